@@ -1,0 +1,34 @@
+# Two commands for a fresh machine: `make demo` and `make test`. Everything else is for development.
+PYTHON ?= python3
+BIN := .venv/bin
+INSTALL := -m pip install --quiet --disable-pip-version-check -c constraints.txt
+SETUP := pyproject.toml constraints.txt
+
+.PHONY: demo test oracle lint clean
+
+demo: .venv/demo.stamp
+	$(BIN)/nanogen demo
+
+test: .venv/test.stamp lint
+	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2
+
+oracle: .venv-oracle/oracle.stamp
+	.venv-oracle/bin/pytest -m oracle tests/oracle
+
+lint: .venv/test.stamp
+	$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/pyright
+
+clean:
+	rm -rf .venv .venv-oracle outputs build dist
+
+.venv/bin/python .venv-oracle/bin/python:
+	$(PYTHON) -m venv $(@D)/..
+
+.venv/demo.stamp: $(SETUP) | .venv/bin/python
+	$(BIN)/python $(INSTALL) -e '.[demo]' && touch $@
+
+.venv/test.stamp: $(SETUP) | .venv/bin/python
+	$(BIN)/python $(INSTALL) -e '.[demo,data,dev]' && touch $@
+
+.venv-oracle/oracle.stamp: $(SETUP) | .venv-oracle/bin/python
+	.venv-oracle/bin/python $(INSTALL) -e '.[oracle]' && touch $@

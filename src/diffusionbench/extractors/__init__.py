@@ -1,0 +1,43 @@
+"""The table of feature extractors and what one extractor is.
+
+One pass of an extractor over the images serves every metric that names it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Protocol
+
+from diffusionbench.registry import Registry
+
+if TYPE_CHECKING:
+    import numpy as np
+
+EXTRACTORS = Registry(
+    "feature extractor",
+    {
+        "digits": "diffusionbench.extractors.digits:DigitsJudge",
+        "inception": "diffusionbench.extractors.inception:Inception",
+    },
+    group="diffusionbench.extractors",
+)
+
+
+class Extractor(Protocol):
+    """Frozen network from 8-bit images to features; constructed with `device`, which loads the weights.
+
+    Attributes:
+        name: its key in `EXTRACTORS`.
+        dim: feature width d.
+        image_size: the only (height, width) it accepts, or None for any.
+        digest: SHA-256 over weights and preprocessing: equal digests mean comparable features.
+    """
+
+    name: str
+    dim: int
+    image_size: tuple[int, int] | None
+    digest: str
+
+    def __call__(self, images: np.ndarray) -> Mapping[str, np.ndarray]:
+        """Map uint8 [B, H, W, 3] to {"features": float32 [B, d], "logits": float32 [B, c]}."""
+        ...

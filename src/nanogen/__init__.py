@@ -1,0 +1,1 @@
+"""NanoGen trains and samples diffusion transformers."""
