@@ -7,7 +7,8 @@ SETUP := pyproject.toml constraints.txt
 .PHONY: demo test oracle lint clean
 
 demo: .venv/demo.stamp
-	$(BIN)/nanogen demo
+	$(BIN)/nanogen train --task digits --scale laptop --run outputs/demo
+	$(BIN)/nanogen report outputs/demo
 
 test: .venv/test.stamp lint
 	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2
@@ -16,7 +17,7 @@ oracle: .venv-oracle/oracle.stamp
 	.venv-oracle/bin/pytest -m oracle tests/oracle
 
 lint: .venv/test.stamp
-	$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/pyright
+	$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy
 
 clean:
 	rm -rf .venv .venv-oracle outputs build dist
