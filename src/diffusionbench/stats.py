@@ -13,7 +13,7 @@ class Estimate:
         value: the number.
         stderr: standard error, or None where only an interval is defined.
         interval: 95 % interval (low, high), or None.
-        method: how the uncertainty was formed: "jackknife" or "wilson".
+        method: how the uncertainty was formed, such as "jackknife" or "wilson".
         scored: images (or prompts) behind the value.
         unscored: images that could not be judged.
         per_sample: value of each scored image in the order seen, where one exists.

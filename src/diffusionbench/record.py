@@ -1,0 +1,134 @@
+"""The result record: one JSON file per result, with everything needed to trust it or to repeat it.
+
+A number exists only inside a record. The schema is versioned; a record of an older version stays readable.
+This file imports neither torch nor a metric, so that boards and pages are built from records anywhere.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import Field, ValidationError
+
+from diffusionbench.errors import RequestError
+from diffusionbench.schema import Strict, write_atomic
+
+SCHEMA_VERSION = 1
+
+
+class Value(Strict):
+    """One number with its uncertainty over the draw of images; neither training seeds nor the bias of a finite n.
+
+    Published figures carry no uncertainty and often no count: None says "not stated", never zero.
+    """
+
+    value: float
+    stderr: float | None = None
+    interval: tuple[float, float] | None = Field(None, description="95 % interval (low, high)")
+    method: str | None = Field(None, description="how the uncertainty was formed: jackknife, wilson, prompts, ...")
+    scored: int | None = Field(None, description="images or prompts behind the value")
+    unscored: int = Field(0, description="images or prompts that could not be judged")
+    note: str | None = None
+
+
+class Guidance(Strict):
+    """Classifier-free guidance: strength (1.0 is off) and the closed interval of times on which it acts."""
+
+    scale: float
+    interval: tuple[float, float] = (0.0, 1.0)
+
+
+class Protocol(Strict):
+    """Under which rules the images were made and scored. Records whose protocols differ are not compared silently.
+
+    A field is None where it is unknown or has no meaning (a stranger's folder tells nothing of its sampler).
+    """
+
+    name: str = Field(description="short name of the rule set, such as 'class_conditional' or 'paper-2026-06'")
+    axis: str
+    reference: str | None = Field(None, description="name of the reference images or statistics")
+    reference_digest: str | None = Field(None, description="SHA-256 over them")
+    extractors: dict[str, str] = Field({}, description="feature extractor -> SHA-256 over weights and preprocessing")
+    count: int | None = Field(None, description="images asked for")
+    images_per_prompt: int | None = None
+    prompts: str | None = None
+    prompts_digest: str | None = None
+    seed: int | None = None
+    sampler: str | None = None
+    num_steps: int | None = None
+    shift: float | None = None
+    guidance: Guidance | None = None
+    quantisation: Literal["truncate", "round"] | None = None
+    ema: bool | None = None
+    precision: str | None = None
+    notes: tuple[str, ...] = ()
+
+
+class Provenance(Strict):
+    """Where the images and the numbers come from."""
+
+    source: str = Field(description="checkpoint, folder or archive; for published figures the publication")
+    url: str | None = None
+    config_hash: str | None = None
+    checkpoint_digest: str | None = None
+    images_digest: str | None = Field(None, description="SHA-256 over the image store's manifest")
+    step: int | None = None
+    command: str | None = Field(None, description="what to type to get this record again")
+    commit: str | None = None
+    dirty: bool | None = None
+    packages: dict[str, str] = {}
+    hardware: str | None = None
+    created: str | None = Field(None, description="UTC, ISO 8601")
+    wall_seconds: float | None = None
+
+
+class Record(Strict):
+    """One generator, one protocol, all its values.
+
+    Attributes:
+        method: row of the method table, or the generator's own name.
+        family: RAE, VAE, E2E VAE, pixel, few-step or reference, in the keys of the board; None where unknown.
+        anchors: the same metrics on image sets that say what a value means (held-out real images, class means).
+        breakdown: values of parts (tasks, families, classes), by part and then metric.
+        unscored: what could not be judged, named.
+        partial: whether anything asked for is missing.
+    """
+
+    schema_version: Literal[1] = SCHEMA_VERSION
+    kind: Literal["measured", "published"]
+    id: str = Field(pattern=r"^[a-z0-9][a-z0-9._-]*$", description="unique over all records; also the file name")
+    method: str
+    title: str
+    family: str | None = None
+    protocol: Protocol
+    values: dict[str, Value]
+    anchors: dict[str, dict[str, Value]] = {}
+    breakdown: dict[str, dict[str, Value]] = {}
+    unscored: tuple[str, ...] = ()
+    partial: bool = False
+    provenance: Provenance
+    extra: dict[str, Any] = Field({}, description="facts of one source that no other record has")
+
+    def save(self, path: Path) -> None:
+        """Write the record as readable JSON, whole or not at all."""
+        text = json.dumps(self.model_dump(mode="json"), indent=2, ensure_ascii=False)
+        write_atomic(path, text + "\n")
+
+
+def load(path: Path) -> Record:
+    """Read one record.
+
+    Raises:
+        RequestError: if the file is missing, is not JSON or breaks the schema; every breach is named.
+    """
+    try:
+        return Record.model_validate_json(path.read_bytes())
+    except OSError as error:
+        raise RequestError(f"record {path}: {error.strerror}. Give the path of a record's JSON file.") from None
+    except ValidationError as error:
+        breaches = "; ".join(
+            f"{'.'.join(str(part) for part in breach['loc']) or 'file'}: {breach['msg']}" for breach in error.errors()
+        )
+        raise RequestError(f"record {path} does not fit the schema: {breaches}") from None
