@@ -1,0 +1,75 @@
+"""The table of data sets and what one data set is: a sized map from an index to one image and its condition.
+
+To add a data set: one file here with an opener, and one line in `DATASETS`. A data set knows neither models nor
+steps; order and position are `order.py`'s.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Protocol
+
+from diffusionbench.registry import Registry
+
+if TYPE_CHECKING:
+    import numpy as np
+    from torch import Tensor
+
+DATASETS = Registry(
+    "data set",
+    {
+        "digits": "nanogen.data.digits:open_digits",
+        "imagefolder": "nanogen.data.images:open_folder",
+        "parquet": "nanogen.data.images:open_parquet",
+        "arrow": "nanogen.data.images:open_arrow",
+    },
+    group="nanogen.datasets",
+)
+
+
+@dataclass(frozen=True)
+class Item:
+    """One training example: uint8 [H, W, 3] image with its class or caption."""
+
+    image: np.ndarray
+    label: int | None = None
+    caption: str | None = None
+
+
+class Dataset(Protocol):
+    """What an opener returns; an opener takes `path` (or None), `image_size` in pixels and `split` ("train").
+
+    Attributes:
+        num_classes: number of classes, or None for captions.
+        digest: SHA-256 that changes when the list of images does.
+    """
+
+    num_classes: int | None
+    digest: str
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, index: int) -> Item:
+        """Decode, crop and return one example.
+
+        Raises:
+            DataError: if the image cannot be read; it is named.
+        """
+        ...
+
+
+@dataclass(frozen=True)
+class Batch:
+    """One micro-batch on its way to the device.
+
+    Attributes:
+        image: uint8 [B, 3, H, W].
+        label: int64 [B], or None for captions.
+        caption: B strings, or None for classes.
+        positions: places of the items in the global batch; noise and times depend on them, never on the rank.
+    """
+
+    image: Tensor
+    label: Tensor | None
+    caption: list[str] | None
+    positions: list[int]
