@@ -47,6 +47,7 @@ class Metric(Protocol):
 
         Args:
             outputs: what the extractor returned, by name: "features" float32 [B, d], "logits" float32 [B, c].
+                A metric may keep these arrays, so nobody writes to them again.
             samples: the B samples (id, label) these images belong to.
 
         Raises:

@@ -13,7 +13,7 @@ from diffusionbench.extractors import Extractor
 from diffusionbench.metrics import MetricSpec
 from diffusionbench.metrics.intake import Intake
 from diffusionbench.references import Reference
-from diffusionbench.stats import Estimate, wilson
+from diffusionbench.stats import Estimate
 
 
 class AccuracyMetric:
@@ -42,16 +42,7 @@ class AccuracyMetric:
     def compute(self) -> Estimate:
         """Accuracy in 0..1 with its Wilson interval (`Metric.compute`)."""
         self._intake.check()
-        return Estimate(
-            value=sum(self._correct) / len(self._correct),
-            stderr=None,
-            interval=wilson(int(sum(self._correct)), len(self._correct)),
-            method="wilson",
-            scored=len(self._correct),
-            unscored=len(self._intake.unscored),
-            unscored_ids=tuple(self._intake.unscored),
-            per_sample=self._correct,
-        )
+        return self._intake.share(self._correct)
 
 
 ACCURACY_DIGITS = MetricSpec(

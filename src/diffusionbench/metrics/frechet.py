@@ -336,7 +336,7 @@ class FrechetMetric:
         for group in np.unique(groups):
             self._groups[group].update(rows[groups == group])
         if self._rows is not None:
-            self._rows.append(rows.copy())
+            self._rows.append(rows)
             if len(self._intake.ids) > self._dim:
                 self._rows = None
 

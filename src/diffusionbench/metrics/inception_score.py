@@ -65,7 +65,7 @@ def _score(logits: np.ndarray, variant: Variant) -> float:
     dtype = np.float64 if variant == "torch_fidelity" else np.float32
     log_p = _log_softmax(logits.astype(dtype))
     p = np.exp(log_p)
-    q = p.mean(axis=0)
+    q = p.mean(axis=0, dtype=np.float64).astype(dtype)
     if variant == "upstream":
         divergence = p * (np.log(p + _EPSILON) - np.log(q + _EPSILON))
     else:

@@ -10,7 +10,7 @@ import numpy as np
 
 from diffusionbench.axes import Sample
 from diffusionbench.errors import RequestError
-from diffusionbench.stats import Estimate, jackknife, jackknife_interval
+from diffusionbench.stats import Estimate, jackknife, jackknife_interval, wilson
 
 
 class Intake:
@@ -91,6 +91,20 @@ class Intake:
             unscored=len(self.unscored),
             unscored_ids=tuple(self.unscored),
             extra=extra or {},
+        )
+
+    def share(self, per_sample: list[float]) -> Estimate:
+        """The estimate of a share of independent images, each 0 or 1 in the order seen, with its Wilson interval."""
+        successes = int(sum(per_sample))
+        return Estimate(
+            value=successes / len(per_sample),
+            stderr=None,
+            interval=wilson(successes, len(per_sample)),
+            method="wilson",
+            scored=len(per_sample),
+            unscored=len(self.unscored),
+            unscored_ids=tuple(self.unscored),
+            per_sample=per_sample,
         )
 
 

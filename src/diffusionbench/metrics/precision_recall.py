@@ -17,7 +17,7 @@ from diffusionbench.extractors import Extractor
 from diffusionbench.metrics import MetricSpec
 from diffusionbench.metrics.intake import Intake, as_matrix, check_width
 from diffusionbench.references import Reference
-from diffusionbench.stats import GROUPS, Estimate, wilson
+from diffusionbench.stats import GROUPS, Estimate
 
 _NEIGHBOURS = 3
 
@@ -110,8 +110,8 @@ def _radii_without_groups(points: np.ndarray, groups: np.ndarray, k: int) -> np.
     return radii
 
 
-class PrecisionMetric:
-    """Share of generated images inside the reference's balls; images are independent, so the interval is Wilson's."""
+class _NeighbourMetric:
+    """Keeps the generated features beside the reference's, until one of the two shares is asked for."""
 
     def __init__(self, key: str, reference: Reference, extractor: Extractor) -> None:
         self._intake = Intake(key, "features", min_samples=_NEIGHBOURS + 1)
@@ -124,41 +124,24 @@ class PrecisionMetric:
         """Take one batch (`Metric.update`)."""
         rows, _ = self._intake.admit(outputs, samples)
         self._rows.append(rows)
+
+
+class PrecisionMetric(_NeighbourMetric):
+    """Share of generated images inside the reference's balls; images are independent, so the interval is Wilson's."""
 
     def compute(self) -> Estimate:
         """Precision with its Wilson interval (`Metric.compute`)."""
         self._intake.check()
         generated, reference = _prepared(np.concatenate(self._rows), self._reference, _NEIGHBOURS)
         inside = _inside(generated, reference, _radii(reference, _NEIGHBOURS))
-        return Estimate(
-            value=float(inside.mean()),
-            stderr=None,
-            interval=wilson(int(inside.sum()), len(inside)),
-            method="wilson",
-            scored=len(inside),
-            unscored=len(self._intake.unscored),
-            unscored_ids=tuple(self._intake.unscored),
-            per_sample=inside.astype(float).tolist(),
-        )
+        return self._intake.share(inside.astype(float).tolist())
 
 
-class RecallMetric:
+class RecallMetric(_NeighbourMetric):
     """Share of reference images inside the balls of the generated ones.
 
     The reference points are fixed and the balls are drawn, so the uncertainty is the jackknife over generated images.
     """
-
-    def __init__(self, key: str, reference: Reference, extractor: Extractor) -> None:
-        self._intake = Intake(key, "features", min_samples=_NEIGHBOURS + 1)
-        self._reference = as_matrix(
-            reference.features(extractor), f"features of reference '{reference.name}'", min_rows=_NEIGHBOURS + 1
-        )
-        self._rows: list[np.ndarray] = []
-
-    def update(self, outputs: Mapping[str, np.ndarray], samples: Sequence[Sample]) -> None:
-        """Take one batch (`Metric.update`)."""
-        rows, _ = self._intake.admit(outputs, samples)
-        self._rows.append(rows)
 
     def compute(self) -> Estimate:
         """Recall with its jackknife over groups of images (`Metric.compute`)."""
