@@ -151,9 +151,10 @@ def load_moments(path: str | Path) -> tuple[np.ndarray, np.ndarray]:
         DataError: if the file cannot be read, has neither pair of keys, or does not hold a mean and a covariance.
     """
     try:
-        with np.load(path, allow_pickle=False) as file:
-            if not isinstance(file, np.lib.npyio.NpzFile):
-                raise DataError(f"reference statistics {path}: not an .npz archive. Give an .npz file.")
+        loaded = np.load(path, allow_pickle=False)
+        if isinstance(loaded, np.ndarray):
+            raise DataError(f"reference statistics {path}: not an .npz archive. Give an .npz file.")
+        with loaded as file:
             for mean_key, cov_key in (("mu", "sigma"), ("ref_mu", "ref_sigma")):
                 if mean_key in file and cov_key in file:
                     return _checked(file[mean_key], file[cov_key], f"reference statistics {path}")
@@ -343,9 +344,7 @@ class FrechetMetric:
     def compute(self) -> Estimate:
         """Distance with its jackknife over groups of images, the reference fixed (`Metric.compute`)."""
         self._intake.check()
-        counts = [group.count for group in self._groups]
-        total = sum(counts)
-        defined = min(counts) > 0 and total - max(counts) >= 2
+        defined = self._intake.groups_filled(2)
         if self._rows is not None:
             rows, ids = self._intake.by_id(self._rows)
             few = FewSamples(rows, self._mean, self._cov)

@@ -10,7 +10,7 @@ import numpy as np
 
 from diffusionbench.axes import Sample
 from diffusionbench.errors import RequestError
-from diffusionbench.stats import Estimate, jackknife, jackknife_interval, wilson
+from diffusionbench.stats import GROUPS, Estimate, jackknife, jackknife_interval, wilson
 
 
 class Intake:
@@ -79,9 +79,20 @@ class Intake:
         order = np.argsort(ids)
         return np.concatenate(batches)[order], ids[order]
 
+    def groups_filled(self, smallest_rest: int) -> bool:
+        """Whether every group has an image, and the rest without any one group still has so many."""
+        sizes = [0] * GROUPS
+        for sample_id in self.ids:
+            sizes[sample_id % GROUPS] += 1
+        return min(sizes) > 0 and len(self.ids) - max(sizes) >= smallest_rest
+
     def jackknifed(self, value: float, replicates: Sequence[float], extra: dict[str, float] | None = None) -> Estimate:
-        """The estimate whose uncertainty is the jackknife over groups of images; none where it is not defined."""
-        stderr = jackknife(replicates)
+        """The estimate whose uncertainty is the jackknife over groups of images.
+
+        None where it is not defined: no replicates, one that is not finite, or a group without images, whose replicate
+        would be the value itself and the error too small.
+        """
+        stderr = jackknife(replicates) if self.groups_filled(1) else None
         return Estimate(
             value=value,
             stderr=stderr,

@@ -149,10 +149,9 @@ class RecallMetric(_NeighbourMetric):
         rows, ids = self._intake.by_id(self._rows)
         generated, reference = _prepared(rows, self._reference, _NEIGHBOURS)
         groups = ids % GROUPS
-        sizes = np.bincount(groups, minlength=GROUPS)
         value = float(_inside(reference, generated, _radii(generated, _NEIGHBOURS)).mean())
         replicates: list[float] = []
-        if sizes.min() > 0 and len(ids) - sizes.max() > _NEIGHBOURS:
+        if self._intake.groups_filled(_NEIGHBOURS + 1):
             radii = _radii_without_groups(generated, groups, _NEIGHBOURS)
             inside = np.zeros(GROUPS)
             for _, squared in _distances(reference, generated):
