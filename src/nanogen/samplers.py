@@ -7,6 +7,7 @@ arithmetic. Times are read from a CPU grid: nothing waits for the device.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
@@ -47,7 +48,7 @@ def euler(velocity: Velocity, noise: Any, times: Tensor) -> Any:
     """
     z = noise
     grid = times.tolist()
-    for t, r in zip(grid[:-1], grid[1:], strict=True):
+    for t, r in itertools.pairwise(grid):
         z = z - (t - r) * velocity(z, t, r)
     return z
 
@@ -59,7 +60,7 @@ def heun(velocity: Velocity, noise: Any, times: Tensor) -> Any:
     """
     z = noise
     grid = times.tolist()
-    for t, r in zip(grid[:-1], grid[1:], strict=True):
+    for t, r in itertools.pairwise(grid):
         v = velocity(z, t, r)
         ahead = z - (t - r) * v
         z = z - (t - r) * (0.5 * (v + velocity(ahead, r, r))) if r > 0 else ahead

@@ -5,12 +5,14 @@ A condition knows its own null, so neither loop nor sampler asks which kind it i
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
 import torch
 from torch import Tensor, nn
 
+from diffusionbench.errors import RequestError
 from nanogen.model.layers import RMSNorm
 
 
@@ -59,6 +61,38 @@ class TextCondition:
         return TextCondition(self.states[:, :0], None)
 
 
+class Conditioner(Protocol):
+    """From what a batch or a request carries to a condition on a device."""
+
+    def __call__(self, labels: Sequence[int | None] | Tensor | None, captions: Sequence[str] | None) -> Condition: ...
+
+
+class ClassConditioner:
+    """Labels to `ClassCondition`.
+
+    Args:
+        num_classes: classes without the null class.
+        device: where the labels go.
+    """
+
+    def __init__(self, num_classes: int, device: str) -> None:
+        self.num_classes = num_classes
+        self.device = device
+
+    def __call__(self, labels: Sequence[int | None] | Tensor | None, captions: Sequence[str] | None) -> Condition:
+        """Check and move labels.
+
+        Raises:
+            RequestError: if a label is missing or lies outside 0..num_classes - 1.
+        """
+        given = labels.tolist() if isinstance(labels, Tensor) else list(labels or [])
+        wrong = sorted({str(label) for label in given if label is None or not 0 <= label < self.num_classes})
+        if wrong or not given:
+            found = ", ".join(wrong) or "none"
+            raise RequestError(f"class labels must be whole numbers in 0..{self.num_classes - 1}, found: {found}.")
+        return ClassCondition(torch.tensor(given, device=self.device), self.num_classes)
+
+
 class ClassTokens(nn.Module):
     """Several tokens per class: one row of a table plus learned offsets."""
 
@@ -99,10 +133,11 @@ class TimeTokens(nn.Module):
         super().__init__()
         self.frequencies = nn.Parameter(torch.randn(num_frequencies))
         self.offsets = nn.Parameter(torch.empty(num_tokens, width))
-        self.mlp = nn.Sequential(nn.Linear(2 * num_frequencies, width), nn.SiLU(), nn.Linear(width, width))
+        first, second = nn.Linear(2 * num_frequencies, width), nn.Linear(width, width)
+        self.mlp = nn.Sequential(first, nn.SiLU(), second)
         nn.init.normal_(self.offsets, std=width**-0.5)
-        for layer in (self.mlp[0], self.mlp[2]):
-            nn.init.normal_(layer.weight, std=0.02)
+        nn.init.normal_(first.weight, std=0.02)
+        nn.init.normal_(second.weight, std=0.02)
 
     def forward(self, t: Tensor) -> tuple[Tensor, Tensor]:
         """Embed t float32 [B]: e(t) [B, width], and the tokens e(t) + offsets [B, num_tokens, width]."""

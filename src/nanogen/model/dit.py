@@ -43,6 +43,9 @@ class DDT(nn.Module):
         shape: the numbers; see `Shape`.
     """
 
+    encoder_rotary: Tensor
+    decoder_rotary: Tensor
+
     def __init__(self, shape: Shape) -> None:
         super().__init__()
         self.shape = shape
@@ -66,12 +69,14 @@ class DDT(nn.Module):
         self._initialize()
 
     def _initialize(self) -> None:
-        for embed in (self.encoder_embed, self.decoder_embed):
-            nn.init.xavier_uniform_(embed.weight.view(embed.out_channels, -1))
-            nn.init.zeros_(embed.bias)
-        for zero in (*(block.adaln for block in self.decoder), self.final.adaln, self.final.linear):
-            nn.init.zeros_(zero.weight)
-            nn.init.zeros_(zero.bias)
+        for name, parameter in self.named_parameters():
+            if name.startswith(("encoder_embed.", "decoder_embed.")):
+                if name.endswith("weight"):
+                    nn.init.xavier_uniform_(parameter.view(len(parameter), -1))
+                else:
+                    nn.init.zeros_(parameter)
+            elif ".adaln." in name or name.startswith("final.linear."):
+                nn.init.zeros_(parameter)
 
     def forward(self, z: Tensor, t: Tensor, condition: Condition) -> Output:
         """Predict from the noisy latent.
