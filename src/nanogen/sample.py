@@ -53,13 +53,17 @@ def build_parts(config: Config, device: str, precision: Precision) -> Parts:
     derived = resolve(config)
     if derived.latent.create is None:
         raise RequestError(f"latent space '{config.latent.name}' cannot run: {derived.latent.unavailable}.")
+    return assemble(config, derived, derived.latent.create(device), device, precision)
+
+
+def assemble(config: Config, derived: Derived, latent: Latent, device: str, precision: Precision) -> Parts:
+    """The parts around a given latent space."""
     objective = OBJECTIVES.load(config.objective["name"])
+    options = objective.Options.model_validate(config.objective)
     return Parts(
         derived=derived,
-        objective=objective(
-            objective.Options.model_validate(config.objective), config.time.mu, config.time.sigma, derived.train_shift
-        ),
-        latent=derived.latent.create(device),
+        objective=objective(options, config.time.mu, config.time.sigma, derived.train_shift),
+        latent=latent,
         conditioner=CONDITIONERS.load(config.condition.kind)(derived.shape, device),
         device=device,
         precision=precision,
