@@ -251,7 +251,7 @@ def read_yaml(text: str, file: str) -> CommentedMap:
     return tree
 
 
-def _read_own(*parts: str) -> tuple[CommentedMap, str]:
+def read_own(*parts: str) -> tuple[CommentedMap, str]:
     """A config file of the package, and the name that origins give it."""
     source = files("nanogen") / "configs"
     for part in parts:
@@ -267,11 +267,11 @@ def task_names() -> list[str]:
 
 def method_names() -> list[str]:
     """Known methods in the order of the table."""
-    return [str(name) for name in _read_own("methods.yaml")[0]]
+    return [str(name) for name in read_own("methods.yaml")[0]]
 
 
 def _method_layer(name: str) -> _Layer:
-    table, file = _read_own("methods.yaml")
+    table, file = read_own("methods.yaml")
     row = dict(table[name])
     base = row.pop("like", None)
     layer = _Layer()
@@ -322,17 +322,17 @@ def compose(
     if choice["task"] is None:
         raise ConfigError(f"no task given. Choose one with --task: {', '.join(task_names())}.")
     name = _check_choice("task", choice["task"], task_names(), origins["task"])
-    tree, task_file = _read_own("task", f"{name}.yaml")
+    tree, task_file = read_own("task", f"{name}.yaml")
     defaults = tree.pop("use")
     by_scale = tree.pop("scales", {})
     names = {"task": name}
     for kind, known in (("method", method_names()), ("scale", SCALES)):
         names[kind] = _check_choice(kind, choice[kind] or defaults[kind], known, origins[kind] or task_file)
 
-    base_tree, base_file = _read_own("base.yaml")
+    base_tree, base_file = read_own("base.yaml")
     base = _Layer.of(base_tree, base_file)
     layers = [
-        _Layer.of(*_read_own("scale", f"{names['scale']}.yaml")),
+        _Layer.of(*read_own("scale", f"{names['scale']}.yaml")),
         _Layer.of(tree, task_file),
         _Layer.of(by_scale.get(names["scale"], {}), task_file),
         _method_layer(names["method"]),
@@ -357,7 +357,7 @@ def reload(values: Mapping[str, Any], origin: str) -> Config:
     Raises:
         ConfigError: if it does not fit this version's models.
     """
-    base = _Layer.of(*_read_own("base.yaml"))
+    base = _Layer.of(*read_own("base.yaml"))
     return _check(base, [_Layer.of(values, origin)])[0]
 
 

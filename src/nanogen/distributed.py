@@ -6,6 +6,7 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import timedelta
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -81,3 +82,12 @@ def all_mean(value: Tensor) -> Tensor:
         dist.all_reduce(value, dist.ReduceOp.SUM)
         value /= world_size()
     return value
+
+
+def gather(mine: dict[int, Any]) -> dict[int, Any] | None:
+    """The entries of all processes together, in the main process; None in the others."""
+    if not dist.is_initialized():
+        return mine
+    parts: list[Any] | None = [None] * world_size() if is_main() else None
+    dist.gather_object(mine, parts)
+    return None if parts is None else {key: value for part in parts for key, value in part.items()}

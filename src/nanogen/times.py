@@ -55,7 +55,8 @@ def shift_time(t: Tensor, shift: float) -> Tensor:
     """
     if not shift > 0:
         raise ValueError(f"a time shift must be positive, got {shift}")
-    return shift * t / (1 + (shift - 1) * t)
+    # Written so that both ends are exact in floating point.
+    return t / (t + (1 - t) / shift)
 
 
 def time_shift(latent_shape: tuple[int, ...], base: int = 4096) -> float:

@@ -13,7 +13,13 @@ import torch
 from torch import Tensor, nn
 
 from diffusionbench.errors import RequestError
+from diffusionbench.registry import Registry
 from nanogen.model.layers import RMSNorm
+from nanogen.model.shape import Shape
+
+CONDITIONERS = Registry(
+    "condition kind", {"class": "nanogen.model.condition:ClassConditioner"}, group="nanogen.conditioners"
+)
 
 
 class Condition(Protocol):
@@ -71,12 +77,13 @@ class ClassConditioner:
     """Labels to `ClassCondition`.
 
     Args:
-        num_classes: classes without the null class.
+        shape: the network's numbers, with its classes.
         device: where the labels go.
     """
 
-    def __init__(self, num_classes: int, device: str) -> None:
-        self.num_classes = num_classes
+    def __init__(self, shape: Shape, device: str) -> None:
+        assert shape.num_classes is not None
+        self.num_classes = shape.num_classes
         self.device = device
 
     def __call__(self, labels: Sequence[int | None] | Tensor | None, captions: Sequence[str] | None) -> Condition:
