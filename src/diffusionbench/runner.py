@@ -7,8 +7,7 @@ from __future__ import annotations
 
 import re
 import time
-from collections.abc import Callable, Iterator
-from dataclasses import asdict
+from collections.abc import Callable
 from datetime import UTC, datetime
 from itertools import groupby
 from pathlib import Path
@@ -38,7 +37,6 @@ from diffusionbench.store import (
     ImageStore,
     Manifest,
     Stream,
-    hashed,
     images_digest,
     read,
 )
@@ -161,7 +159,7 @@ def score(request: EvalRequest, images: ImageSet, device: str = "cpu", progress:
     estimates, seen = judge("scored", images, request.count)
     faults = images.unreadable(request.count)
     anchors, notes = _anchors(judge, reference, seen)
-    values = {key: _value(estimate, len(faults)) for key, estimate in estimates.items()}
+    values = _values(estimates, len(faults))
     entries = images.entries(request.count)
     partial = bool(faults) or any(estimate.unscored for estimate in estimates.values())
     protocol = _protocol(request, reference, extractors, notes)
@@ -265,7 +263,7 @@ def _anchors(
         for key in sorted(judge._metrics.keys() - fitting):
             notes.append(f"anchor {name}: {number} images are too few for {key}, which is not scored on it")
         estimates, _ = judge(f"anchor {name}", Stream(source, _as_samples(source)), number, fitting)
-        values[name] = {key: _value(estimate, 0) for key, estimate in estimates.items()}
+        values[name] = _values(estimates, 0)
     return values, tuple(notes)
 
 
@@ -276,8 +274,22 @@ def _as_samples(source: Source) -> list[Sample]:
 
 
 def _value(estimate: Estimate, unreadable: int) -> Value:
-    facts = {key: value for key, value in asdict(estimate).items() if key != "per_sample"}
-    return Value(**facts | {"unscored": estimate.unscored + unreadable})
+    return Value(
+        value=estimate.value,
+        stderr=estimate.stderr,
+        interval=estimate.interval,
+        method=estimate.method,
+        scored=estimate.scored,
+        unscored=estimate.unscored + unreadable,
+    )
+
+
+def _values(estimates: dict[str, Estimate], unreadable: int) -> dict[str, Value]:
+    """Values by key, with the numbers that some metrics put beside their own."""
+    values = {key: _value(estimate, unreadable) for key, estimate in estimates.items()}
+    for estimate in estimates.values():
+        values |= {key: Value(value=number, scored=estimate.scored) for key, number in estimate.extra.items()}
+    return values
 
 
 def _by_class(estimates: dict[str, Estimate], entries: list[Entry]) -> dict[str, dict[str, Value]]:

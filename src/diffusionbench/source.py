@@ -57,7 +57,7 @@ class Source(Protocol):
         ...
 
 
-class UnreadableImages(DataError):
+class UnreadableImages(DataError):  # noqa: N818
     """Some images cannot be read.
 
     Attributes:
@@ -103,7 +103,7 @@ class FolderSource:
         """Size of the first readable image, or None if there is none."""
         for file in self.files:
             try:
-                return _decode(file).shape[:2]  # type: ignore[return-value]
+                return _decode(file).shape[:2]
             except _UNREADABLE:
                 continue
         return None
@@ -172,7 +172,7 @@ class ArchiveSource:
     @property
     def image_size(self) -> tuple[int, int] | None:
         """(height, width)."""
-        return self._rows.shape[1:3]  # type: ignore[return-value]
+        return self._rows.shape[1:3]
 
     def images(self, samples: Sequence[Sample]) -> np.ndarray:
         """The samples' images; fastest where ids rise."""
@@ -195,13 +195,13 @@ class ArraySource:
     @cached_property
     def digest(self) -> str:
         """SHA-256 over images and labels."""
-        pixels = hashlib.sha256(np.ascontiguousarray(self.array)).hexdigest()
+        pixels = hashlib.sha256(self.array.tobytes()).hexdigest()
         return digest([self.array.shape, pixels, self.labels])
 
     @property
     def image_size(self) -> tuple[int, int] | None:
         """(height, width)."""
-        return self.array.shape[1:3]  # type: ignore[return-value]
+        return self.array.shape[1:3]
 
     def images(self, samples: Sequence[Sample]) -> np.ndarray:
         """The samples' images."""
@@ -343,7 +343,8 @@ class _Rows:
 
     def __init__(self, path: Path, key: str) -> None:
         self._path = path
-        self._file = zipfile.ZipFile(path).open(f"{key}.npy")
+        # Open as long as the source lives: rows are read when they are asked for.
+        self._file = zipfile.ZipFile(path).open(f"{key}.npy")  # noqa: SIM115
         self.shape, fortran, dtype = self._header()
         if dtype != np.uint8 or len(self.shape) != 4 or self.shape[3] != 3 or not self.shape[0] or fortran:
             raise DataError(
