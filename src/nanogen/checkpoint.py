@@ -79,7 +79,10 @@ def save(
                 for path in paths
             }
             write_atomic(temporary / MANIFEST, json.dumps({"step": step, "files": entries}, indent=1))
-            temporary.rename(folder / f"step-{step:08d}")
+            final = folder / f"step-{step:08d}"
+            # What has this name already was found damaged, or training would not have come back to this step.
+            shutil.rmtree(final, ignore_errors=True)
+            temporary.rename(final)
             _prune(folder, keep)
     except (OSError, SafetensorError, dcp.api.CheckpointException) as error:
         shutil.rmtree(temporary, ignore_errors=True)

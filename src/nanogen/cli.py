@@ -74,7 +74,7 @@ def train(
     method: Method = None,
     scale: Scale = None,
     data: DataPath = None,
-    run: Annotated[str | None, typer.Option("--run", help="name in outputs/, or a path")] = None,
+    run: Annotated[str | None, typer.Option("--run", "--run-dir", help="name in outputs/, or a path")] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="check what needs no training, then stop")] = False,
 ) -> None:
     """Train a model; the same command started again continues.
@@ -85,7 +85,9 @@ def train(
 
       nanogen train --task imagefolder --data pictures/ --run mine data.image_size=32
 
-      torchrun --nproc-per-node 2 -m nanogen train --task digits optim.lr=1e-3
+      torchrun --nproc-per-node 2 -m nanogen train --task digits --run-dir outputs/two optim.lr=1e-3
+
+    torchrun keeps --run for itself (its own options start so); --run-dir is the same option.
     """
     composition = _compose(words, task, method, scale, data)
     choice = composition.choice
