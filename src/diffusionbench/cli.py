@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
+import shlex
 import sys
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from diffusionbench.errors import RequestError, RunError, UserError
+from diffusionbench.errors import DataError, RequestError, RunError, UserError
 from diffusionbench.record import Record
 
 app = typer.Typer(
@@ -66,6 +67,11 @@ def _finish(record: Record, out: Path | None, as_json: bool) -> None:
     print_record(record, as_json)
     if out is not None:
         print(out, file=sys.stderr)
+    if record.unscored:
+        raise DataError(
+            f"{len(record.unscored)} of {record.protocol.count} images were not scored; the first: "
+            f"{record.unscored[0]}. The record is marked partial. Replace the files and score again."
+        )
 
 
 @app.command()
@@ -76,6 +82,8 @@ def run(
     labels: Annotated[Path | None, typer.Option(help="file with one class label a line, in image order")] = None,
     count: Annotated[int | None, typer.Option("--num", min=1, help="score the first N images; default all")] = None,
     method: Annotated[str | None, typer.Option(help="what the record calls the generator")] = None,
+    title: Annotated[str | None, typer.Option(help="the generator's name for people; default the method")] = None,
+    family: Annotated[str | None, typer.Option(help="kind of generator, as on the board (pixel, vae, rae)")] = None,
     store: Annotated[Path | None, typer.Option(help="keep decoded images here, to continue and to score again")] = None,
     out: Out = None,
     device: Annotated[str, typer.Option(help="of the feature extractors")] = "cpu",
@@ -95,6 +103,7 @@ def run(
     from diffusionbench.request import EvalRequest, check
     from diffusionbench.runner import run as run_request
     from diffusionbench.source import open_source, read_labels
+    from diffusionbench.terminal import progress_line
 
     source = open_source(images, None if labels is None else read_labels(labels))
     name = method or images.stem
@@ -103,14 +112,20 @@ def run(
         reference=reference,
         count=count or len(source.labels),
         method=name,
-        title=name,
-        command=" ".join(["diffusionbench", *sys.argv[1:]]),
+        title=title or name,
+        family=family,
+        command=shlex.join(["diffusionbench", *sys.argv[1:]]),
     )
     if dry_run:
         check(request, source)
         print(request.model_dump_json(indent=2))
         return
-    _finish(run_request(request, source, store, device), out, as_json)
+    try:
+        record = run_request(request, source, store, device, progress_line())
+    except OSError as error:
+        where = error.filename or store or images
+        raise RequestError(f"{where} cannot be read or written: {error.strerror or error}.") from None
+    _finish(record, out, as_json)
 
 
 @app.command()
@@ -126,15 +141,16 @@ def score(
 
     Examples:
 
-      diffusionbench score work/0123456789abcdef --metrics kd_digits
+      diffusionbench score work/ --metrics kd_digits
 
       diffusionbench score outputs/demo/evals/images/0123456789abcdef --metrics precision_digits --out pr.json
 
       diffusionbench score work/0123456789abcdef --metrics fid --reference real/ --json
     """
     from diffusionbench.runner import rescore
+    from diffusionbench.terminal import progress_line
 
-    _finish(rescore(store, _names(metrics), reference, device), out, as_json)
+    _finish(rescore(store, _names(metrics), reference, device, progress_line()), out, as_json)
 
 
 def _names(text: str) -> tuple[str, ...]:
