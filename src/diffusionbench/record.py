@@ -36,7 +36,7 @@ class Value(Strict):
 class Guidance(Strict):
     """Classifier-free guidance: strength (1.0 is off) and the closed interval of times on which it acts."""
 
-    scale: float
+    scale: float | None = Field(description="None: guided, but the source does not state how strongly")
     interval: tuple[float, float] = (0.0, 1.0)
 
 
@@ -89,7 +89,8 @@ class Record(Strict):
 
     Attributes:
         method: row of the method table, or the generator's own name.
-        family: RAE, VAE, E2E VAE, pixel, few-step or reference, in the keys of the board; None where unknown.
+        variant: what tells results of one method apart that are not repeats ("200k", "nfe-2"); None for the main one.
+        family: rae, vae, e2e-vae, pixel, few-step or reference; None where unknown.
         anchors: the same metrics on image sets that say what a value means (held-out real images, class means).
         breakdown: values of parts (tasks, families, classes), by part and then metric.
         unscored: what could not be judged, named.
@@ -100,6 +101,7 @@ class Record(Strict):
     kind: Literal["measured", "published"]
     id: str = Field(pattern=r"^[a-z0-9][a-z0-9._-]*$", description="unique over all records; also the file name")
     method: str
+    variant: str | None = Field(None, pattern=r"^[a-z0-9][a-z0-9._-]*$")
     title: str
     family: str | None = None
     protocol: Protocol
