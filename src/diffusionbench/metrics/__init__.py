@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     import numpy as np
 
     from diffusionbench.axes import Sample
+    from diffusionbench.extractors import Extractor
     from diffusionbench.references import Reference
     from diffusionbench.stats import Estimate
 
@@ -42,16 +43,24 @@ class Metric(Protocol):
     """One evaluation of one metric: fed in batches, asked once."""
 
     def update(self, outputs: Mapping[str, np.ndarray], samples: Sequence[Sample]) -> None:
-        """Take one batch.
+        """Take one batch. A row that is not finite is unscored: counted and named, never part of the value.
 
         Args:
             outputs: what the extractor returned, by name: "features" float32 [B, d], "logits" float32 [B, c].
+                A metric may keep these arrays, so nobody writes to them again.
             samples: the B samples (id, label) these images belong to.
+
+        Raises:
+            RequestError: if the extractor did not return what the metric needs, or a sample comes a second time.
         """
         ...
 
     def compute(self) -> Estimate:
-        """The value over everything seen, with its uncertainty."""
+        """The value over everything seen, with its uncertainty.
+
+        Raises:
+            RequestError: if fewer images were scored than the metric is defined for.
+        """
         ...
 
 
@@ -68,7 +77,7 @@ class MetricSpec:
         needs_labels: whether every sample must carry the class that was asked for.
         min_samples: smallest number of images it is defined for.
         source: paper or definition.
-        create: makes a fresh `Metric` for a reference.
+        create: makes a fresh `Metric` that compares with a reference as the extractor sees it.
     """
 
     key: str
@@ -79,4 +88,4 @@ class MetricSpec:
     needs_labels: bool = False
     min_samples: int
     source: str
-    create: Callable[[Reference], Metric]
+    create: Callable[[Reference, Extractor], Metric]
