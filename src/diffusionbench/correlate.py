@@ -61,11 +61,10 @@ class Line:
 
 
 Array = np.ndarray
+Floats = Sequence[float] | Array
 
 
-def pearson(
-    x: Sequence[float] | Array, y: Sequence[float] | Array, *, draws: int = DRAWS, seed: int = 0
-) -> Coefficient:
+def pearson(x: Floats, y: Floats, *, draws: int = DRAWS, seed: int = 0) -> Coefficient:
     """Pearson's r with bootstrap and Fisher z intervals and a permutation p-value.
 
     Args:
@@ -81,9 +80,7 @@ def pearson(
     return _coefficient("pearson", x, y, _pearson_value, _pearson_resampled, _pearson_permuted, draws, seed)
 
 
-def spearman(
-    x: Sequence[float] | Array, y: Sequence[float] | Array, *, draws: int = DRAWS, seed: int = 0
-) -> Coefficient:
+def spearman(x: Floats, y: Floats, *, draws: int = DRAWS, seed: int = 0) -> Coefficient:
     """Spearman's rho: Pearson's r of mid-ranks (ties share their mean rank). Arguments as in `pearson`.
 
     Source: Spearman 1904.
@@ -91,9 +88,7 @@ def spearman(
     return _coefficient("spearman", x, y, _spearman_value, _spearman_resampled, _spearman_permuted, draws, seed)
 
 
-def kendall(
-    x: Sequence[float] | Array, y: Sequence[float] | Array, *, draws: int = DRAWS, seed: int = 0
-) -> Coefficient:
+def kendall(x: Floats, y: Floats, *, draws: int = DRAWS, seed: int = 0) -> Coefficient:
     """Kendall's tau-b, which corrects for ties. Arguments as in `pearson`.
 
     Source: Kendall 1945.
@@ -118,7 +113,7 @@ def fisher_interval(r: float, n: int, given: int = 0) -> tuple[float, float] | N
     return math.tanh(math.atanh(r) - half), math.tanh(math.atanh(r) + half)
 
 
-def fit_line(x: Sequence[float] | Array, y: Sequence[float] | Array) -> Line | None:
+def fit_line(x: Floats, y: Floats) -> Line | None:
     """Least-squares line, or None for fewer than 2 points or constant x."""
     a, b = _checked(x, y)
     if a.size < 2 or np.ptp(a) == 0:
@@ -129,8 +124,8 @@ def fit_line(x: Sequence[float] | Array, y: Sequence[float] | Array) -> Line | N
 
 
 def partial(
-    x: Sequence[float] | Array,
-    y: Sequence[float] | Array,
+    x: Floats,
+    y: Floats,
     groups: Sequence[object],
     *,
     draws: int = DRAWS,
@@ -192,7 +187,7 @@ def partial(
     )
 
 
-def _checked(x: Sequence[float] | Array, y: Sequence[float] | Array) -> tuple[Array, Array]:
+def _checked(x: Floats, y: Floats) -> tuple[Array, Array]:
     a, b = np.asarray(x, dtype=np.float64), np.asarray(y, dtype=np.float64)
     if a.ndim != 1 or a.shape != b.shape:
         raise ValueError(f"x and y must be two lists of equal length; got shapes {a.shape} and {b.shape}.")
@@ -203,8 +198,8 @@ def _checked(x: Sequence[float] | Array, y: Sequence[float] | Array) -> tuple[Ar
 
 def _coefficient(
     kind: str,
-    x: Sequence[float] | Array,
-    y: Sequence[float] | Array,
+    x: Floats,
+    y: Floats,
     value_of: Callable[[Array, Array], float],
     resampled: Callable[[Array, Array, Array], Array],
     permuted: Callable[[Array, Array, Array], Array],

@@ -227,18 +227,18 @@ def _chosen(records: list[Record], select: Sequence[str]) -> list[Record]:
         if wanted not in known:
             raise RequestError(f"unknown method or record '{wanted}' in --select. {nearest(wanted, known)}")
     by_id = set(select) & names.keys()
-    covered = {subject(record) for record in records if record.id in by_id}
-    chosen = []
-    for record in records:
-        # A record named by its id stands for its method only where the id's metrics do; other axes stay open.
-        if record.id in by_id or (names[record.id] & set(select)):
-            chosen.append(record)
-        elif subject(record) in covered and not any(
-            other.protocol.axis == record.protocol.axis and other.id in by_id and subject(other) == subject(record)
-            for other in records
-        ):
-            chosen.append(record)
-    return chosen
+    # An id settles which record stands for its method on its own axis; the other axis stays open.
+    settled = {(subject(record), record.protocol.axis) for record in records if record.id in by_id}
+    methods = {name for name, _ in settled}
+    return [
+        record
+        for record in records
+        if record.id in by_id
+        or (
+            ((subject(record), record.protocol.axis) not in settled)
+            and (subject(record) in methods or names[record.id] & set(select))
+        )
+    ]
 
 
 def select_points(

@@ -55,12 +55,19 @@ def test_ties():
 def test_undefined(coefficient):
     for few in ([], [1.0], [1.0, 2.0]):
         found = coefficient(few, few)
-        assert found.value is None and found.interval is None and found.p_value is None
-        assert "fewer than 3" in found.note and math.isnan(float(found))
+        assert found.value is None
+        assert found.interval is None
+        assert found.p_value is None
+        assert "fewer than 3" in found.note
+        assert math.isnan(float(found))
     three = coefficient([1, 2, 3], [1, 3, 2])
-    assert three.value is not None and three.interval is None and three.fisher is None and "4 points" in three.note
+    assert three.value is not None
+    assert three.interval is None
+    assert three.fisher is None
+    assert "4 points" in three.note
     constant = coefficient([5.0] * 6, [1, 2, 3, 4, 5, 6])
-    assert constant.value is None and "x is the same" in constant.note
+    assert constant.value is None
+    assert "x is the same" in constant.note
     # 0.1 + 0.2 style rounding must not turn a constant into a variable, nor scale hide variation.
     assert coefficient([1e9, 1e9 + 1, 1e9 + 2, 1e9 + 3], [1, 2, 3, 4], draws=0).value == pytest.approx(1)
     with pytest.raises(ValueError, match="equal length"):
@@ -94,12 +101,12 @@ def test_draws_match_the_slow_way(coefficient):
     x = rng.normal(size=12).round(1)
     y = (0.6 * x + rng.normal(size=12)).round(1)
     slow = np.random.default_rng(9)
-    resamples = [slow.integers(12, size=12) for _ in range(1500)]
+    resamples = [slow.integers(12, size=12) for _ in range(2000)]
     boot = [coefficient(x[i], y[i], draws=0).value for i in resamples]
     orders = [slow.permutation(12) for _ in range(1500)]
     drawn = [coefficient(x, y[o], draws=0).value for o in orders]
     found = coefficient(x, y, draws=20_000, seed=1)
-    assert found.interval == pytest.approx(np.quantile(boot, [0.025, 0.975]), abs=0.06)
+    assert found.interval == pytest.approx(np.quantile(boot, [0.025, 0.975]), abs=0.07)
     assert found.p_value == pytest.approx(np.mean(np.abs(drawn) >= abs(found.value)), abs=0.03)
 
 
@@ -128,7 +135,8 @@ def test_partial_given_family():
     groups = ["a"] * 3 + ["b"] * 3
     assert pearson(x, y, draws=0).value > 0.9
     found = partial(x, y, groups)
-    assert found.value == pytest.approx(-1.0) and found.n == 6
+    assert found.value == pytest.approx(-1.0)
+    assert found.n == 6
     # Regression on dummy variables gives the same number.
     rng = np.random.default_rng(2)
     x, y, groups = rng.normal(size=30), rng.normal(size=30), rng.integers(3, size=30)
@@ -143,7 +151,8 @@ def test_partial_given_family():
 def test_partial_undefined():
     assert partial([1, 2, 3], [1, 3, 2], ["a", "b", "c"]).value is None
     alone = partial([1, 2, 3, 4, 50], [4, 2, 3, 1, 50], ["a", "a", "a", "a", "lonely"])
-    assert alone.n == 4 and alone.value == pytest.approx(pearson([1, 2, 3, 4], [4, 2, 3, 1], draws=0).value)
+    assert alone.n == 4
+    assert alone.value == pytest.approx(pearson([1, 2, 3, 4], [4, 2, 3, 1], draws=0).value)
     assert partial([1, 1, 2, 2, 3, 3], [1, 2, 3, 4, 5, 6], list("aabbcc")).value is None
     assert partial([], [], []).value is None
     with pytest.raises(ValueError, match="one group per point"):

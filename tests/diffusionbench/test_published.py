@@ -66,11 +66,14 @@ def test_what_must_stay_apart():
 
 def test_every_record_says_where_it_comes_from():
     for record in published.records():
-        assert record.provenance.source and record.provenance.url and record.provenance.commit is None
+        assert record.provenance.source
+        assert record.provenance.url
+        assert record.provenance.commit is None
         assert all(value.stderr is None and value.scored is None for value in record.values.values())
         for key, value in record.values.items():
             info = metric_info(key)
-            assert info.higher_is_better is not None and info.low <= value.value <= info.high
+            assert info.higher_is_better is not None
+            assert info.low <= value.value <= info.high
             if "printed" in record.extra:
                 assert float(record.extra["printed"][key]) == value.value
         if "geneval_overall" in record.values:
@@ -83,7 +86,8 @@ def test_keys():
             f"{k}_{e}" for k in ("fdr", "mind") for e in EXTRACTORS
         }
     keys = {key for record in published.records() for key in record.values}
-    assert "fdr6" not in keys and "simpleeval_v1" not in keys
+    assert "fdr6" not in keys
+    assert "simpleeval_v1" not in keys
     assert "simpleeval_published_2026_05" not in {k for r in published.records(published.PAPER) for k in r.values}
     assert "simpleeval_published_2026_06" not in {k for r in published.records(published.BLOG) for k in r.values}
 

@@ -15,7 +15,7 @@ from typing import Any, Final
 
 from diffusionbench.errors import DataError
 from diffusionbench.published import BLOG, PAPER, REPRODUCIBILITY
-from diffusionbench.published.names import BY_NAME, REFERENCE_MODELS, parse_published
+from diffusionbench.published.names import BY_NAME, parse_published
 from diffusionbench.record import Guidance, Protocol, Provenance, Record, Value
 from diffusionbench.schema import write_atomic
 
