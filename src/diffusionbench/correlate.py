@@ -114,9 +114,9 @@ def fisher_interval(r: float, n: int, given: int = 0) -> tuple[float, float] | N
 
 
 def fit_line(x: Floats, y: Floats) -> Line | None:
-    """Least-squares line, or None for fewer than 2 points or constant x."""
+    """Least-squares line, or None for fewer than 3 points or constant x."""
     a, b = _checked(x, y)
-    if a.size < 2 or np.ptp(a) == 0:
+    if a.size < 3 or np.ptp(a) == 0:
         return None
     centred = a - a.mean()
     slope = float(centred @ (b - b.mean()) / (centred @ centred))

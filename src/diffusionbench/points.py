@@ -5,6 +5,8 @@
 
 from __future__ import annotations
 
+import math
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -108,6 +110,21 @@ def in_set(records: Iterable[Record], score_set: str) -> list[Record]:
     if score_set not in SETS:
         raise RequestError(f"unknown score set '{score_set}'. {nearest(score_set, list(SETS))}")
     return [record for record in records if score_set_of(record) == score_set]
+
+
+def gather(folders: Iterable[Path]) -> list[Record]:
+    """The published records, and those of the folders given.
+
+    Raises:
+        RequestError: for a folder that is missing or holds a broken record, and for an id that stands twice.
+    """
+    records = list(published.records())
+    for folder in folders:
+        records += load_folder(folder)
+    twice = [identifier for identifier, times in Counter(record.id for record in records).items() if times > 1]
+    if twice:
+        raise RequestError(f"id {', '.join(map(repr, twice))} stands in more than one record. Give each its own id.")
+    return records
 
 
 def load_folder(folder: Path) -> list[Record]:
@@ -289,6 +306,9 @@ def select_points(
             left_out.append((name, f"no {missing}" + (f" (guidance {guidance})" if missing == x_key else "")))
             continue
         a, b = _only(xs[name], x_key, name), _only(ys[name], y_key, name)
+        if broken := [key for r, key in ((a, x_key), (b, y_key)) if not math.isfinite(r.values[key].value)]:
+            left_out.append((name, f"{broken[0]} is not finite"))
+            continue
         used[0].append(a)
         used[1].append(b)
         points.append(

@@ -162,5 +162,5 @@ def test_partial_undefined():
 def test_line():
     line = fit_line([0, 1, 2], [1, 3, 5])
     assert (line.slope, line.intercept) == (pytest.approx(2), pytest.approx(1))
-    assert fit_line([1, 1], [1, 2]) is None
-    assert fit_line([1], [1]) is None
+    assert fit_line([1, 1, 1], [1, 2, 3]) is None
+    assert fit_line([1, 2], [1, 2]) is None
