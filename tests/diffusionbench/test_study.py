@@ -197,7 +197,7 @@ def test_guidance_and_variants():
 
 def test_bad_input():
     for call, message in (
-        ({"score_set": "paper"}, "unknown score set 'paper'.*Did you mean 'paper-2026-06'"),
+        ({"score_set": "paper-2026"}, "unknown score set 'paper-2026'.*Did you mean 'paper-2026-06'"),
         ({"guidance": "on"}, "unknown guidance 'on'. Known: cfg, none"),
         ({"x": "fdi"}, "unknown metric 'fdi'.*Did you mean 'fid'"),
         ({"x": "fdr6"}, "'fdr6' is not defined.*needs all six.*fdr_siglip"),
