@@ -373,7 +373,8 @@ def _rank(
 def _mean_rank(ranks: np.ndarray, axes: Sequence[str]) -> np.ndarray:
     """Ranks [..., columns] -> mean over axes of the mean over the columns of an axis [...]."""
     masks = [np.array([axis == name for axis in axes]) for name in dict.fromkeys(axes)]
-    return np.mean([ranks[..., mask].mean(-1) for mask in masks], axis=0)
+    # Rounded, so that equal means reached by different sums stay ties.
+    return np.round(np.mean([ranks[..., mask].mean(-1) for mask in masks], axis=0), 9)
 
 
 def _noise(rows: Sequence[Row], columns: Sequence[Column]) -> tuple[np.ndarray, tuple[str, ...]]:

@@ -82,6 +82,7 @@ class Provenance(Strict):
     hardware: str | None = None
     created: str | None = Field(None, description="UTC, ISO 8601")
     wall_seconds: float | None = None
+    selftest: Literal["passed", "failed"] | None = Field(None, description="outcome of `diffusionbench selftest`")
 
 
 class Record(Strict):
@@ -130,7 +131,9 @@ def load(path: Path) -> Record:
     except OSError as error:
         raise RequestError(f"record {path}: {error.strerror}. Give the path of a record's JSON file.") from None
     except ValidationError as error:
-        breaches = "; ".join(
-            f"{'.'.join(str(part) for part in breach['loc']) or 'file'}: {breach['msg']}" for breach in error.errors()
-        )
-        raise RequestError(f"record {path} does not fit the schema: {breaches}") from None
+        raise RequestError(f"record {path} does not fit the schema: {'; '.join(breaches(error))}") from None
+
+
+def breaches(error: ValidationError) -> list[str]:
+    """Where and how a record breaks the schema, one sentence per breach."""
+    return [f"{'.'.join(str(part) for part in one['loc']) or 'file'}: {one['msg']}" for one in error.errors()]
