@@ -336,7 +336,8 @@ def _rows(pool: Sequence[Record], placed: dict[str, dict[str, str]]) -> list[Row
 def _rank(
     rows: list[Row], columns: Sequence[Column], draws: int, seed: int
 ) -> tuple[list[Row], tuple[Dropped, ...], tuple[str, ...]]:
-    complete, others = [], []
+    complete: list[Row] = []
+    others: list[Row] = []
     for row in rows:
         missing = [c.id for c in columns if c.id not in row.cells or not math.isfinite(row.cells[c.id].value)]
         (others if missing or not columns else complete).append(replace(row, missing=tuple(missing)))
@@ -374,7 +375,7 @@ def _mean_rank(ranks: np.ndarray, axes: Sequence[str]) -> np.ndarray:
     """Ranks [..., columns] -> mean over axes of the mean over the columns of an axis [...]."""
     masks = [np.array([axis == name for axis in axes]) for name in dict.fromkeys(axes)]
     # Rounded, so that equal means reached by different sums stay ties.
-    return np.round(np.mean([ranks[..., mask].mean(-1) for mask in masks], axis=0), 9)
+    return np.asarray(np.round(np.mean([ranks[..., mask].mean(-1) for mask in masks], axis=0), 9))
 
 
 def _noise(rows: Sequence[Row], columns: Sequence[Column]) -> tuple[np.ndarray, tuple[str, ...]]:
@@ -412,7 +413,7 @@ def _front(values: np.ndarray) -> np.ndarray:
     """Rows that no other row matches or beats everywhere and beats somewhere (lower is better)."""
     no_worse = (values[None] <= values[:, None]).all(2)
     better = (values[None] < values[:, None]).any(2)
-    return ~(no_worse & better).any(1)
+    return np.asarray(~np.any(no_worse & better, axis=1))
 
 
 def _sensitivity(

@@ -5,10 +5,11 @@ from __future__ import annotations
 import csv
 import io
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from typing import Any
 
+from rich import box
 from rich.console import Console
 from rich.table import Table
 
@@ -54,28 +55,22 @@ def as_dict(board: Board) -> dict[str, Any]:
 
 def print_board(board: Board, console: Console, columns: Sequence[Column], trace: bool = False) -> None:
     """Print the table, how the rank was formed, and how it depends on each column."""
-    title = f"{board.score_set}: {len(board.rows)} rows"
-    table = Table(title=title, title_justify="left", caption_justify="left")
+    title = f"{board.score_set}: {len(board.rows)} rows; every cell is one record's value (--trace, --json, --csv)"
+    table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
     for head in ("place", "method", "family", "kind"):
-        table.add_column(head, no_wrap=head == "method")
+        table.add_column(head, no_wrap=True)
     for column in columns:
         arrow = {True: " ↑", False: " ↓", None: ""}[column.higher_is_better]
-        table.add_column(plain(column.title + arrow), justify="right")
-    for head in (*_axes(board), "mean rank", "95 %", "front"):
-        table.add_column(head, justify="right")
+        table.add_column(plain(column.title + arrow), justify="right", overflow="fold", min_width=6)
+    axes = _axes(board)
+    for head in (*(f"{axis.split('_')[0]} rank" for axis in axes), "mean rank", "95 %", "places"):
+        table.add_column(head, justify="right", overflow="fold", min_width=4)
+    table.add_column("front", no_wrap=True)
     for row in board.rows:
         cells = [with_error(row.cells[c.id]) if c.id in row.cells else ABSENT for c in columns]
-        table.add_row(
-            _number(row.place),
-            plain(row.title),
-            plain(row.family or ABSENT),
-            row.kind,
-            *cells,
-            *(_number(row.axis_ranks.get(axis)) for axis in _axes(board)),
-            _number(row.mean_rank),
-            ABSENT if row.interval is None else f"{row.interval[0]:.1f}-{row.interval[1]:.1f}",
-            "yes" if row.pareto else "",
-        )
+        ranks = [_number(row.axis_ranks.get(axis)) for axis in axes]
+        front = "yes" if row.pareto else ""
+        table.add_row(*_facts(row, plain), *cells, *ranks, _number(row.mean_rank), *_spans(row), front)
     console.print(table)
     for line in notes(board):
         console.print(plain(line))
@@ -84,6 +79,12 @@ def print_board(board: Board, console: Console, columns: Sequence[Column], trace
             for column in columns:
                 if column.id in row.cells:
                     console.print(plain(f"{row.name}  {column.id}  {row.cells[column.id].record}"))
+
+
+def _spans(row: Row) -> tuple[str, str]:
+    """The interval of the mean rank, and the places reached when one column is dropped."""
+    interval = ABSENT if row.interval is None else f"{row.interval[0]:.1f}-{row.interval[1]:.1f}"
+    return interval, ABSENT if row.places is None else f"{_number(row.places[0])}-{_number(row.places[1])}"
 
 
 def notes(board: Board) -> list[str]:
@@ -99,6 +100,8 @@ def notes(board: Board) -> list[str]:
     if board.draws:
         fixed = f"; noise not known, held fixed: {', '.join(board.fixed)}" if board.fixed else ""
         lines.append(f"95 %: every value drawn again with its noise, {board.draws} draws, seed {board.seed}{fixed}")
+    if board.sensitivity:
+        lines.append("places: lowest and highest place when any one of these columns is dropped")
     for one in board.sensitivity:
         tau = "not defined" if one.tau is None else f"{one.tau:.3f}"
         lines.append(
@@ -135,12 +138,12 @@ def as_markdown(board: Board, columns: Sequence[Column]) -> str:
     ]
     for row in board.rows:
         cells = [with_error(row.cells[c.id]) if c.id in row.cells else ABSENT for c in columns]
-        lines.append("| " + " | ".join([*_facts(row), *cells, _rank(row), _records(row, columns)]) + " |")
+        lines.append("| " + " | ".join([*_facts(row, _escape), *cells, _rank(row), _records(row, columns)]) + " |")
     return "\n".join([*lines, "", *(f"- {_escape(line)}" for line in notes(board))]) + "\n"
 
 
-def _facts(row: Row) -> list[str]:
-    return [_number(row.place), _escape(row.title), _escape(row.family or ABSENT), row.kind]
+def _facts(row: Row, shown_as: Callable[[str], Any]) -> list[Any]:
+    return [_number(row.place), shown_as(row.title), shown_as(row.family or ABSENT), row.kind]
 
 
 def _rank(row: Row) -> str:

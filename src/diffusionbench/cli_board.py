@@ -54,7 +54,7 @@ def board(
     ] = None,
     columns: Annotated[
         list[str] | None,
-        typer.Option("--columns", help='columns to show, such as fid@cfg or geneval; "all"; repeat it'),
+        typer.Option("--columns", help='to show, such as fid@cfg or geneval, or "all"; repeat it'),
     ] = None,
     sort: Annotated[str, typer.Option("--sort", help="place, name, family, an axis or a column")] = "place",
     reverse: Annotated[bool, typer.Option("--reverse", help="worst first")] = False,
@@ -151,8 +151,8 @@ def correlate(
 def _console() -> Any:
     from rich.console import Console
 
-    # A file or a pipe has no width; a table must not be folded to 80 columns there.
-    return Console(width=None if sys.stdout.isatty() else 140, highlight=False)
+    # A file or a pipe has no width; a wide table must not be folded to 80 columns there.
+    return Console(width=None if sys.stdout.isatty() else 180, highlight=False)
 
 
 def submit(

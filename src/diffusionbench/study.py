@@ -283,4 +283,4 @@ def _scope(
     reliability = [1 - sd**2 / var if var > 0 else -math.inf for var, sd in ((var_x, sd_x), (var_y, sd_y))]
     usable = min(reliability) > 0
     ceiling = math.sqrt(reliability[0] * reliability[1]) if usable else None
-    return Attenuation(name, *reliability, ceiling, r / ceiling if ceiling else None, rescored)
+    return Attenuation(name, reliability[0], reliability[1], ceiling, r / ceiling if ceiling else None, rescored)
