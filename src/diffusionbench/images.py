@@ -86,6 +86,8 @@ def center_crop(image: Image.Image, size: int) -> Image.Image:
     if short != size:
         sides = (round(image.width * size / short), round(image.height * size / short))
         image = image.resize(sides, Image.Resampling.BICUBIC)
+    if image.size == (size, size):
+        return image
     left, top = (image.width - size) // 2, (image.height - size) // 2
     return image.crop((left, top, left + size, top + size))
 
@@ -109,7 +111,7 @@ def decode_rgb(data: bytes, name: str) -> Image.Image:
         raise DataError(f"cannot read image {name}: {reason}. Replace or remove it.") from None
     if image.mode.startswith(("I", "F")):
         raise DataError(f"image {name} has mode {image.mode}; 8 bits a channel are needed. Convert it first.")
-    return image.convert("RGB")
+    return image if image.mode == "RGB" else image.convert("RGB")
 
 
 def grid(images: np.ndarray, columns: int, scale: int | None = None, gap: int = 2) -> Image.Image:
