@@ -27,9 +27,7 @@ def make(name, axis, values, *, guidance=1.0, count=100, suffix="", title=None, 
         method=name,
         title=title or name,
         family="vae",
-        protocol=Protocol(
-            name=axis, axis=axis, count=count, guidance=None if guidance is None else Guidance(scale=guidance)
-        ),
+        protocol=Protocol(name=axis, axis=axis, count=count, guidance=guidance and Guidance(scale=guidance)),
         values={key: Value(value=value, stderr=stderr) for key, value in values.items()},
         provenance=Provenance(source="made up"),
     )
@@ -136,7 +134,7 @@ def test_filters_never_change_a_rank(paper):
     assert len(keep(paper, family=["latent"]).rows) == 25
     with pytest.raises(RequestError, match="Did you mean 'few-step'"):
         keep(paper, family=["few-steps"])
-    with pytest.raises(RequestError, match="unknown kind 'both'. Known: measured, published"):
+    with pytest.raises(RequestError, match=r"unknown kind 'both'\. Known: measured, published"):
         keep(paper, kind="both")
 
 
@@ -149,7 +147,7 @@ def test_sorting(paper):
     assert order(paper, "t2i").rows[0].axis_ranks["t2i"] == min(r.axis_ranks["t2i"] for r in paper.rows if r.axis_ranks)
     names = [row.name for row in order(paper, "name").rows]
     assert names == sorted(names)
-    with pytest.raises(RequestError, match="unknown column 'fdi'. Did you mean 'fid'"):
+    with pytest.raises(RequestError, match=r"unknown column 'fdi'\. Did you mean 'fid'"):
         order(paper, "fdi")
     with pytest.raises(RequestError, match="unknown column 'geneval@cfg'"):
         column_id("geneval@cfg", PAPER, [c.id for c in paper.columns])

@@ -68,6 +68,9 @@ def test_a_good_record(tmp_path):
     path = submission.write(report, tmp_path / "records")
     assert path == tmp_path / "records" / "mine-1.json"
     assert load(path) == good()
+    text = path.read_text().replace('"extra": {}', '"extra": {"x": Infinity}')
+    (tmp_path / "infinite.json").write_text(text)
+    assert submission.check(tmp_path / "infinite.json").problems == ("extra: holds a number that is not finite",)
     (only,) = submission.check_folder(tmp_path / "records").values()
     assert only.problems == ()
 
@@ -107,7 +110,6 @@ def test_schema_breaches_come_together(tmp_path):
         ({"values": {"fid": Value(value=1, interval=(2, 1))}}, "low 2 is above high 1"),
         ({"values": {"fid": Value(value=1, scored=999, unscored=2)}}, "are more than the 1000 asked for"),
         ({"anchors": {"held_out": {"fid": Value(value=-9)}}}, "anchors.held_out.fid: -9 is outside"),
-        ({"extra": {"x": float("inf")}}, "extra: holds a number that is not finite"),
     ],
 )
 def test_refused(tmp_path, changes, message):
