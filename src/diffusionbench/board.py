@@ -24,7 +24,7 @@ from typing import Final
 
 import numpy as np
 
-from diffusionbench.catalog import metric_info, resolve_metric
+from diffusionbench.catalog import direction, metric_info, resolve_metric
 from diffusionbench.correlate import kendall, mid_ranks
 from diffusionbench.errors import RequestError
 from diffusionbench.points import (
@@ -279,9 +279,9 @@ def _columns(pool: Sequence[Record]) -> tuple[list[Column], dict[str, dict[str, 
         for group, label in zip(alike, labels, strict=True):
             identifier = name + label
             guided = {"cfg": ", guided", "unstated": ", guidance not stated"}.get(name.partition("@")[2], "")
-            direction = info.higher_is_better
+            better = direction(key, group[0].values[key])
             axis = group[0].protocol.axis
-            columns.append(Column(identifier, key, axis, info.title + guided + label, direction))
+            columns.append(Column(identifier, key, axis, info.title + guided + label, better))
             for record in group:
                 placed.setdefault(record.id, {})[key] = identifier
     return columns, placed

@@ -12,6 +12,7 @@ from typing import Final
 
 from diffusionbench.errors import RequestError
 from diffusionbench.published import BLOG, PAPER
+from diffusionbench.record import Value
 from diffusionbench.registry import nearest
 
 
@@ -151,6 +152,12 @@ def metric_info(key: str) -> MetricInfo:
                 about=base.about,
             )
     return MetricInfo(key=key, title=key, higher_is_better=None, axis=None)
+
+
+def direction(key: str, value: Value) -> bool | None:
+    """Whether higher is better, from the catalog or else from the record that holds the value."""
+    listed = metric_info(key).higher_is_better
+    return value.higher_is_better if listed is None else listed
 
 
 def resolve_metric(name: str, score_set: str, present: Iterable[str]) -> str:

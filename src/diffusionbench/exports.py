@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from diffusionbench import __version__
-from diffusionbench.catalog import metric_info
+from diffusionbench.catalog import CATALOG, direction, metric_info
 from diffusionbench.errors import RequestError
 from diffusionbench.points import guidance_state, subject
 from diffusionbench.record import Record, Value
@@ -81,16 +81,24 @@ def every_eval_ever(
                 "family": record.family or "unknown",
             },
         },
-        "evaluation_results": [_eee_result(record, key, value) for key, value in record.values.items()],
+        "evaluation_results": [_eee_result(record, key, value) for key, value in _scores(record).items()],
     }
     if created is not None:
         exported["evaluation_timestamp"] = created
     return exported
 
 
+def _scores(record: Record) -> dict[str, Value]:
+    """The values that are scores; a spread that stands beside one (such as kid_std) has no better end."""
+    return {
+        key: value for key, value in record.values.items() if key not in CATALOG or direction(key, value) is not None
+    }
+
+
 def _eee_result(record: Record, key: str, value: Value) -> dict[str, Any]:
     info = metric_info(key)
-    if info.higher_is_better is None:
+    better = direction(key, value)
+    if better is None:
         raise RequestError(f"metric '{key}' cannot be exported: whether higher is better is not known.")
     if not math.isfinite(value.value):
         raise RequestError(f"metric '{key}' cannot be exported: {value.value} is not finite.")
@@ -119,7 +127,7 @@ def _eee_result(record: Record, key: str, value: Value) -> dict[str, Any]:
             "metric_id": key,
             "metric_name": info.title,
             "metric_unit": info.unit or "none",
-            "lower_is_better": not info.higher_is_better,
+            "lower_is_better": not better,
             "score_type": "continuous",
             "min_score": info.low if math.isfinite(info.low) else "-Infinity",
             "max_score": info.high if math.isfinite(info.high) else "Infinity",

@@ -30,6 +30,7 @@ class Value(Strict):
     method: str | None = Field(None, description="how the uncertainty was formed: jackknife, wilson, prompts, ...")
     scored: int | None = Field(None, description="images or prompts behind the value")
     unscored: int = Field(0, description="images or prompts that could not be judged")
+    higher_is_better: bool | None = Field(None, description="direction, where the metric is another package's")
     note: str | None = None
 
 

@@ -14,7 +14,7 @@ from typing import Final
 import numpy as np
 
 from diffusionbench import published
-from diffusionbench.catalog import metric_info
+from diffusionbench.catalog import direction
 from diffusionbench.correlate import (
     DRAWS,
     Coefficient,
@@ -232,10 +232,10 @@ def _top(
     selection: Selection, x: np.ndarray, y: np.ndarray, sizes: Sequence[int], draws: int, seed: int
 ) -> tuple[Part, ...]:
     """The best k on x; methods tied with the k-th are all kept. Nothing where "best" has no meaning."""
-    direction = metric_info(selection.x_key).higher_is_better
-    if direction is None:
+    better = direction(selection.x_key, selection.points[0].x_value) if selection.points else None
+    if better is None:
         return ()
-    goodness = x if direction else -x
+    goodness = x if better else -x
     found = []
     for size in sizes:
         if 0 < size < len(x):

@@ -16,7 +16,7 @@ from typing import Any, Final
 from pydantic import ValidationError
 
 from diffusionbench import published
-from diffusionbench.catalog import CATALOG, metric_info
+from diffusionbench.catalog import CATALOG, direction, metric_info
 from diffusionbench.errors import RequestError
 from diffusionbench.metrics import METRICS
 from diffusionbench.points import record_files
@@ -140,8 +140,9 @@ def _names(record: Record) -> Iterator[str]:
     url = record.provenance.url
     if url is not None and not re.match(r"^https?://[^\s]+$", url):
         yield "provenance.url: must start with https:// or http://"
-    for key in record.values:
-        if metric_info(key).higher_is_better is None and key not in CATALOG and key not in METRICS:
+    for key, value in record.values.items():
+        # A metric of another package states its own direction.
+        if key not in CATALOG and direction(key, value) is None and key not in METRICS:
             yield f"values.{key}: unknown metric '{key}'. {nearest(key, sorted({*CATALOG, *METRICS}))}"
 
 
