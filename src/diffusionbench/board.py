@@ -398,13 +398,13 @@ def _intervals(
     if not draws or not noise.any():
         return None
     rng = np.random.default_rng(np.random.SeedSequence([seed, 5]))
-    drawn = values + noise * rng.standard_normal((draws, *values.shape))
-    # [draws, rows, rows, columns] would be large; ranks come column by column.
-    ranks = np.empty_like(drawn)
+    ranks = np.empty((draws, *values.shape))
     for j in range(values.shape[1]):
-        better = drawn[:, None, :, j] < drawn[:, :, None, j]
-        equal = drawn[:, None, :, j] == drawn[:, :, None, j]
-        ranks[:, :, j] = better.sum(2) + (equal.sum(2) + 1) / 2
+        if noise[:, j].any():
+            drawn = values[:, j] + noise[:, j] * rng.standard_normal((draws, len(values)))
+            ranks[:, :, j] = drawn.argsort(1).argsort(1) + 1
+        else:
+            ranks[:, :, j] = mid_ranks(values[:, j])
     low, high = np.quantile(_mean_rank(ranks, axes), [0.025, 0.975], axis=0)
     return [(float(a), float(b)) for a, b in zip(low, high, strict=True)]
 
