@@ -23,6 +23,7 @@ from diffusionbench.record import Protocol, Provenance, Record, Value
 from diffusionbench.request import (
     EvalRequest,
     check,
+    check_metrics,
     check_size,
     expand,
     extractor_names,
@@ -76,6 +77,26 @@ def run(
     store = open_store(request, source, store_dir)
     fill(request, source, store, progress=progress)
     return score(request, store, device, progress)
+
+
+def rescore(store_dir: Path, metrics: tuple[str, ...], reference: str | None = None, device: str = "cpu") -> Record:
+    """Score a store's images with other metrics; no image is made.
+
+    Args:
+        store_dir: the store's folder.
+        reference: None: the one of the request that filled the store.
+
+    Raises:
+        DataError: if the folder is no store.
+        UserError: where the request does not fit the stored images.
+    """
+    store = ImageStore(store_dir)
+    known = store.manifest.request
+    request = known.model_copy(
+        update={"metrics": metrics, "reference": reference or known.reference, "count": store.count()}
+    )
+    check_metrics(request)
+    return score(request, store, device)
 
 
 def open_store(request: EvalRequest, source: Source, root: Path) -> ImageStore:

@@ -7,9 +7,10 @@ rounded to float32 as the solver's times are, so that a grid point on the end co
 from __future__ import annotations
 
 import struct
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from nanogen.samplers import Velocity
+if TYPE_CHECKING:
+    from nanogen.samplers import Velocity
 
 
 def _float32(value: float) -> float:

@@ -13,7 +13,7 @@ _KEEP_ALIVE = []
 
 def _import_torchvision() -> None:
     try:
-        import torchvision  # noqa: F401
+        import torchvision
     except RuntimeError as error:
         if "operator torchvision::nms does not exist" not in str(error):
             raise
