@@ -92,7 +92,7 @@ def _table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> Iterator[str]:
 
 def _commands(*lines: str) -> Iterator[str]:
     yield ""
-    yield "```"
+    yield "```sh"
     yield from lines
     yield "```"
 

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from collections import Counter
 from collections.abc import Iterable, Sequence
@@ -40,6 +41,8 @@ COMPARED: Final = (
     "prompts_digest",
     "quantisation",
 )
+
+_OUTLINE: Final = {"schema_version", "kind", "values", "protocol", "provenance"}
 
 
 @dataclass(frozen=True)
@@ -128,7 +131,7 @@ def gather(folders: Iterable[Path]) -> list[Record]:
 
 
 def load_folder(folder: Path) -> list[Record]:
-    """Every record below a folder, files in order of their names.
+    """Every record below a folder, files in order of their names; a run folder holds other JSON beside them.
 
     Raises:
         RequestError: naming every file that is no record, and every id that two files share.
@@ -141,7 +144,8 @@ def load_folder(folder: Path) -> list[Record]:
         try:
             record = load(path)
         except RequestError as error:
-            problems.append(str(error))
+            if claims_to_be_a_record(path):
+                problems.append(str(error))
             continue
         if record.id in found:
             problems.append(f"id '{record.id}' stands in both {found[record.id]} and {path}")
@@ -160,6 +164,15 @@ def record_files(folder: Path) -> list[Path]:
         if not any(part.startswith(".") for part in path.relative_to(folder).parts)
         and not path.name.endswith(".schema.json")
     )
+
+
+def claims_to_be_a_record(path: Path) -> bool:
+    """Whether a JSON file has a record's outline; one that is cut off may have been a record."""
+    try:
+        content = json.loads(path.read_bytes())
+    except ValueError:
+        return True
+    return isinstance(content, dict) and len(_OUTLINE & content.keys()) >= 2
 
 
 def families(names: Sequence[str]) -> tuple[str, ...]:

@@ -16,7 +16,7 @@ PAGES = ("record", "method", "latent", "metric", "prompt-set", "axis")
 @pytest.mark.parametrize("page", PAGES)
 def test_each_page_ends_in_a_command(page):
     text = (ROOT / "docs" / "contribute" / f"{page}.md").read_text("utf-8")
-    assert re.search(r"    (diffusionbench|nanogen) .+\n$", text)
+    assert re.search(r"\n *(diffusionbench|nanogen) .+\n(```\n)?$", text)
     assert len(text.splitlines()) < 40
     assert f"({page}.md)" in (ROOT / "docs" / "contribute" / "README.md").read_text("utf-8")
     for path in re.findall(r"`(src/[\w/.]+|examples/\w+)`", text):

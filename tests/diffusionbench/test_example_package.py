@@ -8,29 +8,16 @@ import sysconfig
 import venv
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 ROOT = Path(__file__).parents[2]
-RUN = """
+WHERE = """
 import sys
 from pathlib import Path
-import numpy as np
 import diffusionbench, diffusionbench_colours
-from diffusionbench.request import EvalRequest
-from diffusionbench.runner import run
-from diffusionbench.source import ArraySource
-
-home = Path(sys.prefix)
-assert home in Path(diffusionbench.__file__).parents, diffusionbench.__file__
-assert home in Path(diffusionbench_colours.__file__).parents
-labels = [0, 1, 2, 0, 1, 2, 0, 1, 2, 0]
-images = np.zeros((10, 8, 8, 3), np.uint8)
-images[np.arange(10), :, :, labels] = 200
-images[0] = images[1]
-request = EvalRequest(axis="colours", metrics=("colour_accuracy",), count=10, method="painter", title="Painter",
-                      family="pixel")
-record = run(request, ArraySource(images, labels, "ten painted images"))
-record.save(Path(sys.argv[1]) / f"{record.id}.json")
+for package in (diffusionbench, diffusionbench_colours):
+    assert Path(sys.prefix) in Path(package.__file__).parents, package.__file__
 """
 
 
@@ -62,18 +49,42 @@ def python(tmp_path_factory):
 
 
 def test_metric_and_axis_by_entry_point(python, tmp_path):
-    subprocess.run([python, "-I", "-c", RUN, str(tmp_path)], check=True, cwd=tmp_path)
-    (path,) = tmp_path.glob("*.json")
+    subprocess.run([python, "-I", "-c", WHERE], check=True, cwd=tmp_path)
+    labels = np.array([0, 1, 2, 0, 1, 2, 0, 1, 2, 0])
+    images = np.zeros((10, 8, 8, 3), np.uint8)
+    images[np.arange(10), :, :, labels] = 200
+    images[0] = images[1]
+    np.savez(tmp_path / "painted.npz", arr_0=images, arr_1=labels)
+
+    def bench(*words):
+        done = subprocess.run(
+            [python, "-I", "-m", "diffusionbench", *words], capture_output=True, text=True, cwd=tmp_path
+        )
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
+    bench(
+        "run",
+        "painted.npz",
+        "--axis",
+        "colours",
+        "--metrics",
+        "colour_accuracy",
+        "--method",
+        "painter",
+        "--out",
+        "r.json",
+    )
+    path = tmp_path / "r.json"
     record = json.loads(path.read_text())
     value = record["values"]["colour_accuracy"]
     assert (value["value"], value["scored"], value["higher_is_better"]) == (0.9, 10, True)
     assert record["protocol"]["axis"] == "colours"
-    program = "import typer; from diffusionbench.cli_board import register; a = typer.Typer(); register(a); a()"
-    for words in (["validate", "."], ["board", "--set", "measured", "--records", ".", "--holistic", "colour_accuracy"]):
-        done = subprocess.run([python, "-I", "-c", program, *words], capture_output=True, text=True, cwd=tmp_path)
-        assert done.returncode == 0, done.stderr
-    assert "Painter" in done.stdout
-    assert "0.900" in done.stdout
+    bench("submit", "r.json", "--records", "records")
+    assert "1 records are valid" in bench("validate", "records")
+    table = bench("board", "--set", "measured", "--records", "records", "--holistic", "colour_accuracy")
+    assert "painter" in table
+    assert "0.900" in table
 
 
 def test_the_wheel_carries_the_published_records(python, tmp_path):

@@ -213,6 +213,8 @@ def test_record_folders(tmp_path):
     good.save(tmp_path / "deep" / "a.json")
     (tmp_path / ".half.json.x.tmp").write_text("{")
     (tmp_path / ".half.json").write_text("{")
+    (tmp_path / "run.json").write_text('{"seed": 1, "kind": "run"}')
+    (tmp_path / "list.json").write_text("[1, 2]")
     assert load_folder(tmp_path) == [good]
     good.save(tmp_path / "b.json")
     (tmp_path / "c.json").write_text('{"kind": "measured", "id": "BAD ID", "values": {"fid": {"value": "x"}}}')
