@@ -137,12 +137,7 @@ def partial(
     one member tells nothing and is left out.
 
     Args:
-        x, y: finite floats [n].
-        groups: label of each point [n].
-        draws, seed: as in `pearson`.
-
-    Raises:
-        ValueError: if the lengths differ or a value is not finite.
+        groups: label of each point [n]; the others as in `pearson`, with the same errors.
     """
     a, b = _checked(x, y)
     labels = np.unique([str(group) for group in groups], return_inverse=True)[1] if a.size else np.zeros(0, int)

@@ -305,41 +305,51 @@ def select_points(
     kept = families(family) if family else (CHARTED if score_set != MEASURED and not select else None)
     if select:
         pool = _chosen(pool, select)
-    xs, ys = _candidates(pool, x_key, guidance), _candidates(pool, y_key, guidance)
-    points: list[Point] = []
+    pairs, left_out = _pair(pool, x_key, y_key, guidance, kept)
+    check_one_protocol([a for a, _ in pairs], x_key)
+    check_one_protocol([b for _, b in pairs], y_key)
+    found = [_point(a, b, x_key, y_key) for a, b in pairs]
+    return Selection(score_set, guidance, x_key, y_key, tuple(found), tuple(left_out))
+
+
+def _pair(
+    pool: Iterable[Record], x_key: str, y_key: str, guidance: str, kept: Sequence[str] | None
+) -> tuple[list[tuple[Record, Record]], list[tuple[str, str]]]:
+    """The records of each method that has both metrics, and (name, reason) of each that is left out."""
+    records = list(pool)
+    xs, ys = _candidates(records, x_key, guidance), _candidates(records, y_key, guidance)
+    pairs: list[tuple[Record, Record]] = []
     left_out: list[tuple[str, str]] = []
-    used: tuple[list[Record], list[Record]] = ([], [])
     for name in dict.fromkeys([*xs, *ys]):
-        known = (xs.get(name) or ys[name])[0]
-        if kept is not None and known.family not in kept:
-            left_out.append((name, f"family {known.family or 'not stated'}"))
-            continue
-        if name not in xs or name not in ys:
-            missing = x_key if name not in xs else y_key
-            left_out.append((name, f"no {missing}" + (f" (guidance {guidance})" if missing == x_key else "")))
-            continue
-        a, b = _only(xs[name], x_key, name), _only(ys[name], y_key, name)
-        if broken := [key for r, key in ((a, x_key), (b, y_key)) if not math.isfinite(r.values[key].value)]:
-            left_out.append((name, f"{broken[0]} is not finite"))
-            continue
-        used[0].append(a)
-        used[1].append(b)
-        points.append(
-            Point(
-                name=name,
-                title=a.title,
-                family=a.family or b.family,
-                x=a.values[x_key].value,
-                y=b.values[y_key].value,
-                x_record=a.id,
-                y_record=b.id,
-                x_value=a.values[x_key],
-                y_value=b.values[y_key],
-            )
-        )
-    check_one_protocol(used[0], x_key)
-    check_one_protocol(used[1], y_key)
-    return Selection(score_set, guidance, x_key, y_key, tuple(points), tuple(left_out))
+        family = (xs.get(name) or ys[name])[0].family
+        if kept is not None and family not in kept:
+            left_out.append((name, f"family {family or 'not stated'}"))
+        elif name not in xs:
+            left_out.append((name, f"no {x_key} (guidance {guidance})"))
+        elif name not in ys:
+            left_out.append((name, f"no {y_key}"))
+        else:
+            a, b = _only(xs[name], x_key, name), _only(ys[name], y_key, name)
+            broken = [key for r, key in ((a, x_key), (b, y_key)) if not math.isfinite(r.values[key].value)]
+            if broken:
+                left_out.append((name, f"{broken[0]} is not finite"))
+            else:
+                pairs.append((a, b))
+    return pairs, left_out
+
+
+def _point(a: Record, b: Record, x_key: str, y_key: str) -> Point:
+    return Point(
+        name=subject(a),
+        title=a.title,
+        family=a.family or b.family,
+        x=a.values[x_key].value,
+        y=b.values[y_key].value,
+        x_record=a.id,
+        y_record=b.id,
+        x_value=a.values[x_key],
+        y_value=b.values[y_key],
+    )
 
 
 def points(
