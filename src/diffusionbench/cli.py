@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import json
+import shlex
 import sys
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from diffusionbench.errors import RequestError, RunError, UserError
+from diffusionbench import cli_board
+from diffusionbench.errors import DataError, RequestError, RunError, UserError
 from diffusionbench.record import Record
 
 app = typer.Typer(
@@ -25,6 +27,10 @@ Examples:
   diffusionbench inspect record.json
 
   diffusionbench ls metrics
+
+  diffusionbench board
+
+  diffusionbench correlate --x fid --y geneval
 """,
 )
 
@@ -68,16 +74,24 @@ def _finish(record: Record, out: Path | None, as_json: bool) -> None:
     print_record(record, as_json)
     if out is not None:
         print(out, file=sys.stderr)
+    if record.unscored:
+        raise DataError(
+            f"{len(record.unscored)} of {record.protocol.count} images were not scored; the first: "
+            f"{record.unscored[0]}. The record is marked partial. Replace the files and score again."
+        )
 
 
 @app.command()
 def run(
     images: Annotated[Path, typer.Argument(help="folder of images, or .npz with arr_0 uint8 [N, H, W, 3]")],
     metrics: Metrics = "",
+    axis: Annotated[str, typer.Option("--axis", help="see `diffusionbench ls axes`")] = "class_conditional",
     reference: Reference = None,
     labels: Annotated[Path | None, typer.Option(help="file with one class label a line, in image order")] = None,
     count: Annotated[int | None, typer.Option("--num", min=1, help="score the first N images; default all")] = None,
     method: Annotated[str | None, typer.Option(help="what the record calls the generator")] = None,
+    title: Annotated[str | None, typer.Option(help="the generator's name for people; default the method")] = None,
+    family: Annotated[str | None, typer.Option(help="kind of generator, as on the board (pixel, vae, rae)")] = None,
     store: Annotated[Path | None, typer.Option(help="keep decoded images here, to continue and to score again")] = None,
     out: Out = None,
     device: Annotated[str, typer.Option(help="of the feature extractors")] = "cpu",
@@ -97,22 +111,30 @@ def run(
     from diffusionbench.request import EvalRequest, check
     from diffusionbench.runner import run as run_request
     from diffusionbench.source import open_source, read_labels
+    from diffusionbench.terminal import progress_line
 
     source = open_source(images, None if labels is None else read_labels(labels))
     name = method or images.stem
     request = EvalRequest(
+        axis=axis,
         metrics=_names(metrics),
         reference=reference,
         count=count or len(source.labels),
         method=name,
-        title=name,
-        command=" ".join(["diffusionbench", *sys.argv[1:]]),
+        title=title or name,
+        family=family,
+        command=shlex.join(["diffusionbench", *sys.argv[1:]]),
     )
     if dry_run:
         check(request, source)
         print(request.model_dump_json(indent=2))
         return
-    _finish(run_request(request, source, store, device), out, as_json)
+    try:
+        record = run_request(request, source, store, device, progress_line())
+    except OSError as error:
+        where = error.filename or store or images
+        raise RequestError(f"{where} cannot be read or written: {error.strerror or error}.") from None
+    _finish(record, out, as_json)
 
 
 @app.command()
@@ -128,15 +150,16 @@ def score(
 
     Examples:
 
-      diffusionbench score work/0123456789abcdef --metrics kd_digits
+      diffusionbench score work/ --metrics kd_digits
 
       diffusionbench score outputs/demo/evals/images/0123456789abcdef --metrics precision_digits --out pr.json
 
       diffusionbench score work/0123456789abcdef --metrics fid --reference real/ --json
     """
     from diffusionbench.runner import rescore
+    from diffusionbench.terminal import progress_line
 
-    _finish(rescore(store, _names(metrics), reference, device), out, as_json)
+    _finish(rescore(store, _names(metrics), reference, device, progress_line()), out, as_json)
 
 
 def _names(text: str) -> tuple[str, ...]:
@@ -244,7 +267,7 @@ def selftest(as_json: Json = False) -> None:
 
       diffusionbench selftest --json
 
-      python -m diffusionbench selftest
+      diffusionbench selftest && diffusionbench doctor
     """
     from diffusionbench.extractors.digits import self_test
 
@@ -264,9 +287,12 @@ def doctor(as_json: Json = False) -> None:
 
       diffusionbench doctor --json
 
-      python -m diffusionbench doctor
+      diffusionbench doctor --json > installation.json
     """
     from diffusionbench.doctor import examine
 
     found: dict[str, Any] = examine()
     print(json.dumps(found, indent=2) if as_json else "\n".join(f"{key}: {value}" for key, value in found.items()))
+
+
+cli_board.register(app)

@@ -121,7 +121,7 @@ class FolderSource:
             try:
                 arrays.append(_decode(file))
             except _UNREADABLE as error:
-                reasons[sample.id] = f"{file}: {str(error).replace(repr(str(file)), 'the file')}"
+                reasons[sample.id] = f"{file} cannot be read ({str(error).replace(repr(str(file)), '').strip()})"
                 continue
             if arrays[-1].shape[:2] != self.image_size:
                 raise DataError(
@@ -302,6 +302,8 @@ def _folder_labels(folder: Path, files: Sequence[Path]) -> tuple[int | None, ...
     names = [file.parent.name for file in files]
     classes = sorted(set(names))
     if all(name.isascii() and name.isdigit() for name in classes):
+        if len({int(name) for name in classes}) < len(classes):
+            raise DataError(f"folder {folder} names a class twice, as in 1 and 01: {', '.join(classes)}. Rename one.")
         return tuple(int(name) for name in names)
     number = {name: label for label, name in enumerate(classes)}
     return tuple(number[name] for name in names)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable
 
 from rich.console import Console
 from rich.table import Table
@@ -42,3 +43,15 @@ def print_record(record: Record) -> None:
     console.print(table)
     for note in (*protocol.notes, *record.unscored):
         console.print(note, highlight=False, markup=False)
+
+
+def progress_line() -> Callable[[str, int, int], None] | None:
+    """One line on stderr that tells what is being done and how far; None where nobody watches."""
+    if not sys.stderr.isatty():
+        return None
+
+    def show(what: str, done: int, total: int) -> None:
+        end = "\n" if done >= total else ""
+        print(f"\r{what}: {done}/{total} images", end=end, file=sys.stderr, flush=True)
+
+    return show

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Iterator
+import io
+import zipfile
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -13,8 +14,8 @@ import numpy as np
 from diffusionbench.axes import Sample
 from diffusionbench.errors import DataError
 from diffusionbench.extractors import cache_folder
-from diffusionbench.schema import write_atomic
-from diffusionbench.source import ArraySource, open_source
+from diffusionbench.schema import digest, write_atomic
+from diffusionbench.source import ArchiveSource, archive_keys, open_source
 from diffusionbench.store import Stream
 
 if TYPE_CHECKING:
@@ -22,10 +23,28 @@ if TYPE_CHECKING:
     from diffusionbench.source import Source
 
 
+class ClassMeans:
+    """The mean image of each label asked for; as many as there are labels, none of them held in memory twice."""
+
+    preferred_batch = 64
+    description = "class means of the reference"
+
+    def __init__(self, means: Mapping[int | None, np.ndarray], labels: Sequence[int | None]) -> None:
+        self._means = means
+        self.labels: Sequence[int | None] | None = labels
+        self.digest = digest([[label, mean.tolist()] for label, mean in means.items()] + [list(labels)])
+        self.image_size: tuple[int, int] | None = next(iter(means.values())).shape[:2]
+
+    def images(self, samples: Sequence[Sample]) -> np.ndarray:
+        """uint8 [B, H, W, 3]."""
+        return np.stack([self._means[sample.label] for sample in samples])
+
+
 class Images:
     """Real images by path: moments and features of all of them, and the anchor of class means where they are labelled.
 
-    No image is held out of a stranger's folder, so there is no anchor of held-out images.
+    No image is held out of a stranger's folder, so there is no anchor of held-out images. An archive that also holds
+    `mu` and `sigma`, as published reference batches do, gives those as the moments of an extractor of their width.
 
     Raises:
         DataError: if there are no images.
@@ -55,9 +74,7 @@ class Images:
         """`count` class means, in the order of `labels`; nothing without labels."""
         if self.num_classes is None:
             return {}
-        means = self._class_means
-        labels = self.labels(count)
-        return {"class_means": ArraySource(np.stack([means[label] for label in labels]), labels, "class means")}
+        return {"class_means": ClassMeans(self._class_means, self.labels(count))}
 
     @cached_property
     def _class_means(self) -> dict[int | None, np.ndarray]:
@@ -84,16 +101,53 @@ class Images:
         Raises:
             DataError: if an image cannot be read; it is named.
         """
-        key = hashlib.sha256(f"{self.digest}{extractor.digest}".encode()).hexdigest()
-        file = cache_folder() / "features" / f"{key}.npy"
-        if file.exists():
-            return np.load(file, allow_pickle=False)
-        made = np.concatenate([extractor(batch)["features"] for _, batch in self._batches()])
-        write_atomic(file, lambda stream: np.save(stream, made))
-        return made
+        made = self._cached(
+            "features", extractor, lambda: {"features": np.concatenate(list(self._features(extractor)))}
+        )
+        return made["features"]
 
     def moments(self, extractor: Extractor) -> tuple[np.ndarray, np.ndarray]:
-        """Mean and covariance of `features`."""
+        """Mean float64 [d] and covariance float64 [d, d], in constant memory; cached like `features`.
+
+        Raises:
+            DataError: if an image cannot be read; it is named.
+        """
         from diffusionbench.metrics import frechet
 
-        return frechet.moments(self.features(extractor))
+        if isinstance(self._source, ArchiveSource) and {"mu", "sigma"} <= set(archive_keys(self.path)):
+            mean, cov = frechet.load_moments(self.path)
+            if len(mean) == extractor.dim:
+                return mean, cov
+
+        def make() -> dict[str, np.ndarray]:
+            moments = frechet.Moments()
+            for features in self._features(extractor):
+                moments.update(features)
+            mean, cov = moments.compute()
+            return {"mu": mean, "sigma": cov}
+
+        made = self._cached("moments", extractor, make)
+        return made["mu"], made["sigma"]
+
+    def _features(self, extractor: Extractor) -> Iterator[np.ndarray]:
+        for _, batch in self._batches():
+            yield extractor(batch)["features"]
+
+    def _cached(
+        self, what: str, extractor: Extractor, make: Callable[[], dict[str, np.ndarray]]
+    ) -> dict[str, np.ndarray]:
+        """Arrays from the cache folder; made and kept there if they are not, or no longer readable."""
+        file = cache_folder() / "features" / f"{digest([self.digest, extractor.digest])}-{what}.npz"
+        try:
+            with np.load(io.BytesIO(file.read_bytes())) as archive:
+                return dict(archive)
+        except (OSError, ValueError, EOFError, zipfile.BadZipFile):
+            made = make()
+        try:
+            write_atomic(file, lambda stream: np.savez(stream, allow_pickle=False, **made))
+        except OSError as error:
+            raise DataError(
+                f"features of {self.path} cannot be kept in {file.parent}: {error.strerror or error}. Make room, or "
+                "set DIFFUSIONBENCH_CACHE to a folder that can be written."
+            ) from None
+        return made
