@@ -267,7 +267,7 @@ def selftest(as_json: Json = False) -> None:
 
       diffusionbench selftest --json
 
-      diffusionbench selftest && diffusionbench doctor
+      diffusionbench selftest --json > selftest.json
     """
     from diffusionbench.extractors.digits import self_test
 
