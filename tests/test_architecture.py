@@ -10,10 +10,12 @@ import re
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from importlib.metadata import PackageNotFoundError, requires
 from importlib.util import find_spec
 from pathlib import Path
+from typing import get_args
 
 import pytest
 
@@ -376,3 +378,109 @@ def test_the_environment_of_the_demo_holds_no_torchvision():
     assert "torchvision" not in installed_by(["demo", "data", "dev"])
     if Path(sys.prefix) == ROOT / ".venv":
         assert find_spec("torchvision") is None
+
+
+# Modules that serve every task, data set, condition, latent space, objective, loss and metric alike.
+NAMELESS = [
+    "nanogen.train",
+    "nanogen.model",
+    "nanogen.objectives",
+    "nanogen.samplers",
+    "nanogen.guidance",
+    "nanogen.sample",
+    "nanogen.evaluate",
+    "nanogen.export",
+    "nanogen.run",
+    "nanogen.resolve",
+    "diffusionbench.runner",
+    "diffusionbench.request",
+    "diffusionbench.store",
+]
+
+
+@functools.cache
+def registered() -> frozenset[str]:
+    """Every name that a config or a request can choose."""
+    from diffusionbench.axes import AXES
+    from diffusionbench.extractors import EXTRACTORS
+    from diffusionbench.metrics import METRICS
+    from diffusionbench.references import REFERENCES
+    from nanogen.config import Condition, method_names, task_names
+    from nanogen.data import DATASETS
+    from nanogen.latents import LATENTS
+    from nanogen.losses import LOSSES
+    from nanogen.objectives import OBJECTIVES
+
+    tables = [AXES, EXTRACTORS, METRICS, REFERENCES, DATASETS, LATENTS, LOSSES, OBJECTIVES]
+    kinds = get_args(Condition.model_fields["kind"].annotation)
+    return frozenset([*task_names(), *method_names(), *kinds, *(name for table in tables for name in table)])
+
+
+def strings(node: ast.AST) -> Iterator[str]:
+    """The words in an expression, but those that only look something up."""
+    if isinstance(node, ast.Constant) and isinstance(node.value, str):
+        yield node.value
+    for child in [node.value] if isinstance(node, ast.Subscript) else ast.iter_child_nodes(node):
+        yield from strings(child)
+
+
+def branches_on_names(source: str) -> list[str]:
+    """Comparisons, matches and string tests of a source with a registered name, as "line: names"."""
+    found = []
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Compare):
+            compared: list[ast.AST] = [node]
+        elif isinstance(node, ast.match_case):
+            compared = [node.pattern]
+        elif isinstance(node, ast.Call) and ast.unparse(node.func).endswith((".startswith", ".endswith")):
+            compared = list(node.args)
+        else:
+            continue
+        names = {word for place in compared for word in strings(place)} & registered()
+        if names:
+            found.append(f"{getattr(compared[0], 'lineno', 0)}: {sorted(names)}")
+    return found
+
+
+@pytest.mark.parametrize("module", NAMELESS)
+def test_nothing_on_the_main_path_asks_which_method_or_task_it_serves(module):
+    inside = {name: path for name, path in module_files().items() if within(name, module)}
+    assert inside
+    wrong = {name: branches_on_names(path.read_text(encoding="utf-8")) for name, path in inside.items()}
+    assert {name: lines for name, lines in wrong.items() if lines} == {}
+
+
+@pytest.mark.parametrize(
+    "planted",
+    [
+        "if config.condition.kind == 'class':\n    pass",
+        "if 'digits' in config.data.name:\n    pass",
+        "x = 1 if name in ('pixel', 'other') else 2",
+        "x = name != 'flow' and y",
+        "match name:\n    case 'imagenet256':\n        pass",
+        "match name:\n    case 'other' | 'fid':\n        pass",
+        "if name.startswith('sd-vae-ema'):\n    pass",
+        "while task == 'cifar10':\n    pass",
+    ],
+)
+def test_a_planted_branch_on_a_name_is_found(planted):
+    assert len(branches_on_names(planted)) == 1
+
+
+def test_looking_a_name_up_is_no_branch():
+    assert branches_on_names("x = TABLE['digits'](facts['precision'] == 'auto')") == []
+
+
+def test_a_planted_upward_import_is_found(monkeypatch):
+    planted = dict(imports())
+    for module, source in {
+        "nanogen.guidance": "def f():\n    from nanogen.train import train\n    import nanogen.samplers\n",
+        "diffusionbench.stats": "from nanogen import rng\n",
+    }.items():
+        reader = Reader(module, is_package=False)
+        reader.visit(ast.parse(source))
+        planted[module] = reader.found
+    monkeypatch.setitem(globals(), "imports", lambda: planted)
+    assert arrows("nanogen.guidance", PEOPLE) == ["nanogen.guidance -> nanogen.train"]
+    assert arrows("nanogen.guidance", STRANGERS) == ["nanogen.guidance -> nanogen.samplers"]
+    assert arrows("diffusionbench", ["nanogen"]) == ["diffusionbench.stats -> nanogen.rng"]
