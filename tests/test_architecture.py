@@ -376,8 +376,12 @@ def installed_by(extras: list[str]) -> set[str]:
 def test_the_environment_of_the_demo_holds_no_torchvision():
     assert "scikit-learn" in installed_by(["demo"])
     assert "torchvision" not in installed_by(["demo", "data", "dev"])
-    if Path(sys.prefix) == ROOT / ".venv":
-        assert find_spec("torchvision") is None
+
+
+def test_torchvision_cannot_be_imported_beside_the_demo():
+    if Path(sys.prefix).resolve() != (ROOT / ".venv").resolve():
+        pytest.skip(f"{sys.prefix} is not .venv, the environment of `make demo` and `make test`")
+    assert find_spec("torchvision") is None
 
 
 # Modules that serve every task, data set, condition, latent space, objective, loss and metric alike.
