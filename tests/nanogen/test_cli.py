@@ -1,448 +1,245 @@
-"""The program as a user meets it: what it prints and writes, and one sentence with exit code 2 for wrong use."""
+"""The command line of NanoGen: what a user types, reads and gets, and what wrong use ends in."""
 
 from __future__ import annotations
 
 import json
-import shutil
 import sys
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 from PIL import Image
-from safetensors.torch import save_file
-from tiny import words
+from safetensors.torch import load_file, save_file
+from tiny import MODEL, words
 
-from diffusionbench.record import load as load_record
 from nanogen import cli
-from nanogen.checkpoint import newest, read_weights
-from nanogen.config import method_names, task_names
-from nanogen.data import DATASETS
-from nanogen.latents import LATENTS
-from nanogen.objectives import OBJECTIVES
-
-TINY = words(3)
-
-
-@dataclass(frozen=True)
-class Done:
-    code: int
-    out: str
-    err: str
+from nanogen.train import train
 
 
 @pytest.fixture
-def nanogen(monkeypatch, capsys, tmp_path):
-    """Run a command in this process, in an empty folder."""
-    monkeypatch.chdir(tmp_path)
+def nanogen(monkeypatch, capsys):
+    """Run a command in this process; gives exit code, stdout and stderr."""
 
-    def call(*arguments: object) -> Done:
+    def execute(*arguments: object) -> tuple[int, str, str]:
         monkeypatch.setattr(sys, "argv", ["nanogen", *map(str, arguments)])
-        with pytest.raises(SystemExit) as caught:
+        capsys.readouterr()
+        with pytest.raises(SystemExit) as stopped:
             cli.main()
-        captured = capsys.readouterr()
-        return Done(int(caught.value.code or 0), captured.out, captured.err)
+        out, err = capsys.readouterr()
+        return int(stopped.value.code or 0), out, err
 
-    return call
-
-
-@pytest.fixture
-def refused(nanogen):
-    """Run a command that must be refused; gives its sentence."""
-
-    def call(*arguments: object, error: str = "") -> str:
-        done = nanogen(*arguments)
-        assert done.code == 2, done
-        assert done.out == ""
-        assert "Traceback" not in done.err
-        (sentence,) = done.err.strip().splitlines()
-        assert sentence.startswith(error), sentence
-        return sentence
-
-    return call
+    return execute
 
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory) -> Path:
-    """The folder of a finished tiny run; tests that change it take a copy."""
-    folder = tmp_path_factory.mktemp("runs") / "tiny"
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(sys, "argv", ["nanogen", "train", "--task", "digits", "--run", str(folder), *TINY])
-        with pytest.raises(SystemExit) as caught:
-            cli.main()
-    assert not caught.value.code
+    from nanogen.config import compose
+
+    run = tmp_path_factory.mktemp("runs") / "trained"
+    overrides = words(4, "eval.metrics=[accuracy_digits]", "eval.reference=digits", "eval.num_samples=20")
+    train(compose("digits", overrides=overrides), run, "cpu", ["nanogen", "train"])
+    return run
+
+
+def one_sentence(err: str) -> str:
+    assert "Traceback" not in err
+    lines = [line for line in err.splitlines() if "Error: " in line]
+    assert len(lines) == 1, err
+    return lines[0]
+
+
+def pictures(folder: Path, classes: int = 2, each: int = 6) -> Path:
+    generator = np.random.default_rng(0)
+    for label in range(classes):
+        (folder / f"class{label}").mkdir(parents=True)
+        for index in range(each):
+            pixels = generator.integers(0, 256, (16, 20, 3), dtype=np.uint8)
+            Image.fromarray(pixels).save(folder / f"class{label}" / f"{index}.png")
     return folder
 
 
-@pytest.fixture
-def copy(trained, tmp_path) -> Path:
-    return Path(shutil.copytree(trained, tmp_path / "copy"))
+def test_train_sample_eval_report(nanogen, tmp_path):
+    run = tmp_path / "run"
+    code, out, err = nanogen("train", "--task", "digits", "--run", run, *words(3))
+    assert (code, out.strip()) == (0, str(run)), err
+    code, out, _ = nanogen("eval", run, "--metrics", "accuracy_digits", "--num", 20, "--json", "eval.reference=digits")
+    record = json.loads(out)
+    assert code == 0
+    assert record["values"]["accuracy_digits"]["scored"] == 20
+    assert set(record["anchors"]) == {"held_out", "class_means"}
+    assert all(anchor["accuracy_digits"]["scored"] == 20 for anchor in record["anchors"].values())
+    code, out, _ = nanogen("report", run)
+    assert code == 0
+    page = Path(out.strip()).read_text()
+    assert "accuracy_digits" in page
+    assert "<svg" in page
+    assert "data:image/png;base64," in page
+    assert "http://" not in page.replace("http://www.w3.org/", "")
+    assert "https://" not in page
 
 
-def listing(folder: Path) -> list[str]:
-    return sorted(str(path.relative_to(folder)) for path in folder.rglob("*"))
+def test_an_image_folder_trains(nanogen, tmp_path):
+    data = pictures(tmp_path / "pictures", classes=3)
+    run = tmp_path / "run"
+    overrides = words(2, "data.image_size=8", "model.pixel_patch=4", "data.workers=0")
+    code, _, err = nanogen("train", "--task", "imagefolder", "--data", data, "--run", run, *overrides)
+    assert code == 0, err
+    assert "num_classes: 3" in (run / "config.yaml").read_text()
 
 
-def pictures(folder: Path, count: int = 4, size: int = 8) -> Path:
-    """Two classes of random images."""
-    rng = np.random.default_rng(0)
-    for label in ("cat", "dog"):
-        (folder / label).mkdir(parents=True)
-        for index in range(count):
-            pixels = rng.integers(0, 256, (size, size, 3), dtype=np.uint8)
-            Image.fromarray(pixels).save(folder / label / f"{index}.png")
-    return folder
+def test_samples_do_not_depend_on_the_batch(nanogen, trained, tmp_path):
+    for size in (1, 7, 20):
+        out = tmp_path / f"{size}.npz"
+        code, _, err = nanogen("sample", trained, "--num", 20, "--labels", "0-4", "--batch-size", size, "--out", out)
+        assert code == 0, err
+    whole = np.load(tmp_path / "20.npz")
+    assert whole["arr_1"].tolist() == [0, 1, 2, 3, 4] * 4
+    for size in (1, 7):
+        part = np.load(tmp_path / f"{size}.npz")["arr_0"]
+        assert np.abs(part.astype(int) - whole["arr_0"].astype(int)).max() <= 1
+    # More images continue the same sequence; another seed gives another one.
+    nanogen("sample", trained, "--num", 25, "--labels", "0-4", "--batch-size", 20, "--out", tmp_path / "25.npz")
+    assert np.array_equal(np.load(tmp_path / "25.npz")["arr_0"][:20], whole["arr_0"])
+    nanogen("sample", trained, "--num", 20, "--labels", "0-4", "--seed", 1, "--out", tmp_path / "seed.npz")
+    assert not np.array_equal(np.load(tmp_path / "seed.npz")["arr_0"], whole["arr_0"])
 
 
-# What the verbs do
+def test_samples_as_grid_and_folder_and_from_a_weights_file(nanogen, trained, tmp_path):
+    grid = tmp_path / "grid.png"
+    assert nanogen("sample", trained, "--num", 12, "--guidance", 2, "--out", grid)[0] == 0
+    with Image.open(grid) as image:
+        assert image.info["guidance"] == "2.0"
+        assert image.width > image.height
+    weights = next((trained / "checkpoints").glob("step-*")) / "ema.safetensors"
+    folder = tmp_path / "folder"
+    assert nanogen("sample", weights, "--num", 4, "--labels", "3,7", "--out", folder)[0] == 0
+    assert sorted(str(path.relative_to(folder)) for path in folder.rglob("*.png")) == [
+        "3/000000.png",
+        "3/000002.png",
+        "7/000001.png",
+        "7/000003.png",
+    ]
 
 
-def test_train_prints_the_run_folder_and_the_same_command_finds_it_finished(nanogen, tmp_path):
-    done = nanogen("train", "--task", "digits", "--run", "runs/one", *TINY)
-    assert (done.code, done.out) == (0, "runs/one\n")
-    run = tmp_path / "runs" / "one"
-    assert {"config.yaml", "run.json", "metrics.jsonl", "checkpoints", "samples"} <= {p.name for p in run.iterdir()}
-    facts = json.loads((run / "run.json").read_text())
-    assert facts["command"].startswith("nanogen train --task digits")
-    assert (facts["task"], facts["method"], facts["scale"]) == ("digits", "pixel-v", "laptop")
-    before = {name: (run / name).read_bytes() for name in listing(run) if (run / name).is_file()}
-    again = nanogen("train", "--task", "digits", "--run", "runs/one", *TINY)
-    assert (again.code, again.out) == (0, "runs/one\n")
-    assert "continuing after step 3" in again.err
-    assert before == {name: (run / name).read_bytes() for name in listing(run) if (run / name).is_file()}
+def test_show_prints_values_origins_and_the_exact_size(nanogen):
+    code, out, _ = nanogen("show", "--task", "imagenet256", "--method", "sd-vae-ema", "--scale", "paper", "--why")
+    assert code == 0
+    assert "# parameters: 611,304,996" in out
+    assert "# configs/base.yaml:" in out
+    assert "cannot train yet" in out
+    code, out, _ = nanogen("show", "--task", "digits", "--json")
+    assert json.loads(out)["derived"]["parameters"] == 1_312_158
 
 
-def test_a_run_without_a_name_is_called_after_its_choice(nanogen, tmp_path):
-    assert nanogen("train", "--task", "digits", *TINY).out == "outputs/digits-pixel-v-laptop\n"
-    assert (tmp_path / "outputs" / "digits-pixel-v-laptop" / "config.yaml").is_file()
+def test_ls_lists_everything(nanogen):
+    code, out, _ = nanogen("ls", "--json")
+    tables = json.loads(out)
+    assert code == 0
+    assert {"tasks", "methods", "scales", "latents", "objectives", "losses", "data"} == set(tables)
+    assert all(text for name in ("tasks", "methods", "scales", "latents") for text in tables[name].values())
 
 
-def test_train_takes_a_folder_of_pictures(nanogen, tmp_path):
-    folder = pictures(tmp_path / "pictures")
-    arguments = ["--task", "imagefolder", "--data", folder, "data.image_size=8", "data.workers=0", *TINY]
-    done = nanogen("train", "--run", "mine", *arguments, "train.duration=1 steps")
-    assert done.code == 0, done.err
-    assert "condition.num_classes: 2" in nanogen("train", "--dry-run", *arguments).out
-    run = tmp_path / "outputs" / "mine"
-    assert newest(run / "checkpoints")[0].step == 1
+def test_bench_accounts_for_the_whole_step(nanogen):
+    code, out, err = nanogen("bench", "--task", "digits", "--steps", 3, "--warmup", 1, *MODEL, "train.batch_size=8")
+    assert code == 0, err
+    result = json.loads(out)
+    assert set(result["parts_ms"]) == {"data", "encode", "forward", "backward", "optimizer", "ema"}
+    assert sum(result["parts_share"].values()) == pytest.approx(1)
+    assert sum(result["parts_ms"].values()) == pytest.approx(1e3 * result["seconds_per_step"])
+    assert result["images_per_second"] == pytest.approx(8 / result["seconds_per_step"])
 
 
-def test_a_dry_run_writes_nothing(nanogen, tmp_path):
-    done = nanogen("train", "--task", "digits", "--dry-run", *TINY)
-    assert done.code == 0
-    assert "model.encoder_hidden_size: 16" in done.out
-    assert listing(tmp_path) == []
+def test_bench_needs_no_data_and_no_weights(nanogen):
+    overrides = [*MODEL, "train.batch_size=2", "train.compile=false", "data.image_size=64"]
+    arguments = ["--task", "imagenet256", "--method", "sd-vae-ema", "--scale", "paper", "--synthetic"]
+    code, out, err = nanogen("bench", *arguments, "--steps", 1, "--warmup", 0, *overrides)
+    assert code == 0, err
+    assert json.loads(out)["model_gflops_per_image"] > 0
 
 
-def test_sample_writes_a_grid_a_folder_or_an_archive(nanogen, trained, tmp_path):
-    done = nanogen("sample", trained, "--labels", "0-9", "--num", 12, "--guidance", 2.0, "--out", "grid.png")
-    assert (done.code, done.out) == (0, "grid.png\n")
-    with Image.open(tmp_path / "grid.png") as image:
-        assert image.mode == "RGB"
-    assert nanogen("sample", trained, "--labels", "3,7", "--num", 5, "--out", "folder").code == 0
-    assert [len(list((tmp_path / "folder" / name).iterdir())) for name in "37"] == [3, 2]
-    assert nanogen("sample", trained, "--labels", "3,7", "--num", 5, "--out", "all.npz", "--batch-size", 2).code == 0
-    archive = np.load(tmp_path / "all.npz")
-    assert archive["arr_0"].shape == (5, 8, 8, 3)
-    assert archive["arr_0"].dtype == np.uint8
-    assert archive["arr_1"].tolist() == [3, 7, 3, 7, 3]
-    with Image.open(tmp_path / "folder" / "7" / "000003.png") as image:
-        np.testing.assert_allclose(np.asarray(image).astype(int), archive["arr_0"][3].astype(int), atol=1)
-    other = nanogen("sample", trained, "--labels", "3,7", "--num", 5, "--out", "other.npz", "--seed", 1)
-    assert other.code == 0
-    assert (np.load(tmp_path / "other.npz")["arr_0"] != archive["arr_0"]).any()
+WRONG = {
+    "train --task digitz": "Did you mean 'digits'?",
+    "train --task digits --method sd-vae-ema": "cannot be cut",
+    "train --task imagenet256 --data {pictures}": "cannot run: its autoencoder",
+    "train --task imagefolder": "data",
+    "train --task imagefolder --data {tmp}/absent": "does not exist",
+    "train --task imagefolder --data {empty}": "holds no data set",
+    "train --task imagefolder --data {corrupt} data.image_size=8 data.workers=0": "3.png",
+    "train --task digits optim.lr": "config file optim.lr",
+    "train --task digits a.yaml b.yaml": "at most one config file",
+    "train --task digits eval.metrics=[fid] eval.reference=digits": "needs its weights",
+    "train --task digits eval.reference=digitz": "unknown reference 'digitz'",
+    "train --task digits eval.num_samples=50": "needs at least 200 images",
+    "train --task digits --run {file}/run": "cannot be written",
+    "sample {run} --labels 0-12": "labels must lie in 0..9, found 10, 11, 12",
+    "sample {run} --labels x": "expected classes such as",
+    "sample {run} --out x.gif": "expected grid.png",
+    "sample {run} model.encoder_depth=2": "model.encoder_depth is 1, asked: 2",
+    "sample {tmp}/absent": "is not a run folder",
+    "eval {run} --metrics fidd": "Did you mean 'fid'?",
+    "eval {run} --tuned": "no tuned guidance",
+    "report {tmp}": "is not a run folder",
+    "show --task digits guidance.scal=2": "Did you mean 'guidance.scale'?",
+    "ls latent": "unknown list 'latent'",
+    "bench --task imagefolder --synthetic": "Set condition.num_classes=N",
+}
 
 
-def test_one_weights_file_is_enough_to_sample(nanogen, trained, tmp_path):
-    weights = newest(trained / "checkpoints")[0].weights
-    shutil.copy(weights, tmp_path / "alone.safetensors")
-    assert nanogen("sample", "alone.safetensors", "--num", 3, "--out", "a.npz").code == 0
-    assert nanogen("sample", trained, "--num", 3, "--out", "b.npz").code == 0
-    np.testing.assert_array_equal(np.load(tmp_path / "a.npz")["arr_0"], np.load(tmp_path / "b.npz")["arr_0"])
-
-
-def test_eval_prints_and_stores_the_same_record(nanogen, copy):
-    arguments = ["eval", copy, "--metrics", "accuracy_digits", "--num", 20]
-    done = nanogen(*arguments, "--json")
-    assert done.code == 0, done.err
-    printed = json.loads(done.out)
-    (file,) = (copy / "evals").glob("*.json")
-    record = load_record(file)
-    assert printed == record.model_dump(mode="json")
-    assert set(record.values) == {"accuracy_digits"}
-    assert 0 <= record.values["accuracy_digits"].value <= 1
-    assert "accuracy_digits" in nanogen(*arguments).out
-    assert nanogen(*arguments, "--out", copy / "mine.json").code == 0
-    assert load_record(copy / "mine.json").values["accuracy_digits"] == record.values["accuracy_digits"]
-
-
-def test_report_prints_the_page(nanogen, copy):
-    done = nanogen("report", copy)
-    assert (done.code, done.out) == (0, f"{copy / 'report.html'}\n")
-    assert "<html" in (copy / "report.html").read_text()
-
-
-def test_show_prints_a_config_that_loads(nanogen, tmp_path):
-    shown = json.loads(nanogen("show", "--task", "digits", "optim.lr=1e-3", "--json").out)
-    assert shown["config"]["optim"]["lr"] == 1e-3
-    assert shown["origins"]["optim.lr"] == "command line"
-    assert shown["derived"]["latent_shape"] == [3, 8, 8]
-    (tmp_path / "shown.yaml").write_text(nanogen("show", "--task", "digits", "optim.lr=1e-3").out)
-    again = json.loads(nanogen("show", "shown.yaml", "--task", "imagenet256", "--json").out)
-    assert again["config"]["optim"] == shown["config"]["optim"]
-    text = nanogen("show", "--task", "imagefolder").out
-    assert "num_classes: auto" in text
-
-
-def test_ls_lists_every_table(nanogen):
-    tables = json.loads(nanogen("ls", "--json").out)
-    assert list(tables["tasks"]) == task_names()
-    assert list(tables["methods"]) == method_names()
-    for name, table in {"latents": LATENTS, "objectives": OBJECTIVES, "data": DATASETS}.items():
-        assert set(tables[name]) == set(table)
-    assert nanogen("ls", "tasks").out.startswith("tasks\n")
-
-
-def test_bench_prints_json(nanogen, tmp_path):
-    done = nanogen("bench", "--task", "digits", "--steps", 1, "--warmup", 0, *TINY)
-    assert done.code == 0, done.err
-    assert json.loads(done.out)
-    assert listing(tmp_path) == []
-
-
-# Wrong use: exit code 2, one sentence, nothing written
-
-
-@pytest.mark.parametrize(
-    "arguments, error, reasons",
-    [
-        ("--task digits optim.lrr=1", "ConfigError", ["'optim.lrr'", "'optim.lr'"]),
-        ("--task digits optim.lr=fast", "ConfigError", ["optim.lr", "number", "'fast'"]),
-        ("--task digit", "ConfigError", ["task 'digit'", "'digits'"]),
-        ("--task digits --method pixel", "ConfigError", ["method 'pixel'", "'pixel-v'"]),
-        ("--task digits --scale large", "ConfigError", ["scale 'large'", "laptop, paper, single-gpu"]),
-        ("--task digits --method sd-vae-ema", "ConfigError", ["8 px", "'sd-vae-ema'", "Choose another method"]),
-        ("", "ConfigError", ["no task", "digits"]),
-        ("one.yaml two.yaml", "ConfigError", ["one.yaml, two.yaml"]),
-        ("absent.yaml", "ConfigError", ["absent.yaml"]),
-        ("--task imagefolder data.image_size=8", "DataError", ["--data"]),
-        ("--task imagefolder --data absent", "DataError", ["absent"]),
-        ("--task imagefolder data.path=absent", "DataError", ["absent"]),
-        ("--task digits train.batch_size=4000", "", ["1438", "4000"]),
-        ("--task digits train.batch_size=10 train.accumulation=3", "ConfigError", ["10", "3"]),
-        ("--task digits eval.metrics=[fdi]", "ConfigError", ["'fdi'", "'fid'"]),
-        ("--task digits eval.metrics=[accuracy_digits] eval.num_samples=0", "ConfigError", ["num_samples"]),
-        ("--task digits condition.num_classes=3", "ConfigError", ["3", "10 classes"]),
-        ("--task digits train.duration=0 steps", "ConfigError", ["'0 steps'"]),
-        ("--task digits model.encoder_num_heads=3", "ConfigError", ["model"]),
-    ],
-)
-def test_train_refuses(refused, tmp_path, arguments, error, reasons):
-    given = arguments.replace("=0 steps", "=0_steps").split()
-    sentence = refused("train", *TINY, *(word.replace("_steps", " steps") for word in given), error=error)
-    for reason in reasons:
-        assert reason in sentence
-    assert listing(tmp_path) == []
-
-
-def test_train_refuses_a_folder_without_images(refused, tmp_path):
-    (tmp_path / "empty" / "cat").mkdir(parents=True)
-    (tmp_path / "empty" / "cat" / "notes.txt").write_text("no image")
-    before = listing(tmp_path)
-    sentence = refused("train", "--task", "imagefolder", "--data", "empty", *TINY, error="DataError")
-    assert "empty" in sentence
-    assert listing(tmp_path) == before
-
-
-@pytest.mark.parametrize("workers", [0, 1])
-def test_a_corrupt_image_ends_the_run_with_its_name(nanogen, tmp_path, workers):
-    folder = pictures(tmp_path / "pictures")
-    whole = (folder / "dog" / "2.png").read_bytes()
-    (folder / "dog" / "2.png").write_bytes(whole[: len(whole) // 2])
-    arguments = ["data.image_size=8", f"data.workers={workers}", *TINY]
-    done = nanogen("train", "--task", "imagefolder", "--data", folder, *arguments)
-    assert done.code == 2
-    assert "Traceback" not in done.err
-    sentence = done.err.strip().splitlines()[-1]
-    assert sentence.startswith("DataError: ")
-    assert str(Path("dog") / "2.png") in sentence
-    assert not list(tmp_path.rglob("*.tmp"))
-
-
-def test_train_refuses_a_folder_of_another_config(refused, copy):
-    before = listing(copy)
-    sentence = refused("train", "--task", "digits", "--run", copy, *TINY, "seed=1", error="CheckpointError")
-    assert str(copy) in sentence
-    assert "seed: 42 there, 1 asked" in sentence
-    assert "--run NAME" in sentence
-    assert listing(copy) == before
-
-
-def test_train_refuses_a_folder_that_is_no_run(refused, tmp_path):
-    (tmp_path / "photos").mkdir()
-    (tmp_path / "photos" / "one.txt").write_text("mine")
-    sentence = refused("train", "--task", "digits", "--run", "./photos", *TINY, error="CheckpointError")
-    assert "not a run folder" in sentence
-    assert listing(tmp_path) == ["photos", "photos/one.txt"]
-
-
-def test_train_refuses_a_run_folder_that_cannot_be_written(refused, tmp_path):
+@pytest.mark.parametrize("line", WRONG)
+def test_wrong_use_ends_in_one_sentence_and_exit_code_2(line, nanogen, trained, tmp_path):
+    (tmp_path / "empty").mkdir()
     (tmp_path / "file").write_text("not a folder")
-    sentence = refused("train", "--task", "digits", "--run", "file/run", *TINY, error="CheckpointError")
-    assert "file/run" in sentence
-    assert "cannot be written" in sentence
-    assert listing(tmp_path) == ["file"]
+    corrupt = pictures(tmp_path / "corrupt", classes=1, each=8)
+    (corrupt / "class0" / "3.png").write_bytes(b"no picture")
+    places = {
+        "run": trained,
+        "tmp": tmp_path,
+        "empty": tmp_path / "empty",
+        "file": tmp_path / "file",
+        "corrupt": corrupt,
+        "pictures": pictures(tmp_path / "pictures"),
+    }
+    arguments = line.format(**places).split()
+    if arguments[0] == "train":
+        extra = ["--run", tmp_path / "new"] if "--run" not in arguments else []
+        overrides = [] if "eval" in line or "--task digits " in line or "method" in line else words(2)
+        arguments = [*arguments[:1], *extra, *overrides, *arguments[1:]]
+    code, out, err = nanogen(*arguments)
+    assert code == 2, err
+    assert WRONG[line] in one_sentence(err)
+    assert out == ""
+    if "corrupt" not in line:
+        assert not (tmp_path / "new").exists()
 
 
-def test_train_refuses_a_full_disk(refused, tmp_path, monkeypatch):
-    usage = shutil.disk_usage(tmp_path)
-    monkeypatch.setattr("nanogen.run.shutil.disk_usage", lambda path: usage._replace(free=1000))
-    sentence = refused("train", "--task", "digits", "--run", "./run", *TINY, error="CheckpointError")
-    assert "0 MB are free" in sentence
+def test_weights_of_another_architecture_are_listed(nanogen, trained, tmp_path):
+    weights = next((trained / "checkpoints").glob("step-*")) / "ema.safetensors"
+    from safetensors import safe_open
+
+    with safe_open(weights, "pt") as file:
+        header = file.metadata()
+    tensors = load_file(weights)
+    bias = tensors.pop("bridge.bias")
+    tensors["final.linear.bias"] = tensors["final.linear.bias"][:3].clone()
+    tensors["stranger"] = bias
+    save_file(tensors, tmp_path / "other.safetensors", header)
+    code, _, err = nanogen("sample", tmp_path / "other.safetensors", "--out", tmp_path / "grid.png")
+    assert code == 2
+    sentence = one_sentence(err)
+    assert "missing bridge.bias [24]" in sentence
+    assert "unknown stranger [24]" in sentence
+    assert "final.linear.bias is [3], needed [12]" in sentence
+    assert not (tmp_path / "grid.png").exists()
 
 
-def test_train_refuses_other_data_than_before(refused, nanogen, tmp_path):
-    folder = pictures(tmp_path / "pictures", count=5)
-    arguments = ["train", "--task", "imagefolder", "--data", folder, "--run", "mine", "data.image_size=8"]
-    arguments += ["data.workers=0", *TINY, "train.duration=1 steps"]
-    assert nanogen(*arguments).code == 0
-    (folder / "cat" / "0.png").unlink()
-    assert "data digest" in refused(*arguments, error="CheckpointError")
+def test_a_changed_run_config_is_refused_by_sample_and_eval(nanogen, trained, tmp_path):
+    import shutil
 
-
-@pytest.mark.parametrize(
-    "arguments, error, reasons",
-    [
-        ("--labels 10", "RequestError", ["0..9", "found 10"]),
-        ("--labels 3,12,5,99", "RequestError", ["0..9", "12, 99"]),
-        ("--labels 8-11", "RequestError", ["0..9", "10, 11"]),
-        ("--labels 7-3", "RequestError", ["0..9"]),
-        ("--labels cat", "RequestError", ["'cat'", "0-9"]),
-        ("--labels=-1", "RequestError", ["'-1'"]),
-        ("--out grid.jpg", "RequestError", ["grid.jpg", ".png", "'.jpg'"]),
-        ("optim.lr=1", "ConfigError", ["optim.lr", "0.002", "sampler.*"]),
-        ("sampler.num_step=1", "ConfigError", ["sampler.num_steps"]),
-        ("--guidance 0.5", "ConfigError", ["guidance.scale", "0.5"]),
-        ("sampler.num_steps", "ConfigError", ["key=value"]),
-    ],
-)
-def test_sample_refuses(refused, trained, tmp_path, arguments, error, reasons):
-    sentence = refused("sample", trained, "--num", 2, *arguments.split(), error=error)
-    for reason in reasons:
-        assert reason in sentence
-    assert listing(tmp_path) == []
-
-
-def test_sample_refuses_a_folder_that_holds_something(refused, trained, tmp_path):
-    (tmp_path / "mine").mkdir()
-    (tmp_path / "mine" / "photo.png").write_bytes(b"")
-    assert "not empty" in refused("sample", trained, "--num", 2, "--out", "mine", error="RequestError")
-
-
-def test_sample_refuses_an_output_that_cannot_be_written(refused, trained, tmp_path):
-    (tmp_path / "file").write_text("")
-    for out in ("file/grid.png", "file/all.npz", "file/folder"):
-        assert out in refused("sample", trained, "--num", 2, "--out", out, error="RequestError")
-
-
-def altered(copy: Path, change) -> Path:
-    """A weights file with other tensors or another header."""
-    tensors, header = read_weights(newest(copy / "checkpoints")[0].weights)
-    change(tensors, header)
-    save_file(tensors, copy / "altered.safetensors", header)
-    return copy / "altered.safetensors"
-
-
-@pytest.mark.parametrize("kind", ["missing", "unknown", "shape"])
-def test_sample_refuses_weights_of_another_architecture(refused, copy, kind):
-    def change(tensors, header):
-        name = sorted(tensors)[0]
-        if kind == "unknown":
-            tensors["extra.weight"] = torch.zeros(2)
-        elif kind == "missing":
-            del tensors[name]
-        else:
-            tensors[name] = torch.zeros(5, 5)
-
-    sentence = refused("sample", altered(copy, change), "--num", 2, error="CheckpointError")
-    assert "altered.safetensors is of another architecture" in sentence
-    assert ("[5, 5], needed" if kind == "shape" else f"{kind} ") in sentence
-
-
-def test_sample_refuses_files_that_are_no_weights_of_ours(refused, copy, tmp_path):
-    sentence = refused("sample", altered(copy, lambda tensors, header: header.clear()), error="CheckpointError")
-    assert "no config in their header" in sentence
-    (tmp_path / "noise.safetensors").write_bytes(b"\0" * 100)
-    assert "noise.safetensors" in refused("sample", "noise.safetensors", error="CheckpointError")
-    assert "absent" in refused("sample", "absent", error="CheckpointError")
-
-
-def test_a_run_whose_weights_are_of_another_config_is_refused(refused, copy):
-    text = (copy / "config.yaml").read_text()
-    (copy / "config.yaml").write_text(text.replace("drop_prob: 0.1", "drop_prob: 0.2"))
-    sentence = refused("sample", copy, "--num", 2, error="CheckpointError")
-    assert "condition.drop_prob: 0.1 there, 0.2 in the run folder" in sentence
-
-
-def test_a_run_without_checkpoint_is_refused(refused, copy):
-    shutil.rmtree(copy / "checkpoints")
-    assert "no intact checkpoint" in refused("sample", copy, error="CheckpointError")
-    assert "no intact checkpoint" in refused("eval", copy, error="CheckpointError")
-
-
-@pytest.mark.parametrize(
-    "arguments, reasons",
-    [
-        ("", ["names no metric", "--metrics"]),
-        ("--metrics fdi", ["'fdi'", "'fid'"]),
-        ("--metrics accuracy_digits eval.reference=absent", ["absent"]),
-        ("--metrics accuracy_digits --tuned", ["tuned"]),
-        ("--metrics accuracy_digits --num 10 train.batch_size=2", ["train.batch_size", "eval.*"]),
-    ],
-)
-def test_eval_refuses(refused, copy, arguments, reasons):
-    before = listing(copy)
-    sentence = refused("eval", copy, *arguments.split())
-    for reason in reasons:
-        assert reason in sentence
-    assert listing(copy) == before
-
-
-@pytest.mark.parametrize("verb", ["sample", "eval", "report"])
-def test_a_path_that_is_no_run_is_refused(refused, tmp_path, verb):
-    sentence = refused(verb, tmp_path, error="CheckpointError")
-    assert "is not a run folder" in sentence
-    assert "nanogen train" in sentence
-
-
-def test_ls_refuses_an_unknown_list(refused):
-    assert "methods" in refused("ls", "method", error="RequestError")
-
-
-@pytest.mark.parametrize("arguments", ["trian", "train --tsak digits", "sample x --num 0", "sample", "train --task"])
-def test_a_malformed_command_shows_its_usage(nanogen, tmp_path, arguments):
-    done = nanogen(*arguments.split())
-    assert done.code == 2
-    assert "Error: " in done.err
-    assert listing(tmp_path) == []
-
-
-def test_a_run_that_diverges_fails_with_the_step_and_code_1(nanogen):
-    done = nanogen("train", "--task", "digits", *TINY, "optim.lr=1e30", "train.duration=9 steps")
-    assert done.code == 1
-    assert "Traceback" not in done.err
-    sentence = done.err.strip().splitlines()[-1]
-    assert sentence.startswith("NonFiniteLoss: ")
-    assert "at step" in sentence
-    assert "No update was made" in sentence
-
-
-def test_an_interrupt_says_how_to_continue(nanogen, monkeypatch):
-    def stop(*arguments):
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr("nanogen.train.train", stop)
-    done = nanogen("train", "--task", "digits")
-    assert (done.code, done.err) == (130, "interrupted; the same command continues\n")
+    copy = tmp_path / "copy"
+    shutil.copytree(trained, copy)
+    config = copy / "config.yaml"
+    config.write_text(config.read_text().replace("predict: v", "predict: x"))
+    for verb in ("sample", "eval"):
+        code, _, err = nanogen(verb, copy)
+        assert code == 2
+        assert "objective.predict: v there, x in the run folder" in one_sentence(err)
