@@ -97,7 +97,7 @@ def run(
     from diffusionbench.source import open_source, read_labels
 
     source = open_source(images, None if labels is None else read_labels(labels))
-    name = method or images.stem
+    name = method or images.resolve().stem or "images"
     request = EvalRequest(
         metrics=_names(metrics),
         reference=reference,
@@ -134,7 +134,8 @@ def score(
     """
     from diffusionbench.runner import rescore
 
-    _finish(rescore(store, _names(metrics), reference, device), out, as_json)
+    command = " ".join(["diffusionbench", *sys.argv[1:]])
+    _finish(rescore(store, _names(metrics), reference, device, command), out, as_json)
 
 
 def _names(text: str) -> tuple[str, ...]:

@@ -78,12 +78,19 @@ def run(
     return score(request, store, device, progress)
 
 
-def rescore(store_dir: Path, metrics: tuple[str, ...], reference: str | None = None, device: str = "cpu") -> Record:
+def rescore(
+    store_dir: Path,
+    metrics: tuple[str, ...],
+    reference: str | None = None,
+    device: str = "cpu",
+    command: str | None = None,
+) -> Record:
     """Score a store's images with other metrics; no image is made.
 
     Args:
         store_dir: the store's folder.
         reference: None: the one of the request that filled the store.
+        command: what to type to get this record again.
 
     Raises:
         DataError: if the folder is no store.
@@ -92,7 +99,12 @@ def rescore(store_dir: Path, metrics: tuple[str, ...], reference: str | None = N
     store = ImageStore(store_dir)
     known = store.manifest.request
     request = known.model_copy(
-        update={"metrics": metrics, "reference": reference or known.reference, "count": store.count()}
+        update={
+            "metrics": metrics,
+            "reference": reference or known.reference,
+            "count": store.count(),
+            "command": command,
+        }
     )
     check_metrics(request)
     return score(request, store, device)
@@ -195,7 +207,7 @@ def score(request: EvalRequest, images: ImageSet, device: str = "cpu", progress:
         values=values,
         anchors=anchors,
         breakdown=_by_class(estimates, entries),
-        unscored=tuple(faults.values()),
+        unscored=(*faults.values(), *_not_finite(estimates)),
         partial=partial,
         provenance=_provenance(request, images, pixels, device, time.perf_counter() - started),
         extra={"request": request.model_dump(mode="json"), **_duplicates(entries)},
@@ -235,7 +247,8 @@ class _Judge:
             if self._progress:
                 self._progress(what, seen, count)
         self._check_number(specs, images, seen, count)
-        return {key: metric.compute() for key, metric in metrics.items()}, seen
+        # Records use the headline key, which may be longer than the metric's name (`kid` gives `kid_mean`).
+        return {specs[key].key: metric.compute() for key, metric in metrics.items()}, seen
 
     def _create(self, spec: MetricSpec) -> Metric:
         # A metric that needs nothing of the reference may be given none.
@@ -311,6 +324,15 @@ def _values(estimates: dict[str, Estimate], unreadable: int) -> dict[str, Value]
     for estimate in estimates.values():
         values |= {key: Value(value=number, scored=estimate.scored) for key, number in estimate.extra.items()}
     return values
+
+
+def _not_finite(estimates: dict[str, Estimate]) -> list[str]:
+    """The images whose features some metric could not use, named."""
+    return [
+        f"image {sample}: what its extractor returned for '{key}' is not finite"
+        for key, estimate in estimates.items()
+        for sample in estimate.unscored_ids
+    ]
 
 
 def _by_class(estimates: dict[str, Estimate], entries: list[Entry]) -> dict[str, dict[str, Value]]:

@@ -13,8 +13,9 @@ import numpy as np
 from diffusionbench.axes import Sample
 from diffusionbench.errors import DataError
 from diffusionbench.extractors import cache_folder
+from diffusionbench.references.statistics import Statistics
 from diffusionbench.schema import write_atomic
-from diffusionbench.source import ArraySource, open_source
+from diffusionbench.source import ArraySource, archive_keys, open_source
 from diffusionbench.store import Stream
 
 if TYPE_CHECKING:
@@ -41,6 +42,9 @@ class Images:
         known = [label for label in self._labels if label is not None]
         self.num_classes: int | None = max(known) + 1 if len(known) == len(self._labels) else None
         self.image_size = self._source.image_size
+        # An archive may carry the moments of a larger set than its images (the ADM reference batch does).
+        carries = path.suffix == ".npz" and {"mu", "sigma"} <= set(archive_keys(path))
+        self._statistics = Statistics(path) if carries else None
 
     @property
     def digest(self) -> str:
@@ -93,7 +97,13 @@ class Images:
         return made
 
     def moments(self, extractor: Extractor) -> tuple[np.ndarray, np.ndarray]:
-        """Mean and covariance of `features`."""
+        """The moments stored beside the images where there are any, else mean and covariance of `features`.
+
+        Raises:
+            RequestError: if stored moments have another width than the extractor's features.
+        """
+        if self._statistics is not None:
+            return self._statistics.moments(extractor)
         from diffusionbench.metrics import frechet
 
         return frechet.moments(self.features(extractor))
