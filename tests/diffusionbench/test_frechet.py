@@ -152,7 +152,7 @@ def test_merging_equals_one_stream_and_leaves_the_other_alone():
 def test_a_stream_merged_with_itself_counts_twice():
     rows = gaussian(700, 3, 19)
     stream = Moments().update(rows)
-    mean, cov = stream.merge(stream).compute()
+    _, cov = stream.merge(stream).compute()
     np.testing.assert_allclose(cov, np.cov(np.concatenate([rows, rows]), rowvar=False), rtol=1e-10, atol=1e-12)
     assert stream.count == 1400
 
