@@ -197,7 +197,7 @@ def test_yaml_1_2_closes_the_two_traps(tmp_path):
     "override, key, expected",
     [
         ("eval.metrics=[]", "eval.metrics", ()),
-        ("eval.metrics=[fid, kid]", "eval.metrics", ("fid", "kid")),
+        ("eval.metrics=[fid, fd_digits]", "eval.metrics", ("fid", "fd_digits")),
         ("train.duration=3 steps", "train.duration", "3 steps"),
         ("data.path=a=b", "data.path", "a=b"),
         ("data.path=null", "data.path", None),
