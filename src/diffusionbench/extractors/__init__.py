@@ -5,7 +5,9 @@ One pass of an extractor over the images serves every metric that names it.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
 from diffusionbench.registry import Registry
@@ -23,8 +25,15 @@ EXTRACTORS = Registry(
 )
 
 
+def cache_folder() -> Path:
+    """Where downloaded weights and computed features lie; `DIFFUSIONBENCH_CACHE` moves it and changes no number."""
+    return Path(os.environ.get("DIFFUSIONBENCH_CACHE") or Path.home() / ".cache" / "diffusionbench")
+
+
 class Extractor(Protocol):
     """Frozen network from 8-bit images to features; constructed with `device`, which loads the weights.
+
+    The first three attributes belong to the class, so that a request is checked without weights.
 
     Attributes:
         name: its key in `EXTRACTORS`.
@@ -37,6 +46,15 @@ class Extractor(Protocol):
     dim: int
     image_size: tuple[int, int] | None
     digest: str
+
+    @classmethod
+    def check(cls) -> None:
+        """Verify without loading anything that weights and packages are there.
+
+        Raises:
+            UserError: saying what is missing and how to get it.
+        """
+        ...
 
     def __call__(self, images: np.ndarray) -> Mapping[str, np.ndarray]:
         """Map uint8 [B, H, W, 3] to {"features": float32 [B, d], "logits": float32 [B, c]}."""

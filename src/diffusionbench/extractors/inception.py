@@ -7,7 +7,6 @@ converted by torch-fidelity.
 
 from __future__ import annotations
 
-import os
 import pickle
 import re
 from pathlib import Path
@@ -19,6 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from diffusionbench.errors import RequestError
+from diffusionbench.extractors import cache_folder
 from diffusionbench.schema import digest, file_digest
 
 WEIGHTS_FILE: Final = "weights-inception-2015-12-05-6726825d.pth"
@@ -218,8 +218,7 @@ def find_weights(path: Path | None = None) -> Path:
     Raises:
         RequestError: if it is not there; says what to fetch and where to put it.
     """
-    folder = Path(os.environ.get("DIFFUSIONBENCH_CACHE") or Path.home() / ".cache" / "diffusionbench")
-    place = path or folder / WEIGHTS_FILE
+    place = path or cache_folder() / WEIGHTS_FILE
     if not place.is_file():
         raise RequestError(
             f"feature extractor 'inception' needs its weights at {place}, which is not there. "
@@ -275,6 +274,15 @@ class Inception:
         self._device = torch.device(device)
         self._net.to(self._device)
         self.digest = digest({"weights": found, "preprocessing": _PREPROCESSING})
+
+    @classmethod
+    def check(cls) -> None:
+        """Whether the weights are there, without reading them.
+
+        Raises:
+            RequestError: if they are not.
+        """
+        find_weights()
 
     def __call__(self, images: np.ndarray) -> dict[str, np.ndarray]:
         """Map uint8 [B, H, W, 3] to {"features": float32 [B, 2048], "logits": float32 [B, 1008]}.

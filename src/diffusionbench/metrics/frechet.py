@@ -22,7 +22,7 @@ from diffusionbench.extractors import Extractor
 from diffusionbench.metrics import MetricSpec
 from diffusionbench.metrics.intake import Intake, as_matrix, check_width
 from diffusionbench.references import Reference
-from diffusionbench.stats import GROUPS, Estimate
+from diffusionbench.stats import GROUPS, Estimate, group_of
 
 # Rows held back before they are folded into the moments. Folding whole blocks, in the order seen, makes the result
 # independent of batch size to the last bit; 512 rows are enough for a fast product.
@@ -152,7 +152,7 @@ def load_moments(path: str | Path) -> tuple[np.ndarray, np.ndarray]:
     """
     try:
         loaded = np.load(path, allow_pickle=False)
-        if isinstance(loaded, np.ndarray):
+        if not isinstance(loaded, np.lib.npyio.NpzFile):
             raise DataError(f"reference statistics {path}: not an .npz archive. Give an .npz file.")
         with loaded as file:
             for mean_key, cov_key in (("mu", "sigma"), ("ref_mu", "ref_sigma")):
@@ -333,7 +333,7 @@ class FrechetMetric:
                 f"metric '{self._intake.key}': features have width {rows.shape[1]}, the reference's moments "
                 f"{self._dim}. Take both from the same extractor."
             )
-        groups = np.array([sample.id % GROUPS for sample in kept], dtype=np.int64)
+        groups = np.array([group_of(sample.id) for sample in kept], dtype=np.int64)
         for group in np.unique(groups):
             self._groups[group].update(rows[groups == group])
         if self._rows is not None:
@@ -349,7 +349,7 @@ class FrechetMetric:
             rows, ids = self._intake.by_id(self._rows)
             few = FewSamples(rows, self._mean, self._cov)
             value = few.distance()
-            replicates = [few.distance(ids % GROUPS != group) for group in range(GROUPS)] if defined else []
+            replicates = [few.distance(group_of(ids) != group) for group in range(GROUPS)] if defined else []
         else:
             value = frechet_distance(*self._without(None), self._mean, self._cov)
             factor = _factor(self._cov) if defined else None

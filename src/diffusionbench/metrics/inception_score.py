@@ -18,7 +18,7 @@ from diffusionbench.extractors import Extractor
 from diffusionbench.metrics import MetricSpec
 from diffusionbench.metrics.intake import Intake, as_matrix
 from diffusionbench.references import Reference
-from diffusionbench.stats import GROUPS, Estimate
+from diffusionbench.stats import GROUPS, Estimate, group_of
 
 Variant = Literal["upstream", "torch_fidelity", "adm"]
 
@@ -119,7 +119,7 @@ class InceptionScoreMetric:
         self._intake.check()
         rows, ids = self._intake.by_id(self._rows)
         value, std = inception_score(rows)
-        replicates = _without_groups(rows, ids % GROUPS, "upstream")
+        replicates = _without_groups(rows, group_of(ids), "upstream")
         return self._intake.jackknifed(value, replicates, {f"{self._intake.key}_std": std})
 
 

@@ -17,7 +17,7 @@ from diffusionbench.extractors import Extractor
 from diffusionbench.metrics import MetricSpec
 from diffusionbench.metrics.intake import Intake, as_matrix, check_width
 from diffusionbench.references import Reference
-from diffusionbench.stats import GROUPS, Estimate
+from diffusionbench.stats import GROUPS, Estimate, group_of
 
 _NEIGHBOURS = 3
 
@@ -148,7 +148,8 @@ class RecallMetric(_NeighbourMetric):
         self._intake.check()
         rows, ids = self._intake.by_id(self._rows)
         generated, reference = _prepared(rows, self._reference, _NEIGHBOURS)
-        groups = ids % GROUPS
+        groups = group_of(ids)
+        sizes = np.bincount(groups, minlength=GROUPS)
         value = float(_inside(reference, generated, _radii(generated, _NEIGHBOURS)).mean())
         replicates: list[float] = []
         if self._intake.groups_filled(_NEIGHBOURS + 1):
