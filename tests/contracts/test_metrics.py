@@ -9,7 +9,7 @@ from diffusionbench.axes import Sample
 from diffusionbench.errors import RequestError
 from diffusionbench.extractors import EXTRACTORS
 from diffusionbench.metrics import METRICS
-from diffusionbench.stats import Estimate
+from diffusionbench.stats import Estimate, group_of
 
 WIDTH, CLASSES = 16, 10
 DIRECTION_OF_DISTANCES = {"fid": False, "kid_mean": False, "fd_digits": False, "kd_digits": False}
@@ -180,6 +180,25 @@ def test_outputs_that_do_not_fit_are_refused(spec):
         metric.update({"other": np.zeros((1, WIDTH), np.float32)}, samples(1))
     with pytest.raises(RequestError, match=f"'{spec.key}' needs one row"):
         metric.update(outputs(3), samples(2))
+
+
+def test_a_group_without_images_leaves_no_jackknife(spec):
+    # Its replicate would be the value itself, and the error too small.
+    count = many(spec)
+    ids = [index for index in range(2 * count) if group_of(index) != 0][:count]
+    wanted = [Sample(index, index % CLASSES) for index in ids]
+    estimate = judged(spec, outputs(count), wanted)
+    assert estimate.method in ("none", "wilson")
+    assert (estimate.interval is None) == (estimate.method == "none")
+
+
+def test_other_images_confirm_the_uncertainty(spec):
+    # Four draws tell the order of magnitude: a forgotten factor of ten groups or a variance for a deviation is wider.
+    count = many(spec)
+    drawn = [judged(spec, outputs(count, seed), samples(count), batch=count) for seed in range(2, 6)]
+    spread = np.std([estimate.value for estimate in drawn], ddof=1)
+    width = np.mean([high - low for low, high in (estimate.interval for estimate in drawn)])
+    assert width / 20 < spread < width
 
 
 def test_names(spec):

@@ -10,7 +10,7 @@ import numpy as np
 
 from diffusionbench.axes import Sample
 from diffusionbench.errors import RequestError
-from diffusionbench.stats import GROUPS, Estimate, jackknife, jackknife_interval, wilson
+from diffusionbench.stats import GROUPS, Estimate, group_of, jackknife, jackknife_interval, wilson
 
 
 class Intake:
@@ -83,7 +83,7 @@ class Intake:
         """Whether every group has an image, and the rest without any one group still has so many."""
         sizes = [0] * GROUPS
         for sample_id in self.ids:
-            sizes[sample_id % GROUPS] += 1
+            sizes[group_of(sample_id)] += 1
         return min(sizes) > 0 and len(self.ids) - max(sizes) >= smallest_rest
 
     def jackknifed(self, value: float, replicates: Sequence[float], extra: dict[str, float] | None = None) -> Estimate:

@@ -149,7 +149,6 @@ class RecallMetric(_NeighbourMetric):
         rows, ids = self._intake.by_id(self._rows)
         generated, reference = _prepared(rows, self._reference, _NEIGHBOURS)
         groups = group_of(ids)
-        sizes = np.bincount(groups, minlength=GROUPS)
         value = float(_inside(reference, generated, _radii(generated, _NEIGHBOURS)).mean())
         replicates: list[float] = []
         if self._intake.groups_filled(_NEIGHBOURS + 1):
