@@ -6,6 +6,7 @@ import torch
 
 from diffusionbench.errors import DataError, RequestError
 from diffusionbench.metrics.frechet import (
+    _TILE,
     FewSamples,
     Moments,
     frechet_distance,
@@ -48,6 +49,15 @@ def test_commuting_covariances_in_a_common_basis():
     zero = np.zeros(6)
     expected = ((np.sqrt(a) - np.sqrt(b)) ** 2).sum()
     assert frechet_distance(zero, cov_a, zero, cov_b) == pytest.approx(expected, rel=1e-12)
+
+
+@pytest.mark.parametrize("width", [_TILE, _TILE + 45])
+def test_matrices_of_more_than_one_tile(width):
+    basis = np.linalg.qr(gaussian(width, width, 0))[0]
+    a, b = np.linspace(0.5, 3, width), np.linspace(2, 0.1, width) ** 2
+    cov_a, cov_b = (basis * a @ basis.T), (basis * b @ basis.T)
+    expected = ((np.sqrt(a) - np.sqrt(b)) ** 2).sum()
+    assert frechet_distance(np.zeros(width), cov_a, np.zeros(width), cov_b) == pytest.approx(expected, rel=1e-10)
 
 
 def test_scaling_a_gaussian():
@@ -134,6 +144,11 @@ def test_batch_size_changes_no_bit_and_reading_changes_nothing():
     for mean, cov in results[1:]:
         np.testing.assert_array_equal(mean, results[0][0])
         np.testing.assert_array_equal(cov, results[0][1])
+
+
+def test_a_streamed_covariance_is_symmetric_to_the_bit():
+    _, cov = Moments().update(gaussian(1200, 7, 20, shift=0.3)).compute()
+    np.testing.assert_array_equal(cov, cov.T)
 
 
 def test_merging_equals_one_stream_and_leaves_the_other_alone():
