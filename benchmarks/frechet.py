@@ -18,6 +18,7 @@ from collections.abc import Callable
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import scipy
@@ -89,7 +90,9 @@ class Fixed:
 def whole_metric(count: int, dim: int) -> str:
     """`fid` over `count` images: streaming in batches of 64, and value with jackknife."""
     rows = features(count, dim, 1)
-    metric = FID.create(Fixed(features(2 * dim, dim, 2)), None)
+    reference: Any = Fixed(features(2 * dim, dim, 2))
+    extractor: Any = None
+    metric = FID.create(reference, extractor)
     start = time.perf_counter()
     for first in range(0, count, 64):
         batch = rows[first : first + 64]

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from diffusionbench.extractors.inception import Inception, InceptionNet
-from diffusionbench.metrics.frechet import frechet_distance, moments
+from diffusionbench.metrics.frechet import frechet_distance, frechet_from_features, moments
 from diffusionbench.metrics.inception_score import inception_score
 from diffusionbench.metrics.kid import kid
 from diffusionbench.metrics.precision_recall import precision_recall
@@ -30,6 +30,17 @@ def test_frechet(features):
     expected = fid_statistics_to_metric(a, b, False)["frechet_inception_distance"]
     # The reference averages in float32.
     assert frechet_distance(*moments(features[0]), *moments(features[1])) == pytest.approx(expected, rel=1e-5)
+
+
+def test_frechet_of_fewer_samples_than_dimensions():
+    from torch_fidelity.metric_fid import fid_features_to_statistics, fid_statistics_to_metric
+
+    generator = torch.Generator().manual_seed(2)
+    a, b = torch.rand(20, 48, generator=generator), torch.rand(24, 48, generator=generator) * 1.2
+    statistics = (fid_features_to_statistics(part) for part in (a, b))
+    expected = fid_statistics_to_metric(*statistics, False)["frechet_inception_distance"]
+    assert frechet_from_features(a, b) == pytest.approx(expected, rel=1e-5, abs=1e-5)
+    assert frechet_distance(*moments(a), *moments(b)) == pytest.approx(expected, rel=1e-5, abs=1e-5)
 
 
 def test_kid(features):
@@ -55,6 +66,7 @@ def test_precision_and_recall(features):
     from torch_fidelity.metric_prc import prc_features_to_metric
 
     found = prc_features_to_metric(*features, prc_neighborhood=3, prc_batch_size=100, verbose=False)
+    # Equal counts: the reference divides in float32, and one image more would be 0.003.
     assert precision_recall(*features) == pytest.approx((found["precision"], found["recall"]), abs=1e-6)
 
 
