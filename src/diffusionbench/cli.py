@@ -11,7 +11,7 @@ from typing import Annotated, Any
 import typer
 
 from diffusionbench import cli_board
-from diffusionbench.errors import DataError, RequestError, RunError, UserError
+from diffusionbench.errors import DataError, RequestError, RunError, run_program
 from diffusionbench.record import Record
 
 app = typer.Typer(
@@ -43,16 +43,7 @@ RecordFile = Annotated[Path, typer.Argument(help="a record's JSON file")]
 
 def main() -> None:
     """Run a command; wrong use ends with exit code 2 and one sentence, a failed run with 1."""
-    try:
-        app()
-    except (UserError, RunError) as error:
-        print(f"{type(error).__name__}: {error}", file=sys.stderr)
-        sys.exit(error.exit_code)
-    except SystemExit as end:
-        # Typer has turned Ctrl-C into this code, without a word.
-        if end.code == 130:
-            print("interrupted; with --store the same command continues", file=sys.stderr)
-        raise
+    run_program(app, "interrupted; with --store the same command continues")
 
 
 def print_record(record: Record, as_json: bool = False) -> None:
@@ -225,18 +216,9 @@ def list_names(
 
       diffusionbench ls references --json
     """
-    known = _tables()
-    if what and what not in known:
-        raise RequestError(f"unknown list '{what}'. Known: {', '.join(known)}.")
-    chosen = {name: table for name, table in known.items() if not what or name == what}
-    if as_json:
-        print(json.dumps(chosen, indent=2))
-        return
-    for name, table in chosen.items():
-        print(name)
-        width = max((len(key) for key in table), default=0)
-        for key, text in table.items():
-            print(f"  {key:<{width}}  {text}")
+    from diffusionbench.terminal import print_tables
+
+    print_tables(_tables(), what, as_json)
 
 
 def _tables() -> dict[str, dict[str, str]]:

@@ -6,6 +6,7 @@ import math
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from diffusionbench.catalog import direction
 from diffusionbench.record import Record, Value
 
 # Two-sided 5 % of a standard normal.
@@ -51,14 +52,21 @@ class Comparison:
 
 
 def compare(first: Record, second: Record) -> Comparison:
-    """Compare values that both records hold; independent draws of images are assumed."""
+    """Compare scores that both records hold; independent draws of images are assumed.
+
+    A number without a direction is a spread beside a score, not a score, and is left out.
+    """
+    scores = [
+        {key: value for key, value in record.values.items() if direction(key, value) is not None}
+        for record in (first, second)
+    ]
     a, b = first.protocol.model_dump(mode="json"), second.protocol.model_dump(mode="json")
     # Another seed is another draw under the same rules.
     protocol = {key: (a[key], b[key]) for key in a if a[key] != b[key] and key not in ("seed", "notes")}
-    shared = [key for key in first.values if key in second.values]
-    missing = {key: "first" for key in first.values if key not in shared}
-    missing |= {key: "second" for key in second.values if key not in shared}
-    values = {key: _difference(first.values[key], second.values[key]) for key in shared}
+    shared = [key for key in scores[0] if key in scores[1]]
+    missing = {key: "first" for key in scores[0] if key not in shared}
+    missing |= {key: "second" for key in scores[1] if key not in shared}
+    values = {key: _difference(scores[0][key], scores[1][key]) for key in shared}
     return Comparison(protocol, values, missing)
 
 

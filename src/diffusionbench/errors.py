@@ -4,6 +4,11 @@
 Everything else is our own bug and keeps its traceback.
 """
 
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+
 
 class UserError(Exception):
     """The request cannot be carried out as written."""
@@ -35,3 +40,22 @@ class RunError(Exception):
     """The run started and failed."""
 
     exit_code = 1
+
+
+def run_program(program: Callable[[], object], interrupted: str) -> None:
+    """Run a command line: an error above becomes one sentence on stderr and its exit code, Ctrl-C a word and 130.
+
+    Args:
+        program: parses the arguments and runs a command.
+        interrupted: what to say after Ctrl-C, such as how to go on.
+    """
+    try:
+        program()
+    except (UserError, RunError) as error:
+        print(f"{type(error).__name__}: {error}", file=sys.stderr)
+        sys.exit(error.exit_code)
+    except SystemExit as end:
+        # Typer has turned Ctrl-C into this code, without a word.
+        if end.code == 130:
+            print(interrupted, file=sys.stderr)
+        raise

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 from rich.console import Console
 from rich.table import Table
 
+from diffusionbench.errors import RequestError
 from diffusionbench.metrics import METRICS
 from diffusionbench.record import Record, Value
 
@@ -44,6 +46,25 @@ def print_record(record: Record) -> None:
     console.print(table)
     for note in (*protocol.notes, *record.unscored):
         console.print(note, highlight=False, markup=False)
+
+
+def print_tables(known: Mapping[str, Mapping[str, str]], what: str, as_json: bool) -> None:
+    """Print what can be chosen: all tables of names with a few words each, or the one called `what`.
+
+    Raises:
+        RequestError: if there is no such table.
+    """
+    if what and what not in known:
+        raise RequestError(f"unknown list '{what}'. Known: {', '.join(known)}.")
+    chosen = {name: table for name, table in known.items() if not what or name == what}
+    if as_json:
+        print(json.dumps(chosen, indent=2))
+        return
+    for name, table in chosen.items():
+        print(name)
+        width = max((len(key) for key in table), default=0)
+        for key, text in table.items():
+            print(f"  {key:<{width}}  {text}".rstrip())
 
 
 def progress_line() -> Callable[[str, int, int], None] | None:

@@ -9,7 +9,7 @@ from typing import Annotated, Any
 
 import typer
 
-from diffusionbench.errors import ConfigError, RequestError, RunError, UserError
+from diffusionbench.errors import ConfigError, run_program
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -42,16 +42,7 @@ Seed = Annotated[int | None, typer.Option("--seed", min=0, help="of the noise")]
 
 def main() -> None:
     """Run a command; wrong use ends with exit code 2 and one sentence, a failed run with 1."""
-    try:
-        app()
-    except (UserError, RunError) as error:
-        print(f"{type(error).__name__}: {error}", file=sys.stderr)
-        sys.exit(error.exit_code)
-    except SystemExit as end:
-        # Typer has turned Ctrl-C into this code, without a word.
-        if end.code == 130:
-            print("interrupted; the same command continues", file=sys.stderr)
-        raise
+    run_program(app, "interrupted; the same command continues")
 
 
 def _compose(words: list[str] | None, task: str | None, method: str | None, scale: str | None, data: str | None) -> Any:
@@ -286,17 +277,7 @@ def list_names(
 
       nanogen ls latents --json
     """
+    from diffusionbench.terminal import print_tables
     from nanogen.show import tables
 
-    known = tables()
-    if what and what not in known:
-        raise RequestError(f"unknown list '{what}'. Known: {', '.join(known)}.")
-    chosen = {name: table for name, table in known.items() if not what or name == what}
-    if as_json:
-        print(json.dumps(chosen, indent=2))
-        return
-    for name, table in chosen.items():
-        print(name)
-        width = max((len(key) for key in table), default=0)
-        for key, text in table.items():
-            print(f"  {key:<{width}}  {text}".rstrip())
+    print_tables(tables(), what, as_json)

@@ -117,9 +117,11 @@ class Updater:
         if pending.event is not None:
             pending.event.synchronize()
         if pending.flag.item():
-            named = [f"term '{name}' is {value.item():g}" for name, value in pending.terms.items()]
+            named = [
+                f"term '{name}' is {value.item():g}" for name, value in pending.terms.items() if not value.isfinite()
+            ]
             raise NonFiniteLoss(
-                f"{', '.join(named)} and the gradient's norm or a term is not finite at step {pending.step} "
+                f"{', '.join(named) or 'the norm of the gradient is not finite'} at step {pending.step} "
                 f"(rank {distributed.rank()}). No update was made."
             )
 

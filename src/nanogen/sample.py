@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,6 +23,7 @@ from nanogen.objectives import OBJECTIVES, Objective
 from nanogen.precision import Precision, autocast
 from nanogen.resolve import Derived, resolve
 from nanogen.rng import Draws
+from nanogen.run import check_same
 from nanogen.samplers import SAMPLERS, time_grid
 
 
@@ -153,12 +155,10 @@ def load(weights: Path, expected: Config | None, device: str, precision: Precisi
     Raises:
         CheckpointError: if the file is unreadable, of another config or of another architecture.
     """
-    from nanogen.run import check_same
-
     tensors, header = checkpoint.read_weights(weights)
     if "config" not in header:
         raise CheckpointError(f"weights {weights} carry no config in their header. Use a file that nanogen wrote.")
-    config = reload_header(header["config"], weights)
+    config = reload(json.loads(header["config"]), str(weights))
     if expected is not None:
         check_same(weights, config, expected, "in the run folder")
     parts = build_parts(config, device, precision)
@@ -166,10 +166,3 @@ def load(weights: Path, expected: Config | None, device: str, precision: Precisi
         net = DDT(parts.derived.shape)
     checkpoint.load_weights(net, tensors, f"weights {weights}")
     return Loaded(config, net.to(device).eval().requires_grad_(False), parts, int(header["step"]), weights)
-
-
-def reload_header(text: str, origin: Path) -> Config:
-    """The config in a weights file's header."""
-    import json
-
-    return reload(json.loads(text), str(origin))

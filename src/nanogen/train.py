@@ -114,10 +114,8 @@ def updates(
         DataError: if an image cannot be read.
     """
     accumulation = config.train.accumulation
-    extras = {
-        name: LOSSES.load(name)(LOSSES.load(name).Options.model_validate(options))
-        for name, options in config.losses.items()
-    }
+    kinds = {name: LOSSES.load(name) for name in config.losses}
+    extras = {name: kind(kind.Options.model_validate(config.losses[name])) for name, kind in kinds.items()}
     weights = {name: float(options["weight"]) for name, options in config.losses.items()}
     while trainee.updates < last:
         step = trainee.updates

@@ -15,6 +15,7 @@ from diffusionbench.references import digits
 from diffusionbench.runner import fill, open_store, rescore, run, score
 from diffusionbench.source import ArraySource, ConstantSource, FolderSource
 
+NO_SCORE = {"stderr": None, "interval": None, "higher_is_better": None}
 ALL = ("fd_digits", "kd_digits", "is_digits", "precision_digits", "recall_digits", "accuracy_digits")
 
 
@@ -163,6 +164,14 @@ def test_a_strangers_folder_to_a_record_and_on(diffusionbench, held_out, tmp_pat
     assert diffusionbench("inspect", record)[0] == 0
     code, out, _ = diffusionbench("compare", record, record)
     assert code == 0
+    spread = load(record)
+    for value, name in ((0.1, "a"), (0.2, "b")):
+        beside = spread.values | {
+            "kd_digits_std": spread.values["fd_digits"].model_copy(update=NO_SCORE | {"value": value})
+        }
+        spread.model_copy(update={"values": beside}).save(tmp_path / f"{name}.json")
+    # A spread is no score: two fair draws differ in it.
+    assert diffusionbench("compare", tmp_path / "a.json", tmp_path / "b.json")[0] == 0
     other = load(record)
     worse = other.values["fd_digits"].model_copy(update={"value": 100.0})
     other.model_copy(update={"values": other.values | {"fd_digits": worse}}).save(tmp_path / "other.json")

@@ -104,6 +104,26 @@ def test_samples_do_not_depend_on_the_batch(nanogen, trained, tmp_path):
     assert not np.array_equal(np.load(tmp_path / "seed.npz")["arr_0"], whole["arr_0"])
 
 
+def test_evaluation_scores_the_images_that_sampling_makes(nanogen, trained, tmp_path):
+    """Same weights, labels and seed: what is in the store is what `sample` writes."""
+    from diffusionbench.store import ImageStore
+
+    for seed in (0, 3):
+        before = set((trained / "evals" / "images").iterdir())
+        code, _, err = nanogen("eval", trained, "--num", 20, "--seed", seed, "--out", tmp_path / f"{seed}.json")
+        assert code == 0, err
+        stores = set((trained / "evals" / "images").iterdir())
+        for folder in stores - before if stores - before else stores:
+            (samples, stored), *rest = ImageStore(folder).batches(20)
+            assert not rest
+            for sample in samples[:3]:
+                out = tmp_path / f"{seed}-{sample.id}.npz"
+                arguments = ["--labels", sample.label, "--num", sample.id + 1, "--seed", seed, "--out", out]
+                assert nanogen("sample", trained, *arguments)[0] == 0
+                made = np.load(out)["arr_0"][sample.id].astype(int)
+                assert np.abs(made - stored[sample.id]).max() <= 1
+
+
 def test_samples_as_grid_and_folder_and_from_a_weights_file(nanogen, trained, tmp_path):
     grid = tmp_path / "grid.png"
     assert nanogen("sample", trained, "--num", 12, "--guidance", 2, "--out", grid)[0] == 0

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import random
 import signal
@@ -19,6 +20,7 @@ from tiny import command, environment, execute, losses, tiny, words
 from diffusionbench.errors import CheckpointError, ConfigError
 from nanogen import checkpoint, log
 from nanogen.ema import decay_at
+from nanogen.objectives import Loss
 from nanogen.optim import NonFiniteLoss, Schedule
 from nanogen.rng import Draws
 from nanogen.train import build, open_data, train, updates
@@ -190,8 +192,8 @@ def prepared(*more: str):
     return trainee, parts, config, batches(data, seed=0, batch_size=8)
 
 
-@pytest.mark.parametrize("where", ["loss", "gradient"])
-def test_non_finite_values_are_refused_before_any_update(where):
+@pytest.mark.parametrize("where", ["loss", "loss alone", "gradient"])
+def test_non_finite_values_are_refused_before_any_update(where, monkeypatch):
     trainee, parts, config, loader = prepared()
     loop = updates(trainee, parts, config, loader, 3)
     next(loop)
@@ -199,10 +201,17 @@ def test_non_finite_values_are_refused_before_any_update(where):
     if where == "loss":
         encode = parts.latent.encode
         parts.latent.encode = lambda images: encode(images) * float("nan")
-        expected = r"term 'flow' is nan.*step 1 .*No update was made"
+        expected = r"^term 'flow' is nan at step 1 .*No update was made"
+    elif where == "loss alone":
+        # The gradient of a sum does not see the constant.
+        flow = parts.objective.loss_at
+        monkeypatch.setattr(
+            type(parts.objective), "loss_at", lambda self, *given: Loss({"flow": flow(*given).terms["flow"] + math.inf})
+        )
+        expected = r"^term 'flow' is inf at step 1 "
     else:
         trainee.model.final.linear.weight.register_hook(lambda gradient: gradient * float("inf"))
-        expected = r"not finite at step 1"
+        expected = r"^the norm of the gradient is not finite at step 1 "
     with pytest.raises(NonFiniteLoss, match=expected):
         next(loop)
     assert all(torch.equal(before[name], parameter) for name, parameter in trainee.model.named_parameters())

@@ -161,7 +161,7 @@ class FinalLayer(nn.Module):
 
 
 def modulate(x: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
-    return torch.addcmul(shift, x, 1 + scale) if x.dtype == shift.dtype else x * (1 + scale) + shift
+    return x * (1 + scale) + shift
 
 
 def unpatchify(tokens: Tensor, latent_shape: tuple[int, int, int], patch_size: int) -> Tensor:
