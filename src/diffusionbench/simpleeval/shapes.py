@@ -214,13 +214,13 @@ def _paint(image: np.ndarray, thing: Thing, scale: int) -> None:
     cos, sin = COS[thing.degrees], COS[thing.degrees - 90]
     u = (dx * cos + dy * sin) // TURN * 1024 // radius
     v = (dy * cos - dx * sin) // TURN * 1024 // radius
-    inside = _inside(thing.shape, u, v)
+    inside = inside_shape(thing.shape, u, v)
     cover = inside.reshape(bottom - top, 4, right - left, 4).sum(axis=(1, 3))[..., None]
     patch = image[top:bottom, left:right]
     patch[:] = (np.asarray(thing.colour) * cover + patch * (16 - cover) + 8) // 16
 
 
-def _inside(shape: str, u: np.ndarray, v: np.ndarray) -> np.ndarray:
+def inside_shape(shape: str, u: np.ndarray, v: np.ndarray) -> np.ndarray:
     """Whether points in shape units (1024 = radius, v down) lie inside."""
     if shape == "circle":
         return u * u + v * v <= 1000**2
