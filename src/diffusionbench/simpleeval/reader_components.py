@@ -13,11 +13,11 @@ CHROMA: Final = 52
 MIN_AREA: Final = 30
 HOLE_SHARE: Final = 0.05
 BINS: Final = 48
-ROUND: Final = 0.045
-SOLID: Final = 0.865
+ROUND: Final = 0.038
+SOLID: Final = 0.875
 #: Largest radius of a shape over the radius it was drawn with.
 REACH: Final = {"circle": 0.98, "square": 1.22, "triangle": 1.30, "plus": 1.12, "ring": 1.06, "star": 1.24}
-SMALL: Final = 8.2
+SMALL: Final = 7.5
 PLAIN: Final = 60
 STRIPED: Final = 0.55
 
