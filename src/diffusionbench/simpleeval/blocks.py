@@ -15,6 +15,7 @@ from typing import Any, Final
 
 from diffusionbench.simpleeval.stream import Stream
 
+FREE: Final = -1
 TWINS: Final = ((0, 0), (0, 1), (1, 0), (1, 1))
 
 
@@ -35,8 +36,8 @@ class Question:
         family: factor it counts for.
         slot: the fact of the scene it asks for.
         options: M facts.
-        answer: index of the requested fact in `options`.
-        held: whether the fact is named but not contrasted (a probe; never in the score).
+        answer: index of the requested fact in `options`; -1 where the fact is free (nothing was requested).
+        held: whether the fact is not contrasted (a probe; never in the score).
     """
 
     family: str
@@ -48,7 +49,7 @@ class Question:
 
 @dataclass(frozen=True)
 class Draft:
-    """A block as drawn, before wording: common facts, two contrasts, held option sets (slot -> options)."""
+    """A block as drawn, before wording: common facts, two contrasts, and the option sets of held or free facts."""
 
     facts: Mapping[str, str]
     contrasts: tuple[Contrast, Contrast]
@@ -67,10 +68,13 @@ class Draft:
             Question(second.family, second.slot, second.options, j),
         )
         probes = (
-            Question(probe.family, probe.slot, probe.options, probe.options.index(self.facts[probe.slot]), held=True)
+            Question(probe.family, probe.slot, probe.options, self._requested(probe), held=True)
             for probe in self.held
         )
         return (*asked, *probes)
+
+    def _requested(self, probe: Contrast) -> int:
+        return probe.options.index(self.facts[probe.slot]) if probe.slot in self.facts else FREE
 
 
 @dataclass(frozen=True)

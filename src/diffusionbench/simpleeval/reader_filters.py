@@ -85,12 +85,11 @@ def _peaks(maps: np.ndarray, colours: np.ndarray) -> tuple[Found, ...]:
     bank = filters()
     responses = np.stack([_correlate(one, bank) for one in maps])  # [colours, templates, 64, 64]
     best = responses.max(axis=1)
-    which = responses.argmax(axis=1)
     y, x = np.mgrid[:SIDE, :SIDE]
     found = []
     while (place := int(best.argmax())) >= 0 and best.flat[place] >= PEAK:
         colour, row, column = np.unravel_index(place, best.shape)
-        template = int(which[colour, row, column])
+        template = int(responses[colour, :, row, column].argmax())
         size = bank.sizes[template]
         found.append(Found(bank.shapes[template], NAMES[int(colours[colour])], size, float(column), float(row)))
         best[:, np.hypot(y - row, x - column) <= SUPPRESSION[size]] = 0

@@ -133,12 +133,17 @@ class Drawer:
             for slot in slots
             if slot not in targets and not self._unreadable(slot, type_)
         )
+        free = tuple(
+            Contrast(kind(slot), slot, VOCABULARY[kind(slot)])
+            for slot in (*(f"size{group}" for group in groups), "background")
+            if slot not in slots and slot not in targets
+        )
         first, second = (
             Contrast("binding" if binding else name, slot, sets[slot])
             for name, slot in zip(contrasted, targets, strict=True)
         )
         # Named facts in reading order, whichever of them are contrasted.
-        return Draft({slot: facts[slot] for slot in slots if slot in facts}, (first, second), held)
+        return Draft({slot: facts[slot] for slot in slots if slot in facts}, (first, second), held + free)
 
     @staticmethod
     def _named(contrasted: list[str], stratum: str, stream: Stream) -> set[str]:
@@ -150,8 +155,10 @@ class Drawer:
 
     @staticmethod
     def _unreadable(slot: str, type_: str) -> bool:
-        # Twins of a colour binding may share the colour by which shapes are told apart.
-        return type_.startswith("binding-colour") and kind(slot) == "shape"
+        # Twins of a binding can share the very fact by which the other one is told apart.
+        return (type_.startswith("binding-colour") and kind(slot) == "shape") or (
+            type_ == "binding-shape" and kind(slot) == "colour"
+        )
 
     @staticmethod
     def _taken(slot: str, sets: Sets, facts: Mapping[str, str]) -> tuple[str, ...]:
