@@ -229,3 +229,9 @@ def caption(facts: Mapping[str, str], template: str) -> str:
         inverse = RELATION_WORDS[INVERSE[facts["relation"]]]
         text += f" There {verb} {second} {inverse} {'it' if single else 'them'}."
     return text + (f" The background is {background}." if background else "")
+
+
+def touches_held_out(facts: Mapping[str, str]) -> bool:
+    """Whether a scene holds a combination of colour and shape that is never rendered for training."""
+    groups = range(1, num_groups(facts) + 1)
+    return any((facts[f"colour{group}"], facts[f"shape{group}"]) in HELD_OUT for group in groups)
