@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING, Protocol
 
 from diffusionbench.registry import Registry
+
+if TYPE_CHECKING:
+    from diffusionbench.references import Reference
+    from diffusionbench.request import EvalRequest
 
 AXES = Registry(
     "axis",
@@ -26,3 +32,24 @@ class Sample:
     id: int
     label: int | None = None
     prompt: str | None = None
+
+
+class Axis(Protocol):
+    """What is asked of a generator."""
+
+    name: str
+
+    def samples(
+        self, request: EvalRequest, reference: Reference | None, given: Sequence[int | None] | None
+    ) -> list[Sample]:
+        """Expand a request: a pure function of its arguments, and a shorter request is the start of a longer one.
+
+        Args:
+            request: what was asked.
+            reference: the real images, or None where no metric needs them.
+            given: labels of images that exist already, in order; None for a generator.
+
+        Raises:
+            RequestError: if there are fewer images than asked for, or a label is out of range.
+        """
+        ...

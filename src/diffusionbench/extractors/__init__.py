@@ -26,6 +26,8 @@ EXTRACTORS = Registry(
 class Extractor(Protocol):
     """Frozen network from 8-bit images to features; constructed with `device`, which loads the weights.
 
+    The first three attributes belong to the class, so that a request is checked without weights.
+
     Attributes:
         name: its key in `EXTRACTORS`.
         dim: feature width d.
@@ -37,6 +39,15 @@ class Extractor(Protocol):
     dim: int
     image_size: tuple[int, int] | None
     digest: str
+
+    @classmethod
+    def check(cls) -> None:
+        """Verify without loading anything that weights and packages are there.
+
+        Raises:
+            UserError: saying what is missing and how to get it.
+        """
+        ...
 
     def __call__(self, images: np.ndarray) -> Mapping[str, np.ndarray]:
         """Map uint8 [B, H, W, 3] to {"features": float32 [B, d], "logits": float32 [B, c]}."""

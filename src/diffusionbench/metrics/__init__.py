@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     import numpy as np
 
     from diffusionbench.axes import Sample
+    from diffusionbench.extractors import Extractor
     from diffusionbench.references import Reference
     from diffusionbench.stats import Estimate
 
@@ -68,7 +69,7 @@ class MetricSpec:
         needs_labels: whether every sample must carry the class that was asked for.
         min_samples: smallest number of images it is defined for.
         source: paper or definition.
-        create: makes a fresh `Metric` for a reference.
+        create: makes a fresh `Metric` for a reference and the extractor that will feed it.
     """
 
     key: str
@@ -79,4 +80,4 @@ class MetricSpec:
     needs_labels: bool = False
     min_samples: int
     source: str
-    create: Callable[[Reference], Metric]
+    create: Callable[[Reference, Extractor], Metric]

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+from functools import cache
+from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
-from diffusionbench.registry import Registry
+from diffusionbench.errors import RequestError
+from diffusionbench.registry import Registry, nearest
 
 if TYPE_CHECKING:
     import numpy as np
 
     from diffusionbench.extractors import Extractor
+    from diffusionbench.source import Source
 
 REFERENCES = Registry(
     "reference",
@@ -28,22 +32,26 @@ class Reference(Protocol):
         digest: SHA-256 over the images or the statistics file.
         image_size: (height, width) that every scored image must have, or None where unknown.
         num_classes: number of classes, or None where it has no labels.
+        offers: what metrics can take from it: "moments", "features".
     """
 
     name: str
-    digest: str
     image_size: tuple[int, int] | None
     num_classes: int | None
+    offers: frozenset[str]
+
+    @property
+    def digest(self) -> str: ...
 
     def labels(self, count: int) -> list[int | None]:
         """The classes to ask a generator for: the first `count` of the evaluation order."""
         ...
 
-    def anchors(self, count: int) -> dict[str, tuple[np.ndarray, list[int]]]:
+    def anchors(self, count: int) -> dict[str, Source]:
         """Image sets that say what a score means, by name ("held_out", "class_means").
 
-        Each is (uint8 [n, H, W, 3], labels) with n = min(count, held-out images), in the order of `labels`.
-        Empty where the reference has no images.
+        Each source has the same number n = min(count, held-out images) of labelled images, in the order of
+        `labels`; where no image is held out there is no such set, and n = count. Empty without images.
         """
         ...
 
@@ -54,3 +62,38 @@ class Reference(Protocol):
     def features(self, extractor: Extractor) -> np.ndarray:
         """Training images' features, float32 [n, d]."""
         ...
+
+
+@cache
+def _named(name: str) -> Reference:
+    return REFERENCES.load(name)()
+
+
+def resolve(reference: str) -> Reference:
+    """A reference by its name in `REFERENCES` (one object per process) or by path.
+
+    A path is a folder of images, an .npz of images (`arr_0`, perhaps with `mu` and `sigma`), or an .npz of
+    statistics alone.
+
+    Raises:
+        RequestError: if it is neither a name nor a path.
+        DataError: if the file or folder holds no reference.
+    """
+    if reference in REFERENCES:
+        return _named(reference)
+    path = Path(reference)
+    if not path.exists():
+        raise RequestError(
+            f"unknown reference '{reference}': it is no name and no file or folder. "
+            f"{nearest(reference, list(REFERENCES))}"
+        )
+    if path.is_file() and path.suffix == ".npz":
+        from diffusionbench.source import archive_keys
+
+        if "arr_0" not in archive_keys(path):
+            from diffusionbench.references.statistics import Statistics
+
+            return Statistics(path)
+    from diffusionbench.references.images import Images
+
+    return Images(path)

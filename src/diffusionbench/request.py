@@ -1,0 +1,176 @@
+"""One evaluation as a value that can be stored, and everything about it that can be checked before it costs anything."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Literal
+
+from pydantic import Field, field_validator
+
+from diffusionbench.axes import AXES
+from diffusionbench.errors import RequestError
+from diffusionbench.extractors import EXTRACTORS
+from diffusionbench.metrics import METRICS
+from diffusionbench.record import Guidance
+from diffusionbench.references import resolve
+from diffusionbench.schema import Strict, digest
+
+if TYPE_CHECKING:
+    from diffusionbench.axes import Sample
+    from diffusionbench.metrics import MetricSpec
+    from diffusionbench.references import Reference
+    from diffusionbench.source import Source
+
+
+class Sampling(Strict):
+    """How a generator made the images; None where unknown. Two different ones never share stored images."""
+
+    sampler: str | None = None
+    num_steps: int | None = None
+    shift: float | None = None
+    guidance: Guidance | None = None
+    ema: bool | None = None
+    precision: str | None = None
+    quantisation: Literal["truncate", "round"] | None = None
+
+
+class EvalRequest(Strict):
+    """What to score and how.
+
+    Attributes:
+        metrics: keys in `METRICS`.
+        reference: name in `REFERENCES` or a path; None if no metric compares with real images.
+        count: images to score.
+        seed: of the generator's noise.
+        method, title, family: what the record calls the generator.
+        protocol: name of the rule set; the axis's name if not given.
+        num_classes: for a generator whose reference has no labels: ask for 0, 1, ..., in turn.
+        config_hash, checkpoint_digest, step, command: provenance that only the caller knows.
+    """
+
+    axis: str = "class_conditional"
+    metrics: tuple[str, ...]
+    reference: str | None = None
+    count: int = Field(ge=1)
+    seed: int = 0
+    method: str = Field(min_length=1)
+    title: str
+    family: str | None = None
+    protocol: str | None = None
+    num_classes: int | None = Field(None, ge=1)
+    sampling: Sampling = Sampling()
+    config_hash: str | None = None
+    checkpoint_digest: str | None = None
+    step: int | None = None
+    command: str | None = None
+
+    @field_validator("metrics")
+    @classmethod
+    def _distinct(cls, metrics: tuple[str, ...]) -> tuple[str, ...]:
+        if not metrics:
+            raise RequestError(f"no metric was asked for. Name at least one of: {', '.join(sorted(METRICS))}.")
+        twice = sorted({key for key in metrics if metrics.count(key) > 1})
+        if twice:
+            raise RequestError(f"metric '{twice[0]}' is asked for twice. Name each metric once.")
+        return metrics
+
+
+def specs(request: EvalRequest) -> dict[str, MetricSpec]:
+    """The request's metrics by key.
+
+    Raises:
+        UserError: if one is unknown; the nearest known name is suggested.
+    """
+    return {key: METRICS.load(key) for key in request.metrics}
+
+
+def find_reference(request: EvalRequest) -> Reference | None:
+    """The request's reference, if it has one."""
+    return None if request.reference is None else resolve(request.reference)
+
+
+def expand(request: EvalRequest, source: Source) -> list[Sample]:
+    """The request's samples for a source: a pure function of both."""
+    return AXES.load(request.axis)().samples(request, find_reference(request), source.labels)
+
+
+# Enough of the label order to tell two orders apart: every class of ImageNet appears.
+_ORDER = 1000
+
+
+def image_key(request: EvalRequest, source: Source) -> str:
+    """SHA-256 of everything the images depend on; neither metrics nor count: a longer request continues a shorter."""
+    order = None
+    if source.labels is None:
+        order = [[s.label, s.prompt] for s in expand(request.model_copy(update={"count": _ORDER}), source)]
+    return digest(
+        {
+            "axis": request.axis,
+            "seed": request.seed,
+            "sampling": request.sampling.model_dump(mode="json"),
+            "source": source.digest,
+            "checkpoint": request.checkpoint_digest,
+            "order": order,
+        }
+    )
+
+
+def check(request: EvalRequest, source: Source) -> None:
+    """Everything that can be known before a weight is loaded or an image is made.
+
+    Raises:
+        UserError: an unknown name, a reference that a metric cannot use, too few images, missing or impossible
+            labels, images of the wrong size, missing weights or packages.
+    """
+    metrics = specs(request)
+    reference = find_reference(request)
+    for key, spec in metrics.items():
+        _check_reference(key, spec, request, reference)
+        if request.count < spec.min_samples:
+            raise RequestError(
+                f"metric '{key}' needs at least {spec.min_samples} images, and {request.count} were asked for or "
+                "found. Give more images or leave the metric out."
+            )
+    samples = expand(request, source)
+    unlabelled = next((sample.id for sample in samples if sample.label is None), None)
+    needy = next((key for key, spec in metrics.items() if spec.needs_labels), None)
+    if unlabelled is not None and needy is not None:
+        raise RequestError(
+            f"metric '{needy}' needs the class that was asked for, and image {unlabelled} has no label. Put the "
+            "images in one subfolder per class, give a file of labels, or leave the metric out."
+        )
+    if reference is not None:
+        check_size(source.image_size, reference.image_size, f"reference '{reference.name}'")
+    for name in extractor_names(metrics):
+        extractor = EXTRACTORS.load(name)
+        check_size(source.image_size, extractor.image_size, f"feature extractor '{name}'")
+        extractor.check()
+
+
+def extractor_names(metrics: dict[str, MetricSpec]) -> list[str]:
+    """The feature extractors these metrics share, each once."""
+    return sorted({spec.extractor for spec in metrics.values()})
+
+
+def check_size(found: tuple[int, int] | None, wanted: tuple[int, int] | None, whose: str) -> None:
+    """Refuse images of the wrong (height, width); None is unknown or any.
+
+    Raises:
+        RequestError: naming both sizes and who asks.
+    """
+    if found is not None and wanted is not None and tuple(found) != tuple(wanted):
+        raise RequestError(
+            f"the images are {found[0]}x{found[1]}, and {whose} needs {wanted[0]}x{wanted[1]} (height x width). "
+            "Make images of that size or choose other metrics; we do not resize."
+        )
+
+
+def _check_reference(key: str, spec: MetricSpec, request: EvalRequest, reference: Reference | None) -> None:
+    if spec.needs == "nothing":
+        return
+    if reference is None:
+        raise RequestError(f"metric '{key}' on axis '{request.axis}' needs a reference, and none was given. Name one.")
+    if spec.needs not in reference.offers:
+        raise RequestError(
+            f"metric '{key}' needs the {spec.needs} of real images, and reference '{reference.name}' offers only "
+            f"{', '.join(sorted(reference.offers))}. Give a folder or .npz of real images."
+        )

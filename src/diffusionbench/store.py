@@ -1,0 +1,310 @@
+"""Keeps the images of an evaluation, so that an interrupted one continues and another metric needs no new images.
+
+A store is a folder: `store.json` says whose images these are; each `<first id>.npz` holds some images and the
+`.json` beside it their ids, labels and hashes. The `.json` is written last and alone makes a chunk count, so
+several processes may add to one store at once, and a process may die at any moment.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import zipfile
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import groupby
+from pathlib import Path
+from typing import Literal, NamedTuple, Protocol
+
+import numpy as np
+from pydantic import ValidationError
+
+from diffusionbench.axes import Sample
+from diffusionbench.errors import DataError, RequestError
+from diffusionbench.request import EvalRequest
+from diffusionbench.schema import Strict, digest, write_atomic
+from diffusionbench.source import Source, UnreadableImages
+
+CHUNK = 128
+BATCH = 64
+
+
+class Entry(NamedTuple):
+    """One stored image as the manifest knows it."""
+
+    id: int
+    label: int | None
+    prompt: str | None
+    sha256: str
+
+
+class Manifest(Strict):
+    """Whose images a store holds: `key` decides, the rest is for people and for scoring again."""
+
+    schema_version: Literal[1] = 1
+    key: str
+    description: str
+    request: EvalRequest
+
+
+class Chunk(Strict):
+    """The images of one .npz file, row by row, and the samples that could not be read when it was written."""
+
+    file_sha256: str
+    entries: tuple[Entry, ...]
+    unreadable: dict[int, str] = {}
+    seconds: float = 0.0
+
+
+class ImageSet(Protocol):
+    """Images that can be scored: a store, or a source read as it goes.
+
+    Attributes:
+        description: where the images come from.
+    """
+
+    description: str
+
+    def batches(self, count: int) -> Iterator[tuple[list[Sample], np.ndarray]]:
+        """The readable ones of samples 0 .. count - 1 in order, in batches of one size."""
+        ...
+
+    def entries(self, count: int) -> list[Entry]:
+        """What `batches` gave, by id; complete once it has ended."""
+        ...
+
+    def unreadable(self, count: int) -> dict[int, str]:
+        """Fault by id of the samples that `batches` left out."""
+        ...
+
+    def seconds(self) -> float:
+        """Time spent making the images, summed over processes."""
+        ...
+
+
+def images_digest(entries: Sequence[Entry]) -> str:
+    """SHA-256 over ids, labels, prompts and pixels: how the images were made or stored plays no part."""
+    return digest([list(entry) for entry in sorted(entries)])
+
+
+def _condition(of: Sample | Entry) -> str:
+    return f"label {of.label}" if of.prompt is None else f"prompt {of.prompt!r}"
+
+
+def hashed(samples: Sequence[Sample], images: np.ndarray) -> list[Entry]:
+    """Manifest entries of a batch uint8 [B, H, W, 3]."""
+    return [
+        Entry(sample.id, sample.label, sample.prompt, hashlib.sha256(np.ascontiguousarray(image)).hexdigest())
+        for sample, image in zip(samples, images, strict=True)
+    ]
+
+
+def read(source: Source, samples: Sequence[Sample]) -> tuple[list[Sample], np.ndarray | None, dict[int, str]]:
+    """Ask a source for samples: those that could be read, their images (None if there are none), and the faults.
+
+    Raises:
+        DataError: if what comes back is not uint8 [B, H, W, 3].
+    """
+    kept, faults = list(samples), {}
+    try:
+        images = source.images(kept)
+    except UnreadableImages as error:
+        faults = error.reasons
+        kept = [sample for sample in samples if sample.id not in faults]
+        if not kept:
+            return [], None, faults
+        images = source.images(kept)
+    if images.dtype != np.uint8 or images.ndim != 4 or images.shape[::3] != (len(kept), 3):
+        raise DataError(
+            f"{source.description} gave {images.dtype} {list(images.shape)} for {len(kept)} samples. "
+            "Images must be uint8 [B, H, W, 3]."
+        )
+    return kept, images, faults
+
+
+class Stream:
+    """A source read as it is scored; nothing is kept but hashes."""
+
+    def __init__(self, source: Source, samples: Sequence[Sample]) -> None:
+        self.description = source.description
+        self._source = source
+        self._samples = samples
+        self._entries: list[Entry] = []
+        self._unreadable: dict[int, str] = {}
+
+    def batches(self, count: int) -> Iterator[tuple[list[Sample], np.ndarray]]:
+        """See `ImageSet`."""
+        self._entries, self._unreadable = [], {}
+        size = self._source.preferred_batch
+        for start in range(0, count, size):
+            samples, images, faults = read(self._source, self._samples[start : min(start + size, count)])
+            self._unreadable |= faults
+            if images is not None:
+                self._entries += hashed(samples, images)
+                yield samples, images
+
+    def entries(self, count: int) -> list[Entry]:
+        """See `ImageSet`."""
+        return self._entries[:count]
+
+    def unreadable(self, count: int) -> dict[int, str]:
+        """See `ImageSet`."""
+        return {sample: fault for sample, fault in self._unreadable.items() if sample < count}
+
+    def seconds(self) -> float:
+        """Zero: reading is part of scoring."""
+        return 0.0
+
+
+class ImageStore:
+    """One folder of images; see the module."""
+
+    def __init__(self, folder: Path) -> None:
+        """Open a store that exists.
+
+        Raises:
+            DataError: if the folder is no store.
+        """
+        self.folder = folder
+        try:
+            self.manifest = Manifest.model_validate_json((folder / "store.json").read_bytes())
+        except OSError:
+            raise DataError(f"{folder} is no image store: it has no store.json.") from None
+        except ValidationError as error:
+            raise DataError(f"{folder / 'store.json'} does not fit the schema: {error.errors()[0]['msg']}.") from None
+        self.description = self.manifest.description
+        self._sound: dict[str, Chunk] = {}
+        self._place: dict[int, tuple[str, int]] = {}
+        self._faults: dict[int, str] = {}
+
+    @classmethod
+    def create(cls, folder: Path, manifest: Manifest) -> ImageStore:
+        """Open a store, made if it is not there.
+
+        Raises:
+            RequestError: if the folder holds the images of another request or source.
+        """
+        if not (folder / "store.json").exists():
+            write_atomic(folder / "store.json", manifest.model_dump_json(indent=2) + "\n")
+        store = cls(folder)
+        if store.manifest.key != manifest.key:
+            raise RequestError(
+                f"image store {folder} holds images of {store.description} (key {store.manifest.key[:12]}), and "
+                f"this request needs others (key {manifest.key[:12]}: another source, seed or sampling). Use another "
+                "folder."
+            )
+        return store
+
+    def missing(self, samples: Sequence[Sample]) -> list[Sample]:
+        """The samples that still need an image; one in a damaged chunk does.
+
+        Raises:
+            RequestError: if an image was stored for another label or prompt.
+        """
+        self._refresh()
+        absent = []
+        for sample in samples:
+            if sample.id in self._place:
+                name, row = self._place[sample.id]
+                entry = self._sound[name].entries[row]
+                if (entry.label, entry.prompt) != (sample.label, sample.prompt):
+                    raise RequestError(
+                        f"image store {self.folder} has image {sample.id} for {_condition(entry)}, and "
+                        f"{_condition(sample)} is asked for now. Use another folder."
+                    )
+            elif sample.id not in self._faults:
+                absent.append(sample)
+        return absent
+
+    def add(
+        self,
+        samples: Sequence[Sample],
+        images: np.ndarray | None,
+        unreadable: Mapping[int, str] | None = None,
+        seconds: float = 0.0,
+    ) -> None:
+        """Keep a chunk of images uint8 [n, H, W, 3] (None where n = 0) and the faults of the samples without one."""
+        faults = dict(unreadable or {})
+        if images is None:
+            images = np.zeros((0, 0, 0, 3), np.uint8)
+        name = f"{min([sample.id for sample in samples] + list(faults)):07d}"
+        buffer = io.BytesIO()
+        np.savez(buffer, images=images)
+        data = buffer.getvalue()
+        chunk = Chunk(
+            file_sha256=hashlib.sha256(data).hexdigest(),
+            entries=tuple(hashed(samples, images)),
+            unreadable=faults,
+            seconds=seconds,
+        )
+        write_atomic(self.folder / f"{name}.npz", data)
+        write_atomic(self.folder / f"{name}.json", chunk.model_dump_json() + "\n")
+
+    def count(self) -> int:
+        """How many samples from 0 on are there without a gap, unreadable ones among them."""
+        self._refresh()
+        known = self._place.keys() | self._faults.keys()
+        return next(sample for sample in range(len(known) + 1) if sample not in known)
+
+    def batches(self, count: int) -> Iterator[tuple[list[Sample], np.ndarray]]:
+        """See `ImageSet`.
+
+        Raises:
+            DataError: if a sample is missing or a chunk is damaged.
+        """
+        self._refresh()
+        stored = [sample for sample in range(count) if sample not in self._faults]
+        gaps = [sample for sample in stored if sample not in self._place]
+        if gaps:
+            raise DataError(
+                f"image store {self.folder} lacks {len(gaps)} of {count} images (first: {gaps[0]}), or their files "
+                "are damaged. Run the command that filled it again: it makes only what is missing."
+            )
+        for name, group in groupby(stored, key=lambda sample: self._place[sample][0]):
+            images = self._read(name)
+            rows = [self._place[sample][1] for sample in group]
+            for start in range(0, len(rows), BATCH):
+                chosen = rows[start : start + BATCH]
+                entries = [self._sound[name].entries[row] for row in chosen]
+                yield [Sample(entry.id, entry.label, entry.prompt) for entry in entries], images[chosen]
+
+    def entries(self, count: int) -> list[Entry]:
+        """See `ImageSet`."""
+        places = (self._place[sample] for sample in range(count) if sample in self._place)
+        return [self._sound[name].entries[row] for name, row in places]
+
+    def unreadable(self, count: int) -> dict[int, str]:
+        """See `ImageSet`."""
+        return {sample: fault for sample, fault in sorted(self._faults.items()) if sample < count}
+
+    def seconds(self) -> float:
+        """See `ImageSet`."""
+        return sum(chunk.seconds for chunk in self._sound.values())
+
+    def _refresh(self) -> None:
+        """Take up chunks that other processes added; leave out damaged ones."""
+        for path in sorted(self.folder.glob("*.json")):
+            name = path.stem
+            if name == "store" or name in self._sound:
+                continue
+            try:
+                chunk = Chunk.model_validate_json(path.read_bytes())
+                whole = hashlib.sha256((self.folder / f"{name}.npz").read_bytes()).hexdigest() == chunk.file_sha256
+            except (OSError, ValidationError):
+                whole = False
+            if not whole:
+                continue
+            self._sound[name] = chunk
+            for row, entry in enumerate(chunk.entries):
+                self._place.setdefault(entry.id, (name, row))
+            self._faults |= chunk.unreadable
+
+    def _read(self, name: str) -> np.ndarray:
+        path = self.folder / f"{name}.npz"
+        try:
+            data = path.read_bytes()
+            if hashlib.sha256(data).hexdigest() == self._sound[name].file_sha256:
+                with np.load(io.BytesIO(data)) as archive:
+                    return archive["images"]
+        except (OSError, ValueError, zipfile.BadZipFile):
+            pass
+        raise DataError(f"{path} was damaged while it was in use. Run the same command again.")
