@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -17,6 +19,8 @@ class Estimate:
         scored: images (or prompts) behind the value.
         unscored: images that could not be judged.
         per_sample: value of each scored image in the order seen, where one exists.
+        parts: further values of the same metric under their own final keys (families, tags, variants).
+        facts: what a record keeps beside the values, as plain JSON.
     """
 
     value: float
@@ -26,3 +30,5 @@ class Estimate:
     scored: int
     unscored: int = 0
     per_sample: list[float] | None = None
+    parts: Mapping[str, Estimate] = field(default_factory=dict)
+    facts: Mapping[str, Any] = field(default_factory=dict)

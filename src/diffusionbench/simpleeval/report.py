@@ -23,6 +23,7 @@ class World:
 
     Attributes:
         key: metric key.
+        world: name of the world.
         headline: families that enter the score.
         references: baselines of the guards.
         relatives: words that mark a network as kin of a scorer.
@@ -31,6 +32,7 @@ class World:
     """
 
     key: str
+    world: str
     headline: tuple[str, ...]
     references: References
     relatives: tuple[str, ...] = ()
@@ -167,6 +169,7 @@ def report(result: Tally, world: World, claim: SeedClaim, evidence: Evidence | N
     chosen = [prompt_set.families.index(name) for name in world.headline]
     weights = np.concatenate([np.ones((1, len(result.blocks))), credit.resampling(result)])
     n = len(result.blocks) * 4 * prompt_set.images_per_prompt
+    unscored = len(prompt_set.prompts) * prompt_set.images_per_prompt - n
     cells = {
         name: credit.by_cell(result, credit.pair_credit(result.right[name], result.options), weights)
         for name in ("joint", "A", "B")
@@ -179,14 +182,12 @@ def report(result: Tally, world: World, claim: SeedClaim, evidence: Evidence | N
     found = guards.run(result, chosen, world.references, evidence)
     return Report(
         key=world.key,
-        score=_estimate(credit.headline(cells["joint"], chosen), n, len(result.missing)),
-        families={
-            name: _estimate(by_family[:, i], n, len(result.missing)) for i, name in enumerate(prompt_set.families)
-        },
+        score=_estimate(credit.headline(cells["joint"], chosen), n, unscored),
+        families={name: _estimate(by_family[:, i], n, unscored) for i, name in enumerate(prompt_set.families)},
         strata={name: float(strata[i]) for i, name in enumerate(STRATA)},
         headline=world.headline,
-        single=_estimate(credit.headline(single, chosen), n, len(result.missing)),
-        held=_estimate(held, n, len(result.missing)),
+        single=_estimate(credit.headline(single, chosen), n, unscored),
+        held=_estimate(held, n, unscored),
         block=float(result.right["joint"].all(axis=(1, 3)).mean()),
         silence=result.silence,
         kappa=result.kappa,

@@ -235,3 +235,10 @@ def touches_held_out(facts: Mapping[str, str]) -> bool:
     """Whether a scene holds a combination of colour and shape that is never rendered for training."""
     groups = range(1, num_groups(facts) + 1)
     return any((facts[f"colour{group}"], facts[f"shape{group}"]) in HELD_OUT for group in groups)
+
+
+def space() -> int:
+    """Number of distinct complete scenes the world can hold."""
+    single = len(SHAPES) * len(COLOURS) * len(SIZES) * len(COUNTS)
+    pairs = len(SHAPES) * (len(SHAPES) - 1) * len(COLOURS) * (len(COLOURS) - 1) * (len(SIZES) * 2) ** 2
+    return len(BACKGROUNDS) * (single + pairs * len(RELATIONS))
