@@ -6,7 +6,7 @@ words. Colour, shape, count and (with two groups) relation are always named; a f
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Final
 
 from diffusionbench.simpleeval.blocks import Contrast, Draft
@@ -86,7 +86,11 @@ class Drawer:
     """Draws the blocks of one set; its decks remember what has been used."""
 
     def __init__(self, seed: str) -> None:
-        self._decks = {name: Deck(items, Stream(seed, f"deck/{name}")) for name, items in VOCABULARY.items()}
+        # Distractors of held questions have decks of their own: what they skip must not become the next facts.
+        self._decks, self._held_decks = (
+            {name: Deck(items, Stream(seed, f"{path}/{name}")) for name, items in VOCABULARY.items()}
+            for path in ("deck", "held")
+        )
 
     def draw(self, type_: str, stratum: str, stream: Stream) -> Draft:
         """One block.
@@ -171,23 +175,21 @@ class Drawer:
     def _allowed(self, slot: str, two: bool) -> tuple[str, ...]:
         return COUNTS[:2] if two and kind(slot) == "count" else VOCABULARY[kind(slot)]
 
-    def _deal(self, slot: str, legal: Callable[[str], bool]) -> str:
-        return self._decks[kind(slot)].deal(legal)
-
     def _option_set(
         self, slot: str, two: bool, taken: Sequence[str], stream: Stream, given: tuple[str, ...] = ()
     ) -> tuple[str, ...]:
         pool = [item for item in self._allowed(slot, two) if item not in taken]
         chosen = list(given)
+        deck = (self._held_decks if given else self._decks)[kind(slot)]
         while len(chosen) < min(OPTIONS, len(pool)):
-            chosen.append(self._deal(slot, lambda item: item in pool and item not in chosen))
+            chosen.append(deck.deal(lambda item: item in pool and item not in chosen))
         return tuple(stream.shuffle(chosen))
 
     def _fixed(self, slot: str, type_: str, two: bool, taken: Sequence[str]) -> str:
         allowed: Sequence[str] = self._allowed(slot, two)
         if slot == "relation" and type_.startswith("binding-colour"):
             allowed = RELATIONS[:2] if type_.endswith("horizontal") else RELATIONS[2:]
-        return self._deal(slot, lambda item: item in allowed and item not in taken)
+        return self._decks[kind(slot)].deal(lambda item: item in allowed and item not in taken)
 
 
 def _article(word: str) -> str:

@@ -24,7 +24,7 @@ from diffusionbench.simpleeval.stream import Stream
 from diffusionbench.simpleeval.toy_scorers import FOLDER, NAMES, ToyClip, ToyScorer, ToyVqa, tokens
 
 PAIRS, HELD, BATCH, EPOCHS, RATE, CLIP = 14_000, 1_000, 128, 14, 1.2e-3, 1.0
-#: One-fact negatives per pair, drawn once; an epoch uses one of them in turn.
+#: Wordings and one-fact negatives per pair, drawn once; an epoch takes them in turn.
 CHANGED: Final = 7
 RECIPE: Final = {"pairs": PAIRS, "batch": BATCH, "epochs": EPOCHS, "rate": RATE, "clip": CLIP, "seed": "toy"}
 
@@ -42,7 +42,7 @@ def changed(named: dict[str, str], stream: Stream) -> dict[str, str]:
 
 
 def data(start: int, count: int) -> tuple[Tensor, Tensor, Tensor]:
-    """Images uint8 [n, 3, 64, 64], tokens [n, 24] and tokens of one-fact negatives [n, CHANGED, 24]."""
+    """Images uint8 [n, 3, 64, 64], tokens of captions and of one-fact negatives, each [n, CHANGED, 24]."""
     images, captions, negatives = [], [], []
     for index in range(start, start + count):
         image, caption, scene = training_pair("toy", index)
@@ -54,11 +54,10 @@ def data(start: int, count: int) -> tuple[Tensor, Tensor, Tensor]:
             if world.kind(slot) not in ("size", "background") or fact in words
         }
         images.append(image)
-        captions.append(caption)
-        template = f"T{stream.below(4)}"
-        negatives.append([world.caption(changed(named, stream), template) for _ in range(CHANGED)])
+        captions.append([world.caption(named, f"T{stream.below(4)}") for _ in range(CHANGED)])
+        negatives.append([world.caption(changed(named, stream), f"T{stream.below(4)}") for _ in range(CHANGED)])
     pixels = torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2).contiguous()
-    return pixels, tokens(captions), torch.stack([tokens(row) for row in negatives])
+    return pixels, torch.stack([tokens(row) for row in captions]), torch.stack([tokens(row) for row in negatives])
 
 
 def loss_of(model: ToyScorer, images: Tensor, right: Tensor, wrong: Tensor) -> Tensor:
@@ -82,7 +81,7 @@ def accuracies(model: ToyScorer, images: Tensor, right: Tensor, wrong: Tensor) -
     """Two-way accuracy against one-fact negatives and yes/no accuracy on both halves."""
     model.eval()
     pixels = images.float() / 255
-    yes = model.score(pixels, right)
+    yes = model.score(pixels, right[:, 0])
     no = torch.stack([model.score(pixels, wrong[:, i]) for i in range(wrong.shape[1])], dim=1)
     out = {"two_way": float((yes[:, None] > no).float().mean())}
     if isinstance(model, ToyVqa):
@@ -103,7 +102,8 @@ def train(name: str, images: Tensor, right: Tensor, wrong: Tensor) -> ToyScorer:
         started, total = time.perf_counter(), 0.0
         for step in range(steps):
             rows = order[step * BATCH : (step + 1) * BATCH]
-            loss = loss_of(model, images[rows].float() / 255, right[rows], wrong[rows, epoch % CHANGED])
+            turn = epoch % CHANGED
+            loss = loss_of(model, images[rows].float() / 255, right[rows, turn], wrong[rows, turn])
             optimizer.zero_grad()
             loss.backward()
             torch.nn.utils.clip_grad_norm_(model.parameters(), CLIP)
