@@ -95,6 +95,12 @@ def render(scene: Mapping[str, str], seed: str, path: str, size: int = CANVAS) -
     raise NoLayout(f"no room for {dict(scene)}")
 
 
+def background(path: str, seed: str, size: int) -> np.ndarray:
+    """A picture of nothing: a background without objects, uint8 [size, size, 3], size a multiple of 64."""
+    facts = complete({}, Stream(seed, path + "/free"))
+    return np.clip(_background(facts["background"], Stream(seed, path + "/lay"), size // CANVAS), 0, 255).astype(np.uint8)
+
+
 def shrink(image: np.ndarray, size: int) -> np.ndarray:
     """Exact area mean to `size` x `size`, in integers, rounded half up.
 
