@@ -30,7 +30,7 @@ def mirrored(reading: Reading) -> Reading:
 
 
 def readings(image: np.ndarray) -> list[list[Reading]]:
-    """What each reader sees in the undamaged image and in each view: [2][1 + V]."""
+    """What each reader sees in the undamaged image and in each view: [2][1 + V]; image uint8 [H, W, 3]."""
     image = np.ascontiguousarray(resize(image))
     copies = [image, *shapes_views.views(image)]
     flips = (False, *shapes_views.MIRRORED)
@@ -59,8 +59,12 @@ class ShapesAnswerer:
 
     @staticmethod
     def _votes(image: np.ndarray, prompt: Prompt) -> np.ndarray:
-        votes = [
-            [[answer(one, question, prompt.facts) for question in prompt.questions] for one in seen]
-            for seen in readings(image)
-        ]
-        return np.asarray(votes, np.int8)
+        return votes_of(readings(image), prompt)
+
+
+def votes_of(seen: Sequence[Sequence[Reading]], prompt: Prompt) -> np.ndarray:
+    """Votes int8 [2, 1 + V, Q] that follow from what the readers saw."""
+    votes = [
+        [[answer(one, question, prompt.facts) for question in prompt.questions] for one in reader] for reader in seen
+    ]
+    return np.asarray(votes, np.int8)
