@@ -42,7 +42,7 @@ def normalised(text: str) -> str:
     return " ".join(text.lower().split())
 
 
-@lru_cache(maxsize=8)
+@lru_cache(maxsize=16)
 def build(world: str, seed: str, layout: str = "standard", avoid: Collection[str] = frozenset()) -> PromptSet:
     """The prompt set of a seed.
 

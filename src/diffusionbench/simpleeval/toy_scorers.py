@@ -64,10 +64,12 @@ class Towers(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         widths = (5, 24, 48, 96, 128)
-        layers: list[nn.Module] = []
-        for before, after in zip(widths, widths[1:], strict=False):
-            layers += [nn.Conv2d(before, after, 3, stride=2, padding=1), nn.GroupNorm(8, after), nn.GELU()]
-        self.image = nn.Sequential(*layers, nn.Flatten(), nn.Linear(128 * 16, DIM))
+        self.stages = nn.ModuleList(
+            nn.Sequential(nn.Conv2d(before, after, 3, stride=2, padding=1), nn.GroupNorm(8, after), nn.GELU())
+            for before, after in zip(widths, widths[1:], strict=False)
+        )
+        # Places for objects, means over places for textures.
+        self.image = nn.Linear(128 * 16 + 48 + 96, DIM)
         self.words = nn.Embedding(len(WORDS), WORD_DIM)
         self.text = nn.Sequential(
             nn.Linear(SLOTS * WORD_DIM, 256), nn.GELU(), nn.Linear(256, 256), nn.GELU(), nn.Linear(256, DIM)
@@ -78,7 +80,11 @@ class Towers(nn.Module):
         axis = torch.linspace(-1, 1, images.shape[-1], device=images.device)
         y, x = torch.meshgrid(axis, axis, indexing="ij")
         places = torch.stack([x, y]).expand(len(images), -1, -1, -1)
-        return self.image(torch.cat([2 * images - 1, places], dim=1))
+        state, means = torch.cat([2 * images - 1, places], dim=1), []
+        for stage in self.stages:
+            state = stage(state)
+            means.append(state.mean(dim=(2, 3)))
+        return self.image(torch.cat([state.flatten(1), means[1], means[2]], dim=1))
 
     def encode_text(self, numbers: Tensor) -> Tensor:
         """int64 [B, 24] to [B, DIM]."""

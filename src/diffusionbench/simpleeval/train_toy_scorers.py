@@ -89,11 +89,19 @@ def accuracies(model: ToyScorer, images: Tensor, right: Tensor, wrong: Tensor) -
     return out
 
 
+def shifted(pixels: Tensor, generator: torch.Generator) -> Tensor:
+    """Move a batch by up to three pixels each way, edges repeated: no object reaches the border."""
+    side = pixels.shape[-1]
+    padded = F.pad(pixels, (3, 3, 3, 3), mode="replicate")
+    y, x = torch.randint(0, 7, (2,), generator=generator).tolist()
+    return padded[..., y : y + side, x : x + side]
+
+
 def train(name: str, images: Tensor, right: Tensor, wrong: Tensor) -> ToyScorer:
     """Train one scorer from scratch."""
     torch.manual_seed(0)
     model: ToyScorer = ToyClip() if name == "toy_clipscore" else ToyVqa()
-    optimizer = torch.optim.AdamW(model.parameters(), lr=RATE)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=RATE, weight_decay=0.05)
     steps = len(images) // BATCH
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, RATE, total_steps=EPOCHS * steps)
     generator = torch.Generator().manual_seed(0)
@@ -103,7 +111,8 @@ def train(name: str, images: Tensor, right: Tensor, wrong: Tensor) -> ToyScorer:
         for step in range(steps):
             rows = order[step * BATCH : (step + 1) * BATCH]
             turn = epoch % CHANGED
-            loss = loss_of(model, images[rows].float() / 255, right[rows, turn], wrong[rows, turn])
+            pixels = shifted(images[rows].float() / 255, generator)
+            loss = loss_of(model, pixels, right[rows, turn], wrong[rows, turn])
             optimizer.zero_grad()
             loss.backward()
             torch.nn.utils.clip_grad_norm_(model.parameters(), CLIP)
