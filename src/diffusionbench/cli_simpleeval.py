@@ -17,7 +17,9 @@ Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 def prompts(
     name: Annotated[str, typer.Option("--set", help="Prompt set; see `diffusionbench ls prompts`.")],
-    seed: Annotated[str, typer.Option(help="Seed of the set: public-0 .. public-4, a bound or a sealed one.")] = "public-0",
+    seed: Annotated[
+        str, typer.Option(help="Seed of the set: public-0 .. public-4, a bound or a sealed one.")
+    ] = "public-0",
     layout: Annotated[str | None, typer.Option(help="Size of the set; without it the smallest.")] = None,
     out: Annotated[Path | None, typer.Option(help="Folder for prompts.jsonl.")] = None,
     weights: Annotated[Path | None, typer.Option(help="Bind the seed to this weights file.")] = None,

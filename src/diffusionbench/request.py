@@ -1,4 +1,4 @@
-"""One evaluation as a value that can be stored, and everything about it that can be checked before it costs anything."""
+"""One evaluation as a value that can be stored, and all about it that can be checked before it costs anything."""
 
 from __future__ import annotations
 

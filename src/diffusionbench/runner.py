@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from datetime import UTC, datetime
 from itertools import groupby
 from pathlib import Path
@@ -39,7 +39,6 @@ from diffusionbench.store import (
     ImageStore,
     Manifest,
     Stream,
-    hashed,
     images_digest,
     read,
 )
@@ -282,7 +281,9 @@ def _as_samples(source: Source) -> list[Sample]:
 
 def _with_parts(estimates: dict[str, Estimate]) -> dict[str, Estimate]:
     """The estimates and, after each, its parts."""
-    return {key: value for name, whole in estimates.items() for key, value in ({name: whole} | dict(whole.parts)).items()}
+    return {
+        key: value for name, whole in estimates.items() for key, value in ({name: whole} | dict(whole.parts)).items()
+    }
 
 
 def _facts(estimates: dict[str, Estimate]) -> dict[str, Any]:

@@ -67,9 +67,7 @@ def universal(model: ToyScorer, images: Sequence[np.ndarray], texts: Sequence[st
     for step in range(steps):
         rows = torch.tensor([stream.below(len(clean)) for _ in range(24)])
         shared.requires_grad_(True)
-        (slope,) = torch.autograd.grad(
-            _objective(model, (clean[rows] + shared).clamp(0, 1), numbers[rows]), shared
-        )
+        (slope,) = torch.autograd.grad(_objective(model, (clean[rows] + shared).clamp(0, 1), numbers[rows]), shared)
         rate = 2 * STEP * (1 - step / steps)
         shared = (shared.detach() + rate * slope.sign()).clamp(-bound, bound)
     return shared
@@ -188,7 +186,7 @@ def tune_look(value: Callable[[dict[str, float]], float], evaluations: int, seed
     top = value(best)
     for trial in range(evaluations - 1):
         name = stream.choice(tuple(LOOKS))
-        neutral, low, high = LOOKS[name]
+        _neutral, low, high = LOOKS[name]
         reach = (high - low) * (0.5 * (1 - trial / evaluations) + 0.1)
         moved = best[name] + (stream.below(2001) / 1000 - 1) * reach
         look = {**best, name: float(np.clip(moved, low, high))}

@@ -68,8 +68,7 @@ class Draft:
             Question(second.family, second.slot, second.options, j),
         )
         probes = (
-            Question(probe.family, probe.slot, probe.options, self._requested(probe), held=True)
-            for probe in self.held
+            Question(probe.family, probe.slot, probe.options, self._requested(probe), held=True) for probe in self.held
         )
         return (*asked, *probes)
 

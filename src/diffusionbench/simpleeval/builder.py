@@ -12,7 +12,7 @@ from typing import Final
 from diffusionbench.errors import RequestError
 from diffusionbench.registry import nearest
 from diffusionbench.simpleeval.blocks import TWINS, Draft, Prompt, PromptSet
-from diffusionbench.simpleeval.decks import DeadEnd
+from diffusionbench.simpleeval.decks import DeadEndError
 from diffusionbench.simpleeval.stream import Stream
 
 WORLDS: Final = {
@@ -66,16 +66,13 @@ def build(world: str, seed: str, layout: str = "standard", avoid: Collection[str
     cells = [(type_, stratum) for type_ in module.TYPES for stratum in STRATA]
     for cell, (type_, stratum) in enumerate(cells):
         for place in range(per_cell):
-            if per_cell == 2:
-                template = "T0" if place == 0 else PARAPHRASES[cell % 3]
-            else:
-                template = TEMPLATES[place % 5]
+            template = ("T0" if place == 0 else PARAPHRASES[cell % 3]) if per_cell == 2 else TEMPLATES[place % 5]
             index = len(prompts) // 4
             for redraw in range(MAX_REDRAWS):
                 stream = Stream(seed, f"block/{index:04d}" + (f"/r{redraw}" if redraw else ""))
                 try:
                     draft = drawer.draw(type_, stratum, stream)
-                except DeadEnd:
+                except DeadEndError:
                     rejected["dead end"] += 1
                     continue
                 block = _worded(module, draft, seed, index, (type_, stratum, template))

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from diffusionbench.simpleeval.stream import Stream
 
 
-class DeadEnd(Exception):
+class DeadEndError(Exception):
     """No legal fact is left for a slot: the block must be drawn again."""
 
 
@@ -27,7 +27,7 @@ class Deck:
         """Take the first legal fact, with one fresh permutation appended if there is none.
 
         Raises:
-            DeadEnd: if no fact of the vocabulary is legal.
+            DeadEndError: if no fact of the vocabulary is legal.
         """
         for attempt in range(2):
             for place, item in enumerate(self._queue):
@@ -35,4 +35,4 @@ class Deck:
                     return self._queue.pop(place)
             if attempt == 0:
                 self._queue += self._stream.shuffle(self._items)
-        raise DeadEnd
+        raise DeadEndError

@@ -146,9 +146,7 @@ class HubEncoder:
                 max_length=self._row.max_tokens,
                 return_tensors="pt",
             ).to(self._device)
-            states = self._network.text_model(
-                input_ids=numbers["input_ids"], attention_mask=numbers["attention_mask"]
-            )
+            states = self._network.text_model(input_ids=numbers["input_ids"], attention_mask=numbers["attention_mask"])
             # CLIP reads the end-of-text state, ALIGN the first one.
             pooled = states.pooler_output if self._row.architecture == "CLIPModel" else states.last_hidden_state[:, 0]
             out.append(F.normalize(self._network.text_projection(pooled).float(), dim=-1).cpu())

@@ -118,7 +118,9 @@ def _score(result: Tally, name: str, weights: np.ndarray, chosen: Sequence[int])
     return credit.headline(credit.by_cell(result, values, weights), chosen)
 
 
-def _gap(key: str, name: str, value: float | None, stderr: float | None, missing: str, both_ways: bool = False) -> Guard:
+def _gap(
+    key: str, name: str, value: float | None, stderr: float | None, missing: str, both_ways: bool = False
+) -> Guard:
     if value is None or not np.isfinite(value):
         return Guard(key, name, None, note=missing)
     size = abs(value) if both_ways else value
@@ -146,7 +148,7 @@ def _auditors(score: np.ndarray, references: References, evidence: Evidence) -> 
 
 
 def _paraphrase(result: Tally, chosen: Sequence[int]) -> Guard:
-    """T0 blocks against the paraphrases, cell by cell; the cells themselves are resampled, since one may hold two blocks."""
+    """T0 blocks against the paraphrases, cell by cell; cells vary, because one may hold but two blocks."""
     values = credit.pair_credit(result.right["joint"], result.options)
     plain = np.asarray([result.prompt_set.block(int(b))[0].template == "T0" for b in result.blocks])
     gaps = []

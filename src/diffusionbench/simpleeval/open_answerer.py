@@ -50,9 +50,7 @@ class OpenAnswerer:
     def votes(self, images: Sequence[np.ndarray], prompts: Sequence[Prompt]) -> list[np.ndarray]:
         """See `answers.Answerer`."""
         copies = [views(image, prompt.id.split("/")[0]) for image, prompt in zip(images, prompts, strict=True)]
-        out = [
-            np.zeros((2, len(FLIPPED), len(prompt.questions)), np.int8) for prompt in prompts
-        ]
+        out = [np.zeros((2, len(FLIPPED), len(prompt.questions)), np.int8) for prompt in prompts]
         for number, encoder in enumerate(self._encoders):
             self._prepare_texts(number, prompts)
             for place, vectors in enumerate(self._vectors(encoder, copies, prompts)):
@@ -72,7 +70,9 @@ class OpenAnswerer:
         flat: list[Tensor] = []
         counts = []
         for seen, prompt in zip(copies, prompts, strict=True):
-            regions: list[tuple[Tensor, ...]] = [(view, *halves(view)) if _by_place(prompt) else (view,) for view in seen]
+            regions: list[tuple[Tensor, ...]] = [
+                (view, *halves(view)) if _by_place(prompt) else (view,) for view in seen
+            ]
             counts.append(len(regions[0]))
             flat += [region[i] for i in range(len(regions[0])) for region in regions]
         encoded = iter(encoder.images(flat).split(len(FLIPPED)))
@@ -95,9 +95,7 @@ class OpenAnswerer:
         means = F.normalize(vectors.view(len(ordered), -1, vectors.shape[-1]).mean(dim=1), dim=-1)
         known.update(zip(ordered, means, strict=True))
 
-    def _answer(
-        self, number: int, regions: Sequence[Tensor], question: Question, prompt: Prompt, flipped: bool
-    ) -> int:
+    def _answer(self, number: int, regions: Sequence[Tensor], question: Question, prompt: Prompt, flipped: bool) -> int:
         texts = torch.stack([self._texts[number][key] for key in _texts(question, prompt.facts)])
         if kind_of(question.slot) == "relation":
             across, down = _displacement(regions, texts)
@@ -138,7 +136,7 @@ def _texts(question: Question, facts: Mapping[str, str]) -> list[tuple[str, ...]
 
 
 def _displacement(regions: Sequence[Tensor], nouns: Tensor) -> tuple[float, float]:
-    """How much further left, and how much further up, the first noun is than the second: a difference of differences."""
+    """How much further left, and up, the first noun is than the second: a difference of differences."""
     first_less_second = nouns[0] - nouns[1]
     left, right, top, bottom = (float(regions[i] @ first_less_second) for i in (LEFT, RIGHT, TOP, BOTTOM))
     return left - right, top - bottom

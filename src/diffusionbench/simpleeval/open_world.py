@@ -120,7 +120,7 @@ class Drawer:
             stream: the block's own.
 
         Raises:
-            DeadEnd: if no legal fact is left for a slot.
+            DeadEndError: if no legal fact is left for a slot.
         """
         plan = _plan(type_, stream)
         _fill(plan, {"easy": 0, "medium": 1, "hard": 3}[stratum], stratum != "easy", stream)
@@ -265,9 +265,7 @@ def _fits(
     if plan.binding and slot in plan.targets:
         # Both nouns of a binding take every option.
         facts = [(target, fact) for target in plan.targets]
-    return not any(
-        clash(one, (other, value)) for one in facts for other, values in context.items() for value in values
-    )
+    return not any(clash(one, (other, value)) for one in facts for other, values in context.items() for value in values)
 
 
 def _apart(fact: str, slot: str, plan: Plan, chosen: Sequence[str]) -> bool:
@@ -279,5 +277,3 @@ def _apart(fact: str, slot: str, plan: Plan, chosen: Sequence[str]) -> bool:
     if name == "noun" and slot not in plan.animals:
         return all(words.nouns[fact].group != words.nouns[other].group for other in chosen)
     return True
-
-

@@ -51,7 +51,10 @@ def box_mean(image: np.ndarray) -> np.ndarray:
 
 
 def colour_labels(rgb: np.ndarray) -> np.ndarray:
-    """Index of the nearest prototype colour of each RGB in float32 [..., 3]: L1 on RGB over its maximum + 0.3 |maxima|."""
+    """Index of the nearest prototype colour of each RGB in float32 [..., 3].
+
+    Distance: L1 on RGB over its maximum, and 0.3 times the difference of the maxima on 0..1.
+    """
     maxima = rgb.max(axis=-1)
     normalised = rgb / np.maximum(maxima, 1)[..., None]
     distance = 0.3 / 255 * np.abs(maxima[..., None] - _MAXIMA)

@@ -32,7 +32,7 @@ STAR: Final = tuple(
 )
 
 
-class NoLayout(Exception):
+class NoLayoutError(Exception):
     """No placement of a scene's objects was found."""
 
 
@@ -73,7 +73,7 @@ def render(scene: Mapping[str, str], seed: str, path: str, size: int = CANVAS) -
 
     Raises:
         ValueError: if the size is not supported.
-        NoLayout: if the objects do not fit, which no legal scene reaches.
+        NoLayoutError: if the objects do not fit, which no legal scene reaches.
     """
     if not (1 <= size <= CANVAS or size == 2 * CANVAS):
         raise ValueError(f"shapes are rendered at 1..64 or 128 pixels, not {size}")
@@ -85,20 +85,22 @@ def render(scene: Mapping[str, str], seed: str, path: str, size: int = CANVAS) -
         image = _background(facts["background"], stream, scale)
         try:
             things = _things(facts, stream)
-        except NoLayout:
+        except NoLayoutError:
             continue
         for thing in things:
             _paint(image, thing, scale)
         noise = np.frombuffer(octets(seed, f"{path}{suffix}/nz", image.size), np.uint8).astype(np.int64) % 11 - 5
         picture = np.clip(image + noise.reshape(image.shape), 0, 255).astype(np.uint8)
         return picture if size >= CANVAS else shrink(picture, size)
-    raise NoLayout(f"no room for {dict(scene)}")
+    raise NoLayoutError(f"no room for {dict(scene)}")
 
 
 def background(path: str, seed: str, size: int) -> np.ndarray:
     """A picture of nothing: a background without objects, uint8 [size, size, 3], size a multiple of 64."""
     facts = complete({}, Stream(seed, path + "/free"))
-    return np.clip(_background(facts["background"], Stream(seed, path + "/lay"), size // CANVAS), 0, 255).astype(np.uint8)
+    return np.clip(_background(facts["background"], Stream(seed, path + "/lay"), size // CANVAS), 0, 255).astype(
+        np.uint8
+    )
 
 
 def shrink(image: np.ndarray, size: int) -> np.ndarray:
@@ -152,7 +154,7 @@ def _things(facts: Mapping[str, str], stream: Stream) -> list[Thing]:
         if centres is not None:
             break
     else:
-        raise NoLayout
+        raise NoLayoutError
     things = []
     for group, radius, (x, y) in zip(groups, radii, centres, strict=True):
         degrees = stream.between(-12, 12)

@@ -23,9 +23,7 @@ SOURCES = {
 
 def mirrored(reading: Reading) -> Reading:
     """What a reader of the mirror image would have seen in the image itself."""
-    objects = (
-        Found(found.shape, found.colour, found.size, SIDE - 1 - found.x, found.y) for found in reading.objects
-    )
+    objects = (Found(found.shape, found.colour, found.size, SIDE - 1 - found.x, found.y) for found in reading.objects)
     return Reading(tuple(objects), reading.background)
 
 

@@ -25,9 +25,7 @@ def space() -> int:
             place is None or not clash(("light", light), ("place", place)) for light in words.facts["light"]
         )
         nouns = [
-            noun
-            for noun in words.nouns.values()
-            if place is None or not clash(("object", noun.name), ("place", place))
+            noun for noun in words.nouns.values() if place is None or not clash(("object", noun.name), ("place", place))
         ]
         actions = [
             action

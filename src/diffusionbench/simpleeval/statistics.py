@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections import Counter
 from collections.abc import Iterable
 from typing import Any
@@ -35,7 +36,7 @@ def statistics(found: PromptSet) -> dict[str, Any]:
         "characters": _spread(len(text) for text in texts),
         "words": _spread(len(row) for row in words),
         "distinct_words": len({word for row in words for word in row}),
-        "distinct_bigrams": len({pair for row in words for pair in zip(row, row[1:], strict=False)}),
+        "distinct_bigrams": len({pair for row in words for pair in itertools.pairwise(row)}),
         "slots": {
             kind: {"used": len(counts), "of": len(module.VOCABULARY[kind]), **_spread(counts.values())}
             for kind, counts in sorted(used.items())

@@ -6,6 +6,7 @@ picture show the caption?". Both are trained by `train_toy_scorers.py` and trave
 
 from __future__ import annotations
 
+import itertools
 import json
 from collections.abc import Sequence
 from functools import lru_cache
@@ -29,7 +30,8 @@ WORDS: Final = (
     "",
     *sorted(
         {
-            *"a an on of image background is are there it them the left right above below".split(),
+            *("a", "an", "on", "of", "image", "the", "background", "is", "are", "there", "it", "them"),
+            *("left", "right", "above", "below"),
             *world.SHAPES,
             *world.PLURALS.values(),
             *world.COLOURS,
@@ -66,7 +68,7 @@ class Towers(nn.Module):
         widths = (5, 24, 48, 96, 128)
         self.stages = nn.ModuleList(
             nn.Sequential(nn.Conv2d(before, after, 3, stride=2, padding=1), nn.GroupNorm(8, after), nn.GELU())
-            for before, after in zip(widths, widths[1:], strict=False)
+            for before, after in itertools.pairwise(widths)
         )
         # Places for objects, means over places for textures.
         self.image = nn.Linear(128 * 16 + 48 + 96, DIM)

@@ -45,7 +45,7 @@ PAINTED: dict[int, torch.Tensor] = {}
 def code(grey):
     """The painted vectors by the share of pixels at their level; other levels say nothing."""
     total = torch.zeros(DIM)
-    height, width = grey.shape
+    _height, _width = grey.shape
     for level, vector in PAINTED.items():
         share = ((grey - level).abs() < 4).float().mean()
         total = total + vector * share
@@ -169,7 +169,7 @@ def tiny_models(tmp_path_factory):
     transformers = pytest.importorskip("transformers", reason="transformers is not installed (extra eval-t2i)")
     from tokenizers import Tokenizer, models, pre_tokenizers
 
-    words = sorted({word for noun in vocabulary().nouns for word in noun.split()} | set("a an photo of red".split()))
+    words = sorted({word for noun in vocabulary().nouns for word in noun.split()} | {"a", "an", "photo", "of", "red"})
     root = tmp_path_factory.mktemp("models")
     torch.manual_seed(0)
     text = {"vocab_size": 512, "hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 1}

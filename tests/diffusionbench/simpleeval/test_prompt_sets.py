@@ -9,7 +9,7 @@ from diffusionbench.errors import RequestError
 from diffusionbench.simpleeval import builder, open_world, shapes_world, statistics
 from diffusionbench.simpleeval.blocks import noise_seed
 from diffusionbench.simpleeval.builder import build
-from diffusionbench.simpleeval.decks import DeadEnd, Deck
+from diffusionbench.simpleeval.decks import DeadEndError, Deck
 from diffusionbench.simpleeval.stream import Stream
 from diffusionbench.simpleeval.vocabulary import clash, kind_of, owner_of, vocabulary
 from diffusionbench.simpleeval.wording import caption, scorer_texts
@@ -208,9 +208,9 @@ def test_texts_to_avoid_are_not_drawn_and_overlaps_are_counted():
 def test_decks_deal_evenly_and_report_dead_ends():
     deck = Deck("abcd", Stream("s", "deck"))
     assert sorted(deck.deal(lambda item: True) for _ in range(4)) == list("abcd")
-    counts = Counter(deck.deal(lambda item: item != "a" or i % 2 == 0) for i in range(40))
+    counts = Counter(deck.deal(lambda item, i=i: item != "a" or i % 2 == 0) for i in range(40))
     assert max(counts.values()) - min(counts.values()) <= 1
-    with pytest.raises(DeadEnd):
+    with pytest.raises(DeadEndError):
         deck.deal(lambda item: False)
 
 

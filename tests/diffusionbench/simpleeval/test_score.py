@@ -1,5 +1,6 @@
 """Credit by hand, theorem 6.2, intervals, guards, statuses, seeds."""
 
+import itertools
 from dataclasses import replace
 
 import numpy as np
@@ -118,7 +119,7 @@ def test_interval_covers_and_matches_the_spread_over_sets():
 
 def test_accuracy_ladder_rises():
     values = [score(quick(), perfect_readers(quick(), p)).score.value for p in (0.4, 0.6, 0.8, 0.95, 1.0)]
-    assert all(low < high for low, high in zip(values, values[1:], strict=False))
+    assert all(low < high for low, high in itertools.pairwise(values))
 
 
 def test_unscored_blocks_are_counted_and_named():
