@@ -4,15 +4,74 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from diffusionbench.errors import RequestError
 
+if TYPE_CHECKING:
+    from diffusionbench.prompts import PromptChoice
+
 simpleeval = typer.Typer(no_args_is_help=True, help="Seeds and sealed sets of SimpleEval.")
 
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+
+
+def register(app: typer.Typer) -> None:
+    """Add the verbs to a program."""
+    app.command()(prompts)
+    app.command()(stress)
+    app.add_typer(simpleeval, name="simpleeval")
+
+
+def choice(
+    name: str | None,
+    metrics: str,
+    seed: str,
+    layout: str | None,
+    weights: Path | None,
+    beacon: str,
+    commitment: str | None,
+    networks: str | None,
+    public: Path | None,
+) -> PromptChoice:
+    """The prompts of a request from command-line words; without a name, the set that the first metric judges.
+
+    Raises:
+        RequestError: if no set is named and no metric implies one, or the record on the public set does not fit.
+    """
+    from diffusionbench.prompts import PROMPTS, PromptChoice
+    from diffusionbench.schema import file_digest
+
+    first = metrics.split(",")[0].strip()
+    name = name or (first if first in PROMPTS else None)
+    if name is None:
+        raise RequestError(
+            f"axis 't2i' needs to know which prompts the images were made for. Name them with --prompts; known: "
+            f"{', '.join(sorted(PROMPTS))}."
+        )
+    return PromptChoice(
+        name=name,
+        seed=seed,
+        layout=layout,
+        weights_digest=file_digest(weights) if weights is not None and weights.is_file() else None,
+        beacon=beacon,
+        commitment=commitment,
+        networks=None if networks is None else tuple(word.strip() for word in networks.split(",") if word.strip()),
+        public=None if public is None else _public(public, first),
+    )
+
+
+def _public(path: Path, key: str) -> tuple[float, float]:
+    from diffusionbench.record import load
+
+    record = load(path)
+    value = record.values.get(key)
+    seed = record.extra.get("facts", {}).get(key, {}).get("seed")
+    if value is None or value.stderr is None or seed != "public-0":
+        raise RequestError(f"record {path} holds no score '{key}' on seed public-0. Score that set first.")
+    return value.value, value.stderr
 
 
 def prompts(

@@ -1,4 +1,4 @@
-"""One evaluation as a value that can be stored, and all about it that can be checked before it costs anything."""
+"""One evaluation as a value that can be stored, and all that can be checked before it costs anything."""
 
 from __future__ import annotations
 
@@ -127,15 +127,8 @@ def check(request: EvalRequest, source: Source) -> None:
         UserError: an unknown name, a reference that a metric cannot use, too few images, missing or impossible
             labels, images of the wrong size, missing weights or packages.
     """
-    metrics = specs(request)
-    reference = find_reference(request)
-    for key, spec in metrics.items():
-        _check_reference(key, spec, request, reference)
-        if request.count < spec.min_samples:
-            raise RequestError(
-                f"metric '{key}' needs at least {spec.min_samples} images, and {request.count} were asked for or "
-                "found. Give more images or leave the metric out."
-            )
+    check_metrics(request)
+    metrics, reference = specs(request), find_reference(request)
     samples = expand(request, source)
     unlabelled = next((sample.id for sample in samples if sample.label is None), None)
     needy = next((key for key, spec in metrics.items() if spec.needs_labels), None)
@@ -147,9 +140,26 @@ def check(request: EvalRequest, source: Source) -> None:
     if reference is not None:
         check_size(source.image_size, reference.image_size, f"reference '{reference.name}'")
     for name in extractor_names(metrics):
-        extractor = EXTRACTORS.load(name)
-        check_size(source.image_size, extractor.image_size, f"feature extractor '{name}'")
-        extractor.check()
+        check_size(source.image_size, EXTRACTORS.load(name).image_size, f"feature extractor '{name}'")
+
+
+def check_metrics(request: EvalRequest) -> None:
+    """What a request says without its images: names, reference, counts, weights.
+
+    Raises:
+        UserError: as `check`.
+    """
+    metrics = specs(request)
+    reference = find_reference(request)
+    for key, spec in metrics.items():
+        _check_reference(key, spec, request, reference)
+        if request.count < spec.min_samples:
+            raise RequestError(
+                f"metric '{key}' needs at least {spec.min_samples} images, and {request.count} were asked for or "
+                "found. Give more images or leave the metric out."
+            )
+    for name in extractor_names(metrics):
+        EXTRACTORS.load(name).check()
 
 
 def extractor_names(metrics: dict[str, MetricSpec]) -> list[str]:

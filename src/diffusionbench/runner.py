@@ -17,6 +17,7 @@ import numpy as np
 
 from diffusionbench import provenance
 from diffusionbench.axes.t2i import open_prompts
+from diffusionbench.catalog import metric_info
 from diffusionbench.errors import DataError, RequestError
 from diffusionbench.extractors import EXTRACTORS
 from diffusionbench.prompts import Prompts
@@ -24,6 +25,7 @@ from diffusionbench.record import Protocol, Provenance, Record, Value
 from diffusionbench.request import (
     EvalRequest,
     check,
+    check_metrics,
     check_size,
     expand,
     extractor_names,
@@ -77,6 +79,43 @@ def run(
     store = open_store(request, source, store_dir)
     fill(request, source, store, progress=progress)
     return score(request, store, device, progress)
+
+
+def rescore(
+    store_dir: Path,
+    metrics: tuple[str, ...],
+    reference: str | None = None,
+    device: str = "cpu",
+    progress: Progress | None = None,
+) -> Record:
+    """Score a store's images with other metrics; no image is made.
+
+    Args:
+        store_dir: the store's folder, or one with a single store in it.
+        reference: None: the one of the request that filled the store.
+
+    Raises:
+        DataError: if the folder is no store.
+        UserError: where the request does not fit the stored images.
+    """
+    store = ImageStore(_only_store(store_dir))
+    known = store.manifest.request
+    request = known.model_copy(
+        update={"metrics": metrics, "reference": reference or known.reference, "count": store.count()}
+    )
+    check_metrics(request)
+    return score(request, store, device, progress)
+
+
+def _only_store(folder: Path) -> Path:
+    """A store's own folder, also where the one that holds it was meant."""
+    inside = sorted(path.parent for path in folder.glob("*/store.json"))
+    if (folder / "store.json").exists() or not inside:
+        return folder
+    if len(inside) > 1:
+        names = ", ".join(path.name for path in inside)
+        raise DataError(f"{folder} holds {len(inside)} image stores ({names}). Name one of them.")
+    return inside[0]
 
 
 def open_store(request: EvalRequest, source: Source, root: Path) -> ImageStore:
@@ -162,7 +201,7 @@ def score(request: EvalRequest, images: ImageSet, device: str = "cpu", progress:
     estimates, seen = judge("scored", images, request.count)
     faults = images.unreadable(request.count)
     anchors, notes = _anchors(judge, reference, seen)
-    values = {key: _value(estimate, len(faults)) for key, estimate in _with_parts(estimates).items()}
+    values = _directed(_values(estimates, len(faults)), metrics)
     entries = images.entries(request.count)
     partial = bool(faults) or any(estimate.unscored for estimate in estimates.values())
     protocol = _protocol(request, reference, extractors, notes)
@@ -249,8 +288,19 @@ def _load(names: list[str], device: str) -> dict[str, Extractor]:
     """Construct extractors; building a network draws random weights first, which must not disturb a training run."""
     import torch
 
+    _check_device(device)
     with torch.random.fork_rng():
         return {name: EXTRACTORS.load(name)(device) for name in names}
+
+
+def _check_device(device: str) -> None:
+    import torch
+
+    try:
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).splitlines()[0]
+        raise RequestError(f"device '{device}' cannot be used: {reason}. Take 'cpu' or another one.") from None
 
 
 def _anchors(
@@ -269,7 +319,7 @@ def _anchors(
         for key in sorted(judge._metrics.keys() - fitting):
             notes.append(f"anchor {name}: {number} images are too few for {key}, which is not scored on it")
         estimates, _ = judge(f"anchor {name}", Stream(source, _as_samples(source)), number, fitting)
-        values[name] = {key: _value(estimate, 0) for key, estimate in estimates.items()}
+        values[name] = _values(estimates, 0)
     return values, tuple(notes)
 
 
@@ -279,22 +329,39 @@ def _as_samples(source: Source) -> list[Sample]:
     return [Sample(id=place, label=label) for place, label in enumerate(source.labels or ())]
 
 
-def _with_parts(estimates: dict[str, Estimate]) -> dict[str, Estimate]:
-    """The estimates and, after each, its parts."""
-    return {
-        key: value for name, whole in estimates.items() for key, value in ({name: whole} | dict(whole.parts)).items()
-    }
-
-
 def _facts(estimates: dict[str, Estimate]) -> dict[str, Any]:
     facts = {key: dict(estimate.facts) for key, estimate in estimates.items() if estimate.facts}
     return {"facts": facts} if facts else {}
 
 
 def _value(estimate: Estimate, unreadable: int) -> Value:
-    names = ("value", "stderr", "interval", "method", "scored")
-    facts = {name: getattr(estimate, name) for name in names}
-    return Value(**facts, unscored=estimate.unscored + unreadable)
+    return Value(
+        value=estimate.value,
+        stderr=estimate.stderr,
+        interval=estimate.interval,
+        method=estimate.method,
+        scored=estimate.scored,
+        unscored=estimate.unscored + unreadable,
+    )
+
+
+def _values(estimates: dict[str, Estimate], unreadable: int) -> dict[str, Value]:
+    """Values by key, with the numbers that some metrics put beside their own."""
+    values = {key: _value(estimate, unreadable) for key, estimate in estimates.items()}
+    for estimate in estimates.values():
+        values |= {key: Value(value=number, scored=estimate.scored) for key, number in estimate.extra.items()}
+        values |= {key: _value(part, unreadable) for key, part in estimate.parts.items()}
+    return values
+
+
+def _directed(values: dict[str, Value], metrics: dict[str, MetricSpec]) -> dict[str, Value]:
+    """State the direction of metrics that the catalog does not list, so that a board can rank them anywhere."""
+    return {
+        key: value.model_copy(update={"higher_is_better": metrics[key].higher_is_better})
+        if key in metrics and metric_info(key).higher_is_better is None
+        else value
+        for key, value in values.items()
+    }
 
 
 def _by_class(estimates: dict[str, Estimate], entries: list[Entry]) -> dict[str, dict[str, Value]]:

@@ -57,7 +57,7 @@ class Source(Protocol):
         ...
 
 
-class UnreadableImages(DataError):
+class UnreadableImages(DataError):  # noqa: N818
     """Some images cannot be read.
 
     Attributes:
@@ -103,7 +103,7 @@ class FolderSource:
         """Size of the first readable image, or None if there is none."""
         for file in self.files:
             try:
-                return _decode(file).shape[:2]  # type: ignore[return-value]
+                return _decode(file).shape[:2]
             except _UNREADABLE:
                 continue
         return None
@@ -121,7 +121,7 @@ class FolderSource:
             try:
                 arrays.append(_decode(file))
             except _UNREADABLE as error:
-                reasons[sample.id] = f"{file}: {str(error).replace(repr(str(file)), 'the file')}"
+                reasons[sample.id] = f"{file} cannot be read ({str(error).replace(repr(str(file)), '').strip()})"
                 continue
             if arrays[-1].shape[:2] != self.image_size:
                 raise DataError(
@@ -165,7 +165,7 @@ class PromptFolderSource:
         """Size of the first readable image, or None if there is none."""
         for file in self._files.values():
             try:
-                return _decode(file).shape[:2]  # type: ignore[return-value]
+                return _decode(file).shape[:2]
             except _UNREADABLE:
                 continue
         return None
@@ -237,7 +237,7 @@ class ArchiveSource:
     @property
     def image_size(self) -> tuple[int, int] | None:
         """(height, width)."""
-        return self._rows.shape[1:3]  # type: ignore[return-value]
+        return self._rows.shape[1:3]
 
     def images(self, samples: Sequence[Sample]) -> np.ndarray:
         """The samples' images; fastest where ids rise."""
@@ -260,13 +260,13 @@ class ArraySource:
     @cached_property
     def digest(self) -> str:
         """SHA-256 over images and labels."""
-        pixels = hashlib.sha256(np.ascontiguousarray(self.array)).hexdigest()
+        pixels = hashlib.sha256(self.array.tobytes()).hexdigest()
         return digest([self.array.shape, pixels, self.labels])
 
     @property
     def image_size(self) -> tuple[int, int] | None:
         """(height, width)."""
-        return self.array.shape[1:3]  # type: ignore[return-value]
+        return self.array.shape[1:3]
 
     def images(self, samples: Sequence[Sample]) -> np.ndarray:
         """The samples' images."""
@@ -367,6 +367,8 @@ def _folder_labels(folder: Path, files: Sequence[Path]) -> tuple[int | None, ...
     names = [file.parent.name for file in files]
     classes = sorted(set(names))
     if all(name.isascii() and name.isdigit() for name in classes):
+        if len({int(name) for name in classes}) < len(classes):
+            raise DataError(f"folder {folder} names a class twice, as in 1 and 01: {', '.join(classes)}. Rename one.")
         return tuple(int(name) for name in names)
     number = {name: label for label, name in enumerate(classes)}
     return tuple(number[name] for name in names)
@@ -408,7 +410,8 @@ class _Rows:
 
     def __init__(self, path: Path, key: str) -> None:
         self._path = path
-        self._file = zipfile.ZipFile(path).open(f"{key}.npy")
+        # Open as long as the source lives: rows are read when they are asked for.
+        self._file = zipfile.ZipFile(path).open(f"{key}.npy")  # noqa: SIM115
         self.shape, fortran, dtype = self._header()
         if dtype != np.uint8 or len(self.shape) != 4 or self.shape[3] != 3 or not self.shape[0] or fortran:
             raise DataError(

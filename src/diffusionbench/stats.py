@@ -1,10 +1,30 @@
-"""A value with its uncertainty, and the few ways we form one (`Estimate`)."""
+"""A value with its uncertainty, and the few ways we form one (`Estimate`).
+
+Every uncertainty here covers the draw of images only: neither training seeds nor the bias of a finite number of images.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
+
+GROUPS = 10
+"""Groups of the delete-one-group jackknife."""
+
+# 97.5 % quantiles: standard normal, and Student's t with GROUPS - 1 = 9 degrees of freedom.
+_NORMAL_975 = 1.959963984540054
+_STUDENT_975 = 2.262157162854099
+
+
+def group_of(ids: Any) -> Any:
+    """The jackknife group of a sample id (an int, or an integer array), in 0..GROUPS - 1.
+
+    Successive tens are shifted against each other: with the id modulo ten alone, images whose ten classes come in
+    turn would leave out one class per group, and the error would be that of another question.
+    """
+    return (ids + ids // GROUPS) % GROUPS
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -15,10 +35,12 @@ class Estimate:
         value: the number.
         stderr: standard error, or None where only an interval is defined.
         interval: 95 % interval (low, high), or None.
-        method: how the uncertainty was formed, such as "jackknife" or "wilson".
+        method: how the uncertainty was formed, such as "jackknife" or "wilson"; "none" where there is none.
         scored: images (or prompts) behind the value.
         unscored: images that could not be judged.
+        unscored_ids: their sample ids.
         per_sample: value of each scored image in the order seen, where one exists.
+        extra: numbers that belong beside the value, by record key, such as {"kid_std": 0.0004}.
         parts: further values of the same metric under their own final keys (families, tags, variants).
         facts: what a record keeps beside the values, as plain JSON.
     """
@@ -29,6 +51,53 @@ class Estimate:
     method: str
     scored: int
     unscored: int = 0
+    unscored_ids: tuple[int, ...] = ()
     per_sample: list[float] | None = None
+    extra: dict[str, float] = field(default_factory=dict)
     parts: Mapping[str, Estimate] = field(default_factory=dict)
     facts: Mapping[str, Any] = field(default_factory=dict)
+
+
+def jackknife(replicates: Sequence[float]) -> float | None:
+    """Standard error by the delete-one-group jackknife.
+
+    Args:
+        replicates: the value without group 0, without group 1, ...; nan where it is not defined.
+
+    Returns:
+        sqrt((g - 1) / g * sum (replicate - mean)^2) over g replicates, or None with fewer than two replicates or
+        where one of them is not finite: a part of the groups would give a wrong number.
+
+    Source: Efron and Tibshirani 1993, An Introduction to the Bootstrap, chapter 11.
+    """
+    count = len(replicates)
+    if count < 2 or not all(math.isfinite(value) for value in replicates):
+        return None
+    mean = math.fsum(replicates) / count
+    return math.sqrt((count - 1) / count * math.fsum((value - mean) ** 2 for value in replicates))
+
+
+def jackknife_interval(value: float, stderr: float) -> tuple[float, float]:
+    """95 % interval (low, high) around a value whose standard error comes from `GROUPS` groups (Student's t)."""
+    return value - _STUDENT_975 * stderr, value + _STUDENT_975 * stderr
+
+
+def wilson(successes: int, count: int) -> tuple[float, float]:
+    """95 % interval (low, high) of a share in 0..1 of independent images.
+
+    Args:
+        successes: images that count, 0..count.
+        count: all images, at least 1.
+
+    Raises:
+        ValueError: if there is no image, or the successes lie outside 0..count.
+
+    Source: Wilson 1927, JASA 22(158).
+    """
+    if not 0 <= successes <= count or count == 0:
+        raise ValueError(f"a share needs 0 <= successes <= count and count > 0, got {successes} of {count}")
+    share, square = successes / count, _NORMAL_975**2
+    centre = (share + square / (2 * count)) / (1 + square / count)
+    half = _NORMAL_975 / (1 + square / count) * math.sqrt(share * (1 - share) / count + square / (4 * count**2))
+    # Exactly 0 and 1 at the ends, where rounding would leave 1e-17.
+    return (0.0 if successes == 0 else centre - half), (1.0 if successes == count else centre + half)

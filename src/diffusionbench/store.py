@@ -93,7 +93,7 @@ def _condition(of: Sample | Entry) -> str:
 def hashed(samples: Sequence[Sample], images: np.ndarray) -> list[Entry]:
     """Manifest entries of a batch uint8 [B, H, W, 3]."""
     return [
-        Entry(sample.id, sample.label, sample.prompt, hashlib.sha256(np.ascontiguousarray(image)).hexdigest())
+        Entry(sample.id, sample.label, sample.prompt, hashlib.sha256(image.tobytes()).hexdigest())
         for sample, image in zip(samples, images, strict=True)
     ]
 

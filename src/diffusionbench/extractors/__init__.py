@@ -5,7 +5,9 @@ One pass of an extractor over the images serves every metric that names it.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
 from diffusionbench.registry import Registry
@@ -22,6 +24,11 @@ EXTRACTORS = Registry(
     },
     group="diffusionbench.extractors",
 )
+
+
+def cache_folder() -> Path:
+    """Where downloaded weights and computed features lie; `DIFFUSIONBENCH_CACHE` moves it and changes no number."""
+    return Path(os.environ.get("DIFFUSIONBENCH_CACHE") or Path.home() / ".cache" / "diffusionbench")
 
 
 class Extractor(Protocol):

@@ -97,7 +97,7 @@ def main(folder: Path = WEIGHTS.parent) -> dict[str, Any]:
     weights = train()
     accuracy = {}
     for split in ("train", "held_out"):
-        images, labels = digits.read(split)  # type: ignore[arg-type]
+        images, labels = digits.read(split)
         accuracy[split] = float((forward(weights, to_grey(images))[1].argmax(1).numpy() == labels).mean())
     payload = save(weights)
     card = {

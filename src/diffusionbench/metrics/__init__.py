@@ -44,17 +44,24 @@ class Metric(Protocol):
     """One evaluation of one metric: fed in batches, asked once."""
 
     def update(self, outputs: Mapping[str, np.ndarray], samples: Sequence[Sample]) -> None:
-        """Take one batch.
+        """Take one batch. A row that is not finite is unscored: counted and named, never part of the value.
 
         Args:
             outputs: what the extractor returned, by name: "features" float32 [B, d], "logits" float32 [B, c], or
-                "images" uint8 [B, H, W, 3].
+                "images" uint8 [B, H, W, 3]. A metric may keep these arrays, so nobody writes to them again.
             samples: the B samples (id, label) these images belong to.
+
+        Raises:
+            RequestError: if the extractor did not return what the metric needs, or a sample comes a second time.
         """
         ...
 
     def compute(self) -> Estimate:
-        """The value over everything seen, with its uncertainty."""
+        """The value over everything seen, with its uncertainty.
+
+        Raises:
+            RequestError: if fewer images were scored than the metric is defined for.
+        """
         ...
 
 
@@ -72,7 +79,7 @@ class MetricSpec:
         prompts: key in `PROMPTS` of the only set whose images it judges, or None for any.
         min_samples: smallest number of images it is defined for.
         source: paper or definition.
-        create: makes a fresh `Metric` for a reference (or the prompts) and the extractor that will feed it.
+        create: makes a fresh `Metric` that compares with a reference as the extractor sees it, or judges by prompts.
     """
 
     key: str

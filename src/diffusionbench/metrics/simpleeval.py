@@ -61,7 +61,7 @@ class SimpleEval:
     def compute(self) -> Estimate:
         """The score; its parts are the other keys, its facts the rest of the report and every vote."""
         found = self.report()
-        # Images that never came are counted by whoever asked for them.
+        # Images that never came are counted by whoever asked for them; seen ones in a broken block are named here.
         values = {
             key: replace(value, unscored=value.unscored - len(found.unscored)) for key, value in found.values().items()
         }

@@ -46,6 +46,10 @@ class PromptList:
     jsonl: str
     detail: Any
 
+    def files_of_images(self) -> list[str]:
+        """Where every image belongs below an image folder, without the suffix, in the order of sample ids."""
+        return [f"{file}/{k}" for file in self.files for k in range(self.images_per_prompt)]
+
 
 class PromptChoice(Strict):
     """Which prompts are asked, and what shows that they were new to the generator.

@@ -36,8 +36,11 @@ class Answerer(Protocol):
     """The weak scorer of a world."""
 
     panel: Panel
-    #: Scorer -> SHA-256 over its weights or, without weights, over its source.
-    digests: Mapping[str, str]
+
+    @property
+    def digests(self) -> Mapping[str, str]:
+        """Scorer -> SHA-256 over its weights or, without weights, over its source."""
+        ...
 
     def votes(self, images: Sequence[np.ndarray], prompts: Sequence[Prompt]) -> list[np.ndarray]:
         """Judge images.

@@ -45,7 +45,7 @@ TYPES: Final = (
 OPTIONS: Final = 4
 LAYOUTS: Final = {"quick": (2, 2), "standard": (10, 4), "wide": (20, 2)}
 #: Facts are settled in this order, so that each finds the ones it depends on; light decides which places are left.
-ORDER: Final = (
+ORDER: Final[tuple[str, ...]] = (
     "object", "companion", "relation", "count", "light", "place", "action", "companion_action",
     "colour", "companion_colour", "material", "companion_material", "style",
 )  # fmt: skip

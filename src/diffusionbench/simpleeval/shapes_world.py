@@ -151,8 +151,8 @@ class Drawer:
 
     @staticmethod
     def _named(contrasted: list[str], stratum: str, stream: Stream) -> set[str]:
-        optional = [name for name in ("size", "background") if name not in contrasted]
-        named = {name for name in ("size", "background") if name in contrasted}
+        optional: list[str] = [name for name in ("size", "background") if name not in contrasted]
+        named: set[str] = {name for name in ("size", "background") if name in contrasted}
         if stratum == "hard":
             return named | set(optional)
         return named | {stream.choice(optional)} if stratum == "medium" else named

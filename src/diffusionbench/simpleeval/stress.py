@@ -145,7 +145,7 @@ def _cell(outcome: Outcome, metric: str) -> str:
 def _transfer(outcome: Outcome) -> float | None:
     """Gain of the attacked metric less the mean gain of the others."""
     others = [float(gain[0]) for name, gain in outcome.gains.items() if name != outcome.target]
-    if outcome.target not in outcome.gains or not others:
+    if outcome.target is None or outcome.target not in outcome.gains or not others:
         return None
     return float(outcome.gains[outcome.target][0]) - float(np.mean(others))
 
@@ -200,6 +200,7 @@ def _checks(outcome: Outcome, layout: str) -> list[Check]:
     name, detail = outcome.attack, outcome.detail
     found: list[Check] = []
     if name == "A1" and detail.endswith(" 8/255") and outcome.target in WORKS:
+        assert outcome.target is not None
         limit = WORKS[outcome.target]
         found.append(_check(outcome, f"{name} {detail} works", outcome.gap(outcome.target), limit, layout, True))
     if OURS in outcome.gains:

@@ -14,6 +14,7 @@ from typing import Final
 
 import numpy as np
 import torch
+from safetensors.torch import save
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -138,15 +139,9 @@ def main() -> None:
         found = accuracies(model, *held)
         print(name, found)
         path = out / f"{name}.safetensors"
-        write_atomic(path, lambda file, weights=weights: _save(weights, file))
+        write_atomic(path, save(weights))
         facts[name] = {"sha256": file_digest(path), **{key: round(value, 4) for key, value in found.items()}}
     write_atomic(out / "toy_scorers.json", json.dumps(facts, indent=2) + "\n")
-
-
-def _save(weights: dict[str, Tensor], file: object) -> None:
-    from safetensors.torch import save
-
-    file.write(save(weights))  # type: ignore[attr-defined]
 
 
 if __name__ == "__main__":

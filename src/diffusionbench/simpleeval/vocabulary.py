@@ -107,13 +107,13 @@ def vocabulary() -> Vocabulary:
     facts["noun"] = tuple(nouns)
     facts["place"] = tuple(place for places in raw["place"].values() for place in places)
     facts["binding"] = ("colour", "material", "action")
-    tags = {kind: {fact: frozenset((fact, "any")) for fact in items} for kind, items in facts.items()}
-    tags["noun"] = {name: noun.tags for name, noun in nouns.items()}
-    tags["place"] = {
+    known = {kind: {fact: frozenset((fact, "any")) for fact in items} for kind, items in facts.items()}
+    known["noun"] = {name: noun.tags for name, noun in nouns.items()}
+    known["place"] = {
         place: frozenset((place, group, "any")) for group, places in raw["place"].items() for place in places
     }
     apart = {kind: frozenset(_pairs(groups)) for kind, groups in raw["apart"].items()}
-    return Vocabulary(nouns, facts, tags, apart, tuple(tuple(row) for row in raw["implausible"]))
+    return Vocabulary(nouns, facts, known, apart, tuple(tuple(row) for row in raw["implausible"]))
 
 
 def _pairs(groups: Sequence[Sequence[str]]) -> set[frozenset[str]]:

@@ -20,8 +20,8 @@ DATASETS = Registry(
     {
         "digits": "nanogen.data.digits:open_digits",
         "imagefolder": "nanogen.data.images:open_folder",
-        "parquet": "nanogen.data.images:open_parquet",
-        "arrow": "nanogen.data.images:open_arrow",
+        "parquet": "nanogen.data.tables:open_parquet",
+        "arrow": "nanogen.data.tables:open_arrow",
     },
     group="nanogen.datasets",
 )
@@ -41,11 +41,18 @@ class Dataset(Protocol):
 
     Attributes:
         num_classes: number of classes, or None for captions.
+        classes: their names in the order of the labels, or None where unknown.
         digest: SHA-256 that changes when the list of images does.
     """
 
-    num_classes: int | None
-    digest: str
+    @property
+    def num_classes(self) -> int | None: ...
+
+    @property
+    def classes(self) -> tuple[str, ...] | None: ...
+
+    @property
+    def digest(self) -> str: ...
 
     def __len__(self) -> int: ...
 

@@ -1,0 +1,5 @@
+"""`python -m diffusionbench`."""
+
+from diffusionbench.cli import main
+
+main()

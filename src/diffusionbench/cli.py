@@ -1,0 +1,327 @@
+"""The command line of DiffusionBench: parse, call one library function, print. No torch before a verb needs it."""
+
+from __future__ import annotations
+
+import json
+import shlex
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from diffusionbench import cli_board, cli_simpleeval
+from diffusionbench.errors import DataError, RequestError, RunError, UserError
+from diffusionbench.record import Record
+
+app = typer.Typer(
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+    help="""Score image generators and keep every number as a reproducible record.
+
+Examples:
+
+  diffusionbench run images/ --reference digits --metrics fd_digits,accuracy_digits
+
+  diffusionbench inspect record.json
+
+  diffusionbench ls metrics
+
+  diffusionbench board
+
+  diffusionbench correlate --x fid --y geneval
+""",
+)
+
+Metrics = Annotated[str, typer.Option("--metrics", help="comma-separated; see `diffusionbench ls metrics`")]
+Reference = Annotated[str | None, typer.Option("--reference", help="name, or path of real images or statistics")]
+Json = Annotated[bool, typer.Option("--json", help="print JSON and nothing else")]
+Out = Annotated[Path | None, typer.Option("--out", help="record file; without it the record is only printed")]
+RecordFile = Annotated[Path, typer.Argument(help="a record's JSON file")]
+
+
+def main() -> None:
+    """Run a command; wrong use ends with exit code 2 and one sentence, a failed run with 1."""
+    try:
+        app()
+    except (UserError, RunError) as error:
+        print(f"{type(error).__name__}: {error}", file=sys.stderr)
+        sys.exit(error.exit_code)
+    except KeyboardInterrupt:
+        print("interrupted; with --store the same command continues", file=sys.stderr)
+        sys.exit(130)
+
+
+def print_record(record: Record, as_json: bool = False) -> None:
+    """Print a record as a table, or as JSON."""
+    from diffusionbench.terminal import print_record as as_table
+
+    if as_json:
+        print(json.dumps(record.model_dump(mode="json"), indent=2))
+    else:
+        as_table(record)
+
+
+def _finish(record: Record, out: Path | None, as_json: bool) -> None:
+    if out is not None:
+        try:
+            record.save(out)
+        except OSError as error:
+            raise RequestError(f"record {out} cannot be written: {error.strerror or error}.") from None
+    print_record(record, as_json)
+    if out is not None:
+        print(out, file=sys.stderr)
+    if record.unscored:
+        raise DataError(
+            f"{len(record.unscored)} of {record.protocol.count} images were not scored; the first: "
+            f"{record.unscored[0]}. The record is marked partial. Replace the files and score again."
+        )
+
+
+@app.command()
+def run(
+    images: Annotated[Path, typer.Argument(help="folder of images, or .npz with arr_0 uint8 [N, H, W, 3]")],
+    metrics: Metrics = "",
+    axis: Annotated[str, typer.Option("--axis", help="see `diffusionbench ls axes`")] = "class_conditional",
+    reference: Reference = None,
+    labels: Annotated[Path | None, typer.Option(help="file with one class label a line, in image order")] = None,
+    prompts: Annotated[str | None, typer.Option(help="prompt set the images were made for")] = None,
+    seed: Annotated[str, typer.Option(help="seed of the prompt set")] = "public-0",
+    layout: Annotated[str | None, typer.Option(help="size of the prompt set; default the smallest")] = None,
+    weights: Annotated[Path | None, typer.Option(help="weights file that a bound seed follows from")] = None,
+    beacon: Annotated[str, typer.Option(help="public random value of a bound seed")] = "none",
+    commitment: Annotated[str | None, typer.Option(help="published commitment of a sealed seed")] = None,
+    networks: Annotated[str | None, typer.Option(help="pretrained networks of the generator, comma-separated")] = None,
+    public: Annotated[Path | None, typer.Option(help="its record on public-0, to compare a new seed with")] = None,
+    count: Annotated[int | None, typer.Option("--num", min=1, help="score the first N images; default all")] = None,
+    method: Annotated[str | None, typer.Option(help="what the record calls the generator")] = None,
+    title: Annotated[str | None, typer.Option(help="the generator's name for people; default the method")] = None,
+    family: Annotated[str | None, typer.Option(help="kind of generator, as on the board (pixel, vae, rae)")] = None,
+    store: Annotated[Path | None, typer.Option(help="keep decoded images here, to continue and to score again")] = None,
+    out: Out = None,
+    device: Annotated[str, typer.Option(help="of the feature extractors")] = "cpu",
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="check the request, score nothing")] = False,
+    as_json: Json = False,
+) -> None:
+    """Score images that anybody made: request, source, store, metrics, record.
+
+    Examples:
+
+      diffusionbench run samples/ --reference digits --metrics fd_digits,accuracy_digits --out record.json
+
+      diffusionbench run images.npz --reference real/ --metrics fid,precision,recall --store work/
+
+      diffusionbench run images.npz --reference stats.npz --metrics fid --dry-run
+
+      diffusionbench run samples/ --axis t2i --prompts simpleeval_shapes_v1 --metrics simpleeval_shapes_v1
+    """
+    from diffusionbench.prompts import PROMPTS
+    from diffusionbench.request import EvalRequest, check
+    from diffusionbench.runner import run as run_request
+    from diffusionbench.source import PromptFolderSource, Source, open_source, read_labels
+    from diffusionbench.terminal import progress_line
+
+    source: Source
+    choice = None
+    if axis == "t2i":
+        choice = cli_simpleeval.choice(prompts, metrics, seed, layout, weights, beacon, commitment, networks, public)
+        source = PromptFolderSource(images)
+        found = len(PROMPTS.load(choice.name).open(choice.seed, choice.layout).files_of_images())
+    else:
+        source = open_source(images, None if labels is None else read_labels(labels))
+        found = len(source.labels or ())
+    name = method or images.stem
+    request = EvalRequest(
+        axis=axis,
+        metrics=_names(metrics),
+        reference=reference,
+        prompts=choice,
+        count=count or found,
+        method=name,
+        title=title or name,
+        family=family,
+        command=shlex.join(["diffusionbench", *sys.argv[1:]]),
+    )
+    if dry_run:
+        check(request, source)
+        print(request.model_dump_json(indent=2))
+        return
+    try:
+        record = run_request(request, source, store, device, progress_line())
+    except OSError as error:
+        where = error.filename or store or images
+        raise RequestError(f"{where} cannot be read or written: {error.strerror or error}.") from None
+    _finish(record, out, as_json)
+
+
+@app.command()
+def score(
+    store: Annotated[Path, typer.Argument(help="an image store, as `--store` or a run's evaluation left it")],
+    metrics: Metrics = "",
+    reference: Reference = None,
+    out: Out = None,
+    device: Annotated[str, typer.Option(help="of the feature extractors")] = "cpu",
+    as_json: Json = False,
+) -> None:
+    """Score stored images again, with other metrics or another reference; no image is made.
+
+    Examples:
+
+      diffusionbench score work/ --metrics kd_digits
+
+      diffusionbench score outputs/demo/evals/images/0123456789abcdef --metrics precision_digits --out pr.json
+
+      diffusionbench score work/0123456789abcdef --metrics fid --reference real/ --json
+    """
+    from diffusionbench.runner import rescore
+    from diffusionbench.terminal import progress_line
+
+    _finish(rescore(store, _names(metrics), reference, device, progress_line()), out, as_json)
+
+
+def _names(text: str) -> tuple[str, ...]:
+    names = tuple(name.strip() for name in text.split(",") if name.strip())
+    if not names:
+        raise RequestError("no metric was asked for. Name some with --metrics; see `diffusionbench ls metrics`.")
+    return names
+
+
+@app.command()
+def inspect(record: RecordFile, as_json: Json = False) -> None:
+    """Show a record.
+
+    Examples:
+
+      diffusionbench inspect record.json
+
+      diffusionbench inspect record.json --json
+
+      diffusionbench inspect outputs/demo/evals/step-00000600-euler50-guidance1-0-1-n359-seed0.json
+    """
+    from diffusionbench.record import load
+
+    print_record(load(record), as_json)
+
+
+@app.command()
+def compare(first: RecordFile, second: RecordFile, as_json: Json = False) -> None:
+    """Say where two records differ beyond their uncertainty; exit code 3 if they do, or if their protocols differ.
+
+    Examples:
+
+      diffusionbench compare a.json b.json
+
+      diffusionbench compare a.json b.json --json
+
+      diffusionbench compare outputs/one/evals/a.json outputs/two/evals/b.json
+    """
+    from diffusionbench.compare import compare as compare_records
+    from diffusionbench.record import load
+
+    result = compare_records(load(first), load(second))
+    if as_json:
+        print(json.dumps(result.as_dict(), indent=2))
+    else:
+        print(result.as_text())
+    if result.differs:
+        raise typer.Exit(3)
+
+
+@app.command("ls")
+def list_names(
+    what: Annotated[str, typer.Argument(help="metrics, extractors, references, axes or prompts")] = "",
+    as_json: Json = False,
+) -> None:
+    """List what can be chosen.
+
+    Examples:
+
+      diffusionbench ls
+
+      diffusionbench ls metrics
+
+      diffusionbench ls references --json
+    """
+    known = _tables()
+    if what and what not in known:
+        raise RequestError(f"unknown list '{what}'. Known: {', '.join(known)}.")
+    chosen = {name: table for name, table in known.items() if not what or name == what}
+    if as_json:
+        print(json.dumps(chosen, indent=2))
+        return
+    for name, table in chosen.items():
+        print(name)
+        width = max((len(key) for key in table), default=0)
+        for key, text in table.items():
+            print(f"  {key:<{width}}  {text}")
+
+
+def _tables() -> dict[str, dict[str, str]]:
+    from diffusionbench.axes import AXES
+    from diffusionbench.extractors import EXTRACTORS
+    from diffusionbench.metrics import METRICS
+    from diffusionbench.prompts import PROMPTS
+    from diffusionbench.references import REFERENCES
+
+    def metric(key: str) -> str:
+        spec = METRICS.load(key)
+        better = "higher" if spec.higher_is_better else "lower"
+        return f"{spec.title}; {better} is better; from {spec.min_samples} images"
+
+    return {
+        "metrics": {key: metric(key) for key in METRICS},
+        "extractors": dict(EXTRACTORS),
+        "references": dict(REFERENCES),
+        "axes": dict(AXES),
+        "prompts": {key: _prompt_row(key) for key in PROMPTS},
+    }
+
+
+def _prompt_row(key: str) -> str:
+    from diffusionbench.prompts import PROMPTS
+
+    source = PROMPTS.load(key)
+    return f"{source.title}; layouts {', '.join(source.layouts)}; {source.licence}"
+
+
+@app.command()
+def selftest(as_json: Json = False) -> None:
+    """Check that the embedded judge gives on this machine the features it was shipped with.
+
+    Examples:
+
+      diffusionbench selftest
+
+      diffusionbench selftest --json
+
+      diffusionbench selftest && diffusionbench doctor
+    """
+    from diffusionbench.extractors.digits import self_test
+
+    worst = self_test()
+    print(json.dumps({"digits": worst}) if as_json else f"digits: largest relative deviation {worst:.1e}")
+    if worst > 1e-3:
+        raise RunError("the judge of digits gives other features than it was shipped with; scores would not compare.")
+
+
+@app.command()
+def doctor(as_json: Json = False) -> None:
+    """Say what this installation has and lacks.
+
+    Examples:
+
+      diffusionbench doctor
+
+      diffusionbench doctor --json
+
+      diffusionbench doctor --json > installation.json
+    """
+    from diffusionbench.doctor import examine
+
+    found: dict[str, Any] = examine()
+    print(json.dumps(found, indent=2) if as_json else "\n".join(f"{key}: {value}" for key, value in found.items()))
+
+
+cli_board.register(app)
+cli_simpleeval.register(app)

@@ -1,0 +1,76 @@
+"""Two records side by side: where protocols differ, and where values differ beyond their uncertainty."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from diffusionbench.record import Record, Value
+
+# Two-sided 5 % of a standard normal.
+_Z = 1.96
+
+
+@dataclass(frozen=True)
+class Difference:
+    """One metric in both records; `beyond` is None where an uncertainty is missing."""
+
+    first: float
+    second: float
+    stderr: float | None
+    beyond: bool | None
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """What two records have in common and what not."""
+
+    protocol: dict[str, tuple[Any, Any]]
+    values: dict[str, Difference]
+    missing: dict[str, str]
+
+    @property
+    def differs(self) -> bool:
+        """Whether anything stands against calling the two results equal."""
+        unequal = any(d.beyond or (d.beyond is None and d.first != d.second) for d in self.values.values())
+        return bool(self.protocol or self.missing) or unequal
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain data."""
+        return {"differs": self.differs, **asdict(self)}
+
+    def as_text(self) -> str:
+        """One line per finding."""
+        lines = [f"protocols differ in {key}: {a} and {b}" for key, (a, b) in self.protocol.items()]
+        lines += [f"{key}: only in the {which} record" for key, which in self.missing.items()]
+        for key, found in self.values.items():
+            verdict = {True: "differ", False: "agree within their uncertainty", None: "no uncertainty to compare with"}
+            lines.append(f"{key}: {found.first:.6g} and {found.second:.6g}, {verdict[found.beyond]}")
+        return "\n".join(lines)
+
+
+def compare(first: Record, second: Record) -> Comparison:
+    """Compare values that both records hold; independent draws of images are assumed."""
+    a, b = first.protocol.model_dump(mode="json"), second.protocol.model_dump(mode="json")
+    # Another seed is another draw under the same rules.
+    protocol = {key: (a[key], b[key]) for key in a if a[key] != b[key] and key not in ("seed", "notes")}
+    shared = [key for key in first.values if key in second.values]
+    missing = {key: "first" for key in first.values if key not in shared}
+    missing |= {key: "second" for key in second.values if key not in shared}
+    values = {key: _difference(first.values[key], second.values[key]) for key in shared}
+    return Comparison(protocol, values, missing)
+
+
+def _difference(a: Value, b: Value) -> Difference:
+    errors = [_stderr(a), _stderr(b)]
+    if errors[0] is None or errors[1] is None:
+        return Difference(a.value, b.value, None, False if a.value == b.value else None)
+    joint = math.hypot(errors[0], errors[1])
+    return Difference(a.value, b.value, joint, abs(a.value - b.value) > _Z * joint)
+
+
+def _stderr(value: Value) -> float | None:
+    if value.stderr is not None or value.interval is None:
+        return value.stderr
+    return (value.interval[1] - value.interval[0]) / (2 * _Z)

@@ -1,0 +1,48 @@
+"""What an installation has: versions, weights, and the one mismatch that breaks packages beside a CPU torch."""
+
+from __future__ import annotations
+
+import importlib
+from importlib.metadata import PackageNotFoundError, version
+from typing import Any
+
+from diffusionbench import provenance
+from diffusionbench.errors import UserError
+from diffusionbench.extractors import EXTRACTORS, cache_folder
+
+OPTIONAL = ("scikit-learn", "pyarrow", "datasets", "transformers", "timm", "jinja2", "altair", "tensorboard")
+
+
+def examine() -> dict[str, Any]:
+    """Findings by name, as text."""
+    found: dict[str, Any] = {"hardware": provenance.hardware(), **provenance.packages()}
+    for package in OPTIONAL:
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:
+            found.setdefault(package, "not installed")
+    found["torchvision"] = torchvision_state()
+    found["cache folder"] = str(cache_folder())
+    for name in EXTRACTORS:
+        try:
+            EXTRACTORS.load(name).check()
+            found[f"extractor {name}"] = "ready"
+        except UserError as error:
+            found[f"extractor {name}"] = str(error)
+    return found
+
+
+def torchvision_state() -> str:
+    """Whether torchvision, which we never import ourselves, loads beside this torch; the cure where it does not."""
+    try:
+        installed = version("torchvision")
+    except PackageNotFoundError:
+        return "not installed (not needed)"
+    try:
+        importlib.import_module("torchvision")
+    except (RuntimeError, ImportError, OSError) as error:
+        return (
+            f"{installed} does not load beside this torch ({str(error).splitlines()[0]}), and packages that import it "
+            "fail too. Install torch and torchvision from the same index, or uninstall torchvision."
+        )
+    return installed

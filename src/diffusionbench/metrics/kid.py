@@ -1,0 +1,161 @@
+"""Kernel Inception Distance: unbiased squared MMD with a cubic kernel, averaged over random subsets.
+
+Source: Binkowski et al. 2018 (arXiv 1801.01401).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from functools import partial
+from typing import Any
+
+import numpy as np
+
+from diffusionbench.axes import Sample
+from diffusionbench.errors import RequestError
+from diffusionbench.extractors import Extractor
+from diffusionbench.metrics import MetricSpec
+from diffusionbench.metrics.intake import Intake, as_matrix, check_width
+from diffusionbench.references import Reference
+from diffusionbench.stats import GROUPS, Estimate, group_of
+
+# The published setting and its legacy random stream, as torch-fidelity draws it.
+_SUBSETS, _SUBSET_SIZE, _SEED = 100, 1000, 2020
+
+
+def kid(
+    generated: Any, reference: Any, subsets: int = _SUBSETS, subset_size: int = _SUBSET_SIZE, seed: int = _SEED
+) -> tuple[float, float]:
+    """Kernel Inception Distance; may be slightly negative.
+
+    Args:
+        generated: features [n, d], NumPy or torch.
+        reference: features [m, d].
+        subsets: how many pairs of subsets to average.
+        subset_size: images of each set in a subset, at least 2, drawn without replacement.
+        seed: of the legacy NumPy generator; for every subset first the generated indices, then the reference's.
+
+    Returns:
+        mean and population standard deviation over the subsets.
+
+    Raises:
+        RequestError: if a set is smaller than a subset, widths differ, or a value is not finite.
+    """
+    generated = as_matrix(generated, "generated features")
+    reference = as_matrix(reference, "reference features")
+    _check_sizes(generated, reference, subsets, subset_size)
+    nothing = np.zeros(len(generated), dtype=np.int64)
+    values, _ = _over_subsets(generated, reference, nothing, subsets, subset_size, seed)
+    return float(values.mean()), float(values.std())
+
+
+def _check_sizes(generated: np.ndarray, reference: np.ndarray, subsets: int, subset_size: int) -> None:
+    check_width(generated, reference)
+    if subsets < 1 or subset_size < 2:
+        raise RequestError(
+            f"KID needs at least 1 subset of at least 2 images, got {subsets} of {subset_size}. Ask for more."
+        )
+    for rows, what in ((generated, "generated"), (reference, "reference")):
+        if len(rows) < subset_size:
+            raise RequestError(
+                f"KID over subsets of {subset_size} needs as many {what} images, got {len(rows)}. "
+                f"Give more images or a smaller subset size."
+            )
+
+
+def _over_subsets(
+    generated: np.ndarray, reference: np.ndarray, groups: np.ndarray, subsets: int, subset_size: int, seed: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """MMD of every subset float64 [s], and without each group of generated images [s, GROUPS] (nan where undefined)."""
+    stream = np.random.RandomState(seed)
+    values, without = np.empty(subsets), np.empty((subsets, GROUPS))
+    for index in range(subsets):
+        x = stream.choice(len(generated), subset_size, replace=False)
+        y = stream.choice(len(reference), subset_size, replace=False)
+        sums = _KernelSums(generated[x].astype(np.float64), reference[y].astype(np.float64), groups[x])
+        keep = np.ones(GROUPS, dtype=bool)
+        values[index] = sums.mmd(keep)
+        for group in range(GROUPS):
+            keep[group] = False
+            without[index, group] = sums.mmd(keep)
+            keep[group] = True
+    return values, without
+
+
+class _KernelSums:
+    """Sums of the kernel by group of the generated rows: leaving a group out then costs no new kernel."""
+
+    def __init__(self, x: np.ndarray, y: np.ndarray, groups: np.ndarray) -> None:
+        member = np.zeros((len(x), GROUPS))
+        member[np.arange(len(x)), groups] = 1.0
+        k_xx, k_yy = _kernel(x, x), _kernel(y, y)
+        self._counts = member.sum(axis=0)
+        self._xx = member.T @ k_xx @ member
+        self._trace = member.T @ np.diag(k_xx)
+        self._yy = (k_yy.sum() - np.trace(k_yy)) / (len(y) * (len(y) - 1))
+        self._xy = member.T @ _kernel(x, y).mean(axis=1)
+
+    def mmd(self, keep: np.ndarray) -> float:
+        """Unbiased squared MMD of the kept groups (bool [GROUPS]); nan with fewer than two rows."""
+        count = self._counts[keep].sum()
+        if count < 2:
+            return float("nan")
+        xx = self._xx[np.ix_(keep, keep)].sum() - self._trace[keep].sum()
+        return float(xx / (count * (count - 1)) + self._yy - 2 * self._xy[keep].sum() / count)
+
+
+def _kernel(x: np.ndarray, y: np.ndarray) -> np.ndarray:
+    base = x @ y.T / x.shape[1] + 1.0
+    return base * base * base
+
+
+class KidMetric:
+    """KID of the generated images against the reference's features.
+
+    The jackknife leaves a group of images out of every subset, so all replicates share one draw of subsets.
+    """
+
+    def __init__(self, key: str, subset_size: int, reference: Reference, extractor: Extractor) -> None:
+        self._intake = Intake(key, "features", min_samples=subset_size)
+        self._subset_size = subset_size
+        self._reference = as_matrix(reference.features(extractor), f"features of reference '{reference.name}'")
+        self._rows: list[np.ndarray] = []
+
+    def update(self, outputs: Mapping[str, np.ndarray], samples: Sequence[Sample]) -> None:
+        """Take one batch (`Metric.update`)."""
+        rows, _ = self._intake.admit(outputs, samples)
+        self._rows.append(rows)
+
+    def compute(self) -> Estimate:
+        """Mean over subsets, its jackknife, and the standard deviation over subsets under `<name>_std`."""
+        self._intake.check()
+        rows, ids = self._intake.by_id(self._rows)
+        _check_sizes(rows, self._reference, _SUBSETS, self._subset_size)
+        values, without = _over_subsets(rows, self._reference, group_of(ids), _SUBSETS, self._subset_size, _SEED)
+        std_key = self._intake.key.removesuffix("_mean") + "_std"
+        return self._intake.jackknifed(
+            float(values.mean()), without.mean(axis=0).tolist(), {std_key: float(values.std())}
+        )
+
+
+KID = MetricSpec(
+    key="kid_mean",
+    title="Kernel Inception Distance",
+    higher_is_better=False,
+    extractor="inception",
+    needs="features",
+    min_samples=_SUBSET_SIZE,
+    source="Binkowski et al. 2018 (arXiv 1801.01401)",
+    create=partial(KidMetric, "kid_mean", _SUBSET_SIZE),
+)
+
+KD_DIGITS = MetricSpec(
+    key="kd_digits",
+    title="Kernel distance in features of the digits judge, over subsets of 200",
+    higher_is_better=False,
+    extractor="digits",
+    needs="features",
+    min_samples=200,
+    source="Binkowski et al. 2018 (arXiv 1801.01401), with the digits judge instead of Inception",
+    create=partial(KidMetric, "kd_digits", 200),
+)

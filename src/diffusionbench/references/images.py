@@ -1,0 +1,153 @@
+"""Any folder or archive of real images as a reference; what an extractor made of it is kept, keyed by content."""
+
+from __future__ import annotations
+
+import io
+import zipfile
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from diffusionbench.axes import Sample
+from diffusionbench.errors import DataError
+from diffusionbench.extractors import cache_folder
+from diffusionbench.schema import digest, write_atomic
+from diffusionbench.source import ArchiveSource, archive_keys, open_source
+from diffusionbench.store import Stream
+
+if TYPE_CHECKING:
+    from diffusionbench.extractors import Extractor
+    from diffusionbench.source import Source
+
+
+class ClassMeans:
+    """The mean image of each label asked for; as many as there are labels, none of them held in memory twice."""
+
+    preferred_batch = 64
+    description = "class means of the reference"
+
+    def __init__(self, means: Mapping[int | None, np.ndarray], labels: Sequence[int | None]) -> None:
+        self._means = means
+        self.labels: Sequence[int | None] | None = labels
+        self.digest = digest([[label, mean.tolist()] for label, mean in means.items()] + [list(labels)])
+        self.image_size: tuple[int, int] | None = next(iter(means.values())).shape[:2]
+
+    def images(self, samples: Sequence[Sample]) -> np.ndarray:
+        """uint8 [B, H, W, 3]."""
+        return np.stack([self._means[sample.label] for sample in samples])
+
+
+class Images:
+    """Real images by path: moments and features of all of them, and the anchor of class means where they are labelled.
+
+    No image is held out of a stranger's folder, so there is no anchor of held-out images. An archive that also holds
+    `mu` and `sigma`, as published reference batches do, gives those as the moments of an extractor of their width.
+
+    Raises:
+        DataError: if there are no images.
+    """
+
+    offers = frozenset({"moments", "features"})
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.name = path.name or str(path)
+        self._source = open_source(path)
+        self._labels = list(self._source.labels)
+        known = [label for label in self._labels if label is not None]
+        self.num_classes: int | None = max(known) + 1 if len(known) == len(self._labels) else None
+        self.image_size = self._source.image_size
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 over the files."""
+        return self._source.digest
+
+    def labels(self, count: int) -> list[int | None]:
+        """The images' own labels in stored order, repeated."""
+        return [self._labels[index % len(self._labels)] for index in range(count)]
+
+    def anchors(self, count: int) -> dict[str, Source]:
+        """`count` class means, in the order of `labels`; nothing without labels."""
+        if self.num_classes is None:
+            return {}
+        return {"class_means": ClassMeans(self._class_means, self.labels(count))}
+
+    @cached_property
+    def _class_means(self) -> dict[int | None, np.ndarray]:
+        sums: dict[int | None, np.ndarray] = {}
+        counts: dict[int | None, int] = {}
+        for samples, batch in self._batches():
+            for sample, image in zip(samples, batch, strict=True):
+                sums[sample.label] = sums.get(sample.label, np.zeros(image.shape)) + image
+                counts[sample.label] = counts.get(sample.label, 0) + 1
+        return {label: np.round(total / counts[label]).astype(np.uint8) for label, total in sums.items()}
+
+    def _batches(self) -> Iterator[tuple[list[Sample], np.ndarray]]:
+        samples = [Sample(id=index, label=label) for index, label in enumerate(self._labels)]
+        stream = Stream(self._source, samples)
+        yield from stream.batches(len(samples))
+        faults = list(stream.unreadable(len(samples)).values())
+        if faults:
+            # A reference with a hole would be another reference under the same name.
+            raise DataError(f"reference {self.path}: {len(faults)} images cannot be read; the first: {faults[0]}")
+
+    def features(self, extractor: Extractor) -> np.ndarray:
+        """Features float32 [n, d]; computed once per content and extractor, then read from the cache folder.
+
+        Raises:
+            DataError: if an image cannot be read; it is named.
+        """
+        made = self._cached(
+            "features", extractor, lambda: {"features": np.concatenate(list(self._features(extractor)))}
+        )
+        return made["features"]
+
+    def moments(self, extractor: Extractor) -> tuple[np.ndarray, np.ndarray]:
+        """Mean float64 [d] and covariance float64 [d, d], in constant memory; cached like `features`.
+
+        Raises:
+            DataError: if an image cannot be read; it is named.
+        """
+        from diffusionbench.metrics import frechet
+
+        if isinstance(self._source, ArchiveSource) and {"mu", "sigma"} <= set(archive_keys(self.path)):
+            mean, cov = frechet.load_moments(self.path)
+            if len(mean) == extractor.dim:
+                return mean, cov
+
+        def make() -> dict[str, np.ndarray]:
+            moments = frechet.Moments()
+            for features in self._features(extractor):
+                moments.update(features)
+            mean, cov = moments.compute()
+            return {"mu": mean, "sigma": cov}
+
+        made = self._cached("moments", extractor, make)
+        return made["mu"], made["sigma"]
+
+    def _features(self, extractor: Extractor) -> Iterator[np.ndarray]:
+        for _, batch in self._batches():
+            yield extractor(batch)["features"]
+
+    def _cached(
+        self, what: str, extractor: Extractor, make: Callable[[], dict[str, np.ndarray]]
+    ) -> dict[str, np.ndarray]:
+        """Arrays from the cache folder; made and kept there if they are not, or no longer readable."""
+        file = cache_folder() / "features" / f"{digest([self.digest, extractor.digest])}-{what}.npz"
+        try:
+            with np.load(io.BytesIO(file.read_bytes())) as archive:
+                return dict(archive)
+        except (OSError, ValueError, EOFError, zipfile.BadZipFile):
+            made = make()
+        try:
+            write_atomic(file, lambda stream: np.savez(stream, allow_pickle=False, **made))
+        except OSError as error:
+            raise DataError(
+                f"features of {self.path} cannot be kept in {file.parent}: {error.strerror or error}. Make room, or "
+                "set DIFFUSIONBENCH_CACHE to a folder that can be written."
+            ) from None
+        return made

@@ -1,0 +1,5 @@
+"""`python -m nanogen` and `torchrun -m nanogen`."""
+
+from nanogen.cli import main
+
+main()

@@ -1,0 +1,164 @@
+"""Times the real training loop, part by part; on synthetic data where none is at hand."""
+
+from __future__ import annotations
+
+import resource
+import sys
+import time
+from collections import defaultdict
+from collections.abc import Iterator
+from itertools import islice
+from typing import Any
+
+import torch
+
+from diffusionbench import provenance
+from diffusionbench.errors import ConfigError
+from nanogen import distributed, precision
+from nanogen.config import Config
+from nanogen.data import Batch
+from nanogen.data.order import batches
+from nanogen.latents import LatentSpec
+from nanogen.resolve import resolve
+from nanogen.sample import Parts, assemble, build_parts
+from nanogen.train import build, open_data, updates
+
+# Dense bfloat16 peak in FLOP/s, from the makers' data sheets; no figure is made up for other devices.
+PEAKS = {"H100": 989e12, "H200": 989e12, "A100": 312e12}
+
+
+class Clock:
+    """Adds up the time between marks; waits for the device at each, which a training run never does."""
+
+    def __init__(self, device: str) -> None:
+        self.cuda = device.startswith("cuda")
+        self.seconds: dict[str, float] = defaultdict(float)
+        self.restart()
+
+    def restart(self) -> None:
+        """Forget what was measured."""
+        self.seconds.clear()
+        self._last = self._now()
+
+    def __call__(self, part: str) -> None:
+        now = self._now()
+        self.seconds[part] += now - self._last
+        self._last = now
+
+    def _now(self) -> float:
+        if self.cuda:
+            torch.cuda.synchronize()
+        return time.perf_counter()
+
+
+class SyntheticLatent:
+    """Stands for a latent space whose weights are not needed: images become noise of the right shape."""
+
+    def __init__(self, spec: LatentSpec) -> None:
+        self.spec = spec
+
+    def encode(self, images: torch.Tensor) -> torch.Tensor:
+        """Standard normal latents [B, C, h, w] of the space's shape."""
+        size = images.shape[-1] // self.spec.stride
+        return torch.randn(len(images), self.spec.channels, size, size, device=images.device)
+
+    def decode(self, latents: torch.Tensor) -> torch.Tensor:
+        """Grey images of the right size."""
+        size = latents.shape[-1] * self.spec.stride
+        return torch.full((len(latents), 3, size, size), 0.5, device=latents.device)
+
+
+def _synthetic_batches(config: Config, num_classes: int) -> Iterator[Batch]:
+    accumulation = config.train.accumulation
+    size = config.train.batch_size // (accumulation * distributed.world_size())
+    pixels = config.data.image_size
+    image = torch.randint(0, 256, (size, 3, pixels, pixels), dtype=torch.uint8)
+    label = torch.arange(size) % num_classes
+    while True:
+        for micro in range(accumulation):
+            yield Batch(image, label, None, list(range(micro * size, (micro + 1) * size)))
+
+
+def bench(config: Config, synthetic: bool, steps: int, warmup: int) -> dict[str, Any]:
+    """Run some steps of `nanogen.train.updates` and say where their time goes.
+
+    Args:
+        synthetic: random images of the right size; a latent space without weights gives noise of its shape.
+        steps, warmup: timed steps, and steps before them (compilation, caches).
+
+    Returns:
+        Plain data: images per second, seconds and share by part, model FLOPs (forward and backward, 3 forward
+        passes), share of the peak where it is known, peak memory, and everything that says what was measured.
+
+    Raises:
+        UserError: if the data is missing (without `synthetic`) or the config is impossible.
+    """
+    with distributed.processes() as device:
+        chosen = precision.choose(config.train.precision, device)
+        if synthetic:
+            if config.condition.num_classes == "auto":
+                raise ConfigError("--synthetic has no data to count classes in. Set condition.num_classes=N.")
+            derived = resolve(config)
+            parts: Parts = assemble(config, derived, SyntheticLatent(derived.latent), device, chosen)
+            num_images = config.train.batch_size
+            loader = _synthetic_batches(config, config.condition.num_classes)
+        else:
+            data, config = open_data(config)
+            parts, num_images = build_parts(config, device, chosen), len(data)
+            loader = batches(
+                data,
+                seed=config.seed,
+                batch_size=config.train.batch_size,
+                rank=distributed.rank(),
+                world=distributed.world_size(),
+                accumulation=config.train.accumulation,
+                workers=config.data.workers,
+            )
+        trainee = build(config, parts, num_images)
+        clock = Clock(device)
+        loop = updates(trainee, parts, config, loader, warmup + steps, clock)
+        for _ in islice(loop, warmup):
+            pass
+        clock.restart()
+        for _ in loop:
+            pass
+        return _summary(config, parts, clock, steps, device)
+
+
+def _summary(config: Config, parts: Parts, clock: Clock, steps: int, device: str) -> dict[str, Any]:
+    seconds = sum(clock.seconds.values())
+    images = steps * config.train.batch_size
+    flops = 3 * parts.derived.shape.forward_flops()
+    achieved = flops * images / seconds / distributed.world_size()
+    peak = None
+    if device.startswith("cuda") and parts.precision == "bfloat16":
+        name = torch.cuda.get_device_name(device)
+        peak = next((value for key, value in PEAKS.items() if key in name), None)
+    memory = torch.cuda.max_memory_allocated() if device.startswith("cuda") else _resident_bytes()
+    return {
+        "images_per_second": images / seconds,
+        "seconds_per_step": seconds / steps,
+        "parts_ms": {part: 1e3 * value / steps for part, value in clock.seconds.items()},
+        "parts_share": {part: value / seconds for part, value in clock.seconds.items()},
+        "model_gflops_per_image": flops / 1e9,
+        "model_tflops_per_second": achieved / 1e12,
+        "share_of_peak": None if peak is None else achieved / peak,
+        "peak_memory_bytes": memory,
+        "parameters": parts.derived.shape.num_parameters(),
+        "batch_size": config.train.batch_size,
+        "accumulation": config.train.accumulation,
+        "steps": steps,
+        "precision": parts.precision,
+        "compile": config.train.compile,
+        "processes": distributed.world_size(),
+        "threads": torch.get_num_threads(),
+        "hardware": provenance.hardware(device),
+        "packages": provenance.packages(),
+        "config_hash": config.hash,
+    }
+
+
+def _resident_bytes() -> int:
+    """Largest resident size so far; Linux counts in KiB, macOS in bytes."""
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else 1024 * peak

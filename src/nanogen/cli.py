@@ -1,0 +1,300 @@
+"""The command line of NanoGen: parse, call one library function, print. No torch before a verb needs it."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from diffusionbench.errors import ConfigError, RequestError, RunError, UserError
+
+app = typer.Typer(
+    no_args_is_help=True,
+    add_completion=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+    help="""Train and sample diffusion transformers.
+
+Examples:
+
+  nanogen train --task digits
+
+  nanogen sample outputs/digits-pixel-v-laptop --labels 0-9 --num 64 --out grid.png
+
+  nanogen show --task imagenet256 --method sd-vae-ema --scale paper --why
+""",
+)
+
+Task = Annotated[str | None, typer.Option("--task", help="what: data and condition; see `nanogen ls tasks`")]
+Method = Annotated[str | None, typer.Option("--method", help="how: latent space, objective, losses")]
+Scale = Annotated[str | None, typer.Option("--scale", help="how big: laptop, single-gpu or paper")]
+DataPath = Annotated[str | None, typer.Option("--data", help="file or folder of your images")]
+Words = Annotated[list[str] | None, typer.Argument(help="config file and overrides, such as my.yaml optim.lr=1e-3")]
+RunFolder = Annotated[Path, typer.Argument(help="a run folder")]
+Overrides = Annotated[list[str] | None, typer.Argument(help="overrides of sampler.*, guidance.* and eval.*")]
+Json = Annotated[bool, typer.Option("--json", help="print JSON and nothing else")]
+GuidanceScale = Annotated[float | None, typer.Option("--guidance", help="classifier-free scale; 1 is off")]
+Seed = Annotated[int | None, typer.Option("--seed", min=0, help="of the noise")]
+
+
+def main() -> None:
+    """Run a command; wrong use ends with exit code 2 and one sentence, a failed run with 1."""
+    try:
+        app()
+    except (UserError, RunError) as error:
+        print(f"{type(error).__name__}: {error}", file=sys.stderr)
+        sys.exit(error.exit_code)
+    except KeyboardInterrupt:
+        print("interrupted; the same command continues", file=sys.stderr)
+        sys.exit(130)
+
+
+def _compose(words: list[str] | None, task: str | None, method: str | None, scale: str | None, data: str | None) -> Any:
+    from nanogen.config import compose
+
+    words = words or []
+    names = [word for word in words if "=" not in word]
+    if len(names) > 1:
+        raise ConfigError(f"expected at most one config file, found {', '.join(names)}. Overrides are key=value.")
+    overrides = [word for word in words if "=" in word]
+    if data is not None:
+        from nanogen.data.detect import detect
+
+        overrides = [f"data.name={detect(Path(data))}", f"data.path={json.dumps(data)}", *overrides]
+    return compose(task, method, scale, Path(names[0]) if names else None, overrides)
+
+
+@app.command()
+def train(
+    words: Words = None,
+    task: Task = None,
+    method: Method = None,
+    scale: Scale = None,
+    data: DataPath = None,
+    run: Annotated[str | None, typer.Option("--run", "--run-dir", help="name in outputs/, or a path")] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="check what needs no training, then stop")] = False,
+) -> None:
+    """Train a model; the same command started again continues.
+
+    Examples:
+
+      nanogen train --task digits
+
+      nanogen train --task imagefolder --data pictures/ --run mine data.image_size=32
+
+      torchrun --nproc-per-node 2 -m nanogen train --task digits --run-dir outputs/two optim.lr=1e-3
+
+    torchrun keeps --run for itself (its own options start so); --run-dir is the same option.
+    """
+    composition = _compose(words, task, method, scale, data)
+    choice = composition.choice
+    name = run or f"{choice['task']}-{choice['method']}-{choice['scale']}"
+    if dry_run:
+        from nanogen.train import open_data
+
+        _show(type(composition)(open_data(composition.config)[1], composition.origins, choice), why=False)
+        return
+    from nanogen import distributed
+    from nanogen.run import folder
+    from nanogen.train import train as run_training
+
+    with distributed.processes() as device:
+        finished = run_training(composition, folder(name), device, ["nanogen", *sys.argv[1:]])
+        if distributed.is_main():
+            print(finished.path)
+
+
+@app.command()
+def sample(
+    run: Annotated[Path, typer.Argument(help="a run folder, or an ema.safetensors file")],
+    overrides: Overrides = None,
+    labels: Annotated[str, typer.Option(help="classes to show, such as 0-9 or 3,5,7")] = "",
+    num: Annotated[int, typer.Option(min=1, help="images")] = 64,
+    guidance: GuidanceScale = None,
+    seed: Seed = 0,
+    batch_size: Annotated[int | None, typer.Option(min=1, help="images at once; changes speed only")] = None,
+    out: Annotated[Path, typer.Option(help="grid.png, a folder, or images.npz")] = Path("grid.png"),
+) -> None:
+    """Make images from a trained run.
+
+    Image i depends on (weights, label, seed, i) only. Labels are taken in turn: --labels 0-9 --num 64 shows 0, 1, ...
+
+    Examples:
+
+      nanogen sample outputs/demo --labels 0-9 --num 64 --guidance 2.0 --out grid.png
+
+      nanogen sample outputs/demo --labels 7 --num 500 --out sevens/
+
+      nanogen sample outputs/demo --num 1000 --out images.npz sampler.num_steps=25
+    """
+    from nanogen.export import sample_run
+
+    sample_run(run, _with_guidance(overrides, guidance), labels, num, seed or 0, batch_size, out)
+    print(out)
+
+
+def _with_guidance(overrides: list[str] | None, scale: float | None) -> list[str]:
+    return [*(overrides or []), *([] if scale is None else [f"guidance.scale={scale}"])]
+
+
+@app.command("eval")
+def evaluate(
+    run: RunFolder,
+    overrides: Overrides = None,
+    guidance: GuidanceScale = None,
+    tuned: Annotated[bool, typer.Option("--tuned", help="the method's tuned scale, on times [0, 0.9]")] = False,
+    metrics: Annotated[str, typer.Option(help="comma-separated; default: the run's")] = "",
+    num: Annotated[int | None, typer.Option(min=1, help="images; default: the run's")] = None,
+    seed: Seed = None,
+    out: Annotated[Path | None, typer.Option(help="record file; default: in the run folder")] = None,
+    as_json: Json = False,
+) -> None:
+    """Score a trained run and write a record.
+
+    Examples:
+
+      nanogen eval outputs/demo
+
+      nanogen eval outputs/demo --guidance 2.0 --num 359 --seed 1
+
+      nanogen eval outputs/demo --metrics accuracy_digits --json
+    """
+    from nanogen.export import evaluate_run
+
+    changes = _with_guidance(overrides, guidance)
+    if metrics:
+        changes.append(f"eval.metrics=[{metrics}]")
+    if num is not None:
+        changes.append(f"eval.num_samples={num}")
+    if seed is not None:
+        changes.append(f"eval.seed={seed}")
+    record = evaluate_run(run, changes, tuned, out)
+    if record is None:
+        return
+    if as_json:
+        print(json.dumps(record.model_dump(mode="json"), indent=2))
+    else:
+        from diffusionbench.cli import print_record
+
+        print_record(record)
+
+
+@app.command()
+def report(
+    run: RunFolder,
+    out: Annotated[Path | None, typer.Option(help="HTML file; default: RUN/report.html")] = None,
+) -> None:
+    """Write one self-contained HTML page about a run: samples, losses, scores, config, how to reproduce.
+
+    Examples:
+
+      nanogen report outputs/demo
+
+      nanogen report outputs/demo --out demo.html
+
+      nanogen report outputs/digits-pixel-v-laptop
+    """
+    from nanogen.report import write_report
+
+    print(write_report(run, out).resolve())
+
+
+@app.command()
+def bench(
+    words: Words = None,
+    task: Task = None,
+    method: Method = None,
+    scale: Scale = None,
+    data: DataPath = None,
+    synthetic: Annotated[bool, typer.Option("--synthetic", help="random latents: no data set, no weights")] = False,
+    steps: Annotated[int, typer.Option(min=1, help="timed steps")] = 20,
+    warmup: Annotated[int, typer.Option(min=0, help="steps before them")] = 5,
+) -> None:
+    """Time the real training loop and print JSON: images per second, time by part, model FLOPs, memory.
+
+    Examples:
+
+      nanogen bench --task digits
+
+      nanogen bench --task imagenet256 --method sd-vae-ema --scale paper --synthetic train.batch_size=64
+
+      nanogen bench --task digits --steps 100 train.precision=bfloat16
+    """
+    from nanogen.bench import bench as run_bench
+
+    print(json.dumps(run_bench(_compose(words, task, method, scale, data).config, synthetic, steps, warmup), indent=2))
+
+
+@app.command()
+def show(
+    words: Words = None,
+    task: Task = None,
+    method: Method = None,
+    scale: Scale = None,
+    data: DataPath = None,
+    why: Annotated[bool, typer.Option("--why", help="with the file and line every value came from")] = False,
+    as_json: Json = False,
+) -> None:
+    """Print a config with everything that follows from it; imports no torch and reads no data.
+
+    Examples:
+
+      nanogen show --task digits
+
+      nanogen show --task imagenet256 --method sd-vae-ema --scale paper --why
+
+      nanogen show mine.yaml optim.lr=1e-4 --json
+    """
+    _show(_compose(words, task, method, scale, data), why, as_json)
+
+
+def _show(composition: Any, why: bool, as_json: bool = False) -> None:
+    from nanogen.resolve import resolve
+    from nanogen.show import as_dict, as_text
+
+    try:
+        derived = resolve(composition.config)
+    except ConfigError as error:
+        if composition.config.condition.num_classes != "auto":
+            raise
+        derived, reason = None, str(error)
+    if as_json:
+        print(json.dumps(as_dict(composition, derived), indent=2))
+        return
+    print(as_text(composition, derived, why))
+    if derived is None:
+        print(f"# {reason}")
+
+
+@app.command("ls")
+def list_names(
+    what: Annotated[str, typer.Argument(help="tasks, methods, scales, latents, objectives, losses or data")] = "",
+    as_json: Json = False,
+) -> None:
+    """List what can be chosen.
+
+    Examples:
+
+      nanogen ls
+
+      nanogen ls methods
+
+      nanogen ls latents --json
+    """
+    from nanogen.show import tables
+
+    known = tables()
+    if what and what not in known:
+        raise RequestError(f"unknown list '{what}'. Known: {', '.join(known)}.")
+    chosen = {name: table for name, table in known.items() if not what or name == what}
+    if as_json:
+        print(json.dumps(chosen, indent=2))
+        return
+    for name, table in chosen.items():
+        print(name)
+        width = max((len(key) for key in table), default=0)
+        for key, text in table.items():
+            print(f"  {key:<{width}}  {text}".rstrip())

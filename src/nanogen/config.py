@@ -1,0 +1,483 @@
+"""One config format: YAML layers merged key by key, checked by frozen models, hashed; every value knows its line.
+
+Precedence is base -> scale -> task -> method -> your file -> command line. Nothing here imports torch, and nothing
+below the command line and `train.py` sees these models.
+"""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from importlib.resources import files
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel, Field, ValidationError, field_validator
+from ruamel.yaml import YAML
+from ruamel.yaml.comments import CommentedMap
+from ruamel.yaml.error import YAMLError
+
+from diffusionbench.axes import AXES
+from diffusionbench.errors import ConfigError
+from diffusionbench.metrics import METRICS
+from diffusionbench.registry import Registry, nearest
+from diffusionbench.schema import Strict, digest
+from nanogen.data import DATASETS
+from nanogen.duration import Duration
+from nanogen.latents import LATENTS
+from nanogen.losses import LOSSES
+from nanogen.objectives import OBJECTIVES
+from nanogen.samplers import SAMPLERS
+
+SCALES = ("laptop", "single-gpu", "paper")
+Auto = Literal["auto"]
+
+
+class Latent(Strict):
+    name: str
+
+
+class Model(Strict):
+    encoder_depth: int = Field(ge=1)
+    encoder_hidden_size: int = Field(ge=1)
+    encoder_num_heads: int = Field(ge=1)
+    decoder_depth: int = Field(ge=1)
+    decoder_hidden_size: int = Field(ge=1)
+    decoder_num_heads: int = Field(ge=1)
+    num_time_tokens: int = Field(ge=1)
+    num_class_tokens: int = Field(ge=1)
+    pixel_patch: int = Field(ge=1)
+
+
+class Condition(Strict):
+    kind: Literal["class"]
+    num_classes: int | Auto
+    drop_prob: float = Field(ge=0, le=1)
+
+
+class Data(Strict):
+    name: str
+    path: str | None
+    image_size: int = Field(ge=1)
+    workers: int = Field(ge=0)
+
+
+class Time(Strict):
+    mu: float
+    sigma: float = Field(gt=0)
+    shift: float | Auto
+
+
+class Optim(Strict):
+    lr: float = Field(gt=0)
+    betas: tuple[float, float]
+    eps: float = Field(gt=0)
+    weight_decay: float = Field(ge=0)
+    warmup: Duration
+    decay_start: Duration
+    decay_end: Duration
+    final_factor: float = Field(ge=0, le=1)
+
+
+class Train(Strict):
+    duration: Duration
+    batch_size: int = Field(ge=1)
+    accumulation: int = Field(ge=1)
+    grad_clip: float = Field(gt=0)
+    ema_decay: float = Field(ge=0, lt=1)
+    ema_ramp: bool
+    precision: Literal["auto", "bfloat16", "float32"]
+    compile: bool
+    nonfinite: Literal["stop", "skip"]
+    checkpoint_every: Duration
+    keep: int = Field(ge=1)
+
+
+class Sampler(Strict):
+    name: str
+    num_steps: int = Field(ge=1)
+    shift: float | Auto
+
+    @field_validator("name")
+    @classmethod
+    def _known(cls, name: str) -> str:
+        if name not in SAMPLERS:
+            raise ValueError(f"unknown sampler '{name}'. {nearest(name, list(SAMPLERS))}")
+        return name
+
+
+class Guidance(Strict):
+    scale: float = Field(ge=1)
+    interval: tuple[float, float]
+
+    @field_validator("interval")
+    @classmethod
+    def _ordered(cls, interval: tuple[float, float]) -> tuple[float, float]:
+        if not 0 <= interval[0] <= interval[1] <= 1:
+            raise ValueError("must be two times 0 <= low <= high <= 1")
+        return interval
+
+
+class Sample(Strict):
+    every: Duration
+    num: int = Field(ge=1)
+
+
+class Eval(Strict):
+    axis: str
+    every: Duration
+    metrics: tuple[str, ...]
+    reference: str | None
+    num_samples: int = Field(ge=1)
+    batch_size: int = Field(ge=1)
+    seed: int = Field(ge=0)
+    tuned_scale: float = Field(ge=1)
+
+
+class Log(Strict):
+    every: Duration
+    sinks: tuple[Literal["tensorboard", "trackio", "wandb"], ...]
+
+
+class Config(Strict):
+    """A complete, checked config. `objective` and `losses` hold the settings that their plugins declare."""
+
+    seed: int = Field(ge=0)
+    latent: Latent
+    model: Model
+    condition: Condition
+    data: Data
+    objective: dict[str, Any]
+    time: Time
+    losses: dict[str, dict[str, Any]]
+    optim: Optim
+    train: Train
+    sampler: Sampler
+    guidance: Guidance
+    sample: Sample
+    eval: Eval
+    log: Log
+
+    @property
+    def hash(self) -> str:
+        """SHA-256 over every value."""
+        return digest(self)
+
+
+@dataclass(frozen=True)
+class Composition:
+    """A config with the origin of each value.
+
+    Attributes:
+        config: the checked values.
+        origins: dotted key -> "file:line", "command line" or what counted it.
+        choice: the task, method and scale it was composed for.
+    """
+
+    config: Config
+    origins: dict[str, str]
+    choice: dict[str, str]
+
+
+def leaves(value: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Dotted key -> value of a nested mapping; lists and empty mappings are values."""
+    found: dict[str, Any] = {}
+    for key, child in value.items():
+        name = f"{prefix}{key}"
+        if isinstance(child, Mapping) and child:
+            found |= leaves(child, f"{name}.")
+        else:
+            found[name] = child
+    return found
+
+
+@dataclass(frozen=True)
+class _Leaf:
+    value: Any
+    origin: str
+
+
+class _Layer(dict[str, _Leaf]):
+    """Dotted key -> value and origin."""
+
+    @classmethod
+    def of(cls, tree: Mapping[str, Any], file: str) -> _Layer:
+        layer = cls()
+        layer._add(tree, file, "")
+        return layer
+
+    def _add(self, tree: Mapping[str, Any], file: str, prefix: str) -> None:
+        for key, value in tree.items():
+            name, line = f"{prefix}{key}", tree.lc.key(key)[0] + 1 if isinstance(tree, CommentedMap) else None
+            origin = file if line is None else f"{file}:{line}"
+            if isinstance(value, Mapping) and value:
+                self._add(value, file, f"{name}.")
+            elif name in self:
+                raise ConfigError(f"{origin}: '{name}' is written twice; also {self[name].origin}. Keep one of them.")
+            else:
+                # A bare name is short for the section's `name`.
+                short = name in ("latent", "objective") and isinstance(value, str)
+                self[f"{name}.name" if short else name] = _Leaf(_plain(value), origin)
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {str(key): _plain(child) for key, child in value.items()}
+    if isinstance(value, list):
+        return [_plain(child) for child in value]
+    for kind in (bool, int, float, str):
+        if isinstance(value, kind):
+            return kind(value)
+    return value
+
+
+def read_yaml(text: str, file: str) -> CommentedMap:
+    """Parse YAML 1.2 text of key-value pairs.
+
+    Raises:
+        ConfigError: with file and line, if it is not that.
+    """
+    try:
+        tree = YAML(typ="rt").load(text)
+    except YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        where = f"{file}:{mark.line + 1}" if mark else file
+        raise ConfigError(f"{where}: not valid YAML: {getattr(error, 'problem', None) or error}.") from None
+    if tree is None:
+        return CommentedMap()
+    if not isinstance(tree, CommentedMap):
+        raise ConfigError(f"{file}: a config is a list of 'key: value' lines, found {type(tree).__name__}.")
+    return tree
+
+
+def read_own(*parts: str) -> tuple[CommentedMap, str]:
+    """A config file of the package, and the name that origins give it."""
+    source = files("nanogen") / "configs"
+    for part in parts:
+        source = source / part
+    return read_yaml(source.read_text(encoding="utf-8"), f"configs/{'/'.join(parts)}"), f"configs/{'/'.join(parts)}"
+
+
+def task_names() -> list[str]:
+    """Known tasks, sorted."""
+    folder = files("nanogen") / "configs" / "task"
+    return sorted(entry.name.removesuffix(".yaml") for entry in folder.iterdir() if entry.name.endswith(".yaml"))
+
+
+def method_names() -> list[str]:
+    """Known methods in the order of the table."""
+    return [str(name) for name in read_own("methods.yaml")[0]]
+
+
+def _method_layer(name: str) -> _Layer:
+    table, file = read_own("methods.yaml")
+    row = dict(table[name])
+    base = row.pop("like", None)
+    layer = _Layer()
+    if base is not None:
+        if base not in table or "like" in table[base]:
+            raise ConfigError(f"{file}: row '{name}' is like '{base}', which must be a row without 'like'.")
+        layer |= _method_layer(base)
+    origin = f"{file}:{table.lc.key(name)[0] + 1}"
+    return _Layer(layer | {key: _Leaf(leaf.value, origin) for key, leaf in _Layer.of(row, file).items()})
+
+
+def _check_choice(kind: str, name: str, known: Sequence[str], origin: str) -> str:
+    if name not in known:
+        raise ConfigError(f"{origin}: unknown {kind} '{name}'. {nearest(name, list(known))}")
+    return name
+
+
+def compose(
+    task: str | None = None,
+    method: str | None = None,
+    scale: str | None = None,
+    file: Path | None = None,
+    overrides: Iterable[str] = (),
+) -> Composition:
+    """Merge the layers and check the result.
+
+    Args:
+        task, method, scale: names; where None, `use:` of the file, then of the task, decides.
+        file: your own YAML, merged after the method; may choose by `use: {task: ..., method: ..., scale: ...}`.
+        overrides: "a.b=value", the value read as YAML.
+
+    Raises:
+        ConfigError: unknown names and keys (nearest name, file and line), wrong types, impossible combinations.
+    """
+    mine, mine_name = CommentedMap(), ""
+    if file is not None:
+        mine_name = str(file)
+        try:
+            mine = read_yaml(file.read_text(encoding="utf-8"), mine_name)
+        except (OSError, UnicodeDecodeError) as error:
+            raise ConfigError(f"config file {file}: {error}. Give the path of a YAML file.") from None
+    chosen = {"task": task, "method": method, "scale": scale}
+    wanted = mine.pop("use", {})
+    if not isinstance(wanted, Mapping) or set(wanted) - set(chosen):
+        raise ConfigError(f"{mine_name}: 'use' takes task, method and scale, found {_plain(wanted)}.")
+    origins = {kind: "command line" if chosen[kind] else mine_name for kind in chosen}
+    choice = {kind: chosen[kind] or (str(wanted[kind]) if kind in wanted else None) for kind in chosen}
+    if choice["task"] is None:
+        raise ConfigError(f"no task given. Choose one with --task: {', '.join(task_names())}.")
+    name = _check_choice("task", choice["task"], task_names(), origins["task"])
+    tree, task_file = read_own("task", f"{name}.yaml")
+    defaults = tree.pop("use")
+    by_scale = tree.pop("scales", {})
+    names = {"task": name}
+    for kind, known in (("method", method_names()), ("scale", SCALES)):
+        names[kind] = _check_choice(kind, choice[kind] or defaults[kind], known, origins[kind] or task_file)
+
+    base_tree, base_file = read_own("base.yaml")
+    base = _Layer.of(base_tree, base_file)
+    layers = [
+        _Layer.of(*read_own("scale", f"{names['scale']}.yaml")),
+        _Layer.of(tree, task_file),
+        _Layer.of(by_scale.get(names["scale"], {}), task_file),
+        _method_layer(names["method"]),
+        _Layer.of(mine, mine_name),
+        *(_command_line(override) for override in overrides),
+    ]
+    return Composition(*_check(base, layers), names)
+
+
+def _command_line(override: str) -> _Layer:
+    key, equals, text = override.partition("=")
+    if not equals or not key:
+        raise ConfigError(f"command line: expected key=value, got '{override}'. Example: optim.lr=1e-3")
+    value = read_yaml(f"value: {text}", f"command line: {key}").get("value")
+    layer = _Layer.of({key: value}, "command line")
+    return layer
+
+
+def reload(values: Mapping[str, Any], origin: str) -> Config:
+    """Check a stored complete config again, such as the one in a run folder or a weights file.
+
+    Raises:
+        ConfigError: if it does not fit this version's models.
+    """
+    base = _Layer.of(*read_own("base.yaml"))
+    return _check(base, [_Layer.of(values, origin)])[0]
+
+
+def changed(config: Config, overrides: Iterable[str], allowed: Sequence[str], why: str) -> Config:
+    """A config with some values replaced.
+
+    Args:
+        overrides: "a.b=value" as on the command line.
+        allowed: sections that may change.
+        why: clause for the message, such as "the run is trained".
+
+    Raises:
+        ConfigError: if a value outside `allowed` would change; key, stored and asked value are named.
+    """
+    stored = _Layer.of(config.model_dump(mode="json"), "run")
+    layers = [_command_line(override) for override in overrides]
+    refused = [
+        f"{key} is {stored[key].value if key in stored else 'absent'}, asked: {leaf.value}"
+        for layer in layers
+        for key, leaf in layer.items()
+        if key.split(".")[0] not in allowed and (key not in stored or stored[key].value != leaf.value)
+    ]
+    if refused:
+        raise ConfigError(f"{why}: {'; '.join(refused)}. Allowed here: {', '.join(f'{name}.*' for name in allowed)}.")
+    return _check(stored, layers)[0]
+
+
+def differences(a: Config, b: Config) -> dict[str, tuple[Any, Any]]:
+    """Dotted key -> (value in a, value in b) where two configs differ; None where absent."""
+    left, right = leaves(a.model_dump(mode="json")), leaves(b.model_dump(mode="json"))
+    keys = dict.fromkeys([*left, *right])
+    return {key: (left.get(key), right.get(key)) for key in keys if left.get(key) != right.get(key)}
+
+
+def to_yaml(config: Config) -> str:
+    """The config as YAML that `compose(file=...)` reads back to the same values."""
+    stream = io.StringIO()
+    yaml = YAML()
+    yaml.default_flow_style = None
+    yaml.dump(config.model_dump(mode="json"), stream)
+    return stream.getvalue()
+
+
+# Sections whose keys plugins declare, with the table that knows them.
+_OPEN = {"objective.": OBJECTIVES, "losses.": LOSSES}
+
+
+def _check(base: _Layer, layers: Sequence[_Layer]) -> tuple[Config, dict[str, str]]:
+    merged = dict(base)
+    for layer in layers:
+        for key, leaf in layer.items():
+            if key not in base and not key.startswith(tuple(_OPEN)):
+                _refuse_key(key, leaf, list(base))
+            if key.startswith("losses."):
+                # The empty table of base.yaml gives way to the first entry.
+                merged.pop("losses", None)
+            if key != "losses" or leaf.value:
+                merged[key] = leaf
+    tree: dict[str, Any] = {}
+    for key, leaf in merged.items():
+        *sections, last = key.split(".")
+        place = tree
+        for section in sections:
+            place = place.setdefault(section, {})
+        place[last] = leaf.value
+    try:
+        config = Config.model_validate(tree)
+    except ValidationError as error:
+        raise ConfigError("; ".join(_describe(entry, merged) for entry in error.errors())) from None
+    _check_plugins(config, merged)
+    return config, {key: merged[key].origin for key in merged}
+
+
+def _refuse_key(key: str, leaf: _Leaf, known: list[str]) -> None:
+    if any(name.startswith(f"{key}.") for name in known):
+        inside = ", ".join(name for name in known if name.startswith(f"{key}."))
+        raise ConfigError(f"{leaf.origin}: '{key}' is a section, found {leaf.value!r}. Set one of: {inside}.")
+    raise ConfigError(f"{leaf.origin}: unknown key '{key}'. {nearest(key, known)}")
+
+
+def _describe(entry: Any, merged: Mapping[str, _Leaf]) -> str:
+    parts = [str(part) for part in entry["loc"]]
+    # A location may go deeper than our keys: into a list, or into one arm of a union.
+    while parts and ".".join(parts) not in merged:
+        parts.pop()
+    key = ".".join(parts) or ".".join(str(part) for part in entry["loc"])
+    leaf = merged.get(key)
+    message = entry["msg"][0].lower() + entry["msg"][1:]
+    found = f", found {leaf.value!r}" if leaf and repr(leaf.value) not in message else ""
+    return f"{leaf.origin if leaf else 'config'}: {key}: {message.removeprefix('value error, ')}{found}"
+
+
+def _check_plugins(config: Config, merged: Mapping[str, _Leaf]) -> None:
+    """Let each named plugin check the settings it declares."""
+    _plugin(OBJECTIVES, config.objective.get("name"), config.objective, "objective", merged)
+    for name, options in config.losses.items():
+        _plugin(LOSSES, name, options, f"losses.{name}", merged)
+    names = [("latent.name", LATENTS, config.latent.name), ("data.name", DATASETS, config.data.name)]
+    names += [("eval.axis", AXES, config.eval.axis)]
+    names += [("eval.metrics", METRICS, metric) for metric in config.eval.metrics]
+    for key, table, name in names:
+        if name not in table:
+            raise ConfigError(f"{merged[key].origin}: {key}: {_unknown(table, name)}")
+
+
+def _unknown(table: Registry, name: Any) -> str:
+    return f"unknown {table.kind} '{name}'. {nearest(str(name), list(table))}"
+
+
+def _plugin(table: Registry, name: Any, values: Mapping[str, Any], prefix: str, merged: Mapping[str, _Leaf]) -> None:
+    origin = next(leaf.origin for key, leaf in merged.items() if key.startswith(prefix))
+    if name not in table:
+        raise ConfigError(f"{origin}: {_unknown(table, name)}")
+    options: type[BaseModel] = table.load(name).Options
+    for key in values:
+        if key not in options.model_fields:
+            leaf = merged[f"{prefix}.{key}"]
+            _refuse_key(f"{prefix}.{key}", leaf, [f"{prefix}.{field}" for field in options.model_fields])
+    try:
+        options.model_validate(values)
+    except ValidationError as error:
+        entries = [{**entry, "loc": (*prefix.split("."), *entry["loc"])} for entry in error.errors()]
+        raise ConfigError("; ".join(_describe(entry, merged) for entry in entries)) from None

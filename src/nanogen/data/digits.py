@@ -1,0 +1,44 @@
+"""The embedded data set: scikit-learn's 8x8 digits, resized where another size is asked for."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import get_args
+
+import numpy as np
+from PIL import Image
+
+from diffusionbench.errors import DataError
+from diffusionbench.references import digits
+from nanogen.data.memory import InMemory, array_digest
+
+
+def open_digits(path: Path | None, image_size: int, split: str) -> InMemory:
+    """The training or held-out digits as RGB images of ten classes.
+
+    Args:
+        path: None; the images come with scikit-learn.
+        image_size: side in pixels; bicubic unless 8.
+        split: "train" (1,438 images) or "held_out" (359).
+
+    Raises:
+        DataError: if a path or an unknown split is given.
+    """
+    if path is not None:
+        raise DataError(f"data set 'digits' is embedded and reads no path, but got {path}. Leave data.path out.")
+    if split not in get_args(digits.Split):
+        raise DataError(f"data set 'digits' has no split '{split}'. Allowed: {', '.join(get_args(digits.Split))}.")
+    images, labels = digits.read("train" if split == "train" else "held_out")
+    if image_size != images.shape[1]:
+        resized = [
+            Image.fromarray(image).resize((image_size, image_size), Image.Resampling.BICUBIC) for image in images
+        ]
+        images = np.stack([np.asarray(image) for image in resized])
+    return InMemory(
+        images=images,
+        labels=labels,
+        captions=None,
+        classes=tuple("0123456789"),
+        num_classes=10,
+        digest=array_digest(images, labels),
+    )

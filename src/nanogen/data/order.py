@@ -1,0 +1,202 @@
+"""Which images a step trains on, and the loader that brings them: a function of the step alone.
+
+The order depends on (seed, epoch, size of the data set); the global batch of a step on the order and the batch
+size. Ranks and micro-batches only cut it up, so a run that continues, or runs on another number of processes,
+sees the same images at the same positions. Nothing here draws from a shared random stream.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch.utils.data import DataLoader
+
+from diffusionbench.errors import ConfigError, DataError
+from nanogen.data import Batch, Dataset, Item
+from nanogen.data.memory import InMemory
+from nanogen.rng import seed_sequence
+
+
+def steps_per_epoch(size: int, batch_size: int) -> int:
+    """Whole batches in one pass; the incomplete last one is dropped.
+
+    Raises:
+        DataError: if there are fewer images than one batch.
+    """
+    if size < batch_size:
+        raise DataError(
+            f"the data set has {size} images, fewer than one batch of {batch_size}. Lower the batch size or add images."
+        )
+    return size // batch_size
+
+
+@functools.lru_cache(maxsize=2)
+def epoch_order(size: int, seed: int, epoch: int) -> np.ndarray:
+    """The permutation int64 [size] of one pass over the data (methods 8.1: without replacement)."""
+    order = np.random.default_rng(seed_sequence(seed, "order", epoch)).permutation(size)
+    order.flags.writeable = False
+    return order
+
+
+@dataclass(frozen=True)
+class MicroBatch:
+    """What one forward pass of one rank takes: indices into the data set and their places in the global batch."""
+
+    indices: np.ndarray
+    positions: list[int]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Order:
+    """The plan of all batches.
+
+    Attributes:
+        size: images in the data set.
+        seed: seed of the run.
+        batch_size: images of one step over all ranks and micro-batches.
+        rank: this process.
+        world: number of processes.
+        accumulation: micro-batches of one step on one rank.
+
+    Raises:
+        ConfigError: if the batch cannot be cut into equal micro-batches.
+        DataError: if there are fewer images than one batch.
+    """
+
+    size: int
+    seed: int
+    batch_size: int
+    rank: int = 0
+    world: int = 1
+    accumulation: int = 1
+
+    def __post_init__(self) -> None:
+        if self.batch_size < 1 or self.batch_size % (self.world * self.accumulation):
+            raise ConfigError(
+                f"a batch of {self.batch_size} cannot be cut into {self.world} processes x {self.accumulation} "
+                "micro-batches of equal size. Change the batch size or the accumulation."
+            )
+        steps_per_epoch(self.size, self.batch_size)
+
+    def global_batch(self, step: int) -> np.ndarray:
+        """Indices int64 [batch_size] of the images of one step (from 0), all ranks together."""
+        epoch, place = divmod(step, steps_per_epoch(self.size, self.batch_size))
+        start = place * self.batch_size
+        return epoch_order(self.size, self.seed, epoch)[start : start + self.batch_size]
+
+    def micro_batches(self, step: int) -> list[MicroBatch]:
+        """The rank's contiguous slice of the global batch, in its micro-batches."""
+        indices = self.global_batch(step)
+        length = self.batch_size // (self.world * self.accumulation)
+        first = self.rank * self.accumulation * length
+        starts = range(first, first + self.accumulation * length, length)
+        return [MicroBatch(indices[start : start + length], list(range(start, start + length))) for start in starts]
+
+
+def batches(
+    dataset: Dataset,
+    *,
+    seed: int,
+    batch_size: int,
+    first_step: int = 0,
+    rank: int = 0,
+    world: int = 1,
+    accumulation: int = 1,
+    workers: int = 0,
+) -> Iterator[Batch]:
+    """Micro-batches from one step on, without end: `accumulation` of them make one step.
+
+    Args:
+        dataset: what an opener returned.
+        seed: seed of the run.
+        batch_size: images of one step over all ranks and micro-batches.
+        first_step: number of optimizer updates already made.
+        rank: this process.
+        world: number of processes.
+        accumulation: micro-batches of one step on one rank.
+        workers: processes that decode ahead; 0 decodes here. Changes nothing but the speed.
+
+    Raises:
+        ConfigError: if the batch cannot be cut into equal micro-batches.
+        DataError: if there are fewer images than one batch or an image cannot be read; it is named.
+    """
+    order = Order(
+        size=len(dataset), seed=seed, batch_size=batch_size, rank=rank, world=world, accumulation=accumulation
+    )
+    plan = _Plan(order, first_step)
+    if workers == 0 or isinstance(dataset, InMemory):
+        return (_gather(dataset, micro) for micro in plan)
+    return _prefetch(dataset, plan, workers)
+
+
+@dataclass(frozen=True)
+class _Plan:
+    order: Order
+    first_step: int
+
+    def __iter__(self) -> Iterator[MicroBatch]:
+        step = self.first_step
+        while True:
+            yield from self.order.micro_batches(step)
+            step += 1
+
+
+def _gather(dataset: Dataset, micro: MicroBatch) -> Batch:
+    if isinstance(dataset, InMemory):
+        images = dataset.images[micro.indices]
+        labels = None if dataset.labels is None else dataset.labels[micro.indices]
+        captions = None if dataset.captions is None else [dataset.captions[index] for index in micro.indices]
+    else:
+        items = [dataset[int(index)] for index in micro.indices]
+        images = np.stack([item.image for item in items])
+        labels, captions = _conditions(items)
+    return Batch(
+        image=torch.from_numpy(images).permute(0, 3, 1, 2).contiguous(),
+        label=None if labels is None else torch.from_numpy(labels),
+        caption=captions,
+        positions=micro.positions,
+    )
+
+
+def _conditions(items: list[Item]) -> tuple[np.ndarray | None, list[str] | None]:
+    labels = [item.label for item in items if item.label is not None]
+    captions = [item.caption for item in items if item.caption is not None]
+    return np.array(labels, np.int64) if labels else None, captions or None
+
+
+class _Worker:
+    """Runs in a worker; errors of the data come back as values, as a DataLoader would bury their message."""
+
+    def __init__(self, dataset: Dataset) -> None:
+        self.dataset = dataset
+
+    def __getitem__(self, micro: MicroBatch) -> Batch | DataError:
+        try:
+            return _gather(self.dataset, micro)
+        except DataError as error:
+            return DataError(str(error))
+
+
+def _unchanged(batch: Any) -> Any:
+    return batch
+
+
+def _prefetch(dataset: Dataset, plan: _Plan, workers: int) -> Iterator[Batch]:
+    loader: DataLoader = DataLoader(
+        _Worker(dataset),  # type: ignore[arg-type]
+        batch_size=None,
+        sampler=plan,
+        num_workers=workers,
+        collate_fn=_unchanged,
+        # Its own generator: otherwise starting the workers would advance torch's global stream.
+        generator=torch.Generator(),
+    )
+    for batch in loader:
+        if isinstance(batch, DataError):
+            raise batch
+        yield batch

@@ -1,0 +1,183 @@
+"""Presents a network to the benchmark as an image source; the same way in training and after it.
+
+Noise has its own seeds, and the network is the averaged copy: nothing here can change the training.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import time
+from collections.abc import Sequence
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+from torch import nn
+
+from diffusionbench import runner
+from diffusionbench.axes import Sample
+from diffusionbench.errors import CheckpointError
+from diffusionbench.images import grid, save_png
+from diffusionbench.record import Guidance, Record
+from diffusionbench.request import EvalRequest, Sampling
+from diffusionbench.request import check as check_request
+from nanogen import distributed
+from nanogen.config import Config
+from nanogen.run import EVALS, SAMPLES, Run
+from nanogen.sample import Generator, Parts, in_batches
+
+# Columns of a sample grid: one per class where there are ten.
+COLUMNS = 10
+
+
+class NetworkSource:
+    """A network as the benchmark's image source.
+
+    Args:
+        generator: makes images.
+        seed: of the noise.
+        batch_size: samples per call.
+        description: for the record's provenance.
+    """
+
+    labels: Sequence[int | None] | None = None
+
+    def __init__(self, generator: Generator, seed: int, batch_size: int, description: str) -> None:
+        self.generator = generator
+        self.seed = seed
+        self.preferred_batch = batch_size
+        self.description = description
+        latent_shape, stride = generator.parts.derived.shape.latent_shape, generator.parts.derived.latent.stride
+        self.image_size: tuple[int, int] | None = (latent_shape[1] * stride, latent_shape[2] * stride)
+
+    @cached_property
+    def digest(self) -> str:
+        """SHA-256 over the weights."""
+        sha = hashlib.sha256()
+        for name, parameter in self.generator.net.named_parameters():
+            sha.update(name.encode())
+            sha.update(parameter.detach().cpu().contiguous().numpy().tobytes())
+        return sha.hexdigest()
+
+    def images(self, samples: Sequence[Sample]) -> np.ndarray:
+        """uint8 [B, H, W, 3]; image i depends on (weights, label, seed, i) only."""
+        prompts = [sample.prompt for sample in samples if sample.prompt is not None]
+        condition = self.generator.parts.conditioner([sample.label for sample in samples], prompts or None)
+        return self.generator(condition, self.seed, [sample.id for sample in samples])
+
+
+def _request(config: Config, parts: Parts, method: str, step: int | None, command: str | None) -> EvalRequest:
+    return EvalRequest(
+        axis=config.eval.axis,
+        metrics=config.eval.metrics,
+        reference=config.eval.reference,
+        count=config.eval.num_samples,
+        seed=config.eval.seed,
+        method=method,
+        title=method,
+        num_classes=parts.derived.shape.num_classes,
+        sampling=Sampling(
+            sampler=config.sampler.name,
+            num_steps=config.sampler.num_steps,
+            shift=parts.derived.sampler_shift,
+            guidance=Guidance(scale=config.guidance.scale, interval=config.guidance.interval),
+            ema=True,
+            precision=parts.precision,
+            quantisation="truncate",
+        ),
+        config_hash=config.hash,
+        step=step,
+        command=command,
+    )
+
+
+def _source(net: nn.Module, parts: Parts, config: Config, description: str) -> NetworkSource:
+    return NetworkSource(Generator.of(net, parts, config), config.eval.seed, config.eval.batch_size, description)
+
+
+def check(config: Config, parts: Parts) -> None:
+    """Refuse an evaluation that cannot work, before any training.
+
+    Raises:
+        UserError: see `diffusionbench.request.check`.
+    """
+    check_request(_request(config, parts, "check", None, None), _source(nn.Identity(), parts, config, ""))
+
+
+def record_path(run: Path, step: int, config: Config) -> Path:
+    """Where the record of a step lies: one per guidance scale, interval and sampler."""
+    low, high = config.guidance.interval
+    name = f"{config.sampler.name}{config.sampler.num_steps}-guidance{config.guidance.scale:g}-{low:g}-{high:g}"
+    return run / EVALS / f"step-{step:08d}-{name}-n{config.eval.num_samples}-seed{config.eval.seed}.json"
+
+
+def evaluate(
+    net: nn.Module,
+    parts: Parts,
+    config: Config,
+    run: Run,
+    step: int,
+    progress: runner.Progress | None = None,
+    out: Path | None = None,
+) -> Record | None:
+    """Make the images that are missing and score them; every process calls it.
+
+    Args:
+        net: averaged network after `step` updates.
+        config: of the run, with the sampler, guidance and evaluation to use.
+        out: where the record goes; None: the run's folder of evaluations.
+
+    Returns:
+        The record, in the main process; None in the others.
+
+    Raises:
+        UserError: see `diffusionbench.runner.run`.
+    """
+    scale, seed = config.guidance.scale, config.eval.seed
+    command = f"nanogen eval {run.path} --guidance {scale:g} --num {config.eval.num_samples} --seed {seed}"
+    request = _request(config, parts, run.facts["method"], step, command)
+    source = _source(net, parts, config, f"{run.path.name}, step {step}")
+    request = request.model_copy(update={"checkpoint_digest": source.digest})
+    check_request(request, source)
+    started = time.perf_counter()
+    try:
+        if distributed.is_main():
+            runner.open_store(request, source, run.path / EVALS / "images")
+        distributed.barrier()
+        store = runner.open_store(request, source, run.path / EVALS / "images")
+        runner.fill(request, source, store, distributed.rank(), distributed.world_size(), progress)
+        distributed.barrier()
+        record = None
+        if distributed.is_main():
+            record = runner.score(request, store, parts.device, progress)
+            seconds = record.provenance.model_copy(update={"wall_seconds": time.perf_counter() - started})
+            record = record.model_copy(update={"provenance": seconds})
+            record.save(out or record_path(run.path, step, config))
+    except OSError as error:
+        raise CheckpointError(
+            f"evaluation of {run.path} cannot be written: {error.strerror or error}. Make room and start it again."
+        ) from None
+    distributed.barrier()
+    return record
+
+
+def grid_path(run: Path, step: int) -> Path:
+    """Where the sample grid of a step lies."""
+    return run / SAMPLES / f"step-{step:08d}.png"
+
+
+def sample_grid(net: nn.Module, parts: Parts, config: Config, run: Run, step: int) -> None:
+    """Write a grid of samples, one class per column; only the main process works."""
+    if not distributed.is_main():
+        return
+    num_classes = parts.derived.shape.num_classes or 1
+    labels = [index % COLUMNS % num_classes for index in range(config.sample.num)]
+    generator = Generator.of(net, parts, config)
+    images = in_batches(generator, labels, config.eval.seed, range(len(labels)), config.eval.batch_size)
+    facts = {"step": step, "labels": labels, "seed": config.eval.seed, "guidance": config.guidance.scale}
+    try:
+        save_png(grid(images, COLUMNS), grid_path(run.path, step), facts)
+    except OSError as error:
+        raise CheckpointError(
+            f"sample grid of {run.path} cannot be written: {error.strerror or error}. Make room and start it again."
+        ) from None

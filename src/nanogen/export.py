@@ -1,0 +1,155 @@
+"""What a finished run gives: images as a grid, a folder or an archive, and records."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from diffusionbench.errors import CheckpointError, RequestError
+from diffusionbench.images import grid, save_png
+from diffusionbench.record import Record
+from diffusionbench.schema import write_atomic
+from nanogen import checkpoint, distributed, evaluate, precision
+from nanogen import run as runs
+from nanogen.config import Config, changed
+from nanogen.log import say
+from nanogen.sample import Generator, Loaded, in_batches, load
+
+# What may differ between training and using a run.
+_FREE_SECTIONS = ("sampler", "guidance", "eval")
+
+
+def open_weights(path: Path, device: str) -> tuple[Loaded, runs.Run | None]:
+    """The newest intact weights of a run folder, or those in a file.
+
+    Raises:
+        CheckpointError: if there are none, or they do not belong to the run's config.
+    """
+    if path.is_file():
+        _, header = checkpoint.read_weights(path)
+        asked = header.get("precision", "auto")
+        return load(path, None, device, precision.choose(asked, device)), None  # type: ignore[arg-type]
+    run = runs.read(path)
+    newest, damaged = checkpoint.newest(run.checkpoints)
+    for problem in damaged:
+        say(f"{problem}; using {newest.path.name if newest else 'none'}")
+    if newest is None:
+        raise CheckpointError(f"{path} has no intact checkpoint yet. Start its `nanogen train` command again.")
+    return load(newest.weights, run.config, device, run.facts["precision"]), run
+
+
+def parse_labels(text: str, num_classes: int) -> list[int]:
+    """Classes from "0-9", "3,5,7" or "0-2,7"; all classes where empty.
+
+    Raises:
+        RequestError: if the text is not that or a class is outside the range.
+    """
+    if not text:
+        return list(range(num_classes))
+    labels: list[int] = []
+    for part in text.split(","):
+        first, dash, last = part.strip().partition("-")
+        if not first.isdecimal() or (dash and not last.isdecimal()):
+            raise RequestError(f"labels '{text}': expected classes such as 0-9 or 3,5,7.")
+        labels += range(int(first), int(last if dash else first) + 1)
+    wrong = [label for label in labels if label >= num_classes]
+    if wrong or not labels:
+        found = ", ".join(map(str, wrong)) or f"no class in '{text}'"
+        raise RequestError(f"labels must lie in 0..{num_classes - 1}, found {found}.")
+    return labels
+
+
+def sample_run(
+    path: Path,
+    overrides: Sequence[str],
+    labels: str,
+    num: int,
+    seed: int,
+    batch_size: int | None,
+    out: Path,
+) -> None:
+    """Make images and write them; under torchrun the processes share the work.
+
+    Args:
+        path: run folder or weights file.
+        overrides: of sampler.*, guidance.* and eval.*.
+        labels: see `parse_labels`; taken in turn.
+        num: images.
+        seed: image i depends on (weights, label, seed, i) only.
+        batch_size: images at once; None: the run's.
+        out: `.png` for a grid, `.npz` for an archive (arr_0 images, arr_1 labels), else a folder of PNG files in
+            one subfolder per class.
+
+    Raises:
+        UserError: for whatever is wrong with the request.
+    """
+    if out.suffix not in ("", ".png", ".npz"):
+        raise RequestError(f"--out {out}: expected grid.png, a folder, or images.npz, found '{out.suffix}'.")
+    with distributed.processes() as device:
+        loaded, _ = open_weights(path, device)
+        config = changed(loaded.config, overrides, _FREE_SECTIONS, f"{path} is trained")
+        num_classes = loaded.parts.derived.shape.num_classes
+        assert num_classes is not None
+        classes = parse_labels(labels, num_classes)
+        wanted = [classes[index % len(classes)] for index in range(num)]
+        generator = Generator.of(loaded.net, loaded.parts, config)
+        # Whole batches in the order of one process: equal batches give equal bits.
+        size = batch_size or config.eval.batch_size
+        starts = range(0, num, size)[distributed.rank() :: distributed.world_size()]
+        mine = {
+            start: in_batches(generator, wanted[start : start + size], seed, range(start, min(start + size, num)), size)
+            for start in starts
+        }
+        parts = distributed.gather(mine)
+        if parts is None:
+            return
+        images = np.concatenate([parts[start] for start in sorted(parts)])
+        facts = {"seed": seed, "guidance": config.guidance.scale, "step": loaded.step, "config_hash": config.hash}
+        try:
+            _write(images, wanted, out, facts)
+        except OSError as error:
+            raise RequestError(f"--out {out} cannot be written: {error.strerror or error}.") from None
+
+
+def _write(images: np.ndarray, labels: Sequence[int], out: Path, facts: dict[str, object]) -> None:
+    if out.suffix == ".png":
+        save_png(grid(images, min(evaluate.COLUMNS, len(images))), out, {**facts, "labels": list(labels)})
+    elif out.suffix == ".npz":
+        write_atomic(out, lambda file: np.savez(file, arr_0=images, arr_1=np.array(labels)))
+    else:
+        if out.is_dir() and any(out.iterdir()):
+            raise RequestError(f"--out {out} is not empty. Name a new folder.")
+        width = len(str(max(labels)))
+        for index, (image, label) in enumerate(zip(images, labels, strict=True)):
+            save_png(image, out / f"{label:0{width}d}" / f"{index:06d}.png", {**facts, "index": index, "label": label})
+
+
+def evaluate_run(path: Path, overrides: Sequence[str], tuned: bool, out: Path | None) -> Record | None:
+    """Score a run's newest weights.
+
+    Args:
+        overrides: of sampler.*, guidance.* and eval.*.
+        tuned: the method's tuned guidance on times [0, 0.9].
+        out: record file, or None for the run's folder.
+
+    Returns:
+        The record, in the main process.
+    """
+    with distributed.processes() as device:
+        loaded, run = open_weights(path, device)
+        if run is None:
+            raise CheckpointError(f"{path} is a file. Give the run folder, so that the record can name its run.")
+        config = changed(loaded.config, overrides, _FREE_SECTIONS, f"{path} is trained")
+        if tuned:
+            config = changed(config, _tuned(config), _FREE_SECTIONS, f"{path} is trained")
+        if not config.eval.metrics:
+            raise RequestError(f"{path} names no metric. Choose with --metrics; see `diffusionbench ls metrics`.")
+        return evaluate.evaluate(loaded.net, loaded.parts, config, run, loaded.step, out=out)
+
+
+def _tuned(config: Config) -> list[str]:
+    if config.eval.tuned_scale == 1:
+        raise RequestError("this method has no tuned guidance scale (eval.tuned_scale is 1). Give --guidance.")
+    return [f"guidance.scale={config.eval.tuned_scale}", "guidance.interval=[0.0, 0.9]"]

@@ -1,0 +1,67 @@
+"""Guidance: velocities in, velocity out (pure functions).
+
+A weaker velocity is computed only inside the closed interval of times on which guidance acts. Interval ends are
+rounded to float32 as the solver's times are, so that a grid point on the end counts as inside.
+"""
+
+from __future__ import annotations
+
+import struct
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from nanogen.samplers import Velocity
+
+
+def _float32(value: float) -> float:
+    return struct.unpack("f", struct.pack("f", value))[0]
+
+
+def _extrapolate(weak: Velocity, strong: Velocity, scale: float, interval: tuple[float, float]) -> Velocity:
+    low, high = _float32(interval[0]), _float32(interval[1])
+
+    def velocity(z: Any, t: float, r: float) -> Any:
+        v = strong(z, t, r)
+        if not low <= t <= high:
+            return v
+        w = weak(z, t, r)
+        return w + scale * (v - w)
+
+    return strong if scale == 1 else velocity
+
+
+def classifier_free(
+    conditional: Velocity, null: Velocity, scale: float, interval: tuple[float, float] = (0.0, 1.0)
+) -> Velocity:
+    """v_null + scale (v_cond - v_null) while t is in the interval, else v_cond.
+
+    Args:
+        conditional, null: velocities with the condition and with the null condition.
+        scale: guidance strength >= 1; 1 is off and costs nothing.
+        interval: closed, in the solver's (shifted) time.
+
+    Raises:
+        ValueError: if the scale is below 1 or the interval does not lie in [0, 1].
+
+    Source: Ho and Salimans 2022 (arXiv 2207.12598); interval: Kynkaanniemi et al. 2024 (arXiv 2404.07724).
+    """
+    _check(scale, interval)
+    return _extrapolate(null, conditional, scale, interval)
+
+
+def internal(full: Velocity, early: Velocity, scale: float, interval: tuple[float, float] = (0.0, 1.0)) -> Velocity:
+    """v_early + scale (v_full - v_early) while t is in the interval, else v_full; arguments as above.
+
+    The weaker velocity is that of an output taken from an early layer of the same network.
+
+    Source: Karras et al. 2024 (arXiv 2406.02507) with the early output of the same network as the weaker model.
+    """
+    _check(scale, interval)
+    return _extrapolate(early, full, scale, interval)
+
+
+def _check(scale: float, interval: tuple[float, float]) -> None:
+    if not scale >= 1:
+        raise ValueError(f"a guidance scale must be at least 1 (1 is off), got {scale}")
+    if not 0 <= interval[0] <= interval[1] <= 1:
+        raise ValueError(f"a guidance interval must lie in [0, 1] and not be reversed, got {list(interval)}")

@@ -1,0 +1,153 @@
+"""Conditions: what an image shall show, and how it becomes tokens. The one place where a condition is dropped.
+
+A condition knows its own null, so neither loop nor sampler asks which kind it is.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from torch import Tensor, nn
+
+from diffusionbench.errors import RequestError
+from diffusionbench.registry import Registry
+from nanogen.model.layers import RMSNorm
+from nanogen.model.shape import Shape
+
+CONDITIONERS = Registry(
+    "condition kind", {"class": "nanogen.model.condition:ClassConditioner"}, group="nanogen.conditioners"
+)
+
+
+class Condition(Protocol):
+    """What every kind of condition can do."""
+
+    def dropped(self, drop: Tensor) -> Condition:
+        """The same batch with the null condition where bool [B] `drop` is True."""
+        ...
+
+    def null(self) -> Condition:
+        """The null condition for every image of the batch."""
+        ...
+
+
+@dataclass(frozen=True)
+class ClassCondition:
+    """Class labels int64 [B] in 0..num_classes; the label `num_classes` is the null class."""
+
+    labels: Tensor
+    num_classes: int
+
+    def dropped(self, drop: Tensor) -> ClassCondition:
+        return ClassCondition(self.labels.masked_fill(drop, self.num_classes), self.num_classes)
+
+    def null(self) -> ClassCondition:
+        return ClassCondition(torch.full_like(self.labels, self.num_classes), self.num_classes)
+
+
+@dataclass(frozen=True)
+class TextCondition:
+    """Text-encoder states float [B, L, text_width] and the mask bool [B, L] of real tokens (None: all are real).
+
+    The null condition is "no text token visible".
+    """
+
+    states: Tensor
+    mask: Tensor | None
+
+    def dropped(self, drop: Tensor) -> TextCondition:
+        mask = torch.ones(self.states.shape[:2], dtype=torch.bool, device=self.states.device)
+        return TextCondition(self.states, (mask if self.mask is None else self.mask) & ~drop[:, None])
+
+    def null(self) -> TextCondition:
+        # Tokens that nobody sees need not be computed.
+        return TextCondition(self.states[:, :0], None)
+
+
+class Conditioner(Protocol):
+    """From what a batch or a request carries to a condition on a device."""
+
+    def __call__(self, labels: Sequence[int | None] | Tensor | None, captions: Sequence[str] | None) -> Condition: ...
+
+
+class ClassConditioner:
+    """Labels to `ClassCondition`.
+
+    Args:
+        shape: the network's numbers, with its classes.
+        device: where the labels go.
+    """
+
+    def __init__(self, shape: Shape, device: str) -> None:
+        assert shape.num_classes is not None
+        self.num_classes = shape.num_classes
+        self.device = device
+
+    def __call__(self, labels: Sequence[int | None] | Tensor | None, captions: Sequence[str] | None) -> Condition:
+        """Check and move labels.
+
+        Raises:
+            RequestError: if a label is missing or lies outside 0..num_classes - 1.
+        """
+        given = labels.tolist() if isinstance(labels, Tensor) else list(labels or [])
+        wrong = sorted({str(label) for label in given if label is None or not 0 <= label < self.num_classes})
+        if wrong or not given:
+            found = ", ".join(wrong) or "none"
+            raise RequestError(f"class labels must be whole numbers in 0..{self.num_classes - 1}, found: {found}.")
+        return ClassCondition(torch.tensor(given, device=self.device), self.num_classes)
+
+
+class ClassTokens(nn.Module):
+    """Several tokens per class: one row of a table plus learned offsets."""
+
+    def __init__(self, num_classes: int, num_tokens: int, width: int) -> None:
+        super().__init__()
+        self.table = nn.Embedding(num_classes + 1, width)
+        self.offsets = nn.Parameter(torch.empty(num_tokens, width))
+        nn.init.normal_(self.table.weight, std=0.02)
+        nn.init.normal_(self.offsets, std=width**-0.5)
+
+    def forward(self, condition: ClassCondition) -> tuple[Tensor, Tensor | None]:
+        """Tokens [B, num_tokens, width]; nothing is masked."""
+        return self.table(condition.labels)[:, None] + self.offsets, None
+
+
+class TextTokens(nn.Module):
+    """One token per text-encoder state: norm and a linear map, no positions of its own."""
+
+    def __init__(self, text_width: int, width: int) -> None:
+        super().__init__()
+        self.norm = RMSNorm(text_width)
+        self.proj = nn.Linear(text_width, width)
+
+    def forward(self, condition: TextCondition) -> tuple[Tensor, Tensor | None]:
+        """Tokens [B, L, width] and the mask bool [B, L] or None."""
+        return self.proj(self.norm(condition.states.float())), condition.mask
+
+
+class TimeTokens(nn.Module):
+    """Gaussian Fourier features of t, a small network, and learned offsets.
+
+    The frequencies are learned, as in the released checkpoints.
+
+    Source: Tancik et al. 2020 (arXiv 2006.10739).
+    """
+
+    def __init__(self, num_tokens: int, width: int, num_frequencies: int) -> None:
+        super().__init__()
+        self.frequencies = nn.Parameter(torch.randn(num_frequencies))
+        self.offsets = nn.Parameter(torch.empty(num_tokens, width))
+        first, second = nn.Linear(2 * num_frequencies, width), nn.Linear(width, width)
+        self.mlp = nn.Sequential(first, nn.SiLU(), second)
+        nn.init.normal_(self.offsets, std=width**-0.5)
+        nn.init.normal_(first.weight, std=0.02)
+        nn.init.normal_(second.weight, std=0.02)
+
+    def forward(self, t: Tensor) -> tuple[Tensor, Tensor]:
+        """Embed t float32 [B]: e(t) [B, width], and the tokens e(t) + offsets [B, num_tokens, width]."""
+        angles = 2 * torch.pi * t[:, None] * self.frequencies
+        embedding = self.mlp(torch.cat([angles.sin(), angles.cos()], dim=-1))
+        return embedding, embedding[:, None] + self.offsets

@@ -1,0 +1,115 @@
+"""The backbone: a decoupled diffusion transformer with conditions as tokens (DDT).
+
+A deep, narrow encoder reads the noisy latent together with time and condition tokens and gives one vector per image
+token; a shallow, wide decoder reads the noisy latent again, modulated token by token by those vectors.
+
+Source: Wang et al. 2025 (arXiv 2504.05741); head as in RAE (arXiv 2510.11690).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from nanogen.model.condition import ClassTokens, Condition, TextTokens, TimeTokens
+from nanogen.model.layers import DecoderBlock, EncoderBlock, FinalLayer, pad_table, rotary_table, unpatchify
+from nanogen.model.shape import NUM_FREQUENCIES, Shape
+
+
+@dataclass(frozen=True)
+class Output:
+    """What one forward pass gives.
+
+    Attributes:
+        pred: raw prediction [B, C, H, W]; the objective says of what.
+        cls_token: prediction for a class vector diffused along [B, D], or None.
+        features: hidden states for extra losses, by name: "encoder" is [B, N, encoder_hidden_size].
+    """
+
+    pred: Tensor
+    cls_token: Tensor | None = None
+    features: Mapping[str, Tensor] = field(default_factory=dict)
+
+
+class DDT(nn.Module):
+    """The network. Its output is exactly 0 at initialisation.
+
+    Args:
+        shape: the numbers; see `Shape`.
+    """
+
+    encoder_rotary: Tensor
+    decoder_rotary: Tensor
+
+    def __init__(self, shape: Shape) -> None:
+        super().__init__()
+        self.shape = shape
+        e, d, p = shape.encoder_hidden_size, shape.decoder_hidden_size, shape.patch_size
+        self.encoder_embed = nn.Conv2d(shape.latent_shape[0], e, kernel_size=p, stride=p)
+        self.decoder_embed = nn.Conv2d(shape.latent_shape[0], d, kernel_size=p, stride=p)
+        self.time = TimeTokens(shape.num_time_tokens, e, NUM_FREQUENCIES)
+        self.condition: nn.Module
+        if shape.num_classes is not None:
+            self.condition = ClassTokens(shape.num_classes, shape.num_class_tokens, e)
+        else:
+            assert shape.text_width is not None
+            self.condition = TextTokens(shape.text_width, e)
+        self.encoder = nn.ModuleList(EncoderBlock(e, shape.encoder_num_heads) for _ in range(shape.encoder_depth))
+        self.bridge = nn.Linear(e, d) if e != d else nn.Identity()
+        self.decoder = nn.ModuleList(DecoderBlock(d, shape.decoder_num_heads) for _ in range(shape.decoder_depth))
+        self.final = FinalLayer(d, shape.token_width)
+        for name, head_width in (("encoder", e // shape.encoder_num_heads), ("decoder", d // shape.decoder_num_heads)):
+            # Constant, so it is computed and never stored.
+            self.register_buffer(f"{name}_rotary", rotary_table(*shape.grid, head_width), persistent=False)
+        self._initialize()
+
+    def _initialize(self) -> None:
+        for name, parameter in self.named_parameters():
+            if name.startswith(("encoder_embed.", "decoder_embed.")):
+                if name.endswith("weight"):
+                    nn.init.xavier_uniform_(parameter.view(len(parameter), -1))
+                else:
+                    nn.init.zeros_(parameter)
+            elif ".adaln." in name or name.startswith("final.linear."):
+                nn.init.zeros_(parameter)
+
+    def forward(self, z: Tensor, t: Tensor, condition: Condition) -> Output:
+        """Predict from the noisy latent.
+
+        Args:
+            z: float32 [B, C, H, W].
+            t: float32 [B] in [0, 1]; 0 is data, 1 is noise.
+            condition: B classes or captions, of the kind that `shape` names.
+        """
+        num_image = self.shape.num_image_tokens
+        embedding, time_tokens = self.time(t)
+        tokens, mask = self.condition(condition)
+        num_extra = time_tokens.shape[1] + tokens.shape[1]
+        if mask is not None:
+            mask = F.pad(mask, (num_image + time_tokens.shape[1], 0), value=True)
+
+        image = self.encoder_embed(z).flatten(2).mT  # [B, N, D_e]
+        # The residual stream is float32 under autocast too.
+        s = torch.cat([image.float(), time_tokens.float(), tokens.float()], dim=1)
+        rotary = pad_table(self.encoder_rotary, num_extra)
+        for block in self.encoder:
+            s = block(s, rotary, mask)
+        s = s[:, :num_image]
+
+        # Two silus on this path: one before the bridge, one before every modulation, which shares it.
+        c = F.silu(self.bridge(F.silu(embedding[:, None] + s)))  # [B, N, D_d]
+        x = self.decoder_embed(z).flatten(2).mT.float()
+        for block in self.decoder:
+            x = block(x, c, self.decoder_rotary)
+        pred = unpatchify(self.final(x, c), self.shape.latent_shape, self.shape.patch_size)
+        return Output(pred.float(), features={"encoder": s})
+
+    def compile_blocks(self, **options: Any) -> None:
+        """Compile each block in place: equal blocks share one compilation, and parameter names stay."""
+        for block in (*self.encoder, *self.decoder, self.final):
+            block.compile(**options)

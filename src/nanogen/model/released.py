@@ -1,0 +1,73 @@
+"""Weights in the layout of the released checkpoints, mapped to ours: query, key and value, and gate and up, are fused.
+
+Released files keep them apart, number all blocks through, and carry constant tables that are not loaded.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor
+
+from diffusionbench.errors import CheckpointError
+from nanogen.model.shape import Shape
+
+_CONSTANT = ("enc_rope.", "dec_rope.")
+_FUSED = {"attn.qkv": ("attn.q", "attn.k", "attn.v"), "mlp.w12": ("mlp.w1", "mlp.w2")}
+_KEPT = ("norm1", "norm2", "attn.proj", "attn.q_norm", "attn.k_norm", "mlp.w3")
+_OUTER = {
+    "encoder_embed": "s_embedder.proj",
+    "decoder_embed": "x_embedder.proj",
+    "bridge": "s_projector",
+    "time.frequencies": "t_embedder.W",
+    "time.offsets": "t_embedder.learnable_tokens",
+    "time.mlp": "t_embedder.mlp",
+    "condition.offsets": "ctx_embedder.learnable_tokens",
+    "condition.table": "ctx_embedder.embedding_table",
+    "condition.norm": "ctx_embedder.norm",
+    "condition.proj": "ctx_embedder.proj",
+    "final.norm": "final_layer.norm",
+    "final.linear": "final_layer.linear",
+    "final.adaln": "final_layer.adaln_modulation.1",
+}
+
+
+def sources(name: str, shape: Shape) -> tuple[str, ...]:
+    """The released tensors that, stacked along the first axis, are our parameter `name`."""
+    stack, _, rest = name.partition(".")
+    if stack in ("encoder", "decoder"):
+        index, _, rest = rest.partition(".")
+        number = int(index) + (shape.encoder_depth if stack == "decoder" else 0)
+        part, _, kind = rest.rpartition(".")
+        names = _FUSED.get(part) or ((part,) if part in _KEPT else ("adaln_modulation.1",))
+        return tuple(f"blocks.{number}.{source}.{kind}" for source in names)
+    prefix = max((ours for ours in _OUTER if name == ours or name.startswith(ours + ".")), key=len)
+    return (_OUTER[prefix] + name.removeprefix(prefix),)
+
+
+def from_released(released: Mapping[str, Tensor], shape: Shape) -> dict[str, Tensor]:
+    """A state dict for `DDT(shape)` from one in the released layout.
+
+    Raises:
+        CheckpointError: if tensors are missing, left over or of another shape; all are listed.
+    """
+    from nanogen.model.dit import DDT
+
+    with torch.device("meta"):
+        wanted = {name: tuple(parameter.shape) for name, parameter in DDT(shape).named_parameters()}
+    parts = {name: sources(name, shape) for name in wanted}
+    known = {source for names in parts.values() for source in names}
+    problems = [f"missing {name}" for name in sorted(known - set(released))]
+    problems += [f"unknown {name}" for name in sorted(set(released) - known) if not name.startswith(_CONSTANT)]
+    if problems:
+        raise CheckpointError(f"the file does not have the released layout of this network: {'; '.join(problems)}")
+    ours = {name: torch.cat([released[source] for source in names]) for name, names in parts.items()}
+    problems = [
+        f"{' + '.join(parts[name])}: {list(tensor.shape)} instead of {list(wanted[name])}"
+        for name, tensor in ours.items()
+        if tuple(tensor.shape) != wanted[name]
+    ]
+    if problems:
+        raise CheckpointError(f"shapes differ from this network's: {'; '.join(problems)}")
+    return ours

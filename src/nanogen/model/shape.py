@@ -1,0 +1,109 @@
+"""The numbers that fix a network: widths, depths, tokens; and what follows from them in closed form, without torch."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, kw_only=True)
+class Shape:
+    """Everything the constructor of the backbone needs, as plain numbers.
+
+    Attributes:
+        latent_shape: (channels, height, width) of the latent.
+        patch_size: side of a patch on the latent grid, for encoder and decoder.
+        encoder_depth, encoder_hidden_size, encoder_num_heads: the deep, narrow stack (conditions enter as tokens).
+        decoder_depth, decoder_hidden_size, decoder_num_heads: the shallow, wide stack (modulated per token).
+        num_time_tokens: tokens that carry the time.
+        num_classes: classes without the null class, or None for text.
+        num_class_tokens: tokens that carry the class.
+        text_width: width of the text encoder's states, or None for classes.
+
+    Raises:
+        ValueError: if the numbers do not fit each other.
+    """
+
+    latent_shape: tuple[int, int, int]
+    patch_size: int
+    encoder_depth: int = 28
+    encoder_hidden_size: int = 1152
+    encoder_num_heads: int = 16
+    decoder_depth: int = 2
+    decoder_hidden_size: int = 2048
+    decoder_num_heads: int = 16
+    num_time_tokens: int = 4
+    num_classes: int | None = 1000
+    num_class_tokens: int = 8
+    text_width: int | None = None
+
+    def __post_init__(self) -> None:
+        _, height, width = self.latent_shape
+        if height % self.patch_size or width % self.patch_size:
+            raise ValueError(f"a latent of {height}x{width} cannot be cut into patches of {self.patch_size}")
+        for part in ("encoder", "decoder"):
+            size, heads = getattr(self, f"{part}_hidden_size"), getattr(self, f"{part}_num_heads")
+            # Two axes, and pairs of components rotate together.
+            if size % heads or (size // heads) % 4:
+                raise ValueError(f"{part}: {heads} heads over width {size}: the head width must be a multiple of 4")
+        if (self.num_classes is None) == (self.text_width is None):
+            raise ValueError("a network is conditioned on classes or on text: give num_classes or text_width")
+
+    @property
+    def grid(self) -> tuple[int, int]:
+        """Image tokens as (rows, columns)."""
+        _, height, width = self.latent_shape
+        return height // self.patch_size, width // self.patch_size
+
+    @property
+    def num_image_tokens(self) -> int:
+        return self.grid[0] * self.grid[1]
+
+    @property
+    def token_width(self) -> int:
+        """Values in one patch of the latent."""
+        return self.patch_size**2 * self.latent_shape[0]
+
+    def num_parameters(self) -> int:
+        """Learnable values, exactly; a test holds this equal to the network itself."""
+        e, d, p = self.encoder_hidden_size, self.decoder_hidden_size, self.token_width
+        time = NUM_FREQUENCIES + self.num_time_tokens * e + _linear(2 * NUM_FREQUENCIES, e) + _linear(e, e)
+        if self.num_classes is not None:
+            condition = self.num_class_tokens * e + (self.num_classes + 1) * e
+        else:
+            assert self.text_width is not None
+            condition = self.text_width + _linear(self.text_width, e)
+        encoder = self.encoder_depth * _block(e, e // self.encoder_num_heads)
+        decoder = self.decoder_depth * (_block(d, d // self.decoder_num_heads) + _linear(d, 6 * d))
+        bridge = _linear(e, d) if e != d else 0
+        final = d + _linear(d, 2 * d) + _linear(d, p)
+        return _linear(p, e) + _linear(p, d) + time + condition + encoder + bridge + decoder + final
+
+    def forward_flops(self, num_text_tokens: int = 256) -> int:
+        """Floating-point operations of one image's forward pass: matrix products and attention, 2 per multiply-add."""
+        e, d, n = self.encoder_hidden_size, self.decoder_hidden_size, self.num_image_tokens
+        condition = self.num_class_tokens if self.num_classes is not None else num_text_tokens
+        length = n + self.num_time_tokens + condition
+        text = condition * self.text_width * e if self.text_width is not None else 0
+        embed = n * self.token_width * (e + d) + 2 * NUM_FREQUENCIES * e + e * e + text
+        encoder = self.encoder_depth * length * (4 * e * e + 3 * e * swiglu_width(e) + 2 * length * e)
+        decoder = self.decoder_depth * n * (4 * d * d + 3 * d * swiglu_width(d) + 2 * n * d + 6 * d * d)
+        final = n * (e * d * (e != d) + 2 * d * d + d * self.token_width)
+        return 2 * (embed + encoder + decoder + final)
+
+
+NUM_FREQUENCIES = 256
+
+
+def swiglu_width(width: int) -> int:
+    """Hidden width of the gated feed-forward: 2/3 of 4 widths, in double precision from left to right."""
+    return int((2 / 3) * width * 4)
+
+
+def _linear(inputs: int, outputs: int) -> int:
+    return inputs * outputs + outputs
+
+
+def _block(width: int, head_width: int) -> int:
+    hidden = swiglu_width(width)
+    attention = 4 * _linear(width, width) + 2 * head_width
+    return 2 * width + attention + 2 * _linear(width, hidden) + _linear(hidden, width)

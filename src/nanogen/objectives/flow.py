@@ -1,0 +1,69 @@
+"""Rectified flow with velocity or data prediction: z = (1 - t) x + t eps, v = eps - x.
+
+Source: Liu et al. 2022 (arXiv 2209.03003), Esser et al. 2024 (arXiv 2403.03206); data prediction with a velocity
+loss: Li and He 2025 (arXiv 2511.13720).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
+
+from diffusionbench.schema import Strict
+from nanogen.objectives import Loss, Network
+from nanogen.times import logit_normal, shift_time
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from nanogen.model.condition import Condition
+    from nanogen.rng import Draws
+
+# Division by t is bounded here in target, conversion and sampling alike, as in the released models.
+MIN_TIME = 0.05
+
+
+class FlowOptions(Strict):
+    """Settings of `objective:` in a config."""
+
+    name: str
+    predict: Literal["v", "x"]
+
+
+@dataclass(frozen=True)
+class Flow:
+    """Rectified flow.
+
+    Attributes:
+        options: `predict` says what the network outputs: "v", the velocity, or "x", the clean data.
+        mean, std: of the logit of a time before the shift.
+        shift: towards noise above 1; see `shift_time`.
+    """
+
+    Options = FlowOptions
+
+    options: FlowOptions
+    mean: float = 0.0
+    std: float = 1.0
+    shift: float = 1.0
+
+    def loss(self, net: Network, x: Tensor, condition: Condition, draws: Draws) -> Loss:
+        tau = logit_normal(draws.normal("time"), self.mean, self.std)
+        return self.loss_at(net, x, condition, draws.normal("noise", tuple(x.shape[1:])), tau)
+
+    def loss_at(self, net: Network, x: Tensor, condition: Condition, eps: Tensor, tau: Tensor) -> Loss:
+        """The loss for given noise [B, C, h, w] and given times tau [B] before the shift."""
+        t = shift_time(tau, self.shift)
+        t_ = t[:, None, None, None]
+        z = (1 - t_) * x + t_ * eps
+        target = (z - x) / t_.clamp(min=MIN_TIME)
+        out = net(z, t, condition)
+        error = (self._velocity(out.pred, z, t_) - target) ** 2
+        return Loss({"flow": error.flatten(1).mean(1)}, out.features)
+
+    def velocity(self, net: Network, z: Tensor, t: float, r: float, condition: Condition) -> Tensor:
+        times = z.new_full((z.shape[0],), t)
+        return self._velocity(net(z, times, condition).pred, z, times[:, None, None, None])
+
+    def _velocity(self, pred: Tensor, z: Tensor, t: Tensor) -> Tensor:
+        return pred if self.options.predict == "v" else (z - pred) / t.clamp(min=MIN_TIME)

@@ -1,0 +1,143 @@
+"""The optimizer, its learning rate as a function of the step, and the refusal of non-finite updates."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from diffusionbench.errors import RunError
+from nanogen import distributed
+
+
+class NonFiniteLoss(RunError):  # noqa: N818
+    """A loss or gradient is not finite; the step and the term are named, and no update was made."""
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """Learning rate in steps: an optional rise, constant, then linear to `final_factor` of it.
+
+    Attributes:
+        lr: the constant rate.
+        warmup: steps of a linear rise, (k + 1) / warmup at step k.
+        decay_start, decay_end: steps between which the rate falls.
+        final_factor: share of `lr` from decay_end on.
+    """
+
+    lr: float
+    warmup: int
+    decay_start: int
+    decay_end: int
+    final_factor: float
+
+    def __call__(self, step: int) -> float:
+        """Rate of the update that follows `step` finished updates."""
+        rise = min(1.0, (step + 1) / self.warmup) if self.warmup else 1.0
+        if step < self.decay_start:
+            return self.lr * rise
+        done = (step - self.decay_start) / max(1, self.decay_end - self.decay_start)
+        return self.lr * rise * (1 - (1 - self.final_factor) * min(1.0, done))
+
+
+def adamw(
+    parameters: Iterable[nn.Parameter], betas: tuple[float, float], eps: float, weight_decay: float
+) -> torch.optim.AdamW:
+    """AdamW over all parameters in one group; the rate is set at every step."""
+    return torch.optim.AdamW(parameters, lr=0.0, betas=betas, eps=eps, weight_decay=weight_decay, fused=True)
+
+
+class Updater:
+    """Makes updates and refuses those that are not finite, without waiting for the device.
+
+    The fused optimizer skips an update on the device when its `found_inf` is set. In mode "stop" the flag is sticky:
+    after a refused update nothing moves until the host, one step later at most, reads it and raises. In mode "skip"
+    only the update at hand is skipped, and counted.
+
+    Args:
+        optimizer: fused AdamW.
+        grad_clip: largest global L2 norm of the gradient; inf is off.
+        stop: whether a non-finite update ends training.
+    """
+
+    def __init__(self, optimizer: torch.optim.AdamW, grad_clip: float, stop: bool) -> None:
+        self.optimizer = optimizer
+        self.parameters = [p for group in optimizer.param_groups for p in group["params"]]
+        self.grad_clip = grad_clip
+        self.stop = stop
+        self.skipped = torch.zeros((), device=self.parameters[0].device)
+        self._refused = torch.zeros_like(self.skipped)
+        self._pending: _Pending | None = None
+
+    def step(self, step: int, lr: float, terms: dict[str, Tensor]) -> Tensor:
+        """Clip, then update unless something is not finite; gradients are freed.
+
+        Args:
+            step: finished updates before this one.
+            lr: learning rate.
+            terms: name -> mean loss of this step, for the check and the message.
+
+        Returns:
+            The gradient's norm before clipping, on the device.
+
+        Raises:
+            NonFiniteLoss: in mode "stop", for this step (CPU) or the one before (CUDA).
+        """
+        self.check()
+        norm = nn.utils.clip_grad_norm_(self.parameters, self.grad_clip, foreach=True)
+        finite = torch.isfinite(norm)
+        for term in terms.values():
+            finite = finite & torch.isfinite(term)
+        refused = distributed.all_max((~finite).float())
+        self.skipped = self.skipped + refused
+        self._refused = torch.maximum(self._refused, refused) if self.stop else refused
+        for group in self.optimizer.param_groups:
+            group["lr"] = lr
+        # The protocol by which torch's gradient scaler tells the fused optimizer to leave everything as it is.
+        self.optimizer.found_inf = self._refused  # type: ignore[attr-defined]
+        self.optimizer.step()
+        self.optimizer.zero_grad(set_to_none=True)
+        if self.stop:
+            self._pending = _Pending.of(step, self._refused, terms)
+            if self._pending.event is None:
+                self.check()
+        return norm
+
+    def check(self) -> None:
+        """Read the flag of the last step that was not read yet.
+
+        Raises:
+            NonFiniteLoss: if that step's update was refused.
+        """
+        pending, self._pending = self._pending, None
+        if pending is None:
+            return
+        if pending.event is not None:
+            pending.event.synchronize()
+        if pending.flag.item():
+            named = [f"term '{name}' is {value.item():g}" for name, value in pending.terms.items()]
+            raise NonFiniteLoss(
+                f"{', '.join(named)} and the gradient's norm or a term is not finite at step {pending.step} "
+                f"(rank {distributed.rank()}). No update was made."
+            )
+
+
+@dataclass(frozen=True)
+class _Pending:
+    """A flag on its way to the host; `event` says when it is there (None: it is)."""
+
+    step: int
+    flag: Tensor
+    terms: dict[str, Tensor]
+    event: torch.cuda.Event | None
+
+    @classmethod
+    def of(cls, step: int, flag: Tensor, terms: dict[str, Tensor]) -> _Pending:
+        if flag.device.type != "cuda":
+            return cls(step, flag, terms, None)
+        host = torch.empty((), pin_memory=True).copy_(flag, non_blocking=True)
+        event = torch.cuda.Event()
+        event.record()
+        return cls(step, host, terms, event)

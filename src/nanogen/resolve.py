@@ -1,0 +1,77 @@
+"""What follows from a config: latent shape, patch, network, time shifts. Derived, never written; no torch."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from diffusionbench.errors import ConfigError
+from nanogen.config import Config
+from nanogen.latents import LATENTS, LatentSpec
+from nanogen.model.shape import Shape
+from nanogen.times import time_shift
+
+
+@dataclass(frozen=True)
+class Derived:
+    """Values that a config implies.
+
+    Attributes:
+        latent: the latent space.
+        shape: the network.
+        train_shift, sampler_shift: of the time distribution and of the sampling grid.
+    """
+
+    latent: LatentSpec
+    shape: Shape
+    train_shift: float
+    sampler_shift: float
+
+
+def resolve(config: Config) -> Derived:
+    """Derive latent shape, network and shifts.
+
+    Raises:
+        ConfigError: if the parts do not fit each other.
+    """
+    latent: LatentSpec = LATENTS.load(config.latent.name)
+    size = config.data.image_size
+    if size % latent.stride:
+        raise ConfigError(
+            f"latent space '{config.latent.name}' needs an image size that is a multiple of {latent.stride} pixels, "
+            f"data.image_size is {size}. Choose another method or size."
+        )
+    grid = size // latent.stride
+    patch = latent.patch_size or config.model.pixel_patch
+    if config.condition.num_classes == "auto":
+        raise ConfigError(
+            "condition.num_classes is auto, so the network is known only once the data is read. "
+            "Set condition.num_classes=N to see it now."
+        )
+    model = config.model
+    if grid % patch or grid < 2 * patch:
+        raise ConfigError(
+            f"images of {size} px give a {grid}x{grid} latent in '{config.latent.name}', which cannot be cut into at "
+            f"least 2x2 patches of {patch}. Choose another method, data.image_size or model.pixel_patch."
+        )
+    try:
+        shape = Shape(
+            latent_shape=(latent.channels, grid, grid),
+            patch_size=patch,
+            num_classes=config.condition.num_classes,
+            **model.model_dump(exclude={"pixel_patch"}),
+        )
+    except ValueError as error:
+        raise ConfigError(f"model: {error}. Change model.*.") from None
+    if config.train.batch_size % config.train.accumulation:
+        raise ConfigError(
+            f"train.batch_size {config.train.batch_size} cannot be split into train.accumulation "
+            f"{config.train.accumulation} equal micro-batches. Choose a multiple."
+        )
+    natural = time_shift(shape.latent_shape)
+    time, sampler = config.time.shift, config.sampler.shift
+    return Derived(
+        latent=latent,
+        shape=shape,
+        train_shift=natural if time == "auto" else time,
+        sampler_shift=natural if sampler == "auto" else sampler,
+    )

@@ -1,0 +1,175 @@
+"""From conditions to 8-bit images: noise, sampler, guidance, decoder. Image i depends on (seed, i) only."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import nn
+
+from diffusionbench.errors import CheckpointError, RequestError
+from diffusionbench.images import to_uint8
+from nanogen import checkpoint
+from nanogen.config import Config, reload
+from nanogen.guidance import classifier_free
+from nanogen.latents import Latent
+from nanogen.model.condition import CONDITIONERS, Condition, Conditioner
+from nanogen.model.dit import DDT
+from nanogen.objectives import OBJECTIVES, Objective
+from nanogen.precision import Precision, autocast
+from nanogen.resolve import Derived, resolve
+from nanogen.rng import Draws
+from nanogen.samplers import SAMPLERS, time_grid
+
+
+@dataclass(frozen=True)
+class Parts:
+    """What a config says beside the weights: built once for training, and once for sampling.
+
+    Attributes:
+        derived: latent shape, network numbers, shifts.
+        objective, latent, conditioner: the named plugins, constructed.
+        device, precision: where and in which number type the network runs.
+    """
+
+    derived: Derived
+    objective: Objective
+    latent: Latent
+    conditioner: Conditioner
+    device: str
+    precision: Precision
+
+
+def build_parts(config: Config, device: str, precision: Precision) -> Parts:
+    """Construct everything but the network.
+
+    Raises:
+        ConfigError: if the parts do not fit each other.
+        RequestError: if the latent space cannot run.
+    """
+    derived = resolve(config)
+    if derived.latent.create is None:
+        raise RequestError(f"latent space '{config.latent.name}' cannot run: {derived.latent.unavailable}.")
+    return assemble(config, derived, derived.latent.create(device), device, precision)
+
+
+def assemble(config: Config, derived: Derived, latent: Latent, device: str, precision: Precision) -> Parts:
+    """The parts around a given latent space."""
+    objective = OBJECTIVES.load(config.objective["name"])
+    options = objective.Options.model_validate(config.objective)
+    return Parts(
+        derived=derived,
+        objective=objective(options, config.time.mu, config.time.sigma, derived.train_shift),
+        latent=latent,
+        conditioner=CONDITIONERS.load(config.condition.kind)(derived.shape, device),
+        device=device,
+        precision=precision,
+    )
+
+
+@dataclass(frozen=True)
+class Generator:
+    """A network ready to make images.
+
+    Attributes:
+        net: trained network in evaluation mode.
+        sampler, num_steps: solver of the flow.
+        scale, interval: classifier-free guidance.
+    """
+
+    net: nn.Module
+    parts: Parts
+    sampler: str
+    num_steps: int
+    scale: float
+    interval: tuple[float, float]
+
+    @classmethod
+    def of(cls, net: nn.Module, parts: Parts, config: Config) -> Generator:
+        """With the sampler and guidance of a config."""
+        sampler, guidance = config.sampler, config.guidance
+        return cls(net, parts, sampler.name, sampler.num_steps, guidance.scale, guidance.interval)
+
+    @torch.no_grad()
+    def __call__(self, condition: Condition, seed: int, ids: Sequence[int]) -> np.ndarray:
+        """Make one batch.
+
+        Args:
+            condition: for B images.
+            seed: of the noise.
+            ids: the B sample indices; the noise of each depends on (seed, id) only.
+
+        Returns:
+            uint8 [B, H, W, 3]; decoder output clamped to [0, 1], times 255, truncated.
+        """
+        parts, objective = self.parts, self.parts.objective
+        noise = Draws(seed, [(index,) for index in ids], parts.device).normal("image", parts.derived.shape.latent_shape)
+        times = time_grid(self.num_steps, parts.derived.sampler_shift)
+        null = condition.null()
+        velocity = classifier_free(
+            lambda z, t, r: objective.velocity(self.net, z, t, r, condition),
+            lambda z, t, r: objective.velocity(self.net, z, t, r, null),
+            self.scale,
+            self.interval,
+        )
+        with autocast(parts.precision, parts.device):
+            z = SAMPLERS[self.sampler](velocity, noise, times)
+            images = parts.latent.decode(z)
+        return to_uint8(images.float())
+
+
+def in_batches(
+    generator: Generator, labels: Sequence[int], seed: int, ids: Sequence[int], batch_size: int
+) -> np.ndarray:
+    """Images for class labels, uint8 [n, H, W, 3], `batch_size` at a time."""
+    made = []
+    for start in range(0, len(ids), batch_size):
+        part = slice(start, start + batch_size)
+        made.append(generator(generator.parts.conditioner(labels[part], None), seed, ids[part]))
+    return np.concatenate(made)
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """Averaged weights from a file, with the config in its header."""
+
+    config: Config
+    net: DDT
+    parts: Parts
+    step: int
+    path: Path
+
+
+def load(weights: Path, expected: Config | None, device: str, precision: Precision) -> Loaded:
+    """A network from a weights file.
+
+    Args:
+        weights: `ema.safetensors` of a checkpoint, anywhere.
+        expected: the config that the caller believes in; None takes the file's.
+
+    Raises:
+        CheckpointError: if the file is unreadable, of another config or of another architecture.
+    """
+    from nanogen.run import check_same
+
+    tensors, header = checkpoint.read_weights(weights)
+    if "config" not in header:
+        raise CheckpointError(f"weights {weights} carry no config in their header. Use a file that nanogen wrote.")
+    config = reload_header(header["config"], weights)
+    if expected is not None:
+        check_same(weights, config, expected, "in the run folder")
+    parts = build_parts(config, device, precision)
+    with torch.random.fork_rng(devices=[]):
+        net = DDT(parts.derived.shape)
+    checkpoint.load_weights(net, tensors, f"weights {weights}")
+    return Loaded(config, net.to(device).eval().requires_grad_(False), parts, int(header["step"]), weights)
+
+
+def reload_header(text: str, origin: Path) -> Config:
+    """The config in a weights file's header."""
+    import json
+
+    return reload(json.loads(text), str(origin))

@@ -1,0 +1,70 @@
+"""Solvers of dz/dt = v(z, t) from noise (t = 1) to data (t = 0): pure functions over a velocity.
+
+A velocity is called as `velocity(z, t, r)` with floats t (now) and r (the next time); instantaneous methods ignore r.
+Solvers know neither networks nor guidance, and only add and scale states, so a state may be any value with
+arithmetic. Times are read from a CPU grid: nothing waits for the device.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+from nanogen.times import shift_time
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+Velocity = Callable[[Any, float, float], Any]
+
+
+def time_grid(num_steps: int, shift: float = 1.0) -> Tensor:
+    """The times of a solver.
+
+    Returns:
+        CPU float32 [num_steps + 1], from 1 to 0; uniform, then shifted.
+
+    Raises:
+        ValueError: if there is no step or the shift is not positive.
+    """
+    import torch
+
+    if num_steps < 1:
+        raise ValueError(f"a sampler needs at least 1 step, got {num_steps}")
+    return shift_time(1 - torch.arange(num_steps + 1, dtype=torch.float32) / num_steps, shift)
+
+
+def euler(velocity: Velocity, noise: Any, times: Tensor) -> Any:
+    """First order: one evaluation per step, never at t = 0.
+
+    Args:
+        velocity: see the module's text.
+        noise: state at times[0].
+        times: decreasing CPU float32 [num_steps + 1], see `time_grid`.
+
+    Returns:
+        The state at times[-1].
+    """
+    z = noise
+    grid = times.tolist()
+    for t, r in itertools.pairwise(grid):
+        z = z - (t - r) * velocity(z, t, r)
+    return z
+
+
+def heun(velocity: Velocity, noise: Any, times: Tensor) -> Any:
+    """Second order (trapezoid corrector); the last step is Euler's, so the cost is 2 num_steps - 1 evaluations.
+
+    Arguments and result as for `euler`. Guidance sees each evaluation's own time.
+    """
+    z = noise
+    grid = times.tolist()
+    for t, r in itertools.pairwise(grid):
+        v = velocity(z, t, r)
+        ahead = z - (t - r) * v
+        z = z - (t - r) * (0.5 * (v + velocity(ahead, r, r))) if r > 0 else ahead
+    return z
+
+
+SAMPLERS = {"euler": euler, "heun": heun}

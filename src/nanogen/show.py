@@ -1,0 +1,78 @@
+"""Configs and tables as text for the terminal; no torch."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from nanogen.config import SCALES, Composition, leaves, method_names, read_own, task_names
+from nanogen.data import DATASETS
+from nanogen.latents import LATENTS
+from nanogen.losses import LOSSES
+from nanogen.objectives import OBJECTIVES
+from nanogen.resolve import Derived
+
+
+def derived_values(derived: Derived) -> dict[str, Any]:
+    """What a config implies, by name."""
+    shape = derived.shape
+    return {
+        "latent_shape": list(shape.latent_shape),
+        "patch_size": shape.patch_size,
+        "image_tokens": shape.num_image_tokens,
+        "token_width": shape.token_width,
+        "time_shift": derived.train_shift,
+        "sampler_shift": derived.sampler_shift,
+        "parameters": shape.num_parameters(),
+        "forward_gflops_per_image": shape.forward_flops() / 1e9,
+    }
+
+
+def as_dict(composition: Composition, derived: Derived | None) -> dict[str, Any]:
+    """Choice, config, hash, origins and derived values as plain data."""
+    return {
+        **composition.choice,
+        "hash": composition.config.hash,
+        "config": composition.config.model_dump(mode="json"),
+        "origins": composition.origins,
+        "derived": None if derived is None else derived_values(derived),
+    }
+
+
+def as_text(composition: Composition, derived: Derived | None, why: bool) -> str:
+    """One `key: value` line per setting, then the derived values as comments."""
+    choice = composition.choice
+    lines = [f"# {choice['task']} / {choice['method']} / {choice['scale']}   hash {composition.config.hash[:16]}"]
+    rows = [
+        (f"{key}: {json.dumps(value) if not isinstance(value, str) else value}", composition.origins.get(key, ""))
+        for key, value in leaves(composition.config.model_dump(mode="json")).items()
+    ]
+    width = max(len(row) for row, _ in rows)
+    lines += [f"{row:<{width}}  # {origin}" if why else row for row, origin in rows]
+    if derived is not None:
+        lines.append("# derived, never written")
+        for name, value in derived_values(derived).items():
+            shown = f"{value:,}" if isinstance(value, int) else f"{value:.6g}" if isinstance(value, float) else value
+            lines.append(f"# {name}: {shown}")
+        if derived.latent.unavailable:
+            lines.append(f"# cannot train yet: latent space: {derived.latent.unavailable}")
+    return "\n".join(lines)
+
+
+def tables() -> dict[str, dict[str, str]]:
+    """Everything that can be chosen: list -> name -> a few words."""
+
+    def headline(*parts: str) -> str:
+        tree, _ = read_own(*parts)
+        return tree.ca.comment[1][0].value.lstrip("# ").strip().partition(" -- ")[2]
+
+    rows, _ = read_own("methods.yaml")
+    return {
+        "tasks": {name: headline("task", f"{name}.yaml") for name in task_names()},
+        "methods": {name: ", ".join(f"{key}: {value}" for key, value in rows[name].items()) for name in method_names()},
+        "scales": {name: headline("scale", f"{name}.yaml") for name in SCALES},
+        "latents": {name: LATENTS.load(name).title for name in LATENTS},
+        "objectives": dict(OBJECTIVES),
+        "losses": dict(LOSSES),
+        "data": dict(DATASETS),
+    }

@@ -1,0 +1,101 @@
+"""What every data set promises."""
+
+import inspect
+import io
+import pickle
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from diffusionbench.errors import DataError
+from nanogen.data import DATASETS, Item
+
+SIZE = 8
+
+
+def picture(index: int) -> Image.Image:
+    return Image.fromarray(np.random.default_rng(index).integers(0, 256, (11, 9, 3), dtype=np.uint8))
+
+
+def encoded(index: int) -> bytes:
+    file = io.BytesIO()
+    picture(index).save(file, "PNG")
+    return file.getvalue()
+
+
+def example(name: str, folder):
+    """A small data set of each kind, written here; None for the embedded ones."""
+    if name in ("digits",):
+        return None
+    if name == "imagefolder":
+        for index in range(6):
+            (folder / f"class{index % 2}").mkdir(exist_ok=True)
+            picture(index).save(folder / f"class{index % 2}" / f"{index}.png")
+        return folder
+    if name in ("parquet", "arrow"):
+        arrow = pytest.importorskip("pyarrow", reason="pyarrow is not installed (extra 'data')")
+        rows = [{"bytes": encoded(index), "path": None} for index in range(6)]
+        table = arrow.table({"image": rows, "label": [index % 2 for index in range(6)]})
+        if name == "parquet":
+            pytest.importorskip("pyarrow.parquet").write_table(table, folder / "x.parquet")
+        else:
+            with arrow.OSFile(str(folder / "x.arrow"), "wb") as file, arrow.ipc.new_stream(file, table.schema) as out:
+                out.write_table(table)
+        return folder
+    pytest.skip(f"this test cannot write a small data set of kind '{name}'")
+
+
+@pytest.fixture(params=list(DATASETS))
+def opened(request, tmp_path):
+    path = example(request.param, tmp_path)
+    return DATASETS.load(request.param), path
+
+
+def test_openers_take_path_size_and_split(opened):
+    opener, _ = opened
+    assert list(inspect.signature(opener).parameters)[:3] == ["path", "image_size", "split"]
+
+
+def test_items_are_8_bit_rgb_of_the_asked_size_with_a_label_or_a_caption(opened):
+    opener, path = opened
+    dataset = opener(path, SIZE, "train")
+    assert len(dataset) >= 6
+    for index in range(6):
+        item = dataset[index]
+        assert isinstance(item, Item)
+        assert item.image.shape == (SIZE, SIZE, 3)
+        assert item.image.dtype == np.uint8
+        assert (item.label is None) != (item.caption is None)
+        if item.label is not None:
+            assert 0 <= item.label < dataset.num_classes
+    if dataset.classes is not None:
+        assert len(dataset.classes) == dataset.num_classes
+
+
+def test_opening_twice_gives_the_same(opened):
+    opener, path = opened
+    first, second = opener(path, SIZE, "train"), opener(path, SIZE, "train")
+    assert first.digest == second.digest
+    assert len(first.digest) == 64
+    np.testing.assert_array_equal(first[3].image, second[3].image)
+
+
+def test_data_sets_travel_to_workers(opened):
+    opener, path = opened
+    dataset = opener(path, SIZE, "train")
+    copy = pickle.loads(pickle.dumps(dataset))
+    np.testing.assert_array_equal(copy[5].image, dataset[5].image)
+
+
+def test_an_index_outside_is_an_error(opened):
+    opener, path = opened
+    dataset = opener(path, SIZE, "train")
+    with pytest.raises(IndexError):
+        dataset[len(dataset)]
+
+
+def test_a_path_that_is_not_there_is_refused(opened, tmp_path):
+    opener, _ = opened
+    with pytest.raises(DataError):
+        opener(tmp_path / "nowhere", SIZE, "train")

@@ -1,0 +1,199 @@
+"""The backbone against its reference outputs, its closed-form size, and what must not change its result."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from reference import filled, reference_network, released_layout, summary, tiny_shape, wave
+
+from diffusionbench.errors import CheckpointError
+from nanogen.config import compose, method_names, task_names
+from nanogen.model import layers
+from nanogen.model.condition import ClassCondition, TextCondition
+from nanogen.model.dit import DDT
+from nanogen.model.released import from_released
+from nanogen.model.shape import Shape
+from nanogen.resolve import resolve
+
+X, T = wave(0.13, 0.2, (2, 3, 8, 8)), torch.tensor([0.02, 0.6])
+LABELS = ClassCondition(torch.tensor([1, 4]), 5)
+TEXT = TextCondition(wave(0.07, 0.1, (2, 4, 10)), torch.tensor([[1, 1, 0, 0], [1, 1, 1, 1]], dtype=torch.bool))
+HIDDEN = TextCondition(TEXT.states, torch.zeros(2, 4, dtype=torch.bool))
+CASES = {
+    "labels": (LABELS, [0.560630, 1.637815, 3.57568, -3.65813, 3.85839, -1.53009, 1.69765]),
+    "null class": (LABELS.null(), [0.522256, 1.642157, 3.28663, -3.88869, 3.65080, -1.85134, 1.96622]),
+    "text": (TEXT, [0.500736, 2.112601, 4.87244, -2.23325, 4.53157, -1.89381, 2.49205]),
+    "text, all masked": (HIDDEN, [0.465304, 2.138871, 4.96097, -2.27101, 4.58891, -2.00813, 2.13391]),
+    "text, no token": (TEXT.null(), [0.465304, 2.138871, 4.96097, -2.27101, 4.58891, -2.00813, 2.13391]),
+}
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_reference_outputs(case):
+    condition, expected = CASES[case]
+    net = reference_network(text=isinstance(condition, TextCondition))
+    with torch.no_grad():
+        assert summary(net(X, T, condition).pred) == pytest.approx(expected, rel=1e-4)
+
+
+def test_reference_sizes():
+    for text, tensors, parameters in ((False, 75, 50_982), (True, 76, 51_040)):
+        assert len(released_layout(tiny_shape(text=text))) == tensors
+        assert tiny_shape(text=text).num_parameters() == parameters
+
+
+def test_captions_cut_to_their_longest_give_the_same_output():
+    net = reference_network(text=True)
+    cut = TextCondition(TEXT.states[:1, :2], None)
+    with torch.no_grad():
+        torch.testing.assert_close(net(X[:1], T[:1], cut).pred, net(X, T, TEXT).pred[:1], rtol=1e-5, atol=1e-5)
+
+
+def test_dropping_a_condition_is_the_null_condition():
+    for condition in (LABELS, TEXT):
+        net = reference_network(text=condition is TEXT)
+        with torch.no_grad():
+            mixed = net(X, T, condition.dropped(torch.tensor([True, False]))).pred
+            torch.testing.assert_close(mixed[:1], net(X, T, condition.null()).pred[:1], rtol=1e-5, atol=1e-5)
+            torch.testing.assert_close(mixed[1:], net(X, T, condition).pred[1:], rtol=1e-5, atol=1e-5)
+
+
+PUBLISHED = [  # latent shape, patch, ImageNet, text (methods 1.12)
+    ((4, 32, 32), 2, 611_304_996, 611_324_452),
+    ((32, 16, 16), 1, 611_388_980, 611_408_436),
+    ((16, 32, 32), 2, 611_556_948, 611_576_404),
+    ((128, 16, 16), 1, 611_892_884, 611_912_340),
+    ((768, 16, 16), 1, 615_252_244, 615_271_700),
+    ((3, 256, 256), 16, 615_252_244, 615_271_700),
+    ((1024, 16, 16), 1, 616_595_988, 616_615_444),
+]
+
+
+def meta_size(shape: Shape) -> int:
+    with torch.device("meta"):
+        return sum(parameter.numel() for parameter in DDT(shape).parameters())
+
+
+@pytest.mark.parametrize("latent_shape, patch_size, classes, text", PUBLISHED)
+def test_published_sizes_at_256(latent_shape, patch_size, classes, text):
+    for expected, condition in ((classes, {}), (text, {"num_classes": None, "text_width": 1024})):
+        shape = Shape(latent_shape=latent_shape, patch_size=patch_size, **condition)
+        assert shape.num_parameters() == expected == meta_size(shape)
+
+
+@pytest.mark.parametrize(
+    "latent_shape, patch, expected", [((16, 64, 64), 2, 1_011_622_804), ((128, 32, 32), 1, 1_011_986_388)]
+)
+def test_published_sizes_at_512(latent_shape, patch, expected):
+    shape = Shape(
+        latent_shape=latent_shape,
+        patch_size=patch,
+        encoder_hidden_size=1584,
+        encoder_num_heads=22,
+        num_classes=None,
+        text_width=1024,
+    )
+    assert shape.num_parameters() == expected == meta_size(shape)
+
+
+@pytest.mark.parametrize("task", task_names())
+@pytest.mark.parametrize("method", method_names())
+def test_closed_form_size_equals_the_module_for_every_row_and_task(task, method):
+    overrides = ["data.image_size=256", "condition.num_classes=1000"]
+    shape = resolve(compose(task, method, overrides=overrides).config).shape
+    assert shape.num_parameters() == meta_size(shape)
+
+
+def test_flops_are_those_of_the_matrix_products():
+    """Published cost of one image at paper scale, class-conditional in the SD-VAE's latent: 332.2 GFLOP forward."""
+    assert Shape(latent_shape=(4, 32, 32), patch_size=2).forward_flops() == pytest.approx(332.2e9, rel=1e-3)
+    text = Shape(latent_shape=(128, 16, 16), patch_size=1, num_classes=None, text_width=1024)
+    assert text.forward_flops(256) == pytest.approx(579.4e9, rel=2e-3)
+    assert text.forward_flops(64) == pytest.approx(386.9e9, rel=2e-3)
+
+
+def test_output_is_zero_at_the_start():
+    net = DDT(tiny_shape())
+    assert torch.count_nonzero(net(X, T, LABELS).pred) == 0
+
+
+def test_initial_values():
+    torch.manual_seed(0)
+    net = DDT(Shape(latent_shape=(16, 8, 8), patch_size=2, encoder_depth=1, decoder_depth=1)).requires_grad_(False)
+    assert net.time.mlp[0].weight.std().item() == pytest.approx(0.02, rel=0.02)
+    assert net.time.mlp[2].weight.std().item() == pytest.approx(0.02, rel=0.02)
+    assert net.condition.table.weight.std().item() == pytest.approx(0.02, rel=0.02)
+    assert net.condition.offsets.std().item() == pytest.approx(1152**-0.5, rel=0.05)
+    assert net.encoder_embed.weight.abs().max().item() == pytest.approx((6 / (1152 + 64)) ** 0.5, rel=0.01)
+    assert net.encoder[0].attn.qkv.weight.abs().max().item() == pytest.approx(1152**-0.5, rel=0.01)
+    assert net.time.frequencies.std().item() == pytest.approx(1, rel=0.2)
+    for part in (net.decoder[0].adaln, net.final.adaln, net.final.linear):
+        assert all(torch.count_nonzero(parameter) == 0 for parameter in part.parameters())
+
+
+def test_attention_paths_agree():
+    """The plain product that serves bfloat16 on a CPU computes what the fused kernel does."""
+    torch.manual_seed(0)
+    q, k, v = torch.randn(3, 2, 4, 9, 12).unbind(0)
+    mask = torch.rand(2, 9) < 0.7
+    mask[:, 0] = True
+    for hidden in (None, mask):
+        plain = layers.attend(q.bfloat16(), k.bfloat16(), v.bfloat16(), hidden).float()
+        torch.testing.assert_close(plain, layers.attend(q, k, v, hidden), rtol=0.05, atol=0.03)
+
+
+def test_rotation_turns_adjacent_pairs_rows_first():
+    table = layers.rotary_table(2, 3, 8)
+    angles = layers.rotary_angles(2, 3, 8)
+    # Token (1, 2): two row angles, then two column angles; frequencies 1 and 10000^(-1/2).
+    assert angles[5].tolist() == pytest.approx([1.0, 0.01, 2.0, 0.02])
+    x = torch.arange(1.0, 9.0).expand(1, 1, 6, 8)
+    turned = layers.rotate(x, table)[0, 0, 5]
+    assert turned[0] == pytest.approx(torch.cos(torch.tensor(1.0)).item() - 2 * torch.sin(torch.tensor(1.0)).item())
+    padded = layers.pad_table(table, 2)
+    still = layers.rotate(torch.ones(1, 1, 8, 8), padded)[0, 0, 6:]
+    assert torch.equal(still, torch.ones(2, 8))
+
+
+def test_importer_names_what_does_not_fit():
+    shape = tiny_shape()
+    tensors = filled(released_layout(shape))
+    tensors["enc_rope.freqs_cos"] = torch.zeros(1)
+    assert set(from_released(tensors, shape)) == {name for name, _ in DDT(shape).named_parameters()}
+    broken = {"extra" if name == "blocks.0.attn.q.weight" else name: value for name, value in tensors.items()}
+    with pytest.raises(CheckpointError, match=r"missing blocks\.0\.attn\.q\.weight; unknown extra"):
+        from_released(broken, shape)
+    with pytest.raises(CheckpointError, match=r"final_layer\.linear\.bias: \[3\] instead of \[12\]"):
+        from_released(tensors | {"final_layer.linear.bias": torch.zeros(3)}, shape)
+
+
+@pytest.mark.parametrize(
+    "numbers, message",
+    [
+        ({"patch_size": 3}, "cannot be cut"),
+        ({"encoder_num_heads": 5}, "multiple of 4"),
+        ({"text_width": 8}, "classes or on text"),
+    ],
+)
+def test_impossible_shapes_are_refused(numbers, message):
+    with pytest.raises(ValueError, match=message):
+        Shape(**{"latent_shape": (3, 8, 8), "patch_size": 2, **numbers})
+
+
+@pytest.mark.slow
+def test_compiled_blocks_give_the_eager_result():
+    net = reference_network()
+    with torch.no_grad():
+        eager = net(X, T, LABELS).pred
+        net.compile_blocks()
+        torch.testing.assert_close(net(X, T, LABELS).pred, eager, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_gpu_equals_cpu():
+    net = reference_network()
+    with torch.no_grad():
+        cpu = net(X, T, LABELS).pred
+        on_gpu = net.cuda()(X.cuda(), T.cuda(), ClassCondition(LABELS.labels.cuda(), 5)).pred
+    torch.testing.assert_close(on_gpu.cpu(), cpu, rtol=1e-3, atol=1e-3)

@@ -1,0 +1,51 @@
+"""Runs small enough for a test: a network of a few thousand weights on the embedded digits."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+from nanogen.config import Composition, compose
+
+MODEL = [
+    "model.encoder_depth=1",
+    "model.encoder_hidden_size=16",
+    "model.encoder_num_heads=2",
+    "model.decoder_depth=1",
+    "model.decoder_hidden_size=24",
+    "model.decoder_num_heads=2",
+    "model.num_class_tokens=2",
+]
+QUIET = ["eval.metrics=[]", "sample.every=never", "sample.num=2", "sampler.num_steps=2", "log.every=1 steps"]
+
+
+def words(steps: int, *more: str) -> list[str]:
+    """Overrides of a tiny run."""
+    return [*MODEL, *QUIET, "train.batch_size=8", f"train.duration={steps} steps", "optim.warmup=0 steps", *more]
+
+
+def tiny(steps: int, *more: str) -> Composition:
+    return compose("digits", overrides=words(steps, *more))
+
+
+def command(run: Path, *overrides: str) -> list[str]:
+    return [sys.executable, "-m", "nanogen", "train", "--task", "digits", "--run-dir", str(run), *overrides]
+
+
+def environment() -> dict[str, str]:
+    return {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
+
+
+def execute(arguments: list[str], code: int = 0) -> str:
+    """Run a command to its end; gives its stderr."""
+    done = subprocess.run(arguments, capture_output=True, text=True, env=environment(), timeout=240)
+    assert done.returncode == code, done.stderr
+    return done.stderr
+
+
+def losses(run: Path) -> list[float]:
+    lines = (json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines())
+    return [line["loss/flow"] for line in lines if "loss/flow" in line]

@@ -1,0 +1,378 @@
+"""The house rules on imports: arrows point downwards, the core is small, the command line is quick."""
+
+from __future__ import annotations
+
+import ast
+import functools
+import json
+import os
+import re
+import subprocess
+import sys
+import time
+from dataclasses import dataclass, field
+from importlib.metadata import PackageNotFoundError, requires
+from importlib.util import find_spec
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+SOURCE = ROOT / "src"
+
+# Packages that an import of ours may use without asking.
+CORE = {"torch", "numpy", "PIL", "safetensors", "pydantic", "pydantic_core", "ruamel", "typer", "click", "rich"}
+OURS = {"nanogen", "diffusionbench"}
+
+# Slow or optional packages that must not be loaded by importing our modules.
+HEAVY = [
+    "torchvision",
+    "timm",
+    "torch_fidelity",
+    "torchmetrics",
+    "diffusers",
+    "transformers",
+    "webdataset",
+    "datasets",
+    "pyarrow",
+    "pandas",
+    "sklearn",
+    "scipy",
+    "wandb",
+    "trackio",
+    "tensorboard",
+    "altair",
+    "vl_convert",
+    "jinja2",
+    "matplotlib",
+    "huggingface_hub",
+]
+
+# Modules that introduce the parts to each other; no part imports them.
+PEOPLE = [
+    "nanogen.cli",
+    "nanogen.train",
+    "nanogen.sample",
+    "nanogen.evaluate",
+    "nanogen.export",
+    "nanogen.report",
+    "nanogen.bench",
+    "nanogen.show",
+    "nanogen.run",
+    "nanogen.resolve",
+    "nanogen.config",
+]
+PARTS = ["model", "objectives", "losses", "latents", "data", "samplers", "guidance", "times", "rng", "ema", "text"]
+STRANGERS = ["nanogen.model", "nanogen.objectives", "nanogen.samplers", "nanogen.guidance"]
+
+# Read records only: the leaderboard rebuilds anywhere, in seconds.
+RECORD_READERS = (
+    "diffusionbench.board",
+    "diffusionbench.board_text",
+    "diffusionbench.catalog",
+    "diffusionbench.cli_board",
+    "diffusionbench.compare",
+    "diffusionbench.correlate",
+    "diffusionbench.points",
+    "diffusionbench.record",
+    "diffusionbench.site",
+    "diffusionbench.stats",
+    "diffusionbench.study",
+    "diffusionbench.study_text",
+    "diffusionbench.submission",
+)
+BOTTOM = {"diffusionbench.errors", "diffusionbench.registry", "diffusionbench.schema"}
+
+
+@dataclass
+class Imports:
+    """What one module imports: when it is loaded, later inside functions, and for type checkers only."""
+
+    loading: set[str] = field(default_factory=set)
+    later: set[str] = field(default_factory=set)
+    typing: set[str] = field(default_factory=set)
+
+    @property
+    def running(self) -> set[str]:
+        return self.loading | self.later
+
+
+class Reader(ast.NodeVisitor):
+    def __init__(self, module: str, is_package: bool) -> None:
+        self.found = Imports()
+        self._package = module if is_package else module.rpartition(".")[0]
+        self._into = self.found.loading
+
+    def _inside(self, nodes: list[ast.stmt], into: set[str]) -> None:
+        before, self._into = self._into, into
+        for node in nodes:
+            self.visit(node)
+        self._into = before
+
+    def visit_FunctionDef(self, node: ast.FunctionDef) -> None:
+        self._inside(node.body, self.found.later)
+
+    def visit_AsyncFunctionDef(self, node: ast.AsyncFunctionDef) -> None:
+        self._inside(node.body, self.found.later)
+
+    def visit_If(self, node: ast.If) -> None:
+        if ast.unparse(node.test) in ("TYPE_CHECKING", "typing.TYPE_CHECKING"):
+            self._inside(node.body, self.found.typing)
+            self._inside(node.orelse, self._into)
+        else:
+            self.generic_visit(node)
+
+    def visit_Import(self, node: ast.Import) -> None:
+        self._into |= {alias.name for alias in node.names}
+
+    def visit_ImportFrom(self, node: ast.ImportFrom) -> None:
+        base = node.module or ""
+        if node.level:
+            above = self._package.split(".")
+            base = ".".join([*above[: len(above) - node.level + 1], *([base] if base else [])])
+        for alias in node.names:
+            name = f"{base}.{alias.name}"
+            self._into.add(name if name in module_files() else base)
+
+
+@functools.cache
+def module_files() -> dict[str, Path]:
+    """Every module of ours, by dotted name."""
+    files = {}
+    for path in sorted(SOURCE.rglob("*.py")):
+        parts = path.relative_to(SOURCE).with_suffix("").parts
+        files[".".join(parts[:-1] if parts[-1] == "__init__" else parts)] = path
+    return files
+
+
+@functools.cache
+def imports() -> dict[str, Imports]:
+    found = {}
+    for module, path in module_files().items():
+        reader = Reader(module, path.name == "__init__.py")
+        reader.visit(ast.parse(path.read_text(encoding="utf-8")))
+        found[module] = reader.found
+    return found
+
+
+def within(module: str, name: str) -> bool:
+    """Whether a module is `name` or lies in it."""
+    return module == name or module.startswith(name + ".")
+
+
+def arrows(start: str, targets: list[str], kind: str = "running") -> list[str]:
+    """The forbidden arrows from modules within `start`, for the message of an assertion."""
+    return [
+        f"{module} -> {imported}"
+        for module, found in imports().items()
+        if within(module, start)
+        for imported in getattr(found, kind)
+        if any(within(imported, target) for target in targets) and not within(imported, start)
+    ]
+
+
+def reached(module: str) -> set[str]:
+    """Everything that running a module may import, its functions included."""
+    seen: set[str] = set()
+    waiting = {module}
+    while waiting:
+        name = waiting.pop()
+        seen.add(name)
+        if name in imports():
+            parents = {name.rsplit(".", depth)[0] for depth in range(1, name.count(".") + 1)}
+            waiting |= (imports()[name].running | parents) - seen
+    return seen
+
+
+def test_the_reader_sees_imports_where_they_stand():
+    source = (
+        "import a.b\nfrom . import config\nif TYPE_CHECKING:\n    import t\n"
+        "def f():\n    from nanogen.data import order\n    if x:\n        import l\n"
+    )
+    reader = Reader("nanogen.cli", is_package=False)
+    reader.visit(ast.parse(source))
+    assert reader.found.loading == {"a.b", "nanogen.config"}
+    assert reader.found.later == {"nanogen.data.order", "l"}
+    assert reader.found.typing == {"t"}
+
+
+def test_the_benchmark_does_not_know_the_trainer():
+    for kind in ("running", "typing"):
+        assert arrows("diffusionbench", ["nanogen"], kind) == []
+
+
+@pytest.mark.parametrize("part", PARTS)
+def test_parts_do_not_import_the_modules_that_introduce_them(part):
+    assert arrows(f"nanogen.{part}", PEOPLE) == []
+
+
+@pytest.mark.parametrize("part", STRANGERS)
+def test_model_objective_sampler_and_guidance_do_not_import_each_other(part):
+    assert arrows(part, STRANGERS) == []
+
+
+def test_tensor_code_sees_no_config_objects():
+    for part in ["model", "samplers", "guidance", "times", "rng", "ema"]:
+        assert arrows(f"nanogen.{part}", ["pydantic", "ruamel"]) == []
+
+
+def test_only_the_program_itself_imports_the_command_line():
+    for program in sorted(OURS):
+        callers = {line.split(" -> ")[0] for line in arrows("nanogen", [f"{program}.cli"])}
+        callers |= {line.split(" -> ")[0] for line in arrows("diffusionbench", [f"{program}.cli"])}
+        assert callers <= {"nanogen.__main__", "diffusionbench.__main__", "nanogen.cli"}
+
+
+def test_the_bottom_layer_imports_nothing_of_ours_above_it():
+    for module in sorted(BOTTOM):
+        ours = {name for name in imports()[module].running if name.split(".")[0] in OURS}
+        assert ours <= BOTTOM
+
+
+def test_entries_of_tables_do_not_import_the_run_around_them():
+    around = [f"diffusionbench.{name}" for name in ("cli", "runner", "request", "board", "correlate", "site")]
+    for table in ("metrics", "extractors", "references"):
+        assert arrows(f"diffusionbench.{table}", around) == []
+
+
+def test_readers_of_records_reach_neither_torch_nor_a_metric():
+    for module in module_files():
+        if not any(within(module, reader) for reader in RECORD_READERS):
+            continue
+        wrong = {
+            name
+            for name in reached(module)
+            if name.split(".")[0] == "torch" or re.match(r"diffusionbench\.(metrics|extractors)\.", name)
+        }
+        assert not wrong, f"{module} reaches {sorted(wrong)}"
+
+
+def test_no_module_needs_another_to_be_loaded_first():
+    done: set[str] = set()
+
+    def visit(module: str, path: tuple[str, ...]) -> None:
+        assert module not in path, f"import cycle: {' -> '.join([*path[path.index(module) :], module])}"
+        if module in done:
+            return
+        for imported in imports()[module].loading:
+            if imported in imports():
+                visit(imported, (*path, module))
+        done.add(module)
+
+    for module in module_files():
+        visit(module, ())
+
+
+def test_optional_packages_are_imported_through_the_guard_only():
+    wrong = [
+        f"{module} imports {name}"
+        for module, found in imports().items()
+        for name in found.running
+        if name.split(".")[0] not in CORE | OURS | sys.stdlib_module_names
+        # torch's own writer; the guard has asked for tensorboard before it is reached.
+        and not name.startswith("torch.utils.tensorboard")
+    ]
+    assert wrong == []
+
+
+def test_tables_and_command_lines_are_loaded_without_torch():
+    modules = [name for name, path in module_files().items() if path.name == "__init__.py" or name.endswith("cli")]
+    loaded = in_a_fresh_process(f"import {', '.join(m for m in modules if not m.endswith('.model'))}")
+    assert "torch" not in loaded
+
+
+def in_a_fresh_process(statements: str) -> set[str]:
+    """Top-level packages loaded after running some statements."""
+    code = f"{statements}\nimport json, sys\nprint(json.dumps(sorted({{name.split('.')[0] for name in sys.modules}})))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment())
+    assert done.returncode == 0, done.stderr
+    return set(json.loads(done.stdout.splitlines()[-1]))
+
+
+def environment() -> dict[str, str]:
+    return os.environ | {"PYTHONPATH": str(SOURCE), "OMP_NUM_THREADS": "1", "COLUMNS": "200", "NO_COLOR": "1"}
+
+
+def test_importing_everything_loads_no_optional_package():
+    modules = ", ".join(name for name in module_files() if not name.endswith("__main__"))
+    assert not in_a_fresh_process(f"import {modules}") & set(HEAVY)
+
+
+def run(program: str, *words: str, before: str = "") -> subprocess.CompletedProcess[str]:
+    """Start a program as its console script does."""
+    code = f"import sys\n{before}\nfrom {program}.cli import main\nsys.argv = {[program, *words]!r}\nmain()"
+    return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment())
+
+
+QUICK = {
+    "nanogen": ["ls", "show --task digits", "show --task imagenet256 --why", "show --task digits --json"],
+    "diffusionbench": ["ls", "ls --json"],
+}
+
+
+@pytest.mark.parametrize("program, words", [(program, words) for program, all_ in QUICK.items() for words in all_])
+def test_commands_that_compute_nothing_work_without_torch(program, words):
+    # None in `sys.modules` makes every import of torch fail.
+    done = run(program, *words.split(), before="sys.modules['torch'] = None")
+    assert done.returncode == 0, done.stderr
+    assert done.stdout
+
+
+@pytest.mark.parametrize("program", sorted(OURS))
+def test_every_verb_explains_itself_without_torch(program):
+    code = (
+        f"import sys\nsys.modules['torch'] = None\nimport typer, {program}.cli as cli\n"
+        "group = typer.main.get_command(cli.app)\n"
+        "for words in [[], *([verb] for verb in group.commands)]:\n"
+        "    group.main([*words, '--help'], standalone_mode=False)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment())
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("Usage:") > 5
+
+
+@pytest.mark.parametrize("program", sorted(OURS))
+def test_help_answers_at_once(program):
+    best = float("inf")
+    # Other work on the machine only ever adds time.
+    for _ in range(8):
+        start = time.perf_counter()
+        assert run(program, "--help").returncode == 0
+        best = min(best, time.perf_counter() - start)
+        if best < 0.6:
+            return
+    pytest.fail(f"{program} --help took {best:.2f} s at best; 0.6 s are allowed")
+
+
+def installed_by(extras: list[str]) -> set[str]:
+    """Names of the packages that installing extras of ours brings, as far as they are installed here."""
+    from packaging.markers import default_environment
+    from packaging.requirements import Requirement
+    from packaging.utils import canonicalize_name
+
+    def needed(name: str, extra: set[str]) -> list[Requirement]:
+        try:
+            lines = requires(name) or []
+        except PackageNotFoundError:
+            return []
+        wanted = [Requirement(line) for line in lines]
+        places = [default_environment() | {"extra": choice} for choice in extra or {""}]
+        return [one for one in wanted if one.marker is None or any(one.marker.evaluate(place) for place in places)]
+
+    seen: dict[str, set[str]] = {}
+    waiting = [Requirement(f"diffusionbench[{','.join(extras)}]")]
+    while waiting:
+        one = waiting.pop()
+        name = canonicalize_name(one.name)
+        new = one.extras - seen.get(name, set())
+        if name not in seen or new:
+            seen[name] = seen.get(name, set()) | one.extras
+            waiting += needed(name, seen[name])
+    return set(seen)
+
+
+def test_the_environment_of_the_demo_holds_no_torchvision():
+    assert "scikit-learn" in installed_by(["demo"])
+    assert "torchvision" not in installed_by(["demo", "data", "dev"])
+    if Path(sys.prefix) == ROOT / ".venv":
+        assert find_spec("torchvision") is None

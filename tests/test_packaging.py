@@ -1,0 +1,135 @@
+"""The wheel: built without network, unpacked away from the source tree, and run from there."""
+
+import ast
+import configparser
+import os
+import shutil
+import subprocess
+import sys
+import tomllib
+import zipfile
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+BUILD = "import setuptools.build_meta as backend, sys; print(backend.build_wheel(sys.argv[1]))"
+
+
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory) -> Path:
+    """Built from a copy, so that nothing is left beside the sources."""
+    copy = tmp_path_factory.mktemp("tree")
+    clutter = shutil.ignore_patterns("__pycache__", "*.egg-info")
+    shutil.copytree(ROOT / "src", copy / "src", ignore=clutter)
+    for name in ("pyproject.toml", "LICENSE", "README.md"):
+        shutil.copy(ROOT / name, copy)
+    out = tmp_path_factory.mktemp("wheel")
+    done = subprocess.run([sys.executable, "-c", BUILD, str(out)], cwd=copy, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    (built,) = out.glob("*.whl")
+    return built
+
+
+@pytest.fixture(scope="module")
+def unpacked(wheel, tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("site")
+    with zipfile.ZipFile(wheel) as archive:
+        archive.extractall(folder)
+    return folder
+
+
+def programs(unpacked: Path) -> dict[str, str]:
+    """Console scripts as the wheel declares them: name -> module:function."""
+    (file,) = unpacked.glob("*.dist-info/entry_points.txt")
+    parser = configparser.ConfigParser()
+    parser.read(file)
+    return dict(parser["console_scripts"])
+
+
+def run(unpacked: Path, folder: Path, program: str, *words: str) -> subprocess.CompletedProcess[str]:
+    """Start a console script of the wheel in another folder; its packages come first, dependencies from here."""
+    module, _, function = programs(unpacked)[program].partition(":")
+    code = (
+        f"import sys, {module} as cli\nassert cli.__file__.startswith({str(unpacked)!r}), cli.__file__\n"
+        f"sys.argv = {[program, *words]!r}\ncli.{function}()"
+    )
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("PYTHON")}
+    environment |= {"PYTHONPATH": str(unpacked), "COLUMNS": "200", "NO_COLOR": "1"}
+    return subprocess.run(
+        [sys.executable, "-c", code], cwd=folder, env=environment, capture_output=True, text=True, timeout=120
+    )
+
+
+def test_the_wheel_holds_every_file_of_the_packages_and_nothing_else(wheel):
+    sources = {
+        str(path.relative_to(ROOT / "src"))
+        for path in (ROOT / "src").rglob("*")
+        if path.is_file() and "__pycache__" not in path.parts and not any(".egg-info" in part for part in path.parts)
+    }
+    with zipfile.ZipFile(wheel) as archive:
+        packed = {name for name in archive.namelist() if ".dist-info/" not in name and not name.endswith("/")}
+    assert packed == sources
+
+
+def test_the_wheel_stays_small(wheel):
+    assert wheel.stat().st_size < 12 * 2**20
+
+
+def test_the_wheel_carries_licence_and_programs(unpacked):
+    assert list(unpacked.glob("*.dist-info/licenses/LICENSE"))
+    assert programs(unpacked) == {"nanogen": "nanogen.cli:main", "diffusionbench": "diffusionbench.cli:main"}
+
+
+@pytest.mark.parametrize(
+    "command, expected",
+    [
+        ("nanogen ls", "digits"),
+        ("nanogen ls latents", "pixel"),
+        ("nanogen show --task digits --method pixel-v --scale laptop", "image_size: 8"),
+        ("nanogen show --task imagenet256 --method sd-vae-ema --scale paper --why", "methods.yaml"),
+        ("diffusionbench ls", "accuracy_digits"),
+        ("diffusionbench --help", "Examples"),
+    ],
+)
+def test_programs_run_away_from_the_source_tree(unpacked, tmp_path, command, expected):
+    done = run(unpacked, tmp_path, *command.split())
+    assert done.returncode == 0, done.stderr
+    assert expected in done.stdout
+    assert str(ROOT) not in done.stdout
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_wrong_use_ends_with_exit_code_2_and_one_sentence(unpacked, tmp_path):
+    done = run(unpacked, tmp_path, "nanogen", "show", "--task", "digts")
+    assert done.returncode == 2
+    assert "digits" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert len(done.stderr.strip().splitlines()) == 1
+
+
+def test_no_extra_needs_a_checkout_and_all_holds_the_right_ones():
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    extras = project["optional-dependencies"]
+    for requirement in [*project["dependencies"], *(line for lines in extras.values() for line in lines)]:
+        assert "git+" not in requirement
+        assert " @ " not in requirement
+    (everything,) = extras["all"]
+    named = set(everything.removeprefix("diffusionbench[").removesuffix("]").split(","))
+    assert named == set(extras) - {"all", "docs", "dev", "oracle"}
+
+
+def test_every_extra_named_in_a_message_exists():
+    extras = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]["optional-dependencies"]
+    wrong = []
+    for path in (ROOT / "src").rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if not (isinstance(node, ast.Call) and ast.unparse(node.func).endswith("require")):
+                continue
+            named = [*node.args[1:2], *(word.value for word in node.keywords if word.arg == "extra")]
+            wrong += [
+                f"{path.name}: {extra.value}"
+                for extra in named
+                if isinstance(extra, ast.Constant) and extra.value not in extras
+            ]
+    assert wrong == []
