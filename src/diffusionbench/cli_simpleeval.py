@@ -13,7 +13,19 @@ from diffusionbench.errors import RequestError
 if TYPE_CHECKING:
     from diffusionbench.prompts import PromptChoice
 
-simpleeval = typer.Typer(no_args_is_help=True, help="Seeds and sealed sets of SimpleEval.")
+simpleeval = typer.Typer(
+    no_args_is_help=True,
+    help="""Seeds and sealed sets of SimpleEval.
+
+Examples:
+
+  diffusionbench simpleeval verify --record record.json
+
+  diffusionbench simpleeval verify --seed bound-3fa9 --weights model.safetensors
+
+  diffusionbench simpleeval verify --name autumn --secret 5f0c --commitment 91ab
+""",
+)
 
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
@@ -149,9 +161,9 @@ def verify(
 
     Examples:
 
-      diffusionbench simpleeval verify --seed bound-3fa9... --weights model.safetensors
+      diffusionbench simpleeval verify --seed bound-3fa9 --weights model.safetensors
 
-      diffusionbench simpleeval verify --name autumn --secret 5f0c... --commitment 91ab...
+      diffusionbench simpleeval verify --name autumn --secret 5f0c --commitment 91ab
 
       diffusionbench simpleeval verify --record records/mine.json
     """
