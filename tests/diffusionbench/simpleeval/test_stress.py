@@ -1,4 +1,4 @@
-"""The stress harness: attacks stay in their bounds and work on what they are made for; blind generators gain nothing."""
+"""The stress harness: attacks stay in their bounds and do what they are made for; blind generators gain nothing."""
 
 import json
 
@@ -86,8 +86,8 @@ def test_universal_perturbation_is_one_for_all(learned):
 def test_looks_and_words():
     image = draw(build("shapes", "public-0", "quick").prompts[0], 0, 1.0, "look").image
     assert np.array_equal(attacks.restyle(image, {}), image)
-    for name, (_, low, high) in attacks.LOOKS.items():
-        assert not np.array_equal(attacks.restyle(image, {name: high if high != 1.0 else low}), image), name
+    for name, (neutral, low, high) in attacks.LOOKS.items():
+        assert not np.array_equal(attacks.restyle(image, {name: high if high != neutral else low}), image), name
     words = attacks.write_words(image, "one red circle", 1, False)
     mirrored = attacks.write_words(image[:, ::-1], "one red circle", 1, True)
     assert (words != image).any()
@@ -128,7 +128,7 @@ def test_requirements_are_checked():
 
 
 def test_report_in_text_and_json():
-    rows = (outcome("A1", "toy_clipscore 8/255", "toy_clipscore", 0.01), outcome("A5", "grey", None, 0.02))
+    rows = (outcome("A9", "toy_clipscore universal 8/255", None, 0.01), outcome("A5", "grey", None, 0.02))
     checks = tuple(check for row in rows for check in stress._checks(row, "quick"))
     found = stress.StressReport("quick", "public-0", 0.6, (stress.OURS,), {}, {}, rows, checks)
     assert "MISSED  A5 grey" in found.text()
