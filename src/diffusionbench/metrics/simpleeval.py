@@ -55,7 +55,9 @@ class SimpleEval:
         result = credit.tally(self._set, self._votes, self._answerer.panel)
         choice = self._choice
         claim = SeedClaim(self._set.seed, choice.weights_digest, choice.beacon, choice.commitment)
-        evidence = Evidence(public=choice.public, variety=variety(self._looks, self._set), networks=choice.networks)
+        evidence = Evidence(
+            public=choice.public, variety=variety(self._looks, self._set), networks=choice.networks, again=choice.again
+        )
         return report(result, self._world, claim, evidence)
 
     def compute(self) -> Estimate:

@@ -61,6 +61,7 @@ class PromptChoice(Strict):
         commitment: what the operator of a sealed set published.
         networks: every pretrained network the generator uses, or None where that was not declared.
         public: score and standard error of the same generator on the public set, to compare with.
+        again: mean differences of images that were sampled again, by `<prompt id>/<k>` (`simpleeval.regeneration`).
     """
 
     name: str
@@ -71,6 +72,7 @@ class PromptChoice(Strict):
     commitment: str | None = None
     networks: tuple[str, ...] | None = None
     public: tuple[float, float] | None = None
+    again: dict[str, float] = {}
 
 
 @dataclass(frozen=True)

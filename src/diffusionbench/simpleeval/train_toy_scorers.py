@@ -1,7 +1,7 @@
 """Trains the two learned metrics that the stress harness attacks: python -m diffusionbench.simpleeval.train_toy_scorers
 
 14,000 rendered pairs, batch 128, AdamW 1.2e-3 with a one-cycle schedule, clip 1.0, 14 epochs; a few minutes each on
-one core. Writes `<name>.safetensors` (16-bit) and `toy_scorers.json` with recipe, accuracies and hashes.
+one core. Writes `<name>.safetensors` (16-bit) and `toy_scorers.json` with recipes, accuracies and hashes.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from diffusionbench.simpleeval.toy_scorers import FOLDER, NAMES, ToyClip, ToySco
 PAIRS, HELD, BATCH, EPOCHS, RATE, CLIP = 14_000, 1_000, 128, 14, 1.2e-3, 1.0
 #: Wordings and one-fact negatives per pair, drawn once; an epoch takes them in turn.
 CHANGED: Final = 7
-RECIPE: Final = {"pairs": PAIRS, "batch": BATCH, "epochs": EPOCHS, "rate": RATE, "clip": CLIP, "seed": "toy"}
+RECIPE: Final = {"pairs": PAIRS, "batch": BATCH, "rate": RATE, "clip": CLIP, "seed": "toy"}
 
 
 def changed(named: dict[str, str], stream: Stream) -> dict[str, str]:
@@ -98,21 +98,22 @@ def shifted(pixels: Tensor, generator: torch.Generator) -> Tensor:
     return padded[..., y : y + side, x : x + side]
 
 
-def train(name: str, images: Tensor, right: Tensor, wrong: Tensor) -> ToyScorer:
+def train(name: str, images: Tensor, right: Tensor, wrong: Tensor, epochs: int) -> ToyScorer:
     """Train one scorer from scratch."""
     torch.manual_seed(0)
     model: ToyScorer = ToyClip() if name == "toy_clipscore" else ToyVqa()
+    model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     optimizer = torch.optim.AdamW(model.parameters(), lr=RATE, weight_decay=0.05)
     steps = len(images) // BATCH
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, RATE, total_steps=EPOCHS * steps)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, RATE, total_steps=epochs * steps)
     generator = torch.Generator().manual_seed(0)
-    for epoch in range(EPOCHS):
+    for epoch in range(epochs):
         order = torch.randperm(len(images), generator=generator)
         started, total = time.perf_counter(), 0.0
         for step in range(steps):
             rows = order[step * BATCH : (step + 1) * BATCH]
             turn = epoch % CHANGED
-            pixels = shifted(images[rows].float() / 255, generator)
+            pixels = shifted(images[rows].float() / 255, generator).to(memory_format=torch.channels_last)
             loss = loss_of(model, pixels, right[rows, turn], wrong[rows, turn])
             optimizer.zero_grad()
             loss.backward()
@@ -125,23 +126,26 @@ def train(name: str, images: Tensor, right: Tensor, wrong: Tensor) -> ToyScorer:
 
 
 def main() -> None:
-    """Train, check and write both scorers."""
+    """Train, check and write the scorers."""
     parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("names", nargs="*", default=NAMES, help="which scorers; default both")
+    parser.add_argument("--epochs", type=int, default=EPOCHS)
     parser.add_argument("--out", type=Path, default=FOLDER)
-    out = parser.parse_args().out
+    arguments = parser.parse_args()
     images, right, wrong = data(0, PAIRS)
     held = data(PAIRS, HELD)
-    facts: dict[str, object] = {"recipe": RECIPE}
-    for name in NAMES:
-        model = train(name, images, right, wrong)
+    card = arguments.out / "toy_scorers.json"
+    facts = json.loads(card.read_text()) if card.exists() else {}
+    for name in arguments.names:
+        model = train(name, images, right, wrong, arguments.epochs)
         weights = {key: value.half().contiguous() for key, value in model.state_dict().items()}
         model.load_state_dict({key: value.float() for key, value in weights.items()})
-        found = accuracies(model, *held)
-        print(name, found)
-        path = out / f"{name}.safetensors"
+        found = {key: round(value, 4) for key, value in accuracies(model, *held).items()}
+        print(name, found, flush=True)
+        path = arguments.out / f"{name}.safetensors"
         write_atomic(path, save(weights))
-        facts[name] = {"sha256": file_digest(path), **{key: round(value, 4) for key, value in found.items()}}
-    write_atomic(out / "toy_scorers.json", json.dumps(facts, indent=2) + "\n")
+        facts[name] = {"sha256": file_digest(path), **found, "recipe": {**RECIPE, "epochs": arguments.epochs}}
+        write_atomic(card, json.dumps(facts, indent=2) + "\n")
 
 
 if __name__ == "__main__":

@@ -11,9 +11,11 @@ from diffusionbench.errors import RequestError
 from diffusionbench.prompts import PROMPTS, PromptChoice
 from diffusionbench.request import EvalRequest, expand
 from diffusionbench.simpleeval import builder, shapes_world
+from diffusionbench.simpleeval.regeneration import differences
 from diffusionbench.simpleeval.shapes_answerer import ShapesAnswerer
 from diffusionbench.simpleeval.simulate import simulate
 from diffusionbench.source import ConstantSource, FolderSource, PromptFolderSource
+from diffusionbench.store import Stream
 
 
 @pytest.fixture(scope="module")
@@ -90,6 +92,17 @@ def test_what_cannot_be_asked(folder):
         runner.run(request(metrics=("simpleeval_v1",)), PromptFolderSource(folder))
     with pytest.raises(RequestError, match="no seed"):
         PROMPTS.load("simpleeval_shapes_v1").open("public-9", None)
+
+
+def test_regeneration_tells_the_same_images_from_chosen_ones(tiny, folder):
+    samples = expand(request(), ConstantSource((64, 64)))
+    images = Stream(PromptFolderSource(folder), samples)
+    same = differences(tiny, samples, images, PromptFolderSource(folder))
+    assert set(same.values()) == {0.0}
+    assert len(same) == round(144 / 50)
+    other = differences(tiny, samples, images, ConstantSource((64, 64)))
+    assert min(other.values()) > 2
+    assert set(differences(tiny, samples, images, ConstantSource((32, 32))).values()) == {255.0}
 
 
 def _flat(folder):
