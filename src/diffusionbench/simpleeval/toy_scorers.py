@@ -134,10 +134,13 @@ def load(name: str) -> ToyScorer:
     """
     from safetensors.torch import load_file
 
-    path = FOLDER / f"{name}.safetensors"
-    facts = json.loads((FOLDER / "toy_scorers.json").read_text())
-    if not path.exists() or file_digest(path) != facts[name]["sha256"]:
-        raise DataError(f"{path} is missing or damaged. Install the package again.")
+    path, card = FOLDER / f"{name}.safetensors", FOLDER / "toy_scorers.json"
+    facts = json.loads(card.read_text()) if card.exists() else {}
+    if not path.exists() or file_digest(path) != facts.get(name, {}).get("sha256"):
+        raise DataError(
+            f"the weights of {name} are missing or damaged ({path}). "
+            "Run: python -m diffusionbench.simpleeval.train_toy_scorers"
+        )
     model: ToyScorer = ToyClip() if name == "toy_clipscore" else ToyVqa()
     model.load_state_dict({key: value.float() for key, value in load_file(path).items()})
     return model.eval().requires_grad_(False)

@@ -30,16 +30,27 @@ def bench(targets, blocks):
 
 @pytest.fixture(scope="module")
 def learned():
+    missing = [name for name in toy_scorers.NAMES if not (toy_scorers.FOLDER / f"{name}.safetensors").exists()]
+    if missing:
+        pytest.skip(f"{missing[0]} is not trained: python -m diffusionbench.simpleeval.train_toy_scorers")
     return [TARGETS.load(name)() for name in toy_scorers.NAMES]
 
 
-def test_shipped_scorers_are_the_trained_ones_and_good_enough():
+def test_shipped_scorers_are_the_trained_ones_and_good_enough(learned):
     facts = json.loads((toy_scorers.FOLDER / "toy_scorers.json").read_text())
     assert facts["toy_clipscore"]["two_way"] >= 0.95
     assert facts["toy_vqascore"]["yes_no"] >= 0.75
     for name in toy_scorers.NAMES:
         assert (toy_scorers.FOLDER / f"{name}.safetensors").stat().st_size <= 2_000_000
         assert toy_scorers.load(name) is toy_scorers.load(name)
+
+
+def test_missing_weights_and_foreign_words_are_told(tmp_path, monkeypatch):
+    monkeypatch.setattr(toy_scorers, "FOLDER", tmp_path)
+    toy_scorers.load.cache_clear()
+    with pytest.raises(DataError, match="train_toy_scorers"):
+        toy_scorers.load("toy_clipscore")
+    toy_scorers.load.cache_clear()
     with pytest.raises(DataError, match="no word of the shapes world"):
         toy_scorers.tokens(["a red dog"])
 
