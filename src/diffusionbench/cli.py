@@ -48,9 +48,11 @@ def main() -> None:
     except (UserError, RunError) as error:
         print(f"{type(error).__name__}: {error}", file=sys.stderr)
         sys.exit(error.exit_code)
-    except KeyboardInterrupt:
-        print("interrupted; with --store the same command continues", file=sys.stderr)
-        sys.exit(130)
+    except SystemExit as end:
+        # Typer has turned Ctrl-C into this code, without a word.
+        if end.code == 130:
+            print("interrupted; with --store the same command continues", file=sys.stderr)
+        raise
 
 
 def print_record(record: Record, as_json: bool = False) -> None:
@@ -131,7 +133,7 @@ def run(
     else:
         source = open_source(images, None if labels is None else read_labels(labels))
         found = len(source.labels or ())
-    name = method or images.stem
+    name = method or images.resolve().stem or "images"
     request = EvalRequest(
         axis=axis,
         metrics=_names(metrics),
@@ -177,7 +179,8 @@ def score(
     from diffusionbench.runner import rescore
     from diffusionbench.terminal import progress_line
 
-    _finish(rescore(store, _names(metrics), reference, device, progress_line()), out, as_json)
+    command = " ".join(["diffusionbench", *sys.argv[1:]])
+    _finish(rescore(store, _names(metrics), reference, device, progress_line(), command), out, as_json)
 
 
 def _names(text: str) -> tuple[str, ...]:
@@ -295,7 +298,7 @@ def selftest(as_json: Json = False) -> None:
 
       diffusionbench selftest --json
 
-      diffusionbench selftest && diffusionbench doctor
+      diffusionbench selftest --json > selftest.json
     """
     from diffusionbench.extractors.digits import self_test
 

@@ -8,8 +8,9 @@ resample is a vector of counts, so Pearson, Spearman and Kendall of every resamp
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from itertools import permutations
 from typing import Final
 
@@ -21,6 +22,8 @@ DRAWS: Final = 10_000
 _EXHAUSTIVE: Final = 7
 # Elements of one block of draws, so that memory does not grow with their number.
 _BLOCK: Final = 4_000_000
+# Elements of draws worth keeping for the next coefficient.
+_KEPT: Final = 500_000
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -213,8 +216,8 @@ def _coefficient(
     notes = [] if n >= 4 else ["intervals not defined for fewer than 4 points"]
     interval = p_value = None
     if draws and n >= 4:
-        rng = np.random.default_rng(np.random.SeedSequence([seed, 1]))
-        interval, remark = _percentiles(_in_blocks(lambda k: resampled(a, b, _counts(rng, k, n)), draws, n))
+        blocks = [resampled(a, b, counts) for counts in _resamples(seed, draws, n)]
+        interval, remark = _percentiles(np.concatenate(blocks))
         notes += [remark] if remark else []
     if draws:
         p_value = _permutation_p(a, b, permuted, draws, seed)
@@ -246,15 +249,44 @@ def _ratio(product: float, left: float, right: float) -> float:
     return float(min(1.0, max(-1.0, product / math.sqrt(left * right))))
 
 
-def _in_blocks(draw: Callable[[int], Array], draws: int, width: int) -> Array:
+def _sizes(draws: int, width: int) -> list[int]:
+    """Draws in blocks of bounded memory."""
     block = max(1, min(draws, _BLOCK // max(width, 1)))
-    return np.concatenate([draw(min(block, draws - start)) for start in range(0, draws, block)])
+    return [min(block, draws - start) for start in range(0, draws, block)]
 
 
-def _counts(rng: np.random.Generator, draws: int, n: int) -> Array:
-    """How often each point stands in each bootstrap resample, float64 [draws, n]."""
-    chosen = rng.integers(n, size=(draws, n)) + n * np.arange(draws)[:, None]
-    return np.bincount(chosen.ravel(), minlength=draws * n).reshape(draws, n).astype(np.float64)
+def _resamples(seed: int, draws: int, n: int) -> Iterable[Array]:
+    """How often each point stands in each bootstrap resample, float64 [block, n]: the same for every coefficient."""
+    return _kept_counts(seed, draws, n) if draws * n <= _KEPT else _drawn_counts(seed, draws, n)
+
+
+def _orders(seed: int, draws: int, n: int) -> Iterable[Array]:
+    """Random orders of n points, int64 [block, n]: the same for every coefficient."""
+    return _kept_orders(seed, draws, n) if draws * n <= _KEPT else _drawn_orders(seed, draws, n)
+
+
+# A study forms many coefficients over equally many points; drawing once for all of them halves its time.
+@lru_cache(maxsize=16)
+def _kept_counts(seed: int, draws: int, n: int) -> tuple[Array, ...]:
+    return tuple(_drawn_counts(seed, draws, n))
+
+
+@lru_cache(maxsize=16)
+def _kept_orders(seed: int, draws: int, n: int) -> tuple[Array, ...]:
+    return tuple(_drawn_orders(seed, draws, n))
+
+
+def _drawn_counts(seed: int, draws: int, n: int) -> Iterator[Array]:
+    rng = np.random.default_rng(np.random.SeedSequence([seed, 1]))
+    for size in _sizes(draws, n):
+        chosen = rng.integers(n, size=(size, n)) + n * np.arange(size)[:, None]
+        yield np.bincount(chosen.ravel(), minlength=size * n).reshape(size, n).astype(np.float64)
+
+
+def _drawn_orders(seed: int, draws: int, n: int) -> Iterator[Array]:
+    rng = np.random.default_rng(np.random.SeedSequence([seed, 2]))
+    for size in _sizes(draws, n):
+        yield rng.permuted(np.tile(np.arange(n), (size, 1)), axis=1)
 
 
 def _percentiles(values: Array) -> tuple[tuple[float, float] | None, str | None]:
@@ -275,12 +307,8 @@ def _permutation_p(
     if n <= _EXHAUSTIVE:
         orders = np.array(list(permutations(range(n))))
         return float(np.mean(_at_least(permuted(a, b, orders), observed)))
-    rng = np.random.default_rng(np.random.SeedSequence([seed, 2]))
-
-    def block(count: int) -> Array:
-        return permuted(a, b, rng.permuted(np.tile(np.arange(n), (count, 1)), axis=1))
-
-    return _p_value(_in_blocks(block, draws, n), observed)
+    drawn = [permuted(a, b, orders) for orders in _orders(seed, draws, n)]
+    return _p_value(np.concatenate(drawn), observed)
 
 
 def _at_least(drawn: Array, observed: float) -> Array:

@@ -107,7 +107,7 @@ def test_the_hubs_own_reader_reads_it():
     hub = pytest.importorskip("huggingface_hub")
     if not hasattr(hub, "parse_eval_result_entries"):
         pytest.skip(f"huggingface_hub {hub.__version__} does not read .eval_results yet")
-    for record in EVERYTHING:
+    for record in [*EVERYTHING[::12], MEASURED]:
         entries = YAML(typ="safe").load(hub_yaml(record, "me/bench"))
         parsed = hub.parse_eval_result_entries(entries)
         assert {e.task_id: e.value for e in parsed} == {key: value.value for key, value in record.values.items()}

@@ -88,9 +88,10 @@ class Report:
     unscored: tuple[str, ...]
 
     def values(self) -> dict[str, Estimate]:
-        """All values under their final metric keys."""
+        """All values under their final metric keys; a family without a scored block has none."""
         parts = {f"{self.key}_{name}": value for name, value in self.families.items()}
-        return {self.key: self.score, f"{self.key}_single": self.single, f"{self.key}_held": self.held, **parts}
+        every = {self.key: self.score, f"{self.key}_single": self.single, f"{self.key}_held": self.held, **parts}
+        return {key: value for key, value in every.items() if np.isfinite(value.value)}
 
     def facts(self) -> dict[str, Any]:
         """What stands in a record beside the values: plain JSON."""
@@ -101,12 +102,12 @@ class Report:
             "layout": self.layout,
             "set_digest": self.set_digest,
             "headline": list(self.headline),
-            "strata": dict(self.strata),
+            "strata": {name: _or_none(value) for name, value in self.strata.items()},
             "block": self.block,
             "silence": self.silence,
             "kappa": self.kappa,
             "alone": list(self.alone),
-            "composition": None if self.composition is None else list(self.composition),
+            "composition": None if self.composition is None else [_or_none(value) for value in self.composition],
             "ceiling": self.ceiling,
             "guards": {
                 guard.key: {
@@ -145,6 +146,10 @@ class Report:
             seen, unseen = self.composition
             lines.append(f"blocks of combinations seen in training {seen:.3f}, with one never rendered {unseen:.3f}")
         return "\n".join([*lines, "guards  " + "  ".join(_printed(guard) for guard in self.guards)])
+
+
+def _or_none(value: float) -> float | None:
+    return value if np.isfinite(value) else None
 
 
 def _printed(guard: Guard) -> str:

@@ -120,7 +120,7 @@ def train(name: str, images: Tensor, right: Tensor, wrong: Tensor, epochs: int) 
             torch.nn.utils.clip_grad_norm_(model.parameters(), CLIP)
             optimizer.step()
             schedule.step()
-            total += float(loss)
+            total += loss.item()
         print(f"{name} epoch {epoch + 1} loss {total / steps:.3f} {time.perf_counter() - started:.0f} s", flush=True)
     return model
 

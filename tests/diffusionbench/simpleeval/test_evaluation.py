@@ -7,8 +7,11 @@ import pytest
 from PIL import Image
 
 from diffusionbench import runner
+from diffusionbench.axes.t2i import open_prompts
 from diffusionbench.errors import RequestError
-from diffusionbench.prompts import PROMPTS, PromptChoice
+from diffusionbench.extractors.pixels import Pixels
+from diffusionbench.metrics.simpleeval import SHAPES
+from diffusionbench.prompts import PROMPTS, PromptChoice, Prompts
 from diffusionbench.request import EvalRequest, expand
 from diffusionbench.simpleeval import builder, shapes_world
 from diffusionbench.simpleeval.regeneration import differences
@@ -92,6 +95,25 @@ def test_what_cannot_be_asked(folder):
         runner.run(request(metrics=("simpleeval_v1",)), PromptFolderSource(folder))
     with pytest.raises(RequestError, match="no seed"):
         PROMPTS.load("simpleeval_shapes_v1").open("public-9", None)
+
+
+def test_batch_size_plays_no_part(tiny):
+    prompts = Prompts(open_prompts(request()), request().prompts)
+    rng = np.random.default_rng(0)
+    images = rng.integers(0, 256, (8, 64, 64, 3), dtype=np.uint8)
+    samples = expand(request(count=8), ConstantSource((64, 64)))
+
+    def judged(order, batch):
+        metric = SHAPES.create(prompts, Pixels())
+        for start in range(0, 8, batch):
+            rows = order[start : start + batch]
+            metric.update(Pixels()(images[rows]), [samples[row] for row in rows])
+        return metric.compute()
+
+    first = judged(list(range(8)), 8)
+    other = judged([5, 2, 7, 0, 1, 3, 6, 4], 3)
+    assert first.facts["votes"] == other.facts["votes"]
+    assert (first.value, first.scored, first.unscored) == (other.value, 8, 0)
 
 
 def test_regeneration_tells_the_same_images_from_chosen_ones(tiny, folder):
