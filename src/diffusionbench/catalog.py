@@ -59,6 +59,11 @@ def _share(key: str, title: str, about: str, axis: str = "t2i") -> MetricInfo:
     return MetricInfo(key=key, title=title, higher_is_better=True, axis=axis, low=0, high=1, unit="share", about=about)
 
 
+def _credit(key: str, title: str, about: str) -> MetricInfo:
+    # Chance is 0; single questions of two options, all wrong, are at -1.
+    return MetricInfo(key=key, title=title, higher_is_better=True, axis="t2i", low=-1, high=1, about=about)
+
+
 _CLASS: Final = "class_conditional"
 _FDR: Final = "FDr: Frechet distance in this extractor's features over that of the validation images; arXiv 2604.28190"
 _MIND: Final = "Monge Inception Distance: sliced 2-Wasserstein distance in this extractor's features; arXiv 2605.06797"
@@ -99,8 +104,10 @@ _ENTRIES: Final = (
     _share("genaibench_overall", "GenAI-Bench", _GENAI),
     _share("simpleeval_published_2026_06", "SimpleEval (published, June 2026)", _SIMPLE),
     _share("simpleeval_published_2026_05", "SimpleEval (published, May 2026)", _SIMPLE),
-    _share("simpleeval_v1", "SimpleEval (ours, v1)", "our own procedural prompts with a deliberately weak scorer"),
-    _share("simpleeval_shapes_v1", "SimpleEval shapes (ours, v1)", "the same in a world of drawn shapes, laptop scale"),
+    _credit("simpleeval_v1", "SimpleEval (ours, v1)", "our own procedural prompts with a deliberately weak scorer"),
+    _credit(
+        "simpleeval_shapes_v1", "SimpleEval shapes (ours, v1)", "the same in a world of drawn shapes, laptop scale"
+    ),
     MetricInfo(key="clipscore", title="CLIPScore", higher_is_better=True, axis="t2i", about="arXiv 2104.08718"),
     MetricInfo(key="psnr", title="PSNR", higher_is_better=True, axis="reconstruction", low=0, unit="dB"),
     MetricInfo(key="ssim", title="SSIM", higher_is_better=True, axis="reconstruction", low=-1, high=1),

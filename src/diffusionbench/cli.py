@@ -10,7 +10,7 @@ from typing import Annotated, Any
 
 import typer
 
-from diffusionbench import cli_board
+from diffusionbench import cli_board, cli_simpleeval
 from diffusionbench.errors import DataError, RequestError, RunError, run_program
 from diffusionbench.record import Record
 
@@ -79,6 +79,14 @@ def run(
     axis: Annotated[str, typer.Option("--axis", help="see `diffusionbench ls axes`")] = "class_conditional",
     reference: Reference = None,
     labels: Annotated[Path | None, typer.Option(help="file with one class label a line, in image order")] = None,
+    prompts: Annotated[str | None, typer.Option(help="prompt set the images were made for")] = None,
+    seed: Annotated[str, typer.Option(help="seed of the prompt set")] = "public-0",
+    layout: Annotated[str | None, typer.Option(help="size of the prompt set; default the smallest")] = None,
+    weights: Annotated[Path | None, typer.Option(help="weights file that a bound seed follows from")] = None,
+    beacon: Annotated[str, typer.Option(help="public random value of a bound seed")] = "none",
+    commitment: Annotated[str | None, typer.Option(help="published commitment of a sealed seed")] = None,
+    networks: Annotated[str | None, typer.Option(help="pretrained networks of the generator, comma-separated")] = None,
+    public: Annotated[Path | None, typer.Option(help="its record on public-0, to compare a new seed with")] = None,
     count: Annotated[int | None, typer.Option("--num", min=1, help="score the first N images; default all")] = None,
     method: Annotated[str | None, typer.Option(help="what the record calls the generator")] = None,
     title: Annotated[str | None, typer.Option(help="the generator's name for people; default the method")] = None,
@@ -98,19 +106,31 @@ def run(
       diffusionbench run images.npz --reference real/ --metrics fid,precision,recall --store work/
 
       diffusionbench run images.npz --reference stats.npz --metrics fid --dry-run
+
+      diffusionbench run samples/ --axis t2i --prompts simpleeval_shapes_v1 --metrics simpleeval_shapes_v1
     """
+    from diffusionbench.prompts import PROMPTS
     from diffusionbench.request import EvalRequest, check
     from diffusionbench.runner import run as run_request
-    from diffusionbench.source import open_source, read_labels
+    from diffusionbench.source import PromptFolderSource, Source, open_source, read_labels
     from diffusionbench.terminal import progress_line
 
-    source = open_source(images, None if labels is None else read_labels(labels))
+    source: Source
+    choice = None
+    if axis == "t2i":
+        choice = cli_simpleeval.choice(prompts, metrics, seed, layout, weights, beacon, commitment, networks, public)
+        source = PromptFolderSource(images)
+        found = len(PROMPTS.load(choice.name).open(choice.seed, choice.layout).files_of_images())
+    else:
+        source = open_source(images, None if labels is None else read_labels(labels))
+        found = len(source.labels or ())
     name = method or images.resolve().stem or "images"
     request = EvalRequest(
         axis=axis,
         metrics=_names(metrics),
         reference=reference,
-        count=count or len(source.labels),
+        prompts=choice,
+        count=count or found,
         method=name,
         title=title or name,
         family=family,
@@ -204,7 +224,8 @@ def compare(first: RecordFile, second: RecordFile, as_json: Json = False) -> Non
 
 @app.command("ls")
 def list_names(
-    what: Annotated[str, typer.Argument(help="metrics, extractors, references or axes")] = "", as_json: Json = False
+    what: Annotated[str, typer.Argument(help="metrics, extractors, references, axes or prompts")] = "",
+    as_json: Json = False,
 ) -> None:
     """List what can be chosen.
 
@@ -225,6 +246,7 @@ def _tables() -> dict[str, dict[str, str]]:
     from diffusionbench.axes import AXES
     from diffusionbench.extractors import EXTRACTORS
     from diffusionbench.metrics import METRICS
+    from diffusionbench.prompts import PROMPTS
     from diffusionbench.references import REFERENCES
 
     def metric(key: str) -> str:
@@ -237,7 +259,15 @@ def _tables() -> dict[str, dict[str, str]]:
         "extractors": dict(EXTRACTORS),
         "references": dict(REFERENCES),
         "axes": dict(AXES),
+        "prompts": {key: _prompt_row(key) for key in PROMPTS},
     }
+
+
+def _prompt_row(key: str) -> str:
+    from diffusionbench.prompts import PROMPTS
+
+    source = PROMPTS.load(key)
+    return f"{source.title}; layouts {', '.join(source.layouts)}; {source.licence}"
 
 
 @app.command()
@@ -279,3 +309,4 @@ def doctor(as_json: Json = False) -> None:
 
 
 cli_board.register(app)
+cli_simpleeval.register(app)

@@ -7,9 +7,11 @@ from typing import TYPE_CHECKING, Literal
 from pydantic import Field, field_validator
 
 from diffusionbench.axes import AXES
+from diffusionbench.axes.t2i import open_prompts
 from diffusionbench.errors import RequestError
 from diffusionbench.extractors import EXTRACTORS
 from diffusionbench.metrics import METRICS
+from diffusionbench.prompts import PromptChoice
 from diffusionbench.record import Guidance
 from diffusionbench.references import resolve
 from diffusionbench.schema import Strict, digest
@@ -39,6 +41,7 @@ class EvalRequest(Strict):
     Attributes:
         metrics: keys in `METRICS`.
         reference: name in `REFERENCES` or a path; None if no metric compares with real images.
+        prompts: the texts to draw, on axis `t2i`.
         count: images to score.
         seed: of the generator's noise.
         method, title, family: what the record calls the generator.
@@ -50,6 +53,7 @@ class EvalRequest(Strict):
     axis: str = "class_conditional"
     metrics: tuple[str, ...]
     reference: str | None = None
+    prompts: PromptChoice | None = None
     count: int = Field(ge=1)
     seed: int = 0
     method: str = Field(min_length=1)
@@ -99,8 +103,10 @@ _ORDER = 1000
 
 def image_key(request: EvalRequest, source: Source) -> str:
     """SHA-256 of everything the images depend on; neither metrics nor count: a longer request continues a shorter."""
-    order = None
-    if source.labels is None:
+    order: object = None
+    if request.prompts is not None:
+        order = open_prompts(request).digest
+    elif source.labels is None:
         order = [[s.label, s.prompt] for s in expand(request.model_copy(update={"count": _ORDER}), source)]
     return digest(
         {
@@ -176,6 +182,14 @@ def check_size(found: tuple[int, int] | None, wanted: tuple[int, int] | None, wh
 
 def _check_reference(key: str, spec: MetricSpec, request: EvalRequest, reference: Reference | None) -> None:
     if spec.needs == "nothing":
+        return
+    if spec.needs == "prompts":
+        found = open_prompts(request)
+        if spec.prompts not in (None, found.name):
+            raise RequestError(
+                f"metric '{key}' judges images of prompt set '{spec.prompts}', and the images are of '{found.name}'. "
+                "Choose the matching metric or prompt set."
+            )
         return
     if reference is None:
         raise RequestError(f"metric '{key}' on axis '{request.axis}' needs a reference, and none was given. Name one.")

@@ -11,14 +11,16 @@ from collections.abc import Callable
 from datetime import UTC, datetime
 from itertools import groupby
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from diffusionbench import provenance
+from diffusionbench.axes.t2i import open_prompts
 from diffusionbench.catalog import metric_info
 from diffusionbench.errors import DataError, RequestError
 from diffusionbench.extractors import EXTRACTORS
+from diffusionbench.prompts import Prompts
 from diffusionbench.record import Protocol, Provenance, Record, Value
 from diffusionbench.request import (
     EvalRequest,
@@ -201,7 +203,8 @@ def score(request: EvalRequest, images: ImageSet, device: str = "cpu", progress:
     metrics = specs(request)
     reference = find_reference(request)
     extractors = _load(extractor_names(metrics), device)
-    judge = _Judge(metrics, reference, extractors, progress)
+    prompts = None if request.prompts is None else Prompts(open_prompts(request), request.prompts)
+    judge = _Judge(metrics, reference, prompts, extractors, progress)
     estimates, seen = judge("scored", images, request.count)
     faults = images.unreadable(request.count)
     anchors, notes = _anchors(judge, reference, seen)
@@ -224,7 +227,7 @@ def score(request: EvalRequest, images: ImageSet, device: str = "cpu", progress:
         unscored=(*faults.values(), *_not_finite(estimates)),
         partial=partial,
         provenance=_provenance(request, images, pixels, device, time.perf_counter() - started),
-        extra={"request": request.model_dump(mode="json"), **_duplicates(entries)},
+        extra={"request": request.model_dump(mode="json"), **_duplicates(entries), **_facts(estimates)},
     )
 
 
@@ -235,11 +238,13 @@ class _Judge:
         self,
         metrics: dict[str, MetricSpec],
         reference: Reference | None,
+        prompts: Prompts | None,
         extractors: dict[str, Extractor],
         progress: Progress | None,
     ) -> None:
         self._metrics = metrics
         self._reference = reference
+        self._prompts = prompts
         self._extractors = extractors
         self._progress = progress
 
@@ -265,8 +270,9 @@ class _Judge:
         return {specs[key].key: metric.compute() for key, metric in metrics.items()}, seen
 
     def _create(self, spec: MetricSpec) -> Metric:
-        # A metric that needs nothing of the reference may be given none.
-        return spec.create(cast("Reference", self._reference), self._extractors[spec.extractor])
+        return spec.create(
+            self._prompts if spec.needs == "prompts" else self._reference, self._extractors[spec.extractor]
+        )
 
     def _check_size(self, size: tuple[int, ...]) -> None:
         found = (size[0], size[1])
@@ -332,6 +338,11 @@ def _as_samples(source: Source) -> list[Sample]:
     return [Sample(id=place, label=label) for place, label in enumerate(source.labels or ())]
 
 
+def _facts(estimates: dict[str, Estimate]) -> dict[str, Any]:
+    facts = {key: dict(estimate.facts) for key, estimate in estimates.items() if estimate.facts}
+    return {"facts": facts} if facts else {}
+
+
 def _value(estimate: Estimate, unreadable: int) -> Value:
     return Value(
         value=estimate.value,
@@ -348,6 +359,7 @@ def _values(estimates: dict[str, Estimate], unreadable: int) -> dict[str, Value]
     values = {key: _value(estimate, unreadable) for key, estimate in estimates.items()}
     for estimate in estimates.values():
         values |= {key: Value(value=number, scored=estimate.scored) for key, number in estimate.extra.items()}
+        values |= {key: _value(part, unreadable) for key, part in estimate.parts.items()}
     return values
 
 
@@ -388,6 +400,7 @@ def _by_class(estimates: dict[str, Estimate], entries: list[Entry]) -> dict[str,
 def _protocol(
     request: EvalRequest, reference: Reference | None, extractors: dict[str, Extractor], notes: tuple[str, ...]
 ) -> Protocol:
+    prompts = None if request.prompts is None else open_prompts(request)
     return Protocol(
         name=request.protocol or request.axis,
         axis=request.axis,
@@ -395,6 +408,9 @@ def _protocol(
         reference_digest=reference.digest if reference else None,
         extractors={name: extractor.digest for name, extractor in extractors.items()},
         count=request.count,
+        images_per_prompt=prompts.images_per_prompt if prompts else None,
+        prompts=prompts.name if prompts else None,
+        prompts_digest=prompts.digest if prompts else None,
         seed=request.seed,
         notes=notes,
         **request.sampling.model_dump(),

@@ -133,6 +133,71 @@ class FolderSource:
         return np.stack(arrays)
 
 
+class PromptFolderSource:
+    """Images that were made for a prompt set, under its own file names: `<prompt id>/<k>.png` below a folder."""
+
+    preferred_batch = 64
+    labels = None
+
+    def __init__(self, folder: Path) -> None:
+        """List the images; which of them are needed is the axis's business.
+
+        Raises:
+            DataError: if there are none.
+        """
+        self.folder = folder
+        self.description = f"folder {folder}"
+        files = sorted(file for file in folder.rglob("*") if file.suffix.lower() in SUFFIXES and file.is_file())
+        if not files:
+            raise DataError(
+                f"folder {folder} has no images. Make them with the names that `diffusionbench prompts` lists: "
+                "<prompt id>/<k>.png."
+            )
+        self._files = {file.relative_to(folder).with_suffix("").as_posix(): file for file in files}
+
+    @cached_property
+    def digest(self) -> str:
+        """SHA-256 over names and contents of the images."""
+        return digest([[name, file_digest(file)] for name, file in self._files.items()])
+
+    @cached_property
+    def image_size(self) -> tuple[int, int] | None:
+        """Size of the first readable image, or None if there is none."""
+        for file in self._files.values():
+            try:
+                return _decode(file).shape[:2]
+            except _UNREADABLE:
+                continue
+        return None
+
+    def images(self, samples: Sequence[Sample]) -> np.ndarray:
+        """The samples' images.
+
+        Raises:
+            UnreadableImages: naming each that is missing or cannot be decoded.
+            DataError: if one has another size than the first.
+        """
+        arrays, reasons = [], {}
+        for sample in samples:
+            file = self._files.get(sample.file or "")
+            if file is None:
+                reasons[sample.id] = f"{self.folder / (sample.file or str(sample.id))}.png is missing"
+                continue
+            try:
+                arrays.append(_decode(file))
+            except _UNREADABLE as error:
+                reasons[sample.id] = f"{file}: {str(error).replace(repr(str(file)), 'the file')}"
+                continue
+            if arrays[-1].shape[:2] != self.image_size:
+                raise DataError(
+                    f"{file} is {_size(arrays[-1].shape[:2])}, the first image of {self.folder} is "
+                    f"{_size(self.image_size)}. All images of one set must have one size."
+                )
+        if reasons:
+            raise UnreadableImages(reasons)
+        return np.stack(arrays)
+
+
 class ArchiveSource:
     """Images of an .npz file: uint8 [N, H, W, 3] under `arr_0`, labels under `arr_1` or `labels` if there are any.
 

@@ -6,7 +6,7 @@ Every uncertainty here covers the draw of images only: neither training seeds no
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -41,6 +41,8 @@ class Estimate:
         unscored_ids: their sample ids.
         per_sample: value of each scored image in the order seen, where one exists.
         extra: numbers that belong beside the value, by record key, such as {"kid_std": 0.0004}.
+        parts: further values of the same metric under their own final keys (families, tags, variants).
+        facts: what a record keeps beside the values, as plain JSON.
     """
 
     value: float
@@ -52,6 +54,8 @@ class Estimate:
     unscored_ids: tuple[int, ...] = ()
     per_sample: list[float] | None = None
     extra: dict[str, float] = field(default_factory=dict)
+    parts: Mapping[str, Estimate] = field(default_factory=dict)
+    facts: Mapping[str, Any] = field(default_factory=dict)
 
 
 def jackknife(replicates: Sequence[float]) -> float | None:

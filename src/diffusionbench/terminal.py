@@ -25,7 +25,8 @@ def print_record(record: Record) -> None:
     """Print values with intervals, and the anchors between which they lie, to stdout."""
     protocol = record.protocol
     guidance = "" if protocol.guidance is None else f", guidance {protocol.guidance.scale:g}"
-    table = Table(title=f"{record.title}: {protocol.axis} against {protocol.reference}{guidance}", title_justify="left")
+    against = f"on prompts {protocol.prompts}" if protocol.prompts else f"against {protocol.reference}"
+    table = Table(title=f"{record.title}: {protocol.axis} {against}{guidance}", title_justify="left")
     table.add_column("metric")
     table.add_column("value", justify="right")
     table.add_column("95 % interval")
@@ -44,6 +45,8 @@ def print_record(record: Record) -> None:
     console = Console(file=sys.stdout)
     console.width = max(console.width, 110)
     console.print(table)
+    for facts in record.extra.get("facts", {}).values():
+        console.print(facts.get("text", ""), highlight=False, markup=False, soft_wrap=True)
     for note in (*protocol.notes, *record.unscored):
         console.print(note, highlight=False, markup=False)
 

@@ -14,7 +14,10 @@ if TYPE_CHECKING:
 
 AXES = Registry(
     "axis",
-    {"class_conditional": "diffusionbench.axes.class_conditional:ClassConditional"},
+    {
+        "class_conditional": "diffusionbench.axes.class_conditional:ClassConditional",
+        "t2i": "diffusionbench.axes.t2i:TextToImage",
+    },
     group="diffusionbench.axes",
 )
 
@@ -27,11 +30,15 @@ class Sample:
         id: place in the evaluation, from 0; the noise of the image depends on (seed, id) only.
         label: class that was asked for, or None where unknown.
         prompt: text that was asked for, or None.
+        seed: of the sample's own noise where the prompt set rules it (in 0..2^63-1), else None: see `id`.
+        file: where the image lies below a folder of images made for a prompt set, without the suffix; else None.
     """
 
     id: int
     label: int | None = None
     prompt: str | None = None
+    seed: int | None = None
+    file: str | None = None
 
 
 class Axis(Protocol):

@@ -19,6 +19,7 @@ EXTRACTORS = Registry(
     "feature extractor",
     {
         "digits": "diffusionbench.extractors.digits:DigitsJudge",
+        "pixels": "diffusionbench.extractors.pixels:Pixels",
         "inception": "diffusionbench.extractors.inception:Inception",
     },
     group="diffusionbench.extractors",

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal, Protocol
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 from diffusionbench.registry import Registry
 
@@ -17,7 +17,6 @@ if TYPE_CHECKING:
 
     from diffusionbench.axes import Sample
     from diffusionbench.extractors import Extractor
-    from diffusionbench.references import Reference
     from diffusionbench.stats import Estimate
 
 METRICS = Registry(
@@ -33,6 +32,8 @@ METRICS = Registry(
         "is_digits": "diffusionbench.metrics.inception_score:IS_DIGITS",
         "precision_digits": "diffusionbench.metrics.precision_recall:PRECISION_DIGITS",
         "recall_digits": "diffusionbench.metrics.precision_recall:RECALL_DIGITS",
+        "simpleeval_v1": "diffusionbench.metrics.simpleeval:OPEN",
+        "simpleeval_shapes_v1": "diffusionbench.metrics.simpleeval:SHAPES",
         "accuracy_digits": "diffusionbench.metrics.accuracy:ACCURACY_DIGITS",
     },
     group="diffusionbench.metrics",
@@ -46,8 +47,8 @@ class Metric(Protocol):
         """Take one batch. A row that is not finite is unscored: counted and named, never part of the value.
 
         Args:
-            outputs: what the extractor returned, by name: "features" float32 [B, d], "logits" float32 [B, c].
-                A metric may keep these arrays, so nobody writes to them again.
+            outputs: what the extractor returned, by name: "features" float32 [B, d], "logits" float32 [B, c], or
+                "images" uint8 [B, H, W, 3]. A metric may keep these arrays, so nobody writes to them again.
             samples: the B samples (id, label) these images belong to.
 
         Raises:
@@ -73,19 +74,21 @@ class MetricSpec:
         title: one line for people.
         higher_is_better: direction.
         extractor: name in `EXTRACTORS`.
-        needs: what it takes from the reference: its moments, its features, or nothing.
+        needs: what it takes from the reference: its moments, its features, or nothing; or the prompts instead.
         needs_labels: whether every sample must carry the class that was asked for.
+        prompts: key in `PROMPTS` of the only set whose images it judges, or None for any.
         min_samples: smallest number of images it is defined for.
         source: paper or definition.
-        create: makes a fresh `Metric` that compares with a reference as the extractor sees it.
+        create: makes a fresh `Metric` that compares with a reference as the extractor sees it, or judges by prompts.
     """
 
     key: str
     title: str
     higher_is_better: bool
     extractor: str
-    needs: Literal["moments", "features", "nothing"]
+    needs: Literal["moments", "features", "nothing", "prompts"]
     needs_labels: bool = False
+    prompts: str | None = None
     min_samples: int
     source: str
-    create: Callable[[Reference, Extractor], Metric]
+    create: Callable[[Any, Extractor], Metric]

@@ -1,0 +1,111 @@
+"""SimpleEval in its two worlds as metrics (docs/simpleeval.md)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from diffusionbench.metrics import MetricSpec
+from diffusionbench.simpleeval import credit, worlds
+from diffusionbench.simpleeval.blocks import PromptSet
+from diffusionbench.simpleeval.guards import Evidence
+from diffusionbench.simpleeval.report import Report, SeedClaim, World, report
+from diffusionbench.simpleeval.variety import Looks, variety
+from diffusionbench.stats import Estimate
+
+if TYPE_CHECKING:
+    from diffusionbench.axes import Sample
+    from diffusionbench.extractors import Extractor
+    from diffusionbench.prompts import Prompts
+    from diffusionbench.simpleeval.answers import Answerer
+
+
+class SimpleEval:
+    """Votes on every image as it comes; memory is a few hundred bytes an image."""
+
+    def __init__(self, world: World, answerer: Answerer, prompts: Prompts) -> None:
+        detail: PromptSet = prompts.opened.detail
+        self._world, self._answerer, self._choice = world, answerer, prompts.choice
+        self._set = detail
+        self._votes: dict[str, list[np.ndarray | None]] = {
+            prompt.id: [None] * detail.images_per_prompt for prompt in detail.prompts
+        }
+        self._looks = Looks()
+
+    def update(self, outputs: Mapping[str, np.ndarray], samples: Sequence[Sample]) -> None:
+        """Judge a batch; see `Metric.update`."""
+        images = list(outputs["images"])
+        places = [divmod(sample.id, self._set.images_per_prompt) for sample in samples]
+        prompts = [self._set.prompts[place] for place, _ in places]
+        for image, prompt, (_, k), votes in zip(
+            images, prompts, places, self._answerer.votes(images, prompts), strict=True
+        ):
+            self._votes[prompt.id][k] = votes
+            self._looks.add(prompt.id, k, image)
+
+    def report(self) -> Report:
+        """Everything about the images seen so far.
+
+        Raises:
+            DataError: if no block is complete.
+        """
+        result = credit.tally(self._set, self._votes, self._answerer.panel)
+        choice = self._choice
+        claim = SeedClaim(self._set.seed, choice.weights_digest, choice.beacon, choice.commitment)
+        evidence = Evidence(
+            public=choice.public, variety=variety(self._looks, self._set), networks=choice.networks, again=choice.again
+        )
+        return report(result, self._world, claim, evidence)
+
+    def compute(self) -> Estimate:
+        """The score; its parts are the other keys, its facts the rest of the report and every vote."""
+        found = self.report()
+        # Images that never came are counted by whoever asked for them; seen ones in a broken block are named here.
+        values = {
+            key: replace(value, unscored=value.unscored - len(found.unscored)) for key, value in found.values().items()
+        }
+        votes = {
+            prompt: [None if one is None else one.tolist() for one in images] for prompt, images in self._votes.items()
+        }
+        facts = {
+            **found.facts(),
+            "text": found.text(),
+            "scorers": dict(self._answerer.digests),
+            "networks": self._choice.networks,
+            "beacon": self._choice.beacon,
+            "votes": votes,
+        }
+        return replace(values.pop(found.key), parts=values, facts=facts)
+
+
+def _shapes(prompts: Prompts, extractor: Extractor) -> SimpleEval:
+    from diffusionbench.simpleeval.shapes_answerer import ShapesAnswerer
+
+    return SimpleEval(worlds.SHAPES, ShapesAnswerer(), prompts)
+
+
+def _open(prompts: Prompts, extractor: Extractor) -> SimpleEval:
+    from diffusionbench.simpleeval.open_answerer import OpenAnswerer
+
+    return SimpleEval(worlds.OPEN, OpenAnswerer.from_hub(device=extractor.device), prompts)  # type: ignore[attr-defined]
+
+
+def _spec(key: str, title: str, create: Callable[..., SimpleEval]) -> MetricSpec:
+    return MetricSpec(
+        key=key,
+        title=title,
+        higher_is_better=True,
+        extractor="pixels",
+        needs="prompts",
+        prompts=key,
+        min_samples=8,
+        source="docs/simpleeval.md",
+        create=create,
+    )
+
+
+OPEN = _spec("simpleeval_v1", "SimpleEval (ours, v1), natural prompts", _open)
+SHAPES = _spec("simpleeval_shapes_v1", "SimpleEval (ours, v1), rendered shapes", _shapes)

@@ -1,0 +1,68 @@
+"""The weak scorer of the `shapes` world: two hand-written readers, three damaged views, two votes of three."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from diffusionbench.simpleeval import shapes_views
+from diffusionbench.simpleeval.answers import Panel
+from diffusionbench.simpleeval.blocks import Prompt
+from diffusionbench.simpleeval.pixels import SIDE, resize
+from diffusionbench.simpleeval.readers import read_components, read_filters
+from diffusionbench.simpleeval.reading import Found, Reading, answer
+
+SOURCES = {
+    "components": ("reader_components.py", "reading.py", "pixels.py", "shapes_views.py"),
+    "filters": ("reader_filters.py", "reading.py", "pixels.py", "shapes_views.py", "shapes.py"),
+}
+
+
+def mirrored(reading: Reading) -> Reading:
+    """What a reader of the mirror image would have seen in the image itself."""
+    objects = (Found(found.shape, found.colour, found.size, SIDE - 1 - found.x, found.y) for found in reading.objects)
+    return Reading(tuple(objects), reading.background)
+
+
+def readings(image: np.ndarray) -> list[list[Reading]]:
+    """What each reader sees in the undamaged image and in each view: [2][1 + V]; image uint8 [H, W, 3]."""
+    image = np.ascontiguousarray(resize(image))
+    copies = [image, *shapes_views.views(image)]
+    flips = (False, *shapes_views.MIRRORED)
+    out = []
+    for read in (read_components, read_filters):
+        seen = [read(copy) for copy in copies]
+        out.append([mirrored(one) if flip else one for one, flip in zip(seen, flips, strict=True)])
+    return out
+
+
+class ShapesAnswerer:
+    """Both readers on all views."""
+
+    panel = Panel(need=2, mirrored=shapes_views.MIRRORED, names=("components", "filters"))
+
+    def __init__(self) -> None:
+        here = Path(__file__).parent
+        self.digests = {
+            name: hashlib.sha256(b"".join((here / file).read_bytes() for file in files)).hexdigest()
+            for name, files in SOURCES.items()
+        }
+
+    def votes(self, images: Sequence[np.ndarray], prompts: Sequence[Prompt]) -> list[np.ndarray]:
+        """See `answers.Answerer`."""
+        return [self._votes(image, prompt) for image, prompt in zip(images, prompts, strict=True)]
+
+    @staticmethod
+    def _votes(image: np.ndarray, prompt: Prompt) -> np.ndarray:
+        return votes_of(readings(image), prompt)
+
+
+def votes_of(seen: Sequence[Sequence[Reading]], prompt: Prompt) -> np.ndarray:
+    """Votes int8 [2, 1 + V, Q] that follow from what the readers saw."""
+    votes = [
+        [[answer(one, question, prompt.facts) for question in prompt.questions] for one in reader] for reader in seen
+    ]
+    return np.asarray(votes, np.int8)

@@ -1,0 +1,109 @@
+"""The commands around SimpleEval, as a user types them."""
+
+import hashlib
+import json
+
+import numpy as np
+import pytest
+from PIL import Image
+from typer.testing import CliRunner
+
+from diffusionbench.cli import app
+from diffusionbench.errors import RequestError, UserError
+from diffusionbench.simpleeval import seeds
+from diffusionbench.simpleeval.builder import build
+from diffusionbench.simpleeval.shapes_answerer import ShapesAnswerer
+
+RUNNER = CliRunner()
+
+
+def call(*words, code=0):
+    result = RUNNER.invoke(app, list(words))
+    if isinstance(result.exception, UserError):
+        raise result.exception
+    assert result.exit_code == code, result.output
+    return result.stdout
+
+
+def test_prompts_writes_the_file_it_names(tmp_path):
+    text = call("prompts", "--set", "simpleeval_shapes_v1", "--out", str(tmp_path))
+    file = tmp_path / "prompts.jsonl"
+    digest = hashlib.sha256(file.read_bytes()).hexdigest()
+    assert digest == build("shapes", "public-0", "quick").digest
+    assert f"sha256 {digest}" in text
+    assert "72 blocks, 288 prompts (288 different), 576 images" in text
+    assert len(file.read_text().splitlines()) == 288
+    facts = json.loads(call("prompts", "--set", "simpleeval_shapes_v1", "--seed", "public-1", "--json"))
+    assert facts["prompts"] == 288
+    assert facts["sha256"] != digest
+
+
+def test_prompts_of_a_bound_seed(tmp_path):
+    weights = tmp_path / "model.safetensors"
+    weights.write_bytes(b"weights")
+    call("prompts", "--set", "simpleeval_shapes_v1", "--weights", str(weights), "--out", str(tmp_path))
+    seed = seeds.bound_seed(hashlib.sha256(b"weights").hexdigest())
+    assert json.loads((tmp_path / "prompts.jsonl").read_text().splitlines()[0])["id"].startswith(seed)
+    assert "follows from these weights" in call("simpleeval", "verify", "--seed", seed, "--weights", str(weights))
+    weights.write_bytes(b"others")
+    with pytest.raises(RequestError, match="does not follow"):
+        call("simpleeval", "verify", "--seed", seed, "--weights", str(weights))
+
+
+def test_wrong_words_are_told():
+    with pytest.raises(UserError, match="Did you mean 'simpleeval_shapes_v1'"):
+        call("prompts", "--set", "simpleeval_shapes")
+    with pytest.raises(RequestError, match="no seed"):
+        call("prompts", "--set", "simpleeval_shapes_v1", "--seed", "mine")
+    with pytest.raises(RequestError, match="Did you mean 'standard'"):
+        call("prompts", "--set", "simpleeval_shapes_v1", "--layout", "standart")
+    with pytest.raises(RequestError, match="nothing to verify"):
+        call("simpleeval", "verify")
+    with pytest.raises(RequestError, match="no such file"):
+        call("prompts", "--set", "simpleeval_shapes_v1", "--weights", "nowhere.safetensors")
+    with pytest.raises(RequestError, match="unknown attack"):
+        call("stress", "--attacks", "A99")
+    with pytest.raises(RequestError, match="layout"):
+        call("stress", "--layout", "quik", "--attacks", "A7")
+
+
+def test_sealed_sets_are_verified():
+    secret = "0a" * 32
+    published = seeds.commitment("autumn", secret)
+    words = ["simpleeval", "verify", "--name", "autumn", "--secret", secret, "--commitment"]
+    assert f"sealed-autumn-{secret}" in call(*words, published)
+    with pytest.raises(RequestError, match="not the one committed to"):
+        call(*words, "0" * 64)
+
+
+def test_folder_to_record_to_verification(tmp_path, monkeypatch):
+    """Somebody's folder is scored, its record verified, and a changed record is refused."""
+
+    def all_right(image, prompt):
+        return np.broadcast_to([question.answer for question in prompt.questions], (2, 4, len(prompt.questions)))
+
+    monkeypatch.setattr(ShapesAnswerer, "_votes", staticmethod(all_right))
+    grey = Image.fromarray(np.full((16, 16, 3), 9, np.uint8))
+    images = tmp_path / "images"
+    for prompt in build("shapes", "public-0", "quick").prompts:
+        (images / prompt.id).mkdir(parents=True)
+        for k in range(2):
+            grey.save(images / prompt.id / f"{k}.png")
+    record = tmp_path / "record.json"
+    words = ["run", str(images), "--axis", "t2i", "--metrics", "simpleeval_shapes_v1", "--out", str(record)]
+    text = call(*words)
+    assert "simpleeval_shapes_v1  1.000 [1.000, 1.000]  set public-0" in text
+    # One grey picture for everything is no variety, whatever the answers say.
+    assert "flagged: variety" in text
+    assert "status flagged" in call("simpleeval", "verify", "--record", str(record))
+    changed = json.loads(record.read_text())
+    changed["extra"]["facts"]["simpleeval_shapes_v1"]["status"] = "ranked"
+    record.write_text(json.dumps(changed))
+    with pytest.raises(RequestError, match="calls itself ranked"):
+        call("simpleeval", "verify", "--record", str(record))
+    changed["extra"]["facts"]["simpleeval_shapes_v1"]["set_digest"] = "0" * 64
+    record.write_text(json.dumps(changed))
+    with pytest.raises(RequestError, match="another version or changed"):
+        call("simpleeval", "verify", "--record", str(record))
+    with pytest.raises(RequestError, match="which prompts"):
+        call("run", str(images), "--axis", "t2i", "--metrics", "clipscore")

@@ -1,0 +1,131 @@
+"""A folder of images named by the prompt set goes from request to record."""
+
+import json
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from diffusionbench import runner
+from diffusionbench.axes.t2i import open_prompts
+from diffusionbench.errors import RequestError
+from diffusionbench.extractors.pixels import Pixels
+from diffusionbench.metrics.simpleeval import SHAPES
+from diffusionbench.prompts import PROMPTS, PromptChoice, Prompts
+from diffusionbench.request import EvalRequest, expand
+from diffusionbench.simpleeval import builder, shapes_world
+from diffusionbench.simpleeval.regeneration import differences
+from diffusionbench.simpleeval.shapes_answerer import ShapesAnswerer
+from diffusionbench.simpleeval.simulate import simulate
+from diffusionbench.source import ConstantSource, FolderSource, PromptFolderSource
+from diffusionbench.store import Stream
+
+
+@pytest.fixture(scope="module")
+def tiny():
+    """A layout of two blocks a cell cut to its first twelve cells would be another set; one image a prompt is not."""
+    patch = pytest.MonkeyPatch()
+    patch.setitem(shapes_world.LAYOUTS, "tiny", (1, 1))
+    builder.build.cache_clear()
+    yield builder.build("shapes", "public-0", "tiny")
+    patch.undo()
+    builder.build.cache_clear()
+
+
+def silence(prompt):
+    return np.full((2, 4, len(prompt.questions)), -1, np.int8)
+
+
+def request(**changes):
+    base = {
+        "axis": "t2i",
+        "metrics": ("simpleeval_shapes_v1",),
+        "prompts": PromptChoice(name="simpleeval_shapes_v1", layout="tiny"),
+        "count": 144,
+        "method": "mine",
+        "title": "Mine",
+    }
+    return EvalRequest(**{**base, **changes})
+
+
+@pytest.fixture(scope="module")
+def folder(tiny, tmp_path_factory):
+    root = tmp_path_factory.mktemp("images")
+    for one in simulate(tiny, 1.0, "folder"):
+        path = root / f"{one.prompt.id}/{one.k}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(one.image).save(path)
+    return root
+
+
+def test_folder_to_record_and_missing_images_are_named(tiny, folder, tmp_path, monkeypatch):
+    record = runner.run(request(), PromptFolderSource(folder))
+    assert record.values["simpleeval_shapes_v1"].value > 0.9
+    assert record.protocol.prompts_digest == tiny.digest
+    assert record.protocol.images_per_prompt == 1
+    assert {f"simpleeval_shapes_v1_{name}" for name in ("single", "held", "binding")} <= set(record.values)
+    facts = record.extra["facts"]["simpleeval_shapes_v1"]
+    assert facts["status"] == "unverified"
+    json.dumps(record.model_dump(mode="json"), allow_nan=False)
+    (folder / f"{tiny.prompts[5].id}/0.png").rename(tmp_path / "0.png")
+    monkeypatch.setattr(ShapesAnswerer, "_votes", staticmethod(lambda image, prompt: silence(prompt)))
+    again = runner.run(request(), PromptFolderSource(folder))
+    assert again.extra["facts"]["simpleeval_shapes_v1"]["status"] == "incomplete"
+    assert tiny.prompts[5].id in again.unscored[0]
+    assert again.partial
+    assert again.values["simpleeval_shapes_v1"].unscored == 4
+
+
+def test_samples_carry_noise_seeds_and_files(tiny):
+    samples = expand(request(), ConstantSource((64, 64)))
+    rows = [json.loads(line) for line in tiny.jsonl.splitlines()]
+    assert [sample.prompt for sample in samples] == [row["text"] for row in rows]
+    assert [sample.seed for sample in samples] == [row["seeds"][0] for row in rows]
+    assert samples[0].file == f"{tiny.prompts[0].id}/0"
+
+
+def test_what_cannot_be_asked(folder):
+    with pytest.raises(RequestError, match="prompt set"):
+        expand(request(prompts=None), ConstantSource((64, 64)))
+    with pytest.raises(RequestError, match="Ask for at most"):
+        expand(request(count=145), ConstantSource((64, 64)))
+    with pytest.raises(RequestError, match="Name"):
+        expand(request(), _flat(folder))
+    with pytest.raises(RequestError, match="matching metric"):
+        runner.run(request(metrics=("simpleeval_v1",)), PromptFolderSource(folder))
+    with pytest.raises(RequestError, match="no seed"):
+        PROMPTS.load("simpleeval_shapes_v1").open("public-9", None)
+
+
+def test_batch_size_plays_no_part(tiny):
+    prompts = Prompts(open_prompts(request()), request().prompts)
+    rng = np.random.default_rng(0)
+    images = rng.integers(0, 256, (8, 64, 64, 3), dtype=np.uint8)
+    samples = expand(request(count=8), ConstantSource((64, 64)))
+
+    def judged(order, batch):
+        metric = SHAPES.create(prompts, Pixels())
+        for start in range(0, 8, batch):
+            rows = order[start : start + batch]
+            metric.update(Pixels()(images[rows]), [samples[row] for row in rows])
+        return metric.compute()
+
+    first = judged(list(range(8)), 8)
+    other = judged([5, 2, 7, 0, 1, 3, 6, 4], 3)
+    assert first.facts["votes"] == other.facts["votes"]
+    assert (first.value, first.scored, first.unscored) == (other.value, 8, 0)
+
+
+def test_regeneration_tells_the_same_images_from_chosen_ones(tiny, folder):
+    samples = expand(request(), ConstantSource((64, 64)))
+    images = Stream(PromptFolderSource(folder), samples)
+    same = differences(tiny, samples, images, PromptFolderSource(folder))
+    assert set(same.values()) == {0.0}
+    assert len(same) == round(144 / 50)
+    other = differences(tiny, samples, images, ConstantSource((64, 64)))
+    assert min(other.values()) > 2
+    assert set(differences(tiny, samples, images, ConstantSource((32, 32))).values()) == {255.0}
+
+
+def _flat(folder):
+    return FolderSource(next(path.parent for path in folder.rglob("0.png")))

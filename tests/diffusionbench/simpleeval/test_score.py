@@ -1,0 +1,275 @@
+"""Credit by hand, theorem 6.2, intervals, guards, statuses, seeds."""
+
+import itertools
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from diffusionbench.errors import DataError, RequestError
+from diffusionbench.simpleeval import credit, guards, report, seeds, variety, worlds
+from diffusionbench.simpleeval.answers import agreed, joint
+from diffusionbench.simpleeval.builder import build
+from diffusionbench.simpleeval.shapes import complete
+from diffusionbench.simpleeval.shapes_answerer import ShapesAnswerer
+from diffusionbench.simpleeval.simulate import spoil, truth_answers
+from diffusionbench.simpleeval.stream import Stream
+
+PANEL = ShapesAnswerer.panel
+
+
+def quick(seed="public-0", layout="quick"):
+    return build("shapes", seed, layout)
+
+
+def perfect_readers(prompt_set, accuracy, seed="votes", plain=None):
+    """Votes of readers that see the truth, on a generator of known accuracy; `plain` is that on phrasing T0."""
+    votes = {}
+    for prompt in prompt_set.prompts:
+        p = accuracy if plain is None or prompt.template != "T0" else plain
+        rows = []
+        for k in range(prompt_set.images_per_prompt):
+            path = f"{prompt.id}/{k}"
+            scene = complete(spoil(prompt.facts, p, Stream(seed, path)), Stream(seed, f"free/{path}"))
+            answers = truth_answers(prompt, scene)
+            rows.append(np.broadcast_to(answers, (2, 4, len(answers))))
+        votes[prompt.id] = rows
+    return votes
+
+
+def score(prompt_set, votes, **kwargs):
+    return report.report(
+        credit.tally(prompt_set, votes, PANEL), worlds.SHAPES, report.SeedClaim(prompt_set.seed), **kwargs
+    )
+
+
+def test_votes_become_answers():
+    votes = np.array([[[9], [0], [0], [1]], [[9], [2], [1], [0]]], np.int8)  # [scorer, view, question]
+    assert agreed(votes, 2).tolist() == [[0], [-1]]
+    assert agreed(votes, 3).tolist() == [[-1], [-1]]
+    assert joint(np.array([[0, 1, -1], [0, 2, -1]])).tolist() == [0, -1, -1]
+
+
+def test_pair_credit_by_hand():
+    """One block, two images, M = 4: q of contrast 0 is 1, .5 against .5, 1 for (00, 10) and (01, 11)."""
+    right = np.zeros((1, 4, 2, 2), bool)
+    right[0, 0, :, 0] = True
+    right[0, 2, 0, 0] = True
+    right[0, 1, 0, 0] = True
+    right[0, 3, :, 0] = True
+    right[..., 1] = True
+    options = np.array([[4, 2]])
+    found = credit.pair_credit(right, options)
+    assert found[0, 0] == pytest.approx((0.5 - 1 / 16) / (15 / 16))
+    assert found[0, 1] == 1
+    nothing = credit.pair_credit(np.zeros((1, 4, 2, 2), bool), options)
+    assert nothing[0] == pytest.approx([-1 / 15, -1 / 3])
+    assert credit.single_credit(right, options)[0] == pytest.approx([(0.75 - 0.25) / 0.75, 1])
+
+
+def test_perfect_and_silent_generators():
+    found = score(quick(), perfect_readers(quick(), 1.0))
+    assert found.score.value == found.single.value == found.held.value == found.block == 1
+    silent = {prompt.id: [np.full((2, 4, len(prompt.questions)), -1)] * 2 for prompt in quick().prompts}
+    mute = score(quick(), silent)
+    M = {"size": 2}
+    expected = np.mean([-1 / (M.get(name, 4) ** 2 - 1) for name in quick().families])
+    assert mute.score.value == pytest.approx(expected)
+    assert mute.silence == 1
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_prompt_blind_generators_gain_nothing(seed):
+    """Theorem 6.2 with adversarial answer distributions: over the draw of levels, expected S is at most 0."""
+    rng = np.random.default_rng(seed)
+    M = 4
+    r = rng.dirichlet(np.ones(M) * (0.2 + seed)) * (1 - 0.1 * seed)
+    pairs = [(a, b) for a in range(M) for b in range(M) if a != b]
+    exact = np.mean([r[a] * r[b] for a, b in pairs])
+    assert exact <= 1 / M**2 + 1e-12
+    uniform = np.mean([1 / M**2 for _ in pairs])
+    assert uniform == pytest.approx(1 / M**2)
+    # The same through the whole score: constant and random answers, whatever the scorer likes.
+    prompt_set = quick(f"blind-{seed}", "standard")
+    votes = {}
+    for prompt in prompt_set.prompts:
+        rows = []
+        for _ in range(4):
+            answers = []
+            for question in prompt.questions:
+                # The scorer's liking is for a fact, wherever it stands among the options.
+                order = sorted(question.options)
+                liking = r[: len(order)] / r[: len(order)].sum()
+                answers.append(question.options.index(order[rng.choice(len(order), p=liking)]))
+            rows.append(np.broadcast_to(answers, (2, 4, len(answers))))
+        votes[prompt.id] = rows
+    found = score(prompt_set, votes)
+    assert found.score.value <= 0 + 3 * found.score.stderr
+
+
+def test_interval_covers_and_matches_the_spread_over_sets():
+    """Scores of one generator on 20 sets: most intervals hold their mean, and the error is of the right size."""
+    results = [score(quick(f"cover-{i}"), perfect_readers(quick(f"cover-{i}"), 0.7)) for i in range(20)]
+    values = np.array([found.score.value for found in results])
+    inside = [found.score.interval[0] <= values.mean() <= found.score.interval[1] for found in results]
+    assert np.mean(inside) >= 0.8
+    ratio = np.mean([found.score.stderr for found in results]) / values.std(ddof=1)
+    assert 0.7 < ratio < 1.45
+
+
+def test_accuracy_ladder_rises():
+    values = [score(quick(), perfect_readers(quick(), p)).score.value for p in (0.4, 0.6, 0.8, 0.95, 1.0)]
+    assert all(low < high for low, high in itertools.pairwise(values))
+
+
+def test_unscored_blocks_are_counted_and_named():
+    votes = perfect_readers(quick(), 1.0)
+    name = quick().prompts[5].id
+    votes[name] = [votes[name][0], None]
+    del votes[quick().prompts[9].id]
+    found = score(quick(), votes)
+    assert found.unscored == (f"{name}/1", f"{quick().prompts[9].id}/0", f"{quick().prompts[9].id}/1")
+    assert found.score.scored == 70 * 8
+    assert found.score.unscored == 16
+    assert found.status == "incomplete"
+    with pytest.raises(DataError, match="no block"):
+        credit.tally(quick(), {}, PANEL)
+
+
+def test_order_of_images_and_prompts_plays_no_part():
+    votes = perfect_readers(quick(), 0.7)
+    turned = {key: votes[key] for key in reversed(votes)}
+    assert score(quick(), votes).facts() == score(quick(), turned).facts()
+
+
+def flags(found):
+    return {guard.key for guard in found.guards if guard.flagged}
+
+
+@pytest.mark.parametrize("p", [0.9, 0.6])
+def test_guards_stay_silent_on_honest_generators(p):
+    found = score(quick(), perfect_readers(quick(), p))
+    assert not flags(found)
+    assert found.status == "unverified"
+
+
+def test_guards_raise_what_they_are_for():
+    base = score(quick("bound-" + "0" * 32), perfect_readers(quick("bound-" + "0" * 32), 0.6))
+    known = score(quick(), perfect_readers(quick(), 1.0))
+    evidence = guards.Evidence(public=(known.score.value, known.score.stderr))
+    assert "G1" in flags(score(quick("bound-" + "0" * 32), perfect_readers(quick("bound-" + "0" * 32), 0.6),
+                               evidence=evidence))  # fmt: skip
+    assert "G1" not in flags(base)
+    assert "G2" in flags(score(quick(), perfect_readers(quick(), 0.5, plain=1.0)))
+
+    def changed(change):
+        votes = perfect_readers(quick(), 0.7)
+        wanted = {p.id: np.array([q.answer for q in p.questions]) for p in quick().prompts}
+        return score(quick(), {k: [change(v.copy(), wanted[k]) for v in rows] for k, rows in votes.items()})
+
+    def clean_only(votes, wanted):
+        votes[:, 0] = wanted
+        return votes
+
+    def upright_only(votes, wanted):
+        votes[:, [1, 3]] = wanted
+        return votes
+
+    def first_only(votes, wanted):
+        votes[0] = wanted
+        return votes
+
+    def contrasted_only(votes, wanted):
+        votes[..., :2] = wanted[:2]
+        return votes
+
+    assert "G3" in flags(changed(clean_only))
+    assert "G4" in flags(changed(upright_only))
+    assert "G5" in flags(changed(first_only))
+    assert "G7" in flags(changed(contrasted_only))
+    assert changed(contrasted_only).status.startswith("flagged: ")
+    again = guards.Evidence(again={"a/0": 0.0, "b/0": 30.0}, networks=("openai/clip-vit-base-patch32",))
+    honest = perfect_readers(quick(), 0.7)
+    assert "G9" in flags(score(quick(), honest, evidence=again))
+    kin = report.report(
+        credit.tally(quick(), honest, PANEL), replace(worlds.SHAPES, relatives=("openai/clip",)),
+        report.SeedClaim("public-0"), guards.Evidence(networks=again.networks),
+    )  # fmt: skip
+    assert kin.status == "dependent"
+    auditors = guards.Evidence(auditors=(kin.score.value - 0.3, 0.01))
+    assert "G6" in flags(score(quick(), honest, evidence=auditors))
+
+
+def test_variety_sees_collapse_and_near_copies():
+    rng = np.random.default_rng(0)
+    varied, collapsed = variety.Looks(), variety.Looks()
+    for prompt in quick().prompts:
+        same = rng.integers(0, 256, (64, 64, 3), dtype=np.uint8)
+        for k in range(2):
+            varied.add(prompt.id, k, rng.integers(0, 256, (64, 64, 3), dtype=np.uint8))
+            collapsed.add(prompt.id, k, same)
+    good, bad = (variety.variety(looks, quick()) for looks in (varied, collapsed))
+    assert good.ratio == pytest.approx(1, abs=0.1)
+    assert good.near_copies < 0.02
+    assert bad.ratio == 0
+    assert bad.near_copies == 1
+    votes = perfect_readers(quick(), 0.7)
+    assert "G8" in flags(score(quick(), votes, evidence=guards.Evidence(variety=bad)))
+    assert "G8" not in flags(score(quick(), votes, evidence=guards.Evidence(variety=good)))
+    assert variety.variety(variety.Looks(), quick()) is None
+    assert variety.entropy(np.array([5, 5, 5, 5])) == pytest.approx(1)
+    assert variety.entropy(np.array([5, 0, 0, 0])) == 0
+
+
+def test_regeneration_asks_for_two_percent_of_the_images():
+    chosen = guards.regeneration_choice(quick())
+    assert len(chosen) == round(576 / 50)
+    assert chosen == guards.regeneration_choice(quick())
+
+
+def test_kappa():
+    assert credit.kappa(np.array([0, 1, 2, 3]), np.array([0, 1, 2, 3])) == 1
+    assert credit.kappa(np.array([0, 0, 1, 1]), np.array([0, 1, 0, 1])) == pytest.approx(0)
+    assert credit.kappa(np.array([2, 2]), np.array([2, 2])) == 1
+
+
+def test_bound_seeds_follow_from_weights_and_beacon():
+    digest = "ab" * 32
+    seed = seeds.bound_seed(digest)
+    assert seeds.kind_of(seed) == "bound"
+    assert seed == seeds.bound_seed(digest) != seeds.bound_seed(digest, "round 7")
+    assert report.SeedClaim(seed, digest).verified
+    assert not report.SeedClaim(seed, digest, "round 7").verified
+    assert not report.SeedClaim(seed).verified
+    with pytest.raises(RequestError, match="64 lower-case hex"):
+        seeds.bound_seed("weights.safetensors")
+
+
+def test_sealed_seeds_must_meet_their_commitment():
+    secret = "5f" * 32
+    published = seeds.commitment("autumn", secret)
+    seed = seeds.sealed_seed("autumn", secret, published)
+    assert seeds.kind_of(seed) == "sealed"
+    assert report.SeedClaim(seed, commitment=published).verified
+    assert not report.SeedClaim(seed, commitment="0" * 64).verified
+    with pytest.raises(RequestError, match="not the one committed to"):
+        seeds.sealed_seed("autumn", "5e" * 32, published)
+    with pytest.raises(RequestError, match="64 lower-case hex"):
+        seeds.commitment("autumn", "secret")
+
+
+def test_ranked_needs_a_verified_seed():
+    digest = "cd" * 32
+    prompt_set = quick(seeds.bound_seed(digest))
+    result = credit.tally(prompt_set, perfect_readers(prompt_set, 0.8), PANEL)
+    assert report.report(result, worlds.SHAPES, report.SeedClaim(prompt_set.seed, digest)).status == "ranked"
+    assert report.report(result, worlds.SHAPES, report.SeedClaim(prompt_set.seed)).status == "unverified"
+
+
+def test_text_of_a_report():
+    text = score(quick(), perfect_readers(quick(), 0.8)).text()
+    first = text.splitlines()[0]
+    assert first.startswith("simpleeval_shapes_v1  0.")
+    assert "288 prompts x 2  unscored 0  guards: clean  status: unverified" in first
+    assert "easy/medium/hard" in text
+    assert "probe" in text.splitlines()[-1]

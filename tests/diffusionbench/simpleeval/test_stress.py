@@ -1,0 +1,149 @@
+"""The stress harness: attacks stay in their bounds and do what they are made for; blind generators gain nothing."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+
+from diffusionbench.errors import DataError
+from diffusionbench.simpleeval import attacks, stress, stress_attacks, toy_scorers
+from diffusionbench.simpleeval.builder import build
+from diffusionbench.simpleeval.simulate import draw
+from diffusionbench.simpleeval.stress_bench import BUDGETS, Bench, Outcome, block_weights, share, subset
+from diffusionbench.simpleeval.stress_targets import TARGETS, SimpleEvalTarget
+
+
+@pytest.fixture(scope="module")
+def ours():
+    target = SimpleEvalTarget()
+    yield target
+    target.pool.shutdown()
+
+
+def bench(targets, blocks):
+    from dataclasses import replace
+
+    budget = replace(BUDGETS["quick"], blocks=blocks)
+    return Bench(build("shapes", "public-0", "quick"), targets, 0.6, budget, lambda line: None)
+
+
+@pytest.fixture(scope="module")
+def learned():
+    missing = [name for name in toy_scorers.NAMES if not (toy_scorers.FOLDER / f"{name}.safetensors").exists()]
+    if missing:
+        pytest.skip(f"{missing[0]} is not trained: python -m diffusionbench.simpleeval.train_toy_scorers")
+    return [TARGETS.load(name)() for name in toy_scorers.NAMES]
+
+
+def test_shipped_scorers_are_the_trained_ones_and_good_enough(learned):
+    facts = json.loads((toy_scorers.FOLDER / "toy_scorers.json").read_text())
+    assert facts["toy_clipscore"]["two_way"] >= 0.95
+    assert facts["toy_vqascore"]["yes_no"] >= 0.75
+    for name in toy_scorers.NAMES:
+        assert (toy_scorers.FOLDER / f"{name}.safetensors").stat().st_size <= 2_000_000
+        assert toy_scorers.load(name) is toy_scorers.load(name)
+
+
+def test_missing_weights_and_foreign_words_are_told(tmp_path, monkeypatch):
+    monkeypatch.setattr(toy_scorers, "FOLDER", tmp_path)
+    toy_scorers.load.cache_clear()
+    with pytest.raises(DataError, match="train_toy_scorers"):
+        toy_scorers.load("toy_clipscore")
+    toy_scorers.load.cache_clear()
+    with pytest.raises(DataError, match="no word of the shapes world"):
+        toy_scorers.tokens(["a red dog"])
+
+
+def test_gradient_attack_works_on_learned_metrics_and_not_on_ours(ours, learned):
+    """A1 on 24 images: within the bound, a large gain of the attacked metric, hardly any of ours."""
+    found = bench([ours, *learned], 6)
+    images = [one.image for one in found.base]
+    clip = learned[0]
+    changed = attacks.pgd(clip.model, images, [prompt.text for prompt in found.prompts], 8)
+    assert max(np.abs(a.astype(int) - b).max() for a, b in zip(images, changed, strict=True)) <= 8
+    outcome = found.outcome("A1", "toy_clipscore 8/255", changed, "toy_clipscore")
+    assert outcome.gap("toy_clipscore")[0] >= 0.5
+    assert outcome.gap(ours.name)[0] <= 0.1
+
+
+def test_blind_generators_score_at_most_chance(ours):
+    for outcome in stress_attacks.blind(bench([ours], 12)):
+        assert outcome.values[ours.name] <= 0.01, outcome.detail
+
+
+def test_memorisers_are_flagged():
+    known, phrased = stress_attacks.memoriser(bench([], 12))
+    assert known.flags == {"G1": True, "bound score unchanged": True}
+    assert phrased.flags == {"G2": True}
+
+
+def test_square_attack_stays_in_its_bound():
+    prompt = build("shapes", "public-0", "quick").prompts[0]
+    image = draw(prompt, 0, 0.6, "square").image
+    changed = attacks.square(image, prompt, 16, 6, "s")
+    assert np.abs(changed.astype(int) - image).max() <= 16
+
+
+def test_universal_perturbation_is_one_for_all(learned):
+    found = bench(learned, 2)
+    images = [one.image for one in found.base]
+    change = attacks.universal(learned[0].model, images, [prompt.text for prompt in found.prompts], 8, 3)
+    assert change.shape == (3, 64, 64)
+    assert float(change.abs().max()) <= 8 / 255 + 1e-6
+    assert float(change.abs().max()) > 0
+
+
+def test_looks_and_words():
+    image = draw(build("shapes", "public-0", "quick").prompts[0], 0, 1.0, "look").image
+    assert np.array_equal(attacks.restyle(image, {}), image)
+    for name, (neutral, low, high) in attacks.LOOKS.items():
+        assert not np.array_equal(attacks.restyle(image, {name: high if high != neutral else low}), image), name
+    words = attacks.write_words(image, "one red circle", 1, False)
+    mirrored = attacks.write_words(image[:, ::-1], "one red circle", 1, True)
+    assert (words != image).any()
+    assert np.array_equal(words[:, ::-1], mirrored)
+    style = attacks.tune_look(lambda look: -abs(look["contrast"] - 1.3), 60, "seed")
+    assert abs(style["contrast"] - 1.3) < 0.2
+
+
+def test_share_of_facts_and_weights():
+    prompt = build("shapes", "public-0", "quick").prompts[0]
+    assert share(prompt, prompt.facts) == 1
+    assert share(prompt, {}) == 0
+    slot = prompt.questions[0].slot
+    assert share(prompt, {slot: prompt.facts[slot]}, contrasted=True) == 0.5
+    part = subset(build("shapes", "public-0", "quick"), 6)
+    assert part.num_blocks == 6
+    weights = block_weights(part)
+    assert weights.shape == (501, 6)
+    assert (weights.sum(axis=1) == 6).all()
+
+
+def outcome(attack, detail, target, gain, truth=0.0):
+    numbers = np.full(501, gain)
+    return Outcome(attack, detail, target, {stress.OURS: numbers}, np.full(501, truth), {stress.OURS: gain})
+
+
+def test_requirements_are_checked():
+    assert stress._checks(outcome("A2", "square 16/255, 120 queries", stress.OURS, 0.2), "quick")[0].missed
+    assert not stress._checks(outcome("A2", "square 16/255, 120 queries", stress.OURS, 0.05), "quick")[0].missed
+    # What was truly gained is no hack.
+    best = outcome("A4", f"{stress.OURS} best of 16, contrasted facts", stress.OURS, 0.9, 0.88)
+    assert not stress._checks(best, "quick")[0].missed
+    assert stress._checks(outcome("A5", "grey", None, 0.02), "quick")[0].missed
+    wide = outcome("A9", "toy_clipscore universal 8/255", "toy_clipscore", 0.05)
+    wide.gains[stress.OURS][1:] = np.linspace(-0.1, 0.2, 500)
+    assert not stress._checks(wide, "quick")[0].missed
+    assert stress._checks(wide, "standard")[0].missed
+
+
+def test_report_in_text_and_json():
+    rows = (outcome("A9", "toy_clipscore universal 8/255", None, 0.01), outcome("A5", "grey", None, 0.02))
+    checks = tuple(check for row in rows for check in stress._checks(row, "quick"))
+    found = stress.StressReport("quick", "public-0", 0.6, (stress.OURS,), {}, {}, rows, checks)
+    assert "MISSED  A5 grey" in found.text()
+    assert "break radius" in found.text()
+    json.dumps(found.facts(), allow_nan=False)
+    assert len(found.missed) == 1
+    assert torch.is_grad_enabled()
