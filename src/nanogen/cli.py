@@ -105,7 +105,11 @@ def sample(
     run: Annotated[Path, typer.Argument(help="a run folder, or an ema.safetensors file")],
     overrides: Overrides = None,
     labels: Annotated[str, typer.Option(help="classes to show, such as 0-9 or 3,5,7")] = "",
-    num: Annotated[int, typer.Option(min=1, help="images")] = 64,
+    prompt: Annotated[list[str] | None, typer.Option("--prompt", help="what to draw; repeat it")] = None,
+    prompts: Annotated[Path | None, typer.Option("--prompts", help="UTF-8 file with one prompt a line")] = None,
+    num: Annotated[
+        int | None, typer.Option(min=1, help="images; default 64, or one for each prompt of a longer file")
+    ] = None,
     guidance: GuidanceScale = None,
     seed: Seed = 0,
     batch_size: Annotated[int | None, typer.Option(min=1, help="images at once; changes speed only")] = None,
@@ -113,7 +117,8 @@ def sample(
 ) -> None:
     """Make images from a trained run.
 
-    Image i depends on (weights, label, seed, i) only. Labels are taken in turn: --labels 0-9 --num 64 shows 0, 1, ...
+    Image i depends on (weights, label or prompt, seed, i) only. Labels and prompts are taken in turn: --labels 0-9
+    --num 64 shows 0, 1, ...
 
     Examples:
 
@@ -121,11 +126,14 @@ def sample(
 
       nanogen sample outputs/demo --labels 7 --num 500 --out sevens/
 
+      nanogen sample outputs/shapes-pixel-v-laptop --prompt "two red circles above a blue square" --num 16
+
       nanogen sample outputs/demo --num 1000 --out images.npz sampler.num_steps=25
     """
-    from nanogen.export import sample_run
+    from nanogen.export import read_prompts, sample_run
 
-    sample_run(run, _with_guidance(overrides, guidance), labels, num, seed or 0, batch_size, out)
+    wanted = [*(prompt or []), *([] if prompts is None else read_prompts(prompts))]
+    sample_run(run, _with_guidance(overrides, guidance), labels, wanted, num, seed or 0, batch_size, out)
     print(out)
 
 
@@ -251,6 +259,7 @@ def _show(composition: Any, why: bool, as_json: bool = False) -> None:
     try:
         derived = resolve(composition.config)
     except ConfigError as error:
+        # What the data decides is known once it is read; anything else is a mistake.
         if composition.config.condition.num_classes != "auto":
             raise
         derived, reason = None, str(error)

@@ -22,8 +22,9 @@ from diffusionbench.errors import ConfigError
 from diffusionbench.metrics import METRICS
 from diffusionbench.registry import Registry, nearest
 from diffusionbench.schema import Strict, digest
+from nanogen.conditions import CONDITIONS
 from nanogen.data import DATASETS
-from nanogen.duration import Duration, Period
+from nanogen.duration import Duration, Period, Point
 from nanogen.latents import LATENTS
 from nanogen.layer import Layer, Leaf, leaves, plain, read_yaml
 from nanogen.losses import LOSSES
@@ -55,12 +56,15 @@ class Model(Section):
     decoder_num_heads: int = Field(ge=1)
     num_time_tokens: int = Field(ge=1)
     num_class_tokens: int = Field(ge=1)
-    pixel_patch: int = Field(ge=1)
+    pixel_grid: int = Field(ge=2)
 
 
 class Condition(Section):
-    kind: Literal["class"]
+    kind: str
     num_classes: Annotated[int, Field(ge=1)] | Auto
+    encoder: str | None
+    max_tokens: int = Field(ge=1)
+    cache: str | None
     drop_prob: float = Field(ge=0, le=1)
 
 
@@ -82,9 +86,9 @@ class Optim(Section):
     betas: tuple[Share, Share]
     eps: float = Field(gt=0)
     weight_decay: float = Field(ge=0)
-    warmup: Duration
-    decay_start: Duration
-    decay_end: Duration
+    warmup: Point
+    decay_start: Point
+    decay_end: Point
     final_factor: float = Field(ge=0, le=1)
 
 
@@ -137,7 +141,9 @@ class Eval(Section):
     every: Period
     metrics: tuple[str, ...]
     reference: str | None
-    num_samples: int = Field(ge=1)
+    num_samples: Annotated[int, Field(ge=1)] | Auto
+    prompt_seed: str
+    prompt_layout: str | None
     batch_size: int = Field(ge=1)
     seed: int = Field(ge=0)
     tuned_scale: float = Field(ge=1)
@@ -417,7 +423,7 @@ def _check_plugins(config: Config, merged: Mapping[str, Leaf]) -> None:
     for name, options in config.losses.items():
         _plugin(LOSSES, name, options, f"losses.{name}", merged)
     names = [("latent.name", LATENTS, config.latent.name), ("data.name", DATASETS, config.data.name)]
-    names += [("eval.axis", AXES, config.eval.axis)]
+    names += [("condition.kind", CONDITIONS, config.condition.kind), ("eval.axis", AXES, config.eval.axis)]
     names += [("eval.metrics", METRICS, metric) for metric in config.eval.metrics]
     for key, table, name in names:
         if name not in table:

@@ -12,6 +12,7 @@ from diffusionbench.errors import ConfigError
 
 _FORM = re.compile(r"(\d+(?:\.\d+)?)\s*([kM]?)\s*(steps?|epochs?|images?)")
 _FACTOR = {"": 1, "k": 1_000, "M": 1_000_000}
+_SHARE = re.compile(r"(\d+(?:\.\d+)?)\s*%")
 NEVER = "never"
 
 
@@ -30,21 +31,36 @@ def _parse_period(text: Any) -> str:
         raise ValueError(f"{error}, or '{NEVER}'") from None
 
 
+def _parse_point(text: Any) -> str:
+    if isinstance(text, str) and _SHARE.fullmatch(text.strip()):
+        return text.strip()
+    try:
+        return _parse(text)
+    except ValueError as error:
+        raise ValueError(f"{error}, or a share of the training such as '50 %'") from None
+
+
 Duration = Annotated[str, BeforeValidator(_parse)]
+# A moment of the training: a duration from its start, or a share of the whole.
+Point = Annotated[str, BeforeValidator(_parse_point)]
 # How often something happens, which may be never.
 Period = Annotated[str, BeforeValidator(_parse_period)]
 
 
-def to_steps(duration: str, batch_size: int, num_images: int) -> int | None:
+def to_steps(duration: str, batch_size: int, num_images: int, whole: int | None = None) -> int | None:
     """Optimizer steps of a duration, rounded down; None for 'never'.
 
     Args:
-        duration: text such as "600 steps", "80 epochs", "50M images".
+        duration: text such as "600 steps", "80 epochs", "50M images", "50 %".
         batch_size: images per step.
         num_images: images per epoch; the incomplete last batch of an epoch is dropped.
+        whole: steps of the training, for a share of it.
     """
     if duration == NEVER:
         return None
+    share = _SHARE.fullmatch(duration)
+    if share is not None and whole is not None:
+        return int(Fraction(share[1]) * whole / 100)
     form = _FORM.fullmatch(duration)
     if form is None:
         raise ConfigError(f"duration '{duration}': expected a number and steps, epochs or images.")

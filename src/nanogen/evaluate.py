@@ -15,19 +15,30 @@ import numpy as np
 from torch import nn
 
 from diffusionbench import runner
-from diffusionbench.axes import Sample
-from diffusionbench.errors import CheckpointError
+from diffusionbench.axes import AXES, Sample
+from diffusionbench.errors import CheckpointError, ConfigError
 from diffusionbench.images import grid, save_png
+from diffusionbench.metrics import METRICS
+from diffusionbench.prompts import PromptChoice
 from diffusionbench.record import Guidance, Record
 from diffusionbench.request import EvalRequest, Sampling
 from diffusionbench.request import check as check_request
 from nanogen import distributed
+from nanogen.conditions import Ask
 from nanogen.config import Config
+from nanogen.rng import Draws, SeededDraws
 from nanogen.run import EVALS, SAMPLES, Run
 from nanogen.sample import Generator, Parts, in_batches
 
-# Columns of a sample grid: one per class where there are ten.
+# Columns of a sample grid.
 COLUMNS = 10
+
+
+def asked(asks: Sequence[Ask]) -> dict[str, object]:
+    """What was asked for, for the metadata of a picture of many images."""
+    if all(ask.caption is None for ask in asks):
+        return {"labels": [ask.label for ask in asks]}
+    return {"prompts": [ask.caption for ask in asks]}
 
 
 class NetworkSource:
@@ -60,18 +71,22 @@ class NetworkSource:
         return sha.hexdigest()
 
     def images(self, samples: Sequence[Sample]) -> np.ndarray:
-        """uint8 [B, H, W, 3]; image i depends on (weights, label, seed, i) only."""
+        """uint8 [B, H, W, 3]; image i depends on (weights, label or prompt, seed, i) only."""
         prompts = [sample.prompt for sample in samples if sample.prompt is not None]
         condition = self.generator.parts.conditioner([sample.label for sample in samples], prompts or None)
-        return self.generator(condition, self.seed, [sample.id for sample in samples])
+        device, given = self.generator.parts.device, [sample.seed for sample in samples if sample.seed is not None]
+        if given:
+            return self.generator(condition, SeededDraws(given, device))
+        return self.generator(condition, Draws(self.seed, [(sample.id,) for sample in samples], device))
 
 
 def _request(config: Config, parts: Parts, method: str, step: int | None, command: str | None) -> EvalRequest:
-    return EvalRequest(
+    request = EvalRequest(
         axis=config.eval.axis,
         metrics=config.eval.metrics,
         reference=config.eval.reference,
-        count=config.eval.num_samples,
+        prompts=_prompts(config),
+        count=1,
         seed=config.eval.seed,
         method=method,
         title=method,
@@ -89,6 +104,26 @@ def _request(config: Config, parts: Parts, method: str, step: int | None, comman
         step=step,
         command=command,
     )
+    asked = config.eval.num_samples
+    count = AXES.load(request.axis)().full_count(request) if asked == "auto" else asked
+    return request.model_copy(update={"count": count})
+
+
+def _prompts(config: Config) -> PromptChoice | None:
+    """The prompt set whose images the metrics judge, or None if they need none.
+
+    Raises:
+        ConfigError: if they judge images of different sets.
+    """
+    names = sorted({spec.prompts for spec in map(METRICS.load, config.eval.metrics) if spec.prompts is not None})
+    if len(names) > 1:
+        raise ConfigError(
+            f"eval.metrics judge images of different prompt sets ({', '.join(names)}). Choose metrics of one set; "
+            "`nanogen eval --metrics` scores the others afterwards."
+        )
+    if not names:
+        return None
+    return PromptChoice(name=names[0], seed=config.eval.prompt_seed, layout=config.eval.prompt_layout)
 
 
 def _source(net: nn.Module, parts: Parts, config: Config, description: str) -> NetworkSource:
@@ -105,10 +140,12 @@ def check(config: Config, parts: Parts) -> None:
 
 
 def record_path(run: Path, step: int, config: Config) -> Path:
-    """Where the record of a step lies: one per guidance scale, interval and sampler."""
+    """Where the record of a step lies: one per guidance scale, interval, sampler, count and seed."""
     low, high = config.guidance.interval
     name = f"{config.sampler.name}{config.sampler.num_steps}-guidance{config.guidance.scale:g}-{low:g}-{high:g}"
-    return run / EVALS / f"step-{step:08d}-{name}-n{config.eval.num_samples}-seed{config.eval.seed}.json"
+    prompts = _prompts(config)
+    seed = config.eval.seed if prompts is None else "-".join(filter(None, (prompts.layout, prompts.seed)))
+    return run / EVALS / f"step-{step:08d}-{name}-n{config.eval.num_samples}-seed{seed}.json"
 
 
 def evaluate(
@@ -134,10 +171,12 @@ def evaluate(
         UserError: see `diffusionbench.runner.run`.
     """
     scale, seed = config.guidance.scale, config.eval.seed
-    command = f"nanogen eval {run.path} --guidance {scale:g} --num {config.eval.num_samples} --seed {seed}"
-    request = _request(config, parts, run.facts["method"], step, command)
+    request = _request(config, parts, run.facts["method"], step, None)
+    command = f"nanogen eval {run.path} --guidance {scale:g} --num {request.count} --seed {seed}"
+    if request.prompts is not None:
+        command += f" eval.prompt_seed={request.prompts.seed} eval.prompt_layout={request.prompts.layout or 'null'}"
     source = _source(net, parts, config, f"{run.path.name}, step {step}")
-    request = request.model_copy(update={"checkpoint_digest": source.digest})
+    request = request.model_copy(update={"checkpoint_digest": source.digest, "command": command})
     check_request(request, source)
     started = time.perf_counter()
     try:
@@ -166,15 +205,13 @@ def grid_path(run: Path, step: int) -> Path:
     return run / SAMPLES / f"step-{step:08d}.png"
 
 
-def sample_grid(net: nn.Module, parts: Parts, config: Config, run: Run, step: int) -> None:
-    """Write a grid of samples, one class per column; only the main process works."""
+def sample_grid(net: nn.Module, parts: Parts, config: Config, run: Run, step: int, asks: Sequence[Ask]) -> None:
+    """Write a grid of samples, one per entry of `asks`; only the main process works."""
     if not distributed.is_main():
         return
-    num_classes = parts.derived.shape.num_classes or 1
-    labels = [index % COLUMNS % num_classes for index in range(config.sample.num)]
     generator = Generator.of(net, parts, config)
-    images = in_batches(generator, labels, config.eval.seed, range(len(labels)), config.eval.batch_size)
-    facts = {"step": step, "labels": labels, "seed": config.eval.seed, "guidance": config.guidance.scale}
+    images = in_batches(generator, asks, config.eval.seed, range(len(asks)), config.eval.batch_size)
+    facts = {"step": step, "seed": config.eval.seed, "guidance": config.guidance.scale, **asked(asks)}
     try:
         save_png(grid(images, COLUMNS), grid_path(run.path, step), facts)
     except OSError as error:

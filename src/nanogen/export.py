@@ -13,12 +13,14 @@ from diffusionbench.record import Record
 from diffusionbench.schema import write_atomic
 from nanogen import checkpoint, distributed, evaluate, precision
 from nanogen import run as runs
+from nanogen.conditions import Ask
 from nanogen.config import Config, changed
 from nanogen.log import say
 from nanogen.sample import Generator, Loaded, in_batches, load
 
 # What may differ between training and using a run.
 _FREE_SECTIONS = ("sampler", "guidance", "eval")
+DEFAULT_NUM = 64
 
 
 def open_weights(path: Path, device: str) -> tuple[Loaded, runs.Run | None]:
@@ -40,32 +42,35 @@ def open_weights(path: Path, device: str) -> tuple[Loaded, runs.Run | None]:
     return load(newest.weights, run.config, device, run.facts["precision"]), run
 
 
-def parse_labels(text: str, num_classes: int) -> list[int]:
-    """Classes from "0-9", "3,5,7" or "0-2,7"; all classes where empty.
+def read_prompts(file: Path) -> list[str]:
+    """The prompts of a text file, one a line; empty lines are skipped.
 
     Raises:
-        RequestError: if the text is not that or a class is outside the range.
+        RequestError: if it cannot be read, is not UTF-8, holds none, or holds one twice.
     """
-    if not text:
-        return list(range(num_classes))
-    labels: list[int] = []
-    for part in text.split(","):
-        first, dash, last = part.strip().partition("-")
-        if not first.isdecimal() or (dash and not last.isdecimal()):
-            raise RequestError(f"labels '{text}': expected classes such as 0-9 or 3,5,7.")
-        labels += range(int(first), int(last if dash else first) + 1)
-    wrong = [label for label in labels if label >= num_classes]
-    if wrong or not labels:
-        found = ", ".join(map(str, wrong)) or f"no class in '{text}'"
-        raise RequestError(f"labels must lie in 0..{num_classes - 1}, found {found}.")
-    return labels
+    try:
+        lines = [line.strip() for line in file.read_text(encoding="utf-8").splitlines()]
+    except (OSError, UnicodeDecodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8"
+        raise RequestError(f"prompt file {file}: {reason}. Give a UTF-8 text file with one prompt a line.") from None
+    places: dict[str, int] = {}
+    for number, line in enumerate(lines, start=1):
+        if line and places.setdefault(line, number) != number:
+            raise RequestError(
+                f"prompt file {file}: line {number} repeats line {places[line]} ('{line}'). Keep each prompt once; "
+                "--num asks for more images of it."
+            )
+    if not places:
+        raise RequestError(f"prompt file {file} holds no prompt. Write one a line.")
+    return list(places)
 
 
 def sample_run(
     path: Path,
     overrides: Sequence[str],
     labels: str,
-    num: int,
+    prompts: Sequence[str],
+    num: int | None,
     seed: int,
     batch_size: int | None,
     out: Path,
@@ -75,12 +80,13 @@ def sample_run(
     Args:
         path: run folder or weights file.
         overrides: of sampler.*, guidance.* and eval.*.
-        labels: see `parse_labels`; taken in turn.
-        num: images.
-        seed: image i depends on (weights, label, seed, i) only.
+        labels: classes such as "0-9", taken in turn.
+        prompts: captions, taken in turn.
+        num: images; None: 64, or one for each prompt if there are more.
+        seed: image i depends on (weights, label or prompt, seed, i) only.
         batch_size: images at once; None: the run's.
-        out: `.png` for a grid, `.npz` for an archive (arr_0 images, arr_1 labels), else a folder of PNG files in
-            one subfolder per class.
+        out: `.png` for a grid, `.npz` for an archive (arr_0 images, arr_1 labels or prompts), else a folder of PNG
+            files in one subfolder per class or prompt. PNG files hold what was asked for in their metadata.
 
     Raises:
         UserError: for whatever is wrong with the request.
@@ -90,10 +96,9 @@ def sample_run(
     with distributed.processes() as device:
         loaded, _ = open_weights(path, device)
         config = changed(loaded.config, overrides, _FREE_SECTIONS, f"{path} is trained")
-        num_classes = loaded.parts.derived.shape.num_classes
-        assert num_classes is not None
-        classes = parse_labels(labels, num_classes)
-        wanted = [classes[index % len(classes)] for index in range(num)]
+        asks = loaded.parts.conditioner.asks(labels, prompts)
+        num = num or max(DEFAULT_NUM, len(prompts))
+        wanted = [asks[index % len(asks)] for index in range(num)]
         generator = Generator.of(loaded.net, loaded.parts, config)
         # Whole batches in the order of one process: equal batches give equal bits.
         size = batch_size or config.eval.batch_size
@@ -109,21 +114,25 @@ def sample_run(
         facts = {"seed": seed, "guidance": config.guidance.scale, "step": loaded.step, "config_hash": config.hash}
         try:
             _write(images, wanted, out, facts)
+            for note in loaded.parts.conditioner.notes():
+                say(note)
         except OSError as error:
             raise RequestError(f"--out {out} cannot be written: {error.strerror or error}.") from None
 
 
-def _write(images: np.ndarray, labels: Sequence[int], out: Path, facts: dict[str, object]) -> None:
+def _write(images: np.ndarray, asks: Sequence[Ask], out: Path, facts: dict[str, object]) -> None:
     if out.suffix == ".png":
-        save_png(grid(images, min(evaluate.COLUMNS, len(images))), out, {**facts, "labels": list(labels)})
+        columns = min(evaluate.COLUMNS, len(images), len(set(asks))) if len(set(asks)) > 1 else evaluate.COLUMNS
+        save_png(grid(images, min(columns, len(images))), out, {**facts, **evaluate.asked(asks)})
     elif out.suffix == ".npz":
-        write_atomic(out, lambda file: np.savez(file, arr_0=images, arr_1=np.array(labels)))
+        (words,) = evaluate.asked(asks).values()
+        write_atomic(out, lambda file: np.savez(file, arr_0=images, arr_1=np.array(words)))
     else:
         if out.is_dir() and any(out.iterdir()):
             raise RequestError(f"--out {out} is not empty. Name a new folder.")
-        width = len(str(max(labels)))
-        for index, (image, label) in enumerate(zip(images, labels, strict=True)):
-            save_png(image, out / f"{label:0{width}d}" / f"{index:06d}.png", {**facts, "index": index, "label": label})
+        for index, (image, ask) in enumerate(zip(images, asks, strict=True)):
+            said = {"label": ask.label} if ask.caption is None else {"prompt": ask.caption}
+            save_png(image, out / ask.folder / f"{index:06d}.png", {**facts, "index": index, **said})
 
 
 def evaluate_run(path: Path, overrides: Sequence[str], tuned: bool, out: Path | None) -> Record | None:

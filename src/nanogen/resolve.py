@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from diffusionbench.errors import ConfigError
+from nanogen.conditions import CONDITIONS
 from nanogen.config import Config
 from nanogen.latents import LATENTS, LatentSpec
 from nanogen.model.shape import Shape
@@ -41,24 +42,21 @@ def resolve(config: Config) -> Derived:
             f"data.image_size is {size}. Choose another method or size."
         )
     grid = size // latent.stride
-    patch = latent.patch_size or config.model.pixel_patch
-    if config.condition.num_classes == "auto":
-        raise ConfigError(
-            "condition.num_classes is auto, so the network is known only once the data is read. "
-            "Set condition.num_classes=N to see it now."
-        )
+    # As many patches as asked for, but none of a single pixel.
+    patch = latent.patch_size or max(2, grid // config.model.pixel_grid)
+    condition = CONDITIONS.load(config.condition.kind).shape(config.condition.model_dump())
     model = config.model
     if grid % patch or grid < 2 * patch:
         raise ConfigError(
             f"images of {size} px give a {grid}x{grid} latent in '{config.latent.name}', which cannot be cut into at "
-            f"least 2x2 patches of {patch}. Choose another method, data.image_size or model.pixel_patch."
+            f"least 2x2 patches of {patch}. Choose another method, data.image_size or model.pixel_grid."
         )
     try:
         shape = Shape(
             latent_shape=(latent.channels, grid, grid),
             patch_size=patch,
-            num_classes=config.condition.num_classes,
-            **model.model_dump(exclude={"pixel_patch"}),
+            **{"num_classes": None, **condition},
+            **model.model_dump(exclude={"pixel_grid"}),
         )
     except ValueError as error:
         raise ConfigError(f"model: {error}. Change model.*.") from None

@@ -65,3 +65,24 @@ class Draws:
         draw = getattr(torch, kind)
         rows = [draw(shape, generator=generator(self.seed, purpose, *place)) for place in self.places]
         return torch.stack(rows).to(self.device, non_blocking=True)
+
+
+class SeededDraws:
+    """The random numbers of samples whose protocol gives each generator its seed: one stream a sample, in order of use.
+
+    Args:
+        seeds: one per sample, in 0..2^63 - 1.
+        device: where the numbers go.
+    """
+
+    def __init__(self, seeds: Sequence[int], device: str | torch.device = "cpu") -> None:
+        import torch
+
+        self._generators = [torch.Generator().manual_seed(seed) for seed in seeds]
+        self._device = device
+
+    def normal(self, purpose: str, shape: tuple[int, ...] = ()) -> torch.Tensor:
+        """The next standard normal float32 [B, *shape] of each stream."""
+        import torch
+
+        return torch.stack([torch.randn(shape, generator=one) for one in self._generators]).to(self._device)

@@ -87,10 +87,10 @@ def open_run(path: Path, config: Config, facts: dict[str, Any], bytes_needed: in
     if (path / CONFIG).exists():
         run = read(path)
         check_same(path, run.config, config, "asked")
-        for key in ("data_digest", "version"):
-            if run.facts[key] != facts[key]:
+        for key in ("data_digest", "condition_digest", "version"):
+            if run.facts.get(key, "") != facts[key]:
                 raise CheckpointError(
-                    f"{path} was trained with {key.replace('_', ' ')} {run.facts[key]}, found {facts[key]}. "
+                    f"{path} was trained with {key.replace('_', ' ')} {run.facts.get(key, '')}, found {facts[key]}. "
                     "Restore it, or use another run name (--run NAME)."
                 )
         return Run(path, config, run.facts)
@@ -115,7 +115,13 @@ def open_run(path: Path, config: Config, facts: dict[str, Any], bytes_needed: in
 
 
 def describe(
-    config: Config, choice: dict[str, str], precision: str, data_digest: str, device: str, command: Sequence[str]
+    config: Config,
+    choice: dict[str, str],
+    precision: str,
+    data_digest: str,
+    condition_digest: str,
+    device: str,
+    command: Sequence[str],
 ) -> dict[str, Any]:
     """The facts of a new run."""
     commit, dirty = provenance.commit()
@@ -125,6 +131,7 @@ def describe(
         "config_hash": config.hash,
         "precision": precision,
         "data_digest": data_digest,
+        "condition_digest": condition_digest,
         "commit": commit,
         "dirty": dirty,
         "packages": provenance.packages(),

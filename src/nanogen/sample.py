@@ -14,15 +14,16 @@ from torch import nn
 from diffusionbench.errors import CheckpointError, RequestError
 from diffusionbench.images import to_uint8
 from nanogen import checkpoint
+from nanogen.conditions import CONDITIONS, Ask, Conditioner
 from nanogen.config import Config, reload
 from nanogen.guidance import classifier_free
 from nanogen.latents import Latent
-from nanogen.model.condition import CONDITIONERS, Condition, Conditioner
+from nanogen.model.condition import Condition
 from nanogen.model.dit import DDT
 from nanogen.objectives import OBJECTIVES, Objective
 from nanogen.precision import Precision, autocast
 from nanogen.resolve import Derived, resolve
-from nanogen.rng import Draws
+from nanogen.rng import Draws, SeededDraws
 from nanogen.run import check_same
 from nanogen.samplers import SAMPLERS, time_grid
 
@@ -66,7 +67,7 @@ def assemble(config: Config, derived: Derived, latent: Latent, device: str, prec
         derived=derived,
         objective=objective(options, config.time.mu, config.time.sigma, derived.train_shift),
         latent=latent,
-        conditioner=CONDITIONERS.load(config.condition.kind)(derived.shape, device),
+        conditioner=CONDITIONS.load(config.condition.kind).create(config.condition.model_dump(), device),
         device=device,
         precision=precision,
     )
@@ -96,19 +97,18 @@ class Generator:
         return cls(net, parts, sampler.name, sampler.num_steps, guidance.scale, guidance.interval)
 
     @torch.no_grad()
-    def __call__(self, condition: Condition, seed: int, ids: Sequence[int]) -> np.ndarray:
+    def __call__(self, condition: Condition, draws: Draws | SeededDraws) -> np.ndarray:
         """Make one batch.
 
         Args:
             condition: for B images.
-            seed: of the noise.
-            ids: the B sample indices; the noise of each depends on (seed, id) only.
+            draws: the noise of the B samples, each from a stream of its own.
 
         Returns:
             uint8 [B, H, W, 3]; decoder output clamped to [0, 1], times 255, truncated.
         """
         parts, objective = self.parts, self.parts.objective
-        noise = Draws(seed, [(index,) for index in ids], parts.device).normal("image", parts.derived.shape.latent_shape)
+        noise = draws.normal("image", parts.derived.shape.latent_shape)
         times = time_grid(self.num_steps, parts.derived.sampler_shift)
         null = condition.null()
         velocity = classifier_free(
@@ -123,14 +123,15 @@ class Generator:
         return to_uint8(images.float())
 
 
-def in_batches(
-    generator: Generator, labels: Sequence[int], seed: int, ids: Sequence[int], batch_size: int
-) -> np.ndarray:
-    """Images for class labels, uint8 [n, H, W, 3], `batch_size` at a time."""
+def in_batches(generator: Generator, asks: Sequence[Ask], seed: int, ids: Sequence[int], batch_size: int) -> np.ndarray:
+    """Images of classes or captions, uint8 [n, H, W, 3], `batch_size` at a time."""
     made = []
     for start in range(0, len(ids), batch_size):
         part = slice(start, start + batch_size)
-        made.append(generator(generator.parts.conditioner(labels[part], None), seed, ids[part]))
+        condition = generator.parts.conditioner(
+            [ask.label for ask in asks[part]], [ask.caption for ask in asks[part] if ask.caption is not None]
+        )
+        made.append(generator(condition, Draws(seed, [(index,) for index in ids[part]], generator.parts.device)))
     return np.concatenate(made)
 
 
@@ -162,6 +163,12 @@ def load(weights: Path, expected: Config | None, device: str, precision: Precisi
     if expected is not None:
         check_same(weights, config, expected, "in the run folder")
     parts = build_parts(config, device, precision)
+    trained_with = header.get("condition_digest", "")
+    if trained_with != parts.conditioner.digest:
+        raise CheckpointError(
+            f"weights {weights} were trained with text encoder {trained_with[:12]}, found "
+            f"{parts.conditioner.digest[:12]}. Install or restore the one it was trained with."
+        )
     with torch.random.fork_rng(devices=[]):
         net = DDT(parts.derived.shape)
     checkpoint.load_weights(net, tensors, f"weights {weights}")

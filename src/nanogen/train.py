@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from diffusionbench.errors import ConfigError
 from nanogen import checkpoint, distributed, evaluate, precision
+from nanogen.conditions import CONDITIONS
 from nanogen.config import Composition, Config
 from nanogen.data import DATASETS, Batch, Dataset
 from nanogen.data.order import batches, steps_per_epoch
@@ -56,21 +57,13 @@ def open_data(config: Config) -> tuple[Dataset, Config]:
 
     Raises:
         DataError: if the data is missing or unreadable.
-        ConfigError: if it has other classes than the config says.
+        ConfigError: if it has other classes than the config says, or lacks what the condition needs.
     """
     data = DATASETS.load(config.data.name)(
         Path(config.data.path) if config.data.path else None, config.data.image_size, "train"
     )
-    asked = config.condition.num_classes
-    if asked == "auto":
-        condition = config.condition.model_copy(update={"num_classes": data.num_classes})
-        return data, config.model_copy(update={"condition": condition})
-    if data.num_classes is not None and data.num_classes > asked:
-        raise ConfigError(
-            f"condition.num_classes is {asked}, and data set '{config.data.name}' has {data.num_classes} classes. "
-            "Set condition.num_classes=auto or use other data."
-        )
-    return data, config
+    settings = CONDITIONS.load(config.condition.kind).fit(config.condition.model_dump(), data)
+    return data, config.model_copy(update={"condition": config.condition.model_copy(update=settings)})
 
 
 def build(config: Config, parts: Parts, num_images: int) -> Trainee:
@@ -81,8 +74,9 @@ def build(config: Config, parts: Parts, num_images: int) -> Trainee:
     if config.train.compile:
         model.compile_blocks()
 
-    def steps(duration: str) -> int:
-        return to_steps(duration, config.train.batch_size, num_images) or 0
+    def steps(point: str) -> int:
+        whole = to_steps(config.train.duration, config.train.batch_size, num_images)
+        return to_steps(point, config.train.batch_size, num_images, whole) or 0
 
     optim = config.optim
     return Trainee(
@@ -175,7 +169,7 @@ def train(composition: Composition, run_dir: Path, device: str, command: list[st
     if config.eval.metrics:
         evaluate.check(config, parts)
     run = None
-    facts = describe(config, composition.choice, chosen, data.digest, device, command)
+    facts = describe(config, composition.choice, chosen, data.digest, parts.conditioner.digest, device, command)
     # Weights, two moments and two copies of the average, in float32.
     needed = 5 * 4 * parts.derived.shape.num_parameters()
     if distributed.is_main():
@@ -204,6 +198,7 @@ def train(composition: Composition, run_dir: Path, device: str, command: list[st
 
     log_every, sample_every = periods(config.log.every), periods(config.sample.every)
     checkpoint_every, eval_every = periods(config.train.checkpoint_every), periods(config.eval.every)
+    asks = parts.conditioner.examples(data, config.sample.num)
     loader = batches(
         data,
         seed=config.seed,
@@ -224,6 +219,7 @@ def train(composition: Composition, run_dir: Path, device: str, command: list[st
             "step": str(trainee.updates),
             "commit": str(run.facts["commit"]),
             "precision": parts.precision,
+            "condition_digest": parts.conditioner.digest,
             "ema_decay": str(config.train.ema_decay),
         }
         checkpoint.save(
@@ -257,16 +253,18 @@ def train(composition: Composition, run_dir: Path, device: str, command: list[st
                 if log is not None and progress is not None:
                     log.write(step, numbers)
                     progress.show(step, numbers)
+                    for note in parts.conditioner.notes():
+                        say(note)
             if due(step, checkpoint_every) or step == last:
                 trainee.updater.check()
                 save()
             if step < last and due(step, sample_every):
-                evaluate.sample_grid(trainee.ema.model, parts, config, run, step)
+                evaluate.sample_grid(trainee.ema.model, parts, config, run, step, asks)
             if step < last and due(step, eval_every):
                 score()
         # Outside the loop, so that a run that was killed here ends complete too.
         if not evaluate.grid_path(run_dir, last).exists():
-            evaluate.sample_grid(trainee.ema.model, parts, config, run, last)
+            evaluate.sample_grid(trainee.ema.model, parts, config, run, last, asks)
         if not evaluate.record_path(run_dir, last, config).exists():
             score()
     except NonFiniteLoss as error:

@@ -60,3 +60,7 @@ class Axis(Protocol):
             RequestError: if there are fewer images than asked for, or a label is out of range.
         """
         ...
+
+    def full_count(self, request: EvalRequest) -> int:
+        """Images of a complete evaluation of a generator, whatever the request's own count is."""
+        ...

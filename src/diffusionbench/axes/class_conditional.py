@@ -13,10 +13,17 @@ if TYPE_CHECKING:
     from diffusionbench.request import EvalRequest
 
 
+FULL_COUNT = 50_000
+
+
 class ClassConditional:
     """Classes in the order of the reference's evaluation set, or those of the images that exist already."""
 
     name = "class_conditional"
+
+    def full_count(self, request: EvalRequest) -> int:
+        """50,000, as published ImageNet figures have it (docs/protocol.md)."""
+        return FULL_COUNT
 
     def samples(
         self, request: EvalRequest, reference: Reference | None, given: Sequence[int | None] | None

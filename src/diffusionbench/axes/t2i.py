@@ -33,6 +33,10 @@ class TextToImage:
 
     name = "t2i"
 
+    def full_count(self, request: EvalRequest) -> int:
+        """Every image of the prompt set."""
+        return len(open_prompts(request).files_of_images())
+
     def samples(
         self, request: EvalRequest, reference: Reference | None, given: Sequence[int | None] | None
     ) -> list[Sample]:

@@ -262,6 +262,16 @@ def training_pair(seed: str, index: int, size: int = CANVAS) -> tuple[np.ndarray
     Returns:
         image uint8 [size, size, 3], caption, and the complete scene (facts by slot).
     """
+    path, caption, scene = _training_scene(seed, index)
+    return render(scene, seed, path, size), caption, scene
+
+
+def training_scene(seed: str, index: int) -> tuple[str, dict[str, str]]:
+    """Caption and complete scene of one training example, without its picture; see `training_pair`."""
+    return _training_scene(seed, index)[1:]
+
+
+def _training_scene(seed: str, index: int) -> tuple[str, str, dict[str, str]]:
     redraw = 0
     while True:
         path = f"train/{index}" + (f"/r{redraw}" if redraw else "")
@@ -274,7 +284,7 @@ def training_pair(seed: str, index: int, size: int = CANVAS) -> tuple[np.ndarray
     template = f"T{stream.below(4)}"
     hidden = [name for name in ("size", "background") if stream.below(4) == 0]
     named = {slot: fact for slot, fact in scene.items() if world.kind(slot) not in hidden}
-    return render(scene, seed, path, size), world.caption(named, template), scene
+    return path, world.caption(named, template), scene
 
 
 def _any_scene(stream: Stream) -> dict[str, str]:

@@ -19,6 +19,7 @@ DATASETS = Registry(
     "data set",
     {
         "digits": "nanogen.data.digits:open_digits",
+        "shapes": "nanogen.data.shapes:open_shapes",
         "imagefolder": "nanogen.data.images:open_folder",
         "parquet": "nanogen.data.tables:open_parquet",
         "arrow": "nanogen.data.tables:open_arrow",

