@@ -70,13 +70,13 @@ def print_tables(known: Mapping[str, Mapping[str, str]], what: str, as_json: boo
             print(f"  {key:<{width}}  {text}".rstrip())
 
 
-def progress_line() -> Callable[[str, int, int], None] | None:
+def progress_line(unit: str = "images") -> Callable[[str, int, int], None] | None:
     """One line on stderr that tells what is being done and how far; None where nobody watches."""
     if not sys.stderr.isatty():
         return None
 
     def show(what: str, done: int, total: int) -> None:
         end = "\n" if done >= total else ""
-        print(f"\r{what}: {done}/{total} images", end=end, file=sys.stderr, flush=True)
+        print(f"\r{what}: {done}/{total} {unit}", end=end, file=sys.stderr, flush=True)
 
     return show

@@ -229,6 +229,39 @@ def bench(
     print(json.dumps(run_bench(_compose(words, task, method, scale, data).config, synthetic, steps, warmup), indent=2))
 
 
+prepare = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="Compute once what a training needs.")
+app.add_typer(prepare, name="prepare")
+
+
+@prepare.command("text")
+def prepare_text(
+    out: Annotated[Path, typer.Option("--out", help="folder for the cache; an older cache there is replaced")],
+    words: Words = None,
+    task: Task = None,
+    method: Method = None,
+    scale: Scale = None,
+    data: DataPath = None,
+    dtype: Annotated[str, typer.Option(help="float16, bfloat16 or float32")] = "float16",
+) -> None:
+    """Encode every distinct caption once: the data's, and those of the evaluation's prompt set.
+
+    Train with condition.cache=FOLDER; the encoder is then never loaded.
+
+    Examples:
+
+      nanogen prepare text --task shapes --out outputs/shapes-text
+
+      nanogen prepare text --task t2i256 --data shards/ --out text/ --dtype bfloat16
+
+      nanogen prepare text --task t2i256 --data pictures/ --out text/ condition.encoder=minilm-l6
+    """
+    from nanogen.prepare import prepare_text as run
+
+    manifest = run(_compose(words, task, method, scale, data).config, out, dtype)
+    print(f"{out}: {manifest.captions:,} distinct captions, {manifest.tokens:,} states of {manifest.width}", end="")
+    print(f" in {manifest.dtype}, {manifest.truncated:,} captions cut to {manifest.max_tokens} tokens")
+
+
 @app.command()
 def show(
     words: Words = None,
@@ -237,9 +270,14 @@ def show(
     scale: Scale = None,
     data: DataPath = None,
     why: Annotated[bool, typer.Option("--why", help="with the file and line every value came from")] = False,
+    diff: Annotated[
+        tuple[str, str] | None, typer.Option("--diff", help="two tasks: only the keys in which they differ")
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """Print a config with everything that follows from it; imports no torch and reads no data.
+
+    --diff compares two tasks at one scale and with one method: those asked for, or the first task's own.
 
     Examples:
 
@@ -248,8 +286,19 @@ def show(
       nanogen show --task imagenet256 --method sd-vae-ema --scale paper --why
 
       nanogen show mine.yaml optim.lr=1e-4 --json
+
+      nanogen show --diff digits shapes
     """
-    _show(_compose(words, task, method, scale, data), why, as_json)
+    if diff is None:
+        _show(_compose(words, task, method, scale, data), why, as_json)
+        return
+    from nanogen.show import as_difference
+
+    if task is not None or why:
+        raise ConfigError("--diff names both tasks itself. Leave --task and --why out.")
+    first = _compose(words, diff[0], method, scale, data)
+    second = _compose(words, diff[1], first.choice["method"], first.choice["scale"], data)
+    print(as_difference(diff, (first, second), as_json))
 
 
 def _show(composition: Any, why: bool, as_json: bool = False) -> None:
@@ -273,7 +322,7 @@ def _show(composition: Any, why: bool, as_json: bool = False) -> None:
 
 @app.command("ls")
 def list_names(
-    what: Annotated[str, typer.Argument(help="tasks, methods, scales, latents, objectives, losses or data")] = "",
+    what: Annotated[str, typer.Argument(help="tasks, methods, scales, latents, encoders, data, ...")] = "",
     as_json: Json = False,
 ) -> None:
     """List what can be chosen.

@@ -19,7 +19,7 @@ from diffusionbench.axes import AXES, Sample
 from diffusionbench.errors import CheckpointError, ConfigError
 from diffusionbench.images import grid, save_png
 from diffusionbench.metrics import METRICS
-from diffusionbench.prompts import PromptChoice
+from diffusionbench.prompts import PROMPTS, PromptChoice
 from diffusionbench.record import Guidance, Record
 from diffusionbench.request import EvalRequest, Sampling
 from diffusionbench.request import check as check_request
@@ -124,6 +124,12 @@ def _prompts(config: Config) -> PromptChoice | None:
     if not names:
         return None
     return PromptChoice(name=names[0], seed=config.eval.prompt_seed, layout=config.eval.prompt_layout)
+
+
+def prompt_texts(config: Config) -> tuple[str, ...]:
+    """The captions that the config's evaluation asks for; none where it asks for classes."""
+    choice = _prompts(config)
+    return () if choice is None else PROMPTS.load(choice.name).open(choice.seed, choice.layout).texts
 
 
 def _source(net: nn.Module, parts: Parts, config: Config, description: str) -> NetworkSource:

@@ -5,12 +5,14 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from nanogen.config import SCALES, Composition, leaves, method_names, read_own, task_names
+from nanogen.conditions import CONDITIONS
+from nanogen.config import SCALES, Composition, differences, leaves, method_names, read_own, task_names
 from nanogen.data import DATASETS
 from nanogen.latents import LATENTS
 from nanogen.losses import LOSSES
 from nanogen.objectives import OBJECTIVES
 from nanogen.resolve import Derived
+from nanogen.text import ENCODERS
 
 
 def derived_values(derived: Derived) -> dict[str, Any]:
@@ -59,6 +61,28 @@ def as_text(composition: Composition, derived: Derived | None, why: bool) -> str
     return "\n".join(lines)
 
 
+def as_difference(names: tuple[str, str], pair: tuple[Composition, Composition], as_json: bool) -> str:
+    """The keys in which two composed configs differ, with both values; derived values are not among them.
+
+    Args:
+        names: what the two are called.
+        pair: the two.
+        as_json: one JSON object, key -> [first value, second value].
+    """
+    found = differences(pair[0].config, pair[1].config)
+    if as_json:
+        return json.dumps({key: list(values) for key, values in found.items()}, indent=2)
+    choice = pair[0].choice
+    rows = [("key", *names), *((key, *(json.dumps(value) for value in values)) for key, values in found.items())]
+    widths = [max(len(row[place]) for row in rows) for place in range(3)]
+    lines = [
+        "  ".join(word.ljust(width) for word, width in zip(row, widths, strict=True)).rstrip()
+        for row in [rows[0], tuple("-" * width for width in widths), *rows[1:]]
+    ]
+    lines.append(f"# {len(found)} keys differ ({choice['method']}, {choice['scale']})")
+    return "\n".join(lines)
+
+
 def tables() -> dict[str, dict[str, str]]:
     """Everything that can be chosen: list -> name -> a few words."""
 
@@ -75,4 +99,6 @@ def tables() -> dict[str, dict[str, str]]:
         "objectives": dict(OBJECTIVES),
         "losses": dict(LOSSES),
         "data": dict(DATASETS),
+        "conditions": {name: CONDITIONS.load(name).title for name in CONDITIONS},
+        "encoders": {name: ENCODERS.load(name).title for name in ENCODERS},
     }

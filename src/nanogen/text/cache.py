@@ -17,12 +17,12 @@ from torch import Tensor
 
 from diffusionbench.errors import DataError
 from nanogen.text.encoder import TextEncoder
-from nanogen.text.manifest import INDEX, MANIFEST, STATES, Manifest, read_manifest, stale
+from nanogen.text.manifest import INDEX, MANIFEST, STATES, Dtype, Manifest, read_manifest, stale
 
 # Captions encoded between two writes.
 CHUNK = 2048
 
-Progress = Callable[[int, int], None]
+Progress = Callable[[str, int, int], None]
 
 
 def _key(caption: str) -> np.ndarray:
@@ -91,8 +91,8 @@ def write_cache(
     captions: Iterable[str],
     encoder: TextEncoder,
     data_digest: str,
-    dtype: str = "float16",
-    progress: Progress = lambda done, total: None,
+    dtype: Dtype = "float16",
+    progress: Progress | None = None,
 ) -> Manifest:
     """Encode each distinct caption once and store its states; an existing cache gives way only to a finished one.
 
@@ -102,7 +102,7 @@ def write_cache(
         encoder: of the states.
         data_digest: of the data set, so that a cache of other data is refused.
         dtype: "float16", "bfloat16" or "float32".
-        progress: called with distinct captions done and of how many.
+        progress: called with what is done, how many distinct captions, and of how many.
 
     Raises:
         DataError: if the folder holds something else, cannot be written, or a state does not fit into the type.
@@ -127,7 +127,8 @@ def write_cache(
                         )
                     file.write(stored.view(torch.uint8).numpy().tobytes())
                     lengths.append(len(stored))
-                progress(min(start + CHUNK, len(order)), len(order))
+                if progress is not None:
+                    progress("encoded", min(start + CHUNK, len(order)), len(order))
         manifest = Manifest(
             encoder=encoder.name,
             encoder_digest=encoder.digest,

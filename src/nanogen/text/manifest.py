@@ -10,6 +10,7 @@ from pydantic import ValidationError
 from diffusionbench.errors import DataError
 from diffusionbench.schema import Strict
 
+Dtype = Literal["float16", "bfloat16", "float32"]
 MANIFEST, STATES, INDEX = "manifest.json", "states.bin", "index.npz"
 
 
@@ -30,7 +31,7 @@ class Manifest(Strict):
     encoder: str
     encoder_digest: str
     max_tokens: int
-    dtype: Literal["float16", "bfloat16", "float32"]
+    dtype: Dtype
     width: int
     data_digest: str
     captions: int
