@@ -40,8 +40,6 @@ def write_tar(path: Path, members: Iterable[tuple[str, bytes]], kind: int = tarf
 def write_shards(folder: Path, counts: Iterable[int], first: int = 0) -> Path:
     """Shards `NNNNN.tar` with so many complete samples each, numbered on from `first`."""
     for number, count in enumerate(counts):
-        write_tar(
-            folder / f"{number:05d}.tar", [file for index in range(first, first + count) for file in pair(index)]
-        )
+        write_tar(folder / f"{number:05d}.tar", [file for index in range(first, first + count) for file in pair(index)])
         first += count
     return folder
