@@ -8,7 +8,8 @@ SETUP := pyproject.toml constraints.txt
 
 demo: .venv/demo.stamp
 	$(BIN)/nanogen train --task digits --scale laptop --run outputs/demo
-	$(BIN)/nanogen report outputs/demo
+	$(BIN)/nanogen train --task shapes --scale laptop --run outputs/demo-shapes
+	$(BIN)/nanogen report outputs/demo outputs/demo-shapes
 
 test: .venv/test.stamp lint
 	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2

@@ -16,7 +16,6 @@ from dataclasses import dataclass, field
 from importlib.metadata import PackageNotFoundError, requires
 from importlib.util import find_spec
 from pathlib import Path
-from typing import get_args
 
 import pytest
 
@@ -65,7 +64,20 @@ PEOPLE = [
     "nanogen.resolve",
     "nanogen.config",
 ]
-PARTS = ["model", "objectives", "losses", "latents", "data", "samplers", "guidance", "times", "rng", "ema", "text"]
+PARTS = [
+    "model",
+    "conditions",
+    "objectives",
+    "losses",
+    "latents",
+    "data",
+    "samplers",
+    "guidance",
+    "times",
+    "rng",
+    "ema",
+    "text",
+]
 STRANGERS = ["nanogen.model", "nanogen.objectives", "nanogen.samplers", "nanogen.guidance"]
 
 # Read records only: the leaderboard rebuilds anywhere, in seconds.
@@ -391,6 +403,7 @@ def test_torchvision_cannot_be_imported_beside_the_demo():
 # Modules that serve every task, data set, condition, latent space, objective, loss and metric alike.
 NAMELESS = [
     "nanogen.train",
+    "nanogen.prepare",
     "nanogen.model",
     "nanogen.objectives",
     "nanogen.samplers",
@@ -412,16 +425,19 @@ def registered() -> frozenset[str]:
     from diffusionbench.axes import AXES
     from diffusionbench.extractors import EXTRACTORS
     from diffusionbench.metrics import METRICS
+    from diffusionbench.prompts import PROMPTS
     from diffusionbench.references import REFERENCES
-    from nanogen.config import Condition, method_names, task_names
+    from nanogen.conditions import CONDITIONS
+    from nanogen.config import method_names, task_names
     from nanogen.data import DATASETS
     from nanogen.latents import LATENTS
     from nanogen.losses import LOSSES
     from nanogen.objectives import OBJECTIVES
+    from nanogen.text import ENCODERS
 
-    tables = [AXES, EXTRACTORS, METRICS, REFERENCES, DATASETS, LATENTS, LOSSES, OBJECTIVES]
-    kinds = get_args(Condition.model_fields["kind"].annotation)
-    return frozenset([*task_names(), *method_names(), *kinds, *(name for table in tables for name in table)])
+    tables = [AXES, EXTRACTORS, METRICS, PROMPTS, REFERENCES]
+    tables += [CONDITIONS, DATASETS, ENCODERS, LATENTS, LOSSES, OBJECTIVES]
+    return frozenset([*task_names(), *method_names(), *(name for table in tables for name in table)])
 
 
 def strings(node: ast.AST) -> Iterator[str]:
@@ -461,7 +477,8 @@ def test_nothing_on_the_main_path_asks_which_method_or_task_it_serves(module):
 @pytest.mark.parametrize(
     "planted",
     [
-        "if config.condition.kind == 'class':\n    pass",
+        "if config.condition.kind == 'text':\n    pass",
+        "if config.condition.encoder == 'minilm-l6':\n    pass",
         "if 'digits' in config.data.name:\n    pass",
         "x = 1 if name in ('pixel', 'other') else 2",
         "x = name != 'flow' and y",

@@ -130,7 +130,11 @@ def test_commands_in_documents_exist(block):
 @pytest.mark.parametrize("program", PROGRAMS)
 def test_every_verb_has_three_examples_that_parse(program):
     group = verbs(program)
-    for name, command in {"": group, **group.commands}.items():
+    commands_of = [("", group), *group.commands.items()]
+    for name, command in commands_of:
+        if name and hasattr(command, "commands"):
+            commands_of += [(f"{name} {inner}", found) for inner, found in command.commands.items()]
+            continue
         lines = re.findall(r"^ *((?:torchrun .*)?nanogen .*|diffusionbench .*)$", command.help, re.MULTILINE)
         examples = commands("\n".join(lines))
         assert len(examples) >= 3, f"{program} {name} has {len(examples)} examples"

@@ -185,22 +185,24 @@ def evaluate(
 
 @app.command()
 def report(
-    run: RunFolder,
-    out: Annotated[Path | None, typer.Option(help="HTML file; default: RUN/report.html")] = None,
+    runs: Annotated[list[Path], typer.Argument(help="a run folder, or two to show side by side")],
+    out: Annotated[Path | None, typer.Option(help="HTML file; default: report.html in the first run folder")] = None,
 ) -> None:
     """Write one self-contained HTML page about a run: samples, losses, scores, config, how to reproduce.
+
+    Of two runs it also says which config lines differ.
 
     Examples:
 
       nanogen report outputs/demo
 
-      nanogen report outputs/demo --out demo.html
+      nanogen report outputs/demo outputs/demo-shapes --out demo.html
 
       nanogen report outputs/digits-pixel-v-laptop
     """
     from nanogen.report import write_report
 
-    print(write_report(run, out).resolve())
+    print(write_report(runs, out).resolve())
 
 
 @app.command()

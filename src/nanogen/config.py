@@ -70,7 +70,10 @@ class Condition(Section):
 
 class Data(Section):
     name: str
-    path: str | None
+    path: str | tuple[str, ...] | None
+    weights: tuple[Annotated[float, Field(gt=0)], ...] | None
+    template: str | None
+    corrupt: Literal["stop", "skip"]
     image_size: int = Field(ge=1)
     workers: int = Field(ge=0)
 

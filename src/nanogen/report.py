@@ -1,62 +1,123 @@
-"""One self-contained HTML page about a run; opens from the file system, without network."""
+"""One self-contained HTML page about a run, or two next to each other; opens from the file system, without network."""
 
 from __future__ import annotations
 
 import base64
+import io
 import json
+from collections.abc import Sequence
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
-from diffusionbench.errors import CheckpointError
+import numpy as np
+from PIL import Image
+
+from diffusionbench.errors import CheckpointError, RequestError
 from diffusionbench.metrics import METRICS
 from diffusionbench.record import Record, Value
 from diffusionbench.record import load as load_record
 from diffusionbench.registry import require
 from diffusionbench.schema import write_atomic
+from diffusionbench.store import ImageStore
 from nanogen import log
 from nanogen import run as runs
+from nanogen.config import differences
 
+# Judged images that are shown: the first of the evaluation, nothing selected.
+_JUDGED = 24
 # At most this many points of a curve are drawn; the file keeps all of them.
 _MAX_POINTS = 600
 
 
-def write_report(path: Path, out: Path | None = None) -> Path:
+def write_report(paths: Sequence[Path], out: Path | None = None) -> Path:
     """Write the page.
 
     Args:
-        path: a run folder.
-        out: the HTML file; None: `report.html` in the run folder.
+        paths: one run folder, or two to show side by side with the config lines that differ.
+        out: the HTML file; None: `report.html` in the first run folder.
 
     Returns:
         The file written.
 
     Raises:
-        CheckpointError: if this is no run folder, or the page cannot be written.
+        RequestError: if there are more than two.
+        CheckpointError: if one is no run folder, or the page cannot be written.
         MissingPackageError: if jinja2 or altair is not installed.
     """
-    run = runs.read(path)
-    lines = log.read(path / "metrics.jsonl")
-    records = [load_record(file) for file in sorted((path / runs.EVALS).glob("*.json"))]
+    if len(paths) > 2:
+        raise RequestError(f"a report shows one run or two side by side, found {len(paths)}. Name at most two.")
+    sides = [_side(path) for path in paths]
     jinja2 = require("jinja2", "demo", "A report")
     template = jinja2.Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True).from_string(
         (files("nanogen") / "templates" / "report.html").read_text(encoding="utf-8")
     )
+    configs = [side["run"].config for side in sides]
     page = template.render(
-        name=path.name,
-        facts=run.facts,
-        grids=_grids(path),
-        curve=_curve(lines),
-        tables=[_table(record) for record in reversed(records)],
-        last=lines[-1] if lines else {},
-        config=(path / runs.CONFIG).read_text(encoding="utf-8"),
+        sides=sides,
+        name=" and ".join(side["name"] for side in sides),
+        changed=differences(*configs) if len(configs) == 2 else {},
+        show=json.dumps,
     )
-    out = out or path / "report.html"
+    out = out or paths[0] / "report.html"
     try:
         write_atomic(out, page)
     except OSError as error:
         raise CheckpointError(f"report {out} cannot be written: {error.strerror or error}.") from None
     return out
+
+
+def _side(path: Path) -> dict[str, Any]:
+    """What the page tells about one run."""
+    run = runs.read(path)
+    lines = log.read(path / "metrics.jsonl")
+    records = [load_record(file) for file in sorted((path / runs.EVALS).glob("*.json"))]
+    return {
+        "run": run,
+        "name": path.name,
+        "facts": run.facts,
+        "grids": _grids(path),
+        "curve": _curve(lines),
+        "tables": [_table(record) for record in reversed(records)],
+        "judged": next(filter(None, (_judged(path, record) for record in reversed(records))), []),
+        "last": lines[-1] if lines else {},
+        "config": (path / runs.CONFIG).read_text(encoding="utf-8"),
+    }
+
+
+def _judged(path: Path, record: Record) -> list[dict[str, Any]]:
+    """The first images of a record whose metric says what it saw, each with its prompt and its verdicts."""
+    told = [facts["verdicts"] for facts in record.extra.get("facts", {}).values() if "verdicts" in facts]
+    verdicts: dict[str, list[list[str | None]]] = told[0] if told else {}
+    store = _store_of(path, record) if verdicts else None
+    if store is None:
+        return []
+    found = []
+    for samples, images in store.batches(min(store.count(), _JUDGED)):
+        for sample, image in zip(samples, images, strict=True):
+            rows = [
+                {"what": what, "asked": asked, "seen": seen or "unclear", "right": asked == seen}
+                for what, asked, seen in verdicts.get(str(sample.id), [])
+            ]
+            found.append({"prompt": sample.prompt, "uri": _png_uri(image), "rows": rows})
+    return found
+
+
+def _store_of(path: Path, record: Record) -> ImageStore | None:
+    """The stored images that a record was made from."""
+    free = {"metrics", "reference", "count", "command"}
+    for file in sorted((path / runs.EVALS / "images").glob("*/store.json")):
+        store = ImageStore(file.parent)
+        made = store.manifest.request.model_dump(mode="json", exclude=free)
+        if made == {key: value for key, value in record.extra.get("request", {}).items() if key not in free}:
+            return store
+    return None
+
+
+def _png_uri(image: np.ndarray) -> str:
+    buffer = io.BytesIO()
+    Image.fromarray(image).save(buffer, "PNG")
+    return f"data:image/png;base64,{base64.b64encode(buffer.getvalue()).decode()}"
 
 
 def _grids(path: Path) -> list[dict[str, Any]]:

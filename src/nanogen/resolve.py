@@ -28,6 +28,12 @@ class Derived:
     sampler_shift: float
 
 
+def pixel_patch(size: int, pixel_grid: int) -> int:
+    """The smallest patch of at least 2 pixels that cuts a side of `size` pixels into at most `pixel_grid` patches."""
+    fitting = (patch for patch in range(2, size + 1) if size % patch == 0 and size // patch <= pixel_grid)
+    return next(fitting, size)
+
+
 def resolve(config: Config) -> Derived:
     """Derive latent shape, network and shifts.
 
@@ -42,8 +48,7 @@ def resolve(config: Config) -> Derived:
             f"data.image_size is {size}. Choose another method or size."
         )
     grid = size // latent.stride
-    # As many patches as asked for, but none of a single pixel.
-    patch = latent.patch_size or max(2, grid // config.model.pixel_grid)
+    patch = latent.patch_size or pixel_patch(grid, config.model.pixel_grid)
     condition = CONDITIONS.load(config.condition.kind).shape(config.condition.model_dump())
     model = config.model
     if grid % patch or grid < 2 * patch:

@@ -14,8 +14,9 @@ from diffusionbench.errors import CheckpointError
 from diffusionbench.schema import write_atomic
 from nanogen.config import Config, differences, read_yaml, reload, to_yaml
 
-# Values that change neither weights nor what is written about them: a run may continue under others.
-FREE = ("log.", "data.workers", "data.path", "train.keep")
+# Values that change neither weights nor what is written about them: a run may continue under others. `data.corrupt`
+# is one, as either value trains on the same samples or stops.
+FREE = ("log.", "data.workers", "data.path", "data.corrupt", "train.keep")
 CONFIG, FACTS, CHECKPOINTS, SAMPLES, EVALS = "config.yaml", "run.json", "checkpoints", "samples", "evals"
 
 

@@ -19,7 +19,9 @@ from diffusionbench.errors import ConfigError
 from nanogen import checkpoint, distributed, evaluate, precision
 from nanogen.conditions import CONDITIONS
 from nanogen.config import Composition, Config
-from nanogen.data import DATASETS, Batch, Dataset
+from nanogen.data import Batch, Dataset
+from nanogen.data.corrupt import Tally
+from nanogen.data.opening import open_dataset
 from nanogen.data.order import batches, steps_per_epoch
 from nanogen.duration import due, to_steps
 from nanogen.ema import EMA
@@ -59,8 +61,13 @@ def open_data(config: Config) -> tuple[Dataset, Config]:
         DataError: if the data is missing or unreadable.
         ConfigError: if it has other classes than the config says, or lacks what the condition needs.
     """
-    data = DATASETS.load(config.data.name)(
-        Path(config.data.path) if config.data.path else None, config.data.image_size, "train"
+    data = open_dataset(
+        config.data.name,
+        config.data.path,
+        image_size=config.data.image_size,
+        weights=config.data.weights,
+        template=config.data.template,
+        corrupt=config.data.corrupt,
     )
     settings = CONDITIONS.load(config.condition.kind).fit(config.condition.model_dump(), data)
     return data, config.model_copy(update={"condition": config.condition.model_copy(update=settings)})
@@ -209,6 +216,9 @@ def train(composition: Composition, run_dir: Path, device: str, command: list[st
         accumulation=config.train.accumulation,
         workers=config.data.workers,
     )
+    tally = Tally(run_dir, trainee.updates) if config.data.corrupt == "skip" else None
+    if tally is not None:
+        loader = tally.watch(loader)
     log = Log(run_dir, config.log.sinks, trainee.updates) if main else None
     progress = Progress(trainee.updates, last) if main else None
 
@@ -243,11 +253,15 @@ def train(composition: Composition, run_dir: Path, device: str, command: list[st
     try:
         for values in updates(trainee, parts, config, loader, last):
             step = trainee.updates
-            if due(step, log_every) or step == last:
+            logging, saving = (due(step, every) or step == last for every in (log_every, checkpoint_every))
+            # Also with each checkpoint: a run that continues from it knows what it met before.
+            corrupt = {"corrupt": tally.collect(step)} if tally is not None and (logging or saving) else {}
+            if logging:
                 numbers = {name: distributed.all_mean(value).item() for name, value in values.items()}
                 now = time.perf_counter()
                 numbers["lr"] = trainee.schedule(step - 1)
                 numbers["skipped"] = trainee.updater.skipped.item()
+                numbers |= corrupt
                 numbers["images_per_second"] = (step - since) * batch_size / (now - started)
                 started, since = now, step
                 if log is not None and progress is not None:
@@ -255,7 +269,7 @@ def train(composition: Composition, run_dir: Path, device: str, command: list[st
                     progress.show(step, numbers)
                     for note in parts.conditioner.notes():
                         say(note)
-            if due(step, checkpoint_every) or step == last:
+            if saving:
                 trainee.updater.check()
                 save()
             if step < last and due(step, sample_every):
@@ -276,4 +290,6 @@ def train(composition: Composition, run_dir: Path, device: str, command: list[st
             progress.close()
         if log is not None:
             log.close()
+        if tally is not None:
+            tally.close()
     return run

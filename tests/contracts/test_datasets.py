@@ -3,6 +3,7 @@
 import inspect
 import io
 import pickle
+import tarfile
 
 import numpy as np
 import pytest
@@ -32,6 +33,20 @@ def example(name: str, folder):
         for index in range(6):
             (folder / f"class{index % 2}").mkdir(exist_ok=True)
             picture(index).save(folder / f"class{index % 2}" / f"{index}.png")
+        return folder
+    if name == "captionfolder":
+        for index in range(6):
+            picture(index).save(folder / f"{index}.png")
+            (folder / f"{index}.txt").write_text(f"picture {index}")
+        return folder
+    if name == "tars":
+        for shard in range(2):
+            with tarfile.open(folder / f"{shard}.tar", "w") as tar:
+                for index in range(3 * shard, 3 * shard + 3):
+                    for ending, content in {"png": encoded(index), "txt": f"picture {index}".encode()}.items():
+                        member = tarfile.TarInfo(f"{index}.{ending}")
+                        member.size = len(content)
+                        tar.addfile(member, io.BytesIO(content))
         return folder
     if name in ("parquet", "arrow"):
         arrow = pytest.importorskip("pyarrow", reason="pyarrow is not installed (extra 'data')")
@@ -66,7 +81,11 @@ def test_items_are_8_bit_rgb_of_the_asked_size_with_a_label_or_a_caption(opened)
         assert isinstance(item, Item)
         assert item.image.shape == (SIZE, SIZE, 3)
         assert item.image.dtype == np.uint8
-        assert (item.label is None) != (item.caption is None)
+        assert item.label is not None or item.caption is not None
+        assert dataset.captioned == (item.caption is not None)
+        assert dataset.caption(index) == item.caption
+        assert item.caption is None or item.caption.strip()
+        assert (dataset.num_classes is None) == (item.label is None)
         if item.label is not None:
             assert 0 <= item.label < dataset.num_classes
     if dataset.classes is not None:

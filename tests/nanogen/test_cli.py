@@ -81,7 +81,7 @@ def test_train_sample_eval_report(nanogen, tmp_path):
 def test_an_image_folder_trains(nanogen, tmp_path):
     data = pictures(tmp_path / "pictures", classes=3)
     run = tmp_path / "run"
-    overrides = words(2, "data.image_size=8", "model.pixel_patch=4", "data.workers=0")
+    overrides = words(2, "data.image_size=8", "model.pixel_grid=2", "data.workers=0")
     code, _, err = nanogen("train", "--task", "imagefolder", "--data", data, "--run", run, *overrides)
     assert code == 0, err
     assert "num_classes: 3" in (run / "config.yaml").read_text()

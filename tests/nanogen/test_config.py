@@ -10,7 +10,7 @@ from pydantic import ValidationError
 from diffusionbench.errors import ConfigError
 from nanogen.config import SCALES, changed, compose, differences, leaves, method_names, reload, task_names, to_yaml
 from nanogen.duration import due, to_steps
-from nanogen.resolve import resolve
+from nanogen.resolve import pixel_patch, resolve
 
 CHOICES = list(product(task_names(), method_names(), SCALES))
 
@@ -151,8 +151,8 @@ def test_a_missing_file_is_refused(tmp_path):
 @pytest.mark.parametrize(
     "overrides, message",
     [
-        (["model.pixel_patch=3"], "cannot be cut"),
-        (["model.pixel_patch=8"], "at least 2x2 patches"),
+        (["data.image_size=7"], "cannot be cut into at least 2x2 patches of 7"),
+        (["data.image_size=2"], "at least 2x2 patches of 2"),
         (["model.encoder_num_heads=3"], "multiple of 4"),
         (["train.accumulation=3"], "equal micro-batches"),
         (["data.image_size=12", "latent=sd-vae-ema"], "multiple of 8"),
@@ -162,6 +162,13 @@ def test_a_missing_file_is_refused(tmp_path):
 def test_impossible_combinations_are_refused(overrides, message):
     with pytest.raises(ConfigError, match=message):
         resolve(compose("digits", overrides=overrides).config)
+
+
+@pytest.mark.parametrize(
+    "size, grid, patch", [(8, 8, 2), (32, 8, 4), (32, 16, 2), (256, 16, 16), (512, 16, 32), (50, 8, 10), (9, 8, 3)]
+)
+def test_pixels_are_cut_into_few_enough_patches_that_fit(size, grid, patch):
+    assert pixel_patch(size, grid) == patch
 
 
 def test_derived_values_follow_the_latent_space():

@@ -16,7 +16,8 @@ from nanogen.data.detect import detect
 from nanogen.data.digits import open_digits
 from nanogen.data.images import open_folder
 from nanogen.data.memory import into_memory
-from nanogen.data.order import Order, batches, epoch_order, steps_per_epoch
+from nanogen.data.order import Order, batches, steps_per_epoch
+from nanogen.data.plan import epoch_order
 
 pa = pytest.importorskip("pyarrow", reason="pyarrow is not installed (extra 'data')")
 parquet = pytest.importorskip("pyarrow.parquet", reason="pyarrow is not installed (extra 'data')")

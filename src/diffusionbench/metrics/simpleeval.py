@@ -10,6 +10,7 @@ import numpy as np
 
 from diffusionbench.metrics import MetricSpec
 from diffusionbench.simpleeval import credit, worlds
+from diffusionbench.simpleeval.answers import agreed, joint
 from diffusionbench.simpleeval.blocks import PromptSet
 from diffusionbench.simpleeval.guards import Evidence
 from diffusionbench.simpleeval.report import Report, SeedClaim, World, report
@@ -72,6 +73,7 @@ class SimpleEval:
         }
         facts = {
             **found.facts(),
+            "verdicts": self._verdicts(),
             "text": found.text(),
             "scorers": dict(self._answerer.digests),
             "networks": self._choice.networks,
@@ -79,6 +81,21 @@ class SimpleEval:
             "votes": votes,
         }
         return replace(values.pop(found.key), parts=values, facts=facts)
+
+    def _verdicts(self) -> dict[str, list[list[str | None]]]:
+        """What was asked and what both scorers saw, by sample id: rows of factor, asked fact, seen fact or None."""
+        found: dict[str, list[list[str | None]]] = {}
+        for place, prompt in enumerate(self._set.prompts):
+            for k, votes in enumerate(self._votes[prompt.id]):
+                if votes is None:
+                    continue
+                answers = joint(agreed(votes, self._answerer.panel.need))
+                found[str(place * self._set.images_per_prompt + k)] = [
+                    [asked.slot, asked.options[asked.answer], asked.options[answer] if answer >= 0 else None]
+                    for asked, answer in zip(prompt.questions, answers, strict=True)
+                    if asked.answer >= 0
+                ]
+        return found
 
 
 def _shapes(prompts: Prompts, extractor: Extractor) -> SimpleEval:

@@ -21,6 +21,8 @@ DATASETS = Registry(
         "digits": "nanogen.data.digits:open_digits",
         "shapes": "nanogen.data.shapes:open_shapes",
         "imagefolder": "nanogen.data.images:open_folder",
+        "captionfolder": "nanogen.data.captions:open_captioned",
+        "tars": "nanogen.data.tars:open_tars",
         "parquet": "nanogen.data.tables:open_parquet",
         "arrow": "nanogen.data.tables:open_arrow",
     },
@@ -30,20 +32,31 @@ DATASETS = Registry(
 
 @dataclass(frozen=True)
 class Item:
-    """One training example: uint8 [H, W, 3] image with its class or caption."""
+    """One training example.
+
+    Attributes:
+        image: uint8 [H, W, 3].
+        label: its class, where the data set has classes.
+        caption: its text, where the data set is captioned; at least one of the two is there.
+        corrupt: the sentence about the sample that this one stands in for, or None (`corrupt.py`).
+    """
 
     image: np.ndarray
     label: int | None = None
     caption: str | None = None
+    corrupt: str | None = None
 
 
 class Dataset(Protocol):
     """What an opener returns; an opener takes `path` (or None), `image_size` in pixels and `split` ("train").
 
     Attributes:
-        num_classes: number of classes, or None for captions.
+        num_classes: number of classes, or None where items have no label.
         classes: their names in the order of the labels, or None where unknown.
-        digest: SHA-256 that changes when the list of images does.
+        captioned: whether every item has a caption.
+        digest: SHA-256 that changes when the list of images or captions does.
+
+    A set whose storage or mixture matters to the order also has `parts` (`plan.py`).
     """
 
     @property
@@ -51,6 +64,9 @@ class Dataset(Protocol):
 
     @property
     def classes(self) -> tuple[str, ...] | None: ...
+
+    @property
+    def captioned(self) -> bool: ...
 
     @property
     def digest(self) -> str: ...
@@ -61,7 +77,15 @@ class Dataset(Protocol):
         """Decode, crop and return one example.
 
         Raises:
-            DataError: if the image cannot be read; it is named.
+            DataError: if the image or its caption cannot be read; it is named.
+        """
+        ...
+
+    def caption(self, index: int) -> str | None:
+        """The caption of one example without decoding its image, or None where it has none.
+
+        Raises:
+            DataError: if it cannot be read; it is named.
         """
         ...
 
@@ -72,12 +96,14 @@ class Batch:
 
     Attributes:
         image: uint8 [B, 3, H, W].
-        label: int64 [B], or None for captions.
-        caption: B strings, or None for classes.
+        label: int64 [B], or None where the data has no classes.
+        caption: B strings, or None where the data has no captions.
         positions: places of the items in the global batch; noise and times depend on them, never on the rank.
+        corrupt: a sentence for each item that stands in for a sample that cannot be read.
     """
 
     image: Tensor
     label: Tensor | None
     caption: list[str] | None
     positions: list[int]
+    corrupt: tuple[str, ...] = ()

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
-import os
-import re
+from collections.abc import Iterator
+from itertools import islice
 from pathlib import Path
 
 from diffusionbench.errors import DataError
+from nanogen.data.captions import METADATA
+from nanogen.data.files import entries, is_pattern
 from nanogen.data.images import is_image
 
 # File ending -> name in `DATASETS`.
-ENDINGS = {".parquet": "parquet", ".arrow": "arrow"}
+ENDINGS = {".parquet": "parquet", ".arrow": "arrow", ".tar": "tars"}
+# Pictures of a folder that are looked at for a text file beside them.
+LOOKED_AT = 100
 
 
 def detect(path: Path) -> str:
@@ -19,15 +23,18 @@ def detect(path: Path) -> str:
     Raises:
         DataError: if nothing is there, nothing fits, or more than one kind does.
     """
-    known = f"{', '.join(ENDINGS)} files or a folder of class folders of images"
-    if path.is_file() or (re.search(r"[*?\[]", path.name) and not path.exists()):
+    known = f"{', '.join(ENDINGS)} files, a folder of class folders of images, or images with NAME.txt beside NAME.png"
+    if path.is_file() or is_pattern(path):
         if path.suffix not in ENDINGS:
             raise DataError(f"{path} is no data set that can be read. Allowed: {known}.")
         return ENDINGS[path.suffix]
     if not path.is_dir():
         raise DataError(f"data {path} does not exist. Give {known}.")
     folders = [folder for folder in (path, path / "train", path / "data") if folder.is_dir()]
-    found = {ENDINGS[file.suffix] for folder in folders for file in folder.iterdir() if file.suffix in ENDINGS}
+    endings = {Path(entry.name).suffix for folder in folders for entry in entries(folder)}
+    found = {ENDINGS[ending] for ending in endings & set(ENDINGS)}
+    if not found and any(_has_captions(folder) for folder in folders):
+        found = {"captionfolder"}
     if not found and any(_has_class_folder(folder) for folder in folders):
         found = {"imagefolder"}
     if len(found) != 1:
@@ -36,6 +43,19 @@ def detect(path: Path) -> str:
     return found.pop()
 
 
+def _has_captions(folder: Path) -> bool:
+    if any((folder / name).is_file() for name in METADATA):
+        return True
+    return any(picture.with_suffix(".txt").is_file() for picture in islice(_pictures(folder), LOOKED_AT))
+
+
+def _pictures(folder: Path) -> Iterator[Path]:
+    for entry in entries(folder):
+        if entry.is_dir():
+            yield from _pictures(Path(entry.path))
+        elif is_image(entry):
+            yield Path(entry.path)
+
+
 def _has_class_folder(folder: Path) -> bool:
-    subfolders = (entry.path for entry in os.scandir(folder) if entry.is_dir() and not entry.name.startswith("."))
-    return any(is_image(entry) for subfolder in subfolders for entry in os.scandir(subfolder))
+    return any(is_image(entry) for inside in entries(folder) if inside.is_dir() for entry in entries(Path(inside.path)))

@@ -1,4 +1,4 @@
-"""Labelled image files: decoding and cropping for every stored data set, and folders of class folders.
+"""Image files: decoding and cropping for every stored data set, and folders of class folders.
 
 Images are cropped as the ImageNet references were and never flipped: a flip would train on images that the
 reference statistics do not hold.
@@ -17,8 +17,13 @@ import numpy as np
 from diffusionbench.errors import DataError
 from diffusionbench.images import center_crop, decode_rgb
 from nanogen.data import Item
+from nanogen.data.files import entries, existing, split_folder
+from nanogen.data.plan import Part
 
 IMAGE_ENDINGS = (".png", ".jpg", ".jpeg", ".webp", ".bmp")
+
+# Sentences about incomplete samples that a data set keeps; one is enough to refuse it.
+MAX_DEFECTS = 20
 
 
 class Source(Protocol):
@@ -33,33 +38,57 @@ class Source(Protocol):
         ...
 
 
+class Texts(Protocol):
+    """Captions by index, wherever they are stored."""
+
+    def text(self, index: int) -> str:
+        """One caption, not empty; DataError if there is none."""
+        ...
+
+
 @dataclass(frozen=True)
-class LabelledImages:
-    """A data set of encoded images with classes, decoded when asked for.
+class StoredImages:
+    """A data set of encoded images with classes, captions or both, decoded when asked for.
 
     Attributes:
         source: the encoded images.
-        labels: int64 [n] in [0, num_classes).
+        labels: int64 [n] in [0, num_classes), or None.
         classes: names of the classes in the order of their labels, or None where unknown.
-        num_classes: number of classes.
+        num_classes: number of classes, or None without labels.
         image_size: side of the square images in pixels.
         digest: SHA-256 that changes when the list of images does.
+        texts: the captions, or None.
+        parts: how the images lie (`plan.py`).
+        defects: sentences about samples known to be incomplete, at most `MAX_DEFECTS`; reading one raises DataError.
     """
 
     source: Source
-    labels: np.ndarray
+    labels: np.ndarray | None
     classes: tuple[str, ...] | None
     num_classes: int | None
     image_size: int
     digest: str
+    texts: Texts | None
+    parts: tuple[Part, ...]
+    defects: tuple[str, ...] = ()
 
     def __len__(self) -> int:
-        return len(self.labels)
+        return sum(part.size for part in self.parts)
 
     def __getitem__(self, index: int) -> Item:
-        label = int(self.labels[index])
+        if not 0 <= index < len(self):
+            raise IndexError(index)
+        caption = self.caption(index)
         image = decode_rgb(self.source.read(index), self.source.name(index))
-        return Item(np.asarray(center_crop(image, self.image_size)), label)
+        label = None if self.labels is None else int(self.labels[index])
+        return Item(np.asarray(center_crop(image, self.image_size)), label, caption)
+
+    @property
+    def captioned(self) -> bool:
+        return self.texts is not None
+
+    def caption(self, index: int) -> str | None:
+        return None if self.texts is None else self.texts.text(index)
 
 
 class ImageFiles:
@@ -79,33 +108,7 @@ class ImageFiles:
             raise DataError(f"cannot read image {self.name(index)}: {error.strerror}. Replace or remove it.") from None
 
 
-def existing(path: Path | None, name: str) -> Path:
-    """The path of a data set that needs one.
-
-    Raises:
-        DataError: if none was given or nothing is there.
-    """
-    if path is None:
-        raise DataError(f"data set '{name}' needs a path, and none was given. Set data.path or use --data PATH.")
-    if not path.exists():
-        raise DataError(f"data set '{name}': {path} does not exist. Give the path of a file or folder that does.")
-    return path
-
-
-def split_folder(path: Path, split: str) -> Path:
-    """The subfolder named like the split; for the training split the folder itself where it has none.
-
-    Raises:
-        DataError: if another split has no subfolder.
-    """
-    if (path / split).is_dir():
-        return path / split
-    if split != "train":
-        raise DataError(f"{path} has no subfolder for split '{split}'. Make it, or ask for split 'train'.")
-    return path
-
-
-def open_folder(path: Path | None, image_size: int, split: str) -> LabelledImages:
+def open_folder(path: Path | None, image_size: int, split: str) -> StoredImages:
     """A folder of class folders of images: `class/name.png`, classes and images in the order of their names.
 
     Files with other endings than png, jpg, jpeg, webp and bmp, and hidden ones, are no images.
@@ -121,14 +124,14 @@ def open_folder(path: Path | None, image_size: int, split: str) -> LabelledImage
     root = split_folder(existing(path, "imagefolder"), split)
     if not root.is_dir():
         raise DataError(f"data set 'imagefolder': {root} is a file. Give the folder that holds the class folders.")
-    classes = sorted(entry.name for entry in os.scandir(root) if entry.is_dir() and not entry.name.startswith("."))
+    classes = [entry.name for entry in entries(root) if entry.is_dir()]
     if not classes:
         raise DataError(f"{root} holds no class folders. Put the images into one folder per class: CLASS/NAME.png.")
     names: list[str] = []
     labels: list[int] = []
     sha = hashlib.sha256()
     for label, name in enumerate(classes):
-        files = sorted((entry.name, entry.stat().st_size) for entry in os.scandir(root / name) if is_image(entry))
+        files = [(entry.name, entry.stat().st_size) for entry in entries(root / name) if is_image(entry)]
         if not files:
             raise DataError(
                 f"class folder {root / name} holds no image ({', '.join(IMAGE_ENDINGS)}). Fill it or remove it."
@@ -137,13 +140,15 @@ def open_folder(path: Path | None, image_size: int, split: str) -> LabelledImage
             sha.update(f"{name}/{file}\0{size}\n".encode("utf-8", "surrogateescape"))
         names += [f"{name}/{file}" for file, _ in files]
         labels += [label] * len(files)
-    return LabelledImages(
+    return StoredImages(
         source=ImageFiles(root, names),
         labels=np.array(labels, np.int64),
         classes=tuple(classes),
         num_classes=len(classes),
         image_size=image_size,
         digest=sha.hexdigest(),
+        texts=None,
+        parts=(Part(len(labels)),),
     )
 
 

@@ -20,7 +20,7 @@ class InMemory:
         labels: int64 [n], or None.
         captions: n strings, or None.
         classes: names of the classes in the order of their labels, or None where unknown.
-        num_classes: number of classes, or None for captions.
+        num_classes: number of classes, or None without labels.
         digest: SHA-256 over the list of images.
     """
 
@@ -35,11 +35,14 @@ class InMemory:
         return len(self.images)
 
     def __getitem__(self, index: int) -> Item:
-        return Item(
-            self.images[index],
-            None if self.labels is None else int(self.labels[index]),
-            None if self.captions is None else self.captions[index],
-        )
+        return Item(self.images[index], None if self.labels is None else int(self.labels[index]), self.caption(index))
+
+    @property
+    def captioned(self) -> bool:
+        return self.captions is not None
+
+    def caption(self, index: int) -> str | None:
+        return None if self.captions is None else self.captions[index]
 
 
 def array_digest(*arrays: np.ndarray) -> str:

@@ -1,13 +1,12 @@
 """Which images a step trains on, and the loader that brings them: a function of the step alone.
 
-The order depends on (seed, epoch, size of the data set); the global batch of a step on the order and the batch
-size. Ranks and micro-batches only cut it up, so a run that continues, or runs on another number of processes,
+The order depends on (seed, epoch, how the data set lies: `plan.py`); the global batch of a step on the order and the
+batch size. Ranks and micro-batches only cut it up, so a run that continues, or runs on another number of processes,
 sees the same images at the same positions. Nothing here draws from a shared random stream.
 """
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -19,7 +18,7 @@ from torch.utils.data import DataLoader
 from diffusionbench.errors import ConfigError, DataError
 from nanogen.data import Batch, Dataset, Item
 from nanogen.data.memory import InMemory
-from nanogen.rng import seed_sequence
+from nanogen.data.plan import Part, epoch_slice, mixed, parts_of
 
 
 def steps_per_epoch(size: int, batch_size: int) -> int:
@@ -33,14 +32,6 @@ def steps_per_epoch(size: int, batch_size: int) -> int:
             f"the data set has {size} images, fewer than one batch of {batch_size}. Lower the batch size or add images."
         )
     return size // batch_size
-
-
-@functools.lru_cache(maxsize=2)
-def epoch_order(size: int, seed: int, epoch: int) -> np.ndarray:
-    """The permutation int64 [size] of one pass over the data (methods 8.1: without replacement)."""
-    order = np.random.default_rng(seed_sequence(seed, "order", epoch)).permutation(size)
-    order.flags.writeable = False
-    return order
 
 
 @dataclass(frozen=True)
@@ -62,6 +53,7 @@ class Order:
         rank: this process.
         world: number of processes.
         accumulation: micro-batches of one step on one rank.
+        parts: how the images lie; by default in one part without blocks.
 
     Raises:
         ConfigError: if the batch cannot be cut into equal micro-batches.
@@ -74,6 +66,7 @@ class Order:
     rank: int = 0
     world: int = 1
     accumulation: int = 1
+    parts: tuple[Part, ...] = ()
 
     def __post_init__(self) -> None:
         if self.batch_size < 1 or self.batch_size % (self.world * self.accumulation):
@@ -85,9 +78,11 @@ class Order:
 
     def global_batch(self, step: int) -> np.ndarray:
         """Indices int64 [batch_size] of the images of one step (from 0), all ranks together."""
+        if len(self.parts) > 1:
+            return mixed(self.parts, self.seed, step * self.batch_size, self.batch_size)
         epoch, place = divmod(step, steps_per_epoch(self.size, self.batch_size))
-        start = place * self.batch_size
-        return epoch_order(self.size, self.seed, epoch)[start : start + self.batch_size]
+        places = place * self.batch_size + np.arange(self.batch_size)
+        return epoch_slice(self.parts[0] if self.parts else Part(self.size), self.seed, epoch, places)
 
     def micro_batches(self, step: int) -> list[MicroBatch]:
         """The rank's contiguous slice of the global batch, in its micro-batches."""
@@ -126,7 +121,13 @@ def batches(
         DataError: if there are fewer images than one batch or an image cannot be read; it is named.
     """
     order = Order(
-        size=len(dataset), seed=seed, batch_size=batch_size, rank=rank, world=world, accumulation=accumulation
+        size=len(dataset),
+        seed=seed,
+        batch_size=batch_size,
+        rank=rank,
+        world=world,
+        accumulation=accumulation,
+        parts=parts_of(dataset, len(dataset)),
     )
     plan = _Plan(order, first_step)
     if workers == 0 or isinstance(dataset, InMemory):
@@ -147,6 +148,7 @@ class _Plan:
 
 
 def _gather(dataset: Dataset, micro: MicroBatch) -> Batch:
+    corrupt: tuple[str, ...] = ()
     if isinstance(dataset, InMemory):
         images = dataset.images[micro.indices]
         labels = None if dataset.labels is None else dataset.labels[micro.indices]
@@ -155,11 +157,13 @@ def _gather(dataset: Dataset, micro: MicroBatch) -> Batch:
         items = [dataset[int(index)] for index in micro.indices]
         images = np.stack([item.image for item in items])
         labels, captions = _conditions(items)
+        corrupt = tuple(item.corrupt for item in items if item.corrupt is not None)
     return Batch(
         image=torch.from_numpy(images).permute(0, 3, 1, 2).contiguous(),
         label=None if labels is None else torch.from_numpy(labels),
         caption=captions,
         positions=micro.positions,
+        corrupt=corrupt,
     )
 
 

@@ -1,6 +1,7 @@
-"""Labelled images in Parquet or Arrow files of the Hugging Face layout: columns `image` and `label`.
+"""Images in Parquet or Arrow files of the Hugging Face layout: columns `image` and `label`, `text` or both.
 
-`image` is a struct of `bytes` and `path`, or plain bytes; names of classes come from the schema. Arrow files
+`image` is a struct of `bytes` and `path`, or plain bytes; names of classes come from the schema. Captions are a column
+`text` or `caption`. Arrow files
 (those of `Dataset.save_to_disk` among them) are memory-mapped. Parquet is read by row group, and the row groups
 used last are kept up to a limit: a set beyond the limit is better stored as Arrow, as every image would cost
 the reading of a row group.
@@ -10,7 +11,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import re
 from collections import OrderedDict
 from collections.abc import Callable
 from functools import partial
@@ -21,12 +21,13 @@ import numpy as np
 
 from diffusionbench.errors import DataError
 from diffusionbench.registry import require
-from nanogen.data.images import LabelledImages, Source, existing
+from nanogen.data.captions import CAPTION_FIELDS, filled
+from nanogen.data.files import find_files
+from nanogen.data.images import MAX_DEFECTS, Source, StoredImages
+from nanogen.data.plan import Part
 
 # Bytes of encoded images that one process keeps from Parquet files.
 ROW_GROUP_CACHE = 512 * 2**20
-
-OTHER_SPLITS = {"test", "val", "valid", "validation", "dev"}
 
 
 class Rows:
@@ -40,6 +41,9 @@ class Rows:
     def __init__(self, files: list[Path], counts: list[int]) -> None:
         self.files = files
         self._starts = np.cumsum([0, *counts])
+
+    def __len__(self) -> int:
+        return int(self._starts[-1])
 
     def place(self, index: int) -> tuple[int, int]:
         """File number and row in it."""
@@ -152,8 +156,42 @@ class ArrowRows(Rows):
         return self.image(self._tables[file].column("image")[row].as_py(), index)
 
 
-def open_parquet(path: Path | None, image_size: int, split: str) -> LabelledImages:
-    """Images with labels from Parquet: one file, a pattern such as `shards/train-*.parquet`, or a folder.
+class Captions:
+    """A column of strings over several files.
+
+    Args:
+        rows: where each row stands.
+        columns: for each file its chunked array.
+    """
+
+    def __init__(self, rows: ParquetRows | ArrowRows, columns: list[Any]) -> None:
+        self.rows, self.columns = rows, columns
+
+    def text(self, index: int) -> str:
+        file, row = self.rows.place(index)
+        value = self.columns[file][row].as_py()
+        if value is None:
+            raise DataError(f"{self.rows.name(index)} has no caption. Fill it or drop the row.")
+        return filled(value.strip(), self.rows.name(index))
+
+    def defects(self) -> tuple[str, ...]:
+        """Sentences about rows without a caption, at most `MAX_DEFECTS`."""
+        compute = require("pyarrow.compute", "data", "Reading captions")
+        found: list[str] = []
+        first = 0
+        for column in self.columns:
+            lengths = compute.fill_null(compute.utf8_length(compute.utf8_trim_whitespace(column)), 0).to_numpy()
+            for row in np.flatnonzero(lengths == 0)[: MAX_DEFECTS - len(found)]:
+                try:
+                    self.text(first + int(row))
+                except DataError as error:
+                    found.append(str(error))
+            first += len(column)
+        return tuple(found)
+
+
+def open_parquet(path: Path | None, image_size: int, split: str) -> StoredImages:
+    """Images with labels or captions from Parquet: one file, a pattern such as `shards/train-*.parquet`, or a folder.
 
     In a folder the files with the split in their names are read; where none has a split in its name, all of them
     are the training split. Row numbers in messages count from 0 in each file.
@@ -165,60 +203,15 @@ def open_parquet(path: Path | None, image_size: int, split: str) -> LabelledImag
 
     Raises:
         DataError: if nothing is there, a file is corrupt, a column is missing, or a label is missing or outside.
+            Missing and empty captions are listed in `defects`.
         MissingPackageError: if pyarrow is not installed.
     """
-    return _labelled(ParquetRows(find_files(path, split, "parquet")), image_size)
+    return _stored(ParquetRows(find_files(path, split, "parquet", ".parquet")), image_size)
 
 
-def open_arrow(path: Path | None, image_size: int, split: str) -> LabelledImages:
-    """Images with labels from Arrow files, such as a folder written by `Dataset.save_to_disk`; see `open_parquet`."""
-    return _labelled(ArrowRows(find_files(path, split, "arrow")), image_size)
-
-
-def find_files(path: Path | None, split: str, kind: str) -> list[Path]:
-    """The files of one split, in the order of their names.
-
-    Raises:
-        DataError: if there are none, or it is not clear which files are the split.
-    """
-    if path is not None and re.search(r"[*?\[]", path.name) and not path.exists():
-        files = sorted(path.parent.glob(path.name))
-        if not files:
-            raise DataError(f"data set '{kind}': no file matches {path}. Give a file, a folder or another pattern.")
-        return files
-    path = existing(path, kind)
-    if path.is_file():
-        return [path]
-    if (path / split).is_dir():
-        files = _listed(path / split, kind)
-    else:
-        files = _of_split(_listed(path, kind) or _listed(path / "data", kind), path, split)
-    if not files:
-        raise DataError(f"{path} holds no .{kind} file. Give a folder that does, or the file itself.")
-    return files
-
-
-def _of_split(files: list[Path], path: Path, split: str) -> list[Path]:
-    words = {file: set(re.split(r"[^a-z0-9]+", file.stem.lower())) for file in files}
-    named = [file for file in files if split in words[file]]
-    others = any(words[file] & OTHER_SPLITS for file in files)
-    if files and not named and (split != "train" or others):
-        raise DataError(
-            f"{path} holds no file of split '{split}'. Found: {files[0].name}{', ...' * (len(files) > 1)}. "
-            "Give the path of the file itself."
-        )
-    return named or files
-
-
-def _listed(folder: Path, kind: str) -> list[Path]:
-    """Files of one folder; `save_to_disk` lists them, as other Arrow files may lie beside them."""
-    state = folder / "state.json"
-    if kind == "arrow" and state.is_file():
-        try:
-            return [folder / entry["filename"] for entry in json.loads(state.read_bytes())["_data_files"]]
-        except (ValueError, KeyError, TypeError):
-            raise DataError(f"{state} does not list the data files. Save the data set again.") from None
-    return sorted(folder.glob(f"*.{kind}"))
+def open_arrow(path: Path | None, image_size: int, split: str) -> StoredImages:
+    """The same from Arrow files, such as a folder written by `Dataset.save_to_disk`; see `open_parquet`."""
+    return _stored(ArrowRows(find_files(path, split, "arrow", ".arrow")), image_size)
 
 
 def _opened(file: Path, read: Callable[[], Any]) -> Any:
@@ -229,24 +222,50 @@ def _opened(file: Path, read: Callable[[], Any]) -> Any:
         raise DataError(f"cannot read {file}: {reason}. It may be cut short; fetch it again.") from None
 
 
-def _labelled(rows: ParquetRows | ArrowRows, image_size: int) -> LabelledImages:
+def _stored(rows: ParquetRows | ArrowRows, image_size: int) -> StoredImages:
     sha = hashlib.sha256()
     labels: list[np.ndarray] = []
-    classes = class_names(rows.schema(0))
+    captions: list[Any] = []
+    names = rows.schema(0).names
+    field = next((name for name in CAPTION_FIELDS if name in names), None)
+    has_labels = "label" in names or field is None
+    classes = class_names(rows.schema(0)) if has_labels else None
     for file, path in enumerate(rows.files):
         schema = rows.schema(file)
-        _check_columns(schema, path)
-        if class_names(schema) != classes:
-            raise DataError(f"{path} names other classes than {rows.files[0]}. Put one data set into one folder.")
-        labels.append(_labels(_opened(path, partial(rows.column, file, "label")), classes, path))
+        _check_columns(schema, path, has_labels, field)
         sha.update(json.dumps(rows.sizes(file)).encode())
-        sha.update(labels[-1].astype("<i8").tobytes())
-    merged = np.concatenate(labels)
-    if not len(merged):
+        if has_labels:
+            if class_names(schema) != classes:
+                raise DataError(f"{path} names other classes than {rows.files[0]}. Put one data set into one folder.")
+            labels.append(_labels(_opened(path, partial(rows.column, file, "label")), classes, path))
+            sha.update(labels[-1].astype("<i8").tobytes())
+        if field is not None:
+            captions.append(_captions(_opened(path, partial(rows.column, file, field)), path))
+            sha.update(json.dumps(captions[-1].to_pylist()).encode())
+    if not len(rows):
         raise DataError(f"{rows.files[0].parent} holds no row. Give a data set with images.")
     source: Source = rows
-    num_classes = len(classes) if classes else int(merged.max()) + 1
-    return LabelledImages(source, merged, classes, num_classes, image_size, sha.hexdigest())
+    merged = np.concatenate(labels) if has_labels else None
+    texts = Captions(rows, captions) if field is not None else None
+    return StoredImages(
+        source=source,
+        labels=merged,
+        classes=classes,
+        num_classes=None if merged is None else len(classes) if classes else int(merged.max()) + 1,
+        image_size=image_size,
+        digest=sha.hexdigest(),
+        texts=texts,
+        parts=(Part(len(rows)),),
+        defects=texts.defects() if texts is not None else (),
+    )
+
+
+def _captions(column: Any, path: Path) -> Any:
+    try:
+        column.validate(full=True)
+    except ValueError:
+        raise DataError(f"{path}: the column of captions is not UTF-8. Convert it and write the file again.") from None
+    return column
 
 
 def class_names(schema: Any) -> tuple[str, ...] | None:
@@ -258,17 +277,24 @@ def class_names(schema: Any) -> tuple[str, ...] | None:
         return None
 
 
-def _check_columns(schema: Any, path: Path) -> None:
+def _check_columns(schema: Any, path: Path, labels: bool, captions: str | None) -> None:
     types = require("pyarrow.types", "data", "Reading tables")
-    for name in ("image", "label"):
+    for name in ["image", *(["label"] if labels else []), *([captions] if captions else [])]:
         if name not in schema.names:
-            raise DataError(f"{path} has no column '{name}'. Found: {', '.join(schema.names)}. Rename or add it.")
-    image, label = schema.field("image").type, schema.field("label").type
+            raise DataError(
+                f"{path} has no column '{name}'. Found: {', '.join(schema.names)}. Rename or add it"
+                f"{'; captions are text or caption' if name == 'label' else ''}."
+            )
+    image = schema.field("image").type
     binary = types.is_binary(image) or types.is_large_binary(image)
     if not (binary or (types.is_struct(image) and image.get_field_index("bytes") >= 0)):
         raise DataError(f"{path}: column 'image' is {image}; a struct of bytes and path, or bytes, is needed.")
-    if not types.is_integer(label):
+    label = schema.field("label").type if labels else None
+    if label is not None and not types.is_integer(label):
         raise DataError(f"{path}: column 'label' is {label}; integers are needed. Replace the names by numbers.")
+    text = schema.field(captions).type if captions else None
+    if text is not None and not (types.is_string(text) or types.is_large_string(text)):
+        raise DataError(f"{path}: column '{captions}' is {text}; strings are needed. Keep one caption a row.")
 
 
 def _labels(column: Any, classes: tuple[str, ...] | None, path: Path) -> np.ndarray:

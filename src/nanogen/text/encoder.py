@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from torch import Tensor
 
 from diffusionbench.errors import CheckpointError, RequestError
@@ -134,7 +135,7 @@ class TextEncoder:
         try:
             with torch.random.fork_rng():
                 model = loader.from_pretrained(self.folder, dtype=dtype, use_safetensors=True)
-        except (OSError, ValueError, KeyError, RuntimeError) as error:
+        except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
             raise RequestError(_unusable(self.name, self.folder, "model", error)) from None
         finally:
             transformers.utils.logging.set_verbosity(before)

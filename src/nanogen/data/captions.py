@@ -1,0 +1,227 @@
+"""Captions, and folders of pictures with a text file beside each or one table of captions for all.
+
+    pictures/one.png  pictures/one.txt              flat, or nested in any way
+    pictures/metadata.jsonl                         lines such as {"file_name": "one.png", "text": "a red ball"}
+
+A picture without a caption, and the reverse, is a defect that is named; nothing is left out in silence.
+"""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import io
+import json
+import os
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+from diffusionbench.errors import DataError
+from nanogen.data.files import entries, existing, split_folder
+from nanogen.data.images import IMAGE_ENDINGS, MAX_DEFECTS, ImageFiles, StoredImages
+from nanogen.data.plan import Part
+
+# Names of the column or field with the caption, the first that is there counts.
+CAPTION_FIELDS = ("text", "caption")
+METADATA = ("metadata.jsonl", "metadata.csv")
+
+
+def decoded(data: bytes, name: str) -> str:
+    """A caption from the bytes of a text file, without blanks around it.
+
+    Raises:
+        DataError: if it is not UTF-8 or empty; `name` says whose it is.
+    """
+    try:
+        text = data.decode("utf-8-sig").strip()
+    except UnicodeDecodeError as error:
+        raise DataError(
+            f"the caption of {name} is not UTF-8 (byte {error.start}). Convert it, for example with iconv."
+        ) from None
+    return filled(text, name)
+
+
+def from_json(data: bytes, name: str) -> str:
+    """A caption from a JSON object with a field `text` or `caption`.
+
+    Raises:
+        DataError: if it is not UTF-8, no such object, or the caption is empty; `name` says whose it is.
+    """
+    try:
+        found = json.loads(decoded(data, name))
+    except ValueError:
+        raise DataError(f"the caption of {name} is not valid JSON. Write it again.") from None
+    return from_fields(found, name)
+
+
+def from_fields(found: Any, name: str) -> str:
+    """A caption from a mapping with a field `text` or `caption`; raises as `from_json`."""
+    field = next((field for field in CAPTION_FIELDS if isinstance(found, dict) and field in found), None)
+    if field is None:
+        raise DataError(f"{name} has no caption: no field {' or '.join(map(repr, CAPTION_FIELDS))}. Add one.")
+    if not isinstance(found[field], str):
+        raise DataError(f"the caption of {name} is {found[field]!r}; a string is needed. Replace it.")
+    return filled(found[field].strip(), name)
+
+
+def filled(text: str, name: str) -> str:
+    """The caption itself; DataError if it is empty."""
+    if not text:
+        raise DataError(f"the caption of {name} is empty. Write one, or remove the image.")
+    return text
+
+
+@dataclass(frozen=True)
+class Pictures:
+    """Pictures with captions below one folder.
+
+    Attributes:
+        files: the picture, or what there is of an incomplete sample.
+        captions: n strings; "" where `problems` has the sample.
+        problems: index -> what is wrong with an incomplete sample; reading it says so.
+    """
+
+    files: ImageFiles
+    captions: list[str]
+    problems: dict[int, str]
+
+    def name(self, index: int) -> str:
+        return self.files.name(index)
+
+    def read(self, index: int) -> bytes:
+        self._complete(index)
+        return self.files.read(index)
+
+    def text(self, index: int) -> str:
+        self._complete(index)
+        return self.captions[index]
+
+    def _complete(self, index: int) -> None:
+        if index in self.problems:
+            raise DataError(self.problems[index])
+
+
+def open_captioned(path: Path | None, image_size: int, split: str) -> StoredImages:
+    """A folder of pictures with captions: `NAME.txt` beside `NAME.png`, or a `metadata.jsonl` or `metadata.csv`.
+
+    Args:
+        path: the folder, or one that holds a folder per split; subfolders are read too, hidden entries are not.
+        image_size: side of the cropped images in pixels.
+        split: "train" or the name of a subfolder.
+
+    Raises:
+        DataError: if the folder is missing or unreadable, holds no picture, or its table of captions is damaged.
+            Pictures without captions and captions without pictures are listed in `defects`.
+    """
+    root = split_folder(existing(path, "captionfolder"), split)
+    if not root.is_dir():
+        raise DataError(f"data set 'captionfolder': {root} is a file. Give the folder that holds the pictures.")
+    sizes = _files(root)
+    tables = [name for name in METADATA if name in sizes]
+    if len(tables) > 1:
+        raise DataError(f"{root} holds both {' and '.join(tables)}. Keep one of them.")
+    images = {name for name in sizes if name.lower().endswith(IMAGE_ENDINGS)}
+    if not images:
+        raise DataError(f"{root} holds no image ({', '.join(IMAGE_ENDINGS)}). Give a folder that does.")
+    found = _from_table(root, tables[0], images) if tables else _from_texts(root, set(sizes), images)
+    names = sorted(found)
+    sha = hashlib.sha256()
+    for name in names:
+        sha.update(f"{name}\0{sizes.get(name)}\0{found[name]}\n".encode("utf-8", "surrogateescape"))
+    problems = {index: str(found[name]) for index, name in enumerate(names) if isinstance(found[name], DataError)}
+    captions = ["" if index in problems else str(found[name]) for index, name in enumerate(names)]
+    pictures = Pictures(ImageFiles(root, names), captions, problems)
+    return StoredImages(
+        source=pictures,
+        labels=None,
+        classes=None,
+        num_classes=None,
+        image_size=image_size,
+        digest=sha.hexdigest(),
+        texts=pictures,
+        parts=(Part(len(names)),),
+        defects=tuple(islice(problems.values(), MAX_DEFECTS)),
+    )
+
+
+def _from_texts(root: Path, files: set[str], images: set[str]) -> dict[str, str | DataError]:
+    """Name of each picture -> its caption or what is wrong with it; text files without a picture among them."""
+    found: dict[str, str | DataError] = {}
+    texts = {os.path.splitext(name)[0]: name for name in files if name.lower().endswith(".txt")}
+    captions = {stem: _read_text(root, name) for stem, name in texts.items()}
+    for name in images:
+        stem = os.path.splitext(name)[0]
+        missing = f"image {root / name} has no caption. Write one into {Path(stem).name}.txt, or remove the image."
+        found[name] = captions.get(stem, DataError(missing))
+    for stem in texts.keys() - {os.path.splitext(name)[0] for name in images}:
+        name = texts[stem]
+        found[name] = DataError(f"caption {root / name} has no image beside it. Add the image, or remove the caption.")
+    return found
+
+
+def _read_text(root: Path, name: str) -> str | DataError:
+    try:
+        return decoded((root / name).read_bytes(), str(root / name))
+    except OSError as error:
+        return DataError(f"cannot read caption {root / name}: {error.strerror}. Replace or remove it.")
+    except DataError as error:
+        return error
+
+
+def _from_table(root: Path, table: str, images: set[str]) -> dict[str, str | DataError]:
+    """Name of each picture -> its caption or what is wrong with it; lines without a picture among them."""
+    found = _table(root / table)
+    for name in found.keys() - images:
+        found[name] = DataError(f"{root / table} names {name}, which is not there. Add the image, or remove the line.")
+    for name in images - found.keys():
+        found[name] = DataError(f"image {root / name} has no line in {table}. Add one, or remove the image.")
+    return found
+
+
+def _files(folder: Path, prefix: str = "") -> dict[str, int]:
+    """Name below the folder -> bytes, of all files in it and its subfolders, without hidden ones."""
+    found: dict[str, int] = {}
+    for entry in entries(folder):
+        if entry.is_dir():
+            found |= _files(Path(entry.path), f"{prefix}{entry.name}/")
+        elif entry.is_file():
+            found[f"{prefix}{entry.name}"] = entry.stat().st_size
+    return found
+
+
+def _table(path: Path) -> dict[str, str | DataError]:
+    """File name -> caption from a `metadata.jsonl` or `metadata.csv` of the Hugging Face layout."""
+    try:
+        text = path.read_bytes().decode("utf-8-sig")
+    except OSError as error:
+        raise DataError(f"cannot read {path}: {error.strerror}. Correct its permissions.") from None
+    except UnicodeDecodeError as error:
+        raise DataError(f"{path} is not UTF-8 (byte {error.start}). Convert it, for example with iconv.") from None
+    found: dict[str, str | DataError] = {}
+    for line, row in _rows(path, text):
+        if not isinstance(row, dict) or not isinstance(row.get("file_name"), str):
+            raise DataError(f"{path} line {line} has no field 'file_name'. Add it, or remove the line.")
+        name = row["file_name"].removeprefix("./")
+        if name in found:
+            raise DataError(f"{path} line {line} names {name} a second time. Remove one of the lines.")
+        try:
+            found[name] = from_fields(row, f"{name} ({path} line {line})")
+        except DataError as error:
+            found[name] = error
+    return found
+
+
+def _rows(path: Path, text: str) -> list[tuple[int, Any]]:
+    if path.suffix == ".csv":
+        reader = csv.DictReader(io.StringIO(text, newline=""))
+        return [(reader.line_num, row) for row in reader]
+    rows = []
+    for line, words in enumerate(text.split("\n"), 1):
+        if words.strip():
+            try:
+                rows.append((line, json.loads(words)))
+            except ValueError:
+                raise DataError(f"{path} line {line} is not valid JSON. Correct or remove it.") from None
+    return rows

@@ -1,0 +1,136 @@
+"""Samples that cannot be read: the next good one stands in for each, and the run counts and names them.
+
+Which one stands in is a function of the index alone, so the sequence of a run stays one of (seed, step). Too many are
+no accident: a run that starts with more than `MAX_SHARE` of them stops.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import IO
+
+import numpy as np
+
+from diffusionbench.errors import DataError
+from diffusionbench.schema import write_atomic
+from nanogen import distributed
+from nanogen.data import Batch, Dataset, Item
+from nanogen.data.plan import parts_of
+
+# Samples that are tried in the place of one.
+TRIES = 100
+# More than this share among the first samples of a process ends the run.
+MAX_SHARE, FIRST = 0.05, 1000
+# Distinct corrupt samples that a run names and counts; bounds its memory.
+MAX_NAMED = 100_000
+FILE = "corrupt.txt"
+
+
+class Skipping:
+    """A data set in which the next readable sample of the same block stands in for one that cannot be read.
+
+    Args:
+        dataset: the data set; its DataErrors about a sample become `Item.corrupt`.
+    """
+
+    def __init__(self, dataset: Dataset) -> None:
+        self.dataset = dataset
+        self.parts = parts_of(dataset, len(dataset))
+        self.num_classes, self.classes = dataset.num_classes, dataset.classes
+        self.captioned, self.digest = dataset.captioned, dataset.digest
+        self._starts = np.cumsum([0, *(size for part in self.parts for size in part.blocks or (part.size,))])
+
+    def __len__(self) -> int:
+        return len(self.dataset)
+
+    def __getitem__(self, index: int) -> Item:
+        problem = None
+        for other in self._from(index):
+            try:
+                item = self.dataset[other]
+            except DataError as error:
+                problem = problem or str(error)
+                continue
+            return Item(item.image, item.label, item.caption, problem)
+        raise DataError(f"{problem} Nor can any of the samples after it be read that were tried in its place.")
+
+    def caption(self, index: int) -> str | None:
+        """The caption of the sample itself; None where it cannot be read, as another one will stand in."""
+        try:
+            return self.dataset.caption(index)
+        except DataError:
+            return None
+
+    def _from(self, index: int) -> Iterator[int]:
+        """The index, then those after it in its block, from the end on to its start; at most `TRIES`."""
+        block = int(np.searchsorted(self._starts, index, side="right")) - 1
+        start, size = int(self._starts[block]), int(self._starts[block + 1] - self._starts[block])
+        for step in range(min(size, TRIES)):
+            yield start + (index - start + step) % size
+
+
+class Tally:
+    """Counts the corrupt samples that batches bring, and names each once in `corrupt.txt`.
+
+    A line is the step after which the sample was known, a tab, and the sentence about it. A run that continues drops
+    the lines after its step: those samples will come again.
+
+    Args:
+        run_dir: the run's folder.
+        step: optimizer updates already made.
+    """
+
+    def __init__(self, run_dir: Path, step: int) -> None:
+        self.path = run_dir / FILE
+        self._new: dict[str, None] = {}
+        self._seen = self._replaced = 0
+        lines = self.path.read_text(encoding="utf-8").splitlines() if self.path.exists() else []
+        kept = [line for line in lines if int(line.partition("\t")[0]) <= step]
+        self._known = {hash(line.partition("\t")[2]) for line in kept}
+        self._file: IO[str] | None = None
+        if distributed.is_main() and kept != lines:
+            write_atomic(self.path, "".join(f"{line}\n" for line in kept))
+
+    def watch(self, loader: Iterator[Batch]) -> Iterator[Batch]:
+        """The same batches, counted.
+
+        Raises:
+            DataError: if more than 5 % of the first 1,000 samples of this process are corrupt.
+        """
+        for batch in loader:
+            if self._seen < FIRST:
+                self._seen += len(batch.positions)
+                self._replaced += len(batch.corrupt)
+                if self._replaced > MAX_SHARE * FIRST:
+                    raise DataError(
+                        f"{self._replaced} of the first {self._seen} samples cannot be read; {MAX_SHARE:.0%} of the "
+                        f"first {FIRST:,} are allowed. The last one: {batch.corrupt[-1]}"
+                    )
+            self._new |= dict.fromkeys(batch.corrupt)
+            yield batch
+
+    def collect(self, step: int) -> int:
+        """Write down what is new in all processes after `step` updates, and give the number of distinct samples.
+
+        Every process calls it; in all but the main process the number counts this process's own.
+        """
+        gathered = distributed.gather({distributed.rank(): [*self._new]})
+        ours = [*self._new] if gathered is None else [one for rank in sorted(gathered) for one in gathered[rank]]
+        self._new = {}
+        for sentence in ours:
+            line = " ".join(sentence.split())
+            if hash(line) in self._known or len(self._known) >= MAX_NAMED:
+                continue
+            self._known.add(hash(line))
+            if gathered is not None:
+                self._file = self._file or self.path.open("a", encoding="utf-8")
+                self._file.write(f"{step}\t{line}\n")
+        if self._file is not None:
+            self._file.flush()
+        return len(self._known)
+
+    def close(self) -> None:
+        """Close the file."""
+        if self._file is not None:
+            self._file.close()

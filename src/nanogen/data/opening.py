@@ -1,0 +1,66 @@
+"""From names and paths to one data set: the entry that training and the text cache use."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Literal
+
+from diffusionbench.errors import ConfigError, DataError
+from nanogen.data import DATASETS, Dataset
+from nanogen.data.corrupt import Skipping
+from nanogen.data.images import MAX_DEFECTS, StoredImages
+from nanogen.data.memory import InMemory
+from nanogen.data.mixture import Mixture, with_template
+
+Corrupt = Literal["stop", "skip"]
+
+
+def open_dataset(
+    name: str,
+    path: str | Sequence[str] | None,
+    *,
+    image_size: int,
+    split: str = "train",
+    weights: Sequence[float] | None = None,
+    template: str | None = None,
+    corrupt: Corrupt = "stop",
+) -> Dataset:
+    """Open a data set by its name in `DATASETS`: one path, or several that are mixed.
+
+    Args:
+        name: of the opener; all paths are of its kind.
+        path: file, pattern or folder; None where the data needs none; or a list to mix.
+        image_size: side of the images in pixels.
+        split: "train" or another split that the data has.
+        weights: shares of the paths, above 0, in any unit; None mixes in proportion to their sizes.
+        template: caption of class data, such as "a photo of a {class}"; None leaves the data as it is.
+        corrupt: "stop" raises DataError for a sample that cannot be read, incomplete ones when opening; "skip" lets
+            the next good one stand in and tells it in `Item.corrupt`.
+
+    Raises:
+        DataError: if the data is missing, unreadable or incomplete.
+        ConfigError: if weights or template do not fit.
+    """
+    paths = [path] if path is None or isinstance(path, str) else list(path)
+    if not paths:
+        raise ConfigError("data.path is an empty list. Give a path, or null for data that needs none.")
+    if weights is not None and (isinstance(path, str) or path is None):
+        raise ConfigError("data.weights mixes a list of paths, and data.path is none. Write data.path as a list.")
+    if weights is not None and (len(weights) != len(paths) or not all(weight > 0 for weight in weights)):
+        raise ConfigError(
+            f"data.weights has {len(weights)} values ({', '.join(map(str, weights))}) for {len(paths)} paths. "
+            "Give one above 0 for each path, or null for shares by size."
+        )
+    opened = []
+    for one in paths:
+        dataset: Dataset = DATASETS.load(name)(Path(one) if one else None, image_size, split)
+        if corrupt == "stop" and isinstance(dataset, StoredImages) and dataset.defects:
+            count = f"at least {MAX_DEFECTS}" if len(dataset.defects) == MAX_DEFECTS else f"{len(dataset.defects)}"
+            raise DataError(
+                f"{dataset.defects[0]} Incomplete samples: {count}; data.corrupt=skip trains without them, naming each."
+            )
+        opened.append(dataset if template is None else with_template(dataset, template, name))
+    data = opened[0] if len(opened) == 1 else Mixture(opened, weights or [len(dataset) for dataset in opened])
+    # Images in memory are decoded: none can be corrupt.
+    return Skipping(data) if corrupt == "skip" and not isinstance(data, InMemory) else data

