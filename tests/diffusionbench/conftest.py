@@ -1,0 +1,56 @@
+"""Small image sets on disk."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from diffusionbench.request import EvalRequest
+
+
+def write_images(folder: Path, images: np.ndarray, labels=None) -> Path:
+    """PNG files named in the order of the array, in one subfolder per label if there are labels."""
+    for index, image in enumerate(images):
+        place = folder if labels is None else folder / str(labels[index])
+        place.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(image).save(place / f"{index:05d}.png")
+    return folder
+
+
+@pytest.fixture
+def noise():
+    """A function: n different images of a size, uint8 [n, size, size, 3]."""
+
+    def make(count: int, size: int = 8, seed: int = 0) -> np.ndarray:
+        return np.random.default_rng(seed).integers(0, 256, (count, size, size, 3), dtype=np.uint8)
+
+    return make
+
+
+@pytest.fixture
+def write():
+    """The function that writes images as files."""
+    return write_images
+
+
+@pytest.fixture
+def ask():
+    """A function: a request with sensible defaults."""
+
+    def make(**changes) -> EvalRequest:
+        given = {"metrics": ("accuracy_digits",), "reference": "digits", "count": 20, "method": "toy", "title": "Toy"}
+        return EvalRequest(**given | changes)
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def held_out(tmp_path_factory) -> Path:
+    """The held-out digits as a folder of class subfolders."""
+    from diffusionbench.references import digits
+
+    images, labels = digits.read("held_out")
+    return write_images(tmp_path_factory.mktemp("digits") / "held_out", images, labels)
