@@ -10,6 +10,7 @@ from typing import Annotated, Any
 
 import typer
 
+from diffusionbench import cli_board
 from diffusionbench.errors import DataError, RequestError, RunError, UserError
 from diffusionbench.record import Record
 
@@ -26,6 +27,10 @@ Examples:
   diffusionbench inspect record.json
 
   diffusionbench ls metrics
+
+  diffusionbench board
+
+  diffusionbench correlate --x fid --y geneval
 """,
 )
 
@@ -78,6 +83,7 @@ def _finish(record: Record, out: Path | None, as_json: bool) -> None:
 def run(
     images: Annotated[Path, typer.Argument(help="folder of images, or .npz with arr_0 uint8 [N, H, W, 3]")],
     metrics: Metrics = "",
+    axis: Annotated[str, typer.Option("--axis", help="see `diffusionbench ls axes`")] = "class_conditional",
     reference: Reference = None,
     labels: Annotated[Path | None, typer.Option(help="file with one class label a line, in image order")] = None,
     count: Annotated[int | None, typer.Option("--num", min=1, help="score the first N images; default all")] = None,
@@ -108,6 +114,7 @@ def run(
     source = open_source(images, None if labels is None else read_labels(labels))
     name = method or images.stem
     request = EvalRequest(
+        axis=axis,
         metrics=_names(metrics),
         reference=reference,
         count=count or len(source.labels),
@@ -258,7 +265,7 @@ def selftest(as_json: Json = False) -> None:
 
       diffusionbench selftest --json
 
-      python -m diffusionbench selftest
+      diffusionbench selftest --json > selftest.json
     """
     from diffusionbench.extractors.digits import self_test
 
@@ -278,9 +285,12 @@ def doctor(as_json: Json = False) -> None:
 
       diffusionbench doctor --json
 
-      python -m diffusionbench doctor
+      diffusionbench doctor --json > installation.json
     """
     from diffusionbench.doctor import examine
 
     found: dict[str, Any] = examine()
     print(json.dumps(found, indent=2) if as_json else "\n".join(f"{key}: {value}" for key, value in found.items()))
+
+
+cli_board.register(app)

@@ -30,13 +30,14 @@ class Value(Strict):
     method: str | None = Field(None, description="how the uncertainty was formed: jackknife, wilson, prompts, ...")
     scored: int | None = Field(None, description="images or prompts behind the value")
     unscored: int = Field(0, description="images or prompts that could not be judged")
+    higher_is_better: bool | None = Field(None, description="direction, where the metric is another package's")
     note: str | None = None
 
 
 class Guidance(Strict):
     """Classifier-free guidance: strength (1.0 is off) and the closed interval of times on which it acts."""
 
-    scale: float
+    scale: float | None = Field(description="None: guided, but the source does not state how strongly")
     interval: tuple[float, float] = (0.0, 1.0)
 
 
@@ -82,6 +83,7 @@ class Provenance(Strict):
     hardware: str | None = None
     created: str | None = Field(None, description="UTC, ISO 8601")
     wall_seconds: float | None = None
+    selftest: Literal["passed", "failed"] | None = Field(None, description="outcome of `diffusionbench selftest`")
 
 
 class Record(Strict):
@@ -89,7 +91,8 @@ class Record(Strict):
 
     Attributes:
         method: row of the method table, or the generator's own name.
-        family: RAE, VAE, E2E VAE, pixel, few-step or reference, in the keys of the board; None where unknown.
+        variant: what tells results of one method apart that are not repeats ("200k", "nfe-2"); None for the main one.
+        family: rae, vae, e2e-vae, pixel, few-step or reference; None where unknown.
         anchors: the same metrics on image sets that say what a value means (held-out real images, class means).
         breakdown: values of parts (tasks, families, classes), by part and then metric.
         unscored: what could not be judged, named.
@@ -100,6 +103,7 @@ class Record(Strict):
     kind: Literal["measured", "published"]
     id: str = Field(pattern=r"^[a-z0-9][a-z0-9._-]*$", description="unique over all records; also the file name")
     method: str
+    variant: str | None = Field(None, pattern=r"^[a-z0-9][a-z0-9._-]*$")
     title: str
     family: str | None = None
     protocol: Protocol
@@ -128,7 +132,9 @@ def load(path: Path) -> Record:
     except OSError as error:
         raise RequestError(f"record {path}: {error.strerror}. Give the path of a record's JSON file.") from None
     except ValidationError as error:
-        breaches = "; ".join(
-            f"{'.'.join(str(part) for part in breach['loc']) or 'file'}: {breach['msg']}" for breach in error.errors()
-        )
-        raise RequestError(f"record {path} does not fit the schema: {breaches}") from None
+        raise RequestError(f"record {path} does not fit the schema: {'; '.join(breaches(error))}") from None
+
+
+def breaches(error: ValidationError) -> list[str]:
+    """Where and how a record breaks the schema, one sentence per breach."""
+    return [f"{'.'.join(str(part) for part in one['loc']) or 'file'}: {one['msg']}" for one in error.errors()]

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, cast
 import numpy as np
 
 from diffusionbench import provenance
+from diffusionbench.catalog import metric_info
 from diffusionbench.errors import DataError, RequestError
 from diffusionbench.extractors import EXTRACTORS
 from diffusionbench.record import Protocol, Provenance, Record, Value
@@ -197,7 +198,7 @@ def score(request: EvalRequest, images: ImageSet, device: str = "cpu", progress:
     estimates, seen = judge("scored", images, request.count)
     faults = images.unreadable(request.count)
     anchors, notes = _anchors(judge, reference, seen)
-    values = _values(estimates, len(faults))
+    values = _directed(_values(estimates, len(faults)), metrics)
     entries = images.entries(request.count)
     partial = bool(faults) or any(estimate.unscored for estimate in estimates.values())
     protocol = _protocol(request, reference, extractors, notes)
@@ -339,6 +340,16 @@ def _values(estimates: dict[str, Estimate], unreadable: int) -> dict[str, Value]
     for estimate in estimates.values():
         values |= {key: Value(value=number, scored=estimate.scored) for key, number in estimate.extra.items()}
     return values
+
+
+def _directed(values: dict[str, Value], metrics: dict[str, MetricSpec]) -> dict[str, Value]:
+    """State the direction of metrics that the catalog does not list, so that a board can rank them anywhere."""
+    return {
+        key: value.model_copy(update={"higher_is_better": metrics[key].higher_is_better})
+        if key in metrics and metric_info(key).higher_is_better is None
+        else value
+        for key, value in values.items()
+    }
 
 
 def _by_class(estimates: dict[str, Estimate], entries: list[Entry]) -> dict[str, dict[str, Value]]:

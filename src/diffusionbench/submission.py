@@ -1,0 +1,254 @@
+"""What a record must satisfy before it stands on the board: `submit` checks one, `validate` a folder.
+
+A problem refuses the record; a warning is shown to its author and to the reviewer. All of them are reported at once.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+from pydantic import ValidationError
+
+from diffusionbench import published
+from diffusionbench.catalog import CATALOG, direction, metric_info
+from diffusionbench.errors import RequestError
+from diffusionbench.metrics import METRICS
+from diffusionbench.points import record_files
+from diffusionbench.published.names import FAMILIES
+from diffusionbench.record import Record, Value, breaches
+from diffusionbench.registry import nearest
+from diffusionbench.schema import digest
+
+_SHA256 = re.compile(r"^[0-9a-f]{64}$")
+_COMMIT = re.compile(r"^[0-9a-f]{7,64}$")
+_MAX_NAME: Final = 120
+# Scored against held-out real images of its own reference, a generator that does better deserves a second look.
+_ANCHOR: Final = "held_out"
+
+
+@dataclass(frozen=True)
+class Report:
+    """What was found about one file; `record` is None where the file does not fit the schema."""
+
+    record: Record | None
+    problems: tuple[str, ...]
+    warnings: tuple[str, ...]
+
+
+def check(path: Path, folder: Path | None = None) -> Report:
+    """Check one record for submission.
+
+    Args:
+        path: the record's file.
+        folder: the records already there, for duplicates; need not exist.
+    """
+    report = _read(path)
+    if report.record is None:
+        return report
+    others = list(published.records())
+    unreadable = []
+    for other in record_files(folder) if folder is not None and folder.is_dir() else ():
+        found = _read(other).record
+        if found is None:
+            unreadable.append(f"{other} cannot be read, so it was not checked for duplicates")
+        elif other.resolve() != path.resolve():
+            others.append(found)
+    problems = (*report.problems, *_duplicates(report.record, others))
+    return Report(report.record, problems, (*report.warnings, *unreadable))
+
+
+def check_folder(folder: Path) -> dict[Path, Report]:
+    """Check every record below a folder (or one file), each against all others.
+
+    Raises:
+        RequestError: if there is no such folder.
+    """
+    if folder.is_file():
+        return {folder: check(folder, folder.parent)}
+    if not folder.is_dir():
+        raise RequestError(f"records folder {folder} does not exist. Give a folder of record JSON files.")
+    reports = {path: _read(path) for path in record_files(folder)}
+    known = list(published.records())
+    checked = {}
+    for path, report in reports.items():
+        problems = list(report.problems)
+        if report.record is not None:
+            problems += _duplicates(report.record, known)
+            if path.name != f"{report.record.id}.json":
+                problems.append(f"the file must be named {report.record.id}.json, as its id")
+            known.append(report.record)
+        checked[path] = Report(report.record, tuple(problems), report.warnings)
+    return checked
+
+
+def write(report: Report, folder: Path) -> Path:
+    """Write a record without problems under the name of its id.
+
+    Raises:
+        RequestError: if the record has problems.
+    """
+    if report.record is None or report.problems:
+        raise RequestError("a record with problems is not written.")
+    path = folder / f"{report.record.id}.json"
+    report.record.save(path)
+    return path
+
+
+def _read(path: Path) -> Report:
+    try:
+        record = Record.model_validate_json(path.read_bytes())
+    except OSError as error:
+        raise RequestError(f"record {path}: {error.strerror}. Give the path of a record's JSON file.") from None
+    except ValidationError as error:
+        return Report(None, tuple(breaches(error)), ())
+    return Report(record, tuple(_problems(record)), tuple(_warnings(record)))
+
+
+def _problems(record: Record) -> Iterator[str]:
+    if record.kind != "measured":
+        yield f"kind: '{record.kind}' records come from the importer only; a submission is 'measured'"
+    if record.partial:
+        yield "partial: something that was asked for is missing; submit a complete evaluation"
+    if not record.values:
+        yield "values: the record holds no value"
+    if record.family is not None and record.family not in FAMILIES:
+        yield f"family: unknown family '{record.family}'. {nearest(record.family, list(FAMILIES))}"
+    yield from _names(record)
+    yield from _hashes(record)
+    yield from _sources(record)
+    for where, values in _all_values(record):
+        for key, value in values.items():
+            yield from _value(f"{where}.{key}", key, value, record.protocol.count)
+    if record.provenance.selftest == "failed":
+        yield "provenance.selftest: failed; the installation that scored this gives wrong numbers. Run: " + (
+            "diffusionbench selftest"
+        )
+    if not _finite(record.extra):
+        yield "extra: holds a number that is not finite"
+
+
+def _names(record: Record) -> Iterator[str]:
+    for name, text in (("method", record.method), ("title", record.title)):
+        if not text.strip() or len(text) > _MAX_NAME or not text.isprintable():
+            yield f"{name}: must be 1 to {_MAX_NAME} printable characters"
+    url = record.provenance.url
+    if url is not None and not re.match(r"^https?://[^\s]+$", url):
+        yield "provenance.url: must start with https:// or http://"
+    for key, value in record.values.items():
+        # A metric of another package states its own direction.
+        if key not in CATALOG and direction(key, value) is None and key not in METRICS:
+            yield f"values.{key}: unknown metric '{key}'. {nearest(key, sorted({*CATALOG, *METRICS}))}"
+
+
+def _hashes(record: Record) -> Iterator[str]:
+    protocol, provenance = record.protocol, record.provenance
+    hashes = {
+        "protocol.reference_digest": protocol.reference_digest,
+        "protocol.prompts_digest": protocol.prompts_digest,
+        "provenance.config_hash": provenance.config_hash,
+        "provenance.checkpoint_digest": provenance.checkpoint_digest,
+        "provenance.images_digest": provenance.images_digest,
+        **{f"protocol.extractors.{name}": value for name, value in protocol.extractors.items()},
+    }
+    for where, value in hashes.items():
+        if value is not None and not _SHA256.match(value):
+            yield f"{where}: not a SHA-256 (64 hex digits)"
+    if provenance.commit is not None and not _COMMIT.match(provenance.commit):
+        yield "provenance.commit: not a commit (7 to 64 hex digits)"
+
+
+def _sources(record: Record) -> Iterator[str]:
+    """What a reader needs to trust or repeat a measured number."""
+    protocol, provenance = record.protocol, record.provenance
+    if protocol.reference is not None and protocol.reference_digest is None:
+        yield "protocol.reference_digest: missing; the hash says which real images were compared with"
+    if protocol.prompts is not None and protocol.prompts_digest is None:
+        yield "protocol.prompts_digest: missing; the hash says which prompts were scored"
+    if protocol.count is None:
+        yield "protocol.count: missing; say how many images were asked for"
+    if provenance.images_digest is None:
+        yield "provenance.images_digest: missing; the hash says which images were scored"
+    if provenance.commit is None and "diffusionbench" not in provenance.packages:
+        yield "provenance: neither a commit nor the version of diffusionbench is stated"
+
+
+def _all_values(record: Record) -> Iterator[tuple[str, Mapping[str, Value]]]:
+    yield "values", record.values
+    for name, values in record.anchors.items():
+        yield f"anchors.{name}", values
+    for name, values in record.breakdown.items():
+        yield f"breakdown.{name}", values
+
+
+def _value(where: str, key: str, value: Value, count: int | None) -> Iterator[str]:
+    info = metric_info(key)
+    numbers = [value.value, *([] if value.stderr is None else [value.stderr]), *(value.interval or ())]
+    if not all(map(math.isfinite, numbers)):
+        yield f"{where}: holds a number that is not finite"
+        return
+    if not info.low <= value.value <= info.high:
+        yield f"{where}: {value.value:g} is outside the possible range {_range(info.low, info.high)}"
+    if value.stderr is not None and value.stderr < 0:
+        yield f"{where}.stderr: {value.stderr:g} is negative"
+    if value.interval is not None and value.interval[0] > value.interval[1]:
+        yield f"{where}.interval: low {value.interval[0]:g} is above high {value.interval[1]:g}"
+    if value.unscored < 0 or (value.scored is not None and value.scored < 1):
+        yield f"{where}: counts must be positive"
+    elif where.startswith("values") and count is not None and (value.scored or 0) + value.unscored > count:
+        yield f"{where}: {value.scored} scored and {value.unscored} unscored are more than the {count} asked for"
+
+
+def _range(low: float, high: float) -> str:
+    return f"[{low:g}, {high:g}]" if math.isfinite(high) else f"from {low:g}"
+
+
+def _warnings(record: Record) -> Iterator[str]:
+    if record.provenance.dirty:
+        yield "provenance.dirty: the code had uncommitted changes, so the commit does not reproduce it"
+    if record.provenance.selftest is None:
+        yield "provenance.selftest: not stated. Run: diffusionbench selftest"
+    if record.provenance.command is None:
+        yield "provenance.command: not stated; say how to get the record again"
+    if record.family is None:
+        yield "family: not stated; the board cannot group the method"
+    for key, value in record.values.items():
+        if value.unscored and not record.unscored:
+            yield f"values.{key}: {value.unscored} unscored, but none is named"
+        if value.stderr is None and value.interval is None:
+            yield f"values.{key}: has no uncertainty"
+        if value.scored is None:
+            yield f"values.{key}: does not say how many were scored"
+        real = record.anchors.get(_ANCHOR, {}).get(key)
+        higher = metric_info(key).higher_is_better
+        if real is not None and higher is not None and (value.value > real.value) == higher and value != real:
+            yield f"values.{key}: {value.value:g} is better than held-out real images ({real.value:g})"
+
+
+def _duplicates(record: Record, others: Sequence[Record]) -> Iterator[str]:
+    for other in others:
+        if other.id == record.id:
+            yield f"id: '{record.id}' stands in another record already"
+        elif _measurement(other) is not None and _measurement(other) == _measurement(record):
+            yield f"the same images under the same protocol are in record '{other.id}' already"
+
+
+def _measurement(record: Record) -> str | None:
+    """What makes two records one measurement: images and protocol and metrics."""
+    if record.provenance.images_digest is None:
+        return None
+    protocol = record.protocol.model_dump(mode="json", exclude={"notes"})
+    return digest([protocol, record.provenance.images_digest, sorted(record.values)])
+
+
+def _finite(value: Any) -> bool:
+    try:
+        json.dumps(value, allow_nan=False)
+    except ValueError:
+        return False
+    return True

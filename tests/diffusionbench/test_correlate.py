@@ -1,0 +1,166 @@
+"""Coefficients against closed forms and the known figures of the published study."""
+
+import itertools
+import math
+
+import numpy as np
+import pytest
+
+from diffusionbench import published
+from diffusionbench.correlate import fisher_interval, fit_line, kendall, mid_ranks, partial, pearson, spearman
+from diffusionbench.points import points
+
+Y = ("geneval", "dpgbench", "genaibench", "simpleeval")
+KNOWN = [
+    (published.BLOG, "none", (), (-0.6659, -0.6422, -0.8115, -0.8439), 24),
+    (published.BLOG, "none", ("latent",), (-0.3017, -0.3622), 21),
+    (published.PAPER, "cfg", (), (-0.7695, -0.7546, -0.7157), 24),
+    (published.PAPER, "none", (), (-0.6458, -0.6629, -0.8122), 24),
+    (published.PAPER, "cfg", ("latent",), (-0.5553, -0.5803, -0.3766), 21),
+    (published.PAPER, "none", ("latent",), (-0.2671, -0.3687, -0.6201), 21),
+]
+
+
+@pytest.mark.parametrize("score_set, guidance, family, expected, n", KNOWN)
+def test_published_study(score_set, guidance, family, expected, n):
+    for metric, r in zip(Y, expected, strict=False):
+        chosen = points(published.records(), "fid", metric, guidance, score_set, family)
+        found = pearson([p.x for p in chosen], [p.y for p in chosen], draws=0)
+        assert found.n == n
+        assert round(found.value, 4) == r
+
+
+def test_closed_forms():
+    x = np.arange(6.0)
+    for coefficient in (pearson, spearman, kendall):
+        assert coefficient(x, 2 * x + 1, draws=0).value == 1.0
+        assert coefficient(x, -x, draws=0).value == -1.0
+    assert pearson([1, 2, 3], [1, 3, 2], draws=0).value == pytest.approx(0.5)
+    assert kendall([1, 2, 3], [1, 3, 2], draws=0).value == pytest.approx(1 / 3)
+    # Monotone but curved: ranks agree, the straight line does not.
+    assert spearman(x, np.exp(x), draws=0).value == 1.0
+    assert pearson(x, np.exp(x), draws=0).value < 0.9
+
+
+def test_ties():
+    assert mid_ranks(np.array([3.0, 1.0, 3.0, 2.0])).tolist() == [3.5, 1.0, 3.5, 2.0]
+    # 5 untied pairs in x, 6 in y, 5 concordant: tau-b = 5 / sqrt(5 * 6).
+    assert kendall([1, 1, 2, 3], [1, 2, 3, 4], draws=0).value == pytest.approx(5 / math.sqrt(30))
+    assert spearman([1, 1, 2, 3], [1, 2, 3, 4], draws=0).value == pytest.approx(
+        np.corrcoef([1.5, 1.5, 3, 4], [1, 2, 3, 4])[0, 1]
+    )
+
+
+@pytest.mark.parametrize("coefficient", [pearson, spearman, kendall])
+def test_undefined(coefficient):
+    for few in ([], [1.0], [1.0, 2.0]):
+        found = coefficient(few, few)
+        assert found.value is None
+        assert found.interval is None
+        assert found.p_value is None
+        assert "fewer than 3" in found.note
+        assert math.isnan(float(found))
+    three = coefficient([1, 2, 3], [1, 3, 2])
+    assert three.value is not None
+    assert three.interval is None
+    assert three.fisher is None
+    assert "4 points" in three.note
+    constant = coefficient([5.0] * 6, [1, 2, 3, 4, 5, 6])
+    assert constant.value is None
+    assert "x is the same" in constant.note
+    # 0.1 + 0.2 style rounding must not turn a constant into a variable, nor scale hide variation.
+    assert coefficient([1e9, 1e9 + 1, 1e9 + 2, 1e9 + 3], [1, 2, 3, 4], draws=0).value == pytest.approx(1)
+    with pytest.raises(ValueError, match="equal length"):
+        coefficient([1, 2, 3], [1, 2])
+    with pytest.raises(ValueError, match="finite"):
+        coefficient([1, 2, math.nan], [1, 2, 3])
+
+
+def test_fisher_interval():
+    low, high = fisher_interval(0.5, 28)
+    assert math.atanh(0.5) - math.atanh(low) == pytest.approx(1.959963984540054 / 5)
+    assert math.atanh(high) - math.atanh(0.5) == pytest.approx(1.959963984540054 / 5)
+    assert fisher_interval(0.5, 3) is None
+    assert fisher_interval(1.0, 30) is None
+    assert fisher_interval(0.5, 28, given=2) == fisher_interval(0.5, 26)
+
+
+@pytest.mark.parametrize("coefficient", [pearson, spearman, kendall])
+def test_permutation_p_is_exact_for_few_points(coefficient):
+    rng = np.random.default_rng(3)
+    x, y = rng.normal(size=5).round(1), rng.normal(size=5).round(1)
+    every = [coefficient(x, y[list(order)], draws=0).value for order in itertools.permutations(range(5))]
+    observed = coefficient(x, y).value
+    expected = np.mean([abs(r) >= abs(observed) - 1e-9 for r in every])
+    assert coefficient(x, y).p_value == pytest.approx(expected)
+
+
+@pytest.mark.parametrize("coefficient", [pearson, spearman, kendall])
+def test_draws_match_the_slow_way(coefficient):
+    rng = np.random.default_rng(5)
+    x = rng.normal(size=12).round(1)
+    y = (0.6 * x + rng.normal(size=12)).round(1)
+    slow = np.random.default_rng(9)
+    resamples = [slow.integers(12, size=12) for _ in range(2000)]
+    boot = [coefficient(x[i], y[i], draws=0).value for i in resamples]
+    orders = [slow.permutation(12) for _ in range(1500)]
+    drawn = [coefficient(x, y[o], draws=0).value for o in orders]
+    found = coefficient(x, y, draws=20_000, seed=1)
+    assert found.interval == pytest.approx(np.quantile(boot, [0.025, 0.975]), abs=0.07)
+    assert found.p_value == pytest.approx(np.mean(np.abs(drawn) >= abs(found.value)), abs=0.03)
+
+
+def test_seeds():
+    x, y = np.random.default_rng(0).normal(size=(2, 20))
+    assert pearson(x, y, seed=1) == pearson(x, y, seed=1)
+    assert pearson(x, y, seed=1).interval != pearson(x, y, seed=2).interval
+    assert (pearson(x, y, draws=123).draws, pearson(x, y, seed=7).seed) == (123, 7)
+
+
+def test_bootstrap_covers():
+    rng = np.random.default_rng(11)
+    truth, hits = 0.6, 0
+    for _ in range(200):
+        x = rng.normal(size=60)
+        y = truth * x + math.sqrt(1 - truth**2) * rng.normal(size=60)
+        low, high = pearson(x, y, draws=400).interval
+        hits += low <= truth <= high
+    assert 0.88 <= hits / 200 <= 0.99
+
+
+def test_partial_given_family():
+    # Opposite slopes within and between: pooled hides what holds in each group.
+    x = np.array([0, 1, 2, 10, 11, 12.0])
+    y = np.array([2, 1, 0, 12, 11, 10.0])
+    groups = ["a"] * 3 + ["b"] * 3
+    assert pearson(x, y, draws=0).value > 0.9
+    found = partial(x, y, groups)
+    assert found.value == pytest.approx(-1.0)
+    assert found.n == 6
+    # Regression on dummy variables gives the same number.
+    rng = np.random.default_rng(2)
+    x, y, groups = rng.normal(size=30), rng.normal(size=30), rng.integers(3, size=30)
+    dummies = np.eye(3)[groups]
+    residual = [v - dummies @ np.linalg.lstsq(dummies, v, rcond=None)[0] for v in (x, y)]
+    found = partial(x, y, groups.tolist())
+    assert found.value == pytest.approx(np.corrcoef(*residual)[0, 1])
+    assert found.fisher == fisher_interval(found.value, 30, 2)
+    assert found.interval[0] < found.value < found.interval[1]
+
+
+def test_partial_undefined():
+    assert partial([1, 2, 3], [1, 3, 2], ["a", "b", "c"]).value is None
+    alone = partial([1, 2, 3, 4, 50], [4, 2, 3, 1, 50], ["a", "a", "a", "a", "lonely"])
+    assert alone.n == 4
+    assert alone.value == pytest.approx(pearson([1, 2, 3, 4], [4, 2, 3, 1], draws=0).value)
+    assert partial([1, 1, 2, 2, 3, 3], [1, 2, 3, 4, 5, 6], list("aabbcc")).value is None
+    assert partial([], [], []).value is None
+    with pytest.raises(ValueError, match="one group per point"):
+        partial([1, 2, 3], [1, 2, 3], ["a"])
+
+
+def test_line():
+    line = fit_line([0, 1, 2], [1, 3, 5])
+    assert (line.slope, line.intercept) == (pytest.approx(2), pytest.approx(1))
+    assert fit_line([1, 1, 1], [1, 2, 3]) is None
+    assert fit_line([1, 2], [1, 2]) is None

@@ -1,0 +1,215 @@
+"""What submission and validation refuse, and that they name everything at once."""
+
+import json
+
+import pytest
+from typer import Typer
+from typer.testing import CliRunner
+
+from diffusionbench import published, submission
+from diffusionbench.cli_board import register
+from diffusionbench.errors import RequestError
+from diffusionbench.record import Guidance, Protocol, Provenance, Record, Value, load
+
+HASH = "a" * 64
+
+
+def good(**changes):
+    base = Record(
+        kind="measured",
+        id="mine-1",
+        method="mine",
+        title="Mine",
+        family="vae",
+        protocol=Protocol(
+            name="class_conditional",
+            axis="class_conditional",
+            reference="imagenet256",
+            reference_digest=HASH,
+            extractors={"inception": HASH},
+            count=1000,
+            seed=0,
+            guidance=Guidance(scale=1.0),
+        ),
+        values={"fid": Value(value=5.0, stderr=0.1, interval=(4.8, 5.2), method="jackknife", scored=1000)},
+        provenance=Provenance(
+            source="checkpoint",
+            images_digest=HASH,
+            command="nanogen eval outputs/mine",
+            commit="b" * 40,
+            dirty=False,
+            packages={"diffusionbench": "0.1.0"},
+            created="2026-07-01T00:00:00+00:00",
+            selftest="passed",
+        ),
+    )
+    return base.model_copy(update=changes)
+
+
+def saved(tmp_path, record, name="result.json"):
+    path = tmp_path / name
+    record.save(path)
+    return path
+
+
+def problems(tmp_path, **changes):
+    return "\n".join(submission.check(saved(tmp_path, good(**changes))).problems)
+
+
+def run(*arguments):
+    app = Typer()
+    register(app)
+    return CliRunner().invoke(app, arguments)
+
+
+def test_a_good_record(tmp_path):
+    report = submission.check(saved(tmp_path, good()))
+    assert report.problems == report.warnings == ()
+    path = submission.write(report, tmp_path / "records")
+    assert path == tmp_path / "records" / "mine-1.json"
+    assert load(path) == good()
+    text = path.read_text().replace('"extra": {}', '"extra": {"x": Infinity}')
+    (tmp_path / "infinite.json").write_text(text)
+    assert submission.check(tmp_path / "infinite.json").problems == ("extra: holds a number that is not finite",)
+    (only,) = submission.check_folder(tmp_path / "records").values()
+    assert only.problems == ()
+
+
+def test_schema_breaches_come_together(tmp_path):
+    path = tmp_path / "bad.json"
+    content = json.loads(good().model_dump_json())
+    content["id"] = "Not An Id"
+    content["values"]["fid"]["value"] = "five"
+    content["protocol"].pop("axis")
+    content["surprise"] = 1
+    path.write_text(json.dumps(content))
+    found = "\n".join(submission.check(path).problems)
+    for where in ("id:", "values.fid.value:", "protocol.axis:", "surprise:"):
+        assert where in found
+    path.write_text(json.dumps(content)[:200])
+    assert "file: Invalid JSON" in submission.check(path).problems[0]
+    with pytest.raises(RequestError, match="No such file"):
+        submission.check(tmp_path / "nowhere.json")
+
+
+@pytest.mark.parametrize(
+    "changes, message",
+    [
+        ({"kind": "published"}, "'published' records come from the importer only"),
+        ({"partial": True}, "partial: something that was asked for is missing"),
+        ({"values": {}}, "holds no value"),
+        ({"family": "vea"}, "unknown family 'vea'. Did you mean 'vae'"),
+        ({"title": "x" * 200}, "title: must be 1 to 120 printable"),
+        ({"method": "a\x1b[31m"}, "method: must be"),
+        ({"values": {"fdi": Value(value=1)}}, "unknown metric 'fdi'. Did you mean 'fid'"),
+        ({"values": {"fid": Value(value=-3)}}, "-3 is outside the possible range from -0.001"),
+        ({"values": {"geneval_overall": Value(value=64.2)}}, r"outside the possible range [0, 1]"),
+        ({"values": {"geneval_colors": Value(value=1.2)}}, r"outside the possible range [0, 1]"),
+        ({"values": {"fid": Value(value=float("nan"))}}, "not finite"),
+        ({"values": {"fid": Value(value=1, stderr=-1)}}, "stderr: -1 is negative"),
+        ({"values": {"fid": Value(value=1, interval=(2, 1))}}, "low 2 is above high 1"),
+        ({"values": {"fid": Value(value=1, scored=999, unscored=2)}}, "are more than the 1000 asked for"),
+        ({"anchors": {"held_out": {"fid": Value(value=-9)}}}, "anchors.held_out.fid: -9 is outside"),
+    ],
+)
+def test_refused(tmp_path, changes, message):
+    assert message in problems(tmp_path, **changes)
+
+
+@pytest.mark.parametrize(
+    "part, changes, message",
+    [
+        ("protocol", {"reference_digest": None}, "protocol.reference_digest: missing"),
+        ("protocol", {"reference_digest": "abc"}, "protocol.reference_digest: not a SHA-256"),
+        ("protocol", {"extractors": {"inception": "zz"}}, "protocol.extractors.inception: not a SHA-256"),
+        ("protocol", {"prompts": "geneval"}, "protocol.prompts_digest: missing"),
+        ("protocol", {"count": None}, "protocol.count: missing"),
+        ("provenance", {"images_digest": None}, "provenance.images_digest: missing"),
+        ("provenance", {"commit": "main"}, "provenance.commit: not a commit"),
+        ("provenance", {"commit": None, "packages": {}}, "neither a commit nor the version"),
+        ("provenance", {"selftest": "failed"}, "gives wrong numbers"),
+        ("provenance", {"url": "javascript:alert(1)"}, "provenance.url: must start with https://"),
+    ],
+)
+def test_untrustworthy(tmp_path, part, changes, message):
+    changed = getattr(good(), part).model_copy(update=changes)
+    assert message in problems(tmp_path, **{part: changed})
+
+
+def test_warnings(tmp_path):
+    provenance = good().provenance.model_copy(update={"dirty": True, "selftest": None, "command": None})
+    record = good(
+        provenance=provenance,
+        family=None,
+        values={"fid": Value(value=1.0, unscored=3)},
+        anchors={"held_out": {"fid": Value(value=2.0)}},
+    )
+    report = submission.check(saved(tmp_path, record))
+    assert report.problems == ()
+    found = "\n".join(report.warnings)
+    for part in (
+        "uncommitted changes",
+        "diffusionbench selftest",
+        "command",
+        "cannot group",
+        "none is named",
+        "no uncertainty",
+        "how many were scored",
+        "better than held-out real images",
+    ):
+        assert part in found
+
+
+def test_duplicates(tmp_path):
+    folder = tmp_path / "records"
+    submission.write(submission.check(saved(tmp_path, good())), folder)
+    same_id = good(values={"fid": Value(value=6.0)})
+    assert (
+        "id: 'mine-1' stands in another record already"
+        in submission.check(saved(tmp_path, same_id), folder).problems[0]
+    )
+    same_images = good(id="mine-2", title="Renamed")
+    found = submission.check(saved(tmp_path, same_images), folder).problems
+    assert found == ("the same images under the same protocol are in record 'mine-1' already",)
+    taken = published.records()[0].id
+    assert "stands in another record" in submission.check(saved(tmp_path, good(id=taken)), folder).problems[0]
+    # A record already in place is not its own duplicate.
+    assert submission.check(folder / "mine-1.json", folder).problems == ()
+
+
+def test_validate_folder(tmp_path):
+    saved(tmp_path, good(), "mine-1.json")
+    saved(tmp_path, good(id="mine-2", partial=True), "wrong-name.json")
+    (tmp_path / "half.json").write_text('{"schema_version": 1, "kind"')
+    (tmp_path / ".tmp.json").write_text("{")
+    (tmp_path / "record.schema.json").write_text("{}")
+    result = run("validate", str(tmp_path))
+    text = str(result.exception)
+    assert isinstance(result.exception, RequestError)
+    for part in ("half.json: file", "the file must be named mine-2.json", "partial", "same images", "4 problems"):
+        assert part in text
+    (tmp_path / "half.json").unlink()
+    (tmp_path / "wrong-name.json").unlink()
+    assert "1 records are valid" in run("validate", str(tmp_path)).output
+    assert json.loads(run("validate", str(tmp_path / "mine-1.json"), "--json").output)["problems"] == []
+    with pytest.raises(RequestError, match="does not exist"):
+        submission.check_folder(tmp_path / "missing")
+
+
+def test_submit_command(tmp_path):
+    path, folder = saved(tmp_path, good()), tmp_path / "records"
+    assert "nothing was written" in run("submit", str(path), "--records", str(folder), "--dry-run").output
+    assert not folder.exists()
+    eee, hub = tmp_path / "eee.json", tmp_path / "hub.yaml"
+    exports = ["--every-eval-ever", str(eee), "--hub", str(hub), "--hub-dataset", "me/bench"]
+    result = run("submit", str(path), "--records", str(folder), *exports)
+    assert result.exit_code == 0, result.output
+    assert load(folder / "mine-1.json") == good()
+    assert json.loads(eee.read_text())["schema_version"] == "0.3.0"
+    assert "id: me/bench" in hub.read_text()
+    again = run("submit", str(path), "--records", str(folder), "--json")
+    assert again.exit_code != 0
+    assert "stands in another record" in json.loads(again.output)["problems"][0]
+    refused = run("submit", str(saved(tmp_path, good(partial=True, id="other"))), "--records", str(folder))
+    assert isinstance(refused.exception, RequestError)
+    assert not (folder / "other.json").exists()

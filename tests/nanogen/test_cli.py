@@ -1,0 +1,245 @@
+"""The command line of NanoGen: what a user types, reads and gets, and what wrong use ends in."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+from safetensors.torch import load_file, save_file
+from tiny import MODEL, words
+
+from nanogen import cli
+from nanogen.train import train
+
+
+@pytest.fixture
+def nanogen(monkeypatch, capsys):
+    """Run a command in this process; gives exit code, stdout and stderr."""
+
+    def execute(*arguments: object) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["nanogen", *map(str, arguments)])
+        capsys.readouterr()
+        with pytest.raises(SystemExit) as stopped:
+            cli.main()
+        out, err = capsys.readouterr()
+        return int(stopped.value.code or 0), out, err
+
+    return execute
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory) -> Path:
+    from nanogen.config import compose
+
+    run = tmp_path_factory.mktemp("runs") / "trained"
+    overrides = words(4, "eval.metrics=[accuracy_digits]", "eval.reference=digits", "eval.num_samples=20")
+    train(compose("digits", overrides=overrides), run, "cpu", ["nanogen", "train"])
+    return run
+
+
+def one_sentence(err: str) -> str:
+    assert "Traceback" not in err
+    lines = [line for line in err.splitlines() if "Error: " in line]
+    assert len(lines) == 1, err
+    return lines[0]
+
+
+def pictures(folder: Path, classes: int = 2, each: int = 6) -> Path:
+    generator = np.random.default_rng(0)
+    for label in range(classes):
+        (folder / f"class{label}").mkdir(parents=True)
+        for index in range(each):
+            pixels = generator.integers(0, 256, (16, 20, 3), dtype=np.uint8)
+            Image.fromarray(pixels).save(folder / f"class{label}" / f"{index}.png")
+    return folder
+
+
+def test_train_sample_eval_report(nanogen, tmp_path):
+    run = tmp_path / "run"
+    code, out, err = nanogen("train", "--task", "digits", "--run", run, *words(3))
+    assert (code, out.strip()) == (0, str(run)), err
+    code, out, _ = nanogen("eval", run, "--metrics", "accuracy_digits", "--num", 20, "--json", "eval.reference=digits")
+    record = json.loads(out)
+    assert code == 0
+    assert record["values"]["accuracy_digits"]["scored"] == 20
+    assert set(record["anchors"]) == {"held_out", "class_means"}
+    assert all(anchor["accuracy_digits"]["scored"] == 20 for anchor in record["anchors"].values())
+    code, out, _ = nanogen("report", run)
+    assert code == 0
+    page = Path(out.strip()).read_text()
+    assert "accuracy_digits" in page
+    assert "<svg" in page
+    assert "data:image/png;base64," in page
+    assert "http://" not in page.replace("http://www.w3.org/", "")
+    assert "https://" not in page
+
+
+def test_an_image_folder_trains(nanogen, tmp_path):
+    data = pictures(tmp_path / "pictures", classes=3)
+    run = tmp_path / "run"
+    overrides = words(2, "data.image_size=8", "model.pixel_patch=4", "data.workers=0")
+    code, _, err = nanogen("train", "--task", "imagefolder", "--data", data, "--run", run, *overrides)
+    assert code == 0, err
+    assert "num_classes: 3" in (run / "config.yaml").read_text()
+
+
+def test_samples_do_not_depend_on_the_batch(nanogen, trained, tmp_path):
+    for size in (1, 7, 20):
+        out = tmp_path / f"{size}.npz"
+        code, _, err = nanogen("sample", trained, "--num", 20, "--labels", "0-4", "--batch-size", size, "--out", out)
+        assert code == 0, err
+    whole = np.load(tmp_path / "20.npz")
+    assert whole["arr_1"].tolist() == [0, 1, 2, 3, 4] * 4
+    for size in (1, 7):
+        part = np.load(tmp_path / f"{size}.npz")["arr_0"]
+        assert np.abs(part.astype(int) - whole["arr_0"].astype(int)).max() <= 1
+    # More images continue the same sequence; another seed gives another one.
+    nanogen("sample", trained, "--num", 25, "--labels", "0-4", "--batch-size", 20, "--out", tmp_path / "25.npz")
+    assert np.array_equal(np.load(tmp_path / "25.npz")["arr_0"][:20], whole["arr_0"])
+    nanogen("sample", trained, "--num", 20, "--labels", "0-4", "--seed", 1, "--out", tmp_path / "seed.npz")
+    assert not np.array_equal(np.load(tmp_path / "seed.npz")["arr_0"], whole["arr_0"])
+
+
+def test_samples_as_grid_and_folder_and_from_a_weights_file(nanogen, trained, tmp_path):
+    grid = tmp_path / "grid.png"
+    assert nanogen("sample", trained, "--num", 12, "--guidance", 2, "--out", grid)[0] == 0
+    with Image.open(grid) as image:
+        assert image.info["guidance"] == "2.0"
+        assert image.width > image.height
+    weights = next((trained / "checkpoints").glob("step-*")) / "ema.safetensors"
+    folder = tmp_path / "folder"
+    assert nanogen("sample", weights, "--num", 4, "--labels", "3,7", "--out", folder)[0] == 0
+    assert sorted(str(path.relative_to(folder)) for path in folder.rglob("*.png")) == [
+        "3/000000.png",
+        "3/000002.png",
+        "7/000001.png",
+        "7/000003.png",
+    ]
+
+
+def test_show_prints_values_origins_and_the_exact_size(nanogen):
+    code, out, _ = nanogen("show", "--task", "imagenet256", "--method", "sd-vae-ema", "--scale", "paper", "--why")
+    assert code == 0
+    assert "# parameters: 611,304,996" in out
+    assert "# configs/base.yaml:" in out
+    assert "cannot train yet" in out
+    code, out, _ = nanogen("show", "--task", "digits", "--json")
+    assert json.loads(out)["derived"]["parameters"] == 1_312_158
+
+
+def test_ls_lists_everything(nanogen):
+    code, out, _ = nanogen("ls", "--json")
+    tables = json.loads(out)
+    assert code == 0
+    assert {"tasks", "methods", "scales", "latents", "objectives", "losses", "data"} == set(tables)
+    assert all(text for name in ("tasks", "methods", "scales", "latents") for text in tables[name].values())
+
+
+def test_bench_accounts_for_the_whole_step(nanogen):
+    code, out, err = nanogen("bench", "--task", "digits", "--steps", 3, "--warmup", 1, *MODEL, "train.batch_size=8")
+    assert code == 0, err
+    result = json.loads(out)
+    assert set(result["parts_ms"]) == {"data", "encode", "forward", "backward", "optimizer", "ema"}
+    assert sum(result["parts_share"].values()) == pytest.approx(1)
+    assert sum(result["parts_ms"].values()) == pytest.approx(1e3 * result["seconds_per_step"])
+    assert result["images_per_second"] == pytest.approx(8 / result["seconds_per_step"])
+
+
+def test_bench_needs_no_data_and_no_weights(nanogen):
+    overrides = [*MODEL, "train.batch_size=2", "train.compile=false", "data.image_size=64"]
+    arguments = ["--task", "imagenet256", "--method", "sd-vae-ema", "--scale", "paper", "--synthetic"]
+    code, out, err = nanogen("bench", *arguments, "--steps", 1, "--warmup", 0, *overrides)
+    assert code == 0, err
+    assert json.loads(out)["model_gflops_per_image"] > 0
+
+
+WRONG = {
+    "train --task digitz": "Did you mean 'digits'?",
+    "train --task digits --method sd-vae-ema": "cannot be cut",
+    "train --task imagenet256 --data {pictures}": "cannot run: its autoencoder",
+    "train --task imagefolder": "data",
+    "train --task imagefolder --data {tmp}/absent": "does not exist",
+    "train --task imagefolder --data {empty}": "holds no data set",
+    "train --task imagefolder --data {corrupt} data.image_size=8 data.workers=0": "3.png",
+    "train --task digits optim.lr": "config file optim.lr",
+    "train --task digits a.yaml b.yaml": "at most one config file",
+    "train --task digits eval.metrics=[fid] eval.reference=digits": "needs its weights",
+    "train --task digits eval.reference=digitz": "unknown reference 'digitz'",
+    "train --task digits eval.num_samples=50": "needs at least 200 images",
+    "train --task digits --run {file}/run": "cannot be written",
+    "sample {run} --labels 0-12": "labels must lie in 0..9, found 10, 11, 12",
+    "sample {run} --labels x": "expected classes such as",
+    "sample {run} --out x.gif": "expected grid.png",
+    "sample {run} model.encoder_depth=2": "model.encoder_depth is 1, asked: 2",
+    "sample {tmp}/absent": "is not a run folder",
+    "eval {run} --metrics fidd": "Did you mean 'fid'?",
+    "eval {run} --tuned": "no tuned guidance",
+    "report {tmp}": "is not a run folder",
+    "show --task digits guidance.scal=2": "Did you mean 'guidance.scale'?",
+    "ls latent": "unknown list 'latent'",
+    "bench --task imagefolder --synthetic": "Set condition.num_classes=N",
+}
+
+
+@pytest.mark.parametrize("line", WRONG)
+def test_wrong_use_ends_in_one_sentence_and_exit_code_2(line, nanogen, trained, tmp_path):
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "file").write_text("not a folder")
+    corrupt = pictures(tmp_path / "corrupt", classes=1, each=8)
+    (corrupt / "class0" / "3.png").write_bytes(b"no picture")
+    places = {
+        "run": trained,
+        "tmp": tmp_path,
+        "empty": tmp_path / "empty",
+        "file": tmp_path / "file",
+        "corrupt": corrupt,
+        "pictures": pictures(tmp_path / "pictures"),
+    }
+    arguments = line.format(**places).split()
+    if arguments[0] == "train":
+        extra = ["--run", tmp_path / "new"] if "--run" not in arguments else []
+        overrides = [] if "eval" in line or "--task digits " in line or "method" in line else words(2)
+        arguments = [*arguments[:1], *extra, *overrides, *arguments[1:]]
+    code, out, err = nanogen(*arguments)
+    assert code == 2, err
+    assert WRONG[line] in one_sentence(err)
+    assert out == ""
+    if "corrupt" not in line:
+        assert not (tmp_path / "new").exists()
+
+
+def test_weights_of_another_architecture_are_listed(nanogen, trained, tmp_path):
+    weights = next((trained / "checkpoints").glob("step-*")) / "ema.safetensors"
+    from safetensors import safe_open
+
+    with safe_open(weights, "pt") as file:
+        header = file.metadata()
+    tensors = load_file(weights)
+    bias = tensors.pop("bridge.bias")
+    tensors["final.linear.bias"] = tensors["final.linear.bias"][:3].clone()
+    tensors["stranger"] = bias
+    save_file(tensors, tmp_path / "other.safetensors", header)
+    code, _, err = nanogen("sample", tmp_path / "other.safetensors", "--out", tmp_path / "grid.png")
+    assert code == 2
+    sentence = one_sentence(err)
+    assert "missing bridge.bias [24]" in sentence
+    assert "unknown stranger [24]" in sentence
+    assert "final.linear.bias is [3], needed [12]" in sentence
+    assert not (tmp_path / "grid.png").exists()
+
+
+def test_a_changed_run_config_is_refused_by_sample_and_eval(nanogen, trained, tmp_path):
+    import shutil
+
+    copy = tmp_path / "copy"
+    shutil.copytree(trained, copy)
+    config = copy / "config.yaml"
+    config.write_text(config.read_text().replace("predict: v", "predict: x"))
+    for verb in ("sample", "eval"):
+        code, _, err = nanogen(verb, copy)
+        assert code == 2
+        assert "objective.predict: v there, x in the run folder" in one_sentence(err)
