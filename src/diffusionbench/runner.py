@@ -405,7 +405,7 @@ def _duplicates(entries: list[Entry]) -> dict[str, Any]:
     """How many images repeat an earlier one pixel for pixel, and the first few pairs; nothing where none does."""
     first: dict[str, int] = {}
     pairs = [
-        (first[entry.sha256], entry.id) for entry in entries if first.setdefault(entry.sha256, entry.id) != entry.id
+        [first[entry.sha256], entry.id] for entry in entries if first.setdefault(entry.sha256, entry.id) != entry.id
     ]
     return {"duplicates": {"count": len(pairs), "first": pairs[:5]}} if pairs else {}
 
