@@ -83,7 +83,7 @@ _ENTRIES: Final = (
     _distance("fdr6", "FDr6", "mean of FDr over all six extractors; arXiv 2604.28190"),
     *(_distance(f"mind_{key}", f"MIND {title}", _MIND) for key, title in EXTRACTORS.items()),
     MetricInfo(key="kid_mean", title="KID", higher_is_better=False, axis=_CLASS, low=-1, about=_KID),
-    MetricInfo(key="kid", title="KID", higher_is_better=False, axis=_CLASS, low=-1, about=_KID),
+    MetricInfo(key="kid_mean", title="KID", higher_is_better=False, axis=_CLASS, low=-1, about=_KID),
     MetricInfo(key="kid_std", title="KID, spread over subsets", higher_is_better=None, axis=_CLASS, low=0, about=_KID),
     _share("precision", "Precision", "share of samples inside the real manifold; arXiv 1904.06991", _CLASS),
     _share("recall", "Recall", "share of real images inside the sample manifold; arXiv 1904.06991", _CLASS),

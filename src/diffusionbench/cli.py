@@ -112,7 +112,7 @@ def run(
     from diffusionbench.terminal import progress_line
 
     source = open_source(images, None if labels is None else read_labels(labels))
-    name = method or images.stem
+    name = method or images.resolve().stem or "images"
     request = EvalRequest(
         axis=axis,
         metrics=_names(metrics),
@@ -157,7 +157,8 @@ def score(
     from diffusionbench.runner import rescore
     from diffusionbench.terminal import progress_line
 
-    _finish(rescore(store, _names(metrics), reference, device, progress_line()), out, as_json)
+    command = shlex.join(["diffusionbench", *sys.argv[1:]])
+    _finish(rescore(store, _names(metrics), reference, device, progress_line(), command), out, as_json)
 
 
 def _names(text: str) -> tuple[str, ...]:

@@ -269,15 +269,18 @@ class ImageStore:
 
     def entries(self, count: int) -> list[Entry]:
         """See `ImageSet`."""
+        self._refresh()
         places = (self._place[sample] for sample in range(count) if sample in self._place)
         return [self._sound[name].entries[row] for name, row in places]
 
     def unreadable(self, count: int) -> dict[int, str]:
         """See `ImageSet`."""
+        self._refresh()
         return {sample: fault for sample, fault in sorted(self._faults.items()) if sample < count}
 
     def seconds(self) -> float:
         """See `ImageSet`."""
+        self._refresh()
         return sum(chunk.seconds for chunk in self._sound.values())
 
     def _refresh(self) -> None:

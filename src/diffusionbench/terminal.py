@@ -31,8 +31,9 @@ def print_record(record: Record) -> None:
     table.add_column("better")
     for name in record.anchors:
         table.add_column(name.replace("_", " "), justify="right")
+    directions = {spec.key: spec.higher_is_better for spec in map(METRICS.load, METRICS)}
     for key, value in record.values.items():
-        better = "" if key not in METRICS else "higher" if METRICS.load(key).higher_is_better else "lower"
+        better = {True: "higher", False: "lower", None: ""}[directions.get(key)]
         anchors = [values.get(key) for values in record.anchors.values()]
         shown = ["–" if anchor is None else f"{anchor.value:.4g}" for anchor in anchors]
         number = "–" if value.scored is None else str(value.scored)

@@ -119,6 +119,7 @@ def test_unreadable_images_are_named_and_the_partial_record_is_kept(bench, digit
             "feature extractor 'inception' needs its weights",
         ),
         (("score", "images", "--metrics", "fd_digits"), "is no image store"),
+        (("inspect", "broken.json"), "record broken.json does not fit the schema"),
         (("inspect", "missing.json"), "record missing.json: No such file or directory"),
         (("compare", "missing.json", "missing.json"), "record missing.json: No such file"),
         (("ls", "metric"), "unknown list 'metric'"),
@@ -133,6 +134,7 @@ def test_wrong_use_is_one_sentence_and_exit_code_2(
     write(tmp_path / "flat", noise(20))
     (tmp_path / "far.txt").write_text("10\n" * 20)
     (tmp_path / "few.txt").write_text("1\n")
+    (tmp_path / "broken.json").write_text("{}")
     np.savez(tmp_path / "odd.npz", arr_0=np.zeros((4, 8, 8, 3)))
     before = sorted(tmp_path.iterdir())
     out_to = ("--out", "r.json") if words[0] in ("run", "score") else ()
@@ -152,6 +154,17 @@ def test_a_place_that_cannot_be_written_is_one_sentence(bench, digits_folder, tm
         assert code == 2
         assert "cannot be" in err
         assert len(err.strip().splitlines()) == 1
+
+
+def test_any_folder_is_a_reference_whose_features_are_kept(bench, digits_folder, tmp_path, monkeypatch):
+    monkeypatch.setenv("DIFFUSIONBENCH_CACHE", str(tmp_path / "cache"))
+    for _ in range(2):
+        words = ("--reference", digits_folder, "--metrics", "fd_digits,recall_digits", "--json")
+        values = json.loads(bench("run", digits_folder, *words)[1])["values"]
+        assert values["fd_digits"]["value"] == pytest.approx(0, abs=1e-6)
+        assert values["recall_digits"]["value"] == 1
+    # Moments and features, once each, keyed by content.
+    assert len(list((tmp_path / "cache" / "features").iterdir())) == 2
 
 
 def test_comparison_ends_with_3_where_results_or_rules_differ(bench, digits_folder, tmp_path, noise):

@@ -24,7 +24,7 @@ METRICS = Registry(
     "metric",
     {
         "fid": "diffusionbench.metrics.frechet:FID",
-        "kid": "diffusionbench.metrics.kid:KID",
+        "kid_mean": "diffusionbench.metrics.kid:KID",
         "inception_score": "diffusionbench.metrics.inception_score:INCEPTION_SCORE",
         "precision": "diffusionbench.metrics.precision_recall:PRECISION",
         "recall": "diffusionbench.metrics.precision_recall:RECALL",

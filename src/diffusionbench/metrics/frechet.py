@@ -151,9 +151,10 @@ def load_moments(path: str | Path) -> tuple[np.ndarray, np.ndarray]:
         DataError: if the file cannot be read, has neither pair of keys, or does not hold a mean and a covariance.
     """
     try:
-        with np.load(path, allow_pickle=False) as file:
-            if not isinstance(file, np.lib.npyio.NpzFile):
-                raise DataError(f"reference statistics {path}: not an .npz archive. Give an .npz file.")
+        loaded = np.load(path, allow_pickle=False)
+        if not isinstance(loaded, np.lib.npyio.NpzFile):
+            raise DataError(f"reference statistics {path}: not an .npz archive. Give an .npz file.")
+        with loaded as file:
             for mean_key, cov_key in (("mu", "sigma"), ("ref_mu", "ref_sigma")):
                 if mean_key in file and cov_key in file:
                     return _checked(file[mean_key], file[cov_key], f"reference statistics {path}")

@@ -1,0 +1,30 @@
+"""Accuracy: shares by hand, labels that cannot be judged."""
+
+import numpy as np
+import pytest
+
+from diffusionbench.axes import Sample
+from diffusionbench.errors import RequestError
+from diffusionbench.metrics.accuracy import ACCURACY_DIGITS
+from diffusionbench.stats import wilson
+
+
+def judged(labels, answers):
+    metric = ACCURACY_DIGITS.create(None, None)
+    logits = np.eye(10, dtype=np.float32)[list(answers)]
+    metric.update({"logits": logits}, [Sample(index, label) for index, label in enumerate(labels)])
+    return metric
+
+
+def test_the_share_of_right_answers_with_wilsons_interval():
+    estimate = judged([0, 1, 2, 3, 9], [0, 1, 5, 3, 9]).compute()
+    assert estimate.value == 0.8
+    assert estimate.per_sample == [1.0, 1.0, 0.0, 1.0, 1.0]
+    assert (estimate.interval, estimate.method, estimate.stderr) == (wilson(4, 5), "wilson", None)
+    assert (estimate.scored, estimate.unscored) == (5, 0)
+
+
+@pytest.mark.parametrize("label, found", [(None, "none"), (10, "10"), (-1, "-1")])
+def test_a_label_the_judge_does_not_know_is_refused(label, found):
+    with pytest.raises(RequestError, match=f"0 to 9.*sample 1 has {found}"):
+        judged([0, label], [0, 0])
