@@ -89,6 +89,8 @@ def test_the_wheel_carries_licence_and_programs(unpacked):
         ("nanogen show --task digits --method pixel-v --scale laptop", "image_size: 8"),
         ("nanogen show --task imagenet256 --method sd-vae-ema --scale paper --why", "methods.yaml"),
         ("diffusionbench ls", "accuracy_digits"),
+        ("diffusionbench ls metrics --json", "fd_digits"),
+        ("diffusionbench board --help", "Examples"),
         ("diffusionbench --help", "Examples"),
     ],
 )

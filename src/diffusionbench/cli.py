@@ -48,9 +48,11 @@ def main() -> None:
     except (UserError, RunError) as error:
         print(f"{type(error).__name__}: {error}", file=sys.stderr)
         sys.exit(error.exit_code)
-    except KeyboardInterrupt:
-        print("interrupted; with --store the same command continues", file=sys.stderr)
-        sys.exit(130)
+    except SystemExit as end:
+        # Typer has turned Ctrl-C into this code, without a word.
+        if end.code == 130:
+            print("interrupted; with --store the same command continues", file=sys.stderr)
+        raise
 
 
 def print_record(record: Record, as_json: bool = False) -> None:

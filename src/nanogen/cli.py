@@ -47,9 +47,11 @@ def main() -> None:
     except (UserError, RunError) as error:
         print(f"{type(error).__name__}: {error}", file=sys.stderr)
         sys.exit(error.exit_code)
-    except KeyboardInterrupt:
-        print("interrupted; the same command continues", file=sys.stderr)
-        sys.exit(130)
+    except SystemExit as end:
+        # Typer has turned Ctrl-C into this code, without a word.
+        if end.code == 130:
+            print("interrupted; the same command continues", file=sys.stderr)
+        raise
 
 
 def _compose(words: list[str] | None, task: str | None, method: str | None, scale: str | None, data: str | None) -> Any:

@@ -11,12 +11,11 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, Field, ValidationError, field_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 from ruamel.yaml import YAML
 from ruamel.yaml.comments import CommentedMap
-from ruamel.yaml.error import YAMLError
 
 from diffusionbench.axes import AXES
 from diffusionbench.errors import ConfigError
@@ -24,21 +23,30 @@ from diffusionbench.metrics import METRICS
 from diffusionbench.registry import Registry, nearest
 from diffusionbench.schema import Strict, digest
 from nanogen.data import DATASETS
-from nanogen.duration import Duration
+from nanogen.duration import Duration, Period
 from nanogen.latents import LATENTS
+from nanogen.layer import Layer, Leaf, leaves, plain, read_yaml
 from nanogen.losses import LOSSES
 from nanogen.objectives import OBJECTIVES
 from nanogen.samplers import SAMPLERS
 
 SCALES = ("laptop", "single-gpu", "paper")
 Auto = Literal["auto"]
+Share = Annotated[float, Field(ge=0, lt=1)]
+Shift = Annotated[float, Field(gt=0)]
 
 
-class Latent(Strict):
+class Section(Strict):
+    """One part of a config; infinity only where it means "off"."""
+
+    model_config = ConfigDict(allow_inf_nan=False)
+
+
+class Latent(Section):
     name: str
 
 
-class Model(Strict):
+class Model(Section):
     encoder_depth: int = Field(ge=1)
     encoder_hidden_size: int = Field(ge=1)
     encoder_num_heads: int = Field(ge=1)
@@ -50,28 +58,28 @@ class Model(Strict):
     pixel_patch: int = Field(ge=1)
 
 
-class Condition(Strict):
+class Condition(Section):
     kind: Literal["class"]
-    num_classes: int | Auto
+    num_classes: Annotated[int, Field(ge=1)] | Auto
     drop_prob: float = Field(ge=0, le=1)
 
 
-class Data(Strict):
+class Data(Section):
     name: str
     path: str | None
     image_size: int = Field(ge=1)
     workers: int = Field(ge=0)
 
 
-class Time(Strict):
+class Time(Section):
     mu: float
     sigma: float = Field(gt=0)
-    shift: float | Auto
+    shift: Shift | Auto
 
 
-class Optim(Strict):
+class Optim(Section):
     lr: float = Field(gt=0)
-    betas: tuple[float, float]
+    betas: tuple[Share, Share]
     eps: float = Field(gt=0)
     weight_decay: float = Field(ge=0)
     warmup: Duration
@@ -80,24 +88,24 @@ class Optim(Strict):
     final_factor: float = Field(ge=0, le=1)
 
 
-class Train(Strict):
+class Train(Section):
     duration: Duration
     batch_size: int = Field(ge=1)
     accumulation: int = Field(ge=1)
-    grad_clip: float = Field(gt=0)
+    grad_clip: float = Field(gt=0, allow_inf_nan=True)
     ema_decay: float = Field(ge=0, lt=1)
     ema_ramp: bool
     precision: Literal["auto", "bfloat16", "float32"]
     compile: bool
     nonfinite: Literal["stop", "skip"]
-    checkpoint_every: Duration
+    checkpoint_every: Period
     keep: int = Field(ge=1)
 
 
-class Sampler(Strict):
+class Sampler(Section):
     name: str
     num_steps: int = Field(ge=1)
-    shift: float | Auto
+    shift: Shift | Auto
 
     @field_validator("name")
     @classmethod
@@ -107,7 +115,7 @@ class Sampler(Strict):
         return name
 
 
-class Guidance(Strict):
+class Guidance(Section):
     scale: float = Field(ge=1)
     interval: tuple[float, float]
 
@@ -119,14 +127,14 @@ class Guidance(Strict):
         return interval
 
 
-class Sample(Strict):
-    every: Duration
+class Sample(Section):
+    every: Period
     num: int = Field(ge=1)
 
 
-class Eval(Strict):
+class Eval(Section):
     axis: str
-    every: Duration
+    every: Period
     metrics: tuple[str, ...]
     reference: str | None
     num_samples: int = Field(ge=1)
@@ -135,12 +143,12 @@ class Eval(Strict):
     tuned_scale: float = Field(ge=1)
 
 
-class Log(Strict):
-    every: Duration
+class Log(Section):
+    every: Period
     sinks: tuple[Literal["tensorboard", "trackio", "wandb"], ...]
 
 
-class Config(Strict):
+class Config(Section):
     """A complete, checked config. `objective` and `losses` hold the settings that their plugins declare."""
 
     seed: int = Field(ge=0)
@@ -180,77 +188,6 @@ class Composition:
     choice: dict[str, str]
 
 
-def leaves(value: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Dotted key -> value of a nested mapping; lists and empty mappings are values."""
-    found: dict[str, Any] = {}
-    for key, child in value.items():
-        name = f"{prefix}{key}"
-        if isinstance(child, Mapping) and child:
-            found |= leaves(child, f"{name}.")
-        else:
-            found[name] = child
-    return found
-
-
-@dataclass(frozen=True)
-class _Leaf:
-    value: Any
-    origin: str
-
-
-class _Layer(dict[str, _Leaf]):
-    """Dotted key -> value and origin."""
-
-    @classmethod
-    def of(cls, tree: Mapping[str, Any], file: str) -> _Layer:
-        layer = cls()
-        layer._add(tree, file, "")
-        return layer
-
-    def _add(self, tree: Mapping[str, Any], file: str, prefix: str) -> None:
-        for key, value in tree.items():
-            name, line = f"{prefix}{key}", tree.lc.key(key)[0] + 1 if isinstance(tree, CommentedMap) else None
-            origin = file if line is None else f"{file}:{line}"
-            if isinstance(value, Mapping) and value:
-                self._add(value, file, f"{name}.")
-            elif name in self:
-                raise ConfigError(f"{origin}: '{name}' is written twice; also {self[name].origin}. Keep one of them.")
-            else:
-                # A bare name is short for the section's `name`.
-                short = name in ("latent", "objective") and isinstance(value, str)
-                self[f"{name}.name" if short else name] = _Leaf(_plain(value), origin)
-
-
-def _plain(value: Any) -> Any:
-    if isinstance(value, Mapping):
-        return {str(key): _plain(child) for key, child in value.items()}
-    if isinstance(value, list):
-        return [_plain(child) for child in value]
-    for kind in (bool, int, float, str):
-        if isinstance(value, kind):
-            return kind(value)
-    return value
-
-
-def read_yaml(text: str, file: str) -> CommentedMap:
-    """Parse YAML 1.2 text of key-value pairs.
-
-    Raises:
-        ConfigError: with file and line, if it is not that.
-    """
-    try:
-        tree = YAML(typ="rt").load(text)
-    except YAMLError as error:
-        mark = getattr(error, "problem_mark", None)
-        where = f"{file}:{mark.line + 1}" if mark else file
-        raise ConfigError(f"{where}: not valid YAML: {getattr(error, 'problem', None) or error}.") from None
-    if tree is None:
-        return CommentedMap()
-    if not isinstance(tree, CommentedMap):
-        raise ConfigError(f"{file}: a config is a list of 'key: value' lines, found {type(tree).__name__}.")
-    return tree
-
-
 def read_own(*parts: str) -> tuple[CommentedMap, str]:
     """A config file of the package, and the name that origins give it."""
     source = files("nanogen") / "configs"
@@ -270,17 +207,17 @@ def method_names() -> list[str]:
     return [str(name) for name in read_own("methods.yaml")[0]]
 
 
-def _method_layer(name: str) -> _Layer:
+def _method_layer(name: str) -> Layer:
     table, file = read_own("methods.yaml")
     row = dict(table[name])
     base = row.pop("like", None)
-    layer = _Layer()
+    layer = Layer()
     if base is not None:
         if base not in table or "like" in table[base]:
             raise ConfigError(f"{file}: row '{name}' is like '{base}', which must be a row without 'like'.")
         layer |= _method_layer(base)
     origin = f"{file}:{table.lc.key(name)[0] + 1}"
-    return _Layer(layer | {key: _Leaf(leaf.value, origin) for key, leaf in _Layer.of(row, file).items()})
+    return Layer(layer | {key: Leaf(leaf.value, origin) for key, leaf in Layer.of(row, file).items()})
 
 
 def _check_choice(kind: str, name: str, known: Sequence[str], origin: str) -> str:
@@ -316,7 +253,7 @@ def compose(
     chosen = {"task": task, "method": method, "scale": scale}
     wanted = mine.pop("use", {})
     if not isinstance(wanted, Mapping) or set(wanted) - set(chosen):
-        raise ConfigError(f"{mine_name}: 'use' takes task, method and scale, found {_plain(wanted)}.")
+        raise ConfigError(f"{mine_name}: 'use' takes task, method and scale, found {plain(wanted)}.")
     origins = {kind: "command line" if chosen[kind] else mine_name for kind in chosen}
     choice = {kind: chosen[kind] or (str(wanted[kind]) if kind in wanted else None) for kind in chosen}
     if choice["task"] is None:
@@ -330,24 +267,24 @@ def compose(
         names[kind] = _check_choice(kind, choice[kind] or defaults[kind], known, origins[kind] or task_file)
 
     base_tree, base_file = read_own("base.yaml")
-    base = _Layer.of(base_tree, base_file)
+    base = Layer.of(base_tree, base_file)
     layers = [
-        _Layer.of(*read_own("scale", f"{names['scale']}.yaml")),
-        _Layer.of(tree, task_file),
-        _Layer.of(by_scale.get(names["scale"], {}), task_file),
+        Layer.of(*read_own("scale", f"{names['scale']}.yaml")),
+        Layer.of(tree, task_file),
+        Layer.of(by_scale.get(names["scale"], {}), task_file),
         _method_layer(names["method"]),
-        _Layer.of(mine, mine_name),
+        Layer.of(mine, mine_name),
         *(_command_line(override) for override in overrides),
     ]
     return Composition(*_check(base, layers), names)
 
 
-def _command_line(override: str) -> _Layer:
+def _command_line(override: str) -> Layer:
     key, equals, text = override.partition("=")
     if not equals or not key:
         raise ConfigError(f"command line: expected key=value, got '{override}'. Example: optim.lr=1e-3")
     value = read_yaml(f"value: {text}", f"command line: {key}").get("value")
-    layer = _Layer.of({key: value}, "command line")
+    layer = Layer.of({key: value}, "command line")
     return layer
 
 
@@ -357,8 +294,8 @@ def reload(values: Mapping[str, Any], origin: str) -> Config:
     Raises:
         ConfigError: if it does not fit this version's models.
     """
-    base = _Layer.of(*read_own("base.yaml"))
-    return _check(base, [_Layer.of(values, origin)])[0]
+    base = Layer.of(*read_own("base.yaml"))
+    return _check(base, [Layer.of(values, origin)])[0]
 
 
 def changed(config: Config, overrides: Iterable[str], allowed: Sequence[str], why: str) -> Config:
@@ -372,7 +309,7 @@ def changed(config: Config, overrides: Iterable[str], allowed: Sequence[str], wh
     Raises:
         ConfigError: if a value outside `allowed` would change; key, stored and asked value are named.
     """
-    stored = _Layer.of(config.model_dump(mode="json"), "run")
+    stored = Layer.of(config.model_dump(mode="json"), "run")
     layers = [_command_line(override) for override in overrides]
     refused = [
         f"{key} is {stored[key].value if key in stored else 'absent'}, asked: {leaf.value}"
@@ -405,7 +342,7 @@ def to_yaml(config: Config) -> str:
 _OPEN = {"objective.": OBJECTIVES, "losses.": LOSSES}
 
 
-def _check(base: _Layer, layers: Sequence[_Layer]) -> tuple[Config, dict[str, str]]:
+def _check(base: Layer, layers: Sequence[Layer]) -> tuple[Config, dict[str, str]]:
     merged = dict(base)
     for layer in layers:
         for key, leaf in layer.items():
@@ -426,31 +363,55 @@ def _check(base: _Layer, layers: Sequence[_Layer]) -> tuple[Config, dict[str, st
     try:
         config = Config.model_validate(tree)
     except ValidationError as error:
-        raise ConfigError("; ".join(_describe(entry, merged) for entry in error.errors())) from None
+        raise ConfigError(_describe(error.errors(), merged)) from None
+    _check_kinds(config.model_dump(), merged)
     _check_plugins(config, merged)
     return config, {key: merged[key].origin for key in merged}
 
 
-def _refuse_key(key: str, leaf: _Leaf, known: list[str]) -> None:
+def _refuse_key(key: str, leaf: Leaf, known: list[str]) -> None:
     if any(name.startswith(f"{key}.") for name in known):
         inside = ", ".join(name for name in known if name.startswith(f"{key}."))
         raise ConfigError(f"{leaf.origin}: '{key}' is a section, found {leaf.value!r}. Set one of: {inside}.")
-    raise ConfigError(f"{leaf.origin}: unknown key '{key}'. {nearest(key, known)}")
+    last = key.rpartition(".")[2]
+    same = [f"'{name}'" for name in known if name.rpartition(".")[2] == last]
+    hint = f"Did you mean {' or '.join(same)}?" if same else nearest(key, known)
+    if hint.startswith("Known") and len(known) > 12:
+        hint = "`nanogen show` prints all keys."
+    raise ConfigError(f"{leaf.origin}: unknown key '{key}'. {hint}")
 
 
-def _describe(entry: Any, merged: Mapping[str, _Leaf]) -> str:
-    parts = [str(part) for part in entry["loc"]]
-    # A location may go deeper than our keys: into a list, or into one arm of a union.
-    while parts and ".".join(parts) not in merged:
-        parts.pop()
-    key = ".".join(parts) or ".".join(str(part) for part in entry["loc"])
-    leaf = merged.get(key)
-    message = entry["msg"][0].lower() + entry["msg"][1:]
-    found = f", found {leaf.value!r}" if leaf and repr(leaf.value) not in message else ""
-    return f"{leaf.origin if leaf else 'config'}: {key}: {message.removeprefix('value error, ')}{found}"
+def _check_kinds(values: Mapping[str, Any], merged: Mapping[str, Leaf], prefix: str = "") -> None:
+    """Refuse what the models would convert: words to numbers, `no` or 1 to a truth value, `true` to 1."""
+    for key, value in leaves(values, prefix).items():
+        leaf = merged.get(key)
+        if leaf and any(isinstance(leaf.value, kind) != isinstance(value, kind) for kind in (bool, str)):
+            kind = "true or false" if isinstance(value, bool) else "a number"
+            raise ConfigError(f"{leaf.origin}: {key}: expected {kind}, found {leaf.value!r}")
 
 
-def _check_plugins(config: Config, merged: Mapping[str, _Leaf]) -> None:
+def _describe(entries: Sequence[Any], merged: Mapping[str, Leaf]) -> str:
+    """One clause per key; the arms of a union are alternatives."""
+    messages: dict[str, list[str]] = {}
+    for entry in entries:
+        parts = [str(part) for part in entry["loc"]]
+        # A location may go deeper than our keys: into a list, or into one arm of a union.
+        while parts and ".".join(parts) not in merged:
+            parts.pop()
+        message = entry["msg"][0].lower() + entry["msg"][1:].replace("valid tuple", "list")
+        seen = messages.setdefault(".".join(parts or map(str, entry["loc"])), [])
+        message = message.removeprefix("value error, ")
+        if message not in seen:
+            seen.append(message.removeprefix("input should be ") if seen else message)
+    clauses = []
+    for key, alternatives in messages.items():
+        leaf, message = merged.get(key), " or ".join(alternatives)
+        found = f", found {leaf.value!r}" if leaf and f"'{leaf.value}'" not in message else ""
+        clauses.append(f"{leaf.origin if leaf else 'config'}: {key}: {message}{found}")
+    return "; ".join(clauses)
+
+
+def _check_plugins(config: Config, merged: Mapping[str, Leaf]) -> None:
     """Let each named plugin check the settings it declares."""
     _plugin(OBJECTIVES, config.objective.get("name"), config.objective, "objective", merged)
     for name, options in config.losses.items():
@@ -467,7 +428,7 @@ def _unknown(table: Registry, name: Any) -> str:
     return f"unknown {table.kind} '{name}'. {nearest(str(name), list(table))}"
 
 
-def _plugin(table: Registry, name: Any, values: Mapping[str, Any], prefix: str, merged: Mapping[str, _Leaf]) -> None:
+def _plugin(table: Registry, name: Any, values: Mapping[str, Any], prefix: str, merged: Mapping[str, Leaf]) -> None:
     origin = next(leaf.origin for key, leaf in merged.items() if key.startswith(prefix))
     if name not in table:
         raise ConfigError(f"{origin}: {_unknown(table, name)}")
@@ -477,7 +438,7 @@ def _plugin(table: Registry, name: Any, values: Mapping[str, Any], prefix: str, 
             leaf = merged[f"{prefix}.{key}"]
             _refuse_key(f"{prefix}.{key}", leaf, [f"{prefix}.{field}" for field in options.model_fields])
     try:
-        options.model_validate(values)
+        _check_kinds(options.model_validate(values).model_dump(), merged, f"{prefix}.")
     except ValidationError as error:
         entries = [{**entry, "loc": (*prefix.split("."), *entry["loc"])} for entry in error.errors()]
-        raise ConfigError("; ".join(_describe(entry, merged) for entry in entries)) from None
+        raise ConfigError(_describe(entries, merged)) from None

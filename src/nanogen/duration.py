@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import re
+from fractions import Fraction
 from typing import Annotated, Any
 
-from pydantic import AfterValidator, BeforeValidator
+from pydantic import BeforeValidator
 
 from diffusionbench.errors import ConfigError
 
@@ -15,12 +16,23 @@ NEVER = "never"
 
 
 def _parse(text: Any) -> str:
-    if isinstance(text, str) and (text == NEVER or _FORM.fullmatch(text.strip())):
+    if isinstance(text, str) and _FORM.fullmatch(text.strip()):
         return text.strip()
-    raise ValueError("a duration is a number with a unit, such as '600 steps', '80 epochs', '50M images', or 'never'")
+    raise ValueError("a duration is a number with a unit, such as '600 steps', '80 epochs', '50M images'")
 
 
-Duration = Annotated[str, BeforeValidator(_parse), AfterValidator(str)]
+def _parse_period(text: Any) -> str:
+    if text == NEVER:
+        return NEVER
+    try:
+        return _parse(text)
+    except ValueError as error:
+        raise ValueError(f"{error}, or '{NEVER}'") from None
+
+
+Duration = Annotated[str, BeforeValidator(_parse)]
+# How often something happens, which may be never.
+Period = Annotated[str, BeforeValidator(_parse_period)]
 
 
 def to_steps(duration: str, batch_size: int, num_images: int) -> int | None:
@@ -36,7 +48,8 @@ def to_steps(duration: str, batch_size: int, num_images: int) -> int | None:
     form = _FORM.fullmatch(duration)
     if form is None:
         raise ConfigError(f"duration '{duration}': expected a number and steps, epochs or images.")
-    number, unit = float(form[1]) * _FACTOR[form[2]], form[3].rstrip("s")
+    # Exact: as a float, 2.01k would be 2009.
+    number, unit = Fraction(form[1]) * _FACTOR[form[2]], form[3].rstrip("s")
     if unit == "image":
         return int(number / batch_size)
     return int(number * (num_images // batch_size)) if unit == "epoch" else int(number)

@@ -31,13 +31,13 @@ class ClassMeans:
 
     def __init__(self, means: Mapping[int | None, np.ndarray], labels: Sequence[int | None]) -> None:
         self._means = means
-        self.labels: Sequence[int | None] | None = labels
+        self.labels: Sequence[int | None] = labels
         self.digest = digest([[label, mean.tolist()] for label, mean in means.items()] + [list(labels)])
         self.image_size: tuple[int, int] | None = next(iter(means.values())).shape[:2]
 
     def images(self, samples: Sequence[Sample]) -> np.ndarray:
         """uint8 [B, H, W, 3]."""
-        return np.stack([self._means[sample.label] for sample in samples])
+        return np.stack([self._means[self.labels[sample.id]] for sample in samples])
 
 
 class Images:
