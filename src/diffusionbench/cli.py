@@ -6,13 +6,15 @@ import json
 import shlex
 import sys
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from diffusionbench import cli_board
 from diffusionbench.errors import DataError, RequestError, RunError, UserError
-from diffusionbench.record import Record
+
+if TYPE_CHECKING:
+    from diffusionbench.record import Record
 
 app = typer.Typer(
     no_args_is_help=True,

@@ -96,6 +96,9 @@ def test_the_commit_is_that_of_the_repository_that_tracks_the_file(tmp_path):
         return done.stdout.strip()
 
     git("init", "-q")
+    (tmp_path / "other.py").touch()
+    git("add", "other.py")
+    git("commit", "-qm", "other")
     # A repository around an installed copy that it does not track says nothing about the code.
     assert provenance.commit(file) == (None, None)
     git("add", "code.py")
