@@ -212,7 +212,8 @@ def score(request: EvalRequest, images: ImageSet, device: str = "cpu", progress:
     pixels = images_digest(entries)
     return Record(
         kind="measured",
-        id=f"{_slug(request.method)}-{digest([protocol.model_dump(mode='json'), pixels])[:12]}",
+        # Other metrics on the same images are another record, and an id is also a file name.
+        id=f"{_slug(request.method)}-{digest([protocol.model_dump(mode='json'), pixels, sorted(metrics)])[:12]}",
         method=request.method,
         title=request.title,
         family=request.family,

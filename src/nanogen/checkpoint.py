@@ -1,7 +1,8 @@
 """Checkpoints: whole or absent, verified before use, the last N kept; and the weights file that is enough to sample.
 
-A checkpoint is a folder `step-XXXXXXXX` with the sharded training state, `ema.safetensors` (averaged weights, config
-in its header) and `manifest.json` (size and SHA-256 of every file), written under a temporary name and renamed.
+A checkpoint is a folder such as `step-00000600` with the sharded training state, `ema.safetensors` (averaged
+weights, config in its header) and `manifest.json` (size and SHA-256 of every file), written under a temporary name and
+renamed.
 """
 
 from __future__ import annotations
