@@ -6,13 +6,15 @@ import json
 import shlex
 import sys
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from diffusionbench import cli_board, cli_simpleeval
 from diffusionbench.errors import DataError, RequestError, RunError, run_program
-from diffusionbench.record import Record
+
+if TYPE_CHECKING:
+    from diffusionbench.record import Record
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -170,7 +172,7 @@ def score(
     from diffusionbench.runner import rescore
     from diffusionbench.terminal import progress_line
 
-    command = " ".join(["diffusionbench", *sys.argv[1:]])
+    command = shlex.join(["diffusionbench", *sys.argv[1:]])
     _finish(rescore(store, _names(metrics), reference, device, progress_line(), command), out, as_json)
 
 

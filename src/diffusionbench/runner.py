@@ -441,7 +441,7 @@ def _duplicates(entries: list[Entry]) -> dict[str, Any]:
     pairs = [
         [first[entry.sha256], entry.id] for entry in entries if first.setdefault(entry.sha256, entry.id) != entry.id
     ]
-    return {"duplicates": {"count": len(pairs), "first": [list(pair) for pair in pairs[:5]]}} if pairs else {}
+    return {"duplicates": {"count": len(pairs), "first": pairs[:5]}} if pairs else {}
 
 
 def _slug(name: str) -> str:
