@@ -239,9 +239,9 @@ def validate(
         for warning in warnings:
             print(f"warning: {warning}", file=sys.stderr)
         if not problems:
-            print(f"{len(reports)} records are valid")
+            print("1 record is valid" if len(reports) == 1 else f"{len(reports)} records are valid")
     if problems:
-        raise RequestError(_listed(f"{len(problems)} problems in {folder}", problems))
+        raise RequestError(_listed(f"{len(problems)} problem{'s' * (len(problems) > 1)} in {folder}", problems))
 
 
 def _listed(what: str, problems: Sequence[str]) -> str:

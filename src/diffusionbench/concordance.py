@@ -63,7 +63,7 @@ def permuted_concordance(a: Array, b: Array, orders: Array) -> Array:
     found = []
     for part in _parts(orders):
         keys = y[part[:, order]]
-        tied_both = float(y.size)
+        tied_both: float | Array = float(y.size)
         if x[-1] + 1 < x.size:
             # Pairs tied in a are no discordant pairs: they stand in the order of b.
             joint = np.sort(x * values + keys, axis=1)

@@ -83,7 +83,7 @@ class Provenance(Strict):
     hardware: str | None = None
     created: str | None = Field(None, description="UTC, ISO 8601")
     wall_seconds: float | None = None
-    selftest: Literal["passed", "failed"] | None = Field(None, description="outcome of `diffusionbench selftest`")
+    selftest: Literal["passed", "failed"] | None = Field(None, description="of the extractors that have one")
 
 
 class Record(Strict):

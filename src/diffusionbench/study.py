@@ -47,7 +47,7 @@ class Between:
         families: number of families.
         value: r, or None for fewer than 3 families or equal means.
         share: part of the pooled covariance that lies between families; below 0 or above 1 where the two parts
-            have opposite signs. None where the pooled covariance is 0.
+            have opposite signs. None for fewer than 2 families or where the pooled covariance is 0.
     """
 
     families: int
@@ -213,7 +213,7 @@ def _between(x: np.ndarray, y: np.ndarray, labels: np.ndarray) -> Between:
     spread = float((weights * u * u).sum()) * float((weights * v * v).sum())
     total = float((x - x.mean()) @ (y - y.mean()))
     scale = np.ptp(x) * np.ptp(y) if len(x) else 0.0
-    share = covariance / total if abs(total) > 1e-12 * scale and scale > 0 else None
+    share = covariance / total if len(names) > 1 and abs(total) > 1e-12 * scale and scale > 0 else None
     defined = len(names) >= 3 and spread > (1e-12 * scale) ** 2 and scale > 0
     return Between(len(names), max(-1.0, min(1.0, covariance / math.sqrt(spread))) if defined else None, share)
 

@@ -8,6 +8,9 @@ import pytest
 from PIL import Image
 
 from diffusionbench import cli
+from diffusionbench.axes import AXES
+from diffusionbench.axes.t2i import TextToImage
+from diffusionbench.extractors.digits import DigitsJudge
 from diffusionbench.record import load
 
 
@@ -210,7 +213,43 @@ def test_the_installation_is_told(bench):
 
 def test_the_self_test_passes_here_and_fails_with_1_elsewhere(bench, monkeypatch):
     assert bench("selftest")[0] == 0
-    monkeypatch.setattr("diffusionbench.extractors.digits.self_test", lambda: 0.5)
-    code, _, err = bench("selftest")
+    for deviation in (0.5, float("nan")):
+        monkeypatch.setattr(DigitsJudge, "self_test", lambda self, found=deviation: found)
+        code, _, err = bench("selftest")
+        assert code == 1
+        assert err.startswith("RunError: extractor 'digits'")
+
+
+def test_a_record_states_the_self_test_of_its_extractors(bench, digits_folder, tmp_path, monkeypatch):
+    words = ("run", digits_folder, *RUN, "--out", "r.json")
+    assert bench(*words)[0] == 0
+    assert load(tmp_path / "r.json").provenance.selftest == "passed"
+    monkeypatch.setattr(DigitsJudge, "self_test", lambda self: 0.5)
+    code, _, err = bench(*words)
     assert code == 1
-    assert err.startswith("RunError: ")
+    assert "other features on this machine" in err
+    assert load(tmp_path / "r.json").provenance.selftest == "failed"
+    code, _, err = bench("submit", "r.json")
+    assert code == 2
+    assert "provenance.selftest: failed" in err
+    assert not (tmp_path / "records").exists()
+
+
+class Words(TextToImage):
+    """An axis of prompts under another name."""
+
+    name = "words"
+
+
+def test_an_axis_says_itself_how_its_images_are_told_apart(bench, digits_folder, monkeypatch):
+    monkeypatch.setattr(AXES, "_own", {**AXES._own, "words": f"{__name__}:Words"})
+    monkeypatch.setattr(AXES, "load", lambda name, real=AXES.load: Words if name == "words" else real(name))
+    asked = ("run", digits_folder, "--axis", "words", "--metrics", "simpleeval_shapes_v1")
+    code, out, err = bench(*asked, "--layout", "quick", "--dry-run")
+    assert code == 0, err
+    assert json.loads(out)["prompts"]["layout"] == "quick"
+    assert "--labels has no meaning there" in bench(*asked, "--labels", "l.txt")[2]
+    assert "weights w.safetensors: no such file" in bench(*asked, "--weights", "w.safetensors")[2]
+    _, _, err = bench("run", digits_folder, *RUN, "--seed", "public-1", "--prompts", "simpleeval_v1")
+    assert "axis 'class_conditional' asks for classes, so --prompts, --seed has no meaning there" in err
+    assert "unknown axis 'word'. Did you mean 'words'?" in bench("run", digits_folder, *RUN, "--axis", "word")[2]

@@ -8,7 +8,7 @@ import torch
 
 from diffusionbench.extractors import digits as judge
 from diffusionbench.extractors import train_digits_judge as training
-from diffusionbench.extractors.digits import CARD, WEIGHTS, DigitsJudge, card, self_test
+from diffusionbench.extractors.digits import CARD, WEIGHTS, DigitsJudge, card
 from diffusionbench.references import digits
 from diffusionbench.schema import file_digest
 
@@ -28,7 +28,7 @@ def test_the_weights_are_small_and_those_of_the_card():
 
 
 def test_this_machine_gives_the_shipped_features():
-    assert self_test() < 1e-4
+    assert DigitsJudge().self_test() < 1e-4
 
 
 def test_other_weights_fail_the_self_test(monkeypatch, tmp_path):
@@ -39,7 +39,7 @@ def test_other_weights_fail_the_self_test(monkeypatch, tmp_path):
     save_file(weights, tmp_path / "other.safetensors")
     monkeypatch.setattr(judge, "WEIGHTS", tmp_path / "other.safetensors")
     monkeypatch.setattr(judge, "card", lambda: card() | {"sha256": file_digest(tmp_path / "other.safetensors")})
-    assert self_test() > 1e-3
+    assert DigitsJudge().self_test() > 1e-3
 
 
 def test_grey_is_the_mean_of_the_channels():

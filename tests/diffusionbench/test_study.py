@@ -15,7 +15,7 @@ from diffusionbench.cli_board import register
 from diffusionbench.errors import RequestError
 from diffusionbench.points import check_one_protocol, families, gather, load_folder, points, select_points
 from diffusionbench.record import Guidance, Protocol, Provenance, Record, Value
-from diffusionbench.study import analyse, rescoring_noise
+from diffusionbench.study import Between, analyse, rescoring_noise
 from diffusionbench.study_text import as_dict
 
 
@@ -132,6 +132,11 @@ def test_too_few(n):
     assert study.line is None
     assert study.attenuation == ()
     json.dumps(as_dict(study), allow_nan=False)
+
+
+def test_one_family_has_no_share_between():
+    chosen = select_points(published.records(), "fid", "geneval", family=["pixel"])
+    assert analyse(chosen, draws=0).between == Between(1, None, None)
 
 
 def test_identical_x_and_lonely_family():

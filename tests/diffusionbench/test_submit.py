@@ -9,7 +9,11 @@ from typer.testing import CliRunner
 from diffusionbench import published, submission
 from diffusionbench.cli_board import register
 from diffusionbench.errors import RequestError
+from diffusionbench.metrics import METRICS
 from diffusionbench.record import Guidance, Protocol, Provenance, Record, Value, load
+from diffusionbench.request import EvalRequest
+from diffusionbench.runner import run as run_request
+from diffusionbench.source import FolderSource
 
 HASH = "a" * 64
 
@@ -73,6 +77,26 @@ def test_a_good_record(tmp_path):
     assert submission.check(tmp_path / "infinite.json").problems == ("extra: holds a number that is not finite",)
     (only,) = submission.check_folder(tmp_path / "records").values()
     assert only.problems == ()
+
+
+def test_whatever_a_run_writes_can_be_submitted(tmp_path, held_out):
+    metrics = tuple(key for key in METRICS if key.endswith("_digits"))
+    request = EvalRequest(metrics=metrics, reference="digits", count=359, method="real", title="Real", family="pixel")
+    record = run_request(request, FolderSource(held_out))
+    assert record.values.keys() > set(metrics)
+    report = submission.check(saved(tmp_path, record))
+    assert report.problems == ()
+    # The set is the anchor itself: no better than it, whatever the rounding.
+    assert not [warning for warning in report.warnings if warning.startswith("values")]
+
+
+def test_numbers_beside_the_score_of_another_package(tmp_path):
+    score = {"glow": Value(value=1, scored=9, stderr=0.1, higher_is_better=True)}
+    assert problems(tmp_path, values=score | {"glow_spread": Value(value=0.1, scored=9)}) == ""
+    assert "unknown metric 'spread'" in problems(tmp_path, values=score | {"spread": Value(value=0.1, scored=9)})
+    assert "unknown metric 'fid_spread'" in problems(
+        tmp_path, values={"fid": Value(value=1), "fid_spread": Value(value=1)}
+    )
 
 
 def test_schema_breaches_come_together(tmp_path):
@@ -190,7 +214,7 @@ def test_validate_folder(tmp_path):
         assert part in text
     (tmp_path / "half.json").unlink()
     (tmp_path / "wrong-name.json").unlink()
-    assert "1 records are valid" in run("validate", str(tmp_path)).output
+    assert "1 record is valid" in run("validate", str(tmp_path)).output
     assert json.loads(run("validate", str(tmp_path / "mine-1.json"), "--json").output)["problems"] == []
     with pytest.raises(RequestError, match="does not exist"):
         submission.check_folder(tmp_path / "missing")
