@@ -100,6 +100,9 @@ def run(
     method: Annotated[str | None, typer.Option(help="what the record calls the generator")] = None,
     title: Annotated[str | None, typer.Option(help="the generator's name for people; default the method")] = None,
     family: Annotated[str | None, typer.Option(help="kind of generator, as on the board (pixel, vae, rae)")] = None,
+    guidance: Annotated[
+        float | None, typer.Option(min=0, help="guidance scale the images were made with; 1 is none")
+    ] = None,
     store: Annotated[Path | None, typer.Option(help="keep decoded images here, to continue and to score again")] = None,
     out: Out = None,
     device: Annotated[str, typer.Option(help="of the feature extractors")] = "cpu",
@@ -118,7 +121,8 @@ def run(
 
       diffusionbench run samples/ --axis t2i --prompts simpleeval_shapes_v1 --metrics simpleeval_shapes_v1
     """
-    from diffusionbench.request import EvalRequest, check
+    from diffusionbench.record import Guidance
+    from diffusionbench.request import EvalRequest, Sampling, check
     from diffusionbench.runner import run as run_request
     from diffusionbench.terminal import progress_line
 
@@ -134,6 +138,7 @@ def run(
         method=name,
         title=title or name,
         family=family,
+        sampling=Sampling(guidance=None if guidance is None else Guidance(scale=guidance)),
         command=shlex.join(["diffusionbench", *sys.argv[1:]]),
     )
     if dry_run:

@@ -320,6 +320,11 @@ def _pair(
     xs, ys = _candidates(records, x_key, guidance), _candidates(records, y_key, guidance)
     pairs: list[tuple[Record, Record]] = []
     left_out: list[tuple[str, str]] = []
+    # Who is scored under another guidance only is no candidate, and must not vanish without a word.
+    others = {subject(r): r for r in records if {x_key, y_key} & r.values.keys() and subject(r) not in {*xs, *ys}}
+    for name, record in others.items():
+        state = {None: "not stated", "none": "none", "cfg": "cfg"}[guidance_state(record)]
+        left_out.append((name, f"guidance {state}"))
     for name in dict.fromkeys([*xs, *ys]):
         family = (xs.get(name) or ys[name])[0].family
         if kept is not None and family not in kept:

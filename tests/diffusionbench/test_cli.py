@@ -54,6 +54,21 @@ def test_a_folder_becomes_a_table_and_a_record(bench, digits_folder, tmp_path):
     assert json.loads(bench("inspect", "r.json", "--json")[1]) == record.model_dump(mode="json")
 
 
+def test_a_stated_guidance_puts_a_folder_on_the_board_and_into_correlations(bench, digits_folder, tmp_path):
+    scales = {"plain": "1", "tuned": "2.5"}
+    for method, scale in scales.items():
+        assert (
+            bench("run", digits_folder, *RUN, "--guidance", scale, "--method", method, "--out", f"r/{method}.json")[0]
+            == 0
+        )
+    assert load(tmp_path / "r" / "tuned.json").protocol.guidance.scale == 2.5
+    board = json.loads(bench("board", "--set", "measured", "--records", "r", "--json")[1])["boards"][0]
+    assert {column["id"] for column in board["columns"]} >= {"fd_digits", "fd_digits@cfg"}
+    words = ("correlate", "--set", "measured", "--x", "fd_digits", "--y", "accuracy_digits", "--records", "r", "--json")
+    points = json.loads(bench(*words)[1])["selection"]["points"]
+    assert [point["name"] for point in points] == ["plain"]
+
+
 def test_json_alone_goes_to_stdout(bench, digits_folder):
     code, out, _ = bench("run", digits_folder, *RUN, "--json")
     assert code == 0

@@ -161,6 +161,17 @@ def test_missing_metrics_are_named():
     assert dict(select_points(broken, score_set="measured").left_out) == {"z": "fid is not finite"}
 
 
+def test_who_was_scored_under_another_guidance_is_named():
+    silent, guided = (record(name, "class_conditional", {"fid": 3.0, "precision": 0.5}) for name in "ab")
+    silent = silent.model_copy(update={"protocol": silent.protocol.model_copy(update={"guidance": None})})
+    guided = guided.model_copy(
+        update={"protocol": guided.protocol.model_copy(update={"guidance": Guidance(scale=2.0)})}
+    )
+    chosen = select_points([silent, guided], "fid", "precision", score_set="measured")
+    assert chosen.points == ()
+    assert dict(chosen.left_out) == {"a": "guidance not stated", "b": "guidance cfg"}
+
+
 def test_mixed_protocols_are_named():
     records = [
         *world([1, 2], [1, 2]),
