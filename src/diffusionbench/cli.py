@@ -62,10 +62,7 @@ def print_record(record: Record, as_json: bool = False) -> None:
 
 def _finish(record: Record, out: Path | None, as_json: bool) -> None:
     if out is not None:
-        try:
-            record.save(out)
-        except OSError as error:
-            raise RequestError(f"record {out} cannot be written: {error.strerror or error}.") from None
+        record.save(out)
     print_record(record, as_json)
     if out is not None:
         print(out, file=sys.stderr)

@@ -122,13 +122,13 @@ def prompts(
     Image k of a prompt belongs into `<prompt id>/<k>.png`, sampled from the k-th of the line's noise seeds.
     """
     from diffusionbench.prompts import PROMPTS
-    from diffusionbench.schema import write_atomic
+    from diffusionbench.schema import write_result
     from diffusionbench.simpleeval.statistics import overlaps
 
     source = PROMPTS.load(name)
     opened = source.open(_bound(weights, beacon) if weights else seed, layout)
     if out is not None:
-        write_atomic(out / "prompts.jsonl", opened.jsonl)
+        write_result(out / "prompts.jsonl", opened.jsonl)
     known = {other: PROMPTS.load(other) for other in sorted(PROMPTS) if other != name}
     common = {other: overlaps(opened.texts, row.open("public-0", None).texts) for other, row in known.items()}
     if as_json:
@@ -259,7 +259,7 @@ def stress(
 
       diffusionbench stress simpleeval_shapes_v1 --layout standard --out stress.json
     """
-    from diffusionbench.schema import write_atomic
+    from diffusionbench.schema import write_result
     from diffusionbench.simpleeval import stress as harness
 
     names = [metric, *(name for name in against.split(",") if name)]
@@ -267,7 +267,7 @@ def stress(
     result = harness.run(names, chosen, layout=layout, seed=seed, accuracy=accuracy, progress=_progress)
     text = json.dumps(result.facts(), indent=2)
     if out is not None:
-        write_atomic(out, text + "\n")
+        write_result(out, text + "\n")
     typer.echo(text if as_json else result.text())
     if result.missed:
         raise typer.Exit(3)

@@ -155,7 +155,7 @@ def hub_results(record: Record, dataset: str, *, revision: str | None = None) ->
     if not owner or not name or "/" in name or not dataset.isprintable() or " " in dataset:
         raise RequestError(f"'{dataset}' is not a data set on the Hub. Give it as owner/name.")
     entries = []
-    for key, value in record.values.items():
+    for key, value in _scores(record).items():
         if not math.isfinite(value.value):
             raise RequestError(f"metric '{key}' cannot be exported: {value.value} is not finite.")
         entry: dict[str, Any] = {

@@ -156,11 +156,11 @@ def load_folder(folder: Path) -> list[Record]:
     return records
 
 
-def record_files(folder: Path) -> list[Path]:
-    """JSON files below a folder that claim to be records; hidden (half-written) files and schemas are not."""
+def record_files(folder: Path, nested: bool = True) -> list[Path]:
+    """JSON files in a folder (and below it) that may be records; hidden (half-written) files and schemas are not."""
     return sorted(
         path
-        for path in folder.rglob("*.json")
+        for path in (folder.rglob if nested else folder.glob)("*.json")
         if not any(part.startswith(".") for part in path.relative_to(folder).parts)
         and not path.name.endswith(".schema.json")
     )

@@ -19,7 +19,7 @@ from diffusionbench import published
 from diffusionbench.catalog import CATALOG, beside_a_score, direction, metric_info
 from diffusionbench.errors import RequestError
 from diffusionbench.metrics import METRICS
-from diffusionbench.points import record_files
+from diffusionbench.points import claims_to_be_a_record, record_files
 from diffusionbench.published.names import FAMILIES
 from diffusionbench.record import Record, Value, breaches
 from diffusionbench.registry import nearest
@@ -48,42 +48,49 @@ def check(path: Path, folder: Path | None = None) -> Report:
         path: the record's file.
         folder: the records already there, for duplicates; need not exist.
     """
+    return _check(path, record_files(folder) if folder is not None and folder.is_dir() else [])
+
+
+def _check(path: Path, files: Sequence[Path]) -> Report:
+    """Check one record, against others for duplicates."""
     report = _read(path)
     if report.record is None:
         return report
-    others = list(published.records())
+    others = [(f"'{other.id}' as published", other) for other in published.records()]
     unreadable = []
-    for other in record_files(folder) if folder is not None and folder.is_dir() else ():
+    for other in files:
+        if other.resolve() == path.resolve() or not claims_to_be_a_record(other):
+            continue
         found = _read(other).record
         if found is None:
             unreadable.append(f"{other} cannot be read, so it was not checked for duplicates")
-        elif other.resolve() != path.resolve():
-            others.append(found)
+        else:
+            others.append((str(other), found))
     problems = (*report.problems, *_duplicates(report.record, others))
     return Report(report.record, problems, (*report.warnings, *unreadable))
 
 
 def check_folder(folder: Path) -> dict[Path, Report]:
-    """Check every record below a folder (or one file), each against all others.
+    """Check every record below a folder, or one file, each against all others there.
 
     Raises:
         RequestError: if there is no such folder.
     """
     if folder.is_file():
-        return {folder: check(folder, folder.parent)}
+        return {folder: _check(folder, record_files(folder.parent, nested=False))}
     if not folder.is_dir():
         raise RequestError(f"records folder {folder} does not exist. Give a folder of record JSON files.")
     reports = {path: _read(path) for path in record_files(folder)}
-    known = list(published.records())
+    known = [(f"'{other.id}' as published", other) for other in published.records()]
     checked = {}
     for path, report in reports.items():
-        problems = list(report.problems)
+        problems = report.problems
         if report.record is not None:
-            problems += _duplicates(report.record, known)
+            problems = (*problems, *_duplicates(report.record, known))
+            known.append((str(path), report.record))
             if path.name != f"{report.record.id}.json":
-                problems.append(f"the file must be named {report.record.id}.json, as its id")
-            known.append(report.record)
-        checked[path] = Report(report.record, tuple(problems), report.warnings)
+                problems = (*problems, f"the file must be named {report.record.id}.json, as its id")
+        checked[path] = Report(report.record, problems, report.warnings)
     return checked
 
 
@@ -233,12 +240,13 @@ def _warnings(record: Record) -> Iterator[str]:
             yield f"values.{key}: {value.value:g} is better than held-out real images ({real.value:g})"
 
 
-def _duplicates(record: Record, others: Sequence[Record]) -> Iterator[str]:
-    for other in others:
+def _duplicates(record: Record, others: Sequence[tuple[str, Record]]) -> Iterator[str]:
+    """What repeats a record of `others`, each with where it stands."""
+    for where, other in others:
         if other.id == record.id:
-            yield f"id: '{record.id}' stands in another record already"
+            yield f"id: '{record.id}' stands in another record already, {where}"
         elif _measurement(other) is not None and _measurement(other) == _measurement(record):
-            yield f"the same images under the same protocol are in record '{other.id}' already"
+            yield f"the same images under the same protocol are in record '{other.id}' already, {where}"
 
 
 def _measurement(record: Record) -> str | None:

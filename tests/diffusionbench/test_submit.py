@@ -194,7 +194,8 @@ def test_duplicates(tmp_path):
     )
     same_images = good(id="mine-2", title="Renamed")
     found = submission.check(saved(tmp_path, same_images), folder).problems
-    assert found == ("the same images under the same protocol are in record 'mine-1' already",)
+    where = folder / "mine-1.json"
+    assert found == (f"the same images under the same protocol are in record 'mine-1' already, {where}",)
     taken = published.records()[0].id
     assert "stands in another record" in submission.check(saved(tmp_path, good(id=taken)), folder).problems[0]
     # A record already in place is not its own duplicate.
@@ -237,3 +238,34 @@ def test_submit_command(tmp_path):
     refused = run("submit", str(saved(tmp_path, good(partial=True, id="other"))), "--records", str(folder))
     assert isinstance(refused.exception, RequestError)
     assert not (folder / "other.json").exists()
+
+
+def test_places_that_cannot_be_written(tmp_path):
+    path = saved(tmp_path, good())
+    (tmp_path / "file").touch()
+    before = sorted(tmp_path.rglob("*"))
+    for words in (
+        ("--records", str(tmp_path / "file")),
+        ("--records", str(tmp_path / "records"), "--every-eval-ever", str(tmp_path / "file" / "eee.json")),
+    ):
+        result = run("submit", str(path), *words)
+        assert isinstance(result.exception, RequestError)
+        assert "cannot be written" in str(result.exception)
+        assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_a_file_that_is_no_record_is_no_duplicate(tmp_path):
+    folder = tmp_path / "records"
+    saved(folder, good(), "mine-1.json")
+    (folder / "export.json").write_text('{"schema_version": "0.3.0"}')
+    (folder / "half.json").write_text('{"schema_ver')
+    (report,) = submission.check_folder(folder / "mine-1.json").values()
+    assert report.problems == ()
+    assert report.warnings == (f"{folder / 'half.json'} cannot be read, so it was not checked for duplicates",)
+    saved(folder, good(), "copy.json")
+    (report,) = submission.check_folder(folder / "copy.json").values()
+    assert any(problem.endswith(f"already, {folder / 'mine-1.json'}") for problem in report.problems)
+    saved(tmp_path, good(), "mine.json")
+    # A result that is not yet among records may have any name, and copies elsewhere.
+    (report,) = submission.check_folder(tmp_path / "mine.json").values()
+    assert report.problems == ()
