@@ -251,7 +251,7 @@ def _ratio(product: float, left: float, right: float) -> float:
     return float(min(1.0, max(-1.0, product / math.sqrt(left * right))))
 
 
-def _sizes(draws: int, width: int) -> list[int]:
+def block_sizes(draws: int, width: int) -> list[int]:
     """Draws in blocks of bounded memory."""
     block = max(1, min(draws, _BLOCK // max(width, 1)))
     return [min(block, draws - start) for start in range(0, draws, block)]
@@ -280,14 +280,14 @@ def _kept_orders(seed: int, draws: int, n: int) -> tuple[Array, ...]:
 
 def _drawn_counts(seed: int, draws: int, n: int) -> Iterator[Array]:
     rng = np.random.default_rng(np.random.SeedSequence([seed, 1]))
-    for size in _sizes(draws, n):
+    for size in block_sizes(draws, n):
         chosen = rng.integers(n, size=(size, n)) + n * np.arange(size)[:, None]
         yield np.bincount(chosen.ravel(), minlength=size * n).reshape(size, n).astype(np.float64)
 
 
 def _drawn_orders(seed: int, draws: int, n: int) -> Iterator[Array]:
     rng = np.random.default_rng(np.random.SeedSequence([seed, 2]))
-    for size in _sizes(draws, n):
+    for size in block_sizes(draws, n):
         yield rng.permuted(np.tile(np.arange(n), (size, 1)), axis=1)
 
 

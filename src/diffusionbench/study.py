@@ -19,6 +19,7 @@ from diffusionbench.correlate import (
     DRAWS,
     Coefficient,
     Line,
+    block_sizes,
     fit_line,
     kendall,
     partial,
@@ -261,10 +262,13 @@ def _attenuation(
     rescored = None
     if draws and len(x) >= 4:
         rng = np.random.default_rng(np.random.SeedSequence([seed, 4]))
-        u = x + sd_x * rng.standard_normal((draws, len(x)))
-        v = y + sd_y * rng.standard_normal((draws, len(x)))
-        u, v = u - u.mean(1, keepdims=True), v - v.mean(1, keepdims=True)
-        rescored = float(((u * v).sum(1) / np.sqrt((u * u).sum(1) * (v * v).sum(1))).std(ddof=1))
+        drawn = []
+        for size in block_sizes(draws, len(x)):
+            u = x + sd_x * rng.standard_normal((size, len(x)))
+            v = y + sd_y * rng.standard_normal((size, len(x)))
+            u, v = u - u.mean(1, keepdims=True), v - v.mean(1, keepdims=True)
+            drawn.append((u * v).sum(1) / np.sqrt((u * u).sum(1) * (v * v).sum(1)))
+        rescored = float(np.concatenate(drawn).std(ddof=1))
     found = [_scope("pooled", pooled.value, float(x.var(ddof=1)), float(y.var(ddof=1)), sd_x, sd_y, rescored)]
     kept = np.array([np.count_nonzero(labels == label) > 1 for label in labels], dtype=bool)
     groups = set(labels[kept])

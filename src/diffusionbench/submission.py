@@ -56,7 +56,7 @@ def _check(path: Path, files: Sequence[Path]) -> Report:
     report = _read(path)
     if report.record is None:
         return report
-    others = [(f"'{other.id}' as published", other) for other in published.records()]
+    known = _Known()
     unreadable = []
     for other in files:
         if other.resolve() == path.resolve() or not claims_to_be_a_record(other):
@@ -65,8 +65,8 @@ def _check(path: Path, files: Sequence[Path]) -> Report:
         if found is None:
             unreadable.append(f"{other} cannot be read, so it was not checked for duplicates")
         else:
-            others.append((str(other), found))
-    problems = (*report.problems, *_duplicates(report.record, others))
+            known.add(str(other), found)
+    problems = (*report.problems, *known.duplicates(report.record))
     return Report(report.record, problems, (*report.warnings, *unreadable))
 
 
@@ -81,13 +81,13 @@ def check_folder(folder: Path) -> dict[Path, Report]:
     if not folder.is_dir():
         raise RequestError(f"records folder {folder} does not exist. Give a folder of record JSON files.")
     reports = {path: _read(path) for path in record_files(folder)}
-    known = [(f"'{other.id}' as published", other) for other in published.records()]
+    known = _Known()
     checked = {}
     for path, report in reports.items():
         problems = report.problems
         if report.record is not None:
-            problems = (*problems, *_duplicates(report.record, known))
-            known.append((str(path), report.record))
+            problems = (*problems, *known.duplicates(report.record))
+            known.add(str(path), report.record)
             if path.name != f"{report.record.id}.json":
                 problems = (*problems, f"the file must be named {report.record.id}.json, as its id")
         checked[path] = Report(report.record, problems, report.warnings)
@@ -240,13 +240,28 @@ def _warnings(record: Record) -> Iterator[str]:
             yield f"values.{key}: {value.value:g} is better than held-out real images ({real.value:g})"
 
 
-def _duplicates(record: Record, others: Sequence[tuple[str, Record]]) -> Iterator[str]:
-    """What repeats a record of `others`, each with where it stands."""
-    for where, other in others:
-        if other.id == record.id:
-            yield f"id: '{record.id}' stands in another record already, {where}"
-        elif _measurement(other) is not None and _measurement(other) == _measurement(record):
-            yield f"the same images under the same protocol are in record '{other.id}' already, {where}"
+class _Known:
+    """Records seen so far, by id and by measurement, with where each stands."""
+
+    def __init__(self) -> None:
+        self._ids: dict[str, str] = {}
+        self._measurements: dict[str, tuple[str, str]] = {}
+        for record in published.records():
+            self.add(f"'{record.id}' as published", record)
+
+    def add(self, where: str, record: Record) -> None:
+        self._ids.setdefault(record.id, where)
+        if (measurement := _measurement(record)) is not None:
+            self._measurements.setdefault(measurement, (record.id, where))
+
+    def duplicates(self, record: Record) -> Iterator[str]:
+        """What a record repeats."""
+        if record.id in self._ids:
+            yield f"id: '{record.id}' stands in another record already, {self._ids[record.id]}"
+            return
+        identifier, where = self._measurements.get(_measurement(record) or "", (None, None))
+        if identifier is not None:
+            yield f"the same images under the same protocol are in record '{identifier}' already, {where}"
 
 
 def _measurement(record: Record) -> str | None:
