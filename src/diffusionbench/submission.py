@@ -16,10 +16,12 @@ from typing import Any, Final
 from pydantic import ValidationError
 
 from diffusionbench import published
+from diffusionbench.axes import AXES
 from diffusionbench.catalog import CATALOG, beside_a_score, direction, metric_info
-from diffusionbench.errors import RequestError
+from diffusionbench.errors import RequestError, UserError
 from diffusionbench.metrics import METRICS
 from diffusionbench.points import claims_to_be_a_record, record_files
+from diffusionbench.prompts import PROMPTS
 from diffusionbench.published.names import FAMILIES
 from diffusionbench.record import Record, Value, breaches
 from diffusionbench.registry import nearest
@@ -184,6 +186,27 @@ def _sources(record: Record) -> Iterator[str]:
         yield "provenance.images_digest: missing; the hash says which images were scored"
     if provenance.commit is None and "diffusionbench" not in provenance.packages:
         yield "provenance: neither a commit nor the version of diffusionbench is stated"
+    yield from _prompts(record)
+
+
+def _prompts(record: Record) -> Iterator[str]:
+    """Whether the prompt set has the hash that its seed and layout give, where the set is known here."""
+    protocol = record.protocol
+    request = record.extra.get("request")
+    chosen = request.get("prompts") if isinstance(request, dict) else None
+    if protocol.prompts not in PROMPTS or protocol.prompts_digest is None or not isinstance(chosen, dict):
+        return
+    seed, layout = chosen.get("seed"), chosen.get("layout")
+    try:
+        found = PROMPTS.load(str(protocol.prompts)).open(str(seed), layout).digest
+    except UserError as error:
+        yield f"extra.request.prompts: {error}"
+        return
+    if found != protocol.prompts_digest:
+        yield (
+            f"protocol.prompts_digest: {protocol.prompts_digest[:12]} is not the hash {found[:12]} of "
+            f"'{protocol.prompts}' with seed {seed}; it was made by another version or changed"
+        )
 
 
 def _all_values(record: Record) -> Iterator[tuple[str, Mapping[str, Value]]]:
@@ -223,6 +246,8 @@ def _warnings(record: Record) -> Iterator[str]:
         yield "provenance.selftest: not stated, as where no extractor has one. See: diffusionbench selftest"
     if record.provenance.command is None:
         yield "provenance.command: not stated; say how to get the record again"
+    if record.protocol.axis not in AXES:
+        yield f"protocol.axis: '{record.protocol.axis}' is not known here. {nearest(record.protocol.axis, list(AXES))}"
     if record.family is None:
         yield "family: not stated; the board cannot group the method"
     for key, value in record.values.items():

@@ -10,6 +10,7 @@ from diffusionbench import published, submission
 from diffusionbench.cli_board import register
 from diffusionbench.errors import RequestError
 from diffusionbench.metrics import METRICS
+from diffusionbench.prompts import PROMPTS
 from diffusionbench.record import Guidance, Protocol, Provenance, Record, Value, load
 from diffusionbench.request import EvalRequest
 from diffusionbench.runner import run as run_request
@@ -90,6 +91,22 @@ def test_whatever_a_run_writes_can_be_submitted(tmp_path, held_out):
     assert not [warning for warning in report.warnings if warning.startswith("values")]
 
 
+def test_the_prompts_are_those_of_their_seed(tmp_path):
+    name, choice = "simpleeval_shapes_v1", {"seed": "public-1", "layout": "quick"}
+    digest = PROMPTS.load(name).open("public-1", "quick").digest
+    right = good().protocol.model_copy(update={"prompts": name, "prompts_digest": digest, "axis": "t2i"})
+    wrong = right.model_copy(update={"prompts_digest": HASH})
+    extra = {"request": {"prompts": choice}}
+    assert problems(tmp_path, protocol=right, extra=extra) == ""
+    assert "is not the hash" in problems(tmp_path, protocol=wrong, extra=extra)
+    for changed in ({"seed": "mine"}, {"layout": "quik"}):
+        asked = {"request": {"prompts": choice | changed}}
+        assert "extra.request.prompts" in problems(tmp_path, protocol=right, extra=asked)
+    # A set that is not installed here cannot be opened; its hash is only read.
+    other = wrong.model_copy(update={"prompts": "elsewhere"})
+    assert problems(tmp_path, protocol=other, extra=extra) == ""
+
+
 def test_numbers_beside_the_score_of_another_package(tmp_path):
     score = {"glow": Value(value=1, scored=9, stderr=0.1, higher_is_better=True)}
     assert problems(tmp_path, values=score | {"glow_spread": Value(value=0.1, scored=9)}) == ""
@@ -164,6 +181,7 @@ def test_warnings(tmp_path):
     provenance = good().provenance.model_copy(update={"dirty": True, "selftest": None, "command": None})
     record = good(
         provenance=provenance,
+        protocol=good().protocol.model_copy(update={"axis": "class_condtional"}),
         family=None,
         values={"fid": Value(value=1.0, unscored=3)},
         anchors={"held_out": {"fid": Value(value=2.0)}},
@@ -173,6 +191,7 @@ def test_warnings(tmp_path):
     found = "\n".join(report.warnings)
     for part in (
         "uncommitted changes",
+        "'class_condtional' is not known here. Did you mean 'class_conditional'?",
         "diffusionbench selftest",
         "command",
         "cannot group",
