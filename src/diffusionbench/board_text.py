@@ -28,7 +28,8 @@ def shown(board: Board, names: Sequence[str] = ()) -> list[Column]:
         wanted = [column_id(name, board.score_set, known) for name in names]
         return [column for name in wanted for column in board.columns if column.id == name]
     headline = (*board.holistic, *SHOWN)
-    usual = [column for column in board.columns if column.id.split("[")[0] in headline]
+    # Images of a stranger's folder may lack the word on guidance; their headline values are shown all the same.
+    usual = [c for c in board.columns if c.id.split("[")[0].removesuffix("@unstated") in headline]
     return usual or list(board.columns)
 
 
@@ -74,6 +75,8 @@ def print_board(board: Board, console: Console, columns: Sequence[Column], trace
     console.print(table)
     for line in notes(board):
         console.print(plain(line))
+    if hidden := len(board.columns) - len(columns):
+        console.print(f"not shown: {hidden} further column{'s' * (hidden > 1)} (--columns all)")
     if trace:
         for row in board.rows:
             for column in columns:

@@ -5,7 +5,7 @@ A metric of another package is not listed here; its direction then comes from th
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from math import inf
 from typing import Final
@@ -64,6 +64,11 @@ def _credit(key: str, title: str, about: str) -> MetricInfo:
     return MetricInfo(key=key, title=title, higher_is_better=True, axis="t2i", low=-1, high=1, about=about)
 
 
+def _spread(key: str, title: str) -> MetricInfo:
+    about = "standard deviation over the parts that the score is a mean of; says nothing of its uncertainty"
+    return MetricInfo(key=key, title=title, higher_is_better=None, axis="class_conditional", low=0, about=about)
+
+
 _CLASS: Final = "class_conditional"
 _FDR: Final = "FDr: Frechet distance in this extractor's features over that of the validation images; arXiv 2604.28190"
 _MIND: Final = "Monge Inception Distance: sliced 2-Wasserstein distance in this extractor's features; arXiv 2605.06797"
@@ -88,7 +93,10 @@ _ENTRIES: Final = (
     _distance("fdr6", "FDr6", "mean of FDr over all six extractors; arXiv 2604.28190"),
     *(_distance(f"mind_{key}", f"MIND {title}", _MIND) for key, title in EXTRACTORS.items()),
     MetricInfo(key="kid_mean", title="KID", higher_is_better=False, axis=_CLASS, low=-1, about=_KID),
-    MetricInfo(key="kid_std", title="KID, spread over subsets", higher_is_better=None, axis=_CLASS, low=0, about=_KID),
+    _spread("kid_std", "KID, spread over subsets"),
+    _spread("kd_digits_std", "KD (digits), spread over subsets"),
+    _spread("inception_score_std", "Inception Score, spread over splits"),
+    _spread("is_digits_std", "IS (digits), spread over splits"),
     _share("precision", "Precision", "share of samples inside the real manifold; arXiv 1904.06991", _CLASS),
     _share("recall", "Recall", "share of real images inside the sample manifold; arXiv 1904.06991", _CLASS),
     _distance("fd_digits", "FD (digits)", "Frechet distance in the digit classifier's features"),
@@ -164,6 +172,19 @@ def direction(key: str, value: Value) -> bool | None:
     """Whether higher is better, from the catalog or else from the record that holds the value."""
     listed = metric_info(key).higher_is_better
     return value.higher_is_better if listed is None else listed
+
+
+def beside_a_score(key: str, values: Mapping[str, Value]) -> bool:
+    """Whether a number stands beside a score without being one: a listed spread, or what another package's metric adds.
+
+    The latter carries the name of the score as a prefix, such as "colour_accuracy_spread".
+    """
+    if direction(key, values[key]) is not None:
+        return False
+    if key in CATALOG:
+        return True
+    scores = [other for other in values if other not in CATALOG and direction(other, values[other]) is not None]
+    return any(key.startswith(f"{score}_") for score in scores)
 
 
 def resolve_metric(name: str, score_set: str, present: Iterable[str]) -> str:

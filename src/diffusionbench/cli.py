@@ -6,13 +6,17 @@ import json
 import shlex
 import sys
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from diffusionbench import cli_board, cli_simpleeval
 from diffusionbench.errors import DataError, RequestError, RunError, run_program
-from diffusionbench.record import Record
+
+if TYPE_CHECKING:
+    from diffusionbench.prompts import PromptChoice
+    from diffusionbench.record import Record
+    from diffusionbench.source import Source
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -58,10 +62,7 @@ def print_record(record: Record, as_json: bool = False) -> None:
 
 def _finish(record: Record, out: Path | None, as_json: bool) -> None:
     if out is not None:
-        try:
-            record.save(out)
-        except OSError as error:
-            raise RequestError(f"record {out} cannot be written: {error.strerror or error}.") from None
+        record.save(out)
     print_record(record, as_json)
     if out is not None:
         print(out, file=sys.stderr)
@@ -69,6 +70,11 @@ def _finish(record: Record, out: Path | None, as_json: bool) -> None:
         raise DataError(
             f"{len(record.unscored)} of {record.protocol.count} images were not scored; the first: "
             f"{record.unscored[0]}. The record is marked partial. Replace the files and score again."
+        )
+    if record.provenance.selftest == "failed":
+        raise RunError(
+            "an extractor gives other features on this machine than it was shipped with, which the record states; its "
+            "scores do not compare. See `diffusionbench selftest`."
         )
 
 
@@ -80,10 +86,10 @@ def run(
     reference: Reference = None,
     labels: Annotated[Path | None, typer.Option(help="file with one class label a line, in image order")] = None,
     prompts: Annotated[str | None, typer.Option(help="prompt set the images were made for")] = None,
-    seed: Annotated[str, typer.Option(help="seed of the prompt set")] = "public-0",
+    seed: Annotated[str | None, typer.Option(help="seed of the prompt set; default public-0")] = None,
     layout: Annotated[str | None, typer.Option(help="size of the prompt set; default the smallest")] = None,
     weights: Annotated[Path | None, typer.Option(help="weights file that a bound seed follows from")] = None,
-    beacon: Annotated[str, typer.Option(help="public random value of a bound seed")] = "none",
+    beacon: Annotated[str | None, typer.Option(help="public random value of a bound seed")] = None,
     commitment: Annotated[str | None, typer.Option(help="published commitment of a sealed seed")] = None,
     networks: Annotated[str | None, typer.Option(help="pretrained networks of the generator, comma-separated")] = None,
     public: Annotated[Path | None, typer.Option(help="its record on public-0, to compare a new seed with")] = None,
@@ -91,6 +97,9 @@ def run(
     method: Annotated[str | None, typer.Option(help="what the record calls the generator")] = None,
     title: Annotated[str | None, typer.Option(help="the generator's name for people; default the method")] = None,
     family: Annotated[str | None, typer.Option(help="kind of generator, as on the board (pixel, vae, rae)")] = None,
+    guidance: Annotated[
+        float | None, typer.Option(min=0, help="guidance scale the images were made with; 1 is none")
+    ] = None,
     store: Annotated[Path | None, typer.Option(help="keep decoded images here, to continue and to score again")] = None,
     out: Out = None,
     device: Annotated[str, typer.Option(help="of the feature extractors")] = "cpu",
@@ -109,21 +118,13 @@ def run(
 
       diffusionbench run samples/ --axis t2i --prompts simpleeval_shapes_v1 --metrics simpleeval_shapes_v1
     """
-    from diffusionbench.prompts import PROMPTS
-    from diffusionbench.request import EvalRequest, check
+    from diffusionbench.record import Guidance
+    from diffusionbench.request import EvalRequest, Sampling, check
     from diffusionbench.runner import run as run_request
-    from diffusionbench.source import PromptFolderSource, Source, open_source, read_labels
     from diffusionbench.terminal import progress_line
 
-    source: Source
-    choice = None
-    if axis == "t2i":
-        choice = cli_simpleeval.choice(prompts, metrics, seed, layout, weights, beacon, commitment, networks, public)
-        source = PromptFolderSource(images)
-        found = len(PROMPTS.load(choice.name).open(choice.seed, choice.layout).files_of_images())
-    else:
-        source = open_source(images, None if labels is None else read_labels(labels))
-        found = len(source.labels or ())
+    options = cli_simpleeval.PromptOptions(prompts, seed, layout, weights, beacon, commitment, networks, public)
+    source, choice, found = _images(axis, images, labels, metrics, options)
     name = method or images.resolve().stem or "images"
     request = EvalRequest(
         axis=axis,
@@ -134,6 +135,7 @@ def run(
         method=name,
         title=title or name,
         family=family,
+        sampling=Sampling(guidance=None if guidance is None else Guidance(scale=guidance)),
         command=shlex.join(["diffusionbench", *sys.argv[1:]]),
     )
     if dry_run:
@@ -146,6 +148,29 @@ def run(
         where = error.filename or store or images
         raise RequestError(f"{where} cannot be read or written: {error.strerror or error}.") from None
     _finish(record, out, as_json)
+
+
+def _images(
+    axis: str, images: Path, labels: Path | None, metrics: str, options: cli_simpleeval.PromptOptions
+) -> tuple[Source, PromptChoice | None, int]:
+    """The images as the axis tells them apart, the prompts they were made for, and how many there should be."""
+    from diffusionbench.axes import asks_prompts
+    from diffusionbench.prompts import PROMPTS
+    from diffusionbench.source import PromptFolderSource, open_source, read_labels
+
+    if asks_prompts(axis):
+        if labels is not None:
+            raise RequestError(f"axis '{axis}' asks for prompts, so --labels has no meaning there. Leave it out.")
+        choice = options.choice(axis, metrics)
+        opened = PROMPTS.load(choice.name).open(choice.seed, choice.layout)
+        return PromptFolderSource(images), choice, len(opened.files_of_images())
+    if given := options.given():
+        raise RequestError(
+            f"axis '{axis}' asks for classes, so {', '.join(given)} has no meaning there. Leave it out, or name an "
+            "axis of prompts with --axis."
+        )
+    source = open_source(images, None if labels is None else read_labels(labels))
+    return source, None, len(source.labels or ())
 
 
 @app.command()
@@ -170,7 +195,7 @@ def score(
     from diffusionbench.runner import rescore
     from diffusionbench.terminal import progress_line
 
-    command = " ".join(["diffusionbench", *sys.argv[1:]])
+    command = shlex.join(["diffusionbench", *sys.argv[1:]])
     _finish(rescore(store, _names(metrics), reference, device, progress_line(), command), out, as_json)
 
 
@@ -272,7 +297,7 @@ def _prompt_row(key: str) -> str:
 
 @app.command()
 def selftest(as_json: Json = False) -> None:
-    """Check that the embedded judge gives on this machine the features it was shipped with.
+    """Check that extractors give on this machine the features they were shipped with; `run` does so by itself.
 
     Examples:
 
@@ -282,12 +307,17 @@ def selftest(as_json: Json = False) -> None:
 
       diffusionbench selftest --json > selftest.json
     """
-    from diffusionbench.extractors.digits import self_test
+    from diffusionbench.extractors import EXTRACTORS, TOLERANCE, SelfTested
 
-    worst = self_test()
-    print(json.dumps({"digits": worst}) if as_json else f"digits: largest relative deviation {worst:.1e}")
-    if worst > 1e-3:
-        raise RunError("the judge of digits gives other features than it was shipped with; scores would not compare.")
+    kinds = {name: EXTRACTORS.load(name) for name in EXTRACTORS}
+    worst = {name: kind("cpu").self_test() for name, kind in kinds.items() if issubclass(kind, SelfTested)}
+    lines = [f"{name}: largest relative deviation {found:.1e}" for name, found in worst.items()]
+    print(json.dumps(worst) if as_json else "\n".join(lines))
+    if failed := [name for name, found in worst.items() if not found <= TOLERANCE]:
+        raise RunError(
+            f"extractor '{failed[0]}' gives other features than it was shipped with; scores would not compare. "
+            "Reinstall diffusionbench, and torch if that does not help."
+        )
 
 
 @app.command()

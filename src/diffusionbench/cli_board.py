@@ -179,13 +179,16 @@ def submit(
       diffusionbench submit record.json --records ../diffusionbench/records --json
     """
     from diffusionbench import submission
-    from diffusionbench.schema import write_atomic
+    from diffusionbench.schema import write_result
 
     report = submission.check(result, records)
     exports = {} if report.problems else _exports(report.record, every_eval_ever, hub, hub_dataset)
-    path = None if report.problems or dry_run else submission.write(report, records)
-    for file, text in exports.items() if path else ():
-        write_atomic(file, text)
+    path = None
+    if not report.problems and not dry_run:
+        # The record comes last: where something cannot be written, nothing has been submitted.
+        for file, text in exports.items():
+            write_result(file, text)
+        path = submission.write(report, records)
     if as_json:
         content = {"problems": report.problems, "warnings": report.warnings, "file": str(path) if path else None}
         print(json.dumps(content, indent=2))
@@ -239,9 +242,9 @@ def validate(
         for warning in warnings:
             print(f"warning: {warning}", file=sys.stderr)
         if not problems:
-            print(f"{len(reports)} records are valid")
+            print("1 record is valid" if len(reports) == 1 else f"{len(reports)} records are valid")
     if problems:
-        raise RequestError(_listed(f"{len(problems)} problems in {folder}", problems))
+        raise RequestError(_listed(f"{len(problems)} problem{'s' * (len(problems) > 1)} in {folder}", problems))
 
 
 def _listed(what: str, problems: Sequence[str]) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -37,42 +38,53 @@ def register(app: typer.Typer) -> None:
     app.add_typer(simpleeval, name="simpleeval")
 
 
-def choice(
-    name: str | None,
-    metrics: str,
-    seed: str,
-    layout: str | None,
-    weights: Path | None,
-    beacon: str,
-    commitment: str | None,
-    networks: str | None,
-    public: Path | None,
-) -> PromptChoice:
-    """The prompts of a request from command-line words; without a name, the set that the first metric judges.
+@dataclass(frozen=True)
+class PromptOptions:
+    """What the command line says about the prompts that images were made for; None where it says nothing."""
 
-    Raises:
-        RequestError: if no set is named and no metric implies one, or the record on the public set does not fit.
-    """
-    from diffusionbench.prompts import PROMPTS, PromptChoice
-    from diffusionbench.schema import file_digest
+    prompts: str | None
+    seed: str | None
+    layout: str | None
+    weights: Path | None
+    beacon: str | None
+    commitment: str | None
+    networks: str | None
+    public: Path | None
 
-    first = metrics.split(",")[0].strip()
-    name = name or (first if first in PROMPTS else None)
-    if name is None:
-        raise RequestError(
-            f"axis 't2i' needs to know which prompts the images were made for. Name them with --prompts; known: "
-            f"{', '.join(sorted(PROMPTS))}."
+    def given(self) -> list[str]:
+        """The options that were used."""
+        return [f"--{field.name}" for field in fields(self) if getattr(self, field.name) is not None]
+
+    def choice(self, axis: str, metrics: str) -> PromptChoice:
+        """The prompts of a request; without a name, the set that the first metric judges.
+
+        Raises:
+            RequestError: if no set is named and no metric implies one, the weights are no file, or the record on the
+                public set does not fit.
+        """
+        from diffusionbench.prompts import PROMPTS, PromptChoice
+        from diffusionbench.schema import file_digest
+
+        first = metrics.split(",")[0].strip()
+        name = self.prompts or (first if first in PROMPTS else None)
+        if name is None:
+            raise RequestError(
+                f"axis '{axis}' needs to know which prompts the images were made for. Name them with --prompts; known: "
+                f"{', '.join(sorted(PROMPTS))}."
+            )
+        if self.weights is not None:
+            _check_weights(self.weights)
+        words = None if self.networks is None else self.networks.split(",")
+        return PromptChoice(
+            name=name,
+            seed=self.seed or "public-0",
+            layout=self.layout,
+            weights_digest=None if self.weights is None else file_digest(self.weights),
+            beacon=self.beacon or "none",
+            commitment=self.commitment,
+            networks=None if words is None else tuple(word.strip() for word in words if word.strip()),
+            public=None if self.public is None else _public(self.public, first),
         )
-    return PromptChoice(
-        name=name,
-        seed=seed,
-        layout=layout,
-        weights_digest=file_digest(weights) if weights is not None and weights.is_file() else None,
-        beacon=beacon,
-        commitment=commitment,
-        networks=None if networks is None else tuple(word.strip() for word in networks.split(",") if word.strip()),
-        public=None if public is None else _public(public, first),
-    )
 
 
 def _public(path: Path, key: str) -> tuple[float, float]:
@@ -110,13 +122,13 @@ def prompts(
     Image k of a prompt belongs into `<prompt id>/<k>.png`, sampled from the k-th of the line's noise seeds.
     """
     from diffusionbench.prompts import PROMPTS
-    from diffusionbench.schema import write_atomic
+    from diffusionbench.schema import write_result
     from diffusionbench.simpleeval.statistics import overlaps
 
     source = PROMPTS.load(name)
     opened = source.open(_bound(weights, beacon) if weights else seed, layout)
     if out is not None:
-        write_atomic(out / "prompts.jsonl", opened.jsonl)
+        write_result(out / "prompts.jsonl", opened.jsonl)
     known = {other: PROMPTS.load(other) for other in sorted(PROMPTS) if other != name}
     common = {other: overlaps(opened.texts, row.open("public-0", None).texts) for other, row in known.items()}
     if as_json:
@@ -141,9 +153,13 @@ def _bound(weights: Path, beacon: str) -> str:
     from diffusionbench.schema import file_digest
     from diffusionbench.simpleeval.seeds import bound_seed
 
+    _check_weights(weights)
+    return bound_seed(file_digest(weights), beacon)
+
+
+def _check_weights(weights: Path) -> None:
     if not weights.is_file():
         raise RequestError(f"weights {weights}: no such file. Give the safetensors file that samples.")
-    return bound_seed(file_digest(weights), beacon)
 
 
 @simpleeval.command()
@@ -243,7 +259,7 @@ def stress(
 
       diffusionbench stress simpleeval_shapes_v1 --layout standard --out stress.json
     """
-    from diffusionbench.schema import write_atomic
+    from diffusionbench.schema import write_result
     from diffusionbench.simpleeval import stress as harness
 
     names = [metric, *(name for name in against.split(",") if name)]
@@ -251,7 +267,7 @@ def stress(
     result = harness.run(names, chosen, layout=layout, seed=seed, accuracy=accuracy, progress=_progress)
     text = json.dumps(result.facts(), indent=2)
     if out is not None:
-        write_atomic(out, text + "\n")
+        write_result(out, text + "\n")
     typer.echo(text if as_json else result.text())
     if result.missed:
         raise typer.Exit(3)

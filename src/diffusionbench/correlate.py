@@ -2,7 +2,7 @@
 
 Everything works on two float arrays [n]. A coefficient that cannot be formed (fewer than 3 points, a constant
 variable) is None with the reason, never a number; an interval needs 4 points. All draws are vectorised: a bootstrap
-resample is a vector of counts, so Pearson, Spearman and Kendall of every resample are a few matrix products.
+resample is a vector of counts, so a coefficient of every resample is a few passes over one array.
 """
 
 from __future__ import annotations
@@ -15,6 +15,8 @@ from itertools import permutations
 from typing import Final
 
 import numpy as np
+
+from diffusionbench.concordance import permuted_concordance, resampled_tau
 
 Z95: Final = 1.959963984540054
 DRAWS: Final = 10_000
@@ -96,7 +98,7 @@ def kendall(x: Floats, y: Floats, *, draws: int = DRAWS, seed: int = 0) -> Coeff
 
     Source: Kendall 1945.
     """
-    return _coefficient("kendall", x, y, _kendall_value, _kendall_resampled, _kendall_permuted, draws, seed)
+    return _coefficient("kendall", x, y, _kendall_value, resampled_tau, permuted_concordance, draws, seed)
 
 
 def fisher_interval(r: float, n: int, given: int = 0) -> tuple[float, float] | None:
@@ -249,7 +251,7 @@ def _ratio(product: float, left: float, right: float) -> float:
     return float(min(1.0, max(-1.0, product / math.sqrt(left * right))))
 
 
-def _sizes(draws: int, width: int) -> list[int]:
+def block_sizes(draws: int, width: int) -> list[int]:
     """Draws in blocks of bounded memory."""
     block = max(1, min(draws, _BLOCK // max(width, 1)))
     return [min(block, draws - start) for start in range(0, draws, block)]
@@ -278,14 +280,14 @@ def _kept_orders(seed: int, draws: int, n: int) -> tuple[Array, ...]:
 
 def _drawn_counts(seed: int, draws: int, n: int) -> Iterator[Array]:
     rng = np.random.default_rng(np.random.SeedSequence([seed, 1]))
-    for size in _sizes(draws, n):
+    for size in block_sizes(draws, n):
         chosen = rng.integers(n, size=(size, n)) + n * np.arange(size)[:, None]
         yield np.bincount(chosen.ravel(), minlength=size * n).reshape(size, n).astype(np.float64)
 
 
 def _drawn_orders(seed: int, draws: int, n: int) -> Iterator[Array]:
     rng = np.random.default_rng(np.random.SeedSequence([seed, 2]))
-    for size in _sizes(draws, n):
+    for size in block_sizes(draws, n):
         yield rng.permuted(np.tile(np.arange(n), (size, 1)), axis=1)
 
 
@@ -323,9 +325,9 @@ def _p_value(drawn: Array, observed: float) -> float:
 
 def _distinct(values: Array, counts: Array) -> Array:
     """Whether each resample holds at least two different values, bool [draws]."""
-    codes = np.unique(values, return_inverse=True)[1]
-    held = (counts @ np.eye(codes.max() + 1)[codes]) > 0
-    return held.sum(1) > 1
+    held = counts > 0
+    others = values[held.argmax(1)][:, None] != values
+    return np.asarray((held & others).any(1))
 
 
 def _weighted(u: Array, v: Array, counts: Array) -> Array:
@@ -363,8 +365,14 @@ def mid_ranks(values: Array) -> Array:
 
 
 def _resampled_ranks(values: Array, counts: Array) -> Array:
-    codes = np.unique(values, return_inverse=True)[1]
-    held = counts @ np.eye(codes.max() + 1)[codes]
+    """Mid-ranks of the points in each resample [draws, n]."""
+    order = np.argsort(values, kind="stable")
+    new = np.diff(values[order], prepend=-np.inf) > 0
+    held = counts[:, order]
+    if not new.all():
+        held = np.add.reduceat(held, np.flatnonzero(new), axis=1)
+    codes = np.empty(values.size, dtype=np.int64)
+    codes[order] = np.cumsum(new) - 1
     return (np.cumsum(held, 1) - (held - 1) / 2)[:, codes]
 
 
@@ -380,37 +388,8 @@ def _spearman_permuted(a: Array, b: Array, orders: Array) -> Array:
     return _pearson_permuted(mid_ranks(a), mid_ranks(b), orders)
 
 
-def _signs(values: Array) -> Array:
-    return np.sign(values[:, None] - values[None, :])
-
-
-def _tau(concordance: Array, untied_a: Array, untied_b: Array) -> Array:
-    with np.errstate(invalid="ignore", divide="ignore"):
-        return np.clip(concordance / np.sqrt(untied_a * untied_b), -1, 1)
-
-
 def _kendall_value(a: Array, b: Array) -> float:
-    left, right = _signs(a), _signs(b)
-    return float(_tau((left * right).sum(), np.abs(left).sum(), np.abs(right).sum()))
-
-
-def _kendall_resampled(a: Array, b: Array, counts: Array) -> Array:
-    left, right = _signs(a), _signs(b)
-
-    def form(matrix: Array) -> Array:
-        return ((counts @ matrix) * counts).sum(1)
-
-    return _tau(form(left * right), form(np.abs(left)), form(np.abs(right)))
-
-
-def _kendall_permuted(a: Array, b: Array, orders: Array) -> Array:
-    # One point at a time against all before it: contiguous passes instead of n^2 / 2 gathered pairs per order.
-    left = _signs(a).astype(np.float32)
-    codes = np.unique(b, return_inverse=True)[1].astype(np.float32)[orders].T.copy()
-    total = np.zeros(orders.shape[0])
-    for i in range(1, a.size):
-        total += left[i, :i] @ np.sign(codes[i] - codes[:i])
-    return total
+    return float(resampled_tau(a, b, np.ones((1, a.size)))[0])
 
 
 def _within(values: Array, labels: Array) -> Array:

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from diffusionbench import __version__
-from diffusionbench.catalog import CATALOG, direction, metric_info
+from diffusionbench.catalog import beside_a_score, direction, metric_info
 from diffusionbench.errors import RequestError
 from diffusionbench.points import guidance_state, subject
 from diffusionbench.record import Record, Value
@@ -90,9 +90,7 @@ def every_eval_ever(
 
 def _scores(record: Record) -> dict[str, Value]:
     """The values that are scores; a spread that stands beside one (such as kid_std) has no better end."""
-    return {
-        key: value for key, value in record.values.items() if key not in CATALOG or direction(key, value) is not None
-    }
+    return {key: value for key, value in record.values.items() if not beside_a_score(key, record.values)}
 
 
 def _eee_result(record: Record, key: str, value: Value) -> dict[str, Any]:
@@ -157,7 +155,7 @@ def hub_results(record: Record, dataset: str, *, revision: str | None = None) ->
     if not owner or not name or "/" in name or not dataset.isprintable() or " " in dataset:
         raise RequestError(f"'{dataset}' is not a data set on the Hub. Give it as owner/name.")
     entries = []
-    for key, value in record.values.items():
+    for key, value in _scores(record).items():
         if not math.isfinite(value.value):
             raise RequestError(f"metric '{key}' cannot be exported: {value.value} is not finite.")
         entry: dict[str, Any] = {

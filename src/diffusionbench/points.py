@@ -156,11 +156,11 @@ def load_folder(folder: Path) -> list[Record]:
     return records
 
 
-def record_files(folder: Path) -> list[Path]:
-    """JSON files below a folder that claim to be records; hidden (half-written) files and schemas are not."""
+def record_files(folder: Path, nested: bool = True) -> list[Path]:
+    """JSON files in a folder (and below it) that may be records; hidden (half-written) files and schemas are not."""
     return sorted(
         path
-        for path in folder.rglob("*.json")
+        for path in (folder.rglob if nested else folder.glob)("*.json")
         if not any(part.startswith(".") for part in path.relative_to(folder).parts)
         and not path.name.endswith(".schema.json")
     )
@@ -320,6 +320,11 @@ def _pair(
     xs, ys = _candidates(records, x_key, guidance), _candidates(records, y_key, guidance)
     pairs: list[tuple[Record, Record]] = []
     left_out: list[tuple[str, str]] = []
+    # Who is scored under another guidance only is no candidate, and must not vanish without a word.
+    others = {subject(r): r for r in records if {x_key, y_key} & r.values.keys() and subject(r) not in {*xs, *ys}}
+    for name, record in others.items():
+        state = {None: "not stated", "none": "none", "cfg": "cfg"}[guidance_state(record)]
+        left_out.append((name, f"guidance {state}"))
     for name in dict.fromkeys([*xs, *ys]):
         family = (xs.get(name) or ys[name])[0].family
         if kept is not None and family not in kept:

@@ -13,7 +13,7 @@ from typing import Any, Final, Literal
 from pydantic import Field, ValidationError
 
 from diffusionbench.errors import RequestError
-from diffusionbench.schema import Strict, write_atomic
+from diffusionbench.schema import Strict, write_result
 
 SCHEMA_VERSION: Final = 1
 
@@ -83,7 +83,7 @@ class Provenance(Strict):
     hardware: str | None = None
     created: str | None = Field(None, description="UTC, ISO 8601")
     wall_seconds: float | None = None
-    selftest: Literal["passed", "failed"] | None = Field(None, description="outcome of `diffusionbench selftest`")
+    selftest: Literal["passed", "failed"] | None = Field(None, description="of the extractors that have one")
 
 
 class Record(Strict):
@@ -116,9 +116,13 @@ class Record(Strict):
     extra: dict[str, Any] = Field({}, description="facts of one source that no other record has")
 
     def save(self, path: Path) -> None:
-        """Write the record as readable JSON, whole or not at all."""
+        """Write the record as readable JSON, whole or not at all.
+
+        Raises:
+            RequestError: if it cannot be written there.
+        """
         text = json.dumps(self.model_dump(mode="json"), indent=2, ensure_ascii=False)
-        write_atomic(path, text + "\n")
+        write_result(path, text + "\n")
 
 
 def load(path: Path) -> Record:

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from datetime import UTC, datetime
 from itertools import groupby
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
@@ -19,7 +19,7 @@ from diffusionbench import provenance
 from diffusionbench.axes.t2i import open_prompts
 from diffusionbench.catalog import metric_info
 from diffusionbench.errors import DataError, RequestError
-from diffusionbench.extractors import EXTRACTORS
+from diffusionbench.extractors import EXTRACTORS, TOLERANCE, SelfTested
 from diffusionbench.prompts import Prompts
 from diffusionbench.record import Protocol, Provenance, Record, Value
 from diffusionbench.request import (
@@ -203,6 +203,7 @@ def score(request: EvalRequest, images: ImageSet, device: str = "cpu", progress:
     metrics = specs(request)
     reference = find_reference(request)
     extractors = _load(extractor_names(metrics), device)
+    selftest = _self_test(extractors)
     prompts = None if request.prompts is None else Prompts(open_prompts(request), request.prompts)
     judge = _Judge(metrics, reference, prompts, extractors, progress)
     estimates, seen = judge("scored", images, request.count)
@@ -226,7 +227,7 @@ def score(request: EvalRequest, images: ImageSet, device: str = "cpu", progress:
         breakdown=_by_class(estimates, entries),
         unscored=(*faults.values(), *_not_finite(estimates)),
         partial=partial,
-        provenance=_provenance(request, images, pixels, device, time.perf_counter() - started),
+        provenance=_provenance(request, images, pixels, device, time.perf_counter() - started, selftest),
         extra={"request": request.model_dump(mode="json"), **_duplicates(entries), **_facts(estimates)},
     )
 
@@ -300,6 +301,13 @@ def _load(names: list[str], device: str) -> dict[str, Extractor]:
     _check_device(device)
     with torch.random.fork_rng():
         return {name: EXTRACTORS.load(name)(device) for name in names}
+
+
+def _self_test(extractors: dict[str, Extractor]) -> Literal["passed", "failed"] | None:
+    """Whether the extractors that can be tested give here what they were shipped with; None where none can be."""
+    found = [extractor.self_test() for extractor in extractors.values() if isinstance(extractor, SelfTested)]
+    # A deviation that is not a number has not passed.
+    return None if not found else "passed" if all(one <= TOLERANCE for one in found) else "failed"
 
 
 def _check_device(device: str) -> None:
@@ -417,7 +425,14 @@ def _protocol(
     )
 
 
-def _provenance(request: EvalRequest, images: ImageSet, pixels: str, device: str, seconds: float) -> Provenance:
+def _provenance(
+    request: EvalRequest,
+    images: ImageSet,
+    pixels: str,
+    device: str,
+    seconds: float,
+    selftest: Literal["passed", "failed"] | None,
+) -> Provenance:
     commit, dirty = provenance.commit()
     return Provenance(
         source=images.description,
@@ -432,6 +447,7 @@ def _provenance(request: EvalRequest, images: ImageSet, pixels: str, device: str
         hardware=provenance.hardware(device),
         created=datetime.now(UTC).isoformat(timespec="seconds"),
         wall_seconds=round(images.seconds() + seconds, 3),
+        selftest=selftest,
     )
 
 
@@ -441,7 +457,7 @@ def _duplicates(entries: list[Entry]) -> dict[str, Any]:
     pairs = [
         [first[entry.sha256], entry.id] for entry in entries if first.setdefault(entry.sha256, entry.id) != entry.id
     ]
-    return {"duplicates": {"count": len(pairs), "first": [list(pair) for pair in pairs[:5]]}} if pairs else {}
+    return {"duplicates": {"count": len(pairs), "first": pairs[:5]}} if pairs else {}
 
 
 def _slug(name: str) -> str:

@@ -12,6 +12,8 @@ from typing import IO, Any
 
 from pydantic import BaseModel, ConfigDict
 
+from diffusionbench.errors import RequestError
+
 
 class Strict(BaseModel):
     """A frozen model that refuses unknown keys."""
@@ -60,3 +62,15 @@ def write_atomic(path: Path, write: bytes | str | Callable[[IO[bytes]], Any]) ->
     except BaseException:
         Path(temporary).unlink(missing_ok=True)
         raise
+
+
+def write_result(path: Path, text: str) -> None:
+    """Write a file whose place a user chose, as `write_atomic` does.
+
+    Raises:
+        RequestError: if it cannot be written there.
+    """
+    try:
+        write_atomic(path, text)
+    except OSError as error:
+        raise RequestError(f"{path} cannot be written: {error.strerror or error}. Choose another place.") from None

@@ -19,6 +19,7 @@ from diffusionbench.correlate import (
     DRAWS,
     Coefficient,
     Line,
+    block_sizes,
     fit_line,
     kendall,
     partial,
@@ -47,7 +48,7 @@ class Between:
         families: number of families.
         value: r, or None for fewer than 3 families or equal means.
         share: part of the pooled covariance that lies between families; below 0 or above 1 where the two parts
-            have opposite signs. None where the pooled covariance is 0.
+            have opposite signs. None for fewer than 2 families or where the pooled covariance is 0.
     """
 
     families: int
@@ -213,7 +214,7 @@ def _between(x: np.ndarray, y: np.ndarray, labels: np.ndarray) -> Between:
     spread = float((weights * u * u).sum()) * float((weights * v * v).sum())
     total = float((x - x.mean()) @ (y - y.mean()))
     scale = np.ptp(x) * np.ptp(y) if len(x) else 0.0
-    share = covariance / total if abs(total) > 1e-12 * scale and scale > 0 else None
+    share = covariance / total if len(names) > 1 and abs(total) > 1e-12 * scale and scale > 0 else None
     defined = len(names) >= 3 and spread > (1e-12 * scale) ** 2 and scale > 0
     return Between(len(names), max(-1.0, min(1.0, covariance / math.sqrt(spread))) if defined else None, share)
 
@@ -261,10 +262,13 @@ def _attenuation(
     rescored = None
     if draws and len(x) >= 4:
         rng = np.random.default_rng(np.random.SeedSequence([seed, 4]))
-        u = x + sd_x * rng.standard_normal((draws, len(x)))
-        v = y + sd_y * rng.standard_normal((draws, len(x)))
-        u, v = u - u.mean(1, keepdims=True), v - v.mean(1, keepdims=True)
-        rescored = float(((u * v).sum(1) / np.sqrt((u * u).sum(1) * (v * v).sum(1))).std(ddof=1))
+        drawn = []
+        for size in block_sizes(draws, len(x)):
+            u = x + sd_x * rng.standard_normal((size, len(x)))
+            v = y + sd_y * rng.standard_normal((size, len(x)))
+            u, v = u - u.mean(1, keepdims=True), v - v.mean(1, keepdims=True)
+            drawn.append((u * v).sum(1) / np.sqrt((u * u).sum(1) * (v * v).sum(1)))
+        rescored = float(np.concatenate(drawn).std(ddof=1))
     found = [_scope("pooled", pooled.value, float(x.var(ddof=1)), float(y.var(ddof=1)), sd_x, sd_y, rescored)]
     kept = np.array([np.count_nonzero(labels == label) > 1 for label in labels], dtype=bool)
     groups = set(labels[kept])

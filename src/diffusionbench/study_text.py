@@ -71,8 +71,9 @@ def _parts(study: Study) -> Iterable[RenderableType]:
     yield Text(f"{x.title} ({_better(x.higher_is_better)}) against {y.title} ({_better(y.higher_is_better)})", "bold")
     yield Text(f"set {selection.score_set}{condition}, {len(selection.points)} methods")
     yield _coefficients("over all methods", [study.pearson, study.spearman, study.kendall], study)
-    if study.line is not None:
-        yield Text(f"line: {selection.y_key} = {study.line.intercept:.4f} {study.line.slope:+.5f} * {selection.x_key}")
+    line = study.line
+    fitted = UNDEFINED if line is None else f"{line.intercept:.4f} {line.slope:+.5f} * {selection.x_key}"
+    yield Text(f"line: {selection.y_key} = {fitted}")
     yield from _families(study)
     if study.top:
         yield _subsets(f"methods that are best on {selection.x_key}", study.top)

@@ -16,10 +16,12 @@ from typing import Any, Final
 from pydantic import ValidationError
 
 from diffusionbench import published
-from diffusionbench.catalog import CATALOG, direction, metric_info
-from diffusionbench.errors import RequestError
+from diffusionbench.axes import AXES
+from diffusionbench.catalog import CATALOG, beside_a_score, direction, metric_info
+from diffusionbench.errors import RequestError, UserError
 from diffusionbench.metrics import METRICS
-from diffusionbench.points import record_files
+from diffusionbench.points import claims_to_be_a_record, record_files
+from diffusionbench.prompts import PROMPTS
 from diffusionbench.published.names import FAMILIES
 from diffusionbench.record import Record, Value, breaches
 from diffusionbench.registry import nearest
@@ -48,42 +50,49 @@ def check(path: Path, folder: Path | None = None) -> Report:
         path: the record's file.
         folder: the records already there, for duplicates; need not exist.
     """
+    return _check(path, record_files(folder) if folder is not None and folder.is_dir() else [])
+
+
+def _check(path: Path, files: Sequence[Path]) -> Report:
+    """Check one record, against others for duplicates."""
     report = _read(path)
     if report.record is None:
         return report
-    others = list(published.records())
+    known = _Known()
     unreadable = []
-    for other in record_files(folder) if folder is not None and folder.is_dir() else ():
+    for other in files:
+        if other.resolve() == path.resolve() or not claims_to_be_a_record(other):
+            continue
         found = _read(other).record
         if found is None:
             unreadable.append(f"{other} cannot be read, so it was not checked for duplicates")
-        elif other.resolve() != path.resolve():
-            others.append(found)
-    problems = (*report.problems, *_duplicates(report.record, others))
+        else:
+            known.add(str(other), found)
+    problems = (*report.problems, *known.duplicates(report.record))
     return Report(report.record, problems, (*report.warnings, *unreadable))
 
 
 def check_folder(folder: Path) -> dict[Path, Report]:
-    """Check every record below a folder (or one file), each against all others.
+    """Check every record below a folder, or one file, each against all others there.
 
     Raises:
         RequestError: if there is no such folder.
     """
     if folder.is_file():
-        return {folder: check(folder, folder.parent)}
+        return {folder: _check(folder, record_files(folder.parent, nested=False))}
     if not folder.is_dir():
         raise RequestError(f"records folder {folder} does not exist. Give a folder of record JSON files.")
     reports = {path: _read(path) for path in record_files(folder)}
-    known = list(published.records())
+    known = _Known()
     checked = {}
     for path, report in reports.items():
-        problems = list(report.problems)
+        problems = report.problems
         if report.record is not None:
-            problems += _duplicates(report.record, known)
+            problems = (*problems, *known.duplicates(report.record))
+            known.add(str(path), report.record)
             if path.name != f"{report.record.id}.json":
-                problems.append(f"the file must be named {report.record.id}.json, as its id")
-            known.append(report.record)
-        checked[path] = Report(report.record, tuple(problems), report.warnings)
+                problems = (*problems, f"the file must be named {report.record.id}.json, as its id")
+        checked[path] = Report(report.record, problems, report.warnings)
     return checked
 
 
@@ -142,7 +151,8 @@ def _names(record: Record) -> Iterator[str]:
         yield "provenance.url: must start with https:// or http://"
     for key, value in record.values.items():
         # A metric of another package states its own direction.
-        if key not in CATALOG and direction(key, value) is None and key not in METRICS:
+        known = key in CATALOG or key in METRICS or direction(key, value) is not None
+        if not known and not beside_a_score(key, record.values):
             yield f"values.{key}: unknown metric '{key}'. {nearest(key, sorted({*CATALOG, *METRICS}))}"
 
 
@@ -176,6 +186,27 @@ def _sources(record: Record) -> Iterator[str]:
         yield "provenance.images_digest: missing; the hash says which images were scored"
     if provenance.commit is None and "diffusionbench" not in provenance.packages:
         yield "provenance: neither a commit nor the version of diffusionbench is stated"
+    yield from _prompts(record)
+
+
+def _prompts(record: Record) -> Iterator[str]:
+    """Whether the prompt set has the hash that its seed and layout give, where the set is known here."""
+    protocol = record.protocol
+    request = record.extra.get("request")
+    chosen = request.get("prompts") if isinstance(request, dict) else None
+    if protocol.prompts not in PROMPTS or protocol.prompts_digest is None or not isinstance(chosen, dict):
+        return
+    seed, layout = chosen.get("seed"), chosen.get("layout")
+    try:
+        found = PROMPTS.load(str(protocol.prompts)).open(str(seed), layout).digest
+    except UserError as error:
+        yield f"extra.request.prompts: {error}"
+        return
+    if found != protocol.prompts_digest:
+        yield (
+            f"protocol.prompts_digest: {protocol.prompts_digest[:12]} is not the hash {found[:12]} of "
+            f"'{protocol.prompts}' with seed {seed}; it was made by another version or changed"
+        )
 
 
 def _all_values(record: Record) -> Iterator[tuple[str, Mapping[str, Value]]]:
@@ -212,30 +243,50 @@ def _warnings(record: Record) -> Iterator[str]:
     if record.provenance.dirty:
         yield "provenance.dirty: the code had uncommitted changes, so the commit does not reproduce it"
     if record.provenance.selftest is None:
-        yield "provenance.selftest: not stated. Run: diffusionbench selftest"
+        yield "provenance.selftest: not stated, as where no extractor has one. See: diffusionbench selftest"
     if record.provenance.command is None:
         yield "provenance.command: not stated; say how to get the record again"
+    if record.protocol.axis not in AXES:
+        yield f"protocol.axis: '{record.protocol.axis}' is not known here. {nearest(record.protocol.axis, list(AXES))}"
     if record.family is None:
         yield "family: not stated; the board cannot group the method"
     for key, value in record.values.items():
         if value.unscored and not record.unscored:
             yield f"values.{key}: {value.unscored} unscored, but none is named"
-        if value.stderr is None and value.interval is None:
+        if value.stderr is None and value.interval is None and not beside_a_score(key, record.values):
             yield f"values.{key}: has no uncertainty"
         if value.scored is None:
             yield f"values.{key}: does not say how many were scored"
         real = record.anchors.get(_ANCHOR, {}).get(key)
         higher = metric_info(key).higher_is_better
-        if real is not None and higher is not None and (value.value > real.value) == higher and value != real:
+        better = real is not None and higher is not None and (value.value > real.value) == higher
+        # The same images in other batches differ by rounding.
+        if real is not None and better and not math.isclose(value.value, real.value, rel_tol=1e-3):
             yield f"values.{key}: {value.value:g} is better than held-out real images ({real.value:g})"
 
 
-def _duplicates(record: Record, others: Sequence[Record]) -> Iterator[str]:
-    for other in others:
-        if other.id == record.id:
-            yield f"id: '{record.id}' stands in another record already"
-        elif _measurement(other) is not None and _measurement(other) == _measurement(record):
-            yield f"the same images under the same protocol are in record '{other.id}' already"
+class _Known:
+    """Records seen so far, by id and by measurement, with where each stands."""
+
+    def __init__(self) -> None:
+        self._ids: dict[str, str] = {}
+        self._measurements: dict[str, tuple[str, str]] = {}
+        for record in published.records():
+            self.add(f"'{record.id}' as published", record)
+
+    def add(self, where: str, record: Record) -> None:
+        self._ids.setdefault(record.id, where)
+        if (measurement := _measurement(record)) is not None:
+            self._measurements.setdefault(measurement, (record.id, where))
+
+    def duplicates(self, record: Record) -> Iterator[str]:
+        """What a record repeats."""
+        if record.id in self._ids:
+            yield f"id: '{record.id}' stands in another record already, {self._ids[record.id]}"
+            return
+        identifier, where = self._measurements.get(_measurement(record) or "", (None, None))
+        if identifier is not None:
+            yield f"the same images under the same protocol are in record '{identifier}' already, {where}"
 
 
 def _measurement(record: Record) -> str | None:

@@ -186,6 +186,17 @@ def test_a_metric_of_another_package_is_shown_but_not_ranked():
         build(records, "measured", holistic=["brightness"])
 
 
+def test_headline_values_without_a_word_on_guidance_are_shown(tmp_path):
+    silent = make("a", "class_conditional", {"fd_digits": 1.0, "kd_digits": 0.1}, guidance=None)
+    records = [silent, make("b", "t2i", {"geneval_overall": 0.5})]
+    assert [c.id for c in shown(build(records, "measured"))] == ["geneval_overall", "fd_digits@unstated"]
+    for record in records:
+        record.save(tmp_path / f"{record.id}.json")
+    words = ("board", "--set", "measured", "--records", str(tmp_path))
+    assert "not shown: 1 further column (--columns all)" in run(*words).output
+    assert "not shown" not in run(*words, "--columns", "all").output
+
+
 def test_empty_and_broken_values():
     assert build([], "measured").rows == ()
     records = [make("a", "class_conditional", {"fid": float("nan")}), make("b", "class_conditional", {"fid": 1.0})]

@@ -8,9 +8,10 @@ import pytest
 from diffusionbench import submission
 from diffusionbench.axes import AXES
 from diffusionbench.metrics import METRICS
+from diffusionbench.prompts import PROMPTS
 
 ROOT = Path(__file__).parents[2]
-PAGES = ("record", "method", "latent", "metric", "axis")
+PAGES = ("record", "method", "latent", "metric", "prompt-set", "axis")
 
 
 @pytest.mark.parametrize("page", PAGES)
@@ -28,6 +29,7 @@ def test_entry_point_groups_are_ours():
     texts = "".join((ROOT / "docs" / "contribute" / f"{page}.md").read_text("utf-8") for page in PAGES)
     assert f"`{METRICS.group}`" in texts
     assert f"`{AXES.group}`" in texts
+    assert f"`{PROMPTS.group}`" in texts
 
 
 def test_records_folder_is_valid():

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 
 ROOT = Path(__file__).parents[2]
 WHERE = """
@@ -48,6 +49,37 @@ def python(tmp_path_factory):
     return program
 
 
+def program(python, folder):
+    """A function: run a command there, give its output."""
+
+    def bench(*words):
+        done = subprocess.run(
+            [python, "-I", "-m", "diffusionbench", *words], capture_output=True, text=True, cwd=folder
+        )
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
+    return bench
+
+
+def test_prompt_set_by_entry_point(python, tmp_path):
+    bench = program(python, tmp_path)
+    assert "3 prompts with 2 images each" in bench("prompts", "--set", "plain_colours", "--out", ".")
+    lines = [json.loads(line) for line in (tmp_path / "prompts.jsonl").read_text().splitlines()]
+    assert [line["prompt"] for line in lines] == ["a plain red image", "a plain green image", "a plain blue image"]
+    for channel, line in enumerate(lines):
+        for k, strongest in enumerate((channel, 0)):
+            image = np.zeros((8, 8, 3), np.uint8)
+            image[:, :, strongest] = 200
+            (tmp_path / "drawn" / line["id"]).mkdir(parents=True, exist_ok=True)
+            Image.fromarray(image).save(tmp_path / "drawn" / line["id"] / f"{k}.png")
+    words = ("--axis", "t2i", "--prompts", "plain_colours", "--metrics", "colour_accuracy", "--json")
+    record = json.loads(bench("run", "drawn", *words))
+    assert record["values"]["colour_accuracy"]["value"] == pytest.approx(4 / 6)
+    assert (record["protocol"]["prompts"], record["protocol"]["count"]) == ("plain_colours", 6)
+    assert len(record["protocol"]["prompts_digest"]) == 64
+
+
 def test_metric_and_axis_by_entry_point(python, tmp_path):
     subprocess.run([python, "-I", "-c", WHERE], check=True, cwd=tmp_path)
     labels = np.array([0, 1, 2, 0, 1, 2, 0, 1, 2, 0])
@@ -56,13 +88,7 @@ def test_metric_and_axis_by_entry_point(python, tmp_path):
     images[0] = images[1]
     np.savez(tmp_path / "painted.npz", arr_0=images, arr_1=labels)
 
-    def bench(*words):
-        done = subprocess.run(
-            [python, "-I", "-m", "diffusionbench", *words], capture_output=True, text=True, cwd=tmp_path
-        )
-        assert done.returncode == 0, done.stderr
-        return done.stdout
-
+    bench = program(python, tmp_path)
     bench(
         "run",
         "painted.npz",
@@ -81,7 +107,7 @@ def test_metric_and_axis_by_entry_point(python, tmp_path):
     assert (value["value"], value["scored"], value["higher_is_better"]) == (0.9, 10, True)
     assert record["protocol"]["axis"] == "colours"
     bench("submit", "r.json", "--records", "records")
-    assert "1 records are valid" in bench("validate", "records")
+    assert "1 record is valid" in bench("validate", "records")
     table = bench("board", "--set", "measured", "--records", "records", "--holistic", "colour_accuracy")
     assert "painter" in table
     assert "0.900" in table

@@ -1,247 +1,323 @@
-"""One evaluation from request to record: anchors, interruption, other metrics later, several processes, faults."""
+"""From request to record: one pass, the same number by every way, anchors at equal counts, nothing dropped."""
 
-from __future__ import annotations
-
-import json
-import sys
+from dataclasses import dataclass, field
 
 import numpy as np
 import pytest
+import torch
 
-from diffusionbench import cli
+from diffusionbench import runner
+from diffusionbench.axes import Sample
 from diffusionbench.errors import DataError, RequestError
-from diffusionbench.record import Record, load
+from diffusionbench.extractors import EXTRACTORS
+from diffusionbench.extractors.digits import DigitsJudge
+from diffusionbench.metrics import METRICS, MetricSpec
+from diffusionbench.record import load
 from diffusionbench.references import digits
-from diffusionbench.runner import fill, open_store, rescore, run, score
-from diffusionbench.source import ArraySource, ConstantSource, FolderSource
+from diffusionbench.request import EvalRequest, Sampling
+from diffusionbench.source import ArraySource, FolderSource
+from diffusionbench.stats import Estimate
 
-NO_SCORE = {"stderr": None, "interval": None, "higher_is_better": None}
-ALL = ("fd_digits", "kd_digits", "is_digits", "precision_digits", "recall_digits", "accuracy_digits")
+DIGITS = tuple(key for key in METRICS if key.endswith("_digits"))
+
+
+@dataclass
+class Spy:
+    """A metric that remembers what it was fed; its value is the mean of the first feature."""
+
+    features: list = field(default_factory=list)
+    samples: list = field(default_factory=list)
+
+    def update(self, outputs, samples):
+        self.features.append(outputs["features"])
+        self.samples += samples
+
+    def compute(self):
+        firsts = np.concatenate(self.features)[:, 0].astype(np.float64)
+        return Estimate(value=float(firsts.mean()), stderr=None, interval=None, method="none", scored=len(firsts))
+
+
+def spec(key, create=lambda reference, extractor: Spy(), **changes):
+    given = {
+        "key": key,
+        "title": key,
+        "higher_is_better": True,
+        "extractor": "digits",
+        "needs": "nothing",
+        "min_samples": 1,
+        "source": "this test",
+        "create": create,
+    }
+    return MetricSpec(**given | changes)
+
+
+@pytest.fixture
+def metric(monkeypatch):
+    """A function that registers a specification for one test."""
+
+    def register(made: MetricSpec) -> str:
+        monkeypatch.setattr(METRICS, "_own", {**METRICS._own, made.key: f"tests_of_runner:{made.key}"})
+        real = METRICS.load
+        monkeypatch.setattr(METRICS, "load", lambda name: made if name == made.key else real(name))
+        return made.key
+
+    return register
 
 
 @pytest.fixture(scope="module")
 def real():
-    images, labels = digits.read("held_out")
-    return ArraySource(images, labels, "held-out digits")
+    """Held-out digits and labels."""
+    return digits.read("held_out")
 
 
-def numbers(record: Record) -> dict[str, float]:
-    return {key: value.value for key, value in record.values.items()}
+@pytest.fixture(scope="module")
+def record(held_out):
+    """Every digits metric on the held-out images."""
+    request = EvalRequest(
+        metrics=DIGITS,
+        reference="digits",
+        count=359,
+        seed=3,
+        method="real",
+        title="Real",
+        family="reference",
+        sampling=Sampling(sampler="euler", num_steps=50, quantisation="truncate", ema=True),
+        config_hash="c",
+        step=7,
+    )
+    return runner.run(request, FolderSource(held_out))
 
 
-def test_real_images_score_as_the_anchor_of_real_images(ask, real):
-    record = run(ask(metrics=ALL, count=359), real)
-    assert numbers(record) == pytest.approx({key: value.value for key, value in record.anchors["held_out"].items()})
-    assert record.values["fd_digits"].value < 0.2 * record.anchors["class_means"]["fd_digits"].value
-    assert record.values["accuracy_digits"].value > 0.98
-    assert record.anchors["class_means"]["recall_digits"].value < 0.1
-    for values in (record.values, *record.anchors.values()):
-        assert {values[key].scored for key in ALL} == {359}
-    for key in ALL:
-        assert record.values[key].interval is not None
+def test_the_whole_record_of_a_folder(record, held_out, tmp_path):
+    assert set(DIGITS) <= set(record.values)
+    for key in DIGITS:
+        value = record.values[key]
+        assert value.scored == 359
+        assert value.unscored == 0
+        assert value.interval is not None
+        assert value.interval[0] <= value.value <= value.interval[1]
+        assert record.anchors["held_out"][key].scored == 359
+        assert record.anchors["class_means"][key].scored == 359
+    protocol, provenance = record.protocol, record.provenance
+    assert (protocol.axis, protocol.reference, protocol.count, protocol.seed) == ("class_conditional", "digits", 359, 3)
+    assert (protocol.sampler, protocol.num_steps, protocol.quantisation, protocol.ema) == (
+        "euler",
+        50,
+        "truncate",
+        True,
+    )
+    assert protocol.extractors == {"digits": DigitsJudge().digest}
+    assert protocol.reference_digest == digits.Digits().digest
     assert not record.partial
-    assert record.protocol.reference_digest
-    assert record.protocol.extractors["digits"]
-    assert record.provenance.packages["torch"]
-    assert record.provenance.images_digest
-    assert record.breakdown["class 3"]["accuracy_digits"].scored > 20
-
-
-def test_anchors_have_the_generated_count(ask):
-    record = run(ask(count=30), ConstantSource((8, 8)))
-    assert {name: values["accuracy_digits"].scored for name, values in record.anchors.items()} == {
-        "held_out": 30,
-        "class_means": 30,
-    }
-    more = run(ask(count=400), ConstantSource((8, 8)))
-    assert more.values["accuracy_digits"].scored == 400
-    assert "anchor held_out: 359 images, the generated set has 400" in more.protocol.notes
-
-
-class Interrupted(ConstantSource):
-    """Makes some images, then stops as a kill would."""
-
-    preferred_batch = 10
-
-    def __init__(self, after: int) -> None:
-        super().__init__((8, 8))
-        self.left = after
-        self.asked: list[int] = []
-
-    def images(self, samples):
-        if self.left == 0:
-            raise KeyboardInterrupt
-        self.left -= 1
-        self.asked += [sample.id for sample in samples]
-        return super().images(samples)
-
-
-def test_an_interrupted_evaluation_continues(ask, tmp_path):
-    request = ask(count=300)
-    first, second = Interrupted(after=20), Interrupted(after=-1)
-    with pytest.raises(KeyboardInterrupt):
-        run(request, first, tmp_path)
-    record = run(request, second, tmp_path)
-    assert numbers(record) == numbers(run(request, ConstantSource((8, 8))))
-    # Whole chunks that were written are not made again.
-    assert 0 < len(second.asked) < 300
-    third = Interrupted(after=-1)
-    run(request, third, tmp_path)
-    assert third.asked == []
-
-
-def test_another_metric_needs_no_new_images(ask, real, tmp_path):
-    run(ask(count=359), real, tmp_path)
-    (store,) = tmp_path.iterdir()
-    later = rescore(store, ("fd_digits", "recall_digits"))
-    assert numbers(later) == pytest.approx(numbers(run(ask(metrics=("fd_digits", "recall_digits"), count=359), real)))
-    with pytest.raises(RequestError, match="needs its weights"):
-        rescore(store, ("fid",))
-
-
-def test_two_processes_share_one_store(ask, tmp_path):
-    request, source = ask(count=300), ConstantSource((8, 8))
-    for rank in range(2):
-        fill(request, source, open_store(request, source, tmp_path), rank, 2)
-    record = score(request, open_store(request, source, tmp_path))
-    assert numbers(record) == numbers(run(request, source))
-
-
-def test_a_damaged_image_is_named_and_left_out(ask, write, tmp_path):
-    images, labels = digits.read("held_out")
-    folder = write(tmp_path / "images", images[:30], labels[:30])
-    broken = sorted(folder.rglob("*.png"))[4]
-    broken.write_bytes(b"no picture")
-    record = run(ask(count=30), FolderSource(folder))
-    assert record.partial
-    assert record.values["accuracy_digits"].scored == 29
-    assert record.values["accuracy_digits"].unscored == 1
-    assert broken.name in record.unscored[0]
-
-
-def test_nothing_readable_is_an_error(ask, write, noise, tmp_path):
-    folder = write(tmp_path / "images", noise(3), [0, 1, 2])
-    for file in folder.rglob("*.png"):
-        file.write_bytes(b"no picture")
-    with pytest.raises(DataError, match="none of the 3 images"):
-        run(ask(count=3), FolderSource(folder))
-
-
-def test_records_come_back_as_they_were(ask, tmp_path):
-    record = run(ask(), ConstantSource((8, 8)))
+    assert provenance.source == f"folder {held_out}"
+    assert (provenance.config_hash, provenance.step) == ("c", 7)
+    assert {"python", "torch", "numpy"} <= set(provenance.packages)
+    assert provenance.hardware
+    assert provenance.created
+    assert provenance.wall_seconds > 0
+    assert len(provenance.images_digest) == 64
     record.save(tmp_path / "record.json")
     assert load(tmp_path / "record.json") == record
-    content = json.loads((tmp_path / "record.json").read_text())
-    content["values"]["accuracy_digits"]["value"] = "high"
-    del content["method"]
-    (tmp_path / "record.json").write_text(json.dumps(content))
-    with pytest.raises(RequestError, match=r"method.*values\.accuracy_digits\.value|values.*method"):
-        load(tmp_path / "record.json")
 
 
-@pytest.fixture
-def diffusionbench(monkeypatch, capsys):
-    def execute(*arguments) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["diffusionbench", *map(str, arguments)])
-        capsys.readouterr()
-        with pytest.raises(SystemExit) as stopped:
-            cli.main()
-        out, err = capsys.readouterr()
-        return int(stopped.value.code or 0), out, err
-
-    return execute
+def test_real_images_score_as_their_anchor_and_class_means_lie_far_off(record):
+    held_out, means = record.anchors["held_out"], record.anchors["class_means"]
+    for key in ("fd_digits", "precision_digits", "recall_digits", "accuracy_digits"):
+        assert record.values[key].value == pytest.approx(held_out[key].value, rel=1e-5)
+    assert held_out["fd_digits"].value < 2
+    assert means["fd_digits"].value > 10 * held_out["fd_digits"].value
+    assert means["recall_digits"].value < 0.05 < 0.8 < held_out["recall_digits"].value
+    assert held_out["accuracy_digits"].value >= 0.98
 
 
-def test_a_strangers_folder_to_a_record_and_on(diffusionbench, held_out, tmp_path):
-    record = tmp_path / "record.json"
-    arguments = ["--reference", "digits", "--metrics", "fd_digits,accuracy_digits", "--out", record]
-    code, out, err = diffusionbench("run", held_out, *arguments, "--store", tmp_path / "store")
-    assert code == 0, err
-    assert "class means" in out
-    (store,) = (tmp_path / "store").iterdir()
-    code, out, _ = diffusionbench("score", store, "--metrics", "precision_digits", "--json")
-    assert (code, json.loads(out)["values"]["precision_digits"]["scored"]) == (0, 359)
-    assert diffusionbench("inspect", record)[0] == 0
-    code, out, _ = diffusionbench("compare", record, record)
-    assert code == 0
-    spread = load(record)
-    for value, name in ((0.1, "a"), (0.2, "b")):
-        beside = spread.values | {
-            "kd_digits_std": spread.values["fd_digits"].model_copy(update=NO_SCORE | {"value": value})
-        }
-        spread.model_copy(update={"values": beside}).save(tmp_path / f"{name}.json")
-    # A spread is no score: two fair draws differ in it.
-    assert diffusionbench("compare", tmp_path / "a.json", tmp_path / "b.json")[0] == 0
-    other = load(record)
-    worse = other.values["fd_digits"].model_copy(update={"value": 100.0})
-    other.model_copy(update={"values": other.values | {"fd_digits": worse}}).save(tmp_path / "other.json")
-    assert diffusionbench("compare", record, tmp_path / "other.json")[0] == 3
+def test_every_way_gives_the_same_record(ask, real, tmp_path, held_out):
+    request = ask(metrics=("fd_digits", "accuracy_digits"), count=150)
+    source = ArraySource(*real, "real")
+
+    def core(record):
+        return record.id, record.values, record.anchors, record.provenance.images_digest
+
+    streamed = runner.run(request, source)
+    kept = runner.run(request, source, tmp_path / "one")
+    assert core(kept) == core(streamed)
+    store = runner.open_store(request, source, tmp_path / "three")
+    for rank in (2, 0, 1):
+        runner.fill(request, source, store, rank, 3)
+    assert core(runner.score(request, store)) == core(streamed)
+    one_by_one = ArraySource(*real, "real")
+    one_by_one.preferred_batch = 7
+    odd = runner.run(request, one_by_one)
+    assert odd.provenance.images_digest == streamed.provenance.images_digest
+    for key, value in streamed.values.items():
+        assert odd.values[key].value == pytest.approx(value.value, rel=1e-5)
 
 
-def test_any_folder_is_a_reference(diffusionbench, held_out, tmp_path, monkeypatch):
-    monkeypatch.setenv("DIFFUSIONBENCH_CACHE", str(tmp_path / "cache"))
-    for _ in range(2):
-        arguments = ["--reference", held_out, "--metrics", "fd_digits,recall_digits", "--json"]
-        code, out, err = diffusionbench("run", held_out, *arguments)
-        assert code == 0, err
-        values = json.loads(out)["values"]
-        assert values["fd_digits"]["value"] == pytest.approx(0, abs=1e-6)
-        assert values["recall_digits"]["value"] == 1
-    # Moments and features were kept once, keyed by content.
-    assert len(list((tmp_path / "cache" / "features").iterdir())) == 2
+def test_a_store_is_scored_again_without_its_source(ask, real, tmp_path):
+    source = ArraySource(*real, "real")
+    first = runner.run(ask(metrics=("accuracy_digits",), count=359), source, tmp_path)
+    source.images = None  # type: ignore[assignment]
+    again = runner.rescore(tmp_path, ("fd_digits",))
+    assert again.provenance.images_digest == first.provenance.images_digest
+    assert again.values["fd_digits"].scored == 359
+    direct = runner.run(ask(metrics=("fd_digits",), count=359), ArraySource(*real, "real"))
+    assert again.values == direct.values
+    assert again.id == direct.id
+    with pytest.raises(RequestError, match="unknown reference"):
+        runner.rescore(tmp_path, ("fd_digits",), "digitss")
 
 
-def test_selftest_doctor_ls(diffusionbench):
-    assert diffusionbench("selftest")[0] == 0
-    assert "torchvision" in diffusionbench("doctor")[1]
-    code, out, _ = diffusionbench("ls", "metrics", "--json")
-    assert (code, "fd_digits" in json.loads(out)["metrics"]) == (0, True)
+def test_a_folder_with_two_stores_asks_which(ask, noise, tmp_path):
+    for seed in (0, 1):
+        runner.run(ask(), ArraySource(noise(20, seed=seed), np.arange(20) % 10, "noise"), tmp_path)
+    with pytest.raises(DataError, match="holds 2 image stores"):
+        runner.rescore(tmp_path, ("accuracy_digits",))
+    with pytest.raises(DataError, match="no image store"):
+        runner.rescore(tmp_path / "nothing", ("accuracy_digits",))
 
 
-WRONG = {
-    "run {tmp}/absent --metrics accuracy_digits": "no such file or folder",
-    "run {empty} --metrics accuracy_digits": "has no images",
-    "run {good}": "no metric was asked for",
-    "run {good} --metrics fd_digit --reference digits": "Did you mean 'fd_digits'?",
-    "run {good} --metrics fd_digits": "needs a reference, and none was given",
-    "run {good} --metrics fd_digits --reference digitz": "Did you mean 'digits'?",
-    "run {good} --metrics kd_digits --reference digits": "needs at least 200 images",
-    "run {good} --metrics fid --reference digits": "needs its weights",
-    "run {large} --metrics fd_digits --reference digits": "the images are 16x16",
-    "run {unlabelled} --metrics accuracy_digits --reference digits": "has no label",
-    "run {label} --metrics accuracy_digits --reference digits": "has the label 12",
-    "run {good} --metrics precision_digits --reference {statistics}": "offers only moments",
-    "run {float} --metrics accuracy_digits": "must be uint8",
-    "run {good} --metrics accuracy_digits --reference digits --labels {tmp}/absent": "absent",
-    "score {empty} --metrics fd_digits": "is no image store",
-    "inspect {tmp}/absent.json": "No such file",
-    "inspect {broken}": "does not fit the schema",
-    "ls metric": "unknown list 'metric'",
-}
+def test_each_extractor_sees_each_image_once(ask, metric, noise, monkeypatch):
+    seen = []
+    real = DigitsJudge.__call__
+
+    def counted(self, images):
+        seen.append(len(images))
+        return real(self, images)
+
+    monkeypatch.setattr(DigitsJudge, "__call__", counted)
+    spies = []
+
+    def create(reference, extractor):
+        spies.append(Spy())
+        return spies[-1]
+
+    key = metric(spec("spy", create))
+    request = ask(metrics=(key, "accuracy_digits"), count=100, reference=None)
+    runner.run(request, ArraySource(noise(100), np.arange(100) % 10, "noise"))
+    assert sum(seen) == 100
+    assert [sample.id for sample in spies[0].samples] == list(range(100))
+    assert [sample.label for sample in spies[0].samples] == [index % 10 for index in range(100)]
 
 
-@pytest.mark.parametrize("line", WRONG)
-def test_wrong_use_ends_in_one_sentence_and_exit_code_2(line, diffusionbench, write, noise, tmp_path, monkeypatch):
-    monkeypatch.setenv("DIFFUSIONBENCH_CACHE", str(tmp_path / "cache"))
-    (tmp_path / "empty").mkdir()
-    (tmp_path / "broken.json").write_text("{}")
-    np.savez(tmp_path / "statistics.npz", mu=np.zeros(64), sigma=np.eye(64))
-    np.savez(tmp_path / "float.npz", arr_0=noise(4).astype(np.float32))
-    places = {
-        "tmp": tmp_path,
-        "empty": tmp_path / "empty",
-        "good": write(tmp_path / "good", noise(12), [index % 10 for index in range(12)]),
-        "large": write(tmp_path / "large", noise(12, 16), [0] * 12),
-        "unlabelled": write(tmp_path / "unlabelled", noise(12)),
-        "label": write(tmp_path / "label", noise(12), [12] * 12),
-        "statistics": tmp_path / "statistics.npz",
-        "float": tmp_path / "float.npz",
-        "broken": tmp_path / "broken.json",
-    }
-    extra = ["--out", tmp_path / "record.json"] if line.startswith("run") else []
-    code, out, err = diffusionbench(*line.format(**places).split(), *extra)
-    assert code == 2, err
-    assert "Traceback" not in err
-    assert [WRONG[line] in text for text in err.splitlines() if "Error: " in text] == [True], err
-    assert out == ""
-    assert not (tmp_path / "record.json").exists()
+def test_anchors_have_the_generated_count_and_say_where_they_cannot(ask, metric, noise):
+    key = metric(spec("spy"))
+    small = runner.run(ask(metrics=(key,), count=40), ArraySource(noise(40), None, "noise"))
+    assert {name: values[key].scored for name, values in small.anchors.items()} == {"held_out": 40, "class_means": 40}
+    assert small.protocol.notes == ()
+    large = runner.run(ask(metrics=(key,), count=400), ArraySource(noise(400), None, "noise"))
+    assert {values[key].scored for values in large.anchors.values()} == {359}
+    assert "anchor held_out: 359 images, the generated set has 400" in large.protocol.notes
+
+
+def test_an_anchor_too_small_for_a_metric_is_left_out_and_named(ask, metric, noise):
+    key = metric(spec("greedy", min_samples=380))
+    record = runner.run(ask(metrics=(key,), count=400), ArraySource(noise(400), None, "noise"))
+    assert record.anchors == {"held_out": {}, "class_means": {}}
+    assert any("359 images are too few for greedy" in note for note in record.protocol.notes)
+
+
+def test_unreadable_images_are_named_counted_and_left_out(ask, noise, write, tmp_path):
+    labels = np.arange(20) % 10
+    folder = write(tmp_path / "set", noise(20), labels)
+    broken = sorted(folder.rglob("*.png"))[5]
+    broken.write_bytes(b"broken")
+    for store in (None, tmp_path / "store"):
+        record = runner.run(ask(), FolderSource(folder), store)
+        assert record.partial
+        assert len(record.unscored) == 1
+        assert str(broken) in record.unscored[0]
+        value = record.values["accuracy_digits"]
+        assert (value.scored, value.unscored) == (19, 1)
+        # Equal counts: the anchors shrink with the set.
+        assert record.anchors["held_out"]["accuracy_digits"].scored == 19
+    whole = [file for file in sorted(folder.rglob("*.png")) if file != broken]
+    again = ArraySource(
+        np.concatenate([FolderSource(file.parent).images([_place(file)]) for file in whole]),
+        [int(file.parent.name) for file in whole],
+        "the others",
+    )
+    assert runner.run(ask(count=19), again).values["accuracy_digits"].value == value.value
+
+
+def _place(file):
+    return Sample(sorted(file.parent.iterdir()).index(file))
+
+
+def test_nothing_readable_or_too_little_is_an_error(ask, noise, write, tmp_path, metric):
+    folder = write(tmp_path / "set", noise(20), np.arange(20) % 10)
+    files = sorted(folder.rglob("*.png"))
+    files[0].write_bytes(b"broken")
+    key = metric(spec("greedy", min_samples=20))
+    with pytest.raises(RequestError, match=r"needs at least 20 images; of 20 only 19 can be read"):
+        runner.run(ask(metrics=(key,)), FolderSource(folder))
+    for file in files:
+        file.write_bytes(b"broken")
+    with pytest.raises(DataError, match=r"none of the 20 images .* can be read"):
+        runner.run(ask(), FolderSource(folder), tmp_path / "store")
+
+
+def test_sizes_unknown_before_the_first_image_are_checked_on_it(ask, noise):
+    class Unknown(ArraySource):
+        image_size = None
+
+    with pytest.raises(RequestError, match=r"images are 9x9, and reference 'digits' needs 8x8"):
+        runner.run(ask(), Unknown(noise(20, size=9), np.arange(20) % 10, "noise"))
+
+
+def test_a_device_that_is_not_there_is_refused(ask, noise):
+    source = ArraySource(noise(20), np.arange(20) % 10, "noise")
+    with pytest.raises(RequestError, match="device 'gpu' cannot be used"):
+        runner.run(ask(), source, device="gpu")
+
+
+def test_a_class_has_its_own_values(ask, real):
+    images, labels = real
+    record = runner.run(
+        ask(count=359), ArraySource(images, (labels + (labels == 3)) % 10, "real, threes asked as fours")
+    )
+    classes = {name: values["accuracy_digits"] for name, values in record.breakdown.items()}
+    assert set(classes) == {f"class {label}" for label in range(10) if label != 3}
+    assert classes["class 0"].value == 1
+    fours = (labels == 4).sum() / ((labels == 3) | (labels == 4)).sum()
+    assert classes["class 4"].value == pytest.approx(fours, abs=0.03)
+    assert sum(value.scored for value in classes.values()) == 359
+
+
+def test_repeated_images_are_counted(ask, noise):
+    images = noise(20)
+    images[[4, 9]] = images[0]
+    record = runner.run(ask(), ArraySource(images, np.arange(20) % 10, "noise"))
+    assert record.extra["duplicates"] == {"count": 2, "first": [[0, 4], [0, 9]]}
+    clean = runner.run(ask(), ArraySource(noise(20), np.arange(20) % 10, "noise"))
+    assert "duplicates" not in clean.extra
+
+
+def test_the_id_follows_protocol_and_pixels_not_the_clock(ask, noise):
+    labels = np.arange(20) % 10
+    source = ArraySource(noise(20), labels, "noise")
+    first = runner.run(ask(), source)
+    assert runner.run(ask(), source).id == first.id
+    assert runner.run(ask(seed=1), source).id != first.id
+    assert runner.run(ask(), ArraySource(noise(20, seed=1), labels, "noise")).id != first.id
+    odd = runner.run(ask(method="Größe / Tiny"), source)
+    assert odd.id.startswith("gr-e-tiny-")
+
+
+def test_evaluating_draws_nothing_from_the_trainings_generator(ask, noise, monkeypatch):
+    class Careless(DigitsJudge):
+        def __init__(self, device="cpu"):
+            torch.randn(3)
+            super().__init__(device)
+
+    monkeypatch.setattr(EXTRACTORS, "load", lambda name: Careless)
+    torch.manual_seed(0)
+    before = torch.random.get_rng_state()
+    runner.run(ask(), ArraySource(noise(20), np.arange(20) % 10, "noise"))
+    assert torch.equal(torch.random.get_rng_state(), before)
+
+
+def test_progress_reaches_its_end(ask, real, tmp_path):
+    told = []
+    runner.run(ask(count=150), ArraySource(*real, "real"), tmp_path, progress=lambda *facts: told.append(facts))
+    assert {what for what, _, _ in told} == {"images", "scored", "anchor held_out", "anchor class_means"}
+    for what in ("images", "scored"):
+        assert [facts for facts in told if facts[0] == what][-1] == (what, 150, 150)

@@ -166,7 +166,7 @@ def test_archives_of_anything_else_are_refused(tmp_path, noise):
 def test_damaged_archives_are_refused(tmp_path, noise):
     path = tmp_path / "a.npz"
     path.write_bytes(b"not a zip file")
-    with pytest.raises(DataError, match=r"cannot be read as \.npz"):
+    with pytest.raises(DataError, match="cannot be read as"):
         ArchiveSource(path)
     np.savez_compressed(path, arr_0=noise(40))
     data = bytearray(path.read_bytes())
@@ -183,7 +183,7 @@ def test_a_path_is_opened_as_what_it_is(tmp_path, noise, write):
     with pytest.raises(DataError, match="no such file or folder"):
         open_source(tmp_path / "missing")
     (tmp_path / "a.txt").touch()
-    with pytest.raises(DataError, match=r"neither a folder nor an \.npz"):
+    with pytest.raises(DataError, match="neither a folder nor an"):
         open_source(tmp_path / "a.txt")
 
 

@@ -1,7 +1,6 @@
 """The image store: what is kept is found again, what is damaged is made again, and processes share the work."""
 
 import json
-from itertools import chain
 
 import numpy as np
 import pytest
@@ -10,7 +9,7 @@ from diffusionbench.axes import Sample
 from diffusionbench.errors import DataError, RequestError
 from diffusionbench.request import Sampling
 from diffusionbench.runner import fill, open_store
-from diffusionbench.source import ArraySource
+from diffusionbench.source import ArraySource, FolderSource
 from diffusionbench.store import ImageStore, Stream, images_digest, read
 
 COUNT = 300
@@ -66,7 +65,7 @@ def test_an_interrupted_evaluation_continues_with_the_same_batches(tmp_path, ask
     store = open_store(request, source, tmp_path)
     with pytest.raises(KeyboardInterrupt):
         fill(request, source, store)
-    kept = len(store.missing([])) or open_store(request, source, tmp_path).count()
+    kept = open_store(request, source, tmp_path).count()
     assert 128 <= kept < 224
     second = Counting()
     fill(request, second, open_store(request, second, tmp_path))
@@ -123,8 +122,8 @@ def test_several_processes_make_the_same_images(tmp_path, ask, world):
     stores = [open_store(request, share, tmp_path / "many") for share in shares]
     for rank in reversed(range(world)):
         fill(request, shares[rank], stores[rank], rank, world)
-    assert sorted(chain.from_iterable(share.asked for share in shares)) == list(range(COUNT))
-    assert sorted(chain.from_iterable(share.batches for share in shares)) == sorted(one.batches)
+    assert sorted(index for share in shares for index in share.asked) == list(range(COUNT))
+    assert sorted(batch for share in shares for batch in share.batches) == sorted(one.batches)
     parts = open_store(request, one, tmp_path / "many")
     assert np.array_equal(stored(parts), stored(whole))
     assert images_digest(parts.entries(COUNT)) == images_digest(whole.entries(COUNT))
@@ -167,17 +166,15 @@ def test_a_folder_that_is_no_store_is_refused(tmp_path):
 
 
 def test_unreadable_images_are_kept_as_such(tmp_path, ask, noise, write):
-    from diffusionbench.source import FolderSource
-
     folder = write(tmp_path / "set", noise(20))
     (folder / "00004.png").write_bytes(b"broken")
     request, source = ask(count=20), FolderSource(folder)
     store = open_store(request, source, tmp_path / "store")
     fill(request, source, store)
     again = ImageStore(store.folder)
+    assert len(stored(again, 20)) == 19
     assert list(again.unreadable(20)) == [4]
     assert again.count() == 20
-    assert len(stored(again, 20)) == 19
     assert [entry.id for entry in again.entries(20)] == [index for index in range(20) if index != 4]
     assert again.missing([Sample(index) for index in range(20)]) == []
 

@@ -15,7 +15,7 @@ from diffusionbench.cli_board import register
 from diffusionbench.errors import RequestError
 from diffusionbench.points import check_one_protocol, families, gather, load_folder, points, select_points
 from diffusionbench.record import Guidance, Protocol, Provenance, Record, Value
-from diffusionbench.study import analyse, rescoring_noise
+from diffusionbench.study import Between, analyse, rescoring_noise
 from diffusionbench.study_text import as_dict
 
 
@@ -134,6 +134,11 @@ def test_too_few(n):
     json.dumps(as_dict(study), allow_nan=False)
 
 
+def test_one_family_has_no_share_between():
+    chosen = select_points(published.records(), "fid", "geneval", family=["pixel"])
+    assert analyse(chosen, draws=0).between == Between(1, None, None)
+
+
 def test_identical_x_and_lonely_family():
     study = analyse(select_points(world([1] * 5, range(5)), score_set="measured"), draws=10)
     assert study.pearson.value is None
@@ -154,6 +159,17 @@ def test_missing_metrics_are_named():
     broken = [*world([1, 2], [1, 2]), *world([math.nan], [1])]
     broken[-2:] = [r.model_copy(update={"id": f"z{r.id}", "method": "z"}) for r in broken[-2:]]
     assert dict(select_points(broken, score_set="measured").left_out) == {"z": "fid is not finite"}
+
+
+def test_who_was_scored_under_another_guidance_is_named():
+    silent, guided = (record(name, "class_conditional", {"fid": 3.0, "precision": 0.5}) for name in "ab")
+    silent = silent.model_copy(update={"protocol": silent.protocol.model_copy(update={"guidance": None})})
+    guided = guided.model_copy(
+        update={"protocol": guided.protocol.model_copy(update={"guidance": Guidance(scale=2.0)})}
+    )
+    chosen = select_points([silent, guided], "fid", "precision", score_set="measured")
+    assert chosen.points == ()
+    assert dict(chosen.left_out) == {"a": "guidance not stated", "b": "guidance cfg"}
 
 
 def test_mixed_protocols_are_named():

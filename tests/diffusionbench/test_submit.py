@@ -9,7 +9,12 @@ from typer.testing import CliRunner
 from diffusionbench import published, submission
 from diffusionbench.cli_board import register
 from diffusionbench.errors import RequestError
+from diffusionbench.metrics import METRICS
+from diffusionbench.prompts import PROMPTS
 from diffusionbench.record import Guidance, Protocol, Provenance, Record, Value, load
+from diffusionbench.request import EvalRequest
+from diffusionbench.runner import run as run_request
+from diffusionbench.source import FolderSource
 
 HASH = "a" * 64
 
@@ -73,6 +78,42 @@ def test_a_good_record(tmp_path):
     assert submission.check(tmp_path / "infinite.json").problems == ("extra: holds a number that is not finite",)
     (only,) = submission.check_folder(tmp_path / "records").values()
     assert only.problems == ()
+
+
+def test_whatever_a_run_writes_can_be_submitted(tmp_path, held_out):
+    metrics = tuple(key for key in METRICS if key.endswith("_digits"))
+    request = EvalRequest(metrics=metrics, reference="digits", count=359, method="real", title="Real", family="pixel")
+    record = run_request(request, FolderSource(held_out))
+    assert record.values.keys() > set(metrics)
+    report = submission.check(saved(tmp_path, record))
+    assert report.problems == ()
+    # The set is the anchor itself: no better than it, whatever the rounding.
+    assert not [warning for warning in report.warnings if warning.startswith("values")]
+
+
+def test_the_prompts_are_those_of_their_seed(tmp_path):
+    name, choice = "simpleeval_shapes_v1", {"seed": "public-1", "layout": "quick"}
+    digest = PROMPTS.load(name).open("public-1", "quick").digest
+    right = good().protocol.model_copy(update={"prompts": name, "prompts_digest": digest, "axis": "t2i"})
+    wrong = right.model_copy(update={"prompts_digest": HASH})
+    extra = {"request": {"prompts": choice}}
+    assert problems(tmp_path, protocol=right, extra=extra) == ""
+    assert "is not the hash" in problems(tmp_path, protocol=wrong, extra=extra)
+    for changed in ({"seed": "mine"}, {"layout": "quik"}):
+        asked = {"request": {"prompts": choice | changed}}
+        assert "extra.request.prompts" in problems(tmp_path, protocol=right, extra=asked)
+    # A set that is not installed here cannot be opened; its hash is only read.
+    other = wrong.model_copy(update={"prompts": "elsewhere"})
+    assert problems(tmp_path, protocol=other, extra=extra) == ""
+
+
+def test_numbers_beside_the_score_of_another_package(tmp_path):
+    score = {"glow": Value(value=1, scored=9, stderr=0.1, higher_is_better=True)}
+    assert problems(tmp_path, values=score | {"glow_spread": Value(value=0.1, scored=9)}) == ""
+    assert "unknown metric 'spread'" in problems(tmp_path, values=score | {"spread": Value(value=0.1, scored=9)})
+    assert "unknown metric 'fid_spread'" in problems(
+        tmp_path, values={"fid": Value(value=1), "fid_spread": Value(value=1)}
+    )
 
 
 def test_schema_breaches_come_together(tmp_path):
@@ -140,6 +181,7 @@ def test_warnings(tmp_path):
     provenance = good().provenance.model_copy(update={"dirty": True, "selftest": None, "command": None})
     record = good(
         provenance=provenance,
+        protocol=good().protocol.model_copy(update={"axis": "class_condtional"}),
         family=None,
         values={"fid": Value(value=1.0, unscored=3)},
         anchors={"held_out": {"fid": Value(value=2.0)}},
@@ -149,6 +191,7 @@ def test_warnings(tmp_path):
     found = "\n".join(report.warnings)
     for part in (
         "uncommitted changes",
+        "'class_condtional' is not known here. Did you mean 'class_conditional'?",
         "diffusionbench selftest",
         "command",
         "cannot group",
@@ -170,7 +213,8 @@ def test_duplicates(tmp_path):
     )
     same_images = good(id="mine-2", title="Renamed")
     found = submission.check(saved(tmp_path, same_images), folder).problems
-    assert found == ("the same images under the same protocol are in record 'mine-1' already",)
+    where = folder / "mine-1.json"
+    assert found == (f"the same images under the same protocol are in record 'mine-1' already, {where}",)
     taken = published.records()[0].id
     assert "stands in another record" in submission.check(saved(tmp_path, good(id=taken)), folder).problems[0]
     # A record already in place is not its own duplicate.
@@ -190,7 +234,7 @@ def test_validate_folder(tmp_path):
         assert part in text
     (tmp_path / "half.json").unlink()
     (tmp_path / "wrong-name.json").unlink()
-    assert "1 records are valid" in run("validate", str(tmp_path)).output
+    assert "1 record is valid" in run("validate", str(tmp_path)).output
     assert json.loads(run("validate", str(tmp_path / "mine-1.json"), "--json").output)["problems"] == []
     with pytest.raises(RequestError, match="does not exist"):
         submission.check_folder(tmp_path / "missing")
@@ -213,3 +257,34 @@ def test_submit_command(tmp_path):
     refused = run("submit", str(saved(tmp_path, good(partial=True, id="other"))), "--records", str(folder))
     assert isinstance(refused.exception, RequestError)
     assert not (folder / "other.json").exists()
+
+
+def test_places_that_cannot_be_written(tmp_path):
+    path = saved(tmp_path, good())
+    (tmp_path / "file").touch()
+    before = sorted(tmp_path.rglob("*"))
+    for words in (
+        ("--records", str(tmp_path / "file")),
+        ("--records", str(tmp_path / "records"), "--every-eval-ever", str(tmp_path / "file" / "eee.json")),
+    ):
+        result = run("submit", str(path), *words)
+        assert isinstance(result.exception, RequestError)
+        assert "cannot be written" in str(result.exception)
+        assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_a_file_that_is_no_record_is_no_duplicate(tmp_path):
+    folder = tmp_path / "records"
+    saved(folder, good(), "mine-1.json")
+    (folder / "export.json").write_text('{"schema_version": "0.3.0"}')
+    (folder / "half.json").write_text('{"schema_ver')
+    (report,) = submission.check_folder(folder / "mine-1.json").values()
+    assert report.problems == ()
+    assert report.warnings == (f"{folder / 'half.json'} cannot be read, so it was not checked for duplicates",)
+    saved(folder, good(), "copy.json")
+    (report,) = submission.check_folder(folder / "copy.json").values()
+    assert any(problem.endswith(f"already, {folder / 'mine-1.json'}") for problem in report.problems)
+    saved(tmp_path, good(), "mine.json")
+    # A result that is not yet among records may have any name, and copies elsewhere.
+    (report,) = submission.check_folder(tmp_path / "mine.json").values()
+    assert report.problems == ()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Literal, Protocol
 
 from diffusionbench.registry import Registry
 
@@ -42,9 +42,16 @@ class Sample:
 
 
 class Axis(Protocol):
-    """What is asked of a generator."""
+    """What is asked of a generator.
+
+    Attributes:
+        name: its key in `AXES`.
+        asks: how images that exist already are told apart: by the classes of a folder or archive, or by the file names
+            of a prompt set. An axis that does not say asks for classes.
+    """
 
     name: str
+    asks: Literal["classes", "prompts"]
 
     def samples(
         self, request: EvalRequest, reference: Reference | None, given: Sequence[int | None] | None
@@ -64,3 +71,12 @@ class Axis(Protocol):
     def full_count(self, request: EvalRequest) -> int:
         """Images of a complete evaluation of a generator, whatever the request's own count is."""
         ...
+
+
+def asks_prompts(name: str) -> bool:
+    """Whether an axis tells images apart by the file names of a prompt set.
+
+    Raises:
+        UserError: if there is no such axis.
+    """
+    return getattr(AXES.load(name), "asks", "classes") == "prompts"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from diffusionbench.axes import Sample
 from diffusionbench.errors import RequestError
@@ -20,6 +20,7 @@ class ClassConditional:
     """Classes in the order of the reference's evaluation set, or those of the images that exist already."""
 
     name = "class_conditional"
+    asks: Literal["classes", "prompts"] = "classes"
 
     def full_count(self, request: EvalRequest) -> int:
         """50,000, as published ImageNet figures have it (docs/protocol.md)."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from diffusionbench.axes import Sample
 from diffusionbench.errors import RequestError
@@ -32,6 +32,7 @@ class TextToImage:
     """The prompts of a set in its order, K images each: sample id = prompt * K + k."""
 
     name = "t2i"
+    asks: Literal["classes", "prompts"] = "prompts"
 
     def full_count(self, request: EvalRequest) -> int:
         """Every image of the prompt set."""
@@ -55,8 +56,8 @@ class TextToImage:
             )
         if given is not None:
             raise RequestError(
-                f"axis 't2i' must know the prompt of each image, and a folder of unnamed images does not tell. Name "
-                f"them as the prompt set does: {prompts.files[0]}/0.png and so on."
+                f"axis '{request.axis}' must know the prompt of each image, and a folder of unnamed images does not "
+                f"tell. Name them as the prompt set does: {prompts.files[0]}/0.png and so on."
             )
         return [self._sample(prompts, place) for place in range(request.count)]
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Final, Protocol, runtime_checkable
 
 from diffusionbench.registry import Registry
 
@@ -59,4 +59,17 @@ class Extractor(Protocol):
 
     def __call__(self, images: np.ndarray) -> Mapping[str, np.ndarray]:
         """Map uint8 [B, H, W, 3] to {"features": float32 [B, d], "logits": float32 [B, c]}."""
+        ...
+
+
+TOLERANCE: Final = 1e-3
+"""Largest relative deviation from shipped features at which scores of two machines still compare."""
+
+
+@runtime_checkable
+class SelfTested(Protocol):
+    """An extractor that was shipped with the features of some images; records state whether it still gives them."""
+
+    def self_test(self) -> float:
+        """Largest deviation from the shipped features, relative to their largest value; passed within `TOLERANCE`."""
         ...

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from diffusionbench.axes import Sample
 from diffusionbench.errors import RequestError
-from diffusionbench_colours import COLOURS
+from diffusionbench_colours import COLOURS, TEXTS
 
 if TYPE_CHECKING:
     from diffusionbench.references import Reference
@@ -15,9 +15,10 @@ if TYPE_CHECKING:
 
 
 class Colours:
-    """Label i asks for `COLOURS[i]`, in the words "a plain red image"."""
+    """Label i asks for `COLOURS[i]`, in the words of `TEXTS[i]`."""
 
     name = "colours"
+    asks: Literal["classes", "prompts"] = "classes"
 
     def samples(
         self, request: EvalRequest, reference: Reference | None, given: Sequence[int | None] | None
@@ -30,5 +31,5 @@ class Colours:
         for place, label in enumerate(labels):
             if label is None or not 0 <= label < len(COLOURS):
                 raise RequestError(f"image {place} has the label {label}; labels are 0 (red), 1 (green) and 2 (blue).")
-            samples.append(Sample(id=place, label=label, prompt=f"a plain {COLOURS[label]} image"))
+            samples.append(Sample(id=place, label=label, prompt=TEXTS[label]))
         return samples

@@ -12,6 +12,7 @@ from diffusionbench.extractors import Extractor
 from diffusionbench.metrics import MetricSpec
 from diffusionbench.references import Reference
 from diffusionbench.stats import Estimate, wilson
+from diffusionbench_colours import TEXTS
 
 
 class ColourAccuracy:
@@ -22,8 +23,12 @@ class ColourAccuracy:
 
     def update(self, outputs: Mapping[str, np.ndarray], samples: Sequence[Sample]) -> None:
         """Take one batch; see `diffusionbench.metrics.Metric.update`."""
+        strange = [sample.id for sample in samples if sample.prompt not in TEXTS]
+        if strange:
+            raise RequestError(f"image {strange[0]} was not made for one of: {', '.join(TEXTS)}.")
         strongest = outputs["features"].argmax(axis=1)
-        self._correct += [float(found == sample.label) for found, sample in zip(strongest, samples, strict=True)]
+        asked = [TEXTS.index(str(sample.prompt)) for sample in samples]
+        self._correct += (strongest == asked).astype(float).tolist()
 
     def compute(self) -> Estimate:
         """The share in 0..1 over everything seen."""
@@ -47,7 +52,6 @@ COLOUR_ACCURACY = MetricSpec(
     higher_is_better=True,
     extractor="mean_colour",
     needs="nothing",
-    needs_labels=True,
     min_samples=1,
     source="this example",
     create=ColourAccuracy,

@@ -1,0 +1,54 @@
+"""What every prompt set promises."""
+
+import json
+import re
+
+import pytest
+
+from diffusionbench.errors import UserError
+from diffusionbench.prompts import PROMPTS
+
+
+@pytest.fixture(scope="module", params=list(PROMPTS))
+def source(request):
+    return request.param, PROMPTS.load(request.param)
+
+
+def test_texts_and_paths_are_all_different_and_stay_below_a_folder(source):
+    name, found = source
+    opened = found.open("public-0", None)
+    assert opened.name == name
+    assert len(opened.texts) == len(opened.files) > 0
+    assert len(set(opened.texts)) == len(opened.texts)
+    assert all(text.strip() == text and text.isprintable() for text in opened.texts)
+    assert all(re.fullmatch(r"[\w-][\w.-]*", part) for file in opened.files for part in file.split("/"))
+    assert len(set(opened.files_of_images())) == len(opened.texts) * opened.images_per_prompt
+    if opened.noise_seeds is not None:
+        assert [len(seeds) for seeds in opened.noise_seeds] == [opened.images_per_prompt] * len(opened.texts)
+
+
+def test_opening_again_gives_the_same_set(source):
+    _, found = source
+    first, second = (found.open("public-0", None) for _ in range(2))
+    assert re.fullmatch(r"[0-9a-f]{64}", first.digest)
+    assert (first.digest, first.texts, first.jsonl) == (second.digest, second.texts, second.jsonl)
+    assert {found.open("public-0", layout).digest for layout in found.layouts} >= {first.digest}
+
+
+def test_the_listing_holds_every_text_in_order(source):
+    _, found = source
+    opened = found.open("public-0", None)
+    values = [value for line in opened.jsonl.splitlines() for value in json.loads(line).values()]
+    known = set(opened.texts)
+    assert [value for value in values if isinstance(value, str) and value in known] == list(opened.texts)
+
+
+def test_facts_for_people_and_refusals(source):
+    _, found = source
+    assert found.title
+    assert found.licence
+    assert found.summary(found.open("public-0", None))
+    with pytest.raises(UserError):
+        found.open("public-0", "no-such-layout")
+    with pytest.raises(UserError):
+        found.open("no-such-seed", None)

@@ -1,0 +1,270 @@
+"""The command line: results on stdout, one sentence and exit code 2 for wrong use, nothing half-written."""
+
+import json
+import sys
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from diffusionbench import cli
+from diffusionbench.axes import AXES
+from diffusionbench.axes.t2i import TextToImage
+from diffusionbench.extractors.digits import DigitsJudge
+from diffusionbench.record import load
+
+
+@pytest.fixture
+def bench(capsys, monkeypatch, tmp_path):
+    """A function: run a command, give (exit code, stdout, stderr)."""
+    monkeypatch.chdir(tmp_path)
+
+    def call(*words):
+        monkeypatch.setattr(sys, "argv", ["diffusionbench", *map(str, words)])
+        with pytest.raises(SystemExit) as ended:
+            cli.main()
+        out, err = capsys.readouterr()
+        return ended.value.code or 0, out, err
+
+    return call
+
+
+@pytest.fixture
+def digits_folder(tmp_path, write, noise):
+    """Twenty labelled images of 8x8 noise."""
+    return write(tmp_path / "images", noise(20), np.arange(20) % 10)
+
+
+RUN = ("--reference", "digits", "--metrics", "accuracy_digits,fd_digits")
+
+
+def test_a_folder_becomes_a_table_and_a_record(bench, digits_folder, tmp_path):
+    words = ("run", digits_folder, *RUN, "--out", "r.json", "--title", "My model", "--family", "pixel")
+    code, out, err = bench(*words)
+    assert code == 0
+    for word in ("My model", "accuracy_digits", "fd_digits", "held out", "class means", "95 %"):
+        assert word in out
+    assert "r.json" in err
+    record = load(tmp_path / "r.json")
+    assert (record.method, record.title, record.family) == ("images", "My model", "pixel")
+    assert record.provenance.command == " ".join(["diffusionbench", *map(str, words)]).replace("My model", "'My model'")
+    code, out, _ = bench("inspect", "r.json")
+    assert code == 0
+    assert "My model" in out
+    assert json.loads(bench("inspect", "r.json", "--json")[1]) == record.model_dump(mode="json")
+
+
+def test_a_stated_guidance_puts_a_folder_on_the_board_and_into_correlations(bench, digits_folder, tmp_path):
+    scales = {"plain": "1", "tuned": "2.5"}
+    for method, scale in scales.items():
+        assert (
+            bench("run", digits_folder, *RUN, "--guidance", scale, "--method", method, "--out", f"r/{method}.json")[0]
+            == 0
+        )
+    assert load(tmp_path / "r" / "tuned.json").protocol.guidance.scale == 2.5
+    board = json.loads(bench("board", "--set", "measured", "--records", "r", "--json")[1])["boards"][0]
+    assert {column["id"] for column in board["columns"]} >= {"fd_digits", "fd_digits@cfg"}
+    words = ("correlate", "--set", "measured", "--x", "fd_digits", "--y", "accuracy_digits", "--records", "r", "--json")
+    points = json.loads(bench(*words)[1])["selection"]["points"]
+    assert [point["name"] for point in points] == ["plain"]
+
+
+def test_json_alone_goes_to_stdout(bench, digits_folder):
+    code, out, _ = bench("run", digits_folder, *RUN, "--json")
+    assert code == 0
+    assert json.loads(out)["values"]["accuracy_digits"]["scored"] == 20
+
+
+def test_an_archive_scores_like_the_folder(bench, digits_folder, noise, tmp_path):
+    order = np.argsort(np.arange(20) % 10, kind="stable")
+    np.savez(tmp_path / "a.npz", arr_0=noise(20)[order])
+    (tmp_path / "labels.txt").write_text("".join(f"{label}\n" for label in (np.arange(20) % 10)[order]))
+    folder = json.loads(bench("run", digits_folder, *RUN, "--json")[1])
+    archive = json.loads(bench("run", "a.npz", *RUN, "--labels", "labels.txt", "--json")[1])
+    assert archive["values"] == folder["values"]
+    assert archive["provenance"]["images_digest"] == folder["provenance"]["images_digest"]
+
+
+def test_a_dry_run_checks_and_scores_nothing(bench, digits_folder, tmp_path):
+    code, out, _ = bench("run", digits_folder, *RUN, "--dry-run", "--out", "r.json", "--store", "s")
+    assert code == 0
+    assert json.loads(out)["count"] == 20
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["images"]
+
+
+def test_stored_images_are_scored_again_without_the_folder(bench, digits_folder, tmp_path):
+    import shutil
+
+    assert bench("run", digits_folder, "--reference", "digits", "--metrics", "accuracy_digits", "--store", "s")[0] == 0
+    direct = json.loads(bench("run", digits_folder, "--reference", "digits", "--metrics", "fd_digits", "--json")[1])
+    shutil.rmtree(digits_folder)
+    code, out, _ = bench("score", "s", "--metrics", "fd_digits", "--json", "--out", "again.json")
+    assert code == 0
+    assert json.loads(out)["values"] == direct["values"]
+    assert load(tmp_path / "again.json").values["fd_digits"].value == direct["values"]["fd_digits"]["value"]
+
+
+def test_unreadable_images_are_named_and_the_partial_record_is_kept(bench, digits_folder, tmp_path):
+    (digits_folder / "3" / "bad.png").write_bytes(b"broken")
+    code, _, err = bench("run", digits_folder, *RUN, "--out", "r.json")
+    assert code == 2
+    assert "1 of 21 images were not scored" in err
+    assert "bad.png" in err
+    record = load(tmp_path / "r.json")
+    assert record.partial
+    assert record.values["accuracy_digits"].unscored == 1
+
+
+@pytest.mark.parametrize(
+    "words, sentence",
+    [
+        (("run", "missing", *RUN), "DataError: images missing: no such file or folder"),
+        (("run", "empty", *RUN), "DataError: folder empty has no images"),
+        (("run", "images", "--reference", "digits", "--metrics", "fid_digits"), "Did you mean 'fd_digits'?"),
+        (("run", "images", "--reference", "digts", "--metrics", "fd_digits"), "Did you mean 'digits'?"),
+        (("run", "images", "--metrics", "fd_digits"), "needs a reference, and none was given"),
+        (("run", "images"), "no metric was asked for"),
+        (("run", "images", "--reference", "digits", "--metrics", "kd_digits"), "needs at least 200 images, and 20"),
+        (("run", "images", *RUN, "--num", "21"), "21 images were asked for and there are 20"),
+        (("run", "images", *RUN, "--labels", "far.txt"), "has the label 10; the 10 classes of this request are 0..9"),
+        (("run", "images", *RUN, "--labels", "few.txt"), "1 labels were given and images has 20 images"),
+        (("run", "images", *RUN, "--device", "gpu"), "device 'gpu' cannot be used"),
+        (("run", "large", *RUN), "the images are 9x9, and reference 'digits' needs 8x8"),
+        (("run", "flat", *RUN), "'accuracy_digits' needs the class that was asked for, and image 0 has no label"),
+        (("run", "odd.npz", *RUN), "Images must be uint8 [N, H, W, 3]"),
+        (
+            ("run", "images", "--reference", "digits", "--metrics", "fid"),
+            "feature extractor 'inception' needs its weights",
+        ),
+        (("score", "images", "--metrics", "fd_digits"), "is no image store"),
+        (("inspect", "broken.json"), "record broken.json does not fit the schema"),
+        (("inspect", "missing.json"), "record missing.json: No such file or directory"),
+        (("compare", "missing.json", "missing.json"), "record missing.json: No such file"),
+        (("ls", "metric"), "unknown list 'metric'"),
+    ],
+)
+def test_wrong_use_is_one_sentence_and_exit_code_2(
+    bench, digits_folder, tmp_path, write, noise, words, sentence, monkeypatch
+):
+    monkeypatch.setenv("DIFFUSIONBENCH_CACHE", str(tmp_path / "cache"))
+    (tmp_path / "empty").mkdir()
+    write(tmp_path / "large", noise(20, size=9), np.arange(20) % 10)
+    write(tmp_path / "flat", noise(20))
+    (tmp_path / "far.txt").write_text("10\n" * 20)
+    (tmp_path / "few.txt").write_text("1\n")
+    (tmp_path / "broken.json").write_text("{}")
+    np.savez(tmp_path / "odd.npz", arr_0=np.zeros((4, 8, 8, 3)))
+    before = sorted(tmp_path.iterdir())
+    out_to = ("--out", "r.json") if words[0] in ("run", "score") else ()
+    code, out, err = bench(*words, *out_to)
+    assert code == 2
+    assert sentence in err
+    assert "Traceback" not in err
+    assert len(err.strip().splitlines()) == 1
+    assert out == ""
+    assert sorted(tmp_path.iterdir()) == before
+
+
+def test_a_place_that_cannot_be_written_is_one_sentence(bench, digits_folder, tmp_path):
+    (tmp_path / "file").touch()
+    for option, place in (("--out", "file/r.json"), ("--store", "file/store")):
+        code, _, err = bench("run", digits_folder, *RUN, option, place)
+        assert code == 2
+        assert "cannot be" in err
+        assert len(err.strip().splitlines()) == 1
+
+
+def test_any_folder_is_a_reference_whose_features_are_kept(bench, digits_folder, tmp_path, monkeypatch):
+    monkeypatch.setenv("DIFFUSIONBENCH_CACHE", str(tmp_path / "cache"))
+    for _ in range(2):
+        words = ("--reference", digits_folder, "--metrics", "fd_digits,recall_digits", "--json")
+        values = json.loads(bench("run", digits_folder, *words)[1])["values"]
+        assert values["fd_digits"]["value"] == pytest.approx(0, abs=1e-6)
+        assert values["recall_digits"]["value"] == 1
+    # Moments and features, once each, keyed by content.
+    assert len(list((tmp_path / "cache" / "features").iterdir())) == 2
+
+
+def test_comparison_ends_with_3_where_results_or_rules_differ(bench, digits_folder, tmp_path, noise):
+    bench("run", digits_folder, *RUN, "--out", "a.json")
+    code, out, _ = bench("compare", "a.json", "a.json")
+    assert code == 0
+    assert "agree within their uncertainty" in out
+    bench("run", digits_folder, *RUN, "--num", "15", "--out", "b.json")
+    code, out, _ = bench("compare", "a.json", "b.json")
+    assert code == 3
+    assert "protocols differ in count: 20 and 15" in out
+    for index in range(10):
+        Image.fromarray(np.zeros((8, 8, 3), np.uint8)).save(digits_folder / str(index) / f"{index:05d}.png")
+    bench("run", digits_folder, *RUN, "--out", "c.json")
+    code, out, _ = bench("compare", "a.json", "c.json", "--json")
+    assert code == 3
+    found = json.loads(out)
+    assert found["protocol"] == {}
+    assert found["values"]["fd_digits"]["beyond"]
+
+
+def test_lists_name_everything_that_can_be_chosen(bench):
+    from diffusionbench.metrics import METRICS
+
+    code, out, _ = bench("ls", "--json")
+    known = json.loads(out)
+    assert code == 0
+    assert set(known["metrics"]) == set(METRICS)
+    assert "digits" in known["references"]
+    assert {"digits", "inception"} <= set(known["extractors"])
+    text = bench("ls", "metrics")[1]
+    assert all(key in text for key in METRICS)
+    assert "lower is better" in text
+
+
+def test_the_installation_is_told(bench):
+    code, out, _ = bench("doctor", "--json")
+    found = json.loads(out)
+    assert code == 0
+    assert {"python", "torch", "torchvision", "cache folder", "extractor digits"} <= set(found)
+    assert found["extractor digits"] == "ready"
+
+
+def test_the_self_test_passes_here_and_fails_with_1_elsewhere(bench, monkeypatch):
+    assert bench("selftest")[0] == 0
+    for deviation in (0.5, float("nan")):
+        monkeypatch.setattr(DigitsJudge, "self_test", lambda self, found=deviation: found)
+        code, _, err = bench("selftest")
+        assert code == 1
+        assert err.startswith("RunError: extractor 'digits'")
+
+
+def test_a_record_states_the_self_test_of_its_extractors(bench, digits_folder, tmp_path, monkeypatch):
+    words = ("run", digits_folder, *RUN, "--out", "r.json")
+    assert bench(*words)[0] == 0
+    assert load(tmp_path / "r.json").provenance.selftest == "passed"
+    monkeypatch.setattr(DigitsJudge, "self_test", lambda self: 0.5)
+    code, _, err = bench(*words)
+    assert code == 1
+    assert "other features on this machine" in err
+    assert load(tmp_path / "r.json").provenance.selftest == "failed"
+    code, _, err = bench("submit", "r.json")
+    assert code == 2
+    assert "provenance.selftest: failed" in err
+    assert not (tmp_path / "records").exists()
+
+
+class Words(TextToImage):
+    """An axis of prompts under another name."""
+
+    name = "words"
+
+
+def test_an_axis_says_itself_how_its_images_are_told_apart(bench, digits_folder, monkeypatch):
+    monkeypatch.setattr(AXES, "_own", {**AXES._own, "words": f"{__name__}:Words"})
+    monkeypatch.setattr(AXES, "load", lambda name, real=AXES.load: Words if name == "words" else real(name))
+    asked = ("run", digits_folder, "--axis", "words", "--metrics", "simpleeval_shapes_v1")
+    code, out, err = bench(*asked, "--layout", "quick", "--dry-run")
+    assert code == 0, err
+    assert json.loads(out)["prompts"]["layout"] == "quick"
+    assert "--labels has no meaning there" in bench(*asked, "--labels", "l.txt")[2]
+    assert "weights w.safetensors: no such file" in bench(*asked, "--weights", "w.safetensors")[2]
+    _, _, err = bench("run", digits_folder, *RUN, "--seed", "public-1", "--prompts", "simpleeval_v1")
+    assert "axis 'class_conditional' asks for classes, so --prompts, --seed has no meaning there" in err
+    assert "unknown axis 'word'. Did you mean 'words'?" in bench("run", digits_folder, *RUN, "--axis", "word")[2]

@@ -1,0 +1,80 @@
+"""The shipped judge of digits: accurate, unchanged, and trained by the script that ships with it."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+
+from diffusionbench.extractors import digits as judge
+from diffusionbench.extractors import train_digits_judge as training
+from diffusionbench.extractors.digits import CARD, WEIGHTS, DigitsJudge, card
+from diffusionbench.references import digits
+from diffusionbench.schema import file_digest
+
+
+def test_the_judge_knows_digits_it_has_not_seen():
+    images, labels = digits.read("held_out")
+    accuracy = (DigitsJudge()(images)["logits"].argmax(1) == labels).mean()
+    assert accuracy >= 0.98
+    assert accuracy == pytest.approx(card()["accuracy"]["held_out"], abs=1 / 359)
+
+
+def test_the_weights_are_small_and_those_of_the_card():
+    assert WEIGHTS.stat().st_size <= 1_000_000
+    assert file_digest(WEIGHTS) == card()["sha256"]
+    assert CARD.stat().st_size < 50_000
+    assert card()["recipe"] == training.RECIPE
+
+
+def test_this_machine_gives_the_shipped_features():
+    assert DigitsJudge().self_test() < 1e-4
+
+
+def test_other_weights_fail_the_self_test(monkeypatch, tmp_path):
+    from safetensors.torch import load_file, save_file
+
+    weights = load_file(WEIGHTS)
+    weights["hidden.bias"] = weights["hidden.bias"] + 0.1
+    save_file(weights, tmp_path / "other.safetensors")
+    monkeypatch.setattr(judge, "WEIGHTS", tmp_path / "other.safetensors")
+    monkeypatch.setattr(judge, "card", lambda: card() | {"sha256": file_digest(tmp_path / "other.safetensors")})
+    assert DigitsJudge().self_test() > 1e-3
+
+
+def test_grey_is_the_mean_of_the_channels():
+    image = np.zeros((1, 8, 8, 3), np.uint8)
+    image[..., 0] = 255
+    assert float(judge.to_grey(image).max()) == pytest.approx(1 / 3)
+    painted, grey = np.zeros((1, 8, 8, 3), np.uint8), np.full((1, 8, 8, 3), 60, np.uint8)
+    painted[..., 2] = 180
+    np.testing.assert_allclose(DigitsJudge()(painted)["features"], DigitsJudge()(grey)["features"], rtol=1e-5)
+
+
+def test_shifts_move_whole_pixels_by_at_most_the_reach():
+    image = torch.zeros(1, 1, 8, 8)
+    image[0, 0, 4, 4] = 1
+    places = set()
+    generator = torch.Generator().manual_seed(0)
+    for _ in range(200):
+        moved = training.shifted(image, 1, generator)
+        assert moved.sum() == 1
+        places.add(tuple(torch.nonzero(moved[0, 0])[0].tolist()))
+    assert places == {(row, column) for row in (3, 4, 5) for column in (3, 4, 5)}
+
+
+def test_the_script_trains_a_judge_and_writes_its_card(tmp_path, monkeypatch):
+    monkeypatch.setattr(training, "RECIPE", training.RECIPE | {"epochs": 2})
+    threads = torch.get_num_threads()
+    try:
+        made = training.main(tmp_path)
+    finally:
+        torch.set_num_threads(threads)
+    assert made["accuracy"]["held_out"] > 0.5
+    assert json.loads((tmp_path / CARD.name).read_text()) == made
+    assert file_digest(tmp_path / WEIGHTS.name) == made["sha256"]
+
+
+@pytest.mark.slow
+def test_the_recipe_reaches_its_accuracy(tmp_path):
+    assert training.main(tmp_path)["accuracy"]["held_out"] >= 0.98

@@ -1,0 +1,185 @@
+"""The digits, folders of real images and files of statistics as references."""
+
+import numpy as np
+import pytest
+
+from diffusionbench.errors import DataError, RequestError
+from diffusionbench.extractors.digits import DigitsJudge
+from diffusionbench.references import digits, resolve
+from diffusionbench.references.digits import Digits
+from diffusionbench.references.images import Images
+from diffusionbench.references.statistics import Statistics
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path, monkeypatch):
+    monkeypatch.setenv("DIFFUSIONBENCH_CACHE", str(tmp_path / "cache"))
+    return tmp_path / "cache"
+
+
+@pytest.fixture(scope="module")
+def judge():
+    return DigitsJudge()
+
+
+def every(source):
+    from diffusionbench.axes import Sample
+
+    return source.images([Sample(index, label) for index, label in enumerate(source.labels)])
+
+
+def test_the_digits_are_split_by_every_fifth_image():
+    from sklearn.datasets import load_digits
+
+    data = load_digits()
+    train, held_out = digits.read("train"), digits.read("held_out")
+    assert (len(train[0]), len(held_out[0])) == (1438, 359)
+    assert train[0].shape[1:] == (8, 8, 3)
+    assert train[0].dtype == np.uint8
+    # 16 levels fill the range exactly at its ends; the three channels are one.
+    assert held_out[0][1].max() <= 255
+    assert (held_out[0] == held_out[0][..., :1]).all()
+    assert np.array_equal(held_out[1], data.target[4::5])
+    assert np.array_equal(held_out[0][7, :, :, 0], np.round(data.images[39] * 255 / 16))
+
+
+def test_digits_ask_for_the_held_out_classes_so_that_both_sets_have_the_same_counts():
+    held_out = digits.read("held_out")[1]
+    assert Digits().labels(359) == held_out.tolist()
+    assert Digits().labels(400) == [*held_out.tolist(), *held_out[:41].tolist()]
+    assert len(set(Digits().labels(359))) == 10
+
+
+def test_the_anchors_of_the_digits_are_held_out_images_and_training_means():
+    anchors = Digits().anchors(50)
+    images, labels = digits.read("held_out")
+    assert np.array_equal(every(anchors["held_out"]), images[:50])
+    train, classes = digits.read("train")
+    means = every(anchors["class_means"])
+    for index, label in enumerate(labels[:50]):
+        assert np.abs(means[index] - train[classes == label].mean(0)).max() <= 0.5
+
+
+def test_digits_moments_are_those_of_the_training_features(judge):
+    reference = Digits()
+    features = judge(digits.read("train")[0])["features"].astype(np.float64)
+    mean, cov = reference.moments(judge)
+    np.testing.assert_allclose(mean, features.mean(0), rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(cov, np.cov(features, rowvar=False), rtol=1e-4, atol=1e-5)
+    assert reference.features(judge) is reference.features(judge)
+
+
+def test_a_folder_of_real_images_scores_like_the_same_images_anywhere(tmp_path, noise, write, judge):
+    labels = np.arange(30) % 3
+    images = noise(30)
+    folder = Images(write(tmp_path / "real", images, labels))
+    np.savez(tmp_path / "real.npz", arr_0=images, labels=labels)
+    archive = Images(tmp_path / "real.npz")
+    features = judge(images)["features"].astype(np.float64)
+    for reference in (folder, archive):
+        assert (reference.num_classes, reference.image_size) == (3, (8, 8))
+        mean, cov = reference.moments(judge)
+        np.testing.assert_allclose(mean, features.mean(0), rtol=1e-5, atol=1e-6)
+        np.testing.assert_allclose(cov, np.cov(features, rowvar=False), rtol=1e-4, atol=1e-5)
+    order = np.argsort(labels, kind="stable")
+    np.testing.assert_allclose(folder.features(judge), features[order], rtol=1e-4, atol=1e-5)
+    anchors = archive.anchors(7)
+    assert list(anchors) == ["class_means"]
+    assert anchors["class_means"].labels == [0, 1, 2, 0, 1, 2, 0]
+    assert np.abs(every(anchors["class_means"])[4] - images[labels == 1].mean(0)).max() <= 0.5
+
+
+def test_images_without_labels_have_no_anchor(tmp_path, noise, write):
+    reference = Images(write(tmp_path / "real", noise(5)))
+    assert reference.num_classes is None
+    assert reference.anchors(5) == {}
+    assert reference.labels(7) == [None] * 7
+
+
+class Counted:
+    """The judge, counting its calls."""
+
+    def __init__(self, judge, digest="a"):
+        self._judge = judge
+        self.name, self.dim, self.image_size, self.digest = "digits", judge.dim, (8, 8), digest
+        self.calls = 0
+
+    def __call__(self, images):
+        self.calls += 1
+        return self._judge(images)
+
+
+def test_features_are_kept_by_content_and_extractor(tmp_path, noise, write, judge, cache):
+    path = write(tmp_path / "real", noise(10))
+    first = Counted(judge)
+    made = Images(path).features(first), Images(path).moments(first)
+    assert first.calls == 2
+    again = Counted(judge)
+    kept = Images(path).features(again), Images(path).moments(again)
+    assert again.calls == 0
+    assert np.array_equal(made[0], kept[0])
+    assert np.array_equal(made[1][1], kept[1][1])
+    other = Counted(judge, digest="b")
+    Images(path).features(other)
+    assert other.calls == 1
+    # The same name with other content is another reference: the published system gets this wrong.
+    write(path, noise(10, seed=1))
+    fresh = Counted(judge)
+    assert not np.array_equal(Images(path).features(fresh), made[0])
+    assert fresh.calls == 1
+
+
+def test_a_damaged_cache_file_is_made_again(tmp_path, noise, write, judge, cache):
+    path = write(tmp_path / "real", noise(10))
+    made = Images(path).features(judge)
+    for file in (cache / "features").iterdir():
+        file.write_bytes(file.read_bytes()[:200])
+    assert np.array_equal(Images(path).features(judge), made)
+
+
+def test_a_reference_with_an_unreadable_image_is_refused(tmp_path, noise, write, judge):
+    path = write(tmp_path / "real", noise(10))
+    (path / "00003.png").write_bytes(b"broken")
+    with pytest.raises(DataError, match=r"1 images cannot be read; the first: .*00003\.png"):
+        Images(path).features(judge)
+
+
+def test_statistics_offer_moments_alone(tmp_path, judge):
+    mean, cov = np.arange(64.0), np.eye(64) * 2
+    np.savez(tmp_path / "stats.npz", mu=mean, sigma=cov)
+    reference = resolve(str(tmp_path / "stats.npz"))
+    assert isinstance(reference, Statistics)
+    assert reference.offers == {"moments"}
+    assert np.array_equal(reference.moments(judge)[0], mean)
+    assert reference.anchors(10) == {}
+    with pytest.raises(RequestError, match="hold no features"):
+        reference.features(judge)
+    np.savez(tmp_path / "wide.npz", ref_mu=np.zeros(2048), ref_sigma=np.eye(2048))
+    with pytest.raises(RequestError, match=r"width 2048, and feature extractor 'digits' gives 64"):
+        resolve(str(tmp_path / "wide.npz")).moments(judge)
+
+
+def test_a_reference_batch_gives_its_own_statistics_to_an_extractor_of_their_width(tmp_path, noise, judge):
+    mean, cov = np.arange(64.0), np.eye(64)
+    np.savez(tmp_path / "batch.npz", arr_0=noise(10), mu=mean, sigma=cov)
+    reference = resolve(str(tmp_path / "batch.npz"))
+    assert np.array_equal(reference.moments(judge)[0], mean)
+    np.testing.assert_allclose(reference.features(judge), judge(noise(10))["features"], rtol=1e-5)
+    np.savez(tmp_path / "other.npz", arr_0=noise(10), mu=np.zeros(5), sigma=np.eye(5))
+    measured = resolve(str(tmp_path / "other.npz")).moments(judge)[0]
+    np.testing.assert_allclose(measured, judge(noise(10))["features"].mean(0), rtol=1e-4, atol=1e-6)
+
+
+def test_files_that_are_no_reference_are_refused(tmp_path):
+    np.savez(tmp_path / "a.npz", something=np.zeros(3))
+    with pytest.raises((DataError, RequestError), match="something"):
+        resolve(str(tmp_path / "a.npz"))
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(DataError, match="has no images"):
+        resolve(str(tmp_path / "empty"))
+    with pytest.raises(RequestError, match="unknown reference"):
+        resolve(str(tmp_path / "missing.npz"))
+
+
+def test_a_named_reference_is_made_once():
+    assert resolve("digits") is resolve("digits")

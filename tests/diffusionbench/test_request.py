@@ -1,0 +1,123 @@
+"""What is refused before a weight is loaded or an image is made, and in which words."""
+
+import numpy as np
+import pytest
+from pydantic import ValidationError
+
+from diffusionbench.axes.class_conditional import ClassConditional
+from diffusionbench.errors import MissingPackageError, RequestError, UserError
+from diffusionbench.extractors import digits as judge
+from diffusionbench.references.digits import Digits
+from diffusionbench.request import EvalRequest, check, expand
+from diffusionbench.source import ArraySource, ConstantSource
+
+
+@pytest.fixture
+def given(noise):
+    """A function: labelled images that exist already."""
+
+    def make(count=20, size=8, labels=True):
+        return ArraySource(noise(count, size), np.arange(count) % 10 if labels else None, "some images")
+
+    return make
+
+
+def test_a_good_request_passes_and_survives_storage(ask, given):
+    request = ask()
+    check(request, given())
+    check(request, ConstantSource((8, 8)))
+    assert EvalRequest.model_validate_json(request.model_dump_json()) == request
+
+
+@pytest.mark.parametrize(
+    "changes, message",
+    [
+        ({"metrics": ("fd_digit",)}, r"unknown metric 'fd_digit'\. Did you mean 'fd_digits'\?"),
+        ({"axis": "class"}, r"unknown axis 'class'\. "),
+        ({"reference": "digit"}, r"unknown reference 'digit'.* Did you mean 'digits'\?"),
+        ({"reference": "no/such/folder"}, r"it is no name and no file or folder"),
+        ({"metrics": ("fd_digits",), "reference": None}, r"metric 'fd_digits' .* needs a reference"),
+        ({"count": 21}, r"21 images were asked for and there are 20"),
+        ({"metrics": ("kd_digits",)}, r"metric 'kd_digits' needs at least 200 images, and 20"),
+    ],
+)
+def test_wrong_names_and_numbers_are_refused(ask, given, changes, message):
+    with pytest.raises(UserError, match=message):
+        check(ask(**changes), given())
+
+
+def test_no_metric_or_one_metric_twice_is_refused(ask):
+    with pytest.raises(RequestError, match="no metric was asked for"):
+        ask(metrics=())
+    with pytest.raises(RequestError, match="'fd_digits' is asked for twice"):
+        ask(metrics=("fd_digits", "accuracy_digits", "fd_digits"))
+    with pytest.raises(ValidationError):
+        ask(count=0)
+    with pytest.raises(ValidationError):
+        ask(guidance=2.0)
+
+
+def test_images_of_the_wrong_size_are_refused(ask, given):
+    with pytest.raises(RequestError, match=r"images are 9x9, and reference 'digits' needs 8x8"):
+        check(ask(), given(size=9))
+    with pytest.raises(RequestError, match=r"images are 9x9, and feature extractor 'digits' needs 8x8"):
+        check(ask(reference=None), given(size=9))
+
+
+def test_labels_are_needed_where_a_metric_judges_them(ask, given):
+    with pytest.raises(RequestError, match=r"'accuracy_digits' needs the class .* image 0 has no label"):
+        check(ask(), given(labels=False))
+    check(ask(metrics=("fd_digits",)), given(labels=False))
+
+
+@pytest.mark.parametrize("label", [10, -1])
+def test_labels_out_of_range_are_refused(ask, noise, label):
+    source = ArraySource(noise(3), [0, label, 9], "three")
+    with pytest.raises(
+        RequestError, match=rf"image 1 has the label {label}; the 10 classes of this request are 0\.\.9"
+    ):
+        check(ask(count=3), source)
+
+
+def test_statistics_cannot_serve_a_metric_that_needs_images(ask, given, tmp_path):
+    np.savez(tmp_path / "stats.npz", mu=np.zeros(64), sigma=np.eye(64))
+    request = ask(metrics=("precision_digits",), reference=str(tmp_path / "stats.npz"))
+    with pytest.raises(RequestError, match=r"needs the features of real images, .*stats\.npz' offers only moments"):
+        check(request, given())
+    check(ask(metrics=("fd_digits",), reference=str(tmp_path / "stats.npz")), given())
+
+
+def test_missing_or_damaged_weights_are_found_first(ask, given, monkeypatch, tmp_path):
+    monkeypatch.setattr(judge, "WEIGHTS", tmp_path / "gone.safetensors")
+    with pytest.raises(RequestError, match=r"needs its weights .*gone\.safetensors, which are missing"):
+        check(ask(), given())
+    (tmp_path / "gone.safetensors").write_bytes(b"other weights")
+    with pytest.raises(RequestError, match="do not have the SHA-256"):
+        check(ask(), given())
+
+
+def test_missing_inception_weights_are_found_first(ask, given, monkeypatch, tmp_path):
+    monkeypatch.setenv("DIFFUSIONBENCH_CACHE", str(tmp_path))
+    with pytest.raises(RequestError, match=r"'inception' needs its weights at .* Fetch"):
+        check(ask(metrics=("fid",), count=20), given())
+
+
+def test_a_missing_package_is_named_with_its_remedy(monkeypatch):
+    def absent(name):
+        raise ModuleNotFoundError(f"No module named '{name}'", name=name)
+
+    monkeypatch.setattr("diffusionbench.registry.importlib.import_module", absent)
+    with pytest.raises(MissingPackageError, match=r'pip install "diffusionbench\[demo\]"'):
+        Digits()
+
+
+def test_samples_follow_the_reference_the_images_or_the_classes_in_turn(ask, given):
+    held_out = Digits().labels(400)
+    samples = expand(ask(count=400), ConstantSource((8, 8)))
+    assert [sample.id for sample in samples] == list(range(400))
+    assert [sample.label for sample in samples] == held_out
+    assert [sample.label for sample in expand(ask(count=12), given())] == [*range(10), 0, 1]
+    in_turn = ClassConditional().samples(ask(reference=None, num_classes=3, count=7), None, None)
+    assert [sample.label for sample in in_turn] == [0, 1, 2, 0, 1, 2, 0]
+    unknown = ClassConditional().samples(ask(reference=None, count=3), None, None)
+    assert [sample.label for sample in unknown] == [None] * 3
