@@ -44,7 +44,7 @@ def test_the_next_good_sample_of_the_shard_stands_in(tmp_path):
         assert f"0.tar: 000{index}" in problems[index]
         assert reason in problems[index]
     assert "1.tar: 0009 is a caption without an image" in problems[9]
-    assert [data.caption(index) for index in (2, 3)] == [None, "picture 3"]
+    assert [data.caption(index) for index in (1, 2, 3, 4)] == [f"picture {index}" for index in (1, 3, 3, 0)]
     assert (data.captioned, data.parts[0].blocks) == (True, (5, 5))
 
 
@@ -74,6 +74,9 @@ def test_a_block_without_one_good_sample_ends_the_run(tmp_path):
     write_shards(tmp_path / "more", [2])
     with pytest.raises(DataError, match=r"0\.tar: b.*Nor can any of the samples after it"):
         opened(tmp_path, corrupt="skip")[1]
+    write_tar(tmp_path / "0.tar", [("a.png", png(0))])
+    with pytest.raises(DataError, match=r"0\.tar: a is an image without a caption.*Nor can any"):
+        opened(tmp_path, corrupt="skip").caption(0)
 
 
 def test_an_index_outside_stays_an_error(tmp_path):

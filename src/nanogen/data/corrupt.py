@@ -25,6 +25,7 @@ MAX_SHARE, FIRST = 0.05, 1000
 # Distinct corrupt samples that a run names and counts; bounds its memory.
 MAX_NAMED = 100_000
 FILE = "corrupt.txt"
+HOPELESS = "Nor can any of the samples after it be read that were tried in its place."
 
 
 class Skipping:
@@ -53,14 +54,20 @@ class Skipping:
                 problem = problem or str(error)
                 continue
             return Item(item.image, item.label, item.caption, problem)
-        raise DataError(f"{problem} Nor can any of the samples after it be read that were tried in its place.")
+        raise DataError(f"{problem} {HOPELESS}")
 
     def caption(self, index: int) -> str | None:
-        """The caption of the sample itself; None where it cannot be read, as another one will stand in."""
-        try:
-            return self.dataset.caption(index)
-        except DataError:
-            return None
+        """The caption of the sample, or of the next one whose caption can be read; its image is not looked at.
+
+        The captions of all indices are those that training can see.
+        """
+        problem = None
+        for other in self._from(index):
+            try:
+                return self.dataset.caption(other)
+            except DataError as error:
+                problem = problem or str(error)
+        raise DataError(f"{problem} {HOPELESS}")
 
     def _from(self, index: int) -> Iterator[int]:
         """The index, then those after it in its block, from the end on to its start; at most `TRIES`."""
