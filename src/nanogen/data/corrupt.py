@@ -71,6 +71,8 @@ class Skipping:
 
     def _from(self, index: int) -> Iterator[int]:
         """The index, then those after it in its block, from the end on to its start; at most `TRIES`."""
+        if not 0 <= index < len(self):
+            raise IndexError(index)
         block = int(np.searchsorted(self._starts, index, side="right")) - 1
         start, size = int(self._starts[block]), int(self._starts[block + 1] - self._starts[block])
         for step in range(min(size, TRIES)):
