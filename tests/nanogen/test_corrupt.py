@@ -116,7 +116,7 @@ def batch(*problems: str, size: int = 10) -> Batch:
     return Batch(None, None, None, list(range(size)), problems)
 
 
-def test_each_sample_is_named_once_with_the_step_it_was_known_at(tmp_path):
+def test_each_sample_is_named_once_with_the_step_it_was_known_at(tmp_path, capsys):
     tally = Tally(tmp_path, 0)
     list(tally.watch(iter([batch("a"), batch("a", "b\nb"), batch()])))
     assert tally.collect(3) == 2
@@ -126,6 +126,7 @@ def test_each_sample_is_named_once_with_the_step_it_was_known_at(tmp_path):
     assert tally.collect(5) == 3
     tally.close()
     assert (tmp_path / "corrupt.txt").read_text() == "3\ta\n3\tb b\n5\tc\n"
+    assert capsys.readouterr().err.count("named in") == 1
     again = Tally(tmp_path, 4)
     assert (tmp_path / "corrupt.txt").read_text() == "3\ta\n3\tb b\n"
     list(again.watch(iter([batch("a", "c")])))

@@ -17,6 +17,7 @@ from diffusionbench.schema import write_atomic
 from nanogen import distributed
 from nanogen.data import Batch, Dataset, Item
 from nanogen.data.plan import parts_of
+from nanogen.log import say
 
 # Samples that are tried in the place of one.
 TRIES = 100
@@ -133,6 +134,8 @@ class Tally:
                 continue
             self._known.add(hash(line))
             if gathered is not None:
+                if len(self._known) == 1:
+                    say(f"a sample that cannot be read was replaced; this one and all others are named in {self.path}")
                 self._file = self._file or self.path.open("a", encoding="utf-8")
                 self._file.write(f"{step}\t{line}\n")
         if self._file is not None:
