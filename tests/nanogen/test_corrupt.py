@@ -44,7 +44,7 @@ def test_the_next_good_sample_of_the_shard_stands_in(tmp_path):
         assert f"0.tar: 000{index}" in problems[index]
         assert reason in problems[index]
     assert "1.tar: 0009 is a caption without an image" in problems[9]
-    assert [data.caption(index) for index in (2, 3)] == [None, "picture 3"]
+    assert [data.caption(index) for index in (1, 2, 3, 4)] == [f"picture {index}" for index in (1, 3, 3, 0)]
     assert (data.captioned, data.parts[0].blocks) == (True, (5, 5))
 
 
@@ -74,11 +74,16 @@ def test_a_block_without_one_good_sample_ends_the_run(tmp_path):
     write_shards(tmp_path / "more", [2])
     with pytest.raises(DataError, match=r"0\.tar: b.*Nor can any of the samples after it"):
         opened(tmp_path, corrupt="skip")[1]
+    write_tar(tmp_path / "0.tar", [("a.png", png(0))])
+    with pytest.raises(DataError, match=r"0\.tar: a is an image without a caption.*Nor can any"):
+        opened(tmp_path, corrupt="skip").caption(0)
 
 
 def test_an_index_outside_stays_an_error(tmp_path):
-    with pytest.raises(IndexError):
-        opened(write_damaged(tmp_path), corrupt="skip")[10]
+    data = opened(write_damaged(tmp_path), corrupt="skip")
+    for index in (10, -1):
+        with pytest.raises(IndexError):
+            data[index]
 
 
 def test_images_in_memory_are_never_wrapped():
@@ -111,7 +116,7 @@ def batch(*problems: str, size: int = 10) -> Batch:
     return Batch(None, None, None, list(range(size)), problems)
 
 
-def test_each_sample_is_named_once_with_the_step_it_was_known_at(tmp_path):
+def test_each_sample_is_named_once_with_the_step_it_was_known_at(tmp_path, capsys):
     tally = Tally(tmp_path, 0)
     list(tally.watch(iter([batch("a"), batch("a", "b\nb"), batch()])))
     assert tally.collect(3) == 2
@@ -121,6 +126,7 @@ def test_each_sample_is_named_once_with_the_step_it_was_known_at(tmp_path):
     assert tally.collect(5) == 3
     tally.close()
     assert (tmp_path / "corrupt.txt").read_text() == "3\ta\n3\tb b\n5\tc\n"
+    assert capsys.readouterr().err.count("named in") == 1
     again = Tally(tmp_path, 4)
     assert (tmp_path / "corrupt.txt").read_text() == "3\ta\n3\tb b\n"
     list(again.watch(iter([batch("a", "c")])))
@@ -161,10 +167,7 @@ def test_more_than_a_twentieth_of_the_first_thousand_ends_the_run(tmp_path):
 
 
 def composition(folder, steps: int, *more: str):
-    overrides = words(
-        steps, f"data.path='{folder}'", "data.image_size=8", "model.pixel_patch=2", "data.workers=0", *more
-    )
-    return compose("imagefolder", overrides=overrides)
+    return compose("imagefolder", overrides=words(steps, f"data.path='{folder}'", "data.workers=0", *more))
 
 
 @pytest.fixture

@@ -17,6 +17,7 @@ from diffusionbench.schema import write_atomic
 from nanogen import distributed
 from nanogen.data import Batch, Dataset, Item
 from nanogen.data.plan import parts_of
+from nanogen.log import say
 
 # Samples that are tried in the place of one.
 TRIES = 100
@@ -25,6 +26,7 @@ MAX_SHARE, FIRST = 0.05, 1000
 # Distinct corrupt samples that a run names and counts; bounds its memory.
 MAX_NAMED = 100_000
 FILE = "corrupt.txt"
+HOPELESS = "Nor can any of the samples after it be read that were tried in its place."
 
 
 class Skipping:
@@ -53,17 +55,25 @@ class Skipping:
                 problem = problem or str(error)
                 continue
             return Item(item.image, item.label, item.caption, problem)
-        raise DataError(f"{problem} Nor can any of the samples after it be read that were tried in its place.")
+        raise DataError(f"{problem} {HOPELESS}")
 
     def caption(self, index: int) -> str | None:
-        """The caption of the sample itself; None where it cannot be read, as another one will stand in."""
-        try:
-            return self.dataset.caption(index)
-        except DataError:
-            return None
+        """The caption of the sample, or of the next one whose caption can be read; its image is not looked at.
+
+        The captions of all indices are those that training can see.
+        """
+        problem = None
+        for other in self._from(index):
+            try:
+                return self.dataset.caption(other)
+            except DataError as error:
+                problem = problem or str(error)
+        raise DataError(f"{problem} {HOPELESS}")
 
     def _from(self, index: int) -> Iterator[int]:
         """The index, then those after it in its block, from the end on to its start; at most `TRIES`."""
+        if not 0 <= index < len(self):
+            raise IndexError(index)
         block = int(np.searchsorted(self._starts, index, side="right")) - 1
         start, size = int(self._starts[block]), int(self._starts[block + 1] - self._starts[block])
         for step in range(min(size, TRIES)):
@@ -124,6 +134,8 @@ class Tally:
                 continue
             self._known.add(hash(line))
             if gathered is not None:
+                if len(self._known) == 1:
+                    say(f"a sample that cannot be read was replaced; this one and all others are named in {self.path}")
                 self._file = self._file or self.path.open("a", encoding="utf-8")
                 self._file.write(f"{step}\t{line}\n")
         if self._file is not None:

@@ -99,25 +99,41 @@ def missing(shard: Path, key: str, image: bool) -> str:
     return f"{named(shard, key)} is an image without a caption. Add {key}.txt or {key}.json, or remove the image."
 
 
-def open_index(shard: Path) -> Summary:
-    """The summary of a shard, from a valid index file or by making one.
+def known_index(shard: Path) -> Summary | None:
+    """The summary of a shard from an index file that fits it; None where there is none.
+
+    Raises:
+        DataError: if the shard is missing or unreadable.
+    """
+    try:
+        stat = shard.stat()
+    except OSError as error:
+        raise DataError(_unreadable(shard, error)) from None
+    for place in _places(shard):
+        header = _header(place, stat)
+        if header is not None:
+            return Summary(shard, header["samples"], header["digest"], tuple(header["defects"]), place)
+    return None
+
+
+def make_index(shard: Path) -> Summary:
+    """The summary of a shard after walking it; its index file is written.
 
     Raises:
         DataError: if the shard is missing, unreadable, empty, damaged, or names a sample twice.
     """
-    places = [shard.with_name(f"{shard.name}.index"), _cached(shard)]
     try:
         stat = shard.stat()
-        for place in places:
-            header = _header(place, stat)
-            if header is not None:
-                return Summary(shard, header["samples"], header["digest"], tuple(header["defects"]), place)
         header, records = build(shard)
     except OSError as error:
-        raise DataError(f"cannot read {shard}: {error.strerror}. Correct its path or permissions.") from None
+        raise DataError(_unreadable(shard, error)) from None
     header |= {"version": VERSION, "bytes": stat.st_size, "changed": stat.st_mtime_ns}
-    saved = next((place for place in places if _save(place, header, records)), None)
+    saved = next((place for place in _places(shard) if _save(place, header, records)), None)
     return Summary(shard, header["samples"], header["digest"], tuple(header["defects"]), saved)
+
+
+def _unreadable(shard: Path, error: OSError) -> str:
+    return f"cannot read {shard}: {error.strerror}. Correct its path or permissions."
 
 
 def load(summary: Summary) -> Records:
@@ -140,9 +156,11 @@ def load(summary: Summary) -> Records:
     raise DataError(f"the index {summary.index} was changed or removed. Start the same command again.")
 
 
-def _cached(shard: Path) -> Path:
+def _places(shard: Path) -> list[Path]:
+    """Where an index may lie: beside the shard, else in the cache under the shard's full path."""
     place = hashlib.sha256(os.fsencode(shard.resolve())).hexdigest()[:16]
-    return cache_folder() / "tar-index" / f"{place}-{shard.name}.index"
+    cached = cache_folder() / "tar-index" / f"{place}-{shard.name}.index"
+    return [shard.with_name(f"{shard.name}.index"), cached]
 
 
 def _header(place: Path, stat: os.stat_result) -> dict[str, Any] | None:

@@ -23,12 +23,15 @@ from nanogen.data.captions import decoded, from_json
 from nanogen.data.files import find_files
 from nanogen.data.images import MAX_DEFECTS, StoredImages
 from nanogen.data.plan import Part
-from nanogen.data.tarindex import Records, Summary, load, missing, named, open_index
+from nanogen.data.tarindex import Records, Summary, known_index, load, make_index, missing, named
+from nanogen.log import say
 
 # Shards whose file and records one process keeps open; a group of shards is smaller.
 OPEN_SHARDS = 64
 # Indexing mostly waits for the disk.
 INDEXING_THREADS = 8
+# From so many on it takes long enough to be told.
+MANY_SHARDS = 20
 
 
 class OpenShard:
@@ -105,6 +108,16 @@ class Tars:
         return data
 
 
+def _indexed(shards: list[Path]) -> list[Summary]:
+    with ThreadPoolExecutor(INDEXING_THREADS) as pool:
+        known = list(pool.map(known_index, shards))
+        new = [shard for shard, summary in zip(shards, known, strict=True) if summary is None]
+        if len(new) >= MANY_SHARDS:
+            say(f"indexing {len(new)} tar shards; this is done once")
+        made = {summary.shard: summary for summary in pool.map(make_index, new)}
+    return [summary or made[shard] for shard, summary in zip(shards, known, strict=True)]
+
+
 def open_tars(path: Path | None, image_size: int, split: str) -> StoredImages:
     """Images with captions from tar shards: one file, a pattern such as `shards/train-*.tar`, or a folder.
 
@@ -122,8 +135,7 @@ def open_tars(path: Path | None, image_size: int, split: str) -> StoredImages:
             sample twice. Images without captions and captions without images are listed in `defects`.
     """
     shards = find_files(path, split, "tars", ".tar")
-    with ThreadPoolExecutor(INDEXING_THREADS) as pool:
-        summaries = list(pool.map(open_index, shards))
+    summaries = _indexed(shards)
     sha = hashlib.sha256()
     for summary in summaries:
         sha.update(f"{summary.shard.name}\0{summary.samples}\0{summary.digest}\n".encode("utf-8", "surrogateescape"))
