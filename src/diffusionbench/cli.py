@@ -10,7 +10,7 @@ from typing import Annotated, Any
 
 import typer
 
-from diffusionbench import cli_board, cli_simpleeval
+from diffusionbench import cli_board, cli_simpleeval, cli_site
 from diffusionbench.errors import DataError, RequestError, RunError, run_program
 from diffusionbench.record import Record
 
@@ -309,4 +309,5 @@ def doctor(as_json: Json = False) -> None:
 
 
 cli_board.register(app)
+cli_site.register(app)
 cli_simpleeval.register(app)
