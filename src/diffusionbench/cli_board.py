@@ -39,9 +39,12 @@ def gather_records(folders: Sequence[Path] | None) -> list[Any]:
     """The published records and those of the folders; ./records where none is given."""
     from diffusionbench.points import gather
 
-    if folders is None or not folders:
-        folders = [DEFAULT_FOLDER] if DEFAULT_FOLDER.is_dir() else []
-    return gather(folders)
+    return gather(record_folders(folders))
+
+
+def record_folders(folders: Sequence[Path] | None) -> list[Path]:
+    """The folders given; without any, ./records where it exists."""
+    return list(folders) if folders else [DEFAULT_FOLDER] if DEFAULT_FOLDER.is_dir() else []
 
 
 def split(words: Sequence[str] | None) -> list[str]:

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from diffusionbench.cli_board import Families, Folders, Json, ScoreSet, Select, gather_records, split
+from diffusionbench.cli_board import Families, Folders, Json, ScoreSet, Select, gather_records, record_folders, split
 
 
 def register(app: typer.Typer) -> None:
@@ -36,7 +36,7 @@ def site(
     """
     from diffusionbench.site.build import build
 
-    counts = build(gather_records(records), out)
+    counts = build(gather_records(records), out, record_folders(records))
     index = out / "index.html"
     print(json.dumps({**counts, "index": str(index)}, indent=2) if as_json else index)
 

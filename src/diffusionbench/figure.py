@@ -194,8 +194,7 @@ def chart(shown: Figure, *, columns: int = 2, width: int = 260) -> dict[str, Any
     altair = require("altair", "site", "A figure")
     present = {_style_key(point.family) for panel in shown.panels for point in panel.points}
     styles = [style for key, style in {**STYLES, "other": OTHER}.items() if key in present]
-    x_title = f"{_x_name(shown)}, {STATES[shown.guidance]}"
-    drawn = [_draw(altair, panel, styles, x_title, width) for panel in shown.panels]
+    drawn = [_draw(altair, panel, styles, axis_title(shown), width) for panel in shown.panels]
     whole = (
         altair.concat(*drawn, columns=columns, spacing=22)
         .configure(font="Liberation Sans, Arial, Helvetica, sans-serif", background="white", padding=8)
@@ -216,9 +215,20 @@ def _style_key(family: str | None) -> str:
     return family if family in STYLES else "other"
 
 
-def _x_name(shown: Figure) -> str:
-    info = metric_info(shown.x_key)
-    return f"ImageNet {info.title}" if shown.x_key == "fid" else info.title
+def x_name(key: str) -> str:
+    """The horizontal metric for people."""
+    info = metric_info(key)
+    return f"ImageNet {info.title}" if key == "fid" else info.title
+
+
+def with_arrow(title: str, key: str) -> str:
+    """A title with the direction that is better."""
+    return title + {True: " ↑", False: " ↓", None: ""}[metric_info(key).higher_is_better]
+
+
+def axis_title(shown: Figure) -> str:
+    """What stands below the horizontal axis."""
+    return f"{with_arrow(x_name(shown.x_key), shown.x_key)}, {STATES[shown.guidance]}"
 
 
 def summary(points: Sequence[Point]) -> str:
@@ -233,8 +243,9 @@ def _draw(altair: Any, panel: Panel, styles: Sequence[FamilyStyle], x_title: str
         {"x": p.x, "y": p.y, "family": by_key[_style_key(p.family)].title, "method": p.title} for p in panel.points
     ]
     titles = [style.title for style in styles]
-    x = altair.X("x:Q", title=x_title, scale=altair.Scale(zero=False, nice=True))
-    y = altair.Y("y:Q", title=panel.title, scale=altair.Scale(zero=False, nice=True))
+    x = altair.X("x:Q", title=x_title, scale=_scale(altair, [p.x for p in panel.points]))
+    y_title = with_arrow(panel.title.split(" (")[0], panel.key)
+    y = altair.Y("y:Q", title=y_title, scale=_scale(altair, [p.y for p in panel.points]))
     marks = (
         altair.Chart(altair.Data(values=values))
         .mark_point(filled=True, size=62, opacity=0.9, stroke="#222222", strokeWidth=0.6)
@@ -257,6 +268,15 @@ def _draw(altair: Any, panel: Panel, styles: Sequence[FamilyStyle], x_title: str
     return altair.layer(*layers).properties(
         width=width, height=round(width * 0.7), title={"text": panel.title, "subtitle": _folded(subtitle, width)}
     )
+
+
+def _scale(altair: Any, values: Sequence[float]) -> Any:
+    """A scale with some room around the values, so that no mark is cut."""
+    if not values:
+        return altair.Scale(domain=[0, 1])
+    low, high = min(values), max(values)
+    room = (high - low) * 0.06 or abs(high) * 0.05 or 0.5
+    return altair.Scale(domain=[low - room, high + room], nice=False, zero=False)
 
 
 def _folded(text: str, width: int) -> list[str]:

@@ -14,6 +14,7 @@ from diffusionbench.record import Record
 from diffusionbench.site import board_page, downloads, figure_page, method_pages, metric_pages, record_pages, text_pages
 from diffusionbench.site.contents import Contents
 from diffusionbench.site.render import STYLE, Pages, stylesheet
+from diffusionbench.site.samples import find_stores
 
 # Each has `pages(contents, site)`, which yields (path below the site, text).
 KINDS: Final = (figure_page, board_page, record_pages, method_pages, metric_pages, text_pages, downloads)
@@ -21,11 +22,12 @@ KINDS: Final = (figure_page, board_page, record_pages, method_pages, metric_page
 MARK: Final = "site.json"
 
 
-def build(records: Iterable[Record], out: Path) -> dict[str, int]:
+def build(records: Iterable[Record], out: Path, folders: Iterable[Path] = ()) -> dict[str, int]:
     """Write the site.
 
     Args:
         records: what it shows.
+        folders: where image stores may lie; the first images of a record that has one are shown.
         out: the folder; one that an earlier build made is replaced, any other must be empty or missing.
 
     Returns:
@@ -36,7 +38,7 @@ def build(records: Iterable[Record], out: Path) -> dict[str, int]:
         MissingPackageError: if jinja2 is not installed.
     """
     _check(out)
-    contents = Contents(tuple(records))
+    contents = Contents(tuple(records), tuple(find_stores(folders)))
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
         made = Path(tempfile.mkdtemp(prefix=f".{out.name}.", dir=out.parent))
@@ -53,7 +55,7 @@ def build(records: Iterable[Record], out: Path) -> dict[str, int]:
     return counts
 
 
-def files(contents: Contents) -> Iterator[tuple[str, str]]:
+def files(contents: Contents) -> Iterator[tuple[str, str | bytes]]:
     """Every file of the site: path and text."""
     site = Pages()
     yield STYLE, stylesheet()
@@ -70,7 +72,7 @@ def _check(out: Path) -> None:
         )
 
 
-def _write(folder: Path, written: Iterable[tuple[str, str]]) -> dict[str, int]:
+def _write(folder: Path, written: Iterable[tuple[str, str | bytes]]) -> dict[str, int]:
     counts = {"pages": 0, "bytes": 0, "largest_page": 0}
     known: set[Path] = set()
     for name, text in written:
@@ -78,7 +80,7 @@ def _write(folder: Path, written: Iterable[tuple[str, str]]) -> dict[str, int]:
         if path.parent not in known:
             path.parent.mkdir(parents=True, exist_ok=True)
             known.add(path.parent)
-        content = text.encode()
+        content = text.encode() if isinstance(text, str) else text
         # "x": two pages under one name would be a bug, not a page to lose.
         with path.open("xb") as file:
             file.write(content)

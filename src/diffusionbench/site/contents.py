@@ -12,9 +12,10 @@ from typing import Any, Final
 
 from diffusionbench import published
 from diffusionbench.board import DRAWS, Board, build
-from diffusionbench.figure import OTHER, PATHS, STYLES, UNSTATED
+from diffusionbench.figure import GUIDANCE, OTHER, PATHS, STYLES, UNSTATED, Figure, figure
 from diffusionbench.points import MEASURED, guidance_state, in_set, score_set_of
 from diffusionbench.record import Record, Value
+from diffusionbench.site.samples import Store
 
 SETS: Final = {
     published.PAPER: ("Paper, June 2026", "Figures of the paper (arXiv 2606.24888) and its project page."),
@@ -33,9 +34,11 @@ class Contents:
 
     Attributes:
         records: in the order of their files.
+        stores: image stores that lie beside them.
     """
 
     records: tuple[Record, ...]
+    stores: tuple[Store, ...] = ()
 
     @cached_property
     def by_id(self) -> dict[str, Record]:
@@ -55,6 +58,20 @@ class Contents:
             rows = max(1, len(in_set(self.records, name)))
             found[name] = build(self.records, name, draws=min(DRAWS, max(100, _BUDGET // rows)))
         return found
+
+    @cached_property
+    def figures(self) -> dict[str, dict[str, Figure]]:
+        """Figure 1 by set and state of guidance, for the sets that have one."""
+        return {
+            # Published rows say their family, and "all" keeps those that the study does not chart; among measured
+            # ones everyone is kept already.
+            name: {
+                state: figure(self.records, name, state, family=() if name == MEASURED else ("all",))
+                for state in GUIDANCE
+            }
+            for name in self.sets
+            if name != published.REPRODUCIBILITY
+        }
 
     @cached_property
     def methods(self) -> dict[str, list[Record]]:

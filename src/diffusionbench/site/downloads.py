@@ -9,9 +9,6 @@ from collections.abc import Iterator
 from typing import Any, Final
 
 from diffusionbench.board_text import as_csv, as_dict, cell_text
-from diffusionbench.figure import GUIDANCE, figure
-from diffusionbench.points import MEASURED
-from diffusionbench.published import REPRODUCIBILITY
 from diffusionbench.site.contents import SETS, Contents, caption, finite
 from diffusionbench.site.render import Pages
 
@@ -66,27 +63,12 @@ def _defined(content: Any) -> Any:
 
 def _points(contents: Contents) -> list[dict[str, Any]]:
     found = []
-    for name in contents.sets:
-        if name == REPRODUCIBILITY:
-            continue
-        for state in GUIDANCE:
-            shown = figure(contents.records, name, state, family=() if name == MEASURED else ("all",))
+    for name, states in contents.figures.items():
+        for state, shown in states.items():
             for panel in shown.panels:
                 for p in panel.points:
-                    row = (
-                        name,
-                        state,
-                        p.name,
-                        p.title,
-                        p.family,
-                        shown.x_key,
-                        p.x,
-                        p.x_record,
-                        panel.key,
-                        p.y,
-                        p.y_record,
-                    )
-                    found.append(dict(zip(HEAD, row, strict=True)))
+                    axes = (shown.x_key, p.x, p.x_record, panel.key, p.y, p.y_record)
+                    found.append(dict(zip(HEAD, (name, state, p.name, p.title, p.family, *axes), strict=True)))
     return found
 
 

@@ -5,10 +5,18 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any, Final
 
-from diffusionbench.catalog import metric_info
-from diffusionbench.figure import BENCHMARKS, GUIDANCE, OTHER, STATES, STYLES, Figure, Panel, figure
-from diffusionbench.points import MEASURED, Point
-from diffusionbench.published import BLOG, PAPER
+from diffusionbench.figure import (
+    BENCHMARKS,
+    OTHER,
+    STATES,
+    STYLES,
+    Figure,
+    Panel,
+    axis_title,
+    with_arrow,
+    x_name,
+)
+from diffusionbench.points import Point
 from diffusionbench.site.contents import SETS, Contents, digits, family_look, method_page
 from diffusionbench.site.render import Pages
 
@@ -19,7 +27,7 @@ _NAMED: Final = 12
 
 def pages(contents: Contents, site: Pages) -> Iterator[tuple[str, str]]:
     """(path, HTML)."""
-    sets = [_set(contents, name) for name in (PAPER, BLOG, MEASURED) if name in contents.sets]
+    sets = [_set(contents, name) for name in contents.figures]
     families = _families(sets)
     yield (
         "index.html",
@@ -48,16 +56,11 @@ def _families(sets: list[dict[str, Any]]) -> list[dict[str, Any]]:
 
 def _set(contents: Contents, name: str) -> dict[str, Any]:
     title, about = SETS[name]
-    # Published rows say their family, and "all" keeps those that the study does not chart; among measured ones
-    # everyone is kept already.
-    family = () if name == MEASURED else ("all",)
-    views = {state: _view(contents, figure(contents.records, name, state, family=family)) for state in GUIDANCE}
+    views = {state: _view(contents, shown) for state, shown in contents.figures[name].items()}
     return {"key": name, "title": title, "about": about, "views": views}
 
 
 def _view(contents: Contents, shown: Figure) -> dict[str, Any]:
-    info = metric_info(shown.x_key)
-    title = f"ImageNet {info.title}" if shown.x_key == "fid" else info.title
     index: dict[str, int] = {}
     methods: list[dict[str, Any]] = []
     for panel in shown.panels:
@@ -66,7 +69,11 @@ def _view(contents: Contents, shown: Figure) -> dict[str, Any]:
                 index[point.name] = len(methods)
                 methods.append(_method(contents, point, shown.x_key))
     return {
-        "x": {"key": shown.x_key, "title": f"{title}, {STATES[shown.guidance]}"},
+        "x": {
+            "key": shown.x_key,
+            "title": f"{x_name(shown.x_key)}, {STATES[shown.guidance]}",
+            "axis": axis_title(shown),
+        },
         "methods": methods,
         "panels": [_panel(contents, panel, index) for panel in shown.panels],
         "leftOut": _left_out(shown),
@@ -88,7 +95,14 @@ def _method(contents: Contents, point: Point, x_key: str) -> dict[str, Any]:
 
 def _panel(contents: Contents, panel: Panel, index: dict[str, int]) -> dict[str, Any]:
     points = [[index[p.name], p.y, digits(contents.by_id[p.y_record], panel.key), p.y_record] for p in panel.points]
-    return {"key": panel.key, "title": panel.title, "about": panel.about, "problem": panel.problem, "points": points}
+    return {
+        "key": panel.key,
+        "title": panel.title,
+        "axis": with_arrow(panel.title.split(" (")[0], panel.key),
+        "about": panel.about,
+        "problem": panel.problem,
+        "points": points,
+    }
 
 
 def _left_out(shown: Figure) -> list[str]:

@@ -7,7 +7,7 @@ from typing import Any
 
 from diffusionbench.catalog import metric_info
 from diffusionbench.figure import STYLES
-from diffusionbench.points import score_set_of
+from diffusionbench.points import guidance_state, score_set_of
 from diffusionbench.published.names import BY_NAME
 from diffusionbench.record import Record
 from diffusionbench.site.contents import (
@@ -64,7 +64,6 @@ def _page(name: str, records: Sequence[Record], site: Pages) -> str:
         latent=known.latent if known else None,
         caption=caption(records),
         facts=facts,
-        command=f"nanogen train --task imagenet256 --method {name} --scale paper" if known else None,
         sets=[
             {
                 "title": SETS[key][0] if key in SETS else key,
@@ -86,13 +85,19 @@ def _groups(records: Sequence[Record]) -> list[dict[str, Any]]:
                 "heads": [{"title": metric_info(key).title, "page": metric_page(key)} for key in keys],
                 "rows": [
                     {
-                        "title": record.title if record.variant is None else f"{record.title} ({record.variant})",
+                        "title": _row_title(record),
                         "page": record_page(record.id),
                         "guidance": guidance_words(record),
                         "cells": [digits(record, key) if key in record.values else "" for key in keys],
                     }
-                    for record in alike
+                    for record in sorted(alike, key=lambda record: guidance_state(record) == "cfg")
                 ],
             }
         )
     return found
+
+
+def _row_title(record: Record) -> str:
+    """The title, with the variant unless the title says it already."""
+    said = record.variant is None or record.variant.replace("nfe-", "nfe=") in record.title.lower()
+    return record.title if said else f"{record.title} ({record.variant})"

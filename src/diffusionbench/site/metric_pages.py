@@ -117,6 +117,7 @@ def _groups(key: str, records: Sequence[Record], better: bool | None) -> list[di
         found.append(
             {
                 "title": SETS[name][0] if name in SETS else name,
+                "known": any(uncertainty(record.values[key]) for record in alike),
                 "more": max(0, len(alike) - _LISTED),
                 "rows": [
                     {

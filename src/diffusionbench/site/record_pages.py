@@ -22,17 +22,23 @@ from diffusionbench.site.contents import (
     uncertainty,
 )
 from diffusionbench.site.render import Pages
+from diffusionbench.site.samples import Sheet, sheet_of
 
 ARROWS = {True: "higher", False: "lower", None: ""}
 
 
-def pages(contents: Contents, site: Pages) -> Iterator[tuple[str, str]]:
-    """(path, HTML) of every record."""
+def pages(contents: Contents, site: Pages) -> Iterator[tuple[str, str | bytes]]:
+    """(path, HTML) of every record, and (path, PNG) of its samples."""
     for record in contents.records:
-        yield record_page(record.id), _page(record, site)
+        sheet = sheet_of(record, contents.stores)
+        picture = None
+        if sheet is not None:
+            picture = record_page(record.id).removesuffix(".html") + ".png"
+            yield picture, sheet.png
+        yield record_page(record.id), _page(record, site, sheet, picture)
 
 
-def _page(record: Record, site: Pages) -> str:
+def _page(record: Record, site: Pages, sheet: Sheet | None, picture: str | None) -> str:
     heads, breakdown = _breakdown(record)
     name = score_set_of(record)
     title = STYLES[record.family].title if record.family in STYLES else record.family
@@ -50,7 +56,10 @@ def _page(record: Record, site: Pages) -> str:
         breakdown=breakdown,
         breakdown_heads=heads,
         sections=_sections(record),
-        samples=None,
+        samples=sheet,
+        picture=picture,
+        known=any(uncertainty(value) for value in record.values.values()),
+        counted=any(value.scored is not None for value in record.values.values()),
     )
 
 
@@ -98,7 +107,7 @@ def _facts(content: Mapping[str, Any]) -> list[tuple[str, str]]:
         if isinstance(value, dict):
             facts += ((f"{shown}: {key}", _text(one)) for key, one in value.items())
         elif isinstance(value, list):
-            facts += ((shown, _text(one)) for one in value)
+            facts += ((shown.removesuffix("s"), _text(one)) for one in value)
         else:
             facts.append((shown, _text(value)))
     return facts

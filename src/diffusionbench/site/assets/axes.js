@@ -10,30 +10,29 @@ const axes = (() => {
     return made;
   }
 
-  // Round steps of 1, 2 or 5 times a power of ten that cover [low, high].
+  // Round steps of 1, 2 or 5 times a power of ten within [low, high].
   function ticks(low, high, count) {
     const rough = (high - low) / count || Math.abs(high) || 1;
     const power = 10 ** Math.floor(Math.log10(rough));
     const step = power * [1, 2, 5, 10].find((factor) => factor * power >= rough * 0.999);
-    const first = Math.floor(low / step + 1e-9);
-    const last = Math.ceil(high / step - 1e-9);
+    const first = Math.ceil(low / step - 1e-9);
+    const last = Math.floor(high / step + 1e-9);
     const digits = Math.max(0, Math.min(12, -Math.floor(Math.log10(step) + 1e-9)));
     const values = [];
-    for (let i = first; i <= Math.max(last, first + 1); i += 1) values.push(i * step);
+    for (let i = first; i <= last; i += 1) values.push(i * step);
     return { values, text: (value) => value.toFixed(digits) };
   }
 
-  // A linear scale that starts and ends at a tick.
+  // A linear scale with some room around the values.
   function scale(values, from, to, count) {
     let low = Math.min(...values);
     let high = Math.max(...values);
     if (!values.length) [low, high] = [0, 1];
-    const room = (high - low) * 0.03 || Math.abs(high) * 0.05 || 0.5;
-    const marks = ticks(low - room, high + room, count);
-    const start = marks.values[0];
-    const end = marks.values.at(-1);
+    const room = (high - low) * 0.06 || Math.abs(high) * 0.05 || 0.5;
+    const start = low - room;
+    const end = high + room;
     return {
-      ...marks,
+      ...ticks(start, end, count),
       place: (value) => from + ((value - start) / (end - start)) * (to - from),
       value: (place) => start + ((place - from) / (to - from)) * (end - start),
     };

@@ -62,6 +62,7 @@
     if (!families.includes(state.family)) state.family = "";
     byId("family").replaceChildren(new Option("all", ""), ...families.map((name) => new Option(name, name)));
     for (const name of ["query", "family", "kind", "columns"]) byId(name).value = state[name];
+    byId("kind-field").hidden = now.kinds < 2;
     heads = columns(now);
     if (!heads.some((head) => head.id === state.sort)) [state.sort, state.down] = ["place", false];
     byId("head").replaceChildren(...heads.map(headCell));

@@ -311,7 +311,7 @@
     fresh.setAttribute("height", height);
     fresh.removeAttribute("aria-activedescendant");
     fresh.setAttribute("aria-label", `${one.title} against ${now.x.title}. Arrow keys move between points, space selects, escape resets.`);
-    fresh.append(frame(x, y, edge, now.x.title, one.title));
+    fresh.append(frame(x, y, edge, now.x.axis, one.axis));
     const line = axes.node("line", { class: "fit" });
     const box = axes.node("rect", { class: "box" });
     const ring = axes.node("circle", { class: "ring", r: 9, hidden: "" });
