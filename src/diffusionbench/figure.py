@@ -196,13 +196,13 @@ def chart(shown: Figure, *, columns: int = 2, width: int = 260) -> dict[str, Any
     styles = [style for key, style in {**STYLES, "other": OTHER}.items() if key in present]
     drawn = [_draw(altair, panel, styles, axis_title(shown), width) for panel in shown.panels]
     whole = (
-        altair.concat(*drawn, columns=columns, spacing=22)
+        altair.concat(*drawn, columns=columns, bounds="flush", spacing={"row": 92, "column": 66})
         .configure(font="Liberation Sans, Arial, Helvetica, sans-serif", background="white", padding=8)
         .configure_view(stroke=None)
         .configure_axis(
             labelFontSize=10, titleFontSize=11, titleFontWeight="normal", gridColor="#e6e6e6", domainColor="#444"
         )
-        .configure_title(fontSize=12, subtitleFontSize=10, subtitleColor="#333", anchor="start", offset=8)
+        .configure_title(fontSize=12, subtitleFontSize=10, subtitleColor="#333", anchor="start", frame="group", offset=8)
         .configure_legend(
             orient="bottom", title=None, labelFontSize=11, symbolSize=80, direction="horizontal", columns=len(styles)
         )

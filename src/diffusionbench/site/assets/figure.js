@@ -303,8 +303,8 @@
       .sort((a, b) => a.x - b.x || a.y - b.y);
     // One horizontal axis for all panels: from every visible method, not only those of this panel.
     const xs = now.methods.filter(visible).map((method) => method.x);
-    const x = axes.scale(xs, edge.left, edge.right, Math.max(3, Math.floor(width / 70)));
-    const y = axes.scale(points.map((point) => point.y), edge.bottom, edge.top, 5);
+    const x = axes.scale(xs, edge.left, edge.right, Math.max(4, Math.floor(width / 55)));
+    const y = axes.scale(points.map((point) => point.y), edge.bottom, edge.top, 6);
     const fresh = svg.cloneNode(false);
     svg.replaceWith(fresh);
     fresh.setAttribute("viewBox", `0 0 ${width} ${height}`);
@@ -315,9 +315,7 @@
     const line = axes.node("line", { class: "fit" });
     const box = axes.node("rect", { class: "box" });
     const ring = axes.node("circle", { class: "ring", r: 9, hidden: "" });
-    const clip = axes.node("svg", { x: 0, y: 0, width, height, class: "clip", role: "presentation" });
-    clip.append(box, line);
-    fresh.append(clip);
+    fresh.append(box, line);
     const marks = points.map((point, i) => {
       const at = { x: x.place(point.x), y: y.place(point.y) };
       const element = axes.symbol(families.get(point.method.family));
