@@ -38,6 +38,7 @@ const stats = (() => {
 
   function line(x, y) {
     if (x.length < 3 || same(x)) return null;
+    if (same(y)) return { slope: 0, intercept: y[0] };
     const u = centred(x);
     const slope = dot(u, centred(y)) / dot(u, u);
     return { slope, intercept: mean(y) - slope * mean(x) };
