@@ -202,7 +202,9 @@ def chart(shown: Figure, *, columns: int = 2, width: int = 260) -> dict[str, Any
         .configure_axis(
             labelFontSize=10, titleFontSize=11, titleFontWeight="normal", gridColor="#e6e6e6", domainColor="#444"
         )
-        .configure_title(fontSize=12, subtitleFontSize=10, subtitleColor="#333", anchor="start", frame="group", offset=8)
+        .configure_title(
+            fontSize=12, subtitleFontSize=10, subtitleColor="#333", anchor="start", frame="group", offset=8
+        )
         .configure_legend(
             orient="bottom", title=None, labelFontSize=11, symbolSize=80, direction="horizontal", columns=len(styles)
         )

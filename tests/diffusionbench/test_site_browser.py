@@ -150,6 +150,10 @@ def test_a_click_on_the_legend_shows_and_hides_a_family(figure):
     pixel.click()
     figure.locator('#legend [data-family="rae"]').click()
     assert sorted(marks(figure)) == LATENT
+    for family in ("rae", "vae", "e2e-vae"):
+        figure.click(f'#legend [data-family="{family}"]')
+    assert marks(figure) == []
+    assert "hidden family" in shown(figure, PANELS[0])["note"]
 
 
 def test_the_guidance_switch(figure):

@@ -82,7 +82,8 @@
     panel.show("r", found.text.r);
     panel.show("fisher", found.text.interval);
     panel.show("line", found.text.line);
-    panel.show("note", panel.data.problem ?? found.note ?? "");
+    const concealed = panel.marks.length === 0 && panel.data.points.length > 0;
+    panel.show("note", panel.data.problem ?? (concealed ? "every method here belongs to a hidden family" : found.note) ?? "");
     drawLine(panel, found.line, inside);
     drawBox(panel);
     return `${panel.data.title}: r ${found.text.r}, interval ${found.text.interval}, ${found.n} points`;
