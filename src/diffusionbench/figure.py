@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-from diffusionbench.catalog import ALIASES, SIMPLEEVAL, metric_info
+from diffusionbench.catalog import ALIASES, CATALOG, SIMPLEEVAL, metric_info, resolve_metric
 from diffusionbench.correlate import fit_line, pearson
 from diffusionbench.errors import RequestError
 from diffusionbench.points import MEASURED, Point, guidance_state, in_set, select_points
@@ -147,12 +147,24 @@ def _panel(
     try:
         chosen = select_points(pool, x, name, guidance=guidance, score_set=score_set, family=family, select=select)
     except RequestError as error:
+        absent = _absent(x, name, score_set, present)
         info = metric_info(
             SIMPLEEVAL.get(score_set, "simpleeval_v1") if name == "simpleeval" else ALIASES.get(name, name)
         )
-        return Panel(info.key, info.title, info.about, problem=str(error))
+        return Panel(info.key, info.title, info.about, problem=absent or str(error))
     info = metric_info(chosen.y_key)
     return Panel(info.key, info.title, info.about, chosen.points, chosen.left_out)
+
+
+def _absent(x: str, y: str, score_set: str, present: set[str]) -> str | None:
+    """That no record of the set holds a metric, said without a suggestion: nobody has asked for a name here."""
+    for name in (x, y):
+        try:
+            resolve_metric(name, score_set, present)
+        except RequestError:
+            key = ALIASES.get(name, name)
+            return f"no record of set '{score_set}' holds {metric_info(key).title if key in CATALOG else key}"
+    return None
 
 
 def write(path: Path, shown: Figure, *, columns: int = 2, width: int = 260) -> None:

@@ -186,7 +186,7 @@ def test_a_panel_that_cannot_be_drawn_says_why():
     geneval, dpg, genai, _ = figure(records, "measured").panels
     assert "mixed protocols in one comparison of geneval_overall" in geneval.problem
     assert "prompts: None and 'other'" in dpg.problem
-    assert "unknown metric 'genaibench'" in genai.problem
+    assert genai.problem == "no record of set 'measured' holds GenAI-Bench"
     assert geneval.points == ()
     assert figure([*records[:2], records[0].model_copy(update={"id": "again"})], "measured").panels[0].problem
 
@@ -200,6 +200,16 @@ def test_text_of_strangers_is_text(pages):
         assert HOSTILE not in page.text, name
     record = pages["records/hostile.t2i.html"]
     assert "&lt;script&gt;window.broken=1&lt;/script&gt;" in record.text
+
+
+@pytest.mark.parametrize("printed", ["x", ["x"], {"fid": 1}, {"fid": "0.01"}])
+def test_no_text_of_a_measured_record_stands_for_its_value(tmp_path, printed):
+    record = measured("a", "class_conditional", {"fid": 7.0}, id="a", extra={"printed": printed})
+    build([record], tmp_path / "out")
+    page = (tmp_path / "out" / "records" / "a.html").read_text(encoding="utf-8")
+    assert '<td class="number">7</td>' in page
+    board = Reader(tmp_path / "out" / "leaderboard.html").data["board-data"]["sets"][0]
+    assert board["rows"][0]["cells"][0] == [7.0, "7", "records/a.html"]
 
 
 def test_links_and_json_of_strangers():

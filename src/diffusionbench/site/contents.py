@@ -14,7 +14,7 @@ from diffusionbench import published
 from diffusionbench.board import DRAWS, Board, build
 from diffusionbench.figure import GUIDANCE, OTHER, PATHS, STYLES, UNSTATED, Figure, figure
 from diffusionbench.points import MEASURED, guidance_state, in_set, score_set_of
-from diffusionbench.record import Record, Value
+from diffusionbench.record import Record, Value, printed_digits
 from diffusionbench.site.samples import Store
 
 SETS: Final = {
@@ -108,10 +108,8 @@ def metric_page(key: str) -> str:
 
 def digits(record: Record, key: str) -> str:
     """A value as its table printed it, else four significant digits."""
-    printed = record.extra.get("printed")
-    if isinstance(printed, dict) and isinstance(printed.get(key), str):
-        return str(printed[key])
-    return plain_digits(record.values[key].value)
+    printed = printed_digits(record, key)
+    return plain_digits(record.values[key].value) if printed is None else printed
 
 
 def plain_digits(value: float) -> str:

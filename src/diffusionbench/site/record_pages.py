@@ -105,7 +105,7 @@ def _facts(content: Mapping[str, Any]) -> list[tuple[str, str]]:
     for name, value in content.items():
         shown = name.replace("_", " ")
         if isinstance(value, dict):
-            facts += ((f"{shown}: {key}", _text(one)) for key, one in value.items())
+            facts += ((f"{shown}: {key}", _text(one)) for key, one in value.items() if one is not None)
         elif isinstance(value, list):
             facts += ((shown.removesuffix("s"), _text(one)) for one in value)
         else:

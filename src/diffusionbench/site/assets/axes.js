@@ -28,11 +28,13 @@ const axes = (() => {
     let low = Math.min(...values);
     let high = Math.max(...values);
     if (!values.length) [low, high] = [0, 1];
+    const bare = values.length ? {} : { values: [] };
     const room = (high - low) * 0.06 || Math.abs(high) * 0.05 || 0.5;
     const start = low - room;
     const end = high + room;
     return {
       ...ticks(start, end, count),
+      ...bare,
       place: (value) => from + ((value - start) / (end - start)) * (to - from),
       value: (place) => start + ((place - from) / (to - from)) * (end - start),
     };
