@@ -8,15 +8,16 @@ from __future__ import annotations
 
 import json
 import textwrap
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
 from diffusionbench.catalog import ALIASES, CATALOG, SIMPLEEVAL, metric_info, resolve_metric
 from diffusionbench.correlate import fit_line, pearson
 from diffusionbench.errors import RequestError
-from diffusionbench.points import MEASURED, Point, guidance_state, in_set, select_points
+from diffusionbench.points import MEASURED, Point, Selection, guidance_state, in_set, select_points
 from diffusionbench.record import Record
 from diffusionbench.registry import require
 from diffusionbench.schema import write_atomic
@@ -119,7 +120,8 @@ def figure(
     pool = in_set(records, score_set)
     present = {key for record in pool for key in record.values}
     x = _horizontal(pool, guidance) if score_set == MEASURED else "fid"
-    panels = [_panel(pool, x, name, score_set, guidance, family, select, present) for name in BENCHMARKS]
+    pick = partial(select_points, pool, x, guidance=guidance, score_set=score_set, family=family, select=select)
+    panels = [_panel(pick, x, name, score_set, present) for name in BENCHMARKS]
     if all(panel.problem for panel in panels) and (select or family):
         raise RequestError(str(panels[0].problem))
     return Figure(score_set, guidance, x, tuple(panels))
@@ -131,21 +133,12 @@ def _horizontal(pool: Sequence[Record], guidance: str) -> str:
     return "fd_digits" if "fid" not in held and "fd_digits" in held else "fid"
 
 
-def _panel(
-    pool: Sequence[Record],
-    x: str,
-    benchmark: str,
-    score_set: str,
-    guidance: str,
-    family: Sequence[str],
-    select: Sequence[str],
-    present: set[str],
-) -> Panel:
+def _panel(pick: Callable[[str], Selection], x: str, benchmark: str, score_set: str, present: set[str]) -> Panel:
     name = benchmark
     if benchmark == "simpleeval" and score_set == MEASURED and "simpleeval_v1" not in present:
         name = "simpleeval_shapes_v1" if "simpleeval_shapes_v1" in present else benchmark
     try:
-        chosen = select_points(pool, x, name, guidance=guidance, score_set=score_set, family=family, select=select)
+        chosen = pick(name)
     except RequestError as error:
         absent = _absent(x, name, score_set, present)
         info = metric_info(

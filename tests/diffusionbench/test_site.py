@@ -7,6 +7,7 @@ import re
 import subprocess
 import sys
 from html.parser import HTMLParser
+from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
 import numpy as np
@@ -254,7 +255,7 @@ def test_a_failed_build_leaves_the_earlier_site(tmp_path, monkeypatch):
     assert list(tmp_path.iterdir()) == [out]
 
 
-def test_an_earlier_site_is_replaced_and_other_files_are_not(tmp_path):
+def test_an_earlier_site_is_replaced_and_other_files_are_not(tmp_path, monkeypatch):
     out = tmp_path / "out"
     build(hostile(), out)
     (out / "stale.html").write_text("old")
@@ -267,6 +268,9 @@ def test_an_earlier_site_is_replaced_and_other_files_are_not(tmp_path):
         build(hostile(), other)
     with pytest.raises(RequestError, match="is a file"):
         build(hostile(), other / "chapter.tex")
+    monkeypatch.chdir(out)
+    with pytest.raises(RequestError, match="is the current folder"):
+        build(hostile(), Path("."))
     assert (other / "chapter.tex").read_text() == "years of work"
     assert sorted(path.name for path in tmp_path.iterdir()) == ["out", "thesis"]
 

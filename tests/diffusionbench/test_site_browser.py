@@ -432,6 +432,23 @@ def test_text_has_contrast_and_fits_a_phone(browser, site, scheme):
     context.close()
 
 
+def test_a_finger_taps_and_drags(browser, site):
+    context = browser.new_context(viewport={"width": 390, "height": 800}, has_touch=True)
+    page = context.new_page()
+    page.goto((site / "index.html").as_uri())
+    point = page.locator(f'[data-panel="{PANELS[0]}"] [data-name="flux1-vae"]')
+    point.scroll_into_view_if_needed()
+    place = point.bounding_box()
+    page.touchscreen.tap(place["x"] + place["width"] / 2, place["y"] + place["height"] / 2)
+    assert picked(page) == ["flux1-vae"]
+    assert "FLUX.1-VAE" in page.inner_text("#tip")
+    # The page scrolls up and down under a finger; only a drag to the side draws.
+    assert (
+        page.eval_on_selector(f'[data-panel="{PANELS[0]}"] svg', "svg => getComputedStyle(svg).touchAction") == "pan-y"
+    )
+    context.close()
+
+
 # Texts whose colour is closer than 4.5 : 1 to what lies behind them (WCAG 2.2, level AA); disabled controls are exempt.
 CONTRAST = """() => {
   const parse = (text) => text.match(/[\\d.]+/g).map(Number);

@@ -27,8 +27,8 @@ def build(records: Iterable[Record], out: Path, folders: Iterable[Path] = ()) ->
 
     Args:
         records: what it shows.
-        folders: where image stores may lie; the first images of a record that has one are shown.
         out: the folder; one that an earlier build made is replaced, any other must be empty or missing.
+        folders: where image stores may lie; the first images of a record that has one are shown.
 
     Returns:
         Numbers of records, pages and bytes, and the size of the largest page.
@@ -37,6 +37,8 @@ def build(records: Iterable[Record], out: Path, folders: Iterable[Path] = ()) ->
         RequestError: if the folder holds something else, or cannot be written.
         MissingPackageError: if jinja2 is not installed.
     """
+    # The folder itself is renamed: "." and a link must stand for what they lead to.
+    out = out.resolve()
     _check(out)
     contents = Contents(tuple(records), tuple(find_stores(folders)))
     try:
@@ -66,6 +68,8 @@ def files(contents: Contents) -> Iterator[tuple[str, str | bytes]]:
 def _check(out: Path) -> None:
     if out.exists() and not out.is_dir():
         raise RequestError(f"site {out} is a file. Give a folder that is new, empty or an earlier site.")
+    if out == Path.cwd():
+        raise RequestError(f"site {out} is the current folder, which cannot be replaced. Give a folder inside it.")
     if out.is_dir() and any(out.iterdir()) and not (out / MARK).is_file():
         raise RequestError(
             f"site {out} holds files that no earlier build made (no {MARK}). Give a folder that is new or empty."

@@ -207,7 +207,8 @@
       start = null;
       if (dragging) update();
     });
-    panel.svg.addEventListener("pointerleave", () => start === null && hover(null, null));
+    // A finger leaves with every tap; what it named stays until the next one.
+    panel.svg.addEventListener("pointerleave", (event) => start === null && event.pointerType === "mouse" && hover(null, null));
     panel.svg.addEventListener("dblclick", reset);
     panel.svg.addEventListener("keydown", (event) => onKey(panel, event));
     panel.svg.addEventListener("blur", () => hover(null, null));
