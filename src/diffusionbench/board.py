@@ -36,7 +36,7 @@ from diffusionbench.points import (
     protocol_difference,
     subject,
 )
-from diffusionbench.record import Protocol, Record
+from diffusionbench.record import Protocol, Record, printed_digits
 from diffusionbench.registry import nearest
 from diffusionbench.study import rescoring_noise
 
@@ -314,10 +314,9 @@ def _rows(pool: Sequence[Record], placed: dict[str, dict[str, str]]) -> list[Row
         for index, slot in enumerate(alike):
             cells = {}
             for record in slot:
-                printed = record.extra.get("printed", {})
                 for key, value in record.values.items():
                     cells[placed[record.id][key]] = Cell(
-                        value.value, record.id, value.stderr, value.interval, printed.get(key)
+                        value.value, record.id, value.stderr, value.interval, printed_digits(record, key)
                     )
             # The title of a text-to-image row tells more (training length), so the last one wins.
             rows.append(

@@ -123,10 +123,10 @@ def as_csv(board: Board, columns: Sequence[Column]) -> str:
         head += [column.id, f"{column.id} stderr", f"{column.id} record"]
     writer.writerow([*head, *(f"rank {axis}" for axis in _axes(board)), "mean rank", "rank low", "rank high", "pareto"])
     for row in board.rows:
-        line: list[Any] = [row.place, *map(_cell_text, (row.name, row.title, row.family or "", row.kind))]
+        line: list[Any] = [row.place, *map(cell_text, (row.name, row.title, row.family or "", row.kind))]
         for column in columns:
             cell = row.cells.get(column.id)
-            line += [cell.value, cell.stderr, _cell_text(cell.record)] if cell else [None, None, None]
+            line += [cell.value, cell.stderr, cell_text(cell.record)] if cell else [None, None, None]
         line += [row.axis_ranks.get(axis) for axis in _axes(board)]
         writer.writerow([*line, row.mean_rank, *(row.interval or (None, None)), row.pareto])
     return text.getvalue()
@@ -168,7 +168,7 @@ def _number(value: float | None) -> str:
     return ABSENT if value is None else f"{value:.1f}".removesuffix(".0")
 
 
-def _cell_text(text: str) -> str:
+def cell_text(text: str) -> str:
     # A spreadsheet runs a cell that starts like a formula; no name of ours does.
     return f"'{text}" if text[:1] in ("=", "+", "-", "@", "\t", "\r") else text
 

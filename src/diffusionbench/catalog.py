@@ -55,6 +55,21 @@ def _distance(key: str, title: str, about: str, axis: str = "class_conditional")
     return MetricInfo(key=key, title=title, higher_is_better=False, axis=axis, low=-1e-3, about=about)
 
 
+def _reconstruction(
+    key: str, title: str, higher: bool, about: str, low: float, high: float = inf, unit: str = ""
+) -> MetricInfo:
+    return MetricInfo(
+        key=key,
+        title=title,
+        higher_is_better=higher,
+        axis="reconstruction",
+        low=low,
+        high=high,
+        unit=unit,
+        about=about,
+    )
+
+
 def _share(key: str, title: str, about: str, axis: str = "t2i") -> MetricInfo:
     return MetricInfo(key=key, title=title, higher_is_better=True, axis=axis, low=0, high=1, unit="share", about=about)
 
@@ -76,6 +91,7 @@ _KID: Final = "unbiased squared maximum mean discrepancy with a cubic kernel; ar
 _GENEVAL: Final = "GenEval: a detector judges objects, counts, colours and positions; arXiv 2310.11513"
 _DPG: Final = "DPG-Bench: a question answerer judges dense prompts; arXiv 2403.05135"
 _GENAI: Final = "GenAI-Bench prompts scored by VQAScore; arXiv 2406.13743"
+_CLIPSCORE: Final = "cosine of CLIP's image and caption embeddings, scaled; arXiv 2104.08718"
 _SIMPLE: Final = "SimpleEval as published; the two score sets define it differently, and neither is ours"
 
 _ENTRIES: Final = (
@@ -101,7 +117,15 @@ _ENTRIES: Final = (
     _share("recall", "Recall", "share of real images inside the sample manifold; arXiv 1904.06991", _CLASS),
     _distance("fd_digits", "FD (digits)", "Frechet distance in the digit classifier's features"),
     MetricInfo(key="kd_digits", title="KD (digits)", higher_is_better=False, axis=_CLASS, about=_KID),
-    MetricInfo(key="is_digits", title="IS (digits)", higher_is_better=True, axis=_CLASS, low=1, high=10),
+    MetricInfo(
+        key="is_digits",
+        title="IS (digits)",
+        higher_is_better=True,
+        axis=_CLASS,
+        low=1,
+        high=10,
+        about="the Inception Score's formula on the digit classifier's predictions; arXiv 1606.03498",
+    ),
     _share("precision_digits", "Precision (digits)", "precision in the digit classifier's features", _CLASS),
     _share("recall_digits", "Recall (digits)", "recall in the digit classifier's features", _CLASS),
     _share("accuracy_digits", "Accuracy (digits)", "share of samples classified as the digit asked for", _CLASS),
@@ -116,10 +140,10 @@ _ENTRIES: Final = (
     _credit(
         "simpleeval_shapes_v1", "SimpleEval shapes (ours, v1)", "the same in a world of drawn shapes, laptop scale"
     ),
-    MetricInfo(key="clipscore", title="CLIPScore", higher_is_better=True, axis="t2i", about="arXiv 2104.08718"),
-    MetricInfo(key="psnr", title="PSNR", higher_is_better=True, axis="reconstruction", low=0, unit="dB"),
-    MetricInfo(key="ssim", title="SSIM", higher_is_better=True, axis="reconstruction", low=-1, high=1),
-    MetricInfo(key="lpips", title="LPIPS", higher_is_better=False, axis="reconstruction", low=0),
+    MetricInfo(key="clipscore", title="CLIPScore", higher_is_better=True, axis="t2i", about=_CLIPSCORE),
+    _reconstruction("psnr", "PSNR", True, "peak signal over the root mean squared error", low=0, unit="dB"),
+    _reconstruction("ssim", "SSIM", True, "structural similarity; Wang et al. 2004", low=-1, high=1),
+    _reconstruction("lpips", "LPIPS", False, "distance of deep features, fitted to people; arXiv 1801.03924", low=0),
     _distance("rfid", "rFID", "FID of reconstructions", axis="reconstruction"),
 )
 CATALOG: Final = {info.key: info for info in _ENTRIES}

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from diffusionbench import cli_board, cli_simpleeval
+from diffusionbench import cli_board, cli_simpleeval, cli_site
 from diffusionbench.errors import DataError, RequestError, RunError, run_program
 
 if TYPE_CHECKING:
@@ -339,4 +339,5 @@ def doctor(as_json: Json = False) -> None:
 
 
 cli_board.register(app)
+cli_site.register(app)
 cli_simpleeval.register(app)

@@ -35,15 +35,19 @@ def register(app: typer.Typer) -> None:
         app.command()(verb)
 
 
-def _gather(folders: Sequence[Path] | None) -> list[Any]:
+def gather_records(folders: Sequence[Path] | None) -> list[Any]:
+    """The published records and those of the folders; ./records where none is given."""
     from diffusionbench.points import gather
 
-    if folders is None or not folders:
-        folders = [DEFAULT_FOLDER] if DEFAULT_FOLDER.is_dir() else []
-    return gather(folders)
+    return gather(record_folders(folders))
 
 
-def _split(words: Sequence[str] | None) -> list[str]:
+def record_folders(folders: Sequence[Path] | None) -> list[Path]:
+    """The folders given; without any, ./records where it exists."""
+    return list(folders) if folders else [DEFAULT_FOLDER] if DEFAULT_FOLDER.is_dir() else []
+
+
+def split(words: Sequence[str] | None) -> list[str]:
     """A repeated option whose values may also be joined by commas."""
     return [part.strip() for word in words or () for part in word.split(",") if part.strip()]
 
@@ -90,17 +94,17 @@ def board(
 
     if as_json + as_csv + as_markdown > 1:
         raise RequestError("asked for more than one of --json, --csv and --markdown. Choose one.")
-    pool = _gather(records)
-    sets = _split(score_set) or [PAPER, *([MEASURED] if any(score_set_of(r) == MEASURED for r in pool) else [])]
+    pool = gather_records(records)
+    sets = split(score_set) or [PAPER, *([MEASURED] if any(score_set_of(r) == MEASURED for r in pool) else [])]
     boards = []
     for name in sets:
-        whole = build(pool, name, holistic=_split(holistic), draws=draws, seed=seed)
-        boards.append(order(keep(whole, family=_split(family), kind=kind), sort, reverse=reverse))
+        whole = build(pool, name, holistic=split(holistic), draws=draws, seed=seed)
+        boards.append(order(keep(whole, family=split(family), kind=kind), sort, reverse=reverse))
     if as_json:
         print(json.dumps({"boards": [board_text.as_dict(one) for one in boards]}, indent=2))
         return
     for one in boards:
-        chosen = board_text.shown(one, _split(columns))
+        chosen = board_text.shown(one, split(columns))
         if as_csv:
             print(board_text.as_csv(one, chosen), end="")
         elif as_markdown:
@@ -136,9 +140,9 @@ def correlate(
     from diffusionbench.study import TOP, analyse
     from diffusionbench.study_text import as_dict, print_study
 
-    asked = _split(family)
+    asked = split(family)
     selection = select_points(
-        _gather(records), x, y, guidance=guidance, score_set=score_set, family=asked, select=_split(select)
+        gather_records(records), x, y, guidance=guidance, score_set=score_set, family=asked, select=split(select)
     )
     separate = any(name.lower() in ("e2e", "e2e-vae") for name in asked)
     study = analyse(selection, separate_e2e=separate, draws=draws, seed=seed, top=top or TOP)

@@ -123,6 +123,9 @@ def fit_line(x: Floats, y: Floats) -> Line | None:
     a, b = _checked(x, y)
     if a.size < 3 or np.ptp(a) == 0:
         return None
+    if np.ptp(b) == 0:
+        # Deviations of equal numbers from their mean are rounding, whose sign would be printed.
+        return Line(0.0, float(b[0]))
     centred = a - a.mean()
     slope = float(centred @ (b - b.mean()) / (centred @ centred))
     return Line(slope, float(b.mean() - slope * a.mean()))

@@ -125,6 +125,13 @@ class Record(Strict):
         write_result(path, text + "\n")
 
 
+def printed_digits(record: Record, key: str) -> str | None:
+    """The digits in which a published table prints a value; only there may text stand for a number."""
+    printed = record.extra.get("printed") if record.kind == "published" else None
+    digits = printed.get(key) if isinstance(printed, dict) else None
+    return digits if isinstance(digits, str) else None
+
+
 def load(path: Path) -> Record:
     """Read one record.
 

@@ -1,0 +1,119 @@
+"""The first stored images of an evaluation as one picture, where an image store lies beside the records.
+
+A store belongs to a record if the hashes of its images give the record's `images_digest`. Only the small lists beside
+the images are read for that, so a store of many gigabytes costs nothing; what does not fit is left out.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import zipfile
+from collections.abc import Iterable
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+from PIL import Image
+
+from diffusionbench.record import Record
+from diffusionbench.schema import digest
+
+SHOWN: Final = 24
+_COLUMNS: Final = 8
+_TILE: Final = 128
+
+
+@dataclass(frozen=True)
+class Sheet:
+    """A picture of some images [rows, columns] and what they were asked to show."""
+
+    png: bytes
+    width: int
+    height: int
+    count: int
+    prompts: tuple[str, ...]
+
+
+class Store:
+    """The lists of one image store (`diffusionbench.store` describes its files)."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self._digests: dict[int, str | None] = {}
+
+    @cached_property
+    def entries(self) -> dict[int, tuple[list[Any], Path, int]]:
+        """By image id: [id, label, prompt, hash], the archive it lies in, and its row there."""
+        found: dict[int, tuple[list[Any], Path, int]] = {}
+        for path in sorted(self.folder.glob("*.json")):
+            if path.stem == "store":
+                continue
+            try:
+                entries = json.loads(path.read_bytes())["entries"]
+                for row, entry in enumerate(entries):
+                    found.setdefault(int(entry[0]), (list(entry), path.with_suffix(".npz"), row))
+            except (OSError, ValueError, LookupError, TypeError):
+                continue
+        return found
+
+    def digest(self, count: int) -> str | None:
+        """The digest of the images 0 .. count - 1 that are here."""
+        if count not in self._digests:
+            held = [entry for number, (entry, _, _) in sorted(self.entries.items()) if number < count]
+            self._digests[count] = digest(held) if held else None
+        return self._digests[count]
+
+    def sheet(self) -> Sheet | None:
+        """The first images; None where they cannot be read or differ in size."""
+        chosen = [self.entries[number] for number in sorted(self.entries)[:SHOWN]]
+        archives: dict[Path, np.ndarray] = {}
+        tiles = []
+        try:
+            for _, path, row in chosen:
+                if path not in archives:
+                    with np.load(path, allow_pickle=False) as archive:
+                        archives[path] = archive["images"]
+                tiles.append(archives[path][row])
+            picture = _tiled(np.stack(tiles))
+        except (OSError, ValueError, LookupError, zipfile.BadZipFile):
+            return None
+        buffer = io.BytesIO()
+        picture.save(buffer, format="PNG", optimize=True)
+        prompts = tuple(str(entry[2]) for entry, _, _ in chosen if entry[2] is not None)
+        return Sheet(buffer.getvalue(), picture.width, picture.height, len(tiles), prompts)
+
+
+def _tiled(images: np.ndarray) -> Image.Image:
+    """Images uint8 [n, H, W, 3] side by side; small ones enlarged by a whole factor, large ones reduced."""
+    height, width = images.shape[1:3]
+    size = (width * max(1, 48 // width), height * max(1, 48 // width)) if width < _TILE else (_TILE, _TILE)
+    columns = min(_COLUMNS, len(images))
+    gap = 2
+    sheet = Image.new(
+        "RGB",
+        (columns * (size[0] + gap) - gap, -(-len(images) // columns) * (size[1] + gap) - gap),
+        (128, 128, 128),
+    )
+    way = Image.Resampling.NEAREST if width < _TILE else Image.Resampling.LANCZOS
+    for index, image in enumerate(images):
+        tile = Image.fromarray(image).resize(size, way)
+        sheet.paste(tile, (index % columns * (size[0] + gap), index // columns * (size[1] + gap)))
+    return sheet
+
+
+def find_stores(folders: Iterable[Path]) -> list[Store]:
+    """Every image store below the folders."""
+    found = {path.parent.resolve(): None for folder in folders for path in sorted(folder.rglob("store.json"))}
+    return [Store(folder) for folder in found]
+
+
+def sheet_of(record: Record, stores: Iterable[Store]) -> Sheet | None:
+    """The samples of a record, or None where no store holds its images."""
+    wanted, count = record.provenance.images_digest, record.protocol.count
+    if wanted is None or count is None:
+        return None
+    store = next((store for store in stores if store.digest(count) == wanted), None)
+    return None if store is None else store.sheet()

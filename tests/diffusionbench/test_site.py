@@ -1,0 +1,417 @@
+"""The website without a browser: whole, linked, safe, the same numbers as `correlate`; and the figure for papers."""
+
+import csv
+import io
+import json
+import re
+import subprocess
+import sys
+from html.parser import HTMLParser
+from pathlib import Path
+from urllib.parse import unquote, urlsplit
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from site_records import HOSTILE, benchmark, hostile, measured, pair
+from typer import Typer
+from typer.testing import CliRunner
+
+from diffusionbench import published
+from diffusionbench.axes import Sample
+from diffusionbench.catalog import CATALOG
+from diffusionbench.errors import RequestError
+from diffusionbench.figure import BENCHMARKS, GUIDANCE, STYLES, chart, figure, summary, write
+from diffusionbench.points import select_points
+from diffusionbench.published.names import FAMILIES
+from diffusionbench.record import Provenance
+from diffusionbench.site.build import MARK, build
+from diffusionbench.site.contents import slug
+from diffusionbench.site.render import safe_link, to_json
+from diffusionbench.store import ImageStore, Manifest, images_digest
+
+BUDGET = 1_500_000
+
+
+class Reader(HTMLParser):
+    """What a page is made of: links, loaded files, ids, elements, event handlers, and JSON by id."""
+
+    def __init__(self, path):
+        super().__init__()
+        self.links, self.loads, self.tags, self.handlers, self.data = [], [], [], [], {}
+        self._script = None
+        self.text = path.read_text(encoding="utf-8")
+        self.feed(self.text)
+
+    def handle_starttag(self, tag, attributes):
+        given = dict(attributes)
+        self.tags.append(tag)
+        self.handlers += [name for name in given if name.startswith("on")]
+        if "href" in given:
+            (self.links if tag == "a" else self.loads).append(given["href"])
+        if "src" in given:
+            self.loads.append(given["src"])
+        self._script = given.get("id") if given.get("type") == "application/json" else None
+
+    def handle_data(self, data):
+        if self._script:
+            self.data[self._script] = json.loads(data)
+            self._script = None
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory):
+    """The site of the published records, a measured pair, and a hostile method."""
+    folder = tmp_path_factory.mktemp("site") / "out"
+    scores = {"geneval_overall": 0.61, "simpleeval_v1": 0.2}
+    build([*published.records(), *pair("mine", 4.0, scores), *hostile()], folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def pages(site):
+    return {str(path.relative_to(site)): Reader(path) for path in site.rglob("*.html")}
+
+
+def run(*arguments):
+    from diffusionbench.cli_site import register
+
+    app = Typer()
+    register(app)
+    return CliRunner().invoke(app, arguments)
+
+
+def test_every_record_method_and_metric_has_a_page(site):
+    for record in published.records():
+        assert (site / "records" / f"{record.id}.html").is_file()
+        assert (site / "methods" / f"{record.method}.html").is_file()
+    for key in CATALOG:
+        assert (site / "metrics" / f"{key}.html").is_file()
+
+
+def test_every_link_leads_somewhere_and_nothing_is_loaded_from_elsewhere(site, pages):
+    for name, page in pages.items():
+        here = (site / name).parent
+        for target in page.links + page.loads:
+            parts = urlsplit(target)
+            if target in page.links and parts.scheme in ("http", "https"):
+                continue
+            if target == "data:,":
+                continue
+            assert parts.scheme == "", f"{name}: {target}"
+            assert not parts.path or (here / unquote(parts.path)).is_file(), f"{name}: {target}"
+
+
+def test_scripts_run_only_from_the_pages_that_hold_them(pages):
+    for name, page in pages.items():
+        (rules,) = re.findall(r'Content-Security-Policy" content="([^"]*)"', page.text)
+        assert "default-src &#39;none&#39;" in rules, name
+        scripts = page.text.count("<script>")
+        assert rules.count("sha256-") == scripts, name
+        assert "unsafe" not in rules, name
+    assert {name for name, page in pages.items() if "<script>" in page.text} == {"index.html", "leaderboard.html"}
+
+
+def test_pages_are_small(site):
+    for path in site.rglob("*.html"):
+        assert path.stat().st_size < BUDGET
+
+
+def test_equal_records_give_equal_files(tmp_path):
+    for name in ("a", "b"):
+        build(hostile(), tmp_path / name)
+    files = {path.relative_to(tmp_path / "a") for path in (tmp_path / "a").rglob("*") if path.is_file()}
+    assert files
+    for path in files:
+        assert (tmp_path / "a" / path).read_bytes() == (tmp_path / "b" / path).read_bytes()
+
+
+def test_the_figure_holds_the_points_of_correlate(pages):
+    data = pages["index.html"].data["figure-data"]
+    assert [one["key"] for one in data["sets"]] == [published.PAPER, published.BLOG, "measured"]
+    for one in data["sets"][:2]:
+        for guidance in GUIDANCE:
+            view = one["views"][guidance]
+            for benchmark_name, panel in zip(BENCHMARKS, view["panels"], strict=True):
+                drawn = {view["methods"][i]["name"]: (view["methods"][i]["x"], y) for i, y, *_ in panel["points"]}
+                family = [view["methods"][i]["family"] for i, *_ in panel["points"]]
+                for families, count in ((("latent",), 21), ((), 24)):
+                    chosen = select_points(
+                        published.records(), "fid", benchmark_name,
+                        guidance=guidance, score_set=one["key"], family=families,
+                    )  # fmt: skip
+                    assert panel["key"] == chosen.y_key
+                    assert len(chosen.points) == count
+                    assert {p.name: (p.x, p.y) for p in chosen.points}.items() <= drawn.items()
+                assert sum(name in ("rae", "vae", "e2e-vae") for name in family) == 21
+
+
+def test_families_differ_in_colour_and_shape_and_start_with_the_latent_ones(pages):
+    families = pages["index.html"].data["figure-data"]["families"]
+    assert [f["key"] for f in families if f["shown"]] == ["rae", "vae", "e2e-vae", HOSTILE]
+    for attribute in ("colour", "dark", "shape"):
+        assert len({getattr(style, attribute) for style in STYLES.values()}) == len(STYLES)
+    assert set(STYLES) == set(FAMILIES)
+
+
+def test_definitions_of_simpleeval_never_share_an_axis(pages):
+    data = pages["index.html"].data["figure-data"]
+    keys = {one["key"]: {view["panels"][3]["key"] for view in one["views"].values()} for one in data["sets"]}
+    assert keys == {
+        published.PAPER: {"simpleeval_published_2026_06"},
+        published.BLOG: {"simpleeval_published_2026_05"},
+        "measured": {"simpleeval_v1"},
+    }
+    for one in data["sets"]:
+        panel = one["views"]["none"]["panels"][3]
+        assert panel["title"] == CATALOG[panel["key"]].title
+
+
+def test_laptop_results_are_drawn_over_the_distance_they_have():
+    records = [
+        measured("a", "class_conditional", {"fd_digits": 2.0}),
+        measured("a", "t2i", {"simpleeval_shapes_v1": 0.4}),
+    ]
+    shown = figure(records, "measured")
+    assert shown.x_key == "fd_digits"
+    assert [len(panel.points) for panel in shown.panels] == [0, 0, 0, 1]
+    assert shown.panels[3].key == "simpleeval_shapes_v1"
+
+
+def test_a_panel_that_cannot_be_drawn_says_why():
+    scores = {"geneval_overall": 0.6, "dpgbench": 0.7}
+    records = [*pair("a", 3.0, scores), *pair("b", 4.0, scores)]
+    other = records[-1].protocol.model_copy(update={"prompts": "other"})
+    records[-1] = records[-1].model_copy(update={"protocol": other})
+    geneval, dpg, genai, _ = figure(records, "measured").panels
+    assert "mixed protocols in one comparison of geneval_overall" in geneval.problem
+    assert "prompts: None and 'other'" in dpg.problem
+    assert genai.problem == "no record of set 'measured' holds GenAI-Bench"
+    assert geneval.points == ()
+    assert figure([*records[:2], records[0].model_copy(update={"id": "again"})], "measured").panels[0].problem
+
+
+def test_text_of_strangers_is_text(pages):
+    for name, page in pages.items():
+        assert "img" not in page.tags, name
+        assert page.handlers == [], name
+        assert not [link for link in page.links if link.lower().startswith("javascript")], name
+        # In markup it is escaped; in JSON no "<" stands at all.
+        assert HOSTILE not in page.text, name
+    record = pages["records/hostile.t2i.html"]
+    assert "&lt;script&gt;window.broken=1&lt;/script&gt;" in record.text
+
+
+@pytest.mark.parametrize("printed", ["x", ["x"], {"fid": 1}, {"fid": "0.01"}])
+def test_no_text_of_a_measured_record_stands_for_its_value(tmp_path, printed):
+    record = measured("a", "class_conditional", {"fid": 7.0}, id="a", extra={"printed": printed})
+    build([record], tmp_path / "out")
+    page = (tmp_path / "out" / "records" / "a.html").read_text(encoding="utf-8")
+    assert '<td class="number">7</td>' in page
+    board = Reader(tmp_path / "out" / "leaderboard.html").data["board-data"]["sets"][0]
+    assert board["rows"][0]["cells"][0] == [7.0, "7", "records/a.html"]
+
+
+def test_links_and_json_of_strangers():
+    assert safe_link("javascript:alert(1)") is None
+    assert safe_link("data:text/html,x") is None
+    assert safe_link("https://arxiv.org") == "https://arxiv.org"
+    text = to_json({"a": "</script><!--\u2028&"})
+    assert not set("<>&\u2028") & set(text)
+    assert json.loads(text) == {"a": "</script><!--\u2028&"}
+
+
+@given(st.text(min_size=1, max_size=300), st.text(min_size=1, max_size=300))
+def test_names_become_safe_file_names_that_differ(left, right):
+    for name in (left, right):
+        assert re.fullmatch(r"[a-z0-9_][a-z0-9._-]{0,99}", slug(name))
+    assert (slug(left) == slug(right)) == (left == right)
+
+
+@pytest.mark.parametrize("name", ["..", ".", "../../x", "CON", "a/b", "A", "a", "-a", ".a", "a.", "é"])
+def test_file_names_by_hand(name):
+    assert "/" not in slug(name)
+    assert not slug(name).startswith((".", "-"))
+    assert (slug(name) == name) == (name == "a")
+
+
+def test_a_failed_build_leaves_the_earlier_site(tmp_path, monkeypatch):
+    out = tmp_path / "out"
+    build(hostile(), out)
+    before = {path: path.read_bytes() for path in out.rglob("*") if path.is_file()}
+
+    def fail(contents, site):
+        yield "half.html", "<p>"
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("diffusionbench.site.metric_pages.pages", fail)
+    with pytest.raises(RequestError, match="cannot be written: No space left on device"):
+        build(hostile(), out)
+    assert {path: path.read_bytes() for path in out.rglob("*") if path.is_file()} == before
+    assert list(tmp_path.iterdir()) == [out]
+    with pytest.raises(RequestError):
+        build(hostile(), tmp_path / "new")
+    assert list(tmp_path.iterdir()) == [out]
+
+
+def test_an_earlier_site_is_replaced_and_other_files_are_not(tmp_path, monkeypatch):
+    out = tmp_path / "out"
+    build(hostile(), out)
+    (out / "stale.html").write_text("old")
+    build(hostile(), out)
+    assert not (out / "stale.html").exists()
+    other = tmp_path / "thesis"
+    other.mkdir()
+    (other / "chapter.tex").write_text("years of work")
+    with pytest.raises(RequestError, match=f"no {MARK}"):
+        build(hostile(), other)
+    with pytest.raises(RequestError, match="is a file"):
+        build(hostile(), other / "chapter.tex")
+    monkeypatch.chdir(out)
+    with pytest.raises(RequestError, match="is the current folder"):
+        build(hostile(), Path("."))
+    assert (other / "chapter.tex").read_text() == "years of work"
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["out", "thesis"]
+
+
+def test_downloads_hold_everything(site):
+    lines = (site / "data" / "records.jsonl").read_text(encoding="utf-8").splitlines()
+    assert len(lines) == len(published.records()) + 4
+    rows = list(csv.DictReader(io.StringIO((site / "data" / "figure1.csv").read_text(encoding="utf-8"))))
+    paper = [row for row in rows if row["set"] == published.PAPER and row["guidance"] == "cfg"]
+    chosen = select_points(published.records(), "fid", "geneval", guidance="cfg", family=("all",)).points
+    found = {r["method"]: (float(r["x"]), float(r["y"])) for r in paper if r["y_metric"] == "geneval_overall"}
+    assert found == {point.name: (point.x, point.y) for point in chosen}
+    boards = json.loads((site / "data" / f"leaderboard-{published.PAPER}.json").read_text(encoding="utf-8"))
+    assert len(boards["rows"]) == 35
+    assert (site / "data" / f"leaderboard-{published.PAPER}.csv").is_file()
+
+
+def test_values_that_are_not_finite_stay_visible(tmp_path):
+    record = measured("a", "class_conditional", {"fid": float("nan"), "recall": float("inf")}, id="broken")
+    build([record, *pair("b", 2.0, {"geneval_overall": 0.5})], tmp_path / "out")
+    page = (tmp_path / "out" / "records" / "broken.html").read_text(encoding="utf-8")
+    assert "nan" in page
+    board = Reader(tmp_path / "out" / "leaderboard.html").data["board-data"]["sets"][0]
+    assert [None, "nan", "records/broken.html"] in next(row["cells"] for row in board["rows"] if row["name"] == "a")
+    json.loads((tmp_path / "out" / "data" / "leaderboard-measured.json").read_text(encoding="utf-8"))
+
+
+def test_without_any_record_there_is_still_a_site(tmp_path):
+    assert build([], tmp_path / "out")["records"] == 0
+
+
+def test_samples_of_a_store_that_lies_beside_the_records(tmp_path, ask):
+    images = np.random.default_rng(0).integers(0, 256, (20, 8, 8, 3), dtype=np.uint8)
+    manifest = Manifest(key="k", description="toy", request=ask(count=20))
+    store = ImageStore.create(tmp_path / "records" / "store", manifest)
+    for part in (range(12), range(12, 20)):
+        store.add([Sample(i, i % 10, None) for i in part], images[list(part)])
+    digest = images_digest(store.entries(20))
+    protocol = measured("a", "class_conditional", {}).protocol.model_copy(update={"count": 20})
+    given = {"protocol": protocol, "provenance": Provenance(source="toy", images_digest=digest)}
+    shown = measured("a", "class_conditional", {"fid": 1.0}, id="shown", **given)
+    given["provenance"] = Provenance(source="toy", images_digest="0" * 64)
+    other = measured("b", "class_conditional", {"fid": 1.0}, id="other", **given)
+    build([shown, other], tmp_path / "out", [tmp_path / "records"])
+    from PIL import Image
+
+    picture = Image.open(tmp_path / "out" / "records" / "shown.png")
+    # Eight in a row, each pixel six times as large, two pixels apart.
+    assert picture.size == (8 * 50 - 2, 3 * 50 - 2)
+    assert np.array_equal(np.asarray(picture)[100:148:6, 0:48:6], images[16])
+    assert 'src="../records/shown.png"' in (tmp_path / "out" / "records" / "shown.html").read_text(encoding="utf-8")
+    assert not (tmp_path / "out" / "records" / "other.png").exists()
+
+
+SPEED = """
+import json, sys, time
+from pathlib import Path
+start = time.process_time()
+from diffusionbench.points import gather
+from diffusionbench.site.build import build
+folder = Path(sys.argv[1])
+counts = build(gather([folder]), folder / ".." / "out")
+wrong = [name for name in ("torch", "transformers", "altair", "vl_convert") if name in sys.modules]
+print(json.dumps({**counts, "seconds": time.process_time() - start, "wrong": wrong}))
+"""
+
+
+def test_a_thousand_records_take_seconds_and_no_heavy_package(tmp_path):
+    script = benchmark()
+    folder = script.save(script.synthetic(1000), tmp_path / "records")
+    done = subprocess.run([sys.executable, "-c", SPEED, str(folder)], capture_output=True, text=True, check=True)
+    counts = json.loads(done.stdout)
+    assert counts["wrong"] == []
+    assert counts["records"] == 1000 + len(published.records())
+    assert counts["largest_page"] < BUDGET
+    # Processor time, so that a busy machine does not matter; the goal is 5 s.
+    assert counts["seconds"] < 5
+
+
+def test_the_verb_builds_and_says_where(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    done = run("site", "--out", "public")
+    assert done.exit_code == 0, done.output
+    assert done.output.strip() == "public/index.html"
+    counts = json.loads(run("site", "--out", "public", "--json").output)
+    assert counts["records"] == len(published.records())
+    assert counts["largest_page"] < BUDGET
+
+
+# --- The figure for papers -------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("guidance", GUIDANCE)
+def test_the_static_figure_prints_the_numbers_of_correlate(tmp_path, guidance):
+    done = run("figure", "--out", str(tmp_path / "fig1.svg"), "--guidance", guidance, "--family", "latent")
+    assert done.exit_code == 0, done.output
+    text = (tmp_path / "fig1.svg").read_text(encoding="utf-8")
+    for name in BENCHMARKS:
+        chosen = select_points(published.records(), "fid", name, guidance=guidance, family=("latent",)).points
+        assert summary(chosen) in text
+    assert "SimpleEval (published, June 2026)" in text
+    assert text.count('aria-roledescription="circle"') + text.count("mark-symbol") >= 4
+
+
+def test_known_numbers_of_the_figure():
+    panels = figure(published.records(), published.PAPER, "cfg").panels
+    assert [summary(panel.points)[:11] for panel in panels[:3]] == ["r = -0.7695", "r = -0.7546", "r = -0.7157"]
+
+
+@pytest.mark.parametrize("ending, start", [("png", b"\x89PNG"), ("pdf", b"%PDF"), ("svg", b"<svg")])
+def test_endings(tmp_path, ending, start):
+    path = tmp_path / f"fig1.{ending}"
+    write(path, figure(published.records(), published.BLOG))
+    assert path.read_bytes().startswith(start)
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_wrong_figures_end_in_one_sentence(tmp_path):
+    shown = figure(published.records(), published.PAPER)
+    with pytest.raises(RequestError, match=r"unknown ending '\.jpg'\. Allowed: \.svg, \.png, \.pdf"):
+        write(tmp_path / "fig1.jpg", shown)
+    with pytest.raises(RequestError, match="has no points"):
+        write(tmp_path / "fig1.svg", figure([measured("a", "t2i", {"geneval_overall": 1.0})], "measured"))
+    with pytest.raises(RequestError, match="unknown score set 'papers'"):
+        figure(published.records(), "papers")
+    with pytest.raises(RequestError, match="unknown family 'latend'"):
+        figure(published.records(), published.PAPER, family=("latend",))
+    with pytest.raises(RequestError, match="unknown method or record 'jti'"):
+        figure(published.records(), published.PAPER, select=("jti",))
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_few_points_are_not_defined_in_the_figure():
+    for count, wanted in ((1, "r = not defined"), (2, "r = not defined"), (3, "95 % not defined")):
+        names = [point.name for point in select_points(published.records()).points[:count]]
+        panel = figure(published.records(), published.PAPER, select=names).panels[0]
+        assert wanted in summary(panel.points)
+        assert f"n = {count}" in summary(panel.points)
+
+
+def test_the_specification_names_every_point():
+    spec = chart(figure(published.records(), published.PAPER))
+    values = [row for panel in spec["concat"] for layer in panel["layer"] for row in layer["data"].get("values", [])]
+    assert {row["method"] for row in values if "method" in row} >= {"DINOv2-B", "PixelGen"}

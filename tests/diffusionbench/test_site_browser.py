@@ -1,0 +1,474 @@
+"""The website in a real Chromium: every control, the numbers of `correlate`, no console error, no network."""
+
+import os
+import re
+import shutil
+
+import numpy as np
+import pytest
+from site_records import HOSTILE, hostile, measured, pair
+from typer import Typer
+from typer.testing import CliRunner
+
+from diffusionbench import published
+from diffusionbench.cli_board import register
+from diffusionbench.correlate import fit_line, pearson
+from diffusionbench.points import select_points
+from diffusionbench.site.build import build
+from diffusionbench.study_text import number, span
+
+pytestmark = pytest.mark.browser
+
+PANELS = ("geneval_overall", "dpgbench", "genaibench_overall", "simpleeval_published_2026_06")
+LATENT = sorted(point.name for point in select_points(published.records(), family=("latent",)).points)
+
+
+@pytest.fixture(scope="module")
+def browser():
+    """One Chromium for the module."""
+    program = os.environ.get("CHROMIUM") or shutil.which("chromium") or shutil.which("google-chrome")
+    if program is None:
+        pytest.skip("no Chromium is installed; set CHROMIUM to its path")
+    playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
+    with playwright.sync_playwright() as started:
+        browser = started.chromium.launch(executable_path=program, args=["--no-sandbox"])
+        yield browser
+        browser.close()
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory):
+    """Published records, a hostile method, and few measured ones: two with both axes, ties, a missing metric."""
+    folder = tmp_path_factory.mktemp("site") / "out"
+    scores = {"geneval_overall": 0.5, "simpleeval_v1": 0.2}
+    few = [
+        *pair("one", 4.0, scores, family="pixel"),
+        *pair("two", 4.0, {"geneval_overall": 0.6}),
+        *pair("a, b", 4.0, {"geneval_overall": 0.7}),
+        measured("lonely", "class_conditional", {"fid": 9.0}),
+    ]
+    build([*published.records(), *few, *hostile()], folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def context(browser):
+    context = browser.new_context(viewport={"width": 1240, "height": 1400})
+    yield context
+    context.close()
+
+
+@pytest.fixture
+def page(context):
+    """A page that fails the test on any console error, script error or request beyond the file system."""
+    page = context.new_page()
+    wrong = []
+    page.on("console", lambda message: wrong.append(message.text) if message.type in ("error", "warning") else None)
+    page.on("pageerror", lambda error: wrong.append(str(error)))
+    page.on(
+        "request", lambda request: None if request.url.startswith(("file:", "data:")) else wrong.append(request.url)
+    )
+    page.on("dialog", lambda dialog: wrong.append(dialog.message))
+    yield page
+    page.close()
+    assert wrong == []
+
+
+@pytest.fixture
+def figure(page, site):
+    """The first page, as it opens."""
+    page.goto((site / "index.html").as_uri())
+    return page
+
+
+def shown(page, key):
+    """What a panel prints: r, its interval, n, the line, the note."""
+    names = ("r", "fisher", "n", "line", "note")
+    return {name: page.inner_text(f'[data-panel="{key}"] [data-stat="{name}"]') for name in names}
+
+
+def marks(page, key=PANELS[0], only=""):
+    return page.eval_on_selector_all(
+        f'[data-panel="{key}"] [role=option]{only}', "marks => marks.map((mark) => mark.dataset.name)"
+    )
+
+
+def picked(page, key=PANELS[0]):
+    return marks(page, key, '[aria-selected="true"]')
+
+
+def correlate(key, names, guidance="none", score_set=published.PAPER):
+    """The words of `diffusionbench correlate` for the same methods."""
+    app = Typer()
+    register(app)
+    words = ["correlate", "--set", score_set, "--guidance", guidance, "--x", "fid", "--y", key, "--draws", "0"]
+    done = CliRunner().invoke(app, [*words, *(word for name in names for word in ("--select", name))])
+    assert done.exit_code == 0, done.output
+    row = next(line for line in done.output.splitlines() if "Pearson r" in line)
+    _, _, r, _, fisher, _, n, _ = (cell.strip() for cell in row.split("│"))
+    line = re.search(r"^line: \w+ = (\S+) (\S+) \* fid$", done.output, re.MULTILINE)
+    fitted = f"{line[1]} {line[2]} x" if line else "not defined"
+    return {"r": r, "fisher": fisher, "n": n, "line": fitted}
+
+
+def same_numbers(page, names, guidance="none", score_set=published.PAPER, panels=PANELS):
+    for key in panels:
+        printed = shown(page, key)
+        printed.pop("note")
+        assert printed == correlate(key, names, guidance, score_set), key
+
+
+def drag(page, key, start, end):
+    """From one corner to the other, as shares of the panel's drawing."""
+    page.locator(f'[data-panel="{key}"] svg').scroll_into_view_if_needed()
+    edge = page.locator(f'[data-panel="{key}"] svg').bounding_box()
+    at = [(edge["x"] + x * edge["width"], edge["y"] + y * edge["height"]) for x, y in (start, end)]
+    page.mouse.move(*at[0])
+    page.mouse.down()
+    page.mouse.move((at[0][0] + at[1][0]) / 2, (at[0][1] + at[1][1]) / 2)
+    page.mouse.move(*at[1])
+    page.mouse.up()
+
+
+def test_it_opens_on_the_latent_methods_of_the_paper(figure):
+    assert sorted(marks(figure)) == LATENT
+    assert [shown(figure, key)["r"] for key in PANELS[:3]] == ["-0.2671", "-0.3687", "-0.6201"]
+    same_numbers(figure, LATENT)
+    assert figure.inner_text('[data-panel="simpleeval_published_2026_06"] h3') == "SimpleEval (published, June 2026)"
+    assert figure.is_disabled("#reset")
+
+
+def test_a_click_on_the_legend_shows_and_hides_a_family(figure):
+    pixel = figure.locator('#legend [data-family="pixel"]')
+    assert pixel.get_attribute("aria-pressed") == "false"
+    pixel.click()
+    assert pixel.get_attribute("aria-pressed") == "true"
+    assert set(marks(figure)) - set(LATENT) == {"jit", "pixelgen", "pixnerd"}
+    assert [shown(figure, key)["r"] for key in PANELS[:3]] == ["-0.6458", "-0.6629", "-0.8122"]
+    figure.locator('#legend [data-family="rae"]').click()
+    assert shown(figure, PANELS[0])["n"] == "16"
+    pixel.click()
+    figure.locator('#legend [data-family="rae"]').click()
+    assert sorted(marks(figure)) == LATENT
+    for family in ("rae", "vae", "e2e-vae"):
+        figure.click(f'#legend [data-family="{family}"]')
+    assert marks(figure) == []
+    assert "hidden family" in shown(figure, PANELS[0])["note"]
+
+
+def test_the_guidance_switch(figure):
+    figure.check('input[value="cfg"]', force=True)
+    assert [shown(figure, key)["r"] for key in PANELS[:3]] == ["-0.5553", "-0.5803", "-0.3766"]
+    same_numbers(figure, LATENT, "cfg")
+    assert "tuned guidance" in figure.text_content(f'[data-panel="{PANELS[0]}"] svg')
+
+
+def test_the_switch_of_score_sets(figure):
+    figure.check(f'input[value="{published.BLOG}"]', force=True)
+    keys = (*PANELS[:3], "simpleeval_published_2026_05")
+    assert [shown(figure, key)["r"] for key in keys[:2]] == ["-0.3017", "-0.3622"]
+    same_numbers(figure, LATENT, score_set=published.BLOG, panels=keys)
+    assert figure.inner_text(f'[data-panel="{keys[3]}"] h3') == "SimpleEval (published, May 2026)"
+
+
+def test_a_rectangle_recomputes_every_panel_and_double_click_resets(figure):
+    drag(figure, PANELS[1], (0.12, 0.02), (0.42, 0.6))
+    names = picked(figure, PANELS[1])
+    assert 4 <= len(names) < 21
+    for key in PANELS:
+        assert sorted(picked(figure, key)) == sorted(names)
+    same_numbers(figure, names)
+    assert figure.is_visible(f'[data-panel="{PANELS[1]}"] .box')
+    assert not figure.is_visible(f'[data-panel="{PANELS[0]}"] .box')
+    checked = figure.eval_on_selector_all("#table-body input:checked", "boxes => boxes.length")
+    assert checked == len(names)
+    edge = figure.locator(f'[data-panel="{PANELS[2]}"] svg').bounding_box()
+    figure.mouse.dblclick(edge["x"] + edge["width"] * 0.9, edge["y"] + 15)
+    assert picked(figure) == []
+    assert shown(figure, PANELS[0])["n"] == "21"
+    assert not figure.is_visible(f'[data-panel="{PANELS[1]}"] .box')
+
+
+def test_a_family_that_appears_inside_the_rectangle_joins_the_selection(figure):
+    drag(figure, PANELS[0], (0.12, 0.01), (0.99, 0.9))
+    before = set(picked(figure))
+    figure.click('#legend [data-family="pixel"]')
+    assert set(picked(figure)) == before | {"pixelgen"}
+    same_numbers(figure, picked(figure))
+
+
+def test_an_empty_rectangle_is_not_defined(figure):
+    drag(figure, PANELS[0], (0.9, 0.05), (0.97, 0.15))
+    for key in PANELS:
+        printed = shown(figure, key)
+        assert (printed["r"], printed["fisher"], printed["n"]) == ("not defined", "not defined", "0")
+        assert printed["line"] == "not defined"
+        assert "fewer than 3 points" in printed["note"]
+    figure.click("#reset")
+    assert shown(figure, PANELS[0])["n"] == "21"
+
+
+@pytest.mark.parametrize("count", [1, 2, 3, 4, 7])
+def test_any_selection_prints_the_digits_of_correlate(page, site, count):
+    rng = np.random.default_rng(count)
+    guidance = ("none", "cfg")[count % 2]
+    names = [str(name) for name in rng.choice(LATENT, count, replace=False)]
+    chosen = "".join(f"&select={name}" for name in names)
+    page.goto(f"{(site / 'index.html').as_uri()}#set=paper-2026-06&guidance={guidance}{chosen}")
+    same_numbers(page, names, guidance)
+    commands = page.text_content("#commands").splitlines()
+    assert len(commands) == 4
+    for key, command in zip(PANELS, commands, strict=True):
+        assert command.startswith(
+            f"diffusionbench correlate --set paper-2026-06 --guidance {guidance} --x fid --y {key}"
+        )
+        assert sorted(command.partition("--select ")[2].split(",")) == sorted(names)
+
+
+def test_statistics_are_those_of_the_library(figure):
+    rng = np.random.default_rng(0)
+    cases = []
+    for n in (0, 1, 2, 3, 4, 5, 12, 200):
+        for scale in (1e-6, 1.0, 1e6):
+            x = rng.normal(size=n) * scale + 5 * scale
+            cases += [(x, rng.normal(size=n)), (np.round(x / scale) * scale, np.round(rng.normal(size=n), 1))]
+        cases += [(np.full(n, 0.1), rng.normal(size=n)), (rng.normal(size=n), np.full(n, 0.1))]
+        cases.append((np.arange(n) * 0.1, np.arange(n) * -0.3 + 1))
+    printed = figure.evaluate(
+        "cases => cases.map(([x, y]) => stats.summary(x, y).text)", [[x.tolist(), y.tolist()] for x, y in cases]
+    )
+    for (x, y), text in zip(cases, printed, strict=True):
+        one, line = pearson(x, y, draws=0), fit_line(x, y)
+        fitted = "not defined" if line is None else f"{line.intercept:.4f} {line.slope:+.5f} x"
+        assert text == {"r": number(one.value), "interval": span(one.fisher), "line": fitted}
+
+
+def test_decimals_are_rounded_as_python_rounds_them(figure):
+    rng = np.random.default_rng(1)
+    values = [0.0, -0.0, 0.03125, -0.03125, 0.09375, 0.5, 1.0, -1.0, 0.00005, 2.5, 1234.56785, 1e-9, -1e-9]
+    values += [*rng.normal(size=200), *(rng.integers(-(2**12), 2**12, 200) / 2**9)]
+    printed = figure.evaluate("values => values.map((v) => [3, 4, 5].map((d) => stats.fixed(v, d, true)))", values[2:])
+    assert printed == [[f"{value:+.{digits}f}" for digits in (3, 4, 5)] for value in values[2:]]
+    assert figure.evaluate("[stats.fixed(0, 4, true), stats.fixed(-0, 4, true)]") == ["+0.0000", "-0.0000"]
+
+
+def test_the_address_keeps_a_finding(figure, context):
+    figure.click('#legend [data-family="pixel"]')
+    figure.check('input[value="cfg"]', force=True)
+    drag(figure, PANELS[2], (0.15, 0.05), (0.5, 0.7))
+    names, numbers, address = picked(figure), [shown(figure, key) for key in PANELS], figure.url
+    assert names
+    assert "guidance=cfg" in address
+    assert figure.get_attribute("#link", "href") == address[address.index("#") :]
+    other = context.new_page()
+    other.goto(address)
+    assert picked(other) == names
+    assert [shown(other, key) for key in PANELS] == numbers
+    assert other.is_visible(f'[data-panel="{PANELS[2]}"] .box')
+    assert other.is_checked('input[value="cfg"]')
+    assert other.get_attribute('#legend [data-family="pixel"]', "aria-pressed") == "true"
+    # A link followed on the open page, and nonsense in it.
+    other.evaluate("location.hash = 'set=nothing&guidance=x&hide=rae,zzz&select=jit&select=&box=a,b'")
+    other.wait_for_function("document.querySelector('[data-stat=n]').textContent === '1'")
+    other.evaluate("location.hash = 'hide='")
+    other.wait_for_function("document.querySelector('[data-stat=n]').textContent === '26'")
+    other.close()
+
+
+def test_hovering_names_the_method_and_its_values(figure):
+    place = figure.locator(f'[data-panel="{PANELS[0]}"] [data-name="flux1-vae"]').bounding_box()
+    figure.mouse.move(place["x"] + place["width"] / 2, place["y"] + place["height"] / 2)
+    tip = figure.inner_text("#tip")
+    for words in ("FLUX.1-VAE", "VAE", "15.75", "0.559", "0.796", "0.684", "GenEval", "DPG-Bench"):
+        assert words in tip
+    assert figure.locator(".ring:visible").count() == 4
+    figure.mouse.move(2, 2)
+    assert not figure.is_visible("#tip")
+
+
+def test_a_click_on_a_point_picks_it(figure):
+    for name in ("flux1-vae", "sdxl-vae"):
+        place = figure.locator(f'[data-panel="{PANELS[0]}"] [data-name="{name}"]').bounding_box()
+        figure.mouse.click(place["x"] + place["width"] / 2, place["y"] + place["height"] / 2)
+    assert sorted(picked(figure)) == ["flux1-vae", "sdxl-vae"]
+    assert shown(figure, PANELS[3])["r"] == "not defined"
+
+
+def test_the_keyboard_alone_is_enough(figure):
+    svg = figure.locator(f'[data-panel="{PANELS[0]}"] svg')
+    svg.focus()
+    for key in ("ArrowRight", "Space", "End", "Enter", "ArrowLeft", "Space", "ArrowLeft", "Space"):
+        figure.keyboard.press(key)
+    active = svg.get_attribute("aria-activedescendant")
+    label = figure.get_attribute(f"id={active}", "aria-label")
+    assert re.fullmatch(r".+: ImageNet FID, without guidance [\d.]+, GenEval 0\.\d+", label)
+    names = picked(figure)
+    assert len(names) == 4
+    same_numbers(figure, names)
+    assert "4 points" in figure.text_content("#live")
+    figure.keyboard.press("Escape")
+    assert picked(figure) == []
+    # The table picks the same points, and the legend and switches are buttons and inputs.
+    figure.click("#table summary")
+    figure.locator("#table-body input").nth(2).focus()
+    figure.keyboard.press("Space")
+    assert len(picked(figure)) == 1
+    assert figure.inner_text("#table-head").split("\t")[:3] == ["Use", "Method", "Family"]
+    assert figure.locator("#table-body tr").count() == 21
+
+
+def test_a_page_that_cannot_run_scripts_of_records(page, site):
+    for name in (
+        "index.html#set=measured",
+        "leaderboard.html#set=measured",
+        "records/hostile.t2i.html",
+        "methods.html",
+    ):
+        page.goto(f"{site.as_uri()}/{name}")
+        assert page.evaluate("window.broken") is None
+        assert HOSTILE.split("'")[0] in page.inner_text("main").replace("\n", "")
+    (target,) = {path.name for path in (site / "methods").iterdir() if path.name.startswith("script")}
+    page.goto(f"{site.as_uri()}/methods/{target}")
+    assert page.inner_text("h1") == HOSTILE
+    page.goto(f"{site.as_uri()}/index.html#set=measured")
+    place = page.locator('[data-panel="geneval_overall"] [role=option]').first.bounding_box()
+    page.mouse.move(place["x"] + 4, place["y"] + 4)
+    assert HOSTILE in page.inner_text("#tip")
+    # Even markup that slipped in could load and run nothing.
+    assert page.evaluate("document.querySelectorAll('main img, main script').length") == 0
+
+
+def test_few_points_ties_and_missing_metrics(page, site):
+    page.goto(f"{(site / 'index.html').as_uri()}#set=measured&hide=")
+    geneval, dpg = shown(page, "geneval_overall"), shown(page, "dpgbench")
+    assert geneval["n"] == "4"
+    assert dpg["n"] == "0"
+    assert dpg["note"] == "no record of set 'measured' holds DPG-Bench"
+    assert shown(page, "simpleeval_v1")["r"] == "not defined"
+    assert page.inner_text('[data-panel="simpleeval_v1"] h3') == "SimpleEval (ours, v1)"
+    # The hostile method is the only one with another FID; without it x is the same everywhere.
+    page.evaluate("location.hash = 'set=measured&hide=&select=one&select=two&select=a%2C%20b'")
+    page.wait_for_function("document.querySelector('[data-stat=n]').textContent === '3'")
+    tied = shown(page, "geneval_overall")
+    assert (tied["r"], tied["line"], tied["note"]) == (
+        "not defined",
+        "not defined",
+        "not defined: x is the same for every point",
+    )
+    assert "one" in page.text_content("#commands")
+    assert "lonely" in page.text_content("#left-out")
+    # A family of one member.
+    page.evaluate("location.hash = 'set=measured&hide=rae,vae,e2e-vae'")
+    page.wait_for_function("document.querySelector('[data-stat=n]').textContent !== '3'")
+    assert shown(page, "geneval_overall")["r"] == "not defined"
+
+
+def test_the_leaderboard_sorts_filters_and_keeps_its_address(page, site, context):
+    page.goto((site / "leaderboard.html").as_uri())
+
+    def column(index):
+        return page.eval_on_selector_all(f"#body tr > :nth-child({index})", "cells => cells.map((c) => c.innerText)")
+
+    heads = page.eval_on_selector_all("#head th", "heads => heads.map((head) => head.dataset.column)")
+    assert len(column(1)) == 35
+    assert column(2)[0].strip() == "FLUX.2-VAE + REG"
+    place = heads.index("geneval_overall") + 1
+    page.click('#head [data-column="geneval_overall"] button')
+    values = [float(text) for text in column(place) if text != "–"]
+    assert values == sorted(values, reverse=True)
+    assert values[0] == 0.854
+    assert page.get_attribute('#head [data-column="geneval_overall"]', "aria-sort") == "descending"
+    page.click('#head [data-column="fid"] button')
+    fids = column(heads.index("fid") + 1)
+    numbers = [float(text) for text in fids if text != "–"]
+    assert numbers == sorted(numbers)
+    assert fids[-1] == "–"
+    page.click('#head [data-column="fid"] button')
+    fids = column(heads.index("fid") + 1)
+    assert float(fids[0]) == max(numbers)
+    assert fids[-1] == "–"
+    page.select_option("#family", "Pixel")
+    assert sorted(text.strip() for text in column(2)) == ["JiT", "PixNerd", "PixelGen"]
+    page.fill("#query", "nerd")
+    assert page.inner_text("#count") == "1 of 35 rows."
+    other = context.new_page()
+    other.goto(page.url)
+    assert other.inner_text("#count") == "1 of 35 rows."
+    other.close()
+    link = page.locator("#body td a").first
+    link.click()
+    assert page.inner_text("h1") == "PixNerd"
+    assert "paper-2026-06" in page.inner_text("main")
+
+
+def test_every_board_and_all_columns_open(page, site):
+    page.goto((site / "leaderboard.html").as_uri())
+    few = page.locator("#head th").count()
+    page.select_option("#columns", "all")
+    assert page.locator("#head th").count() > few + 20
+    for name in page.eval_on_selector_all('input[name="set"]', "inputs => inputs.map((input) => input.value)"):
+        page.check(f'input[value="{name}"]', force=True)
+        assert page.locator("#body tr").count() > 0
+        assert page.locator("#notes li").count() > 0
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_text_has_contrast_and_fits_a_phone(browser, site, scheme):
+    context = browser.new_context(viewport={"width": 360, "height": 780}, color_scheme=scheme, has_touch=True)
+    page = context.new_page()
+    for name in (
+        "index.html",
+        "index.html#set=measured&hide=",
+        "leaderboard.html",
+        "records/paper-2026-06.t2i.jit.html",
+        "records/hostile.t2i.html",
+        "metrics.html",
+        "data.html",
+    ):
+        page.goto("about:blank")
+        page.goto(f"{site.as_uri()}/{name}")
+        assert page.evaluate("document.documentElement.scrollWidth") <= 360, name
+        assert page.evaluate(CONTRAST) == [], name
+    context.close()
+
+
+def test_a_finger_taps_and_drags(browser, site):
+    context = browser.new_context(viewport={"width": 390, "height": 800}, has_touch=True)
+    page = context.new_page()
+    page.goto((site / "index.html").as_uri())
+    point = page.locator(f'[data-panel="{PANELS[0]}"] [data-name="flux1-vae"]')
+    point.scroll_into_view_if_needed()
+    place = point.bounding_box()
+    page.touchscreen.tap(place["x"] + place["width"] / 2, place["y"] + place["height"] / 2)
+    assert picked(page) == ["flux1-vae"]
+    assert "FLUX.1-VAE" in page.inner_text("#tip")
+    # The page scrolls up and down under a finger; only a drag to the side draws.
+    assert (
+        page.eval_on_selector(f'[data-panel="{PANELS[0]}"] svg', "svg => getComputedStyle(svg).touchAction") == "pan-y"
+    )
+    context.close()
+
+
+# Texts whose colour is closer than 4.5 : 1 to what lies behind them (WCAG 2.2, level AA); disabled controls are exempt.
+CONTRAST = """() => {
+  const parse = (text) => text.match(/[\\d.]+/g).map(Number);
+  const linear = (v) => (v <= 0.04045 ? v / 12.92 : ((v + 0.055) / 1.055) ** 2.4);
+  const light = (rgb) => [0.2126, 0.7152, 0.0722].reduce((sum, weight, i) => sum + weight * linear(rgb[i] / 255), 0);
+  const behind = (element) => {
+    for (let one = element; one; one = one.parentElement) {
+      const colour = parse(getComputedStyle(one).backgroundColor);
+      if (colour.length === 3 || colour[3] === 1) return colour;
+    }
+    return [255, 255, 255];
+  };
+  const wrong = [];
+  for (const element of document.querySelectorAll("main *, header *, footer *")) {
+    const own = [...element.childNodes].some((node) => node.nodeType === 3 && node.textContent.trim());
+    if (!own || element.closest("[disabled], .unseen, noscript") || !element.getClientRects().length) continue;
+    const style = getComputedStyle(element);
+    const [a, b] = [light(parse(element instanceof SVGElement ? style.fill : style.color)), light(behind(element))];
+    const ratio = (Math.max(a, b) + 0.05) / (Math.min(a, b) + 0.05);
+    if (ratio < 4.5) wrong.push(`${element.tagName} ${element.textContent.slice(0, 30)} ${ratio.toFixed(2)}`);
+  }
+  return wrong.slice(0, 5);
+}"""
