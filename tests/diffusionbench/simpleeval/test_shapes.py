@@ -18,16 +18,19 @@ from diffusionbench.simpleeval.shapes_answerer import ShapesAnswerer, mirrored, 
 from diffusionbench.simpleeval.simulate import draw, spoil, truth_answers
 from diffusionbench.simpleeval.stream import Stream
 
-#: SHA-256 over the first 16 training images of seed "frozen" at 64 px: the renderer may never change.
-FROZEN = "a37a503389f904bd1c021608b50f728a386cd42cf66a0624294ada361f67d0cf"
+#: Side -> number of training images of seed "frozen" and the SHA-256 over them: the renderer may never change.
+FROZEN = {
+    64: (16, "a37a503389f904bd1c021608b50f728a386cd42cf66a0624294ada361f67d0cf"),
+    32: (100, "d2f2319bb20c0f6e52c8ab5e982ab061394be696b415074d992683d8dd9099e9"),
+    128: (10, "cdc8f98b8edd904746fe7f0ce44e678123e998781e40dcb4bbf61ec2a6bb23f1"),
+}
 
 
-def frozen():
-    return hashlib.sha256(b"".join(shapes.training_pair("frozen", i)[0].tobytes() for i in range(16))).hexdigest()
-
-
-def test_renderer_is_frozen():
-    assert frozen() == FROZEN
+@pytest.mark.parametrize("size", FROZEN)
+def test_renderer_is_frozen(size):
+    count, digest = FROZEN[size]
+    images = b"".join(shapes.training_pair("frozen", index, size)[0].tobytes() for index in range(count))
+    assert hashlib.sha256(images).hexdigest() == digest
 
 
 def test_training_pairs_leave_out_the_held_combinations_and_tell_the_truth():
