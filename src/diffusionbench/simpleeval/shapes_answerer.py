@@ -29,12 +29,13 @@ def mirrored(reading: Reading) -> Reading:
 
 def readings(image: np.ndarray) -> list[list[Reading]]:
     """What each reader sees in the undamaged image and in each view: [2][1 + V]; image uint8 [H, W, 3]."""
+    native = min(image.shape[:2])
     image = np.ascontiguousarray(resize(image))
     copies = [image, *shapes_views.views(image)]
     flips = (False, *shapes_views.MIRRORED)
     out = []
     for read in (read_components, read_filters):
-        seen = [read(copy) for copy in copies]
+        seen = [read(copy, native) for copy in copies]
         out.append([mirrored(one) if flip else one for one, flip in zip(seen, flips, strict=True)])
     return out
 

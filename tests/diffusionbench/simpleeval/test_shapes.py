@@ -12,11 +12,13 @@ from diffusionbench.simpleeval.answers import agreed, joint
 from diffusionbench.simpleeval.blocks import Question
 from diffusionbench.simpleeval.builder import build
 from diffusionbench.simpleeval.pixels import components, resize
-from diffusionbench.simpleeval.reader_components import hull_area
+from diffusionbench.simpleeval.reader_components import doubled, hull_area
+from diffusionbench.simpleeval.readers import read_components, read_filters
 from diffusionbench.simpleeval.reading import Found, Reading, answer
 from diffusionbench.simpleeval.shapes_answerer import ShapesAnswerer, mirrored, readings
 from diffusionbench.simpleeval.simulate import draw, spoil, truth_answers
 from diffusionbench.simpleeval.stream import Stream
+from diffusionbench.stats import wilson
 
 #: Side -> number of training images of seed "frozen" and the SHA-256 over them: the renderer may never change.
 FROZEN = {
@@ -88,9 +90,10 @@ def right_shares(prompts, size=64):
     return right, alone, asked
 
 
-def test_readers_read_rendered_truth():
-    prompts = build("shapes", "public-3", "quick").prompts[::4]
-    right, alone, asked = right_shares(prompts)
+@pytest.mark.parametrize(("size", "every"), [(64, 6), (32, 12)])
+def test_readers_read_rendered_truth(size, every):
+    prompts = build("shapes", "public-3", "quick").prompts[::every]
+    right, alone, asked = right_shares(prompts, size)
     assert set(asked) == set(world.VOCABULARY)
     for family, n in asked.items():
         # One miss is allowed where the sample is too small for a share of 0.99.
@@ -99,13 +102,21 @@ def test_readers_read_rendered_truth():
 
 
 @pytest.mark.slow
-def test_readers_read_a_thousand_scenes():
-    right, _, asked = right_shares(build("shapes", "public-3", "full").prompts[:2000:2])
+@pytest.mark.parametrize("size", [64, 32])
+def test_readers_read_a_thousand_scenes(size):
+    right, _, asked = right_shares(build("shapes", "public-3", "full").prompts[:2000:2], size)
     for family, n in asked.items():
-        share, z = right[family] / n, 1.96
-        low = (share + z * z / (2 * n) - z * (share * (1 - share) / n + z * z / (4 * n * n)) ** 0.5) / (1 + z * z / n)
-        assert share >= 0.99, family
-        assert low >= 0.98, family
+        assert right[family] / n >= 0.99, family
+        assert wilson(right[family], n)[0] >= 0.98, family
+
+
+def test_enlarged_images_are_read_by_their_own_side():
+    image = shapes.training_pair("coarse", 3, 32)[0]
+    large = resize(image)
+    assert read_components(image) == read_components(large, native=32)
+    assert read_filters(image) == read_filters(large, native=32)
+    assert read_components(large) != read_components(large, native=32)
+    assert np.array_equal(doubled(np.asarray([[0.0, 2.0]])), [[0, 1, 2, 2], [0, 1, 2, 2]])
 
 
 def test_mirrored_view_swaps_left_and_right_back():
