@@ -51,10 +51,12 @@ def choice(
     """The prompts of a request from command-line words; without a name, the set that the first metric judges.
 
     Raises:
-        RequestError: if no set is named and no metric implies one, or the record on the public set does not fit.
+        RequestError: if no set is named and no metric implies one, the record on the public set does not fit, or the
+            seed does not follow from the weights or the commitment.
     """
     from diffusionbench.prompts import PROMPTS, PromptChoice
     from diffusionbench.schema import file_digest
+    from diffusionbench.simpleeval import seeds
 
     first = metrics.split(",")[0].strip()
     name = name or (first if first in PROMPTS else None)
@@ -63,11 +65,15 @@ def choice(
             f"axis 't2i' needs to know which prompts the images were made for. Name them with --prompts; known: "
             f"{', '.join(sorted(PROMPTS))}."
         )
+    if weights is not None and not weights.is_file():
+        raise _no_weights(weights)
+    weights_digest = None if weights is None else file_digest(weights)
+    seeds.check(seed, weights_digest, beacon, commitment)
     return PromptChoice(
         name=name,
         seed=seed,
         layout=layout,
-        weights_digest=file_digest(weights) if weights is not None and weights.is_file() else None,
+        weights_digest=weights_digest,
         beacon=beacon,
         commitment=commitment,
         networks=None if networks is None else tuple(word.strip() for word in networks.split(",") if word.strip()),
@@ -142,8 +148,12 @@ def _bound(weights: Path, beacon: str) -> str:
     from diffusionbench.simpleeval.seeds import bound_seed
 
     if not weights.is_file():
-        raise RequestError(f"weights {weights}: no such file. Give the safetensors file that samples.")
+        raise _no_weights(weights)
     return bound_seed(file_digest(weights), beacon)
+
+
+def _no_weights(weights: Path) -> RequestError:
+    return RequestError(f"weights {weights}: no such file. Give the safetensors file that samples.")
 
 
 @simpleeval.command()
