@@ -59,11 +59,12 @@ class PromptOptions:
         """The prompts of a request; without a name, the set that the first metric judges.
 
         Raises:
-            RequestError: if no set is named and no metric implies one, the weights are no file, or the record on the
-                public set does not fit.
+            RequestError: if no set is named and no metric implies one, the weights are no file, the record on the
+                public set does not fit, or the seed does not follow from the weights or the commitment.
         """
         from diffusionbench.prompts import PROMPTS, PromptChoice
         from diffusionbench.schema import file_digest
+        from diffusionbench.simpleeval import seeds
 
         first = metrics.split(",")[0].strip()
         name = self.prompts or (first if first in PROMPTS else None)
@@ -74,13 +75,16 @@ class PromptOptions:
             )
         if self.weights is not None:
             _check_weights(self.weights)
+        weights_digest = None if self.weights is None else file_digest(self.weights)
+        seed, beacon = self.seed or "public-0", self.beacon or "none"
+        seeds.check(seed, weights_digest, beacon, self.commitment)
         words = None if self.networks is None else self.networks.split(",")
         return PromptChoice(
             name=name,
-            seed=self.seed or "public-0",
+            seed=seed,
             layout=self.layout,
-            weights_digest=None if self.weights is None else file_digest(self.weights),
-            beacon=self.beacon or "none",
+            weights_digest=weights_digest,
+            beacon=beacon,
             commitment=self.commitment,
             networks=None if words is None else tuple(word.strip() for word in words if word.strip()),
             public=None if self.public is None else _public(self.public, first),
@@ -160,6 +164,10 @@ def _bound(weights: Path, beacon: str) -> str:
 def _check_weights(weights: Path) -> None:
     if not weights.is_file():
         raise RequestError(f"weights {weights}: no such file. Give the safetensors file that samples.")
+
+
+def _no_weights(weights: Path) -> RequestError:
+    return RequestError(f"weights {weights}: no such file. Give the safetensors file that samples.")
 
 
 @simpleeval.command()

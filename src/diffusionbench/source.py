@@ -143,7 +143,7 @@ class PromptFolderSource:
         """List the images; which of them are needed is the axis's business.
 
         Raises:
-            DataError: if there are none.
+            DataError: if there are none, or two files are the same image of the set.
         """
         self.folder = folder
         self.description = f"folder {folder}"
@@ -153,7 +153,12 @@ class PromptFolderSource:
                 f"folder {folder} has no images. Make them with the names that `diffusionbench prompts` lists: "
                 "<prompt id>/<k>.png."
             )
-        self._files = {file.relative_to(folder).with_suffix("").as_posix(): file for file in files}
+        self._files: dict[str, Path] = {}
+        for file in files:
+            name = file.relative_to(folder).with_suffix("").as_posix()
+            if name in self._files:
+                raise DataError(f"{self._files[name]} and {file} are both image {name}. Keep one of them.")
+            self._files[name] = file
 
     @cached_property
     def digest(self) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Literal
 
@@ -18,13 +19,19 @@ def open_prompts(request: EvalRequest) -> PromptList:
     """The prompt set a request names.
 
     Raises:
-        RequestError: if it names none, or the set, its seed or its layout is unknown.
+        RequestError: if it names none, the set, its seed or its layout is unknown, or a prompt stands in it twice.
     """
     if request.prompts is None:
         raise RequestError(
             f"axis '{request.axis}' needs a prompt set, and none was given. Known: {', '.join(sorted(PROMPTS))}."
         )
     found: PromptList = PROMPTS.load(request.prompts.name).open(request.prompts.seed, request.prompts.layout)
+    repeated = [text for text, times in Counter(found.texts).items() if times > 1]
+    if repeated:
+        raise RequestError(
+            f"prompt set '{found.name}' has {len(repeated)} prompts more than once, the first: '{repeated[0]}'. "
+            "Remove the repeats: every prompt counts once."
+        )
     return found
 
 

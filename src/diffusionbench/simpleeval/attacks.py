@@ -103,7 +103,7 @@ def square(image: np.ndarray, prompt: Prompt, levels: int, queries: int, seed: s
 
 def _votes_for(image: np.ndarray, prompt: Prompt) -> int:
     """Votes, over scorers and damaged views, for the requested answers to the contrasted questions."""
-    votes = votes_of(readings(image), prompt)[:, 1:, :2]
+    votes = votes_of(readings(image, undamaged=False), prompt)[:, :, :2]
     return int((votes == np.asarray([question.answer for question in prompt.questions[:2]])).sum())
 
 

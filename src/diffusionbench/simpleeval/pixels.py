@@ -10,6 +10,8 @@ import numpy as np
 from diffusionbench.simpleeval import shapes_world as world
 
 SIDE: Final = 64
+#: Images with a shorter side are read with the constants of enlarged ones.
+COARSE: Final = 48
 NAMES: Final = tuple(world.COLOURS)
 PROTOTYPES: Final = np.asarray(list(world.COLOURS.values()), np.float32)
 _MAXIMA: Final = PROTOTYPES.max(axis=1)

@@ -8,11 +8,11 @@ from typing import Final, NamedTuple
 import numpy as np
 
 from diffusionbench.simpleeval import shapes_world as world
-from diffusionbench.simpleeval.pixels import LUMA, NAMES, SIDE, colour_labels, grow, resize
+from diffusionbench.simpleeval.pixels import COARSE, LUMA, NAMES, SIDE, colour_labels, grow, resize
 from diffusionbench.simpleeval.reading import Found, Reading
 from diffusionbench.simpleeval.shapes import COS, TURN, inside_shape
 
-GATE_LOW, GATE_RANGE = 38, 30
+GATE_LOW, GATE_RANGE, COARSE_GATE_RANGE = 38, 30, 50
 MIN_MASS: Final = 24
 PEAK: Final = 0.62
 RADII: Final = {"small": 6, "large": 10}
@@ -20,7 +20,8 @@ SUPPRESSION: Final = {"small": 7.5, "large": 12.0}
 ROTATIONS: Final = (-8, 0, 8)
 #: Padded side of the Fourier transforms: no template reaches around the edge.
 PADDED: Final = 80
-PLAIN: Final = 45
+#: Energy per background pixel below which it is plain.
+PLAIN, COARSE_PLAIN = 45, 20
 
 
 class Filters(NamedTuple):
@@ -68,16 +69,18 @@ def filters() -> Filters:
     )
 
 
-def read_filters(image: np.ndarray) -> Reading:
-    """Read one image, uint8 [H, W, 3] of any size."""
+def read_filters(image: np.ndarray, native: int | None = None) -> Reading:
+    """Read one image; arguments as those of `read_components`."""
+    native = native or min(image.shape[:2])
     pixels = resize(image).astype(np.float32)
     chroma = pixels.max(axis=-1) - pixels.min(axis=-1)
-    gate = np.clip((chroma - GATE_LOW) / GATE_RANGE, 0, 1)
+    # Enlarging spreads edges: a steep gate would swell small objects into discs.
+    gate = np.clip((chroma - GATE_LOW) / (COARSE_GATE_RANGE if native < COARSE else GATE_RANGE), 0, 1)
     labels = colour_labels(pixels)
     mass = np.bincount(labels.ravel(), gate.ravel(), minlength=len(NAMES))
     present = np.flatnonzero(mass >= MIN_MASS)
     objects = _peaks(np.stack([gate * (labels == colour) for colour in present]), present) if len(present) else ()
-    return Reading(objects, _background(pixels @ LUMA, grow(gate > 0.5, 2)))
+    return Reading(objects, _background(pixels @ LUMA, grow(chroma > GATE_LOW + GATE_RANGE / 2, 2), native))
 
 
 def _peaks(maps: np.ndarray, colours: np.ndarray) -> tuple[Found, ...]:
@@ -109,7 +112,7 @@ def _correlate(gate: np.ndarray, bank: Filters) -> np.ndarray:
     return raw / (bank.norms[:, None, None] * scale)
 
 
-def _background(luminance: np.ndarray, covered: np.ndarray) -> str:
+def _background(luminance: np.ndarray, covered: np.ndarray, native: int) -> str:
     free = ~covered
     if free.sum() < SIDE:
         return "plain"
@@ -119,8 +122,12 @@ def _background(luminance: np.ndarray, covered: np.ndarray) -> str:
     power = np.abs(np.fft.fft2(detail)) ** 2
     frequency = np.abs(np.fft.fftfreq(SIDE, 1 / SIDE)).astype(int)
     power[(frequency[:, None] < 4) & (frequency[None] < 4)] = 0
+    if native < COARSE:
+        # An enlarged image shows nothing beyond half its own side; what is there is noise of the views.
+        power[frequency > native // 2] = 0
+        power[:, frequency > native // 2] = 0
     total = power.sum()
-    if total / (SIDE * SIDE) / free.sum() < PLAIN:
+    if total / (SIDE * SIDE) / free.sum() < (COARSE_PLAIN if native < COARSE else PLAIN):
         return "plain"
     rows = power[:, frequency <= 1].sum() / total
     columns = power[frequency <= 1].sum() / total

@@ -62,6 +62,14 @@ class SeedClaim:
 
 
 @dataclass(frozen=True)
+class Composition:
+    """Score of the blocks that touch a combination never rendered for training, or of those that do not."""
+
+    score: float
+    blocks: int
+
+
+@dataclass(frozen=True)
 class Report:
     """Everything said about one generator on one set; see docs/simpleeval.md for each field."""
 
@@ -76,7 +84,7 @@ class Report:
     silence: float
     kappa: float
     alone: tuple[float, float]
-    composition: tuple[float, float] | None
+    composition: Mapping[str, Composition]
     ceiling: float | None
     guards: tuple[Guard, ...]
     status: str
@@ -107,7 +115,9 @@ class Report:
             "silence": self.silence,
             "kappa": self.kappa,
             "alone": list(self.alone),
-            "composition": None if self.composition is None else [_or_none(value) for value in self.composition],
+            "composition": {
+                name: {"score": _or_none(part.score), "blocks": part.blocks} for name, part in self.composition.items()
+            },
             "ceiling": self.ceiling,
             "guards": {
                 guard.key: {
@@ -142,9 +152,12 @@ class Report:
             f"silent {self.silence:.2f}   kappa {self.kappa:.2f}   A alone {self.alone[0]:.2f}   "
             f"B alone {self.alone[1]:.2f}{ceiling}",
         ]
-        if self.composition is not None:
-            seen, unseen = self.composition
-            lines.append(f"blocks of combinations seen in training {seen:.3f}, with one never rendered {unseen:.3f}")
+        if self.composition:
+            seen, held = self.composition["seen"], self.composition["held_out"]
+            lines.append(
+                f"without blocks that hold a combination never rendered for training {seen.score:.3f} ({seen.blocks} "
+                f"blocks), those alone {held.score:.3f} ({held.blocks})"
+            )
         return "\n".join([*lines, "guards  " + "  ".join(_printed(guard) for guard in self.guards)])
 
 
@@ -227,20 +240,21 @@ def _estimate(values: np.ndarray, scored: int, unscored: int) -> Estimate:
     )
 
 
-def _composition(result: Tally, chosen: Sequence[int]) -> tuple[float, float] | None:
-    """Score without and with blocks that touch a combination never rendered for training."""
+def _composition(result: Tally, chosen: Sequence[int]) -> dict[str, Composition]:
+    """The score apart: "seen" without, "held_out" of blocks that touch a combination never rendered for training."""
     if result.prompt_set.world != "shapes":
-        return None
+        return {}
     from diffusionbench.simpleeval.shapes_world import touches_held_out
 
     touched = np.asarray(
         [any(touches_held_out(twin.facts) for twin in result.prompt_set.block(int(b))) for b in result.blocks]
     )
     if not touched.any() or touched.all():
-        return None
+        return {}
     values = credit.pair_credit(result.right["joint"], result.options)
-    both = credit.headline(credit.by_cell(result, values, np.stack([~touched, touched]).astype(float)), chosen)
-    return float(both[0]), float(both[1])
+    parts = np.stack([~touched, touched])
+    both = credit.headline(credit.by_cell(result, values, parts.astype(float)), chosen)
+    return {name: Composition(float(both[i]), int(parts[i].sum())) for i, name in enumerate(("seen", "held_out"))}
 
 
 def _status(result: Tally, world: World, claim: SeedClaim, found: Sequence[Guard]) -> str:

@@ -60,6 +60,30 @@ def sealed_seed(name: str, secret: str, published: str) -> str:
     return f"sealed-{name}-{secret}"
 
 
+def check(seed: str, weights_digest: str | None, beacon: str, published: str | None) -> None:
+    """Refuse a seed that does not follow from what it is said to follow from; what is not given is not checked.
+
+    Args:
+        seed: of the prompt set.
+        weights_digest, beacon: what a bound seed is bound to.
+        published: the commitment of a sealed seed.
+
+    Raises:
+        RequestError: if weights or commitment do not give this seed, or belong to a seed of another kind.
+    """
+    kind = kind_of(seed)
+    if published is not None:
+        if kind != "sealed":
+            raise RequestError(f"a commitment belongs to a sealed seed, and '{seed}' is none. Give --seed sealed-...")
+        name, secret = seed.removeprefix("sealed-").rsplit("-", 1)
+        sealed_seed(name, secret, published)
+    if weights_digest is not None and kind == "bound" and bound_seed(weights_digest, beacon) != seed:
+        raise RequestError(
+            f"seed {seed} does not follow from these weights and beacon '{beacon}', which give "
+            f"{bound_seed(weights_digest, beacon)}. Draw images for that seed, or name the weights that made these."
+        )
+
+
 def kind_of(seed: str) -> Kind:
     """What a seed claims to be, by its form."""
     if seed in PUBLIC:

@@ -6,11 +6,11 @@ Canvas 64 x 64 pixels, coordinates in 1/64 pixel, 4 x 4 samples a pixel. Other s
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
-from typing import Final
+from typing import Final, NamedTuple
 
 import numpy as np
 
@@ -26,6 +26,12 @@ RADII: Final = {"small": (344, 414), "large": (610, 690)}
 #: Half the width of the band around the middle that no centre enters when a relation holds.
 DEAD_BAND: Final = 160
 TRIES_PER_OBJECT, LAYOUTS, REDRAWS = 60, 400, 20
+#: Circumradius of each shape in shape units (1024 = radius), rounded up.
+BOUNDS: Final = {"circle": 1000, "square": 1246, "triangle": 1331, "plus": 1143, "ring": 1080, "star": 1290}
+#: Shapes that are unions of boxes |u| <= a, |v| <= b.
+BOXES: Final = {"square": ((880, 880),), "plus": ((370, 1080), (1080, 370))}
+#: Octet -> octet mod 11 - 5 as a signed byte.
+GRAIN: Final = bytes((octet % 11 - 5) % 256 for octet in range(256))
 STAR: Final = tuple(
     ((radius * COS[angle - 90]) // TURN, (radius * COS[angle - 180]) // TURN)
     for angle, radius in ((36 * i, 560 if i % 2 else 1290) for i in range(10))
@@ -47,6 +53,16 @@ class Thing:
     x: int
     y: int
     degrees: int
+
+
+class Place(NamedTuple):
+    """Where one object's centre may lie: ranges as low and span, and squared distances to the objects before it."""
+
+    low_x: int
+    span_x: int
+    low_y: int
+    span_y: int
+    gaps: list[int]
 
 
 def complete(facts: Mapping[str, str], stream: Stream) -> dict[str, str]:
@@ -89,8 +105,9 @@ def render(scene: Mapping[str, str], seed: str, path: str, size: int = CANVAS) -
             continue
         for thing in things:
             _paint(image, thing, scale)
-        noise = np.frombuffer(octets(seed, f"{path}{suffix}/nz", image.size), np.uint8).astype(np.int64) % 11 - 5
-        picture = np.clip(image + noise.reshape(image.shape), 0, 255).astype(np.uint8)
+        grain = octets(seed, f"{path}{suffix}/nz", image.size).translate(GRAIN)
+        image += np.frombuffer(grain, np.int8).reshape(image.shape)
+        picture = _clamped(image).astype(np.uint8)
         return picture if size >= CANVAS else shrink(picture, size)
     raise NoLayoutError(f"no room for {dict(scene)}")
 
@@ -98,9 +115,7 @@ def render(scene: Mapping[str, str], seed: str, path: str, size: int = CANVAS) -
 def background(path: str, seed: str, size: int) -> np.ndarray:
     """A picture of nothing: a background without objects, uint8 [size, size, 3], size a multiple of 64."""
     facts = complete({}, Stream(seed, path + "/free"))
-    return np.clip(_background(facts["background"], Stream(seed, path + "/lay"), size // CANVAS), 0, 255).astype(
-        np.uint8
-    )
+    return _background(facts["background"], Stream(seed, path + "/lay"), size // CANVAS).astype(np.uint8)
 
 
 def shrink(image: np.ndarray, size: int) -> np.ndarray:
@@ -112,9 +127,18 @@ def shrink(image: np.ndarray, size: int) -> np.ndarray:
     side = image.shape[0]
     common = math.gcd(side, size)
     times, block = size // common, side // common
-    fine = image.astype(np.int64).repeat(times, axis=0).repeat(times, axis=1)
-    sums = fine.reshape(size, block, size, block, 3).sum(axis=(1, 3))
+    fine = image.astype(np.uint32)
+    if times > 1:
+        fine = fine.repeat(times, axis=0).repeat(times, axis=1)
+    rows = sum(fine[i::block] for i in range(1, block)) + fine[::block]
+    sums = sum(rows[:, i::block] for i in range(1, block)) + rows[:, ::block]
     return ((2 * sums + block * block) // (2 * block * block)).astype(np.uint8)
+
+
+def _clamped(image: np.ndarray) -> np.ndarray:
+    """In place to 0..255; numpy's own clip costs three times as much on small arrays."""
+    np.maximum(image, 0, out=image)
+    return np.minimum(image, 255, out=image)
 
 
 def _background(kind: str, stream: Stream, scale: int) -> np.ndarray:
@@ -124,21 +148,21 @@ def _background(kind: str, stream: Stream, scale: int) -> np.ndarray:
     period = stream.between(7, 10)
     phase, axis = stream.below(2 * period), stream.below(2)
     slope = stream.between(-10, 10)
-    tint = [stream.between(-5, 5) for _ in range(3)]
-    y, x = np.divmod(np.arange(CANVAS * CANVAS), CANVAS)
+    tint = np.asarray([stream.between(-5, 5) for _ in range(3)], np.int16)
+    places = np.arange(CANVAS, dtype=np.int16)
+    level = base + slope * (2 * places - (CANVAS - 1)) // (CANVAS - 1) + np.zeros((CANVAS, 1), np.int16)
     if kind == "striped":
-        lit = ((x if axis == 0 else y) + phase) // (period // 2) % 2
+        lit = (places + phase) // (period // 2) % 2
+        level += contrast * (lit if axis == 0 else lit[:, None])
     elif kind == "checkered":
-        cell = period // 2 + 1
-        lit = ((x + phase) // cell + (y + phase) // cell) % 2
+        cells = (places + phase) // (period // 2 + 1)
+        level += contrast * ((cells + cells[:, None]) % 2)
     elif kind == "dotted":
-        across, down = (x + phase) % period - period // 2, (y + phase) % period - period // 2
-        lit = (across**2 + down**2 <= period * period // 16 + 1).astype(np.int64)
-    else:
-        lit = np.zeros_like(x)
-    level = base + contrast * lit + slope * (2 * x - (CANVAS - 1)) // (CANVAS - 1)
-    image = (level[:, None] + np.asarray(tint)).reshape(CANVAS, CANVAS, 3)
-    return np.clip(image, 0, 255).repeat(scale, axis=0).repeat(scale, axis=1)
+        squares = ((places + phase) % period - period // 2) ** 2
+        level += contrast * (squares + squares[:, None] <= period * period // 16 + 1)
+    # No clamping: the levels stay within 25..240 whatever is drawn.
+    image = level[..., None] + tint
+    return image if scale == 1 else image.repeat(scale, axis=0).repeat(scale, axis=1)
 
 
 def _things(facts: Mapping[str, str], stream: Stream) -> list[Thing]:
@@ -149,9 +173,10 @@ def _things(facts: Mapping[str, str], stream: Stream) -> list[Thing]:
     ]
     radii = [stream.between(*RADII[facts[f"size{group}"]]) for group in groups]
     relation = facts.get("relation") if 2 in groups else None
+    plan = _plan(groups, radii, relation)
     for _ in range(LAYOUTS):
-        centres = _layout(groups, radii, relation, stream)
-        if centres is not None:
+        centres = _layout(plan, stream)
+        if centres is not None and (relation is None or _clear(groups, centres, relation in ("left", "right"))):
             break
     else:
         raise NoLayoutError
@@ -167,30 +192,46 @@ def _things(facts: Mapping[str, str], stream: Stream) -> list[Thing]:
     return things
 
 
-def _layout(
-    groups: Sequence[int], radii: Sequence[int], relation: str | None, stream: Stream
-) -> list[tuple[int, int]] | None:
+def _plan(groups: Sequence[int], radii: Sequence[int], relation: str | None) -> list[Place]:
+    """Where each object may be put; the stream of a layout is spent by these rules alone."""
     side, middle = CANVAS * UNIT, CANVAS * UNIT // 2
-    horizontal = relation in ("left", "right")
-    centres: list[tuple[int, int]] = []
-    for group, radius in zip(groups, radii, strict=True):
+    places = []
+    for number, (group, radius) in enumerate(zip(groups, radii, strict=True)):
         margin = 5 * radius // 4 + UNIT
-        low, high = margin, side - margin
+        whole = (margin, side - margin)
         # The side of the middle this group lives on, where a relation is asked for.
         first = (relation in ("left", "above")) == (group == 1)
-        near = (low, middle - DEAD_BAND) if first else (middle + DEAD_BAND, high)
+        near = (margin, middle - DEAD_BAND) if first else (middle + DEAD_BAND, side - margin)
+        x = near if relation in ("left", "right") else whole
+        y = near if relation in ("above", "below") else whole
+        gaps = [(5 * (radius + other) // 4 + 128) ** 2 for other in radii[:number]]
+        places.append(Place(x[0], x[1] - x[0] + 1, y[0], y[1] - y[0] + 1, gaps))
+    return places
+
+
+def _layout(plan: Sequence[Place], stream: Stream) -> list[tuple[int, int]] | None:
+    """Centres by rejection, or None; most of a picture's draws happen here, so they are written out."""
+    draw = stream.u64
+    centres: list[tuple[int, int]] = []
+    for low_x, span_x, low_y, span_y, gaps in plan:
+        limit_x, limit_y = 2**64 // span_x * span_x, 2**64 // span_y * span_y
+        near = [(*centre, gap) for centre, gap in zip(centres, gaps, strict=True)]
         for _ in range(TRIES_PER_OBJECT):
-            x = stream.between(*(near if relation and horizontal else (low, high)))
-            y = stream.between(*(near if relation and not horizontal else (low, high)))
-            gaps = ((x - a) ** 2 + (y - b) ** 2 > (5 * (radius + other) // 4 + 128) ** 2
-                    for (a, b), other in zip(centres, radii, strict=False))  # fmt: skip
-            if all(gaps):
+            while (x := draw()) >= limit_x:
+                pass
+            while (y := draw()) >= limit_y:
+                pass
+            x = low_x + x % span_x
+            y = low_y + y % span_y
+            for near_x, near_y, gap in near:
+                dx, dy = x - near_x, y - near_y
+                if dx * dx + dy * dy <= gap:
+                    break
+            else:
                 centres.append((x, y))
                 break
         else:
             return None
-    if relation and not _clear(groups, centres, horizontal):
-        return None
     return centres
 
 
@@ -206,26 +247,54 @@ def _clear(groups: Sequence[int], centres: Sequence[tuple[int, int]], horizontal
     return 2 * along >= 3 * across
 
 
-@lru_cache(maxsize=2)
+@functools.lru_cache(maxsize=2)
 def _samples(scale: int) -> np.ndarray:
     """Sample positions along one axis, in 1/64 px of the doubled or single canvas."""
-    return np.arange(CANVAS * scale * 4) * 16 + 8
+    return np.arange(CANVAS * scale * 4, dtype=np.int32) * 16 + 8
 
 
 def _paint(image: np.ndarray, thing: Thing, scale: int) -> None:
     x, y, radius = thing.x * scale, thing.y * scale, thing.radius * scale
-    reach = 3 * radius // 2 + UNIT
+    reach = BOUNDS[thing.shape] * radius // 1024 + 4
     left, right = max(0, (x - reach) // UNIT), min(CANVAS * scale, (x + reach) // UNIT + 1)
     top, bottom = max(0, (y - reach) // UNIT), min(CANVAS * scale, (y + reach) // UNIT + 1)
-    dx = _samples(scale)[None, 4 * left : 4 * right] - x
+    dx = _samples(scale)[4 * left : 4 * right] - x
     dy = _samples(scale)[4 * top : 4 * bottom, None] - y
     cos, sin = COS[thing.degrees], COS[thing.degrees - 90]
-    u = (dx * cos + dy * sin) // TURN * 1024 // radius
-    v = (dy * cos - dx * sin) // TURN * 1024 // radius
-    inside = inside_shape(thing.shape, u, v)
-    cover = inside.reshape(bottom - top, 4, right - left, 4).sum(axis=(1, 3))[..., None]
+    if thing.shape in BOXES:
+        inside = _inside_boxes(BOXES[thing.shape], radius, (dx * cos, dy * sin), (-dx * sin, dy * cos))
+    else:
+        # TURN is a power of two and 32 bits hold every product, so shifts are the floor divisions of the rule.
+        u = (((dx * cos + dy * sin) >> 14) << 10) // radius
+        v = (((dy * cos - dx * sin) >> 14) << 10) // radius
+        inside = inside_shape(thing.shape, u, v)
+    inside = inside.view(np.uint8)
+    rows = inside[::4] + inside[1::4] + inside[2::4] + inside[3::4]
+    # Four bytes of at most 4 in one word: the product's top byte is their sum.
+    cover = (rows.view(np.uint32) * np.uint32(0x01010101) >> 24).astype(np.int16)[..., None]
     patch = image[top:bottom, left:right]
-    patch[:] = (np.asarray(thing.colour) * cover + patch * (16 - cover) + 8) // 16
+    patch[:] = (np.asarray(thing.colour, np.int16) * cover + patch * (16 - cover) + 8) >> 4
+
+
+def _inside_boxes(
+    boxes: Sequence[tuple[int, int]],
+    radius: int,
+    u_terms: tuple[np.ndarray, np.ndarray],
+    v_terms: tuple[np.ndarray, np.ndarray],
+) -> np.ndarray:
+    """`inside_shape` of a union of boxes |u| <= a, |v| <= b, from the terms of u and v before any division.
+
+    -a <= t // TURN * 1024 // radius <= a holds where t - low, read as unsigned, is below a span: one comparison.
+    """
+    either = []
+    for box in boxes:
+        within = []
+        for bound, (across, down) in zip(box, (u_terms, v_terms), strict=True):
+            low = -(bound * radius // 1024) * TURN
+            span = (((bound + 1) * radius - 1) // 1024 + 1) * TURN - low
+            within.append(((across - np.int32(low)) + down).view(np.uint32) < span)
+        either.append(within[0] & within[1])
+    return functools.reduce(np.logical_or, either)
 
 
 def inside_shape(shape: str, u: np.ndarray, v: np.ndarray) -> np.ndarray:
@@ -235,18 +304,19 @@ def inside_shape(shape: str, u: np.ndarray, v: np.ndarray) -> np.ndarray:
     if shape == "ring":
         squared = u * u + v * v
         return (squared >= 600**2) & (squared <= 1080**2)
-    if shape == "square":
-        return (abs(u) <= 880) & (abs(v) <= 880)
-    if shape == "plus":
-        return ((abs(u) <= 370) & (abs(v) <= 1080)) | ((abs(v) <= 370) & (abs(u) <= 1080))
+    if shape in BOXES:
+        wide, high = abs(u), abs(v)
+        return np.logical_or.reduce([(wide <= a) & (high <= b) for a, b in BOXES[shape]])
     if shape == "triangle":
         return (v <= 665) & (abs(u) * COS[30] - v * COS[60] <= 665 * TURN)
     inside = np.zeros(np.broadcast_shapes(u.shape, v.shape), bool)
-    for (x1, y1), (x2, y2) in zip(STAR, STAR[1:] + STAR[:1], strict=True):
+    above = [y > v for _, y in STAR]
+    for i, (x1, y1) in enumerate(STAR):
+        x2, y2 = STAR[i - 9]
         if y1 == y2:
             continue
-        crosses = (y1 > v) != (y2 > v)
-        side = (u - x1) * (y2 - y1) < (x2 - x1) * (v - y1)
+        crosses = above[i] != above[i - 9]
+        side = u * (y2 - y1) - v * (x2 - x1) < x1 * (y2 - y1) - y1 * (x2 - x1)
         inside ^= crosses & (side if y2 > y1 else ~side)
     return inside
 

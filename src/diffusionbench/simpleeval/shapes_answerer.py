@@ -27,14 +27,21 @@ def mirrored(reading: Reading) -> Reading:
     return Reading(tuple(objects), reading.background)
 
 
-def readings(image: np.ndarray) -> list[list[Reading]]:
-    """What each reader sees in the undamaged image and in each view: [2][1 + V]; image uint8 [H, W, 3]."""
+def readings(image: np.ndarray, undamaged: bool = True) -> list[list[Reading]]:
+    """What each reader sees in the undamaged image and in each view: [2][1 + V], or [2][V] without it.
+
+    Args:
+        image: uint8 [H, W, 3].
+        undamaged: whether the image itself is read, which only guard G3 needs.
+    """
+    native = min(image.shape[:2])
     image = np.ascontiguousarray(resize(image))
-    copies = [image, *shapes_views.views(image)]
-    flips = (False, *shapes_views.MIRRORED)
+    copies, flips = shapes_views.views(image), shapes_views.MIRRORED
+    if undamaged:
+        copies, flips = [image, *copies], (False, *flips)
     out = []
     for read in (read_components, read_filters):
-        seen = [read(copy) for copy in copies]
+        seen = [read(copy, native) for copy in copies]
         out.append([mirrored(one) if flip else one for one, flip in zip(seen, flips, strict=True)])
     return out
 
@@ -61,7 +68,7 @@ class ShapesAnswerer:
 
 
 def votes_of(seen: Sequence[Sequence[Reading]], prompt: Prompt) -> np.ndarray:
-    """Votes int8 [2, 1 + V, Q] that follow from what the readers saw."""
+    """Votes int8 [2, copies, Q] that follow from what the readers saw."""
     votes = [
         [[answer(one, question, prompt.facts) for question in prompt.questions] for one in reader] for reader in seen
     ]

@@ -12,7 +12,7 @@ from diffusionbench.simpleeval.stream import octets
 
 COUNT: Final = 3
 #: Which views are mirror images.
-MIRRORED: Final = (False, True, False)
+MIRRORED: Final[tuple[bool, ...]] = (False, True, False)
 
 
 def views(image: np.ndarray) -> list[np.ndarray]:

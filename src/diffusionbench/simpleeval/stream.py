@@ -7,14 +7,17 @@ SimpleEval uses this.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
-from typing import TypeVar
+import itertools
+import struct
+from collections.abc import Callable, Iterator, Sequence
+from typing import Final, TypeVar
 
 from diffusionbench.simpleeval import VERSION
 
 T = TypeVar("T")
 
 SEPARATOR = "\x1f"
+_FOUR: Final = struct.Struct(">4Q")
 
 
 def joined(*parts: str) -> bytes:
@@ -22,21 +25,20 @@ def joined(*parts: str) -> bytes:
     return SEPARATOR.join((VERSION, *parts)).encode()
 
 
+def _numbers(seed: str, path: str) -> Iterator[int]:
+    prefix = hashlib.sha256(joined(seed, path, ""))
+    for block in itertools.count():
+        hasher = prefix.copy()
+        hasher.update(b"%d" % block)
+        yield from _FOUR.unpack(hasher.digest())
+
+
 class Stream:
     """Unsigned 64-bit numbers that depend on (version, seed, path) alone."""
 
     def __init__(self, seed: str, path: str) -> None:
-        self._seed, self._path = seed, path
-        self._block = 0
-        self._ready: list[int] = []
-
-    def u64(self) -> int:
-        """Next number in 0..2^64-1."""
-        if not self._ready:
-            data = hashlib.sha256(joined(self._seed, self._path, str(self._block))).digest()
-            self._ready = [int.from_bytes(data[i : i + 8], "big") for i in (24, 16, 8, 0)]
-            self._block += 1
-        return self._ready.pop()
+        #: Next number in 0..2^64-1. The bare iterator, because renderers draw hundreds of numbers a picture.
+        self.u64: Final[Callable[[], int]] = _numbers(seed, path).__next__
 
     def below(self, n: int) -> int:
         """Uniform integer in 0..n-1, without modulo bias.

@@ -108,7 +108,11 @@ def _probe_flag(bench: Bench, images: Sequence[np.ndarray]) -> bool:
 
 
 def blind(bench: Bench) -> list[Outcome]:
-    """A5: images drawn without a look at the prompt: grey, one image, random scenes, shuffled captions, a collage."""
+    """A5: images drawn without a look at the prompt: grey, one image, random scenes, shuffled captions, a collage.
+
+    On the whole set: what is asked of them is an expected value of at most nothing.
+    """
+    bench = bench.whole
     prompts = bench.prompts
     grey = np.full((64, 64, 3), 128, np.uint8)
     order = Stream("shuffle", bench.set.seed).shuffle(range(len(prompts)))

@@ -89,6 +89,14 @@ class Bench:
         self.accuracy, self.budget, self.progress = accuracy, budget, progress
         self.weights = block_weights(self.set)
 
+    @cached_property
+    def whole(self) -> Bench:
+        """The same on every block of the set."""
+        if self.set.num_blocks == self.full.num_blocks:
+            return self
+        budget = replace(self.budget, blocks=self.full.num_blocks)
+        return Bench(self.full, list(self.targets.values()), self.accuracy, budget, self.progress)
+
     @property
     def prompts(self) -> tuple[Prompt, ...]:
         """Of the attacked blocks."""

@@ -67,6 +67,23 @@ def test_wrong_words_are_told():
         call("stress", "--layout", "quik", "--attacks", "A7")
 
 
+def test_a_run_refuses_seeds_that_do_not_follow(tmp_path):
+    Image.fromarray(np.zeros((8, 8, 3), np.uint8)).save(tmp_path / "0.png")
+    words = ["run", str(tmp_path), "--axis", "t2i", "--metrics", "simpleeval_shapes_v1", "--seed"]
+    sealed = "sealed-autumn-" + "0a" * 32
+    with pytest.raises(RequestError, match="not the one committed to"):
+        call(*words, sealed, "--commitment", "0" * 64)
+    weights = tmp_path / "model.safetensors"
+    with pytest.raises(RequestError, match="no such file"):
+        call(*words, "public-0", "--weights", str(weights))
+    weights.write_bytes(b"weights")
+    with pytest.raises(RequestError, match="does not follow from these weights"):
+        call(*words, "bound-" + "0" * 32, "--weights", str(weights))
+    (tmp_path / "0.jpg").write_bytes((tmp_path / "0.png").read_bytes())
+    with pytest.raises(UserError, match="are both image 0"):
+        call(*words, "public-0")
+
+
 def test_sealed_sets_are_verified():
     secret = "0a" * 32
     published = seeds.commitment("autumn", secret)

@@ -1,6 +1,7 @@
 """A folder of images named by the prompt set goes from request to record."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -95,6 +96,14 @@ def test_what_cannot_be_asked(folder):
         runner.run(request(metrics=("simpleeval_v1",)), PromptFolderSource(folder))
     with pytest.raises(RequestError, match="no seed"):
         PROMPTS.load("simpleeval_shapes_v1").open("public-9", None)
+
+
+def test_a_set_with_a_repeated_prompt_is_refused(monkeypatch):
+    opened = open_prompts(request())
+    texts = (*opened.texts[:-1], opened.texts[0])
+    monkeypatch.setattr(type(PROMPTS.load("simpleeval_shapes_v1")), "open", lambda *words: replace(opened, texts=texts))
+    with pytest.raises(RequestError, match="more than once, the first"):
+        open_prompts(request())
 
 
 def test_batch_size_plays_no_part(tiny):

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from diffusionbench.errors import DataError, RequestError
-from diffusionbench.simpleeval import credit, guards, report, seeds, variety, worlds
+from diffusionbench.simpleeval import credit, guards, report, seeds, shapes_world, variety, worlds
 from diffusionbench.simpleeval.answers import agreed, joint
 from diffusionbench.simpleeval.builder import build
 from diffusionbench.simpleeval.shapes import complete
@@ -256,6 +256,40 @@ def test_sealed_seeds_must_meet_their_commitment():
         seeds.sealed_seed("autumn", "5e" * 32, published)
     with pytest.raises(RequestError, match="64 lower-case hex"):
         seeds.commitment("autumn", "secret")
+
+
+def test_a_seed_must_follow_from_what_it_names():
+    published = seeds.commitment("autumn", "5e" * 32)
+    sealed = seeds.sealed_seed("autumn", "5e" * 32, published)
+    seeds.check(sealed, None, "none", published)
+    seeds.check("public-0", "cd" * 32, "none", None)
+    seeds.check(seeds.bound_seed("cd" * 32, "9"), "cd" * 32, "9", None)
+    with pytest.raises(RequestError, match="not the one committed to"):
+        seeds.check(sealed, None, "none", "0" * 64)
+    with pytest.raises(RequestError, match="belongs to a sealed seed"):
+        seeds.check("public-0", None, "none", published)
+    with pytest.raises(RequestError, match="does not follow from these weights"):
+        seeds.check(seeds.bound_seed("cd" * 32), "cd" * 32, "9", None)
+
+
+def test_held_out_combinations_are_reported_apart():
+    """A generator that fails exactly where a combination was never rendered."""
+    prompt_set = quick()
+    touched = {
+        prompt_set.prompts[4 * b].block
+        for b in range(prompt_set.num_blocks)
+        if any(shapes_world.touches_held_out(twin.facts) for twin in prompt_set.block(b))
+    }
+    votes = perfect_readers(prompt_set, 1.0)
+    for prompt in prompt_set.prompts:
+        if prompt.block in touched:
+            votes[prompt.id] = [np.full_like(vote, -1) for vote in votes[prompt.id]]
+    found = score(prompt_set, votes)
+    seen, held = found.composition["seen"], found.composition["held_out"]
+    assert (seen.score, seen.blocks + held.blocks, held.blocks) == (1.0, 72, len(touched))
+    assert held.score < 0 < found.score.value < 1
+    assert found.facts()["composition"]["seen"] == {"score": 1.0, "blocks": seen.blocks}
+    assert f"those alone {held.score:.3f} ({held.blocks})" in found.text()
 
 
 def test_ranked_needs_a_verified_seed():

@@ -12,22 +12,27 @@ from diffusionbench.simpleeval.answers import agreed, joint
 from diffusionbench.simpleeval.blocks import Question
 from diffusionbench.simpleeval.builder import build
 from diffusionbench.simpleeval.pixels import components, resize
-from diffusionbench.simpleeval.reader_components import hull_area
+from diffusionbench.simpleeval.reader_components import doubled, hull_area
+from diffusionbench.simpleeval.readers import read_components, read_filters
 from diffusionbench.simpleeval.reading import Found, Reading, answer
 from diffusionbench.simpleeval.shapes_answerer import ShapesAnswerer, mirrored, readings
 from diffusionbench.simpleeval.simulate import draw, spoil, truth_answers
 from diffusionbench.simpleeval.stream import Stream
+from diffusionbench.stats import wilson
 
-#: SHA-256 over the first 16 training images of seed "frozen" at 64 px: the renderer may never change.
-FROZEN = "a37a503389f904bd1c021608b50f728a386cd42cf66a0624294ada361f67d0cf"
+#: Side -> number of training images of seed "frozen" and the SHA-256 over them: the renderer may never change.
+FROZEN = {
+    64: (16, "a37a503389f904bd1c021608b50f728a386cd42cf66a0624294ada361f67d0cf"),
+    32: (100, "d2f2319bb20c0f6e52c8ab5e982ab061394be696b415074d992683d8dd9099e9"),
+    128: (10, "cdc8f98b8edd904746fe7f0ce44e678123e998781e40dcb4bbf61ec2a6bb23f1"),
+}
 
 
-def frozen():
-    return hashlib.sha256(b"".join(shapes.training_pair("frozen", i)[0].tobytes() for i in range(16))).hexdigest()
-
-
-def test_renderer_is_frozen():
-    assert frozen() == FROZEN
+@pytest.mark.parametrize("size", FROZEN)
+def test_renderer_is_frozen(size):
+    count, digest = FROZEN[size]
+    images = b"".join(shapes.training_pair("frozen", index, size)[0].tobytes() for index in range(count))
+    assert hashlib.sha256(images).hexdigest() == digest
 
 
 def test_training_pairs_leave_out_the_held_combinations_and_tell_the_truth():
@@ -85,9 +90,10 @@ def right_shares(prompts, size=64):
     return right, alone, asked
 
 
-def test_readers_read_rendered_truth():
-    prompts = build("shapes", "public-3", "quick").prompts[::4]
-    right, alone, asked = right_shares(prompts)
+@pytest.mark.parametrize(("size", "every"), [(64, 6), (32, 12)])
+def test_readers_read_rendered_truth(size, every):
+    prompts = build("shapes", "public-3", "quick").prompts[::every]
+    right, alone, asked = right_shares(prompts, size)
     assert set(asked) == set(world.VOCABULARY)
     for family, n in asked.items():
         # One miss is allowed where the sample is too small for a share of 0.99.
@@ -96,13 +102,21 @@ def test_readers_read_rendered_truth():
 
 
 @pytest.mark.slow
-def test_readers_read_a_thousand_scenes():
-    right, _, asked = right_shares(build("shapes", "public-3", "full").prompts[:2000:2])
+@pytest.mark.parametrize("size", [64, 32])
+def test_readers_read_a_thousand_scenes(size):
+    right, _, asked = right_shares(build("shapes", "public-3", "full").prompts[:2000:2], size)
     for family, n in asked.items():
-        share, z = right[family] / n, 1.96
-        low = (share + z * z / (2 * n) - z * (share * (1 - share) / n + z * z / (4 * n * n)) ** 0.5) / (1 + z * z / n)
-        assert share >= 0.99, family
-        assert low >= 0.98, family
+        assert right[family] / n >= 0.99, family
+        assert wilson(right[family], n)[0] >= 0.98, family
+
+
+def test_enlarged_images_are_read_by_their_own_side():
+    image = shapes.training_pair("coarse", 3, 32)[0]
+    large = resize(image)
+    assert read_components(image) == read_components(large, native=32)
+    assert read_filters(image) == read_filters(large, native=32)
+    assert read_components(large) != read_components(large, native=32)
+    assert np.array_equal(doubled(np.asarray([[0.0, 2.0]])), [[0, 1, 2, 2], [0, 1, 2, 2]])
 
 
 def test_mirrored_view_swaps_left_and_right_back():

@@ -1,6 +1,7 @@
 """The stress harness: attacks stay in their bounds and do what they are made for; blind generators gain nothing."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -21,11 +22,11 @@ def ours():
     target.pool.shutdown()
 
 
-def bench(targets, blocks):
-    from dataclasses import replace
-
+def bench(targets, blocks, of=None):
+    """Attacked on `blocks` blocks of a set of `of`."""
     budget = replace(BUDGETS["quick"], blocks=blocks)
-    return Bench(build("shapes", "public-0", "quick"), targets, 0.6, budget, lambda line: None)
+    prompt_set = subset(build("shapes", "public-0", "quick"), of or blocks)
+    return Bench(prompt_set, targets, 0.6, budget, lambda line: None)
 
 
 @pytest.fixture(scope="module")
@@ -72,8 +73,15 @@ def test_blind_generators_score_at_most_chance(ours):
         assert outcome.values[ours.name] <= 0.01, outcome.detail
 
 
+def test_blind_attacks_take_the_whole_set():
+    found = bench([], 2, of=6)
+    assert found.whole.set.num_blocks == 6
+    assert found.whole.whole is found.whole
+    assert found.set.num_blocks == 2
+
+
 def test_memorisers_are_flagged():
-    known, phrased = stress_attacks.memoriser(bench([], 12))
+    known, phrased = stress_attacks.memoriser(bench([], 12, of=72))
     assert known.flags == {"G1": True, "bound score unchanged": True}
     assert phrased.flags == {"G2": True}
 
