@@ -166,10 +166,6 @@ def _check_weights(weights: Path) -> None:
         raise RequestError(f"weights {weights}: no such file. Give the safetensors file that samples.")
 
 
-def _no_weights(weights: Path) -> RequestError:
-    return RequestError(f"weights {weights}: no such file. Give the safetensors file that samples.")
-
-
 @simpleeval.command()
 def verify(
     seed: Annotated[str | None, typer.Option(help="Bound or sealed seed to verify.")] = None,
