@@ -7,18 +7,21 @@ import sys
 import time
 from collections import defaultdict
 from collections.abc import Iterator
+from dataclasses import replace
 from itertools import islice
 from typing import Any
 
 import torch
 
 from diffusionbench import provenance
-from diffusionbench.errors import ConfigError
 from nanogen import distributed, precision
+from nanogen.conditions import Conditioner
 from nanogen.config import Config
 from nanogen.data import Batch
 from nanogen.data.order import batches
 from nanogen.latents import LatentSpec
+from nanogen.model.condition import ClassCondition, Condition, TextCondition
+from nanogen.model.shape import Shape
 from nanogen.resolve import resolve
 from nanogen.sample import Parts, assemble, build_parts
 from nanogen.train import build, open_data, updates
@@ -68,23 +71,57 @@ class SyntheticLatent:
         return torch.full((len(latents), 3, size, size), 0.5, device=latents.device)
 
 
-def _synthetic_batches(config: Config, num_classes: int) -> Iterator[Batch]:
+class SyntheticConditioner:
+    """Stands for a conditioner whose data and encoder are not needed: classes in turn, or captions of one length."""
+
+    digest = ""
+
+    def __init__(self, shape: Shape, num_text_tokens: int, device: str) -> None:
+        self.shape, self.num_text_tokens, self.device = shape, num_text_tokens, device
+
+    def __call__(self, labels: Any, captions: Any) -> Condition:
+        """A condition for as many images as there are labels."""
+        if self.shape.text_width is None:
+            assert self.shape.num_classes is not None
+            return ClassCondition(labels.to(self.device) % self.shape.num_classes, self.shape.num_classes)
+        size = (len(labels), self.num_text_tokens, self.shape.text_width)
+        return TextCondition(torch.randn(size, device=self.device), None)
+
+
+class CountingConditioner:
+    """A conditioner that remembers how many text tokens its batches had."""
+
+    def __init__(self, inner: Conditioner) -> None:
+        self.inner = inner
+        self.lengths: list[int] = []
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.inner, name)
+
+    def __call__(self, labels: Any, captions: Any) -> Condition:
+        condition = self.inner(labels, captions)
+        if isinstance(condition, TextCondition):
+            self.lengths.append(condition.states.shape[1])
+        return condition
+
+
+def _synthetic_batches(config: Config) -> Iterator[Batch]:
     accumulation = config.train.accumulation
     size = config.train.batch_size // (accumulation * distributed.world_size())
     pixels = config.data.image_size
     image = torch.randint(0, 256, (size, 3, pixels, pixels), dtype=torch.uint8)
-    label = torch.arange(size) % num_classes
     while True:
         for micro in range(accumulation):
-            yield Batch(image, label, None, list(range(micro * size, (micro + 1) * size)))
+            yield Batch(image, torch.arange(size), None, list(range(micro * size, (micro + 1) * size)))
 
 
-def bench(config: Config, synthetic: bool, steps: int, warmup: int) -> dict[str, Any]:
+def bench(config: Config, synthetic: bool, steps: int, warmup: int, num_text_tokens: int = 64) -> dict[str, Any]:
     """Run some steps of `nanogen.train.updates` and say where their time goes.
 
     Args:
         synthetic: random images of the right size; a latent space without weights gives noise of its shape.
         steps, warmup: timed steps, and steps before them (compilation, caches).
+        num_text_tokens: length of synthetic captions.
 
     Returns:
         Plain data: images per second, seconds and share by part, model FLOPs (forward and backward, 3 forward
@@ -96,12 +133,11 @@ def bench(config: Config, synthetic: bool, steps: int, warmup: int) -> dict[str,
     with distributed.processes() as device:
         chosen = precision.choose(config.train.precision, device)
         if synthetic:
-            if config.condition.num_classes == "auto":
-                raise ConfigError("--synthetic has no data to count classes in. Set condition.num_classes=N.")
             derived = resolve(config)
-            parts: Parts = assemble(config, derived, SyntheticLatent(derived.latent), device, chosen)
+            conditioner: Any = SyntheticConditioner(derived.shape, num_text_tokens, device)
+            parts: Parts = assemble(config, derived, SyntheticLatent(derived.latent), device, chosen, conditioner)
             num_images = config.train.batch_size
-            loader = _synthetic_batches(config, config.condition.num_classes)
+            loader = _synthetic_batches(config)
         else:
             data, config = open_data(config)
             parts, num_images = build_parts(config, device, chosen), len(data)
@@ -114,21 +150,25 @@ def bench(config: Config, synthetic: bool, steps: int, warmup: int) -> dict[str,
                 accumulation=config.train.accumulation,
                 workers=config.data.workers,
             )
+        counting = CountingConditioner(parts.conditioner)
+        parts = replace(parts, conditioner=counting)
         trainee = build(config, parts, num_images)
         clock = Clock(device)
         loop = updates(trainee, parts, config, loader, warmup + steps, clock)
         for _ in islice(loop, warmup):
             pass
         clock.restart()
+        counting.lengths.clear()
         for _ in loop:
             pass
-        return _summary(config, parts, clock, steps, device)
+        text = sum(counting.lengths) / len(counting.lengths) if counting.lengths else None
+        return _summary(config, parts, clock, steps, device, text)
 
 
-def _summary(config: Config, parts: Parts, clock: Clock, steps: int, device: str) -> dict[str, Any]:
+def _summary(config: Config, parts: Parts, clock: Clock, steps: int, device: str, text: float | None) -> dict[str, Any]:
     seconds = sum(clock.seconds.values())
     images = steps * config.train.batch_size
-    flops = 3 * parts.derived.shape.forward_flops()
+    flops = 3 * parts.derived.shape.forward_flops(round(text or 0))
     achieved = flops * images / seconds / distributed.world_size()
     peak = None
     if device.startswith("cuda") and parts.precision == "bfloat16":
@@ -144,6 +184,7 @@ def _summary(config: Config, parts: Parts, clock: Clock, steps: int, device: str
         "model_tflops_per_second": achieved / 1e12,
         "share_of_peak": None if peak is None else achieved / peak,
         "peak_memory_bytes": memory,
+        "text_tokens": text,
         "parameters": parts.derived.shape.num_parameters(),
         "batch_size": config.train.batch_size,
         "accumulation": config.train.accumulation,

@@ -215,6 +215,7 @@ def bench(
     synthetic: Annotated[bool, typer.Option("--synthetic", help="random latents: no data set, no weights")] = False,
     steps: Annotated[int, typer.Option(min=1, help="timed steps")] = 20,
     warmup: Annotated[int, typer.Option(min=0, help="steps before them")] = 5,
+    text_tokens: Annotated[int, typer.Option(min=1, help="length of the captions with --synthetic")] = 64,
 ) -> None:
     """Time the real training loop and print JSON: images per second, time by part, model FLOPs, memory.
 
@@ -224,11 +225,12 @@ def bench(
 
       nanogen bench --task imagenet256 --method sd-vae-ema --scale paper --synthetic train.batch_size=64
 
-      nanogen bench --task digits --steps 100 train.precision=bfloat16
+      nanogen bench --task t2i256 --synthetic --text-tokens 120 train.batch_size=64
     """
     from nanogen.bench import bench as run_bench
 
-    print(json.dumps(run_bench(_compose(words, task, method, scale, data).config, synthetic, steps, warmup), indent=2))
+    config = _compose(words, task, method, scale, data).config
+    print(json.dumps(run_bench(config, synthetic, steps, warmup, text_tokens), indent=2))
 
 
 prepare = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="Compute once what a training needs.")

@@ -59,15 +59,22 @@ def build_parts(config: Config, device: str, precision: Precision) -> Parts:
     return assemble(config, derived, derived.latent.create(device), device, precision)
 
 
-def assemble(config: Config, derived: Derived, latent: Latent, device: str, precision: Precision) -> Parts:
-    """The parts around a given latent space."""
+def assemble(
+    config: Config,
+    derived: Derived,
+    latent: Latent,
+    device: str,
+    precision: Precision,
+    conditioner: Conditioner | None = None,
+) -> Parts:
+    """The parts around a given latent space, and a conditioner where the config's own is not wanted."""
     objective = OBJECTIVES.load(config.objective["name"])
     options = objective.Options.model_validate(config.objective)
     return Parts(
         derived=derived,
         objective=objective(options, config.time.mu, config.time.sigma, derived.train_shift),
         latent=latent,
-        conditioner=CONDITIONS.load(config.condition.kind).create(config.condition.model_dump(), device),
+        conditioner=conditioner or CONDITIONS.load(config.condition.kind).create(config.condition.model_dump(), device),
         device=device,
         precision=precision,
     )

@@ -136,6 +136,14 @@ def words_encoder(words: list[str]) -> str:
     return next(word.partition("=")[2] for word in words if word.startswith("condition.encoder="))
 
 
+def test_a_text_step_is_timed_without_data_or_encoder():
+    tiny = [*MODEL, "train.batch_size=2", "data.image_size=32"]
+    arguments = ["--task", "t2i256", "--method", "pixel-v", "--synthetic", "--text-tokens", 12, "--steps", 1]
+    told = json.loads(call("bench", *arguments, "--warmup", 0, *tiny, "train.compile=false"))
+    assert told["text_tokens"] == 12
+    assert told["model_gflops_per_image"] > 0
+
+
 def test_prompts_become_images_that_carry_them(run, tmp_path):
     grid = tmp_path / "grid.png"
     call("sample", run, "--prompt", "two red circles above a blue square", "--num", 4, "--guidance", 6, "--out", grid)
