@@ -32,7 +32,7 @@ def test_opening_again_gives_the_same_set(source):
     first, second = (found.open("public-0", None) for _ in range(2))
     assert re.fullmatch(r"[0-9a-f]{64}", first.digest)
     assert (first.digest, first.texts, first.jsonl) == (second.digest, second.texts, second.jsonl)
-    assert {found.open("public-0", layout).digest for layout in found.layouts} >= {first.digest}
+    assert found.open("public-0", found.layouts[0]).digest == first.digest
 
 
 def test_the_listing_holds_every_text_in_order(source):

@@ -101,9 +101,9 @@ def test_draws_match_the_slow_way(coefficient):
     x = rng.normal(size=12).round(1)
     y = (0.6 * x + rng.normal(size=12)).round(1)
     slow = np.random.default_rng(9)
-    resamples = [slow.integers(12, size=12) for _ in range(1000)]
+    resamples = [slow.integers(12, size=12) for _ in range(500)]
     boot = [coefficient(x[i], y[i], draws=0).value for i in resamples]
-    orders = [slow.permutation(12) for _ in range(800)]
+    orders = [slow.permutation(12) for _ in range(500)]
     drawn = [coefficient(x, y[o], draws=0).value for o in orders]
     found = coefficient(x, y, draws=20_000, seed=1)
     assert found.interval == pytest.approx(np.quantile(boot, [0.025, 0.975]), abs=0.07)
