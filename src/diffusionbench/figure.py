@@ -269,7 +269,10 @@ def _draw(altair: Any, panel: Panel, styles: Sequence[FamilyStyle], x_title: str
         ends = [min(p.x for p in panel.points), max(p.x for p in panel.points)]
         fitted = [{"x": end, "y": line.intercept + line.slope * end} for end in ends]
         layers.insert(
-            0, altair.Chart(altair.Data(values=fitted)).mark_line(color="#555", strokeDash=[5, 3]).encode(x=x, y=y)
+            0,
+            altair.Chart(altair.Data(values=fitted))
+            .mark_line(color="#555", strokeDash=[5, 3], clip=True)
+            .encode(x=x, y=y),
         )
     subtitle = panel.problem or (summary(panel.points) if panel.points else f"{UNDEFINED}: no method has both metrics")
     return altair.layer(*layers).properties(

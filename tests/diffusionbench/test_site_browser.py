@@ -2,6 +2,7 @@
 
 import os
 import re
+import shlex
 import shutil
 
 import numpy as np
@@ -46,6 +47,8 @@ def site(tmp_path_factory):
         *pair("two", 4.0, {"geneval_overall": 0.6}),
         *pair("a, b", 4.0, {"geneval_overall": 0.7}),
         measured("lonely", "class_conditional", {"fid": 9.0}),
+        *pair("nobody's", 5.0, {"geneval_overall": 0.4}, family=None),
+        *pair("two words", 5.5, {"geneval_overall": 0.3}, family="diffusion, latent"),
     ]
     build([*published.records(), *few, *hostile()], folder)
     return folder
@@ -341,12 +344,23 @@ def test_a_page_that_cannot_run_scripts_of_records(page, site):
 def test_few_points_ties_and_missing_metrics(page, site):
     page.goto(f"{(site / 'index.html').as_uri()}#set=measured&hide=")
     geneval, dpg = shown(page, "geneval_overall"), shown(page, "dpgbench")
-    assert geneval["n"] == "4"
+    assert geneval["n"] == "6"
     assert dpg["n"] == "0"
     assert dpg["note"] == "no record of set 'measured' holds DPG-Bench"
     assert shown(page, "simpleeval_v1")["r"] == "not defined"
     assert page.inner_text('[data-panel="simpleeval_v1"] h3') == "SimpleEval (ours, v1)"
-    # The hostile method is the only one with another FID; without it x is the same everywhere.
+    # Families without a name, and with a comma in it, can be hidden and linked too.
+    for family in ("not stated", "diffusion, latent"):
+        page.click(f'#legend [data-family="{family}"]')
+    address = page.url
+    page.goto("about:blank")
+    page.goto(address)
+    assert shown(page, "geneval_overall")["n"] == "4"
+    command = page.text_content("#commands").splitlines()[0]
+    words = shlex.split(command)
+    rest = words[words.index("--select") + 1]
+    assert {"one", "two"} <= set(rest.split(","))
+    assert {record.id for record in pair("a, b", 4.0, {})} <= set(rest.split(","))
     page.evaluate("location.hash = 'set=measured&hide=&select=one&select=two&select=a%2C%20b'")
     page.wait_for_function("document.querySelector('[data-stat=n]').textContent === '3'")
     tied = shown(page, "geneval_overall")
@@ -358,7 +372,7 @@ def test_few_points_ties_and_missing_metrics(page, site):
     assert "one" in page.text_content("#commands")
     assert "lonely" in page.text_content("#left-out")
     # A family of one member.
-    page.evaluate("location.hash = 'set=measured&hide=rae,vae,e2e-vae'")
+    page.evaluate("location.hash = 'set=measured&hide=rae,vae,e2e-vae,not+stated&hide=diffusion%2C+latent'")
     page.wait_for_function("document.querySelector('[data-stat=n]').textContent !== '3'")
     assert shown(page, "geneval_overall")["r"] == "not defined"
 

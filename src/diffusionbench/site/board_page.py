@@ -7,6 +7,7 @@ from typing import Any, Final
 
 from diffusionbench.board import Board, Row
 from diffusionbench.board_text import notes, shown, with_error
+from diffusionbench.figure import UNSTATED
 from diffusionbench.site.contents import SETS, Contents, family_look, finite, method_page, record_page
 from diffusionbench.site.render import Pages, to_json
 
@@ -20,7 +21,9 @@ def pages(contents: Contents, site: Pages) -> Iterator[tuple[str, str]]:
     sets = [_set(name, board, True) for name, board in contents.boards.items()]
     if len(to_json(sets)) > _BUDGET:
         sets = [_set(name, board, False) for name, board in contents.boards.items()]
-    families = {row.family or "": family_look(row.family) for board in contents.boards.values() for row in board.rows}
+    families = {
+        row.family or UNSTATED: family_look(row.family) for board in contents.boards.values() for row in board.rows
+    }
     data = {"sets": sets, "families": families}
     yield (
         "leaderboard.html",
@@ -59,7 +62,7 @@ def _row(row: Row, columns: list[str], axes: list[str]) -> dict[str, Any]:
     return {
         "name": row.name,
         "title": row.title,
-        "family": row.family or "",
+        "family": row.family or UNSTATED,
         "kind": row.kind,
         "page": method_page(row.method),
         "place": row.place,

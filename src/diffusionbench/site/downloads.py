@@ -6,9 +6,10 @@ import csv
 import io
 import json
 from collections.abc import Iterator
+from dataclasses import is_dataclass
 from typing import Any, Final
 
-from diffusionbench.board_text import as_csv, as_dict, cell_text
+from diffusionbench.board_text import as_csv, cell_text
 from diffusionbench.site.contents import SETS, Contents, caption, finite
 from diffusionbench.site.render import Pages
 
@@ -30,9 +31,7 @@ def pages(contents: Contents, site: Pages) -> Iterator[tuple[str, str]]:
         title = SETS[name][0]
         columns = list(board.columns)
         yield add(f"data/leaderboard-{name}.csv", f"leaderboard, all columns: {title}", as_csv(board, columns))
-        yield add(
-            f"data/leaderboard-{name}.json", "the same as JSON, with ranks and sensitivity", _json(as_dict(board))
-        )
+        yield add(f"data/leaderboard-{name}.json", "the same as JSON, with ranks and sensitivity", _json(board))
     # Line by line: a file of thousands of records stays readable by tools that stream.
     lines = "".join(f"{record.model_dump_json()}\n" for record in contents.records)
     yield add("data/records.jsonl", "every record, one a line", lines)
@@ -49,13 +48,20 @@ def pages(contents: Contents, site: Pages) -> Iterator[tuple[str, str]]:
 
 
 def _json(content: Any) -> str:
-    return json.dumps(_defined(content), separators=(",", ":"), ensure_ascii=False) + "\n"
+    shape: dict[str, Any] = {"separators": (",", ":"), "ensure_ascii": False, "allow_nan": False, "default": vars}
+    try:
+        text = json.dumps(content, **shape)
+    except ValueError:
+        text = json.dumps(_defined(content), **shape)
+    return text + "\n"
 
 
 def _defined(content: Any) -> Any:
     """The content with null for numbers that JSON cannot hold."""
     if isinstance(content, float):
         return finite(content)
+    if is_dataclass(content):
+        return _defined(vars(content))
     if isinstance(content, dict):
         return {key: _defined(value) for key, value in content.items()}
     return [_defined(value) for value in content] if isinstance(content, list | tuple) else content

@@ -10,6 +10,7 @@ from diffusionbench.figure import (
     OTHER,
     STATES,
     STYLES,
+    UNSTATED,
     Figure,
     Panel,
     axis_title,
@@ -85,7 +86,7 @@ def _method(contents: Contents, point: Point, x_key: str) -> dict[str, Any]:
     return {
         "name": point.name,
         "title": point.title,
-        "family": point.family or "",
+        "family": point.family or UNSTATED,
         "page": method_page(record.method),
         "record": record.id,
         "x": point.x,

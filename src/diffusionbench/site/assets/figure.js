@@ -22,7 +22,9 @@
     const words = new URLSearchParams();
     words.set("set", state.set);
     words.set("guidance", state.guidance);
-    words.set("hide", [...state.hidden].join(","));
+    const hidden = [...state.hidden];
+    words.set("hide", hidden.filter((key) => !key.includes(",")).join(","));
+    for (const key of hidden) if (key.includes(",")) words.append("hide", key);
     if (state.chosen) for (const name of state.chosen) words.append("select", name);
     if (state.box) {
       const { panel, x, y } = state.box;
@@ -37,7 +39,8 @@
     const sets = data.sets.map((one) => one.key);
     state.set = known(sets, words.get("set"), sets[0]);
     state.guidance = known(["none", "cfg"], words.get("guidance"), "none");
-    state.hidden = new Set(words.has("hide") ? words.get("hide").split(",").filter((key) => families.has(key)) : hiddenAtFirst());
+    const named = words.getAll("hide").flatMap((word) => (families.has(word) ? [word] : word.split(",")));
+    state.hidden = new Set(words.has("hide") ? named.filter((key) => families.has(key)) : hiddenAtFirst());
     state.chosen = words.has("select") ? new Set(words.getAll("select").filter((name) => name)) : null;
     const [panel, ...edges] = (words.get("box") ?? "").split(",");
     const numbers = edges.map(Number);
@@ -93,11 +96,14 @@
     panel.line.toggleAttribute("hidden", line === null);
     if (line === null) return;
     const xs = inside.map((mark) => mark.x);
-    const ends = [Math.min(...xs), Math.max(...xs)];
-    ends.forEach((x, i) => {
+    const [low, high] = panel.range;
+    for (const [i, end] of [Math.min(...xs), Math.max(...xs)].entries()) {
+      // Where the line would leave the panel it ends at its edge.
+      const y = Math.min(high, Math.max(low, line.intercept + line.slope * end));
+      const x = y === line.intercept + line.slope * end ? end : (y - line.intercept) / line.slope;
       panel.line.setAttribute(`x${i + 1}`, panel.x.place(x));
-      panel.line.setAttribute(`y${i + 1}`, panel.y.place(line.intercept + line.slope * x));
-    });
+      panel.line.setAttribute(`y${i + 1}`, panel.y.place(y));
+    }
   }
 
   function drawBox(panel) {
@@ -335,7 +341,8 @@
     slot.querySelector(".about").textContent = one.about;
     const show = (name, value) => (slot.querySelector(`[data-stat="${name}"]`).textContent = value);
     const values = new Map(one.points.map(([index, , shown]) => [now.methods[index], shown]));
-    const panel = { data: one, svg: fresh, x, y, line, box, ring, marks, values, show, inside: [] };
+    const range = [y.value(edge.bottom), y.value(edge.top)];
+    const panel = { data: one, svg: fresh, x, y, range, line, box, ring, marks, values, show, inside: [] };
     listen(panel);
     return panel;
   }
