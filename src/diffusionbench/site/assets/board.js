@@ -74,7 +74,7 @@
     const cell = document.createElement("th");
     cell.scope = "col";
     cell.dataset.column = head.id;
-    cell.className = head.id === "name" ? "name" : head.words ? "" : "number";
+    cell.className = head.words ? head.id : "number";
     const arrow = head.axis && head.better !== null ? (head.better ? "\u00a0↑" : "\u00a0↓") : "";
     const button = text("button", head.title + arrow);
     button.type = "button";
@@ -92,7 +92,7 @@
     for (const head of heads) {
       const cell = document.createElement(head.id === "name" ? "th" : "td");
       if (head.id === "name") cell.scope = "row";
-      else if (!head.words) cell.className = "number";
+      else cell.className = head.words ? head.id : "number";
       cell.append(head.show(row));
       element.append(cell);
     }
