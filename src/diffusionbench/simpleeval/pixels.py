@@ -52,6 +52,12 @@ def box_mean(image: np.ndarray) -> np.ndarray:
     return (rows[:, :-2] + rows[:, 1:-1] + rows[:, 2:]) / 9
 
 
+def chroma_of(rgb: np.ndarray) -> np.ndarray:
+    """Largest less smallest channel of [..., 3]; plane by plane, because numpy is slow along a short axis."""
+    red, green, blue = rgb[..., 0], rgb[..., 1], rgb[..., 2]
+    return np.maximum(np.maximum(red, green), blue) - np.minimum(np.minimum(red, green), blue)
+
+
 def colour_labels(rgb: np.ndarray) -> np.ndarray:
     """Index of the nearest prototype colour of each RGB in float32 [..., 3].
 

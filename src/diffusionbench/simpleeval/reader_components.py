@@ -12,6 +12,7 @@ from diffusionbench.simpleeval.pixels import (
     NAMES,
     SIDE,
     box_mean,
+    chroma_of,
     colour_labels,
     components,
     grow,
@@ -64,7 +65,7 @@ def read_components(image: np.ndarray, native: int | None = None) -> Reading:
     grade = ENLARGED if coarse else FINE
     image = resize(image)
     smooth = box_mean(image)
-    chroma = smooth.max(axis=-1) - smooth.min(axis=-1)
+    chroma = chroma_of(smooth)
     mask = chroma > CHROMA
     labels = components(mask, diagonal=True)
     areas = np.bincount(labels.ravel())
@@ -76,8 +77,9 @@ def read_components(image: np.ndarray, native: int | None = None) -> Reading:
 
 
 def _object(colours: np.ndarray, chroma: np.ndarray, mask: np.ndarray, grade: Grade) -> Found:
-    vivid = mask & (chroma >= np.quantile(chroma[mask], grade.vivid))
-    colour = NAMES[int(colour_labels(np.median(colours[vivid].astype(np.float32), axis=0)))]
+    inside = chroma[mask]
+    vivid = colours[mask][inside >= np.partition(inside, place := int(grade.vivid * (len(inside) - 1)))[place]]
+    colour = NAMES[int(colour_labels(np.median(vivid.astype(np.float32), axis=0)))]
     rows, columns = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
     top, left = rows[0] - 1, columns[0] - 1
     box = (slice(rows[0], rows[-1] + 3), slice(columns[0], columns[-1] + 3))
@@ -158,7 +160,7 @@ def _background(image: np.ndarray, free: np.ndarray, grade: Grade) -> str:
     y, x = np.nonzero(free)
     plane = np.stack([np.ones_like(y), y, x], axis=1).astype(np.float64)
     values = luminance[free].astype(np.float64)
-    values -= plane @ np.linalg.lstsq(plane, values, rcond=None)[0]
+    values -= plane @ np.linalg.solve(plane.T @ plane, plane.T @ values)
     variance = values.var()
     if variance < grade.plain:
         return "plain"

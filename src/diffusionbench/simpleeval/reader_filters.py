@@ -8,7 +8,7 @@ from typing import Final, NamedTuple
 import numpy as np
 
 from diffusionbench.simpleeval import shapes_world as world
-from diffusionbench.simpleeval.pixels import COARSE, LUMA, NAMES, SIDE, colour_labels, grow, resize
+from diffusionbench.simpleeval.pixels import COARSE, LUMA, NAMES, SIDE, chroma_of, colour_labels, grow, resize
 from diffusionbench.simpleeval.reading import Found, Reading
 from diffusionbench.simpleeval.shapes import COS, TURN, inside_shape
 
@@ -18,8 +18,10 @@ PEAK: Final = 0.62
 RADII: Final = {"small": 6, "large": 10}
 SUPPRESSION: Final = {"small": 7.5, "large": 12.0}
 ROTATIONS: Final = (-8, 0, 8)
-#: Padded side of the Fourier transforms: no template reaches around the edge.
-PADDED: Final = 80
+#: Pixels a template reaches from its centre.
+REACH: Final = 15
+#: Sides of the Fourier transforms; the smallest is taken from which no template reaches around the edge.
+SIDES: Final = (32, 40, 48, 64, 80)
 #: Energy per background pixel below which it is plain.
 PLAIN, COARSE_PLAIN = 45, 20
 
@@ -36,12 +38,12 @@ class Filters(NamedTuple):
     support_of: np.ndarray
 
 
-@lru_cache(maxsize=1)
-def filters() -> Filters:
-    """The matched filters, computed once."""
-    reach = np.arange(PADDED)
+@lru_cache(maxsize=len(SIDES))
+def filters(side: int) -> Filters:
+    """The matched filters for transforms of one side, computed once."""
+    reach = np.arange(side)
     # Offsets from the template's centre, which sits at index 0 and wraps around.
-    offset = np.where(reach <= PADDED // 2, reach, reach - PADDED)
+    offset = np.where(reach <= side // 2, reach, reach - side)
     fine = (offset[:, None] * 4 + np.arange(4)).ravel() * 16 - 24
     shapes, sizes, templates, supports, support_of = [], [], [], [], []
     for number, (size, radius) in enumerate(RADII.items()):
@@ -52,7 +54,7 @@ def filters() -> Filters:
                 cos, sin = COS[degrees], COS[degrees - 90]
                 u = (fine[None] * cos + fine[:, None] * sin) // TURN * 1024 // (64 * radius)
                 v = (fine[:, None] * cos - fine[None] * sin) // TURN * 1024 // (64 * radius)
-                cover = inside_shape(shape, u, v).reshape(PADDED, 4, PADDED, 4).mean(axis=(1, 3))
+                cover = inside_shape(shape, u, v).reshape(side, 4, side, 4).mean(axis=(1, 3))
                 templates.append(np.where(support, cover - cover[support].mean(), 0))
                 shapes.append(shape)
                 sizes.append(size)
@@ -73,43 +75,56 @@ def read_filters(image: np.ndarray, native: int | None = None) -> Reading:
     """Read one image; arguments as those of `read_components`."""
     native = native or min(image.shape[:2])
     pixels = resize(image).astype(np.float32)
-    chroma = pixels.max(axis=-1) - pixels.min(axis=-1)
+    chroma = chroma_of(pixels)
     # Enlarging spreads edges: a steep gate would swell small objects into discs.
     gate = np.clip((chroma - GATE_LOW) / (COARSE_GATE_RANGE if native < COARSE else GATE_RANGE), 0, 1)
-    labels = colour_labels(pixels)
-    mass = np.bincount(labels.ravel(), gate.ravel(), minlength=len(NAMES))
-    present = np.flatnonzero(mass >= MIN_MASS)
-    objects = _peaks(np.stack([gate * (labels == colour) for colour in present]), present) if len(present) else ()
-    return Reading(objects, _background(pixels @ LUMA, grow(chroma > GATE_LOW + GATE_RANGE / 2, 2), native))
+    seen = gate > 0
+    labels = np.full(gate.shape, -1)
+    labels[seen] = colour_labels(pixels[seen])
+    mass = np.bincount(labels[seen], gate[seen], minlength=len(NAMES))
+    maps = {int(colour): gate * (labels == colour) for colour in np.flatnonzero(mass >= MIN_MASS)}
+    return Reading(_peaks(maps), _background(pixels @ LUMA, grow(chroma > GATE_LOW + GATE_RANGE / 2, 2), native))
 
 
-def _peaks(maps: np.ndarray, colours: np.ndarray) -> tuple[Found, ...]:
-    """Greedy peaks of the normalised cross-correlation over all colours at once."""
-    bank = filters()
-    responses = np.stack([_correlate(one, bank) for one in maps])  # [colours, templates, 64, 64]
-    best = responses.max(axis=1)
+def _peaks(maps: dict[int, np.ndarray]) -> tuple[Found, ...]:
+    """Greedy peaks of the normalised cross-correlation over all colours at once; keys are numbers of colours."""
+    responses = [_correlate(gate) for gate in maps.values()]
+    best = np.zeros((len(maps), SIDE, SIDE), np.float32)
+    for layer, (response, top, left) in zip(best, responses, strict=True):
+        layer[top : top + response.shape[1], left : left + response.shape[2]] = response.max(axis=0)
     y, x = np.mgrid[:SIDE, :SIDE]
+    bank, names = filters(SIDES[0]), [NAMES[colour] for colour in maps]
     found = []
-    while (place := int(best.argmax())) >= 0 and best.flat[place] >= PEAK:
-        colour, row, column = np.unravel_index(place, best.shape)
-        template = int(responses[colour, :, row, column].argmax())
+    while best.size and best.flat[place := int(best.argmax())] >= PEAK:
+        layer_number, row, column = (int(index) for index in np.unravel_index(place, best.shape))
+        response, top, left = responses[layer_number]
+        template = int(response[:, row - top, column - left].argmax())
         size = bank.sizes[template]
-        found.append(Found(bank.shapes[template], NAMES[int(colours[colour])], size, float(column), float(row)))
-        best[:, np.hypot(y - row, x - column) <= SUPPRESSION[size]] = 0
+        found.append(Found(bank.shapes[template], names[layer_number], size, float(column), float(row)))
+        best[:, (y - row) ** 2 + (x - column) ** 2 <= SUPPRESSION[size] ** 2] = 0
     return tuple(found)
 
 
-def _correlate(gate: np.ndarray, bank: Filters) -> np.ndarray:
-    padded = np.zeros((2, PADDED, PADDED), np.float32)
-    padded[0, :SIDE, :SIDE] = gate
-    padded[1, :SIDE, :SIDE] = gate**2
+def _correlate(gate: np.ndarray) -> tuple[np.ndarray, int, int]:
+    """Responses [templates, h, w] within the box that holds all of a colour, and its top left corner."""
+    rows, columns = np.flatnonzero(gate.any(axis=1)), np.flatnonzero(gate.any(axis=0))
+    top, left = int(rows[0]), int(columns[0])
+    height, width = int(rows[-1]) - top + 1, int(columns[-1]) - left + 1
+    side = next(side for side in SIDES if side >= max(height, width) + REACH)
+    bank = filters(side)
+    padded = np.zeros((2, side, side), np.float32)
+    padded[0, :height, :width] = part = gate[top : top + height, left : left + width]
+    padded[1, :height, :width] = part * part
     spectrum = np.fft.rfft2(padded)
-    raw = np.fft.irfft2(spectrum[0] * bank.spectra, s=(PADDED, PADDED))[:, :SIDE, :SIDE]
-    local = np.fft.irfft2(spectrum[:, None] * bank.support_spectra, s=(PADDED, PADDED))[..., :SIDE, :SIDE]
+    raw = np.fft.irfft2(spectrum[0] * bank.spectra, s=(side, side))[:, :height, :width]
+    local = np.fft.irfft2(spectrum[:, None] * bank.support_spectra, s=(side, side))[..., :height, :width]
     spread = local[1] - local[0] ** 2 / bank.support_areas[:, None, None]
     # A nearly empty support has no shape: the floor is four pixels' worth of contrast.
-    scale = np.sqrt(np.maximum(spread, 4))[bank.support_of]
-    return raw / (bank.norms[:, None, None] * scale)
+    scale = 1 / np.sqrt(np.maximum(spread, 4))
+    raw /= bank.norms[:, None, None]
+    for number, one in enumerate(scale):
+        raw[bank.support_of == number] *= one
+    return raw, top, left
 
 
 def _background(luminance: np.ndarray, covered: np.ndarray, native: int) -> str:

@@ -57,10 +57,17 @@ class Check:
 
 @dataclass(frozen=True)
 class StressReport:
-    """All outcomes of one run and the requirements on them."""
+    """All outcomes of one run and the requirements on them.
+
+    Attributes:
+        base, oracle: metric -> value of the base images, and of images that are right.
+        digests: metric -> SHA-256 of what defines it (weights or code), by part.
+    """
 
     layout: str
     seed: str
+    set_digest: str
+    digests: dict[str, dict[str, str]]
     accuracy: float
     metrics: tuple[str, ...]
     base: dict[str, float]
@@ -87,6 +94,8 @@ class StressReport:
         return {
             "layout": self.layout,
             "seed": self.seed,
+            "set_digest": self.set_digest,
+            "digests": self.digests,
             "accuracy": self.accuracy,
             "base": self.base,
             "oracle": self.oracle,
@@ -111,10 +120,11 @@ class StressReport:
 
     def text(self) -> str:
         """A table of attacks by metrics, then the requirements."""
-        wide = max(24, *(len(name) + 2 for name in self.metrics))
+        wide = max(32, *(len(name) + 2 for name in self.metrics))
         head = f"{'attack':<46}{'true gain':>10}" + "".join(f"{name:>{wide}}" for name in self.metrics)
         lines = [
-            f"layout {self.layout}, set {self.seed}, base images {self.accuracy:.0%} right; hack gap [95 % interval]",
+            f"layout {self.layout}, set {self.seed}, base images {self.accuracy:.0%} right",
+            "under each metric: gain, hack gap [95 % interval of the gap]",
             head,
         ]
         for outcome in self.outcomes:
@@ -139,7 +149,7 @@ def _cell(outcome: Outcome, metric: str) -> str:
     if metric not in outcome.gains:
         return "-"
     value, low, high = interval(outcome.gap(metric))
-    return f"{value:.3f} [{low:.3f}, {high:.3f}]"
+    return f"{outcome.gains[metric][0]:.3f}, {value:.3f} [{low:.3f}, {high:.3f}]"
 
 
 def _transfer(outcome: Outcome) -> float | None:
@@ -186,6 +196,8 @@ def run(
     return StressReport(
         layout=layout,
         seed=seed,
+        set_digest=bench.full.digest,
+        digests={target.name: target.digests for target in targets},
         accuracy=accuracy,
         metrics=tuple(metrics),
         base={name: float(value[0]) for name, value in base.items()},

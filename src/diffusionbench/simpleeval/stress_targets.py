@@ -13,6 +13,7 @@ from typing import Any, Final, Protocol
 import numpy as np
 
 from diffusionbench.registry import Registry
+from diffusionbench.schema import file_digest
 from diffusionbench.simpleeval import credit
 from diffusionbench.simpleeval.answers import agreed, joint
 from diffusionbench.simpleeval.blocks import Prompt, PromptSet
@@ -36,11 +37,13 @@ class Target(Protocol):
 
     Attributes:
         name: its key.
-        differentiable: whether `gradient` exists.
+        differentiable: whether it has a `model` with gradients.
+        digests: SHA-256 of what defines it, by part.
     """
 
     name: str
     differentiable: bool
+    digests: dict[str, str]
 
     def judge(self, images: Sequence[np.ndarray], prompts: Sequence[Prompt]) -> list[Any]:
         """One judgement an image."""
@@ -63,6 +66,7 @@ class SimpleEvalTarget:
 
     def __init__(self) -> None:
         self._seen: dict[bytes, list[list[Reading]]] = {}
+        self.digests = ShapesAnswerer().digests
         self.pool = ProcessPoolExecutor(os.cpu_count(), mp_context=get_context("spawn"))
 
     def judge(self, images: Sequence[np.ndarray], prompts: Sequence[Prompt]) -> list[np.ndarray]:
@@ -104,9 +108,10 @@ class _ToyTarget:
     differentiable = True
 
     def __init__(self) -> None:
-        from diffusionbench.simpleeval.toy_scorers import load
+        from diffusionbench.simpleeval.toy_scorers import FOLDER, load
 
         self.model = load(self.name)
+        self.digests = {"weights": file_digest(FOLDER / f"{self.name}.safetensors")}
 
     def judge(self, images: Sequence[np.ndarray], prompts: Sequence[Prompt]) -> list[float]:
         """Score of each image with its prompt."""

@@ -149,7 +149,7 @@ def test_requirements_are_checked():
 def test_report_in_text_and_json():
     rows = (outcome("A9", "toy_clipscore universal 8/255", None, 0.01), outcome("A5", "grey", None, 0.02))
     checks = tuple(check for row in rows for check in stress._checks(row, "quick"))
-    found = stress.StressReport("quick", "public-0", 0.6, (stress.OURS,), {}, {}, rows, checks)
+    found = stress.StressReport("quick", "public-0", "0" * 64, {}, 0.6, (stress.OURS,), {}, {}, rows, checks)
     assert "MISSED  A5 grey" in found.text()
     assert "break radius" in found.text()
     json.dumps(found.facts(), allow_nan=False)
