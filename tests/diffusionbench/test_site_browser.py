@@ -54,9 +54,16 @@ def site(tmp_path_factory):
     return folder
 
 
+def new_context(browser, **options):
+    """A window of its own; patient, as a busy machine may take its time."""
+    context = browser.new_context(**options)
+    context.set_default_timeout(120_000)
+    return context
+
+
 @pytest.fixture(scope="module")
 def context(browser):
-    context = browser.new_context(viewport={"width": 1240, "height": 1400})
+    context = new_context(browser, viewport={"width": 1240, "height": 1400})
     yield context
     context.close()
 
@@ -428,7 +435,7 @@ def test_every_board_and_all_columns_open(page, site):
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_text_has_contrast_and_fits_a_phone(browser, site, scheme):
-    context = browser.new_context(viewport={"width": 360, "height": 780}, color_scheme=scheme, has_touch=True)
+    context = new_context(browser, viewport={"width": 360, "height": 780}, color_scheme=scheme, has_touch=True)
     page = context.new_page()
     for name in (
         "index.html",
@@ -447,7 +454,7 @@ def test_text_has_contrast_and_fits_a_phone(browser, site, scheme):
 
 
 def test_a_finger_taps_and_drags(browser, site):
-    context = browser.new_context(viewport={"width": 390, "height": 800}, has_touch=True)
+    context = new_context(browser, viewport={"width": 390, "height": 800}, has_touch=True)
     page = context.new_page()
     page.goto((site / "index.html").as_uri())
     point = page.locator(f'[data-panel="{PANELS[0]}"] [data-name="flux1-vae"]')
