@@ -70,8 +70,9 @@ class Towers(nn.Module):
             nn.Sequential(nn.Conv2d(before, after, 3, stride=2, padding=1), nn.GroupNorm(8, after), nn.GELU())
             for before, after in itertools.pairwise(widths)
         )
-        # Places for objects, means over places for textures.
-        self.image = nn.Linear(128 * 16 + 48 + 96, DIM)
+        # Cells for objects; mean and deviation over places, brought to one scale, for textures.
+        self.textures = nn.BatchNorm1d(2 * sum(widths[1:]), affine=False)
+        self.image = nn.Linear(128 * 16 + 2 * sum(widths[1:]), DIM)
         self.words = nn.Embedding(len(WORDS), WORD_DIM)
         self.text = nn.Sequential(
             nn.Linear(SLOTS * WORD_DIM, 256), nn.GELU(), nn.Linear(256, 256), nn.GELU(), nn.Linear(256, DIM)
@@ -82,11 +83,12 @@ class Towers(nn.Module):
         axis = torch.linspace(-1, 1, images.shape[-1], device=images.device)
         y, x = torch.meshgrid(axis, axis, indexing="ij")
         places = torch.stack([x, y]).expand(len(images), -1, -1, -1)
-        state, means = torch.cat([2 * images - 1, places], dim=1), []
+        state, pooled = torch.cat([2 * images - 1, places], dim=1), []
         for stage in self.stages:
             state = stage(state)
-            means.append(state.mean(dim=(2, 3)))
-        return self.image(torch.cat([state.flatten(1), means[1], means[2]], dim=1))
+            variance, mean = torch.var_mean(state, dim=(2, 3))
+            pooled += [mean, (variance + 1e-6).sqrt()]
+        return self.image(torch.cat([state.flatten(1), self.textures(torch.cat(pooled, dim=1))], dim=1))
 
     def encode_text(self, numbers: Tensor) -> Tensor:
         """int64 [B, 24] to [B, DIM]."""

@@ -1,7 +1,8 @@
 """Trains the two learned metrics that the stress harness attacks: python -m diffusionbench.simpleeval.train_toy_scorers
 
-14,000 rendered pairs, batch 128, AdamW 1.2e-3 with a one-cycle schedule, clip 1.0, 14 epochs; a few minutes each on
-one core. Writes `<name>.safetensors` (16-bit) and `toy_scorers.json` with recipes, accuracies and hashes.
+14,000 rendered pairs, batch 128, AdamW 1.2e-3 with a one-cycle schedule, clip 1.0; 14 epochs for the dual encoder, then
+2 for the yes/no scorer from its towers; about ten minutes on one core. Writes `<name>.safetensors` (16-bit) and
+`toy_scorers.json` with recipes, accuracies and hashes.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from typing import Final
 
 import numpy as np
 import torch
-from safetensors.torch import save
+from safetensors.torch import load_file, save
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -24,10 +25,15 @@ from diffusionbench.simpleeval.shapes import training_pair
 from diffusionbench.simpleeval.stream import Stream
 from diffusionbench.simpleeval.toy_scorers import FOLDER, NAMES, ToyClip, ToyScorer, ToyVqa, tokens
 
-PAIRS, HELD, BATCH, EPOCHS, RATE, CLIP = 14_000, 1_000, 128, 14, 1.2e-3, 1.0
-#: Wordings and one-fact negatives per pair, drawn once; an epoch takes them in turn.
+PAIRS, HELD, BATCH, RATE, CLIP = 14_000, 1_000, 128, 1.2e-3, 1.0
+EPOCHS: Final = {"toy_clipscore": 14, "toy_vqascore": 2}
+#: Wordings and one-fact negatives per pair, drawn once; an epoch takes one wording and all negatives.
 CHANGED: Final = 7
 RECIPE: Final = {"pairs": PAIRS, "batch": BATCH, "rate": RATE, "clip": CLIP, "seed": "toy"}
+
+
+#: Images uint8 [n, 3, 64, 64], tokens of captions and of one-fact negatives, each [n, CHANGED, 24].
+Pairs = tuple[Tensor, Tensor, Tensor]
 
 
 def changed(named: dict[str, str], stream: Stream) -> dict[str, str]:
@@ -42,8 +48,8 @@ def changed(named: dict[str, str], stream: Stream) -> dict[str, str]:
             return out
 
 
-def data(start: int, count: int) -> tuple[Tensor, Tensor, Tensor]:
-    """Images uint8 [n, 3, 64, 64], tokens of captions and of one-fact negatives, each [n, CHANGED, 24]."""
+def data(start: int, count: int) -> Pairs:
+    """Training pairs start..start + count - 1 of seed "toy"."""
     images, captions, negatives = [], [], []
     for index in range(start, start + count):
         image, caption, scene = training_pair("toy", index)
@@ -62,19 +68,30 @@ def data(start: int, count: int) -> tuple[Tensor, Tensor, Tensor]:
 
 
 def loss_of(model: ToyScorer, images: Tensor, right: Tensor, wrong: Tensor) -> Tensor:
-    """In-batch and one-fact contrast for the dual encoder; yes/no cross-entropy for the other."""
+    """In-batch and one-fact contrast for the dual encoder; yes/no cross-entropy for the other.
+
+    Args:
+        images: float [B, 3, H, W] in 0..1.
+        right: tokens [B, 24] of captions.
+        wrong: tokens [B, N, 24] of captions with one fact changed.
+    """
+    count, negatives = wrong.shape[:2]
     if isinstance(model, ToyClip):
         image = F.normalize(model.encode_image(images))
-        text = F.normalize(model.encode_text(torch.cat([right, wrong])))
-        logits = model.log_scale.exp() * image @ text.T
-        target = torch.arange(len(images))
-        return F.cross_entropy(logits, target) + F.cross_entropy(logits[:, : len(images)].T, target)
-    image = model.encode_image(images).repeat(3, 1)
-    text = model.encode_text(torch.cat([right, wrong, right.roll(1, 0)]))
-    logits = model.head(torch.cat([image, text, image * text], dim=1))[:, 0]
-    label = torch.cat([torch.ones(len(images)), torch.zeros(2 * len(images))])
-    # One yes stands against two noes.
-    return F.binary_cross_entropy_with_logits(logits, label, pos_weight=torch.tensor(2.0))
+        text = F.normalize(model.encode_text(right))
+        near = F.normalize(model.encode_text(wrong.flatten(0, 1))).view(count, negatives, -1)
+        scale, target = model.log_scale.exp(), torch.arange(count)
+        among = scale * image @ text.T
+        own = scale * torch.einsum("bd,bnd->bn", image, near)
+        return F.cross_entropy(torch.cat([among, own], dim=1), target) + F.cross_entropy(among.T, target)
+    image = model.encode_image(images)
+    text = model.encode_text(torch.cat([right[:, None], wrong, right.roll(1, 0)[:, None]], dim=1).flatten(0, 1))
+    image = image.repeat_interleave(negatives + 2, dim=0)
+    logits = model.head(torch.cat([image, text, image * text], dim=1)).view(count, negatives + 2)
+    label = torch.zeros_like(logits)
+    label[:, 0] = 1
+    # One yes stands against all the noes.
+    return F.binary_cross_entropy_with_logits(logits, label, pos_weight=torch.tensor(negatives + 1.0))
 
 
 @torch.no_grad()
@@ -98,10 +115,14 @@ def shifted(pixels: Tensor, generator: torch.Generator) -> Tensor:
     return padded[..., y : y + side, x : x + side]
 
 
-def train(name: str, images: Tensor, right: Tensor, wrong: Tensor, epochs: int) -> ToyScorer:
-    """Train one scorer from scratch."""
+def train(name: str, pairs: Pairs, held: Pairs, epochs: int, towers: Path | None = None) -> ToyScorer:
+    """Train one scorer, from given towers if there are any; accuracies on 200 held pairs are printed every epoch."""
+    images, right, wrong = pairs
     torch.manual_seed(0)
     model: ToyScorer = ToyClip() if name == "toy_clipscore" else ToyVqa()
+    if towers is not None:
+        known = {key: value for key, value in load_file(towers).items() if key != "log_scale"}
+        model.load_state_dict(known, strict=False)
     model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     optimizer = torch.optim.AdamW(model.parameters(), lr=RATE, weight_decay=0.05)
     steps = len(images) // BATCH
@@ -110,42 +131,52 @@ def train(name: str, images: Tensor, right: Tensor, wrong: Tensor, epochs: int) 
     for epoch in range(epochs):
         order = torch.randperm(len(images), generator=generator)
         started, total = time.perf_counter(), 0.0
+        model.train()
         for step in range(steps):
             rows = order[step * BATCH : (step + 1) * BATCH]
             turn = epoch % CHANGED
             pixels = shifted(images[rows].float() / 255, generator).to(memory_format=torch.channels_last)
-            loss = loss_of(model, pixels, right[rows, turn], wrong[rows, turn])
+            loss = loss_of(model, pixels, right[rows, turn], wrong[rows])
             optimizer.zero_grad()
             loss.backward()
             torch.nn.utils.clip_grad_norm_(model.parameters(), CLIP)
             optimizer.step()
             schedule.step()
             total += loss.item()
-        print(f"{name} epoch {epoch + 1} loss {total / steps:.3f} {time.perf_counter() - started:.0f} s", flush=True)
+        found = accuracies(model, *(part[:200] for part in held))
+        spent = time.perf_counter() - started
+        print(f"{name} epoch {epoch + 1} loss {total / steps:.3f} {found} {spent:.0f} s", flush=True)
     return model
+
+
+def ship(model: ToyScorer, name: str, held: Pairs, epochs: int, out: Path) -> None:
+    """Round a scorer to 16 bits, check it, and write it with its line in `toy_scorers.json`."""
+    weights = {
+        key: (value.half() if value.is_floating_point() else value).contiguous()
+        for key, value in model.state_dict().items()
+    }
+    model.load_state_dict(weights)
+    found = {key: round(value, 4) for key, value in accuracies(model, *held).items()}
+    print(name, found, flush=True)
+    path, card = out / f"{name}.safetensors", out / "toy_scorers.json"
+    write_atomic(path, save(weights))
+    facts = json.loads(card.read_text()) if card.exists() else {}
+    facts[name] = {"sha256": file_digest(path), **found, "recipe": {**RECIPE, "epochs": epochs}}
+    write_atomic(card, json.dumps(facts, indent=2) + "\n")
 
 
 def main() -> None:
     """Train, check and write the scorers."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("names", nargs="*", default=NAMES, help="which scorers; default both")
-    parser.add_argument("--epochs", type=int, default=EPOCHS)
     parser.add_argument("--out", type=Path, default=FOLDER)
     arguments = parser.parse_args()
-    images, right, wrong = data(0, PAIRS)
-    held = data(PAIRS, HELD)
-    card = arguments.out / "toy_scorers.json"
-    facts = json.loads(card.read_text()) if card.exists() else {}
+    pairs, held = data(0, PAIRS), data(PAIRS, HELD)
     for name in arguments.names:
-        model = train(name, images, right, wrong, arguments.epochs)
-        weights = {key: value.half().contiguous() for key, value in model.state_dict().items()}
-        model.load_state_dict({key: value.float() for key, value in weights.items()})
-        found = {key: round(value, 4) for key, value in accuracies(model, *held).items()}
-        print(name, found, flush=True)
-        path = arguments.out / f"{name}.safetensors"
-        write_atomic(path, save(weights))
-        facts[name] = {"sha256": file_digest(path), **found, "recipe": {**RECIPE, "epochs": arguments.epochs}}
-        write_atomic(card, json.dumps(facts, indent=2) + "\n")
+        # The yes/no scorer begins with the towers of the dual encoder, which took most of the learning.
+        towers = arguments.out / f"{NAMES[0]}.safetensors" if name != NAMES[0] else None
+        model = train(name, pairs, held, EPOCHS[name], towers)
+        ship(model, name, held, EPOCHS[name], arguments.out)
 
 
 if __name__ == "__main__":
