@@ -155,7 +155,9 @@ def test_ls_lists_everything(nanogen):
     code, out, _ = nanogen("ls", "--json")
     tables = json.loads(out)
     assert code == 0
-    assert {"tasks", "methods", "scales", "latents", "objectives", "losses", "data"} == set(tables)
+    assert {"tasks", "methods", "scales", "latents", "objectives", "losses", "data", "conditions", "encoders"} == set(
+        tables
+    )
     assert all(text for name in ("tasks", "methods", "scales", "latents") for text in tables[name].values())
 
 
