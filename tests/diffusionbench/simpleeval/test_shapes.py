@@ -90,7 +90,7 @@ def right_shares(prompts, size=64):
     return right, alone, asked
 
 
-@pytest.mark.parametrize(("size", "every"), [(64, 2), (32, 6)])
+@pytest.mark.parametrize(("size", "every"), [(64, 3), (32, 8)])
 def test_readers_read_rendered_truth(size, every):
     prompts = build("shapes", "public-3", "quick").prompts[::every]
     right, alone, asked = right_shares(prompts, size)
