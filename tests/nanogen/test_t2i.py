@@ -93,8 +93,8 @@ def test_the_first_images_of_an_evaluation_follow_the_prompt_sets_seeds(run, tmp
     loaded = load(weights, None, "cpu", "float32")
     request = _request(loaded.config, loaded.parts, "test", None, None)
     samples = AXES.load("t2i")().samples(request, None, None)
-    noise = SeededDraws([samples[0].seed]).normal("image", (3, 32, 32))
-    assert torch.equal(noise[0], torch.randn(3, 32, 32, generator=torch.Generator().manual_seed(samples[0].seed)))
+    noise = SeededDraws([samples[0].seed]).normal("image", (3, 24, 24))
+    assert torch.equal(noise[0], torch.randn(3, 24, 24, generator=torch.Generator().manual_seed(samples[0].seed)))
     generator = Generator.of(loaded.net, loaded.parts, loaded.config)
     source = NetworkSource(generator, 0, 4, "test")
     together, alone = source.images(samples[:3]), source.images(samples[2:3])
@@ -172,7 +172,7 @@ def test_prompts_become_images_that_carry_them(run, tmp_path):
         (["train", "--task", "shapes", "condition.encoder=nothing"], "unknown text encoder 'nothing'"),
         (["train", "--task", "shapes", "condition.encoder=null"], "condition.encoder is not set"),
         (["train", "--task", "shapes", "condition.kind=picture"], "unknown condition kind 'picture'"),
-        (["train", "--task", "shapes", "data.image_size=24"], "drawn at 32, 64, 128 pixels"),
+        (["train", "--task", "shapes", "data.image_size=48"], "drawn at 24, 32, 64, 128 pixels"),
         (["train", "--task", "digits", "condition.kind=text", "condition.encoder=minilm-l6"], "has no captions"),
         (["train", "--task", "shapes", "condition.kind=class"], "data has no labels"),
         (["eval", "{run}", "--metrics", "fd_digits"], "needs a reference"),

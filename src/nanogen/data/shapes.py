@@ -20,14 +20,14 @@ SEED = "shapes-train"
 # Distinct scenes with their captions, and pictures of each: an encoder reads every caption once.
 CAPTIONS = 8192
 PICTURES = 16
-SIZES = (32, 64, 128)
+SIZES = (24, 32, 64, 128)
 
 
 class Shapes:
     """Rendered scenes by index; index = picture * CAPTIONS + caption.
 
     Args:
-        image_size: side in pixels: 32, 64 or 128.
+        image_size: side in pixels: 24, 32, 64 or 128.
     """
 
     num_classes = None
