@@ -46,6 +46,8 @@ class Shapes:
         return _scene(index % CAPTIONS)[0]
 
     def __getitem__(self, index: int) -> Item:
+        if not 0 <= index < len(self):
+            raise IndexError(index)
         picture, place = divmod(index, CAPTIONS)
         caption, scene = _scene(place)
         return Item(shapes.render(dict(scene), SEED, f"picture/{place}/{picture}", self.image_size), caption=caption)

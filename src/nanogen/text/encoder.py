@@ -139,9 +139,6 @@ class TextEncoder:
             raise RequestError(_unusable(self.name, self.folder, "model", error)) from None
         finally:
             transformers.utils.logging.set_verbosity(before)
-        if self.spec.loader == "CLIPTextModel":
-            # Only its own end token closes a caption; nothing else of the class is needed.
-            model = getattr(model, "text_model", model)
         return model.to(self.device).eval().requires_grad_(False)
 
     @torch.no_grad()
