@@ -39,8 +39,16 @@ LADDERS: Final[dict[str, tuple[float, ...]]] = {
     "resolution": (48, 32, 24, 16),
 }
 ABILITIES: Final = (1, 0.95, 0.9, 0.8, 0.7, 0.6, 0.4)
-NUISANCES: Final = ("saturation 1.3", "contrast 1.2", "unsharp 0.8", "jpeg 85", "brightness +5 %", "brightness -5 %",
-                    "crop 1 %")  # fmt: skip
+NUISANCES: Final = (
+    "saturation 1.3",
+    "contrast 1.2",
+    "unsharp 0.8",
+    "jpeg 85",
+    "jpeg-full-colour 85",
+    "brightness +5 %",
+    "brightness -5 %",
+    "crop 1 %",
+)
 
 
 def degrade(image: np.ndarray, kind: str, amount: float) -> np.ndarray:
@@ -66,9 +74,12 @@ def degrade(image: np.ndarray, kind: str, amount: float) -> np.ndarray:
 def nuisance(image: np.ndarray, name: str) -> np.ndarray:
     """A change of looks that shows the same facts; a name of `NUISANCES`."""
     kind, amount = name.split(" ", 1)
-    if kind == "jpeg":
+    if kind.startswith("jpeg"):
         buffer = io.BytesIO()
-        Image.fromarray(image).save(buffer, "JPEG", quality=int(amount))
+        # The usual file halves the resolution of colour; the other one only quantises.
+        Image.fromarray(image).save(
+            buffer, "JPEG", quality=int(amount), subsampling="4:4:4" if "full" in kind else "4:2:0"
+        )
         return np.asarray(Image.open(buffer))
     if kind == "crop":
         return resize(image[1:-1, 1:-1], image.shape[0])

@@ -27,6 +27,10 @@ BINS: Final = 48
 #: Largest radius of a shape over the radius it was drawn with.
 REACH: Final = {"circle": 0.98, "square": 1.22, "triangle": 1.30, "plus": 1.12, "ring": 1.06, "star": 1.24}
 SMALL: Final = 7.5
+#: Fourier magnitude of the outline below which it is a circle.
+ROUND: Final = 0.024
+#: Share of the convex hull above which four corners are a square, not a plus.
+SOLID: Final = 0.922
 STRIPED: Final = 0.55
 
 
@@ -35,23 +39,19 @@ class Grade(NamedTuple):
 
     Attributes:
         vivid: quantile of chroma within an object from which on pixels tell its colour.
-        round: Fourier magnitude of the outline below which it is a circle.
-        solid: share of the convex hull above which four corners are a square, not a plus.
         plain: variance below which a background is plain.
         half: how far from one half the bright share of a checkered background may be.
     """
 
     vivid: float
-    round: float
-    solid: float
     plain: float
     half: float
 
 
-FINE: Final = Grade(vivid=0.5, round=0.038, solid=0.875, plain=60, half=0.14)
-#: Enlarging took contrast from patterns and none from the noise of the views, and it made outlines smooth: outlines are
-#: drawn twice as fine, patterns judged after the box mean, colours before it.
-ENLARGED: Final = Grade(vivid=0.8, round=0.024, solid=0.922, plain=10, half=0.10)
+FINE: Final = Grade(vivid=0.5, plain=60, half=0.07)
+#: Enlarging took contrast from patterns and none from the noise of the views: patterns are judged after the box mean,
+#: colours before it.
+ENLARGED: Final = Grade(vivid=0.8, plain=10, half=0.10)
 
 
 def read_components(image: np.ndarray, native: int | None = None) -> Reading:
@@ -83,9 +83,9 @@ def _object(colours: np.ndarray, chroma: np.ndarray, mask: np.ndarray, grade: Gr
     rows, columns = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
     top, left = rows[0] - 1, columns[0] - 1
     box = (slice(rows[0], rows[-1] + 3), slice(columns[0], columns[-1] + 3))
-    part, fineness = np.pad(mask, 1)[box], 1
-    if grade is ENLARGED:
-        part, fineness = doubled(np.where(grow(part, 1), np.pad(chroma, 1)[box], 0)) > CHROMA, 2
+    near = grow(np.pad(mask, 1)[box], 1)
+    # Outlines at half pixels: those of a small object differ by less than a pixel between shapes.
+    part = doubled(np.where(near, np.pad(chroma, 1)[box], 0)) > CHROMA
     outside = components(~part, diagonal=False)
     filled = outside != outside[0, 0]
     area = filled.sum()
@@ -94,16 +94,16 @@ def _object(colours: np.ndarray, chroma: np.ndarray, mask: np.ndarray, grade: Gr
     radius, spectrum = _profile(y - centre_y, x - centre_x)
     if (area - part.sum()) / area > HOLE_SHARE:
         shape = "ring"
-    elif spectrum.max() < grade.round:
+    elif spectrum.max() < ROUND:
         shape = "circle"
     elif spectrum.argmax() == 0:
         shape = "triangle"
     elif spectrum[2] > spectrum[1]:
         shape = "star"
     else:
-        shape = "square" if area / hull_area(filled) > grade.solid else "plus"
-    size = "small" if radius / fineness / REACH[shape] < SMALL else "large"
-    return Found(shape, colour, size, float(centre_x / fineness + left), float(centre_y / fineness + top))
+        shape = "square" if area / hull_area(filled) > SOLID else "plus"
+    size = "small" if radius / 2 / REACH[shape] < SMALL else "large"
+    return Found(shape, colour, size, float(centre_x / 2 + left), float(centre_y / 2 + top))
 
 
 def doubled(field: np.ndarray) -> np.ndarray:

@@ -12,7 +12,9 @@ from diffusionbench.simpleeval.pixels import COARSE, LUMA, NAMES, SIDE, chroma_o
 from diffusionbench.simpleeval.reading import Found, Reading
 from diffusionbench.simpleeval.shapes import COS, TURN, inside_shape
 
-GATE_LOW, GATE_RANGE, COARSE_GATE_RANGE = 38, 30, 50
+GATE_LOW, GATE_RANGE = 38, 50
+#: Chroma above which a pixel is of an object, not of the background.
+COVERED: Final = 53
 MIN_MASS: Final = 24
 PEAK: Final = 0.62
 RADII: Final = {"small": 6, "large": 10}
@@ -23,7 +25,9 @@ REACH: Final = 15
 #: Sides of the Fourier transforms; the smallest is taken from which no template reaches around the edge.
 SIDES: Final = (32, 40, 48, 64, 80)
 #: Energy per background pixel below which it is plain.
-PLAIN, COARSE_PLAIN = 45, 20
+PLAIN, COARSE_PLAIN = 30, 20
+#: Cycles per image beyond which there is no pattern of this world, but noise.
+FINEST: Final = 16
 
 
 class Filters(NamedTuple):
@@ -76,14 +80,14 @@ def read_filters(image: np.ndarray, native: int | None = None) -> Reading:
     native = native or min(image.shape[:2])
     pixels = resize(image).astype(np.float32)
     chroma = chroma_of(pixels)
-    # Enlarging spreads edges: a steep gate would swell small objects into discs.
-    gate = np.clip((chroma - GATE_LOW) / (COARSE_GATE_RANGE if native < COARSE else GATE_RANGE), 0, 1)
+    # A steep gate would swell small objects with soft edges into discs.
+    gate = np.clip((chroma - GATE_LOW) / GATE_RANGE, 0, 1)
     seen = gate > 0
     labels = np.full(gate.shape, -1)
     labels[seen] = colour_labels(pixels[seen])
     mass = np.bincount(labels[seen], gate[seen], minlength=len(NAMES))
     maps = {int(colour): gate * (labels == colour) for colour in np.flatnonzero(mass >= MIN_MASS)}
-    return Reading(_peaks(maps), _background(pixels @ LUMA, grow(chroma > GATE_LOW + GATE_RANGE / 2, 2), native))
+    return Reading(_peaks(maps), _background(pixels @ LUMA, grow(chroma > COVERED, 2), native))
 
 
 def _peaks(maps: dict[int, np.ndarray]) -> tuple[Found, ...]:
@@ -137,10 +141,8 @@ def _background(luminance: np.ndarray, covered: np.ndarray, native: int) -> str:
     power = np.abs(np.fft.fft2(detail)) ** 2
     frequency = np.abs(np.fft.fftfreq(SIDE, 1 / SIDE)).astype(int)
     power[(frequency[:, None] < 4) & (frequency[None] < 4)] = 0
-    if native < COARSE:
-        # An enlarged image shows nothing beyond half its own side; what is there is noise of the views.
-        power[frequency > native // 2] = 0
-        power[:, frequency > native // 2] = 0
+    power[frequency > FINEST] = 0
+    power[:, frequency > FINEST] = 0
     total = power.sum()
     if total / (SIDE * SIDE) / free.sum() < (COARSE_PLAIN if native < COARSE else PLAIN):
         return "plain"

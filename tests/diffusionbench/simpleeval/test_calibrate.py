@@ -82,7 +82,9 @@ def test_looks_do_not_matter(target, accuracy):
     before = calibrate.score(target, part, images)
     for name in calibrate.NUISANCES:
         changed = [calibrate.nuisance(image, name) for image in images]
-        assert abs(calibrate.score(target, part, changed) - before) <= 0.02, name
+        # JPEG at half the colour resolution is damage to small shapes, not a look alone.
+        limit = 0.05 if name == "jpeg 85" else 0.02
+        assert abs(calibrate.score(target, part, changed) - before) <= limit, name
 
 
 @pytest.mark.slow
