@@ -8,7 +8,7 @@ from __future__ import annotations
 import hashlib
 import zipfile
 import zlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Final, Protocol
@@ -101,12 +101,7 @@ class FolderSource:
     @cached_property
     def image_size(self) -> tuple[int, int] | None:
         """Size of the first readable image, or None if there is none."""
-        for file in self.files:
-            try:
-                return _decode(file).shape[:2]
-            except _UNREADABLE:
-                continue
-        return None
+        return _first_size(self.files)
 
     def images(self, samples: Sequence[Sample]) -> np.ndarray:
         """The samples' images; grey and palette files become RGB without loss.
@@ -131,6 +126,15 @@ class FolderSource:
         if reasons:
             raise UnreadableImages(reasons)
         return np.stack(arrays)
+
+
+def _first_size(files: Iterable[Path]) -> tuple[int, int] | None:
+    for file in files:
+        try:
+            return _decode(file).shape[:2]
+        except _UNREADABLE:
+            continue
+    return None
 
 
 class PromptFolderSource:
@@ -168,12 +172,7 @@ class PromptFolderSource:
     @cached_property
     def image_size(self) -> tuple[int, int] | None:
         """Size of the first readable image, or None if there is none."""
-        for file in self._files.values():
-            try:
-                return _decode(file).shape[:2]
-            except _UNREADABLE:
-                continue
-        return None
+        return _first_size(self._files.values())
 
     def images(self, samples: Sequence[Sample]) -> np.ndarray:
         """The samples' images.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from pathlib import Path
 
@@ -142,6 +143,22 @@ def test_a_text_step_is_timed_without_data_or_encoder():
     told = json.loads(call("bench", *arguments, "--warmup", 0, *tiny, "train.compile=false"))
     assert told["text_tokens"] == 12
     assert told["model_gflops_per_image"] > 0
+
+
+def test_a_run_keeps_to_the_encoder_it_was_trained_with(words, tmp_path, monkeypatch, capsys):
+    mine = save_encoder(tmp_path / "encoder", "bert")
+    changed = [word for word in words if not word.startswith("condition.encoder")] + [f"condition.encoder={mine}"]
+    arguments = ["train", "--task", "shapes", "--run", tmp_path / "run", *changed, "train.duration=1 steps"]
+    call(*arguments, "eval.metrics=[]")
+    save_encoder(mine, "bert", seed=1)
+    from nanogen.cli import main
+
+    for request in (["sample", tmp_path / "run", "--prompt", "a circle"], [*arguments, "eval.metrics=[]"]):
+        monkeypatch.setattr("sys.argv", ["nanogen", *map(str, request)])
+        with pytest.raises(SystemExit) as ended:
+            main()
+        assert ended.value.code == 2
+        assert re.search(r"trained with (text encoder|condition digest) \w+, found", capsys.readouterr().err)
 
 
 def test_prompts_become_images_that_carry_them(run, tmp_path):
