@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
+from numpy.typing import NDArray
 
 if TYPE_CHECKING:
     import torch
@@ -37,15 +38,20 @@ def generator(seed: int, purpose: str, *index: int) -> torch.Generator:
     return torch.Generator().manual_seed(int(seed_sequence(seed, purpose, *index).generate_state(1, np.uint64)[0]))
 
 
-def _hashed(value: np.ndarray, constant: int, multiplier: int) -> tuple[np.ndarray, int]:
+Words = NDArray[np.uint32]
+
+
+def _hashed(value: Words, constant: int, multiplier: int) -> tuple[Words, int]:
     following = constant * multiplier % 2**32
-    value = (value ^ np.uint32(constant)) * np.uint32(following)
-    return value ^ value >> np.uint32(16), following
+    return _folded((value ^ np.uint32(constant)) * np.uint32(following)), following
 
 
-def _mixed(x: np.ndarray, y: np.ndarray) -> np.ndarray:
-    mixed = x * np.uint32(0xCA01F9DD) - y * np.uint32(0x4973F715)
-    return mixed ^ mixed >> np.uint32(16)
+def _mixed(x: Words, y: Words) -> Words:
+    return _folded(x * np.uint32(0xCA01F9DD) - y * np.uint32(0x4973F715))
+
+
+def _folded(value: Words) -> Words:
+    return value ^ (value >> np.uint32(16))
 
 
 def seeds(seed: int, purpose: str, places: Sequence[tuple[int, ...]]) -> list[int]:
