@@ -8,6 +8,7 @@ the CPU in float32 (plan section 2).
 from __future__ import annotations
 
 import hashlib
+import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -27,8 +28,11 @@ def seed_sequence(seed: int, purpose: str, *index: int) -> np.random.SeedSequenc
         purpose: what the numbers are for; different purposes never share a stream.
         index: integers >= 0 that place the draw, such as (step, position) or (sample,).
     """
-    name = int.from_bytes(hashlib.sha256(purpose.encode()).digest()[:8], "little")
-    return np.random.SeedSequence([seed, name, *index])
+    return np.random.SeedSequence([seed, _number_of(purpose), *index])
+
+
+def _number_of(purpose: str) -> int:
+    return int.from_bytes(hashlib.sha256(purpose.encode()).digest()[:8], "little")
 
 
 def generator(seed: int, purpose: str, *index: int) -> torch.Generator:
@@ -39,6 +43,11 @@ def generator(seed: int, purpose: str, *index: int) -> torch.Generator:
 
 
 Words = NDArray[np.uint32]
+# Of numpy's SeedSequence: first constant and multiplier of the hash going in and coming out, factors of the mix.
+INTO = (0x43B0D7E5, 0x931E8875)
+OUT_OF = (0x8B51F9DD, 0x58F38DED)
+MIX = (np.uint32(0xCA01F9DD), np.uint32(0x4973F715))
+POOL = 4
 
 
 def _hashed(value: Words, constant: int, multiplier: int) -> tuple[Words, int]:
@@ -47,7 +56,7 @@ def _hashed(value: Words, constant: int, multiplier: int) -> tuple[Words, int]:
 
 
 def _mixed(x: Words, y: Words) -> Words:
-    return _folded(x * np.uint32(0xCA01F9DD) - y * np.uint32(0x4973F715))
+    return _folded(x * MIX[0] - y * MIX[1])
 
 
 def _folded(value: Words) -> Words:
@@ -64,28 +73,25 @@ def seeds(seed: int, purpose: str, places: Sequence[tuple[int, ...]]) -> list[in
 
     Source: Melissa O'Neill's seed_seq, as numpy.random.SeedSequence documents it.
     """
-    name = int.from_bytes(hashlib.sha256(purpose.encode()).digest()[:8], "little")
-    words = [
-        number >> shift & 0xFFFFFFFF for number in (seed, name) for shift in range(0, max(number.bit_length(), 1), 32)
-    ]
+    whole = (seed, _number_of(purpose))
+    words = [number >> shift & 0xFFFFFFFF for number in whole for shift in range(0, max(number.bit_length(), 1), 32)]
     index = np.asarray(places, np.uint32)
     entropy = [np.full(len(index), word, np.uint32) for word in words] + list(index.T)
-    constant = 0x43B0D7E5
+    entropy += [np.zeros(len(index), np.uint32)] * (POOL - len(entropy))
+    constant, multiplier = INTO
     pool = []
-    for word in [*entropy, *[np.zeros(len(index), np.uint32)] * 4][:4]:
-        value, constant = _hashed(word, constant, 0x931E8875)
+    for word in entropy[:POOL]:
+        value, constant = _hashed(word, constant, multiplier)
         pool.append(value)
-    for source in range(4):
-        for target in range(4):
-            if source != target:
-                value, constant = _hashed(pool[source], constant, 0x931E8875)
-                pool[target] = _mixed(pool[target], value)
-    for word in entropy[4:]:
-        for target in range(4):
-            value, constant = _hashed(word, constant, 0x931E8875)
-            pool[target] = _mixed(pool[target], value)
-    low, constant = _hashed(pool[0], 0x8B51F9DD, 0x58F38DED)
-    high, _ = _hashed(pool[1], constant, 0x58F38DED)
+    for source, target in itertools.permutations(range(POOL), 2):
+        value, constant = _hashed(pool[source], constant, multiplier)
+        pool[target] = _mixed(pool[target], value)
+    for word, target in itertools.product(entropy[POOL:], range(POOL)):
+        value, constant = _hashed(word, constant, multiplier)
+        pool[target] = _mixed(pool[target], value)
+    constant, multiplier = OUT_OF
+    low, constant = _hashed(pool[0], constant, multiplier)
+    high, _ = _hashed(pool[1], constant, multiplier)
     return (low.astype(np.uint64) | high.astype(np.uint64) << np.uint64(32)).tolist()
 
 
