@@ -1,6 +1,7 @@
 # Two commands for a fresh machine: `make demo` and `make test`. Everything else is for development.
 PYTHON ?= python3
 BIN := .venv/bin
+# Byte code is left to the first import: most of what is installed never is.
 INSTALL := -m pip install --quiet --disable-pip-version-check --no-compile -c constraints.txt
 SETUP := pyproject.toml constraints.txt
 
