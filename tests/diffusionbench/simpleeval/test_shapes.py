@@ -28,6 +28,15 @@ FROZEN = {
 }
 
 
+@pytest.mark.parametrize("side, size", [(64, 24), (64, 32), (64, 63), (128, 48), (50, 7), (24, 24)])
+def test_shrinking_is_the_area_mean_rounded_half_up(side, size):
+    image = np.random.default_rng(0).integers(0, 256, (side, side, 3), dtype=np.uint8)
+    # Cut every pixel into size x size pieces; side x side of them make a new pixel.
+    pieces = image.astype(np.int64).repeat(size, axis=0).repeat(size, axis=1)
+    sums = pieces.reshape(size, side, size, side, 3).sum(axis=(1, 3))
+    np.testing.assert_array_equal(shapes.shrink(image, size), (2 * sums + side**2) // (2 * side**2))
+
+
 @pytest.mark.parametrize("size", FROZEN)
 def test_renderer_is_frozen(size):
     count, digest = FROZEN[size]
