@@ -8,8 +8,8 @@ SETUP := pyproject.toml constraints.txt
 .PHONY: demo test oracle lint clean
 
 demo: .venv/demo.stamp
-	$(BIN)/nanogen train --task digits --scale laptop --run outputs/demo
-	$(BIN)/nanogen train --task shapes --scale laptop --run outputs/demo-shapes
+	$(BIN)/nanogen train --task digits --method toy-ae --scale laptop --run outputs/demo
+	$(BIN)/nanogen train --task shapes --method toy-ae --scale laptop --run outputs/demo-shapes
 	$(BIN)/nanogen report outputs/demo outputs/demo-shapes
 
 test: .venv/test.stamp lint

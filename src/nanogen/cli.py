@@ -126,7 +126,7 @@ def sample(
 
       nanogen sample outputs/demo --labels 7 --num 500 --out sevens/
 
-      nanogen sample outputs/shapes-pixel-v-laptop --prompt "two red circles above a blue square" --num 16
+      nanogen sample outputs/shapes-toy-ae-laptop --prompt "two red circles above a blue square" --num 16
 
       nanogen sample outputs/demo --num 1000 --out images.npz sampler.num_steps=25
     """

@@ -69,7 +69,7 @@ def test_anchors_have_equal_counts_and_the_classes_asked_for(reference, count):
         assert list(source.labels) == reference.labels(number)
         images = source.images([Sample(index) for index in range(number)])
         assert images.dtype == np.uint8
-        assert images.shape == (number, *reference.image_size, 3)
+        assert images.shape == (number, *(reference.image_size or source.image_size), 3)
     if "features" not in reference.offers:
         assert not anchors
 

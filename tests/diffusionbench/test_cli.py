@@ -129,7 +129,10 @@ def test_unreadable_images_are_named_and_the_partial_record_is_kept(bench, digit
         (("run", "images", *RUN, "--labels", "far.txt"), "has the label 10; the 10 classes of this request are 0..9"),
         (("run", "images", *RUN, "--labels", "few.txt"), "1 labels were given and images has 20 images"),
         (("run", "images", *RUN, "--device", "gpu"), "device 'gpu' cannot be used"),
-        (("run", "large", *RUN), "the images are 9x9, and reference 'digits' needs 8x8"),
+        (
+            ("run", "large", "--reference", "images", "--metrics", "fd_digits"),
+            "the images are 9x9, and reference 'images' needs 8x8",
+        ),
         (("run", "flat", *RUN), "'accuracy_digits' needs the class that was asked for, and image 0 has no label"),
         (("run", "odd.npz", *RUN), "Images must be uint8 [N, H, W, 3]"),
         (

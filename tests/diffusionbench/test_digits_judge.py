@@ -51,6 +51,14 @@ def test_grey_is_the_mean_of_the_channels():
     np.testing.assert_allclose(DigitsJudge()(painted)["features"], DigitsJudge()(grey)["features"], rtol=1e-5)
 
 
+@pytest.mark.parametrize("times", [2, 3])
+def test_a_digit_of_repeated_pixels_is_the_same_digit(times):
+    images = digits.read("held_out")[0][:20]
+    large = images.repeat(times, axis=1).repeat(times, axis=2)
+    np.testing.assert_allclose(judge.to_grey(large), judge.to_grey(images), atol=1e-6)
+    assert judge.to_grey(np.zeros((1, 9, 9, 3), np.uint8)).shape == (1, 1, 8, 8)
+
+
 def test_shifts_move_whole_pixels_by_at_most_the_reach():
     image = torch.zeros(1, 1, 8, 8)
     image[0, 0, 4, 4] = 1

@@ -7,6 +7,7 @@ from pydantic import ValidationError
 from diffusionbench.axes.class_conditional import ClassConditional
 from diffusionbench.errors import MissingPackageError, RequestError, UserError
 from diffusionbench.extractors import digits as judge
+from diffusionbench.extractors.digits import DigitsJudge
 from diffusionbench.references.digits import Digits
 from diffusionbench.request import EvalRequest, check, expand
 from diffusionbench.source import ArraySource, ConstantSource
@@ -57,9 +58,12 @@ def test_no_metric_or_one_metric_twice_is_refused(ask):
         ask(guidance=2.0)
 
 
-def test_images_of_the_wrong_size_are_refused(ask, given):
+def test_images_of_the_wrong_size_are_refused(ask, given, monkeypatch):
+    check(ask(), given(size=9))
+    monkeypatch.setattr(Digits, "image_size", (8, 8))
     with pytest.raises(RequestError, match=r"images are 9x9, and reference 'digits' needs 8x8"):
         check(ask(), given(size=9))
+    monkeypatch.setattr(DigitsJudge, "image_size", (8, 8))
     with pytest.raises(RequestError, match=r"images are 9x9, and feature extractor 'digits' needs 8x8"):
         check(ask(reference=None), given(size=9))
 

@@ -255,7 +255,9 @@ def test_nothing_readable_or_too_little_is_an_error(ask, noise, write, tmp_path,
         runner.run(ask(), FolderSource(folder), tmp_path / "store")
 
 
-def test_sizes_unknown_before_the_first_image_are_checked_on_it(ask, noise):
+def test_sizes_unknown_before_the_first_image_are_checked_on_it(ask, noise, monkeypatch):
+    monkeypatch.setattr(digits.Digits, "image_size", (8, 8))
+
     class Unknown(ArraySource):
         image_size = None
 

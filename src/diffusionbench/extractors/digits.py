@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 WEIGHTS: Final = Path(__file__).with_name("digits_judge.safetensors")
 CARD: Final = Path(__file__).with_name("digits_judge.json")
 WIDTH: Final = 64
+SIZE: Final = 8
 
 
 def forward(weights: Mapping[str, Tensor], grey: Tensor) -> tuple[Tensor, Tensor]:
@@ -48,10 +49,15 @@ def forward(weights: Mapping[str, Tensor], grey: Tensor) -> tuple[Tensor, Tensor
 
 
 def to_grey(images: np.ndarray) -> Tensor:
-    """Mean of the three channels of uint8 [B, 8, 8, 3] as float32 [B, 1, 8, 8] in [0, 1]."""
-    import torch
+    """Mean of the three channels of uint8 [B, H, W, 3], and of the areas of an 8x8 grid, as float32 [B, 1, 8, 8].
 
-    return torch.from_numpy(images.astype(np.float32).mean(axis=-1) / 255)[:, None]
+    Images of 8x8 are taken as they are, and a digit that was enlarged by repeating pixels is the same digit again.
+    """
+    import torch
+    from torch.nn import functional as F
+
+    grey = torch.from_numpy(images.astype(np.float32).mean(axis=-1) / 255)[:, None]
+    return grey if grey.shape[2:] == (SIZE, SIZE) else F.adaptive_avg_pool2d(grey, SIZE)
 
 
 @cache
@@ -61,11 +67,11 @@ def card() -> dict[str, Any]:
 
 
 class DigitsJudge:
-    """Features and class logits of 8x8 digits."""
+    """Features and class logits of digits, seen at 8x8."""
 
     name = "digits"
     dim = WIDTH
-    image_size: tuple[int, int] | None = (8, 8)
+    image_size: tuple[int, int] | None = None
 
     def __init__(self, device: str | torch.device = "cpu") -> None:
         """Load the weights.
@@ -96,7 +102,7 @@ class DigitsJudge:
             )
 
     def __call__(self, images: np.ndarray) -> Mapping[str, np.ndarray]:
-        """Map uint8 [B, 8, 8, 3] to {"features": float32 [B, 64], "logits": float32 [B, 10]}."""
+        """Map uint8 [B, H, W, 3] to {"features": float32 [B, 64], "logits": float32 [B, 10]}."""
         features, logits = self._forward(images)
         return {"features": features, "logits": logits}
 

@@ -30,7 +30,7 @@ class Reference(Protocol):
     Attributes:
         name: what records call it.
         digest: SHA-256 over the images or the statistics file.
-        image_size: (height, width) that every scored image must have, or None where unknown.
+        image_size: (height, width) that every scored image must have, or None for any.
         num_classes: number of classes, or None where it has no labels.
         offers: what metrics can take from it: "moments", "features".
     """

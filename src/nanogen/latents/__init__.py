@@ -19,6 +19,7 @@ LATENTS = Registry(
     "latent space",
     {
         "pixel": "nanogen.latents.pixel:PIXEL",
+        "toy-ae": "nanogen.latents.toy:TOY_AE",
         "sd-vae-ema": "nanogen.latents.vae:SD_VAE_EMA",
     },
     group="nanogen.latents",

@@ -1,0 +1,72 @@
+"""The network of `toy-ae`: a convolutional autoencoder of stride 8 whose decoder expects imprecise latents.
+
+It stands in for the large autoencoders where nothing may be downloaded, and is small enough to ship.
+"""
+
+from __future__ import annotations
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+CHANNELS = 16
+STRIDE = 8
+WIDTH = 96
+
+
+class Residual(nn.Module):
+    """x + conv(silu(conv(silu(x)))) with 3x3 kernels; the identity at initialisation."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(width, width, 3, padding=1)
+        self.conv2 = nn.Conv2d(width, width, 3, padding=1)
+        for parameter in self.conv2.parameters():
+            nn.init.zeros_(parameter)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x + self.conv2(F.silu(self.conv1(F.silu(x))))
+
+
+class Autoencoder(nn.Module):
+    """Images in [-1, 1] to normalised latents and back.
+
+    The norm has no gain: every channel has mean 0 and deviation 1 over the training images, so noise of a given
+    deviation hides equally much of each.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.encoder = nn.Sequential(
+            nn.Conv2d(3, WIDTH, 4, stride=4),
+            Residual(WIDTH),
+            Residual(WIDTH),
+            nn.SiLU(),
+            nn.Conv2d(WIDTH, CHANNELS, 2, stride=2),
+        )
+        self.norm = nn.BatchNorm2d(CHANNELS, affine=False, momentum=0.02)
+        self.decoder = nn.Sequential(
+            nn.Conv2d(CHANNELS, 4 * WIDTH, 1),
+            nn.PixelShuffle(2),
+            Residual(WIDTH),
+            Residual(WIDTH),
+            Residual(WIDTH),
+            nn.SiLU(),
+            nn.Conv2d(WIDTH, 4 * 48, 1),
+            nn.PixelShuffle(2),
+            Residual(48),
+            Residual(48),
+            nn.SiLU(),
+            nn.Conv2d(48, 4 * 16, 1),
+            nn.PixelShuffle(2),
+            Residual(16),
+            nn.SiLU(),
+            nn.Conv2d(16, 3, 3, padding=1),
+        )
+
+    def encode(self, images: Tensor) -> Tensor:
+        """Map float32 [B, 3, H, W] in [-1, 1] to float32 [B, 16, H/8, W/8]."""
+        return self.norm(self.encoder(images))
+
+    def decode(self, latents: Tensor) -> Tensor:
+        """Map float32 [B, 16, h, w] to float32 [B, 3, 8h, 8w], about [-1, 1]."""
+        return self.decoder(latents)

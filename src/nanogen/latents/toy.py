@@ -1,0 +1,66 @@
+"""`toy-ae`: the latent space of a small autoencoder that ships with the package, for runs of minutes."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+from diffusionbench.errors import RequestError
+from diffusionbench.schema import file_digest
+from nanogen.latents import LatentSpec
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+WEIGHTS: Final = Path(__file__).with_name("toy_ae.safetensors")
+CARD: Final = Path(__file__).with_name("toy_ae.json")
+#: Side in pixels of the images it was trained on.
+SIZE: Final = 24
+
+
+def card() -> dict[str, Any]:
+    """Recipe, reconstruction figures and weight hash, as the training script wrote them."""
+    return json.loads(CARD.read_text())
+
+
+class ToyAE:
+    """The maps between 24 px images and their 3x3 latents.
+
+    Raises:
+        RequestError: if the weights are missing or are not the ones the card names.
+    """
+
+    def __init__(self, device: str) -> None:
+        from safetensors.torch import load_file
+
+        from nanogen.latents.autoencoder import Autoencoder
+
+        remedy = "Reinstall the package."
+        if not WEIGHTS.is_file():
+            raise RequestError(f"latent space 'toy-ae' needs its weights {WEIGHTS}, which are missing. {remedy}")
+        if file_digest(WEIGHTS) != card()["sha256"]:
+            raise RequestError(
+                f"latent space 'toy-ae': the weights {WEIGHTS} do not have the SHA-256 that {CARD.name} names, so "
+                f"they are damaged or belong to another version. {remedy}"
+            )
+        self._net = Autoencoder()
+        weights = {name: tensor.float() for name, tensor in load_file(WEIGHTS).items()}
+        # Only the norm's count of batches is absent: it means nothing after training.
+        self._net.load_state_dict(weights, strict=False)
+        self._net.to(device).eval().requires_grad_(False)
+
+    def encode(self, images: Tensor) -> Tensor:
+        return self._net.encode(2 * images - 1)
+
+    def decode(self, latents: Tensor) -> Tensor:
+        return (self._net.decode(latents) + 1) / 2
+
+
+TOY_AE = LatentSpec(
+    channels=16,
+    stride=8,
+    patch_size=1,
+    title="small autoencoder of 24 px digits and rendered shapes, shipped (ours)",
+    create=ToyAE,
+)

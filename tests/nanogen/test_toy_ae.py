@@ -1,0 +1,64 @@
+"""The shipped autoencoder: what it keeps of an image, under noise too, and the script that trains it."""
+
+import json
+
+import pytest
+import torch
+
+from diffusionbench.errors import RequestError
+from diffusionbench.extractors.digits import WEIGHTS as JUDGE
+from diffusionbench.schema import file_digest
+from nanogen.latents import toy, train_toy_ae
+from nanogen.latents.toy import CARD, WEIGHTS, ToyAE, card
+
+
+@pytest.fixture(scope="module")
+def held_out():
+    """128 scenes that it was not trained on, float32 [128, 3, 24, 24] in [0, 1]."""
+    return train_toy_ae.scenes(2 * train_toy_ae.RECIPE["scenes"], 128).float() / 255
+
+
+def psnr(found, wanted):
+    return -10 * (found.clamp(0, 1) - wanted).square().mean().log10().item()
+
+
+def test_the_weights_are_small_and_those_of_the_card():
+    assert WEIGHTS.stat().st_size <= 2_000_000
+    assert file_digest(WEIGHTS) == card()["sha256"]
+    assert card()["recipe"] == train_toy_ae.RECIPE
+    assert file_digest(WEIGHTS) != file_digest(JUDGE)
+
+
+def test_reconstructions_are_as_good_as_the_card_says(held_out):
+    latent = ToyAE("cpu")
+    assert psnr(latent.decode(latent.encode(held_out)), held_out) == pytest.approx(card()["psnr"]["scenes"], abs=0.5)
+    digits = train_toy_ae.handwritten("held_out").float() / 255
+    assert psnr(latent.decode(latent.encode(digits)), digits) == pytest.approx(card()["psnr"]["digits"], abs=0.1)
+
+
+def test_latents_are_normalised_and_noise_on_them_is_forgiven(held_out):
+    latent = ToyAE("cpu")
+    z = latent.encode(held_out)
+    assert z.mean((0, 2, 3)).abs().max() < 0.25
+    assert (z.std((0, 2, 3)) - 1).abs().max() < 0.25
+    noisy = latent.decode(z + 0.4 * torch.randn(z.shape, generator=torch.Generator().manual_seed(0)))
+    assert psnr(noisy, held_out) > card()["psnr"]["scenes"] - 2
+
+
+def test_missing_or_other_weights_are_refused(tmp_path, monkeypatch):
+    monkeypatch.setattr(toy, "WEIGHTS", tmp_path / "toy_ae.safetensors")
+    with pytest.raises(RequestError, match=r"'toy-ae' needs its weights .* which are missing\. Reinstall"):
+        ToyAE("cpu")
+    (tmp_path / "toy_ae.safetensors").write_bytes(WEIGHTS.read_bytes()[:-1] + b"x")
+    with pytest.raises(RequestError, match=r"do not have the SHA-256 that toy_ae\.json names"):
+        ToyAE("cpu")
+
+
+def test_the_script_learns_and_writes_weights_with_their_card(tmp_path, monkeypatch):
+    monkeypatch.setattr(train_toy_ae, "RECIPE", train_toy_ae.RECIPE | {"scenes": 64})
+    monkeypatch.setattr(train_toy_ae, "HELD_OUT", 16)
+    before = train_toy_ae.main(tmp_path, steps=1)
+    made = train_toy_ae.main(tmp_path, steps=40)
+    assert made["psnr"]["scenes"] > before["psnr"]["scenes"] + 1
+    assert json.loads((tmp_path / CARD.name).read_text()) == made
+    assert file_digest(tmp_path / WEIGHTS.name) == made["sha256"]
