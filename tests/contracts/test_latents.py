@@ -41,7 +41,7 @@ def test_latents_have_the_declared_shape_and_no_gradient(space, images):
 
 def test_decoding_comes_back_to_the_image(space, images):
     _, latent = space
-    assert (latent.decode(latent.encode(images)) - images).abs().mean() < 0.06
+    assert (latent.decode(latent.encode(images)) - images).abs().mean() < 0.02
 
 
 def test_images_of_a_batch_do_not_touch_each_other(space, images):
