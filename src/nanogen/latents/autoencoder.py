@@ -8,8 +8,6 @@ from __future__ import annotations
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-CHANNELS = 16
-STRIDE = 8
 WIDTH = 96
 
 
@@ -32,20 +30,23 @@ class Autoencoder(nn.Module):
 
     The norm has no gain: every channel has mean 0 and deviation 1 over the training images, so noise of a given
     deviation hides equally much of each.
+
+    Args:
+        channels: of the latent.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, channels: int) -> None:
         super().__init__()
         self.encoder = nn.Sequential(
             nn.Conv2d(3, WIDTH, 4, stride=4),
             Residual(WIDTH),
             Residual(WIDTH),
             nn.SiLU(),
-            nn.Conv2d(WIDTH, CHANNELS, 2, stride=2),
+            nn.Conv2d(WIDTH, channels, 2, stride=2),
         )
-        self.norm = nn.BatchNorm2d(CHANNELS, affine=False, momentum=0.02)
+        self.norm = nn.BatchNorm2d(channels, affine=False, momentum=0.02)
         self.decoder = nn.Sequential(
-            nn.Conv2d(CHANNELS, 4 * WIDTH, 1),
+            nn.Conv2d(channels, 4 * WIDTH, 1),
             nn.PixelShuffle(2),
             Residual(WIDTH),
             Residual(WIDTH),
@@ -64,9 +65,9 @@ class Autoencoder(nn.Module):
         )
 
     def encode(self, images: Tensor) -> Tensor:
-        """Map float32 [B, 3, H, W] in [-1, 1] to float32 [B, 16, H/8, W/8]."""
+        """Map float32 [B, 3, H, W] in [-1, 1] to float32 [B, channels, H/8, W/8]."""
         return self.norm(self.encoder(images))
 
     def decode(self, latents: Tensor) -> Tensor:
-        """Map float32 [B, 16, h, w] to float32 [B, 3, 8h, 8w], about [-1, 1]."""
+        """Map float32 [B, channels, h, w] to float32 [B, 3, 8h, 8w], about [-1, 1]."""
         return self.decoder(latents)

@@ -17,6 +17,7 @@ WEIGHTS: Final = Path(__file__).with_name("toy_ae.safetensors")
 CARD: Final = Path(__file__).with_name("toy_ae.json")
 #: Side in pixels of the images it was trained on.
 SIZE: Final = 24
+CHANNELS: Final = 16
 
 
 def card() -> dict[str, Any]:
@@ -44,7 +45,7 @@ class ToyAE:
                 f"latent space 'toy-ae': the weights {WEIGHTS} do not have the SHA-256 that {CARD.name} names, so "
                 f"they are damaged or belong to another version. {remedy}"
             )
-        self._net = Autoencoder()
+        self._net = Autoencoder(CHANNELS)
         weights = {name: tensor.float() for name, tensor in load_file(WEIGHTS).items()}
         # Only the norm's count of batches is absent: it means nothing after training.
         self._net.load_state_dict(weights, strict=False)
@@ -58,7 +59,7 @@ class ToyAE:
 
 
 TOY_AE = LatentSpec(
-    channels=16,
+    channels=CHANNELS,
     stride=8,
     patch_size=1,
     title="small autoencoder of 24 px digits and rendered shapes, shipped (ours)",

@@ -27,7 +27,7 @@ from diffusionbench.schema import write_atomic
 from nanogen.data.digits import open_digits
 from nanogen.data.shapes import Shapes
 from nanogen.latents.autoencoder import Autoencoder
-from nanogen.latents.toy import CARD, SIZE, WEIGHTS
+from nanogen.latents.toy import CARD, CHANNELS, SIZE, WEIGHTS
 
 RECIPE: Final[dict[str, Any]] = {
     "seed": 0,
@@ -75,7 +75,7 @@ def train(steps: int, report: int = 500) -> Autoencoder:
     torch.manual_seed(RECIPE["seed"])
     generator = torch.Generator().manual_seed(RECIPE["seed"])
     rendered, digits = scenes(0, RECIPE["scenes"]), handwritten("train")
-    model = Autoencoder().to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    model = Autoencoder(CHANNELS).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     parameters = list(model.parameters())
     optimizer = torch.optim.AdamW(parameters, lr=RECIPE["rate"], betas=(0.9, 0.99), weight_decay=0.0, fused=True)
     start = time.monotonic()
@@ -116,7 +116,7 @@ def main(folder: Path = WEIGHTS.parent, steps: int = RECIPE["steps"]) -> dict[st
         if not name.endswith("num_batches_tracked")
     }
     payload = save({name: tensor.contiguous() for name, tensor in tensors.items()})
-    model = Autoencoder()
+    model = Autoencoder(CHANNELS)
     model.load_state_dict({name: tensor.float() for name, tensor in tensors.items()}, strict=False)
     model.eval().requires_grad_(False)
     pictures, digits = scenes(len(Shapes(SIZE)) - HELD_OUT, HELD_OUT), handwritten("held_out")
