@@ -56,6 +56,9 @@ def test_a_digit_of_repeated_pixels_is_the_same_digit(times):
     images = digits.read("held_out")[0][:20]
     large = images.repeat(times, axis=1).repeat(times, axis=2)
     np.testing.assert_allclose(judge.to_grey(large), judge.to_grey(images), atol=1e-6)
+    noise = np.random.default_rng(0).integers(0, 256, large.shape, dtype=np.uint8)
+    means = noise.reshape(20, 8, times, 8, times, 3).mean(axis=(2, 4, 5)) / 255
+    np.testing.assert_allclose(judge.to_grey(noise)[:, 0], means, atol=1e-6)
     assert judge.to_grey(np.zeros((1, 9, 9, 3), np.uint8)).shape == (1, 1, 8, 8)
 
 

@@ -94,6 +94,12 @@ def test_digits_take_another_size():
     assert np.abs(dataset.images.mean((1, 2, 3)) - small.mean((1, 2, 3))).max() < 8
 
 
+def test_digits_of_a_multiple_of_8_are_the_digits_with_pixels_repeated():
+    small, large = open_digits(None, 8, "held_out"), open_digits(None, 24, "held_out")
+    np.testing.assert_array_equal(large.images[:, 1::3, 1::3], small.images)
+    np.testing.assert_array_equal(large.images[:, ::3, 2::3], small.images)
+
+
 def test_digits_refuse_a_path_and_an_unknown_split(tmp_path):
     with pytest.raises(DataError, match="reads no path"):
         open_digits(tmp_path, 8, "train")

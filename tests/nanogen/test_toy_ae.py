@@ -50,7 +50,7 @@ def test_missing_or_other_weights_are_refused(tmp_path, monkeypatch):
     with pytest.raises(RequestError, match=r"'toy-ae' needs its weights .* which are missing\. Reinstall"):
         ToyAE("cpu")
     (tmp_path / "toy_ae.safetensors").write_bytes(WEIGHTS.read_bytes()[:-1] + b"x")
-    with pytest.raises(RequestError, match=r"do not have the SHA-256 that toy_ae\.json names"):
+    with pytest.raises(RequestError, match=r"do not have the SHA-256 that their card names"):
         ToyAE("cpu")
 
 

@@ -14,8 +14,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
-from diffusionbench.errors import RequestError
-from diffusionbench.schema import digest, file_digest
+from diffusionbench.schema import check_shipped, digest
 
 if TYPE_CHECKING:
     import torch
@@ -92,14 +91,7 @@ class DigitsJudge:
         Raises:
             RequestError: saying what is wrong with them.
         """
-        remedy = "Reinstall diffusionbench."
-        if not WEIGHTS.is_file():
-            raise RequestError(f"feature extractor 'digits' needs its weights {WEIGHTS}, which are missing. {remedy}")
-        if file_digest(WEIGHTS) != card()["sha256"]:
-            raise RequestError(
-                f"feature extractor 'digits': the weights {WEIGHTS} do not have the SHA-256 that {CARD.name} "
-                f"names, so they are damaged or belong to another version. {remedy}"
-            )
+        check_shipped("feature extractor 'digits'", WEIGHTS, card()["sha256"])
 
     def __call__(self, images: np.ndarray) -> Mapping[str, np.ndarray]:
         """Map uint8 [B, H, W, 3] to {"features": float32 [B, 64], "logits": float32 [B, 10]}."""

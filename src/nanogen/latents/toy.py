@@ -6,8 +6,7 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from diffusionbench.errors import RequestError
-from diffusionbench.schema import file_digest
+from diffusionbench.schema import check_shipped
 from nanogen.latents import LatentSpec
 
 if TYPE_CHECKING:
@@ -37,18 +36,9 @@ class ToyAE:
 
         from nanogen.latents.autoencoder import Autoencoder
 
-        remedy = "Reinstall the package."
-        if not WEIGHTS.is_file():
-            raise RequestError(f"latent space 'toy-ae' needs its weights {WEIGHTS}, which are missing. {remedy}")
-        if file_digest(WEIGHTS) != card()["sha256"]:
-            raise RequestError(
-                f"latent space 'toy-ae': the weights {WEIGHTS} do not have the SHA-256 that {CARD.name} names, so "
-                f"they are damaged or belong to another version. {remedy}"
-            )
+        check_shipped("latent space 'toy-ae'", WEIGHTS, card()["sha256"])
         self._net = Autoencoder(CHANNELS)
-        weights = {name: tensor.float() for name, tensor in load_file(WEIGHTS).items()}
-        # Only the norm's count of batches is absent: it means nothing after training.
-        self._net.load_state_dict(weights, strict=False)
+        self._net.load_state_dict({name: tensor.float() for name, tensor in load_file(WEIGHTS).items()})
         self._net.to(device).eval().requires_grad_(False)
 
     def encode(self, images: Tensor) -> Tensor:
