@@ -24,7 +24,7 @@ from nanogen.model.condition import ClassCondition, Condition, TextCondition
 from nanogen.model.shape import Shape
 from nanogen.resolve import resolve
 from nanogen.sample import Parts, assemble, build_parts
-from nanogen.train import build, open_data, updates
+from nanogen.train import build, open_data, training_source, updates
 
 # Dense bfloat16 peak in FLOP/s, from the makers' data sheets; no figure is made up for other devices.
 PEAKS = {"H100": 989e12, "H200": 989e12, "A100": 312e12}
@@ -142,7 +142,7 @@ def bench(config: Config, synthetic: bool, steps: int, warmup: int, num_text_tok
             data, config = open_data(config)
             parts, num_images = build_parts(config, device, chosen), len(data)
             loader = batches(
-                data,
+                training_source(data, config, parts),
                 seed=config.seed,
                 batch_size=config.train.batch_size,
                 rank=distributed.rank(),

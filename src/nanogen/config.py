@@ -45,6 +45,7 @@ class Section(Strict):
 
 class Latent(Section):
     name: str
+    memory: int = Field(ge=0)
 
 
 class Model(Section):

@@ -7,6 +7,7 @@ started again, or cut over other processes, trains the same network; evaluating 
 from __future__ import annotations
 
 import json
+import math
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -21,8 +22,10 @@ from nanogen.conditions import CONDITIONS
 from nanogen.config import Composition, Config
 from nanogen.data import Batch, Dataset
 from nanogen.data.corrupt import Tally
+from nanogen.data.memory import Gathers, keep_latents
 from nanogen.data.opening import open_dataset
-from nanogen.data.order import batches, steps_per_epoch
+from nanogen.data.order import batches, in_order, steps_per_epoch
+from nanogen.data.plan import parts_of
 from nanogen.duration import due, to_steps
 from nanogen.ema import EMA
 from nanogen.log import Log, say
@@ -71,6 +74,38 @@ def open_data(config: Config) -> tuple[Dataset, Config]:
     )
     settings = CONDITIONS.load(config.condition.kind).fit(config.condition.model_dump(), data)
     return data, config.model_copy(update={"condition": config.condition.model_copy(update=settings)})
+
+
+def training_source(data: Dataset, config: Config, parts: Parts) -> Dataset | Gathers:
+    """What the loop reads: the data, or its latents in memory where the config allows it and it saves work.
+
+    It does where every image comes at least twice, by the config alone: a run that continues decides the same.
+
+    Raises:
+        DataError: if an image cannot be read; it is named.
+    """
+    steps = to_steps(config.train.duration, config.train.batch_size, len(data)) or 0
+    size = 4 * len(data) * math.prod(parts.derived.shape.latent_shape)
+    again = steps * config.train.batch_size >= 2 * len(data)
+    if size > config.latent.memory * 2**20 or not again or config.losses or config.data.corrupt == "skip":
+        return data
+    if distributed.is_main():
+        say(f"making the latents of {len(data):,} images once, {size / 2**20:.0f} MiB (latent.memory)")
+    chunk = config.train.batch_size // (config.train.accumulation * distributed.world_size())
+    return keep_latents(
+        in_order(data, chunk, config.data.workers),
+        lambda batch: latents_of(batch, parts),
+        parts_of(data, len(data)),
+    )
+
+
+@torch.no_grad()
+def latents_of(batch: Batch, parts: Parts) -> Tensor:
+    """The latents of a batch, float32 [B, C, h, w] on the device: kept, or encoded now."""
+    if batch.image is None:
+        assert batch.latent is not None
+        return batch.latent.to(parts.device, non_blocking=True)
+    return parts.latent.encode(batch.image.to(parts.device, non_blocking=True).float() / 255)
 
 
 def build(config: Config, parts: Parts, num_images: int) -> Trainee:
@@ -125,9 +160,7 @@ def updates(
             batch = next(loader)
             draws = Draws(config.seed, [(step, position) for position in batch.positions], parts.device)
             mark("data")
-            with torch.no_grad():
-                images = batch.image.to(parts.device, non_blocking=True).float() / 255  # [B, 3, H, W] in [0, 1]
-                x = parts.latent.encode(images)  # [B, C, h, w]
+            x = latents_of(batch, parts)  # [B, C, h, w]
             condition = parts.conditioner(batch.label, batch.caption)
             condition = condition.dropped(draws.uniform("drop") < config.condition.drop_prob)
             mark("encode")
@@ -207,7 +240,7 @@ def train(composition: Composition, run_dir: Path, device: str, command: list[st
     checkpoint_every, eval_every = periods(config.train.checkpoint_every), periods(config.eval.every)
     asks = parts.conditioner.examples(data, config.sample.num)
     loader = batches(
-        data,
+        training_source(data, config, parts) if trainee.updates < last else data,
         seed=config.seed,
         batch_size=batch_size,
         first_step=trainee.updates,

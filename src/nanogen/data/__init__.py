@@ -95,15 +95,17 @@ class Batch:
     """One micro-batch on its way to the device.
 
     Attributes:
-        image: uint8 [B, 3, H, W].
+        image: uint8 [B, 3, H, W], or None where `latent` is given.
         label: int64 [B], or None where the data has no classes.
         caption: B strings, or None where the data has no captions.
         positions: places of the items in the global batch; noise and times depend on them, never on the rank.
         corrupt: a sentence for each item that stands in for a sample that cannot be read.
+        latent: float32 [B, C, h, w], of data whose latents are kept (`memory.py`).
     """
 
-    image: Tensor
+    image: Tensor | None
     label: Tensor | None
     caption: list[str] | None
     positions: list[int]
     corrupt: tuple[str, ...] = ()
+    latent: Tensor | None = None

@@ -1,14 +1,29 @@
-"""A data set that is one array: small sets cost one indexing operation a batch."""
+"""Data sets that are arrays, of images or of their latents: a batch costs one indexing operation."""
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from typing import Protocol, runtime_checkable
 
 import numpy as np
+import torch
+from torch import Tensor
 
-from nanogen.data import Dataset, Item
+from nanogen.data import Batch, Dataset, Item
+from nanogen.data.plan import Part
+
+
+@runtime_checkable
+class Gathers(Protocol):
+    """What makes batches itself, at once: no worker reads ahead for it."""
+
+    def __len__(self) -> int: ...
+
+    def batch(self, indices: np.ndarray, positions: list[int]) -> Batch:
+        """The items int64 [B], for these places in the global batch."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -43,6 +58,70 @@ class InMemory:
 
     def caption(self, index: int) -> str | None:
         return None if self.captions is None else self.captions[index]
+
+    def batch(self, indices: np.ndarray, positions: list[int]) -> Batch:
+        return Batch(
+            image=torch.from_numpy(self.images[indices]).permute(0, 3, 1, 2).contiguous(),
+            label=None if self.labels is None else torch.from_numpy(self.labels[indices]),
+            caption=None if self.captions is None else [self.captions[index] for index in indices],
+            positions=positions,
+        )
+
+
+@dataclass(frozen=True)
+class KeptLatents:
+    """The latents of a data set with its labels or captions, for the loop; no image is decoded or encoded again.
+
+    Attributes:
+        latents: float32 [n, C, h, w].
+        labels: int64 [n], or None.
+        captions: n strings, or None.
+        parts: how the images lay, so that the order is the data set's own.
+    """
+
+    latents: Tensor
+    labels: Tensor | None
+    captions: list[str] | None
+    parts: tuple[Part, ...]
+
+    def __len__(self) -> int:
+        return len(self.latents)
+
+    def batch(self, indices: np.ndarray, positions: list[int]) -> Batch:
+        places = torch.from_numpy(indices)
+        return Batch(
+            image=None,
+            label=None if self.labels is None else self.labels[places],
+            caption=None if self.captions is None else [self.captions[index] for index in indices],
+            positions=positions,
+            latent=self.latents[places],
+        )
+
+
+def keep_latents(batches: Iterable[Batch], encode: Callable[[Batch], Tensor], parts: tuple[Part, ...]) -> KeptLatents:
+    """Encode every image of a data set once.
+
+    Args:
+        batches: all of it, in the order of its indices.
+        encode: a batch to its latents, float32 [B, C, h, w].
+        parts: of the data set.
+
+    Raises:
+        DataError: if an image cannot be read; it is named.
+    """
+    latents: list[Tensor] = []
+    labels: list[Tensor] = []
+    captions: list[str] = []
+    for batch in batches:
+        latents.append(encode(batch).cpu())
+        labels += [] if batch.label is None else [batch.label]
+        captions += batch.caption or []
+    return KeptLatents(
+        latents=torch.cat(latents),
+        labels=torch.cat(labels) if labels else None,
+        captions=captions or None,
+        parts=parts,
+    )
 
 
 def array_digest(*arrays: np.ndarray) -> str:

@@ -7,7 +7,7 @@ sees the same images at the same positions. Nothing here draws from a shared ran
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,8 +16,8 @@ import torch
 from torch.utils.data import DataLoader
 
 from diffusionbench.errors import ConfigError, DataError
-from nanogen.data import Batch, Dataset, Item
-from nanogen.data.memory import InMemory
+from nanogen.data import Batch, Dataset
+from nanogen.data.memory import Gathers
 from nanogen.data.plan import Part, epoch_slice, mixed, parts_of
 
 
@@ -94,7 +94,7 @@ class Order:
 
 
 def batches(
-    dataset: Dataset,
+    dataset: Dataset | Gathers,
     *,
     seed: int,
     batch_size: int,
@@ -107,7 +107,7 @@ def batches(
     """Micro-batches from one step on, without end: `accumulation` of them make one step.
 
     Args:
-        dataset: what an opener returned.
+        dataset: what an opener returned, or its latents.
         seed: seed of the run.
         batch_size: images of one step over all ranks and micro-batches.
         first_step: number of optimizer updates already made.
@@ -130,7 +130,24 @@ def batches(
         parts=parts_of(dataset, len(dataset)),
     )
     plan = _Plan(order, first_step)
-    if workers == 0 or isinstance(dataset, InMemory):
+    return _read(dataset, plan, workers)
+
+
+def in_order(dataset: Dataset | Gathers, batch_size: int, workers: int = 0) -> Iterator[Batch]:
+    """All items once, in the order of their indices; the last batch may be smaller.
+
+    Raises:
+        DataError: if an image cannot be read; it is named.
+    """
+    starts = range(0, len(dataset), batch_size)
+    indices = (np.arange(start, min(start + batch_size, len(dataset))) for start in starts)
+    return _read(dataset, [MicroBatch(some, some.tolist()) for some in indices], workers)
+
+
+def _read(dataset: Dataset | Gathers, plan: Iterable[MicroBatch], workers: int) -> Iterator[Batch]:
+    if isinstance(dataset, Gathers):
+        return (dataset.batch(micro.indices, micro.positions) for micro in plan)
+    if workers == 0:
         return (_gather(dataset, micro) for micro in plan)
     return _prefetch(dataset, plan, workers)
 
@@ -148,29 +165,15 @@ class _Plan:
 
 
 def _gather(dataset: Dataset, micro: MicroBatch) -> Batch:
-    corrupt: tuple[str, ...] = ()
-    if isinstance(dataset, InMemory):
-        images = dataset.images[micro.indices]
-        labels = None if dataset.labels is None else dataset.labels[micro.indices]
-        captions = None if dataset.captions is None else [dataset.captions[index] for index in micro.indices]
-    else:
-        items = [dataset[int(index)] for index in micro.indices]
-        images = np.stack([item.image for item in items])
-        labels, captions = _conditions(items)
-        corrupt = tuple(item.corrupt for item in items if item.corrupt is not None)
-    return Batch(
-        image=torch.from_numpy(images).permute(0, 3, 1, 2).contiguous(),
-        label=None if labels is None else torch.from_numpy(labels),
-        caption=captions,
-        positions=micro.positions,
-        corrupt=corrupt,
-    )
-
-
-def _conditions(items: list[Item]) -> tuple[np.ndarray | None, list[str] | None]:
+    items = [dataset[int(index)] for index in micro.indices]
     labels = [item.label for item in items if item.label is not None]
-    captions = [item.caption for item in items if item.caption is not None]
-    return np.array(labels, np.int64) if labels else None, captions or None
+    return Batch(
+        image=torch.from_numpy(np.stack([item.image for item in items])).permute(0, 3, 1, 2).contiguous(),
+        label=torch.tensor(labels) if labels else None,
+        caption=[item.caption for item in items if item.caption is not None] or None,
+        positions=micro.positions,
+        corrupt=tuple(item.corrupt for item in items if item.corrupt is not None),
+    )
 
 
 class _Worker:
@@ -190,7 +193,7 @@ def _unchanged(batch: Any) -> Any:
     return batch
 
 
-def _prefetch(dataset: Dataset, plan: _Plan, workers: int) -> Iterator[Batch]:
+def _prefetch(dataset: Dataset, plan: Iterable[MicroBatch], workers: int) -> Iterator[Batch]:
     loader: DataLoader = DataLoader(
         _Worker(dataset),  # type: ignore[arg-type]
         batch_size=None,

@@ -17,9 +17,10 @@ from diffusionbench.simpleeval import shapes
 from nanogen.data import Item
 
 SEED = "shapes-train"
-# Distinct scenes with their captions, and pictures of each: an encoder reads every caption once.
+# Distinct scenes with their captions, and pictures of each: an encoder reads every caption once, and the latents of
+# all pictures can be kept.
 CAPTIONS = 8192
-PICTURES = 16
+PICTURES = 2
 SIZES = (24, 32, 64, 128)
 
 
