@@ -52,7 +52,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path)
     options = parser.parse_args()
 
-    config = compose("shapes", "pixel-v", overrides=[f"train.batch_size={options.batch}"]).config
+    config = compose("shapes", "pixel-v", overrides=["data.image_size=24", f"train.batch_size={options.batch}"]).config
     data, config = open_data(config)
     cut = build_parts(config, "cpu", "float32")
     sides = {"cut": cut, "padded": Parts(**{**vars(cut), "conditioner": Padded(cut.conditioner)})}

@@ -16,9 +16,9 @@ def space(request):
 
 @pytest.fixture(scope="module")
 def images():
-    """Greys that rise a little from left to right, float32 [3, 3, 24, 24] in [0, 1]: every autoencoder knows these."""
+    """Greys that rise a little from left to right, float32 [3, 3, 32, 32] in [0, 1]: every autoencoder knows these."""
     level = torch.tensor([0.25, 0.5, 0.8])[:, None, None, None]
-    return (level + torch.linspace(-0.04, 0.04, 24)).expand(3, 3, 24, 24).contiguous()
+    return (level + torch.linspace(-0.04, 0.04, 32)).expand(3, 3, 32, 32).contiguous()
 
 
 @pytest.mark.parametrize("name", LATENTS)
@@ -32,7 +32,7 @@ def test_a_space_says_what_it_is_without_weights(name):
 
 def test_latents_have_the_declared_shape_and_no_gradient(space, images):
     spec, latent = space
-    side = 24 // spec.stride
+    side = 32 // spec.stride
     z = latent.encode(images)
     assert (z.shape, z.dtype, z.requires_grad) == ((3, spec.channels, side, side), torch.float32, False)
     back = latent.decode(z)

@@ -14,7 +14,7 @@ from nanogen.latents.toy import CARD, WEIGHTS, ToyAE, card
 
 @pytest.fixture(scope="module")
 def held_out():
-    """128 scenes that it was not trained on, float32 [128, 3, 24, 24] in [0, 1]."""
+    """128 scenes that it was not trained on, float32 [128, 3, 32, 32] in [0, 1]."""
     return train_toy_ae.scenes(2 * train_toy_ae.RECIPE["scenes"], 128).float() / 255
 
 
@@ -55,10 +55,10 @@ def test_missing_or_other_weights_are_refused(tmp_path, monkeypatch):
 
 
 def test_the_script_learns_and_writes_weights_with_their_card(tmp_path, monkeypatch):
-    monkeypatch.setattr(train_toy_ae, "RECIPE", train_toy_ae.RECIPE | {"scenes": 64})
+    monkeypatch.setattr(train_toy_ae, "RECIPE", train_toy_ae.RECIPE | {"scenes": 64, "batch": 8, "noise": 0.0})
     monkeypatch.setattr(train_toy_ae, "HELD_OUT", 16)
     before = train_toy_ae.main(tmp_path, steps=1)
-    made = train_toy_ae.main(tmp_path, steps=40)
+    made = train_toy_ae.main(tmp_path, steps=120)
     assert made["psnr"]["scenes"] > before["psnr"]["scenes"] + 1
     assert json.loads((tmp_path / CARD.name).read_text()) == made
     assert file_digest(tmp_path / WEIGHTS.name) == made["sha256"]

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 WEIGHTS: Final = Path(__file__).with_name("toy_ae.safetensors")
 CARD: Final = Path(__file__).with_name("toy_ae.json")
 #: Side in pixels of the images it was trained on.
-SIZE: Final = 24
+SIZE: Final = 32
 CHANNELS: Final = 16
 
 
@@ -25,7 +25,7 @@ def card() -> dict[str, Any]:
 
 
 class ToyAE:
-    """The maps between 24 px images and their 3x3 latents.
+    """The maps between 32 px images and their 4x4 latents.
 
     Raises:
         RequestError: if the weights are missing or are not the ones the card names.
@@ -52,6 +52,6 @@ TOY_AE = LatentSpec(
     channels=CHANNELS,
     stride=8,
     patch_size=1,
-    title="small autoencoder of 24 px digits and rendered shapes, shipped (ours)",
+    title="small autoencoder of 32 px digits and rendered shapes, shipped (ours)",
     create=ToyAE,
 )
