@@ -38,6 +38,8 @@ from nanogen.run import Run, describe, open_run
 from nanogen.sample import Parts, build_parts
 
 Mark = Callable[[str], None]
+# Pixels that are encoded together where latents are made beforehand.
+CHUNK_PIXELS = 2**19
 
 
 @dataclass
@@ -91,9 +93,8 @@ def training_source(data: Dataset, config: Config, parts: Parts) -> Dataset | Ga
         return data
     if distributed.is_main():
         say(f"making the latents of {len(data):,} images once, {size / 2**20:.0f} MiB (latent.memory)")
-    chunk = config.train.batch_size // (config.train.accumulation * distributed.world_size())
     return keep_latents(
-        in_order(data, chunk, config.data.workers),
+        in_order(data, max(1, CHUNK_PIXELS // config.data.image_size**2), config.data.workers),
         lambda batch: latents_of(batch, parts),
         parts_of(data, len(data)),
     )
