@@ -9,7 +9,7 @@ SETUP := pyproject.toml constraints.txt
 
 demo: .venv/demo.stamp
 	$(BIN)/nanogen train --task digits --method toy-ae --scale laptop --run outputs/demo
-	$(BIN)/nanogen train --task shapes --method toy-ae --scale laptop --run outputs/demo-shapes "train.duration=2800 steps"
+	$(BIN)/nanogen train --task shapes --method toy-ae --scale laptop --run outputs/demo-shapes "train.duration=2k steps"
 	$(BIN)/nanogen report outputs/demo outputs/demo-shapes
 
 test: .venv/test.stamp lint
