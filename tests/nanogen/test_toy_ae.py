@@ -62,3 +62,23 @@ def test_the_script_learns_and_writes_weights_with_their_card(tmp_path, monkeypa
     assert made["psnr"]["scenes"] > before["psnr"]["scenes"] + 1
     assert json.loads((tmp_path / CARD.name).read_text()) == made
     assert file_digest(tmp_path / WEIGHTS.name) == made["sha256"]
+
+
+def test_the_loss_sees_a_faint_pattern_and_no_shade():
+    flat = torch.zeros(1, 3, 16, 16)
+    pattern = 0.1 * (torch.arange(16) % 2 * 2.0 - 1).expand(1, 3, 16, 16)
+    assert train_toy_ae.detail(flat + 0.3).abs().max() < 1e-6
+    plain = (pattern.abs() + pattern.square()).mean()
+    assert train_toy_ae.loss_of(pattern, flat) > plain + 0.7 * train_toy_ae.RECIPE["detail"] * 0.1
+
+
+@pytest.mark.parametrize("shape", [(8, 3, 3, 3), (30, 5, 1, 1)], ids=["wide", "tall"])
+def test_a_step_of_muon_is_nearly_orthogonal(shape):
+    kernel = torch.zeros(shape, requires_grad=True)
+    kernel.grad = torch.randn(shape, generator=torch.Generator().manual_seed(0))
+    train_toy_ae.Muon([kernel]).step(1.0)
+    rows, columns = kernel.flatten(1).shape
+    values = torch.linalg.svdvals(kernel.detach().flatten(1)) / max(1, rows / columns) ** 0.5
+    assert values.min() > 0.6
+    assert values.max() < 1.3
+    assert (kernel.detach() * kernel.grad).sum() < 0
