@@ -25,7 +25,6 @@ from nanogen.data.corrupt import Tally
 from nanogen.data.memory import Gathers, keep_latents
 from nanogen.data.opening import open_dataset
 from nanogen.data.order import batches, in_order, steps_per_epoch
-from nanogen.data.plan import parts_of
 from nanogen.duration import due, to_steps
 from nanogen.ema import EMA
 from nanogen.log import Log, say
@@ -94,9 +93,9 @@ def training_source(data: Dataset, config: Config, parts: Parts) -> Dataset | Ga
     if distributed.is_main():
         say(f"making the latents of {len(data):,} images once, {size / 2**20:.0f} MiB (latent.memory)")
     return keep_latents(
+        data,
         in_order(data, max(1, CHUNK_PIXELS // config.data.image_size**2), config.data.workers),
         lambda batch: latents_of(batch, parts),
-        parts_of(data, len(data)),
     )
 
 

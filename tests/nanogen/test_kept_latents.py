@@ -13,7 +13,6 @@ from nanogen.config import compose
 from nanogen.data.memory import KeptLatents, keep_latents
 from nanogen.data.opening import open_dataset
 from nanogen.data.order import batches, in_order
-from nanogen.data.plan import parts_of
 from nanogen.sample import build_parts
 from nanogen.train import open_data, train, training_source
 
@@ -98,7 +97,7 @@ def test_latents_that_do_not_fit_are_not_kept():
 
 def test_order_labels_and_captions_of_a_mixture_stay(folder):
     data = open_dataset("imagefolder", [str(folder), str(folder)], image_size=32, weights=[3, 1], template="a {class}")
-    kept = keep_latents(in_order(data, 8), lambda batch: batch.image.float(), parts_of(data, len(data)))
+    kept = keep_latents(data, in_order(data, 8), lambda batch: batch.image.float())
     theirs, ours = (batches(source, seed=3, batch_size=4) for source in (data, kept))
     for _ in range(12):
         expected, found = next(theirs), next(ours)

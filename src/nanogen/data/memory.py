@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from nanogen.data import Batch, Dataset, Item
-from nanogen.data.plan import Part
+from nanogen.data.plan import Part, parts_of
 
 
 @runtime_checkable
@@ -98,13 +98,13 @@ class KeptLatents:
         )
 
 
-def keep_latents(batches: Iterable[Batch], encode: Callable[[Batch], Tensor], parts: tuple[Part, ...]) -> KeptLatents:
+def keep_latents(dataset: Dataset, batches: Iterable[Batch], encode: Callable[[Batch], Tensor]) -> KeptLatents:
     """Encode every image of a data set once.
 
     Args:
+        dataset: whose order is kept.
         batches: all of it, in the order of its indices.
         encode: a batch to its latents, float32 [B, C, h, w].
-        parts: of the data set.
 
     Raises:
         DataError: if an image cannot be read; it is named.
@@ -120,7 +120,7 @@ def keep_latents(batches: Iterable[Batch], encode: Callable[[Batch], Tensor], pa
         latents=torch.cat(latents),
         labels=torch.cat(labels) if labels else None,
         captions=captions or None,
-        parts=parts,
+        parts=parts_of(dataset, len(dataset)),
     )
 
 
