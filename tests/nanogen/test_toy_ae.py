@@ -55,7 +55,8 @@ def test_missing_or_other_weights_are_refused(tmp_path, monkeypatch):
 
 
 def test_the_script_learns_and_writes_weights_with_their_card(tmp_path, monkeypatch):
-    monkeypatch.setattr(train_toy_ae, "RECIPE", train_toy_ae.RECIPE | {"scenes": 64, "batch": 8, "noise": 0.0})
+    small = {"scenes": 64, "batch": 8, "digits": 1, "noise": 0.0}
+    monkeypatch.setattr(train_toy_ae, "RECIPE", train_toy_ae.RECIPE | small)
     monkeypatch.setattr(train_toy_ae, "HELD_OUT", 16)
     before = train_toy_ae.main(tmp_path, steps=1)
     made = train_toy_ae.main(tmp_path, steps=120)
@@ -76,7 +77,7 @@ def test_the_loss_sees_a_faint_pattern_and_no_shade():
 def test_a_step_of_muon_is_nearly_orthogonal(shape):
     kernel = torch.zeros(shape, requires_grad=True)
     kernel.grad = torch.randn(shape, generator=torch.Generator().manual_seed(0))
-    train_toy_ae.Muon([kernel]).step(1.0)
+    train_toy_ae.Muon([kernel]).step(torch.tensor(1.0))
     rows, columns = kernel.flatten(1).shape
     values = torch.linalg.svdvals(kernel.detach().flatten(1)) / max(1, rows / columns) ** 0.5
     assert values.min() > 0.6

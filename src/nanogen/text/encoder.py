@@ -109,6 +109,8 @@ class TextEncoder:
         files = sorted(self.folder.glob("*.safetensors"))
         files += [self.folder / name for name in TOKENIZER_FILES if (self.folder / name).is_file()]
         sha = hashlib.sha256(self.spec.loader.encode())
+        if self.spec.layers is not None:
+            sha.update(f" layers {self.spec.layers}\n".encode())
         for file in files:
             known = file.name == "model.safetensors" and self.spec.sha256
             sha.update(f"{file.name} {known or _sha256(file)}\n".encode())
@@ -129,12 +131,13 @@ class TextEncoder:
         loader = getattr(transformers, self.spec.loader)
         # On a CPU float32 is faster than emulated half precision; elsewhere the type of the file.
         dtype = torch.float32 if self.device.startswith("cpu") else "auto"
+        fewer = {} if self.spec.layers is None else {"num_hidden_layers": self.spec.layers}
         before = transformers.utils.logging.get_verbosity()
         transformers.utils.logging.set_verbosity_error()
         transformers.utils.logging.disable_progress_bar()
         try:
             with torch.random.fork_rng():
-                model = loader.from_pretrained(self.folder, dtype=dtype, use_safetensors=True)
+                model = loader.from_pretrained(self.folder, dtype=dtype, use_safetensors=True, **fewer)
         except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
             raise RequestError(_unusable(self.name, self.folder, "model", error)) from None
         finally:

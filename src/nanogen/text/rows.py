@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from nanogen.text import EncoderSpec
 
 # The only one whose weights come with a Python package: real pretrained text states without a download.
@@ -12,6 +14,8 @@ MINILM_L6 = EncoderSpec(
     sha256="53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db",
     title="all-MiniLM-L6-v2, 22.7 M (sentence-transformers, Apache-2.0)",
 )
+# Trained to be averaged over the caption, the last layer forgets where a word stood; the third knows it best.
+MINILM_L6_LAYER3 = replace(MINILM_L6, layers=3, title="the same weights, states after the third layer of six")
 QWEN3_06B = EncoderSpec(
     source="hub:Qwen/Qwen3-0.6B", width=1024, max_tokens=512, title="Qwen3-0.6B, last hidden state (Apache-2.0)"
 )
