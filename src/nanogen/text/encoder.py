@@ -20,6 +20,7 @@ from torch import Tensor
 from diffusionbench.errors import CheckpointError, RequestError
 from diffusionbench.registry import require
 from nanogen.text import EncoderSpec
+from nanogen.text.whitening import Whitening, card, open_whitening
 
 # Captions in one forward pass; sorted by length, so that little is padded.
 BATCH_SIZE = 64
@@ -111,6 +112,8 @@ class TextEncoder:
         sha = hashlib.sha256(self.spec.loader.encode())
         if self.spec.layers is not None:
             sha.update(f" layers {self.spec.layers}\n".encode())
+        if self.spec.whitening is not None:
+            sha.update(f" whitening {card(self.spec.whitening)['sha256']}\n".encode())
         for file in files:
             known = file.name == "model.safetensors" and self.spec.sha256
             sha.update(f"{file.name} {known or _sha256(file)}\n".encode())
@@ -144,6 +147,10 @@ class TextEncoder:
             transformers.utils.logging.set_verbosity(before)
         return model.to(self.device).eval().requires_grad_(False)
 
+    @cached_property
+    def _whitening(self) -> Whitening | None:
+        return None if self.spec.whitening is None else open_whitening(self.spec.whitening, self.device)
+
     @torch.no_grad()
     def __call__(self, captions: Sequence[str]) -> list[Tensor]:
         """States of each caption, float [L, width] on the device; L = 0 for an empty one, which is the null condition.
@@ -171,6 +178,8 @@ class TextEncoder:
             ).to(self.device)
             mask = tokens["attention_mask"]
             last = self._model(input_ids=tokens["input_ids"], attention_mask=mask).last_hidden_state
+            if self._whitening is not None:
+                last = self._whitening(last)
             for place, row, length in zip(some, last, mask.sum(1).tolist(), strict=True):
                 states[place] = row[:length].clone()
         return states

@@ -14,8 +14,14 @@ MINILM_L6 = EncoderSpec(
     sha256="53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db",
     title="all-MiniLM-L6-v2, 22.7 M (sentence-transformers, Apache-2.0)",
 )
-# Trained to be averaged over the caption, the last layer forgets where a word stood; the third knows it best.
-MINILM_L6_LAYER3 = replace(MINILM_L6, layers=3, title="the same weights, states after the third layer of six")
+# Trained to be averaged over the caption, the last layer forgets where a word stood; the third knows it best, and its
+# largest directions hide that.
+MINILM_L6_SHAPES = replace(
+    MINILM_L6,
+    layers=3,
+    whitening="minilm_l6_shapes",
+    title="the same weights, third layer of six, whitened over the captions of shapes",
+)
 QWEN3_06B = EncoderSpec(
     source="hub:Qwen/Qwen3-0.6B", width=1024, max_tokens=512, title="Qwen3-0.6B, last hidden state (Apache-2.0)"
 )
