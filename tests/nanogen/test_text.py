@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -13,6 +14,7 @@ from encoders import KINDS, save_encoder
 from diffusionbench.errors import CheckpointError, ConfigError, DataError, RequestError, UserError
 from diffusionbench.schema import file_digest
 from nanogen.conditions import CONDITIONS
+from nanogen.data.shapes import open_shapes
 from nanogen.model.condition import TextCondition
 from nanogen.model.dit import DDT
 from nanogen.model.shape import Shape
@@ -106,7 +108,13 @@ def test_scenes_read_the_third_layer_whitened():
         third = last._model(**tokens, output_hidden_states=True).hidden_states[3][0]
     expected = open_whitening("minilm_l6_shapes", "cpu")(third)
     torch.testing.assert_close(scenes([text])[0], expected, atol=1e-4, rtol=1e-4)
-    assert len({scenes.digest, last.digest}) == 2
+    # A text cache of other states is refused by this hash.
+    plain = TextEncoder("third layer", replace(scenes.spec, whitening=None), "cpu", 256)
+    assert len({scenes.digest, plain.digest, last.digest}) == 3
+    # Of this layer: captions it was not fitted to have equal variance in all but the smallest directions.
+    data = open_shapes(None, 32, "train")
+    states = torch.cat(scenes([data.caption(index) for index in range(5000, 5200)]))
+    assert (states.std(0)[:100] - 1).abs().max() < 0.5
 
 
 def test_whitened_states_have_no_direction_that_hides_the_others():
