@@ -80,14 +80,14 @@ def open_data(config: Config) -> tuple[Dataset, Config]:
 def training_source(data: Dataset, config: Config, parts: Parts) -> Dataset | Gathers:
     """What the loop reads: the data, or its latents in memory where the config allows it and it saves work.
 
-    It does where every image comes at least twice, by the config alone: a run that continues decides the same.
+    It does where the run is longer than one pass, by the config alone: a run that continues decides the same.
 
     Raises:
         DataError: if an image cannot be read; it is named.
     """
     steps = to_steps(config.train.duration, config.train.batch_size, len(data)) or 0
     size = 4 * len(data) * math.prod(parts.derived.shape.latent_shape)
-    again = steps * config.train.batch_size >= 2 * len(data)
+    again = steps * config.train.batch_size > len(data)
     if size > config.latent.memory * 2**20 or not again or config.losses or config.data.corrupt == "skip":
         return data
     if distributed.is_main():

@@ -142,6 +142,31 @@ def test_attention_paths_agree():
         torch.testing.assert_close(plain, layers.attend(q, k, v, hidden), rtol=0.05, atol=0.03)
 
 
+def test_a_block_that_keeps_some_tokens_gives_those_of_the_whole_block():
+    torch.manual_seed(0)
+    block = layers.EncoderBlock(24, 2)
+    x, upstream = torch.randn(2, 9, 24), torch.randn(2, 4, 24)
+    mask = torch.tensor([[True] * 9, [True] * 6 + [False] * 3])
+    rotary = layers.pad_table(layers.rotary_table(2, 2, 12), 5)
+    found = []
+    for kept in (None, 4):
+        y = block(x, rotary, mask, kept)[:, :4]
+        found.append([y.detach(), *torch.autograd.grad((y * upstream).sum(), [*block.parameters()])])
+    for whole, part in zip(*found, strict=True):
+        torch.testing.assert_close(part, whole, rtol=1e-5, atol=1e-5)
+
+
+def test_the_encoder_computes_nothing_that_is_not_read():
+    net = reference_network(text=True)
+    lengths = []
+    for block in net.encoder:
+        block.mlp.register_forward_hook(lambda module, inputs, output: lengths.append(output.shape[1]))
+    net(X, T, TEXT)
+    *before, last = lengths
+    assert last == net.shape.num_image_tokens
+    assert set(before) == {last + net.shape.num_time_tokens + TEXT.states.shape[1]}
+
+
 def test_rotation_turns_adjacent_pairs_rows_first():
     table = layers.rotary_table(2, 3, 8)
     angles = layers.rotary_angles(2, 3, 8)

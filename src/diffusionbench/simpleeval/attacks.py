@@ -76,6 +76,8 @@ def universal(model: ToyScorer, images: Sequence[np.ndarray], texts: Sequence[st
 def square(image: np.ndarray, prompt: Prompt, levels: int, queries: int, seed: str) -> np.ndarray:
     """Random search on the readers' votes for the very questions that are asked; returns the best image found.
 
+    Ends early where every vote is right: nothing is left to gain.
+
     Source: square attack, Andriushchenko et al. 2020 (arXiv 1912.00049).
     """
     stream = Stream(seed, f"square/{prompt.id}/{levels}")
@@ -83,28 +85,30 @@ def square(image: np.ndarray, prompt: Prompt, levels: int, queries: int, seed: s
     side = image.shape[0]
     stripes = np.frombuffer(octets(seed, f"stripes/{prompt.id}/{levels}", side * 3), np.uint8).reshape(1, side, 3)
     best = image
-    value = _votes_for(image, prompt)
+    value, most = _votes_for(image, prompt)
     current = np.clip(clean + levels * (stripes.astype(np.int64) % 2 * 2 - 1), 0, 255).astype(np.uint8)
-    start = _votes_for(current, prompt)
+    start, _ = _votes_for(current, prompt)
     if start >= value:
         best, value = current, start
     for query in range(queries - 2):
+        if value == most:
+            break
         size = max(2, round(side * (0.3 * (1 - query / queries)) ** 0.5))
         top, left = stream.below(side - size + 1), stream.below(side - size + 1)
         change = np.asarray([levels * (2 * stream.below(2) - 1) for _ in range(3)])
         trial = best.copy()
         patch = clean[top : top + size, left : left + size] + change
         trial[top : top + size, left : left + size] = np.clip(patch, 0, 255)
-        found = _votes_for(trial, prompt)
+        found, _ = _votes_for(trial, prompt)
         if found >= value:
             best, value = trial, found
     return best
 
 
-def _votes_for(image: np.ndarray, prompt: Prompt) -> int:
-    """Votes, over scorers and damaged views, for the requested answers to the contrasted questions."""
+def _votes_for(image: np.ndarray, prompt: Prompt) -> tuple[int, int]:
+    """Votes, over scorers and damaged views, for the requested answers to the contrasted questions; and all votes."""
     votes = votes_of(readings(image, undamaged=False), prompt)[:, :, :2]
-    return int((votes == np.asarray([question.answer for question in prompt.questions[:2]])).sum())
+    return int((votes == np.asarray([question.answer for question in prompt.questions[:2]])).sum()), votes.size
 
 
 #: Look of an image: name -> (neutral, low, high).

@@ -97,9 +97,11 @@ class DDT(nn.Module):
         # The residual stream is float32 under autocast too.
         s = torch.cat([image.float(), time_tokens.float(), tokens.float()], dim=1)
         rotary = pad_table(self.encoder_rotary, num_extra)
-        for block in self.encoder:
+        *blocks, last = self.encoder
+        for block in blocks:
             s = block(s, rotary, mask)
-        s = s[:, :num_image]
+        # After the last block only the image tokens are read, so it computes no other.
+        s = last(s, rotary, mask, num_image)
 
         # Two silus on this path: one before the bridge, one before every modulation, which shares it.
         c = F.silu(self.bridge(F.silu(embedding[:, None] + s)))  # [B, N, D_d]

@@ -85,11 +85,21 @@ class Attention(nn.Module):
         self.q_norm = RMSNorm(width // num_heads)
         self.k_norm = RMSNorm(width // num_heads)
 
-    def forward(self, x: Tensor, rotary: Tensor, mask: Tensor | None = None) -> Tensor:
-        # [B, S, 3 W] -> three of [B, H, S, D]
-        q, k, v = self.qkv(x).unflatten(-1, (3, self.num_heads, -1)).permute(2, 0, 3, 1, 4)
-        q, k = rotate(self.q_norm(q), rotary), rotate(self.k_norm(k), rotary)
+    def forward(self, x: Tensor, rotary: Tensor, mask: Tensor | None = None, num_queries: int | None = None) -> Tensor:
+        """Let the first `num_queries` tokens of x (None: all) look at all of x: [B, S, W] to [B, num_queries, W]."""
+        if num_queries is None:
+            q, k, v = self._heads(self.qkv(x), 3)
+        else:
+            sizes = [x.shape[-1], 2 * x.shape[-1]]
+            (q_weight, kv_weight), (q_bias, kv_bias) = self.qkv.weight.split(sizes), self.qkv.bias.split(sizes)
+            (q,) = self._heads(F.linear(x[:, :num_queries], q_weight, q_bias), 1)
+            k, v = self._heads(F.linear(x, kv_weight, kv_bias), 2)
+        q, k = rotate(self.q_norm(q), rotary[:, :num_queries]), rotate(self.k_norm(k), rotary)
         return self.proj(attend(q, k, v, mask).transpose(1, 2).flatten(2))
+
+    def _heads(self, x: Tensor, parts: int) -> Tensor:
+        """[B, S, parts W] to [parts, B, H, S, D]."""
+        return x.unflatten(-1, (parts, self.num_heads, -1)).permute(2, 0, 3, 1, 4)
 
 
 class SwiGLU(nn.Module):
@@ -119,8 +129,9 @@ class EncoderBlock(nn.Module):
         self.norm2 = RMSNorm(width)
         self.mlp = SwiGLU(width)
 
-    def forward(self, x: Tensor, rotary: Tensor, mask: Tensor | None) -> Tensor:
-        x = x + self.attn(self.norm1(x), rotary, mask)
+    def forward(self, x: Tensor, rotary: Tensor, mask: Tensor | None, num_kept: int | None = None) -> Tensor:
+        """Map x [B, S, W] to [B, S, W], or its first `num_kept` tokens alone, where the others are read no more."""
+        x = x[:, :num_kept] + self.attn(self.norm1(x), rotary, mask, num_kept)
         return x + self.mlp(self.norm2(x))
 
 

@@ -79,7 +79,11 @@ class Shape:
         return _linear(p, e) + _linear(p, d) + time + condition + encoder + bridge + decoder + final
 
     def forward_flops(self, num_text_tokens: int = 256) -> int:
-        """Floating-point operations of one image's forward pass: matrix products and attention, 2 per multiply-add."""
+        """Floating-point operations of one image's forward pass: matrix products and attention, 2 per multiply-add.
+
+        By the published count, with every token in every block, though the last block of the encoder skips those that
+        nothing reads.
+        """
         e, d, n = self.encoder_hidden_size, self.decoder_hidden_size, self.num_image_tokens
         condition = self.num_class_tokens if self.num_classes is not None else num_text_tokens
         length = n + self.num_time_tokens + condition

@@ -10,6 +10,7 @@ import torch
 from diffusionbench.errors import DataError
 from diffusionbench.simpleeval import attacks, stress, stress_attacks, toy_scorers
 from diffusionbench.simpleeval.builder import build
+from diffusionbench.simpleeval.shapes_answerer import readings
 from diffusionbench.simpleeval.simulate import draw
 from diffusionbench.simpleeval.stress_bench import BUDGETS, Bench, Outcome, block_weights, share, subset
 from diffusionbench.simpleeval.stress_targets import TARGETS, SimpleEvalTarget
@@ -91,6 +92,15 @@ def test_square_attack_stays_in_its_bound():
     image = draw(prompt, 0, 0.6, "square").image
     changed = attacks.square(image, prompt, 16, 6, "s")
     assert np.abs(changed.astype(int) - image).max() <= 16
+
+
+def test_square_attack_ends_where_nothing_is_left_to_gain(monkeypatch):
+    prompt = build("shapes", "public-0", "quick").prompts[0]
+    image = draw(prompt, 0, 1.0, "square").image
+    seen = []
+    monkeypatch.setattr(attacks, "readings", lambda one, **options: seen.append(one) or readings(one, **options))
+    attacks.square(image, prompt, 1, 50, "s")
+    assert len(seen) == 2
 
 
 def test_universal_perturbation_is_one_for_all(learned):
