@@ -53,7 +53,8 @@ def test_the_losses_are_those_of_encoding_in_every_step(folder, tmp_path, capsys
 
 
 def test_no_image_is_encoded_within_the_steps(folder):
-    _, kept = source_of(folder)
+    # One step more than a pass over the 20 images.
+    _, kept = source_of(folder, "train.duration=6 steps")
     assert isinstance(kept, KeptLatents)
     assert kept.latents.shape == (IMAGES, 16, 4, 4)
     batch = next(batches(kept, seed=0, batch_size=4))

@@ -85,13 +85,13 @@ def square(image: np.ndarray, prompt: Prompt, levels: int, queries: int, seed: s
     side = image.shape[0]
     stripes = np.frombuffer(octets(seed, f"stripes/{prompt.id}/{levels}", side * 3), np.uint8).reshape(1, side, 3)
     best = image
-    value, most = _votes_for(image, prompt)
+    value = _share_of_votes(image, prompt)
     current = np.clip(clean + levels * (stripes.astype(np.int64) % 2 * 2 - 1), 0, 255).astype(np.uint8)
-    start, _ = _votes_for(current, prompt)
+    start = _share_of_votes(current, prompt)
     if start >= value:
         best, value = current, start
     for query in range(queries - 2):
-        if value == most:
+        if value == 1:
             break
         size = max(2, round(side * (0.3 * (1 - query / queries)) ** 0.5))
         top, left = stream.below(side - size + 1), stream.below(side - size + 1)
@@ -99,16 +99,16 @@ def square(image: np.ndarray, prompt: Prompt, levels: int, queries: int, seed: s
         trial = best.copy()
         patch = clean[top : top + size, left : left + size] + change
         trial[top : top + size, left : left + size] = np.clip(patch, 0, 255)
-        found, _ = _votes_for(trial, prompt)
+        found = _share_of_votes(trial, prompt)
         if found >= value:
             best, value = trial, found
     return best
 
 
-def _votes_for(image: np.ndarray, prompt: Prompt) -> tuple[int, int]:
-    """Votes, over scorers and damaged views, for the requested answers to the contrasted questions; and all votes."""
+def _share_of_votes(image: np.ndarray, prompt: Prompt) -> float:
+    """Share of votes, over scorers and damaged views, for the requested answers to the contrasted questions."""
     votes = votes_of(readings(image, undamaged=False), prompt)[:, :, :2]
-    return int((votes == np.asarray([question.answer for question in prompt.questions[:2]])).sum()), votes.size
+    return float((votes == np.asarray([question.answer for question in prompt.questions[:2]])).mean())
 
 
 #: Look of an image: name -> (neutral, low, high).

@@ -96,11 +96,13 @@ def test_square_attack_stays_in_its_bound():
 
 def test_square_attack_ends_where_nothing_is_left_to_gain(monkeypatch):
     prompt = build("shapes", "public-0", "quick").prompts[0]
-    image = draw(prompt, 0, 1.0, "square").image
     seen = []
     monkeypatch.setattr(attacks, "readings", lambda one, **options: seen.append(one) or readings(one, **options))
-    attacks.square(image, prompt, 1, 50, "s")
-    assert len(seen) == 2
+    # All facts right: the image and its first change are read, and no trial. All wrong: every query is spent.
+    for accuracy, spent in ((1.0, 2), (0.0, 20)):
+        seen.clear()
+        attacks.square(draw(prompt, 0, accuracy, "square").image, prompt, 1, 20, "s")
+        assert len(seen) == spent
 
 
 def test_universal_perturbation_is_one_for_all(learned):
