@@ -291,6 +291,29 @@ def test_schedule_of_the_published_recipe():
     assert rising(15) == pytest.approx(0.5)
 
 
+@pytest.mark.parametrize(
+    "warmup, start, end, rates",
+    [
+        (0, 2, 6, [1, 1, 1, 0.8, 0.6, 0.4, 0.2, 0.2]),
+        (0, 3, 3, [1, 1, 1, 0.2, 0.2]),
+        (0, 3, 4, [1, 1, 1, 1, 0.2, 0.2]),
+        (0, 0, 0, [0.2, 0.2]),
+        (0, 0, 2, [1, 0.6, 0.2, 0.2]),
+        (1, 2, 2, [1, 1, 0.2]),
+        (2, 2, 4, [0.5, 1, 1, 0.6, 0.2, 0.2]),
+        (2, 2, 2, [0.5, 1, 0.2, 0.2]),
+        # A rise that outlasts the whole rate goes on over the rest.
+        (4, 2, 2, [0.25, 0.5, 0.15, 0.2, 0.2]),
+        (4, 1, 3, [0.25, 0.5, 0.45, 0.2, 0.2]),
+        (0, 4, 2, [1, 1, 1, 1, 0.2]),
+    ],
+)
+def test_every_end_of_the_schedule(warmup, start, end, rates):
+    schedule = Schedule(1.0, warmup, start, end, 0.2)
+    assert [schedule(step) for step in range(len(rates))] == pytest.approx(rates)
+    assert schedule(10**9) == 0.2
+
+
 def test_ema_follows_its_formula():
     assert [decay_at(step, 0.5, True) for step in (0, 8, 100)] == pytest.approx([0.1, 0.5, 0.5])
     assert decay_at(0, 0.9995, False) == 0.9995
