@@ -165,6 +165,15 @@ def read_weights(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
         raise CheckpointError(f"weights {path} cannot be read: {error}.") from None
 
 
+def read_header(path: Path) -> dict[str, str]:
+    """Read the header of a weights file alone; arguments and errors as for `read_weights`."""
+    try:
+        with safe_open(path, "pt") as file:
+            return dict(file.metadata() or {})
+    except (OSError, SafetensorError) as error:
+        raise CheckpointError(f"weights {path} cannot be read: {error}.") from None
+
+
 def load_weights(model: nn.Module, tensors: Mapping[str, Tensor], origin: str) -> None:
     """Copy tensors into a network of the same architecture.
 

@@ -54,7 +54,7 @@ def wrap(model: nn.Module, device: str) -> nn.Module:
 
 @contextmanager
 def local_gradients(model: nn.Module, local: bool) -> Iterator[None]:
-    """While true, gradients are summed in this process only: all but the last micro-batch of a step."""
+    """Hold both passes of a micro-batch; while `local`, gradients are summed in this process only: all but the last."""
     if local and world_size() > 1:
         with model.no_sync():  # type: ignore[operator]
             yield

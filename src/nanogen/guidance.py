@@ -1,7 +1,7 @@
 """Guidance: velocities in, velocity out (pure functions).
 
-A weaker velocity is computed only inside the closed interval of times on which guidance acts. Interval ends are
-rounded to float32 as the solver's times are, so that a grid point on the end counts as inside.
+A weaker velocity is computed only inside the closed interval of times on which guidance acts. Times and interval
+ends are compared as float32, so that a grid point on the end counts as inside.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ def _extrapolate(weak: Velocity, strong: Velocity, scale: float, interval: tuple
 
     def velocity(z: Any, t: float, r: float) -> Any:
         v = strong(z, t, r)
-        if not low <= t <= high:
+        if not low <= _float32(t) <= high:
             return v
         w = weak(z, t, r)
         return w + scale * (v - w)

@@ -18,13 +18,16 @@ class NonFiniteLoss(RunError):  # noqa: N818
 
 @dataclass(frozen=True)
 class Schedule:
-    """Learning rate in steps: an optional rise, constant, then linear to `final_factor` of it.
+    """Learning rate in steps: whole until `decay_start`, linear down to `final_factor` of it at `decay_end`.
+
+    A rise at the start multiplies whichever part holds. Every interval of steps is closed below and open above.
 
     Attributes:
-        lr: the constant rate.
-        warmup: steps of a linear rise, (k + 1) / warmup at step k.
-        decay_start, decay_end: steps between which the rate falls.
-        final_factor: share of `lr` from decay_end on.
+        lr: the whole rate.
+        warmup: steps of the rise, (k + 1) / warmup at step k; 0 and 1 are none.
+        decay_start: first step of the fall, which still has the whole rate.
+        decay_end: first step with the final rate; at `decay_start` or before it the rate drops at `decay_start`.
+        final_factor: share of `lr` that stays.
     """
 
     lr: float
@@ -35,11 +38,13 @@ class Schedule:
 
     def __call__(self, step: int) -> float:
         """Rate of the update that follows `step` finished updates."""
-        rise = min(1.0, (step + 1) / self.warmup) if self.warmup else 1.0
+        lr = self.lr * min(1.0, (step + 1) / max(1, self.warmup))
         if step < self.decay_start:
-            return self.lr * rise
-        done = (step - self.decay_start) / max(1, self.decay_end - self.decay_start)
-        return self.lr * rise * (1 - (1 - self.final_factor) * min(1.0, done))
+            return lr
+        if step >= self.decay_end:
+            return lr * self.final_factor
+        done = (step - self.decay_start) / (self.decay_end - self.decay_start)
+        return lr * (1 - (1 - self.final_factor) * done)
 
 
 def adamw(

@@ -23,7 +23,8 @@ def time_grid(num_steps: int, shift: float = 1.0) -> Tensor:
     """The times of a solver.
 
     Returns:
-        CPU float32 [num_steps + 1], from 1 to 0; uniform, then shifted.
+        CPU float32 [num_steps + 1], from 1 to 0; uniform, then shifted. Each is the float32 next to the exact time, so
+        a time that lies on the end of a guidance interval equals it.
 
     Raises:
         ValueError: if there is no step or the shift is not positive.
@@ -32,7 +33,7 @@ def time_grid(num_steps: int, shift: float = 1.0) -> Tensor:
 
     if num_steps < 1:
         raise ValueError(f"a sampler needs at least 1 step, got {num_steps}")
-    return shift_time(1 - torch.arange(num_steps + 1, dtype=torch.float32) / num_steps, shift)
+    return shift_time(torch.arange(num_steps, -1, -1, dtype=torch.float64) / num_steps, shift).float()
 
 
 def euler(velocity: Velocity, noise: Any, times: Tensor) -> Any:

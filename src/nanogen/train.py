@@ -164,14 +164,15 @@ def updates(
             condition = parts.conditioner(batch.label, batch.caption)
             condition = condition.dropped(draws.uniform("drop") < config.condition.drop_prob)
             mark("encode")
-            with precision.autocast(parts.precision, parts.device):
-                loss = parts.objective.loss(trainee.net, x, condition, draws)
-                terms = dict(loss.terms)  # name -> [B]
-                for name, extra in extras.items():
-                    terms |= {key: weights[name] * value for key, value in extra(loss.features, batch).items()}
-                total = torch.stack([term.mean() for term in terms.values()]).sum()
-            mark("forward")
+            # The wrapped network decides in its forward pass whether its backward pass averages gradients.
             with distributed.local_gradients(trainee.net, local=micro < accumulation - 1):
+                with precision.autocast(parts.precision, parts.device):
+                    loss = parts.objective.loss(trainee.net, x, condition, draws)
+                    terms = dict(loss.terms)  # name -> [B]
+                    for name, extra in extras.items():
+                        terms |= {key: weights[name] * value for key, value in extra(loss.features, batch).items()}
+                    total = torch.stack([term.mean() for term in terms.values()]).sum()
+                mark("forward")
                 (total / accumulation).backward()
             for name, term in terms.items():
                 means[name] = means.get(name, 0) + term.detach().mean() / accumulation
@@ -223,6 +224,7 @@ def train(composition: Composition, run_dir: Path, device: str, command: list[st
     if newest is not None:
         checkpoint.restore(newest, trainee.model, trainee.updater.optimizer, trainee.ema.model)
         trainee.updates = newest.step
+        trainee.updater.skipped.fill_(float(checkpoint.read_header(newest.weights).get("skipped", 0)))
     main = distributed.is_main()
     if main:
         for problem in damaged:
@@ -264,6 +266,7 @@ def train(composition: Composition, run_dir: Path, device: str, command: list[st
             "precision": parts.precision,
             "condition_digest": parts.conditioner.digest,
             "ema_decay": str(config.train.ema_decay),
+            "skipped": f"{trainee.updater.skipped.item():.0f}",
         }
         checkpoint.save(
             run.checkpoints,

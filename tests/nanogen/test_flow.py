@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
+from fractions import Fraction
 
+import numpy as np
 import pytest
 import torch
 from reference import reference_network, summary, wave
@@ -97,6 +99,54 @@ def test_grid_values_and_guided_steps(shift, first, middle, last, guided):
     euler(weak, 0.0, times)
     # Both ends of the interval are inside: the grid point 0.9 of the unshifted grid counts.
     assert len(seen) == guided
+
+
+def exact_time(k: int, steps: int, shift: Fraction) -> Fraction:
+    u = Fraction(k, steps)
+    return shift * u / (1 + (shift - 1) * u)
+
+
+@pytest.mark.parametrize("shift", [Fraction(1), Fraction(2), Fraction(4), Fraction(1, 3), Fraction(48**0.5)])
+def test_both_ends_of_a_guidance_interval_hold_on_every_grid(shift):
+    """An end written as k/S or in tenths, before or after the shift, is inside wherever the grid has that point."""
+    asked = []
+
+    def guided(times, interval):
+        asked.clear()
+        velocity = classifier_free(lambda z, t, r: 0.0, lambda z, t, r: asked.append(t) or 0.0, 2.0, interval)
+        for t in times:
+            velocity(0.0, t, 0.0)
+        return len(asked)
+
+    for steps in range(1, 101):
+        exact = [exact_time(k, steps, shift) for k in range(steps, -1, -1)]
+        times = time_grid(steps, float(shift))
+        # Rounded once: what a person writes down for a time rounds to the same float32.
+        assert times.tolist() == [np.float32(float(t)) for t in exact]
+        grid = times.tolist()
+        for place, end in enumerate(map(float, exact)):
+            near = grid[max(0, place - 1) : place + 2]
+            assert guided(near, (end, end)) == 1
+            assert guided(near, (end, 1.0)) == min(place, 1) + 1
+            assert guided(near, (0.0, end)) == min(steps - place, 1) + 1
+        for tenth in range(11):
+            end = Fraction(tenth, 10)
+            assert guided(grid, (0.0, tenth / 10)) == sum(t <= end for t in exact)
+            assert guided(grid, (tenth / 10, 1.0)) == sum(t >= end for t in exact)
+
+
+def test_the_grid_is_the_published_one_to_the_last_place():
+    for steps in range(1, 101):
+        published = 1 - torch.arange(steps + 1, dtype=torch.float32) / steps
+        assert (time_grid(steps) - published).abs().max() <= 2**-24
+
+
+def test_times_and_ends_are_compared_as_float32():
+    asked = []
+    velocity = classifier_free(lambda z, t, r: 0.0, lambda z, t, r: asked.append(t) or 0.0, 2.0, (0.3, 0.9))
+    for t in (0.3, 0.9, float(np.float32(0.3)), float(np.float32(0.9))):
+        velocity(0.0, t, 0.0)
+    assert len(asked) == 4
 
 
 def test_shift_has_its_fixed_points_and_order():

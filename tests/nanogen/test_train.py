@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import math
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -21,6 +23,7 @@ from diffusionbench.errors import CheckpointError, ConfigError
 from nanogen import checkpoint, log
 from nanogen.ema import decay_at
 from nanogen.objectives import Loss
+from nanogen.objectives.flow import Flow
 from nanogen.optim import NonFiniteLoss, Schedule
 from nanogen.rng import Draws
 from nanogen.train import build, open_data, train, updates
@@ -83,11 +86,15 @@ def test_accumulation_gives_the_same_losses(tmp_path):
 
 @pytest.mark.parametrize("accumulation", [1, 2])
 def test_two_processes_give_the_losses_of_one(tmp_path, accumulation):
-    overrides = words(5, f"train.accumulation={accumulation}")
-    train(tiny(5), tmp_path / "one", "cpu", ["test"])
+    overrides = words(5, f"train.accumulation={accumulation}", "train.precision=float32")
+    train(tiny(5, "train.precision=float32"), tmp_path / "one", "cpu", ["test"])
     torchrun = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--master-port"]
     port = str(20_000 + os.getpid() % 20_000 + accumulation)
-    execute([*torchrun, port, "-m", *command(tmp_path / "two", *overrides)[2:]])
+    counts = tmp_path / "reductions.json"
+    counted = str(Path(__file__).with_name("counted.py"))
+    execute([*torchrun, port, counted, str(counts), *command(tmp_path / "two", *overrides)[3:]])
+    # The gradients of a step are reduced once, after its last micro-batch.
+    assert json.loads(counts.read_text()) == 5 * [*[0] * (accumulation - 1), 1]
     assert losses(tmp_path / "two") == pytest.approx(losses(tmp_path / "one"), rel=1e-4)
     a, b = weights(tmp_path / "one"), weights(tmp_path / "two")
     for name in a:
@@ -232,6 +239,22 @@ def test_skipping_non_finite_updates_counts_them():
     assert not torch.equal(before["final.linear.weight"], trainee.model.final.linear.weight)
 
 
+def test_the_count_of_skipped_updates_survives_a_restart(tmp_path, monkeypatch):
+    asked = ["train.nonfinite=skip", "train.checkpoint_every=1 steps", "train.precision=float32"]
+    flow, calls = Flow.loss_at, itertools.count()
+    with monkeypatch.context() as patch:
+        lost = {1, 2}
+        patch.setattr(
+            Flow,
+            "loss_at",
+            lambda *given: Loss({"flow": flow(*given).terms["flow"] * (math.nan if next(calls) in lost else 1.0)}),
+        )
+        run_tiny(tmp_path / "run", 4, *asked)
+    shutil.rmtree(tmp_path / "run" / "checkpoints" / "step-00000004")
+    run_tiny(tmp_path / "run", 4, *asked)
+    assert [line["skipped"] for line in log.read(tmp_path / "run" / "metrics.jsonl")] == [0, 1, 2, 2]
+
+
 def test_every_parameter_gets_a_gradient():
     trainee, parts, config, loader = prepared()
     # At the start the output map is zero and hides the rest: move away from it first.
@@ -266,6 +289,29 @@ def test_schedule_of_the_published_recipe():
     rising = Schedule(1.0, 4, 10, 20, 0.0)
     assert [rising(step) for step in range(5)] == [0.25, 0.5, 0.75, 1.0, 1.0]
     assert rising(15) == pytest.approx(0.5)
+
+
+@pytest.mark.parametrize(
+    "warmup, start, end, rates",
+    [
+        (0, 2, 6, [1, 1, 1, 0.8, 0.6, 0.4, 0.2, 0.2]),
+        (0, 3, 3, [1, 1, 1, 0.2, 0.2]),
+        (0, 3, 4, [1, 1, 1, 1, 0.2, 0.2]),
+        (0, 0, 0, [0.2, 0.2]),
+        (0, 0, 2, [1, 0.6, 0.2, 0.2]),
+        (1, 2, 2, [1, 1, 0.2]),
+        (2, 2, 4, [0.5, 1, 1, 0.6, 0.2, 0.2]),
+        (2, 2, 2, [0.5, 1, 0.2, 0.2]),
+        # A rise that outlasts the whole rate goes on over the rest.
+        (4, 2, 2, [0.25, 0.5, 0.15, 0.2, 0.2]),
+        (4, 1, 3, [0.25, 0.5, 0.45, 0.2, 0.2]),
+        (0, 4, 2, [1, 1, 1, 1, 0.2]),
+    ],
+)
+def test_every_end_of_the_schedule(warmup, start, end, rates):
+    schedule = Schedule(1.0, warmup, start, end, 0.2)
+    assert [schedule(step) for step in range(len(rates))] == pytest.approx(rates)
+    assert schedule(10**9) == 0.2
 
 
 def test_ema_follows_its_formula():
