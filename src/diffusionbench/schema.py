@@ -1,14 +1,24 @@
-"""Strict frozen models, their canonical JSON and hashes, and files that appear whole or not at all."""
+"""Strict frozen models, their canonical JSON and hashes, and files that appear whole or not at all and stay.
+
+What is written lies under a temporary name until it is on the disk, and only then gets its own. Its writer holds a lock
+on it, which ends with the process: what a killed one left can be told from what another still writes, and is removed.
+"""
 
 from __future__ import annotations
 
+import errno
+import fcntl
 import hashlib
 import json
 import os
-import tempfile
+import re
+import secrets
+import shutil
+import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, Final
 
 from pydantic import BaseModel, ConfigDict
 
@@ -59,29 +69,121 @@ def check_shipped(whose: str, weights: Path, sha256: str) -> None:
         )
 
 
+# Nothing else is called so, and nothing called so is anybody else's.
+_TEMPORARY: Final = re.compile(r"\.diffusionbench-[0-9a-f]{16}\.tmp")
+# Seconds after which a temporary is left over for certain, where the file system has no locks to tell.
+_ABANDONED: Final = 24 * 3600
+_swept: set[Path] = set()
+
+
 def write_atomic(path: Path, write: bytes | str | Callable[[IO[bytes]], Any]) -> None:
     """Write a file under a temporary name beside it, then rename: readers see the old file or the whole new one.
+
+    Once it returns, the file outlasts a power cut.
 
     Args:
         path: the final name; its folder is made.
         write: the content, or a function that writes it to an open binary file.
+
+    Raises:
+        OSError: if it cannot be written, or the name is taken by what is no regular file; the old file is untouched.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
-    try:
-        with os.fdopen(handle, "wb") as file:
+    make_folder(path.parent)
+    sweep(path.parent)
+    if path.exists() and not path.is_file():
+        raise OSError(errno.EEXIST, "it is no regular file", str(path))
+    with _new_temporary(path.parent) as file:
+        try:
             if callable(write):
                 write(file)
             else:
                 file.write(write.encode() if isinstance(write, str) else write)
-        # mkstemp makes private files; a result is as readable as any other new file.
-        umask = os.umask(0)
-        os.umask(umask)
-        os.chmod(temporary, 0o666 & ~umask)
-        os.replace(temporary, path)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise
+            file.flush()
+            os.fsync(file.fileno())
+            # Before it is closed, which ends the lock.
+            os.replace(file.name, path)
+        except BaseException:
+            Path(file.name).unlink(missing_ok=True)
+            raise
+    sync(path.parent)
+
+
+def temporary_name(folder: Path) -> Path:
+    """Return a new name in a folder, for what is not finished; `sweep` removes what has such a name and no lock."""
+    return folder / f".diffusionbench-{secrets.token_hex(8)}.tmp"
+
+
+def _new_temporary(folder: Path) -> IO[bytes]:
+    while True:
+        file = temporary_name(folder).open("xb")
+        lock(file.fileno())
+        # Another process may have swept it before it was locked.
+        if os.fstat(file.fileno()).st_nlink:
+            return file
+        file.close()
+
+
+def lock(handle: int) -> bool:
+    """Lock an open file or folder until it is closed or the process ends; whether nobody else holds its lock.
+
+    Where the file system has no locks, what was changed within a day counts as held.
+    """
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    except OSError:
+        return time.time() - os.fstat(handle).st_mtime > _ABANDONED
+    return True
+
+
+def sweep(folder: Path) -> None:
+    """Remove what killed processes left unfinished in a folder; done once for each folder by a process."""
+    if folder.absolute() in _swept:
+        return
+    _swept.add(folder.absolute())
+    with os.scandir(folder) as entries:
+        names = [entry.name for entry in entries if _TEMPORARY.fullmatch(entry.name)]
+    for name in names:
+        try:
+            handle = os.open(folder / name, os.O_RDONLY | os.O_NOFOLLOW)
+        except OSError:
+            continue
+        try:
+            if lock(handle):
+                remove(folder / name)
+        finally:
+            os.close(handle)
+
+
+def remove(path: Path) -> None:
+    """Remove a file or folder of ours as far as that is possible; what is left is unlocked, so it goes later."""
+    if path.is_dir():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        with suppress(OSError):
+            path.unlink()
+
+
+def make_folder(folder: Path) -> None:
+    """Make a folder and those above it; new ones outlast a power cut."""
+    if not folder.exists():
+        make_folder(folder.parent)
+        folder.mkdir(exist_ok=True)
+        sync(folder.parent)
+
+
+def sync(path: Path) -> None:
+    """Wait until a file, or the names in a folder, are on the disk."""
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    except OSError as error:
+        # Some network file systems cannot do that for folders.
+        if error.errno not in (errno.EINVAL, errno.ENOTSUP):
+            raise
+    finally:
+        os.close(handle)
 
 
 def write_result(path: Path, text: str) -> None:

@@ -262,6 +262,8 @@ def prepare_text(
     from nanogen.prepare import prepare_text as run
 
     manifest = run(_compose(words, task, method, scale, data).config, out, dtype)
+    if manifest is None:
+        return
     print(f"{out}: {manifest.captions:,} distinct captions, {manifest.tokens:,} states of {manifest.width}", end="")
     print(f" in {manifest.dtype}, {manifest.truncated:,} captions cut to {manifest.max_tokens} tokens")
 

@@ -259,14 +259,19 @@ def test_a_failed_build_leaves_the_earlier_site(tmp_path, monkeypatch):
 def test_an_earlier_site_is_replaced_and_other_files_are_not(tmp_path, monkeypatch):
     out = tmp_path / "out"
     build(hostile(), out)
-    (out / "stale.html").write_text("old")
+    build(hostile()[:1], out)
     build(hostile(), out)
-    assert not (out / "stale.html").exists()
+    (out / "CNAME").write_text("example.org")
+    with pytest.raises(RequestError, match=r"holds 1 file\(s\) that no earlier build listed .* the first: CNAME"):
+        build(hostile(), out)
+    (out / "CNAME").unlink()
     other = tmp_path / "thesis"
     other.mkdir()
     (other / "chapter.tex").write_text("years of work")
-    with pytest.raises(RequestError, match=f"no {MARK}"):
-        build(hostile(), other)
+    for mark in ("{}", "[]", '{"made_by": "diffusionbench site", "pages": 3}', "not JSON"):
+        (other / MARK).write_text(mark)
+        with pytest.raises(RequestError, match=r"the first: chapter\.tex"):
+            build(hostile(), other)
     with pytest.raises(RequestError, match="is a file"):
         build(hostile(), other / "chapter.tex")
     monkeypatch.chdir(out)

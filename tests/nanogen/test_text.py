@@ -14,11 +14,14 @@ from encoders import KINDS, save_encoder
 from diffusionbench.errors import CheckpointError, ConfigError, DataError, RequestError, UserError
 from diffusionbench.schema import file_digest
 from nanogen.conditions import CONDITIONS
+from nanogen.config import compose
 from nanogen.data.shapes import open_shapes
 from nanogen.model.condition import TextCondition
 from nanogen.model.dit import DDT
 from nanogen.model.shape import Shape
+from nanogen.prepare import prepare_text
 from nanogen.text import ENCODERS, EncoderSpec, fit_whitening, open_spec, whitening
+from nanogen.text import cache as cache_module
 from nanogen.text.cache import TextCache, write_cache
 from nanogen.text.encoder import TextEncoder
 from nanogen.text.states import TextStates
@@ -298,6 +301,59 @@ def test_a_cache_never_replaces_anything_else(folders, tmp_path):
     with pytest.raises(DataError, match="exists and is no text cache"):
         write_cache(tmp_path / "mine", ["a circle"], encoder(folders["bert"]), "data")
     assert (tmp_path / "mine" / "letter.txt").read_text() == "dear"
+    for manifest in ('{"step": 4, "files": {}}', "{}", '{"kind": "nanogen text cache"}', "not JSON"):
+        checkpoint = tmp_path / "step-00000004"
+        checkpoint.mkdir(exist_ok=True)
+        (checkpoint / "manifest.json").write_text(manifest)
+        (checkpoint / "ema.safetensors").write_text("weights")
+        with pytest.raises(DataError, match=r"exists and is no text cache: what it holds \(ema\.safetensors, \.\.\.\)"):
+            write_cache(checkpoint, ["a circle"], encoder(folders["bert"]), "data")
+        assert (checkpoint / "ema.safetensors").read_text() == "weights"
+    with pytest.raises(DataError, match="is a file"):
+        write_cache(tmp_path / "mine" / "letter.txt", ["a circle"], encoder(folders["bert"]), "data")
+
+
+def test_a_cache_with_anything_else_in_it_is_not_replaced(folders, cached):
+    (cached[0] / "notes").mkdir()
+    (cached[0] / "notes" / "why.txt").write_text("mine")
+    with pytest.raises(DataError, match=r"holds a text cache and 1 other file\(s\), the first: notes/why\.txt"):
+        write_cache(cached[0], ["a circle"], encoder(folders["bert"]), "data")
+    assert (cached[0] / "notes" / "why.txt").read_text() == "mine"
+    assert TextCache.open(cached[0], encoder(folders["bert"])).read(CAPTIONS).keys() == set(CAPTIONS)
+
+
+def test_no_flipped_bit_of_a_cache_is_trained_on(folders, cached):
+    """In the states it is found when they are read, and only there; in the index when the cache is opened."""
+    one = encoder(folders["bert"])
+    sound = TextCache.open(cached[0], one)
+    for name in ("states.bin", "index.npz"):
+        file = cached[0] / name
+        whole = file.read_bytes()
+        for place in range(0, len(whole), max(1, len(whole) // 7)):
+            file.write_bytes(whole[:place] + bytes([whole[place] ^ 4]) + whole[place + 1 :])
+            with pytest.raises(DataError, match=rf"is damaged: .*{name}.* other content .*`nanogen prepare text`"):
+                TextCache.open(cached[0], one).read(CAPTIONS)
+        file.write_bytes(whole)
+    assert sound.read(CAPTIONS).keys() == set(CAPTIONS)
+    assert write_cache(cached[0], CAPTIONS, one, "data").captions == 3
+
+
+def test_states_are_verified_when_they_are_first_read_and_not_again(folders, cached, monkeypatch):
+    cache = TextCache.open(cached[0], encoder(folders["bert"]))
+    hashed: list[int] = []
+    real_hash = cache_module._hash
+    monkeypatch.setattr("nanogen.text.cache._hash", lambda states: hashed.append(1) or real_hash(states))
+    cache.read(CAPTIONS[:2])
+    cache.read(CAPTIONS)
+    cache.read(CAPTIONS)
+    assert len(hashed) == 3
+
+
+def test_of_several_processes_one_writes(folders, tmp_path, monkeypatch):
+    monkeypatch.setattr("nanogen.distributed.rank", lambda: 1)
+    config = compose("shapes", overrides=[f"condition.encoder={folders['bert']}"]).config
+    assert prepare_text(config, tmp_path / "text", "float16") is None
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_state_that_the_type_cannot_hold_is_refused(folders, tmp_path, monkeypatch):

@@ -25,9 +25,11 @@ class Manifest(Strict):
         data_digest: SHA-256 of the data set whose captions are stored.
         captions, tokens: distinct captions, and states over all of them.
         truncated: captions that were cut.
+        index_sha256: of `index.npz`, which holds a hash of each caption's states.
     """
 
-    version: Literal[1] = 1
+    kind: Literal["nanogen text cache"] = "nanogen text cache"
+    version: Literal[2] = 2
     encoder: str
     encoder_digest: str
     max_tokens: int
@@ -37,6 +39,7 @@ class Manifest(Strict):
     captions: int
     tokens: int
     truncated: int
+    index_sha256: str
 
 
 def read_manifest(folder: Path) -> Manifest:
@@ -48,7 +51,7 @@ def read_manifest(folder: Path) -> Manifest:
     try:
         return Manifest.model_validate_json((folder / MANIFEST).read_text(encoding="utf-8"))
     except (OSError, ValidationError, UnicodeDecodeError) as error:
-        reason = error.strerror if isinstance(error, OSError) else "its manifest.json is damaged"
+        reason = error.strerror if isinstance(error, OSError) else "its manifest.json is damaged or of another version"
         raise DataError(f"{folder} is no text cache: {reason}. Make one with `nanogen prepare text`.") from None
 
 
