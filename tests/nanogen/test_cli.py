@@ -162,17 +162,25 @@ def test_ls_lists_everything(nanogen):
 
 
 def test_bench_accounts_for_the_whole_step(nanogen):
-    code, out, err = nanogen("bench", "--task", "digits", "--steps", 3, "--warmup", 1, *MODEL, "train.batch_size=8")
+    overrides = [*MODEL, "train.precision=float32", "train.batch_size=8"]
+    code, out, err = nanogen("bench", "--task", "digits", "--steps", 3, "--warmup", 1, *overrides)
     assert code == 0, err
     result = json.loads(out)
     assert set(result["parts_ms"]) == {"data", "encode", "forward", "backward", "optimizer", "ema"}
     assert sum(result["parts_share"].values()) == pytest.approx(1)
     assert sum(result["parts_ms"].values()) == pytest.approx(1e3 * result["seconds_per_step"])
     assert result["images_per_second"] == pytest.approx(8 / result["seconds_per_step"])
+    assert result["precision"] == "float32"
 
 
 def test_bench_needs_no_data_and_no_weights(nanogen):
-    overrides = [*MODEL, "train.batch_size=2", "train.compile=false", "data.image_size=64"]
+    overrides = [
+        *MODEL,
+        "train.precision=float32",
+        "train.batch_size=2",
+        "train.compile=false",
+        "data.image_size=64",
+    ]
     arguments = ["--task", "imagenet256", "--method", "sd-vae-ema", "--scale", "paper", "--synthetic"]
     code, out, err = nanogen("bench", *arguments, "--steps", 1, "--warmup", 0, *overrides)
     assert code == 0, err

@@ -19,7 +19,14 @@ MODEL = [
     "model.decoder_num_heads=2",
     "model.num_class_tokens=2",
 ]
-QUIET = ["eval.metrics=[]", "sample.every=never", "sample.num=2", "sampler.num_steps=2", "log.every=1 steps"]
+QUIET = [
+    "train.precision=float32",
+    "eval.metrics=[]",
+    "sample.every=never",
+    "sample.num=2",
+    "sampler.num_steps=2",
+    "log.every=1 steps",
+]
 
 
 def words(steps: int, *more: str) -> list[str]:

@@ -1,0 +1,111 @@
+"""bfloat16 beside float32: a step and a sample agree, and what must stay float32 does (emulated where not native)."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from tiny import tiny
+from torch import nn
+
+from nanogen import precision
+from nanogen.conditions import Ask
+from nanogen.data.order import batches
+from nanogen.model.layers import DecoderBlock, EncoderBlock
+from nanogen.sample import Generator, Parts, build_parts, in_batches
+from nanogen.train import Trainee, build, open_data, train, updates
+
+# A product in bfloat16 is right to 2^-8 = 0.4 %; what a whole network loses stays within a few of these.
+LOSS, GRADIENT, GREY_LEVELS = 0.01, 0.05, 3.0
+
+
+@pytest.fixture(scope="module")
+def opened():
+    return open_data(tiny(1, "seed=3").config)
+
+
+def lively(opened, kind: precision.Precision) -> tuple[Trainee, Parts]:
+    """A network whose output is not 0, the same for every number type."""
+    data, config = opened
+    parts = build_parts(config, "cpu", kind)
+    trainee = build(config, parts, len(data))
+    stream = torch.Generator().manual_seed(0)
+    for net in (trainee.model, trainee.ema.model):
+        stream.manual_seed(0)
+        for weight in net.parameters():
+            weight.data += 0.1 * torch.randn(weight.shape, generator=stream)
+    return trainee, parts
+
+
+def first_step(opened, kind: precision.Precision) -> tuple[Trainee, dict[str, torch.Tensor]]:
+    data, config = opened
+    trainee, parts = lively(opened, kind)
+    values = next(updates(trainee, parts, config, batches(data, seed=3, batch_size=8), 1))
+    return trainee, values
+
+
+def test_a_training_step_agrees_with_float32(opened):
+    (exact, wanted), (trainee, found) = first_step(opened, "float32"), first_step(opened, "bfloat16")
+    assert found["loss/flow"].item() == pytest.approx(wanted["loss/flow"].item(), rel=LOSS)
+    assert found["grad_norm"].item() == pytest.approx(wanted["grad_norm"].item(), rel=GRADIENT)
+    assert found["loss/flow"].item() != wanted["loss/flow"].item()
+    moments = [trainee.updater.optimizer.state[weight]["exp_avg"] for weight in trainee.model.parameters()]
+    truth = [exact.updater.optimizer.state[weight]["exp_avg"] for weight in exact.model.parameters()]
+    left, right = (torch.cat([one.flatten() for one in many]) for many in (moments, truth))
+    assert torch.cosine_similarity(left, right, dim=0).item() > 1 - GRADIENT
+    assert {tensor.dtype for tensor in (*moments, *trainee.model.parameters(), *trainee.ema.model.parameters())} == {
+        torch.float32
+    }
+    assert {value.dtype for value in found.values()} == {torch.float32}
+
+
+def test_a_sample_agrees_with_float32(opened):
+    images = {}
+    for kind in ("float32", "bfloat16"):
+        trainee, parts = lively(opened, kind)
+        generator = Generator(trainee.ema.model, parts, "heun", 4, 1.5, (0.0, 1.0))
+        images[kind] = in_batches(generator, [Ask(label) for label in range(6)], 0, range(6), 6)
+    gap = np.abs(images["float32"].astype(float) - images["bfloat16"])
+    assert 0 < gap.mean() < GREY_LEVELS
+    assert images["float32"].std() > 10 * GREY_LEVELS
+
+
+def test_products_are_bfloat16_and_the_residual_stream_is_float32(opened):
+    trainee, parts = lively(opened, "bfloat16")
+    seen: dict[type, set[torch.dtype]] = {EncoderBlock: set(), DecoderBlock: set(), nn.Linear: set()}
+    for module in trainee.model.modules():
+        if type(module) in seen:
+            module.register_forward_hook(lambda module, given, out: seen[type(module)].add(out.dtype))
+    z = torch.randn(2, *parts.derived.shape.latent_shape)
+    with torch.no_grad(), precision.autocast(parts.precision, "cpu"):
+        pred = trainee.model(z, torch.tensor([0.2, 0.9]), parts.conditioner([1, 2], None)).pred
+    assert seen == {EncoderBlock: {torch.float32}, DecoderBlock: {torch.float32}, nn.Linear: {torch.bfloat16}}
+    assert pred.dtype == torch.float32
+
+
+def test_the_sampler_state_is_float32(opened):
+    trainee, parts = lively(opened, "bfloat16")
+    handed = []
+    trainee.model.register_forward_pre_hook(lambda module, given: handed.extend(given[:2]))
+    in_batches(Generator(trainee.model, parts, "euler", 2, 1.0, (0.0, 1.0)), [Ask(1)], 0, [0], 1)
+    assert {tensor.dtype for tensor in handed} == {torch.float32}
+
+
+@pytest.mark.parametrize("native", [True, False])
+def test_auto_is_bfloat16_where_it_is_native(native, monkeypatch):
+    monkeypatch.setattr(precision, "native_bfloat16", lambda device: native)
+    assert precision.choose("auto", "cpu") == ("bfloat16" if native else "float32")
+    assert [precision.choose(asked, "cpu") for asked in ("bfloat16", "float32")] == ["bfloat16", "float32"]
+
+
+def test_a_run_keeps_the_precision_it_began_with(tmp_path, monkeypatch, capsys):
+    """Continuing on another machine changes neither the losses' number type nor what the record of the run says."""
+    monkeypatch.setattr(precision, "native_bfloat16", lambda device: True)
+    train(tiny(2, "train.precision=auto"), tmp_path, "cpu", ["test"])
+    monkeypatch.setattr(precision, "native_bfloat16", lambda device: False)
+    capsys.readouterr()
+    run = train(tiny(2, "train.precision=auto"), tmp_path, "cpu", ["test"])
+    assert "bfloat16 on cpu" in capsys.readouterr().err
+    assert run.facts["precision"] == json.loads((tmp_path / "run.json").read_text())["precision"] == "bfloat16"

@@ -1,0 +1,146 @@
+"""Training and sampling under observation: what a config's values do where they act."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+
+import pytest
+import torch
+from tiny import tiny
+from torch import Tensor, nn
+
+from diffusionbench.schema import Strict
+from nanogen.config import Config
+from nanogen.data.order import batches
+from nanogen.latents.pixel import Pixel
+from nanogen.losses import LOSSES
+from nanogen.objectives import OBJECTIVES
+from nanogen.objectives.flow import Flow
+from nanogen.sample import Generator, Parts, build_parts
+from nanogen.train import Trainee, build, open_data, training_source, updates
+
+
+class Other(Flow):
+    """An objective under another name."""
+
+
+class Encoded:
+    """An extra loss: the mean square of the encoder's features."""
+
+    class Options(Strict):
+        weight: float
+
+    def __init__(self, options: Options) -> None:
+        pass
+
+    def __call__(self, features: Mapping[str, Tensor], batch: object) -> dict[str, Tensor]:
+        return {"encoded": features["encoder"].square().flatten(1).mean(1)}
+
+
+def register(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Add an objective `other` and an extra loss `encoded` for one test."""
+    monkeypatch.setattr(OBJECTIVES, "_own", {**OBJECTIVES._own, "other": "watch:Other"})
+    monkeypatch.setattr(LOSSES, "_own", {**LOSSES._own, "encoded": "watch:Encoded"})
+
+
+@dataclass
+class Training:
+    """Some updates as they were made.
+
+    Attributes:
+        calls: (z, t, condition) of every call of the network.
+        rates: learning rate of each update.
+        applied: the gradient that each update used, after clipping, by parameter.
+        weights: copies before the first update and after each.
+        values: what the loop told of each update.
+    """
+
+    config: Config
+    parts: Parts
+    trainee: Trainee
+    calls: list[tuple] = field(default_factory=list)
+    rates: list[float] = field(default_factory=list)
+    applied: list[dict[str, Tensor]] = field(default_factory=list)
+    weights: list[dict[str, Tensor]] = field(default_factory=list)
+    values: list[dict[str, Tensor]] = field(default_factory=list)
+
+
+def copied(net: nn.Module) -> dict[str, Tensor]:
+    return {name: weight.detach().clone() for name, weight in net.named_parameters()}
+
+
+def training(steps: int, *overrides: str) -> Training:
+    """Make updates of a tiny network on the digits."""
+    data, config = open_data(tiny(steps, *overrides).config)
+    parts = build_parts(config, "cpu", "float32")
+    trainee = build(config, parts, len(data))
+    seen = Training(config, parts, trainee)
+    trainee.model.register_forward_pre_hook(lambda module, given: seen.calls.append(given))
+
+    def note(optimizer: torch.optim.Optimizer, *given: object) -> None:
+        seen.rates.append(optimizer.param_groups[0]["lr"])
+        seen.applied.append({name: weight.grad.clone() for name, weight in trainee.model.named_parameters()})
+
+    trainee.updater.optimizer.register_step_pre_hook(note)
+    seen.weights.append(copied(trainee.model))
+    loader = batches(
+        training_source(data, config, parts),
+        seed=config.seed,
+        batch_size=config.train.batch_size,
+        accumulation=config.train.accumulation,
+    )
+    for values in updates(trainee, parts, config, loader, steps):
+        seen.values.append(values)
+        seen.weights.append(copied(trainee.model))
+    return seen
+
+
+@dataclass
+class Sampling:
+    """Images as they were made; the velocity is 1 for what was asked for and 0 for the null condition.
+
+    Attributes:
+        nets: the networks that made them.
+        times: when the conditional velocity was asked for.
+        drift: how far a state went from noise to data, for each batch.
+        noise: where it began, for each batch.
+        labels: what each batch was asked to show.
+    """
+
+    nets: list[nn.Module] = field(default_factory=list)
+    times: list[float] = field(default_factory=list)
+    drift: list[float] = field(default_factory=list)
+    noise: list[Tensor] = field(default_factory=list)
+    labels: list[list[int]] = field(default_factory=list)
+
+
+@contextmanager
+def sampling() -> Iterator[Sampling]:
+    """Watch every image that is made inside, with whatever command."""
+    seen = Sampling()
+    call: Callable = Generator.__call__
+
+    def velocity(self: Flow, net: nn.Module, z: Tensor, t: float, r: float, condition) -> Tensor:
+        told = condition.labels < condition.num_classes
+        if told.all():
+            seen.times.append(t)
+            if t == 1:
+                seen.noise.append(z.clone())
+        return torch.ones_like(z) * told[:, None, None, None]
+
+    def decode(self: Pixel, latents: Tensor) -> Tensor:
+        seen.drift.append((seen.noise[-1] - latents).mean().item())
+        return (latents + 1) / 2
+
+    def make(self: Generator, condition, draws):
+        seen.nets.append(self.net)
+        seen.labels.append(condition.labels.tolist())
+        return call(self, condition, draws)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Flow, "velocity", velocity)
+        patch.setattr(Pixel, "decode", decode)
+        patch.setattr(Generator, "__call__", make)
+        yield seen
