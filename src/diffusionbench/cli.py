@@ -154,11 +154,11 @@ def _images(
     axis: str, images: Path, labels: Path | None, metrics: str, options: cli_simpleeval.PromptOptions
 ) -> tuple[Source, PromptChoice | None, int]:
     """The images as the axis tells them apart, the prompts they were made for, and how many there should be."""
-    from diffusionbench.axes import asks_prompts
+    from diffusionbench.axes import asks_for
     from diffusionbench.prompts import PROMPTS
     from diffusionbench.source import PromptFolderSource, open_source, read_labels
 
-    if asks_prompts(axis):
+    if asks_for(axis) == "prompts":
         if labels is not None:
             raise RequestError(f"axis '{axis}' asks for prompts, so --labels has no meaning there. Leave it out.")
         choice = options.choice(axis, metrics)

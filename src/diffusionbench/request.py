@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Literal
+from collections.abc import Iterable, Mapping
+from typing import TYPE_CHECKING, Literal, Protocol
 
 from pydantic import Field, field_validator
 
-from diffusionbench.axes import AXES
+from diffusionbench.axes import AXES, asks_for
 from diffusionbench.axes.t2i import open_prompts
 from diffusionbench.errors import RequestError
 from diffusionbench.extractors import EXTRACTORS
@@ -97,6 +98,16 @@ def expand(request: EvalRequest, source: Source) -> list[Sample]:
     return AXES.load(request.axis)().samples(request, find_reference(request), source.labels)
 
 
+class Labelled(Protocol):
+    """Anything with the place and the class of an image: a sample, or a stored image."""
+
+    @property
+    def id(self) -> int: ...
+
+    @property
+    def label(self) -> int | None: ...
+
+
 # Enough of the label order to tell two orders apart: every class of ImageNet appears.
 _ORDER = 1000
 
@@ -129,14 +140,7 @@ def check(request: EvalRequest, source: Source) -> None:
     """
     check_metrics(request)
     metrics, reference = specs(request), find_reference(request)
-    samples = expand(request, source)
-    unlabelled = next((sample.id for sample in samples if sample.label is None), None)
-    needy = next((key for key, spec in metrics.items() if spec.needs_labels), None)
-    if unlabelled is not None and needy is not None:
-        raise RequestError(
-            f"metric '{needy}' needs the class that was asked for, and image {unlabelled} has no label. Put the "
-            "images in one subfolder per class, give a file of labels, or leave the metric out."
-        )
+    check_labels(metrics, expand(request, source))
     if reference is not None:
         check_size(source.image_size, reference.image_size, f"reference '{reference.name}'")
     for name in extractor_names(metrics):
@@ -150,6 +154,12 @@ def check_metrics(request: EvalRequest) -> None:
         UserError: as `check`.
     """
     metrics = specs(request)
+    check_axis(request.axis, metrics)
+    if request.prompts is not None and asks_for(request.axis) != "prompts":
+        raise RequestError(
+            f"prompt set '{request.prompts.name}' was given, and axis '{request.axis}' asks for classes. Leave it out, "
+            "or name an axis of prompts."
+        )
     reference = find_reference(request)
     for key, spec in metrics.items():
         _check_reference(key, spec, request, reference)
@@ -160,6 +170,47 @@ def check_metrics(request: EvalRequest) -> None:
             )
     for name in extractor_names(metrics):
         EXTRACTORS.load(name).check()
+
+
+def check_axis(axis: str, metrics: Mapping[str, MetricSpec]) -> None:
+    """Refuse metrics that judge images by something else than the axis asks for.
+
+    Raises:
+        UserError: naming the first such metric, or if there is no such axis.
+    """
+    asked = asks_for(axis)
+    for key, spec in metrics.items():
+        judged = "prompts" if spec.needs == "prompts" else "classes" if spec.needs_labels else asked
+        if judged != asked:
+            raise RequestError(
+                f"metric '{key}' judges images by the {judged} that were asked for, and axis '{axis}' asks for "
+                f"{asked}. Leave the metric out, or use a generator and an axis that ask for {judged}."
+            )
+
+
+def check_labels(metrics: Mapping[str, MetricSpec], samples: Iterable[Labelled]) -> None:
+    """Refuse images without the class that a metric judges them by, or with one that its extractor does not know.
+
+    Raises:
+        RequestError: naming the first metric and image.
+    """
+    classes = {
+        key: getattr(EXTRACTORS.load(spec.extractor), "num_classes", None)
+        for key, spec in metrics.items()
+        if spec.needs_labels
+    }
+    for sample in samples if classes else ():
+        for key, known in classes.items():
+            if sample.label is None:
+                raise RequestError(
+                    f"metric '{key}' needs the class that was asked for, and image {sample.id} has no label. Put the "
+                    "images in one subfolder per class, give a file of labels, or leave the metric out."
+                )
+            if known is not None and not 0 <= sample.label < known:
+                raise RequestError(
+                    f"metric '{key}' knows the classes 0..{known - 1}, and image {sample.id} has the label "
+                    f"{sample.label}. Leave the metric out, or choose one that knows all classes."
+                )
 
 
 def extractor_names(metrics: dict[str, MetricSpec]) -> list[str]:

@@ -25,6 +25,7 @@ from diffusionbench.record import Protocol, Provenance, Record, Value
 from diffusionbench.request import (
     EvalRequest,
     check,
+    check_labels,
     check_metrics,
     check_size,
     expand,
@@ -111,6 +112,7 @@ def rescore(
         }
     )
     check_metrics(request)
+    check_labels(specs(request), store.entries(request.count))
     return score(request, store, device, progress)
 
 

@@ -6,9 +6,10 @@ Every uncertainty here covers the draw of images only: neither training seeds no
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Protocol
 
 GROUPS = 10
 """Groups of the delete-one-group jackknife."""
@@ -18,13 +19,45 @@ _NORMAL_975 = 1.959963984540054
 _STUDENT_975 = 2.262157162854099
 
 
-def group_of(ids: Any) -> Any:
-    """The jackknife group of a sample id (an int, or an integer array), in 0..GROUPS - 1.
+class Placed(Protocol):
+    """What a group depends on: the place of a sample in the evaluation, and what was asked for."""
 
-    Successive tens are shifted against each other: with the id modulo ten alone, images whose ten classes come in
-    turn would leave out one class per group, and the error would be that of another question.
+    @property
+    def id(self) -> int: ...
+
+    @property
+    def label(self) -> int | None: ...
+
+    @property
+    def prompt(self) -> str | None: ...
+
+
+class Grouping:
+    """Gives samples that come in the order of their ids to the groups of the jackknife, each in 0..GROUPS - 1.
+
+    Labels are strata: the group is (rank within the label + label) mod `GROUPS`, so that leaving a group out leaves
+    out a like share of every class, whatever the order of the classes, and classes of one image spread. A missing
+    label counts as 0. Where prompts are drawn, the group is the place of the prompt mod `GROUPS`: images of one prompt
+    are alike and stay together. Both places count the samples at hand, so a gap in the ids shifts nothing apart.
     """
-    return (ids + ids // GROUPS) % GROUPS
+
+    def __init__(self) -> None:
+        self._ranks: Counter[int] = Counter()
+        self._prompts: dict[str, int] = {}
+
+    def __call__(self, sample: Placed) -> int:
+        """Return the group of the next sample."""
+        if sample.prompt is not None:
+            return self._prompts.setdefault(sample.prompt, len(self._prompts)) % GROUPS
+        label = sample.label or 0
+        self._ranks[label] += 1
+        return (self._ranks[label] - 1 + label) % GROUPS
+
+
+def groups_of(samples: Iterable[Placed]) -> dict[int, int]:
+    """Return the jackknife group of each sample by its id, in rising order of ids, whatever order they come in."""
+    group = Grouping()
+    return {sample.id: group(sample) for sample in sorted(samples, key=lambda sample: sample.id)}
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -86,8 +86,11 @@ def train(
     choice = composition.choice
     name = run or f"{choice['task']}-{choice['method']}-{choice['scale']}"
     if dry_run:
+        from nanogen.evaluate import check_axis
         from nanogen.train import open_data
 
+        if composition.config.eval.metrics:
+            check_axis(composition.config)
         _show(type(composition)(open_data(composition.config)[1], composition.origins, choice), why=False)
         return
     from nanogen import distributed

@@ -15,7 +15,7 @@ import numpy as np
 from torch import nn
 
 from diffusionbench import runner
-from diffusionbench.axes import AXES, Sample
+from diffusionbench.axes import AXES, Sample, asks_for
 from diffusionbench.errors import CheckpointError, ConfigError
 from diffusionbench.images import grid, save_png
 from diffusionbench.metrics import METRICS
@@ -23,8 +23,9 @@ from diffusionbench.prompts import PROMPTS, PromptChoice
 from diffusionbench.record import Guidance, Record
 from diffusionbench.request import EvalRequest, Sampling
 from diffusionbench.request import check as check_request
+from diffusionbench.request import check_axis as check_metrics_of_axis
 from nanogen import distributed
-from nanogen.conditions import Ask
+from nanogen.conditions import CONDITIONS, Ask
 from nanogen.config import Config
 from nanogen.rng import Draws, SeededDraws
 from nanogen.run import EVALS, SAMPLES, Run
@@ -136,12 +137,30 @@ def _source(net: nn.Module, parts: Parts, config: Config, description: str) -> N
     return NetworkSource(Generator.of(net, parts, config), config.eval.seed, config.eval.batch_size, description)
 
 
+def check_axis(config: Config) -> None:
+    """Refuse an evaluation that asks for what the network does not draw, or metrics that judge by something else.
+
+    Raises:
+        ConfigError: if the axis and the condition do not fit.
+        UserError: see `diffusionbench.request.check_axis`.
+    """
+    axis, kind = config.eval.axis, config.condition.kind
+    check_metrics_of_axis(axis, {key: METRICS.load(key) for key in config.eval.metrics})
+    answers, wanted = CONDITIONS.load(kind).answers, asks_for(axis)
+    if answers not in (None, wanted):
+        raise ConfigError(
+            f"eval.axis '{axis}' asks for {wanted}, and a network with condition.kind '{kind}' draws {answers}. "
+            f"Set eval.axis to one that asks for {answers}, with metrics of it."
+        )
+
+
 def check(config: Config, parts: Parts) -> None:
     """Refuse an evaluation that cannot work, before any training.
 
     Raises:
         UserError: see `diffusionbench.request.check`.
     """
+    check_axis(config)
     check_request(_request(config, parts, "check", None, None), _source(nn.Identity(), parts, config, ""))
 
 
@@ -176,6 +195,7 @@ def evaluate(
     Raises:
         UserError: see `diffusionbench.runner.run`.
     """
+    check_axis(config)
     scale, seed = config.guidance.scale, config.eval.seed
     request = _request(config, parts, run.facts["method"], step, None)
     command = f"nanogen eval {run.path} --guidance {scale:g} --num {request.count} --seed {seed}"

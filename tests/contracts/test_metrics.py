@@ -9,7 +9,7 @@ from diffusionbench.axes import Sample
 from diffusionbench.errors import RequestError
 from diffusionbench.extractors import EXTRACTORS
 from diffusionbench.metrics import METRICS
-from diffusionbench.stats import Estimate, group_of
+from diffusionbench.stats import Estimate
 
 WIDTH, CLASSES = 16, 10
 DIRECTION_OF_DISTANCES = {"fid": False, "kid_mean": False, "fd_digits": False, "kd_digits": False}
@@ -183,14 +183,32 @@ def test_outputs_that_do_not_fit_are_refused(spec):
         metric.update(outputs(3), samples(2))
 
 
+def test_gaps_in_the_ids_play_no_part(spec):
+    given, wanted = outputs(many(spec)), samples(many(spec))
+    order = np.random.default_rng(4).permutation(len(wanted)).tolist()
+    gaps = [Sample(3 * sample.id + 5, sample.label) for sample in wanted]
+    same(judged(spec, given, gaps, order), judged(spec, given, wanted))
+
+
+def test_labels_and_prompts_decide_the_groups(spec):
+    count = many(spec)
+    given = outputs(count)
+    plain = judged(spec, given, [Sample(index, 0) for index in range(count)])
+    same(judged(spec, given, [Sample(index, 0, f"prompt {index}") for index in range(count)]), plain)
+    if plain.method == "jackknife":
+        in_turn = judged(spec, given, [Sample(index, index % 7) for index in range(count)])
+        assert in_turn.value == pytest.approx(plain.value, rel=1e-9)
+        assert in_turn.stderr != pytest.approx(plain.stderr, rel=1e-3)
+
+
 def test_a_group_without_images_leaves_no_jackknife(spec):
     # Its replicate would be the value itself, and the error too small.
     count = many(spec)
-    ids = [index for index in range(2 * count) if group_of(index) != 0][:count]
-    wanted = [Sample(index, index % CLASSES) for index in ids]
-    estimate = judged(spec, outputs(count), wanted)
-    assert estimate.method in ("none", "wilson")
-    assert (estimate.interval is None) == (estimate.method == "none")
+    for prompts, method in ((9, "none"), (10, "jackknife")):
+        wanted = [Sample(index, index % CLASSES, f"prompt {index % prompts}") for index in range(count)]
+        estimate = judged(spec, outputs(count), wanted)
+        assert estimate.method == method
+        assert (estimate.interval is None) == (method == "none")
 
 
 def test_other_images_confirm_the_uncertainty(spec):

@@ -8,6 +8,7 @@ from diffusionbench.axes.class_conditional import ClassConditional
 from diffusionbench.errors import MissingPackageError, RequestError, UserError
 from diffusionbench.extractors import digits as judge
 from diffusionbench.extractors.digits import DigitsJudge
+from diffusionbench.prompts import PromptChoice
 from diffusionbench.references.digits import Digits
 from diffusionbench.request import EvalRequest, check, expand
 from diffusionbench.source import ArraySource, ConstantSource
@@ -72,6 +73,39 @@ def test_labels_are_needed_where_a_metric_judges_them(ask, given):
     with pytest.raises(RequestError, match=r"'accuracy_digits' needs the class .* image 0 has no label"):
         check(ask(), given(labels=False))
     check(ask(metrics=("fd_digits",)), given(labels=False))
+
+
+SHAPES = "simpleeval_shapes_v1"
+
+
+@pytest.mark.parametrize(
+    "changes, message",
+    [
+        (
+            {"metrics": (SHAPES,)},
+            rf"metric '{SHAPES}' judges .* by the prompts .* axis 'class_conditional' asks for classes",
+        ),
+        ({"metrics": ("fd_digits", SHAPES), "prompts": PromptChoice(name=SHAPES)}, rf"metric '{SHAPES}' judges"),
+        ({"prompts": PromptChoice(name=SHAPES)}, rf"prompt set '{SHAPES}' was given, .* asks for classes"),
+        (
+            {"axis": "t2i", "prompts": PromptChoice(name=SHAPES)},
+            r"'accuracy_digits' judges .* by the classes .* axis 't2i' asks for prompts",
+        ),
+        ({"axis": "t2i", "metrics": ("fd_digits",)}, r"'t2i' needs a prompt set, and neither a metric nor the request"),
+    ],
+)
+def test_metrics_of_another_axis_are_refused(ask, given, changes, message):
+    for source in (given(), ConstantSource((8, 8))):
+        with pytest.raises(RequestError, match=message):
+            check(ask(**changes), source)
+
+
+def test_a_label_that_the_judge_does_not_know_is_refused(ask):
+    with pytest.raises(
+        RequestError, match=r"'accuracy_digits' knows the classes 0\.\.9, and image 10 has the label 10"
+    ):
+        check(ask(reference=None, num_classes=12), ConstantSource((8, 8)))
+    check(ask(reference=None, num_classes=12, metrics=("is_digits",)), ConstantSource((8, 8)))
 
 
 @pytest.mark.parametrize("label", [10, -1])

@@ -284,6 +284,15 @@ def test_a_class_has_its_own_values(ask, real):
     assert sum(value.scored for value in classes.values()) == 359
 
 
+def test_stored_images_are_not_scored_by_what_was_never_asked(ask, noise, tmp_path, monkeypatch):
+    runner.run(ask(metrics=("fd_digits",)), ArraySource(noise(20), None, "no labels"), tmp_path)
+    monkeypatch.setattr(runner, "score", lambda *given: pytest.fail("scored"))
+    with pytest.raises(RequestError, match=r"'accuracy_digits' needs the class .* image 0 has no label"):
+        runner.rescore(tmp_path, ("accuracy_digits",))
+    with pytest.raises(RequestError, match=r"'simpleeval_shapes_v1' judges images by the prompts"):
+        runner.rescore(tmp_path, ("simpleeval_shapes_v1",))
+
+
 def test_repeated_images_are_counted(ask, noise):
     images = noise(20)
     images[[4, 9]] = images[0]

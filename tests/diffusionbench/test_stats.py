@@ -1,20 +1,11 @@
-"""Jackknife groups, the jackknife's and Wilson's formulas."""
+"""The jackknife's and Wilson's formulas."""
 
 import math
 
 import numpy as np
 import pytest
 
-from diffusionbench.stats import GROUPS, Estimate, group_of, jackknife, jackknife_interval, wilson
-
-
-def test_groups_have_equal_sizes_and_hold_every_class_in_turn():
-    ids = np.arange(1000)
-    groups = group_of(ids)
-    assert np.bincount(groups).tolist() == [100] * GROUPS
-    # Ten classes in turn: each group must see all of them.
-    assert all(set(ids[groups == group] % 10) == set(range(10)) for group in range(GROUPS))
-    assert [group_of(int(sample)) for sample in ids] == groups.tolist()
+from diffusionbench.stats import Estimate, jackknife, jackknife_interval, wilson
 
 
 def test_the_jackknife_of_a_mean_is_its_standard_error():

@@ -78,6 +78,25 @@ def test_train_sample_eval_report(nanogen, tmp_path):
     assert "https://" not in page
 
 
+@pytest.mark.parametrize(
+    "overrides, message",
+    [
+        (["eval.metrics=[simpleeval_shapes_v1]"], "axis 'class_conditional' asks for classes"),
+        (["eval.metrics=[simpleeval_shapes_v1]", "eval.axis=t2i"], "condition.kind 'class' draws classes"),
+        (["eval.metrics=[accuracy_digits]", "eval.axis=t2i"], "'accuracy_digits' judges images by the classes"),
+    ],
+)
+def test_a_run_is_scored_by_what_it_draws(nanogen, trained, tmp_path, overrides, message):
+    before = sorted(trained.rglob("*"))
+    train_tiny = ["train", "--task", "digits", *words(2)]
+    for verb in (["eval", trained], [*train_tiny, "--run", tmp_path / "run"], [*train_tiny, "--dry-run"]):
+        code, out, err = nanogen(*verb, *overrides)
+        assert (code, out, err.count("\n")) == (2, "", 1), err
+        assert message in err
+    assert not (tmp_path / "run").exists()
+    assert sorted(trained.rglob("*")) == before
+
+
 def test_an_image_folder_trains(nanogen, tmp_path):
     data = pictures(tmp_path / "pictures", classes=3)
     run = tmp_path / "run"

@@ -14,9 +14,11 @@ from PIL import Image
 from tiny import MODEL, QUIET, losses
 from typer.testing import CliRunner
 
+from diffusionbench.errors import UserError
 from diffusionbench.record import load
 from nanogen.cli import app
 from nanogen.config import compose, differences
+from nanogen.export import evaluate_run
 
 pytest.importorskip("transformers", reason="text encoders need the extra t2i")
 
@@ -64,6 +66,25 @@ def test_a_task_is_switched_by_a_dozen_lines_of_config(first, second):
     told = json.loads(call("show", "--diff", first, second, "--json"))
     assert told == {key: json.loads(json.dumps(pair)) for key, pair in changed.items()}
     assert f"{len(changed)} keys differ" in call("show", "--diff", first, second)
+
+
+@pytest.mark.parametrize(
+    "overrides, message",
+    [
+        (["eval.metrics=[fd_digits]", "eval.reference=digits"], "axis 't2i' needs a prompt set"),
+        (["eval.metrics=[simpleeval_shapes_v1,accuracy_digits]"], "'accuracy_digits' judges images by the classes"),
+        (
+            ["eval.axis=class_conditional", "eval.metrics=[fd_digits]", "eval.reference=digits"],
+            "condition.kind 'text' draws prompts",
+        ),
+        (["eval.axis=class_conditional"], "'simpleeval_shapes_v1' judges images by the prompts"),
+    ],
+)
+def test_a_run_is_scored_by_what_it_draws(run, overrides, message):
+    before = sorted(run.rglob("*"))
+    with pytest.raises(UserError, match=re.escape(message)):
+        evaluate_run(run, overrides, False, None)
+    assert sorted(run.rglob("*")) == before
 
 
 def test_a_run_trains_scores_and_reports(run):

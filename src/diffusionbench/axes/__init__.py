@@ -46,8 +46,8 @@ class Axis(Protocol):
 
     Attributes:
         name: its key in `AXES`.
-        asks: how images that exist already are told apart: by the classes of a folder or archive, or by the file names
-            of a prompt set. An axis that does not say asks for classes.
+        asks: what it asks a generator for, and so how images that exist already are told apart: by the classes of a
+            folder or archive, or by the file names of a prompt set. An axis that does not say asks for classes.
     """
 
     name: str
@@ -73,10 +73,10 @@ class Axis(Protocol):
         ...
 
 
-def asks_prompts(name: str) -> bool:
-    """Whether an axis tells images apart by the file names of a prompt set.
+def asks_for(name: str) -> Literal["classes", "prompts"]:
+    """Return what an axis asks a generator for.
 
     Raises:
         UserError: if there is no such axis.
     """
-    return getattr(AXES.load(name), "asks", "classes") == "prompts"
+    return getattr(AXES.load(name), "asks", "classes")

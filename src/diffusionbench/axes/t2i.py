@@ -23,7 +23,8 @@ def open_prompts(request: EvalRequest) -> PromptList:
     """
     if request.prompts is None:
         raise RequestError(
-            f"axis '{request.axis}' needs a prompt set, and none was given. Known: {', '.join(sorted(PROMPTS))}."
+            f"axis '{request.axis}' needs a prompt set, and neither a metric nor the request names one. Known: "
+            f"{', '.join(sorted(PROMPTS))}."
         )
     found: PromptList = PROMPTS.load(request.prompts.name).open(request.prompts.seed, request.prompts.layout)
     repeated = [text for text, times in Counter(found.texts).items() if times > 1]

@@ -34,7 +34,8 @@ def cache_folder() -> Path:
 class Extractor(Protocol):
     """Frozen network from 8-bit images to features; constructed with `device`, which loads the weights.
 
-    The first three attributes belong to the class, so that a request is checked without weights.
+    The first three attributes belong to the class, so that a request is checked without weights. So does
+    `num_classes`, where the logits are those of the classes 0..num_classes - 1 that a request may ask for.
 
     Attributes:
         name: its key in `EXTRACTORS`.

@@ -70,6 +70,7 @@ class DigitsJudge:
 
     name = "digits"
     dim = WIDTH
+    num_classes = 10
     image_size: tuple[int, int] | None = None
 
     def __init__(self, device: str | torch.device = "cpu") -> None:

@@ -9,7 +9,7 @@ Source: Heusel et al. 2017 (arXiv 1706.08500); Dowson and Landau 1982.
 from __future__ import annotations
 
 import zipfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -22,7 +22,7 @@ from diffusionbench.extractors import Extractor
 from diffusionbench.metrics import MetricSpec
 from diffusionbench.metrics.intake import Intake, as_matrix, check_width
 from diffusionbench.references import Reference
-from diffusionbench.stats import GROUPS, Estimate, group_of
+from diffusionbench.stats import GROUPS, Estimate, Grouping
 
 # Rows held back before they are folded into the moments. Folding whole blocks, in the order seen, makes the result
 # independent of batch size to the last bit; 512 rows are enough for a fast product.
@@ -342,13 +342,21 @@ def _distance(shift: np.ndarray, trace_a: float, trace_b: float, root: float) ->
 
 
 class FrechetMetric:
-    """Frechet distance of the generated images to the reference's moments, streamed in `GROUPS` groups of images."""
+    """Frechet distance of the generated images to the reference's moments, streamed in `GROUPS` groups of images.
+
+    The group of an image follows from those with smaller ids. So images are folded in the order of ids, and one that
+    comes early is held back until the smaller ids are there, or until the end where they never come.
+    """
 
     def __init__(self, key: str, reference: Reference, extractor: Extractor) -> None:
         self._intake = Intake(key, "features", min_samples=2)
         self._mean, self._cov = _checked(*reference.moments(extractor), f"reference '{reference.name}'")
         self._dim = len(self._mean)
         self._groups = [Moments(self._dim) for _ in range(GROUPS)]
+        self._grouping = Grouping()
+        self._next = 0
+        # By id; None for an image that could not be scored.
+        self._early: dict[int, tuple[Sample, np.ndarray] | None] = {}
         # All rows, while they are no more than the dimensions; None from then on.
         self._rows: list[np.ndarray] | None = []
 
@@ -360,24 +368,38 @@ class FrechetMetric:
                 f"metric '{self._intake.key}': features have width {rows.shape[1]}, the reference's moments "
                 f"{self._dim}. Take both from the same extractor."
             )
-        groups = np.array([group_of(sample.id) for sample in kept], dtype=np.int64)
-        for group in np.unique(groups):
-            self._groups[group].update(rows[groups == group])
+        self._early.update(dict.fromkeys(sample.id for sample in samples))
+        self._early.update({sample.id: (sample, row) for sample, row in zip(kept, rows, strict=True)})
+        first = self._next
+        while self._next in self._early:
+            self._next += 1
+        self._fold(range(first, self._next))
         if self._rows is not None:
             self._rows.append(rows)
-            if len(self._intake.ids) > self._dim:
+            if len(self._intake.scored) > self._dim:
                 self._rows = None
+
+    def _fold(self, ids: Iterable[int]) -> None:
+        """Give images that were held back to the moments of their groups, in this order."""
+        ready: list[list[np.ndarray]] = [[] for _ in range(GROUPS)]
+        for held in (self._early.pop(index) for index in ids):
+            if held is not None:
+                ready[self._grouping(held[0])].append(held[1])
+        for moments_of_group, rows in zip(self._groups, ready, strict=True):
+            if rows:
+                moments_of_group.update(np.stack(rows))
 
     def compute(self) -> Estimate:
         """Distance with its jackknife over groups of images, the reference fixed (`Metric.compute`)."""
         self._intake.check()
         defined = self._intake.groups_filled(2)
         if self._rows is not None:
-            rows, ids = self._intake.by_id(self._rows)
+            rows, groups = self._intake.by_id(self._rows)
             few = FewSamples(rows, self._mean, self._cov)
             value = few.distance()
-            replicates = [few.distance(group_of(ids) != group) for group in range(GROUPS)] if defined else []
+            replicates = [few.distance(groups != group) for group in range(GROUPS)] if defined else []
         else:
+            self._fold(sorted(self._early))
             value = frechet_distance(*self._without(None), self._mean, self._cov)
             factor = _factor(self._cov) if defined else None
             replicates = [self._replicate(group, factor) for group in range(GROUPS)] if factor is not None else []

@@ -18,7 +18,7 @@ from diffusionbench.extractors import Extractor
 from diffusionbench.metrics import MetricSpec
 from diffusionbench.metrics.intake import Intake, as_matrix
 from diffusionbench.references import Reference
-from diffusionbench.stats import GROUPS, Estimate, group_of
+from diffusionbench.stats import GROUPS, Estimate
 
 Variant = Literal["upstream", "torch_fidelity", "adm"]
 
@@ -117,9 +117,9 @@ class InceptionScoreMetric:
     def compute(self) -> Estimate:
         """Mean over chunks, its jackknife, and the standard deviation over chunks under `<key>_std`."""
         self._intake.check()
-        rows, ids = self._intake.by_id(self._rows)
+        rows, groups = self._intake.by_id(self._rows)
         value, std = inception_score(rows)
-        replicates = _without_groups(rows, group_of(ids), "upstream")
+        replicates = _without_groups(rows, groups, "upstream")
         return self._intake.jackknifed(value, replicates, {f"{self._intake.key}_std": std})
 
 

@@ -3,21 +3,23 @@
 from __future__ import annotations
 
 import sys
+from collections import Counter
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
 from diffusionbench.axes import Sample
 from diffusionbench.errors import RequestError
-from diffusionbench.stats import GROUPS, Estimate, group_of, jackknife, jackknife_interval, wilson
+from diffusionbench.stats import GROUPS, Estimate, groups_of, jackknife, jackknife_interval, wilson
 
 
 class Intake:
     """Book-keeping of one metric: which samples were scored and which could not be.
 
     Attributes:
-        ids: sample ids of the scored rows, in the order seen.
+        scored: samples of the scored rows, in the order seen.
         unscored: sample ids whose row was not finite.
     """
 
@@ -26,7 +28,7 @@ class Intake:
         self.key = key
         self.output = output
         self.min_samples = min_samples
-        self.ids: list[int] = []
+        self.scored: list[Sample] = []
         self.unscored: list[int] = []
         self._seen: set[int] = set()
 
@@ -57,7 +59,7 @@ class Intake:
         finite = np.isfinite(rows).all(axis=1)
         self.unscored += [sample.id for sample, good in zip(samples, finite, strict=True) if not good]
         kept = [sample for sample, good in zip(samples, finite, strict=True) if good]
-        self.ids += [sample.id for sample in kept]
+        self.scored += kept
         return (rows if finite.all() else rows[finite]), kept
 
     def check(self) -> None:
@@ -66,25 +68,22 @@ class Intake:
         Raises:
             RequestError: if fewer than `min_samples` images were scored.
         """
-        if len(self.ids) < self.min_samples:
+        if len(self.scored) < self.min_samples:
             unscored = f" and {len(self.unscored)} could not be" if self.unscored else ""
             raise RequestError(
-                f"metric '{self.key}' needs at least {self.min_samples} images; {len(self.ids)} were scored{unscored}. "
-                f"Ask for more images or leave the metric out."
+                f"metric '{self.key}' needs at least {self.min_samples} images; {len(self.scored)} were "
+                f"scored{unscored}. Ask for more images or leave the metric out."
             )
 
     def by_id(self, batches: list[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
-        """The admitted rows [n, width] and ids [n] in the order of ids, so that no value depends on arrival."""
-        ids = np.array(self.ids)
-        order = np.argsort(ids)
-        return np.concatenate(batches)[order], ids[order]
+        """The admitted rows [n, ...] and their groups [n] in the order of ids, so that no value depends on arrival."""
+        order = np.argsort([sample.id for sample in self.scored])
+        return np.concatenate(batches)[order], np.array(list(groups_of(self.scored).values()))
 
     def groups_filled(self, smallest_rest: int) -> bool:
         """Whether every group has an image, and the rest without any one group still has so many."""
-        sizes = [0] * GROUPS
-        for sample_id in self.ids:
-            sizes[group_of(sample_id)] += 1
-        return min(sizes) > 0 and len(self.ids) - max(sizes) >= smallest_rest
+        sizes = Counter(groups_of(self.scored).values())
+        return len(sizes) == GROUPS and sizes.total() - max(sizes.values()) >= smallest_rest
 
     def jackknifed(self, value: float, replicates: Sequence[float], extra: dict[str, float] | None = None) -> Estimate:
         """The estimate whose uncertainty is the jackknife over groups of images.
@@ -98,17 +97,27 @@ class Intake:
             stderr=stderr,
             interval=None if stderr is None else jackknife_interval(value, stderr),
             method="none" if stderr is None else "jackknife",
-            scored=len(self.ids),
+            scored=len(self.scored),
             unscored=len(self.unscored),
             unscored_ids=tuple(self.unscored),
             extra=extra or {},
         )
 
     def share(self, per_sample: list[float]) -> Estimate:
-        """The estimate of a share of independent images, each 0 or 1 in the order seen, with its Wilson interval."""
+        """The estimate of a share of images, each 0 or 1 in the order seen.
+
+        Its interval is Wilson's where images are independent; several images of one prompt are not, and then the
+        uncertainty is the jackknife over groups of prompts.
+        """
         successes = int(sum(per_sample))
+        value = successes / len(per_sample)
+        prompts = [sample.prompt for sample in self.scored if sample.prompt is not None]
+        if len(set(prompts)) < len(prompts):
+            hits, groups = self.by_id([np.array(per_sample)])
+            left = [hits[groups != group] for group in range(GROUPS)] if self.groups_filled(1) else []
+            return replace(self.jackknifed(value, [float(part.mean()) for part in left]), per_sample=per_sample)
         return Estimate(
-            value=successes / len(per_sample),
+            value=value,
             stderr=None,
             interval=wilson(successes, len(per_sample)),
             method="wilson",

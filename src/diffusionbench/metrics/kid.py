@@ -17,7 +17,7 @@ from diffusionbench.extractors import Extractor
 from diffusionbench.metrics import MetricSpec
 from diffusionbench.metrics.intake import Intake, as_matrix, check_width
 from diffusionbench.references import Reference
-from diffusionbench.stats import GROUPS, Estimate, group_of
+from diffusionbench.stats import GROUPS, Estimate
 
 # The published setting and its legacy random stream, as torch-fidelity draws it.
 _SUBSETS, _SUBSET_SIZE, _SEED = 100, 1000, 2020
@@ -129,9 +129,9 @@ class KidMetric:
     def compute(self) -> Estimate:
         """Mean over subsets, its jackknife, and the standard deviation over subsets under `<name>_std`."""
         self._intake.check()
-        rows, ids = self._intake.by_id(self._rows)
+        rows, groups = self._intake.by_id(self._rows)
         _check_sizes(rows, self._reference, _SUBSETS, self._subset_size)
-        values, without = _over_subsets(rows, self._reference, group_of(ids), _SUBSETS, self._subset_size, _SEED)
+        values, without = _over_subsets(rows, self._reference, groups, _SUBSETS, self._subset_size, _SEED)
         std_key = self._intake.key.removesuffix("_mean") + "_std"
         return self._intake.jackknifed(
             float(values.mean()), without.mean(axis=0).tolist(), {std_key: float(values.std())}

@@ -17,7 +17,7 @@ from diffusionbench.extractors import Extractor
 from diffusionbench.metrics import MetricSpec
 from diffusionbench.metrics.intake import Intake, as_matrix, check_width
 from diffusionbench.references import Reference
-from diffusionbench.stats import GROUPS, Estimate, group_of
+from diffusionbench.stats import GROUPS, Estimate
 
 _NEIGHBOURS = 3
 
@@ -146,9 +146,8 @@ class RecallMetric(_NeighbourMetric):
     def compute(self) -> Estimate:
         """Recall with its jackknife over groups of images (`Metric.compute`)."""
         self._intake.check()
-        rows, ids = self._intake.by_id(self._rows)
+        rows, groups = self._intake.by_id(self._rows)
         generated, reference = _prepared(rows, self._reference, _NEIGHBOURS)
-        groups = group_of(ids)
         value = float(_inside(reference, generated, _radii(generated, _NEIGHBOURS)).mean())
         replicates: list[float] = []
         if self._intake.groups_filled(_NEIGHBOURS + 1):

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 from diffusionbench.registry import Registry
 
@@ -90,9 +90,11 @@ class ConditionKind:
         shape: settings to the arguments of `nanogen.model.shape.Shape` that they decide.
         create: settings and device to a conditioner.
         title: one line for people.
+        answers: what an axis of the benchmark may ask of a network with it; None where an axis of its own knows.
     """
 
     fit: Callable[[Settings, Dataset], dict[str, Any]]
     shape: Callable[[Settings], dict[str, int]]
     create: Callable[[Settings, str], Conditioner]
     title: str
+    answers: Literal["classes", "prompts"] | None = None

@@ -116,4 +116,10 @@ def create(settings: Settings, device: str) -> TextConditioner:
     return TextConditioner(TextStates(encoder, cache))
 
 
-TEXT = ConditionKind(title="a caption per image, through a frozen text encoder", fit=fit, shape=shape, create=create)
+TEXT = ConditionKind(
+    title="a caption per image, through a frozen text encoder",
+    answers="prompts",
+    fit=fit,
+    shape=shape,
+    create=create,
+)

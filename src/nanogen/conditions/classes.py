@@ -126,6 +126,7 @@ class ClassConditioner:
 
 CLASS = ConditionKind(
     title="one class per image",
+    answers="classes",
     fit=fit,
     shape=shape,
     create=lambda settings, device: ClassConditioner(shape(settings)["num_classes"], device),
