@@ -27,6 +27,7 @@ from diffusionbench.request import check_axis as check_metrics_of_axis
 from nanogen import distributed
 from nanogen.conditions import CONDITIONS, Ask
 from nanogen.config import Config
+from nanogen.resolve import resolve
 from nanogen.rng import Draws, SeededDraws
 from nanogen.run import EVALS, SAMPLES, Run
 from nanogen.sample import Generator, Parts, in_batches
@@ -95,7 +96,7 @@ def _request(config: Config, parts: Parts, method: str, step: int | None, comman
         sampling=Sampling(
             sampler=config.sampler.name,
             num_steps=config.sampler.num_steps,
-            shift=parts.derived.sampler_shift,
+            shift=resolve(config).sampler_shift,
             guidance=Guidance(scale=config.guidance.scale, interval=config.guidance.interval),
             ema=True,
             precision=parts.precision,

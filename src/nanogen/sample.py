@@ -86,7 +86,7 @@ class Generator:
 
     Attributes:
         net: trained network in evaluation mode.
-        sampler, num_steps: solver of the flow.
+        sampler, num_steps, shift: solver of the flow and its grid of times.
         scale, interval: classifier-free guidance.
     """
 
@@ -94,14 +94,16 @@ class Generator:
     parts: Parts
     sampler: str
     num_steps: int
+    shift: float
     scale: float
     interval: tuple[float, float]
 
     @classmethod
     def of(cls, net: nn.Module, parts: Parts, config: Config) -> Generator:
-        """With the sampler and guidance of a config."""
+        """With the sampler and guidance of a config, which may be others than those of the parts."""
         sampler, guidance = config.sampler, config.guidance
-        return cls(net, parts, sampler.name, sampler.num_steps, guidance.scale, guidance.interval)
+        shift = resolve(config).sampler_shift
+        return cls(net, parts, sampler.name, sampler.num_steps, shift, guidance.scale, guidance.interval)
 
     @torch.no_grad()
     def __call__(self, condition: Condition, draws: Draws | SeededDraws) -> np.ndarray:
@@ -116,7 +118,7 @@ class Generator:
         """
         parts, objective = self.parts, self.parts.objective
         noise = draws.normal("image", parts.derived.shape.latent_shape)
-        times = time_grid(self.num_steps, parts.derived.sampler_shift)
+        times = time_grid(self.num_steps, self.shift)
         null = condition.null()
         velocity = classifier_free(
             lambda z, t, r: objective.velocity(self.net, z, t, r, condition),

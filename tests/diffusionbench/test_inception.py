@@ -68,6 +68,20 @@ def test_average_pooling_leaves_the_padding_out():
     torch.testing.assert_close(constant[:, 0, 0], constant[:, 2, 2])
 
 
+# The pooling branch of each block, as the frozen graph has it: the very last one takes the maximum.
+POOLS = dict.fromkeys(("5b", "5c", "5d", "6b", "6c", "6d", "6e", "7b"), F.avg_pool2d) | {"7c": F.max_pool2d}
+
+
+@pytest.mark.parametrize("name", POOLS)
+def test_each_block_pools_as_the_graph_does(name):
+    torch.manual_seed(0)
+    block = inception.InceptionNet().get_submodule(f"Mixed_{name}")
+    x = torch.rand(1, block.branch_pool.conv.in_channels, 5, 5)
+    options = {"count_include_pad": False} if POOLS[name] is F.avg_pool2d else {}
+    wanted = block.branch_pool(POOLS[name](x, 3, stride=1, padding=1, **options))
+    torch.testing.assert_close(block(x)[:, -wanted.shape[1] :], wanted)
+
+
 def test_weights_that_are_missing_or_wrong_are_refused(weights, tmp_path, monkeypatch):
     monkeypatch.setenv("DIFFUSIONBENCH_CACHE", str(tmp_path))
     with pytest.raises(RequestError, match=r"needs its weights at .*which is not there\. Fetch https://"):

@@ -1,0 +1,148 @@
+"""What images are told apart by: digests of sources, keys of stores, and what a store gives back."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from diffusionbench.axes import Sample
+from diffusionbench.errors import DataError, RequestError
+from diffusionbench.prompts import PromptChoice
+from diffusionbench.record import Guidance
+from diffusionbench.request import EvalRequest, Sampling, image_key
+from diffusionbench.runner import fill, open_store
+from diffusionbench.source import ArchiveSource, ArraySource, ConstantSource, FolderSource, PromptFolderSource
+from diffusionbench.store import Entry, ImageStore, images_digest
+
+# For each field of a request another content than the one of `ask`, and whether the images are others then.
+REQUEST = {
+    "axis": ("t2i", True),
+    "metrics": (("fd_digits",), False),
+    "reference": (None, True),
+    "prompts": (PromptChoice(name="simpleeval_shapes_v1", seed="public-1"), True),
+    "count": (11, False),
+    "seed": (1, True),
+    "method": ("other", False),
+    "title": ("Other", False),
+    "family": ("vae", False),
+    "protocol": ("other", False),
+    # Only where there is no reference to say the classes.
+    "num_classes": (3, True),
+    "sampling": (Sampling(num_steps=7), True),
+    "config_hash": ("c", False),
+    "checkpoint_digest": ("c", True),
+    "step": (7, False),
+    "command": ("c", False),
+}
+SAMPLING = {
+    "sampler": "heun",
+    "num_steps": 7,
+    "shift": 2.0,
+    "guidance": Guidance(scale=2.0),
+    "ema": True,
+    "precision": "bfloat16",
+    "quantisation": "round",
+}
+SOURCE = ConstantSource((8, 8))
+PROMPTS = PromptChoice(name="simpleeval_shapes_v1")
+
+
+def test_every_field_of_a_request_has_an_entry():
+    assert REQUEST.keys() == EvalRequest.model_fields.keys()
+    assert SAMPLING.keys() == Sampling.model_fields.keys()
+
+
+@pytest.mark.parametrize("field", REQUEST)
+def test_the_key_of_images_follows_what_they_depend_on(ask, field):
+    given = {"prompts": PROMPTS, "axis": "t2i"} if field in ("prompts", "axis") else {}
+    given |= {"reference": None, "num_classes": 2} if field == "num_classes" else {}
+    given |= {"axis": "class_conditional"} if field == "axis" else {}
+    content, others = REQUEST[field]
+    before, after = (image_key(ask(**given | change), SOURCE) for change in ({}, {field: content}))
+    assert (before != after) == others
+
+
+@pytest.mark.parametrize("field", SAMPLING)
+def test_the_key_follows_every_setting_of_the_sampler(ask, field):
+    assert image_key(ask(sampling=Sampling(**{field: SAMPLING[field]})), SOURCE) != image_key(ask(), SOURCE)
+
+
+def test_the_key_follows_the_source_and_the_prompts(ask, noise):
+    assert image_key(ask(), ConstantSource((8, 8), 3)) != image_key(ask(), SOURCE)
+    keys = [
+        image_key(ask(axis="t2i", prompts=PromptChoice(name=name, seed=seed)), SOURCE)
+        for name in ("simpleeval_shapes_v1", "simpleeval_v1")
+        for seed in ("public-0", "public-1")
+    ]
+    assert len(set(keys)) == 4
+    # Images that exist already are their source's, whatever the reference would ask for.
+    labelled = [image_key(ask(), ArraySource(noise(20), labels, "noise")) for labels in ([0] * 20, [1] * 20)]
+    assert labelled[0] != labelled[1]
+
+
+def test_a_prompt_folder_is_its_names_and_its_contents(tmp_path, noise):
+    def folder(name: str, files: dict[str, np.ndarray]) -> str:
+        for file, image in files.items():
+            path = tmp_path / name / f"{file}.png"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(image).save(path)
+        return PromptFolderSource(tmp_path / name).digest
+
+    one, two, three = noise(3)
+    first = folder("first", {"a/0": one, "b/0": two})
+    assert folder("same", {"a/0": one, "b/0": two}) == first
+    assert folder("content", {"a/0": one, "b/0": three}) != first
+    assert folder("swapped", {"a/0": two, "b/0": one}) != first
+    assert folder("name", {"a/0": one, "c/0": two}) != first
+    assert folder("more", {"a/0": one, "b/0": two, "c/0": three}) != first
+
+
+@pytest.mark.parametrize("kind", ["folder", "archive", "array"])
+def test_a_source_is_its_images_and_its_labels(tmp_path, noise, write, kind):
+    def digest(images: np.ndarray, labels: list[int]) -> str:
+        place = tmp_path / str(len(list(tmp_path.iterdir())))
+        if kind == "folder":
+            return FolderSource(write(place, images), labels).digest
+        if kind == "array":
+            return ArraySource(images, labels, "noise").digest
+        place = place.with_suffix(".npz")
+        np.savez(place, arr_0=images)
+        return ArchiveSource(place, labels).digest
+
+    first = digest(noise(3), [0, 1, 2])
+    assert digest(noise(3), [0, 1, 2]) == first
+    assert digest(noise(3), [0, 2, 1]) != first
+    assert digest(noise(3, seed=1), [0, 1, 2]) != first
+    assert digest(noise(3)[::-1], [0, 1, 2]) != first
+
+
+@pytest.mark.parametrize("place", range(4))
+def test_the_digest_of_images_follows_every_part_of_an_entry(place):
+    entries = [Entry(0, 1, "a", "0" * 64), Entry(1, 2, "b", "1" * 64)]
+    changed = [entries[0], entries[1]._replace(**{Entry._fields[place]: (7, 7, "c", "2" * 64)[place]})]
+    assert images_digest(changed) != images_digest(entries) == images_digest(entries[::-1])
+
+
+def test_a_stored_image_is_of_its_prompt_and_its_label(tmp_path, ask):
+    store = open_store(ask(), SOURCE, tmp_path)
+    store.add([Sample(0, prompt="a red circle"), Sample(1, label=3)], np.zeros((2, 8, 8, 3), np.uint8))
+    assert store.missing([Sample(0, prompt="a red circle"), Sample(1, label=3), Sample(2)]) == [Sample(2)]
+    with pytest.raises(RequestError, match="has image 0 for prompt 'a red circle', and prompt 'a blue circle'"):
+        store.missing([Sample(0, prompt="a blue circle")])
+    with pytest.raises(RequestError, match="has image 1 for label 3, and label 4"):
+        store.missing([Sample(1, label=4)])
+
+
+def test_a_chunk_that_changes_while_it_is_used_is_not_scored(tmp_path, ask):
+    """Not only damage: a sound archive of other images too."""
+    request = ask(count=20)
+    store = open_store(request, SOURCE, tmp_path)
+    fill(request, SOURCE, store)
+    assert store.count() == 20
+    (chunk,) = store.folder.glob("*.npz")
+    np.savez(chunk, images=np.zeros((20, 8, 8, 3), np.uint8))
+    with pytest.raises(DataError, match="was damaged while it was in use"):
+        list(store.batches(20))
+    with pytest.raises(DataError):
+        list(ImageStore(store.folder).batches(20))

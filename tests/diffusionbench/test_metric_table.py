@@ -1,0 +1,152 @@
+"""What is registered under each metric's name: its formula, the outputs and the reference it reads, its direction.
+
+The formulas have tests of their own; here they are tied to the names. A metric without an entry fails.
+"""
+
+from __future__ import annotations
+
+import inspect
+
+import numpy as np
+import pytest
+
+from diffusionbench import runner
+from diffusionbench.axes import Sample
+from diffusionbench.catalog import CATALOG
+from diffusionbench.extractors.digits import DigitsJudge
+from diffusionbench.metrics import METRICS
+from diffusionbench.metrics import kid as kid_module
+from diffusionbench.metrics.frechet import frechet_distance, moments
+from diffusionbench.metrics.inception_score import inception_score
+from diffusionbench.metrics.kid import kid
+from diffusionbench.metrics.precision_recall import precision_recall
+from diffusionbench.references import digits
+from diffusionbench.references.digits import Digits
+from diffusionbench.source import ArraySource
+
+COUNT, WIDTH, CLASSES = 1010, 8, 10
+SUBSETS = 2
+
+
+@pytest.fixture(autouse=True)
+def few_subsets(monkeypatch):
+    """The rule is the same for 2 subsets as for the published 100."""
+    assert inspect.signature(kid).parameters["subsets"].default == kid_module._SUBSETS == 100
+    monkeypatch.setattr(kid_module, "_SUBSETS", SUBSETS)
+
+
+class Real:
+    """A reference whose moments are not those of its features, so that taking the wrong ones shows."""
+
+    name = "real"
+
+    def features(self, extractor):
+        return np.random.default_rng(1).normal(0.4, 1.2, (COUNT, WIDTH)).astype(np.float32)
+
+    def moments(self, extractor):
+        return np.full(WIDTH, 0.7), 2.0 * np.eye(WIDTH)
+
+
+def frechet(outputs, labels, reference, judge):
+    return frechet_distance(*moments(outputs["features"]), *reference.moments(judge))
+
+
+def kernel(size):
+    return lambda outputs, labels, reference, judge: kid(outputs["features"], reference.features(judge), SUBSETS, size)[
+        0
+    ]
+
+
+def score(outputs, labels, reference, judge):
+    return inception_score(outputs["logits"])[0]
+
+
+def precision(outputs, labels, reference, judge):
+    return precision_recall(outputs["features"], reference.features(judge), 3)[0]
+
+
+def recall(outputs, labels, reference, judge):
+    return precision_recall(outputs["features"], reference.features(judge), 3)[1]
+
+
+def accuracy(outputs, labels, reference, judge):
+    return (outputs["logits"].argmax(1) == labels).mean()
+
+
+# Formula, extractor, whether higher is better.
+TABLE = {
+    "fid": (frechet, "inception", False),
+    "kid_mean": (kernel(1000), "inception", False),
+    "inception_score": (score, "inception", True),
+    "precision": (precision, "inception", True),
+    "recall": (recall, "inception", True),
+    "fd_digits": (frechet, "digits", False),
+    "kd_digits": (kernel(200), "digits", False),
+    "is_digits": (score, "digits", True),
+    "precision_digits": (precision, "digits", True),
+    "recall_digits": (recall, "digits", True),
+    "accuracy_digits": (accuracy, "digits", True),
+}
+# They judge pictures by prompts; tests/diffusionbench/simpleeval ties them to their worlds.
+ON_PROMPTS = {"simpleeval_v1", "simpleeval_shapes_v1"}
+SPREADS = {"kid_mean": "kid_std", "kd_digits": "kd_digits_std"}
+
+
+def test_every_metric_has_an_entry():
+    assert set(METRICS) == TABLE.keys() | ON_PROMPTS
+
+
+@pytest.mark.parametrize("key", TABLE)
+def test_a_name_stands_for_its_formula(key):
+    formula, extractor, higher = TABLE[key]
+    spec = METRICS.load(key)
+    rng = np.random.default_rng(2)
+    outputs = {
+        "features": rng.normal(size=(COUNT, WIDTH)).astype(np.float32),
+        "logits": rng.normal(size=(COUNT, CLASSES)).astype(np.float32) * 2,
+    }
+    labels = np.arange(COUNT) % CLASSES
+    metric = spec.create(Real(), None)
+    metric.update(outputs, [Sample(index, int(label)) for index, label in enumerate(labels)])
+    estimate = metric.compute()
+    assert estimate.value == pytest.approx(formula(outputs, labels, Real(), None), rel=1e-6)
+    assert (spec.key, spec.extractor, spec.higher_is_better) == (key, extractor, higher)
+    assert CATALOG[key].higher_is_better == higher
+    assert spec.needs_labels == (formula is accuracy)
+    if key in SPREADS:
+        # The population deviation over subsets, as published.
+        size = 1000 if key == "kid_mean" else 200
+        spread = kid(outputs["features"], Real().features(None), SUBSETS, size)[1]
+        assert estimate.extra == {SPREADS[key]: pytest.approx(spread, rel=1e-6)}
+
+
+def test_a_record_holds_each_value_under_its_own_name(ask):
+    images, labels = digits.read("held_out")
+    keys = tuple(key for key, (_, extractor, _) in TABLE.items() if extractor == "digits")
+    shifted = (labels + (np.arange(len(labels)) % 4 == 0)) % 10
+    record = runner.run(ask(metrics=keys, count=359), ArraySource(images, shifted, "held out, a quarter asked wrongly"))
+    judge, reference = DigitsJudge(), Digits()
+    outputs = judge(images)
+    for key in keys:
+        wanted = TABLE[key][0](outputs, shifted, reference, judge)
+        assert record.values[key].value == pytest.approx(wanted, rel=1e-4), key
+    assert record.protocol.extractors == {"digits": judge.digest}
+    assert (record.protocol.reference, record.protocol.reference_digest) == ("digits", reference.digest)
+
+
+def test_images_whose_features_are_not_finite_make_a_record_partial(ask, noise, monkeypatch):
+    real = DigitsJudge.__call__
+
+    def spoilt(self, images):
+        outputs = {name: rows.copy() for name, rows in real(self, images).items()}
+        if len(images) == 20:
+            outputs["logits"][4] = np.nan
+        return outputs
+
+    source = ArraySource(noise(20), np.arange(20) % 10, "noise")
+    assert not runner.run(ask(), source).partial
+    monkeypatch.setattr(DigitsJudge, "__call__", spoilt)
+    record = runner.run(ask(), source)
+    assert record.partial
+    assert (record.values["accuracy_digits"].scored, record.values["accuracy_digits"].unscored) == (19, 1)
+    assert record.unscored == ("image 4: what its extractor returned for 'accuracy_digits' is not finite",)
