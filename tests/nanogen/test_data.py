@@ -259,7 +259,7 @@ def test_images_may_be_plain_bytes_or_paths(tmp_path):
     "labels, names, message",
     [
         ([0, None, 1], None, "row 1 has no label"),
-        ([0, 1, -1], None, "row 2 has label -1; allowed is 0 and above"),
+        ([0, 1, -1], None, "row 2 has label -1; allowed is 0 to 999,999"),
         ([0, 1, 2], ["a", "b"], "row 2 has label 2; allowed is 0 to 1"),
         (["cat", "dog", "cat"], None, "column 'label' is string"),
     ],

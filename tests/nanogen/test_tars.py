@@ -12,7 +12,7 @@ import pytest
 from shards import pair, picture, png, write_shards, write_tar
 
 from diffusionbench.errors import DataError
-from nanogen.data import tarindex
+from nanogen.data import tarheaders, tarindex
 from nanogen.data.detect import detect
 from nanogen.data.opening import open_dataset
 from nanogen.data.order import Order, batches
@@ -68,7 +68,7 @@ def test_every_tar_format_gives_what_tarfile_reads(tmp_path, kind):
     assert captions(data) == names
     with tarfile.open(path) as tar:
         wanted = {member.name: (member.offset_data, member.size) for member in tar}
-    found = {name: (position, length) for name, position, length, _ in tarindex.members(path)}
+    found = {member.name: (member.position, member.length) for member in tarheaders.members(path, ())}
     assert found == wanted
 
 

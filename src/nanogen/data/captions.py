@@ -13,6 +13,9 @@ import hashlib
 import io
 import json
 import os
+import posixpath
+import re
+import reprlib
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -26,14 +29,18 @@ from nanogen.data.plan import Part
 # Names of the column or field with the caption, the first that is there counts.
 CAPTION_FIELDS = ("text", "caption")
 METADATA = ("metadata.jsonl", "metadata.csv")
+# Bytes of one caption's file; what is larger is none.
+MAX_CAPTION = 2**24
 
 
 def decoded(data: bytes, name: str) -> str:
     """A caption from the bytes of a text file, without blanks around it.
 
     Raises:
-        DataError: if it is not UTF-8 or empty; `name` says whose it is.
+        DataError: if it is too long, not UTF-8 or empty; `name` says whose it is.
     """
+    if len(data) > MAX_CAPTION:
+        raise DataError(f"the caption of {name} has more than {MAX_CAPTION:,} bytes. Shorten it, or remove the image.")
     try:
         text = data.decode("utf-8-sig").strip()
     except UnicodeDecodeError as error:
@@ -51,7 +58,7 @@ def from_json(data: bytes, name: str) -> str:
     """
     try:
         found = json.loads(decoded(data, name))
-    except ValueError:
+    except (ValueError, RecursionError):
         raise DataError(f"the caption of {name} is not valid JSON. Write it again.") from None
     return from_fields(found, name)
 
@@ -62,14 +69,17 @@ def from_fields(found: Any, name: str) -> str:
     if field is None:
         raise DataError(f"{name} has no caption: no field {' or '.join(map(repr, CAPTION_FIELDS))}. Add one.")
     if not isinstance(found[field], str):
-        raise DataError(f"the caption of {name} is {found[field]!r}; a string is needed. Replace it.")
+        raise DataError(f"the caption of {name} is {reprlib.repr(found[field])}; a string is needed. Replace it.")
     return filled(found[field].strip(), name)
 
 
 def filled(text: str, name: str) -> str:
-    """The caption itself; DataError if it is empty."""
+    """The caption itself; DataError if it is empty or holds what no text holds."""
     if not text:
         raise DataError(f"the caption of {name} is empty. Write one, or remove the image.")
+    # Zero bytes come with UTF-16, halves of a character from JSON.
+    if re.search("[\0\ud800-\udfff]", text):
+        raise DataError(f"the caption of {name} holds a zero byte or half a character. Write it as UTF-8 text.")
     return text
 
 
@@ -163,7 +173,8 @@ def _from_texts(root: Path, files: set[str], images: set[str]) -> dict[str, str 
 
 def _read_text(root: Path, name: str) -> str | DataError:
     try:
-        return decoded((root / name).read_bytes(), str(root / name))
+        with (root / name).open("rb") as file:
+            return decoded(file.read(MAX_CAPTION + 1), str(root / name))
     except OSError as error:
         return DataError(f"cannot read caption {root / name}: {error.strerror}. Replace or remove it.")
     except DataError as error:
@@ -203,7 +214,11 @@ def _table(path: Path) -> dict[str, str | DataError]:
     for line, row in _rows(path, text):
         if not isinstance(row, dict) or not isinstance(row.get("file_name"), str):
             raise DataError(f"{path} line {line} has no field 'file_name'. Add it, or remove the line.")
-        name = row["file_name"].removeprefix("./")
+        name = posixpath.normpath(row["file_name"])
+        try:
+            os.fsencode(name)
+        except UnicodeEncodeError:
+            raise DataError(f"{path} line {line} names a file with half a character. Correct the name.") from None
         if name in found:
             raise DataError(f"{path} line {line} names {name} a second time. Remove one of the lines.")
         try:
@@ -215,13 +230,45 @@ def _table(path: Path) -> dict[str, str | DataError]:
 
 def _rows(path: Path, text: str) -> list[tuple[int, Any]]:
     if path.suffix == ".csv":
-        reader = csv.DictReader(io.StringIO(text, newline=""))
-        return [(reader.line_num, row) for row in reader]
+        return _csv_rows(path, text)
     rows = []
     for line, words in enumerate(text.split("\n"), 1):
         if words.strip():
             try:
                 rows.append((line, json.loads(words)))
-            except ValueError:
+            except (ValueError, RecursionError):
                 raise DataError(f"{path} line {line} is not valid JSON. Correct or remove it.") from None
+    return rows
+
+
+def _csv_rows(path: Path, text: str) -> list[tuple[int, Any]]:
+    """Line on which a row begins, and its cells by the names in the first row."""
+    # The limit belongs to the process; no cell is longer than the text.
+    limit = csv.field_size_limit(max(len(text), 1))
+    reader = csv.reader(io.StringIO(text, newline=""), strict=True)
+    head: list[str] = []
+    rows: list[tuple[int, Any]] = []
+    line = 1
+    try:
+        for cells in reader:
+            if not head:
+                head = cells
+            elif cells:
+                if any(cells[len(head) :]):
+                    raise DataError(
+                        f"{path} line {line} has {len(cells)} cells, and the first line {len(head)}. "
+                        "Put quotes around a cell with commas."
+                    )
+                rows.append((line, dict(zip(head, cells, strict=False))))
+            line = reader.line_num + 1
+    except csv.Error as error:
+        raise DataError(
+            f"{path}: the row that begins on line {line} cannot be read: {error}. Close its quotes, and double those "
+            "inside a cell."
+        ) from None
+    finally:
+        csv.field_size_limit(limit)
+    twice = next((name for name in head if head.count(name) > 1), None)
+    if twice is not None:
+        raise DataError(f"{path} has two columns {twice!r}. Rename or remove one.")
     return rows

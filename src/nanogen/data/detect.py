@@ -6,14 +6,14 @@ from collections.abc import Iterator
 from itertools import islice
 from pathlib import Path
 
-from diffusionbench.errors import DataError
+from diffusionbench.errors import DataError, MissingPackageError
 from nanogen.data.captions import METADATA
-from nanogen.data.files import entries, is_pattern
+from nanogen.data.files import check_local, entries, expand_braces, is_pattern
 from nanogen.data.images import is_image
 
 # File ending -> name in `DATASETS`.
 ENDINGS = {".parquet": "parquet", ".arrow": "arrow", ".tar": "tars"}
-# Pictures of a folder that are looked at for a text file beside them.
+# Pictures of a folder that are looked at for a text file beside them, and Parquet files for images.
 LOOKED_AT = 100
 
 
@@ -24,23 +24,41 @@ def detect(path: Path) -> str:
         DataError: if nothing is there, nothing fits, or more than one kind does.
     """
     known = f"{', '.join(ENDINGS)} files, a folder of class folders of images, or images with NAME.txt beside NAME.png"
+    check_local(path)
     if path.is_file() or is_pattern(path):
-        if path.suffix not in ENDINGS:
+        names = [str(path)] if path.is_file() else expand_braces(str(path))
+        kinds = {ENDINGS.get(Path(name).suffix.lower(), "") for name in names}
+        if len(kinds) > 1 or "" in kinds:
             raise DataError(f"{path} is no data set that can be read. Allowed: {known}.")
-        return ENDINGS[path.suffix]
+        return kinds.pop()
     if not path.is_dir():
         raise DataError(f"data {path} does not exist. Give {known}.")
     folders = [folder for folder in (path, path / "train", path / "data") if folder.is_dir()]
-    endings = {Path(entry.name).suffix for folder in folders for entry in entries(folder)}
-    found = {ENDINGS[ending] for ending in endings & set(ENDINGS)}
+    files = [Path(entry.path) for folder in folders for entry in entries(folder) if not entry.is_dir()]
+    tables = {ENDINGS[file.suffix.lower()]: file for file in reversed(files) if file.suffix.lower() in ENDINGS}
+    found = set(tables) - ({"parquet"} if _holds_facts_only(files) else set())
     if not found and any(_has_captions(folder) for folder in folders):
         found = {"captionfolder"}
     if not found and any(_has_class_folder(folder) for folder in folders):
         found = {"imagefolder"}
-    if len(found) != 1:
-        what = f"holds several kinds ({', '.join(sorted(found))})" if found else "holds no data set that can be read"
-        raise DataError(f"{path} {what}. Give {known}.")
+    found = found or set(tables)
+    if len(found) > 1:
+        ways = " or ".join(f"--data '{tables[kind].parent}/*{tables[kind].suffix}'" for kind in sorted(found))
+        raise DataError(f"{path} holds several kinds ({', '.join(sorted(found))}). Give one of them: {ways}.")
+    if not found:
+        raise DataError(f"{path} holds no data set that can be read. Give {known}.")
     return found.pop()
+
+
+def _holds_facts_only(files: list[Path]) -> bool:
+    """Whether no Parquet file has images, as where a tool that fetches pictures lists them beside its shards."""
+    from nanogen.data.tables import has_images
+
+    tables = [file for file in files if file.suffix.lower() == ".parquet"]
+    try:
+        return bool(tables) and not any(has_images(file) for file in tables[:LOOKED_AT])
+    except MissingPackageError:
+        return False
 
 
 def _has_captions(folder: Path) -> bool:

@@ -1,10 +1,8 @@
 """Images in Parquet or Arrow files of the Hugging Face layout: columns `image` and `label`, `text` or both.
 
-`image` is a struct of `bytes` and `path`, or plain bytes; names of classes come from the schema. Captions are a column
-`text` or `caption`. Arrow files
-(those of `Dataset.save_to_disk` among them) are memory-mapped. Parquet is read by row group, and the row groups
-used last are kept up to a limit: a set beyond the limit is better stored as Arrow, as every image would cost
-the reading of a row group.
+Which columns are read is `columns.py`'s. Arrow files (those of `Dataset.save_to_disk` among them) are memory-mapped.
+Parquet is read by row group, and the row groups used last are kept up to a limit: a set beyond the limit is better
+stored as Arrow, as every image would cost the reading of a row group.
 """
 
 from __future__ import annotations
@@ -20,14 +18,18 @@ from typing import Any
 import numpy as np
 
 from diffusionbench.errors import DataError
+from diffusionbench.files import LeftOut
 from diffusionbench.registry import require
-from nanogen.data.captions import CAPTION_FIELDS, filled
-from nanogen.data.files import find_files
-from nanogen.data.images import MAX_DEFECTS, Source, StoredImages
+from nanogen.data.captions import filled
+from nanogen.data.columns import check_columns, choose_columns, class_names, image_columns, plain
+from nanogen.data.files import find_files, say_left_out
+from nanogen.data.images import MAX_DEFECTS, StoredImages
 from nanogen.data.plan import Part
 
 # Bytes of encoded images that one process keeps from Parquet files.
 ROW_GROUP_CACHE = 512 * 2**20
+# A network has weights for every class.
+MAX_CLASSES = 10**6
 
 
 class Rows:
@@ -36,10 +38,14 @@ class Rows:
     Args:
         files: the files in order.
         counts: rows of each file.
+
+    Attributes:
+        image_column: its name, set before the first image is read.
     """
 
     def __init__(self, files: list[Path], counts: list[int]) -> None:
         self.files = files
+        self.image_column = "image"
         self._starts = np.cumsum([0, *counts])
 
     def __len__(self) -> int:
@@ -54,8 +60,12 @@ class Rows:
         file, row = self.place(index)
         return f"{self.files[file]} row {row}"
 
-    def image(self, value: Any, index: int) -> bytes:
+    def image(self, cell: Any, index: int) -> bytes:
         """The encoded image of one cell, from the cell or from the file it names."""
+        try:
+            value = cell.as_py()
+        except ValueError:
+            raise DataError(f"{self.name(index)} names an image, not in UTF-8. Write the file again.") from None
         if isinstance(value, bytes):
             return value
         value = value or {}
@@ -66,8 +76,9 @@ class Rows:
         path = self.files[self.place(index)[0]].parent / value["path"]
         try:
             return path.read_bytes()
-        except OSError as error:
-            raise DataError(f"{self.name(index)} names the image {path}: {error.strerror}. Restore the file.") from None
+        except (OSError, ValueError) as error:
+            reason = getattr(error, "strerror", None) or error
+            raise DataError(f"{self.name(index)} names the image {path}: {reason}. Restore the file.") from None
 
 
 class ParquetRows(Rows):
@@ -85,8 +96,8 @@ class ParquetRows(Rows):
         self._cache: OrderedDict[tuple[int, int], Any] = OrderedDict()
         self._cached = 0
 
-    def __reduce__(self) -> tuple[type[ParquetRows], tuple[list[Path]]]:
-        return type(self), (self.files,)
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), (self.files,), {"image_column": self.image_column}
 
     def column(self, file: int, name: str) -> Any:
         with self._open(file) as opened:
@@ -104,17 +115,19 @@ class ParquetRows(Rows):
     def read(self, index: int) -> bytes:
         file, row = self.place(index)
         group = int(np.searchsorted(self._groups[file], row, side="right")) - 1
-        return self.image(self._group(file, group)[row - int(self._groups[file][group])].as_py(), index)
+        return self.image(self._group(file, group)[row - int(self._groups[file][group])], index)
 
     def _group(self, file: int, group: int) -> Any:
         if (file, group) in self._cache:
             self._cache.move_to_end((file, group))
             return self._cache[file, group]
-        try:
+
+        def read() -> Any:
             with self._open(file) as opened:
-                column = opened.read_row_group(group, columns=["image"], use_threads=False).column("image")
-        except (OSError, ValueError) as error:
-            raise DataError(f"cannot read row group {group} of {self.files[file]}: {error}. Fetch it again.") from None
+                names = [self.image_column]
+                return opened.read_row_group(group, columns=names, use_threads=False).column(self.image_column)
+
+        column = _opened(self.files[file], read)
         self._cached += column.nbytes
         while self._cache and self._cached > ROW_GROUP_CACHE:
             self._cached -= self._cache.popitem(last=False)[1].nbytes
@@ -133,8 +146,8 @@ class ArrowRows(Rows):
         self._tables = [_opened(file, partial(self._map, file)) for file in files]
         super().__init__(files, [table.num_rows for table in self._tables])
 
-    def __reduce__(self) -> tuple[type[ArrowRows], tuple[list[Path]]]:
-        return type(self), (self.files,)
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), (self.files,), {"image_column": self.image_column}
 
     def _map(self, file: Path) -> Any:
         mapped = self._arrow.memory_map(str(file))
@@ -153,7 +166,7 @@ class ArrowRows(Rows):
 
     def read(self, index: int) -> bytes:
         file, row = self.place(index)
-        return self.image(self._tables[file].column("image")[row].as_py(), index)
+        return self.image(self._tables[file].column(self.image_column)[row], index)
 
 
 class Captions:
@@ -206,49 +219,65 @@ def open_parquet(path: Path | None, image_size: int, split: str) -> StoredImages
             Missing and empty captions are listed in `defects`.
         MissingPackageError: if pyarrow is not installed.
     """
-    return _stored(ParquetRows(find_files(path, split, "parquet", ".parquet")), image_size)
+    left_out = LeftOut()
+    return _stored(ParquetRows(find_files(path, split, "parquet", ".parquet", left_out)), path, image_size, left_out)
 
 
 def open_arrow(path: Path | None, image_size: int, split: str) -> StoredImages:
     """The same from Arrow files, such as a folder written by `Dataset.save_to_disk`; see `open_parquet`."""
-    return _stored(ArrowRows(find_files(path, split, "arrow", ".arrow")), image_size)
+    left_out = LeftOut()
+    return _stored(ArrowRows(find_files(path, split, "arrow", ".arrow", left_out)), path, image_size, left_out)
+
+
+def has_images(path: Path) -> bool:
+    """Return whether a Parquet file has a column of images; one that cannot be read has, so that reading names it."""
+    try:
+        return bool(image_columns(ParquetRows([path]).schema(0)))
+    except DataError:
+        return True
 
 
 def _opened(file: Path, read: Callable[[], Any]) -> Any:
+    arrow = require("pyarrow", "data", "Reading tables")
     try:
         return read()
-    except (OSError, ValueError) as error:
-        reason = str(error).splitlines()[0]
-        raise DataError(f"cannot read {file}: {reason}. It may be cut short; fetch it again.") from None
+    # pyarrow's errors have many parents; a damaged file meets them all.
+    except (OSError, ValueError, LookupError, TypeError, OverflowError, MemoryError, arrow.ArrowException) as error:
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise DataError(f"cannot read {file}: {reason}. It may be cut short or encrypted; fetch it again.") from None
 
 
-def _stored(rows: ParquetRows | ArrowRows, image_size: int) -> StoredImages:
+def _stored(rows: ParquetRows | ArrowRows, path: Path | None, image_size: int, left_out: LeftOut) -> StoredImages:
     sha = hashlib.sha256()
     labels: list[np.ndarray] = []
     captions: list[Any] = []
-    names = rows.schema(0).names
-    field = next((name for name in CAPTION_FIELDS if name in names), None)
-    has_labels = "label" in names or field is None
-    classes = class_names(rows.schema(0)) if has_labels else None
-    for file, path in enumerate(rows.files):
+    columns = choose_columns(rows.schema(0), rows.files[0], left_out)
+    classes = class_names(rows.schema(0), columns.label)
+    for file, place in enumerate(rows.files):
         schema = rows.schema(file)
-        _check_columns(schema, path, has_labels, field)
+        check_columns(schema, place, columns)
+        if isinstance(rows, ArrowRows):
+            _check_sound(rows.column(file, columns.image), columns.image, place)
         sha.update(json.dumps(rows.sizes(file)).encode())
-        if has_labels:
-            if class_names(schema) != classes:
-                raise DataError(f"{path} names other classes than {rows.files[0]}. Put one data set into one folder.")
-            labels.append(_labels(_opened(path, partial(rows.column, file, "label")), classes, path))
+        if columns.label is not None:
+            if class_names(schema, columns.label) != classes:
+                raise DataError(f"{place} names other classes than {rows.files[0]}. Put one data set into one folder.")
+            labels.append(_labels(_column(rows, file, columns.label), classes, place))
             sha.update(labels[-1].astype("<i8").tobytes())
-        if field is not None:
-            captions.append(_captions(_opened(path, partial(rows.column, file, field)), path))
+        if columns.caption is not None:
+            captions.append(_column(rows, file, columns.caption))
             sha.update(json.dumps(captions[-1].to_pylist()).encode())
     if not len(rows):
         raise DataError(f"{rows.files[0].parent} holds no row. Give a data set with images.")
-    source: Source = rows
-    merged = np.concatenate(labels) if has_labels else None
-    texts = Captions(rows, captions) if field is not None else None
+    for file, place in enumerate(rows.files):
+        if not rows.sizes(file)[0]:
+            left_out.add("files without a row", place.name)
+    say_left_out(left_out, path)
+    rows.image_column = columns.image
+    merged = np.concatenate(labels) if labels else None
+    texts = Captions(rows, captions) if captions else None
     return StoredImages(
-        source=source,
+        source=rows,
         labels=merged,
         classes=classes,
         num_classes=None if merged is None else len(classes) if classes else int(merged.max()) + 1,
@@ -260,51 +289,31 @@ def _stored(rows: ParquetRows | ArrowRows, image_size: int) -> StoredImages:
     )
 
 
-def _captions(column: Any, path: Path) -> Any:
+def _column(rows: ParquetRows | ArrowRows, file: int, name: str) -> Any:
+    """A column that is sound, without the dictionary that a writer may have put it into."""
+    path = rows.files[file]
+    column = _opened(path, partial(rows.column, file, name))
+    _check_sound(column, name, path)
+    return _opened(path, partial(plain, column))
+
+
+def _check_sound(column: Any, name: str, path: Path) -> None:
+    """Reading a column whose offsets lead out of its memory would end the process."""
     try:
         column.validate(full=True)
-    except ValueError:
-        raise DataError(f"{path}: the column of captions is not UTF-8. Convert it and write the file again.") from None
-    return column
-
-
-def class_names(schema: Any) -> tuple[str, ...] | None:
-    """Names of the classes from the Hugging Face description in the schema, or None where it has none."""
-    try:
-        features = json.loads((schema.metadata or {})[b"huggingface"])["info"]["features"]
-        return tuple(features["label"]["names"])
-    except (KeyError, TypeError, ValueError):
-        return None
-
-
-def _check_columns(schema: Any, path: Path, labels: bool, captions: str | None) -> None:
-    types = require("pyarrow.types", "data", "Reading tables")
-    for name in ["image", *(["label"] if labels else []), *([captions] if captions else [])]:
-        if name not in schema.names:
-            raise DataError(
-                f"{path} has no column '{name}'. Found: {', '.join(schema.names)}. Rename or add it"
-                f"{'; captions are text or caption' if name == 'label' else ''}."
-            )
-    image = schema.field("image").type
-    binary = types.is_binary(image) or types.is_large_binary(image)
-    if not (binary or (types.is_struct(image) and image.get_field_index("bytes") >= 0)):
-        raise DataError(f"{path}: column 'image' is {image}; a struct of bytes and path, or bytes, is needed.")
-    label = schema.field("label").type if labels else None
-    if label is not None and not types.is_integer(label):
-        raise DataError(f"{path}: column 'label' is {label}; integers are needed. Replace the names by numbers.")
-    text = schema.field(captions).type if captions else None
-    if text is not None and not (types.is_string(text) or types.is_large_string(text)):
-        raise DataError(f"{path}: column '{captions}' is {text}; strings are needed. Keep one caption a row.")
+    except ValueError as error:
+        reason = "not UTF-8" if "UTF8" in str(error) else f"damaged ({str(error).splitlines()[0]})"
+        raise DataError(f"{path}: column '{name}' is {reason}. Convert it and write the file again.") from None
 
 
 def _labels(column: Any, classes: tuple[str, ...] | None, path: Path) -> np.ndarray:
     missing = column.is_null().to_numpy()
     if missing.any():
         raise DataError(f"{path} row {int(np.argmax(missing))} has no label. Fill it or drop the row.")
-    labels = column.to_numpy().astype(np.int64)
-    outside = (labels < 0) | (labels >= (len(classes) if classes else np.iinfo(np.int64).max))
+    labels = column.to_numpy()
+    outside = (labels < 0) | (labels >= (len(classes) if classes else MAX_CLASSES))
     if outside.any():
         row = int(np.argmax(outside))
-        allowed = f"0 to {len(classes) - 1}" if classes else "0 and above"
+        allowed = f"0 to {(len(classes) if classes else MAX_CLASSES) - 1:,}"
         raise DataError(f"{path} row {row} has label {labels[row]}; allowed is {allowed}. Correct it or drop the row.")
-    return labels
+    return labels.astype(np.int64)

@@ -1,10 +1,12 @@
 """The index of one tar shard: where each sample's image and caption stand, so that any sample is one read away.
 
-Made once by walking the headers, saved beside the shard as `NAME.tar.index` (or in the cache folder where the shard's
-folder cannot be written), and made again when the shard's size or time of change differs. A sample is all files with
-one key, the path up to the first dot of the base name, as in WebDataset.
+Made once by walking the headers (`tarheaders.py`), saved beside the shard as `NAME.tar.index` (or in the cache folder
+where the shard's folder cannot be written), and made again when the shard's size or time of change differs or the
+index is damaged.
 
-Source: POSIX.1-2017 (pax and ustar), and the GNU extension for long names.
+A sample is an image and a caption of one name up to the last dot, so names may hold dots. WebDataset ends the key at
+the first dot; its fields of several parts, such as `KEY.seg.png` beside `KEY.jpg`, have no caption of their own and
+are counted as left out.
 """
 
 from __future__ import annotations
@@ -12,8 +14,6 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import re
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -22,15 +22,16 @@ import numpy as np
 
 from diffusionbench.errors import DataError
 from diffusionbench.extractors import cache_folder
+from diffusionbench.files import IMAGE_SUFFIXES, is_hidden
 from diffusionbench.schema import write_atomic
-from nanogen.data.captions import decoded, from_json
+from nanogen.data.captions import MAX_CAPTION, decoded, from_json
 from nanogen.data.images import MAX_DEFECTS
+from nanogen.data.tarheaders import members
 
-VERSION = 1
-BLOCK = 512
-# One read at each header brings short captions along.
-READ_AHEAD = 4096
-IMAGES = {"jpg", "jpeg", "png", "webp"}
+VERSION = 2
+TEXTS = (".txt", ".json")
+# The first line of an index holds facts and a few sentences.
+MAX_HEADER = 2**20
 
 # Positions and lengths in bytes; a position of 0 means that the file is missing.
 RECORD = np.dtype(
@@ -54,6 +55,7 @@ class Summary:
         samples: number of keys.
         digest: SHA-256 over records and captions.
         defects: sentences about incomplete samples, at most `MAX_DEFECTS`.
+        left_out: reason -> number of members that are not read, and the first one's name.
         index: the index file, or None where neither folder could be written.
     """
 
@@ -61,6 +63,7 @@ class Summary:
     samples: int
     digest: str
     defects: tuple[str, ...]
+    left_out: dict[str, tuple[int, str]]
     index: Path | None
 
 
@@ -84,7 +87,7 @@ class Sample:
     text: tuple[int, int] | None = None
     is_json: bool = False
     problem: str | None = None
-    endings: set[str] = field(default_factory=set)
+    kinds: set[str] = field(default_factory=set)
 
 
 def named(shard: Path, key: str) -> str:
@@ -112,7 +115,7 @@ def known_index(shard: Path) -> Summary | None:
     for place in _places(shard):
         header = _header(place, stat)
         if header is not None:
-            return Summary(shard, header["samples"], header["digest"], tuple(header["defects"]), place)
+            return _summary(shard, header, place)
     return None
 
 
@@ -120,7 +123,7 @@ def make_index(shard: Path) -> Summary:
     """The summary of a shard after walking it; its index file is written.
 
     Raises:
-        DataError: if the shard is missing, unreadable, empty, damaged, or names a sample twice.
+        DataError: if the shard is missing, unreadable, damaged, or names a sample twice.
     """
     try:
         stat = shard.stat()
@@ -129,7 +132,12 @@ def make_index(shard: Path) -> Summary:
         raise DataError(_unreadable(shard, error)) from None
     header |= {"version": VERSION, "bytes": stat.st_size, "changed": stat.st_mtime_ns}
     saved = next((place for place in _places(shard) if _save(place, header, records)), None)
-    return Summary(shard, header["samples"], header["digest"], tuple(header["defects"]), saved)
+    return _summary(shard, header, saved)
+
+
+def _summary(shard: Path, header: dict[str, Any], place: Path | None) -> Summary:
+    left_out = {reason: (count, name) for reason, (count, name) in header["left_out"].items()}
+    return Summary(shard, header["samples"], header["digest"], tuple(header["defects"]), left_out, place)
 
 
 def _unreadable(shard: Path, error: OSError) -> str:
@@ -137,23 +145,39 @@ def _unreadable(shard: Path, error: OSError) -> str:
 
 
 def load(summary: Summary) -> Records:
-    """The records behind a summary.
+    """The records behind a summary, from the index file if it is whole, else from the shard.
 
     Raises:
-        DataError: if the index file was changed since, or the shard is damaged.
+        DataError: if the shard was changed since, or is damaged.
         OSError: if the shard cannot be read.
     """
-    if summary.index is None:
-        return build(summary.shard)[1]
+    records = None if summary.index is None else _saved_records(summary.index, summary.digest)
+    if records is None:
+        header, records = build(summary.shard)
+        if header["digest"] != summary.digest:
+            raise DataError(f"{summary.shard} was changed since it was indexed. Start the same command again.")
+    return records
+
+
+def _saved_records(place: Path, digest: str) -> Records | None:
     try:
-        with summary.index.open("rb") as file:
-            digest = json.loads(file.readline())["digest"]
-            table = np.frombuffer(file.read(summary.samples * RECORD.itemsize), RECORD)
-            if digest == summary.digest:
-                return Records(table, file.read())
-    except (OSError, ValueError, KeyError, TypeError):
-        pass
-    raise DataError(f"the index {summary.index} was changed or removed. Start the same command again.")
+        with place.open("rb") as file:
+            header = _parsed(file.readline(MAX_HEADER))
+            rest = file.read()
+    except OSError:
+        return None
+    if header is None or header["digest"] != digest or hashlib.sha256(rest).hexdigest() != header["records"]:
+        return None
+    length = header["samples"] * RECORD.itemsize
+    if len(rest) != length + header["key_bytes"]:
+        return None
+    records = Records(np.frombuffer(rest[:length], RECORD), rest[length:])
+    ends = records.table["key_end"]
+    inside = all(
+        (records.table[kind] <= header["bytes"]).all() and (records.table[f"{kind}_size"] <= header["bytes"]).all()
+        for kind in ("image", "text")
+    )
+    return records if inside and (np.diff(ends, prepend=0) >= 0).all() and (ends <= len(records.keys)).all() else None
 
 
 def _places(shard: Path) -> list[Path]:
@@ -167,18 +191,38 @@ def _header(place: Path, stat: os.stat_result) -> dict[str, Any] | None:
     """The first line of an index file that fits the shard; None where there is none."""
     try:
         with place.open("rb") as file:
-            line = file.readline()
-        header = json.loads(line)
-        size = len(line) + header["samples"] * RECORD.itemsize + header["key_bytes"]
-        same = [header[key] for key in ("version", "bytes", "changed")] == [VERSION, stat.st_size, stat.st_mtime_ns]
-        return header if same and place.stat().st_size == size else None
-    except (OSError, ValueError, KeyError, TypeError):
+            line = file.readline(MAX_HEADER)
+        size = place.stat().st_size
+    except OSError:
         return None
+    header = _parsed(line)
+    if header is None or (header["bytes"], header["changed"]) != (stat.st_size, stat.st_mtime_ns):
+        return None
+    return header if size == len(line) + header["samples"] * RECORD.itemsize + header["key_bytes"] else None
+
+
+def _parsed(line: bytes) -> dict[str, Any] | None:
+    """The first line of an index: its own SHA-256, a blank, and JSON; None where that is not what it holds."""
+    digest, _, content = line.rstrip(b"\n").partition(b" ")
+    if hashlib.sha256(content).hexdigest().encode() != digest:
+        return None
+    try:
+        header = json.loads(content)
+        numbers = [header[key] for key in ("version", "bytes", "changed", "samples", "key_bytes")]
+        words = [header["digest"], header["records"], *header["defects"], *header["left_out"]]
+        counts = [count for count, _ in header["left_out"].values()]
+        words += [name for _, name in header["left_out"].values()]
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
+        return None
+    is_sound = all(type(number) is int and number >= 0 for number in numbers + counts)
+    return header if is_sound and numbers[0] == VERSION and all(isinstance(word, str) for word in words) else None
 
 
 def _save(place: Path, header: dict[str, Any], records: Records) -> bool:
+    rest = records.table.tobytes() + records.keys
+    content = json.dumps(header | {"records": hashlib.sha256(rest).hexdigest()}).encode()
     try:
-        write_atomic(place, json.dumps(header).encode() + b"\n" + records.table.tobytes() + records.keys)
+        write_atomic(place, hashlib.sha256(content).hexdigest().encode() + b" " + content + b"\n" + rest)
     except OSError:
         return False
     return True
@@ -188,48 +232,92 @@ def build(shard: Path) -> tuple[dict[str, Any], Records]:
     """Walk a shard's headers; gives the facts for the first line of the index and the records.
 
     Raises:
-        DataError: if the shard is empty, damaged, ends early, or names a sample twice.
+        DataError: if the shard is damaged, ends early, or names a sample twice.
         OSError: if it cannot be read.
     """
     samples: dict[str, Sample] = {}
-    defects: list[str] = []
+    left_out: dict[str, tuple[int, str]] = {}
     sha = hashlib.sha256()
-    for name, position, length, content in members(shard):
-        # Base names without a stem (hidden files) or an ending belong to no sample; `__` marks notes about the shard.
-        match = re.fullmatch(r"((?:.*/)?[^./][^./]*)\.([^/]+)", name, re.DOTALL)
-        if not match or os.path.basename(name).startswith("__"):
+    for member in members(shard, TEXTS):
+        parts = [part for part in member.name.split("/") if part not in ("", ".")]
+        name = "/".join(parts)
+        key, _, ending = name.rpartition(".")
+        suffix = f".{ending.lower()}"
+        if member.problem is not None:
+            _count(left_out, member.problem, name)
+        elif any(map(is_hidden, parts)):
+            _count(left_out, "hidden members", name)
+        elif not key or (suffix not in IMAGE_SUFFIXES and suffix not in TEXTS):
+            _count(left_out, "members that are neither image nor caption", name)
+        else:
+            sample = samples.setdefault(key, Sample())
+            _place(sample, suffix, (member.position, member.length, member.content), shard, key)
+            sha.update(member.content)
+    for key in [key for key, sample in samples.items() if not _is_complete(sample)]:
+        if _is_field(key, samples):
+            _count(left_out, "further fields of a sample", key)
+        elif samples[key].image is None and os.path.basename(key).startswith("__"):
+            _count(left_out, "notes about the shard", key)
+        else:
             continue
-        key, ending = match[1], match[2].lower()
-        if ending not in IMAGES and ending not in ("txt", "json"):
-            continue
-        _place(samples.setdefault(key, Sample()), ending, (position, length, content), shard, key)
-        sha.update(content)
-    if not samples:
-        raise DataError(f"{shard} holds no image with a caption (KEY.jpg and KEY.txt or KEY.json). Remove it.")
-    for key, sample in samples.items():
-        if sample.image is None or sample.text is None:
-            defects.append(missing(shard, key, image=sample.image is None))
-        elif sample.problem is not None:
-            defects.append(sample.problem)
+        del samples[key]
+    facts = sum(sample.kinds >= {".txt", ".json"} for sample in samples.values())
+    if facts:
+        first = next(key for key, sample in samples.items() if sample.kinds >= {".txt", ".json"})
+        left_out[".json files beside a .txt"] = facts, f"{first}.json"
     records = _records(samples)
     sha.update(records.table.tobytes())
     sha.update(records.keys)
-    header = {"samples": len(samples), "key_bytes": len(records.keys), "digest": sha.hexdigest()}
-    return header | {"defects": defects[:MAX_DEFECTS]}, records
+    return {
+        "samples": len(samples),
+        "key_bytes": len(records.keys),
+        "digest": sha.hexdigest(),
+        "defects": _defects(samples, shard)[:MAX_DEFECTS],
+        "left_out": left_out,
+    }, records
 
 
-def _place(sample: Sample, ending: str, where: tuple[int, int, bytes], shard: Path, key: str) -> None:
-    kind = "image" if ending in IMAGES else ending
+def _count(left_out: dict[str, tuple[int, str]], reason: str, name: str) -> None:
+    count, first = left_out.get(reason, (0, name))
+    left_out[reason] = count + 1, first
+
+
+def _is_complete(sample: Sample) -> bool:
+    """Whether a key has an image and a caption; JSON without a caption may describe another field."""
+    return sample.image is not None and sample.text is not None and not (sample.is_json and sample.problem is not None)
+
+
+def _is_field(key: str, samples: dict[str, Sample]) -> bool:
+    """Whether an incomplete `KEY.seg` belongs to the image `KEY`."""
+    folder, _, base = key.rpartition("/")
+    pieces = base.split(".")
+    keys = (os.path.join(folder, ".".join(pieces[:count])) for count in range(1, len(pieces)))
+    return any(one in samples and samples[one].image is not None for one in keys)
+
+
+def _defects(samples: dict[str, Sample], shard: Path) -> list[str]:
+    found = []
+    for key, sample in samples.items():
+        if sample.image is None or sample.text is None:
+            found.append(missing(shard, key, image=sample.image is None))
+        elif sample.problem is not None:
+            found.append(sample.problem)
+    return found
+
+
+def _place(sample: Sample, suffix: str, where: tuple[int, int, bytes], shard: Path, key: str) -> None:
+    kind = suffix if suffix in TEXTS else "image"
     position, length, content = where
-    if kind in sample.endings:
-        what = "two images" if kind == "image" else f"two files .{kind}"
+    if kind in sample.kinds:
+        what = "two images" if kind == "image" else f"two files {kind}"
         raise DataError(f"{named(shard, key)} has {what}: the key is there twice. Give every sample its own key.")
-    sample.endings.add(kind)
+    sample.kinds.add(kind)
     if kind == "image":
         sample.image = position, length
-    elif kind == "txt" or sample.text is None:
+    elif kind == ".txt" or sample.text is None:
         # Beside a text file a JSON file holds other facts.
-        sample.text, sample.is_json, sample.problem = (position, length), kind == "json", None
+        sample.text = position, min(length, MAX_CAPTION + 1)
+        sample.is_json, sample.problem = kind == ".json", None
         try:
             (from_json if sample.is_json else decoded)(content, named(shard, key))
         except DataError as error:
@@ -244,96 +332,3 @@ def _records(samples: dict[str, Sample]) -> Records:
         table[row] = (*image, *text, sample.is_json, 0)
     table["key_end"] = np.cumsum([len(key) for key in keys])
     return Records(table, b"".join(keys))
-
-
-def members(shard: Path) -> Iterator[tuple[str, int, int, bytes]]:
-    """Regular files of a tar as (name, position, length, content); content only of `.txt` and `.json`.
-
-    Raises:
-        DataError: if the file is empty, compressed, damaged or ends early.
-    """
-    handle = os.open(shard, os.O_RDONLY)
-    try:
-        end = os.fstat(handle).st_size
-        position, long_name, long_size = 0, None, None
-        while True:
-            head = os.pread(handle, READ_AHEAD, position)
-            block = head[:BLOCK]
-            if len(block) < BLOCK:
-                raise DataError(_early(shard, end))
-            if not block.strip(b"\0"):
-                _check_rest(handle, shard, position)
-                return
-            length = _checked_length(block, shard, position)
-            start, kind = position + BLOCK, block[156:157]
-            if kind in b"xL":
-                extra = _content(handle, head, start, length)
-                if kind == b"L":
-                    long_name = extra.rstrip(b"\0")
-                else:
-                    found = _pax(extra)
-                    long_name = found.get(b"path", long_name)
-                    long_size = int(found[b"size"]) if b"size" in found else long_size
-            else:
-                length = length if long_size is None else long_size
-                if start + length > end:
-                    raise DataError(_early(shard, end))
-                if kind in b"0\0007":
-                    name = os.fsdecode(long_name if long_name is not None else _name(block))
-                    is_text = name.lower().endswith((".txt", ".json"))
-                    yield name, start, length, _content(handle, head, start, length) if is_text else b""
-                long_name = long_size = None
-            position = start + -(-length // BLOCK) * BLOCK
-    finally:
-        os.close(handle)
-
-
-def _early(shard: Path, end: int) -> str:
-    if not end:
-        return f"{shard} is empty (0 bytes). Fetch it again."
-    return f"{shard} ends early, at {end:,} bytes: it may be cut short. Fetch it again."
-
-
-def _content(handle: int, head: bytes, start: int, length: int) -> bytes:
-    return head[BLOCK : BLOCK + length] if BLOCK + length <= len(head) else os.pread(handle, length, start)
-
-
-def _name(block: bytes) -> bytes:
-    name, prefix = block[:100].split(b"\0")[0], block[345:500].split(b"\0")[0]
-    # GNU archives use the prefix field for other things.
-    return prefix + b"/" + name if block[257:263] == b"ustar\0" and prefix else name
-
-
-def _checked_length(block: bytes, shard: Path, position: int) -> int:
-    try:
-        # The checksum counts its own field as blanks.
-        if sum(block) - sum(block[148:156]) + 8 * 32 != int(block[148:156].strip(b" \0"), 8):
-            raise ValueError
-        field = block[124:136]
-        if field[0] & 0x80:
-            return int.from_bytes(field[1:], "big")
-        return int(field.strip(b" \0") or b"0", 8)
-    except ValueError:
-        problem = "is no tar file, or a compressed one" if not position else f"is damaged at byte {position:,}"
-        raise DataError(f"{shard} {problem}. Fetch it again, or unpack it to a plain .tar.") from None
-
-
-def _check_rest(handle: int, shard: Path, position: int) -> None:
-    """Nothing but zeros may follow the end mark: the shards of `cat a.tar b.tar` would be half read in silence."""
-    while rest := os.pread(handle, 2**20, position):
-        if rest.strip(b"\0"):
-            raise DataError(f"{shard} goes on after its end mark at byte {position:,}. Join tars with tar -A.")
-        position += len(rest)
-
-
-def _pax(data: bytes) -> dict[bytes, bytes]:
-    """Key -> value of an extended header: lines of "LENGTH key=value"."""
-    found = {}
-    while data:
-        number, _, _ = data.partition(b" ")
-        if not number.isdigit() or not 0 < int(number) <= len(data):
-            break
-        key, _, value = data[len(number) + 1 : int(number) - 1].partition(b"=")
-        found[key] = value
-        data = data[int(number) :]
-    return found

@@ -1,4 +1,4 @@
-"""Tar shards in WebDataset form, read by position: `KEY.jpg` (jpeg, png, webp) with `KEY.txt` or `KEY.json`.
+"""Tar shards in WebDataset form, read by position: `KEY.jpg` (or another image) with `KEY.txt` or `KEY.json`.
 
 WebDataset's own reader is a stream: where a run stands is hidden in its buffers, the order depends on the number of
 processes and workers, and shards must outnumber them. Here every shard has an index (`tarindex.py`), so that a sample
@@ -19,8 +19,9 @@ from pathlib import Path
 import numpy as np
 
 from diffusionbench.errors import DataError
+from diffusionbench.files import LeftOut
 from nanogen.data.captions import decoded, from_json
-from nanogen.data.files import find_files
+from nanogen.data.files import find_files, say_left_out
 from nanogen.data.images import MAX_DEFECTS, StoredImages
 from nanogen.data.plan import Part
 from nanogen.data.tarindex import Records, Summary, known_index, load, make_index, missing, named
@@ -121,9 +122,9 @@ def _indexed(shards: list[Path]) -> list[Summary]:
 def open_tars(path: Path | None, image_size: int, split: str) -> StoredImages:
     """Images with captions from tar shards: one file, a pattern such as `shards/train-*.tar`, or a folder.
 
-    The caption is the text of `KEY.txt`, else the field `text` or `caption` of `KEY.json`; other files of a key are
-    not read. Each shard is indexed once. Samples lie in the order of shards and keys; the order of an epoch shuffles
-    shards in groups.
+    The caption is the text of `KEY.txt`, else the field `text` or `caption` of `KEY.json`; what else lies in the
+    shards and beside them is counted and said. Each shard is indexed once. Samples lie in the order of shards and keys;
+    the order of an epoch shuffles shards in groups.
 
     Args:
         path: file, pattern or folder.
@@ -131,11 +132,25 @@ def open_tars(path: Path | None, image_size: int, split: str) -> StoredImages:
         split: "train" or another; see `find_files`.
 
     Raises:
-        DataError: if there is no shard, or one is unreadable, empty, compressed, damaged, ends early or names a
-            sample twice. Images without captions and captions without images are listed in `defects`.
+        DataError: if there is no shard or no sample, or a shard is unreadable, compressed, damaged, ends early or
+            names a sample twice. Images without captions and captions without images are listed in `defects`.
     """
-    shards = find_files(path, split, "tars", ".tar")
-    summaries = _indexed(shards)
+    left_out = LeftOut()
+    shards = _indexed(find_files(path, split, "tars", ".tar", left_out))
+    for shard in shards:
+        for reason, (count, name) in shard.left_out.items():
+            left_out.add(reason, f"{shard.shard.name}: {name}", count)
+    summaries = [shard for shard in shards if shard.samples]
+    if not summaries:
+        sentence = left_out.sentence(path or "data")
+        raise DataError(
+            f"{shards[0].shard} holds no image with a caption (KEY.jpg and KEY.txt or KEY.json). Remove it."
+            f"{'' if sentence is None else f' {sentence}'}"
+        )
+    for shard in shards:
+        if not shard.samples:
+            left_out.add("shards without a sample", shard.shard.name)
+    say_left_out(left_out, path)
     sha = hashlib.sha256()
     for summary in summaries:
         sha.update(f"{summary.shard.name}\0{summary.samples}\0{summary.digest}\n".encode("utf-8", "surrogateescape"))
