@@ -71,6 +71,7 @@ class DigitsJudge:
     name = "digits"
     dim = WIDTH
     image_size: tuple[int, int] | None = None
+    classes = tuple("0123456789")
 
     def __init__(self, device: str | torch.device = "cpu") -> None:
         """Load the weights.
