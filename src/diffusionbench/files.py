@@ -9,7 +9,7 @@ import codecs
 import os
 import re
 import unicodedata
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -29,7 +29,7 @@ MAX_LEVELS: Final = 100
 
 
 _NUMBER: Final = re.compile("[0-9]+")
-# Folder names that say which split is inside, in any case.
+# Folder names that say which split is inside.
 _SPLITS: Final = frozenset(
     {"train", "training", "test", "testing", "val", "valid", "validation", "dev", "eval", "held_out"}
 )
@@ -69,6 +69,16 @@ def is_image(name: str) -> bool:
     return name.lower().endswith(IMAGE_SUFFIXES) and not is_hidden(name.rpartition("/")[2])
 
 
+def is_split(name: str) -> bool:
+    """Return whether a folder is named like the split of a data set, in any case."""
+    return name.lower() in _SPLITS
+
+
+def no_split(folder: Path | str, split: str) -> DataError:
+    """Return the error that a folder has no subfolder for a split other than `train`."""
+    return DataError(f"{folder} has no subfolder for split '{split}'. Make it, or ask for split 'train'.")
+
+
 class LeftOut:
     """What a reader did not read, counted by reason, with the first name of each."""
 
@@ -93,29 +103,29 @@ class LeftOut:
         return f"{printable(str(where))}: left out {'; '.join(parts)}."
 
 
-def list_files(folder: Path, left_out: LeftOut) -> dict[str, int]:
-    """List all files below a folder.
+def walk_files(folder: Path, left_out: LeftOut) -> Iterator[tuple[str, int]]:
+    """Give all files below a folder one by one, as name relative to it, with "/", and bytes; in natural order.
 
-    Links are followed. A link to nothing is listed, so that reading it names it; a link to a folder that holds it is
-    left out, as are hidden entries and what is neither file nor folder.
+    Links are followed. A link to nothing is listed with 0 bytes, so that reading it names it; a link to a folder that
+    holds it is left out, as are hidden entries and what is neither file nor folder.
 
     Args:
         left_out: counts what is not listed.
 
-    Returns:
-        Name relative to `folder`, with "/" -> bytes, in natural order; 0 bytes where the size is not known.
-
     Raises:
         DataError: if a folder cannot be read.
     """
-    found: dict[str, int] = {}
-    _walk(folder, "", (_identity(folder),), found, left_out)
-    return found
+    yield from _walk(folder, "", (_identity(folder),), left_out)
+
+
+def list_files(folder: Path, left_out: LeftOut) -> dict[str, int]:
+    """Return all files of `walk_files`: name -> bytes."""
+    return dict(walk_files(folder, left_out))
 
 
 def _walk(
-    folder: Path, prefix: str, above: tuple[tuple[int, int], ...], found: dict[str, int], left_out: LeftOut
-) -> None:
+    folder: Path, prefix: str, above: tuple[tuple[int, int], ...], left_out: LeftOut
+) -> Iterator[tuple[str, int]]:
     try:
         with os.scandir(folder) as opened:
             entries = sorted(opened, key=lambda entry: _part_key(entry.name))
@@ -137,11 +147,11 @@ def _walk(
             elif len(above) == MAX_LEVELS:
                 left_out.add(f"folders more than {MAX_LEVELS} levels down", name)
             else:
-                _walk(Path(entry.path), f"{name}/", (*above, identity), found, left_out)
+                yield from _walk(Path(entry.path), f"{name}/", (*above, identity), left_out)
         elif is_file:
-            found[name] = entry.stat().st_size
+            yield name, entry.stat().st_size
         elif entry.is_symlink():
-            found[name] = 0
+            yield name, 0
         else:
             left_out.add("entries that are neither file nor folder", name)
 
@@ -213,7 +223,10 @@ def open_image_folder(folder: Path, split: str = "train") -> ImageFolder:
     images = list_images(folder, left_out)
     where = printable(str(folder))
     if not images:
-        raise DataError(f"folder {where} has no images. Looked for {', '.join(IMAGE_SUFFIXES)} at any depth.")
+        raise DataError(
+            f"folder {where} has no images and no class folders of images. Looked for {', '.join(IMAGE_SUFFIXES)} at "
+            "any depth."
+        )
     prefix = _split_prefix(where, images, split)
     inside = {name.removeprefix(prefix): size for name, size in images.items() if name.startswith(prefix)}
     if outside := [name for name in images if not name.startswith(prefix)]:
@@ -236,14 +249,14 @@ def _split_prefix(where: str, images: Iterable[str], split: str) -> str:
         top, slash, rest = name.partition("/")
         if slash:
             direct[top] = direct.get(top, False) or "/" not in rest
-    others = [top for top in direct if top.lower() not in _SPLITS]
+    others = [top for top in direct if not is_split(top)]
     if split in direct:
         if not direct[split] and not any(direct[top] for top in others):
             return f"{split}/"
         if direct[split] and others and split == "train":
             return ""
     elif split != "train":
-        raise DataError(f"{where} has no subfolder for split '{split}'. Make it, or ask for split 'train'.")
+        raise no_split(where, split)
     elif others or all(direct.values()):
         return ""
     if direct.get(split):

@@ -9,6 +9,8 @@ import re
 from pathlib import Path
 
 from diffusionbench.errors import DataError
+from diffusionbench.files import LeftOut
+from nanogen.log import say
 
 OTHER_SPLITS = {"test", "val", "valid", "validation", "dev"}
 
@@ -42,19 +44,6 @@ def entries(folder: Path) -> list[os.DirEntry[str]]:
 def is_pattern(path: Path) -> bool:
     """Whether a path is a pattern such as `shards/train-*.tar` and no file of that very name."""
     return bool(re.search(r"[*?\[]", str(path))) and not path.exists()
-
-
-def split_folder(path: Path, split: str) -> Path:
-    """The subfolder named like the split; for the training split the folder itself where it has none.
-
-    Raises:
-        DataError: if another split has no subfolder.
-    """
-    if (path / split).is_dir():
-        return path / split
-    if split != "train":
-        raise DataError(f"{path} has no subfolder for split '{split}'. Make it, or ask for split 'train'.")
-    return path
 
 
 def find_files(path: Path | None, split: str, name: str, ending: str) -> list[Path]:
@@ -108,3 +97,12 @@ def _listed(folder: Path, ending: str) -> list[Path]:
         except (ValueError, KeyError, TypeError):
             raise DataError(f"{state} does not list the data files. Save the data set again.") from None
     return [Path(entry.path) for entry in entries(folder) if entry.name.endswith(ending)]
+
+
+def say_left_out(left_out: LeftOut, path: Path | None) -> None:
+    """Say once, in the main process, what a data set did not read."""
+    from nanogen import distributed
+
+    sentence = left_out.sentence(path or "data")
+    if sentence is not None and distributed.is_main():
+        say(sentence)
