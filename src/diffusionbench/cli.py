@@ -12,6 +12,7 @@ import typer
 
 from diffusionbench import cli_board, cli_simpleeval, cli_site
 from diffusionbench.errors import DataError, RequestError, RunError, run_program
+from diffusionbench.files import printable
 
 if TYPE_CHECKING:
     from diffusionbench.prompts import PromptChoice
@@ -61,9 +62,12 @@ def print_record(record: Record, as_json: bool = False) -> None:
 
 
 def _finish(record: Record, out: Path | None, as_json: bool) -> None:
-    if out is not None:
-        record.save(out)
-    print_record(record, as_json)
+    try:
+        if out is not None:
+            record.save(out)
+    finally:
+        # A result that cannot be written is not lost.
+        print_record(record, as_json)
     if out is not None:
         print(out, file=sys.stderr)
     if record.unscored:
@@ -119,13 +123,14 @@ def run(
       diffusionbench run samples/ --axis t2i --prompts simpleeval_shapes_v1 --metrics simpleeval_shapes_v1
     """
     from diffusionbench.record import Guidance
-    from diffusionbench.request import EvalRequest, Sampling, check
+    from diffusionbench.request import EvalRequest, Sampling, check, find_reference
     from diffusionbench.runner import run as run_request
     from diffusionbench.terminal import progress_line
 
+    _check_places(out, store)
     options = cli_simpleeval.PromptOptions(prompts, seed, layout, weights, beacon, commitment, networks, public)
-    source, choice, found = _images(axis, images, labels, metrics, options)
-    name = method or images.resolve().stem or "images"
+    source, choice, found = _images(axis, images, labels, _names(metrics), reference, options)
+    name = method or printable(images.resolve().stem) or "images"
     request = EvalRequest(
         axis=axis,
         metrics=_names(metrics),
@@ -136,10 +141,14 @@ def run(
         title=title or name,
         family=family,
         sampling=Sampling(guidance=None if guidance is None else Guidance(scale=guidance)),
-        command=shlex.join(["diffusionbench", *sys.argv[1:]]),
+        command=printable(shlex.join(["diffusionbench", *sys.argv[1:]])),
+        classes=getattr(source, "classes", None),
     )
+    check(request, source)
+    notes = [*getattr(source, "notes", ()), *getattr(find_reference(request), "notes", ())]
+    for note in notes:
+        print(note, file=sys.stderr)
     if dry_run:
-        check(request, source)
         print(request.model_dump_json(indent=2))
         return
     try:
@@ -147,29 +156,49 @@ def run(
     except OSError as error:
         where = error.filename or store or images
         raise RequestError(f"{where} cannot be read or written: {error.strerror or error}.") from None
+    if notes:
+        record = record.model_copy(update={"extra": {**record.extra, "left_out": notes}})
     _finish(record, out, as_json)
 
 
+def _check_places(out: Path | None, store: Path | None = None) -> None:
+    from diffusionbench.schema import check_place
+
+    if out is not None:
+        check_place(out)
+    if store is not None:
+        check_place(store, "folder")
+
+
 def _images(
-    axis: str, images: Path, labels: Path | None, metrics: str, options: cli_simpleeval.PromptOptions
+    axis: str,
+    images: Path,
+    labels: Path | None,
+    metrics: tuple[str, ...],
+    reference: str | None,
+    options: cli_simpleeval.PromptOptions,
 ) -> tuple[Source, PromptChoice | None, int]:
     """The images as the axis tells them apart, the prompts they were made for, and how many there should be."""
     from diffusionbench.axes import asks_for
     from diffusionbench.prompts import PROMPTS
+    from diffusionbench.request import known_classes
     from diffusionbench.source import PromptFolderSource, open_source, read_labels
 
+    if reference is not None and printable(reference) != reference:
+        raise RequestError(f"--reference {printable(reference)} is no UTF-8 name. Rename it, or make a link to it.")
     if asks_for(axis) == "prompts":
         if labels is not None:
             raise RequestError(f"axis '{axis}' asks for prompts, so --labels has no meaning there. Leave it out.")
-        choice = options.choice(axis, metrics)
-        opened = PROMPTS.load(choice.name).open(choice.seed, choice.layout)
-        return PromptFolderSource(images), choice, len(opened.files_of_images())
+        choice = options.choice(axis, metrics[0])
+        wanted = PROMPTS.load(choice.name).open(choice.seed, choice.layout).files_of_images()
+        return PromptFolderSource(images, set(wanted)), choice, len(wanted)
     if given := options.given():
         raise RequestError(
             f"axis '{axis}' asks for classes, so {', '.join(given)} has no meaning there. Leave it out, or name an "
             "axis of prompts with --axis."
         )
-    source = open_source(images, None if labels is None else read_labels(labels))
+    given_labels = None if labels is None else read_labels(labels)
+    source = open_source(images, given_labels, known_classes(metrics, reference))
     return source, None, len(source.labels or ())
 
 
@@ -195,7 +224,8 @@ def score(
     from diffusionbench.runner import rescore
     from diffusionbench.terminal import progress_line
 
-    command = shlex.join(["diffusionbench", *sys.argv[1:]])
+    _check_places(out)
+    command = printable(shlex.join(["diffusionbench", *sys.argv[1:]]))
     _finish(rescore(store, _names(metrics), reference, device, progress_line(), command), out, as_json)
 
 

@@ -5,10 +5,12 @@ Training, scoring and references list folders with these functions, so that a cl
 
 from __future__ import annotations
 
+import codecs
 import os
 import re
 import unicodedata
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
@@ -26,19 +28,35 @@ _SYSTEM_NAMES: Final = frozenset(
 MAX_LEVELS: Final = 100
 
 
-def natural_key(name: str) -> tuple[object, ...]:
-    """Return the sort key of a name or relative path: folder by folder, runs of digits as numbers, so "2" < "10"."""
-    folders = []
-    for part in name.split("/"):
-        pieces = re.split(r"([0-9]+)", part)
-        # A number compares by its length without leading zeros, then by its digits: names may have thousands of them.
-        folders.append(
-            tuple(
-                (len(piece.lstrip("0")), piece.lstrip("0")) if place % 2 else piece
-                for place, piece in enumerate(pieces)
-            )
-        )
-    return (tuple(folders), name)
+_NUMBER: Final = re.compile("[0-9]+")
+# Folder names that say which split is inside.
+_SPLITS: Final = frozenset(
+    {"train", "training", "test", "testing", "val", "valid", "validation", "dev", "eval", "held_out"}
+)
+
+
+def natural_key(name: str) -> tuple[tuple[str, str], ...]:
+    """Return the sort key of a name or relative path: folder by folder, runs of digits as numbers, so "2" < "10".
+
+    Names whose numbers have equally many digits keep the order of strings.
+    """
+    return tuple([_part_key(part) for part in name.split("/")])
+
+
+def _part_key(part: str) -> tuple[str, str]:
+    return _NUMBER.sub(_as_sortable, part), part
+
+
+def _as_sortable(number: re.Match[str]) -> str:
+    # A number compares by its length without leading zeros, then by its digits: names may have thousands of them.
+    digits = number[0].lstrip("0")
+    return f"{len(digits):05d}{digits}"
+
+
+def printable(name: str) -> str:
+    """Return a name as records and messages may hold it: one line of valid Unicode, whatever bytes it has."""
+    text = name.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
+    return re.sub(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]", lambda found: f"\\x{ord(found[0]):02x}", text)
 
 
 def is_hidden(name: str) -> bool:
@@ -49,6 +67,16 @@ def is_hidden(name: str) -> bool:
 def is_image(name: str) -> bool:
     """Return whether a file counts as an image, by the ending of its name."""
     return name.lower().endswith(IMAGE_SUFFIXES) and not is_hidden(name.rpartition("/")[2])
+
+
+def is_split(name: str) -> bool:
+    """Return whether a folder is named like the split of a data set, in any case."""
+    return name.lower() in _SPLITS
+
+
+def no_split(folder: Path | str, split: str) -> DataError:
+    """Return the error that a folder has no subfolder for a split other than `train`."""
+    return DataError(f"{folder} has no subfolder for split '{split}'. Make it, or ask for split 'train'.")
 
 
 class LeftOut:
@@ -64,7 +92,7 @@ class LeftOut:
             reason: what it is, in the plural, such as "files that are no images".
             name: the (first) one's.
         """
-        before, first = self._found.get(reason, (0, name))
+        before, first = self._found.get(reason, (0, printable(name)))
         self._found[reason] = (before + count, first)
 
     def sentence(self, where: Path | str) -> str | None:
@@ -72,37 +100,37 @@ class LeftOut:
         if not self._found:
             return None
         parts = (f"{count:,} {reason} (first: {first})" for reason, (count, first) in self._found.items())
-        return f"{where}: left out {'; '.join(parts)}."
+        return f"{printable(str(where))}: left out {'; '.join(parts)}."
 
 
-def list_files(folder: Path, left_out: LeftOut) -> dict[str, int]:
-    """List all files below a folder.
+def walk_files(folder: Path, left_out: LeftOut) -> Iterator[tuple[str, int]]:
+    """Give all files below a folder one by one, as name relative to it, with "/", and bytes; in natural order.
 
-    Links are followed. A link to nothing is listed, so that reading it names it; a link to a folder that holds it is
-    left out, as are hidden entries and what is neither file nor folder.
+    Links are followed. A link to nothing is listed with 0 bytes, so that reading it names it; a link to a folder that
+    holds it is left out, as are hidden entries and what is neither file nor folder.
 
     Args:
         left_out: counts what is not listed.
 
-    Returns:
-        Name relative to `folder`, with "/" -> bytes, in natural order; 0 bytes where the size is not known.
-
     Raises:
         DataError: if a folder cannot be read.
     """
-    found: dict[str, int] = {}
-    _walk(folder, "", (_identity(folder),), found, left_out)
-    return {name: found[name] for name in sorted(found, key=natural_key)}
+    yield from _walk(folder, "", (_identity(folder),), left_out)
+
+
+def list_files(folder: Path, left_out: LeftOut) -> dict[str, int]:
+    """Return all files of `walk_files`: name -> bytes."""
+    return dict(walk_files(folder, left_out))
 
 
 def _walk(
-    folder: Path, prefix: str, above: tuple[tuple[int, int], ...], found: dict[str, int], left_out: LeftOut
-) -> None:
+    folder: Path, prefix: str, above: tuple[tuple[int, int], ...], left_out: LeftOut
+) -> Iterator[tuple[str, int]]:
     try:
         with os.scandir(folder) as opened:
-            entries = sorted(opened, key=lambda entry: natural_key(entry.name))
+            entries = sorted(opened, key=lambda entry: _part_key(entry.name))
     except OSError as error:
-        raise DataError(f"cannot read folder {folder}: {error.strerror}. Correct its permissions.") from None
+        raise _unreadable(folder, error) from None
     for entry in entries:
         name = prefix + entry.name
         try:
@@ -119,11 +147,11 @@ def _walk(
             elif len(above) == MAX_LEVELS:
                 left_out.add(f"folders more than {MAX_LEVELS} levels down", name)
             else:
-                _walk(Path(entry.path), f"{name}/", (*above, identity), found, left_out)
+                yield from _walk(Path(entry.path), f"{name}/", (*above, identity), left_out)
         elif is_file:
-            found[name] = entry.stat().st_size
+            yield name, entry.stat().st_size
         elif entry.is_symlink():
-            found[name] = 0
+            yield name, 0
         else:
             left_out.add("entries that are neither file nor folder", name)
 
@@ -132,8 +160,130 @@ def _identity(folder: Path) -> tuple[int, int]:
     try:
         stat = folder.stat()
     except OSError as error:
-        raise DataError(f"cannot read folder {folder}: {error.strerror}. Correct its permissions.") from None
+        raise _unreadable(folder, error) from None
     return stat.st_dev, stat.st_ino
+
+
+def _unreadable(folder: Path, error: OSError) -> DataError:
+    return DataError(f"cannot read folder {printable(str(folder))}: {error.strerror}. Correct its permissions.")
+
+
+def list_images(folder: Path, left_out: LeftOut, also: tuple[str, ...] = ()) -> dict[str, int]:
+    """List the images below a folder, as `list_files` does, and count the other files as left out.
+
+    Args:
+        also: lower-case endings of other files to list.
+
+    Raises:
+        DataError: if a folder cannot be read, or a link leads to nothing and may have been a folder of images.
+    """
+    found = {}
+    for name, size in list_files(folder, left_out).items():
+        if is_image(name) or name.lower().endswith(also):
+            found[name] = size
+        elif size == 0 and not os.path.exists(folder / name):
+            raise DataError(
+                f"{printable(str(folder / name))} is a link to nothing, so what it should lead to is missing. Restore "
+                "its target (is a disk not mounted?), or remove the link."
+            )
+        else:
+            left_out.add("files that are no images", name)
+    return found
+
+
+@dataclass(frozen=True)
+class ImageFolder:
+    """The images of one set: flat in a folder, or in one folder per class.
+
+    Attributes:
+        root: the folder that was given, or the split's below it.
+        images: name relative to `root`, with "/" -> bytes, in natural order; at least one.
+        classes: names of the class folders in natural order, or None where the images lie in `root` itself.
+        empty: folders in `root` without an image.
+        left_out: what was not read.
+    """
+
+    root: Path
+    images: dict[str, int]
+    classes: tuple[str, ...] | None
+    empty: tuple[str, ...]
+    left_out: LeftOut
+
+
+def open_image_folder(folder: Path, split: str = "train") -> ImageFolder:
+    """List a folder of images or of class folders; images at any depth below a class folder are of that class.
+
+    Args:
+        split: taken where the folder holds a folder of this name that holds class folders.
+
+    Raises:
+        DataError: if there is no image, a folder cannot be read, or it is not clear what the classes are.
+    """
+    left_out = LeftOut()
+    images = list_images(folder, left_out)
+    where = printable(str(folder))
+    if not images:
+        raise DataError(
+            f"folder {where} has no images and no class folders of images. Looked for {', '.join(IMAGE_SUFFIXES)} at "
+            "any depth."
+        )
+    prefix = _split_prefix(where, images, split)
+    inside = {name.removeprefix(prefix): size for name, size in images.items() if name.startswith(prefix)}
+    if outside := [name for name in images if not name.startswith(prefix)]:
+        left_out.add(f"images outside {prefix}", outside[0], len(outside))
+    root = folder / prefix
+    classes = tuple(dict.fromkeys(name.partition("/")[0] for name in inside if "/" in name))
+    with os.scandir(root) as opened:
+        folders = [entry.name for entry in opened if entry.is_dir() and not is_hidden(entry.name)]
+    empty = tuple(sorted(set(folders) - set(classes), key=natural_key))
+    if classes:
+        _check_classes(root, inside, classes)
+    return ImageFolder(root, inside, classes or None, empty, left_out)
+
+
+def _split_prefix(where: str, images: Iterable[str], split: str) -> str:
+    """Return "train/" where a folder holds splits, "" where its folders are classes, one of them perhaps `train`."""
+    # Name of each folder -> whether images lie directly in it, as they do in most class folders.
+    direct: dict[str, bool] = {}
+    for name in images:
+        top, slash, rest = name.partition("/")
+        if slash:
+            direct[top] = direct.get(top, False) or "/" not in rest
+    others = [top for top in direct if not is_split(top)]
+    if split in direct:
+        if not direct[split] and not any(direct[top] for top in others):
+            return f"{split}/"
+        if direct[split] and others and split == "train":
+            return ""
+    elif split != "train":
+        raise no_split(where, split)
+    elif others or all(direct.values()):
+        return ""
+    if direct.get(split):
+        raise DataError(
+            f"{where}/{split} is named like a split and holds images, no class folders. Give {where}/{split} itself, "
+            "or put the images into one folder per class."
+        )
+    raise DataError(
+        f"{where} holds {', '.join(map(printable, direct))}: it is not clear which are splits and which are classes. "
+        f"Give the folder that holds the class folders, such as {where}/{printable(next(iter(direct)))}."
+    )
+
+
+def _check_classes(root: Path, images: Iterable[str], classes: Sequence[str]) -> None:
+    where = printable(str(root))
+    if loose := next((name for name in images if "/" not in name), None):
+        raise DataError(
+            f"folder {where} has images at different depths ({printable(loose)} beside the class folder "
+            f"{printable(classes[0])}). Put all images in the folder itself, or all in class folders."
+        )
+    below = {name.split("/")[1] if name.count("/") > 1 else None for name in images}
+    if len(classes) == 1 and None not in below and len(below) > 1:
+        inside = printable(str(root / classes[0]))
+        raise DataError(
+            f"folder {where} holds one folder, {printable(classes[0])}, and that one holds folders. Give {inside} "
+            f"if those are the classes; else put the images directly into {inside}."
+        )
 
 
 def class_key(name: str) -> str:
@@ -164,3 +314,30 @@ def number_classes(names: Iterable[str], known: Sequence[str] | None = None) -> 
     if known is None or lacking:
         return {name: place for place, name in enumerate(found.values())}, lacking
     return {name: places[key] for key, name in found.items()}, []
+
+
+def read_lines(path: Path, what: str) -> list[str]:
+    """Read the lines of a UTF-8 text file, with or without a byte order mark, ended by LF, CR LF or CR.
+
+    Args:
+        what: names the file in messages, such as "prompt file".
+
+    Raises:
+        DataError: if it cannot be read, is in another encoding, or holds NUL characters.
+    """
+    name = f"{what} {printable(str(path))}"
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise DataError(f"{name} cannot be read: {error.strerror or error}. Give a UTF-8 text file.") from None
+    if data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+        raise DataError(f"{name} is UTF-16. Convert it: iconv -f UTF-16 -t UTF-8.")
+    if 0 in data:
+        raise DataError(
+            f"{name} holds NUL bytes (the first is byte {data.index(0)}), so it is no UTF-8 text. Convert it."
+        )
+    try:
+        text = data.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise DataError(f"{name} is not UTF-8 (byte {error.start}). Convert it, for example with iconv.") from None
+    return re.split("\r\n|\n|\r", text)

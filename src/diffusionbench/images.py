@@ -6,12 +6,14 @@ Everything here works on the CPU with NumPy and Pillow; nothing here resizes ima
 from __future__ import annotations
 
 import io
+import re
+import warnings
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, get_args
+from typing import TYPE_CHECKING, Any, Final, Literal, get_args
 
 import numpy as np
-from PIL import Image, PngImagePlugin
+from PIL import ExifTags, Image, PngImagePlugin
 
 from diffusionbench.errors import DataError, RequestError, RunError
 from diffusionbench.schema import canonical_json, write_atomic
@@ -20,6 +22,20 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 Rule = Literal["truncate", "round"]
+
+# What is decoded, whatever a file's name says: formats of pictures, and none that runs another program.
+FORMATS: Final = ("PNG", "JPEG", "WEBP", "BMP", "GIF", "TIFF", "PPM", "AVIF")
+_TIFF_BITS: Final = 258
+# EXIF orientation -> what brings the picture upright.
+_TURNS: Final = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
 
 # A tile narrower than this cannot be judged by eye.
 READABLE_TILE = 48
@@ -92,25 +108,84 @@ def center_crop(image: Image.Image, size: int) -> Image.Image:
     return image.crop((left, top, left + size, top + size))
 
 
-def decode_rgb(data: bytes, name: str) -> Image.Image:
-    """Decode one image file held in memory to RGB; transparency is dropped.
+class UnreadableImage(DataError):  # noqa: N818
+    """A file is no image that can be read, or a damaged one."""
+
+
+def decode_rgb(data: bytes, name: str, transparency: Literal["drop", "refuse"] = "drop") -> Image.Image:
+    """Decode one image file held in memory to RGB, upright by its EXIF orientation; colour profiles are not applied.
 
     Args:
-        data: the bytes of an image file.
+        data: the bytes of an image file in one of `FORMATS`.
         name: what messages call it.
+        transparency: what happens to an image that is partly transparent. Training drops the transparency, as web
+            pictures have it; scoring refuses the image, as no one colour behind it is right.
 
     Raises:
-        DataError: if it is no image, is cut short, or has more than 8 bits a channel.
+        UnreadableImage: if it is no image or is damaged.
+        DataError: if it holds several frames, more than 8 bits a channel, or pixels that are no RGB colours.
     """
     try:
-        image = Image.open(io.BytesIO(data))
-        image.load()
+        # Pillow's warnings are of metadata and of sizes that it reads all the same.
+        with warnings.catch_warnings(action="ignore"):
+            image = Image.open(io.BytesIO(data), formats=FORMATS)
+            _check_content(image, data, name)
+            image.load()
+            return _as_rgb(_upright(image), name, transparency)
+    except DataError:
+        raise
+    except MemoryError:
+        raise RunError(f"image {name} needs more memory than there is. Make room, or remove it.") from None
     # Pillow's decoders raise many unrelated types on damaged files.
     except Exception as error:
-        reason = str(error) if not isinstance(error, Image.UnidentifiedImageError) else "it is no known image format"
-        raise DataError(f"cannot read image {name}: {reason}. Replace or remove it.") from None
-    if image.mode.startswith(("I", "F")):
-        raise DataError(f"image {name} has mode {image.mode}; 8 bits a channel are needed. Convert it first.")
+        reason = " ".join(str(error).split()) or type(error).__name__
+        if isinstance(error, Image.UnidentifiedImageError):
+            reason = "it is no known image format"
+        raise UnreadableImage(f"cannot read image {name}: {reason}. Replace or remove it.") from None
+
+
+def _check_content(image: Image.Image, data: bytes, name: str) -> None:
+    """Refuse what Pillow would reduce in silence to one frame or to 8 bits."""
+    frames = getattr(image, "n_frames", 1)
+    # The other pictures of an MPO file are previews or a second view of the first.
+    if frames > 1 and image.format != "MPO":
+        raise DataError(f"image {name} holds {frames} frames. Save the one that counts as a file of its own.")
+    if image.mode.startswith(("I", "F")) or _is_deep(image, data):
+        raise DataError(f"image {name} has more than 8 bits a channel. Save it with 8 bits a channel, RGB or grey.")
+
+
+def _is_deep(image: Image.Image, data: bytes) -> bool:
+    """Return whether a channel is stored in more than 8 bits, also where Pillow's mode does not tell."""
+    tiles = getattr(image, "tile", [])
+    coding = tiles[0][3] if tiles else ""
+    if image.format == "PNG":
+        return ";16" in str(coding)
+    if image.format == "PPM":
+        return isinstance(coding, tuple) and isinstance(coding[-1], int) and coding[-1] > 255
+    if image.format == "TIFF":
+        return max(image.tag_v2.get(_TIFF_BITS, (1,))) > 8  # type: ignore[attr-defined]
+    if image.format == "AVIF":
+        # The configuration of an AV1 picture: a marker, profile and level, then the flag of a high bit depth.
+        return re.search(rb"av1C\x81.[\x40-\x7f\xc0-\xff]", data, re.DOTALL) is not None
+    return False
+
+
+def _upright(image: Image.Image) -> Image.Image:
+    try:
+        turn = _TURNS.get(image.getexif().get(ExifTags.Base.Orientation, 1))
+    except Exception:
+        # Damaged metadata are no fault of the pixels.
+        return image
+    return image if turn is None else image.transpose(turn)
+
+
+def _as_rgb(image: Image.Image, name: str, transparency: Literal["drop", "refuse"]) -> Image.Image:
+    if image.mode in ("RGBA", "RGBa", "LA", "PA") or "transparency" in image.info:
+        image = image.convert("RGBA")
+        if transparency == "refuse" and image.getchannel("A").getextrema() != (255, 255):
+            raise DataError(f"{name} is partly transparent. Save it without transparency.")
+    elif image.mode not in ("RGB", "L", "P", "1", "RGBX", "CMYK", "YCbCr"):
+        raise DataError(f"{name} has the pixel mode {image.mode}. Save it with 8 bits a channel, RGB or grey.")
     return image if image.mode == "RGB" else image.convert("RGB")
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Literal, Protocol
 
 from pydantic import Field, field_validator
@@ -11,6 +11,7 @@ from diffusionbench.axes import AXES, asks_for
 from diffusionbench.axes.t2i import open_prompts
 from diffusionbench.errors import RequestError
 from diffusionbench.extractors import EXTRACTORS
+from diffusionbench.files import class_key
 from diffusionbench.metrics import METRICS
 from diffusionbench.prompts import PromptChoice
 from diffusionbench.record import Guidance
@@ -47,6 +48,7 @@ class EvalRequest(Strict):
         seed: of the generator's noise.
         method, title, family: what the record calls the generator.
         protocol: name of the rule set; the axis's name if not given.
+        classes: names of the images' classes in the order of their labels; None where they have none.
         num_classes: for a generator whose reference has no labels: ask for 0, 1, ..., in turn.
         config_hash, checkpoint_digest, step, command: provenance that only the caller knows.
     """
@@ -61,6 +63,7 @@ class EvalRequest(Strict):
     title: str
     family: str | None = None
     protocol: str | None = None
+    classes: tuple[str, ...] | None = None
     num_classes: int | None = Field(None, ge=1)
     sampling: Sampling = Sampling()
     config_hash: str | None = None
@@ -147,6 +150,50 @@ def check(request: EvalRequest, source: Source) -> None:
         check_size(source.image_size, EXTRACTORS.load(name).image_size, f"feature extractor '{name}'")
 
 
+def known_classes(metrics: Sequence[str], reference: str | None) -> tuple[str, ...] | None:
+    """Return the names by which folders of images are numbered: the reference's, else those of a metric's judge.
+
+    Args:
+        metrics: keys in `METRICS`.
+        reference: name or path, or None.
+
+    Raises:
+        UserError: if a metric or the reference is unknown.
+    """
+    of_reference: tuple[str, ...] | None = None if reference is None else getattr(resolve(reference), "classes", None)
+    judged = (_judged_classes(METRICS.load(key)) for key in metrics)
+    return of_reference or next(filter(None, judged), None)
+
+
+def _judged_classes(spec: MetricSpec) -> tuple[str, ...] | None:
+    return getattr(EXTRACTORS.load(spec.extractor), "classes", None) if spec.needs_labels else None
+
+
+def _check_classes(key: str, spec: MetricSpec, request: EvalRequest) -> None:
+    """Refuse a metric that reads labels where these mean other classes than the reference or the judge knows."""
+    known = known_classes((), request.reference)
+    judged = _judged_classes(spec)
+    for found, wanted, whose in (
+        (known, judged, f"the classes of reference '{request.reference}'"),
+        (request.classes, known or judged, "the folders"),
+    ):
+        if found is None or wanted is None:
+            continue
+        keys = [*map(class_key, wanted)]
+        # A set of images may lack the last classes.
+        if [*map(class_key, found)] == keys[: len(found)]:
+            continue
+        other = [name for name in found if class_key(name) not in keys] or found
+        raise RequestError(
+            f"metric '{key}' needs classes that it knows ({_few(wanted)}), and {whose} are others ({_few(other)}). "
+            "Rename the folders, give a file of labels, or leave the metric out."
+        )
+
+
+def _few(names: Sequence[str]) -> str:
+    return ", ".join(names[:3]) + ", ..." * (len(names) > 3)
+
+
 def check_metrics(request: EvalRequest) -> None:
     """What a request says without its images: names, reference, counts, weights.
 
@@ -163,6 +210,8 @@ def check_metrics(request: EvalRequest) -> None:
     reference = find_reference(request)
     for key, spec in metrics.items():
         _check_reference(key, spec, request, reference)
+        if spec.needs_labels:
+            _check_classes(key, spec, request)
         if request.count < spec.min_samples:
             raise RequestError(
                 f"metric '{key}' needs at least {spec.min_samples} images, and {request.count} were asked for or "

@@ -18,7 +18,7 @@ import time
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
-from typing import IO, Any, Final
+from typing import IO, Any, Final, Literal
 
 from pydantic import BaseModel, ConfigDict
 
@@ -40,7 +40,8 @@ def canonical_json(value: Any) -> str:
 
 def digest(value: Any) -> str:
     """SHA-256 (64 hex digits) of the canonical JSON of a value or model."""
-    return hashlib.sha256(canonical_json(value).encode()).hexdigest()
+    # File names may hold bytes that are no UTF-8, which Python keeps as surrogates.
+    return hashlib.sha256(canonical_json(value).encode("utf-8", "surrogatepass")).hexdigest()
 
 
 def file_digest(path: Path) -> str:
@@ -184,6 +185,30 @@ def sync(path: Path) -> None:
             raise
     finally:
         os.close(handle)
+
+
+def check_place(path: Path, kind: Literal["file", "folder"] = "file") -> None:
+    """Check that a result can be written where a user wants it, before the work is done.
+
+    Args:
+        path: of the result; folders above it that are missing will be made.
+        kind: whether the result is one file or several in a folder.
+
+    Raises:
+        RequestError: if something else is there, or the folder cannot be written.
+    """
+    try:
+        if kind == "file" and path.is_dir():
+            raise RequestError(f"{path} is a folder. Name a file in it, such as {path / 'result.json'}.")
+        if kind == "folder" and path.exists() and not path.is_dir():
+            raise RequestError(f"{path} is a file. Name a folder.")
+        folder = path if kind == "folder" else path.parent
+        while not folder.exists() and folder != folder.parent:
+            folder = folder.parent
+        with _new_temporary(folder) as file:
+            Path(file.name).unlink()
+    except OSError as error:
+        raise RequestError(f"{path} cannot be written: {error.strerror or error}. Choose another place.") from None
 
 
 def write_result(path: Path, text: str) -> None:

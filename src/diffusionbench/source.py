@@ -6,22 +6,36 @@ Nothing here decides what is asked for (the axis does) or keeps anything (the st
 from __future__ import annotations
 
 import hashlib
+import os
+import re
 import zipfile
 import zlib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Final, Protocol
 
 import numpy as np
-from PIL import Image
 
 from diffusionbench.axes import Sample
 from diffusionbench.errors import DataError, RequestError
+from diffusionbench.files import (
+    ImageFolder,
+    LeftOut,
+    is_hidden,
+    list_images,
+    number_classes,
+    open_image_folder,
+    printable,
+    read_lines,
+)
+from diffusionbench.images import UnreadableImage, decode_rgb
 from diffusionbench.schema import digest, file_digest
 
-SUFFIXES: Final = (".png", ".jpg", ".jpeg", ".webp", ".bmp")
 LABEL_KEYS: Final = ("arr_1", "labels")
+MAX_LABELS: Final = 10**9
+# What published reference batches hold beside images.
+STATISTICS_KEYS: Final = ("mu", "sigma", "mu_s", "sigma_s", "ref_mu", "ref_sigma")
 
 
 class Source(Protocol):
@@ -70,33 +84,51 @@ class UnreadableImages(DataError):  # noqa: N818
 
 
 class FolderSource:
-    """Images in a folder, sorted by name; classes are subfolders in sorted order, or the numbers they are named by."""
+    """Images in a folder, in natural order of their names; their classes are its subfolders (docs/data.md)."""
 
     preferred_batch = 64
 
-    def __init__(self, folder: Path, labels: Sequence[int | None] | None = None) -> None:
+    def __init__(
+        self, folder: Path, labels: Sequence[int | None] | None = None, known: Sequence[str] | None = None
+    ) -> None:
         """List the images.
 
         Args:
-            folder: `*.png` and the like, or `<class>/*.png`; other files are no images and play no part.
-            labels: one label per image in sorted order, in place of the subfolders' names.
+            folder: images, or one folder of images per class; other files play no part and are counted in `notes`.
+            labels: one label per image in natural order, in place of the subfolders' names.
+            known: names of the reference's classes, by which the subfolders are numbered; without them, or where one
+                subfolder has none of these names, the numbers follow the natural order of the subfolders.
 
         Raises:
-            DataError: if there are no images, or some inside and some outside of subfolders.
+            DataError: if there are no images, or it is not clear what the classes are.
             RequestError: if the number of labels is another one.
         """
-        self.files = _list_images(folder)
-        self.folder = folder
-        self.description = f"folder {folder}"
-        self.labels: tuple[int | None, ...] = _folder_labels(folder, self.files)
+        found = open_image_folder(folder)
+        self.folder = found.root
+        self.files = [found.root / name for name in found.images]
+        self.description = f"folder {printable(str(folder))}"
+        self.classes: tuple[str, ...] | None = None
+        self.labels: tuple[int | None, ...] = (None,) * len(self.files)
         if labels is not None:
-            self.labels = _matching(labels, len(self.files), str(folder))
+            self.labels = _matching(labels, len(self.files), printable(str(folder)))
+        elif found.classes is not None:
+            self._number(found, known)
+        for name in found.empty:
+            found.left_out.add("folders without images", name)
+        self.notes = tuple(filter(None, [found.left_out.sentence(folder)]))
+
+    def _number(self, found: ImageFolder, known: Sequence[str] | None) -> None:
+        numbers, lacking = number_classes(found.classes or (), known)
+        if not lacking or len(numbers) <= len(known or numbers):
+            self.labels = tuple(numbers[name.partition("/")[0]] for name in found.images)
+        names = known if known is not None and not lacking else numbers
+        self.classes = tuple(map(printable, names))
 
     @cached_property
     def digest(self) -> str:
         """SHA-256 over names, contents and labels of the images."""
         names = [file.relative_to(self.folder).as_posix() for file in self.files]
-        return digest([names, [file_digest(file) for file in self.files], self.labels])
+        return digest([names, _digests(self.files), self.labels])
 
     @cached_property
     def image_size(self) -> tuple[int, int] | None:
@@ -110,29 +142,57 @@ class FolderSource:
             UnreadableImages: naming each file that cannot be decoded.
             DataError: if one has another size than the first, transparency, or more than 8 bits a channel.
         """
-        arrays, reasons = [], {}
-        for sample in samples:
-            file = self.files[sample.id]
-            try:
-                arrays.append(_decode(file))
-            except _UNREADABLE as error:
-                reasons[sample.id] = f"{file} cannot be read ({str(error).replace(repr(str(file)), '').strip()})"
-                continue
-            if arrays[-1].shape[:2] != self.image_size:
-                raise DataError(
-                    f"{file} is {_size(arrays[-1].shape[:2])}, the first image of {self.folder} is "
-                    f"{_size(self.image_size)}. All images of one set must have one size."
-                )
-        if reasons:
-            raise UnreadableImages(reasons)
-        return np.stack(arrays)
+        return _read_all({sample.id: self.files[sample.id] for sample in samples}, self.image_size, self.folder)
+
+
+def _read_all(files: Mapping[int, Path | UnreadableImage], size: tuple[int, int] | None, folder: Path) -> np.ndarray:
+    """Decode the files by sample id; one that is known to be unreadable stands there as its error."""
+    arrays, reasons = [], {}
+    for sample, file in files.items():
+        try:
+            if isinstance(file, UnreadableImage):
+                raise file
+            arrays.append(_decode(file))
+        except UnreadableImage as error:
+            reasons[sample] = str(error)
+            continue
+        if arrays[-1].shape[:2] != size:
+            raise DataError(
+                f"{printable(str(file))} is {_size(arrays[-1].shape[:2])}, the first image of "
+                f"{printable(str(folder))} is {_size(size)}. All images of one set must have one size."
+            )
+    if reasons:
+        raise UnreadableImages(reasons)
+    return np.stack(arrays)
+
+
+def _decode(file: Path) -> np.ndarray:
+    """Decode one image as uint8 [H, W, 3]."""
+    name = printable(str(file))
+    try:
+        data = file.read_bytes()
+    except OSError as error:
+        reason = "it is a link to nothing" if file.is_symlink() and not file.exists() else error.strerror
+        raise UnreadableImage(f"cannot read image {name}: {reason}. Replace or remove it.") from None
+    return np.asarray(decode_rgb(data, name, transparency="refuse"))
+
+
+def _digests(files: Iterable[Path]) -> list[str | None]:
+    """Return the SHA-256 of each file, or None of one that cannot be read: it is named when its image is asked for."""
+    found: list[str | None] = []
+    for file in files:
+        try:
+            found.append(file_digest(file))
+        except OSError:
+            found.append(None)
+    return found
 
 
 def _first_size(files: Iterable[Path]) -> tuple[int, int] | None:
     for file in files:
         try:
             return _decode(file).shape[:2]
-        except _UNREADABLE:
+        except UnreadableImage:
             continue
     return None
 
@@ -143,31 +203,41 @@ class PromptFolderSource:
     preferred_batch = 64
     labels = None
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, wanted: Collection[str] | None = None) -> None:
         """List the images; which of them are needed is the axis's business.
+
+        Args:
+            wanted: names without suffix of the images that the set has; others are counted in `notes`.
 
         Raises:
             DataError: if there are none, or two files are the same image of the set.
         """
         self.folder = folder
-        self.description = f"folder {folder}"
-        files = sorted(file for file in folder.rglob("*") if file.suffix.lower() in SUFFIXES and file.is_file())
-        if not files:
+        self.description = f"folder {printable(str(folder))}"
+        left_out = LeftOut()
+        names = list_images(folder, left_out)
+        if not names:
             raise DataError(
-                f"folder {folder} has no images. Make them with the names that `diffusionbench prompts` lists: "
+                f"{self.description} has no images. Make them with the names that `diffusionbench prompts` lists: "
                 "<prompt id>/<k>.png."
             )
         self._files: dict[str, Path] = {}
-        for file in files:
-            name = file.relative_to(folder).with_suffix("").as_posix()
-            if name in self._files:
-                raise DataError(f"{self._files[name]} and {file} are both image {name}. Keep one of them.")
-            self._files[name] = file
+        for name in names:
+            stem = os.path.splitext(name)[0]
+            if stem in self._files:
+                raise DataError(
+                    f"{printable(str(self._files[stem]))} and {printable(str(folder / name))} are both image "
+                    f"{printable(stem)}. Keep one of them."
+                )
+            self._files[stem] = folder / name
+            if wanted is not None and stem not in wanted:
+                left_out.add("images that the prompt set does not name", name)
+        self.notes = tuple(filter(None, [left_out.sentence(folder)]))
 
     @cached_property
     def digest(self) -> str:
         """SHA-256 over names and contents of the images."""
-        return digest([[name, file_digest(file)] for name, file in self._files.items()])
+        return digest([*zip(self._files, _digests(self._files.values()), strict=True)])
 
     @cached_property
     def image_size(self) -> tuple[int, int] | None:
@@ -181,25 +251,11 @@ class PromptFolderSource:
             UnreadableImages: naming each that is missing or cannot be decoded.
             DataError: if one has another size than the first.
         """
-        arrays, reasons = [], {}
-        for sample in samples:
-            file = self._files.get(sample.file or "")
-            if file is None:
-                reasons[sample.id] = f"{self.folder / (sample.file or str(sample.id))}.png is missing"
-                continue
-            try:
-                arrays.append(_decode(file))
-            except _UNREADABLE as error:
-                reasons[sample.id] = f"{file}: {str(error).replace(repr(str(file)), 'the file')}"
-                continue
-            if arrays[-1].shape[:2] != self.image_size:
-                raise DataError(
-                    f"{file} is {_size(arrays[-1].shape[:2])}, the first image of {self.folder} is "
-                    f"{_size(self.image_size)}. All images of one set must have one size."
-                )
-        if reasons:
-            raise UnreadableImages(reasons)
-        return np.stack(arrays)
+        files = {sample.id: self._files.get(sample.file or "") or self._missing(sample) for sample in samples}
+        return _read_all(files, self.image_size, self.folder)
+
+    def _missing(self, sample: Sample) -> UnreadableImage:
+        return UnreadableImage(f"{printable(str(self.folder / (sample.file or str(sample.id))))}.png is missing")
 
 
 class ArchiveSource:
@@ -214,24 +270,39 @@ class ArchiveSource:
         """Open the archive.
 
         Raises:
-            DataError: if it is no .npz, or its images are not uint8 [N, H, W, 3] with N >= 1.
+            DataError: if it is no .npz, it is not clear which array holds the images, these are not uint8 [N, H, W, 3]
+                with N >= 1, or its labels cannot be read.
             RequestError: if the number of labels is another one.
         """
         keys = archive_keys(path)
-        others = [key for key in keys if key not in LABEL_KEYS]
-        if not others:
-            raise DataError(f"{path} holds {', '.join(keys) or 'nothing'}. Images must be under the key arr_0.")
+        others = [key for key in keys if key not in LABEL_KEYS and key not in STATISTICS_KEYS]
+        if "arr_0" not in keys and len(others) != 1:
+            raise DataError(
+                f"{path} holds {', '.join(keys) or 'nothing'}. Images must be under the key arr_0, and their labels, "
+                "if there are any, under arr_1."
+            )
         self.path = path
-        self.description = f"archive {path}"
-        self._rows = _Rows(path, "arr_0" if "arr_0" in keys else others[0])
+        self.description = f"archive {printable(str(path))}"
+        image_key = "arr_0" if "arr_0" in keys else others[0]
+        self._rows = _Rows(path, image_key)
         count = self._rows.shape[0]
-        stored = next((key for key in LABEL_KEYS if key in keys), None)
+        stored = [key for key in LABEL_KEYS if key in keys]
+        left_out = LeftOut()
+        for key in others:
+            if key != image_key:
+                left_out.add("arrays that are neither images nor labels", key)
+        self.labels: tuple[int | None, ...] = (None,) * count
         if labels is not None:
             self.labels = _matching(labels, count, str(path))
-        elif stored is not None:
-            self.labels = _matching(_integers(path, stored), count, str(path))
-        else:
-            self.labels = (None,) * count
+        elif len(stored) > 1:
+            raise DataError(f"{path} holds labels twice, as {' and '.join(stored)}. Keep one of these arrays.")
+        elif stored:
+            found = _stored_labels(path, stored[0])
+            if found is None:
+                left_out.add("arrays of texts, so that images have no labels", stored[0])
+            else:
+                self.labels = _matching(found, count, str(path))
+        self.notes = tuple(filter(None, [left_out.sentence(path)]))
 
     @cached_property
     def digest(self) -> str:
@@ -296,86 +367,58 @@ class ConstantSource:
         return np.full((len(samples), height, width, 3), self.level, np.uint8)
 
 
-def open_source(path: Path, labels: Sequence[int | None] | None = None) -> FolderSource | ArchiveSource:
-    """The images that somebody else made, by path.
+def open_source(
+    path: Path, labels: Sequence[int | None] | None = None, known: Sequence[str] | None = None
+) -> FolderSource | ArchiveSource:
+    """Open the images that somebody else made, by path.
+
+    Args:
+        labels: one per image, in place of the stored ones.
+        known: names of the reference's classes, by which folders are numbered.
 
     Raises:
         DataError: if there is nothing there, or neither a folder nor an .npz.
     """
     if path.is_dir():
-        return FolderSource(path, labels)
+        return FolderSource(path, labels, known)
     if not path.exists():
         raise DataError(f"images {path}: no such file or folder. Give a folder of images or an .npz with arr_0.")
-    if path.suffix != ".npz":
+    if path.suffix.lower() != ".npz":
         raise DataError(f"images {path}: neither a folder nor an .npz. Give a folder of images or an .npz with arr_0.")
     return ArchiveSource(path, labels)
 
 
 def read_labels(path: Path) -> list[int]:
-    """Labels from a text file with one integer a line, in the order of the images (folders: sorted by name).
+    """Read labels from a text file with one whole number a line, in the natural order of the images' names.
 
     Raises:
-        DataError: if the file is missing or a line is no integer.
+        DataError: if the file is missing, is not UTF-8, or a line is no whole number.
     """
-    try:
-        lines = path.read_text().split("\n")
-    except (OSError, UnicodeDecodeError) as error:
-        raise DataError(f"labels {path}: {error}. Give a text file with one integer a line.") from None
+    lines = read_lines(path, "labels")
     while lines and not lines[-1].strip():
         lines.pop()
     labels = []
     for number, line in enumerate(lines, 1):
-        try:
-            labels.append(int(line))
-        except ValueError:
-            raise DataError(f"labels {path}:{number}: {line.strip()!r} is no integer. One label a line.") from None
+        if not re.fullmatch(r"\s*[0-9]{1,9}\s*", line, re.ASCII):
+            raise DataError(
+                f"labels {path}:{number}: {line.strip()[:40]!r} is no integer from 0 on. Give one integer a line."
+            )
+        labels.append(int(line))
     return labels
 
 
 def archive_keys(path: Path) -> list[str]:
-    """Names of the arrays in an .npz, without reading them.
+    """Return the names of the arrays in an .npz, without reading them.
 
     Raises:
         DataError: if the file is no .npz.
     """
     try:
         with zipfile.ZipFile(path) as archive:
-            return [name.removesuffix(".npy") for name in archive.namelist()]
-    except (zipfile.BadZipFile, OSError) as error:
+            names = [name for name in archive.namelist() if name.endswith(".npy")]
+        return [name.removesuffix(".npy") for name in names if not any(map(is_hidden, name.split("/")))]
+    except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError) as error:
         raise DataError(f"{path} cannot be read as .npz ({error}). Write it again with numpy.savez.") from None
-
-
-_UNREADABLE: Final = (OSError, SyntaxError, ValueError, Image.DecompressionBombError)
-
-
-def _list_images(folder: Path) -> list[Path]:
-    found = sorted(
-        file
-        for file in folder.rglob("*")
-        if file.suffix.lower() in SUFFIXES and not file.name.startswith(".") and file.is_file()
-    )
-    if not found:
-        raise DataError(f"folder {folder} has no images. Looked for {', '.join(SUFFIXES)} in it and in its subfolders.")
-    depths = {len(file.relative_to(folder).parts) for file in found}
-    if depths not in ({1}, {2}):
-        raise DataError(
-            f"folder {folder} has images at different depths ({found[0]} and {found[-1]}) or too deep. "
-            "Put all images in the folder itself, or all in one level of class subfolders."
-        )
-    return found
-
-
-def _folder_labels(folder: Path, files: Sequence[Path]) -> tuple[int | None, ...]:
-    if files[0].parent == folder:
-        return (None,) * len(files)
-    names = [file.parent.name for file in files]
-    classes = sorted(set(names))
-    if all(name.isascii() and name.isdigit() for name in classes):
-        if len({int(name) for name in classes}) < len(classes):
-            raise DataError(f"folder {folder} names a class twice, as in 1 and 01: {', '.join(classes)}. Rename one.")
-        return tuple(int(name) for name in names)
-    number = {name: label for label, name in enumerate(classes)}
-    return tuple(number[name] for name in names)
 
 
 def _matching(labels: Sequence[int | None], count: int, what: str) -> tuple[int | None, ...]:
@@ -384,29 +427,34 @@ def _matching(labels: Sequence[int | None], count: int, what: str) -> tuple[int 
     return tuple(labels)
 
 
-def _decode(file: Path) -> np.ndarray:
-    """One image as uint8 [H, W, 3]."""
-    with Image.open(file) as image:
-        image.load()
-        if image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info:
-            lowest = np.asarray(image.convert("RGBA"))[..., 3].min()
-            if lowest < 255:
-                raise DataError(f"{file} is partly transparent. Save it without transparency.")
-        elif image.mode not in ("RGB", "L", "P", "1", "CMYK", "YCbCr"):
-            raise DataError(f"{file} has the pixel mode {image.mode}. Save it with 8 bits a channel, RGB or grey.")
-        return np.asarray(image.convert("RGB"))
-
-
 def _size(size: tuple[int, ...] | None) -> str:
     return "x".join(str(side) for side in size or ())
 
 
-def _integers(path: Path, key: str) -> list[int]:
-    with np.load(path) as archive:
-        labels = archive[key]
-    if labels.ndim != 1 or labels.dtype.kind not in "iu":
-        raise DataError(f"{path}: '{key}' is {labels.dtype} {list(labels.shape)}. Labels must be integers [N].")
-    return labels.tolist()
+def _stored_labels(path: Path, key: str) -> list[int] | None:
+    """Read the labels of an archive, or None if they are texts, as prompts are.
+
+    Raises:
+        DataError: if they cannot be read or are no whole numbers [N].
+    """
+    try:
+        with np.load(path, allow_pickle=False) as archive:
+            labels = archive[key]
+    # Object arrays, damaged headers and compressed data end in many unrelated types.
+    except Exception as error:
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise DataError(
+            f"{path}: '{key}' cannot be read ({reason}). Labels must be integers [N]; write them again, or leave the "
+            "array out."
+        ) from None
+    if labels.dtype.kind in "US":
+        return None
+    whole = labels.dtype.kind in "iu" or (labels.dtype.kind == "f" and bool((labels == np.floor(labels)).all()))
+    if labels.ndim != 1 or not whole or not ((labels >= 0) & (labels < MAX_LABELS)).all():
+        raise DataError(
+            f"{path}: '{key}' is {labels.dtype} {list(labels.shape)}. Labels must be integers [N], from 0 on."
+        )
+    return [int(label) for label in labels]
 
 
 class _Rows:
@@ -414,9 +462,7 @@ class _Rows:
 
     def __init__(self, path: Path, key: str) -> None:
         self._path = path
-        # Open as long as the source lives: rows are read when they are asked for.
-        self._file = zipfile.ZipFile(path).open(f"{key}.npy")  # noqa: SIM115
-        self.shape, fortran, dtype = self._header()
+        self.shape, fortran, dtype = self._header(key)
         if dtype != np.uint8 or len(self.shape) != 4 or self.shape[3] != 3 or not self.shape[0] or fortran:
             raise DataError(
                 f"{path}: '{key}' is {dtype} {list(self.shape)}{' in Fortran order' if fortran else ''}. "
@@ -424,12 +470,15 @@ class _Rows:
             )
         self._start = self._file.tell()
 
-    def _header(self) -> Any:
+    def _header(self, key: str) -> Any:
         try:
+            # Open as long as the source lives: rows are read when they are asked for.
+            self._file = zipfile.ZipFile(self._path).open(f"{key}.npy")  # noqa: SIM115
             major, _ = np.lib.format.read_magic(self._file)
             read = np.lib.format.read_array_header_1_0 if major == 1 else np.lib.format.read_array_header_2_0
             return read(self._file)
-        except (ValueError, zipfile.BadZipFile, zlib.error) as error:
+        # Damaged headers, encryption and unknown compression end in many unrelated types.
+        except Exception as error:
             raise DataError(f"{self._path} cannot be read as .npz ({error}). Write it again.") from None
 
     def read(self, start: int, count: int) -> np.ndarray:

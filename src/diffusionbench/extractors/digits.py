@@ -72,6 +72,7 @@ class DigitsJudge:
     dim = WIDTH
     num_classes = 10
     image_size: tuple[int, int] | None = None
+    classes = tuple("0123456789")
 
     def __init__(self, device: str | torch.device = "cpu") -> None:
         """Load the weights.

@@ -32,6 +32,8 @@ class Reference(Protocol):
         digest: SHA-256 over the images or the statistics file.
         image_size: (height, width) that every scored image must have, or None for any.
         num_classes: number of classes, or None where it has no labels.
+        classes: their names in the order of their numbers, by which folders of scored images are numbered; None, or
+            left out, where they have none.
         offers: what metrics can take from it: "moments", "features".
     """
 
@@ -87,10 +89,11 @@ def resolve(reference: str) -> Reference:
             f"unknown reference '{reference}': it is no name and no file or folder. "
             f"{nearest(reference, list(REFERENCES))}"
         )
-    if path.is_file() and path.suffix == ".npz":
-        from diffusionbench.source import archive_keys
+    if path.is_file() and path.suffix.lower() == ".npz":
+        from diffusionbench.source import STATISTICS_KEYS, archive_keys
 
-        if "arr_0" not in archive_keys(path):
+        keys = archive_keys(path)
+        if "arr_0" not in keys and set(keys) & set(STATISTICS_KEYS):
             from diffusionbench.references.statistics import Statistics
 
             return Statistics(path)

@@ -49,6 +49,7 @@ class Digits:
     # The judge of digits sees 8x8 whatever it is given.
     image_size: tuple[int, int] | None = None
     num_classes: int | None = 10
+    classes: tuple[str, ...] | None = tuple("0123456789")
     offers = frozenset({"moments", "features"})
 
     def __init__(self) -> None:

@@ -14,8 +14,9 @@ import numpy as np
 from diffusionbench.axes import Sample
 from diffusionbench.errors import DataError
 from diffusionbench.extractors import cache_folder
+from diffusionbench.files import printable
 from diffusionbench.schema import digest, write_atomic
-from diffusionbench.source import ArchiveSource, archive_keys, open_source
+from diffusionbench.source import ArchiveSource, FolderSource, archive_keys, open_source
 from diffusionbench.store import Stream
 
 if TYPE_CHECKING:
@@ -54,11 +55,17 @@ class Images:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self.name = path.name or str(path)
+        self.name = printable(path.name or str(path))
         self._source = open_source(path)
         self._labels = list(self._source.labels)
         known = [label for label in self._labels if label is not None]
         self.num_classes: int | None = max(known) + 1 if len(known) == len(self._labels) else None
+        self.classes: tuple[str, ...] | None = None
+        if self.num_classes is not None:
+            # The classes of an archive are called by their numbers.
+            named = self._source.classes if isinstance(self._source, FolderSource) else None
+            self.classes = named or tuple(map(str, range(self.num_classes)))
+        self.notes = self._source.notes
         self.image_size = self._source.image_size
 
     @property

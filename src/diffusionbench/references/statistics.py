@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from diffusionbench.errors import RequestError
+from diffusionbench.files import printable
 from diffusionbench.metrics.frechet import load_moments
 from diffusionbench.schema import file_digest
 
@@ -30,7 +31,7 @@ class Statistics:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self.name = path.name
+        self.name = printable(path.name)
         self._moments = load_moments(path)
 
     @cached_property

@@ -22,8 +22,18 @@ from pathlib import Path
 from typing import Any
 
 from diffusionbench.errors import DataError
-from nanogen.data.files import entries, existing, split_folder
-from nanogen.data.images import IMAGE_ENDINGS, MAX_DEFECTS, ImageFiles, StoredImages
+from diffusionbench.files import (
+    IMAGE_SUFFIXES,
+    LeftOut,
+    is_image,
+    is_split,
+    list_images,
+    natural_key,
+    no_split,
+    printable,
+)
+from nanogen.data.files import existing, say_left_out
+from nanogen.data.images import MAX_DEFECTS, ImageFiles, StoredImages, empty_images
 from nanogen.data.plan import Part
 
 # Names of the column or field with the caption, the first that is there counts.
@@ -125,18 +135,25 @@ def open_captioned(path: Path | None, image_size: int, split: str) -> StoredImag
         DataError: if the folder is missing or unreadable, holds no picture, or its table of captions is damaged.
             Pictures without captions and captions without pictures are listed in `defects`.
     """
-    root = split_folder(existing(path, "captionfolder"), split)
-    if not root.is_dir():
-        raise DataError(f"data set 'captionfolder': {root} is a file. Give the folder that holds the pictures.")
-    sizes = _files(root)
+    folder = existing(path, "captionfolder")
+    if not folder.is_dir():
+        raise DataError(f"data set 'captionfolder': {folder} is a file. Give the folder that holds the pictures.")
+    left_out = LeftOut()
+    root, sizes = _split_root(folder, list_images(folder, left_out, also=(".txt", *METADATA)), split, left_out)
     tables = [name for name in METADATA if name in sizes]
     if len(tables) > 1:
         raise DataError(f"{root} holds both {' and '.join(tables)}. Keep one of them.")
-    images = {name for name in sizes if name.lower().endswith(IMAGE_ENDINGS)}
+    images = {name for name in sizes if is_image(name)}
     if not images:
-        raise DataError(f"{root} holds no image ({', '.join(IMAGE_ENDINGS)}). Give a folder that does.")
+        raise DataError(f"{root} holds no image ({', '.join(IMAGE_SUFFIXES)}). Give a folder that does.")
     found = _from_table(root, tables[0], images) if tables else _from_texts(root, set(sizes), images)
-    names = sorted(found)
+    found |= {name: DataError(fault) for name, fault in empty_images(root, sizes).items() if name in images}
+    reason = f"files beside {tables[0]}" if tables else "tables of captions in subfolders"
+    for name in sizes.keys() - images:
+        if name != tables[0] if tables else not name.lower().endswith(".txt"):
+            left_out.add(reason, name)
+    say_left_out(left_out, path)
+    names = sorted(found, key=natural_key)
     sha = hashlib.sha256()
     for name in names:
         sha.update(f"{name}\0{sizes.get(name)}\0{found[name]}\n".encode("utf-8", "surrogateescape"))
@@ -156,6 +173,28 @@ def open_captioned(path: Path | None, image_size: int, split: str) -> StoredImag
     )
 
 
+def _split_root(folder: Path, sizes: dict[str, int], split: str, left_out: LeftOut) -> tuple[Path, dict[str, int]]:
+    """Return the split's subfolder and what lies in it; for the training split the folder itself where it has none.
+
+    A folder `train` is a split where all else beside it are splits; else it is one of the subfolders.
+
+    Raises:
+        DataError: if another split has no subfolder.
+    """
+    beside = {name.partition("/")[0] for name in sizes}
+    if split not in beside:
+        if split != "train":
+            raise no_split(folder, split)
+        return folder, sizes
+    if split == "train" and not all(map(is_split, beside)):
+        return folder, sizes
+    inside = {name.removeprefix(f"{split}/"): size for name, size in sizes.items() if name.startswith(f"{split}/")}
+    for name in sizes:
+        if not name.startswith(f"{split}/"):
+            left_out.add(f"files outside {split}", name)
+    return folder / split, inside
+
+
 def _from_texts(root: Path, files: set[str], images: set[str]) -> dict[str, str | DataError]:
     """Name of each picture -> its caption or what is wrong with it; text files without a picture among them."""
     found: dict[str, str | DataError] = {}
@@ -163,20 +202,23 @@ def _from_texts(root: Path, files: set[str], images: set[str]) -> dict[str, str 
     captions = {stem: _read_text(root, name) for stem, name in texts.items()}
     for name in images:
         stem = os.path.splitext(name)[0]
-        missing = f"image {root / name} has no caption. Write one into {Path(stem).name}.txt, or remove the image."
-        found[name] = captions.get(stem, DataError(missing))
+        missing = f"image {printable(str(root / name))} has no caption."
+        remedy = f"Write one into {printable(os.path.basename(stem))}.txt, or remove the image."
+        found[name] = captions.get(stem, DataError(f"{missing} {remedy}"))
     for stem in texts.keys() - {os.path.splitext(name)[0] for name in images}:
         name = texts[stem]
-        found[name] = DataError(f"caption {root / name} has no image beside it. Add the image, or remove the caption.")
+        where = printable(str(root / name))
+        found[name] = DataError(f"caption {where} has no image beside it. Add the image, or remove the caption.")
     return found
 
 
 def _read_text(root: Path, name: str) -> str | DataError:
+    where = printable(str(root / name))
     try:
         with (root / name).open("rb") as file:
-            return decoded(file.read(MAX_CAPTION + 1), str(root / name))
+            return decoded(file.read(MAX_CAPTION + 1), where)
     except OSError as error:
-        return DataError(f"cannot read caption {root / name}: {error.strerror}. Replace or remove it.")
+        return DataError(f"cannot read caption {where}: {error.strerror}. Replace or remove it.")
     except DataError as error:
         return error
 
@@ -187,18 +229,9 @@ def _from_table(root: Path, table: str, images: set[str]) -> dict[str, str | Dat
     for name in found.keys() - images:
         found[name] = DataError(f"{root / table} names {name}, which is not there. Add the image, or remove the line.")
     for name in images - found.keys():
-        found[name] = DataError(f"image {root / name} has no line in {table}. Add one, or remove the image.")
-    return found
-
-
-def _files(folder: Path, prefix: str = "") -> dict[str, int]:
-    """Name below the folder -> bytes, of all files in it and its subfolders, without hidden ones."""
-    found: dict[str, int] = {}
-    for entry in entries(folder):
-        if entry.is_dir():
-            found |= _files(Path(entry.path), f"{prefix}{entry.name}/")
-        elif entry.is_file():
-            found[f"{prefix}{entry.name}"] = entry.stat().st_size
+        found[name] = DataError(
+            f"image {printable(str(root / name))} has no line in {table}. Add one, or remove the image."
+        )
     return found
 
 

@@ -7,9 +7,9 @@ from itertools import islice
 from pathlib import Path
 
 from diffusionbench.errors import DataError, MissingPackageError
+from diffusionbench.files import LeftOut, is_image, walk_files
 from nanogen.data.captions import METADATA
 from nanogen.data.files import check_local, entries, expand_braces, is_pattern
-from nanogen.data.images import is_image
 
 # File ending -> name in `DATASETS`.
 ENDINGS = {".parquet": "parquet", ".arrow": "arrow", ".tar": "tars"}
@@ -64,16 +64,13 @@ def _holds_facts_only(files: list[Path]) -> bool:
 def _has_captions(folder: Path) -> bool:
     if any((folder / name).is_file() for name in METADATA):
         return True
-    return any(picture.with_suffix(".txt").is_file() for picture in islice(_pictures(folder), LOOKED_AT))
-
-
-def _pictures(folder: Path) -> Iterator[Path]:
-    for entry in entries(folder):
-        if entry.is_dir():
-            yield from _pictures(Path(entry.path))
-        elif is_image(entry):
-            yield Path(entry.path)
+    pictures = islice(_pictures(folder), LOOKED_AT)
+    return any((folder / name).with_suffix(".txt").is_file() for name in pictures)
 
 
 def _has_class_folder(folder: Path) -> bool:
-    return any(is_image(entry) for inside in entries(folder) if inside.is_dir() for entry in entries(Path(inside.path)))
+    return any("/" in name for name in _pictures(folder))
+
+
+def _pictures(folder: Path) -> Iterator[str]:
+    return (name for name, _ in walk_files(folder, LeftOut()) if is_image(name))

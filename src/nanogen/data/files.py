@@ -110,19 +110,6 @@ def _too_many(pattern: str) -> DataError:
     return DataError(f"{pattern} stands for more than {MAX_NAMES:,} names. Give a smaller range.")
 
 
-def split_folder(path: Path, split: str) -> Path:
-    """The subfolder named like the split; for the training split the folder itself where it has none.
-
-    Raises:
-        DataError: if another split has no subfolder.
-    """
-    if (path / split).is_dir():
-        return path / split
-    if split != "train":
-        raise DataError(f"{path} has no subfolder for split '{split}'. Make it, or ask for split 'train'.")
-    return path
-
-
 def find_files(path: Path | None, split: str, name: str, ending: str, left_out: LeftOut) -> list[Path]:
     """Return the files of one split, in natural order of their names.
 

@@ -8,19 +8,20 @@ from __future__ import annotations
 
 import hashlib
 import os
+from collections.abc import Mapping
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Protocol
 
 import numpy as np
 
 from diffusionbench.errors import DataError
+from diffusionbench.files import IMAGE_SUFFIXES, number_classes, open_image_folder, printable
 from diffusionbench.images import center_crop, decode_rgb
 from nanogen.data import Item
-from nanogen.data.files import entries, existing, split_folder
+from nanogen.data.files import existing, say_left_out
 from nanogen.data.plan import Part
-
-IMAGE_ENDINGS = (".png", ".jpg", ".jpeg", ".webp", ".bmp")
 
 # Sentences about incomplete samples that a data set keeps; one is enough to refuse it.
 MAX_DEFECTS = 20
@@ -98,20 +99,31 @@ class ImageFiles:
         self.root = root
         self._names = np.array([os.fsencode(name) for name in names])
 
+    def _path(self, index: int) -> Path:
+        return self.root / os.fsdecode(self._names[index])
+
     def name(self, index: int) -> str:
-        return str(self.root / os.fsdecode(self._names[index]))
+        return printable(str(self._path(index)))
 
     def read(self, index: int) -> bytes:
         try:
-            return Path(self.name(index)).read_bytes()
+            return self._path(index).read_bytes()
         except OSError as error:
             raise DataError(f"cannot read image {self.name(index)}: {error.strerror}. Replace or remove it.") from None
 
 
-def open_folder(path: Path | None, image_size: int, split: str) -> StoredImages:
-    """A folder of class folders of images: `class/name.png`, classes and images in the order of their names.
+def empty_images(root: Path, sizes: Mapping[str, int]) -> dict[str, str]:
+    """Name each image without content below a folder, with a sentence about it: empty files and links to nothing."""
+    return {
+        name: f"image {printable(str(root / name))} is {'empty' if (root / name).exists() else 'a link to nothing'}. "
+        "Replace or remove it."
+        for name, size in sizes.items()
+        if not size
+    }
 
-    Files with other endings than png, jpg, jpeg, webp and bmp, and hidden ones, are no images.
+
+def open_folder(path: Path | None, image_size: int, split: str) -> StoredImages:
+    """Open a folder of class folders of images, in natural order of their names; what counts is in docs/data.md.
 
     Args:
         path: the folder, or one that holds a folder per split.
@@ -121,37 +133,31 @@ def open_folder(path: Path | None, image_size: int, split: str) -> StoredImages:
     Raises:
         DataError: if the folder is missing, has no class folders, or a class folder has no image.
     """
-    root = split_folder(existing(path, "imagefolder"), split)
-    if not root.is_dir():
-        raise DataError(f"data set 'imagefolder': {root} is a file. Give the folder that holds the class folders.")
-    classes = [entry.name for entry in entries(root) if entry.is_dir()]
-    if not classes:
-        raise DataError(f"{root} holds no class folders. Put the images into one folder per class: CLASS/NAME.png.")
-    names: list[str] = []
-    labels: list[int] = []
+    folder = existing(path, "imagefolder")
+    if not folder.is_dir():
+        raise DataError(f"data set 'imagefolder': {folder} is a file. Give the folder that holds the class folders.")
+    found = open_image_folder(folder, split)
+    where = printable(str(found.root))
+    if found.classes is None:
+        raise DataError(f"{where} holds no class folders. Put the images into one folder per class: CLASS/NAME.png.")
+    if found.empty:
+        raise DataError(
+            f"class folder {where}/{printable(found.empty[0])} holds no image ({', '.join(IMAGE_SUFFIXES)}). "
+            "Fill it or remove it."
+        )
+    numbers, _ = number_classes(found.classes)
     sha = hashlib.sha256()
-    for label, name in enumerate(classes):
-        files = [(entry.name, entry.stat().st_size) for entry in entries(root / name) if is_image(entry)]
-        if not files:
-            raise DataError(
-                f"class folder {root / name} holds no image ({', '.join(IMAGE_ENDINGS)}). Fill it or remove it."
-            )
-        for file, size in files:
-            sha.update(f"{name}/{file}\0{size}\n".encode("utf-8", "surrogateescape"))
-        names += [f"{name}/{file}" for file, _ in files]
-        labels += [label] * len(files)
+    for name, size in found.images.items():
+        sha.update(f"{name}\0{size}\n".encode("utf-8", "surrogateescape"))
+    say_left_out(found.left_out, path)
     return StoredImages(
-        source=ImageFiles(root, names),
-        labels=np.array(labels, np.int64),
-        classes=tuple(classes),
-        num_classes=len(classes),
+        source=ImageFiles(found.root, list(found.images)),
+        labels=np.array([numbers[name.partition("/")[0]] for name in found.images], np.int64),
+        classes=tuple(map(printable, numbers)),
+        num_classes=len(numbers),
         image_size=image_size,
         digest=sha.hexdigest(),
         texts=None,
-        parts=(Part(len(labels)),),
+        parts=(Part(len(found.images)),),
+        defects=tuple(islice(empty_images(found.root, found.images).values(), MAX_DEFECTS)),
     )
-
-
-def is_image(entry: os.DirEntry[str]) -> bool:
-    """Whether a folder entry counts as an image, by its name."""
-    return entry.name.lower().endswith(IMAGE_ENDINGS) and not entry.name.startswith(".") and entry.is_file()
