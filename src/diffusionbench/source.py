@@ -6,19 +6,20 @@ Nothing here decides what is asked for (the axis does) or keeps anything (the st
 from __future__ import annotations
 
 import hashlib
-import zipfile
-import zlib
 from collections.abc import Iterable, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Final, Protocol
+from typing import Final, Protocol
 
 import numpy as np
 from PIL import Image
 
+from diffusionbench import bounds
+from diffusionbench.archives import FAULTS, Archive
 from diffusionbench.axes import Sample
 from diffusionbench.errors import DataError, RequestError
 from diffusionbench.schema import digest, file_digest
+from diffusionbench.shown import few
 
 SUFFIXES: Final = (".png", ".jpg", ".jpeg", ".webp", ".bmp")
 LABEL_KEYS: Final = ("arr_1", "labels")
@@ -65,7 +66,7 @@ class UnreadableImages(DataError):  # noqa: N818
     """
 
     def __init__(self, reasons: Mapping[int, str]) -> None:
-        super().__init__("; ".join(reasons.values()))
+        super().__init__(few([*reasons.values()], "; "))
         self.reasons = dict(reasons)
 
 
@@ -220,7 +221,7 @@ class ArchiveSource:
         keys = archive_keys(path)
         others = [key for key in keys if key not in LABEL_KEYS]
         if not others:
-            raise DataError(f"{path} holds {', '.join(keys) or 'nothing'}. Images must be under the key arr_0.")
+            raise DataError(f"{path} holds {few(keys) or 'nothing'}. Images must be under the key arr_0.")
         self.path = path
         self.description = f"archive {path}"
         self._rows = _Rows(path, "arr_0" if "arr_0" in keys else others[0])
@@ -338,11 +339,8 @@ def archive_keys(path: Path) -> list[str]:
     Raises:
         DataError: if the file is no .npz.
     """
-    try:
-        with zipfile.ZipFile(path) as archive:
-            return [name.removesuffix(".npy") for name in archive.namelist()]
-    except (zipfile.BadZipFile, OSError) as error:
-        raise DataError(f"{path} cannot be read as .npz ({error}). Write it again with numpy.savez.") from None
+    with Archive(path) as archive:
+        return archive.keys
 
 
 _UNREADABLE: Final = (OSError, SyntaxError, ValueError, Image.DecompressionBombError)
@@ -372,7 +370,7 @@ def _folder_labels(folder: Path, files: Sequence[Path]) -> tuple[int | None, ...
     classes = sorted(set(names))
     if all(name.isascii() and name.isdigit() for name in classes):
         if len({int(name) for name in classes}) < len(classes):
-            raise DataError(f"folder {folder} names a class twice, as in 1 and 01: {', '.join(classes)}. Rename one.")
+            raise DataError(f"folder {folder} names a class twice, as in 1 and 01: {few(classes)}. Rename one.")
         return tuple(int(name) for name in names)
     number = {name: label for label, name in enumerate(classes)}
     return tuple(number[name] for name in names)
@@ -402,8 +400,8 @@ def _size(size: tuple[int, ...] | None) -> str:
 
 
 def _integers(path: Path, key: str) -> list[int]:
-    with np.load(path) as archive:
-        labels = archive[key]
+    with Archive(path) as archive:
+        labels = archive.read(key)
     if labels.ndim != 1 or labels.dtype.kind not in "iu":
         raise DataError(f"{path}: '{key}' is {labels.dtype} {list(labels.shape)}. Labels must be integers [N].")
     return labels.tolist()
@@ -415,29 +413,25 @@ class _Rows:
     def __init__(self, path: Path, key: str) -> None:
         self._path = path
         # Open as long as the source lives: rows are read when they are asked for.
-        self._file = zipfile.ZipFile(path).open(f"{key}.npy")  # noqa: SIM115
-        self.shape, fortran, dtype = self._header()
-        if dtype != np.uint8 or len(self.shape) != 4 or self.shape[3] != 3 or not self.shape[0] or fortran:
+        self._file, self.shape, dtype, fortran = Archive(path).open(key)
+        if dtype != np.uint8 or len(self.shape) != 4 or self.shape[3] != 3 or 0 in self.shape or fortran:
             raise DataError(
                 f"{path}: '{key}' is {dtype} {list(self.shape)}{' in Fortran order' if fortran else ''}. "
-                "Images must be uint8 [N, H, W, 3] (RGB, 0..255) with at least one image."
+                "Images must be uint8 [N, H, W, 3] (RGB, 0..255) with at least one image and one pixel."
+            )
+        if self.shape[0] > bounds.IMAGES or max(self.shape[1:]) > bounds.SIDE:
+            raise DataError(
+                f"{path}: '{key}' is {list(self.shape)}. At most {bounds.IMAGES:,} images of {bounds.SIDE:,} pixels a "
+                "side are read."
             )
         self._start = self._file.tell()
-
-    def _header(self) -> Any:
-        try:
-            major, _ = np.lib.format.read_magic(self._file)
-            read = np.lib.format.read_array_header_1_0 if major == 1 else np.lib.format.read_array_header_2_0
-            return read(self._file)
-        except (ValueError, zipfile.BadZipFile, zlib.error) as error:
-            raise DataError(f"{self._path} cannot be read as .npz ({error}). Write it again.") from None
 
     def read(self, start: int, count: int) -> np.ndarray:
         size = int(np.prod(self.shape[1:]))
         try:
             self._file.seek(self._start + start * size)
             data = self._file.read(count * size)
-        except (zipfile.BadZipFile, zlib.error, EOFError) as error:
+        except FAULTS as error:
             raise DataError(f"{self._path}: image {start} cannot be read ({error}). Write the file again.") from None
         if len(data) < count * size:
             raise DataError(f"{self._path} ends before image {start + len(data) // size}. Write the file again.")
