@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from diffusionbench import cli_board, cli_simpleeval, cli_site
+from diffusionbench import bounds, cli_board, cli_simpleeval, cli_site
+from diffusionbench.devices import check_device
 from diffusionbench.errors import DataError, RequestError, RunError, run_program
 from diffusionbench.files import printable
 
@@ -43,6 +44,9 @@ Metrics = Annotated[str, typer.Option("--metrics", help="comma-separated; see `d
 Reference = Annotated[str | None, typer.Option("--reference", help="name, or path of real images or statistics")]
 Json = Annotated[bool, typer.Option("--json", help="print JSON and nothing else")]
 Out = Annotated[Path | None, typer.Option("--out", help="record file; without it the record is only printed")]
+Device = Annotated[
+    str, typer.Option("--device", callback=check_device, help="of the feature extractors: cpu, cuda, cuda:N or mps")
+]
 RecordFile = Annotated[Path, typer.Argument(help="a record's JSON file")]
 
 
@@ -97,16 +101,24 @@ def run(
     commitment: Annotated[str | None, typer.Option(help="published commitment of a sealed seed")] = None,
     networks: Annotated[str | None, typer.Option(help="pretrained networks of the generator, comma-separated")] = None,
     public: Annotated[Path | None, typer.Option(help="its record on public-0, to compare a new seed with")] = None,
-    count: Annotated[int | None, typer.Option("--num", min=1, help="score the first N images; default all")] = None,
+    count: Annotated[
+        int | None, typer.Option("--num", min=1, max=bounds.IMAGES, help="score the first N images; default all")
+    ] = None,
     method: Annotated[str | None, typer.Option(help="what the record calls the generator")] = None,
     title: Annotated[str | None, typer.Option(help="the generator's name for people; default the method")] = None,
     family: Annotated[str | None, typer.Option(help="kind of generator, as on the board (pixel, vae, rae)")] = None,
     guidance: Annotated[
-        float | None, typer.Option(min=0, help="guidance scale the images were made with; 1 is none")
+        float | None,
+        typer.Option(
+            min=0,
+            max=bounds.GUIDANCE,
+            callback=bounds.number,
+            help="guidance scale the images were made with; 1 is none",
+        ),
     ] = None,
     store: Annotated[Path | None, typer.Option(help="keep decoded images here, to continue and to score again")] = None,
     out: Out = None,
-    device: Annotated[str, typer.Option(help="of the feature extractors")] = "cpu",
+    device: Device = "cpu",
     dry_run: Annotated[bool, typer.Option("--dry-run", help="check the request, score nothing")] = False,
     as_json: Json = False,
 ) -> None:
@@ -208,7 +220,7 @@ def score(
     metrics: Metrics = "",
     reference: Reference = None,
     out: Out = None,
-    device: Annotated[str, typer.Option(help="of the feature extractors")] = "cpu",
+    device: Device = "cpu",
     as_json: Json = False,
 ) -> None:
     """Score stored images again, with other metrics or another reference; no image is made.

@@ -10,6 +10,7 @@ from typing import Annotated, Any
 
 import typer
 
+from diffusionbench import bounds
 from diffusionbench.errors import RequestError
 
 DEFAULT_FOLDER = Path("records")
@@ -25,8 +26,10 @@ Families = Annotated[
 ]
 Select = Annotated[list[str] | None, typer.Option("--select", help="methods or record ids to keep; repeat it")]
 Json = Annotated[bool, typer.Option("--json", help="print JSON and nothing else")]
-Draws = Annotated[int, typer.Option("--draws", min=0, max=1_000_000, help="resamples and permutations; 0 skips them")]
-Seed = Annotated[int, typer.Option("--seed", min=0, help="of the draws")]
+Draws = Annotated[
+    int, typer.Option("--draws", min=0, max=bounds.REPEATS, help="resamples and permutations; 0 skips them")
+]
+Seed = Annotated[int, typer.Option("--seed", min=0, max=bounds.SEED, help="of the draws")]
 
 
 def register(app: typer.Typer) -> None:
@@ -120,7 +123,10 @@ def correlate(
     score_set: ScoreSet = "paper-2026-06",
     family: Families = None,
     select: Select = None,
-    top: Annotated[list[int] | None, typer.Option("--top", min=1, help="a best-on-x subset's size; repeat it")] = None,
+    top: Annotated[
+        list[int] | None,
+        typer.Option("--top", min=1, max=bounds.REPEATS, help="a best-on-x subset's size; repeat it"),
+    ] = None,
     records: Folders = None,
     draws: Draws = 10_000,
     seed: Seed = 0,

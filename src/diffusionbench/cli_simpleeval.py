@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from diffusionbench import bounds
 from diffusionbench.errors import RequestError
 
 if TYPE_CHECKING:
@@ -249,7 +250,9 @@ def stress(
     attacks: Annotated[str, typer.Option(help="Attacks, separated by commas, such as A1,A4; or all.")] = "all",
     layout: Annotated[str, typer.Option(help="quick or standard.")] = "quick",
     seed: Annotated[str, typer.Option(help="Prompt set that is attacked.")] = "public-0",
-    accuracy: Annotated[float, typer.Option(help="Share of facts right in the base images.")] = 0.6,
+    accuracy: Annotated[
+        float, typer.Option(min=0, max=1, callback=bounds.number, help="Share of facts right in the base images.")
+    ] = 0.6,
     out: Annotated[Path | None, typer.Option(help="JSON file for the result.")] = None,
     as_json: Json = False,
 ) -> None:

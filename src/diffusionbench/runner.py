@@ -18,6 +18,7 @@ import numpy as np
 from diffusionbench import provenance
 from diffusionbench.axes.t2i import open_prompts
 from diffusionbench.catalog import metric_info
+from diffusionbench.devices import check_device
 from diffusionbench.errors import DataError, RequestError
 from diffusionbench.extractors import EXTRACTORS, TOLERANCE, SelfTested
 from diffusionbench.prompts import Prompts
@@ -300,7 +301,7 @@ def _load(names: list[str], device: str) -> dict[str, Extractor]:
     """Construct extractors; building a network draws random weights first, which must not disturb a training run."""
     import torch
 
-    _check_device(device)
+    check_device(device)
     with torch.random.fork_rng():
         return {name: EXTRACTORS.load(name)(device) for name in names}
 
@@ -310,16 +311,6 @@ def _self_test(extractors: dict[str, Extractor]) -> Literal["passed", "failed"] 
     found = [extractor.self_test() for extractor in extractors.values() if isinstance(extractor, SelfTested)]
     # A deviation that is not a number has not passed.
     return None if not found else "passed" if all(one <= TOLERANCE for one in found) else "failed"
-
-
-def _check_device(device: str) -> None:
-    import torch
-
-    try:
-        torch.empty(0, device=device)
-    except (RuntimeError, AssertionError) as error:
-        reason = str(error).splitlines()[0]
-        raise RequestError(f"device '{device}' cannot be used: {reason}. Take 'cpu' or another one.") from None
 
 
 def _anchors(

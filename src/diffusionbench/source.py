@@ -8,15 +8,15 @@ from __future__ import annotations
 import hashlib
 import os
 import re
-import zipfile
-import zlib
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Final, Protocol
+from typing import Final, Protocol
 
 import numpy as np
 
+from diffusionbench import bounds
+from diffusionbench.archives import FAULTS, Archive
 from diffusionbench.axes import Sample
 from diffusionbench.errors import DataError, RequestError
 from diffusionbench.files import (
@@ -31,6 +31,7 @@ from diffusionbench.files import (
 )
 from diffusionbench.images import UnreadableImage, decode_rgb
 from diffusionbench.schema import digest, file_digest
+from diffusionbench.shown import few
 
 LABEL_KEYS: Final = ("arr_1", "labels")
 MAX_LABELS: Final = 10**9
@@ -79,7 +80,7 @@ class UnreadableImages(DataError):  # noqa: N818
     """
 
     def __init__(self, reasons: Mapping[int, str]) -> None:
-        super().__init__("; ".join(reasons.values()))
+        super().__init__(few([*reasons.values()], "; "))
         self.reasons = dict(reasons)
 
 
@@ -278,7 +279,7 @@ class ArchiveSource:
         others = [key for key in keys if key not in LABEL_KEYS and key not in STATISTICS_KEYS]
         if "arr_0" not in keys and len(others) != 1:
             raise DataError(
-                f"{path} holds {', '.join(keys) or 'nothing'}. Images must be under the key arr_0, and their labels, "
+                f"{path} holds {few(keys) or 'nothing'}. Images must be under the key arr_0, and their labels, "
                 "if there are any, under arr_1."
             )
         self.path = path
@@ -312,7 +313,7 @@ class ArchiveSource:
     @property
     def image_size(self) -> tuple[int, int] | None:
         """(height, width)."""
-        return self._rows.shape[1:3]
+        return self._rows.shape[1], self._rows.shape[2]
 
     def images(self, samples: Sequence[Sample]) -> np.ndarray:
         """The samples' images; fastest where ids rise."""
@@ -413,12 +414,8 @@ def archive_keys(path: Path) -> list[str]:
     Raises:
         DataError: if the file is no .npz.
     """
-    try:
-        with zipfile.ZipFile(path) as archive:
-            names = [name for name in archive.namelist() if name.endswith(".npy")]
-        return [name.removesuffix(".npy") for name in names if not any(map(is_hidden, name.split("/")))]
-    except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError) as error:
-        raise DataError(f"{path} cannot be read as .npz ({error}). Write it again with numpy.savez.") from None
+    with Archive(path) as archive:
+        return [key for key in archive.keys if not any(map(is_hidden, key.split("/")))]
 
 
 def _matching(labels: Sequence[int | None], count: int, what: str) -> tuple[int | None, ...]:
@@ -437,16 +434,8 @@ def _stored_labels(path: Path, key: str) -> list[int] | None:
     Raises:
         DataError: if they cannot be read or are no whole numbers [N].
     """
-    try:
-        with np.load(path, allow_pickle=False) as archive:
-            labels = archive[key]
-    # Object arrays, damaged headers and compressed data end in many unrelated types.
-    except Exception as error:
-        reason = " ".join(str(error).split()) or type(error).__name__
-        raise DataError(
-            f"{path}: '{key}' cannot be read ({reason}). Labels must be integers [N]; write them again, or leave the "
-            "array out."
-        ) from None
+    with Archive(path) as archive:
+        labels = archive.read(key)
     if labels.dtype.kind in "US":
         return None
     whole = labels.dtype.kind in "iu" or (labels.dtype.kind == "f" and bool((labels == np.floor(labels)).all()))
@@ -462,31 +451,26 @@ class _Rows:
 
     def __init__(self, path: Path, key: str) -> None:
         self._path = path
-        self.shape, fortran, dtype = self._header(key)
-        if dtype != np.uint8 or len(self.shape) != 4 or self.shape[3] != 3 or not self.shape[0] or fortran:
+        # Open as long as the source lives: rows are read when they are asked for.
+        self._file, self.shape, dtype, fortran = Archive(path).open(key)
+        if dtype != np.uint8 or len(self.shape) != 4 or self.shape[3] != 3 or 0 in self.shape or fortran:
             raise DataError(
                 f"{path}: '{key}' is {dtype} {list(self.shape)}{' in Fortran order' if fortran else ''}. "
-                "Images must be uint8 [N, H, W, 3] (RGB, 0..255) with at least one image."
+                "Images must be uint8 [N, H, W, 3] (RGB, 0..255) with at least one image and one pixel."
+            )
+        if self.shape[0] > bounds.IMAGES or max(self.shape[1:]) > bounds.SIDE:
+            raise DataError(
+                f"{path}: '{key}' is {list(self.shape)}. At most {bounds.IMAGES:,} images of {bounds.SIDE:,} pixels a "
+                "side are read."
             )
         self._start = self._file.tell()
-
-    def _header(self, key: str) -> Any:
-        try:
-            # Open as long as the source lives: rows are read when they are asked for.
-            self._file = zipfile.ZipFile(self._path).open(f"{key}.npy")  # noqa: SIM115
-            major, _ = np.lib.format.read_magic(self._file)
-            read = np.lib.format.read_array_header_1_0 if major == 1 else np.lib.format.read_array_header_2_0
-            return read(self._file)
-        # Damaged headers, encryption and unknown compression end in many unrelated types.
-        except Exception as error:
-            raise DataError(f"{self._path} cannot be read as .npz ({error}). Write it again.") from None
 
     def read(self, start: int, count: int) -> np.ndarray:
         size = int(np.prod(self.shape[1:]))
         try:
             self._file.seek(self._start + start * size)
             data = self._file.read(count * size)
-        except (zipfile.BadZipFile, zlib.error, EOFError) as error:
+        except FAULTS as error:
             raise DataError(f"{self._path}: image {start} cannot be read ({error}). Write the file again.") from None
         if len(data) < count * size:
             raise DataError(f"{self._path} ends before image {start + len(data) // size}. Write the file again.")

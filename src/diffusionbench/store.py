@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import hashlib
 import io
-import zipfile
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import groupby
 from pathlib import Path
@@ -18,6 +17,7 @@ from typing import Literal, NamedTuple, Protocol
 import numpy as np
 from pydantic import ValidationError
 
+from diffusionbench.archives import Archive
 from diffusionbench.axes import Sample
 from diffusionbench.errors import DataError, RequestError
 from diffusionbench.request import EvalRequest
@@ -302,12 +302,13 @@ class ImageStore:
             self._faults |= chunk.unreadable
 
     def _read(self, name: str) -> np.ndarray:
-        path = self.folder / f"{name}.npz"
+        path, rows = self.folder / f"{name}.npz", len(self._sound[name].entries)
         try:
             data = path.read_bytes()
             if hashlib.sha256(data).hexdigest() == self._sound[name].file_sha256:
-                with np.load(io.BytesIO(data)) as archive:
-                    return archive["images"]
-        except (OSError, ValueError, zipfile.BadZipFile):
+                images = Archive(path, data).read("images")
+                if images.dtype == np.uint8 and images.ndim == 4 and images.size and images.shape[::3] == (rows, 3):
+                    return images
+        except (OSError, DataError):
             pass
         raise DataError(f"{path} was damaged while it was in use. Run the same command again.")

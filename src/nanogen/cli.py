@@ -9,6 +9,7 @@ from typing import Annotated, Any
 
 import typer
 
+from diffusionbench import bounds
 from diffusionbench.errors import ConfigError, run_program
 
 app = typer.Typer(
@@ -36,8 +37,13 @@ Words = Annotated[list[str] | None, typer.Argument(help="config file and overrid
 RunFolder = Annotated[Path, typer.Argument(help="a run folder")]
 Overrides = Annotated[list[str] | None, typer.Argument(help="overrides of sampler.*, guidance.* and eval.*")]
 Json = Annotated[bool, typer.Option("--json", help="print JSON and nothing else")]
-GuidanceScale = Annotated[float | None, typer.Option("--guidance", help="classifier-free scale; 1 is off")]
-Seed = Annotated[int | None, typer.Option("--seed", min=0, help="of the noise")]
+GuidanceScale = Annotated[
+    float | None,
+    typer.Option(
+        "--guidance", min=1, max=bounds.GUIDANCE, callback=bounds.number, help="classifier-free scale; 1 is off"
+    ),
+]
+Seed = Annotated[int | None, typer.Option("--seed", min=0, max=bounds.SEED, help="of the noise")]
 
 
 def main() -> None:
@@ -111,11 +117,14 @@ def sample(
     prompt: Annotated[list[str] | None, typer.Option("--prompt", help="what to draw; repeat it")] = None,
     prompts: Annotated[Path | None, typer.Option("--prompts", help="UTF-8 file with one prompt a line")] = None,
     num: Annotated[
-        int | None, typer.Option(min=1, help="images; default 64, or one for each prompt of a longer file")
+        int | None,
+        typer.Option(min=1, max=bounds.IMAGES, help="images; default 64, or one for each prompt of a longer file"),
     ] = None,
     guidance: GuidanceScale = None,
     seed: Seed = 0,
-    batch_size: Annotated[int | None, typer.Option(min=1, help="images at once; changes speed only")] = None,
+    batch_size: Annotated[
+        int | None, typer.Option(min=1, max=bounds.BATCH, help="images at once; changes speed only")
+    ] = None,
     out: Annotated[Path, typer.Option(help="grid.png, a folder, or images.npz")] = Path("grid.png"),
 ) -> None:
     """Make images from a trained run.
@@ -133,11 +142,26 @@ def sample(
 
       nanogen sample outputs/demo --num 1000 --out images.npz sampler.num_steps=25
     """
+    from nanogen.conditions.classes import label_spans
+
+    changes = _with_guidance(overrides, guidance)
+    label_spans(labels)
+    _check_before_torch(run, changes)
     from nanogen.export import read_prompts, sample_run
 
     wanted = [*(prompt or []), *([] if prompts is None else read_prompts(prompts))]
-    sample_run(run, _with_guidance(overrides, guidance), labels, wanted, num, seed or 0, batch_size, out)
+    sample_run(run, changes, labels, wanted, num, seed or 0, batch_size, out)
     print(out)
+
+
+def _check_before_torch(run: Path, overrides: list[str]) -> None:
+    """Refuse at once, without the seconds that torch takes to load, what its absence does not hide."""
+    from nanogen import run as runs
+    from nanogen.config import check_overrides
+
+    check_overrides(overrides)
+    if not run.is_file():
+        runs.read(run)
 
 
 def _with_guidance(overrides: list[str] | None, scale: float | None) -> list[str]:
@@ -151,7 +175,7 @@ def evaluate(
     guidance: GuidanceScale = None,
     tuned: Annotated[bool, typer.Option("--tuned", help="the method's tuned scale, on times [0, 0.9]")] = False,
     metrics: Annotated[str, typer.Option(help="comma-separated; default: the run's")] = "",
-    num: Annotated[int | None, typer.Option(min=1, help="images; default: the run's")] = None,
+    num: Annotated[int | None, typer.Option(min=1, max=bounds.IMAGES, help="images; default: the run's")] = None,
     seed: Seed = None,
     out: Annotated[Path | None, typer.Option(help="record file; default: in the run folder")] = None,
     as_json: Json = False,
@@ -166,8 +190,6 @@ def evaluate(
 
       nanogen eval outputs/demo --metrics accuracy_digits --json
     """
-    from nanogen.export import evaluate_run
-
     changes = _with_guidance(overrides, guidance)
     if metrics:
         changes.append(f"eval.metrics=[{metrics}]")
@@ -175,6 +197,9 @@ def evaluate(
         changes.append(f"eval.num_samples={num}")
     if seed is not None:
         changes.append(f"eval.seed={seed}")
+    _check_before_torch(run, changes)
+    from nanogen.export import evaluate_run
+
     record = evaluate_run(run, changes, tuned, out)
     if record is None:
         return
@@ -216,9 +241,11 @@ def bench(
     scale: Scale = None,
     data: DataPath = None,
     synthetic: Annotated[bool, typer.Option("--synthetic", help="random latents: no data set, no weights")] = False,
-    steps: Annotated[int, typer.Option(min=1, help="timed steps")] = 20,
-    warmup: Annotated[int, typer.Option(min=0, help="steps before them")] = 5,
-    text_tokens: Annotated[int, typer.Option(min=1, help="length of the captions with --synthetic")] = 64,
+    steps: Annotated[int, typer.Option(min=1, max=bounds.REPEATS, help="timed steps")] = 20,
+    warmup: Annotated[int, typer.Option(min=0, max=bounds.REPEATS, help="steps before them")] = 5,
+    text_tokens: Annotated[
+        int, typer.Option(min=1, max=bounds.TOKENS, help="length of the captions with --synthetic")
+    ] = 64,
 ) -> None:
     """Time the real training loop and print JSON: images per second, time by part, model FLOPs, memory.
 

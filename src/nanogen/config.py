@@ -17,11 +17,14 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 from ruamel.yaml import YAML
 from ruamel.yaml.comments import CommentedMap
 
+from diffusionbench import bounds
 from diffusionbench.axes import AXES
 from diffusionbench.errors import ConfigError
+from diffusionbench.limits import read_small
 from diffusionbench.metrics import METRICS
 from diffusionbench.registry import Registry, nearest
 from diffusionbench.schema import Strict, digest
+from diffusionbench.shown import clipped
 from nanogen.conditions import CONDITIONS
 from nanogen.data import DATASETS
 from nanogen.duration import Duration, Period, Point
@@ -34,7 +37,16 @@ from nanogen.samplers import SAMPLERS
 SCALES = ("laptop", "single-gpu", "paper")
 Auto = Literal["auto"]
 Share = Annotated[float, Field(ge=0, lt=1)]
-Shift = Annotated[float, Field(gt=0)]
+Shift = Annotated[float, Field(gt=0, le=bounds.FACTOR)]
+Seed = Annotated[int, Field(ge=0, le=bounds.SEED)]
+Images = Annotated[int, Field(ge=1, le=bounds.IMAGES)]
+Depth = Annotated[int, Field(ge=1, le=bounds.DEPTH)]
+Width = Annotated[int, Field(ge=1, le=bounds.WIDTH)]
+Heads = Annotated[int, Field(ge=1, le=bounds.HEADS)]
+Tokens = Annotated[int, Field(ge=1, le=bounds.TOKENS)]
+Batch = Annotated[int, Field(ge=1, le=bounds.BATCH)]
+GuidanceScale = Annotated[float, Field(ge=1, le=bounds.GUIDANCE)]
+Time01 = Annotated[float, Field(ge=0, le=1)]
 
 
 class Section(Strict):
@@ -45,26 +57,26 @@ class Section(Strict):
 
 class Latent(Section):
     name: str
-    memory: int = Field(ge=0)
+    memory: int = Field(ge=0, le=bounds.MEMORY)
 
 
 class Model(Section):
-    encoder_depth: int = Field(ge=1)
-    encoder_hidden_size: int = Field(ge=1)
-    encoder_num_heads: int = Field(ge=1)
-    decoder_depth: int = Field(ge=1)
-    decoder_hidden_size: int = Field(ge=1)
-    decoder_num_heads: int = Field(ge=1)
-    num_time_tokens: int = Field(ge=1)
-    num_class_tokens: int = Field(ge=1)
-    pixel_grid: int = Field(ge=2)
+    encoder_depth: Depth
+    encoder_hidden_size: Width
+    encoder_num_heads: Heads
+    decoder_depth: Depth
+    decoder_hidden_size: Width
+    decoder_num_heads: Heads
+    num_time_tokens: Tokens
+    num_class_tokens: Tokens
+    pixel_grid: int = Field(ge=2, le=bounds.SIDE)
 
 
 class Condition(Section):
     kind: str
-    num_classes: Annotated[int, Field(ge=1)] | Auto
+    num_classes: Annotated[int, Field(ge=1, le=bounds.CLASSES)] | Auto
     encoder: str | None
-    max_tokens: int = Field(ge=1)
+    max_tokens: Tokens
     cache: str | None
     drop_prob: float = Field(ge=0, le=1)
 
@@ -72,24 +84,24 @@ class Condition(Section):
 class Data(Section):
     name: str
     path: str | tuple[str, ...] | None
-    weights: tuple[Annotated[float, Field(gt=0)], ...] | None
+    weights: tuple[Annotated[float, Field(gt=0, le=bounds.DURATION)], ...] | None
     template: str | None
     corrupt: Literal["stop", "skip"]
-    image_size: int = Field(ge=1)
-    workers: int = Field(ge=0)
+    image_size: int = Field(ge=1, le=bounds.SIDE)
+    workers: int = Field(ge=0, le=bounds.WORKERS)
 
 
 class Time(Section):
-    mu: float
-    sigma: float = Field(gt=0)
+    mu: float = Field(ge=-bounds.FACTOR, le=bounds.FACTOR)
+    sigma: float = Field(gt=0, le=bounds.FACTOR)
     shift: Shift | Auto
 
 
 class Optim(Section):
-    lr: float = Field(gt=0)
+    lr: float = Field(gt=0, le=bounds.FACTOR)
     betas: tuple[Share, Share]
-    eps: float = Field(gt=0)
-    weight_decay: float = Field(ge=0)
+    eps: float = Field(gt=0, le=1)
+    weight_decay: float = Field(ge=0, le=bounds.FACTOR)
     warmup: Point
     decay_start: Point
     decay_end: Point
@@ -98,8 +110,8 @@ class Optim(Section):
 
 class Train(Section):
     duration: Duration
-    batch_size: int = Field(ge=1)
-    accumulation: int = Field(ge=1)
+    batch_size: Batch
+    accumulation: Batch
     grad_clip: float = Field(gt=0, allow_inf_nan=True)
     ema_decay: float = Field(ge=0, lt=1)
     ema_ramp: bool
@@ -107,12 +119,12 @@ class Train(Section):
     compile: bool
     nonfinite: Literal["stop", "skip"]
     checkpoint_every: Period
-    keep: int = Field(ge=1)
+    keep: int = Field(ge=1, le=bounds.REPEATS)
 
 
 class Sampler(Section):
     name: str
-    num_steps: int = Field(ge=1)
+    num_steps: int = Field(ge=1, le=bounds.SOLVER_STEPS)
     shift: Shift | Auto
 
     @field_validator("name")
@@ -124,8 +136,8 @@ class Sampler(Section):
 
 
 class Guidance(Section):
-    scale: float = Field(ge=1)
-    interval: tuple[float, float]
+    scale: GuidanceScale
+    interval: tuple[Time01, Time01]
 
     @field_validator("interval")
     @classmethod
@@ -137,7 +149,7 @@ class Guidance(Section):
 
 class Sample(Section):
     every: Period
-    num: int = Field(ge=1)
+    num: Images
 
 
 class Eval(Section):
@@ -145,12 +157,12 @@ class Eval(Section):
     every: Period
     metrics: tuple[str, ...]
     reference: str | None
-    num_samples: Annotated[int, Field(ge=1)] | Auto
+    num_samples: Images | Auto
     prompt_seed: str
     prompt_layout: str | None
-    batch_size: int = Field(ge=1)
-    seed: int = Field(ge=0)
-    tuned_scale: float = Field(ge=1)
+    batch_size: Batch
+    seed: Seed
+    tuned_scale: GuidanceScale
 
 
 class Log(Section):
@@ -161,7 +173,7 @@ class Log(Section):
 class Config(Section):
     """A complete, checked config. `objective` and `losses` hold the settings that their plugins declare."""
 
-    seed: int = Field(ge=0)
+    seed: Seed
     latent: Latent
     model: Model
     condition: Condition
@@ -257,7 +269,7 @@ def compose(
     if file is not None:
         mine_name = str(file)
         try:
-            mine = read_yaml(file.read_text(encoding="utf-8"), mine_name)
+            mine = read_yaml(read_small(file).decode(), mine_name)
         except (OSError, UnicodeDecodeError) as error:
             raise ConfigError(f"config file {file}: {error}. Give the path of a YAML file.") from None
     chosen = {"task": task, "method": method, "scale": scale}
@@ -332,6 +344,18 @@ def changed(config: Config, overrides: Iterable[str], allowed: Sequence[str], wh
     return _check(stored, layers)[0]
 
 
+def check_overrides(overrides: Iterable[str]) -> None:
+    """Check keys and values of "a.b=value" by themselves; how they fit a stored config is the business of `changed`.
+
+    Raises:
+        ConfigError: for an unknown key, a wrong type or a value out of bounds.
+    """
+    layers = (_command_line(override) for override in overrides)
+    # What plugins declare depends on the plugin that the stored config names.
+    own = (Layer({key: leaf for key, leaf in layer.items() if not key.startswith(tuple(_OPEN))}) for layer in layers)
+    _check(Layer.of(*read_own("base.yaml")), list(own))
+
+
 def differences(a: Config, b: Config) -> dict[str, tuple[Any, Any]]:
     """Dotted key -> (value in a, value in b) where two configs differ; None where absent."""
     left, right = leaves(a.model_dump(mode="json")), leaves(b.model_dump(mode="json"))
@@ -382,7 +406,9 @@ def _check(base: Layer, layers: Sequence[Layer]) -> tuple[Config, dict[str, str]
 def _refuse_key(key: str, leaf: Leaf, known: list[str]) -> None:
     if any(name.startswith(f"{key}.") for name in known):
         inside = ", ".join(name for name in known if name.startswith(f"{key}."))
-        raise ConfigError(f"{leaf.origin}: '{key}' is a section, found {leaf.value!r}. Set one of: {inside}.")
+        raise ConfigError(
+            f"{leaf.origin}: '{key}' is a section, found {clipped(repr(leaf.value), 200)}. Set one of: {inside}."
+        )
     last = key.rpartition(".")[2]
     same = [f"'{name}'" for name in known if name.rpartition(".")[2] == last]
     hint = f"Did you mean {' or '.join(same)}?" if same else nearest(key, known)
@@ -397,7 +423,7 @@ def _check_kinds(values: Mapping[str, Any], merged: Mapping[str, Leaf], prefix: 
         leaf = merged.get(key)
         if leaf and any(isinstance(leaf.value, kind) != isinstance(value, kind) for kind in (bool, str)):
             kind = "true or false" if isinstance(value, bool) else "a number"
-            raise ConfigError(f"{leaf.origin}: {key}: expected {kind}, found {leaf.value!r}")
+            raise ConfigError(f"{leaf.origin}: {key}: expected {kind}, found {clipped(repr(leaf.value), 200)}")
 
 
 def _describe(entries: Sequence[Any], merged: Mapping[str, Leaf]) -> str:
@@ -416,7 +442,7 @@ def _describe(entries: Sequence[Any], merged: Mapping[str, Leaf]) -> str:
     clauses = []
     for key, alternatives in messages.items():
         leaf, message = merged.get(key), " or ".join(alternatives)
-        found = f", found {leaf.value!r}" if leaf and f"'{leaf.value}'" not in message else ""
+        found = f", found {clipped(repr(leaf.value), 200)}" if leaf and f"'{leaf.value}'" not in message else ""
         clauses.append(f"{leaf.origin if leaf else 'config'}: {key}: {message}{found}")
     return "; ".join(clauses)
 

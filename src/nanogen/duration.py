@@ -8,18 +8,27 @@ from typing import Annotated, Any
 
 from pydantic import BeforeValidator
 
+from diffusionbench import bounds
 from diffusionbench.errors import ConfigError
 
 _FORM = re.compile(r"(\d+(?:\.\d+)?)\s*([kM]?)\s*(steps?|epochs?|images?)")
 _FACTOR = {"": 1, "k": 1_000, "M": 1_000_000}
 _SHARE = re.compile(r"(\d+(?:\.\d+)?)\s*%")
 NEVER = "never"
+_DIGITS = 32
 
 
 def _parse(text: Any) -> str:
-    if isinstance(text, str) and _FORM.fullmatch(text.strip()):
-        return text.strip()
+    if isinstance(text, str) and (form := _FORM.fullmatch(text.strip())):
+        return _bounded(text.strip(), form[1], _FACTOR[form[2]])
     raise ValueError("a duration is a number with a unit, such as '600 steps', '80 epochs', '50M images'")
+
+
+def _bounded(text: str, number: str, factor: int) -> str:
+    # The length first: an integer of thousands of digits is refused by Python itself.
+    if len(number) > _DIGITS or Fraction(number) * factor > bounds.DURATION:
+        raise ValueError(f"a duration is at most {bounds.DURATION:.0e} steps, epochs, images or percent")
+    return text
 
 
 def _parse_period(text: Any) -> str:
@@ -32,8 +41,8 @@ def _parse_period(text: Any) -> str:
 
 
 def _parse_point(text: Any) -> str:
-    if isinstance(text, str) and _SHARE.fullmatch(text.strip()):
-        return text.strip()
+    if isinstance(text, str) and (share := _SHARE.fullmatch(text.strip())):
+        return _bounded(text.strip(), share[1], 1)
     try:
         return _parse(text)
     except ValueError as error:

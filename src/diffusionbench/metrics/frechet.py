@@ -8,7 +8,6 @@ Source: Heusel et al. 2017 (arXiv 1706.08500); Dowson and Landau 1982.
 
 from __future__ import annotations
 
-import zipfile
 from collections.abc import Iterable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -16,12 +15,14 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from diffusionbench.archives import Archive
 from diffusionbench.axes import Sample
 from diffusionbench.errors import DataError, RequestError
 from diffusionbench.extractors import Extractor
 from diffusionbench.metrics import MetricSpec
 from diffusionbench.metrics.intake import Intake, as_matrix, check_width
 from diffusionbench.references import Reference
+from diffusionbench.shown import few
 from diffusionbench.stats import GROUPS, Estimate, Grouping
 
 # Rows held back before they are folded into the moments. Folding whole blocks, in the order seen, makes the result
@@ -155,24 +156,23 @@ def load_moments(path: str | Path) -> tuple[np.ndarray, np.ndarray]:
     Raises:
         DataError: if the file cannot be read, has neither pair of keys, or does not hold a mean and a covariance.
     """
-    try:
-        loaded = np.load(path, allow_pickle=False)
-        if not isinstance(loaded, np.lib.npyio.NpzFile):
-            raise DataError(f"reference statistics {path}: not an .npz archive. Give an .npz file.")
-        with loaded as file:
-            for mean_key, cov_key in (("mu", "sigma"), ("ref_mu", "ref_sigma")):
-                if mean_key in file and cov_key in file:
-                    return _checked(file[mean_key], file[cov_key], f"reference statistics {path}")
-            raise DataError(
-                f"reference statistics {path}: need the keys mu and sigma (or ref_mu and ref_sigma), "
-                f"found {', '.join(file.files) or 'none'}. Give a file of means and covariances."
-            )
-    except FileNotFoundError:
-        raise DataError(f"reference statistics {path}: no such file. Give the path of an .npz file.") from None
-    except (OSError, ValueError, zipfile.BadZipFile) as error:
-        raise DataError(f"reference statistics {path}: cannot be read ({error}). Fetch the file again.") from None
-    except RequestError as error:
-        raise DataError(str(error)) from None
+    path, what = Path(path), f"reference statistics {path}"
+    if not path.exists():
+        raise DataError(f"{what}: no such file. Give the path of an .npz file.")
+    with Archive(path) as archive:
+        for keys in (("mu", "sigma"), ("ref_mu", "ref_sigma")):
+            if set(keys) <= set(archive.keys):
+                mean, cov = map(archive.read, keys)
+                if not {mean.dtype.kind, cov.dtype.kind} <= set("fiu"):
+                    raise DataError(f"{what}: hold {mean.dtype} and {cov.dtype}. Give real numbers.")
+                try:
+                    return _checked(mean, cov, what)
+                except RequestError as error:
+                    raise DataError(str(error)) from None
+    raise DataError(
+        f"{what}: need the keys mu and sigma (or ref_mu and ref_sigma), found {few(archive.keys) or 'none'}. Give a "
+        "file of means and covariances."
+    )
 
 
 def frechet_distance(mean_a: Any, cov_a: Any, mean_b: Any, cov_b: Any) -> float:

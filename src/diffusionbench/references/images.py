@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import io
-import zipfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
@@ -11,6 +9,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from diffusionbench.archives import Archive
 from diffusionbench.axes import Sample
 from diffusionbench.errors import DataError
 from diffusionbench.extractors import cache_folder
@@ -146,9 +145,9 @@ class Images:
         """Arrays from the cache folder; made and kept there if they are not, or no longer readable."""
         file = cache_folder() / "features" / f"{digest([self.digest, extractor.digest])}-{what}.npz"
         try:
-            with np.load(io.BytesIO(file.read_bytes())) as archive:
-                return dict(archive)
-        except (OSError, ValueError, EOFError, zipfile.BadZipFile):
+            with Archive(file) as archive:
+                return {key: archive.read(key) for key in archive.keys}
+        except DataError:
             made = make()
         try:
             write_atomic(file, lambda stream: np.savez(stream, allow_pickle=False, **made))

@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
+from diffusionbench import bounds
 from diffusionbench.errors import ConfigError, RequestError
+from diffusionbench.shown import few
 from nanogen.conditions import Ask, ConditionKind, Settings
 
 if TYPE_CHECKING:
@@ -51,24 +53,38 @@ def shape(settings: Settings) -> dict[str, int]:
     return {"num_classes": settings["num_classes"]}
 
 
+def label_spans(text: str) -> list[range]:
+    """Spans of classes from "0-9", "3,5,7" or "0-2,7", none for an empty text; no network is needed to refuse others.
+
+    Raises:
+        RequestError: if the text is not that, or names more classes than any network has or more than fit in memory.
+    """
+    spans = []
+    for part in text.split(",") if text else ():
+        first, dash, last = part.strip().partition("-")
+        if not first.isdecimal() or (dash and not last.isdecimal()):
+            raise RequestError(f"labels '{text}': expected classes such as 0-9 or 3,5,7.")
+        ends = [first, last if dash else first]
+        # The length first: an integer of thousands of digits is refused by Python itself.
+        if any(len(end) > len(str(bounds.CLASSES)) or int(end) >= bounds.CLASSES for end in ends):
+            raise RequestError(f"labels '{part.strip()}': classes are numbers below {bounds.CLASSES:,}.")
+        spans.append(range(int(ends[0]), int(ends[1]) + 1))
+    named = sum(map(len, spans))
+    if text and not 0 < named <= bounds.CLASSES:
+        raise RequestError(f"labels '{text}' name {named:,} classes; 1 to {bounds.CLASSES:,} are allowed.")
+    return spans
+
+
 def parse_labels(text: str, num_classes: int) -> list[int]:
     """Classes from "0-9", "3,5,7" or "0-2,7"; all classes where empty.
 
     Raises:
         RequestError: if the text is not that or a class is outside the range.
     """
-    if not text:
-        return list(range(num_classes))
-    labels: list[int] = []
-    for part in text.split(","):
-        first, dash, last = part.strip().partition("-")
-        if not first.isdecimal() or (dash and not last.isdecimal()):
-            raise RequestError(f"labels '{text}': expected classes such as 0-9 or 3,5,7.")
-        labels += range(int(first), int(last if dash else first) + 1)
-    wrong = [label for label in labels if label >= num_classes]
-    if wrong or not labels:
-        found = ", ".join(map(str, wrong)) or f"no class in '{text}'"
-        raise RequestError(f"labels must lie in 0..{num_classes - 1}, found {found}.")
+    spans = label_spans(text)
+    labels = [label for span in spans for label in span] or list(range(num_classes))
+    if wrong := [label for label in labels if label >= num_classes]:
+        raise RequestError(f"labels must lie in 0..{num_classes - 1}, found {few(wrong)}.")
     return labels
 
 
@@ -99,7 +115,7 @@ class ClassConditioner:
         given = labels.tolist() if isinstance(labels, torch.Tensor) else list(labels or [])
         wrong = sorted({str(label) for label in given if label is None or not 0 <= label < self.num_classes})
         if wrong or not given:
-            found = ", ".join(wrong) or "none"
+            found = few(wrong) or "none"
             raise RequestError(f"class labels must be whole numbers in 0..{self.num_classes - 1}, found: {found}.")
         return ClassCondition(torch.tensor(given, device=self.device), self.num_classes)
 

@@ -1,0 +1,58 @@
+"""Small files that a stranger wrote: regular ones only, up to a size, and JSON up to a depth.
+
+A folder, a pipe without a writer, a link to nothing, gigabytes or 100,000 brackets under an expected name end in one
+error that the caller turns into a sentence, never in a wait, a full memory or a full stack.
+"""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import stat
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any, Final
+
+# A thousand times the largest record, list of images or manifest of ours.
+SMALL: Final = 64 * 2**20
+LEVELS: Final = 100
+_TOO_DEEP: Final = f"it is nested deeper than {LEVELS} levels"
+
+
+def read_small(path: Path, most: int = SMALL) -> bytes:
+    """The content of a regular file of at most `most` bytes.
+
+    Raises:
+        OSError: if it is no regular file, is larger or cannot be read; `strerror` says which.
+    """
+    # A pipe that nobody writes to would wait for ever where it is opened; without waiting it can be asked what it is.
+    with open(path, "rb", opener=lambda name, flags: os.open(name, flags | os.O_NONBLOCK)) as file:
+        if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+            raise OSError(errno.EINVAL, "is no regular file", str(path))
+        content = file.read(most + 1)
+    if len(content) > most:
+        raise OSError(errno.EFBIG, f"is larger than the {most // 2**20} MiB that such a file may have", str(path))
+    return content
+
+
+def parse_json(content: bytes | str) -> Any:
+    """The value of a JSON text of at most `LEVELS` levels.
+
+    Raises:
+        ValueError: if it is no JSON, no UTF-8, or nested deeper.
+    """
+    try:
+        value = json.loads(content)
+    except RecursionError:
+        raise ValueError(_TOO_DEEP) from None
+    level = [value]
+    for _ in range(LEVELS):
+        level = [child for one in level for child in _children(one)]
+    if level:
+        raise ValueError(_TOO_DEEP)
+    return value
+
+
+def _children(value: Any) -> Iterable[Any]:
+    return value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()

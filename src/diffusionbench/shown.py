@@ -1,0 +1,39 @@
+"""What strangers wrote, as it may be shown: nothing acts on a terminal or a spreadsheet, and no list has no end."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Final
+
+FIRST: Final = 8
+LONGEST: Final = 2_000
+_FORMULA: Final = ("=", "+", "-", "@", "\t", "\r", "\n", "＝", "＋", "－", "＠")
+
+
+def printable(text: str) -> str:
+    """The text with control characters, direction marks and lone surrogates made visible, as in "\\x1b[2J"."""
+    if text.isprintable():
+        return text
+    return "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)
+
+
+def lines(text: str) -> str:
+    """A text of several lines, each printable and none without end."""
+    return "\n".join(clipped(printable(line)) for line in text.split("\n"))
+
+
+def clipped(text: str, most: int = LONGEST) -> str:
+    """A text of at most `most` characters, or so many of it and how many more there are."""
+    return text if len(text) <= most else f"{text[:most]}... ({len(text) - most:,} characters more)"
+
+
+def few(names: Sequence[object], separator: str = ", ", first: int = FIRST) -> str:
+    """The first names of a list, and how many more there are; a single one more is named as well."""
+    shown = names if len(names) <= first + 1 else names[:first]
+    more = [f"and {len(names) - len(shown):,} more"] if len(shown) < len(names) else []
+    return separator.join([*(clipped(str(name), LONGEST // first) for name in shown), *more])
+
+
+def cell(text: str) -> str:
+    """A cell of a CSV file: a spreadsheet runs one that starts like a formula, full width too; no name of ours does."""
+    return f"'{printable(text)}" if text.startswith(_FORMULA) else printable(text)
