@@ -11,7 +11,9 @@ from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 from torch.nn import functional as F
 
+from diffusionbench.simpleeval.bands import CHROMA
 from diffusionbench.simpleeval.blocks import Prompt
+from diffusionbench.simpleeval.pixels import box_mean, chroma_of, grow
 from diffusionbench.simpleeval.shapes_answerer import readings, votes_of
 from diffusionbench.simpleeval.stream import Stream, octets
 from diffusionbench.simpleeval.toy_scorers import ToyScorer, tokens
@@ -76,7 +78,8 @@ def universal(model: ToyScorer, images: Sequence[np.ndarray], texts: Sequence[st
 def square(image: np.ndarray, prompt: Prompt, levels: int, queries: int, seed: str) -> np.ndarray:
     """Random search on the readers' votes for the very questions that are asked; returns the best image found.
 
-    Ends early where every vote is right: nothing is left to gain.
+    Starts from the best of the image, random stripes and, where a background is asked for, that background written
+    over it. Ends early where every vote is right: nothing is left to gain.
 
     Source: square attack, Andriushchenko et al. 2020 (arXiv 1912.00049).
     """
@@ -86,11 +89,14 @@ def square(image: np.ndarray, prompt: Prompt, levels: int, queries: int, seed: s
     stripes = np.frombuffer(octets(seed, f"stripes/{prompt.id}/{levels}", side * 3), np.uint8).reshape(1, side, 3)
     best = image
     value = _share_of_votes(image, prompt)
-    current = np.clip(clean + levels * (stripes.astype(np.int64) % 2 * 2 - 1), 0, 255).astype(np.uint8)
-    start = _share_of_votes(current, prompt)
-    if start >= value:
-        best, value = current, start
-    for query in range(queries - 2):
+    starts = [np.clip(clean + levels * (stripes.astype(np.int64) % 2 * 2 - 1), 0, 255).astype(np.uint8)]
+    asked = [question for question in prompt.questions[:2] if question.slot == "background"]
+    starts += [one for question in asked for one in written(image, question.options[question.answer], levels)]
+    for start in starts:
+        found = _share_of_votes(start, prompt)
+        if found >= value:
+            best, value = start, found
+    for query in range(queries - 1 - len(starts)):
         if value == 1:
             break
         size = max(2, round(side * (0.3 * (1 - query / queries)) ** 0.5))
@@ -109,6 +115,56 @@ def _share_of_votes(image: np.ndarray, prompt: Prompt) -> float:
     """Share of votes, over scorers and damaged views, for the requested answers to the contrasted questions."""
     votes = votes_of(readings(image, undamaged=False), prompt)[:, :, :2]
     return float((votes == np.asarray([question.answer for question in prompt.questions[:2]])).mean())
+
+
+def overlay(images: Sequence[np.ndarray], levels: int) -> list[np.ndarray]:
+    """One picture for all twins of a block, their mean, moved by at most `levels` / 255 towards each of them.
+
+    Args:
+        images: uint8 [H, W, 3] each, four in a row for each block, right by construction.
+    """
+    blocks = np.stack(images).astype(np.float64).reshape(-1, 4, *images[0].shape)
+    centre = blocks.mean(axis=1, keepdims=True)
+    moved = np.rint(centre + np.clip(blocks - centre, -levels, levels)).astype(np.uint8)
+    return list(moved.reshape(-1, *images[0].shape))
+
+
+def written(image: np.ndarray, kind: str, levels: int) -> list[np.ndarray]:
+    """A background written over uint8 [64, 64, 3], objects left out, no pixel changed by more than `levels`.
+
+    Patterns of several axes, periods and signs are added as they are, and once more put in place of what was there.
+    """
+    free = ~grow(chroma_of(box_mean(image)) > CHROMA, 2)
+    y, x = np.nonzero(free)
+    plane = np.stack([np.ones_like(y), y, x], axis=1).astype(np.float64)
+    pixels = image[free].astype(np.float64)
+    smooth = plane @ np.linalg.lstsq(plane, pixels, rcond=None)[0]
+    changes = []
+    for pattern in _patterns(kind):
+        wave = pattern[free][:, None]
+        # Rendered patterns are 26 to 44 levels from valley to top.
+        changes += [levels * wave, np.clip(smooth + 17 * wave - pixels, -levels, levels)]
+    out = []
+    for change in changes:
+        copy = image.copy()
+        copy[free] = np.clip(np.rint(pixels + change), 0, 255)
+        out.append(copy)
+    return out
+
+
+def _patterns(kind: str) -> list[np.ndarray]:
+    """A background of the shapes world in -1..1, float64 [64, 64] each; nothing is flat."""
+    y, x = np.mgrid[:64, :64]
+    if kind == "striped":
+        lit = [places // half % 2 for places in (x, y) for half in (4, 5)]
+    elif kind == "checkered":
+        lit = [(x // cell + y // cell) % 2 for cell in (5, 8)]
+    elif kind == "dotted":
+        discs = [(x % 8 - 4) ** 2 + (y % 8 - 4) ** 2 <= radius**2 for radius in (2.3, 2.9)]
+        lit = [disc == sign for disc in discs for sign in (True, False)]
+    else:
+        return [np.zeros((64, 64))]
+    return [2.0 * one - 1 for one in lit]
 
 
 #: Look of an image: name -> (neutral, low, high).

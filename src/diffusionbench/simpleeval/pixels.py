@@ -8,6 +8,7 @@ from typing import Final
 import numpy as np
 
 from diffusionbench.simpleeval import shapes_world as world
+from diffusionbench.simpleeval.bands import COLOUR_MARGIN
 
 SIDE: Final = 64
 #: Images with a shorter side are read with the constants of enlarged ones.
@@ -59,16 +60,31 @@ def chroma_of(rgb: np.ndarray) -> np.ndarray:
 
 
 def colour_labels(rgb: np.ndarray) -> np.ndarray:
-    """Index of the nearest prototype colour of each RGB in float32 [..., 3].
+    """Index of the nearest prototype colour of each RGB in float32 [..., 3]."""
+    return _colour_distances(rgb).argmin(axis=-1)
 
-    Distance: L1 on RGB over its maximum, and 0.3 times the difference of the maxima on 0..1.
-    """
+
+def colour_name(rgb: np.ndarray) -> str | None:
+    """Name of the prototype nearest to RGB float32 [3], or None where the second is hardly farther."""
+    distances = _colour_distances(rgb)
+    nearest, second = np.argpartition(distances, 1)[:2]
+    return NAMES[nearest] if distances[second] - distances[nearest] >= COLOUR_MARGIN else None
+
+
+def _colour_distances(rgb: np.ndarray) -> np.ndarray:
+    """Distance to each prototype: L1 on RGB over its maximum, and 0.3 times the difference of the maxima on 0..1."""
     maxima = rgb.max(axis=-1)
     normalised = rgb / np.maximum(maxima, 1)[..., None]
     distance = 0.3 / 255 * np.abs(maxima[..., None] - _MAXIMA)
     for channel in range(3):
         distance += np.abs(normalised[..., channel, None] - _NORMALISED[:, channel])
-    return distance.argmin(axis=-1)
+    return np.asarray(distance)
+
+
+def quantile(values: np.ndarray, share: float) -> float:
+    """The value below which that share of [n] numbers lies: one of them, because numpy's own quantile is slow."""
+    place = int(share * (len(values) - 1))
+    return float(np.partition(values, place)[place])
 
 
 def components(mask: np.ndarray, diagonal: bool) -> np.ndarray:
@@ -88,13 +104,6 @@ def components(mask: np.ndarray, diagonal: bool) -> np.ndarray:
     rows, starts = np.nonzero(change == 1)
     ends = np.nonzero(change == -1)[1]
     parent = list(range(len(rows)))
-
-    def root(i: int) -> int:
-        while parent[i] != i:
-            parent[i] = parent[parent[i]]
-            i = parent[i]
-        return i
-
     reach = 1 if diagonal else 0
     starts_list, ends_list = starts.tolist(), ends.tolist()
     bounds = np.searchsorted(rows, np.arange(height + 1)).tolist()
@@ -102,15 +111,23 @@ def components(mask: np.ndarray, diagonal: bool) -> np.ndarray:
         above, here = bounds[row - 1], bounds[row]
         while above < bounds[row] and here < bounds[row + 1]:
             if starts_list[above] < ends_list[here] + reach and starts_list[here] < ends_list[above] + reach:
-                parent[root(above)] = root(here)
+                # Written out, because this is most of the work: the roots of both runs, then one for both.
+                first, second = above, here
+                while parent[first] != first:
+                    first = parent[first]
+                while parent[second] != second:
+                    second = parent[second]
+                parent[max(first, second)] = min(first, second)
             if ends_list[above] < ends_list[here]:
                 above += 1
             else:
                 here += 1
+    # A parent is an earlier run than its child, so one pass in order leads every run to its root.
+    for run, earlier in enumerate(parent):
+        parent[run] = parent[earlier]
+    numbers = np.unique(np.asarray(parent, np.int64), return_inverse=True)[1] + 1
     labels = np.zeros((height, width), np.int64)
-    numbers: dict[int, int] = {}
-    for run, (row, start, end) in enumerate(zip(rows.tolist(), starts_list, ends_list, strict=True)):
-        labels[row, start:end] = numbers.setdefault(root(run), len(numbers) + 1)
+    labels[mask] = np.repeat(numbers, ends - starts)
     return labels
 
 

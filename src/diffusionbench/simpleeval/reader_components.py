@@ -2,56 +2,29 @@
 
 from __future__ import annotations
 
-from typing import Final, NamedTuple
+from typing import Final
 
 import numpy as np
 
+from diffusionbench.simpleeval import bands
 from diffusionbench.simpleeval.pixels import (
     COARSE,
     LUMA,
-    NAMES,
     SIDE,
     box_mean,
     chroma_of,
-    colour_labels,
+    colour_name,
     components,
     grow,
+    quantile,
     resize,
 )
 from diffusionbench.simpleeval.reading import Found, Reading
 
-CHROMA: Final = 52
-MIN_AREA: Final = 30
-HOLE_SHARE: Final = 0.05
-BINS: Final = 48
+#: Angles at which an outline is measured.
+ANGLES: Final = 48
 #: Largest radius of a shape over the radius it was drawn with.
 REACH: Final = {"circle": 0.98, "square": 1.22, "triangle": 1.30, "plus": 1.12, "ring": 1.06, "star": 1.24}
-SMALL: Final = 7.5
-#: Fourier magnitude of the outline below which it is a circle.
-ROUND: Final = 0.024
-#: Share of the convex hull above which four corners are a square, not a plus.
-SOLID: Final = 0.922
-STRIPED: Final = 0.55
-
-
-class Grade(NamedTuple):
-    """Constants that depend on whether the image was enlarged.
-
-    Attributes:
-        vivid: quantile of chroma within an object from which on pixels tell its colour.
-        plain: variance below which a background is plain.
-        half: how far from one half the bright share of a checkered background may be.
-    """
-
-    vivid: float
-    plain: float
-    half: float
-
-
-FINE: Final = Grade(vivid=0.5, plain=60, half=0.07)
-#: Enlarging took contrast from patterns and none from the noise of the views: patterns are judged after the box mean,
-#: colours before it.
-ENLARGED: Final = Grade(vivid=0.8, plain=10, half=0.10)
 
 
 def read_components(image: np.ndarray, native: int | None = None) -> Reading:
@@ -62,48 +35,85 @@ def read_components(image: np.ndarray, native: int | None = None) -> Reading:
         native: shorter side before it was enlarged; None is that of `image`.
     """
     coarse = (native or min(image.shape[:2])) < COARSE
-    grade = ENLARGED if coarse else FINE
     image = resize(image)
     smooth = box_mean(image)
     chroma = chroma_of(smooth)
-    mask = chroma > CHROMA
+    mask = chroma > bands.CHROMA
     labels = components(mask, diagonal=True)
     areas = np.bincount(labels.ravel())
-    colours = image if coarse else smooth
+    # Enlarging took no noise from patterns, and colour from thin shapes: patterns are judged after the box mean, colours
+    # before it.
+    colours, free = (image, smooth) if coarse else (smooth, image)
     objects = tuple(
-        _object(colours, chroma, labels == label, grade) for label in range(1, len(areas)) if areas[label] >= MIN_AREA
+        _object(colours, chroma, labels == label)
+        for label in range(1, len(areas))
+        if areas[label] >= bands.MIN_AREA
     )
-    return Reading(objects, _background(smooth if coarse else image, ~grow(mask, 2), grade))
+    background = _background(free, ~grow(mask, 2), bands.COARSE_COVARIANCE if coarse else bands.COVARIANCE)
+    return Reading(objects, background, _clear(chroma, labels))
 
 
-def _object(colours: np.ndarray, chroma: np.ndarray, mask: np.ndarray, grade: Grade) -> Found:
+def _clear(chroma: np.ndarray, labels: np.ndarray) -> bool:
+    """Whether every component, also a fainter one, is vivid enough to be there for certain."""
+    for parts in (labels, components(chroma > bands.FAINT, diagonal=True)):
+        areas = np.bincount(parts.ravel())
+        vivid = np.bincount(parts.ravel(), (chroma >= bands.VIVID).ravel())
+        if ((areas >= bands.MIN_AREA) & (vivid < bands.VIVID_SHARE * areas))[1:].any():
+            return False
+    return True
+
+
+def _object(colours: np.ndarray, chroma: np.ndarray, mask: np.ndarray) -> Found:
+    """One component; its most vivid pixels tell its colour."""
     inside = chroma[mask]
-    vivid = colours[mask][inside >= np.partition(inside, place := int(grade.vivid * (len(inside) - 1)))[place]]
-    colour = NAMES[int(colour_labels(np.median(vivid.astype(np.float32), axis=0)))]
+    vivid = colours[mask][inside >= quantile(inside, 1 - bands.VIVID_SHARE)]
     rows, columns = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
     top, left = rows[0] - 1, columns[0] - 1
     box = (slice(rows[0], rows[-1] + 3), slice(columns[0], columns[-1] + 3))
     near = grow(np.pad(mask, 1)[box], 1)
     # Outlines at half pixels: those of a small object differ by less than a pixel between shapes.
-    part = doubled(np.where(near, np.pad(chroma, 1)[box], 0)) > CHROMA
+    part = doubled(np.where(near, np.pad(chroma, 1)[box], 0)) > bands.CHROMA
     outside = components(~part, diagonal=False)
     filled = outside != outside[0, 0]
-    area = filled.sum()
     y, x = np.nonzero(filled)
     centre_y, centre_x = y.mean(), x.mean()
-    radius, spectrum = _profile(y - centre_y, x - centre_x)
-    if (area - part.sum()) / area > HOLE_SHARE:
-        shape = "ring"
-    elif spectrum.max() < ROUND:
-        shape = "circle"
-    elif spectrum.argmax() == 0:
-        shape = "triangle"
-    elif spectrum[2] > spectrum[1]:
-        shape = "star"
-    else:
-        shape = "square" if area / hull_area(filled) > SOLID else "plus"
-    size = "small" if radius / 2 / REACH[shape] < SMALL else "large"
-    return Found(shape, colour, size, float(centre_x / 2 + left), float(centre_y / 2 + top))
+    reach, spectrum = _profile(y - centre_y, x - centre_x)
+    shape, firm_shape = _shape(filled, 1 - part.sum() / filled.sum(), spectrum)
+    radius = reach / 2 / REACH[shape]
+    large = bands.RADIUS.met(radius)
+    firm = {"shape": firm_shape, "size": bands.FIRM_RADIUS.met(radius) is not None}
+    return Found(
+        shape=shape,
+        colour=colour_name(np.median(vivid.astype(np.float32), axis=0)),
+        size=None if large is None else ("large" if large else "small"),
+        x=float(centre_x / 2 + left),
+        y=float(centre_y / 2 + top),
+        firm=frozenset(name for name, sure in firm.items() if sure),
+    )
+
+
+def _shape(filled: np.ndarray, holes: float, spectrum: np.ndarray) -> tuple[str, bool]:
+    """The shape of an outline, and whether its numbers are far from their thresholds.
+
+    Args:
+        filled: bool [H, W], the component without its holes.
+        holes: share of them in it.
+        spectrum: Fourier magnitudes 3, 4, 5 of its radius.
+    """
+    ring = bands.HOLES.met(holes)
+    if holes > bands.HOLES.high:
+        return "ring", True
+    first, second = np.partition(spectrum, 1)[:0:-1]
+    firm = ring is not None and bands.ROUND_BAND.met(first) is not None
+    if first < bands.ROUND:
+        return "circle", firm
+    firm &= bool(first > bands.DOMINANT * second)
+    if spectrum.argmax() == 0:
+        return "triangle", firm
+    if spectrum[2] > spectrum[1]:
+        return "star", firm
+    solidity = float(filled.sum()) / hull_area(filled)
+    return "square" if solidity > bands.SOLID else "plus", firm and bands.SOLID_BAND.met(solidity) is not None
 
 
 def doubled(field: np.ndarray) -> np.ndarray:
@@ -117,43 +127,42 @@ def doubled(field: np.ndarray) -> np.ndarray:
 def _profile(dy: np.ndarray, dx: np.ndarray) -> tuple[float, np.ndarray]:
     """Largest radius, and the Fourier magnitudes 3, 4, 5 of radius over angle against its mean."""
     radii = np.hypot(dy, dx)
-    bins = ((np.arctan2(dy, dx) / (2 * np.pi) + 0.5) * BINS).astype(int) % BINS
-    profile = np.zeros(BINS)
+    bins = ((np.arctan2(dy, dx) / (2 * np.pi) + 0.5) * ANGLES).astype(int) % ANGLES
+    profile = np.zeros(ANGLES)
     np.maximum.at(profile, bins, radii)
     seen = np.flatnonzero(profile > 0)
     if len(seen) == 0:
         return 0.0, np.zeros(3)
-    if len(seen) < BINS:
-        profile = np.interp(np.arange(BINS), seen, profile[seen], period=BINS)
+    if len(seen) < ANGLES:
+        profile = np.interp(np.arange(ANGLES), seen, profile[seen], period=ANGLES)
     magnitudes = np.abs(np.fft.rfft(profile))
     return float(radii.max()), magnitudes[3:6] / magnitudes[0]
 
 
 def hull_area(mask: np.ndarray) -> float:
     """Area of the convex hull of the pixel corners of a mask (monotone chain, integers)."""
-    points: list[tuple[int, int]] = []
+    points: set[tuple[int, int]] = set()
     for row in np.flatnonzero(mask.any(axis=1)).tolist():
         columns = np.flatnonzero(mask[row])
         first, last = int(columns[0]), int(columns[-1]) + 1
-        points += [(row, first), (row, last), (row + 1, first), (row + 1, last)]
-    points = sorted(set(points))
+        points |= {(row, first), (row, last), (row + 1, first), (row + 1, last)}
+    ordered = sorted(points)
     hull: list[tuple[int, int]] = []
-    for ordered in (points, points[::-1]):
+    for side in (ordered, ordered[::-1]):
         chain: list[tuple[int, int]] = []
-        for point in ordered:
-            while len(chain) >= 2 and _turn(chain[-2], chain[-1], point) <= 0:
+        for y, x in side:
+            while len(chain) >= 2:
+                (y1, x1), (y2, x2) = chain[-2:]
+                if (y2 - y1) * (x - x1) > (x2 - x1) * (y - y1):
+                    break
                 chain.pop()
-            chain.append(point)
+            chain.append((y, x))
         hull += chain[:-1]
     doubled = sum(a[0] * b[1] - a[1] * b[0] for a, b in zip(hull, hull[1:] + hull[:1], strict=True))
     return abs(doubled) / 2
 
 
-def _turn(a: tuple[int, int], b: tuple[int, int], c: tuple[int, int]) -> int:
-    return (b[0] - a[0]) * (c[1] - a[1]) - (b[1] - a[1]) * (c[0] - a[0])
-
-
-def _background(image: np.ndarray, free: np.ndarray, grade: Grade) -> str:
+def _background(image: np.ndarray, free: np.ndarray, limits: bands.Patterns) -> str | None:
     if free.sum() < SIDE:
         return "plain"
     luminance = image.astype(np.float32) @ LUMA
@@ -161,14 +170,35 @@ def _background(image: np.ndarray, free: np.ndarray, grade: Grade) -> str:
     plane = np.stack([np.ones_like(y), y, x], axis=1).astype(np.float64)
     values = luminance[free].astype(np.float64)
     values -= plane @ np.linalg.solve(plane.T @ plane, plane.T @ values)
-    variance = values.var()
-    if variance < grade.plain:
+    energy = _covariance(values, free)
+    if energy < limits.plain:
         return "plain"
-    for places in (y, x):
-        counts = np.bincount(places, minlength=SIDE)
-        means = np.bincount(places, values, minlength=SIDE) / np.maximum(counts, 1)
-        if (counts * means**2).sum() / counts.sum() > STRIPED * variance:
-            return "striped"
+    lines = bands.LINES.met(max(_between(values, places) for places in (y, x)) / energy)
+    if lines is None:
+        return None
+    if lines:
+        return "striped" if energy > limits.striped else None
     low, high = np.percentile(values, (4, 96))
-    share = (values > (low + high) / 2).mean()
-    return "checkered" if abs(share - 0.5) < grade.half else "dotted"
+    dots = bands.HALF.met(abs(float((values > (low + high) / 2).mean()) - 0.5))
+    if dots is None:
+        return None
+    kind = "dotted" if dots else "checkered"
+    return kind if energy > getattr(limits, kind) else None
+
+
+def _covariance(values: np.ndarray, free: np.ndarray) -> float:
+    """Mean product of neighbours, to the right or below, whichever is larger: white noise drops out."""
+    field = np.zeros(free.shape)
+    field[free] = values
+    right, down = free[:, 1:] & free[:, :-1], free[1:] & free[:-1]
+    return max(
+        float((field[:, 1:] * field[:, :-1]).sum() / max(right.sum(), 1)),
+        float((field[1:] * field[:-1]).sum() / max(down.sum(), 1)),
+    )
+
+
+def _between(values: np.ndarray, places: np.ndarray) -> float:
+    """Variance of the means of rows, or of columns."""
+    counts = np.bincount(places, minlength=SIDE)
+    means = np.bincount(places, values, minlength=SIDE) / np.maximum(counts, 1)
+    return float((counts * means**2).sum() / counts.sum())

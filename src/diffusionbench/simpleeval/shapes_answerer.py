@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -13,18 +14,18 @@ from diffusionbench.simpleeval.answers import Panel
 from diffusionbench.simpleeval.blocks import Prompt
 from diffusionbench.simpleeval.pixels import SIDE, resize
 from diffusionbench.simpleeval.readers import read_components, read_filters
-from diffusionbench.simpleeval.reading import Found, Reading, answer
+from diffusionbench.simpleeval.reading import Reading, answer
 
 SOURCES = {
-    "components": ("reader_components.py", "reading.py", "pixels.py", "shapes_views.py"),
-    "filters": ("reader_filters.py", "reading.py", "pixels.py", "shapes_views.py", "shapes.py"),
+    "components": ("reader_components.py", "reading.py", "bands.py", "pixels.py", "shapes_views.py"),
+    "filters": ("reader_filters.py", "reading.py", "bands.py", "pixels.py", "shapes_views.py", "shapes.py"),
 }
 
 
 def mirrored(reading: Reading) -> Reading:
     """What a reader of the mirror image would have seen in the image itself."""
-    objects = (Found(found.shape, found.colour, found.size, SIDE - 1 - found.x, found.y) for found in reading.objects)
-    return Reading(tuple(objects), reading.background)
+    objects = tuple(replace(found, x=SIDE - 1 - found.x) for found in reading.objects)
+    return replace(reading, objects=objects)
 
 
 def readings(image: np.ndarray, undamaged: bool = True) -> list[list[Reading]]:
