@@ -5,7 +5,7 @@ BIN := .venv/bin
 INSTALL := -m pip install --quiet --disable-pip-version-check --no-compile -c constraints.txt
 SETUP := pyproject.toml constraints.txt
 
-.PHONY: demo test oracle lint clean
+.PHONY: demo test oracle mutants lint clean
 
 demo: .venv/demo.stamp
 	$(BIN)/nanogen train --task digits --method toy-ae --scale laptop --run outputs/demo
@@ -17,6 +17,10 @@ test: .venv/test.stamp lint
 
 oracle: .venv-oracle/oracle.stamp
 	.venv-oracle/bin/pytest -m oracle tests/oracle
+
+# Faults put into a copy of the tree must be noticed: all of them, SAMPLE=10 of them, or TOGETHER=1 at once.
+mutants: .venv/test.stamp
+	$(BIN)/python tests/mutants/mutants.py $(if $(SAMPLE),--sample $(SAMPLE)) $(if $(TOGETHER),--together)
 
 lint: .venv/test.stamp
 	$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy

@@ -103,7 +103,16 @@ def test_the_oracle_has_an_environment_of_its_own(machine):
     assert installs(machine.make("oracle")) == []
 
 
+def test_mutants_take_a_sample_or_all_together(machine):
+    script = "python tests/mutants/mutants.py"
+    assert [machine.make("mutants", *words)[-1].rstrip() for words in ((), ("SAMPLE=10",), ("TOGETHER=1",))] == [
+        script,
+        f"{script} --sample 10",
+        f"{script} --together",
+    ]
+
+
 def test_ci_runs_the_command_of_the_readme():
     lines = (ROOT / ".ci" / "run").read_text().splitlines()
-    assert "make test" in lines
+    assert [line for line in lines if line.startswith("make")] == ["make test", "make oracle", "make mutants SAMPLE=10"]
     assert os.access(ROOT / ".ci" / "run", os.X_OK)

@@ -2,7 +2,8 @@
 
 import pytest
 
-from diffusionbench.axes import AXES
+from diffusionbench.axes import AXES, asks_prompts
+from diffusionbench.errors import UserError
 from diffusionbench.prompts import PromptChoice
 from diffusionbench.record import load
 from diffusionbench.request import EvalRequest, expand
@@ -11,27 +12,35 @@ from diffusionbench.source import ConstantSource
 
 EXAMPLES = {
     "class_conditional": {"metrics": ("fd_digits", "accuracy_digits"), "reference": "digits", "count": 30},
-    # Three whole blocks of four prompts with two images each.
-    "t2i": {
-        "metrics": ("simpleeval_shapes_v1",),
-        "prompts": PromptChoice(name="simpleeval_shapes_v1", layout="quick"),
-        "count": 24,
-    },
 }
+# Three whole blocks of four prompts with two images each.
+PROMPTS = {
+    "metrics": ("simpleeval_shapes_v1",),
+    "prompts": PromptChoice(name="simpleeval_shapes_v1", layout="quick"),
+    "count": 24,
+}
+# What any axis of classes can be asked, whatever metric may belong to it.
+CLASSES = {"metrics": ("is_digits",), "num_classes": 3, "count": 24}
 
 
 @pytest.fixture(params=list(AXES))
 def request_of(request):
-    if request.param not in EXAMPLES:
-        pytest.skip(f"this test has no small request for axis '{request.param}'")
-    return EvalRequest(axis=request.param, method="grey", title="Grey", **EXAMPLES[request.param])
+    """A small request of each axis; one that is not listed takes that of its kind."""
+    example = EXAMPLES.get(request.param) or (PROMPTS if asks_prompts(request.param) else CLASSES)
+    asked = EvalRequest(axis=request.param, method="grey", title="Grey", **example)
+    try:
+        expand(asked, ConstantSource((8, 8)))
+    except UserError as error:
+        pytest.fail(f"axis '{request.param}' needs an entry in EXAMPLES of this test with a small request: {error}")
+    return asked
 
 
 def test_a_shorter_request_is_the_start_of_a_longer_one(request_of):
     source = ConstantSource((8, 8))
     samples = expand(request_of, source)
     assert [sample.id for sample in samples] == list(range(request_of.count))
-    assert expand(request_of.model_copy(update={"count": 11}), source) == samples[:11]
+    for count in (1, 7, 11, request_of.count - 1):
+        assert expand(request_of.model_copy(update={"count": count}), source) == samples[:count]
     assert expand(request_of, source) == samples
 
 

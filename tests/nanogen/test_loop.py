@@ -12,12 +12,13 @@ from torch import nn
 from watch import register, training
 
 from nanogen import distributed
-from nanogen.data.order import batches
+from nanogen.conditions.classes import ClassConditioner
+from nanogen.data.order import Order, batches
 from nanogen.ema import decay_at
 from nanogen.rng import Draws
 from nanogen.sample import build_parts
 from nanogen.times import shift_time
-from nanogen.train import build, open_data, updates
+from nanogen.train import build, open_data, train, updates
 
 OTHER = ("seed=11", "time.mu=-0.4", "time.sigma=0.8", "time.shift=3", "condition.drop_prob=0.4")
 
@@ -128,3 +129,20 @@ def test_the_rates_are_those_of_the_schedule():
     assert seen.rates[2] == pytest.approx(1e-3)
     assert seen.rates[4] == pytest.approx(6e-4)
     assert seen.rates[5] == pytest.approx(2e-4)
+
+
+@pytest.mark.parametrize("seed", [3, 4])
+def test_a_run_reads_the_data_in_the_order_of_its_seed(tmp_path, seed):
+    seen: list[int] = []
+
+    def note(self: ClassConditioner, labels, captions):
+        seen.extend(labels.tolist() if isinstance(labels, torch.Tensor) else [])
+        return told(self, labels, captions)
+
+    told = ClassConditioner.__call__
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(ClassConditioner, "__call__", note)
+        train(tiny(3, f"seed={seed}"), tmp_path / "run", "cpu", ["test"])
+    data = open_data(tiny(3).config)[0]
+    order = Order(size=len(data), seed=seed, batch_size=8)
+    assert seen == [data[index].label for step in range(3) for index in order.global_batch(step)]

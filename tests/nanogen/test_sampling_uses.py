@@ -5,6 +5,7 @@ In each of them the config's sampler and guidance act, and the network is the av
 
 from __future__ import annotations
 
+import hashlib
 import json
 from itertools import pairwise
 from pathlib import Path
@@ -20,6 +21,7 @@ from diffusionbench.record import load
 from nanogen import checkpoint
 from nanogen.export import evaluate_run, sample_run
 from nanogen.rng import Draws
+from nanogen.run import read
 from nanogen.sample import build_parts
 from nanogen.samplers import time_grid
 from nanogen.train import build, open_data, train
@@ -106,6 +108,11 @@ def test_the_network_is_the_averaged_one(use):
         assert not net.training
 
 
+def build_like(run: Path) -> torch.nn.Module:
+    data, config = open_data(read(run).config)
+    return build(config, build_parts(config, "cpu", "float32"), len(data)).model
+
+
 def test_the_file_of_weights_holds_the_average_and_the_state_both(trained):
     data, config = open_data(tiny(3, *PLAIN, *SCORED, *AVERAGE).config)
     trainee = build(config, build_parts(config, "cpu", "float32"), len(data))
@@ -135,6 +142,18 @@ def test_the_record_says_how_the_images_were_made(trained, tmp_path):
     assert protocol.guidance is not None
     assert (protocol.guidance.scale, protocol.guidance.interval) == (3.0, (0.3, 0.7))
     assert (protocol.ema, protocol.precision, protocol.quantisation) == (True, "float32", "truncate")
+
+
+def test_a_record_names_its_network(trained, tmp_path):
+    """By a hash of the averaged weights, so that other weights never share its images."""
+    evaluate_run(trained, ["eval.num_samples=11"], False, tmp_path / "one.json")
+    first = load(tmp_path / "one.json").provenance
+    stored = weights_of(trained)
+    sha = hashlib.sha256()
+    for name, _ in build_like(trained).named_parameters():
+        sha.update(name.encode())
+        sha.update(stored[name].numpy().tobytes())
+    assert (first.checkpoint_digest, first.step) == (sha.hexdigest(), 3)
 
 
 def test_the_tuned_scale_acts_on_its_interval(trained, tmp_path):

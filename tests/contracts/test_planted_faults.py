@@ -1,0 +1,187 @@
+"""A package from outside with faulty entries beside sound ones: the contracts fail for the first and pass for the rest.
+
+Nothing is edited for them: an entry point is enough to be tested.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+PACKAGE = '''
+import numpy as np
+
+from diffusionbench.axes import Sample
+from diffusionbench.extractors.digits import DigitsJudge
+from diffusionbench.metrics.accuracy import AccuracyMetric
+from diffusionbench.metrics import MetricSpec
+from diffusionbench.schema import Strict
+from diffusionbench.stats import Estimate
+from nanogen.objectives.flow import Flow
+
+
+class Named(Strict):
+    name: str
+    predict: str = "v"
+
+
+class Sound(Flow):
+    Options = Named
+
+
+class Flipped(Sound):
+    def velocity(self, net, z, t, r, condition):
+        return -super().velocity(net, z, t, r, condition)
+
+
+class Small:
+    class Options(Strict):
+        weight: float
+
+    def __init__(self, options):
+        self.options = options
+
+    def __call__(self, features, batch):
+        return {"small": features["encoder"].square().flatten(1).mean(1)}
+
+
+class Detached(Small):
+    def __call__(self, features, batch):
+        return {name: term.detach() for name, term in super().__call__(features, batch).items()}
+
+
+class Weighted(Small):
+    def __call__(self, features, batch):
+        return {name: self.options.weight * term for name, term in super().__call__(features, batch).items()}
+
+
+class InTurn:
+    name = "in_turn"
+    asks = "classes"
+
+    def full_count(self, request):
+        return 100
+
+    def samples(self, request, reference, given):
+        return [Sample(id=place, label=self.label(place, request.count)) for place in range(request.count)]
+
+    def label(self, place, count):
+        return place % 3
+
+
+class InBlocks(InTurn):
+    name = "in_blocks"
+
+    def label(self, place, count):
+        return place * 3 // count
+
+
+class Judge(DigitsJudge):
+    name = "judge"
+
+
+class Centred(DigitsJudge):
+    name = "centred"
+
+    def __call__(self, images):
+        outputs = dict(super().__call__(images))
+        outputs["features"] = outputs["features"] - outputs["features"].mean(axis=0)
+        return outputs
+
+
+class Share(AccuracyMetric):
+    """Sound: the share of right answers again."""
+
+
+class ByBatch(AccuracyMetric):
+    """The mean over batches of the share in each."""
+
+    def update(self, outputs, samples):
+        before = len(self._correct)
+        super().update(outputs, samples)
+        new = self._correct[before:]
+        self.shares = [*getattr(self, "shares", []), float(np.mean(new))]
+
+    def compute(self):
+        found = super().compute()
+        return Estimate(**{**found.__dict__, "value": float(np.mean(self.shares)), "per_sample": None})
+
+
+def spec(key, metric):
+    return MetricSpec(
+        key=key, title=key, higher_is_better=True, extractor="digits", needs="nothing", needs_labels=True,
+        min_samples=1, source="this test", create=lambda reference, extractor: metric(key, reference, extractor),
+    )
+
+
+SHARE = spec("share_digits", Share)
+BY_BATCH = spec("by_batch_digits", ByBatch)
+'''
+ENTRIES = {
+    "nanogen.objectives": {"sound": "Sound", "flipped": "Flipped"},
+    "nanogen.losses": {"small": "Small", "detached": "Detached", "weighted": "Weighted"},
+    "nanogen.datasets": {"unknown": "Sound"},
+    "diffusionbench.axes": {"in_turn": "InTurn", "in_blocks": "InBlocks"},
+    "diffusionbench.extractors": {"judge": "Judge", "centred": "Centred"},
+    "diffusionbench.metrics": {"share_digits": "SHARE", "by_batch_digits": "BY_BATCH"},
+}
+# The faulty ones, and a test that must fail for each.
+FAULTS = {
+    "flipped": "test_the_velocity_leads_from_data_to_noise",
+    "detached": "test_terms_reach_what_they_are_read_from_and_keep_to_their_image",
+    "weighted": "test_the_weight_is_left_to_the_loop",
+    "unknown": "test_openers_take_path_size_and_split",
+    "in_blocks": "test_a_shorter_request_is_the_start_of_a_longer_one",
+    "centred": "test_features_and_logits_depend_on_the_image_alone",
+    "by_batch_digits": "test_batch_size_plays_no_part",
+}
+SOUND = {name for names in ENTRIES.values() for name in names} - FAULTS.keys()
+
+
+@pytest.fixture(scope="module")
+def outcomes(tmp_path_factory) -> dict[str, dict[str, set[str]]]:
+    """Entry -> outcome -> names of tests, of one run of the contracts with the package on the path."""
+    folder = tmp_path_factory.mktemp("planted")
+    (folder / "planted.py").write_text(PACKAGE)
+    about = folder / "planted-1.0.dist-info"
+    about.mkdir()
+    (about / "METADATA").write_text("Metadata-Version: 2.1\nName: planted\nVersion: 1.0\n")
+    groups = (
+        f"[{group}]\n" + "".join(f"{name} = planted:{value}\n" for name, value in names.items())
+        for group, names in ENTRIES.items()
+    )
+    (about / "entry_points.txt").write_text("\n".join(groups))
+    paths = os.pathsep.join(filter(None, [str(folder), os.environ.get("PYTHONPATH", "")]))
+    root = Path(__file__).parents[2]
+    words = " or ".join([*FAULTS, *SOUND])
+    files = [
+        f"tests/contracts/test_{name}.py"
+        for name in ("objectives", "losses", "axes", "extractors", "metrics", "datasets")
+    ]
+    command = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "--tb=no", "-rA", "-k", words, *files]
+    environment = {**os.environ, "PYTHONPATH": paths, "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(command, cwd=root, env=environment, capture_output=True, text=True, timeout=240)
+    found: dict[str, dict[str, set[str]]] = {name: {} for name in (*FAULTS, *SOUND)}
+    for outcome, test, entry in re.findall(
+        r"^(PASSED|FAILED|ERROR|SKIPPED) \S+::(\w+)\[(.+?)\]", done.stdout, re.MULTILINE
+    ):
+        for name in re.split(r"[-]", entry):
+            if name in found:
+                found[name].setdefault(outcome, set()).add(test)
+    assert any(found.values()), done.stdout + done.stderr
+    return found
+
+
+@pytest.mark.parametrize("name", FAULTS)
+def test_a_faulty_entry_fails(outcomes, name):
+    assert FAULTS[name] in outcomes[name].get("FAILED", set()) | outcomes[name].get("ERROR", set())
+
+
+@pytest.mark.parametrize("name", sorted(SOUND))
+def test_a_sound_entry_passes(outcomes, name):
+    assert set(outcomes[name]) == {"PASSED"}, outcomes[name]
