@@ -188,13 +188,14 @@ class Captions:
         return filled(value.strip(), self.rows.name(index))
 
     def defects(self) -> tuple[str, ...]:
-        """Sentences about rows without a caption, at most `MAX_DEFECTS`."""
+        """Sentences about rows whose caption is missing or no text, at most `MAX_DEFECTS`."""
         compute = require("pyarrow.compute", "data", "Reading captions")
         found: list[str] = []
         first = 0
         for column in self.columns:
             lengths = compute.fill_null(compute.utf8_length(compute.utf8_trim_whitespace(column)), 0).to_numpy()
-            for row in np.flatnonzero(lengths == 0)[: MAX_DEFECTS - len(found)]:
+            has_zero_byte = compute.fill_null(compute.match_substring(column, "\0"), False).to_numpy()
+            for row in np.flatnonzero((lengths == 0) | has_zero_byte)[: MAX_DEFECTS - len(found)]:
                 try:
                     self.text(first + int(row))
                 except DataError as error:
