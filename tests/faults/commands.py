@@ -1,0 +1,109 @@
+"""The commands whose every file operation is struck. To add one: an entry in `COMMANDS`, and what it needs to be there.
+
+A command must end the same whenever it is started again, and cost about a second or less.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from encoders import save_encoder
+from operations import execute
+from tiny import words
+
+from diffusionbench.images import save_png
+
+
+@dataclass(frozen=True)
+class Command:
+    """A command and where it starts.
+
+    Attributes:
+        words: program and arguments; paths are below its folder.
+        prepare: fills the folder with what the command needs.
+        quick: how many of its operations the default tests strike, in each way.
+        every: of how many the whole campaign strikes one; more than 1 where hundreds of files are written alike.
+    """
+
+    words: tuple[str, ...]
+    prepare: Callable[[Path], object] = lambda folder: None
+    quick: int = 6
+    every: int = 1
+
+
+TRAINED = words(
+    4,
+    "train.checkpoint_every=2 steps",
+    "train.keep=1",
+    "sample.every=2 steps",
+    "eval.every=2 steps",
+    "eval.metrics=[accuracy_digits]",
+    "eval.num_samples=4",
+    "eval.batch_size=4",
+    "train.precision=float32",
+)
+TEXT = ("condition.encoder=encoder", "data.image_size=32", "eval.metrics=[]")
+TRAIN = ("nanogen", "train", "--task", "digits", "--run-dir", "run", *TRAINED)
+PREPARE = ("nanogen", "prepare", "text", "--task", "captions", "--data", "data", "--out", "text", *TEXT)
+SCORE = ("diffusionbench", "run", "images.npz", "--reference", "real.npz", "--metrics", "kd_digits,fd_digits")
+SITE = ("diffusionbench", "site", "--out", "public")
+
+
+def images(count: int, seed: int = 0) -> np.ndarray:
+    return np.random.default_rng(seed).integers(0, 256, (count, 8, 8, 3), dtype=np.uint8)
+
+
+def captioned(folder: Path) -> None:
+    """Three pictures with captions, and a text encoder."""
+    for place, caption in enumerate(("two red circles", "a blue square", "a red circle left of a square")):
+        save_png(np.full((32, 32, 3), 40 * place, np.uint8), folder / "data" / f"{place}.png")
+        (folder / "data" / f"{place}.txt").write_text(caption + "\n")
+    save_encoder(folder / "encoder", "bert")
+
+
+def cached(folder: Path) -> None:
+    """The same, and a text cache of other captions."""
+    captioned(folder)
+    (folder / "data" / "0.txt").write_text("one green circle\n")
+    _run(folder, PREPARE)
+    (folder / "data" / "0.txt").write_text("two red circles\n")
+
+
+def scored(folder: Path) -> None:
+    """Images to score, three chunks of a store, and real ones."""
+    np.savez(folder / "images.npz", arr_0=images(260), arr_1=np.arange(260) % 10)
+    np.savez(folder / "real.npz", arr_0=images(200, 1), arr_1=np.arange(200) % 10)
+
+
+def built(folder: Path) -> None:
+    """A site to be replaced, which showed a record that is gone."""
+    scored(folder)
+    _run(folder, (*SCORE, "--out", "records/one.json"))
+    _run(folder, SITE)
+    shutil.rmtree(folder / "records")
+    (folder / "records").mkdir()
+
+
+def trained(folder: Path) -> None:
+    """A finished run."""
+    _run(folder, TRAIN)
+
+
+def _run(folder: Path, command: tuple[str, ...]) -> None:
+    outcome = execute(command[0], command[1:], folder, folder.with_name("prepared.txt"))
+    assert outcome.code == 0, outcome.said
+
+
+COMMANDS = {
+    "train": Command(TRAIN, quick=10),
+    "make a run folder": Command(("nanogen", "train", "--task", "digits", "--run-dir", "run", *words(1))),
+    "prepare text": Command(PREPARE, captioned),
+    "prepare text anew": Command(PREPARE, cached),
+    "score with a store": Command((*SCORE, "--store", "store", "--out", "record.json"), scored, quick=8),
+    "build a site": Command(SITE, quick=3, every=9),
+    "build a site anew": Command(SITE, built, quick=3, every=9),
+}

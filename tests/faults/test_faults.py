@@ -1,0 +1,156 @@
+"""Killed or out of space at any file operation, a command that is started again ends as if nothing had happened."""
+
+from __future__ import annotations
+
+import json
+import pickle
+import shutil
+from collections.abc import Iterator, Sequence
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import pytest
+from commands import COMMANDS, Command
+from operations import GROWING, KILLED, Operation, Outcome, execute
+
+# Keys of JSON: wall time, dates, and the hash of a file with a random name in it. All else must be equal.
+HONEST = {"time", "images_per_second", "created", "wall_seconds", "seconds", "state/.metadata"}
+
+
+class Campaign:
+    """A command, its folder as prepared, and what an undisturbed run of it leaves."""
+
+    def __init__(self, name: str, folder: Path) -> None:
+        self.command: Command = COMMANDS[name]
+        self.folder, self.prepared = folder, folder / "prepared"
+        self.prepared.mkdir()
+        self.command.prepare(self.prepared)
+        self.fresh()
+        self.undisturbed = self.run()
+        assert self.undisturbed.code == 0, self.undisturbed.said
+        self.expected = contents(self.work)
+
+    @property
+    def work(self) -> Path:
+        return self.folder / "work"
+
+    def fresh(self) -> None:
+        shutil.rmtree(self.work, ignore_errors=True)
+        shutil.copytree(self.prepared, self.work, symlinks=True)
+
+    def run(self, at: int | None = None, how: str = "kill") -> Outcome:
+        program, *arguments = self.command.words
+        return execute(program, arguments, self.work, self.folder / "said.txt", at, how)
+
+    def strike(self, at: int, how: str) -> str | None:
+        """What is wrong after a fault at one operation and another start; None where nothing is."""
+        self.fresh()
+        struck = self.run(at=at, how=how)
+        if "Traceback" in struck.said or (how == "kill") != (struck.code == KILLED):
+            return f"ended with {struck.code}: {struck.said[-500:]}"
+        again = self.run()
+        if again.code:
+            return f"was refused when started again: {again.said[-500:]}"
+        return difference(self.expected, contents(self.work))
+
+
+def contents(folder: Path) -> dict[str, Any]:
+    """Every path below a folder, with what may not differ of it."""
+    return {
+        str(path.relative_to(folder)): _content(path) if path.is_file() else None for path in sorted(folder.rglob("*"))
+    }
+
+
+def _content(path: Path) -> Any:
+    data = path.read_bytes()
+    if path.name == ".metadata":
+        # Of torch's checkpoints; it also holds a random name of this one.
+        return repr(pickle.loads(data).state_dict_metadata)
+    if path.suffix == ".jsonl":
+        return [_honest(json.loads(line)) for line in data.splitlines()]
+    return _honest(json.loads(data)) if path.suffix == ".json" else data
+
+
+def _honest(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _honest(one) for key, one in value.items() if key not in HONEST}
+    return [_honest(one) for one in value] if isinstance(value, list) else value
+
+
+def difference(expected: dict[str, Any], found: dict[str, Any]) -> str | None:
+    missing, surplus = expected.keys() - found.keys(), found.keys() - expected.keys()
+    changed = [name for name in expected.keys() & found.keys() if expected[name] != found[name]]
+    parts = [("missing", missing), ("surplus", surplus), ("different", changed)]
+    return "; ".join(f"{what} {', '.join(sorted(names))}" for what, names in parts if names) or None
+
+
+def points(campaign: Campaign, how: str) -> Iterator[int]:
+    """The operations to strike; of many writes to one file in a row the first and the last."""
+    operations = campaign.undisturbed.operations
+    for number, operation in enumerate(operations):
+        if operation.kind == "write" and operations[number - 1 : number + 2].count(operation) == 3:
+            continue
+        if how == "kill" or operation.kind in GROWING:
+            yield number
+
+
+@pytest.fixture(scope="module")
+def campaigns(tmp_path_factory):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("OMP_NUM_THREADS", "1")
+        patch.setenv("CUDA_VISIBLE_DEVICES", "")
+        yield cache(lambda name: Campaign(name, tmp_path_factory.mktemp("faults")))
+
+
+def check(campaign: Campaign, how: str, step: int) -> None:
+    operations = campaign.undisturbed.operations
+    wrong = []
+    for number in [*points(campaign, how)][step // 2 :: step]:
+        if problem := campaign.strike(number, how):
+            wrong.append(f"{how} at {number} of {len(operations)} ({operations[number]}): {problem}")
+    assert not wrong, "\n".join(wrong)
+
+
+@pytest.mark.parametrize("how", ["kill", "full"])
+@pytest.mark.parametrize("name", COMMANDS)
+def test_some_operations(campaigns, name, how):
+    campaign = campaigns(name)
+    check(campaign, how, max(1, len([*points(campaign, how)]) // campaign.command.quick))
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(3600)
+@pytest.mark.parametrize("how", ["kill", "full"])
+@pytest.mark.parametrize("name", COMMANDS)
+def test_every_operation(campaigns, name, how):
+    campaign = campaigns(name)
+    check(campaign, how, campaign.command.every)
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_a_power_cut_loses_nothing(campaigns, name):
+    assert not [*undurable(campaigns(name).undisturbed.operations)]
+
+
+def undurable(operations: Sequence[Operation]) -> Iterator[str]:
+    """What a power cut may lose: content that is not on the disk when it gets its name, the new when the old is
+    removed, and either when the command has ended."""
+    content: set[str] = set()
+    names: set[str] = set()
+    for one in operations:
+        if one.kind in ("open", "write"):
+            content.add(one.path)
+        if one.kind in ("open", "mkdir"):
+            names.add(str(Path(one.path).parent))
+        elif one.kind == "fsync":
+            content.discard(one.path)
+            names.discard(one.path)
+        elif one.kind in ("rename", "exchange"):
+            if open_ := {path for path in content | names if f"{path}/".startswith(f"{one.path}/")}:
+                yield f"{one}: {', '.join(sorted(open_))} not on the disk"
+            names.add(str(Path(one.other).parent))
+        elif one.kind in ("unlink", "rmdir") and (content or names):
+            yield f"{one}: {', '.join(sorted(content | names))} not on the disk"
+    if content or names:
+        yield f"end: {', '.join(sorted(content | names))} not on the disk"
