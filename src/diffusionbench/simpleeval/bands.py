@@ -39,6 +39,9 @@ MIN_AREA: Final = 30
 #: of the bindings, at 0.15 more saturated pictures fall silent.
 COLOUR_MARGIN: Final = 0.10
 
+#: Quantile of chroma within an object from which on its pixels tell its colour: the edge is mixed with what lies behind.
+PURE: Final = 0.65
+
 # -- Groups of objects ------------------------------------------------------------------------------------------------
 #: Pixels between the mean places of two groups: the renderer's 5 less half a pixel of reading.
 DISPLACEMENT: Final = 4.5

@@ -43,9 +43,9 @@ def read_components(image: np.ndarray, native: int | None = None) -> Reading:
     areas = np.bincount(labels.ravel())
     # Enlarging took no noise from patterns, and colour from thin shapes: patterns are judged after the box mean, colours
     # before it.
-    colours, free = (image, smooth) if coarse else (smooth, image)
+    free = smooth if coarse else image
     objects = tuple(
-        _object(colours, chroma, labels == label)
+        _object(image, chroma, labels == label)
         for label in range(1, len(areas))
         if areas[label] >= bands.MIN_AREA
     )
@@ -66,7 +66,7 @@ def _clear(chroma: np.ndarray, labels: np.ndarray) -> bool:
 def _object(colours: np.ndarray, chroma: np.ndarray, mask: np.ndarray) -> Found:
     """One component; its most vivid pixels tell its colour."""
     inside = chroma[mask]
-    vivid = colours[mask][inside >= quantile(inside, 1 - bands.VIVID_SHARE)]
+    vivid = colours[mask][inside >= quantile(inside, bands.PURE)]
     rows, columns = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
     top, left = rows[0] - 1, columns[0] - 1
     box = (slice(rows[0], rows[-1] + 3), slice(columns[0], columns[-1] + 3))
