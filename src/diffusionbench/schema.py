@@ -98,15 +98,17 @@ def check_place(path: Path, kind: Literal["file", "folder"] = "file") -> None:
     try:
         if kind == "file" and path.is_dir():
             raise RequestError(f"{path} is a folder. Name a file in it, such as {path / 'result.json'}.")
-        if kind == "folder" and path.exists() and not path.is_dir():
-            raise RequestError(f"{path} is a file. Name a folder.")
+        if path.exists() and not (path.is_file() if kind == "file" else path.is_dir()):
+            raise RequestError(f"{path} is no {kind}. Choose another place.")
         folder = path if kind == "folder" else path.parent
         while not folder.exists() and folder != folder.parent:
             folder = folder.parent
-        with tempfile.NamedTemporaryFile(dir=folder, prefix=f".{path.name}.", suffix=".tmp"):
-            pass
     except OSError as error:
         raise RequestError(f"{path} cannot be written: {error.strerror or error}. Choose another place.") from None
+    if not folder.is_dir():
+        raise RequestError(f"{path} cannot be written: {folder} is no folder. Choose another place.")
+    if not os.access(folder, os.W_OK | os.X_OK):
+        raise RequestError(f"{path} cannot be written: {folder} is read-only. Choose another place.")
 
 
 def write_result(path: Path, text: str) -> None:
