@@ -97,9 +97,9 @@ def check_place(path: Path, kind: Literal["file", "folder"] = "file") -> None:
     """
     try:
         if kind == "file" and path.is_dir():
-            raise RequestError(f"{path} is a folder. Name a file in it, such as {path / 'result.json'}.")
+            raise RequestError(f"{path} cannot be written: it is a folder. Name a file, such as {path / 'result'}.")
         if path.exists() and not (path.is_file() if kind == "file" else path.is_dir()):
-            raise RequestError(f"{path} is no {kind}. Choose another place.")
+            raise RequestError(f"{path} cannot be written: it is no {kind}. Choose another place.")
         folder = path if kind == "folder" else path.parent
         while not folder.exists() and folder != folder.parent:
             folder = folder.parent
