@@ -189,8 +189,12 @@ def submit(
       diffusionbench submit record.json --records ../diffusionbench/records --json
     """
     from diffusionbench import submission
-    from diffusionbench.schema import write_result
+    from diffusionbench.schema import check_place, write_result
 
+    if not dry_run:
+        check_place(records, "folder")
+        for file in filter(None, (every_eval_ever, hub)):
+            check_place(file)
     report = submission.check(result, records)
     exports = {} if report.problems else _exports(report.record, every_eval_ever, hub, hub_dataset)
     path = None

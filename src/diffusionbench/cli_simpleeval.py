@@ -127,9 +127,12 @@ def prompts(
     Image k of a prompt belongs into `<prompt id>/<k>.png`, sampled from the k-th of the line's noise seeds.
     """
     from diffusionbench.prompts import PROMPTS
-    from diffusionbench.schema import write_result
+    from diffusionbench.schema import check_place, write_result
     from diffusionbench.simpleeval.statistics import overlaps
 
+    if out is not None:
+        check_place(out, "folder")
+        check_place(out / "prompts.jsonl")
     source = PROMPTS.load(name)
     opened = source.open(_bound(weights, beacon) if weights else seed, layout)
     if out is not None:
@@ -266,16 +269,21 @@ def stress(
 
       diffusionbench stress simpleeval_shapes_v1 --layout standard --out stress.json
     """
-    from diffusionbench.schema import write_result
+    from diffusionbench.schema import check_place, write_result
     from diffusionbench.simpleeval import stress as harness
 
+    if out is not None:
+        check_place(out)
     names = [metric, *(name for name in against.split(",") if name)]
     chosen = list(harness.ATTACKS) if attacks == "all" else attacks.split(",")
     result = harness.run(names, chosen, layout=layout, seed=seed, accuracy=accuracy, progress=_progress)
     text = json.dumps(result.facts(), indent=2)
-    if out is not None:
-        write_result(out, text + "\n")
-    typer.echo(text if as_json else result.text())
+    try:
+        if out is not None:
+            write_result(out, text + "\n")
+    finally:
+        # A result that cannot be written is not lost.
+        typer.echo(text if as_json else result.text())
     if result.missed:
         raise typer.Exit(3)
 

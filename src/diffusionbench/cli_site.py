@@ -34,8 +34,10 @@ def site(
 
       diffusionbench site --out /tmp/preview --json
     """
+    from diffusionbench.schema import check_place
     from diffusionbench.site.build import build
 
+    check_place(out, "folder")
     counts = build(gather_records(records), out, record_folders(records))
     index = out / "index.html"
     print(json.dumps({**counts, "index": str(index)}, indent=2) if as_json else index)
@@ -62,7 +64,9 @@ def figure(
     """
     from diffusionbench.figure import figure as points_of
     from diffusionbench.figure import write
+    from diffusionbench.schema import check_place
 
+    check_place(out)
     chosen = points_of(gather_records(records), score_set, guidance, family=split(family), select=split(select))
     write(out, chosen, columns=columns)
     print(out)

@@ -55,8 +55,14 @@ def _as_sortable(number: re.Match[str]) -> str:
 
 def printable(name: str) -> str:
     """Return a name as records and messages may hold it: one line of valid Unicode, whatever bytes it has."""
-    text = name.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
-    return re.sub(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]", lambda found: f"\\x{ord(found[0]):02x}", text)
+    return re.sub("[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]", _escaped, name)
+
+
+def _escaped(found: re.Match[str]) -> str:
+    code = ord(found[0])
+    # Python keeps the byte E9 of a name that is no UTF-8 as U+DCE9.
+    code -= 0xDC00 if 0xDC80 <= code <= 0xDCFF else 0
+    return f"\\x{code:02x}" if code < 0x100 else f"\\u{code:04x}"
 
 
 def is_hidden(name: str) -> bool:
@@ -291,6 +297,15 @@ def class_key(name: str) -> str:
     return (name.lstrip("0") or "0") if name.isascii() and name.isdigit() else unicodedata.normalize("NFC", name)
 
 
+def are_folder_names(classes: Sequence[str]) -> bool:
+    """Return whether each class can have a folder of its name that every reader takes for that class."""
+    keys = {class_key(name).casefold() for name in classes}
+    return len(keys) == len(classes) and not any(
+        is_hidden(name) or not name or re.search(r"[/\\]", name) or printable(name) != name or len(name.encode()) > 255
+        for name in classes
+    )
+
+
 def number_classes(names: Iterable[str], known: Sequence[str] | None = None) -> tuple[dict[str, int], list[str]]:
     """Number classes by the names of a reference, else in natural order.
 
@@ -325,19 +340,20 @@ def read_lines(path: Path, what: str) -> list[str]:
     Raises:
         DataError: if it cannot be read, is in another encoding, or holds NUL characters.
     """
-    name = f"{what} {printable(str(path))}"
+    name = f"{what} {printable(str(path))}:"
     try:
         data = path.read_bytes()
     except OSError as error:
-        raise DataError(f"{name} cannot be read: {error.strerror or error}. Give a UTF-8 text file.") from None
+        raise DataError(f"{name} it cannot be read ({error.strerror or error}). Give a UTF-8 text file.") from None
     if data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
-        raise DataError(f"{name} is UTF-16. Convert it: iconv -f UTF-16 -t UTF-8.")
+        raise DataError(f"{name} it is UTF-16. Convert it: iconv -f UTF-16 -t UTF-8.")
     if 0 in data:
         raise DataError(
-            f"{name} holds NUL bytes (the first is byte {data.index(0)}), so it is no UTF-8 text. Convert it."
+            f"{name} it holds NUL bytes (the first is byte {data.index(0)}), so it is no UTF-8 text. Convert it."
         )
     try:
-        text = data.decode("utf-8-sig")
+        # Files that were joined have a byte order mark at the head of each.
+        text = data.decode("utf-8").replace("\ufeff", "")
     except UnicodeDecodeError as error:
-        raise DataError(f"{name} is not UTF-8 (byte {error.start}). Convert it, for example with iconv.") from None
+        raise DataError(f"{name} it is not UTF-8 (byte {error.start}). Convert it, for example with iconv.") from None
     return re.split("\r\n|\n|\r", text)

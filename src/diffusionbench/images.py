@@ -112,7 +112,19 @@ class UnreadableImage(DataError):  # noqa: N818
     """A file is no image that can be read, or a damaged one."""
 
 
-def decode_rgb(data: bytes, name: str, transparency: Literal["drop", "refuse"] = "drop") -> Image.Image:
+def decode_rgb(data: bytes, name: str) -> Image.Image:
+    """Decode one image file as training takes it: `decode` with transparency dropped.
+
+    Raises:
+        DataError: as `decode`.
+    """
+    try:
+        return decode(data, name, transparency="drop")
+    except UnreadableImage as error:
+        raise DataError(str(error)) from None
+
+
+def decode(data: bytes, name: str, transparency: Literal["drop", "refuse"]) -> Image.Image:
     """Decode one image file held in memory to RGB, upright by its EXIF orientation; colour profiles are not applied.
 
     Args:
@@ -132,10 +144,8 @@ def decode_rgb(data: bytes, name: str, transparency: Literal["drop", "refuse"] =
             _check_content(image, data, name)
             image.load()
             return _as_rgb(_upright(image), name, transparency)
-    except DataError:
+    except (DataError, MemoryError):
         raise
-    except MemoryError:
-        raise RunError(f"image {name} needs more memory than there is. Make room, or remove it.") from None
     # Pillow's decoders raise many unrelated types on damaged files.
     except Exception as error:
         reason = " ".join(str(error).split()) or type(error).__name__
@@ -173,8 +183,8 @@ def _is_deep(image: Image.Image, data: bytes) -> bool:
 def _upright(image: Image.Image) -> Image.Image:
     try:
         turn = _TURNS.get(image.getexif().get(ExifTags.Base.Orientation, 1))
+    # Damaged metadata are no fault of the pixels.
     except Exception:
-        # Damaged metadata are no fault of the pixels.
         return image
     return image if turn is None else image.transpose(turn)
 

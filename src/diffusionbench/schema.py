@@ -199,16 +199,18 @@ def check_place(path: Path, kind: Literal["file", "folder"] = "file") -> None:
     """
     try:
         if kind == "file" and path.is_dir():
-            raise RequestError(f"{path} is a folder. Name a file in it, such as {path / 'result.json'}.")
-        if kind == "folder" and path.exists() and not path.is_dir():
-            raise RequestError(f"{path} is a file. Name a folder.")
+            raise RequestError(f"{path} cannot be written: it is a folder. Name a file, such as {path / 'result'}.")
+        if path.exists() and not (path.is_file() if kind == "file" else path.is_dir()):
+            raise RequestError(f"{path} cannot be written: it is no {kind}. Choose another place.")
         folder = path if kind == "folder" else path.parent
         while not folder.exists() and folder != folder.parent:
             folder = folder.parent
-        with _new_temporary(folder) as file:
-            Path(file.name).unlink()
     except OSError as error:
         raise RequestError(f"{path} cannot be written: {error.strerror or error}. Choose another place.") from None
+    if not folder.is_dir():
+        raise RequestError(f"{path} cannot be written: {folder} is no folder. Choose another place.")
+    if not os.access(folder, os.W_OK | os.X_OK):
+        raise RequestError(f"{path} cannot be written: {folder} is read-only. Choose another place.")
 
 
 def write_result(path: Path, text: str) -> None:

@@ -29,7 +29,7 @@ from diffusionbench.files import (
     printable,
     read_lines,
 )
-from diffusionbench.images import UnreadableImage, decode_rgb
+from diffusionbench.images import UnreadableImage, decode
 from diffusionbench.schema import digest, file_digest
 from diffusionbench.shown import few
 
@@ -175,7 +175,7 @@ def _decode(file: Path) -> np.ndarray:
     except OSError as error:
         reason = "it is a link to nothing" if file.is_symlink() and not file.exists() else error.strerror
         raise UnreadableImage(f"cannot read image {name}: {reason}. Replace or remove it.") from None
-    return np.asarray(decode_rgb(data, name, transparency="refuse"))
+    return np.asarray(decode(data, name, transparency="refuse"))
 
 
 def _digests(files: Iterable[Path]) -> list[str | None]:

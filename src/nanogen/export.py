@@ -8,9 +8,10 @@ from pathlib import Path
 import numpy as np
 
 from diffusionbench.errors import CheckpointError, RequestError
+from diffusionbench.files import are_folder_names, read_lines
 from diffusionbench.images import grid, save_png
 from diffusionbench.record import Record
-from diffusionbench.schema import write_atomic
+from diffusionbench.schema import check_place, write_atomic
 from nanogen import checkpoint, distributed, evaluate, precision
 from nanogen import run as runs
 from nanogen.conditions import Ask
@@ -43,16 +44,13 @@ def open_weights(path: Path, device: str) -> tuple[Loaded, runs.Run | None]:
 
 
 def read_prompts(file: Path) -> list[str]:
-    """The prompts of a text file, one a line; empty lines are skipped.
+    """Read the prompts of a text file, one a line, without blanks around them; empty lines are skipped.
 
     Raises:
-        RequestError: if it cannot be read, is not UTF-8, holds none, or holds one twice.
+        DataError: if it cannot be read or is not UTF-8.
+        RequestError: if it holds none, or holds one twice.
     """
-    try:
-        lines = [line.strip() for line in file.read_text(encoding="utf-8").splitlines()]
-    except (OSError, UnicodeDecodeError) as error:
-        reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8"
-        raise RequestError(f"prompt file {file}: {reason}. Give a UTF-8 text file with one prompt a line.") from None
+    lines = [line.strip() for line in read_lines(file, "prompt file")]
     places: dict[str, int] = {}
     for number, line in enumerate(lines, start=1):
         if line and places.setdefault(line, number) != number:
@@ -86,15 +84,19 @@ def sample_run(
         seed: image i depends on (weights, label or prompt, seed, i) only.
         batch_size: images at once; None: the run's.
         out: `.png` for a grid, `.npz` for an archive (arr_0 images, arr_1 labels or prompts), else a folder of PNG
-            files in one subfolder per class or prompt. PNG files hold what was asked for in their metadata.
+            files in one subfolder per class or prompt: the class's name where the run knows names that folders can
+            have, else the number. PNG files hold what was asked for in their metadata.
 
     Raises:
         UserError: for whatever is wrong with the request.
     """
     if out.suffix not in ("", ".png", ".npz"):
         raise RequestError(f"--out {out}: expected grid.png, a folder, or images.npz, found '{out.suffix}'.")
+    check_place(out, "file" if out.suffix else "folder")
+    if out.is_dir() and any(out.iterdir()):
+        raise RequestError(f"--out {out} is not empty. Name a new folder.")
     with distributed.processes() as device:
-        loaded, _ = open_weights(path, device)
+        loaded, run = open_weights(path, device)
         config = changed(loaded.config, overrides, _FREE_SECTIONS, f"{path} is trained")
         asks = loaded.parts.conditioner.asks(labels, prompts)
         num = num or max(DEFAULT_NUM, len(prompts))
@@ -113,14 +115,16 @@ def sample_run(
         images = np.concatenate([parts[start] for start in sorted(parts)])
         facts = {"seed": seed, "guidance": config.guidance.scale, "step": loaded.step, "config_hash": config.hash}
         try:
-            _write(images, wanted, out, facts)
+            _write(images, wanted, out, facts, None if run is None else run.facts.get("classes"))
             for note in loaded.parts.conditioner.notes():
                 say(note)
         except OSError as error:
             raise RequestError(f"--out {out} cannot be written: {error.strerror or error}.") from None
 
 
-def _write(images: np.ndarray, asks: Sequence[Ask], out: Path, facts: dict[str, object]) -> None:
+def _write(
+    images: np.ndarray, asks: Sequence[Ask], out: Path, facts: dict[str, object], classes: Sequence[str] | None
+) -> None:
     if out.suffix == ".png":
         columns = min(evaluate.COLUMNS, len(images), len(set(asks))) if len(set(asks)) > 1 else evaluate.COLUMNS
         save_png(grid(images, min(columns, len(images))), out, {**facts, **evaluate.asked(asks)})
@@ -128,11 +132,12 @@ def _write(images: np.ndarray, asks: Sequence[Ask], out: Path, facts: dict[str, 
         (words,) = evaluate.asked(asks).values()
         write_atomic(out, lambda file: np.savez(file, arr_0=images, arr_1=np.array(words)))
     else:
-        if out.is_dir() and any(out.iterdir()):
-            raise RequestError(f"--out {out} is not empty. Name a new folder.")
+        is_named = classes is not None and are_folder_names(classes)
         for index, (image, ask) in enumerate(zip(images, asks, strict=True)):
             said = {"label": ask.label} if ask.caption is None else {"prompt": ask.caption}
-            save_png(image, out / ask.folder / f"{index:06d}.png", {**facts, "index": index, **said})
+            # By its name a class is found again in a reference, whose numbers may be others.
+            folder = classes[ask.label] if classes and is_named and ask.label is not None else ask.folder
+            save_png(image, out / folder / f"{index:06d}.png", {**facts, "index": index, **said})
 
 
 def evaluate_run(path: Path, overrides: Sequence[str], tuned: bool, out: Path | None) -> Record | None:
@@ -146,6 +151,8 @@ def evaluate_run(path: Path, overrides: Sequence[str], tuned: bool, out: Path | 
     Returns:
         The record, in the main process.
     """
+    if out is not None:
+        check_place(out)
     with distributed.processes() as device:
         loaded, run = open_weights(path, device)
         if run is None:

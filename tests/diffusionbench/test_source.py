@@ -204,7 +204,7 @@ def test_label_files_have_one_integer_a_line(tmp_path):
     path.write_text("3\ncat\n")
     with pytest.raises(DataError, match=r"labels\.txt:2: 'cat' is no integer"):
         read_labels(path)
-    with pytest.raises(DataError, match=r"missing\.txt cannot be read"):
+    with pytest.raises(DataError, match=r"missing\.txt: it cannot be read"):
         read_labels(tmp_path / "missing.txt")
 
 

@@ -445,7 +445,7 @@ def test_a_corrupt_image_ends_the_run_with_its_name(tmp_path, workers):
     assert str(error.value) == (
         f"cannot read image {root}/bee/1.png: it is no known image format. Replace or remove it."
     )
-    assert isinstance(error.value, DataError)
+    assert type(error.value) is DataError
 
 
 # Real data.

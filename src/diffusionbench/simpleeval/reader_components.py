@@ -45,9 +45,7 @@ def read_components(image: np.ndarray, native: int | None = None) -> Reading:
     # before it.
     free = smooth if coarse else image
     objects = tuple(
-        _object(image, chroma, labels == label)
-        for label in range(1, len(areas))
-        if areas[label] >= bands.MIN_AREA
+        _object(image, chroma, labels == label) for label in range(1, len(areas)) if areas[label] >= bands.MIN_AREA
     )
     background = _background(free, ~grow(mask, 2), bands.COARSE_COVARIANCE if coarse else bands.COVARIANCE)
     return Reading(objects, background, _clear(chroma, labels))
