@@ -9,6 +9,8 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable
 
+from diffusionbench.shown import message
+
 
 class UserError(Exception):
     """The request cannot be carried out as written."""
@@ -52,7 +54,7 @@ def run_program(program: Callable[[], object], interrupted: str) -> None:
     try:
         program()
     except (UserError, RunError) as error:
-        print(f"{type(error).__name__}: {error}", file=sys.stderr)
+        print(message(f"{type(error).__name__}: {error}"), file=sys.stderr)
         sys.exit(error.exit_code)
     except SystemExit as end:
         # Typer has turned Ctrl-C into this code, without a word.

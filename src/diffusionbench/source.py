@@ -15,11 +15,11 @@ import numpy as np
 from PIL import Image
 
 from diffusionbench import bounds
-from diffusionbench.archives import FAULTS, Archive
+from diffusionbench.archives import Archive, ImageRows
 from diffusionbench.axes import Sample
 from diffusionbench.errors import DataError, RequestError
 from diffusionbench.schema import digest, file_digest
-from diffusionbench.shown import few
+from diffusionbench.shown import clipped, few
 
 SUFFIXES: Final = (".png", ".jpg", ".jpeg", ".webp", ".bmp")
 LABEL_KEYS: Final = ("arr_1", "labels")
@@ -224,8 +224,8 @@ class ArchiveSource:
             raise DataError(f"{path} holds {few(keys) or 'nothing'}. Images must be under the key arr_0.")
         self.path = path
         self.description = f"archive {path}"
-        self._rows = _Rows(path, "arr_0" if "arr_0" in keys else others[0])
-        count = self._rows.shape[0]
+        self._rows = ImageRows(path, "arr_0" if "arr_0" in keys else others[0])
+        count = self._rows.count
         stored = next((key for key in LABEL_KEYS if key in keys), None)
         if labels is not None:
             self.labels = _matching(labels, count, str(path))
@@ -242,11 +242,11 @@ class ArchiveSource:
     @property
     def image_size(self) -> tuple[int, int] | None:
         """(height, width)."""
-        return self._rows.shape[1:3]
+        return self._rows.size
 
     def images(self, samples: Sequence[Sample]) -> np.ndarray:
         """The samples' images; fastest where ids rise."""
-        return np.concatenate([self._rows.read(sample.id, 1) for sample in samples])
+        return np.stack([self._rows.read(sample.id) for sample in samples])
 
 
 class ArraySource:
@@ -329,7 +329,9 @@ def read_labels(path: Path) -> list[int]:
         try:
             labels.append(int(line))
         except ValueError:
-            raise DataError(f"labels {path}:{number}: {line.strip()!r} is no integer. One label a line.") from None
+            raise DataError(
+                f"labels {path}:{number}: {line.strip()!r} is no integer. One label a line."
+            ) from None
     return labels
 
 
@@ -379,6 +381,12 @@ def _folder_labels(folder: Path, files: Sequence[Path]) -> tuple[int | None, ...
 def _matching(labels: Sequence[int | None], count: int, what: str) -> tuple[int | None, ...]:
     if len(labels) != count:
         raise RequestError(f"{len(labels)} labels were given and {what} has {count} images. Give one label per image.")
+    for image, label in enumerate(labels):
+        if label is not None and not 0 <= label < bounds.CLASSES:
+            raise DataError(
+                f"{what}: image {image} has the label {clipped(str(label), 40)}. Labels are numbers from 0 to "
+                f"{bounds.CLASSES - 1:,}."
+            )
     return tuple(labels)
 
 
@@ -405,34 +413,3 @@ def _integers(path: Path, key: str) -> list[int]:
     if labels.ndim != 1 or labels.dtype.kind not in "iu":
         raise DataError(f"{path}: '{key}' is {labels.dtype} {list(labels.shape)}. Labels must be integers [N].")
     return labels.tolist()
-
-
-class _Rows:
-    """Rows of an image array inside an .npz, read where they stand."""
-
-    def __init__(self, path: Path, key: str) -> None:
-        self._path = path
-        # Open as long as the source lives: rows are read when they are asked for.
-        self._file, self.shape, dtype, fortran = Archive(path).open(key)
-        if dtype != np.uint8 or len(self.shape) != 4 or self.shape[3] != 3 or 0 in self.shape or fortran:
-            raise DataError(
-                f"{path}: '{key}' is {dtype} {list(self.shape)}{' in Fortran order' if fortran else ''}. "
-                "Images must be uint8 [N, H, W, 3] (RGB, 0..255) with at least one image and one pixel."
-            )
-        if self.shape[0] > bounds.IMAGES or max(self.shape[1:]) > bounds.SIDE:
-            raise DataError(
-                f"{path}: '{key}' is {list(self.shape)}. At most {bounds.IMAGES:,} images of {bounds.SIDE:,} pixels a "
-                "side are read."
-            )
-        self._start = self._file.tell()
-
-    def read(self, start: int, count: int) -> np.ndarray:
-        size = int(np.prod(self.shape[1:]))
-        try:
-            self._file.seek(self._start + start * size)
-            data = self._file.read(count * size)
-        except FAULTS as error:
-            raise DataError(f"{self._path}: image {start} cannot be read ({error}). Write the file again.") from None
-        if len(data) < count * size:
-            raise DataError(f"{self._path} ends before image {start + len(data) // size}. Write the file again.")
-        return np.frombuffer(data, np.uint8).reshape(count, *self.shape[1:])
