@@ -98,7 +98,7 @@ RECORD_READERS = (
     "diffusionbench.study_text",
     "diffusionbench.submission",
 )
-BOTTOM = {"diffusionbench.errors", "diffusionbench.registry", "diffusionbench.schema"}
+BOTTOM = {f"diffusionbench.{name}" for name in ("bounds", "errors", "limits", "registry", "schema", "shown")}
 
 
 @dataclass

@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
 
@@ -14,7 +14,7 @@ from rich.console import Console
 from rich.table import Table
 
 from diffusionbench.board import SHOWN, Board, Cell, Column, Row, column_id
-from diffusionbench.study_text import plain
+from diffusionbench.shown import cell, printable
 
 ABSENT = "-"
 
@@ -62,7 +62,7 @@ def print_board(board: Board, console: Console, columns: Sequence[Column], trace
         table.add_column(head, no_wrap=True)
     for column in columns:
         arrow = {True: " ↑", False: " ↓", None: ""}[column.higher_is_better]
-        table.add_column(plain(column.title + arrow), justify="right", overflow="fold", min_width=6)
+        table.add_column(column.title + arrow, justify="right", overflow="fold", min_width=6)
     axes = _axes(board)
     for head in (*(f"{axis.split('_')[0]} rank" for axis in axes), "mean rank", "95 %", "places"):
         table.add_column(head, justify="right", overflow="fold", min_width=4)
@@ -71,17 +71,17 @@ def print_board(board: Board, console: Console, columns: Sequence[Column], trace
         cells = [with_error(row.cells[c.id]) if c.id in row.cells else ABSENT for c in columns]
         ranks = [_number(row.axis_ranks.get(axis)) for axis in axes]
         front = "yes" if row.pareto else ""
-        table.add_row(*_facts(row, plain), *cells, *ranks, _number(row.mean_rank), *_spans(row), front)
+        table.add_row(*_facts(row), *cells, *ranks, _number(row.mean_rank), *_spans(row), front)
     console.print(table)
     for line in notes(board):
-        console.print(plain(line))
+        console.print(line)
     if hidden := len(board.columns) - len(columns):
         console.print(f"not shown: {hidden} further column{'s' * (hidden > 1)} (--columns all)")
     if trace:
         for row in board.rows:
             for column in columns:
                 if column.id in row.cells:
-                    console.print(plain(f"{row.name}  {column.id}  {row.cells[column.id].record}"))
+                    console.print(f"{row.name}  {column.id}  {row.cells[column.id].record}")
 
 
 def _spans(row: Row) -> tuple[str, str]:
@@ -121,12 +121,13 @@ def as_csv(board: Board, columns: Sequence[Column]) -> str:
     head = ["place", "name", "title", "family", "kind"]
     for column in columns:
         head += [column.id, f"{column.id} stderr", f"{column.id} record"]
-    writer.writerow([*head, *(f"rank {axis}" for axis in _axes(board)), "mean rank", "rank low", "rank high", "pareto"])
+    head += [*(f"rank {axis}" for axis in _axes(board)), "mean rank", "rank low", "rank high", "pareto"]
+    writer.writerow(map(cell, head))
     for row in board.rows:
-        line: list[Any] = [row.place, *map(cell_text, (row.name, row.title, row.family or "", row.kind))]
+        line: list[Any] = [row.place, *map(cell, (row.name, row.title, row.family or "", row.kind))]
         for column in columns:
-            cell = row.cells.get(column.id)
-            line += [cell.value, cell.stderr, cell_text(cell.record)] if cell else [None, None, None]
+            found = row.cells.get(column.id)
+            line += [found.value, found.stderr, cell(found.record)] if found else [None, None, None]
         line += [row.axis_ranks.get(axis) for axis in _axes(board)]
         writer.writerow([*line, row.mean_rank, *(row.interval or (None, None)), row.pareto])
     return text.getvalue()
@@ -141,12 +142,12 @@ def as_markdown(board: Board, columns: Sequence[Column]) -> str:
     ]
     for row in board.rows:
         cells = [with_error(row.cells[c.id]) if c.id in row.cells else ABSENT for c in columns]
-        lines.append("| " + " | ".join([*_facts(row, _escape), *cells, _rank(row), _records(row, columns)]) + " |")
+        lines.append("| " + " | ".join([*map(_escape, _facts(row)), *cells, _rank(row), _records(row, columns)]) + " |")
     return "\n".join([*lines, "", *(f"- {_escape(line)}" for line in notes(board))]) + "\n"
 
 
-def _facts(row: Row, shown_as: Callable[[str], Any]) -> list[Any]:
-    return [_number(row.place), shown_as(row.title), shown_as(row.family or ABSENT), row.kind]
+def _facts(row: Row) -> list[str]:
+    return [_number(row.place), row.title, row.family or ABSENT, row.kind]
 
 
 def _rank(row: Row) -> str:
@@ -168,11 +169,5 @@ def _number(value: float | None) -> str:
     return ABSENT if value is None else f"{value:.1f}".removesuffix(".0")
 
 
-def cell_text(text: str) -> str:
-    # A spreadsheet runs a cell that starts like a formula; no name of ours does.
-    return f"'{text}" if text[:1] in ("=", "+", "-", "@", "\t", "\r") else text
-
-
 def _escape(text: str) -> str:
-    visible = plain(text).plain
-    return re.sub(r"([\\`*_\[\]<>|~&])", r"\\\1", visible)
+    return re.sub(r"([\\`*_\[\]<>|~&])", r"\\\1", printable(text))

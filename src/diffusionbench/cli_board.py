@@ -12,6 +12,7 @@ import typer
 
 from diffusionbench import bounds
 from diffusionbench.errors import RequestError
+from diffusionbench.shown import lines, printable
 
 DEFAULT_FOLDER = Path("records")
 
@@ -109,7 +110,7 @@ def board(
     for one in boards:
         chosen = board_text.shown(one, split(columns))
         if as_csv:
-            print(board_text.as_csv(one, chosen), end="")
+            print(lines(board_text.as_csv(one, chosen)), end="")
         elif as_markdown:
             print(board_text.as_markdown(one, chosen))
         else:
@@ -159,10 +160,10 @@ def correlate(
 
 
 def _console() -> Any:
-    from rich.console import Console
+    from diffusionbench.terminal import PlainConsole
 
     # A file or a pipe has no width; a wide table must not be folded to 80 columns there.
-    return Console(width=None if sys.stdout.isatty() else 180, highlight=False)
+    return PlainConsole(None if sys.stdout.isatty() else 180)
 
 
 def submit(
@@ -208,7 +209,7 @@ def submit(
         print(json.dumps(content, indent=2))
     else:
         for warning in report.warnings:
-            print(f"warning: {warning}", file=sys.stderr)
+            print(printable(f"warning: {warning}"), file=sys.stderr)
         if path:
             for file in exports:
                 print(f"wrote {file}")
@@ -254,7 +255,7 @@ def validate(
         print(json.dumps({"records": len(reports), "problems": problems, "warnings": warnings}, indent=2))
     else:
         for warning in warnings:
-            print(f"warning: {warning}", file=sys.stderr)
+            print(printable(f"warning: {warning}"), file=sys.stderr)
         if not problems:
             print("1 record is valid" if len(reports) == 1 else f"{len(reports)} records are valid")
     if problems:

@@ -8,6 +8,7 @@ from typing import Any
 
 from diffusionbench.catalog import direction
 from diffusionbench.record import Record, Value
+from diffusionbench.shown import printable
 
 # Two-sided 5 % of a standard normal.
 _Z = 1.96
@@ -48,7 +49,7 @@ class Comparison:
         for key, found in self.values.items():
             verdict = {True: "differ", False: "agree within their uncertainty", None: "no uncertainty to compare with"}
             lines.append(f"{key}: {found.first:.6g} and {found.second:.6g}, {verdict[found.beyond]}")
-        return "\n".join(lines)
+        return "\n".join(map(printable, lines))
 
 
 def compare(first: Record, second: Record) -> Comparison:

@@ -12,6 +12,8 @@ import os
 import sys
 from collections.abc import Callable
 
+from diffusionbench.shown import message
+
 
 class UserError(Exception):
     """The request cannot be carried out as written.
@@ -139,7 +141,7 @@ def _exit_code(program: Callable[[], object], interrupted: str) -> int | str | N
         return end.exit_code
     except (UserError, RunError) as error:
         if not error.everywhere or os.environ.get("LOCAL_RANK", "0") == "0":
-            _tell(f"{type(error).__name__}: {error}")
+            _tell(message(f"{type(error).__name__}: {error}"))
         return error.exit_code
     except KeyboardInterrupt:
         _tell(interrupted)

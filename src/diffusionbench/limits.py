@@ -17,7 +17,13 @@ from typing import Any, Final
 # A thousand times the largest record, list of images or manifest of ours.
 SMALL: Final = 64 * 2**20
 LEVELS: Final = 100
-_TOO_DEEP: Final = f"it is nested deeper than {LEVELS} levels"
+
+
+class TooDeepError(ValueError):
+    """A JSON text of more than `LEVELS` levels."""
+
+    def __init__(self) -> None:
+        super().__init__(f"is nested deeper than {LEVELS} levels")
 
 
 def read_small(path: Path, most: int = SMALL) -> bytes:
@@ -40,17 +46,18 @@ def parse_json(content: bytes | str) -> Any:
     """The value of a JSON text of at most `LEVELS` levels.
 
     Raises:
-        ValueError: if it is no JSON, no UTF-8, or nested deeper.
+        TooDeepError: if it has more.
+        ValueError: if it is no JSON or no text.
     """
     try:
         value = json.loads(content)
     except RecursionError:
-        raise ValueError(_TOO_DEEP) from None
+        raise TooDeepError from None
     level = [value]
     for _ in range(LEVELS):
         level = [child for one in level for child in _children(one)]
     if level:
-        raise ValueError(_TOO_DEEP)
+        raise TooDeepError
     return value
 
 

@@ -5,8 +5,8 @@
 
 from __future__ import annotations
 
-import json
 import math
+import sys
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -16,9 +16,11 @@ from typing import Final, Literal
 from diffusionbench import published
 from diffusionbench.catalog import resolve_metric
 from diffusionbench.errors import RequestError
+from diffusionbench.limits import TooDeepError, parse_json, read_small
 from diffusionbench.published.names import FAMILIES
 from diffusionbench.record import Protocol, Record, Value, load
 from diffusionbench.registry import nearest
+from diffusionbench.shown import few, message
 
 MEASURED: Final = "measured"
 SETS: Final = (*published.SCORE_SETS, MEASURED)
@@ -126,25 +128,31 @@ def gather(folders: Iterable[Path]) -> list[Record]:
         records += load_folder(folder)
     twice = [identifier for identifier, times in Counter(record.id for record in records).items() if times > 1]
     if twice:
-        raise RequestError(f"id {', '.join(map(repr, twice))} stands in more than one record. Give each its own id.")
+        raise RequestError(f"id {few([*map(repr, twice)])} stands in more than one record. Give each its own id.")
     return records
 
 
 def load_folder(folder: Path) -> list[Record]:
     """Every record below a folder, files in order of their names; a run folder holds other JSON beside them.
 
+    What can be no record under the name of one (a folder, a pipe, a link to nothing, gigabytes, 100,000 levels) is left
+    out, counted and named on stderr: a stranger's file must not take the board away from everybody else. A record that
+    is damaged does stop it, as the board would look complete without.
+
     Raises:
-        RequestError: naming every file that is no record, and every id that two files share.
+        RequestError: naming the files that are damaged records, and every id that two files share.
     """
     if not folder.is_dir():
         raise RequestError(f"records folder {folder} does not exist. Give a folder of record JSON files.")
     found: dict[str, Path] = {}
-    records, problems = [], []
+    records, problems, strange = [], [], []
     for path in record_files(folder):
         try:
             record = load(path)
         except RequestError as error:
-            if claims_to_be_a_record(path):
+            if reason := no_text(path):
+                strange.append(f"{path} {reason}")
+            elif claims_to_be_a_record(path):
                 problems.append(str(error))
             continue
         if record.id in found:
@@ -152,7 +160,9 @@ def load_folder(folder: Path) -> list[Record]:
         found[record.id] = path
         records.append(record)
     if problems:
-        raise RequestError("\n".join(problems))
+        raise RequestError(few(problems, "\n"))
+    if strange:
+        print(message(f"left out of {folder}, as no record: {few(strange, '; ', 1)}"), file=sys.stderr)
     return records
 
 
@@ -166,10 +176,25 @@ def record_files(folder: Path, nested: bool = True) -> list[Path]:
     )
 
 
+def no_text(path: Path) -> str | None:
+    """Why a file is nothing that JSON could be read from, or None."""
+    try:
+        parse_json(read_small(path))
+    except OSError as error:
+        return f"({error.strerror})"
+    except TooDeepError as error:
+        return f"({error})"
+    except ValueError:
+        return None
+    return None
+
+
 def claims_to_be_a_record(path: Path) -> bool:
     """Whether a JSON file has a record's outline; one that is cut off may have been a record."""
     try:
-        content = json.loads(path.read_bytes())
+        content = parse_json(read_small(path))
+    except (OSError, TooDeepError):
+        return False
     except ValueError:
         return True
     return isinstance(content, dict) and len(_OUTLINE & content.keys()) >= 2
@@ -235,7 +260,7 @@ def check_one_protocol(records: Sequence[Record], key: str) -> None:
     """
     for record in records[1:]:
         if difference := protocol_difference(records[0].protocol, record.protocol):
-            fields = "; ".join(f"{field}: {a!r} and {b!r}" for field, (a, b) in difference.items())
+            fields = few([f"{field}: {a!r} and {b!r}" for field, (a, b) in difference.items()], "; ")
             raise RequestError(
                 f"mixed protocols in one comparison of {key}: '{records[0].id}' and '{record.id}' differ in {fields}. "
                 "Choose records of one protocol with --select."
@@ -244,7 +269,7 @@ def check_one_protocol(records: Sequence[Record], key: str) -> None:
 
 def _only(candidates: list[Record], key: str, name: str) -> Record:
     if len(candidates) > 1:
-        ids = ", ".join(f"'{record.id}'" for record in candidates)
+        ids = few([f"'{record.id}'" for record in candidates])
         raise RequestError(f"{len(candidates)} records hold {key} of '{name}': {ids}. Choose one with --select ID.")
     return candidates[0]
 

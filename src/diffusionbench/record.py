@@ -8,14 +8,21 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any, Final, Literal
+from typing import Annotated, Any, Final, Literal
 
 from pydantic import Field, ValidationError
 
 from diffusionbench.errors import RequestError
+from diffusionbench.limits import read_small
 from diffusionbench.schema import Strict, write_result
+from diffusionbench.shown import clipped, few
 
 SCHEMA_VERSION: Final = 1
+# An id is also a file name, and those end at 255 bytes.
+MAX_ID: Final = 200
+MAX_NAME: Final = 300
+# Other programs read records, and most have no larger integers.
+Whole = Annotated[int, Field(ge=-(2**63), lt=2**63)]
 
 
 class Value(Strict):
@@ -28,8 +35,8 @@ class Value(Strict):
     stderr: float | None = None
     interval: tuple[float, float] | None = Field(None, description="95 % interval (low, high)")
     method: str | None = Field(None, description="how the uncertainty was formed: jackknife, wilson, prompts, ...")
-    scored: int | None = Field(None, description="images or prompts behind the value")
-    unscored: int = Field(0, description="images or prompts that could not be judged")
+    scored: Whole | None = Field(None, description="images or prompts behind the value")
+    unscored: Whole = Field(0, description="images or prompts that could not be judged")
     higher_is_better: bool | None = Field(None, description="direction, where the metric is another package's")
     note: str | None = None
 
@@ -52,13 +59,13 @@ class Protocol(Strict):
     reference: str | None = Field(None, description="name of the reference images or statistics")
     reference_digest: str | None = Field(None, description="SHA-256 over them")
     extractors: dict[str, str] = Field({}, description="feature extractor -> SHA-256 over weights and preprocessing")
-    count: int | None = Field(None, description="images asked for")
-    images_per_prompt: int | None = None
+    count: Whole | None = Field(None, description="images asked for")
+    images_per_prompt: Whole | None = None
     prompts: str | None = None
     prompts_digest: str | None = None
-    seed: int | None = None
+    seed: Whole | None = None
     sampler: str | None = None
-    num_steps: int | None = None
+    num_steps: Whole | None = None
     shift: float | None = None
     guidance: Guidance | None = None
     quantisation: Literal["truncate", "round"] | None = None
@@ -75,7 +82,7 @@ class Provenance(Strict):
     config_hash: str | None = None
     checkpoint_digest: str | None = None
     images_digest: str | None = Field(None, description="SHA-256 over the image store's manifest")
-    step: int | None = None
+    step: Whole | None = None
     command: str | None = Field(None, description="what to type to get this record again")
     commit: str | None = None
     dirty: bool | None = None
@@ -101,10 +108,12 @@ class Record(Strict):
 
     schema_version: Literal[1] = SCHEMA_VERSION
     kind: Literal["measured", "published"]
-    id: str = Field(pattern=r"^[a-z0-9][a-z0-9._-]*$", description="unique over all records; also the file name")
-    method: str
-    variant: str | None = Field(None, pattern=r"^[a-z0-9][a-z0-9._-]*$")
-    title: str
+    id: str = Field(
+        pattern=r"^[a-z0-9][a-z0-9._-]*$", max_length=MAX_ID, description="unique over all records; also the file name"
+    )
+    method: str = Field(max_length=MAX_NAME)
+    variant: str | None = Field(None, pattern=r"^[a-z0-9][a-z0-9._-]*$", max_length=MAX_ID)
+    title: str = Field(max_length=MAX_NAME)
     family: str | None = None
     protocol: Protocol
     values: dict[str, Value]
@@ -139,13 +148,24 @@ def load(path: Path) -> Record:
         RequestError: if the file is missing, is not JSON or breaks the schema; every breach is named.
     """
     try:
-        return Record.model_validate_json(path.read_bytes())
+        return Record.model_validate_json(read_record(path))
+    except ValidationError as error:
+        raise RequestError(f"record {path} does not fit the schema: {few(breaches(error), '; ')}") from None
+
+
+def read_record(path: Path) -> bytes:
+    """The text of a record.
+
+    Raises:
+        RequestError: if the file is missing, is no regular one or is too large.
+    """
+    try:
+        return read_small(path)
     except OSError as error:
         raise RequestError(f"record {path}: {error.strerror}. Give the path of a record's JSON file.") from None
-    except ValidationError as error:
-        raise RequestError(f"record {path} does not fit the schema: {'; '.join(breaches(error))}") from None
 
 
 def breaches(error: ValidationError) -> list[str]:
     """Where and how a record breaks the schema, one sentence per breach."""
-    return [f"{'.'.join(str(part) for part in one['loc']) or 'file'}: {one['msg']}" for one in error.errors()]
+    found = error.errors(include_input=False, include_url=False)
+    return [f"{'.'.join(clipped(str(part), 80) for part in one['loc']) or 'file'}: {one['msg']}" for one in found]

@@ -10,12 +10,14 @@ from types import ModuleType
 from typing import Any
 
 from diffusionbench.errors import MissingPackageError, UserError
+from diffusionbench.shown import LONGEST, few
 
 
 def nearest(name: str, known: list[str]) -> str:
-    """A clause naming the closest known name, or all of them where none is close."""
-    close = difflib.get_close_matches(name, known, n=1)
-    return f"Did you mean '{close[0]}'?" if close else f"Known: {', '.join(sorted(known)) or 'none'}."
+    """A clause naming the closest known name, or the first of them where none is close."""
+    # A name of thousands of letters is like no other, and takes minutes to compare.
+    close = difflib.get_close_matches(name, known, n=1) if len(name) < LONGEST else []
+    return f"Did you mean '{close[0]}'?" if close else f"Known: {few(sorted(known), first=24) or 'none'}."
 
 
 class Registry(Mapping[str, str]):

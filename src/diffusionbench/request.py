@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Literal, Protocol
 
 from pydantic import Field, field_validator
 
+from diffusionbench import bounds
 from diffusionbench.axes import AXES, asks_for
 from diffusionbench.axes.t2i import open_prompts
 from diffusionbench.errors import RequestError
@@ -14,9 +15,10 @@ from diffusionbench.extractors import EXTRACTORS
 from diffusionbench.files import class_key
 from diffusionbench.metrics import METRICS
 from diffusionbench.prompts import PromptChoice
-from diffusionbench.record import Guidance
+from diffusionbench.record import MAX_NAME, Guidance
 from diffusionbench.references import resolve
 from diffusionbench.schema import Strict, digest
+from diffusionbench.shown import clipped
 
 if TYPE_CHECKING:
     from diffusionbench.axes import Sample
@@ -57,14 +59,14 @@ class EvalRequest(Strict):
     metrics: tuple[str, ...]
     reference: str | None = None
     prompts: PromptChoice | None = None
-    count: int = Field(ge=1)
-    seed: int = 0
+    count: int = Field(ge=1, le=bounds.IMAGES)
+    seed: int = Field(0, ge=0, le=bounds.SEED)
     method: str = Field(min_length=1)
     title: str
     family: str | None = None
     protocol: str | None = None
     classes: tuple[str, ...] | None = None
-    num_classes: int | None = Field(None, ge=1)
+    num_classes: int | None = Field(None, ge=1, le=bounds.CLASSES)
     sampling: Sampling = Sampling()
     config_hash: str | None = None
     checkpoint_digest: str | None = None
@@ -80,6 +82,16 @@ class EvalRequest(Strict):
         if twice:
             raise RequestError(f"metric '{twice[0]}' is asked for twice. Name each metric once.")
         return metrics
+
+    @field_validator("method", "title")
+    @classmethod
+    def _short(cls, name: str) -> str:
+        if len(name) > MAX_NAME:
+            raise RequestError(
+                f"the generator's name has {len(name):,} characters, {MAX_NAME} are allowed: {clipped(name, 60)}. Give "
+                "a shorter one with --method or --title."
+            )
+        return name
 
 
 def specs(request: EvalRequest) -> dict[str, MetricSpec]:

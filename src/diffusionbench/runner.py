@@ -22,7 +22,7 @@ from diffusionbench.devices import check_device
 from diffusionbench.errors import DataError, RequestError
 from diffusionbench.extractors import EXTRACTORS, TOLERANCE, SelfTested
 from diffusionbench.prompts import Prompts
-from diffusionbench.record import Protocol, Provenance, Record, Value
+from diffusionbench.record import MAX_ID, Protocol, Provenance, Record, Value
 from diffusionbench.request import (
     EvalRequest,
     check,
@@ -36,6 +36,7 @@ from diffusionbench.request import (
     specs,
 )
 from diffusionbench.schema import digest
+from diffusionbench.shown import few
 from diffusionbench.store import (
     CHUNK,
     Entry,
@@ -123,7 +124,7 @@ def _only_store(folder: Path) -> Path:
     if (folder / "store.json").exists() or not inside:
         return folder
     if len(inside) > 1:
-        names = ", ".join(path.name for path in inside)
+        names = few([path.name for path in inside])
         raise DataError(f"{folder} holds {len(inside)} image stores ({names}). Name one of them.")
     return inside[0]
 
@@ -454,4 +455,5 @@ def _duplicates(entries: list[Entry]) -> dict[str, Any]:
 
 
 def _slug(name: str) -> str:
-    return re.sub(r"[^a-z0-9._-]+", "-", name.lower()).strip("-._") or "unnamed"
+    # A hash follows, and both together are a file name.
+    return re.sub(r"[^a-z0-9._-]+", "-", name.lower()).strip("-._")[: MAX_ID // 2] or "unnamed"

@@ -18,7 +18,12 @@ def printable(text: str) -> str:
 
 
 def lines(text: str) -> str:
-    """A text of several lines, each printable and none without end."""
+    """As `printable`, of a text of several lines."""
+    return "\n".join(map(printable, text.split("\n")))
+
+
+def message(text: str) -> str:
+    """As `lines`, none of them without end."""
     return "\n".join(clipped(printable(line)) for line in text.split("\n"))
 
 
@@ -36,4 +41,4 @@ def few(names: Sequence[object], separator: str = ", ", first: int = FIRST) -> s
 
 def cell(text: str) -> str:
     """A cell of a CSV file: a spreadsheet runs one that starts like a formula, full width too; no name of ours does."""
-    return f"'{printable(text)}" if text.startswith(_FORMULA) else printable(text)
+    return f"'{text}" if text.startswith(_FORMULA) else text

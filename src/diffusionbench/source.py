@@ -16,7 +16,7 @@ from typing import Final, Protocol
 import numpy as np
 
 from diffusionbench import bounds
-from diffusionbench.archives import FAULTS, Archive
+from diffusionbench.archives import Archive, ImageRows
 from diffusionbench.axes import Sample
 from diffusionbench.errors import DataError, RequestError
 from diffusionbench.files import (
@@ -31,7 +31,7 @@ from diffusionbench.files import (
 )
 from diffusionbench.images import UnreadableImage, decode
 from diffusionbench.schema import digest, file_digest
-from diffusionbench.shown import few
+from diffusionbench.shown import clipped, few
 
 LABEL_KEYS: Final = ("arr_1", "labels")
 MAX_LABELS: Final = 10**9
@@ -285,8 +285,8 @@ class ArchiveSource:
         self.path = path
         self.description = f"archive {printable(str(path))}"
         image_key = "arr_0" if "arr_0" in keys else others[0]
-        self._rows = _Rows(path, image_key)
-        count = self._rows.shape[0]
+        self._rows = ImageRows(path, image_key)
+        count = self._rows.count
         stored = [key for key in LABEL_KEYS if key in keys]
         left_out = LeftOut()
         for key in others:
@@ -313,11 +313,11 @@ class ArchiveSource:
     @property
     def image_size(self) -> tuple[int, int] | None:
         """(height, width)."""
-        return self._rows.shape[1], self._rows.shape[2]
+        return self._rows.size
 
     def images(self, samples: Sequence[Sample]) -> np.ndarray:
         """The samples' images; fastest where ids rise."""
-        return np.concatenate([self._rows.read(sample.id, 1) for sample in samples])
+        return np.stack([self._rows.read(sample.id) for sample in samples])
 
 
 class ArraySource:
@@ -421,6 +421,12 @@ def archive_keys(path: Path) -> list[str]:
 def _matching(labels: Sequence[int | None], count: int, what: str) -> tuple[int | None, ...]:
     if len(labels) != count:
         raise RequestError(f"{len(labels)} labels were given and {what} has {count} images. Give one label per image.")
+    for image, label in enumerate(labels):
+        if label is not None and not 0 <= label < bounds.CLASSES:
+            raise DataError(
+                f"{what}: image {image} has the label {clipped(str(label), 40)}. Labels are numbers from 0 to "
+                f"{bounds.CLASSES - 1:,}."
+            )
     return tuple(labels)
 
 
@@ -444,34 +450,3 @@ def _stored_labels(path: Path, key: str) -> list[int] | None:
             f"{path}: '{key}' is {labels.dtype} {list(labels.shape)}. Labels must be integers [N], from 0 on."
         )
     return [int(label) for label in labels]
-
-
-class _Rows:
-    """Rows of an image array inside an .npz, read where they stand."""
-
-    def __init__(self, path: Path, key: str) -> None:
-        self._path = path
-        # Open as long as the source lives: rows are read when they are asked for.
-        self._file, self.shape, dtype, fortran = Archive(path).open(key)
-        if dtype != np.uint8 or len(self.shape) != 4 or self.shape[3] != 3 or 0 in self.shape or fortran:
-            raise DataError(
-                f"{path}: '{key}' is {dtype} {list(self.shape)}{' in Fortran order' if fortran else ''}. "
-                "Images must be uint8 [N, H, W, 3] (RGB, 0..255) with at least one image and one pixel."
-            )
-        if self.shape[0] > bounds.IMAGES or max(self.shape[1:]) > bounds.SIDE:
-            raise DataError(
-                f"{path}: '{key}' is {list(self.shape)}. At most {bounds.IMAGES:,} images of {bounds.SIDE:,} pixels a "
-                "side are read."
-            )
-        self._start = self._file.tell()
-
-    def read(self, start: int, count: int) -> np.ndarray:
-        size = int(np.prod(self.shape[1:]))
-        try:
-            self._file.seek(self._start + start * size)
-            data = self._file.read(count * size)
-        except FAULTS as error:
-            raise DataError(f"{self._path}: image {start} cannot be read ({error}). Write the file again.") from None
-        if len(data) < count * size:
-            raise DataError(f"{self._path} ends before image {start + len(data) // size}. Write the file again.")
-        return np.frombuffer(data, np.uint8).reshape(count, *self.shape[1:])

@@ -12,16 +12,18 @@ import io
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import groupby
 from pathlib import Path
-from typing import Literal, NamedTuple, Protocol
+from typing import Annotated, Literal, NamedTuple, Protocol
 
 import numpy as np
-from pydantic import ValidationError
+from pydantic import Field, ValidationError
 
+from diffusionbench import bounds
 from diffusionbench.archives import Archive
 from diffusionbench.axes import Sample
 from diffusionbench.errors import DataError, RequestError
+from diffusionbench.limits import read_small
 from diffusionbench.request import EvalRequest
-from diffusionbench.schema import Strict, digest, write_atomic
+from diffusionbench.schema import Strict, digest, file_digest, write_atomic
 from diffusionbench.source import Source, UnreadableImages
 
 CHUNK = 128
@@ -31,8 +33,8 @@ BATCH = 64
 class Entry(NamedTuple):
     """One stored image as the manifest knows it."""
 
-    id: int
-    label: int | None
+    id: Annotated[int, Field(ge=0, lt=bounds.IMAGES)]
+    label: Annotated[int, Field(ge=0, lt=bounds.CLASSES)] | None
     prompt: str | None
     sha256: str
 
@@ -51,7 +53,7 @@ class Chunk(Strict):
 
     file_sha256: str
     entries: tuple[Entry, ...]
-    unreadable: dict[int, str] = {}
+    unreadable: dict[Annotated[int, Field(ge=0, lt=bounds.IMAGES)], str] = {}
     seconds: float = 0.0
 
 
@@ -166,9 +168,9 @@ class ImageStore:
         """
         self.folder = folder
         try:
-            self.manifest = Manifest.model_validate_json((folder / "store.json").read_bytes())
-        except OSError:
-            raise DataError(f"{folder} is no image store: it has no store.json.") from None
+            self.manifest = Manifest.model_validate_json(read_small(folder / "store.json"))
+        except OSError as error:
+            raise DataError(f"{folder} is no image store: it has no store.json ({error.strerror}).") from None
         except ValidationError as error:
             raise DataError(f"{folder / 'store.json'} does not fit the schema: {error.errors()[0]['msg']}.") from None
         self.description = self.manifest.description
@@ -290,8 +292,9 @@ class ImageStore:
             if name == "store" or name in self._sound:
                 continue
             try:
-                chunk = Chunk.model_validate_json(path.read_bytes())
-                whole = hashlib.sha256((self.folder / f"{name}.npz").read_bytes()).hexdigest() == chunk.file_sha256
+                chunk = Chunk.model_validate_json(read_small(path))
+                images = self.folder / f"{name}.npz"
+                whole = images.is_file() and file_digest(images) == chunk.file_sha256
             except (OSError, ValidationError):
                 whole = False
             if not whole:

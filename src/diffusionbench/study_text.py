@@ -8,10 +8,10 @@ from typing import Any
 
 from rich.console import Console, Group, RenderableType
 from rich.table import Table
-from rich.text import Text
 
 from diffusionbench.catalog import metric_info
 from diffusionbench.correlate import Coefficient
+from diffusionbench.shown import few
 from diffusionbench.study import Part, Study
 
 UNDEFINED = "not defined"
@@ -53,13 +53,8 @@ def span(interval: tuple[float, float] | None, digits: int = 3) -> str:
     return UNDEFINED if interval is None else f"[{interval[0]:+.{digits}f}, {interval[1]:+.{digits}f}]"
 
 
-def plain(text: str) -> Text:
-    """Text of a stranger's record: shown as it is, with control characters made visible, never interpreted."""
-    return Text("".join(c if c.isprintable() else repr(c)[1:-1] for c in text))
-
-
 def print_study(study: Study, console: Console) -> None:
-    """Print every part of a study."""
+    """Print every part of a study to a console that shows strings as they are (`terminal.PlainConsole`)."""
     for part in _parts(study):
         console.print(part)
 
@@ -68,12 +63,12 @@ def _parts(study: Study) -> Iterable[RenderableType]:
     selection = study.selection
     x, y = metric_info(selection.x_key), metric_info(selection.y_key)
     condition = f", guidance {selection.guidance}" if "class_conditional" in (x.axis, y.axis) else ""
-    yield Text(f"{x.title} ({_better(x.higher_is_better)}) against {y.title} ({_better(y.higher_is_better)})", "bold")
-    yield Text(f"set {selection.score_set}{condition}, {len(selection.points)} methods")
+    yield f"{x.title} ({_better(x.higher_is_better)}) against {y.title} ({_better(y.higher_is_better)})"
+    yield f"set {selection.score_set}{condition}, {len(selection.points)} methods"
     yield _coefficients("over all methods", [study.pearson, study.spearman, study.kendall], study)
     line = study.line
     fitted = UNDEFINED if line is None else f"{line.intercept:.4f} {line.slope:+.5f} * {selection.x_key}"
-    yield Text(f"line: {selection.y_key} = {fitted}")
+    yield f"line: {selection.y_key} = {fitted}"
     yield from _families(study)
     if study.top:
         yield _subsets(f"methods that are best on {selection.x_key}", study.top)
@@ -83,9 +78,9 @@ def _parts(study: Study) -> Iterable[RenderableType]:
         reasons: dict[str, list[str]] = {}
         for name, reason in selection.left_out:
             reasons.setdefault(reason, []).append(name)
-        lines = [plain(f"not among the points: {', '.join(names)} ({reason})") for reason, names in reasons.items()]
+        lines = [f"not among the points: {few(names, first=40)} ({reason})" for reason, names in reasons.items()]
         yield Group(*lines)
-    yield Text(
+    yield (
         f"bootstrap and permutations: {study.draws} draws, seed {study.seed}; intervals are 95 % over the choice of "
         "methods"
     )
@@ -101,7 +96,7 @@ def _coefficients(title: str, coefficients: Iterable[Coefficient], study: Study)
         fisher = span(one.fisher) if one.kind in ("pearson", "partial") else ""
         table.add_row(_kind(one), number(one.value), _interval(one, study), fisher, _p(one), str(one.n))
         if one.note:
-            table.add_row("", Text(one.note, "dim"), "", "", "", "")
+            table.add_row("", one.note, "", "", "", "")
     return table
 
 
@@ -124,7 +119,7 @@ def _families(study: Study) -> Iterable[RenderableType]:
     yield _coefficients("within families together: partial correlation given family", [study.within], study)
     between = study.between
     share = UNDEFINED if between.share is None else f"{100 * between.share:.0f} %"
-    yield Text(
+    yield (
         f"between families: r of the {between.families} family means {number(between.value)}; "
         f"share of the pooled covariance that lies between families: {share}"
     )
@@ -136,14 +131,14 @@ def _subsets(title: str, parts: Iterable[Part]) -> Table:
     table = Table("", "r", "Fisher z 95 %", "bootstrap 95 %", "p", "n", title=title, title_justify="left")
     for part in parts:
         one = part.coefficient
-        table.add_row(plain(part.name), number(one.value), span(one.fisher), span(one.interval), _p(one), str(one.n))
+        table.add_row(part.name, number(one.value), span(one.fisher), span(one.interval), _p(one), str(one.n))
     return table
 
 
 def _influence(study: Study) -> Table:
     table = Table("without", "r", "change", title="influence of single methods (largest five)", title_justify="left")
     for one in study.influence[:5]:
-        table.add_row(plain(one.name), number(one.without), number(one.change))
+        table.add_row(one.name, number(one.without), number(one.change))
     return table
 
 
@@ -151,16 +146,14 @@ def _noise(study: Study) -> RenderableType:
     lines = []
     for key, noise in ((study.selection.x_key, study.noise_x), (study.selection.y_key, study.noise_y)):
         known = "not known; taken as none" if noise is None else f"sd {noise.sd:.4g} ({noise.source})"
-        lines.append(Text(f"noise of one scoring of {key}: {known}"))
+        lines.append(f"noise of one scoring of {key}: {known}")
     for one in study.attenuation:
         ceiling = UNDEFINED if one.ceiling is None else f"{one.ceiling:.4f}"
         again = "" if one.rescored_sd is None else f"; scoring again moves r by {one.rescored_sd:.4f} (sd)"
         lines.append(
-            Text(
-                f"{one.scope}: a perfect relation would show |r| = {ceiling}; "
-                f"r without noise {number(one.corrected)}{again}"
-            )
+            f"{one.scope}: a perfect relation would show |r| = {ceiling}; "
+            f"r without noise {number(one.corrected)}{again}"
         )
     if not study.attenuation:
-        lines.append(Text(f"attenuation by noise: {UNDEFINED}"))
+        lines.append(f"attenuation by noise: {UNDEFINED}")
     return Group(*lines)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -23,7 +24,7 @@ from diffusionbench.metrics import METRICS
 from diffusionbench.points import claims_to_be_a_record, record_files
 from diffusionbench.prompts import PROMPTS
 from diffusionbench.published.names import FAMILIES
-from diffusionbench.record import Record, Value, breaches
+from diffusionbench.record import Record, Value, breaches, read_record
 from diffusionbench.registry import nearest
 from diffusionbench.schema import digest
 
@@ -61,9 +62,9 @@ def _check(path: Path, files: Sequence[Path]) -> Report:
     known = _Known()
     unreadable = []
     for other in files:
-        if other.resolve() == path.resolve() or not claims_to_be_a_record(other):
+        if os.path.realpath(other) == os.path.realpath(path) or not claims_to_be_a_record(other):
             continue
-        found = _read(other).record
+        found = _named(other).record
         if found is None:
             unreadable.append(f"{other} cannot be read, so it was not checked for duplicates")
         else:
@@ -82,7 +83,7 @@ def check_folder(folder: Path) -> dict[Path, Report]:
         return {folder: _check(folder, record_files(folder.parent, nested=False))}
     if not folder.is_dir():
         raise RequestError(f"records folder {folder} does not exist. Give a folder of record JSON files.")
-    reports = {path: _read(path) for path in record_files(folder)}
+    reports = {path: _named(path) for path in record_files(folder)}
     known = _Known()
     checked = {}
     for path, report in reports.items():
@@ -111,12 +112,18 @@ def write(report: Report, folder: Path) -> Path:
 
 def _read(path: Path) -> Report:
     try:
-        record = Record.model_validate_json(path.read_bytes())
-    except OSError as error:
-        raise RequestError(f"record {path}: {error.strerror}. Give the path of a record's JSON file.") from None
+        record = Record.model_validate_json(read_record(path))
     except ValidationError as error:
         return Report(None, tuple(breaches(error)), ())
     return Report(record, tuple(_problems(record)), tuple(_warnings(record)))
+
+
+def _named(path: Path) -> Report:
+    """As `_read`; a file of a folder that cannot be read is a problem of its own, and the others are checked."""
+    try:
+        return _read(path)
+    except RequestError as error:
+        return Report(None, (str(error),), ())
 
 
 def _problems(record: Record) -> Iterator[str]:

@@ -5,13 +5,28 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Callable, Mapping
+from typing import Any
 
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from diffusionbench.errors import RequestError
 from diffusionbench.metrics import METRICS
-from diffusionbench.record import Record, Value
+from diffusionbench.record import Guidance, Record, Value
+from diffusionbench.shown import lines, printable
+
+
+class PlainConsole(Console):
+    """Shows every string in what it prints as it is: no markup, no emoji, and control characters made visible."""
+
+    def __init__(self, width: int | None = None) -> None:
+        """Take the columns of a table, None: those of the terminal."""
+        super().__init__(file=sys.stdout, width=width, markup=False, emoji=False, highlight=False)
+
+    def render_str(self, text: str, **options: Any) -> Text:
+        """Every string that rich prints, alone or in a table, passes here."""
+        return super().render_str(printable(text), **options)
 
 
 def uncertainty(value: Value) -> str:
@@ -24,7 +39,7 @@ def uncertainty(value: Value) -> str:
 def print_record(record: Record) -> None:
     """Print values with intervals, and the anchors between which they lie, to stdout."""
     protocol = record.protocol
-    guidance = "" if protocol.guidance is None else f", guidance {protocol.guidance.scale:g}"
+    guidance = "" if protocol.guidance is None else f", guidance {_scale(protocol.guidance)}"
     against = f"on prompts {protocol.prompts}" if protocol.prompts else f"against {protocol.reference}"
     table = Table(title=f"{record.title}: {protocol.axis} {against}{guidance}", title_justify="left")
     table.add_column("metric")
@@ -42,13 +57,24 @@ def print_record(record: Record) -> None:
         number = "–" if value.scored is None else str(value.scored)
         table.add_row(key, f"{value.value:.4g}", uncertainty(value), number, better, *shown)
     # Tables are results; a narrow pipe must not cut them.
-    console = Console(file=sys.stdout)
+    console = PlainConsole()
     console.width = max(console.width, 110)
     console.print(table)
-    for facts in record.extra.get("facts", {}).values():
-        console.print(facts.get("text", ""), highlight=False, markup=False, soft_wrap=True)
+    for text in _texts(record):
+        print(lines(text))
     for note in (*protocol.notes, *record.unscored):
-        console.print(note, highlight=False, markup=False)
+        console.print(note)
+
+
+def _texts(record: Record) -> list[str]:
+    """What metrics say beside their values; anybody may write anything there."""
+    facts = record.extra.get("facts")
+    parts = facts.values() if isinstance(facts, dict) else ()
+    return [text for part in parts if isinstance(part, dict) and isinstance(text := part.get("text"), str)]
+
+
+def _scale(guidance: Guidance) -> str:
+    return "of a strength not stated" if guidance.scale is None else f"{guidance.scale:g}"
 
 
 def print_tables(known: Mapping[str, Mapping[str, str]], what: str, as_json: bool) -> None:

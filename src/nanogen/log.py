@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
+from diffusionbench import shown
 from diffusionbench.registry import require
 from diffusionbench.schema import write_atomic
 
@@ -114,4 +115,4 @@ def read(path: Path) -> list[dict[str, Any]]:
 
 def say(message: str) -> None:
     """One line to stderr: progress and notices go there, results to stdout."""
-    print(message, file=sys.stderr, flush=True)
+    print(shown.message(message), file=sys.stderr, flush=True)

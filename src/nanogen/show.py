@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from typing import Any
 
+from diffusionbench.shown import printable
 from nanogen.conditions import CONDITIONS
 from nanogen.config import SCALES, Composition, differences, leaves, method_names, read_own, task_names
 from nanogen.data import DATASETS
@@ -58,7 +59,7 @@ def as_text(composition: Composition, derived: Derived | None, why: bool) -> str
             lines.append(f"# {name}: {shown}")
         if derived.latent.unavailable:
             lines.append(f"# cannot train yet: latent space: {derived.latent.unavailable}")
-    return "\n".join(lines)
+    return "\n".join(map(printable, lines))
 
 
 def as_difference(names: tuple[str, str], pair: tuple[Composition, Composition], as_json: bool) -> str:
@@ -80,7 +81,7 @@ def as_difference(names: tuple[str, str], pair: tuple[Composition, Composition],
         for row in [rows[0], tuple("-" * width for width in widths), *rows[1:]]
     ]
     lines.append(f"# {len(found)} keys differ ({choice['method']}, {choice['scale']})")
-    return "\n".join(lines)
+    return "\n".join(map(printable, lines))
 
 
 def tables() -> dict[str, dict[str, str]]:

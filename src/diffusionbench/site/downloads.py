@@ -9,7 +9,8 @@ from collections.abc import Iterator
 from dataclasses import is_dataclass
 from typing import Any, Final
 
-from diffusionbench.board_text import as_csv, cell_text
+from diffusionbench.board_text import as_csv
+from diffusionbench.shown import cell
 from diffusionbench.site.contents import SETS, Contents, caption, finite
 from diffusionbench.site.render import Pages
 
@@ -83,5 +84,5 @@ def _as_csv(points: list[dict[str, Any]]) -> str:
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(HEAD)
     for point in points:
-        writer.writerow([cell_text(value) if isinstance(value, str) else value for value in point.values()])
+        writer.writerow([cell(value) if isinstance(value, str) else value for value in point.values()])
     return text.getvalue()

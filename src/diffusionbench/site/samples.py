@@ -7,23 +7,29 @@ the images are read for that, so a store of many gigabytes costs nothing; what d
 from __future__ import annotations
 
 import io
-import json
-import zipfile
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import groupby
 from pathlib import Path
-from typing import Any, Final
+from typing import Annotated, Final
 
 import numpy as np
 from PIL import Image
+from pydantic import BaseModel, Field, ValidationError
 
+from diffusionbench import bounds
+from diffusionbench.archives import ImageRows
+from diffusionbench.errors import DataError
+from diffusionbench.limits import read_small
 from diffusionbench.record import Record
 from diffusionbench.schema import digest
 
 SHOWN: Final = 24
 _COLUMNS: Final = 8
 _TILE: Final = 128
+# Pixels a side; two dozen of them take a gigabyte.
+_LARGEST: Final = 4096
 
 
 @dataclass(frozen=True)
@@ -37,6 +43,12 @@ class Sheet:
     prompts: tuple[str, ...]
 
 
+class _Chunk(BaseModel):
+    """A list of images, [id, label, prompt, hash] each, and whatever else a store writes beside them."""
+
+    entries: list[tuple[Annotated[int, Field(ge=0, lt=bounds.IMAGES)], int | None, str | None, str]]
+
+
 class Store:
     """The lists of one image store (`diffusionbench.store` describes its files)."""
 
@@ -45,18 +57,19 @@ class Store:
         self._digests: dict[int, str | None] = {}
 
     @cached_property
-    def entries(self) -> dict[int, tuple[list[Any], Path, int]]:
+    def entries(self) -> dict[int, tuple[tuple[int, int | None, str | None, str], Path, int]]:
         """By image id: [id, label, prompt, hash], the archive it lies in, and its row there."""
-        found: dict[int, tuple[list[Any], Path, int]] = {}
+        found: dict[int, tuple[tuple[int, int | None, str | None, str], Path, int]] = {}
         for path in sorted(self.folder.glob("*.json")):
             if path.stem == "store":
                 continue
             try:
-                entries = json.loads(path.read_bytes())["entries"]
-                for row, entry in enumerate(entries):
-                    found.setdefault(int(entry[0]), (list(entry), path.with_suffix(".npz"), row))
-            except (OSError, ValueError, LookupError, TypeError):
+                chunk = _Chunk.model_validate_json(read_small(path), strict=True)
+            except (OSError, ValidationError):
+                # A list of no store, or one that is only half there: its images do not count.
                 continue
+            for row, entry in enumerate(chunk.entries):
+                found.setdefault(entry[0], (entry, path.with_suffix(".npz"), row))
         return found
 
     def digest(self, count: int) -> str | None:
@@ -69,27 +82,37 @@ class Store:
     def sheet(self) -> Sheet | None:
         """The first images; None where they cannot be read or differ in size."""
         chosen = [self.entries[number] for number in sorted(self.entries)[:SHOWN]]
-        archives: dict[Path, np.ndarray] = {}
-        tiles = []
         try:
-            for _, path, row in chosen:
-                if path not in archives:
-                    with np.load(path, allow_pickle=False) as archive:
-                        archives[path] = archive["images"]
-                tiles.append(archives[path][row])
-            picture = _tiled(np.stack(tiles))
-        except (OSError, ValueError, LookupError, zipfile.BadZipFile):
+            picture = _tiled(_images([(path, row) for _, path, row in chosen]))
+        except (DataError, ValueError, Image.DecompressionBombError):
             return None
         buffer = io.BytesIO()
         picture.save(buffer, format="PNG", optimize=True)
-        prompts = tuple(str(entry[2]) for entry, _, _ in chosen if entry[2] is not None)
-        return Sheet(buffer.getvalue(), picture.width, picture.height, len(tiles), prompts)
+        prompts = tuple(entry[2] for entry, _, _ in chosen if entry[2] is not None)
+        return Sheet(buffer.getvalue(), picture.width, picture.height, len(chosen), prompts)
+
+
+def _images(places: Sequence[tuple[Path, int]]) -> np.ndarray:
+    """The images uint8 [n, H, W, 3] at (archive, row), of which no more than these rows are unfolded.
+
+    Raises:
+        DataError, ValueError: if they cannot be read, are none, are too large for a page or differ in size.
+    """
+    found: dict[tuple[Path, int], np.ndarray] = {}
+    for path, group in groupby(sorted(places), key=lambda place: place[0]):
+        rows = ImageRows(path, "images")
+        if max(rows.size) > _LARGEST:
+            raise ValueError("images are larger than a page shows")
+        found |= {place: rows.read(place[1]) for place in group}
+    return np.stack([found[place] for place in places])
 
 
 def _tiled(images: np.ndarray) -> Image.Image:
     """Images uint8 [n, H, W, 3] side by side; small ones enlarged by a whole factor, large ones reduced."""
     height, width = images.shape[1:3]
-    size = (width * max(1, 48 // width), height * max(1, 48 // width)) if width < _TILE else (_TILE, _TILE)
+    small = max(height, width) < _TILE
+    factor = max(1, 48 // max(height, width))
+    size = (width * factor, height * factor) if small else (_TILE, _TILE)
     columns = min(_COLUMNS, len(images))
     gap = 2
     sheet = Image.new(
@@ -97,7 +120,7 @@ def _tiled(images: np.ndarray) -> Image.Image:
         (columns * (size[0] + gap) - gap, -(-len(images) // columns) * (size[1] + gap) - gap),
         (128, 128, 128),
     )
-    way = Image.Resampling.NEAREST if width < _TILE else Image.Resampling.LANCZOS
+    way = Image.Resampling.NEAREST if small else Image.Resampling.LANCZOS
     for index, image in enumerate(images):
         tile = Image.fromarray(image).resize(size, way)
         sheet.paste(tile, (index % columns * (size[0] + gap), index // columns * (size[1] + gap)))
