@@ -11,6 +11,7 @@ import errno
 import os
 import sys
 from collections.abc import Callable
+from typing import TextIO
 
 
 class UserError(Exception):
@@ -117,7 +118,7 @@ def run_program(program: Callable[[], object], interrupted: str) -> None:
         stream = getattr(sys, name)
         if stream is None:
             # Closed by the caller. Left so, the next file that is opened would get what is meant for the terminal.
-            setattr(sys, name, open(os.devnull, "w"))
+            setattr(sys, name, _nowhere())
         elif hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="backslashreplace")
     code = _exit_code(program, interrupted)
@@ -125,7 +126,7 @@ def run_program(program: Callable[[], object], interrupted: str) -> None:
         sys.stdout.flush()
     except OSError as error:
         # Otherwise Python tries again at its end, with a traceback.
-        sys.stdout = open(os.devnull, "w")
+        sys.stdout = _nowhere()
         if not isinstance(error, BrokenPipeError):
             _tell(f"RunError: {lacking(error) or error}")
         code = code or 1
@@ -164,4 +165,8 @@ def _tell(sentence: str) -> None:
     try:
         print(sentence, file=sys.stderr, flush=True)
     except OSError:
-        sys.stderr = open(os.devnull, "w")
+        sys.stderr = _nowhere()
+
+
+def _nowhere() -> TextIO:
+    return open(os.devnull, "w")
