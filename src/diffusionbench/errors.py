@@ -11,6 +11,7 @@ import errno
 import os
 import sys
 from collections.abc import Callable
+from typing import TextIO
 
 from diffusionbench.shown import message
 
@@ -53,7 +54,7 @@ class RunError(Exception):
     everywhere = True
 
 
-class Stopped(RunError):  # noqa: N818
+class Stopped(RunError):
     """A signal ended the run.
 
     Args:
@@ -66,7 +67,7 @@ class Stopped(RunError):  # noqa: N818
         self.exit_code = 128 + number
 
 
-class Told(Exception):  # noqa: N818
+class Told(Exception):
     """Another process of the same command has said why all of them end.
 
     Args:
@@ -119,7 +120,7 @@ def run_program(program: Callable[[], object], interrupted: str) -> None:
         stream = getattr(sys, name)
         if stream is None:
             # Closed by the caller. Left so, the next file that is opened would get what is meant for the terminal.
-            setattr(sys, name, open(os.devnull, "w"))  # noqa: SIM115
+            setattr(sys, name, _nowhere())
         elif hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="backslashreplace")
     code = _exit_code(program, interrupted)
@@ -127,7 +128,7 @@ def run_program(program: Callable[[], object], interrupted: str) -> None:
         sys.stdout.flush()
     except OSError as error:
         # Otherwise Python tries again at its end, with a traceback.
-        sys.stdout = open(os.devnull, "w")  # noqa: SIM115
+        sys.stdout = _nowhere()
         if not isinstance(error, BrokenPipeError):
             _tell(f"RunError: {lacking(error) or error}")
         code = code or 1
@@ -166,4 +167,8 @@ def _tell(sentence: str) -> None:
     try:
         print(sentence, file=sys.stderr, flush=True)
     except OSError:
-        sys.stderr = open(os.devnull, "w")  # noqa: SIM115
+        sys.stderr = _nowhere()
+
+
+def _nowhere() -> TextIO:
+    return open(os.devnull, "w")

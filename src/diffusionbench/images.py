@@ -108,7 +108,7 @@ def center_crop(image: Image.Image, size: int) -> Image.Image:
     return image.crop((left, top, left + size, top + size))
 
 
-class UnreadableImage(DataError):  # noqa: N818
+class UnreadableImage(DataError):
     """A file is no image that can be read, or a damaged one."""
 
 

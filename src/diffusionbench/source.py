@@ -72,7 +72,7 @@ class Source(Protocol):
         ...
 
 
-class UnreadableImages(DataError):  # noqa: N818
+class UnreadableImages(DataError):
     """Some images cannot be read.
 
     Attributes:
