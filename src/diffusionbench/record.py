@@ -13,9 +13,12 @@ from typing import Any, Final, Literal
 from pydantic import Field, ValidationError
 
 from diffusionbench.errors import RequestError
+from diffusionbench.folders import check_gives_way
 from diffusionbench.schema import Strict, write_result
 
 SCHEMA_VERSION: Final = 1
+# How the file of a record begins.
+MARK: Final = f'{{\n  "schema_version": {SCHEMA_VERSION},\n  "kind": "'
 
 
 class Value(Strict):
@@ -119,9 +122,10 @@ class Record(Strict):
         """Write the record as readable JSON, whole or not at all.
 
         Raises:
-            RequestError: if it cannot be written there.
+            RequestError: if it cannot be written there, or a file that is no record would be lost.
         """
         text = json.dumps(self.model_dump(mode="json"), indent=2, ensure_ascii=False)
+        check_gives_way(path, MARK)
         write_result(path, text + "\n")
 
 
