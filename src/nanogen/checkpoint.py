@@ -1,32 +1,51 @@
 """Checkpoints: whole or absent, verified before use, the last N kept; and the weights file that is enough to sample.
 
 A checkpoint is a folder such as `step-00000600` with the sharded training state, `ema.safetensors` (averaged
-weights, config in its header) and `manifest.json` (size and SHA-256 of every file), written under a temporary name and
-renamed.
+weights, config in its header) and `manifest.json` (size and SHA-256 of every file), written under a temporary name,
+brought to the disk and renamed. Only folders with exactly such a name are read, counted or removed.
 """
 
 from __future__ import annotations
 
-import json
+import os
+import re
 import shutil
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 import torch.distributed.checkpoint as dcp
+from pydantic import ValidationError
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.distributed.checkpoint.state_dict import get_state_dict, set_state_dict
 
-from diffusionbench.errors import CheckpointError
-from diffusionbench.schema import file_digest, write_atomic
+from diffusionbench.errors import CheckpointError, Told
+from diffusionbench.schema import Strict, file_digest, write_atomic
 from nanogen import distributed
 
 MANIFEST, WEIGHTS, STATE = "manifest.json", "ema.safetensors", "state"
+METADATA = f"{STATE}/.metadata"
+_FINISHED, _UNFINISHED = re.compile(r"step-[0-9]{8,18}"), re.compile(r"\.step-[0-9]{8,18}\.tmp")
+
+
+class Entry(Strict):
+    """One file of a checkpoint."""
+
+    bytes: int
+    sha256: str
+
+
+class Manifest(Strict):
+    """What a checkpoint consists of: every file but this one, by its name in the folder."""
+
+    step: int
+    files: dict[str, Entry]
 
 
 @dataclass(frozen=True)
@@ -57,41 +76,45 @@ def save(
         model, optimizer: training state.
         ema: averaged network; also written as `ema.safetensors`.
         header: strings for that file's header (config, step, commit, ...).
-        keep: checkpoints to keep.
+        keep: checkpoints to keep; older ones are removed once this one would outlast a power cut.
 
     Raises:
         CheckpointError: if the disk is full or not writable; older checkpoints are untouched.
+        Told: if that happened to another process.
     """
     temporary = folder / f".step-{step:08d}.tmp"
+    main = distributed.is_main()
     try:
-        if distributed.is_main():
-            shutil.rmtree(temporary, ignore_errors=True)
-            temporary.mkdir(parents=True)
-        distributed.barrier()
-        with warnings.catch_warnings():
+        with distributed.agreed(), _written(step, folder):
+            if main:
+                folder.mkdir(exist_ok=True)
+                sweep(folder)
+                temporary.mkdir()
+        with distributed.agreed(), _written(step, folder), warnings.catch_warnings():
             # Says that one process saves alone, which is what we want.
             warnings.simplefilter("ignore", UserWarning)
             dcp.save(_state(model, optimizer, ema), checkpoint_id=temporary / STATE)
-        if distributed.is_main():
-            save_file({name: p.contiguous() for name, p in ema.named_parameters()}, temporary / WEIGHTS, dict(header))
-            paths = sorted(path for path in temporary.rglob("*") if path.is_file())
-            entries = {
-                str(path.relative_to(temporary)): {"bytes": path.stat().st_size, "sha256": file_digest(path)}
-                for path in paths
-            }
-            write_atomic(temporary / MANIFEST, json.dumps({"step": step, "files": entries}, indent=1))
-            final = folder / f"step-{step:08d}"
-            # What has this name already was found damaged, or training would not have come back to this step.
-            shutil.rmtree(final, ignore_errors=True)
-            temporary.rename(final)
-            _prune(folder, keep)
+        with distributed.agreed(), _written(step, folder):
+            if main:
+                average = {name: parameter.contiguous() for name, parameter in ema.named_parameters()}
+                save_file(average, temporary / WEIGHTS, dict(header))
+                _finish(temporary, step)
+                _prune(folder, step, keep)
+    except (CheckpointError, Told):
+        if main:
+            shutil.rmtree(temporary, ignore_errors=True)
+        raise
+
+
+@contextmanager
+def _written(step: int, folder: Path) -> Iterator[None]:
+    try:
+        yield
     except (OSError, SafetensorError, dcp.api.CheckpointException) as error:
-        shutil.rmtree(temporary, ignore_errors=True)
         raise CheckpointError(
             f"checkpoint of step {step} could not be written to {folder}: {_reason(error)}. "
             "Older checkpoints are untouched; make room and start the same command again."
         ) from None
-    distributed.barrier()
 
 
 def _reason(error: BaseException) -> str:
@@ -105,50 +128,132 @@ def _state(model: nn.Module, optimizer: torch.optim.Optimizer, ema: nn.Module) -
     return {"model": weights, "optimizer": moments, "ema": dict(ema.named_parameters())}
 
 
-def _prune(folder: Path, keep: int) -> None:
-    for path in _folders(folder)[:-keep]:
-        shutil.rmtree(path)
+def _finish(temporary: Path, step: int) -> None:
+    """Make what is written durable, and then a checkpoint."""
+    # It is written for its owner alone; a checkpoint is as readable as any other new file.
+    shutil.copymode(temporary / METADATA, temporary / WEIGHTS)
+    _sync(temporary / WEIGHTS)
+    _sync(temporary / STATE)
+    paths = sorted(path for path in temporary.rglob("*") if path.is_file())
+    files = {
+        str(path.relative_to(temporary)): Entry(bytes=path.stat().st_size, sha256=file_digest(path)) for path in paths
+    }
+    write_atomic(temporary / MANIFEST, Manifest(step=step, files=files).model_dump_json(indent=1))
+    _sync(temporary)
+    final = temporary.with_name(_name(step))
+    # What has this name already was found damaged, or training would not have come back to this step.
+    shutil.rmtree(final, ignore_errors=True)
+    temporary.rename(final)
+    _sync(final.parent)
+
+
+def _sync(path: Path) -> None:
+    """Wait until a file, or the names in a folder, are on the disk."""
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def _prune(folder: Path, step: int, keep: int) -> None:
+    """Remove older checkpoints; newer ones were found damaged and go when their step comes again."""
+    older = [number for number in steps(folder) if number < step and not (folder / _name(number)).is_symlink()]
+    for number in older[: max(0, len(older) + 1 - keep)]:
+        # Under another name first: half of it shall not pass for a damaged checkpoint.
+        doomed = folder / f".step-{number:08d}.tmp"
+        (folder / _name(number)).rename(doomed)
+        shutil.rmtree(doomed)
+
+
+def sweep(folder: Path) -> None:
+    """Remove what a killed process left unfinished.
+
+    Raises:
+        OSError: if that is not possible.
+    """
     for path in folder.glob(".step-*.tmp"):
-        shutil.rmtree(path)
+        if _UNFINISHED.fullmatch(path.name) and path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path)
 
 
-def _folders(folder: Path) -> list[Path]:
-    return sorted(path for path in folder.glob("step-*") if path.is_dir())
+def steps(folder: Path) -> list[int]:
+    """Return the steps of the folders with exactly a checkpoint's name, ascending; others, as copies, are not ours.
+
+    Raises:
+        CheckpointError: if the folder cannot be read; a run would start over.
+    """
+    try:
+        with os.scandir(folder) as entries:
+            names = [entry.name for entry in entries if entry.is_dir()]
+    except (FileNotFoundError, NotADirectoryError):
+        return []
+    except OSError as error:
+        raise CheckpointError(f"checkpoints {folder} cannot be read: {error.strerror}. Correct that.") from None
+    return sorted(int(name[5:]) for name in names if _FINISHED.fullmatch(name) and name == _name(int(name[5:])))
+
+
+def _name(step: int) -> str:
+    return f"step-{step:08d}"
 
 
 def newest(folder: Path) -> tuple[Checkpoint | None, list[str]]:
-    """The newest intact checkpoint, and a sentence for each newer one that is damaged."""
+    """Return the newest intact checkpoint, and a sentence for each newer one that is damaged.
+
+    Raises:
+        CheckpointError: if the folder cannot be read.
+    """
     damaged: list[str] = []
-    for path in reversed(_folders(folder)):
-        problem = _verify(path)
+    for step in reversed(steps(folder)):
+        path = folder / _name(step)
+        problem = _problem(path, step)
         if problem is None:
-            return Checkpoint(path, int(path.name.removeprefix("step-"))), damaged
+            return Checkpoint(path, step), damaged
         damaged.append(f"checkpoint {path} is damaged ({problem})")
     return None, damaged
 
 
-def _verify(path: Path) -> str | None:
+def _problem(path: Path, step: int) -> str | None:
+    """What is wrong with a checkpoint, or None."""
     try:
-        entries = json.loads((path / MANIFEST).read_text(encoding="utf-8"))["files"]
-    except (OSError, ValueError, KeyError):
+        manifest = Manifest.model_validate_json((path / MANIFEST).read_bytes())
+    except (OSError, ValidationError):
         return f"{MANIFEST} is missing or unreadable"
-    for name, entry in entries.items():
+    if manifest.step != step:
+        return f"{MANIFEST} is of step {manifest.step}"
+    if not {WEIGHTS, METADATA} <= manifest.files.keys():
+        return f"{MANIFEST} does not list {WEIGHTS} and {METADATA}"
+    for name, entry in manifest.files.items():
         file = path / name
-        if not file.is_file():
-            return f"{name} is missing"
-        if file.stat().st_size != entry["bytes"]:
-            return f"{name} has {file.stat().st_size} of {entry['bytes']} bytes"
-        if file_digest(file) != entry["sha256"]:
-            return f"{name} has other content than was written"
+        if name.startswith("/") or ".." in name.split("/") or not name.isprintable():
+            return f"{MANIFEST} lists {name!r}, which is no file of a checkpoint"
+        try:
+            size = file.stat().st_size
+            if size != entry.bytes:
+                return f"{name} has {size} of {entry.bytes} bytes"
+            if file_digest(file) != entry.sha256:
+                return f"{name} has other content than was written"
+        except (OSError, ValueError) as error:
+            return f"{name} is missing" if isinstance(error, FileNotFoundError) else f"{name} cannot be read"
     return None
 
 
 def restore(checkpoint: Checkpoint, model: nn.Module, optimizer: torch.optim.Optimizer, ema: nn.Module) -> None:
-    """Load the training state in place; every process calls it."""
+    """Load the training state in place; every process calls it.
+
+    Raises:
+        CheckpointError: if it is another network's.
+    """
     state = _state(model, optimizer, ema)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)
-        dcp.load(state, checkpoint_id=checkpoint.path / STATE)
+        try:
+            dcp.load(state, checkpoint_id=checkpoint.path / STATE)
+        except dcp.api.CheckpointException as error:
+            raise CheckpointError(
+                f"checkpoint {checkpoint.path} cannot be loaded: {_reason(error)}. Remove it to continue from the one "
+                "before."
+            ) from None
     set_state_dict(model, optimizer, model_state_dict=state["model"], optim_state_dict=state["optimizer"])
 
 
@@ -161,6 +266,15 @@ def read_weights(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
     try:
         with safe_open(path, "pt") as file:
             return {name: file.get_tensor(name) for name in file.keys()}, dict(file.metadata() or {})  # noqa: SIM118
+    except (OSError, SafetensorError) as error:
+        raise CheckpointError(f"weights {path} cannot be read: {error}.") from None
+
+
+def read_header(path: Path) -> dict[str, str]:
+    """Read the header of a weights file alone; arguments and errors as for `read_weights`."""
+    try:
+        with safe_open(path, "pt") as file:
+            return dict(file.metadata() or {})
     except (OSError, SafetensorError) as error:
         raise CheckpointError(f"weights {path} cannot be read: {error}.") from None
 

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import timedelta
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
+
+from diffusionbench.errors import ConfigError, RunError, Stopped, Told, UserError
+
+T = TypeVar("T")
 
 
 def rank() -> int:
@@ -26,21 +30,104 @@ def is_main() -> bool:
     return rank() == 0
 
 
+# How launchers that start several processes say how many; torchrun alone says how they find each other.
+_TASKS = ("SLURM_NTASKS", "SLURM_STEP_NUM_TASKS", "OMPI_COMM_WORLD_SIZE", "PMI_SIZE")
+
+
 @contextmanager
 def processes() -> Iterator[str]:
-    """Join the group that torchrun describes, if it describes one; gives the device of this process."""
-    local = int(os.environ.get("LOCAL_RANK", 0))
+    """Join the group that torchrun describes, if it describes one; gives the device of this process.
+
+    Raises:
+        ConfigError: if several processes were started without a way to find each other.
+        RunError: if another process of the group ends before its time.
+    """
+    local, world = _number("LOCAL_RANK", 0), _number("WORLD_SIZE", 1)
+    if "WORLD_SIZE" not in os.environ:
+        _check_alone()
     device = f"cuda:{local}" if torch.cuda.is_available() else "cpu"
     if device != "cpu":
+        if local >= torch.cuda.device_count():
+            raise ConfigError(
+                f"process {local} of this machine needs a GPU of its own, and there are {torch.cuda.device_count()}. "
+                "Start as many processes as GPUs (--nproc-per-node)."
+            )
         torch.cuda.set_device(local)
-    if int(os.environ.get("WORLD_SIZE", 1)) == 1:
+    if world == 1:
         yield device
         return
-    dist.init_process_group("cpu:gloo,cuda:nccl" if device != "cpu" else "gloo", timeout=timedelta(hours=2))
+    try:
+        dist.init_process_group("cpu:gloo,cuda:nccl" if device != "cpu" else "gloo", timeout=timedelta(hours=2))
+    except (ValueError, RuntimeError) as error:
+        reason = str(error).splitlines()[0]
+        raise RunError(f"{world} processes cannot find each other: {reason} Start them with torchrun.") from None
     try:
         yield device
+    except (UserError, RunError) as error:
+        # What all meet alike went through `agreed`, and a signal goes to all.
+        error.everywhere = isinstance(error, Stopped)
+        raise
+    except RuntimeError as error:
+        if not isinstance(error, dist.DistError) and "gloo" not in str(error):
+            raise
+        raise RunError(
+            "another process of this run has ended; if it had a reason, it said so. The same command continues."
+        ) from None
     finally:
         dist.destroy_process_group()
+
+
+def _number(name: str, default: int) -> int:
+    text = os.environ.get(name) or str(default)
+    if not text.isdecimal():
+        raise ConfigError(f"{name} is '{text}' in the environment; a whole number is needed. Start with torchrun.")
+    return int(text)
+
+
+def _check_alone() -> None:
+    for name in _TASKS:
+        if _number(name, 1) > 1:
+            raise ConfigError(
+                f"{name} is {os.environ[name]}: each of these processes would do all the work. Start one a machine, "
+                "and torchrun in it (srun --ntasks-per-node 1 torchrun --nproc-per-node N -m nanogen ...); for a "
+                f"single process unset {name}."
+            )
+
+
+@contextmanager
+def agreed() -> Iterator[None]:
+    """Hold a part of the work after which all processes go on, or all end: the first that failed says why.
+
+    Once one process may fail, the part calls no other function of this module.
+
+    Raises:
+        UserError, RunError: its own, in the first process that failed.
+        Told: in the others.
+    """
+    failure: UserError | RunError | None = None
+    try:
+        yield
+    except (UserError, RunError) as error:
+        failure = error
+    if dist.is_initialized():
+        codes: list[int | None] = [None] * world_size()
+        dist.all_gather_object(codes, failure and failure.exit_code)
+        first = next((number for number, code in enumerate(codes) if code is not None), None)
+        if first is not None and first != rank():
+            raise Told(codes[first] or 1) from None
+    if failure is not None:
+        raise failure
+
+
+def from_main(make: Callable[[], T]) -> T:
+    """What the main process makes, in every process; where it fails, all end as in `agreed`."""
+    made: list[Any] = [None]
+    with agreed():
+        if is_main():
+            made = [make()]
+    if dist.is_initialized():
+        dist.broadcast_object_list(made)
+    return made[0]
 
 
 def wrap(model: nn.Module, device: str) -> nn.Module:

@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import hashlib
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
 
@@ -16,11 +17,11 @@ from torch import nn
 
 from diffusionbench import runner
 from diffusionbench.axes import AXES, Sample
-from diffusionbench.errors import CheckpointError, ConfigError
-from diffusionbench.images import grid, save_png
+from diffusionbench.errors import CheckpointError, ConfigError, DataError, RequestError
+from diffusionbench.images import decode_rgb, grid, save_png
 from diffusionbench.metrics import METRICS
 from diffusionbench.prompts import PROMPTS, PromptChoice
-from diffusionbench.record import Guidance, Record
+from diffusionbench.record import Guidance, Record, load
 from diffusionbench.request import EvalRequest, Sampling
 from diffusionbench.request import check as check_request
 from nanogen import distributed
@@ -183,32 +184,57 @@ def evaluate(
         command += f" eval.prompt_seed={request.prompts.seed} eval.prompt_layout={request.prompts.layout or 'null'}"
     source = _source(net, parts, config, f"{run.path.name}, step {step}")
     request = request.model_copy(update={"checkpoint_digest": source.digest, "command": command})
-    check_request(request, source)
     started = time.perf_counter()
-    try:
-        if distributed.is_main():
-            runner.open_store(request, source, run.path / EVALS / "images")
-        distributed.barrier()
-        store = runner.open_store(request, source, run.path / EVALS / "images")
+    main, images = distributed.is_main(), run.path / EVALS / "images"
+    with distributed.agreed(), _written(f"evaluation of {run.path}"):
+        check_request(request, source)
+        if main:
+            runner.open_store(request, source, images)
+    with distributed.agreed(), _written(f"evaluation of {run.path}"):
+        store = runner.open_store(request, source, images)
         runner.fill(request, source, store, distributed.rank(), distributed.world_size(), progress)
-        distributed.barrier()
-        record = None
-        if distributed.is_main():
+    record = None
+    with distributed.agreed(), _written(f"evaluation of {run.path}"):
+        if main:
             record = runner.score(request, store, parts.device, progress)
             seconds = record.provenance.model_copy(update={"wall_seconds": time.perf_counter() - started})
             record = record.model_copy(update={"provenance": seconds})
             record.save(out or record_path(run.path, step, config))
+    return record
+
+
+@contextmanager
+def _written(what: str) -> Iterator[None]:
+    try:
+        yield
     except OSError as error:
         raise CheckpointError(
-            f"evaluation of {run.path} cannot be written: {error.strerror or error}. Make room and start it again."
+            f"{what} cannot be written: {error.strerror or error}. Make room and start it again."
         ) from None
-    distributed.barrier()
-    return record
+
+
+def finished_record(run: Path, step: int, config: Config) -> Record | None:
+    """Return the record of a step's evaluation, or None where it is missing, cut off or lacks one of the metrics."""
+    try:
+        record = load(record_path(run, step, config))
+    except RequestError:
+        return None
+    wanted = {METRICS.load(name).key for name in config.eval.metrics}
+    return record if wanted <= record.values.keys() and record.provenance.step == step else None
 
 
 def grid_path(run: Path, step: int) -> Path:
     """Where the sample grid of a step lies."""
     return run / SAMPLES / f"step-{step:08d}.png"
+
+
+def has_grid(run: Path, step: int) -> bool:
+    """Whether the sample grid of a step lies there, whole."""
+    try:
+        decode_rgb(grid_path(run, step).read_bytes(), "")
+    except (OSError, DataError):
+        return False
+    return True
 
 
 def sample_grid(net: nn.Module, parts: Parts, config: Config, run: Run, step: int, asks: Sequence[Ask]) -> None:
@@ -218,9 +244,5 @@ def sample_grid(net: nn.Module, parts: Parts, config: Config, run: Run, step: in
     generator = Generator.of(net, parts, config)
     images = in_batches(generator, asks, config.eval.seed, range(len(asks)), config.eval.batch_size)
     facts = {"step": step, "seed": config.eval.seed, "guidance": config.guidance.scale, **asked(asks)}
-    try:
+    with _written(f"sample grid of {run.path}"):
         save_png(grid(images, COLUMNS), grid_path(run.path, step), facts)
-    except OSError as error:
-        raise CheckpointError(
-            f"sample grid of {run.path} cannot be written: {error.strerror or error}. Make room and start it again."
-        ) from None

@@ -2,16 +2,24 @@
 
 from __future__ import annotations
 
+import errno
+import itertools
 import json
 import os
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, Protocol
 
+from diffusionbench.errors import CheckpointError
 from diffusionbench.registry import require
 from diffusionbench.schema import write_atomic
+
+FILE = "metrics.jsonl"
+# Before the keys of an evaluation's numbers.
+EVAL = "eval/"
 
 
 class Sink(Protocol):
@@ -68,29 +76,71 @@ class Log:
     Args:
         run_dir: the run's folder.
         sinks: names; one that fails says so once and is left out from then on.
-        step: where training continues; later lines of an interrupted run are dropped, they will be made again.
+        step: where training continues; later lines of an interrupted run are dropped, they will be made again. A file
+            with lines that are not ours is kept beside the mended one.
+
+    Raises:
+        CheckpointError: if the file cannot be read or written.
     """
 
     def __init__(self, run_dir: Path, sinks: Sequence[str], step: int) -> None:
-        self.path = run_dir / "metrics.jsonl"
-        kept = [line for line in read(self.path) if line["step"] <= step]
-        write_atomic(self.path, "".join(json.dumps(line) + "\n" for line in kept))
-        self._file = self.path.open("a", encoding="utf-8")
+        self.path = run_dir / FILE
+        with self._written():
+            before = self.path.read_bytes() if self.path.exists() else b""
+            lines, damaged = _parse(before)
+            if damaged:
+                copy = _free_name(self.path)
+                write_atomic(copy, before)
+                say(f"{_count(self.path, damaged)}; the file as it was is {copy.name}")
+            kept = [line for line in lines if line["step"] <= step]
+            after = "".join(json.dumps(line) + "\n" for line in kept).encode()
+            if after != before or not before:
+                write_atomic(self.path, after)
+            # Without a buffer: what could not be written shall not be tried again when the file is closed.
+            self._file = self.path.open("ab", buffering=0)
+        self._evaluated = {line["step"] for line in kept if any(key.startswith(EVAL) for key in line)}
         self._sinks: dict[str, Sink] = {}
         for name in sinks:
             self._guard(name, lambda name=name: self._sinks.__setitem__(name, _open_sink(name, run_dir)))
 
     def write(self, step: int, values: Mapping[str, float]) -> None:
-        """Record numbers after `step` updates."""
-        self._file.write(json.dumps({"step": step, "time": round(time.time(), 3), **values}) + "\n")
-        self._file.flush()
+        """Record numbers after `step` updates.
+
+        Raises:
+            CheckpointError: if they cannot be written.
+        """
+        line = json.dumps({"step": step, "time": round(time.time(), 3), **values}).encode() + b"\n"
+        with self._written():
+            if self._file.write(line) != len(line):
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         for name, sink in list(self._sinks.items()):
             self._guard(name, lambda sink=sink: sink.log(step, values))
+
+    def write_record(self, step: int, values: Mapping[str, float]) -> None:
+        """Record the scores of a step, unless the log has them already."""
+        if step not in self._evaluated:
+            self._evaluated.add(step)
+            self.write(step, {f"{EVAL}{key}": value for key, value in values.items()})
+
+    def sync(self) -> None:
+        """Wait until the lines are on the disk: a checkpoint shall not outlast those before it."""
+        with self._written():
+            os.fsync(self._file.fileno())
 
     def close(self) -> None:
         self._file.close()
         for name, sink in list(self._sinks.items()):
             self._guard(name, sink.finish)
+
+    @contextmanager
+    def _written(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            raise CheckpointError(
+                f"{self.path} cannot be written: {error.strerror or error}. Checkpoints are untouched; correct that "
+                "and start the same command again."
+            ) from None
 
     def _guard(self, name: str, call: Any) -> None:
         try:
@@ -102,16 +152,49 @@ class Log:
 
 
 def read(path: Path) -> list[dict[str, Any]]:
-    """The lines of a `metrics.jsonl`; a last line cut off by a kill is left out."""
-    lines = []
-    for line in path.read_text(encoding="utf-8").splitlines() if path.exists() else []:
-        try:
-            lines.append(json.loads(line))
-        except json.JSONDecodeError:
-            break
+    """Return the lines of a `metrics.jsonl`; those that are not ours are left out, and counted on the terminal.
+
+    Raises:
+        CheckpointError: if there is a file that cannot be read.
+    """
+    try:
+        lines, damaged = _parse(path.read_bytes() if path.exists() else b"")
+    except OSError as error:
+        raise CheckpointError(f"{path} cannot be read: {error.strerror or error}. Correct that.") from None
+    if damaged:
+        say(_count(path, damaged))
     return lines
 
 
+def _parse(data: bytes) -> tuple[list[dict[str, Any]], list[int]]:
+    """Lines that are JSON objects with a step, and the numbers of the others; a last one cut off by a kill is none."""
+    lines: list[dict[str, Any]] = []
+    damaged: list[int] = []
+    pieces = data.split(b"\n")
+    for number, piece in enumerate(pieces, start=1):
+        if not piece.strip():
+            continue
+        try:
+            line = json.loads(piece.decode("utf-8-sig"))
+        except (ValueError, RecursionError):
+            line = None
+        if isinstance(line, dict) and type(line.get("step")) is int and line["step"] >= 0:
+            lines.append(line)
+        elif number < len(pieces) or line is not None:
+            damaged.append(number)
+    return lines, damaged
+
+
+def _count(path: Path, damaged: list[int]) -> str:
+    return f"{path}: {len(damaged)} damaged line(s) left out, the first is line {damaged[0]}"
+
+
+def _free_name(path: Path) -> Path:
+    names = (path.with_name(f"{path.stem}.damaged-{number}{path.suffix}") for number in itertools.count(1))
+    return next(name for name in names if not name.exists())
+
+
 def say(message: str) -> None:
-    """One line to stderr: progress and notices go there, results to stdout."""
-    print(message, file=sys.stderr, flush=True)
+    """Print one line to stderr: progress and notices go there, results to stdout; a run outlives who reads them."""
+    with suppress(OSError):
+        print(message, file=sys.stderr, flush=True)

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import suppress
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
 from rich.progress import Progress as Bar
+
+from nanogen.log import say
 
 
 class Progress:
@@ -21,7 +24,6 @@ class Progress:
             self._bar = Bar(*columns, TextColumn("{task.fields[numbers]}"), console=console)
             self._task = self._bar.add_task("", total=last, completed=first, numbers="")
             self._bar.start()
-        self._console = console
 
     def show(self, step: int, numbers: Mapping[str, float]) -> None:
         """Tell the numbers of a step."""
@@ -34,8 +36,10 @@ class Progress:
         if self._bar is not None:
             self._bar.update(self._task, completed=step, numbers=text)
         elif step % max(1, self.last // 20) == 0 or step == self.last:
-            self._console.print(f"step {step}/{self.last}  {text}", highlight=False)
+            say(f"step {step}/{self.last}  {text}")
 
     def close(self) -> None:
         if self._bar is not None:
-            self._bar.stop()
+            # The terminal may be gone.
+            with suppress(OSError):
+                self._bar.stop()

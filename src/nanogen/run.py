@@ -3,20 +3,29 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 from diffusionbench import provenance
-from diffusionbench.errors import CheckpointError
+from diffusionbench.errors import CheckpointError, ConfigError
 from diffusionbench.schema import write_atomic
+from nanogen import checkpoint
 from nanogen.config import Config, differences, read_yaml, reload, to_yaml
+from nanogen.data import Dataset
+from nanogen.lock import LOCK, locked
+from nanogen.log import say
+from nanogen.precision import Precision
 
 # Values that change neither weights nor what is written about them: a run may continue under others. `data.corrupt`
 # is one, as either value trains on the same samples or stops.
 FREE = ("log.", "data.workers", "data.path", "data.corrupt", "train.keep")
+# What a stopped writer leaves of the two files that are written first.
+_TEMPORARY = re.compile(r"\.(config\.yaml|run\.json|diffusionbench)[.-].*\.tmp")
 CONFIG, FACTS, CHECKPOINTS, SAMPLES, EVALS = "config.yaml", "run.json", "checkpoints", "samples", "evals"
 
 
@@ -44,21 +53,87 @@ def folder(name: str) -> Path:
     return Path(name) if Path(name).name != name else Path("outputs") / name
 
 
+class DamagedError(CheckpointError):
+    """A file that says which run a folder holds is empty or damaged."""
+
+
 def read(path: Path) -> Run:
-    """An existing run.
+    """Return an existing run.
 
     Raises:
-        CheckpointError: if there is none.
-        ConfigError: if its config cannot be read.
+        CheckpointError: if there is none, or what is there is damaged.
+        ConfigError: if its config is of another version.
     """
     try:
-        text = (path / CONFIG).read_text(encoding="utf-8")
-        facts = json.loads((path / FACTS).read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+        return _read(path)
+    except DamagedError as error:
         raise CheckpointError(
-            f"{path} is not a run folder: {error}. Give the folder that `nanogen train` wrote, such as outputs/demo."
+            f"{error} Its `nanogen train` command, started again, restores it from the newest checkpoint."
         ) from None
-    return Run(path, reload(read_yaml(text, str(path / CONFIG)), str(path / CONFIG)), facts)
+
+
+def _read(path: Path) -> Run:
+    missing = [name for name in (CONFIG, FACTS) if not (path / name).exists()]
+    if missing and not checkpoint.steps(path / CHECKPOINTS):
+        raise CheckpointError(
+            f"{path} is not a run folder: {missing[0]} is missing. Give the folder that `nanogen train` wrote, such as "
+            "outputs/demo."
+        )
+    return Run(path, _read_config(path / CONFIG), _read_facts(path / FACTS))
+
+
+def _read_config(file: Path) -> Config:
+    with _intact(file):
+        tree = read_yaml(file.read_text(encoding="utf-8"), file.name)
+        if not isinstance(tree.get("log"), dict):
+            raise ValueError("its end is missing" if tree else "it is empty")
+    return reload(tree, str(file))
+
+
+def _read_facts(file: Path) -> dict[str, Any]:
+    with _intact(file):
+        text = file.read_text(encoding="utf-8")
+        facts = json.loads(text) if text.strip() else None
+        if facts is None:
+            raise ValueError("it is empty")
+        if not isinstance(facts, dict) or facts.get("precision") not in get_args(Precision) or "method" not in facts:
+            raise ValueError("it names no precision or no method")
+        return facts
+
+
+@contextmanager
+def _intact(file: Path) -> Iterator[None]:
+    try:
+        yield
+    except (OSError, ValueError, RecursionError, ConfigError) as error:
+        reason = " ".join(str(error.strerror if isinstance(error, OSError) else error).split())
+        raise DamagedError(f"{file} is damaged: {reason[:200].rstrip('.')}.") from None
+
+
+def _restored(path: Path, damage: DamagedError) -> Run:
+    """The run as its newest checkpoint tells it; the files are written again.
+
+    Raises:
+        DamagedError: if no checkpoint tells it.
+    """
+    newest, _ = checkpoint.newest(path / CHECKPOINTS)
+    header = {} if newest is None else checkpoint.read_header(newest.weights)
+    if newest is None or "config" not in header:
+        raise DamagedError(
+            f"{damage} No checkpoint tells what it held: restore a copy, or use another run (--run NAME)."
+        )
+    config = reload(json.loads(header["config"]), str(newest.weights))
+    # Checkpoints of older versions tell the config alone.
+    run = Run(path, config, json.loads(header["run"]) if "run" in header else _read_facts(path / FACTS))
+    _write(run)
+    say(f"{damage} It is restored from {newest.path.name}.")
+    return run
+
+
+def _write(run: Run) -> None:
+    write_atomic(run.path / FACTS, json.dumps(run.facts, indent=2) + "\n")
+    # Last: from here on the folder counts as a run.
+    write_atomic(run.path / CONFIG, to_yaml(run.config))
 
 
 def check_same(path: Path, stored: Config, asked: Config, what: str) -> None:
@@ -75,51 +150,104 @@ def check_same(path: Path, stored: Config, asked: Config, what: str) -> None:
         )
 
 
-def open_run(path: Path, config: Config, facts: dict[str, Any], bytes_needed: int) -> Run:
-    """Make a run folder, or check that an existing one is this run's.
-
-    Args:
-        facts: what to write about the run; an existing run keeps its own precision, and must agree on the data.
-        bytes_needed: disk space of one checkpoint.
+def check_data(run: Run, facts: dict[str, Any]) -> None:
+    """Refuse other data than a run was trained with.
 
     Raises:
-        CheckpointError: if the folder is another run's, is not writable, or the disk is full.
+        CheckpointError: saying what differs.
     """
-    if (path / CONFIG).exists():
-        run = read(path)
-        check_same(path, run.config, config, "asked")
-        for key in ("data_digest", "condition_digest", "version"):
-            if run.facts.get(key, "") != facts[key]:
-                raise CheckpointError(
-                    f"{path} was trained with {key.replace('_', ' ')} {run.facts.get(key, '')}, found {facts[key]}. "
-                    "Restore it, or use another run name (--run NAME)."
-                )
-        return Run(path, config, run.facts)
-    try:
-        if path.is_dir() and any(path.iterdir()):
-            raise CheckpointError(f"{path} exists and is not a run folder. Use another run name (--run NAME).")
-        (path / CHECKPOINTS).mkdir(parents=True, exist_ok=True)
-        free = shutil.disk_usage(path).free
-        if free < bytes_needed:
+    for key in ("data_digest", "condition_digest", "version"):
+        if run.facts.get(key, "") != facts[key]:
             raise CheckpointError(
-                f"run folder {path}: {free / 1e6:.0f} MB are free and one checkpoint takes "
-                f"{bytes_needed / 1e6:.0f} MB. Make room or choose another disk (--run PATH)."
+                f"{run.path} was trained with {key.replace('_', ' ')} {run.facts.get(key, '')}, found {facts[key]}. "
+                "Restore it, or use another run name (--run NAME)."
             )
-        write_atomic(path / FACTS, json.dumps(facts, indent=2) + "\n")
-        # Last: from here on the folder counts as a run.
-        write_atomic(path / CONFIG, to_yaml(config))
+
+
+def open_run(path: Path, config: Config, facts: dict[str, Any], bytes_needed: int, held: ExitStack) -> Run:
+    """Make a run folder, or check that an existing one is this config's; and hold it against other processes.
+
+    Args:
+        facts: what to write about a new run; an existing one keeps its own.
+        bytes_needed: disk space of one checkpoint.
+        held: closing it gives the folder free.
+
+    Raises:
+        CheckpointError: if the folder is another run's or in use, is not writable, or the disk is full.
+    """
+    try:
+        if path.is_dir() and not _is_run(path) and not _is_unfinished(path):
+            raise CheckpointError(f"{path} exists and is not a run folder. Use another run name (--run NAME).")
+        if not _is_run(path):
+            _check_room(path, bytes_needed)
+        path.mkdir(parents=True, exist_ok=True)
+        with ExitStack() as until_open:
+            until_open.enter_context(locked(path))
+            run = _continued(path, config) if _is_run(path) else _made(Run(path, config, facts))
+            held.push(until_open.pop_all())
+        return run
     except OSError as error:
+        # What is not empty stays: it is more than this command made.
+        for folder in (path / CHECKPOINTS, path):
+            with suppress(OSError):
+                folder.rmdir()
         raise CheckpointError(
             f"run folder {path} cannot be written: {error.strerror or error}. Choose another one (--run PATH)."
         ) from None
-    return Run(path, config, facts)
+
+
+def _is_run(path: Path) -> bool:
+    return (path / CONFIG).exists() or bool(checkpoint.steps(path / CHECKPOINTS))
+
+
+def _is_unfinished(path: Path) -> bool:
+    """Whether a folder holds nothing but what a run leaves that was stopped while its folder was made."""
+    for entry in path.iterdir():
+        if entry.name == CHECKPOINTS and entry.is_dir() and not any(entry.iterdir()):
+            continue
+        if (
+            entry.is_file()
+            and entry.name == FACTS
+            and ("config_hash" in entry.read_text(errors="replace") or not entry.stat().st_size)
+        ):
+            continue
+        if entry.name != LOCK and not _TEMPORARY.fullmatch(entry.name):
+            return False
+    return True
+
+
+def _check_room(path: Path, bytes_needed: int) -> None:
+    disk = next(folder for folder in (path, *path.absolute().parents) if folder.exists())
+    free = shutil.disk_usage(disk).free
+    if free < bytes_needed:
+        raise CheckpointError(
+            f"run folder {path}: {free / 1e6:.0f} MB are free and one checkpoint takes {bytes_needed / 1e6:.0f} MB. "
+            "Make room or choose another disk (--run PATH)."
+        )
+
+
+def _made(run: Run) -> Run:
+    run.checkpoints.mkdir(exist_ok=True)
+    _write(run)
+    return run
+
+
+def _continued(path: Path, config: Config) -> Run:
+    try:
+        run = _read(path)
+    except DamagedError as error:
+        run = _restored(path, error)
+    check_same(path, run.config, config, "asked")
+    run.checkpoints.mkdir(exist_ok=True)
+    checkpoint.sweep(run.checkpoints)
+    return Run(path, config, run.facts)
 
 
 def describe(
     config: Config,
     choice: dict[str, str],
     precision: str,
-    data_digest: str,
+    data: Dataset,
     condition_digest: str,
     device: str,
     command: Sequence[str],
@@ -131,7 +259,8 @@ def describe(
         **choice,
         "config_hash": config.hash,
         "precision": precision,
-        "data_digest": data_digest,
+        "data_digest": data.digest,
+        "classes": None if data.classes is None else list(data.classes),
         "condition_digest": condition_digest,
         "commit": commit,
         "dirty": dirty,

@@ -6,17 +6,17 @@ started again, or cut over other processes, trains the same network; evaluating 
 
 from __future__ import annotations
 
-import json
 import math
-import time
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from diffusionbench.errors import ConfigError
+from diffusionbench.errors import ConfigError, Stopped
 from nanogen import checkpoint, distributed, evaluate, precision
 from nanogen.conditions import CONDITIONS
 from nanogen.config import Composition, Config
@@ -24,17 +24,18 @@ from nanogen.data import Batch, Dataset
 from nanogen.data.corrupt import Tally
 from nanogen.data.memory import Gathers, keep_latents
 from nanogen.data.opening import open_dataset
-from nanogen.data.order import batches, in_order, steps_per_epoch
-from nanogen.duration import due, to_steps
+from nanogen.data.order import Order, batches, in_order
+from nanogen.duration import to_steps
 from nanogen.ema import EMA
-from nanogen.log import Log, say
+from nanogen.log import say
 from nanogen.losses import LOSSES
 from nanogen.model.dit import DDT
 from nanogen.optim import NonFiniteLoss, Schedule, Updater, adamw
-from nanogen.progress import Progress
+from nanogen.outputs import Outputs
 from nanogen.rng import Draws, generator
-from nanogen.run import Run, describe, open_run
+from nanogen.run import Run, check_data, describe, open_run
 from nanogen.sample import Parts, build_parts
+from nanogen.stop import Stop
 
 Mark = Callable[[str], None]
 # Pixels that are encoded together where latents are made beforehand.
@@ -184,6 +185,48 @@ def updates(
         yield {**{f"loss/{name}": value for name, value in means.items()}, "grad_norm": norm}
 
 
+@dataclass(frozen=True)
+class Job:
+    """A checked request to train.
+
+    Attributes:
+        config: with what is counted in the data.
+        last: steps of the whole training.
+        facts: what the run folder says about it.
+    """
+
+    data: Dataset
+    config: Config
+    parts: Parts
+    last: int
+    facts: dict[str, Any]
+
+
+def check(composition: Composition, device: str, command: list[str]) -> Job:
+    """Check all that can be wrong with a request; nothing is written.
+
+    Raises:
+        UserError: for whatever is wrong.
+    """
+    data, config = open_data(composition.config)
+    chosen = precision.choose(config.train.precision, device)
+    parts = build_parts(config, device, chosen)
+    Order(
+        size=len(data),
+        seed=config.seed,
+        batch_size=config.train.batch_size,
+        world=distributed.world_size(),
+        accumulation=config.train.accumulation,
+    )
+    last = to_steps(config.train.duration, config.train.batch_size, len(data))
+    if not last:
+        raise ConfigError(f"train.duration is '{config.train.duration}', which is no step at all. Give it more.")
+    if config.eval.metrics:
+        evaluate.check(config, parts)
+    facts = describe(config, composition.choice, chosen, data, parts.conditioner.digest, device, command)
+    return Job(data, config, parts, last, facts)
+
+
 def train(composition: Composition, run_dir: Path, device: str, command: list[str]) -> Run:
     """Train, or continue, until the config's duration is reached.
 
@@ -196,133 +239,75 @@ def train(composition: Composition, run_dir: Path, device: str, command: list[st
     Raises:
         UserError: before anything is written, for whatever is wrong with the request.
         NonFiniteLoss: if training diverges; the last checkpoint is intact.
+        Stopped: by a signal; what was trained is in a checkpoint.
+        Told: if another process of the run ends.
     """
-    # Check everything, then make the run folder, then continue from the newest intact checkpoint.
-    data, config = open_data(composition.config)
-    chosen = precision.choose(config.train.precision, device)
-    parts = build_parts(config, device, chosen)
-    batch_size, num_images = config.train.batch_size, len(data)
-    steps_per_epoch(num_images, batch_size)
-    last = to_steps(config.train.duration, batch_size, num_images)
-    if not last:
-        raise ConfigError(f"train.duration is '{config.train.duration}', which is no step at all. Give it more.")
-    if config.eval.metrics:
-        evaluate.check(config, parts)
-    run = None
-    facts = describe(config, composition.choice, chosen, data.digest, parts.conditioner.digest, device, command)
-    # Weights, two moments and two copies of the average, in float32.
-    needed = 5 * 4 * parts.derived.shape.num_parameters()
+    with Stop() as stop, ExitStack() as held:
+        # Check everything, then make the run folder, then continue from the newest intact checkpoint.
+        with distributed.agreed():
+            job = check(composition, device, command)
+        data, config, parts, last = job.data, job.config, job.parts, job.last
+        # Weights, two moments and two copies of the average, in float32.
+        needed = 5 * 4 * parts.derived.shape.num_parameters()
+        run = distributed.from_main(lambda: open_run(run_dir, config, job.facts, needed, held))
+        with distributed.agreed():
+            check_data(run, job.facts)
+        if run.facts["precision"] != parts.precision:
+            parts = build_parts(config, device, run.facts["precision"])
+        trainee = build(config, parts, len(data))
+        resume(run, trainee)
+        if distributed.is_main():
+            say(
+                f"{run_dir}: {parts.derived.shape.num_parameters():,} parameters, {len(data):,} images, {last} steps "
+                f"of batch {config.train.batch_size}, {parts.precision} on {device}, {distributed.world_size()} "
+                f"process(es){f'; continuing after step {trainee.updates}' if trainee.updates else ''}"
+            )
+        tally = Tally(run_dir, trainee.updates) if config.data.corrupt == "skip" else None
+        outputs = held.enter_context(Outputs(run, config, parts, trainee, data, last, tally, stop))
+        outputs.catch_up()
+        loader = batches(
+            training_source(data, config, parts) if trainee.updates < last else data,
+            seed=config.seed,
+            batch_size=config.train.batch_size,
+            first_step=trainee.updates,
+            rank=distributed.rank(),
+            world=distributed.world_size(),
+            accumulation=config.train.accumulation,
+            workers=config.data.workers,
+        )
+        run_steps(updates(trainee, parts, config, tally.watch(loader) if tally else loader, last), outputs, stop)
+    return run
+
+
+def resume(run: Run, trainee: Trainee) -> None:
+    """Load the newest intact checkpoint of a run, if it has one; newer ones that are damaged are named."""
+    newest, damaged = distributed.from_main(lambda: checkpoint.newest(run.checkpoints))
     if distributed.is_main():
-        run = open_run(run_dir, config, facts, needed)
-    distributed.barrier()
-    run = run or open_run(run_dir, config, facts, needed)
-    if run.facts["precision"] != chosen:
-        parts = build_parts(config, device, run.facts["precision"])
-    trainee = build(config, parts, num_images)
-    newest, damaged = checkpoint.newest(run.checkpoints)
-    if newest is not None:
-        checkpoint.restore(newest, trainee.model, trainee.updater.optimizer, trainee.ema.model)
-        trainee.updates = newest.step
-    main = distributed.is_main()
-    if main:
         for problem in damaged:
             say(f"{problem}; using {newest.path.name if newest else 'no checkpoint: starting over'}")
-        say(
-            f"{run_dir}: {parts.derived.shape.num_parameters():,} parameters, {num_images:,} images, {last} steps of "
-            f"batch {batch_size}, {parts.precision} on {device}, {distributed.world_size()} process(es)"
-            + (f"; continuing after step {trainee.updates}" if trainee.updates else "")
-        )
+    if newest is not None:
+        with distributed.agreed():
+            checkpoint.restore(newest, trainee.model, trainee.updater.optimizer, trainee.ema.model)
+        trainee.updates = newest.step
+        trainee.updater.skipped.fill_(float(checkpoint.read_header(newest.weights).get("skipped", 0)))
 
-    def periods(duration: str) -> int | None:
-        return to_steps(duration, batch_size, num_images)
 
-    log_every, sample_every = periods(config.log.every), periods(config.sample.every)
-    checkpoint_every, eval_every = periods(config.train.checkpoint_every), periods(config.eval.every)
-    asks = parts.conditioner.examples(data, config.sample.num)
-    loader = batches(
-        training_source(data, config, parts) if trainee.updates < last else data,
-        seed=config.seed,
-        batch_size=batch_size,
-        first_step=trainee.updates,
-        rank=distributed.rank(),
-        world=distributed.world_size(),
-        accumulation=config.train.accumulation,
-        workers=config.data.workers,
-    )
-    tally = Tally(run_dir, trainee.updates) if config.data.corrupt == "skip" else None
-    if tally is not None:
-        loader = tally.watch(loader)
-    log = Log(run_dir, config.log.sinks, trainee.updates) if main else None
-    progress = Progress(trainee.updates, last) if main else None
+def run_steps(steps: Iterator[dict[str, Tensor]], outputs: Outputs, stop: Stop) -> None:
+    """Make the updates and write what is due after each; a signal ends it with a checkpoint of the step it found.
 
-    def save() -> None:
-        header = {
-            "config": json.dumps(config.model_dump(mode="json")),
-            "config_hash": config.hash,
-            "step": str(trainee.updates),
-            "commit": str(run.facts["commit"]),
-            "precision": parts.precision,
-            "condition_digest": parts.conditioner.digest,
-            "ema_decay": str(config.train.ema_decay),
-        }
-        checkpoint.save(
-            run.checkpoints,
-            trainee.updates,
-            trainee.model,
-            trainee.updater.optimizer,
-            trainee.ema.model,
-            header,
-            config.train.keep,
-        )
-
-    def score() -> None:
-        if not config.eval.metrics:
-            return
-        record = evaluate.evaluate(trainee.ema.model, parts, config, run, trainee.updates)
-        if log is not None and record is not None:
-            log.write(trainee.updates, {f"eval/{key}": value.value for key, value in record.values.items()})
-
-    started, since = time.perf_counter(), trainee.updates
+    Raises:
+        NonFiniteLoss: naming the last good checkpoint.
+        Stopped: by a signal.
+    """
     try:
-        for values in updates(trainee, parts, config, loader, last):
-            step = trainee.updates
-            logging, saving = (due(step, every) or step == last for every in (log_every, checkpoint_every))
-            # Also with each checkpoint: a run that continues from it knows what it met before.
-            corrupt = {"corrupt": tally.collect(step)} if tally is not None and (logging or saving) else {}
-            if logging:
-                numbers = {name: distributed.all_mean(value).item() for name, value in values.items()}
-                now = time.perf_counter()
-                numbers["lr"] = trainee.schedule(step - 1)
-                numbers["skipped"] = trainee.updater.skipped.item()
-                numbers |= corrupt
-                numbers["images_per_second"] = (step - since) * batch_size / (now - started)
-                started, since = now, step
-                if log is not None and progress is not None:
-                    log.write(step, numbers)
-                    progress.show(step, numbers)
-                    for note in parts.conditioner.notes():
-                        say(note)
-            if saving:
-                trainee.updater.check()
-                save()
-            if step < last and due(step, sample_every):
-                evaluate.sample_grid(trainee.ema.model, parts, config, run, step, asks)
-            if step < last and due(step, eval_every):
-                score()
-        # Outside the loop, so that a run that was killed here ends complete too.
-        if not evaluate.grid_path(run_dir, last).exists():
-            evaluate.sample_grid(trainee.ema.model, parts, config, run, last, asks)
-        if not evaluate.record_path(run_dir, last, config).exists():
-            score()
+        with stop.deferred():
+            for values in steps:
+                try:
+                    outputs.after_step(values)
+                    stop.check()
+                except Stopped:
+                    outputs.save()
+                    raise
     except NonFiniteLoss as error:
-        newest, _ = checkpoint.newest(run.checkpoints)
-        kept = f"Last good checkpoint: step {newest.step}." if newest else "There is no checkpoint yet."
+        kept = f"Last good checkpoint: step {outputs.saved}." if outputs.saved else "There is no checkpoint yet."
         raise NonFiniteLoss(f"{error} {kept}") from None
-    finally:
-        if progress is not None:
-            progress.close()
-        if log is not None:
-            log.close()
-        if tally is not None:
-            tally.close()
-    return run

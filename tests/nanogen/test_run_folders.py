@@ -1,0 +1,394 @@
+"""What lies in a run folder: complete after any interruption, mended where it is damaged, and never anybody else's."""
+
+from __future__ import annotations
+
+import errno
+import json
+import shutil
+from contextlib import ExitStack
+from pathlib import Path
+
+import pytest
+from tiny import tiny
+
+from diffusionbench.errors import CheckpointError, RunError
+from nanogen import checkpoint, evaluate, log
+from nanogen import run as runs
+from nanogen.log import Log
+from nanogen.train import open_data, train
+
+SETTINGS = ("train.precision=float32", "train.checkpoint_every=2 steps", "sample.every=2 steps", "eval.every=2 steps")
+SETTINGS += ("eval.metrics=[accuracy_digits]", "eval.num_samples=4", "train.batch_size=4", "sample.num=1")
+
+
+class Killed(BaseException):
+    """Stands for a process that ends here."""
+
+
+def run(path: Path, steps: int = 4, *more: str) -> runs.Run:
+    return train(tiny(steps, *SETTINGS, *more), path, "cpu", ["test"])
+
+
+def listing(path: Path) -> list[str]:
+    """All files but stored images, whose names depend on the weights."""
+    names = (str(file.relative_to(path)) for file in path.rglob("*") if file.is_file())
+    return sorted(name for name in names if not name.startswith("evals/images"))
+
+
+def lines(path: Path) -> list[dict[str, float]]:
+    """The log without what depends on the clock."""
+    found = [json.loads(line) for line in (path / "metrics.jsonl").read_text().splitlines()]
+    return [{key: line[key] for key in line if key not in ("time", "images_per_second")} for line in found]
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory) -> Path:
+    """A run that nothing disturbed; tests that change it take a copy."""
+    path = tmp_path_factory.mktemp("runs") / "whole"
+    run(path)
+    return path
+
+
+@pytest.fixture
+def copy(whole, tmp_path) -> Path:
+    return Path(shutil.copytree(whole, tmp_path / "copy"))
+
+
+def die_at(monkeypatch, module, name: str, number: int, error: BaseException | None = None) -> None:
+    """Let the call number `number` (from 1) of a function end the process, or raise an error."""
+    calls, real = [], getattr(module, name)
+
+    def call(*given, **named):
+        calls.append(name)
+        if len(calls) == number:
+            raise error or Killed
+        return real(*given, **named)
+
+    monkeypatch.setattr(module, name, call)
+
+
+# Making the folder
+
+
+@pytest.mark.parametrize("number", [1, 2])
+@pytest.mark.parametrize("error", [Killed(), OSError(errno.ENOSPC, "No space left on device")])
+def test_a_run_that_ended_while_its_folder_was_made_starts_with_the_same_command(number, error, tmp_path, monkeypatch):
+    path = tmp_path / "run"
+    with monkeypatch.context() as patch:
+        die_at(patch, runs, "write_atomic", number, error)
+        with pytest.raises((Killed, CheckpointError)):
+            run(path, 1)
+    run(path, 1)
+    assert len(lines(path)) == 2
+
+
+def test_a_disk_that_is_full_from_the_start_leaves_nothing(tmp_path, monkeypatch):
+    die_at(monkeypatch, runs, "write_atomic", 1, OSError(errno.ENOSPC, "No space left on device"))
+    with pytest.raises(CheckpointError, match="No space left"):
+        run(tmp_path / "run")
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("left", ["checkpoints/", "run.json", ".run.json.x3_a.tmp", ".config.yaml.abc.tmp", ".lock"])
+def test_what_a_kill_leaves_of_a_new_folder_is_ours(left, tmp_path):
+    path = tmp_path / "run"
+    path.mkdir()
+    (path / left).mkdir() if left.endswith("/") else (path / left).write_text("")
+    assert runs._is_unfinished(path)
+
+
+@pytest.mark.parametrize("mine", ["notes.txt", "checkpoints/step-1/x", "checkpoints/x", "run.json/x", "config.json"])
+def test_a_folder_with_anything_else_is_not_ours(mine, tmp_path):
+    (tmp_path / mine).parent.mkdir(parents=True, exist_ok=True)
+    (tmp_path / mine).write_text("keep me")
+    with pytest.raises(CheckpointError, match="not a run folder"):
+        run(tmp_path)
+    assert (tmp_path / mine).read_text() == "keep me"
+    assert not (tmp_path / ".lock").exists()
+
+
+# Killed between a checkpoint and what belongs to its step
+
+
+@pytest.mark.parametrize(
+    "module, name, number",
+    [
+        (evaluate, "sample_grid", 1),
+        (evaluate, "sample_grid", 2),
+        (evaluate, "evaluate", 1),
+        (evaluate, "evaluate", 2),
+        (Log, "write_record", 1),
+        (Log, "write_record", 2),
+        (checkpoint, "save", 2),
+        (checkpoint, "_prune", 1),
+    ],
+)
+def test_what_the_newest_checkpoint_lacks_is_made_on_continuing(module, name, number, whole, tmp_path, monkeypatch):
+    path = tmp_path / "run"
+    with monkeypatch.context() as patch:
+        die_at(patch, module, name, number)
+        with pytest.raises(Killed):
+            run(path)
+    run(path)
+    assert listing(path) == listing(whole)
+    assert lines(path) == lines(whole)
+
+
+@pytest.mark.parametrize("damage", [b"", b'{"schema_version": 1, "kind"', None])
+def test_half_a_grid_or_record_is_made_again(damage, copy, whole):
+    (record,) = (copy / "evals").glob("step-00000004*.json")
+    grid = copy / "samples" / "step-00000004.png"
+    for file in (record, grid):
+        file.write_bytes(file.read_bytes()[:-20] if damage is None else damage)
+    run(copy)
+    assert json.loads(record.read_text())["values"] == json.loads((whole / "evals" / record.name).read_text())["values"]
+    assert evaluate.has_grid(copy, 4)
+    assert lines(copy) == lines(whole)
+
+
+def test_a_record_of_other_metrics_does_not_count_as_done(copy):
+    (record,) = (copy / "evals").glob("step-00000004*.json")
+    content = json.loads(record.read_text())
+    content["values"] = {"is_digits": content["values"]["accuracy_digits"]}
+    record.write_text(json.dumps(content))
+    run(copy)
+    assert "accuracy_digits" in json.loads(record.read_text())["values"]
+
+
+def test_a_finished_run_is_left_as_it_is(copy):
+    before = {name: (copy / name).read_bytes() for name in listing(copy)}
+    run(copy)
+    assert {name: (copy / name).read_bytes() for name in listing(copy)} == before
+
+
+# The log
+
+
+@pytest.mark.parametrize(
+    "line", [b"{", b"\xff\xfe{}", b"[1]", b"null", b"7", b'{"step": "2"}', b'{"a": 1}', b'{"step": 1.5}', b"\0\0",
+             b'{"step": true}', b'{"step": -1}', b"[" * 100_000, b'{"step": ' + b"9" * 5000 + b"}"],
+)  # fmt: skip
+def test_a_damaged_line_in_the_middle_costs_nothing_else(line, tmp_path, capsys):
+    file = tmp_path / "metrics.jsonl"
+    good = [b'{"step": 1, "loss/flow": 2.0}\n', b'{"step": 2}\n', b'{"step": 2, "eval/x": 1}\n']
+    damaged = b"".join([*good[:2], line + b"\n", *good[2:]])
+    file.write_bytes(damaged)
+    assert [entry["step"] for entry in log.read(file)] == [1, 2, 2]
+    capsys.readouterr()
+    Log(tmp_path, [], 2).close()
+    assert file.read_bytes() == b"".join(good)
+    assert "1 damaged line(s) left out, the first is line 3" in capsys.readouterr().err
+    assert (tmp_path / "metrics.damaged-1.jsonl").read_bytes() == damaged
+
+
+def test_training_goes_on_with_a_mended_log(copy, whole, capsys):
+    file = copy / "metrics.jsonl"
+    file.write_bytes(b"\xff\n" + file.read_bytes() + b'{"step": 5, "ti')
+    run(copy)
+    assert lines(copy) == lines(whole)
+    assert "1 damaged line(s) left out, the first is line 1" in capsys.readouterr().err
+
+
+def test_a_line_cut_off_by_a_kill_is_no_damage(tmp_path, capsys):
+    (tmp_path / "metrics.jsonl").write_bytes(b'{"step": 1}\n{"step": 2, "ti')
+    Log(tmp_path, [], 4).close()
+    assert (tmp_path / "metrics.jsonl").read_bytes() == b'{"step": 1}\n'
+    assert capsys.readouterr().err == ""
+
+
+class Full:
+    """A log file on a disk that has room for `room` bytes."""
+
+    def __init__(self, room: int | None) -> None:
+        self.room = room
+
+    def write(self, data: bytes) -> int:
+        if self.room is None:
+            raise OSError(errno.EFBIG, "File too large")
+        return self.room
+
+    def close(self) -> None:
+        pass
+
+
+@pytest.mark.parametrize("room", [None, 3])
+def test_a_log_that_cannot_grow_ends_in_a_sentence(room, tmp_path):
+    metrics = Log(tmp_path, [], 0)
+    metrics._file.close()
+    metrics._file = Full(room)
+    with pytest.raises(CheckpointError, match=r"metrics\.jsonl cannot be written: (File too large|No space left)"):
+        metrics.write(1, {"loss": 1.0})
+    metrics.close()
+
+
+def test_a_log_that_cannot_be_opened_ends_in_a_sentence(copy):
+    (copy / "metrics.jsonl").unlink()
+    (copy / "metrics.jsonl").mkdir()
+    with pytest.raises(CheckpointError, match=r"metrics\.jsonl cannot be written"):
+        run(copy)
+
+
+def test_lines_are_on_the_disk_before_the_checkpoint_that_counts_on_them(tmp_path, monkeypatch):
+    done = []
+    for owner, name in [(Log, "write"), (Log, "sync"), (checkpoint, "save")]:
+        real = getattr(owner, name)
+        monkeypatch.setattr(owner, name, lambda *given, real=real, name=name: (done.append(name), real(*given))[1])
+    run(tmp_path / "run", 2, "eval.metrics=[]")
+    assert done == ["write", "write", "sync", "save"]
+
+
+# Checkpoints
+
+
+def steps_of(path: Path) -> list[str]:
+    return sorted(file.name for file in (path / "checkpoints").iterdir())
+
+
+@pytest.mark.parametrize(
+    "name", ["step-00000004.bak", "step-4", "step-000000004", "step-0000000٤", "step-", "step-best", "step-00000004 2"]
+)
+def test_only_exact_names_are_checkpoints(name, copy):
+    other = shutil.copytree(copy / "checkpoints" / "step-00000004", copy / "checkpoints" / name)
+    found, damaged = checkpoint.newest(copy / "checkpoints")
+    assert (found.step, damaged) == (4, [])
+    checkpoint._prune(copy / "checkpoints", 4, 1)
+    assert steps_of(copy) == sorted(["step-00000004", name])
+    assert len(list(other.iterdir())) == 3
+
+
+FILE = {"bytes": 1, "sha256": "0"}
+MANIFESTS = ["", "no json", "[]", "7", "null", "{}", "[" * 100_000, b"\xff", '{"step": 4, "files": []}']
+MANIFESTS += ['{"step": 4, "files": {}}', '{"step": 4, "files": {"ema.safetensors": 1}}', '{"step": 2, "files": {}}']
+MANIFESTS += ['{"step": 4, "files": {"ema.safetensors": {"bytes": "x", "sha256": 1}}}']
+ODD_NAMES = ["../step-00000002/manifest.json", "/etc/passwd", "a\0b", "\x1b[31m", "x" * 5000]
+
+
+@pytest.mark.parametrize("content", MANIFESTS)
+def test_an_odd_manifest_falls_back_to_the_checkpoint_before(content, copy, whole, capsys):
+    manifest = copy / "checkpoints" / "step-00000004" / "manifest.json"
+    manifest.write_bytes(content if isinstance(content, bytes) else content.encode())
+    found, (sentence,) = checkpoint.newest(copy / "checkpoints")
+    assert found.step == 2
+    assert "step-00000004 is damaged (manifest.json" in sentence
+
+
+@pytest.mark.parametrize("name", ODD_NAMES)
+def test_a_manifest_that_lists_strange_files_is_damaged(name, copy):
+    manifest = copy / "checkpoints" / "step-00000004" / "manifest.json"
+    content = json.loads(manifest.read_text())
+    content["files"][name] = FILE
+    manifest.write_text(json.dumps(content))
+    found, (sentence,) = checkpoint.newest(copy / "checkpoints")
+    assert found.step == 2
+    assert sentence.isprintable()
+
+
+def test_a_damaged_newer_checkpoint_does_not_push_out_the_one_just_written(copy):
+    checkpoint._prune(copy / "checkpoints", 2, 1)
+    assert steps_of(copy) == ["step-00000002", "step-00000004"]
+    checkpoint._prune(copy / "checkpoints", 4, 1)
+    assert steps_of(copy) == ["step-00000004"]
+
+
+def test_older_checkpoints_go_once_the_new_one_is_durable(tmp_path, monkeypatch):
+    done = []
+    for name in ("_sync", "_prune"):
+        real = getattr(checkpoint, name)
+        monkeypatch.setattr(
+            checkpoint,
+            name,
+            lambda path, *more, real=real, name=name: (done.append((name, path.name)), real(path, *more)),
+        )
+    rename = Path.rename
+    monkeypatch.setattr(Path, "rename", lambda path, to: (done.append(("rename", path.name)), rename(path, to))[1])
+    run(tmp_path / "run", 1, "eval.metrics=[]")
+    assert [one for one in done if one != ("rename", ".metadata.tmp")] == [
+        ("_sync", "ema.safetensors"),
+        ("_sync", "state"),
+        ("_sync", ".step-00000001.tmp"),
+        ("rename", ".step-00000001.tmp"),
+        ("_sync", "checkpoints"),
+        ("_prune", "checkpoints"),
+    ]
+
+
+def test_a_checkpoint_is_as_readable_as_any_new_file(whole, tmp_path):
+    (tmp_path / "new").touch()
+    files = [file for file in (whole / "checkpoints").rglob("*") if file.is_file()]
+    assert {file.stat().st_mode for file in files} == {(tmp_path / "new").stat().st_mode}
+
+
+def test_what_a_killed_process_left_unfinished_is_swept(copy):
+    left = copy / "checkpoints" / ".step-00000003.tmp" / "state"
+    left.mkdir(parents=True)
+    kept = copy / "checkpoints" / ".step-mine.tmp"
+    kept.mkdir()
+    run(copy)
+    assert steps_of(copy) == [".step-mine.tmp", "step-00000002", "step-00000004"]
+
+
+# Damaged files of the run itself
+
+
+def test_a_checkpoint_tells_what_the_folder_was(whole):
+    found, _ = checkpoint.newest(whole / "checkpoints")
+    header = checkpoint.read_header(found.weights)
+    assert json.loads(header["run"]) == json.loads((whole / "run.json").read_text())
+    assert runs.reload(json.loads(header["config"]), "") == runs.read(whole).config
+
+
+def reopened(path: Path, *more: str) -> runs.Run:
+    """What a command that continues a run finds in its folder."""
+    with ExitStack() as held:
+        return runs.open_run(path, open_data(tiny(4, *SETTINGS, *more).config)[1], {}, 0, held)
+
+
+CUT = object()
+
+
+@pytest.mark.parametrize("content", [b"", b"\0" * 300, b"\xff\xfe", b"[1, 2", b"- a\n", CUT, None])
+@pytest.mark.parametrize("name", ["config.yaml", "run.json"])
+def test_a_damaged_file_is_named_and_restored_from_the_newest_checkpoint(name, content, copy, whole, capsys):
+    file = copy / name
+    before = file.read_bytes()
+    if content is None:
+        file.unlink()
+    else:
+        file.write_bytes(before[: len(before) // 2] if content is CUT else content)
+    with pytest.raises(CheckpointError, match=rf"{name} is damaged: .*`nanogen train` command"):
+        runs.read(copy)
+    reopened(copy)
+    assert f"{file} is damaged" in capsys.readouterr().err
+    assert (runs.read(copy).config, runs.read(copy).facts) == (runs.read(whole).config, runs.read(whole).facts)
+
+
+def test_a_damaged_file_that_no_checkpoint_tells_is_named(copy):
+    shutil.rmtree(copy / "checkpoints")
+    (copy / "config.yaml").write_text("")
+    with pytest.raises(CheckpointError, match=r"config\.yaml is damaged: it is empty\. No checkpoint tells"):
+        reopened(copy)
+
+
+def test_a_restored_config_is_still_compared(copy):
+    (copy / "config.yaml").write_text("")
+    with pytest.raises(CheckpointError, match="seed: 42 there, 1 asked"):
+        reopened(copy, "seed=1")
+
+
+# A folder that goes away
+
+
+@pytest.mark.parametrize("gone", ["deleted", "moved", "replaced"])
+def test_a_run_whose_folder_is_gone_fails_and_makes_no_other(gone, tmp_path, monkeypatch):
+    path, real = tmp_path / "run", evaluate.sample_grid
+
+    def sample_grid(*given):
+        real(*given)
+        shutil.rmtree(path) if gone == "deleted" else path.rename(tmp_path / "elsewhere")
+        if gone == "replaced":
+            shutil.copytree(tmp_path / "elsewhere", path)
+
+    monkeypatch.setattr(evaluate, "sample_grid", sample_grid)
+    with pytest.raises(RunError, match="is gone: it was moved or deleted"):
+        run(path, 4, "eval.metrics=[]")
+    assert path.exists() == (gone == "replaced")
