@@ -190,6 +190,7 @@ def submit(
       diffusionbench submit record.json --records ../diffusionbench/records --json
     """
     from diffusionbench import submission
+    from diffusionbench.folders import check_gives_way
     from diffusionbench.schema import check_place, write_result
 
     if not dry_run:
@@ -201,7 +202,9 @@ def submit(
     path = None
     if not report.problems and not dry_run:
         # The record comes last: where something cannot be written, nothing has been submitted.
-        for file, text in exports.items():
+        for file, (_, mark) in exports.items():
+            check_gives_way(file, mark)
+        for file, (text, _) in exports.items():
             write_result(file, text)
         path = submission.write(report, records)
     if as_json:
@@ -220,15 +223,18 @@ def submit(
         raise RequestError(_listed(f"record {result} cannot be submitted", report.problems))
 
 
-def _exports(record: Any, every_eval_ever: Path | None, hub: Path | None, hub_dataset: str) -> dict[Path, str]:
-    """The files to write beside the record, by path."""
+def _exports(
+    record: Any, every_eval_ever: Path | None, hub: Path | None, hub_dataset: str
+) -> dict[Path, tuple[str, str]]:
+    """The files to write beside the record, by path: content, and what marks a file as an earlier one."""
     from diffusionbench import exports
 
     files = {}
     if every_eval_ever is not None:
-        files[every_eval_ever] = json.dumps(exports.every_eval_ever(record), indent=2) + "\n"
+        text = json.dumps(exports.every_eval_ever(record), indent=2) + "\n"
+        files[every_eval_ever] = text, '"evaluation_id": "diffusionbench-'
     if hub is not None:
-        files[hub] = exports.hub_yaml(record, hub_dataset)
+        files[hub] = exports.hub_yaml(record, hub_dataset), "notes: protocol "
     return files
 
 

@@ -126,6 +126,7 @@ def prompts(
 
     Image k of a prompt belongs into `<prompt id>/<k>.png`, sampled from the k-th of the line's noise seeds.
     """
+    from diffusionbench.folders import check_gives_way
     from diffusionbench.prompts import PROMPTS
     from diffusionbench.schema import check_place, write_result
     from diffusionbench.simpleeval.statistics import overlaps
@@ -136,6 +137,8 @@ def prompts(
     source = PROMPTS.load(name)
     opened = source.open(_bound(weights, beacon) if weights else seed, layout)
     if out is not None:
+        # The first key of the first line.
+        check_gives_way(out / "prompts.jsonl", opened.jsonl.partition(":")[0])
         write_result(out / "prompts.jsonl", opened.jsonl)
     known = {other: PROMPTS.load(other) for other in sorted(PROMPTS) if other != name}
     common = {other: overlaps(opened.texts, row.open("public-0", None).texts) for other, row in known.items()}
@@ -269,11 +272,13 @@ def stress(
 
       diffusionbench stress simpleeval_shapes_v1 --layout standard --out stress.json
     """
+    from diffusionbench.folders import check_gives_way
     from diffusionbench.schema import check_place, write_result
     from diffusionbench.simpleeval import stress as harness
 
     if out is not None:
         check_place(out)
+        check_gives_way(out, '"set_digest": "')
     names = [metric, *(name for name in against.split(",") if name)]
     chosen = list(harness.ATTACKS) if attacks == "all" else attacks.split(",")
     result = harness.run(names, chosen, layout=layout, seed=seed, accuracy=accuracy, progress=_progress)

@@ -6,6 +6,7 @@ of `points.select_points`, so neither can disagree with `diffusionbench correlat
 
 from __future__ import annotations
 
+import io
 import json
 import textwrap
 from collections.abc import Callable, Iterable, Sequence
@@ -17,6 +18,7 @@ from typing import Any, Final
 from diffusionbench.catalog import ALIASES, CATALOG, SIMPLEEVAL, metric_info, resolve_metric
 from diffusionbench.correlate import fit_line, pearson
 from diffusionbench.errors import RequestError
+from diffusionbench.folders import check_gives_way
 from diffusionbench.points import MEASURED, Point, Selection, guidance_state, in_set, select_points
 from diffusionbench.record import Record
 from diffusionbench.registry import require
@@ -25,7 +27,8 @@ from diffusionbench.study_text import UNDEFINED, number, span
 
 BENCHMARKS: Final = ("geneval", "dpgbench", "genaibench", "simpleeval")
 GUIDANCE: Final = ("none", "cfg")
-FORMATS: Final = (".svg", ".png", ".pdf")
+# Endings, and what tells a figure of that kind from other files.
+FORMATS: Final = {".svg": 'class="marks"', ".png": "diffusionbench figure", ".pdf": "/Producer (svg2pdf)"}
 STATES: Final = {"none": "without guidance", "cfg": "tuned guidance"}
 UNSTATED: Final = "not stated"
 
@@ -185,13 +188,24 @@ def write(path: Path, shown: Figure, *, columns: int = 2, width: int = 260) -> N
     if ending == ".svg":
         content = convert.vegalite_to_svg(spec)
     elif ending == ".png":
-        content = convert.vegalite_to_png(spec, scale=300 / 72, ppi=72)
+        content = _signed(convert.vegalite_to_png(spec, scale=300 / 72, ppi=72))
     else:
         content = convert.vegalite_to_pdf(spec)
     try:
+        check_gives_way(path, FORMATS[ending])
         write_atomic(path, content)
     except OSError as error:
         raise RequestError(f"figure {path} cannot be written: {error.strerror or error}.") from None
+
+
+def _signed(png: bytes) -> bytes:
+    """The same picture and resolution, with a line of text that says what made it."""
+    from PIL import Image, PngImagePlugin
+
+    picture, text, signed = Image.open(io.BytesIO(png)), PngImagePlugin.PngInfo(), io.BytesIO()
+    text.add_text("Software", FORMATS[".png"])
+    picture.save(signed, "PNG", dpi=picture.info["dpi"], pnginfo=text)
+    return signed.getvalue()
 
 
 def chart(shown: Figure, *, columns: int = 2, width: int = 260) -> dict[str, Any]:

@@ -13,6 +13,7 @@ from typing import Annotated, Any, Final, Literal
 from pydantic import Field, ValidationError
 
 from diffusionbench.errors import RequestError
+from diffusionbench.folders import check_gives_way
 from diffusionbench.limits import read_small
 from diffusionbench.schema import Strict, write_result
 from diffusionbench.shown import clipped, few
@@ -23,6 +24,8 @@ MAX_ID: Final = 200
 MAX_NAME: Final = 300
 # Other programs read records, and most have no larger integers.
 Whole = Annotated[int, Field(ge=-(2**63), lt=2**63)]
+# How the file of a record begins.
+MARK: Final = f'{{\n  "schema_version": {SCHEMA_VERSION},\n  "kind": "'
 
 
 class Value(Strict):
@@ -128,9 +131,10 @@ class Record(Strict):
         """Write the record as readable JSON, whole or not at all.
 
         Raises:
-            RequestError: if it cannot be written there.
+            RequestError: if it cannot be written there, or a file that is no record would be lost.
         """
         text = json.dumps(self.model_dump(mode="json"), indent=2, ensure_ascii=False)
+        check_gives_way(path, MARK)
         write_result(path, text + "\n")
 
 

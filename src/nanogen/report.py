@@ -14,6 +14,7 @@ import numpy as np
 from PIL import Image
 
 from diffusionbench.errors import CheckpointError, RequestError
+from diffusionbench.folders import check_gives_way
 from diffusionbench.metrics import METRICS
 from diffusionbench.record import Record, Value
 from diffusionbench.record import load as load_record
@@ -41,7 +42,7 @@ def write_report(paths: Sequence[Path], out: Path | None = None) -> Path:
         The file written.
 
     Raises:
-        RequestError: if there are more than two.
+        RequestError: if there are more than two, or a file that is no report would be lost.
         CheckpointError: if one is no run folder, or the page cannot be written.
         MissingPackageError: if jinja2 or altair is not installed.
     """
@@ -61,6 +62,7 @@ def write_report(paths: Sequence[Path], out: Path | None = None) -> Path:
     )
     out = out or paths[0] / "report.html"
     try:
+        check_gives_way(out, "NanoGen report</title>")
         write_atomic(out, page)
     except OSError as error:
         raise CheckpointError(f"report {out} cannot be written: {error.strerror or error}.") from None

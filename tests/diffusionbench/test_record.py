@@ -31,6 +31,17 @@ def test_a_record_survives_its_file(tmp_path):
     assert json.loads((tmp_path / "deep" / "r.json").read_text())["schema_version"] == 1
 
 
+def test_a_record_takes_the_place_of_a_record_and_of_nothing_else(tmp_path):
+    path = tmp_path / "r.json"
+    for number in (1.0, 2.0):
+        record({"fid": Value(value=number)}).save(path)
+        assert load(path).values["fid"].value == number
+    path.write_text('{"schema_version": "mine"}')
+    with pytest.raises(RequestError, match=r"r\.json exists and is no earlier result of this kind"):
+        record().save(path)
+    assert path.read_text() == '{"schema_version": "mine"}'
+
+
 def test_every_breach_of_the_schema_is_named(tmp_path):
     data = record().model_dump(mode="json")
     data["values"]["fid"]["value"] = "good"

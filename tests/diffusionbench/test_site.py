@@ -391,8 +391,13 @@ def test_known_numbers_of_the_figure():
 def test_endings(tmp_path, ending, start):
     path = tmp_path / f"fig1.{ending}"
     write(path, figure(published.records(), published.BLOG))
+    write(path, figure(published.records(), published.BLOG))
     assert path.read_bytes().startswith(start)
     assert list(tmp_path.iterdir()) == [path]
+    path.write_bytes(start + b"a picture of mine")
+    with pytest.raises(RequestError, match="it would be lost"):
+        write(path, figure(published.records(), published.BLOG))
+    assert path.read_bytes() == start + b"a picture of mine"
 
 
 def test_wrong_figures_end_in_one_sentence(tmp_path):

@@ -251,6 +251,17 @@ def test_submit_command(tmp_path):
     assert load(folder / "mine-1.json") == good()
     assert json.loads(eee.read_text())["schema_version"] == "0.3.0"
     assert "id: me/bench" in hub.read_text()
+    (folder / "mine-1.json").unlink()
+    assert run("submit", str(path), "--records", str(folder), *exports).exit_code == 0
+    for mine in (eee, hub):
+        (folder / "mine-1.json").unlink(missing_ok=True)
+        kept = mine.read_text()
+        mine.write_text("my notes")
+        assert "it would be lost" in str(run("submit", str(path), "--records", str(folder), *exports).exception)
+        assert mine.read_text() == "my notes"
+        assert not (folder / "mine-1.json").exists()
+        mine.write_text(kept)
+    assert run("submit", str(path), "--records", str(folder), *exports).exit_code == 0
     again = run("submit", str(path), "--records", str(folder), "--json")
     assert again.exit_code != 0
     assert "stands in another record" in json.loads(again.output)["problems"][0]

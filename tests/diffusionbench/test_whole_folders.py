@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 
 from diffusionbench import folders, schema
-from diffusionbench.folders import recover, strangers, whole_folder
+from diffusionbench.errors import RequestError
+from diffusionbench.folders import check_gives_way, recover, strangers, whole_folder
 
 
 @pytest.fixture(autouse=True)
@@ -121,6 +122,17 @@ def test_what_came_while_the_new_folder_was_made_is_not_lost(tmp_path):
         make_and(out, lambda made: (out / "note").write_text("mine"), check)
     assert (out / "note").read_text() == "mine"
     assert text(out) == "old"
+
+
+def test_a_file_gives_way_only_to_its_kind(tmp_path):
+    path = tmp_path / "result"
+    check_gives_way(path, "mark")
+    for content in (b"", b"mark" + b"x" * 300_000, b"x" * 300_000 + b"mark"):
+        path.write_bytes(content)
+        check_gives_way(path, "mark")
+    path.write_bytes(b"my novel")
+    with pytest.raises(RequestError, match=r"result exists and is no earlier result of this kind, so it would be lost"):
+        check_gives_way(path, "mark")
 
 
 def test_files_and_links_that_are_not_listed_are_strangers(tmp_path):

@@ -76,6 +76,11 @@ def test_train_sample_eval_report(nanogen, tmp_path):
     assert "data:image/png;base64," in page
     assert "http://" not in page.replace("http://www.w3.org/", "")
     assert "https://" not in page
+    assert nanogen("report", run)[0] == 0
+    (run / "report.html").write_text("<p>mine</p>")
+    code, _, err = nanogen("report", run)
+    assert (code, (run / "report.html").read_text()) == (2, "<p>mine</p>")
+    assert "it would be lost" in err
 
 
 @pytest.mark.parametrize(

@@ -36,6 +36,13 @@ def test_prompts_writes_the_file_it_names(tmp_path):
     facts = json.loads(call("prompts", "--set", "simpleeval_shapes_v1", "--seed", "public-1", "--json"))
     assert facts["prompts"] == 288
     assert facts["sha256"] != digest
+    call("prompts", "--set", "simpleeval_shapes_v1", "--out", str(tmp_path))
+    assert hashlib.sha256(file.read_bytes()).hexdigest() == digest
+    file.write_text('{"prompt": "mine"}')
+    for words in (("prompts", "--set", "simpleeval_shapes_v1", "--out", tmp_path), ("stress", "--out", file)):
+        with pytest.raises(RequestError, match="it would be lost"):
+            call(*map(str, words))
+    assert file.read_text() == '{"prompt": "mine"}'
 
 
 def test_prompts_of_a_bound_seed(tmp_path):
