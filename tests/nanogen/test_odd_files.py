@@ -105,5 +105,3 @@ def test_memory_that_does_not_suffice_is_not_the_files_fault(monkeypatch):
     monkeypatch.setattr("PIL.Image.open", fails)
     with pytest.raises(MemoryError):
         decode_rgb(b"", "a")
-
-
