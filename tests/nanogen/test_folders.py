@@ -185,5 +185,5 @@ def test_the_place_of_samples_is_checked_before_weights_are_read(tmp_path, out, 
     make(tmp_path, "full/1.png", "file")
     (tmp_path / "here.png").mkdir()
     monkeypatch.setattr("nanogen.export.open_weights", lambda *given: sys.exit("weights were read"))
-    with pytest.raises(RequestError, match="is not empty|cannot be written"):
+    with pytest.raises(RequestError, match=r"is not empty|cannot be written"):
         sample_run(tmp_path / "run", [], "", [], None, 0, None, tmp_path / out)
