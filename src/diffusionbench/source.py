@@ -329,9 +329,7 @@ def read_labels(path: Path) -> list[int]:
         try:
             labels.append(int(line))
         except ValueError:
-            raise DataError(
-                f"labels {path}:{number}: {line.strip()!r} is no integer. One label a line."
-            ) from None
+            raise DataError(f"labels {path}:{number}: {line.strip()!r} is no integer. One label a line.") from None
     return labels
 
 
