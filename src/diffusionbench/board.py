@@ -18,6 +18,7 @@ Ranks are formed over the whole score set before rows are filtered, so a filter 
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Final
@@ -256,14 +257,14 @@ def order(board: Board, by: str = "place", *, reverse: bool = False) -> Board:
 
 def _columns(pool: Sequence[Record]) -> tuple[list[Column], dict[str, dict[str, str]]]:
     """The columns, and for each record id the column of each of its metrics: one protocol, one column."""
-    groups: dict[str, list[list[Record]]] = {}
+    groups: dict[tuple[str, str], list[list[Record]]] = {}
     for record in pool:
         state = guidance_state(record)
         suffix = {"none": "", "cfg": "@cfg", None: "@unstated"}[state]
         if record.protocol.axis != "class_conditional":
             suffix = ""
         for key in record.values:
-            alike = groups.setdefault(key + suffix, [])
+            alike = groups.setdefault((key, suffix), [])
             for group in alike:
                 if not protocol_difference(group[0].protocol, record.protocol):
                     group.append(record)
@@ -272,13 +273,15 @@ def _columns(pool: Sequence[Record]) -> tuple[list[Column], dict[str, dict[str, 
                 alike.append([record])
     columns: list[Column] = []
     placed: dict[str, dict[str, str]] = {}
-    for name, alike in groups.items():
-        key = name.split("@")[0]
+    for (key, suffix), alike in groups.items():
         info = metric_info(key)
         labels = _labels([group[0].protocol for group in alike])
+        guided = {"@cfg": ", guided", "@unstated": ", guidance not stated"}.get(suffix, "")
         for group, label in zip(alike, labels, strict=True):
-            identifier = name + label
-            guided = {"cfg": ", guided", "unstated": ", guidance not stated"}.get(name.partition("@")[2], "")
+            # A stranger's metric may be called "fid@cfg", and must not stand for the column of that id.
+            identifier = re.sub(r"[@\[\]#]", "_", key) + suffix + label
+            if any(column.id == identifier for column in columns):
+                identifier += f"#{len(columns)}"
             better = direction(key, group[0].values[key])
             axis = group[0].protocol.axis
             columns.append(Column(identifier, key, axis, info.title + guided + label, better))

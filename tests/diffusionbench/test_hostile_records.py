@@ -1,0 +1,320 @@
+"""Files of strangers beside records: nothing stops the others, acts on the terminal, or runs in a spreadsheet."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import os
+import sys
+import zipfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+from site_records import measured
+
+from diffusionbench import cli
+from diffusionbench.board import build
+from diffusionbench.points import gather, load_folder
+from diffusionbench.record import MAX_ID, Guidance, Protocol, Record
+from diffusionbench.runner import _slug
+from diffusionbench.schema import digest
+from diffusionbench.shown import LONGEST, cell, few, message, printable
+from diffusionbench.site.samples import find_stores, sheet_of
+
+CODES = "\x1b[2J\x1b]0;title\x07\x9b31m\u202e\r\b\x00[red]bold[/red]:smile:"
+
+
+@pytest.fixture
+def bench(monkeypatch, capsys):
+    """Run a command in this process; gives exit code, stdout and stderr."""
+
+    def execute(*arguments: object) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["diffusionbench", *map(str, arguments)])
+        capsys.readouterr()
+        code = 0
+        try:
+            cli.main()
+        except SystemExit as end:
+            code = int(end.code or 0)
+        return (code, *capsys.readouterr())
+
+    return execute
+
+
+def strange(folder: Path) -> Path:
+    """A good record, and what can be no record under the names of some."""
+    measured("good", "class_conditional", {"fid": 2.0}).save(folder / "good.json")
+    (folder / "folder.json").mkdir()
+    (folder / "dangling.json").symlink_to(folder / "nothing")
+    (folder / "loop.json").symlink_to(folder / "loop.json")
+    os.mkfifo(folder / "pipe.json")
+    (folder / "deep.json").write_text("[" * 100_000)
+    (folder / "deeper.json").write_text('{"kind": "measured", "id": "a", "values": ' + '{"a":' * 100_000)
+    with (folder / "huge.json").open("wb") as file:
+        file.truncate(2**33)
+    return folder
+
+
+STRANGE = 7
+
+
+def test_what_can_be_no_record_is_counted_and_named_and_the_others_stand(tmp_path, capsys):
+    assert [record.method for record in load_folder(strange(tmp_path))] == ["good"]
+    err = capsys.readouterr().err
+    assert len(err.splitlines()) == 1
+    assert f"dangling.json (No such file or directory); and {STRANGE - 1} more" in err
+
+
+@pytest.mark.parametrize(
+    "verb",
+    [
+        "board --set measured --draws 0",
+        "board --set measured --draws 0 --csv",
+        "correlate --draws 0",
+        "site --out {out}",
+        "submit {good} --dry-run",
+    ],
+)
+def test_every_reader_of_a_folder_reads_the_others(verb, bench, tmp_path):
+    (tmp_path / "records").mkdir()
+    folder = strange(tmp_path / "records")
+    words = verb.format(out=tmp_path / "site", good=folder / "good.json").split()
+    code, out, err = bench(*words, "--records", folder)
+    # The made-up record lacks what a submission needs, which is said of it and of no other file.
+    assert code == (2 if verb.startswith("submit") else 0), err
+    assert "Traceback" not in err
+    assert ("good" in out) == verb.startswith("board")
+    if not verb.startswith("submit"):
+        assert f"and {STRANGE - 1} more" in err
+
+
+def test_validate_names_every_file(bench, tmp_path):
+    code, _, err = bench("validate", strange(tmp_path))
+    assert code == 2
+    for name in ("folder", "dangling", "loop", "pipe", "deep", "deeper", "huge"):
+        assert f"{name}.json: " in err
+
+
+@pytest.mark.parametrize("name", ["folder", "dangling", "loop", "pipe", "deep", "deeper", "huge"])
+@pytest.mark.parametrize(
+    "verb", ["inspect {}", "compare {} {}", "submit {}", "validate {}", "simpleeval verify --record {}"]
+)
+def test_a_strange_file_by_name_is_one_sentence(verb, name, bench, tmp_path):
+    if (verb, name) == ("validate {}", "folder"):
+        pytest.skip("a folder is what validate takes")
+    code, _, err = bench(*verb.replace("{}", str(strange(tmp_path) / f"{name}.json")).split())
+    assert code == 2
+    assert "Traceback" not in err
+    assert f"{name}.json" in err
+    assert len(err) < LONGEST
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "null",
+        "[]",
+        "{",
+        '{"kind": "measured", "values": {}}',
+        '"\\ud800"',
+        '{"kind": "measured", "values": {"fid": NaN}}',
+        "9" * 5_000,
+        '{"id": "' + "x" * 100_000 + '", "kind": 1}',
+        json.dumps({f"k{n}": 1 for n in range(5_000)} | {"kind": 1, "values": 2}),
+        "\ufeff{}",
+        "\xe9",
+    ],
+    ids=range(12),
+)
+def test_a_damaged_record_is_one_short_sentence(text, bench, tmp_path):
+    (tmp_path / "x.json").write_bytes(text.encode("latin-1" if text == "\xe9" else "utf-8"))
+    code, _, err = bench("inspect", tmp_path / "x.json")
+    assert code == 2
+    assert "Traceback" not in err
+    assert len(err) < 4 * LONGEST
+
+
+def coded() -> Record:
+    """A record whose every free text holds codes for the terminal, and guidance of a strength not stated."""
+    evil = measured(CODES, "class_conditional", {"fid": 2.0, f"=x{CODES}": 1.0}, family=CODES, unscored=(CODES,))
+    protocol = evil.protocol.model_copy(
+        update={"guidance": Guidance(scale=None), "reference": CODES, "notes": (CODES,), "sampler": CODES}
+    )
+    facts = {"fid": {"text": f"one\n{CODES}"}, CODES: 3, "other": {"text": 4}}
+    return evil.model_copy(
+        update={"id": "evil", "protocol": protocol, "anchors": {CODES: evil.values}, "extra": {"facts": facts}}
+    )
+
+
+@pytest.mark.parametrize(
+    "verb",
+    [
+        "inspect {0}",
+        "inspect {0} --json",
+        "compare {0} {1}",
+        "compare {1} {0}",
+        "submit {0}",
+        "validate {2}",
+        "board --set measured --records {2} --draws 0 --trace --columns all",
+        "board --set measured --records {2} --draws 0 --csv --columns all",
+        "board --set measured --records {2} --draws 0 --markdown --columns all",
+        "board --set measured --records {2} --draws 0 --json",
+        "correlate --set measured --records {2} --draws 0 --x fid --guidance cfg --y =x" + CODES.split("\x00")[0],
+        "correlate --select " + CODES.replace("\x00", ""),
+        "board --sort " + CODES.replace("\x00", ""),
+        "run " + CODES.replace("\x00", "") + " --metrics fd_digits",
+        "inspect " + CODES.replace("\x00", ""),
+    ],
+)
+def test_nothing_a_stranger_wrote_acts_on_the_terminal(verb, bench, tmp_path):
+    coded().save(tmp_path / "evil.json")
+    measured("good", "class_conditional", {"fid": 2.0}).save(tmp_path / "good.json")
+    words = [word.format(tmp_path / "evil.json", tmp_path / "good.json", tmp_path) for word in verb.split(" ")]
+    code, out, err = bench(*words)
+    assert "Traceback" not in err
+    for text in (out, err):
+        assert [line for line in text.split("\n") if not line.isprintable()] == []
+    if "\x1b" not in verb and code == 0:
+        assert "\\x1b" in out or "\\u001b" in out
+        assert "[red]" in out.replace("\\[", "[").replace("\\]", "]")
+
+
+def test_an_unstated_strength_of_guidance_is_shown(bench, tmp_path):
+    coded().save(tmp_path / "evil.json")
+    code, out, _ = bench("inspect", tmp_path / "evil.json")
+    assert code == 0
+    assert "guidance of a strength not stated" in out
+
+
+def test_no_cell_and_no_head_of_a_csv_is_a_formula(bench, tmp_path):
+    for place, start in enumerate("=+-@＝＋－＠\t"):
+        name = f"{start}cmd|' /C calc'!A0"
+        record = measured(name, "class_conditional", {name: 1.0}, id=f"r{place}", family=name)
+        record.save(tmp_path / f"{place}.json")
+    code, out, _ = bench("board", "--set", "measured", "--records", tmp_path, "--draws", 0, "--csv", "--columns", "all")
+    assert code == 0
+    cells = [text for row in csv.reader(io.StringIO(out)) for text in row]
+    assert sum("cmd|" in text for text in cells) >= 9 * 6
+    assert not [text for text in cells if text.startswith(tuple("=+-@＝＋－＠\t"))]
+    assert [cell(text) for text in ("-1", "a=1", "")] == ["'-1", "a=1", ""]
+
+
+def test_a_list_in_a_message_has_an_end(bench):
+    code, _, err = bench("correlate", "--select", "nope")
+    assert code == 2
+    assert "more" in err
+    assert len(err) < 1_000
+    assert few(range(10)) == "0, 1, 2, 3, 4, 5, 6, 7, and 2 more"
+    assert few(range(9)) == "0, 1, 2, 3, 4, 5, 6, 7, 8"
+    assert len(message("x" * 10**6 + "\ny")) < LONGEST + 50
+    assert printable("a\u00a0\ud800\n") == "a\\xa0\\ud800\\n"
+
+
+def test_a_name_longer_than_a_file_name_is_refused_before_anything_is_scored(bench, tmp_path, noise, write):
+    folder = write(tmp_path / "images", noise(20, 8))
+    words = ("run", folder, "--metrics", "fd_digits", "--reference", "digits")
+    for option in ("--method", "--title"):
+        code, _, err = bench(*words, option, "x" * 400)
+        assert code == 2
+        assert "400 characters" in err
+    assert len(_slug("x" * 300)) + 13 <= MAX_ID
+
+
+def chunk(folder: Path, images: bytes | np.ndarray, entries: object, how: int = zipfile.ZIP_DEFLATED) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "store.json").write_text("{}")
+    if isinstance(images, np.ndarray):
+        stream = io.BytesIO()
+        np.save(stream, images)
+        images = stream.getvalue()
+    with zipfile.ZipFile(folder / "0000000.npz", "w", how) as archive:
+        archive.writestr("images.npy", images)
+    (folder / "0000000.json").write_text(json.dumps({"file_sha256": "", "entries": entries}))
+
+
+def claim(shape: tuple[int, ...]) -> bytes:
+    text = f"{{'descr': '|u1', 'fortran_order': False, 'shape': {shape}}}\n"
+    return b"\x93NUMPY\x01\x00" + len(text).to_bytes(2, "little") + text.encode() + bytes(192)
+
+
+def entries(count: int) -> list[list[object]]:
+    return [[number, number % 10, None, f"{number:064x}"] for number in range(count)]
+
+
+GREY = np.full((2, 8, 8, 3), 128, np.uint8)
+STORES = {
+    "float images": (GREY.astype(np.float32), entries(2)),
+    "no pixels": (np.zeros((2, 0, 0, 3), np.uint8), entries(2)),
+    "one line of pixels": (np.zeros((2, 1, 5_000, 3), np.uint8), entries(2)),
+    "grey": (GREY[..., 0], entries(2)),
+    "a trillion images": (claim((10**12, 8, 8, 3)), entries(2)),
+    "rows that are not there": (GREY, entries(24)),
+    "not an archive of arrays": (b"", entries(2)),
+    "infinity as an id": (GREY, [[float("inf"), 0, None, ""], [1, 0, None, ""]]),
+    "an id of 400 digits": (GREY, [[10**400, 0, None, ""]]),
+    "words as entries": (GREY, ["ab", "cd"]),
+    "no list": (GREY, {"a": 1}),
+    "a prompt that is a list": (GREY, [[0, 0, [1], "x"]]),
+    "deep entries": (GREY, json.loads("[" * 900 + "]" * 900)),
+}
+
+
+@pytest.mark.parametrize("what", STORES)
+def test_a_hostile_store_beside_a_record_costs_its_samples_alone(what, tmp_path):
+    images, listed = STORES[what]
+    chunk(tmp_path / "store", images, listed)
+    record = measured("a", "class_conditional", {"fid": 1.0})
+    for count in (1, 2, 24):
+        held = [entry for entry in listed if isinstance(entry, list) and entry and isinstance(entry[0], int)][:count]
+        provenance = record.provenance.model_copy(update={"images_digest": digest(held)})
+        wanted = record.model_copy(
+            update={"provenance": provenance, "protocol": record.protocol.model_copy(update={"count": count})}
+        )
+        assert sheet_of(wanted, find_stores([tmp_path])) is None
+
+
+def test_an_archive_that_unfolds_without_end_stops_no_site(bench, tmp_path):
+    chunk(tmp_path / "store", np.zeros((2_000, 64, 64, 3), np.uint8), entries(2), zipfile.ZIP_BZIP2)
+    assert (tmp_path / "store" / "0000000.npz").stat().st_size < 5_000
+    record = measured("a", "class_conditional", {"fid": 1.0})
+    provenance = record.provenance.model_copy(update={"images_digest": digest(entries(2))})
+    record.model_copy(update={"provenance": provenance}).save(tmp_path / "a.json")
+    code, _, err = bench("site", "--out", tmp_path / "site", "--records", tmp_path)
+    assert code == 0, err
+    assert not list((tmp_path / "site").rglob("*.png"))
+
+
+def test_a_good_store_is_shown(tmp_path):
+    chunk(tmp_path / "store", GREY, entries(2))
+    record = measured("a", "class_conditional", {"fid": 1.0})
+    provenance = record.provenance.model_copy(update={"images_digest": digest(entries(2))})
+    sheet = sheet_of(record.model_copy(update={"provenance": provenance}), find_stores([tmp_path]))
+    assert sheet is not None
+    assert sheet.count == 2
+
+
+def test_a_metric_called_like_a_column_is_a_column_of_its_own():
+    records = [
+        measured("a", "class_conditional", {"fid@cfg": 9.0, "@": 1.0}),
+        measured(
+            "b",
+            "class_conditional",
+            {"fid": 2.0},
+            protocol=Protocol(name="c", axis="class_conditional", guidance=Guidance(scale=2.0)),
+        ),
+    ]
+    board = build(records, "measured")
+    assert {column.id: column.key for column in board.columns} == {"fid_cfg": "fid@cfg", "_": "@", "fid@cfg": "fid"}
+    assert {row.name: len(row.cells) for row in board.rows} == {"a": 2, "b": 1}
+
+
+def test_an_id_in_two_files_is_one_sentence(tmp_path):
+    from diffusionbench.errors import RequestError
+
+    for name in "ab":
+        measured("good", "class_conditional", {"fid": 2.0}).save(tmp_path / f"{name}.json")
+    with pytest.raises(RequestError, match="stands in both"):
+        gather([tmp_path])
