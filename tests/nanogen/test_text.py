@@ -99,6 +99,9 @@ def test_the_embedded_encoder_is_the_published_one():
     assert pooled[0] @ pooled[1] > 0.95
     other = one(["a recipe for onion soup"])[0].mean(0)
     assert pooled[0] @ (other / other.norm()) < 0.5
+    # A caption far beyond the limit is cut and counted like any other.
+    assert len(one(["letters, " * 25_000])[0]) == 256
+    assert one.truncated == 1
 
 
 def test_scenes_read_the_third_layer_whitened():

@@ -233,7 +233,8 @@ def open_arrow(path: Path | None, image_size: int, split: str) -> StoredImages:
 def has_images(path: Path) -> bool:
     """Return whether a Parquet file has a column of images; one that cannot be read has, so that reading names it."""
     try:
-        return bool(image_columns(ParquetRows([path]).schema(0)))
+        rows = ParquetRows([path])
+        return bool(_opened(path, lambda: image_columns(rows.schema(0))))
     except DataError:
         return True
 
@@ -252,11 +253,12 @@ def _stored(rows: ParquetRows | ArrowRows, path: Path | None, image_size: int, l
     sha = hashlib.sha256()
     labels: list[np.ndarray] = []
     captions: list[Any] = []
-    columns = choose_columns(rows.schema(0), rows.files[0], left_out)
+    # Even the names of the columns may be damaged.
+    columns = _opened(rows.files[0], partial(choose_columns, rows.schema(0), rows.files[0], left_out))
     classes = class_names(rows.schema(0), columns.label)
     for file, place in enumerate(rows.files):
         schema = rows.schema(file)
-        check_columns(schema, place, columns)
+        _opened(place, partial(check_columns, schema, place, columns))
         if isinstance(rows, ArrowRows):
             _check_sound(rows.column(file, columns.image), columns.image, place)
         sha.update(json.dumps(rows.sizes(file)).encode())
