@@ -14,6 +14,7 @@ import numpy as np
 from diffusionbench.axes import Sample
 from diffusionbench.errors import DataError
 from diffusionbench.extractors import cache_folder
+from diffusionbench.extractors.float32 import PRECISION, extract
 from diffusionbench.schema import digest, write_atomic
 from diffusionbench.source import ArchiveSource, archive_keys, open_source
 from diffusionbench.store import Stream
@@ -131,13 +132,13 @@ class Images:
 
     def _features(self, extractor: Extractor) -> Iterator[np.ndarray]:
         for _, batch in self._batches():
-            yield extractor(batch)["features"]
+            yield extract(extractor, batch)["features"]
 
     def _cached(
         self, what: str, extractor: Extractor, make: Callable[[], dict[str, np.ndarray]]
     ) -> dict[str, np.ndarray]:
         """Arrays from the cache folder; made and kept there if they are not, or no longer readable."""
-        file = cache_folder() / "features" / f"{digest([self.digest, extractor.digest])}-{what}.npz"
+        file = cache_folder() / "features" / f"{digest([self.digest, extractor.digest, PRECISION])}-{what}.npz"
         try:
             with np.load(io.BytesIO(file.read_bytes())) as archive:
                 return dict(archive)
