@@ -350,9 +350,11 @@ def selftest(as_json: Json = False) -> None:
       diffusionbench selftest --json > selftest.json
     """
     from diffusionbench.extractors import EXTRACTORS, TOLERANCE, SelfTested
+    from diffusionbench.extractors.float32 import in_float32
 
     kinds = {name: EXTRACTORS.load(name) for name in EXTRACTORS}
-    worst = {name: kind("cpu").self_test() for name, kind in kinds.items() if issubclass(kind, SelfTested)}
+    with in_float32():
+        worst = {name: kind("cpu").self_test() for name, kind in kinds.items() if issubclass(kind, SelfTested)}
     lines = [f"{name}: largest relative deviation {found:.1e}" for name, found in worst.items()]
     print(json.dumps(worst) if as_json else "\n".join(lines))
     if failed := [name for name, found in worst.items() if not found <= TOLERANCE]:

@@ -21,6 +21,7 @@ from diffusionbench.catalog import metric_info
 from diffusionbench.devices import check_device
 from diffusionbench.errors import DataError, RequestError
 from diffusionbench.extractors import EXTRACTORS, TOLERANCE, SelfTested
+from diffusionbench.extractors.float32 import in_float32
 from diffusionbench.prompts import Prompts
 from diffusionbench.record import MAX_ID, Protocol, Provenance, Record, Value
 from diffusionbench.request import (
@@ -263,11 +264,13 @@ class _Judge:
         for samples, batch in images.batches(count):
             self._check_size(batch.shape[1:3])
             seen += len(samples)
-            for name in extractor_names(specs):
-                outputs = self._extractors[name](batch)
-                for key, metric in metrics.items():
-                    if specs[key].extractor == name:
-                        metric.update(outputs, samples)
+            # Metrics that judge by networks of their own are as exact as extractors.
+            with in_float32():
+                for name in extractor_names(specs):
+                    outputs = self._extractors[name](batch)
+                    for key, metric in metrics.items():
+                        if specs[key].extractor == name:
+                            metric.update(outputs, samples)
             if self._progress:
                 self._progress(what, seen, count)
         self._check_number(specs, images, seen, count)
@@ -275,9 +278,10 @@ class _Judge:
         return {specs[key].key: metric.compute() for key, metric in metrics.items()}, seen
 
     def _create(self, spec: MetricSpec) -> Metric:
-        return spec.create(
-            self._prompts if spec.needs == "prompts" else self._reference, self._extractors[spec.extractor]
-        )
+        with in_float32():
+            return spec.create(
+                self._prompts if spec.needs == "prompts" else self._reference, self._extractors[spec.extractor]
+            )
 
     def _check_size(self, size: tuple[int, ...]) -> None:
         found = (size[0], size[1])
@@ -309,7 +313,8 @@ def _load(names: list[str], device: str) -> dict[str, Extractor]:
 
 def _self_test(extractors: dict[str, Extractor]) -> Literal["passed", "failed"] | None:
     """Whether the extractors that can be tested give here what they were shipped with; None where none can be."""
-    found = [extractor.self_test() for extractor in extractors.values() if isinstance(extractor, SelfTested)]
+    with in_float32():
+        found = [extractor.self_test() for extractor in extractors.values() if isinstance(extractor, SelfTested)]
     # A deviation that is not a number has not passed.
     return None if not found else "passed" if all(one <= TOLERANCE for one in found) else "failed"
 

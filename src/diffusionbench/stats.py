@@ -36,9 +36,10 @@ class Grouping:
     """Gives samples that come in the order of their ids to the groups of the jackknife, each in 0..GROUPS - 1.
 
     Labels are strata: the group is (rank within the label + label) mod `GROUPS`, so that leaving a group out leaves
-    out a like share of every class, whatever the order of the classes, and classes of one image spread. A missing
-    label counts as 0. Where prompts are drawn, the group is the place of the prompt mod `GROUPS`: images of one prompt
-    are alike and stay together. Both places count the samples at hand, so a gap in the ids shifts nothing apart.
+    out a like share of every class, whatever the order of the classes, and classes of one image spread. A sample
+    without label or prompt counts as of class 0. Where prompts are drawn instead of classes, the group is the place of
+    the prompt mod `GROUPS`: images of one prompt are alike and stay together. Both places count the samples at hand, so
+    a gap in the ids shifts nothing apart.
     """
 
     def __init__(self) -> None:
@@ -47,7 +48,7 @@ class Grouping:
 
     def __call__(self, sample: Placed) -> int:
         """Return the group of the next sample."""
-        if sample.prompt is not None:
+        if sample.label is None and sample.prompt is not None:
             return self._prompts.setdefault(sample.prompt, len(self._prompts)) % GROUPS
         label = sample.label or 0
         self._ranks[label] += 1

@@ -62,6 +62,10 @@ def test_a_group_follows_from_label_and_rank_whatever_the_order_and_the_gaps():
 def test_images_of_a_prompt_stay_in_one_group():
     groups = groups_of(samples(range(100), 4, prompts=True))
     assert [groups[place] for place in range(100)] == [place // 4 % GROUPS for place in range(100)]
+    # A class with words for it is still a class.
+    assert groups_of(Sample(place, 3, "three") for place in range(30)) == groups_of(
+        Sample(place, 3) for place in range(30)
+    )
 
 
 @dataclass

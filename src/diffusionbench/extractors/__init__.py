@@ -1,6 +1,6 @@
 """The table of feature extractors and what one extractor is.
 
-One pass of an extractor over the images serves every metric that names it.
+One pass of an extractor over the images serves every metric that names it, inside the region of `float32.in_float32`.
 """
 
 from __future__ import annotations
@@ -41,7 +41,8 @@ class Extractor(Protocol):
         name: its key in `EXTRACTORS`.
         dim: feature width d.
         image_size: the only (height, width) it accepts, or None for any.
-        digest: SHA-256 over weights and preprocessing: equal digests mean comparable features.
+        digest: SHA-256 over weights, preprocessing and precision (`float32.PRECISION`): equal digests mean comparable
+            features.
     """
 
     name: str

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
+from diffusionbench.extractors.float32 import PRECISION, in_float32
 from diffusionbench.schema import check_shipped, digest
 
 if TYPE_CHECKING:
@@ -84,7 +85,14 @@ class DigitsJudge:
 
         self.check()
         self._weights = {name: tensor.to(device) for name, tensor in load_file(WEIGHTS).items()}
-        self.digest = digest({"weights": card()["sha256"], "input": "mean of RGB / 255", "features": "hidden, SiLU"})
+        self.digest = digest(
+            {
+                "weights": card()["sha256"],
+                "input": "mean of RGB / 255",
+                "features": "hidden, SiLU",
+                "precision": PRECISION,
+            }
+        )
 
     @classmethod
     def check(cls) -> None:
@@ -107,6 +115,7 @@ class DigitsJudge:
         found, wanted = self._forward(images)[0], np.array(stored["features"])
         return float(np.abs(found - wanted).max() / np.abs(wanted).max())
 
+    @in_float32()
     def _forward(self, images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         import torch
 

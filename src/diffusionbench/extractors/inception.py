@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from diffusionbench.errors import RequestError
 from diffusionbench.extractors import cache_folder
+from diffusionbench.extractors.float32 import PRECISION, in_float32
 from diffusionbench.schema import digest, file_digest
 
 WEIGHTS_FILE: Final = "weights-inception-2015-12-05-6726825d.pth"
@@ -273,7 +274,7 @@ class Inception:
         self._net, found = load_net(find_weights(None if weights is None else Path(weights)))
         self._device = torch.device(device)
         self._net.to(self._device)
-        self.digest = digest({"weights": found, "preprocessing": _PREPROCESSING})
+        self.digest = digest({"weights": found, "preprocessing": _PREPROCESSING, "precision": PRECISION})
 
     @classmethod
     def check(cls) -> None:
@@ -284,6 +285,7 @@ class Inception:
         """
         find_weights()
 
+    @in_float32()
     def __call__(self, images: np.ndarray) -> dict[str, np.ndarray]:
         """Map uint8 [B, H, W, 3] to {"features": float32 [B, 2048], "logits": float32 [B, 1008]}.
 

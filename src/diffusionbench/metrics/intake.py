@@ -111,7 +111,7 @@ class Intake:
         """
         successes = int(sum(per_sample))
         value = successes / len(per_sample)
-        prompts = [sample.prompt for sample in self.scored if sample.prompt is not None]
+        prompts = [sample.prompt for sample in self.scored if sample.label is None and sample.prompt is not None]
         if len(set(prompts)) < len(prompts):
             hits, groups = self.by_id([np.array(per_sample)])
             left = [hits[groups != group] for group in range(GROUPS)] if self.groups_filled(1) else []

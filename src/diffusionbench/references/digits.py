@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
+from diffusionbench.extractors.float32 import extract
 from diffusionbench.registry import require
 from diffusionbench.source import ArraySource
 
@@ -80,7 +81,7 @@ class Digits:
     def features(self, extractor: Extractor) -> np.ndarray:
         """Training images' features, float32 [1438, d]; formed once per extractor."""
         if extractor.digest not in self._features:
-            parts = [extractor(self._images[start : start + 256])["features"] for start in range(0, 1438, 256)]
+            parts = [extract(extractor, self._images[start : start + 256])["features"] for start in range(0, 1438, 256)]
             self._features[extractor.digest] = np.concatenate(parts)
         return self._features[extractor.digest]
 

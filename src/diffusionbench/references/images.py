@@ -13,6 +13,7 @@ from diffusionbench.archives import Archive
 from diffusionbench.axes import Sample
 from diffusionbench.errors import DataError
 from diffusionbench.extractors import cache_folder
+from diffusionbench.extractors.float32 import PRECISION, extract
 from diffusionbench.files import printable
 from diffusionbench.schema import digest, write_atomic
 from diffusionbench.source import ArchiveSource, FolderSource, archive_keys, open_source
@@ -137,13 +138,13 @@ class Images:
 
     def _features(self, extractor: Extractor) -> Iterator[np.ndarray]:
         for _, batch in self._batches():
-            yield extractor(batch)["features"]
+            yield extract(extractor, batch)["features"]
 
     def _cached(
         self, what: str, extractor: Extractor, make: Callable[[], dict[str, np.ndarray]]
     ) -> dict[str, np.ndarray]:
         """Arrays from the cache folder; made and kept there if they are not, or no longer readable."""
-        file = cache_folder() / "features" / f"{digest([self.digest, extractor.digest])}-{what}.npz"
+        file = cache_folder() / "features" / f"{digest([self.digest, extractor.digest, PRECISION])}-{what}.npz"
         try:
             with Archive(file) as archive:
                 return {key: archive.read(key) for key in archive.keys}
