@@ -150,8 +150,8 @@ def sample(
     from nanogen.export import read_prompts, sample_run
 
     wanted = [*(prompt or []), *([] if prompts is None else read_prompts(prompts))]
-    sample_run(run, changes, labels, wanted, num, seed or 0, batch_size, out)
-    print(out)
+    if sample_run(run, changes, labels, wanted, num, seed or 0, batch_size, out):
+        print(out)
 
 
 def _check_before_torch(run: Path, overrides: list[str]) -> None:

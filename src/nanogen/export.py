@@ -72,7 +72,7 @@ def sample_run(
     seed: int,
     batch_size: int | None,
     out: Path,
-) -> None:
+) -> bool:
     """Make images and write them; under torchrun the processes share the work.
 
     Args:
@@ -87,6 +87,9 @@ def sample_run(
             files in one subfolder per class or prompt: the class's name where the run knows names that folders can
             have, else the number. PNG files hold what was asked for in their metadata.
 
+    Returns:
+        Whether this process wrote them.
+
     Raises:
         UserError: for whatever is wrong with the request.
     """
@@ -96,33 +99,44 @@ def sample_run(
     if out.is_dir() and any(out.iterdir()):
         raise RequestError(f"--out {out} is not empty. Name a new folder.")
     with distributed.processes() as device:
-        loaded, run = open_weights(path, device)
-        config = changed(loaded.config, overrides, _FREE_SECTIONS, f"{path} is trained")
-        asks = loaded.parts.conditioner.asks(labels, prompts)
+        with distributed.agreed():
+            loaded, run = open_weights(path, device)
+            config = changed(loaded.config, overrides, _FREE_SECTIONS, f"{path} is trained")
+            asks = loaded.parts.conditioner.asks(labels, prompts)
         num = num or max(DEFAULT_NUM, len(prompts))
         wanted = [asks[index % len(asks)] for index in range(num)]
         generator = Generator.of(loaded.net, loaded.parts, config)
         # Whole batches in the order of one process: equal batches give equal bits.
         size = batch_size or config.eval.batch_size
         starts = range(0, num, size)[distributed.rank() :: distributed.world_size()]
-        mine = {
-            start: in_batches(generator, wanted[start : start + size], seed, range(start, min(start + size, num)), size)
-            for start in starts
-        }
+        with distributed.agreed():
+            mine = {
+                start: in_batches(
+                    generator, wanted[start : start + size], seed, range(start, min(start + size, num)), size
+                )
+                for start in starts
+            }
         parts = distributed.gather(mine)
-        if parts is None:
-            return
-        images = np.concatenate([parts[start] for start in sorted(parts)])
         facts = {"seed": seed, "guidance": config.guidance.scale, "step": loaded.step, "config_hash": config.hash}
-        try:
-            _write(images, wanted, out, facts, None if run is None else run.facts.get("classes"))
-            for note in loaded.parts.conditioner.notes():
-                say(note)
-        except OSError as error:
-            raise RequestError(f"--out {out} cannot be written: {error.strerror or error}.") from None
+        classes = None if run is None else run.facts.get("classes")
+        with distributed.agreed():
+            if parts is not None:
+                _write(np.concatenate([parts[start] for start in sorted(parts)]), wanted, out, facts, classes)
+                for note in loaded.parts.conditioner.notes():
+                    say(note)
+        return parts is not None
 
 
 def _write(
+    images: np.ndarray, asks: Sequence[Ask], out: Path, facts: dict[str, object], classes: Sequence[str] | None
+) -> None:
+    try:
+        _write_as(images, asks, out, facts, classes)
+    except OSError as error:
+        raise RequestError(f"--out {out} cannot be written: {error.strerror or error}.") from None
+
+
+def _write_as(
     images: np.ndarray, asks: Sequence[Ask], out: Path, facts: dict[str, object], classes: Sequence[str] | None
 ) -> None:
     if out.suffix == ".png":
@@ -154,14 +168,15 @@ def evaluate_run(path: Path, overrides: Sequence[str], tuned: bool, out: Path | 
     if out is not None:
         check_place(out)
     with distributed.processes() as device:
-        loaded, run = open_weights(path, device)
-        if run is None:
-            raise CheckpointError(f"{path} is a file. Give the run folder, so that the record can name its run.")
-        config = changed(loaded.config, overrides, _FREE_SECTIONS, f"{path} is trained")
-        if tuned:
-            config = changed(config, _tuned(config), _FREE_SECTIONS, f"{path} is trained")
-        if not config.eval.metrics:
-            raise RequestError(f"{path} names no metric. Choose with --metrics; see `diffusionbench ls metrics`.")
+        with distributed.agreed():
+            loaded, run = open_weights(path, device)
+            if run is None:
+                raise CheckpointError(f"{path} is a file. Give the run folder, so that the record can name its run.")
+            config = changed(loaded.config, overrides, _FREE_SECTIONS, f"{path} is trained")
+            if tuned:
+                config = changed(config, _tuned(config), _FREE_SECTIONS, f"{path} is trained")
+            if not config.eval.metrics:
+                raise RequestError(f"{path} names no metric. Choose with --metrics; see `diffusionbench ls metrics`.")
         return evaluate.evaluate(loaded.net, loaded.parts, config, run, loaded.step, out=out)
 
 
