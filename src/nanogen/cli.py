@@ -133,8 +133,8 @@ def sample(
     from nanogen.export import read_prompts, sample_run
 
     wanted = [*(prompt or []), *([] if prompts is None else read_prompts(prompts))]
-    sample_run(run, _with_guidance(overrides, guidance), labels, wanted, num, seed or 0, batch_size, out)
-    print(out)
+    if sample_run(run, _with_guidance(overrides, guidance), labels, wanted, num, seed or 0, batch_size, out):
+        print(out)
 
 
 def _with_guidance(overrides: list[str] | None, scale: float | None) -> list[str]:

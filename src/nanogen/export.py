@@ -74,7 +74,7 @@ def sample_run(
     seed: int,
     batch_size: int | None,
     out: Path,
-) -> None:
+) -> bool:
     """Make images and write them; under torchrun the processes share the work.
 
     Args:
@@ -88,39 +88,50 @@ def sample_run(
         out: `.png` for a grid, `.npz` for an archive (arr_0 images, arr_1 labels or prompts), else a folder of PNG
             files in one subfolder per class or prompt. PNG files hold what was asked for in their metadata.
 
+    Returns:
+        Whether this process wrote them.
+
     Raises:
         UserError: for whatever is wrong with the request.
     """
     if out.suffix not in ("", ".png", ".npz"):
         raise RequestError(f"--out {out}: expected grid.png, a folder, or images.npz, found '{out.suffix}'.")
     with distributed.processes() as device:
-        loaded, _ = open_weights(path, device)
-        config = changed(loaded.config, overrides, _FREE_SECTIONS, f"{path} is trained")
-        asks = loaded.parts.conditioner.asks(labels, prompts)
+        with distributed.agreed():
+            loaded, _ = open_weights(path, device)
+            config = changed(loaded.config, overrides, _FREE_SECTIONS, f"{path} is trained")
+            asks = loaded.parts.conditioner.asks(labels, prompts)
         num = num or max(DEFAULT_NUM, len(prompts))
         wanted = [asks[index % len(asks)] for index in range(num)]
         generator = Generator.of(loaded.net, loaded.parts, config)
         # Whole batches in the order of one process: equal batches give equal bits.
         size = batch_size or config.eval.batch_size
         starts = range(0, num, size)[distributed.rank() :: distributed.world_size()]
-        mine = {
-            start: in_batches(generator, wanted[start : start + size], seed, range(start, min(start + size, num)), size)
-            for start in starts
-        }
+        with distributed.agreed():
+            mine = {
+                start: in_batches(
+                    generator, wanted[start : start + size], seed, range(start, min(start + size, num)), size
+                )
+                for start in starts
+            }
         parts = distributed.gather(mine)
-        if parts is None:
-            return
-        images = np.concatenate([parts[start] for start in sorted(parts)])
         facts = {"seed": seed, "guidance": config.guidance.scale, "step": loaded.step, "config_hash": config.hash}
-        try:
-            _write(images, wanted, out, facts)
-            for note in loaded.parts.conditioner.notes():
-                say(note)
-        except OSError as error:
-            raise RequestError(f"--out {out} cannot be written: {error.strerror or error}.") from None
+        with distributed.agreed():
+            if parts is not None:
+                _write(np.concatenate([parts[start] for start in sorted(parts)]), wanted, out, facts)
+                for note in loaded.parts.conditioner.notes():
+                    say(note)
+        return parts is not None
 
 
 def _write(images: np.ndarray, asks: Sequence[Ask], out: Path, facts: dict[str, object]) -> None:
+    try:
+        _write_as(images, asks, out, facts)
+    except OSError as error:
+        raise RequestError(f"--out {out} cannot be written: {error.strerror or error}.") from None
+
+
+def _write_as(images: np.ndarray, asks: Sequence[Ask], out: Path, facts: dict[str, object]) -> None:
     if out.suffix == ".png":
         columns = min(evaluate.COLUMNS, len(images), len(set(asks))) if len(set(asks)) > 1 else evaluate.COLUMNS
         save_png(grid(images, min(columns, len(images))), out, {**facts, **evaluate.asked(asks)})
@@ -147,14 +158,15 @@ def evaluate_run(path: Path, overrides: Sequence[str], tuned: bool, out: Path | 
         The record, in the main process.
     """
     with distributed.processes() as device:
-        loaded, run = open_weights(path, device)
-        if run is None:
-            raise CheckpointError(f"{path} is a file. Give the run folder, so that the record can name its run.")
-        config = changed(loaded.config, overrides, _FREE_SECTIONS, f"{path} is trained")
-        if tuned:
-            config = changed(config, _tuned(config), _FREE_SECTIONS, f"{path} is trained")
-        if not config.eval.metrics:
-            raise RequestError(f"{path} names no metric. Choose with --metrics; see `diffusionbench ls metrics`.")
+        with distributed.agreed():
+            loaded, run = open_weights(path, device)
+            if run is None:
+                raise CheckpointError(f"{path} is a file. Give the run folder, so that the record can name its run.")
+            config = changed(loaded.config, overrides, _FREE_SECTIONS, f"{path} is trained")
+            if tuned:
+                config = changed(config, _tuned(config), _FREE_SECTIONS, f"{path} is trained")
+            if not config.eval.metrics:
+                raise RequestError(f"{path} names no metric. Choose with --metrics; see `diffusionbench ls metrics`.")
         return evaluate.evaluate(loaded.net, loaded.parts, config, run, loaded.step, out=out)
 
 

@@ -74,7 +74,7 @@ class Outputs:
         return self
 
     def __exit__(self, *exception: object) -> None:
-        for opened in (self.progress, self.log, self.tally):
+        for opened in (self.progress, self.log):
             if opened is not None:
                 opened.close()
 
@@ -98,10 +98,13 @@ class Outputs:
         step = self.trainee.updates
         logging, saving = (due(step, every) or step == self.last for every in (self.log_every, self.checkpoint_every))
         corrupt = {}
-        if self.tally is not None and (logging or saving):
-            # Also with each checkpoint: a run that continues from it knows what it met before.
+        if logging or saving:
             with distributed.agreed():
-                corrupt = {"corrupt": self.tally.collect(step)}
+                self._check_folder()
+            if self.tally is not None:
+                # Also with each checkpoint: a run that continues from it knows what it met before.
+                with distributed.agreed():
+                    corrupt = {"corrupt": self.tally.collect(step)}
         if logging:
             self._tell(step, values, corrupt)
         if saving:
@@ -115,8 +118,8 @@ class Outputs:
         if self.saved == step:
             return
         with distributed.agreed():
+            self._check_folder()
             if self.log is not None:
-                self._check_folder()
                 self.log.sync()
         header = {
             "config": json.dumps(config.model_dump(mode="json")),
@@ -150,7 +153,6 @@ class Outputs:
         self.started, self.since = now, step
         with distributed.agreed():
             if self.log is not None and self.progress is not None:
-                self._check_folder()
                 self.log.write(step, numbers)
                 self.progress.show(step, numbers)
                 for note in self.parts.conditioner.notes():
@@ -172,11 +174,12 @@ class Outputs:
                 record = record or evaluate.evaluate(net, self.parts, config, run, step)
                 with distributed.agreed():
                     if self.log is not None and record is not None:
-                        self._check_folder()
                         self.log.write_record(step, {key: value.value for key, value in record.values.items()})
 
     def _check_folder(self) -> None:
-        """Refuse to write where the run no longer is: files there would belong to nothing."""
+        """Refuse, in the main process, to write where the run no longer is: files there would belong to nothing."""
+        if self.log is None:
+            return
         path = self.run.path
         try:
             same = os.path.samestat(os.stat(path), self.folder) and (path / CONFIG).exists()

@@ -151,16 +151,32 @@ def check_same(path: Path, stored: Config, asked: Config, what: str) -> None:
 
 
 def check_data(run: Run, facts: dict[str, Any]) -> None:
-    """Refuse other data than a run was trained with.
+    """Refuse other data than a run was trained with, or the same in another order: a label would mean another class.
 
     Raises:
         CheckpointError: saying what differs.
     """
+    known, found = run.facts.get("classes"), facts["classes"]
+    if known is not None and known != found:
+        differs = f"{len(known)} classes, found {len(found or ())}"
+        for place, (old, new) in enumerate(zip(known, found or (), strict=False)):
+            if old != new:
+                differs = f"class {place} called {old!r}, found {new!r}"
+                break
+        raise CheckpointError(
+            f"{run.path} was trained with {differs}. Restore the data, or use another run name (--run NAME)."
+        )
     for key in ("data_digest", "condition_digest", "version"):
         if run.facts.get(key, "") != facts[key]:
+            earlier = ""
+            if key == "data_digest" and "classes" not in run.facts:
+                earlier = (
+                    "Versions that kept no list of classes read folders in the order of the strings (10 before 2); if "
+                    "nothing else has changed, the run keeps its classes and can be sampled and scored, not continued. "
+                )
             raise CheckpointError(
                 f"{run.path} was trained with {key.replace('_', ' ')} {run.facts.get(key, '')}, found {facts[key]}. "
-                "Restore it, or use another run name (--run NAME)."
+                f"{earlier}Restore it, or use another run name (--run NAME)."
             )
 
 

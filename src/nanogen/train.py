@@ -262,7 +262,8 @@ def train(composition: Composition, run_dir: Path, device: str, command: list[st
                 f"of batch {config.train.batch_size}, {parts.precision} on {device}, {distributed.world_size()} "
                 f"process(es){f'; continuing after step {trainee.updates}' if trainee.updates else ''}"
             )
-        tally = Tally(run_dir, trainee.updates) if config.data.corrupt == "skip" else None
+        with distributed.agreed():
+            tally = Tally(run_dir, trainee.updates) if config.data.corrupt == "skip" else None
         outputs = held.enter_context(Outputs(run, config, parts, trainee, data, last, tally, stop))
         outputs.catch_up()
         loader = batches(

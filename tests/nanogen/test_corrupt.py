@@ -125,14 +125,12 @@ def test_each_sample_is_named_once_with_the_step_it_was_known_at(tmp_path, capsy
     assert tally.collect(4) == 2
     list(tally.watch(iter([batch("c")])))
     assert tally.collect(5) == 3
-    tally.close()
     assert (tmp_path / "corrupt.txt").read_text() == "3\ta\n3\tb b\n5\tc\n"
     assert capsys.readouterr().err.count("named in") == 1
     again = Tally(tmp_path, 4)
     assert (tmp_path / "corrupt.txt").read_text() == "3\ta\n3\tb b\n"
     list(again.watch(iter([batch("a", "c")])))
     assert again.collect(6) == 3
-    again.close()
     assert (tmp_path / "corrupt.txt").read_text() == "3\ta\n3\tb b\n6\tc\n"
 
 
@@ -140,7 +138,6 @@ def test_a_clean_run_writes_no_file(tmp_path):
     tally = Tally(tmp_path, 0)
     list(tally.watch(iter([batch()])))
     assert tally.collect(1) == 0
-    tally.close()
     assert list(tmp_path.iterdir()) == []
 
 
@@ -149,7 +146,6 @@ def test_memory_and_file_are_bounded(tmp_path, monkeypatch):
     tally = Tally(tmp_path, 0)
     list(tally.watch(iter([batch(str(number)) for number in range(9)])))
     assert tally.collect(1) == 3
-    tally.close()
     assert len((tmp_path / "corrupt.txt").read_text().splitlines()) == 3
 
 
@@ -221,3 +217,18 @@ def test_stop_is_the_default_and_a_stopped_run_may_go_on_with_skip(tmp_path, pic
     train(composition(pictures, 9, "train.checkpoint_every=1 steps", "data.corrupt=skip"), run, "cpu", [])
     assert len(losses(run)) == 9
     assert np.isfinite(losses(run)).all()
+
+
+def test_a_damaged_list_of_corrupt_samples_costs_its_damaged_lines_alone(tmp_path):
+    file = tmp_path / "corrupt.txt"
+    file.write_bytes(b"1\ta.png\nno step\n\xff\tx\n" + b"9" * 5000 + b"\ty\n\n2\tb.png\n9\tc.png\n2\tcut o")
+    Tally(tmp_path, 4)
+    assert file.read_text() == "1\ta.png\n2\tb.png\n"
+
+
+def test_a_list_of_corrupt_samples_that_cannot_be_written_ends_in_a_sentence(tmp_path):
+    tally = Tally(tmp_path, 0)
+    list(tally.watch(iter([Batch(None, None, None, [0], ("a.png is cut short",))])))
+    (tmp_path / "corrupt.txt").mkdir()
+    with pytest.raises(DataError, match=r"corrupt\.txt cannot be written"):
+        tally.collect(1)

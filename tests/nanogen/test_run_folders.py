@@ -375,6 +375,30 @@ def test_a_restored_config_is_still_compared(copy):
         reopened(copy, "seed=1")
 
 
+# The list of classes
+
+
+def test_a_run_keeps_the_list_of_its_classes(whole):
+    facts = json.loads((whole / "run.json").read_text())
+    assert facts["classes"] == list("0123456789")
+    run = runs.read(whole)
+    runs.check_data(run, facts)
+    swapped = {**facts, "classes": [*"1023456789"]}
+    with pytest.raises(CheckpointError, match="with class 0 called '0', found '1'"):
+        runs.check_data(run, swapped)
+    with pytest.raises(CheckpointError, match="with 10 classes, found 0"):
+        runs.check_data(run, {**facts, "classes": None})
+
+
+def test_a_run_without_a_list_of_classes_continues_on_the_same_data_alone(copy):
+    facts = json.loads((copy / "run.json").read_text())
+    earlier = {key: value for key, value in facts.items() if key != "classes"}
+    (copy / "run.json").write_text(json.dumps(earlier))
+    runs.check_data(runs.read(copy), facts)
+    with pytest.raises(CheckpointError, match="can be sampled and scored, not continued"):
+        runs.check_data(runs.read(copy), {**facts, "data_digest": "other"})
+
+
 # A folder that goes away
 
 

@@ -6,9 +6,11 @@ no accident: a run that starts with more than `MAX_SHARE` of them stops.
 
 from __future__ import annotations
 
+import os
+import re
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import IO
 
 import numpy as np
 
@@ -95,12 +97,15 @@ class Tally:
         self.path = run_dir / FILE
         self._new: dict[str, None] = {}
         self._seen = self._replaced = 0
-        lines = self.path.read_text(encoding="utf-8").splitlines() if self.path.exists() else []
-        kept = [line for line in lines if int(line.partition("\t")[0]) <= step]
+        with self._written():
+            text = self.path.read_bytes().decode("utf-8", "replace") if self.path.exists() else ""
+        lines = text.split("\n")[:-1]
+        # A line that is cut off or not ours is dropped with the later ones.
+        kept = [line for line in lines if re.match(r"[0-9]{1,18}\t", line) and int(line.partition("\t")[0]) <= step]
         self._known = {hash(line.partition("\t")[2]) for line in kept}
-        self._file: IO[str] | None = None
-        if distributed.is_main() and kept != lines:
-            write_atomic(self.path, "".join(f"{line}\n" for line in kept))
+        if distributed.is_main() and text != "".join(f"{line}\n" for line in kept):
+            with self._written():
+                write_atomic(self.path, "".join(f"{line}\n" for line in kept))
 
     def watch(self, loader: Iterator[Batch]) -> Iterator[Batch]:
         """The same batches, counted.
@@ -128,6 +133,7 @@ class Tally:
         gathered = distributed.gather({distributed.rank(): [*self._new]})
         ours = [*self._new] if gathered is None else [one for rank in sorted(gathered) for one in gathered[rank]]
         self._new = {}
+        new = []
         for sentence in ours:
             line = " ".join(sentence.split())
             if hash(line) in self._known or len(self._known) >= MAX_NAMED:
@@ -136,13 +142,20 @@ class Tally:
             if gathered is not None:
                 if len(self._known) == 1:
                     say(f"a sample that cannot be read was replaced; this one and all others are named in {self.path}")
-                self._file = self._file or self.path.open("a", encoding="utf-8")
-                self._file.write(f"{step}\t{line}\n")
-        if self._file is not None:
-            self._file.flush()
+                new.append(f"{step}\t{line}\n")
+        if new:
+            with self._written(), self.path.open("a", encoding="utf-8", errors="backslashreplace") as file:
+                file.writelines(new)
+                file.flush()
+                os.fsync(file.fileno())
         return len(self._known)
 
-    def close(self) -> None:
-        """Close the file."""
-        if self._file is not None:
-            self._file.close()
+    @contextmanager
+    def _written(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            raise DataError(
+                f"{self.path} cannot be written: {error.strerror or error}. Correct that and start the same command "
+                "again."
+            ) from None

@@ -1,0 +1,300 @@
+"""Several processes: one trains in a folder, all end where one does, and signals are obeyed."""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from tiny import environment, tiny, words
+
+from diffusionbench.errors import CheckpointError, ConfigError, RunError, Stopped
+from nanogen import checkpoint, cli, distributed, evaluate, lock, outputs
+from nanogen import train as training
+from nanogen.train import train
+
+SETTINGS = ("train.precision=float32", "train.batch_size=4", "sample.num=1")
+
+HOLD = """
+import os, sys, time
+from pathlib import Path
+from nanogen.lock import locked
+with locked(Path(sys.argv[1])):
+    # Loader processes live on for a while where their parent was killed.
+    child = os.fork()
+    if child == 0:
+        os.close(1)
+        time.sleep(60)
+        os._exit(0)
+    print(child, flush=True)
+    time.sleep(60)
+"""
+
+
+@pytest.fixture
+def holder(tmp_path):
+    """A folder, and another process that holds it with the child that it has forked."""
+    (tmp_path / "run").mkdir()
+    process = subprocess.Popen(
+        [sys.executable, "-c", HOLD, tmp_path / "run"], stdout=subprocess.PIPE, env=environment()
+    )
+    child = int(process.stdout.readline())
+    yield tmp_path / "run", process
+    process.kill()
+    process.wait()
+    os.kill(child, signal.SIGKILL)
+
+
+def test_a_folder_in_use_is_refused_and_one_left_by_a_killed_process_is_not(holder):
+    path, process = holder
+    before = (path / ".lock").read_bytes()
+    with pytest.raises(CheckpointError, match=rf"in use by process {process.pid} on {socket.gethostname()}\. Wait"):
+        train(tiny(1, *SETTINGS), path, "cpu", ["test"])
+    assert [file.name for file in path.iterdir()] == [".lock"]
+    assert (path / ".lock").read_bytes() == before
+    process.kill()
+    process.wait()
+    train(tiny(1, *SETTINGS), path, "cpu", ["test"])
+    assert not (path / ".lock").exists()
+
+
+def test_where_there_are_no_locks_the_file_decides(tmp_path, monkeypatch):
+    def no_locks(*given):
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr(fcntl, "lockf", no_locks)
+    me = lock._holder(os.getpid())
+    ended = subprocess.Popen(["true"])
+    ended.wait()
+    stale = [
+        "",
+        "{",
+        "[]",
+        json.dumps({"pid": "x"}),
+        json.dumps({**me, "start": "0"}),
+        json.dumps({**me, "pid": 2**70}),
+    ]
+    stale.append(json.dumps({**me, "pid": ended.pid}))
+    for content in stale:
+        (tmp_path / ".lock").write_text(content)
+        with lock.locked(tmp_path):
+            assert json.loads((tmp_path / ".lock").read_text()) == me
+    for content in (json.dumps(me), json.dumps({**me, "host": "elsewhere"})):
+        (tmp_path / ".lock").write_text(content)
+        with pytest.raises(CheckpointError, match="in use by process"), lock.locked(tmp_path):
+            pass
+
+
+@pytest.mark.parametrize(
+    "found",
+    [
+        {"SLURM_NTASKS": "2", "SLURM_PROCID": "1"},
+        {"SLURM_NTASKS": "8"},
+        {"SLURM_STEP_NUM_TASKS": "2"},
+        {"OMPI_COMM_WORLD_SIZE": "4"},
+        {"PMI_SIZE": "2"},
+    ],
+)
+def test_several_processes_without_a_world_are_refused(found, monkeypatch):
+    for name, value in found.items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(ConfigError, match="torchrun"), distributed.processes():
+        pass
+
+
+def test_one_task_of_a_launcher_is_a_process_as_any(monkeypatch):
+    monkeypatch.setenv("SLURM_NTASKS", "1")
+    monkeypatch.setenv("SLURM_PROCID", "0")
+    with distributed.processes() as device:
+        assert device.startswith(("cpu", "cuda"))
+
+
+@pytest.mark.parametrize("found", [{"WORLD_SIZE": "two"}, {"LOCAL_RANK": "-1"}])
+def test_an_odd_environment_is_refused(found, monkeypatch):
+    for name, value in found.items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(ConfigError, match="a whole number is needed"), distributed.processes():
+        pass
+
+
+def test_a_world_that_cannot_meet_is_refused(monkeypatch):
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(RunError, match="cannot find each other"), distributed.processes():
+        pass
+
+
+# Two processes in a script of their own: what both do, and what only one meets.
+PAIR = """
+import errno, os, sys
+from pathlib import Path
+sys.path[:0] = sys.argv[2:]
+from tiny import tiny
+from diffusionbench.errors import DataError, Told, UserError
+from nanogen import checkpoint, distributed
+from nanogen.train import train
+
+folder, rank = Path(sys.argv[1]), int(os.environ["RANK"])
+settings = ("train.precision=float32", "train.batch_size=4", "sample.num=1")
+
+def attempt(what, work):
+    try:
+        work()
+    except (UserError, Told) as error:
+        print(what, rank, type(error).__name__, error.exit_code, str(error)[:60], flush=True)
+
+def one_fails():
+    with distributed.agreed():
+        if rank == 1:
+            raise DataError("only here")
+
+def full(*given):
+    raise OSError(errno.ENOSPC, "No space left on device")
+
+with distributed.processes():
+    attempt("part", one_fails)
+    attempt("foreign", lambda: train(tiny(2, *settings), folder / "mine", "cpu", ["test"]))
+    checkpoint._finish = full
+    attempt("full", lambda: train(tiny(2, *settings), folder / "full", "cpu", ["test"]))
+"""
+
+
+def pair(script: str, *arguments: object) -> list[subprocess.CompletedProcess[str]]:
+    """Run a script in two processes of one group."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = str(free.getsockname()[1])
+    world = environment() | {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+    started = [
+        subprocess.Popen(
+            [sys.executable, "-c", script, *map(str, arguments)],
+            env=world | {"RANK": str(rank), "LOCAL_RANK": str(rank)},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for rank in range(2)
+    ]
+    ended = [(one, *one.communicate(timeout=200)) for one in started]
+    return [subprocess.CompletedProcess(one.args, one.returncode, out, err) for one, out, err in ended]
+
+
+def test_where_one_process_fails_all_end_and_one_says_why(tmp_path):
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "notes.txt").write_text("keep me")
+    main, other = pair(PAIR, tmp_path, Path(__file__).parent)
+    assert (main.returncode, other.returncode) == (0, 0), main.stderr + other.stderr
+    assert other.stdout.splitlines() == ["part 1 DataError 2 only here", "foreign 1 Told 2 ", "full 1 Told 2 "]
+    part, foreign, full = main.stdout.splitlines()
+    assert part == "part 0 Told 2 "
+    assert foreign.startswith("foreign 0 CheckpointError 2")
+    assert full.startswith("full 0 CheckpointError 2 checkpoint of step 2 could not be written")
+    assert not list((tmp_path / "full" / "checkpoints").iterdir())
+
+
+LOST = """
+import os, sys
+from diffusionbench.errors import DataError, run_program
+from nanogen import distributed
+
+def program():
+    with distributed.processes():
+        distributed.barrier()
+        if os.environ["RANK"] == "1":
+            raise DataError("image 7 cannot be read")
+        distributed.barrier()
+
+run_program(program, "interrupted")
+"""
+
+
+def test_a_process_that_ends_in_mid_work_takes_the_others_along_without_a_traceback():
+    main, other = pair(LOST)
+    assert (main.returncode, other.returncode) == (1, 2)
+    assert other.stderr.splitlines()[-1] == "DataError: image 7 cannot be read"
+    assert "RunError: another process of this run has ended" in main.stderr
+    assert "Traceback" not in main.stderr + other.stderr
+
+
+# Signals
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGUSR1])
+@pytest.mark.parametrize("owner, name", [(training, "latents_of"), (evaluate, "in_batches")])
+def test_a_signal_ends_a_training_with_a_checkpoint(number, owner, name, tmp_path, monkeypatch):
+    """It comes in the middle of the second step, or in that of its sample grid."""
+    path, calls, real = tmp_path / "run", [], getattr(owner, name)
+    settings = (*SETTINGS, "sample.every=2 steps")
+
+    def signalled(*given):
+        calls.append(name)
+        if len(calls) == (2 if owner is training else 1):
+            os.kill(os.getpid(), number)
+        return real(*given)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(owner, name, signalled)
+        with pytest.raises(Stopped, match=f"stopped by {number.name}") as caught:
+            train(tiny(4, *settings), path, "cpu", ["test"])
+    assert caught.value.exit_code == 128 + number
+    assert checkpoint.steps(path / "checkpoints") == [2]
+    train(tiny(4, *settings), path, "cpu", ["test"])
+    assert sorted(file.name for file in (path / "samples").iterdir()) == ["step-00000002.png", "step-00000004.png"]
+    logged = [json.loads(line)["step"] for line in (path / "metrics.jsonl").read_text().splitlines()]
+    assert logged == [1, 2, 3, 4]
+
+
+def test_a_second_signal_waits_for_nothing(tmp_path, monkeypatch):
+    real = training.latents_of
+
+    def signalled(*given):
+        os.kill(os.getpid(), signal.SIGTERM)
+        os.kill(os.getpid(), signal.SIGTERM)
+        return real(*given)
+
+    monkeypatch.setattr(training, "latents_of", signalled)
+    with pytest.raises(Stopped):
+        train(tiny(4, *SETTINGS), tmp_path / "run", "cpu", ["test"])
+    assert checkpoint.steps(tmp_path / "run" / "checkpoints") == []
+
+
+def test_a_stopped_command_ends_with_the_code_of_its_signal(tmp_path, monkeypatch, capsys):
+    def save(self):
+        os.kill(os.getpid(), signal.SIGTERM)
+        real(self)
+
+    real = outputs.Outputs.save
+    monkeypatch.setattr(outputs.Outputs, "save", save)
+    arguments = ["train", "--task", "digits", "--run", str(tmp_path / "run"), *words(9, *SETTINGS)]
+    monkeypatch.setattr(sys, "argv", ["nanogen", *arguments, "train.checkpoint_every=2 steps"])
+    before = signal.getsignal(signal.SIGTERM)
+    with pytest.raises(SystemExit) as caught:
+        cli.main()
+    assert caught.value.code == 143
+    assert capsys.readouterr().err.splitlines()[-1] == "Stopped: stopped by SIGTERM. The same command continues."
+    assert checkpoint.steps(tmp_path / "run" / "checkpoints") == [2]
+    assert signal.getsignal(signal.SIGTERM) is before
+
+
+def test_signals_that_the_caller_ignores_stay_ignored(monkeypatch):
+    before = signal.signal(signal.SIGUSR1, signal.SIG_IGN)
+    try:
+        with training.Stop():
+            assert signal.getsignal(signal.SIGUSR1) is signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGUSR1, before)
+
+
+def test_a_loader_process_leaves_signals_to_the_training():
+    with training.Stop() as stop:
+        child = os.fork()
+        if child == 0:
+            os.kill(os.getpid(), signal.SIGINT)
+            os._exit(stop._number)
+        assert os.waitpid(child, 0)[1] == 0
