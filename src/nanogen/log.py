@@ -129,6 +129,9 @@ class Log:
             os.fsync(self._file.fileno())
 
     def close(self) -> None:
+        # What could not be brought to the disk at the end is no reason to fail: the same command adds it again.
+        with suppress(OSError):
+            os.fsync(self._file.fileno())
         self._file.close()
         for name, sink in list(self._sinks.items()):
             self._guard(name, sink.finish)

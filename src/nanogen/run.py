@@ -13,7 +13,7 @@ from typing import Any, get_args
 
 from diffusionbench import provenance
 from diffusionbench.errors import CheckpointError, ConfigError
-from diffusionbench.schema import write_atomic
+from diffusionbench.schema import make_folder, write_atomic
 from nanogen import checkpoint
 from nanogen.config import Config, differences, read_yaml, reload, to_yaml
 from nanogen.data import Dataset
@@ -196,7 +196,7 @@ def open_run(path: Path, config: Config, facts: dict[str, Any], bytes_needed: in
             raise CheckpointError(f"{path} exists and is not a run folder. Use another run name (--run NAME).")
         if not _is_run(path):
             _check_room(path, bytes_needed)
-        path.mkdir(parents=True, exist_ok=True)
+        make_folder(path)
         with ExitStack() as until_open:
             until_open.enter_context(locked(path))
             run = _continued(path, config) if _is_run(path) else _made(Run(path, config, facts))
@@ -243,7 +243,7 @@ def _check_room(path: Path, bytes_needed: int) -> None:
 
 
 def _made(run: Run) -> Run:
-    run.checkpoints.mkdir(exist_ok=True)
+    make_folder(run.checkpoints)
     _write(run)
     return run
 
@@ -254,7 +254,7 @@ def _continued(path: Path, config: Config) -> Run:
     except DamagedError as error:
         run = _restored(path, error)
     check_same(path, run.config, config, "asked")
-    run.checkpoints.mkdir(exist_ok=True)
+    make_folder(run.checkpoints)
     checkpoint.sweep(run.checkpoints)
     return Run(path, config, run.facts)
 

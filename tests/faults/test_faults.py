@@ -138,10 +138,14 @@ def undurable(operations: Sequence[Operation]) -> Iterator[str]:
     removed, and either when the command has ended."""
     content: set[str] = set()
     names: set[str] = set()
+    known: set[str] = set()
     for one in operations:
+        if Path(one.path).name == ".lock":
+            # Nobody holds it after a power cut.
+            continue
         if one.kind in ("open", "write"):
             content.add(one.path)
-        if one.kind in ("open", "mkdir"):
+        if one.kind in ("open", "mkdir") and one.path not in known:
             names.add(str(Path(one.path).parent))
         elif one.kind == "fsync":
             content.discard(one.path)
@@ -149,8 +153,12 @@ def undurable(operations: Sequence[Operation]) -> Iterator[str]:
         elif one.kind in ("rename", "exchange"):
             if open_ := {path for path in content | names if f"{path}/".startswith(f"{one.path}/")}:
                 yield f"{one}: {', '.join(sorted(open_))} not on the disk"
-            names.add(str(Path(one.other).parent))
-        elif one.kind in ("unlink", "rmdir") and (content or names):
+            known.add(one.other)
+            # What goes under a hidden name is on its way out.
+            if not Path(one.other).name.startswith("."):
+                names.add(str(Path(one.other).parent))
+        known.add(one.path)
+        if one.kind in ("unlink", "rmdir") and (content or names):
             yield f"{one}: {', '.join(sorted(content | names))} not on the disk"
     if content or names:
         yield f"end: {', '.join(sorted(content | names))} not on the disk"
