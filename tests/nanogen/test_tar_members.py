@@ -84,6 +84,7 @@ def test_fields_of_several_parts_belong_to_their_key_and_are_counted(tmp_path, c
         ([("take.0.5.png", png(0)), *pair(1)], r"take\.0\.5 is an image without a caption"),
         ([("take.0.5.txt", b"x"), *pair(1)], r"take\.0\.5 is a caption without an image"),
         ([("a.seg.png", png(0)), ("a.cls.txt", b"x"), *pair(1)], r"a\.seg is an image without a caption"),
+        ([("a.png", b""), ("a.txt", b"x"), *pair(1)], r"the image of .*x\.tar: a is empty"),
         ([*sample("a"), ("./a.png", png(1))], "a has two images: the key is there twice"),
         ([*sample("a"), ("/a.PNG", png(1))], "a has two images: the key is there twice"),
         ([*sample("a"), ("a.tif", png(1))], "a has two images: the key is there twice"),

@@ -300,6 +300,8 @@ def _defects(samples: dict[str, Sample], shard: Path) -> list[str]:
     for key, sample in samples.items():
         if sample.image is None or sample.text is None:
             found.append(missing(shard, key, image=sample.image is None))
+        elif sample.image[1] == 0:
+            found.append(f"the image of {named(shard, key)} is empty. Replace it, or remove the sample.")
         elif sample.problem is not None:
             found.append(sample.problem)
     return found
