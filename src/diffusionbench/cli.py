@@ -93,6 +93,7 @@ def run(
     commitment: Annotated[str | None, typer.Option(help="published commitment of a sealed seed")] = None,
     networks: Annotated[str | None, typer.Option(help="pretrained networks of the generator, comma-separated")] = None,
     public: Annotated[Path | None, typer.Option(help="its record on public-0, to compare a new seed with")] = None,
+    again: Annotated[Path | None, typer.Option(help="folder of images that were sampled again, to compare")] = None,
     count: Annotated[int | None, typer.Option("--num", min=1, help="score the first N images; default all")] = None,
     method: Annotated[str | None, typer.Option(help="what the record calls the generator")] = None,
     title: Annotated[str | None, typer.Option(help="the generator's name for people; default the method")] = None,
@@ -123,7 +124,7 @@ def run(
     from diffusionbench.runner import run as run_request
     from diffusionbench.terminal import progress_line
 
-    options = cli_simpleeval.PromptOptions(prompts, seed, layout, weights, beacon, commitment, networks, public)
+    options = cli_simpleeval.PromptOptions(prompts, seed, layout, weights, beacon, commitment, networks, public, again)
     source, choice, found = _images(axis, images, labels, metrics, options)
     name = method or images.resolve().stem or "images"
     request = EvalRequest(
@@ -138,6 +139,7 @@ def run(
         sampling=Sampling(guidance=None if guidance is None else Guidance(scale=guidance)),
         command=shlex.join(["diffusionbench", *sys.argv[1:]]),
     )
+    request = options.completed(request, source)
     if dry_run:
         check(request, source)
         print(request.model_dump_json(indent=2))

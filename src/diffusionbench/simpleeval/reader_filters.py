@@ -166,7 +166,9 @@ def read_filters(image: np.ndarray, native: int | None = None) -> Reading:
         inside = (labels == peak.colour) & _near(peak.row, peak.column, peak.radius)
         vivid = quantile(chroma[inside], 1 - bands.VIVID_SHARE)
         clear &= bool(vivid >= bands.VIVID)
-        objects.append(_object(peak, np.median(pixels[inside & (chroma >= quantile(chroma[inside], bands.PURE))], axis=0), margin))
+        objects.append(
+            _object(peak, np.median(pixels[inside & (chroma >= quantile(chroma[inside], bands.PURE))], axis=0), margin)
+        )
     return Reading(tuple(objects), _background(pixels @ LUMA, grow(chroma > COVERED, 2), coarse), clear)
 
 

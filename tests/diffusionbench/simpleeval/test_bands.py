@@ -172,9 +172,7 @@ def test_one_picture_for_all_twins_stays_at_chance():
     for block in range(0, len(own), 4):
         centre = np.mean(own[block : block + 4], axis=0)
         assert max(np.abs(image - centre).max() for image in moved[block : block + 4]) <= 8.5
-    votes = {
-        prompt.id: [votes_of(readings(image), prompt)] for prompt, image in zip(part.prompts, moved, strict=True)
-    }
+    votes = {prompt.id: [votes_of(readings(image), prompt)] for prompt, image in zip(part.prompts, moved, strict=True)}
     assert score(part, votes) <= 0.03
 
 
