@@ -101,6 +101,7 @@ def run(
     commitment: Annotated[str | None, typer.Option(help="published commitment of a sealed seed")] = None,
     networks: Annotated[str | None, typer.Option(help="pretrained networks of the generator, comma-separated")] = None,
     public: Annotated[Path | None, typer.Option(help="its record on public-0, to compare a new seed with")] = None,
+    again: Annotated[Path | None, typer.Option(help="folder of images that were sampled again, to compare")] = None,
     count: Annotated[
         int | None, typer.Option("--num", min=1, max=bounds.IMAGES, help="score the first N images; default all")
     ] = None,
@@ -140,7 +141,7 @@ def run(
     from diffusionbench.terminal import progress_line
 
     _check_places(out, store)
-    options = cli_simpleeval.PromptOptions(prompts, seed, layout, weights, beacon, commitment, networks, public)
+    options = cli_simpleeval.PromptOptions(prompts, seed, layout, weights, beacon, commitment, networks, public, again)
     source, choice, found = _images(axis, images, labels, _names(metrics), reference, options)
     name = method or printable(images.resolve().stem) or "images"
     request = EvalRequest(
@@ -157,6 +158,7 @@ def run(
         classes=getattr(source, "classes", None),
     )
     check(request, source)
+    request = options.completed(request, source)
     notes = [*getattr(source, "notes", ()), *getattr(find_reference(request), "notes", ())]
     for note in notes:
         print(note, file=sys.stderr)

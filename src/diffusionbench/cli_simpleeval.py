@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -14,6 +14,8 @@ from diffusionbench.errors import RequestError
 
 if TYPE_CHECKING:
     from diffusionbench.prompts import PromptChoice
+    from diffusionbench.request import EvalRequest
+    from diffusionbench.source import Source
 
 simpleeval = typer.Typer(
     no_args_is_help=True,
@@ -51,6 +53,7 @@ class PromptOptions:
     commitment: str | None
     networks: str | None
     public: Path | None
+    again: Path | None
 
     def given(self) -> list[str]:
         """The options that were used."""
@@ -88,11 +91,32 @@ class PromptOptions:
             beacon=beacon,
             commitment=self.commitment,
             networks=None if words is None else tuple(word.strip() for word in words if word.strip()),
-            public=None if self.public is None else _public(self.public, first),
+            public=None if self.public is None else _public(self.public, first, weights_digest),
         )
 
+    def completed(self, request: EvalRequest, images: Source) -> EvalRequest:
+        """The request with what sampling some images again showed.
 
-def _public(path: Path, key: str) -> tuple[float, float]:
+        Raises:
+            RequestError: if the folder holds no image of the set.
+        """
+        if self.again is None or request.prompts is None:
+            return request
+        from diffusionbench.request import expand
+        from diffusionbench.simpleeval.regeneration import differences
+        from diffusionbench.source import PromptFolderSource
+
+        samples = expand(request, images)
+        found = differences(samples, images, PromptFolderSource(self.again))
+        if not found:
+            raise RequestError(
+                f"folder {self.again} holds no image of this set, such as {samples[0].file}.png. Sample those again "
+                "that `diffusionbench prompts --again` draws."
+            )
+        return request.model_copy(update={"prompts": request.prompts.model_copy(update={"again": found})})
+
+
+def _public(path: Path, key: str, weights_digest: str | None) -> tuple[float, float]:
     from diffusionbench.record import load
 
     record = load(path)
@@ -100,6 +124,12 @@ def _public(path: Path, key: str) -> tuple[float, float]:
     seed = record.extra.get("facts", {}).get(key, {}).get("seed")
     if value is None or value.stderr is None or seed != "public-0":
         raise RequestError(f"record {path} holds no score '{key}' on seed public-0. Score that set first.")
+    theirs = ((record.extra.get("request") or {}).get("prompts") or {}).get("weights_digest")
+    if weights_digest is not None and theirs != weights_digest:
+        raise RequestError(
+            f"record {path} names {'other weights' if theirs else 'no weights'} than those of --weights. Score the "
+            "public set of the same weights, with --weights."
+        )
     return value.value, value.stderr
 
 
@@ -112,6 +142,9 @@ def prompts(
     out: Annotated[Path | None, typer.Option(help="Folder for prompts.jsonl.")] = None,
     weights: Annotated[Path | None, typer.Option(help="Bind the seed to this weights file.")] = None,
     beacon: Annotated[str, typer.Option(help="Public random value published after the weights' hash.")] = "none",
+    again: Annotated[
+        bool, typer.Option("--again", help="Also draw 2 % of the images, to be sampled again, into again.jsonl.")
+    ] = False,
     as_json: Json = False,
 ) -> None:
     """Write a prompt set, one JSON object a line, and say what is in it.
@@ -124,22 +157,29 @@ def prompts(
 
       diffusionbench prompts --set simpleeval_v1 --weights model.safetensors --out prompts/
 
+      diffusionbench prompts --set simpleeval_v1 --seed bound-3fa9 --again --out prompts/
+
     Image k of a prompt belongs into `<prompt id>/<k>.png`, sampled from the k-th of the line's noise seeds.
     """
     from diffusionbench.folders import check_gives_way
     from diffusionbench.prompts import PROMPTS
     from diffusionbench.schema import check_place, write_result
+    from diffusionbench.simpleeval.regeneration import drawn
     from diffusionbench.simpleeval.statistics import overlaps
 
     if out is not None:
         check_place(out, "folder")
         check_place(out / "prompts.jsonl")
+    elif again:
+        raise RequestError("--again writes a file. Say with --out into which folder.")
     source = PROMPTS.load(name)
     opened = source.open(_bound(weights, beacon) if weights else seed, layout)
     if out is not None:
         # The first key of the first line.
         check_gives_way(out / "prompts.jsonl", opened.jsonl.partition(":")[0])
         write_result(out / "prompts.jsonl", opened.jsonl)
+        if again:
+            write_result(out / "again.jsonl", drawn(opened))
     known = {other: PROMPTS.load(other) for other in sorted(PROMPTS) if other != name}
     common = {other: overlaps(opened.texts, row.open("public-0", None).texts) for other, row in known.items()}
     if as_json:
@@ -223,7 +263,6 @@ def verify_record(path: Path) -> str:
     """
     from diffusionbench import record as records
     from diffusionbench.prompts import PROMPTS, PromptChoice
-    from diffusionbench.simpleeval.report import SeedClaim
 
     found = records.load(path)
     facts = {key: value for key, value in found.extra.get("facts", {}).items() if key in PROMPTS}
@@ -238,14 +277,29 @@ def verify_record(path: Path) -> str:
                 f"record {path}: seed {fact['seed']} gives the set {opened.digest[:12]}, and the record names "
                 f"{fact['set_digest'][:12]}. It was made by another version or changed; score the images again."
             )
-        claim = SeedClaim(fact["seed"], choice.weights_digest, choice.beacon, choice.commitment)
-        if fact["status"] == "ranked" and not claim.verified:
-            raise RequestError(
-                f"record {path} calls itself ranked, but its seed does not follow from the weights or the commitment "
-                "it names. Do not rank it."
-            )
+        reasons = _unranked(key, fact, choice, len(opened.files_of_images()))
+        if fact["status"] == "ranked" and reasons:
+            raise RequestError(f"record {path} calls itself ranked, but {reasons[0]}. Do not rank it.")
         lines.append(f"{key}: set {opened.digest[:12]} is that of seed {fact['seed']}; status {fact['status']}")
+        lines += [f"  not ranked: {reason}" for reason in reasons]
     return "\n".join(lines)
+
+
+def _unranked(key: str, fact: dict[str, Any], choice: PromptChoice, images: int) -> list[str]:
+    """What keeps a score from being ranked, by its record and by what was published."""
+    from diffusionbench.simpleeval import guards, worlds
+    from diffusionbench.simpleeval.report import SeedClaim, standing
+
+    world = {world.key: world for world in (worlds.OPEN, worlds.SHAPES)}[key]
+    raised = [
+        guards.Guard(name, one["name"], one["value"], flagged=bool(one["flagged"]), note=one["note"])
+        for name, one in fact["guards"].items()
+        if name != "G9"
+    ]
+    # What was sampled again is counted here: its guard might say otherwise.
+    found = (*raised, guards.regeneration(choice.again, guards.num_regenerated(images)))
+    claim = SeedClaim(fact["seed"], choice.weights_digest, choice.beacon)
+    return standing(world, 0.0 if fact["status"] == "incomplete" else 1.0, claim, choice.public is not None, found)[1]
 
 
 def stress(

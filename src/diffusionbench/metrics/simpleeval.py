@@ -55,7 +55,7 @@ class SimpleEval:
         """
         result = credit.tally(self._set, self._votes, self._answerer.panel)
         choice = self._choice
-        claim = SeedClaim(self._set.seed, choice.weights_digest, choice.beacon, choice.commitment)
+        claim = SeedClaim(self._set.seed, choice.weights_digest, choice.beacon)
         evidence = Evidence(
             public=choice.public, variety=variety(self._looks, self._set), networks=choice.networks, again=choice.again
         )

@@ -58,7 +58,7 @@ class PromptChoice(Strict):
         name: key in `PROMPTS`.
         seed, layout: of the set; without a layout its smallest one.
         weights_digest, beacon: what a bound seed is bound to.
-        commitment: what the operator of a sealed set published.
+        commitment: of a sealed set, as it was checked against its seed; what counts is the repository's own list.
         networks: every pretrained network the generator uses, or None where that was not declared.
         public: score and standard error of the same generator on the public set, to compare with.
         again: mean differences of images that were sampled again, by `<prompt id>/<k>` (`simpleeval.regeneration`).

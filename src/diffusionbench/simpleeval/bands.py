@@ -38,8 +38,7 @@ MIN_AREA: Final = 30
 #: Distance by which the second nearest prototype colour must be further than the nearest. At 0.06 overlays decide half
 #: of the bindings, at 0.15 more saturated pictures fall silent.
 COLOUR_MARGIN: Final = 0.10
-
-#: Quantile of chroma within an object from which on its pixels tell its colour: the edge is mixed with what lies behind.
+#: Quantile of chroma within an object from which on pixels tell its colour: its edge is mixed with what lies behind.
 PURE: Final = 0.65
 
 # -- Groups of objects ------------------------------------------------------------------------------------------------
@@ -51,7 +50,7 @@ DISPLACEMENT_RATIO: Final = 1.3
 CENTRE_GAP: Final = 1.0
 
 # -- Reader A, connected components -----------------------------------------------------------------------------------
-#: Share of holes above which a component is a ring. Rendered rings have 0.15 and more, others none.
+#: Share of holes above which a component is a ring. Rendered rings have 0.12 and more, others none.
 HOLES: Final = Band(0.04, 0.06)
 #: Fourier magnitude of the outline below which it is a circle.
 ROUND: Final = 0.024

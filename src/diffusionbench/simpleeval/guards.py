@@ -12,9 +12,7 @@ from typing import Final
 import numpy as np
 
 from diffusionbench.simpleeval import credit
-from diffusionbench.simpleeval.blocks import PromptSet
 from diffusionbench.simpleeval.credit import Tally
-from diffusionbench.simpleeval.stream import Stream
 from diffusionbench.simpleeval.variety import Variety, entropy
 
 SIGMAS: Final = 3.0
@@ -24,14 +22,14 @@ THRESHOLDS: Final = {
     "clean": 0.05,
     "mirror": 0.02,
     "split": 0.06,
-    "auditor": 0.08,
     "probe": 0.05,
 }
-#: Share of images sampled again for guard G9, and the largest mean difference in 8-bit levels that is still equal.
+#: One image in so many is sampled again for guard G9; the largest mean difference in 8-bit levels that is still equal.
 REGENERATED: Final = 50
 SAME: Final = 2.0
 NEAR_COPIES: Final = 0.02
 ENTROPY: Final = 0.5
+UNKNOWN: Final = "no honest generator was measured to compare with"
 
 
 @dataclass(frozen=True)
@@ -39,7 +37,7 @@ class Guard:
     """One guard's outcome.
 
     Attributes:
-        key: "G1" to "G10".
+        key: "G1" to "G10"; there is no G6.
         name: one word.
         value: the effect, less its reference value; None where it was not measured.
         z: effect over its standard error, where it has one.
@@ -57,12 +55,11 @@ class Guard:
 
 @dataclass(frozen=True)
 class References:
-    """What honest generators show, frozen with the version of a world."""
+    """What honest generators show, measured once and frozen with the version of a world."""
 
     clean: float
     split: float
     variety: float
-    auditor: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -71,7 +68,6 @@ class Evidence:
 
     Attributes:
         public: score and standard error of the same generator on `public-0`.
-        auditors: score and standard error by the auditors on the same blocks.
         variety: of the images.
         again: mean absolute differences of regenerated images, by `<prompt id>/<k>`.
         networks: every pretrained network the generator uses, as declared.
@@ -79,38 +75,49 @@ class Evidence:
     """
 
     public: tuple[float, float] | None = None
-    auditors: tuple[float, float] | None = None
     variety: Variety | None = None
     again: Mapping[str, float] = field(default_factory=dict)
     networks: Sequence[str] | None = None
     relatives: Sequence[str] = ()
 
 
-def run(result: Tally, chosen: Sequence[int], references: References, evidence: Evidence) -> tuple[Guard, ...]:
-    """All ten guards of one result.
+def run(result: Tally, chosen: Sequence[int], references: References | None, evidence: Evidence) -> tuple[Guard, ...]:
+    """All guards of one result.
 
     Args:
         result: the answers.
         chosen: indices of the headline families.
-        references: of this world.
+        references: of this world; None where no honest generator was measured yet.
         evidence: what else is known.
     """
     weights = np.concatenate([np.ones((1, len(result.blocks))), credit.resampling(result)])
-    score = _score(result, "joint", weights, chosen)
-    clean = _score(result, "clean", weights, chosen) - score - references.clean
-    split = _score(result, "A", weights, chosen) - _score(result, "B", weights, chosen) - references.split
+    score, prompts = _score(result, "joint", weights, chosen), result.prompt_set
     return (
         _gap("G1", "seed", *_against(evidence.public, score), "no score on public-0 beside a bound or sealed one"),
         _paraphrase(result, chosen),
-        _sampled("G3", "clean", clean),
+        _clean(result, weights, chosen, score, references),
         _mirror(result, weights),
-        _sampled("G5", "split", split, both_ways=True),
-        _auditors(score, references, evidence),
+        _split(result, weights, chosen, references),
         _sampled("G7", "probe", _probe(result, weights)),
         _variety(result, references, evidence.variety),
-        _regeneration(evidence.again),
+        regeneration(evidence.again, num_regenerated(len(prompts.prompts) * prompts.images_per_prompt)),
         _kinship(evidence),
     )
+
+
+def _clean(
+    result: Tally, weights: np.ndarray, chosen: Sequence[int], score: np.ndarray, references: References | None
+) -> Guard:
+    if references is None:
+        return Guard("G3", "clean", None, note=UNKNOWN)
+    return _sampled("G3", "clean", _score(result, "clean", weights, chosen) - score - references.clean)
+
+
+def _split(result: Tally, weights: np.ndarray, chosen: Sequence[int], references: References | None) -> Guard:
+    if references is None:
+        return Guard("G5", "split", None, note=UNKNOWN)
+    gap = _score(result, "A", weights, chosen) - _score(result, "B", weights, chosen)
+    return _sampled("G5", "split", gap - references.split, both_ways=True)
 
 
 def _score(result: Tally, name: str, weights: np.ndarray, chosen: Sequence[int]) -> np.ndarray:
@@ -139,12 +146,6 @@ def _against(other: tuple[float, float] | None, score: np.ndarray) -> tuple[floa
     if other is None:
         return None, None
     return other[0] - float(score[0]), float(np.hypot(other[1], np.std(score[1:], ddof=1)))
-
-
-def _auditors(score: np.ndarray, references: References, evidence: Evidence) -> Guard:
-    value, stderr = _against(evidence.auditors, score)
-    gap = None if value is None else -value - references.auditor
-    return _gap("G6", "auditor", gap, stderr, "optional: needs the auditors' weights")
 
 
 def _paraphrase(result: Tally, chosen: Sequence[int]) -> Guard:
@@ -179,9 +180,9 @@ def _probe(result: Tally, weights: np.ndarray) -> np.ndarray:
     return credit.mean_of(credit.mean_of(gap))
 
 
-def _variety(result: Tally, references: References, found: Variety | None) -> Guard:
-    if found is None:
-        return Guard("G8", "variety", None, note="needs two images a prompt")
+def _variety(result: Tally, references: References | None, found: Variety | None) -> Guard:
+    if found is None or references is None:
+        return Guard("G8", "variety", None, note=UNKNOWN if references is None else "needs two images a prompt")
     spread = min((entropy(counts) for counts in result.free.values()), default=1.0)
     relative = found.ratio / references.variety
     flagged = relative < 0.5 or found.near_copies > NEAR_COPIES or spread < ENTROPY
@@ -189,18 +190,25 @@ def _variety(result: Tally, references: References, found: Variety | None) -> Gu
     return Guard("G8", "variety", relative, flagged=flagged, note=note)
 
 
-def regeneration_choice(prompt_set: PromptSet) -> list[tuple[str, int]]:
-    """The 2 % of images (prompt id, k) that guard G9 samples again."""
-    every = [(prompt.id, k) for prompt in prompt_set.prompts for k in range(prompt_set.images_per_prompt)]
-    chosen = Stream(prompt_set.seed, "regeneration").shuffle(every)[: max(1, round(len(every) / REGENERATED))]
-    return sorted(chosen)
+def num_regenerated(images: int) -> int:
+    """How many of a set's images are sampled again: 2 %."""
+    return max(1, round(images / REGENERATED))
 
 
-def _regeneration(again: Mapping[str, float]) -> Guard:
-    if not again:
-        return Guard("G9", "regen", None, note="needs the generator, to sample images again")
+def regeneration(again: Mapping[str, float], needed: int) -> Guard:
+    """G9: whether images that were sampled again are the same ones.
+
+    Args:
+        again: mean absolute differences by image.
+        needed: how many make a measurement.
+    """
     good = sum(difference <= SAME for difference in again.values())
-    return Guard("G9", "regen", good / len(again), flagged=good < len(again), note=f"{good}/{len(again)}")
+    note = f"{good}/{len(again)}"
+    if good < len(again):
+        return Guard("G9", "regen", good / len(again), flagged=True, note=note)
+    if len(again) < needed:
+        return Guard("G9", "regen", None, note=f"{len(again)} of {needed} images were sampled again")
+    return Guard("G9", "regen", 1.0, note=note)
 
 
 def _kinship(evidence: Evidence) -> Guard:

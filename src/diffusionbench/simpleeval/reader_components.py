@@ -41,8 +41,7 @@ def read_components(image: np.ndarray, native: int | None = None) -> Reading:
     mask = chroma > bands.CHROMA
     labels = components(mask, diagonal=True)
     areas = np.bincount(labels.ravel())
-    # Enlarging took no noise from patterns, and colour from thin shapes: patterns are judged after the box mean, colours
-    # before it.
+    # Enlarging took contrast from patterns and none from the noise of the views, which the box mean takes away again.
     free = smooth if coarse else image
     objects = tuple(
         _object(image, chroma, labels == label) for label in range(1, len(areas)) if areas[label] >= bands.MIN_AREA

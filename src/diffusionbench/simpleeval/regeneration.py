@@ -1,48 +1,55 @@
-"""Guard G9: a few images sampled again from the weights, so that choosing the best of many shows."""
+"""Guard G9: some images sampled again from the weights, so that choosing the best of many shows.
+
+Whoever checks draws at random which ones, after all images were handed in: who knows them before can leave those alone.
+"""
 
 from __future__ import annotations
 
+import json
+import secrets
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from diffusionbench.simpleeval.blocks import PromptSet
-from diffusionbench.simpleeval.guards import regeneration_choice
+from diffusionbench.simpleeval.guards import num_regenerated
+from diffusionbench.source import UnreadableImages
 
 if TYPE_CHECKING:
     from diffusionbench.axes import Sample
+    from diffusionbench.prompts import PromptList
     from diffusionbench.source import Source
-    from diffusionbench.store import ImageSet
 
 
-def differences(
-    prompt_set: PromptSet, samples: Sequence[Sample], images: ImageSet, generator: Source
-) -> dict[str, float]:
-    """Sample 2 % of a set's images again from their ruled noise seeds and compare.
+def drawn(prompts: PromptList) -> str:
+    """2 % of a set's images, drawn by the operating system's randomness, as JSON Lines: file, text and noise seed."""
+    files = prompts.files_of_images()
+    chosen = sorted(secrets.SystemRandom().sample(range(len(files)), num_regenerated(len(files))))
+    rows = []
+    for place in chosen:
+        prompt, k = divmod(place, prompts.images_per_prompt)
+        seed = None if prompts.noise_seeds is None else prompts.noise_seeds[prompt][k]
+        rows.append({"file": f"{files[place]}.png", "text": prompts.texts[prompt], "seed": seed})
+    return "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+
+
+def differences(samples: Sequence[Sample], images: Source, again: Source) -> dict[str, float]:
+    """Compare images with the same samples made again from their ruled noise seeds.
 
     Args:
-        prompt_set: the set.
-        samples: all its samples, as the axis expands them; sample id = prompt * K + k.
-        images: what was submitted.
-        generator: the weights, as a source.
+        samples: of the set; those that either source lacks are left out.
+        images: what was handed in.
+        again: the weights as a source, or a folder of what they made.
 
     Returns:
-        Mean absolute difference in 8-bit levels by `<prompt id>/<k>`; 255 where the sizes differ. Images that could not
-        be read are left out.
+        Mean absolute difference in 8-bit levels by `<prompt id>/<k>`; 255 where the sizes differ.
     """
-    place = {prompt.id: number for number, prompt in enumerate(prompt_set.prompts)}
-    wanted = {
-        place[prompt] * prompt_set.images_per_prompt + k: f"{prompt}/{k}"
-        for prompt, k in regeneration_choice(prompt_set)
-    }
-    wanted = {sample: name for sample, name in wanted.items() if sample < len(samples)}
-    given: dict[int, np.ndarray] = {}
-    for batch, pixels in images.batches(len(samples)):
-        given |= {sample.id: image for sample, image in zip(batch, pixels, strict=True) if sample.id in wanted}
     out = {}
-    for sample, image in sorted(given.items()):
-        (again,) = generator.images([samples[sample]])
-        same_size = again.shape == image.shape
-        out[wanted[sample]] = float(np.abs(again.astype(float) - image).mean()) if same_size else 255.0
+    for sample in samples:
+        try:
+            (second,), (first,) = again.images([sample]), images.images([sample])
+        except UnreadableImages:
+            continue
+        same_size = first.shape == second.shape
+        out[str(sample.file)] = float(np.abs(first.astype(float) - second).mean()) if same_size else 255.0
     return out

@@ -25,7 +25,7 @@ class World:
         key: metric key.
         world: name of the world.
         headline: families that enter the score.
-        references: baselines of the guards.
+        references: baselines of the guards, or None where they are unmeasured.
         relatives: words that mark a network as kin of a scorer.
         provisional: whether the competence of the scorers is still unmeasured.
         ceiling: the score of images known to be right, where measured.
@@ -34,7 +34,7 @@ class World:
     key: str
     world: str
     headline: tuple[str, ...]
-    references: References
+    references: References | None
     relatives: tuple[str, ...] = ()
     provisional: bool = False
     ceiling: float | None = None
@@ -42,23 +42,15 @@ class World:
 
 @dataclass(frozen=True)
 class SeedClaim:
-    """A seed and what shows that its questions were new: the weights it is bound to, or a commitment."""
+    """A seed, and the weights and the beacon it is said to be younger than."""
 
     seed: str
     weights_digest: str | None = None
     beacon: str = "none"
-    commitment: str | None = None
 
-    @property
-    def verified(self) -> bool:
-        """Whether the claim holds; a public seed never does."""
-        kind = seeds.kind_of(self.seed)
-        if kind == "bound":
-            return self.weights_digest is not None and seeds.bound_seed(self.weights_digest, self.beacon) == self.seed
-        if kind == "sealed" and self.commitment is not None:
-            name, secret = self.seed.removeprefix("sealed-").rsplit("-", 1)
-            return seeds.commitment(name, secret) == self.commitment
-        return False
+    def doubts(self) -> list[str]:
+        """Why its questions may be older than the weights, by what the repository says was published."""
+        return seeds.doubts(self.seed, self.weights_digest, self.beacon, seeds.published())
 
 
 @dataclass(frozen=True)
@@ -88,6 +80,7 @@ class Report:
     ceiling: float | None
     guards: tuple[Guard, ...]
     status: str
+    doubts: tuple[str, ...]
     seed: str
     layout: str
     set_digest: str
@@ -105,6 +98,7 @@ class Report:
         """What stands in a record beside the values: plain JSON."""
         return {
             "status": self.status,
+            "doubts": list(self.doubts),
             "seed": self.seed,
             "seed_kind": seeds.kind_of(self.seed),
             "layout": self.layout,
@@ -158,6 +152,8 @@ class Report:
                 f"without blocks that hold a combination never rendered for training {seen.score:.3f} ({seen.blocks} "
                 f"blocks), those alone {held.score:.3f} ({held.blocks})"
             )
+        if self.doubts:
+            lines.append("not ranked: " + "; ".join(self.doubts))
         return "\n".join([*lines, "guards  " + "  ".join(_printed(guard) for guard in self.guards)])
 
 
@@ -198,6 +194,7 @@ def report(result: Tally, world: World, claim: SeedClaim, evidence: Evidence | N
     strata = credit.mean_of(cells["joint"][0, chosen].T)
     evidence = Evidence(**{**evidence.__dict__, "relatives": world.relatives})
     found = guards.run(result, chosen, world.references, evidence)
+    status, why = standing(world, len(result.blocks) / prompt_set.num_blocks, claim, evidence.public is not None, found)
     return Report(
         key=world.key,
         score=_estimate(credit.headline(cells["joint"], chosen), n, unscored),
@@ -213,7 +210,8 @@ def report(result: Tally, world: World, claim: SeedClaim, evidence: Evidence | N
         composition=_composition(result, chosen),
         ceiling=world.ceiling,
         guards=found,
-        status=_status(result, world, claim, found),
+        status=status,
+        doubts=tuple(why),
         seed=prompt_set.seed,
         layout=prompt_set.layout,
         set_digest=prompt_set.digest,
@@ -257,14 +255,38 @@ def _composition(result: Tally, chosen: Sequence[int]) -> dict[str, Composition]
     return {name: Composition(float(both[i]), int(parts[i].sum())) for i, name in enumerate(("seen", "held_out"))}
 
 
-def _status(result: Tally, world: World, claim: SeedClaim, found: Sequence[Guard]) -> str:
-    flags = [guard.name for guard in found if guard.flagged and guard.key != "G10"]
-    if 1 - len(result.blocks) / result.prompt_set.num_blocks > INCOMPLETE:
-        return "incomplete"
-    if flags:
-        return "flagged: " + ", ".join(flags)
-    if any(guard.flagged for guard in found):
-        return "dependent"
+def standing(
+    world: World, scored: float, claim: SeedClaim, public: bool, found: Sequence[Guard]
+) -> tuple[str, list[str]]:
+    """The status of a score, and what keeps it from being ranked.
+
+    Args:
+        scored: share of blocks with all their images.
+        public: whether the generator's score on the public set stands beside it.
+        found: the guards.
+
+    Returns:
+        The first that holds of incomplete, provisional, flagged, dependent, unverified (questions that may be known, or
+        none to compare with), not regenerated, ranked; and the reasons, none where it is ranked.
+    """
+    if 1 - scored > INCOMPLETE:
+        return "incomplete", [f"{1 - scored:.1%} of the blocks are unscored"]
     if world.provisional:
-        return "provisional"
-    return "ranked" if claim.verified else "unverified"
+        # Before any flag: baselines of guards are as unmeasured as the scorers.
+        return "provisional", ["what the scorers of this world can judge was never measured"]
+    flags = [guard for guard in found if guard.flagged]
+    if raised := [guard.name for guard in flags if guard.key != "G10"]:
+        return "flagged: " + ", ".join(raised), [
+            f"guard {guard.name} is raised ({guard.note or guard.key})" for guard in flags
+        ]
+    if flags:
+        return "dependent", ["a network of the generator is kin of a scorer"]
+    doubts = claim.doubts()
+    if not doubts and not public:
+        doubts = ["no score of the same weights on public-0 stands beside it (--public)"]
+    if doubts:
+        return "unverified", doubts
+    regenerated = next(guard for guard in found if guard.key == "G9")
+    if regenerated.value is None:
+        return "not regenerated", [regenerated.note]
+    return "ranked", []

@@ -28,6 +28,7 @@ ATTACKS: Final[dict[str, Callable[[Bench], list[Outcome]]]] = {
     "A7": stress_attacks.memoriser,
     "A8": stress_attacks.look,
     "A9": stress_attacks.shared,
+    "A10": stress_attacks.overlaid,
 }
 OURS: Final = "simpleeval_shapes_v1"
 #: Smallest hack gap under attack A1 at 8/255 by which a learned metric shows that the attack works.
@@ -130,7 +131,8 @@ class StressReport:
         for outcome in self.outcomes:
             cells = "".join(f"{_cell(outcome, name):>{wide}}" for name in self.metrics)
             flags = "".join(f"  {name}: {'yes' if raised else 'no'}" for name, raised in outcome.flags.items())
-            lines.append(f"{outcome.attack + ' ' + outcome.detail:<46}{outcome.truth[0]:>10.3f}{cells}{flags}")
+            beside = "".join(f"  {name} {value:+.3f}" for name, value in outcome.beside(self.metrics).items())
+            lines.append(f"{outcome.attack + ' ' + outcome.detail:<46}{outcome.truth[0]:>10.3f}{cells}{flags}{beside}")
         lines.append("break radius  " + "  ".join(f"{name} {self._radius(name)}" for name in self.metrics))
         for check in self.checks:
             sign = ">=" if check.at_least else "<="
@@ -230,6 +232,13 @@ def _checks(outcome: Outcome, layout: str) -> list[Check]:
     if name == "A5" and OURS in outcome.values:
         value = outcome.values[OURS]
         found.append(Check(f"A5 {detail}, score of ours", value, value, value, 0.01, False, value > 0.01))
+    if name == "A10" and detail.endswith(" 8/255") and OURS in outcome.values:
+        for what, key, limit in (("score", OURS, 0.03), ("score without background", "without background", 0.0)):
+            value = outcome.values[key]
+            found.append(Check(f"A10 {detail}, {what} of ours", value, value, value, limit, False, value > limit))
+    if name == "A2" and " 8/255" in detail:
+        gained = outcome.values.get("background gained", 0.0)
+        found.append(Check(f"A2 {detail}, background gained", gained, gained, gained, 0.03, False, gained > 0.03))
     if name == "A4" and detail == f"{OURS} best of 16, all facts":
         found.append(_yes(outcome, "A4 best of 16 raises the probe guard", "G7"))
     if name == "A7":

@@ -1,4 +1,4 @@
-"""The nine attacks of the stress harness on the `shapes` world; each gives outcomes, and none knows a requirement."""
+"""The attacks of the stress harness on the `shapes` world; each gives outcomes, and none knows a requirement."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any, Final, cast
 
 import numpy as np
 
-from diffusionbench.simpleeval import attacks, credit, guards, worlds
+from diffusionbench.simpleeval import attacks, credit, guards, shapes, worlds
 from diffusionbench.simpleeval.blocks import Prompt, PromptSet
 from diffusionbench.simpleeval.builder import build
 from diffusionbench.simpleeval.report import Report, SeedClaim, report
@@ -38,7 +38,7 @@ def gradient(bench: Bench) -> list[Outcome]:
 def adaptive(bench: Bench) -> list[Outcome]:
     """A2: random search on the votes of both readers on all views, for the very questions that are asked.
 
-    Gains are in right answers to contrasted questions.
+    Gains are in right answers to contrasted questions; values hold the same by family.
     """
     target = bench.targets.get("simpleeval_shapes_v1")
     if not isinstance(target, SimpleEvalTarget):
@@ -47,7 +47,7 @@ def adaptive(bench: Bench) -> list[Outcome]:
     base = [draw(prompt, 0, bench.accuracy, "stress base").image for prompt in part.prompts]
     oracle = [draw(prompt, 0, 1.0, "stress oracle").image for prompt in part.prompts]
     weights = block_weights(part)
-    before, best = (_answers(target, part, images, weights) for images in (base, oracle))
+    before, best = (_answered(target, part, images) for images in (base, oracle))
     out = []
     for levels in bench.budget.square_levels:
         for queries in bench.budget.queries:
@@ -56,31 +56,41 @@ def adaptive(bench: Bench) -> list[Outcome]:
             changed = list(
                 target.pool.map(attacks.square, base, part.prompts, [levels] * n, [queries] * n, ["square"] * n)
             )
-            after = _answers(target, part, changed, weights)
-            gain = (after - before) / (best - before)
+            after = _answered(target, part, changed)
+            gained, room = (weights @ one.mean(axis=(1, 2)) for one in (after - before, best - before))
             out.append(
                 Outcome(
                     "A2",
                     f"square {levels}/255, {queries} queries",
                     target.name,
-                    {target.name: gain},
+                    {target.name: gained / room},
                     np.zeros(1 + REPLICATES),
-                    {target.name: float(after[0])},
+                    {target.name: float(after.mean()), **_by_family(part, after - before)},
                 )
             )
     return out
 
 
-def _answers(
-    target: SimpleEvalTarget, part: PromptSet, images: Sequence[np.ndarray], weights: np.ndarray
-) -> np.ndarray:
+def _answered(target: SimpleEvalTarget, part: PromptSet, images: Sequence[np.ndarray]) -> np.ndarray:
+    """Whether each contrasted question is answered right, float64 [blocks, 4, 2]."""
     votes = target.judge(images, part.prompts)
-    shares = [right(vote, prompt)[:2].mean() for vote, prompt in zip(votes, part.prompts, strict=True)]
-    return weights @ np.asarray(shares).reshape(-1, 4).mean(axis=1) / weights.sum(axis=1)
+    found = [right(vote, prompt)[:2] for vote, prompt in zip(votes, part.prompts, strict=True)]
+    return np.asarray(found, float).reshape(-1, 4, 2)
+
+
+def _by_family(part: PromptSet, gained: np.ndarray) -> dict[str, float]:
+    """Mean of [blocks, 4, 2] over the contrasts of each family that was asked."""
+    names = np.asarray([[part.block(b)[0].questions[h].family for h in (0, 1)] for b in range(part.num_blocks)])
+    return {
+        f"{name} gained": float(gained.mean(axis=1)[names == name].mean()) for name in part.families if name in names
+    }
 
 
 def best_of(bench: Bench) -> list[Outcome]:
-    """A4: the best of N images by the target; truth is counted on the contrasted facts and on all."""
+    """A4: the best of N images by the target; truth is counted on the contrasted facts and on all.
+
+    Ours once more by all named facts: they stand in the prompt file, so nobody need guess which two are contrasted.
+    """
     most = max(bench.budget.candidates)
     drawn = [[draw(prompt, k, bench.accuracy, "stress candidates") for k in range(most)] for prompt in bench.prompts]
     flat = [one for row in drawn for one in row]
@@ -88,15 +98,19 @@ def best_of(bench: Bench) -> list[Outcome]:
     for name, target in bench.targets.items():
         bench.progress(f"A4 {name}, {len(flat)} candidates")
         judged = target.judge([one.image for one in flat], [one.prompt for one in flat])
-        scores = np.asarray([target.select(vote, one.prompt) for vote, one in zip(judged, flat, strict=True)])
-        for n in bench.budget.candidates:
-            chosen = scores.reshape(-1, most)[:, :n].argmax(axis=1)
-            picked = [row[place] for row, place in zip(drawn, chosen, strict=True)]
-            images, scenes = [one.image for one in picked], [one.truth for one in picked]
-            flags = {"G7": _probe_flag(bench, images)} if name == "simpleeval_shapes_v1" else {}
-            for facts, contrasted in (("contrasted", True), ("all", False)):
-                truth = bench.true_gain(scenes, contrasted)
-                out.append(bench.outcome("A4", f"{name} best of {n}, {facts} facts", images, name, truth, flags))
+        ways = {name: target.select}
+        if isinstance(target, SimpleEvalTarget):
+            ways[f"{name} by all named facts"] = target.select_named
+        for way, select in ways.items():
+            scores = np.asarray([select(vote, one.prompt) for vote, one in zip(judged, flat, strict=True)])
+            for n in bench.budget.candidates:
+                chosen = scores.reshape(-1, most)[:, :n].argmax(axis=1)
+                picked = [row[place] for row, place in zip(drawn, chosen, strict=True)]
+                images, scenes = [one.image for one in picked], [one.truth for one in picked]
+                flags = {"G7": _probe_flag(bench, images)} if isinstance(target, SimpleEvalTarget) else {}
+                for facts, contrasted in (("contrasted", True), ("all", False)):
+                    truth = bench.true_gain(scenes, contrasted)
+                    out.append(bench.outcome("A4", f"{way} best of {n}, {facts} facts", images, name, truth, flags))
     return out
 
 
@@ -268,4 +282,29 @@ def shared(bench: Bench) -> list[Outcome]:
             change = attacks.universal(cast(Any, target).model, images, texts, 8, bench.budget.universal_steps)
             changed = attacks.to_images(attacks.to_tensor(images) + change)
             out.append(bench.outcome("A9", f"{name} universal 8/255", changed, name))
+    return out
+
+
+def overlaid(bench: Bench) -> list[Outcome]:
+    """A10: one picture for all twins of a block, moved a little towards each; on the whole set.
+
+    Twins are laid out each for itself, or alike but for what they contrast. Values of ours also stand without the
+    family background: within 8 levels the renderer's own backgrounds can be drawn and taken away.
+    """
+    bench = bench.whole
+    out = []
+    for layout in ("own", "shared"):
+        paths = [prompt.id if layout == "own" else prompt.id.rsplit("/", 1)[0] for prompt in bench.prompts]
+        pictures = [
+            shapes.render(prompt.facts, "stress overlay", path)
+            for prompt, path in zip(bench.prompts, paths, strict=True)
+        ]
+        for levels in bench.budget.overlay_levels:
+            images = attacks.overlay(pictures, levels)
+            found = bench.outcome("A10", f"{layout} layout, {levels}/255", images, None)
+            target = bench.targets.get("simpleeval_shapes_v1")
+            if isinstance(target, SimpleEvalTarget):
+                rest = target.without_background(bench.set, target.judge(images, bench.prompts))
+                found = replace(found, values={**found.values, "without background": rest})
+            out.append(found)
     return out

@@ -29,6 +29,7 @@ class Budget:
         universal_steps: of A9.
         word_scales: text sizes of A6.
         candidates: images to choose from in A4, rising.
+        overlay_levels: L-inf bounds of A10, in 1/255.
     """
 
     blocks: int
@@ -41,6 +42,7 @@ class Budget:
     universal_steps: int
     word_scales: tuple[int, ...]
     candidates: tuple[int, ...] = (1, 2, 4, 8, 16)
+    overlay_levels: tuple[int, ...] = (4, 8, 12, 16)
 
 
 BUDGETS: Final = {
@@ -54,12 +56,12 @@ class Outcome:
     """What one attack did.
 
     Attributes:
-        attack: "A1" to "A9".
+        attack: "A1" to "A10".
         detail: variant, such as "toy_clipscore 8/255".
         target: the metric it was aimed at, or None.
         gains: metric -> share of headroom gained, float64 [1 + R]: the value, then its bootstrap replicates.
         truth: share of headroom truly gained, float64 [1 + R].
-        values: metric -> value after the attack.
+        values: metric -> value after the attack; other names: what an attack says beside it.
         flags: guards raised, and other yes/no facts.
     """
 
@@ -74,6 +76,10 @@ class Outcome:
     def gap(self, metric: str) -> np.ndarray:
         """Hack gap of a metric: its gain less what was truly gained, float64 [1 + R]."""
         return self.gains[metric] - np.maximum(self.truth, 0)
+
+    def beside(self, metrics: Sequence[str]) -> dict[str, float]:
+        """What the attack says beside the values of the metrics."""
+        return {name: value for name, value in self.values.items() if name not in metrics}
 
 
 class Bench:

@@ -87,6 +87,19 @@ class SimpleEvalTarget:
         """Contrasted questions answered right."""
         return float(right(judgement, prompt)[:2].sum())
 
+    def select_named(self, judgement: np.ndarray, prompt: Prompt) -> float:
+        """Questions on any named fact answered right."""
+        return float(right(judgement, prompt).sum())
+
+    def without_background(self, prompt_set: PromptSet, judged: Sequence[np.ndarray]) -> float:
+        """Headline without the family background."""
+        result = tally_of(prompt_set, judged)
+        cells = credit.by_cell(
+            result, credit.pair_credit(result.right["joint"], result.options), np.ones((1, prompt_set.num_blocks))
+        )
+        rest = [place for place, name in enumerate(prompt_set.families) if name != "background"]
+        return float(credit.headline(cells, rest)[0])
+
 
 def tally_of(prompt_set: PromptSet, judged: Sequence[np.ndarray]) -> credit.Tally:
     """Tally of one image a prompt."""

@@ -123,7 +123,11 @@ def test_folder_to_record_to_verification(tmp_path, monkeypatch):
     changed = json.loads(record.read_text())
     changed["extra"]["facts"]["simpleeval_shapes_v1"]["status"] = "ranked"
     record.write_text(json.dumps(changed))
-    with pytest.raises(RequestError, match="calls itself ranked"):
+    with pytest.raises(RequestError, match="calls itself ranked, but guard variety is raised"):
+        call("simpleeval", "verify", "--record", str(record))
+    changed["extra"]["facts"]["simpleeval_shapes_v1"]["guards"] = {}
+    record.write_text(json.dumps(changed))
+    with pytest.raises(RequestError, match="calls itself ranked, but the seed is public"):
         call("simpleeval", "verify", "--record", str(record))
     changed["extra"]["facts"]["simpleeval_shapes_v1"]["set_digest"] = "0" * 64
     record.write_text(json.dumps(changed))
@@ -131,3 +135,19 @@ def test_folder_to_record_to_verification(tmp_path, monkeypatch):
         call("simpleeval", "verify", "--record", str(record))
     with pytest.raises(RequestError, match="which prompts"):
         call("run", str(images), "--axis", "t2i", "--metrics", "clipscore")
+
+
+def test_images_to_sample_again_are_drawn_at_random(tmp_path):
+    words = ["prompts", "--set", "simpleeval_shapes_v1", "--again"]
+    with pytest.raises(RequestError, match="--again writes a file"):
+        call(*words)
+    rows = {row["id"]: row for row in map(json.loads, build("shapes", "public-0", "quick").jsonl.splitlines())}
+    drawn = []
+    for name in ("a", "b"):
+        call(*words, "--out", str(tmp_path / name))
+        drawn.append([json.loads(line) for line in (tmp_path / name / "again.jsonl").read_text().splitlines()])
+        assert len(drawn[-1]) == round(576 / 50)
+        for one in drawn[-1]:
+            prompt, k = one["file"].removesuffix(".png").rsplit("/", 1)
+            assert (one["text"], one["seed"]) == (rows[prompt]["text"], rows[prompt]["seeds"][int(k)])
+    assert drawn[0] != drawn[1]

@@ -6,20 +6,22 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from PIL import Image
+from typer.testing import CliRunner
 
 from diffusionbench import runner
 from diffusionbench.axes.t2i import open_prompts
+from diffusionbench.cli import app
 from diffusionbench.errors import RequestError
 from diffusionbench.extractors.pixels import Pixels
 from diffusionbench.metrics.simpleeval import SHAPES
 from diffusionbench.prompts import PROMPTS, PromptChoice, Prompts
 from diffusionbench.request import EvalRequest, expand
-from diffusionbench.simpleeval import builder, shapes_world
+from diffusionbench.simpleeval import builder, guards, shapes_world
 from diffusionbench.simpleeval.regeneration import differences
 from diffusionbench.simpleeval.shapes_answerer import ShapesAnswerer
-from diffusionbench.simpleeval.simulate import simulate
+from diffusionbench.simpleeval.simulate import draw, simulate
+from diffusionbench.simpleeval.stress_bench import share
 from diffusionbench.source import ConstantSource, FolderSource, PromptFolderSource
-from diffusionbench.store import Stream
 
 
 @pytest.fixture(scope="module")
@@ -68,9 +70,11 @@ def test_folder_to_record_and_missing_images_are_named(tiny, folder, tmp_path, m
     facts = record.extra["facts"]["simpleeval_shapes_v1"]
     assert facts["status"] == "unverified"
     json.dumps(record.model_dump(mode="json"), allow_nan=False)
-    (folder / f"{tiny.prompts[5].id}/0.png").rename(tmp_path / "0.png")
+    missing = folder / f"{tiny.prompts[5].id}/0.png"
+    missing.rename(tmp_path / "0.png")
     monkeypatch.setattr(ShapesAnswerer, "_votes", staticmethod(lambda image, prompt: silence(prompt)))
     again = runner.run(request(), PromptFolderSource(folder))
+    (tmp_path / "0.png").rename(missing)
     assert again.extra["facts"]["simpleeval_shapes_v1"]["status"] == "incomplete"
     assert tiny.prompts[5].id in again.unscored[0]
     assert again.partial
@@ -125,15 +129,76 @@ def test_batch_size_plays_no_part(tiny):
     assert (first.value, first.scored, first.unscored) == (other.value, 8, 0)
 
 
-def test_regeneration_tells_the_same_images_from_chosen_ones(tiny, folder):
-    samples = expand(request(), ConstantSource((64, 64)))
-    images = Stream(PromptFolderSource(folder), samples)
-    same = differences(tiny, samples, images, PromptFolderSource(folder))
-    assert set(same.values()) == {0.0}
-    assert len(same) == round(144 / 50)
-    other = differences(tiny, samples, images, ConstantSource((64, 64)))
-    assert min(other.values()) > 2
-    assert set(differences(tiny, samples, images, ConstantSource((32, 32))).values()) == {255.0}
+class Generator:
+    """A generator with 60 % of the facts right: its image follows from the sample's prompt and noise seed."""
+
+    def __init__(self, prompt_set):
+        self.prompts = prompt_set.prompts
+
+    def draw(self, sample, seed):
+        return draw(self.prompts[sample.id], 0, 0.6, f"noise {seed}")
+
+    def images(self, samples):
+        return np.stack([self.draw(sample, sample.seed).image for sample in samples])
+
+
+class BestOfFour(Generator):
+    """Hands in the best of four seeds by all named facts."""
+
+    def images(self, samples):
+        rows = [[self.draw(sample, seed) for seed in (sample.seed, 1, 2, 3)] for sample in samples]
+        return np.stack([max(row, key=lambda one: share(one.prompt, one.truth)).image for row in rows])
+
+
+class OneNoise(Generator):
+    """Takes one noise for all prompts, so that twins share their luck."""
+
+    def images(self, samples):
+        return np.stack([self.draw(sample, 0).image for sample in samples])
+
+
+def test_regeneration_tells_the_ruled_images_from_chosen_ones(tiny):
+    samples = expand(request(), ConstantSource((64, 64)))[::12]
+    honest = Generator(tiny)
+
+    def flagged(generator):
+        found = differences(samples, generator, honest)
+        assert list(found) == [sample.file for sample in samples]
+        return guards.regeneration(found, len(samples)).flagged
+
+    assert not flagged(honest)
+    assert flagged(BestOfFour(tiny))
+    assert flagged(OneNoise(tiny))
+    assert set(differences(samples[:2], honest, ConstantSource((32, 32))).values()) == {255.0}
+
+
+@pytest.fixture(scope="module")
+def again(folder, tmp_path_factory):
+    """Two folders of images made again: the same as handed in, and with one that differs."""
+    root = tmp_path_factory.mktemp("again")
+    for name in ("same", "other"):
+        for number, path in enumerate(sorted(folder.rglob("*.png"))[:3]):
+            image = np.asarray(Image.open(path))
+            out = root / name / path.relative_to(folder)
+            out.parent.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(image if name == "same" or number else np.roll(image, 9, axis=1)).save(out)
+    return root
+
+
+def test_a_run_compares_images_that_were_sampled_again(tiny, folder, again, monkeypatch, tmp_path):
+    monkeypatch.setattr(ShapesAnswerer, "_votes", staticmethod(lambda image, prompt: silence(prompt)))
+    words = ["run", str(folder), "--axis", "t2i", "--metrics", "simpleeval_shapes_v1", "--layout", "tiny", "--json"]
+
+    def found(name):
+        result = CliRunner().invoke(app, [*words, "--again", str(again / name)])
+        return json.loads(result.stdout)["extra"]["facts"]["simpleeval_shapes_v1"]
+
+    honest, chosen = found("same"), found("other")
+    assert honest["guards"]["G9"] == {"name": "regen", "value": 1.0, "z": None, "flagged": False, "note": "3/3"}
+    assert (chosen["guards"]["G9"]["note"], chosen["status"]) == ("2/3", "flagged: regen")
+    (tmp_path / "x.png").write_bytes(next(again.rglob("*.png")).read_bytes())
+    result = CliRunner().invoke(app, [*words, "--again", str(tmp_path)])
+    assert "holds no image of this set" in str(result.exception)
 
 
 def _flat(folder):
