@@ -98,7 +98,7 @@ class Time(Section):
 
 
 class Optim(Section):
-    lr: float = Field(gt=0, le=bounds.FACTOR)
+    lr: float = Field(gt=0, le=bounds.LARGEST)
     betas: tuple[Share, Share]
     eps: float = Field(gt=0, le=1)
     weight_decay: float = Field(ge=0, le=bounds.FACTOR)

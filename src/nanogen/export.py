@@ -9,6 +9,7 @@ import numpy as np
 
 from diffusionbench.errors import CheckpointError, RequestError
 from diffusionbench.images import grid, save_png
+from diffusionbench.limits import read_small
 from diffusionbench.record import Record
 from diffusionbench.schema import write_atomic
 from nanogen import checkpoint, distributed, evaluate, precision
@@ -49,7 +50,7 @@ def read_prompts(file: Path) -> list[str]:
         RequestError: if it cannot be read, is not UTF-8, holds none, or holds one twice.
     """
     try:
-        lines = [line.strip() for line in file.read_text(encoding="utf-8").splitlines()]
+        lines = [line.strip() for line in read_small(file).decode().splitlines()]
     except (OSError, UnicodeDecodeError) as error:
         reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8"
         raise RequestError(f"prompt file {file}: {reason}. Give a UTF-8 text file with one prompt a line.") from None

@@ -15,9 +15,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from diffusionbench.archives import Archive
 from diffusionbench.errors import DataError
 from nanogen.text.encoder import TextEncoder
-from nanogen.text.manifest import INDEX, MANIFEST, STATES, Dtype, Manifest, read_manifest, stale
+from nanogen.text.manifest import INDEX, MANIFEST, STATES, Dtype, Manifest, check_index, read_manifest, stale
 
 # Captions encoded between two writes.
 CHUNK = 2048
@@ -42,15 +43,16 @@ class TextCache:
         dtype = getattr(torch, manifest.dtype)
         total = manifest.tokens * manifest.width
         try:
-            with np.load(folder / INDEX) as index:
-                self._keys, self._starts = index["keys"], index["starts"]
+            with Archive(folder / INDEX) as index:
+                self._keys, self._starts = index.read("keys"), index.read("starts")
+            check_index(self._keys, self._starts, manifest)
             found = os.path.getsize(folder / STATES)
-            if found != total * dtype.itemsize or len(self._starts) != manifest.captions + 1:
+            if found != total * dtype.itemsize:
                 raise ValueError(f"{STATES} has {found} bytes, expected {total * dtype.itemsize}")
             flat = (
                 torch.from_file(str(folder / STATES), size=total, dtype=dtype) if total else torch.empty(0, dtype=dtype)
             )
-        except (OSError, ValueError, KeyError) as error:
+        except (OSError, ValueError, DataError) as error:
             raise DataError(
                 f"text cache {folder} is damaged: {error}. Make it again with `nanogen prepare text`."
             ) from None
