@@ -170,13 +170,7 @@ def read_weights(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
 
 
 def load_weights(model: nn.Module, tensors: Mapping[str, Tensor], origin: str) -> None:
-    """Copy tensors into a network of the same architecture; errors as of `check_weights`."""
-    check_weights(model, tensors, origin)
-    model.load_state_dict(dict(tensors))
-
-
-def check_weights(model: nn.Module, tensors: Mapping[str, Tensor], origin: str) -> None:
-    """Check that tensors are weights of a network, which may be one on the meta device.
+    """Copy tensors into a network of the same architecture.
 
     Raises:
         CheckpointError: if names, shapes or kinds differ, or a value is not finite; the first are listed, all counted.
@@ -200,3 +194,4 @@ def check_weights(model: nn.Module, tensors: Mapping[str, Tensor], origin: str) 
         raise CheckpointError(
             f"{origin} holds no weights: {few(problems, '; ', _LISTED)}. Use a file that nanogen wrote."
         )
+    model.load_state_dict(dict(tensors))

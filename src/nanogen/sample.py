@@ -176,9 +176,12 @@ def load(weights: Path, expected: Config | None, device: str, precision: Precisi
             f"weights {weights} were trained with text encoder {trained_with[:12]}, found "
             f"{parts.conditioner.digest[:12]}. Install or restore the one it was trained with."
         )
-    with torch.device("meta"):
-        # A config may ask for a network that no memory holds; the file is the measure of what may be built.
-        checkpoint.check_weights(DDT(parts.derived.shape), tensors, f"weights {weights}")
+    held, needed = sum(map(torch.numel, tensors.values())), parts.derived.shape.num_parameters()
+    if needed > 10 * held:
+        # Not even built to be compared: a config may ask for a network that no memory holds.
+        raise CheckpointError(
+            f"weights {weights} is of another architecture: its config has {needed:,} parameters, and it holds {held:,}."
+        )
     with torch.random.fork_rng(devices=[]):
         net = DDT(parts.derived.shape)
     checkpoint.load_weights(net, tensors, f"weights {weights}")
