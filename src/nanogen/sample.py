@@ -180,7 +180,7 @@ def load(weights: Path, expected: Config | None, device: str, precision: Precisi
     if needed > 10 * held:
         # Not even built to be compared: a config may ask for a network that no memory holds.
         raise CheckpointError(
-            f"weights {weights} is of another architecture: its config has {needed:,} parameters, and it holds {held:,}."
+            f"weights {weights} is of another architecture: its config has {needed:,} parameters, it holds {held:,}."
         )
     with torch.random.fork_rng(devices=[]):
         net = DDT(parts.derived.shape)

@@ -21,6 +21,7 @@ import numpy as np
 
 from diffusionbench.errors import DataError
 from diffusionbench.registry import require
+from diffusionbench.shown import few
 from nanogen.data.captions import CAPTION_FIELDS, filled
 from nanogen.data.files import find_files
 from nanogen.data.images import MAX_DEFECTS, Source, StoredImages
@@ -282,7 +283,7 @@ def _check_columns(schema: Any, path: Path, labels: bool, captions: str | None) 
     for name in ["image", *(["label"] if labels else []), *([captions] if captions else [])]:
         if name not in schema.names:
             raise DataError(
-                f"{path} has no column '{name}'. Found: {', '.join(schema.names)}. Rename or add it"
+                f"{path} has no column '{name}'. Found: {few(schema.names)}. Rename or add it"
                 f"{'; captions are text or caption' if name == 'label' else ''}."
             )
     image = schema.field("image").type
