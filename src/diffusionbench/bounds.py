@@ -28,14 +28,19 @@ DEPTH: Final = 1_024
 HEADS: Final = 1_024
 TOKENS: Final = 65_536
 WIDTH: Final = 131_072
+# What those multiply to: more than any network, and a square picture of 2,048 patches a side.
+PARAMETERS: Final = 10**12
+IMAGE_TOKENS: Final = 2**22
 # A process each; machines refuse more.
 WORKERS: Final = 1_024
 # Steps of a timing, resamples, rows of a list: hours of work.
 REPEATS: Final = 1_000_000
 # Strength of guidance; published ones end at about 20.
 GUIDANCE: Final = 1_000.0
-# Rates, shifts, shares and weights: far outside of what trains.
+# Shifts, deviations and weights: far outside of what trains.
 FACTOR: Final = 1e6
+# Of a rate: float32 ends at 3.4e38. Rates at which training diverges are a matter of the run.
+LARGEST: Final = 3e38
 # Steps, epochs or images of a duration.
 DURATION: Final = 10**12
 # MiB: a petabyte.

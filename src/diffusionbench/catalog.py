@@ -14,6 +14,7 @@ from diffusionbench.errors import RequestError
 from diffusionbench.published import BLOG, PAPER
 from diffusionbench.record import Value
 from diffusionbench.registry import nearest
+from diffusionbench.shown import few
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -231,7 +232,7 @@ def resolve_metric(name: str, score_set: str, present: Iterable[str]) -> str:
     if name in keys:
         return name
     if key == "fdr6" and any(present_key.startswith("fdr_") for present_key in keys):
-        found = ", ".join(sorted(present_key for present_key in keys if present_key.startswith("fdr_")))
+        found = few(sorted(present_key for present_key in keys if present_key.startswith("fdr_")))
         raise RequestError(
             f"metric 'fdr6' is not defined in set '{score_set}': it needs all six extractors, found {found}. "
             "Ask for one of these."

@@ -12,7 +12,7 @@ import typer
 
 from diffusionbench import bounds
 from diffusionbench.errors import RequestError
-from diffusionbench.shown import lines, printable
+from diffusionbench.shown import few, lines, printable
 
 DEFAULT_FOLDER = Path("records")
 
@@ -269,4 +269,4 @@ def validate(
 
 
 def _listed(what: str, problems: Sequence[str]) -> str:
-    return "\n".join([f"{what}:", *(f"  - {problem}" for problem in problems)])
+    return f"{what}:\n" + few([f"  - {problem}" for problem in problems], "\n", 100)

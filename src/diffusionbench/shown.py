@@ -7,6 +7,7 @@ from typing import Final
 
 FIRST: Final = 8
 LONGEST: Final = 2_000
+_ITEM: Final = 300
 _FORMULA: Final = ("=", "+", "-", "@", "\t", "\r", "\n", "＝", "＋", "－", "＠")
 
 
@@ -36,7 +37,7 @@ def few(names: Sequence[object], separator: str = ", ", first: int = FIRST) -> s
     """The first names of a list, and how many more there are; a single one more is named as well."""
     shown = names if len(names) <= first + 1 else names[:first]
     more = [f"and {len(names) - len(shown):,} more"] if len(shown) < len(names) else []
-    return separator.join([*(clipped(str(name), LONGEST // first) for name in shown), *more])
+    return separator.join([*(clipped(str(name), _ITEM) for name in shown), *more])
 
 
 def cell(text: str) -> str:

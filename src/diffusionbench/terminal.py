@@ -14,7 +14,7 @@ from rich.text import Text
 from diffusionbench.errors import RequestError
 from diffusionbench.metrics import METRICS
 from diffusionbench.record import Guidance, Record, Value
-from diffusionbench.shown import lines, printable
+from diffusionbench.shown import FIRST, lines, printable
 
 
 class PlainConsole(Console):
@@ -62,8 +62,11 @@ def print_record(record: Record) -> None:
     console.print(table)
     for text in _texts(record):
         print(lines(text))
-    for note in (*protocol.notes, *record.unscored):
-        console.print(note)
+    for notes in (protocol.notes, record.unscored):
+        for note in notes[:FIRST]:
+            console.print(note)
+        if len(notes) > FIRST:
+            console.print(f"and {len(notes) - FIRST:,} more (--json has them all)")
 
 
 def _texts(record: Record) -> list[str]:

@@ -27,8 +27,10 @@ from torch.distributed.checkpoint.state_dict import get_state_dict, set_state_di
 
 from diffusionbench.errors import CheckpointError, Told
 from diffusionbench.schema import Strict, file_digest, write_atomic
+from diffusionbench.shown import few
 from nanogen import distributed
 
+_LISTED = 10
 MANIFEST, WEIGHTS, STATE = "manifest.json", "ema.safetensors", "state"
 METADATA = f"{STATE}/.metadata"
 _FINISHED, _UNFINISHED = re.compile(r"step-[0-9]{8,18}"), re.compile(r"\.step-[0-9]{8,18}\.tmp")
@@ -264,9 +266,11 @@ def read_weights(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
         CheckpointError: if the file is missing or not one of ours.
     """
     try:
+        if not path.is_file():
+            raise OSError("no such file" if not path.exists() else "it is no regular file")
         with safe_open(path, "pt") as file:
             return {name: file.get_tensor(name) for name in file.keys()}, dict(file.metadata() or {})  # noqa: SIM118
-    except (OSError, SafetensorError) as error:
+    except (OSError, RuntimeError, ValueError, LookupError, SafetensorError) as error:
         raise CheckpointError(f"weights {path} cannot be read: {error}.") from None
 
 
@@ -283,17 +287,25 @@ def load_weights(model: nn.Module, tensors: Mapping[str, Tensor], origin: str) -
     """Copy tensors into a network of the same architecture.
 
     Raises:
-        CheckpointError: if names or shapes differ; all differences are listed.
+        CheckpointError: if names, shapes or kinds differ, or a value is not finite; the first are listed, all counted.
     """
     wanted = {name: tuple(parameter.shape) for name, parameter in model.named_parameters()}
     found = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
     problems = [f"missing {name} {list(wanted[name])}" for name in wanted if name not in found]
     problems += [f"unknown {name} {list(found[name])}" for name in found if name not in wanted]
+    shared = [name for name in wanted if name in found]
     problems += [
-        f"{name} is {list(found[name])}, needed {list(wanted[name])}"
-        for name in wanted
-        if name in found and found[name] != wanted[name]
+        f"{name} is {list(found[name])}, needed {list(wanted[name])}" for name in shared if found[name] != wanted[name]
     ]
     if problems:
-        raise CheckpointError(f"{origin} is of another architecture: {'; '.join(problems)}.")
+        raise CheckpointError(f"{origin} is of another architecture: {few(problems, '; ', _LISTED)}.")
+    kinds = {name: str(tensors[name].dtype).removeprefix("torch.") for name in shared}
+    problems = [f"{name} holds {kinds[name]}" for name in shared if not tensors[name].is_floating_point()]
+    problems = problems or [
+        f"{name} holds values that are not finite" for name in shared if not tensors[name].isfinite().all()
+    ]
+    if problems:
+        raise CheckpointError(
+            f"{origin} holds no weights: {few(problems, '; ', _LISTED)}. Use a file that nanogen wrote."
+        )
     model.load_state_dict(dict(tensors))

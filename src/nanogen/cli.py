@@ -10,7 +10,7 @@ from typing import Annotated, Any
 import typer
 
 from diffusionbench import bounds
-from diffusionbench.errors import ConfigError, run_program
+from diffusionbench.errors import CheckpointError, ConfigError, run_program
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -37,11 +37,10 @@ Words = Annotated[list[str] | None, typer.Argument(help="config file and overrid
 RunFolder = Annotated[Path, typer.Argument(help="a run folder")]
 Overrides = Annotated[list[str] | None, typer.Argument(help="overrides of sampler.*, guidance.* and eval.*")]
 Json = Annotated[bool, typer.Option("--json", help="print JSON and nothing else")]
+# Below 1 the config refuses it, and says why.
 GuidanceScale = Annotated[
     float | None,
-    typer.Option(
-        "--guidance", min=1, max=bounds.GUIDANCE, callback=bounds.number, help="classifier-free scale; 1 is off"
-    ),
+    typer.Option("--guidance", max=bounds.GUIDANCE, callback=bounds.number, help="classifier-free scale; 1 is off"),
 ]
 Seed = Annotated[int | None, typer.Option("--seed", min=0, max=bounds.SEED, help="of the noise")]
 
@@ -155,13 +154,15 @@ def sample(
 
 
 def _check_before_torch(run: Path, overrides: list[str]) -> None:
-    """Refuse at once, without the seconds that torch takes to load, what its absence does not hide."""
-    from nanogen import run as runs
+    """Refuse at once, without the seconds that torch takes to load, what can be known without it."""
     from nanogen.config import check_overrides
 
     check_overrides(overrides)
-    if not run.is_file():
-        runs.read(run)
+    if not run.exists():
+        raise CheckpointError(
+            f"{run} is not a run folder: it does not exist. Give the folder that `nanogen train` wrote, such as "
+            "outputs/demo."
+        )
 
 
 def _with_guidance(overrides: list[str] | None, scale: float | None) -> list[str]:

@@ -24,7 +24,7 @@ from diffusionbench.limits import read_small
 from diffusionbench.metrics import METRICS
 from diffusionbench.registry import Registry, nearest
 from diffusionbench.schema import Strict, digest
-from diffusionbench.shown import clipped
+from diffusionbench.shown import clipped, few
 from nanogen.conditions import CONDITIONS
 from nanogen.data import DATASETS
 from nanogen.duration import Duration, Period, Point
@@ -98,7 +98,7 @@ class Time(Section):
 
 
 class Optim(Section):
-    lr: float = Field(gt=0, le=bounds.FACTOR)
+    lr: float = Field(gt=0, le=bounds.LARGEST)
     betas: tuple[Share, Share]
     eps: float = Field(gt=0, le=1)
     weight_decay: float = Field(ge=0, le=bounds.FACTOR)
@@ -340,7 +340,7 @@ def changed(config: Config, overrides: Iterable[str], allowed: Sequence[str], wh
         if key.split(".")[0] not in allowed and (key not in stored or stored[key].value != leaf.value)
     ]
     if refused:
-        raise ConfigError(f"{why}: {'; '.join(refused)}. Allowed here: {', '.join(f'{name}.*' for name in allowed)}.")
+        raise ConfigError(f"{why}: {few(refused, '; ')}. Allowed here: {', '.join(f'{name}.*' for name in allowed)}.")
     return _check(stored, layers)[0]
 
 
@@ -444,7 +444,7 @@ def _describe(entries: Sequence[Any], merged: Mapping[str, Leaf]) -> str:
         leaf, message = merged.get(key), " or ".join(alternatives)
         found = f", found {clipped(repr(leaf.value), 200)}" if leaf and f"'{leaf.value}'" not in message else ""
         clauses.append(f"{leaf.origin if leaf else 'config'}: {key}: {message}{found}")
-    return "; ".join(clauses)
+    return few(clauses, "; ")
 
 
 def _check_plugins(config: Config, merged: Mapping[str, Leaf]) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from diffusionbench import bounds
 from diffusionbench.errors import ConfigError
 from nanogen.conditions import CONDITIONS
 from nanogen.config import Config
@@ -65,6 +66,12 @@ def resolve(config: Config) -> Derived:
         )
     except ValueError as error:
         raise ConfigError(f"model: {error}. Change model.*.") from None
+    for what, number, most in (
+        ("parameters", shape.num_parameters(), bounds.PARAMETERS),
+        ("image tokens", shape.num_image_tokens, bounds.IMAGE_TOKENS),
+    ):
+        if number > most:
+            raise ConfigError(f"model: {number:,} {what}; {most:,} are allowed. Change model.* or data.image_size.")
     if config.train.batch_size % config.train.accumulation:
         raise ConfigError(
             f"train.batch_size {config.train.batch_size} cannot be split into train.accumulation "

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,8 +10,11 @@ import numpy as np
 import torch
 from torch import nn
 
+from diffusionbench import bounds
 from diffusionbench.errors import CheckpointError, RequestError
 from diffusionbench.images import to_uint8
+from diffusionbench.limits import parse_json
+from diffusionbench.shown import clipped
 from nanogen import checkpoint
 from nanogen.conditions import CONDITIONS, Ask, Conditioner
 from nanogen.config import Config, reload
@@ -166,9 +168,7 @@ def load(weights: Path, expected: Config | None, device: str, precision: Precisi
         CheckpointError: if the file is unreadable, of another config or of another architecture.
     """
     tensors, header = checkpoint.read_weights(weights)
-    if "config" not in header:
-        raise CheckpointError(f"weights {weights} carry no config in their header. Use a file that nanogen wrote.")
-    config = reload(json.loads(header["config"]), str(weights))
+    config, step = _config_and_step(weights, header)
     if expected is not None:
         check_same(weights, config, expected, "in the run folder")
     parts = build_parts(config, device, precision)
@@ -178,7 +178,30 @@ def load(weights: Path, expected: Config | None, device: str, precision: Precisi
             f"weights {weights} were trained with text encoder {trained_with[:12]}, found "
             f"{parts.conditioner.digest[:12]}. Install or restore the one it was trained with."
         )
+    held, needed = sum(map(torch.numel, tensors.values())), parts.derived.shape.num_parameters()
+    if needed > 10 * held:
+        # Not even built to be compared: a config may ask for a network that no memory holds.
+        raise CheckpointError(
+            f"weights {weights} is of another architecture: its config has {needed:,} parameters, it holds {held:,}."
+        )
     with torch.random.fork_rng(devices=[]):
         net = DDT(parts.derived.shape)
     checkpoint.load_weights(net, tensors, f"weights {weights}")
-    return Loaded(config, net.to(device).eval().requires_grad_(False), parts, int(header["step"]), weights)
+    return Loaded(config, net.to(device).eval().requires_grad_(False), parts, step, weights)
+
+
+def _config_and_step(weights: Path, header: Mapping[str, str]) -> tuple[Config, int]:
+    """What the header of a weights file says of the network and of how long it was trained."""
+    for key in ("config", "step"):
+        if key not in header:
+            raise CheckpointError(f"weights {weights} carry no {key} in their header. Use a file that nanogen wrote.")
+    try:
+        values, step = parse_json(header["config"]), int(header["step"])
+        if not isinstance(values, dict) or not 0 <= step <= bounds.DURATION:
+            raise ValueError("another kind of value")
+    except ValueError as error:
+        raise CheckpointError(
+            f"weights {weights}: their header holds no config and step ({clipped(str(error), 200)}). Use a file that "
+            "nanogen wrote."
+        ) from None
+    return reload(values, str(weights)), step

@@ -69,9 +69,8 @@ def label_spans(text: str) -> list[range]:
         if any(len(end) > len(str(bounds.CLASSES)) or int(end) >= bounds.CLASSES for end in ends):
             raise RequestError(f"labels '{part.strip()}': classes are numbers below {bounds.CLASSES:,}.")
         spans.append(range(int(ends[0]), int(ends[1]) + 1))
-    named = sum(map(len, spans))
-    if text and not 0 < named <= bounds.CLASSES:
-        raise RequestError(f"labels '{text}' name {named:,} classes; 1 to {bounds.CLASSES:,} are allowed.")
+    if (named := sum(map(len, spans))) > bounds.CLASSES:
+        raise RequestError(f"labels '{text}' name {named:,} classes; {bounds.CLASSES:,} are allowed.")
     return spans
 
 
@@ -81,10 +80,13 @@ def parse_labels(text: str, num_classes: int) -> list[int]:
     Raises:
         RequestError: if the text is not that or a class is outside the range.
     """
-    spans = label_spans(text)
-    labels = [label for span in spans for label in span] or list(range(num_classes))
-    if wrong := [label for label in labels if label >= num_classes]:
-        raise RequestError(f"labels must lie in 0..{num_classes - 1}, found {few(wrong)}.")
+    if not text:
+        return list(range(num_classes))
+    labels = [label for span in label_spans(text) for label in span]
+    wrong = [label for label in labels if label >= num_classes]
+    if wrong or not labels:
+        found = few(wrong) or f"no class in '{text}'"
+        raise RequestError(f"labels must lie in 0..{num_classes - 1}, found {found}.")
     return labels
 
 

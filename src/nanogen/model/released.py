@@ -5,14 +5,16 @@ Released files keep them apart, number all blocks through, and carry constant ta
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor
 
 from diffusionbench.errors import CheckpointError
+from diffusionbench.shown import few
 from nanogen.model.shape import Shape
 
+_LISTED = 10
 _CONSTANT = ("enc_rope.", "dec_rope.")
 _FUSED = {"attn.qkv": ("attn.q", "attn.k", "attn.v"), "mlp.w12": ("mlp.w1", "mlp.w2")}
 _KEPT = ("norm1", "norm2", "attn.proj", "attn.q_norm", "attn.k_norm", "mlp.w3")
@@ -50,7 +52,7 @@ def from_released(released: Mapping[str, Tensor], shape: Shape) -> dict[str, Ten
     """A state dict for `DDT(shape)` from one in the released layout.
 
     Raises:
-        CheckpointError: if tensors are missing, left over or of another shape; all are listed.
+        CheckpointError: if tensors are missing, left over or of another shape; the first are listed, all are counted.
     """
     from nanogen.model.dit import DDT
 
@@ -61,13 +63,22 @@ def from_released(released: Mapping[str, Tensor], shape: Shape) -> dict[str, Ten
     problems = [f"missing {name}" for name in sorted(known - set(released))]
     problems += [f"unknown {name}" for name in sorted(set(released) - known) if not name.startswith(_CONSTANT)]
     if problems:
-        raise CheckpointError(f"the file does not have the released layout of this network: {'; '.join(problems)}")
-    ours = {name: torch.cat([released[source] for source in names]) for name, names in parts.items()}
+        raise CheckpointError(
+            f"the file does not have the released layout of this network: {few(problems, '; ', _LISTED)}"
+        )
     problems = [
-        f"{' + '.join(parts[name])}: {list(tensor.shape)} instead of {list(wanted[name])}"
-        for name, tensor in ours.items()
-        if tuple(tensor.shape) != wanted[name]
+        f"{' + '.join(names)}: {' + '.join(str(list(released[source].shape)) for source in names)} instead of "
+        f"{list(wanted[name])}"
+        for name, names in parts.items()
+        if _stacked([tuple(released[source].shape) for source in names]) != wanted[name]
     ]
     if problems:
-        raise CheckpointError(f"shapes differ from this network's: {'; '.join(problems)}")
-    return ours
+        raise CheckpointError(f"shapes differ from this network's: {few(problems, '; ', _LISTED)}")
+    return {name: torch.cat([released[source] for source in names]) for name, names in parts.items()}
+
+
+def _stacked(shapes: Sequence[tuple[int, ...]]) -> tuple[int, ...] | None:
+    """The shape of tensors stacked along their first axis; None where they cannot be."""
+    if not all(shapes) or len({shape[1:] for shape in shapes}) > 1:
+        return None
+    return (sum(shape[0] for shape in shapes), *shapes[0][1:])

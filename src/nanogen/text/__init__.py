@@ -5,12 +5,13 @@ To add an encoder that transformers can open: one row. `open_spec` also takes an
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from diffusionbench import bounds
 from diffusionbench.errors import ConfigError
+from diffusionbench.limits import parse_json, read_small
 from diffusionbench.registry import Registry, nearest
 
 ENCODERS = Registry(
@@ -88,15 +89,17 @@ _LONGEST = 512
 
 def _from_folder(folder: Path) -> EncoderSpec:
     try:
-        facts = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+        facts = parse_json(read_small(folder / "config.json"))
         inner = facts.get("text_config") or facts
-        width = next(int(inner[key]) for key in _WIDTHS if key in inner)
-    except (OSError, ValueError, AttributeError, StopIteration):
+        width = next(inner[key] for key in _WIDTHS if key in inner)
+        if type(width) is not int or not 1 <= width <= bounds.WIDTH:
+            raise ValueError("no width")
+    except (OSError, ValueError, AttributeError, TypeError, StopIteration):
         raise ConfigError(
             f"text encoder folder {folder} has no config.json that states the width of a text model. "
             "Save the model there with save_pretrained."
         ) from None
-    limit = next((int(inner[key]) for key in _LIMITS if isinstance(inner.get(key), int)), _LONGEST)
+    limit = next((inner[key] for key in _LIMITS if type(inner.get(key)) is int and inner[key] > 0), _LONGEST)
     return EncoderSpec(
         source=f"folder:{folder}",
         width=width,

@@ -8,9 +8,7 @@ once, and from its second epoch on pays nothing.
 from __future__ import annotations
 
 import hashlib
-import io
 import os
-import zipfile
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
@@ -18,11 +16,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from diffusionbench.archives import Archive
 from diffusionbench.errors import DataError
 from diffusionbench.folders import strangers, whole_folder
 from diffusionbench.schema import file_digest
 from nanogen.text.encoder import TextEncoder
-from nanogen.text.manifest import INDEX, MANIFEST, STATES, Dtype, Manifest, read_manifest, stale
+from nanogen.text.manifest import INDEX, MANIFEST, STATES, Dtype, Manifest, check_index, read_manifest, stale
 
 # Captions encoded between two writes.
 CHUNK = 2048
@@ -59,17 +58,18 @@ class TextCache:
             data = (folder / INDEX).read_bytes()
             if hashlib.sha256(data).hexdigest() != manifest.index_sha256:
                 raise ValueError(f"{INDEX} has other content than was written")
-            with np.load(io.BytesIO(data)) as index:
-                self._keys, self._starts, self._hashes = index["keys"], index["starts"], index["hashes"]
-            if len(self._hashes) != manifest.captions:
-                raise ValueError(f"{INDEX} has {len(self._hashes)} captions, expected {manifest.captions}")
+            with Archive(folder / INDEX, data) as index:
+                self._keys, self._starts, self._hashes = (index.read(key) for key in ("keys", "starts", "hashes"))
+            check_index(self._keys, self._starts, manifest)
+            if self._hashes.shape != (manifest.captions,):
+                raise ValueError(f"{INDEX} has {self._hashes.size} hashes, expected {manifest.captions}")
             found = os.path.getsize(folder / STATES)
             if found != total * dtype.itemsize:
                 raise ValueError(f"{STATES} has {found} bytes, expected {total * dtype.itemsize}")
             flat = (
                 torch.from_file(str(folder / STATES), size=total, dtype=dtype) if total else torch.empty(0, dtype=dtype)
             )
-        except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
+        except (OSError, ValueError, DataError) as error:
             raise self._damaged(str(error)) from None
         self._verified = np.zeros(manifest.captions, bool)
         self._states = flat.view(-1, manifest.width)
