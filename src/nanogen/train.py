@@ -207,7 +207,7 @@ def train(composition: Composition, run_dir: Path, device: str, command: list[st
     if not last:
         raise ConfigError(f"train.duration is '{config.train.duration}', which is no step at all. Give it more.")
     if config.eval.metrics:
-        evaluate.check(config, parts)
+        evaluate.check(config, parts, data.classes)
     run = None
     facts = describe(config, composition.choice, chosen, data.digest, parts.conditioner.digest, device, command)
     # Weights, two moments and two copies of the average, in float32.
