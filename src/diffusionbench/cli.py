@@ -18,6 +18,7 @@ from diffusionbench.files import printable
 if TYPE_CHECKING:
     from diffusionbench.prompts import PromptChoice
     from diffusionbench.record import Record
+    from diffusionbench.references import Reference as RealImages
     from diffusionbench.source import Source
 
 app = typer.Typer(
@@ -136,13 +137,17 @@ def run(
       diffusionbench run samples/ --axis t2i --prompts simpleeval_shapes_v1 --metrics simpleeval_shapes_v1
     """
     from diffusionbench.record import Guidance
-    from diffusionbench.request import EvalRequest, Sampling, check, find_reference
+    from diffusionbench.references import resolve
+    from diffusionbench.request import EvalRequest, Sampling, check
     from diffusionbench.runner import run as run_request
     from diffusionbench.terminal import progress_line
 
     _check_places(out, store)
+    if reference is not None and printable(reference) != reference:
+        raise RequestError(f"--reference {printable(reference)} is no UTF-8 name. Rename it, or make a link to it.")
+    real = None if reference is None else resolve(reference)
     options = cli_simpleeval.PromptOptions(prompts, seed, layout, weights, beacon, commitment, networks, public, again)
-    source, choice, found = _images(axis, images, labels, _names(metrics), reference, options)
+    source, choice, found = _images(axis, images, labels, _names(metrics), real, options)
     name = method or printable(images.resolve().stem) or "images"
     request = EvalRequest(
         axis=axis,
@@ -159,10 +164,11 @@ def run(
     )
     check(request, source)
     request = options.completed(request, source)
-    notes = [*getattr(source, "notes", ()), *getattr(find_reference(request), "notes", ())]
+    notes = [*getattr(source, "notes", ()), *getattr(real, "notes", ())]
     for note in notes:
         print(note, file=sys.stderr)
     if dry_run:
+        check(request, source)
         print(request.model_dump_json(indent=2))
         return
     try:
@@ -189,7 +195,7 @@ def _images(
     images: Path,
     labels: Path | None,
     metrics: tuple[str, ...],
-    reference: str | None,
+    reference: RealImages | None,
     options: cli_simpleeval.PromptOptions,
 ) -> tuple[Source, PromptChoice | None, int]:
     """The images as the axis tells them apart, the prompts they were made for, and how many there should be."""
@@ -198,8 +204,6 @@ def _images(
     from diffusionbench.request import known_classes
     from diffusionbench.source import PromptFolderSource, open_source, read_labels
 
-    if reference is not None and printable(reference) != reference:
-        raise RequestError(f"--reference {printable(reference)} is no UTF-8 name. Rename it, or make a link to it.")
     if asks_for(axis) == "prompts":
         if labels is not None:
             raise RequestError(f"axis '{axis}' asks for prompts, so --labels has no meaning there. Leave it out.")

@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import Final
 
 from diffusionbench.errors import DataError
-from diffusionbench.limits import read_small
 
 # What Pillow decodes without a plugin and people store pictures in.
 IMAGE_SUFFIXES: Final = (

@@ -108,8 +108,16 @@ def center_crop(image: Image.Image, size: int) -> Image.Image:
     return image.crop((left, top, left + size, top + size))
 
 
-class UnreadableImage(DataError):
-    """A file is no image that can be read, or a damaged one."""
+class UnreadableImage(DataError):  # noqa: N818
+    """A file is no image that can be read, or a damaged one.
+
+    Attributes:
+        fault: which file and why, without the remedy.
+    """
+
+    def __init__(self, fault: str) -> None:
+        super().__init__(f"{fault}. Replace or remove it.")
+        self.fault = fault
 
 
 def decode_rgb(data: bytes, name: str) -> Image.Image:
@@ -151,7 +159,7 @@ def decode(data: bytes, name: str, transparency: Literal["drop", "refuse"]) -> I
         reason = " ".join(str(error).split()) or type(error).__name__
         if isinstance(error, Image.UnidentifiedImageError):
             reason = "it is no known image format"
-        raise UnreadableImage(f"cannot read image {name}: {reason}. Replace or remove it.") from None
+        raise UnreadableImage(f"cannot read image {name}: {reason}") from None
 
 
 def _check_content(image: Image.Image, data: bytes, name: str) -> None:

@@ -162,28 +162,26 @@ def check(request: EvalRequest, source: Source) -> None:
         check_size(source.image_size, EXTRACTORS.load(name).image_size, f"feature extractor '{name}'")
 
 
-def known_classes(metrics: Sequence[str], reference: str | None) -> tuple[str, ...] | None:
+def known_classes(metrics: Sequence[str], reference: Reference | None) -> tuple[str, ...] | None:
     """Return the names by which folders of images are numbered: the reference's, else those of a metric's judge.
 
     Args:
         metrics: keys in `METRICS`.
-        reference: name or path, or None.
 
     Raises:
-        UserError: if a metric or the reference is unknown.
+        UserError: if a metric is unknown.
     """
-    of_reference: tuple[str, ...] | None = None if reference is None else getattr(resolve(reference), "classes", None)
     judged = (_judged_classes(METRICS.load(key)) for key in metrics)
-    return of_reference or next(filter(None, judged), None)
+    return getattr(reference, "classes", None) or next(filter(None, judged), None)
 
 
 def _judged_classes(spec: MetricSpec) -> tuple[str, ...] | None:
     return getattr(EXTRACTORS.load(spec.extractor), "classes", None) if spec.needs_labels else None
 
 
-def _check_classes(key: str, spec: MetricSpec, request: EvalRequest) -> None:
+def _check_classes(key: str, spec: MetricSpec, request: EvalRequest, reference: Reference | None) -> None:
     """Refuse a metric that reads labels where these mean other classes than the reference or the judge knows."""
-    known = known_classes((), request.reference)
+    known = known_classes((), reference)
     judged = _judged_classes(spec)
     for found, wanted, whose in (
         (known, judged, f"the classes of reference '{request.reference}'"),
@@ -223,7 +221,7 @@ def check_metrics(request: EvalRequest) -> None:
     for key, spec in metrics.items():
         _check_reference(key, spec, request, reference)
         if spec.needs_labels:
-            _check_classes(key, spec, request)
+            _check_classes(key, spec, request, reference)
         if request.count < spec.min_samples:
             raise RequestError(
                 f"metric '{key}' needs at least {spec.min_samples} images, and {request.count} were asked for or "

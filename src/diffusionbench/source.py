@@ -155,7 +155,7 @@ def _read_all(files: Mapping[int, Path | UnreadableImage], size: tuple[int, int]
                 raise file
             arrays.append(_decode(file))
         except UnreadableImage as error:
-            reasons[sample] = str(error)
+            reasons[sample] = error.fault
             continue
         if arrays[-1].shape[:2] != size:
             raise DataError(
@@ -174,7 +174,7 @@ def _decode(file: Path) -> np.ndarray:
         data = file.read_bytes()
     except OSError as error:
         reason = "it is a link to nothing" if file.is_symlink() and not file.exists() else error.strerror
-        raise UnreadableImage(f"cannot read image {name}: {reason}. Replace or remove it.") from None
+        raise UnreadableImage(f"cannot read image {name}: {reason}") from None
     return np.asarray(decode(data, name, transparency="refuse"))
 
 

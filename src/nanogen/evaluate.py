@@ -156,14 +156,18 @@ def check_axis(config: Config) -> None:
         )
 
 
-def check(config: Config, parts: Parts) -> None:
+def check(config: Config, parts: Parts, classes: Sequence[str] | None = None) -> None:
     """Refuse an evaluation that cannot work, before any training.
+
+    Args:
+        classes: names of the classes that the network will draw, or None where unknown.
 
     Raises:
         UserError: see `diffusionbench.request.check`.
     """
     check_axis(config)
-    check_request(_request(config, parts, "check", None, None), _source(nn.Identity(), parts, config, ""))
+    request = _request(config, parts, "check", None, None).model_copy(update={"classes": classes})
+    check_request(request, _source(nn.Identity(), parts, config, ""))
 
 
 def record_path(run: Path, step: int, config: Config) -> Path:
@@ -204,7 +208,9 @@ def evaluate(
     if request.prompts is not None:
         command += f" eval.prompt_seed={request.prompts.seed} eval.prompt_layout={request.prompts.layout or 'null'}"
     source = _source(net, parts, config, f"{run.path.name}, step {step}")
-    request = request.model_copy(update={"checkpoint_digest": source.digest, "command": command})
+    classes = run.facts.get("classes")
+    facts = {"checkpoint_digest": source.digest, "command": command, "classes": classes and tuple(classes)}
+    request = request.model_copy(update=facts)
     started = time.perf_counter()
     main, images = distributed.is_main(), run.path / EVALS / "images"
     with distributed.agreed(), _written(f"evaluation of {run.path}"):

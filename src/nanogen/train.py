@@ -223,7 +223,7 @@ def check(composition: Composition, device: str, command: list[str]) -> Job:
     if not last:
         raise ConfigError(f"train.duration is '{config.train.duration}', which is no step at all. Give it more.")
     if config.eval.metrics:
-        evaluate.check(config, parts)
+        evaluate.check(config, parts, data.classes)
     facts = describe(config, composition.choice, chosen, data, parts.conditioner.digest, device, command)
     return Job(data, config, parts, last, facts)
 

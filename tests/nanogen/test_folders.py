@@ -11,6 +11,7 @@ from odd_files import encoded, pixels
 
 from diffusionbench.errors import DataError, RequestError
 from diffusionbench.source import FolderSource
+from nanogen.cli import main
 from nanogen.conditions import Ask
 from nanogen.data.captions import open_captioned
 from nanogen.data.detect import detect
@@ -187,3 +188,15 @@ def test_the_place_of_samples_is_checked_before_weights_are_read(tmp_path, out, 
     monkeypatch.setattr("nanogen.export.open_weights", lambda *given: sys.exit("weights were read"))
     with pytest.raises(RequestError, match=r"is not empty|cannot be written"):
         sample_run(tmp_path / "run", [], "", [], None, 0, None, tmp_path / out)
+
+
+def test_a_judge_of_digits_does_not_judge_other_classes(tmp_path, capsys, monkeypatch):
+    make(tmp_path / "data", *(f"{name}/{index}.png" for name in ("one", "two", "zero") for index in range(4)))
+    words = f"--task imagefolder --data {tmp_path}/data --run-dir {tmp_path}/run eval.reference=digits"
+    settings = ("data.image_size=8", "train.batch_size=4", "eval.metrics=[accuracy_digits]", "eval.num_samples=4")
+    monkeypatch.setattr("sys.argv", ["nanogen", "train", *words.split(), *settings])
+    with pytest.raises(SystemExit) as ended:
+        main()
+    assert ended.value.code == 2
+    assert "accuracy_digits' needs classes that it knows (0, 1, 2, ...)" in capsys.readouterr().err
+    assert not (tmp_path / "run").exists()

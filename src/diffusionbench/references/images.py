@@ -100,7 +100,7 @@ class Images:
         faults = list(stream.unreadable(len(samples)).values())
         if faults:
             # A reference with a hole would be another reference under the same name.
-            raise DataError(f"reference {self.path}: {len(faults)} images cannot be read; the first: {faults[0]}")
+            raise DataError(f"reference {self.path}: {len(faults)} images cannot be read; the first: {faults[0]}.")
 
     def features(self, extractor: Extractor) -> np.ndarray:
         """Features float32 [n, d]; computed once per content and extractor, then read from the cache folder.
