@@ -54,7 +54,7 @@ class RunError(Exception):
     everywhere = True
 
 
-class Stopped(RunError):
+class Stopped(RunError):  # noqa: N818
     """A signal ended the run.
 
     Args:
@@ -67,7 +67,7 @@ class Stopped(RunError):
         self.exit_code = 128 + number
 
 
-class Told(Exception):
+class Told(Exception):  # noqa: N818
     """Another process of the same command has said why all of them end.
 
     Args:

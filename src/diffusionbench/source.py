@@ -72,7 +72,7 @@ class Source(Protocol):
         ...
 
 
-class UnreadableImages(DataError):
+class UnreadableImages(DataError):  # noqa: N818
     """Some images cannot be read.
 
     Attributes:

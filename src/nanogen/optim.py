@@ -12,7 +12,7 @@ from diffusionbench.errors import RunError
 from nanogen import distributed
 
 
-class NonFiniteLoss(RunError):
+class NonFiniteLoss(RunError):  # noqa: N818
     """A loss or gradient is not finite; the step and the term are named, and no update was made."""
 
 
