@@ -96,7 +96,8 @@ def _read_facts(file: Path) -> dict[str, Any]:
         facts = json.loads(text) if text.strip() else None
         if facts is None:
             raise ValueError("it is empty")
-        if not isinstance(facts, dict) or facts.get("precision") not in get_args(Precision) or "method" not in facts:
+        chosen = facts.get("precision") if isinstance(facts, dict) else None
+        if chosen not in get_args(Precision) or "method" not in facts:
             raise ValueError("it names no precision or no method")
         return facts
 
