@@ -208,6 +208,20 @@ def test_captions_without_end_are_defects(tmp_path, monkeypatch):
         opened(path)
 
 
+def test_a_caption_larger_than_four_gibibytes_is_a_defect(tmp_path):
+    path = tmp_path / "x.tar"
+    member = tarfile.TarInfo("a.txt")
+    member.size = 5 * 2**30
+    path.write_bytes(member.tobuf(tarfile.GNU_FORMAT))
+    picture_of_a = write_tar(tmp_path / "y.tar", [("a.png", png(0))]).read_bytes()
+    with path.open("r+b") as file:
+        # The hole takes no room on the disk.
+        file.seek(512 + member.size)
+        file.write(picture_of_a)
+    with pytest.raises(DataError, match=r"the caption of .*a has more than 16,777,216 bytes"):
+        opened(path)
+
+
 # Headers that lie.
 
 
@@ -293,6 +307,12 @@ def test_extended_headers_that_lie_are_refused(tmp_path, extra):
     path = write_tar(tmp_path / "x.tar", pair(0))
     path.write_bytes(bytes(block) + extra + b"\0" * (-len(extra) % 512) + path.read_bytes())
     with pytest.raises(DataError, match=r"x\.tar (is no tar file|ends early|is damaged)"):
+        opened(path)
+
+
+def test_names_of_megabytes_are_refused(tmp_path):
+    path = write_tar(tmp_path / "x.tar", [*pair(0), ("k" * 2**20 + ".png", png(1))], tarfile.GNU_FORMAT)
+    with pytest.raises(DataError, match="is damaged at byte"):
         opened(path)
 
 

@@ -29,7 +29,6 @@ _NOT_FILES = {
     b"4": "devices inside a tar",
     b"6": "devices inside a tar",
 }
-_SPARSE = "sparse files inside a tar"
 
 
 class Member(NamedTuple):
@@ -94,11 +93,7 @@ def members(shard: Path, texts: tuple[str, ...]) -> Iterator[Member]:
                     length = 0
                 if start + length > end:
                     raise DataError(_early(shard, end))
-                problem = _NOT_FILES.get(kind)
-                if kind == b"S" or any(fact.startswith(b"GNU.sparse") for fact in facts):
-                    problem = _SPARSE
-                elif kind not in b"0\0007" and problem is None:
-                    problem = "members of an unknown kind"
+                problem = _problem(kind, facts)
                 wanted = min(length, MAX_CAPTION + 1) if problem is None and name.lower().endswith(texts) else 0
                 if kind != b"5" and not (kind in b"0\0" and name.endswith("/")):
                     yield Member(name, start, length, _content(handle, head, start, wanted), problem)
@@ -108,6 +103,12 @@ def members(shard: Path, texts: tuple[str, ...]) -> Iterator[Member]:
             position = start + -(-length // BLOCK) * BLOCK
     finally:
         os.close(handle)
+
+
+def _problem(kind: bytes, facts: dict[bytes, bytes]) -> str | None:
+    if kind == b"S" or any(fact.startswith(b"GNU.sparse") for fact in facts):
+        return "sparse files inside a tar"
+    return _NOT_FILES.get(kind) if kind in _NOT_FILES or kind in b"0\0007" else "members of an unknown kind"
 
 
 def _after_sparse_maps(handle: int, block: bytes, start: int, shard: Path) -> int:
@@ -158,10 +159,7 @@ def _checked_length(block: bytes, shard: Path, position: int) -> int:
         raise _damaged(shard, position)
     field = block[124:136]
     if field[0] == 0x80:
-        length = int.from_bytes(field[1:], "big")
-        if length >= 2**63:
-            raise _damaged(shard, position)
-        return length
+        return int.from_bytes(field[1:], "big")
     return _number(field.partition(b"\0")[0].strip(b" ") or b"0", 8, shard, position)
 
 
