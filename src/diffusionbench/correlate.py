@@ -1,8 +1,12 @@
 """Correlation coefficients with what an honest reader asks next: interval, p-value, and when there is no answer.
 
 Everything works on two float arrays [n]. A coefficient that cannot be formed (fewer than 3 points, a constant
-variable) is None with the reason, never a number; an interval needs 4 points. All draws are vectorised: a bootstrap
-resample is a vector of counts, so a coefficient of every resample is a few passes over one array.
+variable) is None with the reason, never a number; an interval needs 4 points.
+
+An interval is the one that covers at the few dozen points of a study. Bootstrap percentiles of Pearson's r cover 90 to
+93 % at 12 to 24 points, the bias-corrected ones 92 to 94 %, Fisher's z 95 to 96 %; percentiles of the two coefficients
+of ranks cover 95 to 98 % (normal data; the tests simulate it). All draws are vectorised: a bootstrap resample is a
+vector of counts, so a coefficient of every resample is a few passes over one array.
 """
 
 from __future__ import annotations
@@ -36,9 +40,10 @@ class Coefficient:
         kind: "pearson", "spearman", "kendall" or "partial".
         n: points behind it.
         value: in -1..1, or None where it is not defined; `note` says why.
-        interval: bootstrap 95 % percentile interval over points, or None.
+        interval: 95 % interval over the choice of points: by Fisher's z for Pearson and partial, the percentiles of a
+            bootstrap for Spearman and Kendall; or None.
         p_value: two-sided permutation p-value of "no relation", or None.
-        fisher: 95 % interval by Fisher's z (Pearson and partial), or None.
+        fisher: `interval` where it is Fisher's, else None.
         draws, seed: of the bootstrap and of the permutations (no permutation is drawn where all are counted).
         note: why something is not defined.
     """
@@ -70,33 +75,35 @@ Floats = Sequence[float] | Array
 
 
 def pearson(x: Floats, y: Floats, *, draws: int = DRAWS, seed: int = 0) -> Coefficient:
-    """Pearson's r with bootstrap and Fisher z intervals and a permutation p-value.
+    """Return Pearson's r with its interval by Fisher's z and a permutation p-value.
 
     Args:
         x, y: finite floats [n].
-        draws: bootstrap resamples and random permutations; 0 skips both.
+        draws: random permutations, and bootstrap resamples where an interval needs them; 0 skips both.
         seed: of both; equal seeds give equal numbers.
 
     Raises:
         ValueError: if the arrays differ in length or hold anything not finite.
 
-    Source: Pearson 1895; Fisher 1921 (z); Efron 1979 (bootstrap, percentile interval).
+    Source: Pearson 1895; Fisher 1921 (z).
     """
-    return _coefficient("pearson", x, y, _pearson_value, _pearson_resampled, _pearson_permuted, draws, seed)
+    return _coefficient("pearson", x, y, _pearson_value, None, _pearson_permuted, draws, seed)
 
 
 def spearman(x: Floats, y: Floats, *, draws: int = DRAWS, seed: int = 0) -> Coefficient:
-    """Spearman's rho: Pearson's r of mid-ranks (ties share their mean rank). Arguments as in `pearson`.
+    """Return Spearman's rho, Pearson's r of mid-ranks (ties share their mean rank), with its bootstrap interval.
 
-    Source: Spearman 1904.
+    Arguments as in `pearson`.
+
+    Source: Spearman 1904; Efron 1979 (bootstrap, percentile interval).
     """
     return _coefficient("spearman", x, y, _spearman_value, _spearman_resampled, _spearman_permuted, draws, seed)
 
 
 def kendall(x: Floats, y: Floats, *, draws: int = DRAWS, seed: int = 0) -> Coefficient:
-    """Kendall's tau-b, which corrects for ties. Arguments as in `pearson`.
+    """Return Kendall's tau-b, which corrects for ties, with its bootstrap interval. Arguments as in `pearson`.
 
-    Source: Kendall 1945.
+    Source: Kendall 1945; Efron 1979 (bootstrap, percentile interval).
     """
     return _coefficient("kendall", x, y, _kendall_value, resampled_tau, permuted_concordance, draws, seed)
 
@@ -139,10 +146,10 @@ def partial(
     draws: int = DRAWS,
     seed: int = 0,
 ) -> Coefficient:
-    """Partial correlation given the group: Pearson's r of the deviations from the group means.
+    """Return the partial correlation given the group: Pearson's r of the deviations from the group means.
 
-    This is also the pooled within-group correlation. Resamples and permutations stay inside the groups; a group of
-    one member tells nothing and is left out.
+    This is also the pooled within-group correlation. Permutations stay inside the groups; a group of one member tells
+    nothing and is left out.
 
     Args:
         groups: label of each point [n]; the others as in `pearson`, with the same errors.
@@ -161,33 +168,32 @@ def partial(
     if not (_varies(u, a) and _varies(v, b)):
         return Coefficient(kind="partial", n=n, value=None, note="not defined: constant within every group")
     value = _ratio(u @ v, u @ u, v @ v)
-    notes = [] if n - (count - 1) >= 4 else ["intervals not defined for so few points"]
-    interval = p_value = None
+    p_value = None
     if draws:
         rng = np.random.default_rng(np.random.SeedSequence([seed, 3]))
-        if not notes:
-            members = [np.flatnonzero(labels == label) for label in range(count)]
-            samples = [group[rng.integers(group.size, size=(draws, group.size))] for group in members]
-            resampled = _within_resampled(a, b, samples)
-            interval, remark = _percentiles(resampled)
-            notes += [remark] if remark else []
         order = np.argsort(labels, kind="stable")
         shuffled = np.empty((draws, n))
         for label in range(count):
             columns = order[labels[order] == label]
             shuffled[:, columns] = rng.permuted(np.tile(v[columns], (draws, 1)), axis=1)
         p_value = _p_value(shuffled @ u, float(u @ v))
+    fisher = fisher_interval(value, n, count - 1)
     return Coefficient(
         kind="partial",
         n=n,
         value=value,
-        interval=interval,
+        interval=fisher,
         p_value=p_value,
-        fisher=fisher_interval(value, n, count - 1),
+        fisher=fisher,
         draws=draws,
         seed=seed,
-        note="; ".join(notes) or None,
+        note=_no_fisher(n - (count - 1)) if fisher is None else None,
     )
+
+
+def _no_fisher(freedom: int) -> str:
+    few = "for fewer than 4 points" if freedom < 4 else "where |r| is 1"
+    return f"interval not defined {few}"
 
 
 def _checked(x: Floats, y: Floats) -> tuple[Array, Array]:
@@ -204,7 +210,7 @@ def _coefficient(
     x: Floats,
     y: Floats,
     value_of: Callable[[Array, Array], float],
-    resampled: Callable[[Array, Array, Array], Array],
+    resampled: Callable[[Array, Array, Array], Array] | None,
     permuted: Callable[[Array, Array, Array], Array],
     draws: int,
     seed: int,
@@ -218,12 +224,15 @@ def _coefficient(
             return Coefficient(kind=kind, n=n, value=None, note=f"not defined: {name} is the same for every point")
     a, b = _standard(a), _standard(b)
     value = min(1.0, max(-1.0, value_of(a, b)))
-    notes = [] if n >= 4 else ["intervals not defined for fewer than 4 points"]
-    interval = p_value = None
-    if draws and n >= 4:
+    interval = note = p_value = None
+    if resampled is None:
+        interval = fisher_interval(value, n)
+        note = _no_fisher(n) if interval is None else None
+    elif n < 4:
+        note = "interval not defined for fewer than 4 points"
+    elif draws:
         blocks = [resampled(a, b, counts) for counts in _resamples(seed, draws, n)]
-        interval, remark = _percentiles(np.concatenate(blocks))
-        notes += [remark] if remark else []
+        interval, note = _percentiles(np.concatenate(blocks))
     if draws:
         p_value = _permutation_p(a, b, permuted, draws, seed)
     return Coefficient(
@@ -232,10 +241,10 @@ def _coefficient(
         value=value,
         interval=interval,
         p_value=p_value,
-        fisher=fisher_interval(value, n) if kind == "pearson" else None,
+        fisher=interval if resampled is None else None,
         draws=draws,
         seed=seed,
-        note="; ".join(notes) or None,
+        note=note,
     )
 
 
@@ -353,10 +362,6 @@ def _pearson_value(a: Array, b: Array) -> float:
     return _ratio(float(u @ v), float(u @ u), float(v @ v))
 
 
-def _pearson_resampled(a: Array, b: Array, counts: Array) -> Array:
-    return _masked(_weighted(a, b, counts), a, b, counts)
-
-
 def _pearson_permuted(a: Array, b: Array, orders: Array) -> Array:
     return (b - b.mean())[orders] @ (a - a.mean())
 
@@ -398,18 +403,3 @@ def _kendall_value(a: Array, b: Array) -> float:
 def _within(values: Array, labels: Array) -> Array:
     """Deviations from the group means [n]."""
     return values - (np.bincount(labels, values) / np.bincount(labels))[labels]
-
-
-def _within_resampled(a: Array, b: Array, samples: list[Array]) -> Array:
-    """Within-group r of resamples; samples: per group, indices [draws, members]."""
-    product = spread_a = spread_b = np.zeros(samples[0].shape[0])
-    for chosen in samples:
-        u, v = a[chosen], b[chosen]
-        u, v = u - u.mean(1, keepdims=True), v - v.mean(1, keepdims=True)
-        product = product + (u * v).sum(1)
-        spread_a = spread_a + (u * u).sum(1)
-        spread_b = spread_b + (v * v).sum(1)
-    floor = 1e-24 * max(float(a @ a), 1e-300), 1e-24 * max(float(b @ b), 1e-300)
-    valid = (spread_a > floor[0]) & (spread_b > floor[1])
-    with np.errstate(invalid="ignore", divide="ignore"):
-        return np.where(valid, np.clip(product / np.sqrt(spread_a * spread_b), -1, 1), np.nan)

@@ -51,9 +51,9 @@ def command(one: Study, family: Sequence[str] = ()) -> str:
     return " ".join([*words, *(f"--family {name}" for name in family)])
 
 
-def number(one: Coefficient, interval: tuple[float, float] | None = None) -> str:
-    """r with an interval (Fisher's z unless given) and n."""
-    span = interval or one.fisher or one.interval
+def number(one: Coefficient) -> str:
+    """A coefficient with its interval."""
+    span = one.interval
     if one.value is None:
         return "not defined"
     return f"{one.value:+.4f}" + ("" if span is None else f" [{span[0]:+.2f}, {span[1]:+.2f}]")
@@ -188,8 +188,8 @@ def _ranks() -> Iterator[str]:
                 rows.append(
                     (
                         f"{_title(s.selection.y_key)}, {'guided' if guidance == 'cfg' else 'unguided'}, {name}",
-                        number(s.spearman, s.spearman.interval),
-                        number(s.kendall, s.kendall.interval),
+                        number(s.spearman),
+                        number(s.kendall),
                         f"{s.kendall.p_value:.4f}",
                     )
                 )
@@ -294,7 +294,7 @@ def _agreement() -> Iterator[str]:
             (
                 f"{_title(s.selection.x_key)} - {_title(s.selection.y_key)}",
                 number(s.pearson),
-                number(s.kendall, s.kendall.interval),
+                number(s.kendall),
             )
             for s in studies
         ],

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING, Literal, Protocol
+from typing import TYPE_CHECKING, Literal
 
 from pydantic import Field, field_validator
 
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from diffusionbench.metrics import MetricSpec
     from diffusionbench.references import Reference
     from diffusionbench.source import Source
+    from diffusionbench.stats import Placed
 
 
 class Sampling(Strict):
@@ -111,16 +112,6 @@ def find_reference(request: EvalRequest) -> Reference | None:
 def expand(request: EvalRequest, source: Source) -> list[Sample]:
     """The request's samples for a source: a pure function of both."""
     return AXES.load(request.axis)().samples(request, find_reference(request), source.labels)
-
-
-class Labelled(Protocol):
-    """Anything with the place and the class of an image: a sample, or a stored image."""
-
-    @property
-    def id(self) -> int: ...
-
-    @property
-    def label(self) -> int | None: ...
 
 
 # Enough of the label order to tell two orders apart: every class of ImageNet appears.
@@ -247,7 +238,7 @@ def check_axis(axis: str, metrics: Mapping[str, MetricSpec]) -> None:
             )
 
 
-def check_labels(metrics: Mapping[str, MetricSpec], samples: Iterable[Labelled]) -> None:
+def check_labels(metrics: Mapping[str, MetricSpec], samples: Iterable[Placed]) -> None:
     """Refuse images without the class that a metric judges them by, or with one that its extractor does not know.
 
     Raises:

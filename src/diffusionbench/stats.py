@@ -20,7 +20,7 @@ _STUDENT_975 = 2.262157162854099
 
 
 class Placed(Protocol):
-    """What a group depends on: the place of a sample in the evaluation, and what was asked for."""
+    """A sample, or a stored image: its place in the evaluation, and what was asked for."""
 
     @property
     def id(self) -> int: ...

@@ -91,10 +91,13 @@ def _better(higher: bool | None) -> str:
 
 
 def _coefficients(title: str, coefficients: Iterable[Coefficient], study: Study) -> Table:
-    table = Table("", "value", "bootstrap 95 %", "Fisher z 95 %", "p", "n", title=title, title_justify="left")
+    table = Table("", "value", "95 %", "by", "p", "n", title=title, title_justify="left")
     for one in coefficients:
-        fisher = span(one.fisher) if one.kind in ("pearson", "partial") else ""
-        table.add_row(_kind(one), number(one.value), _interval(one, study), fisher, _p(one), str(one.n))
+        by = "bootstrap" if one.kind in ("spearman", "kendall") else "Fisher z"
+        interval = (
+            "not drawn" if by == "bootstrap" and not study.draws and one.value is not None else span(one.interval)
+        )
+        table.add_row(_kind(one), number(one.value), interval, by, _p(one), str(one.n))
         if one.note:
             table.add_row("", one.note, "", "", "", "")
     return table
@@ -104,10 +107,6 @@ def _kind(one: Coefficient) -> str:
     return {"pearson": "Pearson r", "spearman": "Spearman rho", "kendall": "Kendall tau-b", "partial": "partial r"}[
         one.kind
     ]
-
-
-def _interval(one: Coefficient, study: Study) -> str:
-    return "not drawn" if not study.draws and one.value is not None else span(one.interval)
 
 
 def _p(one: Coefficient) -> str:
@@ -128,10 +127,10 @@ def _families(study: Study) -> Iterable[RenderableType]:
 
 
 def _subsets(title: str, parts: Iterable[Part]) -> Table:
-    table = Table("", "r", "Fisher z 95 %", "bootstrap 95 %", "p", "n", title=title, title_justify="left")
+    table = Table("", "r", "Fisher z 95 %", "p", "n", title=title, title_justify="left")
     for part in parts:
         one = part.coefficient
-        table.add_row(part.name, number(one.value), span(one.fisher), span(one.interval), _p(one), str(one.n))
+        table.add_row(part.name, number(one.value), span(one.interval), _p(one), str(one.n))
     return table
 
 

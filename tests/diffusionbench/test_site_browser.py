@@ -115,7 +115,7 @@ def correlate(key, names, guidance="none", score_set=published.PAPER):
     done = CliRunner().invoke(app, [*words, *(word for name in names for word in ("--select", name))])
     assert done.exit_code == 0, done.output
     row = next(line for line in done.output.splitlines() if "Pearson r" in line)
-    _, _, r, _, fisher, _, n, _ = (cell.strip() for cell in row.split("│"))
+    _, _, r, fisher, _, _, n, _ = (cell.strip() for cell in row.split("│"))
     line = re.search(r"^line: \w+ = (\S+) (\S+) \* fid$", done.output, re.MULTILINE)
     fitted = f"{line[1]} {line[2]} x" if line else "not defined"
     return {"r": r, "fisher": fisher, "n": n, "line": fitted}
