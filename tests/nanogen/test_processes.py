@@ -12,12 +12,15 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 from tiny import environment, tiny, words
 
-from diffusionbench.errors import CheckpointError, ConfigError, RunError, Stopped
+from diffusionbench.errors import CheckpointError, ConfigError, RunError, Stopped, lacking
 from nanogen import checkpoint, cli, distributed, evaluate, lock, outputs
 from nanogen import train as training
+from nanogen.data import Item, order
+from nanogen.data.order import in_order
 from nanogen.train import train
 
 SETTINGS = ("train.precision=float32", "train.batch_size=4", "sample.num=1")
@@ -298,3 +301,39 @@ def test_a_loader_process_leaves_signals_to_the_training():
             os.kill(os.getpid(), signal.SIGINT)
             os._exit(stop._number)
         assert os.waitpid(child, 0)[1] == 0
+
+
+class Signalled:
+    """Images of which the second is read by a process that a signal meets."""
+
+    num_classes, classes, captioned, digest = 2, None, False, ""
+
+    def __init__(self, number: int) -> None:
+        self.number = number
+
+    def __len__(self) -> int:
+        return 4
+
+    def __getitem__(self, index: int) -> Item:
+        if index == 1:
+            os.kill(os.getpid(), self.number)
+        return Item(np.zeros((8, 8, 3), np.uint8), index % 2)
+
+
+def test_a_loader_process_outlives_what_a_scheduler_sends_to_all():
+    assert sum(len(batch.positions) for batch in in_order(Signalled(signal.SIGTERM), 1, workers=1)) == 4
+
+
+def test_a_killed_loader_process_is_named():
+    with pytest.raises(RuntimeError, match="DataLoader worker") as caught:
+        list(in_order(Signalled(signal.SIGKILL), 1, workers=1))
+    assert "a loader process was killed" in lacking(caught.value)
+
+
+def test_a_loader_process_that_ends_while_it_hands_a_batch_over_is_named(monkeypatch):
+    def reset(*given):
+        raise ConnectionResetError(errno.ECONNRESET, "Connection reset by peer")
+
+    monkeypatch.setattr(order.DataLoader, "__iter__", lambda self: iter(reset, 0))
+    with pytest.raises(RuntimeError, match=r"DataLoader worker ended: .*reset by peer"):
+        list(in_order(Signalled(0), 1, workers=1))

@@ -7,6 +7,10 @@ sees the same images at the same positions. Nothing here draws from a shared ran
 
 from __future__ import annotations
 
+import os
+import signal
+import sys
+import threading
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -189,6 +193,26 @@ class _Worker:
             return DataError(str(error))
 
 
+def _leave_ends_to_the_parent(worker: int) -> None:
+    """Let a loader process end by its parent only.
+
+    A scheduler signals all processes of a job at once: the training then finishes its step, which needs batches.
+    """
+    # What multiprocessing's own thread prints when its parent has closed a connection.
+    sys.excepthook = lambda kind, *more: None if issubclass(kind, OSError) else sys.__excepthook__(kind, *more)
+    if not hasattr(signal, "sigwaitinfo"):
+        return
+    # Blocked, also in the threads that follow, so that the one below is told who sent it.
+    signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGTERM])
+
+    def wait() -> None:
+        while signal.sigwaitinfo([signal.SIGTERM]).si_pid != os.getppid():
+            pass
+        os._exit(0)
+
+    threading.Thread(target=wait, daemon=True).start()
+
+
 def _unchanged(batch: Any) -> Any:
     return batch
 
@@ -200,10 +224,19 @@ def _prefetch(dataset: Dataset, plan: Iterable[MicroBatch], workers: int) -> Ite
         sampler=plan,
         num_workers=workers,
         collate_fn=_unchanged,
+        worker_init_fn=_leave_ends_to_the_parent,
         # Its own generator: otherwise starting the workers would advance torch's global stream.
         generator=torch.Generator(),
     )
-    for batch in loader:
+    batches = iter(loader)
+    while True:
+        try:
+            batch = next(batches, None)
+        except (ConnectionError, EOFError, FileNotFoundError) as error:
+            # It ended while it handed a batch over; where it ends elsewhere, torch says the same.
+            raise RuntimeError(f"DataLoader worker ended: {error}") from None
+        if batch is None:
+            return
         if isinstance(batch, DataError):
             raise batch
         yield batch
