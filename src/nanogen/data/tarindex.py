@@ -20,8 +20,9 @@ from typing import Any
 
 import numpy as np
 
-from diffusionbench.errors import DataError
+from diffusionbench.errors import DataError, RequestError
 from diffusionbench.extractors import cache_folder
+from diffusionbench.folders import check_gives_way
 from diffusionbench.schema import write_atomic
 from nanogen.data.captions import decoded, from_json
 from nanogen.data.images import MAX_DEFECTS
@@ -178,8 +179,10 @@ def _header(place: Path, stat: os.stat_result) -> dict[str, Any] | None:
 
 def _save(place: Path, header: dict[str, Any], records: Records) -> bool:
     try:
+        # Other programs know files of that name too.
+        check_gives_way(place, '"key_bytes": ')
         write_atomic(place, json.dumps(header).encode() + b"\n" + records.table.tobytes() + records.keys)
-    except OSError:
+    except (OSError, RequestError):
         return False
     return True
 
