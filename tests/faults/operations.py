@@ -184,6 +184,8 @@ def _child(program: str, arguments: Sequence[str], folder: Path, said: Path, at:
     for stream in (1, 2):
         os.dup2(os.open(said, os.O_WRONLY | os.O_CREAT | os.O_APPEND), stream)
     os.environ["DIFFUSIONBENCH_CACHE"] = str(folder / "cache")
+    # Who commits or edits while the campaign runs shall not change what a run says about its code.
+    os.environ["GIT_DIR"] = os.devnull
     main = import_module(f"{program}.cli").main
     watch = Watch(folder, at, how)
     watch.install()
@@ -217,7 +219,7 @@ def execute(
     """Run a command of ours in a folder.
 
     Args:
-        program: "nanogen" or "diffusionbench".
+        program: package whose `cli.main` runs it: "nanogen" or "diffusionbench".
         said: file outside the folder for what it prints.
         at: number of the operation to strike; None: none.
         how: "kill" or "full".

@@ -21,9 +21,8 @@ HONEST = {"time", "images_per_second", "created", "wall_seconds", "seconds", "st
 class Campaign:
     """A command, its folder as prepared, and what an undisturbed run of it leaves."""
 
-    def __init__(self, name: str, folder: Path) -> None:
-        self.command: Command = COMMANDS[name]
-        self.folder, self.prepared = folder, folder / "prepared"
+    def __init__(self, command: Command, folder: Path) -> None:
+        self.command, self.folder, self.prepared = command, folder, folder / "prepared"
         self.prepared.mkdir()
         self.command.prepare(self.prepared)
         self.fresh()
@@ -100,7 +99,7 @@ def campaigns(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("OMP_NUM_THREADS", "1")
         patch.setenv("CUDA_VISIBLE_DEVICES", "")
-        yield cache(lambda name: Campaign(name, tmp_path_factory.mktemp("faults")))
+        yield cache(lambda name: Campaign(COMMANDS[name], tmp_path_factory.mktemp("faults")))
 
 
 def check(campaign: Campaign, how: str, step: int) -> None:
@@ -162,3 +161,28 @@ def undurable(operations: Sequence[Operation]) -> Iterator[str]:
             yield f"{one}: {', '.join(sorted(content | names))} not on the disk"
     if content or names:
         yield f"end: {', '.join(sorted(content | names))} not on the disk"
+
+
+def test_the_campaign_catches_a_file_written_in_place(campaigns, tmp_path):
+    campaign = Campaign(Command(("clumsy",)), tmp_path)
+    opened, written = campaign.undisturbed.operations
+    assert (opened.kind, written.kind) == ("open", "write")
+    assert campaign.strike(0, "kill") is None
+    assert campaign.strike(1, "kill") == "different result"
+    assert "No space left on device" in campaign.strike(1, "full")
+    assert [*undurable([opened, written])] == ["end: ., result not on the disk"]
+
+
+def test_a_power_cut_needs_every_wait_of_a_safe_write():
+    safe = [
+        Operation("open", "folder/.new"),
+        Operation("write", "folder/.new"),
+        Operation("fsync", "folder/.new"),
+        Operation("rename", "folder/.new", "folder/result"),
+        Operation("fsync", "folder"),
+        Operation("unlink", "folder/old"),
+    ]
+    assert [*undurable(safe)] == []
+    for place, one in enumerate(safe):
+        if one.kind == "fsync":
+            assert [*undurable(safe[:place] + safe[place + 1 :])]

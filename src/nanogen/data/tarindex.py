@@ -20,9 +20,10 @@ from typing import Any
 
 import numpy as np
 
-from diffusionbench.errors import DataError
+from diffusionbench.errors import DataError, RequestError
 from diffusionbench.extractors import cache_folder
 from diffusionbench.files import IMAGE_SUFFIXES, is_hidden
+from diffusionbench.folders import check_gives_way
 from diffusionbench.schema import write_atomic
 from nanogen.data.captions import MAX_CAPTION, decoded, from_json
 from nanogen.data.images import MAX_DEFECTS
@@ -222,8 +223,10 @@ def _save(place: Path, header: dict[str, Any], records: Records) -> bool:
     rest = records.table.tobytes() + records.keys
     content = json.dumps(header | {"records": hashlib.sha256(rest).hexdigest()}).encode()
     try:
+        # Other programs know files of that name too.
+        check_gives_way(place, '"key_bytes": ')
         write_atomic(place, hashlib.sha256(content).hexdigest().encode() + b" " + content + b"\n" + rest)
-    except OSError:
+    except (OSError, RequestError):
         return False
     return True
 
