@@ -11,6 +11,8 @@ import typer
 
 from diffusionbench import bounds
 from diffusionbench.errors import RequestError
+from diffusionbench.limits import reads_extra
+from diffusionbench.shown import lines
 
 if TYPE_CHECKING:
     from diffusionbench.prompts import PromptChoice
@@ -116,12 +118,13 @@ class PromptOptions:
         return request.model_copy(update={"prompts": request.prompts.model_copy(update={"again": found})})
 
 
+@reads_extra
 def _public(path: Path, key: str, weights_digest: str | None) -> tuple[float, float]:
-    from diffusionbench.record import load
+    from diffusionbench.record import facts_of, load
 
     record = load(path)
     value = record.values.get(key)
-    seed = record.extra.get("facts", {}).get(key, {}).get("seed")
+    seed = facts_of(record).get(key, {}).get("seed")
     if value is None or value.stderr is None or seed != "public-0":
         raise RequestError(f"record {path} holds no score '{key}' on seed public-0. Score that set first.")
     theirs = ((record.extra.get("request") or {}).get("prompts") or {}).get("weights_digest")
@@ -237,7 +240,7 @@ def verify(
     from diffusionbench.simpleeval import seeds
 
     if record is not None:
-        typer.echo(verify_record(record))
+        typer.echo(lines(verify_record(record)))
     elif name is not None and secret is not None and commitment is not None:
         typer.echo(f"sealed set '{name}' is the one committed to; seed {seeds.sealed_seed(name, secret, commitment)}")
     elif seed is not None and (weights is not None or digest is not None):
@@ -255,6 +258,7 @@ def verify(
         )
 
 
+@reads_extra
 def verify_record(path: Path) -> str:
     """Check a record of SimpleEval: its set digest must be that of its seed and layout, and its status must hold.
 
@@ -265,7 +269,7 @@ def verify_record(path: Path) -> str:
     from diffusionbench.prompts import PROMPTS, PromptChoice
 
     found = records.load(path)
-    facts = {key: value for key, value in found.extra.get("facts", {}).items() if key in PROMPTS}
+    facts = {key: value for key, value in records.facts_of(found).items() if key in PROMPTS}
     if not facts:
         raise RequestError(f"record {path} has no SimpleEval score. Score images with --metrics simpleeval_v1 first.")
     lines = []

@@ -10,9 +10,16 @@ import errno
 import json
 import os
 import stat
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from functools import wraps
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, ParamSpec, TypeVar
+
+from diffusionbench.errors import RequestError
+from diffusionbench.shown import clipped
+
+P = ParamSpec("P")
+T = TypeVar("T")
 
 # A thousand times the largest record, list of images or manifest of ours.
 SMALL: Final = 64 * 2**20
@@ -63,3 +70,27 @@ def parse_json(content: bytes | str) -> Any:
 
 def _children(value: Any) -> Iterable[Any]:
     return value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
+
+
+def reads_extra(read: Callable[P, T]) -> Callable[P, T]:
+    """Turn what a reader of `extra` ends in, where that is not what a metric wrote, into one sentence.
+
+    Args:
+        read: its first argument is the path of a record.
+
+    Raises:
+        RequestError: from the function that is given back, naming the path and what was missing or of another kind.
+    """
+
+    @wraps(read)
+    def guarded(*args: P.args, **kwargs: P.kwargs) -> T:
+        try:
+            return read(*args, **kwargs)
+        except (LookupError, TypeError, AttributeError, ValueError, ArithmeticError) as error:
+            reason = f"{type(error).__name__}: {str(error).partition(chr(10))[0]}"
+            raise RequestError(
+                f"record {args[0]}: its 'extra' is not what a metric wrote there ({clipped(reason, 200)}). Score the "
+                "images again."
+            ) from None
+
+    return guarded

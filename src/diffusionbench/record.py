@@ -157,6 +157,12 @@ def load(path: Path) -> Record:
         raise RequestError(f"record {path} does not fit the schema: {few(breaches(error), '; ')}") from None
 
 
+def facts_of(record: Record) -> dict[str, dict[str, Any]]:
+    """What metrics wrote beside their values, by key; anybody may write anything there, and only objects count."""
+    facts = record.extra.get("facts")
+    return {key: fact for key, fact in facts.items() if isinstance(fact, dict)} if isinstance(facts, dict) else {}
+
+
 def read_record(path: Path) -> bytes:
     """The text of a record.
 

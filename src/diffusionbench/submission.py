@@ -205,7 +205,7 @@ def _prompts(record: Record) -> Iterator[str]:
         return
     seed, layout = chosen.get("seed"), chosen.get("layout")
     try:
-        found = PROMPTS.load(str(protocol.prompts)).open(str(seed), layout).digest
+        found = PROMPTS.load(str(protocol.prompts)).open(str(seed), None if layout is None else str(layout)).digest
     except UserError as error:
         yield f"extra.request.prompts: {error}"
         return

@@ -13,7 +13,7 @@ from rich.text import Text
 
 from diffusionbench.errors import RequestError
 from diffusionbench.metrics import METRICS
-from diffusionbench.record import Guidance, Record, Value
+from diffusionbench.record import Guidance, Record, Value, facts_of
 from diffusionbench.shown import FIRST, lines, printable
 
 
@@ -60,20 +60,14 @@ def print_record(record: Record) -> None:
     console = PlainConsole()
     console.width = max(console.width, 110)
     console.print(table)
-    for text in _texts(record):
-        print(lines(text))
+    for fact in facts_of(record).values():
+        if isinstance(text := fact.get("text"), str):
+            print(lines(text))
     for notes in (protocol.notes, record.unscored):
         for note in notes[:FIRST]:
             console.print(note)
         if len(notes) > FIRST:
             console.print(f"and {len(notes) - FIRST:,} more (--json has them all)")
-
-
-def _texts(record: Record) -> list[str]:
-    """What metrics say beside their values; anybody may write anything there."""
-    facts = record.extra.get("facts")
-    parts = facts.values() if isinstance(facts, dict) else ()
-    return [text for part in parts if isinstance(part, dict) and isinstance(text := part.get("text"), str)]
 
 
 def _scale(guidance: Guidance) -> str:

@@ -16,7 +16,7 @@ from PIL import Image
 from diffusionbench.errors import CheckpointError, RequestError
 from diffusionbench.folders import check_gives_way
 from diffusionbench.metrics import METRICS
-from diffusionbench.record import Record, Value
+from diffusionbench.record import Record, Value, facts_of
 from diffusionbench.record import load as load_record
 from diffusionbench.registry import require
 from diffusionbench.schema import write_atomic
@@ -89,7 +89,7 @@ def _side(path: Path) -> dict[str, Any]:
 
 def _judged(path: Path, record: Record) -> list[dict[str, Any]]:
     """The first images of a record whose metric says what it saw, each with its prompt and its verdicts."""
-    told = [facts["verdicts"] for facts in record.extra.get("facts", {}).values() if "verdicts" in facts]
+    told = [facts["verdicts"] for facts in facts_of(record).values() if "verdicts" in facts]
     verdicts: dict[str, list[list[str | None]]] = told[0] if told else {}
     store = _store_of(path, record) if verdicts else None
     if store is None:

@@ -182,6 +182,31 @@ def test_nothing_a_stranger_wrote_acts_on_the_terminal(verb, bench, tmp_path):
         assert "[red]" in out.replace("\\[", "[").replace("\\]", "]")
 
 
+@pytest.mark.parametrize(
+    "extra",
+    [
+        {"facts": 3},
+        {"facts": {"simpleeval_v1": 3}},
+        {"facts": {"simpleeval_v1": {}}},
+        {
+            "facts": {"simpleeval_v1": {"seed": "public-0", "layout": 3}},
+            "request": {"prompts": {"name": "simpleeval_v1"}},
+        },
+        {"facts": {"simpleeval_v1": {"seed": []}}, "request": {"prompts": {"name": "simpleeval_v1"}}},
+        {"facts": {"simpleeval_v1": {}}, "request": {"prompts": {"name": "x", "unknown": 1}}},
+    ],
+    ids=range(6),
+)
+def test_facts_that_no_metric_wrote_are_one_sentence(extra, bench, tmp_path):
+    made = measured("a", "t2i", {"simpleeval_v1": 0.5})
+    made.model_copy(update={"extra": extra}).save(tmp_path / "a.json")
+    for words in (("simpleeval", "verify", "--record"), ("validate",), ("submit",)):
+        code, _, err = bench(*words, tmp_path / "a.json")
+        assert code == 2
+        assert "Traceback" not in err
+        assert "a.json" in err
+
+
 def test_an_unstated_strength_of_guidance_is_shown(bench, tmp_path):
     coded().save(tmp_path / "evil.json")
     code, out, _ = bench("inspect", tmp_path / "evil.json")
