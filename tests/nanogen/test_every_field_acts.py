@@ -18,7 +18,7 @@ import torch
 from PIL import Image
 from tiny import tiny
 from torch import nn
-from watch import register, sampling, training
+from watch import Sampling, register, sampling, training
 
 from diffusionbench.errors import ConfigError
 from diffusionbench.record import load
@@ -140,9 +140,15 @@ def compiled(folder: Path, *overrides: str) -> int:
     return len(done)
 
 
-def run(folder: Path, *overrides: str, steps: int = 4) -> Path:
-    train(tiny(steps, *overrides), folder, "cpu", ["test"])
-    return folder
+RUNS: dict[tuple, Path] = {}
+
+
+def run(folder: Path, *overrides: str) -> Path:
+    """The folder of a run of four steps; equal requests share one, which stays as long as the tests run."""
+    if overrides not in RUNS:
+        train(tiny(4, *overrides), folder, "cpu", ["test"])
+        RUNS[overrides] = folder
+    return RUNS[overrides]
 
 
 def lines(folder: Path, *overrides: str) -> list[int]:
@@ -176,7 +182,7 @@ def products(folder: Path, *overrides: str) -> set[torch.dtype]:
 
     handle = nn.modules.module.register_module_forward_hook(note)
     try:
-        run(folder, *overrides, steps=1)
+        train(tiny(1, *overrides), folder, "cpu", ["test"])
     finally:
         handle.remove()
     return seen
@@ -197,17 +203,21 @@ def sinks(folder: Path, *overrides: str) -> list[int]:
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(log, "TensorBoard", Sink)
-        run(folder, *overrides)
+        train(tiny(4, *overrides), folder, "cpu", ["test"])
     return steps
+
+
+DRAWN: dict[tuple, Sampling] = {}
 
 
 def drawn(observe: Callable[[Any], Any]) -> Callable[..., Any]:
     """What shows in the images that a run draws and scores at its end."""
 
     def observed(folder: Path, *overrides: str) -> Any:
-        with sampling() as seen:
-            run(folder, *overrides, steps=1)
-        return observe(seen)
+        if overrides not in DRAWN:
+            with sampling() as DRAWN[overrides]:
+                train(tiny(1, *overrides), folder, "cpu", ["test"])
+        return observe(DRAWN[overrides])
 
     return observed
 
@@ -265,7 +275,7 @@ def workers(folder: Path, *overrides: str) -> int:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(order, "DataLoader", loader)
         with pytest.raises(ConfigError, match="seen"):
-            run(folder / "run", f"data.path={pictures(folder) / 'white'}", *overrides)
+            train(tiny(1, f"data.path={pictures(folder) / 'white'}", *overrides), folder / "run", "cpu", ["test"])
     return seen[0]
 
 

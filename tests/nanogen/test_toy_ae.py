@@ -1,6 +1,7 @@
 """The shipped autoencoder: what it keeps of an image, under noise too, and the script that trains it."""
 
 import json
+from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 
 import pytest
 import torch
@@ -12,8 +13,16 @@ from nanogen.latents import toy, train_toy_ae
 from nanogen.latents.toy import CARD, WEIGHTS, ToyAE, card
 
 
+@pytest.fixture(scope="module", autouse=True)
+def one_process():
+    """Rendering a few scenes takes less than starting a process that imports torch."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(train_toy_ae, "ProcessPoolExecutor", lambda mp_context: ThreadPoolExecutor(1))
+        yield
+
+
 @pytest.fixture(scope="module")
-def held_out():
+def held_out(one_process):
     """128 scenes that it was not trained on, float32 [128, 3, 32, 32] in [0, 1]."""
     return train_toy_ae.scenes(2 * train_toy_ae.RECIPE["scenes"], 128).float() / 255
 
@@ -55,14 +64,31 @@ def test_missing_or_other_weights_are_refused(tmp_path, monkeypatch):
 
 
 def test_the_script_learns_and_writes_weights_with_their_card(tmp_path, monkeypatch):
-    small = {"scenes": 64, "batch": 8, "digits": 1, "noise": 0.0}
-    monkeypatch.setattr(train_toy_ae, "RECIPE", train_toy_ae.RECIPE | small)
+    recipe = train_toy_ae.RECIPE
+    small = {
+        "scenes": 64,
+        "batch": 8,
+        "digits": 1,
+        "noise": 0.0,
+        "rate": 3 * recipe["rate"],
+        "muon": 3 * recipe["muon"],
+    }
+    digits = train_toy_ae.handwritten("held_out")[:32]
+    monkeypatch.setattr(train_toy_ae, "RECIPE", recipe | small)
+    monkeypatch.setattr(train_toy_ae, "handwritten", lambda split: digits)
     monkeypatch.setattr(train_toy_ae, "HELD_OUT", 16)
     before = train_toy_ae.main(tmp_path, steps=1)
-    made = train_toy_ae.main(tmp_path, steps=120)
-    assert made["psnr"]["scenes"] > before["psnr"]["scenes"] + 1
+    made = train_toy_ae.main(tmp_path, steps=50)
+    assert made["psnr"]["scenes"] > before["psnr"]["scenes"] + 0.3
     assert json.loads((tmp_path / CARD.name).read_text()) == made
     assert file_digest(tmp_path / WEIGHTS.name) == made["sha256"]
+
+
+@pytest.mark.slow
+def test_processes_render_the_scenes_of_one(monkeypatch):
+    alone = train_toy_ae.scenes(7, 20)
+    monkeypatch.setattr(train_toy_ae, "ProcessPoolExecutor", ProcessPoolExecutor)
+    assert torch.equal(train_toy_ae.scenes(7, 20), alone)
 
 
 def test_the_loss_sees_a_faint_pattern_and_no_shade():

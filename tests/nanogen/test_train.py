@@ -84,7 +84,7 @@ def test_accumulation_gives_the_same_losses(tmp_path):
     assert losses(tmp_path / "parts") == pytest.approx(losses(tmp_path / "whole"), rel=1e-5)
 
 
-@pytest.mark.parametrize("accumulation", [1, 2])
+@pytest.mark.parametrize("accumulation", [pytest.param(1, marks=pytest.mark.slow), 2])
 def test_two_processes_give_the_losses_of_one(tmp_path, accumulation):
     overrides = words(5, f"train.accumulation={accumulation}", "train.precision=float32")
     train(tiny(5, "train.precision=float32"), tmp_path / "one", "cpu", ["test"])
@@ -101,18 +101,20 @@ def test_two_processes_give_the_losses_of_one(tmp_path, accumulation):
         torch.testing.assert_close(a[name], b[name], rtol=1e-3, atol=1e-4)
 
 
-def test_killed_at_any_moment_the_run_ends_with_the_same_weights(tmp_path):
-    """Kill -9 at random moments, several times, among them while a checkpoint is being written."""
-    overrides = words(40, "train.checkpoint_every=3 steps", "sample.num=1")
+@pytest.mark.parametrize("wanted_kills", [1, pytest.param(3, marks=pytest.mark.slow)])
+def test_killed_at_any_moment_the_run_ends_with_the_same_weights(tmp_path, wanted_kills):
+    """Kill -9 while a checkpoint is being written; more often, at random moments too."""
+    more = ["train.checkpoint_every=3 steps", "sample.num=1"]
+    overrides = words(40, *more)
     uninterrupted = tmp_path / "whole"
-    execute(command(uninterrupted, *overrides))
+    run_tiny(uninterrupted, 40, *more)
     run, chance = tmp_path / "killed", random.Random(7)
     kills = in_checkpoint = 0
-    while kills < 3:
+    while kills < wanted_kills:
         process = subprocess.Popen(command(run, *overrides), env=environment(), stderr=subprocess.DEVNULL)
         folder = run / "checkpoints"
         before = len(list(folder.glob("step-*"))) if folder.exists() else 0
-        wanted = kills == 1
+        wanted = kills == wanted_kills // 2
         deadline = time.monotonic() + 60
         while process.poll() is None and time.monotonic() < deadline:
             writing = folder.exists() and any(folder.glob(".step-*.tmp"))
@@ -126,7 +128,7 @@ def test_killed_at_any_moment_the_run_ends_with_the_same_weights(tmp_path):
             kills += 1
         process.wait()
         assert kills or before == 0
-    execute(command(run, *overrides))
+    run_tiny(run, 40, *more)
     assert in_checkpoint >= 1
     assert same(weights(uninterrupted), weights(run))
     assert losses(run) == losses(uninterrupted)
@@ -178,7 +180,7 @@ def test_a_full_disk_ends_in_a_sentence_and_keeps_older_checkpoints(tmp_path):
     """A limit on file size stands for the full disk: the second checkpoint cannot be written."""
     run = tmp_path / "run"
     overrides = words(4, "train.checkpoint_every=2 steps")
-    execute(command(run, *words(4, "train.checkpoint_every=2 steps")))
+    run_tiny(run, 4, "train.checkpoint_every=2 steps")
     limited = "import resource,sys; resource.setrlimit(resource.RLIMIT_FSIZE,(40_000,40_000)); "
     limited += "from nanogen.cli import main; main()"
     other = tmp_path / "other"

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import cache
 
 import pytest
 import torch
@@ -71,8 +72,9 @@ def copied(net: nn.Module) -> dict[str, Tensor]:
     return {name: weight.detach().clone() for name, weight in net.named_parameters()}
 
 
+@cache
 def training(steps: int, *overrides: str) -> Training:
-    """Make updates of a tiny network on the digits."""
+    """Make updates of a tiny network on the digits; equal requests share what was seen."""
     data, config = open_data(tiny(steps, *overrides).config)
     parts = build_parts(config, "cpu", "float32")
     trainee = build(config, parts, len(data))
