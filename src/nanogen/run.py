@@ -24,8 +24,6 @@ from nanogen.precision import Precision
 # Values that change neither weights nor what is written about them: a run may continue under others. `data.corrupt`
 # is one, as either value trains on the same samples or stops.
 FREE = ("log.", "data.workers", "data.path", "data.corrupt", "train.keep")
-# Facts without which a run can be neither continued nor used.
-_NEEDED = {"precision", "method"}
 # What a stopped writer leaves of the two files that are written first.
 _TEMPORARY = re.compile(r"\.(config\.yaml|run\.json|diffusionbench)[.-].*\.tmp")
 CONFIG, FACTS, CHECKPOINTS, SAMPLES, EVALS = "config.yaml", "run.json", "checkpoints", "samples", "evals"
@@ -98,7 +96,8 @@ def _read_facts(file: Path) -> dict[str, Any]:
         facts = json.loads(text) if text.strip() else None
         if facts is None:
             raise ValueError("it is empty")
-        if not isinstance(facts, dict) or not facts.keys() >= _NEEDED or facts["precision"] not in get_args(Precision):
+        chosen = facts.get("precision") if isinstance(facts, dict) else None
+        if chosen not in get_args(Precision) or "method" not in facts:
             raise ValueError("it names no precision or no method")
         return facts
 
