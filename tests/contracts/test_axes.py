@@ -2,7 +2,7 @@
 
 import pytest
 
-from diffusionbench.axes import AXES, asks_prompts
+from diffusionbench.axes import AXES
 from diffusionbench.errors import UserError
 from diffusionbench.prompts import PromptChoice
 from diffusionbench.record import load
@@ -26,7 +26,8 @@ CLASSES = {"metrics": ("is_digits",), "num_classes": 3, "count": 24}
 @pytest.fixture(params=list(AXES))
 def request_of(request):
     """A small request of each axis; one that is not listed takes that of its kind."""
-    example = EXAMPLES.get(request.param) or (PROMPTS if asks_prompts(request.param) else CLASSES)
+    by_prompts = getattr(AXES.load(request.param), "asks", "classes") == "prompts"
+    example = EXAMPLES.get(request.param) or (PROMPTS if by_prompts else CLASSES)
     asked = EvalRequest(axis=request.param, method="grey", title="Grey", **example)
     try:
         expand(asked, ConstantSource((8, 8)))

@@ -34,6 +34,7 @@ REQUEST = {
     "checkpoint_digest": ("c", True),
     "step": (7, False),
     "command": ("c", False),
+    "classes": (("a", "b"), False),
 }
 SAMPLING = {
     "sampler": "heun",
