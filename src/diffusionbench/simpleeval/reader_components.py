@@ -162,7 +162,7 @@ def hull_area(mask: np.ndarray) -> float:
 
 def _background(image: np.ndarray, free: np.ndarray, limits: bands.Patterns) -> str | None:
     if free.sum() < SIDE:
-        return "plain"
+        return None
     luminance = image.astype(np.float32) @ LUMA
     y, x = np.nonzero(free)
     plane = np.stack([np.ones_like(y), y, x], axis=1).astype(np.float64)
