@@ -53,13 +53,13 @@ CENTRE_GAP: Final = 1.0
 #: Share of holes above which a component is a ring. Rendered rings have 0.12 and more, others none.
 HOLES: Final = Band(0.04, 0.06)
 #: Fourier magnitude of the outline below which it is a circle.
-ROUND: Final = 0.024
-ROUND_BAND: Final = Band(0.8 * ROUND, 1.2 * ROUND)
-#: How many times the second of the three magnitudes the first must be for a firm shape.
+ROUND: Final = Band(0.019, 0.029)
+#: How many times the second of the three magnitudes the first must be.
 DOMINANT: Final = 1.1
-#: Share of the convex hull above which four corners are a square, not a plus; firm beyond one sixtieth of it.
-SOLID: Final = 0.922
-SOLID_BAND: Final = Band(SOLID * (1 - 1 / 60), SOLID * (1 + 1 / 60))
+#: Share of the convex hull above which four corners are a square, not a plus: squares have 0.92 and more, pluses 0.92
+#: and less. Compressed pluses reach 0.95, so within the wider band a shape is named but outvotes nobody.
+SOLID: Final = Band(0.91, 0.925)
+FIRM_SOLID: Final = Band(0.907, 0.937)
 #: Radius in pixels between small and large: rendered are 5.4 to 6.5 and 9.5 to 10.8.
 RADIUS: Final = Band(7.4, 8.1)
 FIRM_RADIUS: Final = Band(7.75 - 0.9, 7.75 + 0.9)

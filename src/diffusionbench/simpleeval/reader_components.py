@@ -75,42 +75,43 @@ def _object(colours: np.ndarray, chroma: np.ndarray, mask: np.ndarray) -> Found:
     y, x = np.nonzero(filled)
     centre_y, centre_x = y.mean(), x.mean()
     reach, spectrum = _profile(y - centre_y, x - centre_x)
-    shape, firm_shape = _shape(filled, 1 - part.sum() / filled.sum(), spectrum)
+    shape, sure, firm_shape = _shape(filled, 1 - part.sum() / filled.sum(), spectrum)
     radius = reach / 2 / REACH[shape]
     large = bands.RADIUS.met(radius)
     firm = {"shape": firm_shape, "size": bands.FIRM_RADIUS.met(radius) is not None}
     return Found(
-        shape=shape,
+        shape=shape if sure else None,
         colour=colour_name(np.median(vivid.astype(np.float32), axis=0)),
         size=None if large is None else ("large" if large else "small"),
         x=float(centre_x / 2 + left),
         y=float(centre_y / 2 + top),
-        firm=frozenset(name for name, sure in firm.items() if sure),
+        firm=frozenset(name for name, far in firm.items() if far),
     )
 
 
-def _shape(filled: np.ndarray, holes: float, spectrum: np.ndarray) -> tuple[str, bool]:
-    """The shape of an outline, and whether its numbers are far from their thresholds.
+def _shape(filled: np.ndarray, holes: float, spectrum: np.ndarray) -> tuple[str, bool, bool]:
+    """The likeliest shape of an outline, whether it is far enough from the others to be named, and to be firm.
 
     Args:
         filled: bool [H, W], the component without its holes.
         holes: share of them in it.
         spectrum: Fourier magnitudes 3, 4, 5 of its radius.
     """
-    ring = bands.HOLES.met(holes)
-    if holes > bands.HOLES.high:
-        return "ring", True
-    first, second = np.partition(spectrum, 1)[:0:-1]
-    firm = ring is not None and bands.ROUND_BAND.met(first) is not None
-    if first < bands.ROUND:
-        return "circle", firm
-    firm &= bool(first > bands.DOMINANT * second)
+    ring, second, first = bands.HOLES.met(holes), *np.partition(spectrum, 1)[1:]
+    if ring:
+        return "ring", True, True
+    pointed = bands.ROUND.met(first)
+    sure = ring is not None and pointed is not None
+    if not pointed:
+        return "circle", sure, sure
+    sure &= bool(first > bands.DOMINANT * second)
     if spectrum.argmax() == 0:
-        return "triangle", firm
+        return "triangle", sure, sure
     if spectrum[2] > spectrum[1]:
-        return "star", firm
+        return "star", sure, sure
     solidity = float(filled.sum()) / hull_area(filled)
-    return "square" if solidity > bands.SOLID else "plus", firm and bands.SOLID_BAND.met(solidity) is not None
+    solid, firm = bands.SOLID.met(solidity), bands.FIRM_SOLID.met(solidity)
+    return "square" if solid else "plus", sure and solid is not None, sure and firm is not None
 
 
 def doubled(field: np.ndarray) -> np.ndarray:
@@ -161,7 +162,7 @@ def hull_area(mask: np.ndarray) -> float:
 
 def _background(image: np.ndarray, free: np.ndarray, limits: bands.Patterns) -> str | None:
     if free.sum() < SIDE:
-        return "plain"
+        return None
     luminance = image.astype(np.float32) @ LUMA
     y, x = np.nonzero(free)
     plane = np.stack([np.ones_like(y), y, x], axis=1).astype(np.float64)

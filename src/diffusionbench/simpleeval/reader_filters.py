@@ -246,7 +246,7 @@ def _correlate(gate: np.ndarray, radii: tuple[int, ...], step: int) -> Responses
 def _background(luminance: np.ndarray, covered: np.ndarray, coarse: bool) -> str | None:
     free = ~covered
     if free.sum() < SIDE:
-        return "plain"
+        return None
     filled = np.where(free, luminance, luminance[free].mean())
     detail = np.where(free, filled - _gaussian(filled), 0)
     detail -= detail.sum() / free.sum() * free

@@ -189,6 +189,11 @@ def test_a_background_written_within_eight_levels_is_not_read(wanted):
             assert not all(reader.count(wanted) >= 2 for reader in backgrounds)
 
 
+def test_a_picture_without_any_background_has_none():
+    red = np.full((64, 64, 3), world.COLOURS["red"], np.uint8)
+    assert [read(red).background for read in (read_components, read_filters)] == [None, None]
+
+
 @pytest.mark.parametrize("radius", [5.5, 6.5, 9.5, 12, 14, 16, 18, 20])
 def test_both_readers_read_the_sizes_that_the_page_names(radius):
     for shape in world.SHAPES:

@@ -105,6 +105,50 @@ def test_square_attack_ends_where_nothing_is_left_to_gain(monkeypatch):
         assert len(seen) == spent
 
 
+def test_square_attack_starts_from_a_written_background(monkeypatch):
+    """Where a background is asked for, the first queries are that background, and the best of them is kept."""
+    prompt = next(p for p in build("shapes", "public-0", "quick").prompts if p.questions[1].slot == "background")
+    image = draw(prompt, 0, 0.0, "square").image
+    wanted = attacks.written(image, prompt.questions[1].options[prompt.questions[1].answer], 40)
+    seen = []
+    monkeypatch.setattr(attacks, "readings", lambda one, **options: seen.append(one) or readings(one, **options))
+    attacks.square(image, prompt, 40, len(wanted) + 2, "s")
+    assert all(np.array_equal(one, start) for one, start in zip(seen[2:], wanted, strict=True))
+
+
+def test_square_attack_is_told_by_family(ours):
+    found = bench([ours], 2)
+    found.budget = replace(found.budget, square_images=8, queries=(3,))
+    (outcome,) = stress_attacks.adaptive(found)
+    asked = {question.family for prompt in found.prompts for question in prompt.questions[:2]}
+    assert {name.removesuffix(" gained") for name in outcome.beside((ours.name,))} == asked
+
+
+def test_best_of_is_also_taken_by_all_named_facts(ours):
+    """With four images to choose from, the choice by all named facts is the better one for the held facts."""
+    found = bench([ours], 3)
+    found.budget = replace(found.budget, candidates=(1, 4))
+    outcomes = {outcome.detail: outcome for outcome in stress_attacks.best_of(found)}
+    ways = (ours.name, f"{ours.name} by all named facts")
+    assert set(outcomes) == {f"{way} best of {n}, {facts} facts" for way in ways for n in (1, 4) for facts in FACTS}
+    assert len({outcomes[f"{way} best of 1, all facts"].values[ours.name] for way in ways}) == 1
+    by_asked, by_named = (outcomes[f"{way} best of 4, all facts"].truth[0] for way in ways)
+    assert by_named > by_asked > outcomes[f"{ours.name} best of 1, all facts"].truth[0]
+
+
+FACTS = ("contrasted", "all")
+
+
+def test_overlays_are_scored_with_and_without_the_background(ours):
+    found = bench([ours], 7)
+    found.budget = replace(found.budget, overlay_levels=(8,))
+    outcomes = stress_attacks.overlaid(found)
+    assert [outcome.detail for outcome in outcomes] == ["own layout, 8/255", "shared layout, 8/255"]
+    for outcome in outcomes:
+        assert outcome.values[ours.name] <= 0.03
+        assert outcome.values["without background"] <= 0
+
+
 def test_universal_perturbation_is_one_for_all(learned):
     found = bench(learned, 2)
     images = [one.image for one in found.base]
@@ -140,6 +184,9 @@ def test_share_of_facts_and_weights():
     assert (weights.sum(axis=1) == 6).all()
 
 
+OTHERS = "without background"
+
+
 def outcome(attack, detail, target, gain, truth=0.0):
     numbers = np.full(501, gain)
     return Outcome(attack, detail, target, {stress.OURS: numbers}, np.full(501, truth), {stress.OURS: gain})
@@ -152,6 +199,13 @@ def test_requirements_are_checked():
     best = outcome("A4", f"{stress.OURS} best of 16, contrasted facts", stress.OURS, 0.9, 0.88)
     assert not stress._checks(best, "quick")[0].missed
     assert stress._checks(outcome("A5", "grey", None, 0.02), "quick")[0].missed
+    # Own pictures: their score counts, with and without the background.
+    overlaid = replace(outcome("A10", "shared layout, 8/255", None, 0.02), values={stress.OURS: 0.02, OTHERS: 0.01})
+    assert [check.missed for check in stress._checks(overlaid, "standard")] == [False, True]
+    overlaid = replace(overlaid, values={stress.OURS: 0.04, OTHERS: 0.0})
+    assert [check.missed for check in stress._checks(overlaid, "standard")] == [True, False]
+    family = replace(outcome("A2", "square 8/255, 120 queries", stress.OURS, 0.0), values={"background gained": 0.05})
+    assert [check.missed for check in stress._checks(family, "standard")] == [True]
     wide = outcome("A9", "toy_clipscore universal 8/255", "toy_clipscore", 0.05)
     wide.gains[stress.OURS][1:] = np.linspace(-0.1, 0.2, 500)
     assert not stress._checks(wide, "quick")[0].missed
