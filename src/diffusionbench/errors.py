@@ -6,6 +6,7 @@ Everything else is our own bug and keeps its traceback.
 
 from __future__ import annotations
 
+import errno
 import sys
 from collections.abc import Callable
 
@@ -56,6 +57,12 @@ def run_program(program: Callable[[], object], interrupted: str) -> None:
     except (UserError, RunError) as error:
         print(message(f"{type(error).__name__}: {error}"), file=sys.stderr)
         sys.exit(error.exit_code)
+    except OSError as error:
+        # A name that no file can have is met wherever a path is first asked for.
+        if error.errno not in (errno.ENAMETOOLONG, errno.ELOOP):
+            raise
+        print(message(f"UserError: {error.filename}: {error.strerror}. Give another path."), file=sys.stderr)
+        sys.exit(UserError.exit_code)
     except SystemExit as end:
         # Typer has turned Ctrl-C into this code, without a word.
         if end.code == 130:
