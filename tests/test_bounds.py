@@ -223,6 +223,37 @@ for line in {[line.format(run=tmp_path) for line in REFUSED]!r}:
         assert len([line for line in block.splitlines() if "Error: " in line or line.startswith("Error")]) == 1, block
 
 
+LONG = "x" * 300
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "diffusionbench run {} --metrics fd_digits",
+        "diffusionbench score {} --metrics fd_digits",
+        "diffusionbench board --records {}",
+        "diffusionbench validate {}",
+        "diffusionbench inspect {}",
+        "diffusionbench site --out {}",
+        "diffusionbench prompts --set simpleeval_shapes_v1 --weights {}",
+        "nanogen sample {}",
+        "nanogen eval {}",
+        "nanogen train {}.yaml --task digits",
+        "nanogen train --task imagefolder --data {}",
+        "nanogen train --task digits --dry-run data.path={}",
+    ],
+)
+def test_a_name_that_no_file_can_have_is_one_sentence(line, monkeypatch, capsys, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", line.format(LONG).split())
+    with pytest.raises(SystemExit) as ended:
+        {"nanogen": nanogen.cli, "diffusionbench": diffusionbench.cli}[sys.argv[0]].main()
+    assert ended.value.code == 2
+    (sentence,) = capsys.readouterr().err.splitlines()
+    assert LONG in sentence
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_no_number_is_its_own_refusal():
     assert bounds.number(None) is None
     with pytest.raises(UserError):

@@ -155,6 +155,10 @@ def _exit_code(program: Callable[[], object], interrupted: str) -> int | str | N
     except BrokenPipeError:
         return 1
     except Exception as error:
+        if isinstance(error, OSError) and error.errno in (errno.ENAMETOOLONG, errno.ELOOP):
+            # A name that no file can have is met wherever a path is first asked for.
+            _tell(message(f"UserError: {error.filename}: {error.strerror}. Give another path."))
+            return UserError.exit_code
         found = lacking(error)
         if found is None:
             raise
