@@ -89,7 +89,9 @@ def run(
     metrics: Metrics = "",
     axis: Annotated[str, typer.Option("--axis", help="see `diffusionbench ls axes`")] = "class_conditional",
     reference: Reference = None,
-    labels: Annotated[Path | None, typer.Option(help="file with one class label a line, in natural order of names")] = None,
+    labels: Annotated[
+        Path | None, typer.Option(help="file with one class label a line, in natural order of names")
+    ] = None,
     prompts: Annotated[str | None, typer.Option(help="prompt set the images were made for")] = None,
     seed: Annotated[str | None, typer.Option(help="seed of the prompt set; default public-0")] = None,
     layout: Annotated[str | None, typer.Option(help="size of the prompt set; default the smallest")] = None,
