@@ -66,6 +66,18 @@ def _tiff(dtype: type) -> bytes:
     return encoded(np.zeros((SIZE, SIZE), dtype), "TIFF")
 
 
+def _deep_tiff() -> bytes:
+    """RGB with 16 bits a channel, which Pillow reads and does not write."""
+    pixels_at, bits_at = 200, 190
+    # Tag, type (3: 16 bits, 4: 32 bits), values, and the value or where it stands.
+    fields = [
+        (256, 3, 1, SIZE), (257, 3, 1, SIZE), (258, 3, 3, bits_at), (259, 3, 1, 1), (262, 3, 1, 2),
+        (273, 4, 1, pixels_at), (277, 3, 1, 3), (278, 3, 1, SIZE), (279, 4, 1, SIZE * SIZE * 6),
+    ]  # fmt: skip
+    head = b"II*\0" + struct.pack("<IH", 8, len(fields)) + b"".join(struct.pack("<HHII", *field) for field in fields)
+    return head.ljust(bits_at, b"\0") + struct.pack("<HHHI", 16, 16, 16, 0) + b"\x80" * (SIZE * SIZE * 6)
+
+
 def _deep_avif() -> bytes:
     data = bytearray(encoded(pixels(), "AVIF"))
     # The flag of a high bit depth in the configuration of the picture, and the bits of its three channels.
@@ -121,6 +133,7 @@ REFUSED: dict[str, tuple[Callable[[], bytes], str]] = {
     "deep alpha.png": (lambda: png(6, 16, 4), "more than 8 bits"),
     "deep grey alpha.png": (lambda: png(4, 16, 2), "more than 8 bits"),
     "deep.tif": (lambda: _tiff(np.uint16), "more than 8 bits"),
+    "deep colour.tif": (_deep_tiff, "more than 8 bits"),
     "float.tif": (lambda: _tiff(np.float32), "more than 8 bits"),
     "integer.tif": (lambda: _tiff(np.int32), "more than 8 bits"),
     "deep.ppm": (lambda: _pnm(b"P6", 65535, 3), "more than 8 bits"),
