@@ -226,7 +226,11 @@ def evaluate(
             record = runner.score(request, store, parts.device, progress)
             seconds = record.provenance.model_copy(update={"wall_seconds": time.perf_counter() - started})
             record = record.model_copy(update={"provenance": seconds})
-            record.save(out or record_path(run.path, step, config))
+            place = out or record_path(run.path, step, config)
+            if out is None and finished_record(run.path, step, config) is None:
+                # Whatever has the name of a record here was ours: half of one is replaced.
+                place.unlink(missing_ok=True)
+            record.save(place)
     return record
 
 

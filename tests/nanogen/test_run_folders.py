@@ -207,6 +207,9 @@ class Full:
             raise OSError(errno.EFBIG, "File too large")
         return self.room
 
+    def fileno(self) -> int:
+        raise OSError(errno.EIO, "Input/output error")
+
     def close(self) -> None:
         pass
 
