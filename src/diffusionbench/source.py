@@ -18,6 +18,7 @@ from diffusionbench import bounds
 from diffusionbench.archives import Archive, ImageRows
 from diffusionbench.axes import Sample
 from diffusionbench.errors import DataError, RequestError
+from diffusionbench.limits import read_small
 from diffusionbench.schema import digest, file_digest
 from diffusionbench.shown import clipped, few
 
@@ -319,7 +320,7 @@ def read_labels(path: Path) -> list[int]:
         DataError: if the file is missing or a line is no integer.
     """
     try:
-        lines = path.read_text().split("\n")
+        lines = read_small(path).decode().split("\n")
     except (OSError, UnicodeDecodeError) as error:
         raise DataError(f"labels {path}: {error}. Give a text file with one integer a line.") from None
     while lines and not lines[-1].strip():
