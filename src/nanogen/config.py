@@ -380,7 +380,7 @@ def _check(base: Layer, layers: Sequence[Layer]) -> tuple[Config, dict[str, str]
     merged = dict(base)
     for layer in layers:
         for key, leaf in layer.items():
-            if key not in base and not key.startswith(tuple(_OPEN)):
+            if "" in key.split(".") or (key not in base and not key.startswith(tuple(_OPEN))):
                 _refuse_key(key, leaf, list(base))
             if key.startswith("losses."):
                 # The empty table of base.yaml gives way to the first entry.
@@ -393,6 +393,8 @@ def _check(base: Layer, layers: Sequence[Layer]) -> tuple[Config, dict[str, str]
         place = tree
         for section in sections:
             place = place.setdefault(section, {})
+            if not isinstance(place, dict):
+                raise ConfigError(f"{leaf.origin}: '{key}': '{section}' is a value, which holds no others.")
         place[last] = leaf.value
     try:
         config = Config.model_validate(tree)
@@ -471,8 +473,9 @@ def _plugin(table: Registry, name: Any, values: Mapping[str, Any], prefix: str, 
     options: type[BaseModel] = table.load(name).Options
     for key in values:
         if key not in options.model_fields:
-            leaf = merged[f"{prefix}.{key}"]
-            _refuse_key(f"{prefix}.{key}", leaf, [f"{prefix}.{field}" for field in options.model_fields])
+            # What is unknown may itself hold values.
+            name = next(name for name in merged if f"{name}.".startswith(f"{prefix}.{key}."))
+            _refuse_key(name, merged[name], [f"{prefix}.{field}" for field in options.model_fields])
     try:
         _check_kinds(options.model_validate(values).model_dump(), merged, f"{prefix}.")
     except ValidationError as error:

@@ -66,3 +66,11 @@ def test_a_file_that_is_no_text_of_some_length_is_refused(tmp_path):
     for file in sorted(tmp_path.iterdir()):
         with pytest.raises(ConfigError, match=str(file)):
             compose("digits", file=file)
+
+
+@pytest.mark.parametrize(
+    "key", ["objective..", "objective.a.b", "objective.predict.a", "losses.", "losses..a", "..", "a..b"]
+)
+def test_a_key_that_is_none_is_named(key):
+    with pytest.raises(ConfigError, match="command line"):
+        compose("digits", overrides=[f"{key}=1"])
