@@ -101,7 +101,7 @@ def save(
                 average = {name: parameter.contiguous() for name, parameter in ema.named_parameters()}
                 save_file(average, temporary / WEIGHTS, dict(header))
                 _finish(temporary, step)
-                _prune(folder, step, keep)
+                prune(folder, step, keep)
     except (CheckpointError, Told):
         if main:
             shutil.rmtree(temporary, ignore_errors=True)
@@ -158,10 +158,20 @@ def _sync(path: Path) -> None:
         os.close(handle)
 
 
-def _prune(folder: Path, step: int, keep: int) -> None:
-    """Remove older checkpoints; newer ones were found damaged and go when their step comes again."""
+def prune(folder: Path, step: int, keep: int) -> None:
+    """Remove checkpoints older than that of `step`, which is intact, so that `keep` are left.
+
+    Newer ones were found damaged and go when their step comes again.
+
+    Raises:
+        OSError: if that is not possible.
+    """
     older = [number for number in steps(folder) if number < step and not (folder / _name(number)).is_symlink()]
-    for number in older[: max(0, len(older) + 1 - keep)]:
+    surplus = older[: max(0, len(older) + 1 - keep)]
+    if surplus:
+        # The process that gave the intact one its name may have died before that was on the disk.
+        _sync(folder)
+    for number in surplus:
         # Under another name first: half of it shall not pass for a damaged checkpoint.
         doomed = folder / f".step-{number:08d}.tmp"
         (folder / _name(number)).rename(doomed)

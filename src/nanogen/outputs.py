@@ -6,6 +6,7 @@ import json
 import os
 import time
 from collections.abc import Mapping
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from torch import Tensor
@@ -79,8 +80,12 @@ class Outputs:
                 opened.close()
 
     def catch_up(self) -> None:
-        """Make what the step that training continues from lacks: it was stopped after the checkpoint."""
+        """Do what the step that training continues from lacks: it was stopped after the checkpoint."""
         if self.trainee.updates:
+            if self.log is not None:
+                # What cannot be removed goes with the next checkpoint.
+                with suppress(OSError):
+                    checkpoint.prune(self.run.checkpoints, self.trainee.updates, self.config.train.keep)
             self._draw_and_score(missing=True)
 
     def after_step(self, values: Mapping[str, Tensor]) -> None:

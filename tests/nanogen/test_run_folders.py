@@ -120,7 +120,7 @@ def test_a_folder_with_anything_else_is_not_ours(mine, tmp_path):
         (Log, "write_record", 1),
         (Log, "write_record", 2),
         (checkpoint, "save", 2),
-        (checkpoint, "_prune", 1),
+        (checkpoint, "prune", 1),
     ],
 )
 def test_what_the_newest_checkpoint_lacks_is_made_on_continuing(module, name, number, whole, tmp_path, monkeypatch):
@@ -254,7 +254,7 @@ def test_only_exact_names_are_checkpoints(name, copy):
     other = shutil.copytree(copy / "checkpoints" / "step-00000004", copy / "checkpoints" / name)
     found, damaged = checkpoint.newest(copy / "checkpoints")
     assert (found.step, damaged) == (4, [])
-    checkpoint._prune(copy / "checkpoints", 4, 1)
+    checkpoint.prune(copy / "checkpoints", 4, 1)
     assert steps_of(copy) == sorted(["step-00000004", name])
     assert len(list(other.iterdir())) == 3
 
@@ -287,15 +287,15 @@ def test_a_manifest_that_lists_strange_files_is_damaged(name, copy):
 
 
 def test_a_damaged_newer_checkpoint_does_not_push_out_the_one_just_written(copy):
-    checkpoint._prune(copy / "checkpoints", 2, 1)
+    checkpoint.prune(copy / "checkpoints", 2, 1)
     assert steps_of(copy) == ["step-00000002", "step-00000004"]
-    checkpoint._prune(copy / "checkpoints", 4, 1)
+    checkpoint.prune(copy / "checkpoints", 4, 1)
     assert steps_of(copy) == ["step-00000004"]
 
 
 def test_older_checkpoints_go_once_the_new_one_is_durable(tmp_path, monkeypatch):
     done = []
-    for name in ("_sync", "_prune"):
+    for name in ("_sync", "prune"):
         real = getattr(checkpoint, name)
         monkeypatch.setattr(
             checkpoint,
@@ -311,8 +311,17 @@ def test_older_checkpoints_go_once_the_new_one_is_durable(tmp_path, monkeypatch)
         ("_sync", ".step-00000001.tmp"),
         ("rename", ".step-00000001.tmp"),
         ("_sync", "checkpoints"),
-        ("_prune", "checkpoints"),
+        ("prune", "checkpoints"),
     ]
+
+
+def test_checkpoints_that_a_stopped_run_would_have_removed_go_on_continuing(copy, monkeypatch):
+    synced = []
+    real = checkpoint._sync
+    monkeypatch.setattr(checkpoint, "_sync", lambda path: synced.append((path.name, steps_of(copy))) or real(path))
+    run(copy, 4, "train.keep=1")
+    assert steps_of(copy) == ["step-00000004"]
+    assert synced == [("checkpoints", ["step-00000002", "step-00000004"])]
 
 
 def test_a_checkpoint_is_as_readable_as_any_new_file(whole, tmp_path):
