@@ -26,7 +26,7 @@ from torch import Tensor, nn
 from torch.distributed.checkpoint.state_dict import get_state_dict, set_state_dict
 
 from diffusionbench.errors import CheckpointError, Told
-from diffusionbench.schema import Strict, file_digest, write_atomic
+from diffusionbench.schema import Strict, file_digest, sync, write_atomic
 from diffusionbench.shown import few
 from nanogen import distributed
 
@@ -134,28 +134,19 @@ def _finish(temporary: Path, step: int) -> None:
     """Make what is written durable, and then a checkpoint."""
     # It is written for its owner alone; a checkpoint is as readable as any other new file.
     shutil.copymode(temporary / METADATA, temporary / WEIGHTS)
-    _sync(temporary / WEIGHTS)
-    _sync(temporary / STATE)
+    sync(temporary / WEIGHTS)
+    sync(temporary / STATE)
     paths = sorted(path for path in temporary.rglob("*") if path.is_file())
     files = {
         str(path.relative_to(temporary)): Entry(bytes=path.stat().st_size, sha256=file_digest(path)) for path in paths
     }
     write_atomic(temporary / MANIFEST, Manifest(step=step, files=files).model_dump_json(indent=1))
-    _sync(temporary)
+    sync(temporary)
     final = temporary.with_name(_name(step))
     # What has this name already was found damaged, or training would not have come back to this step.
     shutil.rmtree(final, ignore_errors=True)
     temporary.rename(final)
-    _sync(final.parent)
-
-
-def _sync(path: Path) -> None:
-    """Wait until a file, or the names in a folder, are on the disk."""
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
+    sync(final.parent)
 
 
 def prune(folder: Path, step: int, keep: int) -> None:
@@ -170,7 +161,7 @@ def prune(folder: Path, step: int, keep: int) -> None:
     surplus = older[: max(0, len(older) + 1 - keep)]
     if surplus:
         # The process that gave the intact one its name may have died before that was on the disk.
-        _sync(folder)
+        sync(folder)
     for number in surplus:
         # Under another name first: half of it shall not pass for a damaged checkpoint.
         doomed = folder / f".step-{number:08d}.tmp"

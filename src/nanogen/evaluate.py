@@ -201,7 +201,6 @@ def evaluate(
     Raises:
         UserError: see `diffusionbench.runner.run`.
     """
-    check_axis(config)
     scale, seed = config.guidance.scale, config.eval.seed
     request = _request(config, parts, run.facts["method"], step, None)
     command = f"nanogen eval {run.path} --guidance {scale:g} --num {request.count} --seed {seed}"
@@ -214,6 +213,7 @@ def evaluate(
     started = time.perf_counter()
     main, images = distributed.is_main(), run.path / EVALS / "images"
     with distributed.agreed(), _written(f"evaluation of {run.path}"):
+        check_axis(config)
         check_request(request, source)
         if main:
             runner.open_store(request, source, images)

@@ -295,7 +295,7 @@ def test_a_damaged_newer_checkpoint_does_not_push_out_the_one_just_written(copy)
 
 def test_older_checkpoints_go_once_the_new_one_is_durable(tmp_path, monkeypatch):
     done = []
-    for name in ("_sync", "prune"):
+    for name in ("sync", "prune"):
         real = getattr(checkpoint, name)
         monkeypatch.setattr(
             checkpoint,
@@ -306,19 +306,19 @@ def test_older_checkpoints_go_once_the_new_one_is_durable(tmp_path, monkeypatch)
     monkeypatch.setattr(Path, "rename", lambda path, to: (done.append(("rename", path.name)), rename(path, to))[1])
     run(tmp_path / "run", 1, "eval.metrics=[]")
     assert [one for one in done if one != ("rename", ".metadata.tmp")] == [
-        ("_sync", "ema.safetensors"),
-        ("_sync", "state"),
-        ("_sync", ".step-00000001.tmp"),
+        ("sync", "ema.safetensors"),
+        ("sync", "state"),
+        ("sync", ".step-00000001.tmp"),
         ("rename", ".step-00000001.tmp"),
-        ("_sync", "checkpoints"),
+        ("sync", "checkpoints"),
         ("prune", "checkpoints"),
     ]
 
 
 def test_checkpoints_that_a_stopped_run_would_have_removed_go_on_continuing(copy, monkeypatch):
     synced = []
-    real = checkpoint._sync
-    monkeypatch.setattr(checkpoint, "_sync", lambda path: synced.append((path.name, steps_of(copy))) or real(path))
+    real = checkpoint.sync
+    monkeypatch.setattr(checkpoint, "sync", lambda path: synced.append((path.name, steps_of(copy))) or real(path))
     run(copy, 4, "train.keep=1")
     assert steps_of(copy) == ["step-00000004"]
     assert synced == [("checkpoints", ["step-00000002", "step-00000004"])]
