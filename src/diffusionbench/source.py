@@ -422,10 +422,11 @@ def _matching(labels: Sequence[int | None], count: int, what: str) -> tuple[int 
     if len(labels) != count:
         raise RequestError(f"{len(labels)} labels were given and {what} has {count} images. Give one label per image.")
     for image, label in enumerate(labels):
-        if label is not None and not 0 <= label < bounds.CLASSES:
+        # Which numbers are classes is the reference's to say.
+        if label is not None and abs(label) >= bounds.CLASSES:
             raise DataError(
-                f"{what}: image {image} has the label {clipped(str(label), 40)}. Labels are numbers from 0 to "
-                f"{bounds.CLASSES - 1:,}."
+                f"{what}: image {image} has the label {clipped(str(label), 40)}. Labels are numbers below "
+                f"{bounds.CLASSES:,}."
             )
     return tuple(labels)
 

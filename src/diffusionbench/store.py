@@ -34,7 +34,7 @@ class Entry(NamedTuple):
     """One stored image as the manifest knows it."""
 
     id: Annotated[int, Field(ge=0, lt=bounds.IMAGES)]
-    label: Annotated[int, Field(ge=0, lt=bounds.CLASSES)] | None
+    label: Annotated[int, Field(gt=-bounds.CLASSES, lt=bounds.CLASSES)] | None
     prompt: str | None
     sha256: str
 

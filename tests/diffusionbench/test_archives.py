@@ -12,7 +12,7 @@ import pytest
 from diffusionbench.archives import Archive
 from diffusionbench.errors import DataError
 from diffusionbench.metrics.frechet import load_moments
-from diffusionbench.source import ArchiveSource
+from diffusionbench.source import ArchiveSource, read_labels
 
 IMAGES = np.zeros((4, 8, 8, 3), np.uint8)
 
@@ -114,3 +114,12 @@ def test_files_that_are_no_archive(tmp_path):
     for path in sorted(tmp_path.glob("[!w]*.npz")):
         with pytest.raises(DataError, match=r"\.npz cannot be read as \.npz"):
             Archive(path)
+
+
+def test_labels_that_are_no_class_and_label_files_without_end_are_refused(tmp_path):
+    path = archive(tmp_path / "a.npz", arr_0=npy(IMAGES), arr_1=npy(np.array([0, 1, 2, 2**60])))
+    with pytest.raises(DataError, match="image 3 has the label 1152921504606846976"):
+        ArchiveSource(path)
+    os.mkfifo(tmp_path / "pipe.txt")
+    with pytest.raises(DataError, match="labels"):
+        read_labels(tmp_path / "pipe.txt")
