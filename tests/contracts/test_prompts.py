@@ -6,7 +6,9 @@ import re
 import pytest
 
 from diffusionbench.errors import UserError
-from diffusionbench.prompts import PROMPTS
+from diffusionbench.prompts import PROMPTS, PromptChoice
+from diffusionbench.request import EvalRequest, expand
+from diffusionbench.source import ConstantSource
 
 
 @pytest.fixture(scope="module", params=list(PROMPTS))
@@ -41,6 +43,21 @@ def test_the_listing_holds_every_text_in_order(source):
     values = [value for line in opened.jsonl.splitlines() for value in json.loads(line).values()]
     known = set(opened.texts)
     assert [value for value in values if isinstance(value, str) and value in known] == list(opened.texts)
+
+
+def test_images_are_asked_for_prompt_by_prompt(source):
+    name, found = source
+    opened = found.open("public-0", None)
+    count = len(opened.files_of_images())
+    request = EvalRequest(
+        axis="t2i", metrics=("is_digits",), prompts=PromptChoice(name=name), count=count, method="x", title="X"
+    )
+    samples = expand(request, ConstantSource((8, 8)))
+    assert [sample.file for sample in samples] == opened.files_of_images()
+    every = range(opened.images_per_prompt)
+    assert [sample.prompt for sample in samples] == [text for text in opened.texts for _ in every]
+    if opened.noise_seeds is not None:
+        assert [sample.seed for sample in samples] == [seed for seeds in opened.noise_seeds for seed in seeds]
 
 
 def test_facts_for_people_and_refusals(source):

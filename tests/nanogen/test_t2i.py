@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import re
 import shutil
@@ -122,6 +123,10 @@ def test_the_first_images_of_an_evaluation_follow_the_prompt_sets_seeds(run, tmp
     together, alone = source.images(samples[:3]), source.images(samples[2:3])
     assert np.abs(together[2].astype(int) - alone[0]).max() <= 1
     assert not np.array_equal(together[0], together[1])
+    # The seed of the set rules, and neither the place nor the evaluation's own seed.
+    moved = [dataclasses.replace(samples[0], id=9)]
+    other = NetworkSource(generator, 5, 4, "test")
+    assert np.array_equal(other.images(moved), source.images(samples[:1]))
 
 
 def test_interrupted_training_continues_to_the_same_weights(words, run, tmp_path):
