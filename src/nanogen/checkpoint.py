@@ -260,28 +260,31 @@ def restore(checkpoint: Checkpoint, model: nn.Module, optimizer: torch.optim.Opt
     set_state_dict(model, optimizer, model_state_dict=state["model"], optim_state_dict=state["optimizer"])
 
 
-def read_weights(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
-    """Tensors and header of a weights file.
-
-    Raises:
-        CheckpointError: if the file is missing or not one of ours.
-    """
+@contextmanager
+def _opened(path: Path) -> Iterator[Any]:
     try:
         if not path.is_file():
             raise OSError("no such file" if not path.exists() else "it is no regular file")
         with safe_open(path, "pt") as file:
-            return {name: file.get_tensor(name) for name in file.keys()}, dict(file.metadata() or {})  # noqa: SIM118
+            yield file
     except (OSError, RuntimeError, ValueError, LookupError, SafetensorError) as error:
         raise CheckpointError(f"weights {path} cannot be read: {error}.") from None
 
 
+def read_weights(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """Return the tensors and the header of a weights file.
+
+    Raises:
+        CheckpointError: if the file is missing or not one of ours.
+    """
+    with _opened(path) as file:
+        return {name: file.get_tensor(name) for name in file.keys()}, dict(file.metadata() or {})  # noqa: SIM118
+
+
 def read_header(path: Path) -> dict[str, str]:
-    """Read the header of a weights file alone; arguments and errors as for `read_weights`."""
-    try:
-        with safe_open(path, "pt") as file:
-            return dict(file.metadata() or {})
-    except (OSError, SafetensorError) as error:
-        raise CheckpointError(f"weights {path} cannot be read: {error}.") from None
+    """Return the header of a weights file alone; errors as for `read_weights`."""
+    with _opened(path) as file:
+        return dict(file.metadata() or {})
 
 
 def load_weights(model: nn.Module, tensors: Mapping[str, Tensor], origin: str) -> None:
