@@ -392,7 +392,7 @@ FIELDS = {
 }
 # Fields that show in a command of their own, each in the test that is named here.
 ELSEWHERE = {
-    "condition.cache": "test_t2i.py::test_a_text_cache_trains_the_same_network",
+    "condition.cache": "test_t2i.py::test_a_cache_gives_the_same_losses_and_the_encoder_stays_closed",
     "eval.tuned_scale": "test_sampling_uses.py::test_the_tuned_scale_acts_on_its_interval",
 }
 
@@ -420,3 +420,9 @@ def test_a_field_acts(name, tmp_path, monkeypatch):
 def test_every_field_has_an_entry():
     known = set(Layer.of(*read_own("base.yaml")))
     assert known == FIELDS.keys() | ELSEWHERE.keys()
+
+
+def test_tests_named_elsewhere_are_there():
+    for place in ELSEWHERE.values():
+        file, _, name = place.partition("::")
+        assert f"def {name}(" in (Path(__file__).parent / file).read_text(encoding="utf-8"), place
