@@ -98,7 +98,7 @@ RECORD_READERS = (
     "diffusionbench.study_text",
     "diffusionbench.submission",
 )
-BOTTOM = {f"diffusionbench.{name}" for name in ("bounds", "errors", "limits", "registry", "schema", "shown")}
+BOTTOM = {f"diffusionbench.{name}" for name in ("bounds", "errors", "limits", "registry", "schema", "shown", "writing")}
 
 
 @dataclass

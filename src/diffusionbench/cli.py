@@ -184,7 +184,7 @@ def run(
 
 
 def _check_places(out: Path | None, store: Path | None = None) -> None:
-    from diffusionbench.schema import check_place
+    from diffusionbench.writing import check_place
 
     if out is not None:
         check_place(out)

@@ -190,8 +190,7 @@ def submit(
       diffusionbench submit record.json --records ../diffusionbench/records --json
     """
     from diffusionbench import submission
-    from diffusionbench.folders import check_gives_way
-    from diffusionbench.schema import check_place, write_result
+    from diffusionbench.writing import check_gives_way, check_place, write_result
 
     if not dry_run:
         check_place(records, "folder")

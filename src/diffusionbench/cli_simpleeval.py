@@ -161,12 +161,11 @@ def prompts(
 
     Image k of a prompt belongs into `<prompt id>/<k>.png`, sampled from the k-th of the line's noise seeds.
     """
-    from diffusionbench.folders import check_gives_way
     from diffusionbench.prompts import PROMPTS
-    from diffusionbench.schema import check_place, write_result
     from diffusionbench.simpleeval.regeneration import drawn
     from diffusionbench.simpleeval.seeds import bound_seed
     from diffusionbench.simpleeval.statistics import overlaps
+    from diffusionbench.writing import check_gives_way, check_place, write_result
 
     if out is not None:
         check_place(out, "folder")
@@ -333,9 +332,8 @@ def stress(
 
       diffusionbench stress simpleeval_shapes_v1 --layout standard --out stress.json
     """
-    from diffusionbench.folders import check_gives_way
-    from diffusionbench.schema import check_place, write_result
     from diffusionbench.simpleeval import stress as harness
+    from diffusionbench.writing import check_gives_way, check_place, write_result
 
     if out is not None:
         check_place(out)

@@ -34,8 +34,8 @@ def site(
 
       diffusionbench site --out /tmp/preview --json
     """
-    from diffusionbench.schema import check_place
     from diffusionbench.site.build import build
+    from diffusionbench.writing import check_place
 
     check_place(out, "folder")
     counts = build(gather_records(records), out, record_folders(records))
@@ -64,7 +64,7 @@ def figure(
     """
     from diffusionbench.figure import figure as points_of
     from diffusionbench.figure import write
-    from diffusionbench.schema import check_place
+    from diffusionbench.writing import check_place
 
     check_place(out)
     chosen = points_of(gather_records(records), score_set, guidance, family=split(family), select=split(select))

@@ -19,7 +19,8 @@ from diffusionbench.catalog import beside_a_score, direction, metric_info
 from diffusionbench.errors import RequestError
 from diffusionbench.points import guidance_state, subject
 from diffusionbench.record import Record, Value
-from diffusionbench.schema import canonical_json, write_atomic
+from diffusionbench.schema import canonical_json
+from diffusionbench.writing import write_atomic
 
 EVERY_EVAL_EVER: Final = "0.3.0"
 RELATIONSHIPS: Final = ("first_party", "third_party", "collaborative", "other")

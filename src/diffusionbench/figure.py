@@ -18,12 +18,11 @@ from typing import Any, Final
 from diffusionbench.catalog import ALIASES, CATALOG, SIMPLEEVAL, metric_info, resolve_metric
 from diffusionbench.correlate import fit_line, pearson
 from diffusionbench.errors import RequestError
-from diffusionbench.folders import check_gives_way
 from diffusionbench.points import MEASURED, Point, Selection, guidance_state, in_set, select_points
 from diffusionbench.record import Record
 from diffusionbench.registry import require
-from diffusionbench.schema import write_atomic
 from diffusionbench.study_text import UNDEFINED, number, span
+from diffusionbench.writing import check_gives_way, write_atomic
 
 BENCHMARKS: Final = ("geneval", "dpgbench", "genaibench", "simpleeval")
 GUIDANCE: Final = ("none", "cfg")

@@ -17,8 +17,8 @@ from diffusionbench.catalog import metric_info
 from diffusionbench.correlate import Coefficient, pearson
 from diffusionbench.points import select_points
 from diffusionbench.published.names import BY_NAME
-from diffusionbench.schema import write_atomic
 from diffusionbench.study import Study, analyse, rescoring_noise
+from diffusionbench.writing import write_atomic
 
 T2I: Final = ("geneval", "dpgbench", "genaibench")
 IMAGENET: Final = (

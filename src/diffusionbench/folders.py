@@ -1,6 +1,6 @@
 """Folders that are made as a whole: built under a temporary name, on the disk, and then in place in one step.
 
-A folder, or a file that a user named, gives way to a new one only where all of it is known to be of an earlier one.
+A folder gives way to a new one only where all of it is known to be of an earlier one.
 """
 
 from __future__ import annotations
@@ -14,37 +14,12 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
 
-from diffusionbench.errors import RequestError
-from diffusionbench.schema import lock, make_folder, remove, sweep, sync, temporary_name
+from diffusionbench.writing import lock, make_folder, remove, sweep, sync, temporary_name
 
 # Of renameat2(2).
 _AT_FDCWD: Final = -100
 _EXCHANGE: Final = 2
 _UNSUPPORTED: Final = (errno.ENOSYS, errno.EINVAL, errno.ENOTSUP)
-# Bytes at either end of a file, within which the mark of a result stands.
-_ENDS: Final = 64 * 1024
-
-
-def check_gives_way(path: Path, mark: str) -> None:
-    """Check that a result may be written where a user said: nothing is there, an empty file or a result of its kind.
-
-    Args:
-        mark: what stands near the beginning or the end of every such result, and of nothing else.
-
-    Raises:
-        RequestError: if another file would be lost.
-    """
-    if not path.is_file():
-        return
-    with path.open("rb") as file:
-        first = file.read(_ENDS)
-        file.seek(max(0, path.stat().st_size - _ENDS))
-        last = file.read()
-    if first and mark.encode() not in first and mark.encode() not in last:
-        raise RequestError(
-            f"{path} exists and is no earlier result of this kind, so it would be lost. Choose another place, or "
-            "remove it."
-        )
 
 
 def strangers(folder: Path, files: Collection[str]) -> list[str]:

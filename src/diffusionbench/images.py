@@ -16,7 +16,8 @@ import numpy as np
 from PIL import ExifTags, Image, PngImagePlugin
 
 from diffusionbench.errors import DataError, RequestError, RunError
-from diffusionbench.schema import canonical_json, write_atomic
+from diffusionbench.schema import canonical_json
+from diffusionbench.writing import write_atomic
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -13,10 +13,10 @@ from typing import Annotated, Any, Final, Literal
 from pydantic import Field, ValidationError
 
 from diffusionbench.errors import RequestError
-from diffusionbench.folders import check_gives_way
 from diffusionbench.limits import read_small
-from diffusionbench.schema import Strict, write_result
+from diffusionbench.schema import Strict
 from diffusionbench.shown import clipped, few
+from diffusionbench.writing import check_gives_way, write_result
 
 SCHEMA_VERSION: Final = 1
 # An id is also a file name, and those end at 255 bytes.

@@ -23,8 +23,9 @@ from diffusionbench.axes import Sample
 from diffusionbench.errors import DataError, RequestError
 from diffusionbench.limits import read_small
 from diffusionbench.request import EvalRequest
-from diffusionbench.schema import Strict, digest, file_digest, write_atomic
+from diffusionbench.schema import Strict, digest, file_digest
 from diffusionbench.source import Source, UnreadableImages
+from diffusionbench.writing import write_atomic
 
 CHUNK = 128
 BATCH = 64

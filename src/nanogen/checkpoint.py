@@ -26,8 +26,9 @@ from torch import Tensor, nn
 from torch.distributed.checkpoint.state_dict import get_state_dict, set_state_dict
 
 from diffusionbench.errors import CheckpointError, Told
-from diffusionbench.schema import Strict, file_digest, sync, write_atomic
+from diffusionbench.schema import Strict, file_digest
 from diffusionbench.shown import few
+from diffusionbench.writing import sync, write_atomic
 from nanogen import distributed
 
 _LISTED = 10

@@ -11,7 +11,7 @@ from diffusionbench.errors import CheckpointError, RequestError
 from diffusionbench.files import are_folder_names, read_lines
 from diffusionbench.images import grid, save_png
 from diffusionbench.record import Record
-from diffusionbench.schema import check_place, write_atomic
+from diffusionbench.writing import check_place, write_atomic
 from nanogen import checkpoint, distributed, evaluate, precision
 from nanogen import run as runs
 from nanogen.conditions import Ask

@@ -16,7 +16,7 @@ from typing import Any, Protocol
 from diffusionbench import shown
 from diffusionbench.errors import CheckpointError
 from diffusionbench.registry import require
-from diffusionbench.schema import write_atomic
+from diffusionbench.writing import write_atomic
 
 FILE = "metrics.jsonl"
 # Before the keys of an evaluation's numbers.

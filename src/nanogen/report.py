@@ -14,13 +14,12 @@ import numpy as np
 from PIL import Image
 
 from diffusionbench.errors import CheckpointError, RequestError
-from diffusionbench.folders import check_gives_way
 from diffusionbench.metrics import METRICS
 from diffusionbench.record import Record, Value, facts_of
 from diffusionbench.record import load as load_record
 from diffusionbench.registry import require
-from diffusionbench.schema import write_atomic
 from diffusionbench.store import ImageStore
+from diffusionbench.writing import check_gives_way, write_atomic
 from nanogen import log
 from nanogen import run as runs
 from nanogen.config import differences

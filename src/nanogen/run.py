@@ -13,7 +13,7 @@ from typing import Any, get_args
 
 from diffusionbench import provenance
 from diffusionbench.errors import CheckpointError, ConfigError
-from diffusionbench.schema import make_folder, write_atomic
+from diffusionbench.writing import make_folder, write_atomic
 from nanogen import checkpoint
 from nanogen.config import Config, differences, read_yaml, reload, to_yaml
 from nanogen.data import Dataset

@@ -10,13 +10,13 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from diffusionbench import cli, schema
+from diffusionbench import cli, writing
 from diffusionbench.errors import DataError, RequestError
 from diffusionbench.files import open_image_folder
 from diffusionbench.record import load
 from diffusionbench.references import digits, resolve
-from diffusionbench.schema import check_place, write_result
 from diffusionbench.source import ArchiveSource, FolderSource, PromptFolderSource, read_labels
+from diffusionbench.writing import check_place, write_result
 
 WORDS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
 
@@ -361,7 +361,7 @@ def test_a_place_may_be_new_or_an_older_result(tmp_path):
 
 def test_a_folder_that_is_read_only_is_said_before(tmp_path, monkeypatch):
     # The superuser may write anywhere.
-    monkeypatch.setattr("diffusionbench.schema.os.access", lambda path, mode: False)
+    monkeypatch.setattr("diffusionbench.writing.os.access", lambda path, mode: False)
     with pytest.raises(RequestError, match="is read-only"):
         check_place(tmp_path / "r.json")
 
@@ -372,7 +372,7 @@ def test_a_result_that_cannot_be_written_is_printed(bench, tmp_path, noise, writ
     def full(*given):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(schema, "write_atomic", full)
+    monkeypatch.setattr(writing, "write_atomic", full)
     code, out, err = bench("run", "s", "--reference", "digits", "--metrics", "fd_digits", "--out", "r.json", "--json")
     assert code == 2
     assert json.loads(out)["values"]["fd_digits"]["scored"] == 4

@@ -9,15 +9,15 @@ import stat
 
 import pytest
 
-from diffusionbench import schema
+from diffusionbench import writing
 from diffusionbench.errors import RequestError
-from diffusionbench.schema import temporary_name, write_atomic, write_result
+from diffusionbench.writing import temporary_name, write_atomic, write_result
 
 
 @pytest.fixture(autouse=True)
 def _new_process(monkeypatch):
     """Folders are swept once by a process: each test is one."""
-    monkeypatch.setattr(schema, "_swept", set())
+    monkeypatch.setattr(writing, "_swept", set())
 
 
 def killed_while_writing(path) -> None:
@@ -59,9 +59,9 @@ def test_what_a_killed_writer_left_is_swept_and_nothing_else(tmp_path):
         file.write_text("keep me")
     folder = temporary_name(tmp_path)
     (folder / "inside").mkdir(parents=True)
-    with schema._new_temporary(tmp_path) as file:
+    with writing._new_temporary(tmp_path) as file:
         # Another process: it sweeps for itself.
-        schema._swept.clear()
+        writing._swept.clear()
         write_atomic(path, "new")
         assert {one.name for one in tmp_path.iterdir()} == {
             "record.json",
@@ -75,7 +75,7 @@ def test_where_there_are_no_locks_a_day_decides(tmp_path, monkeypatch):
     def unsupported(handle, how):
         raise OSError(errno.ENOLCK, "No locks available")
 
-    monkeypatch.setattr(schema.fcntl, "flock", unsupported)
+    monkeypatch.setattr(writing.fcntl, "flock", unsupported)
     young, old = temporary_name(tmp_path), temporary_name(tmp_path)
     young.touch()
     old.touch()
@@ -85,7 +85,7 @@ def test_where_there_are_no_locks_a_day_decides(tmp_path, monkeypatch):
 
 
 def test_a_temporary_swept_before_it_was_locked_is_made_anew(tmp_path, monkeypatch):
-    real, swept = schema.lock, []
+    real, swept = writing.lock, []
 
     def late(handle):
         if not swept:
@@ -94,7 +94,7 @@ def test_a_temporary_swept_before_it_was_locked_is_made_anew(tmp_path, monkeypat
             swept.append(name)
         return real(handle)
 
-    monkeypatch.setattr(schema, "lock", late)
+    monkeypatch.setattr(writing, "lock", late)
     write_atomic(tmp_path / "record.json", "x")
     assert [one.name for one in tmp_path.iterdir()] == ["record.json"]
 

@@ -9,15 +9,16 @@ from pathlib import Path
 
 import pytest
 
-from diffusionbench import folders, schema
+from diffusionbench import folders, writing
 from diffusionbench.errors import RequestError
-from diffusionbench.folders import check_gives_way, recover, strangers, whole_folder
+from diffusionbench.folders import recover, strangers, whole_folder
+from diffusionbench.writing import check_gives_way
 
 
 @pytest.fixture(autouse=True)
 def _new_process(monkeypatch):
     """Folders are swept once by a process: each test is one."""
-    monkeypatch.setattr(schema, "_swept", set())
+    monkeypatch.setattr(writing, "_swept", set())
 
 
 def make(out: Path, text: str) -> None:
@@ -89,8 +90,8 @@ def test_between_two_renames_the_old_folder_is_put_back(tmp_path, monkeypatch):
     assert text(out) == "old"
     make(out, "new")
     assert text(out) == "new"
-    schema._swept.clear()
-    schema.sweep(tmp_path)
+    writing._swept.clear()
+    writing.sweep(tmp_path)
     assert list(tmp_path.iterdir()) == [out]
 
 

@@ -21,7 +21,7 @@ from torch.nn import functional as F
 
 from diffusionbench.extractors.digits import CARD, WEIGHTS, WIDTH, forward, to_grey
 from diffusionbench.references import digits
-from diffusionbench.schema import write_atomic
+from diffusionbench.writing import write_atomic
 
 RECIPE: dict[str, Any] = {
     "seed": 0,

@@ -17,7 +17,7 @@ from diffusionbench.errors import DataError
 from diffusionbench.published import BLOG, PAPER, REPRODUCIBILITY
 from diffusionbench.published.names import BY_NAME, parse_published
 from diffusionbench.record import Guidance, Protocol, Provenance, Record, Value
-from diffusionbench.schema import write_atomic
+from diffusionbench.writing import write_atomic
 
 PAGE: Final = "https://end2end-diffusion.github.io/diffusion-bench/"
 POST: Final = "https://github.com/End2End-Diffusion/End2End-Diffusion.github.io"

@@ -19,11 +19,12 @@ from safetensors.torch import load_file, save
 from torch import Tensor
 from torch.nn import functional as F
 
-from diffusionbench.schema import file_digest, write_atomic
+from diffusionbench.schema import file_digest
 from diffusionbench.simpleeval import shapes_world as world
 from diffusionbench.simpleeval.shapes import training_pair
 from diffusionbench.simpleeval.stream import Stream
 from diffusionbench.simpleeval.toy_scorers import FOLDER, NAMES, ToyClip, ToyScorer, ToyVqa, tokens
+from diffusionbench.writing import write_atomic
 
 PAIRS, HELD, BATCH, RATE, CLIP = 14_000, 1_000, 128, 1.2e-3, 1.0
 EPOCHS: Final = {"toy_clipscore": 14, "toy_vqascore": 2}

@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 
 from diffusionbench.errors import DataError
-from diffusionbench.schema import write_atomic
+from diffusionbench.writing import write_atomic
 from nanogen import distributed
 from nanogen.data import Batch, Dataset, Item
 from nanogen.data.plan import parts_of

@@ -23,8 +23,7 @@ import numpy as np
 from diffusionbench.errors import DataError, RequestError
 from diffusionbench.extractors import cache_folder
 from diffusionbench.files import IMAGE_SUFFIXES, is_hidden
-from diffusionbench.folders import check_gives_way
-from diffusionbench.schema import write_atomic
+from diffusionbench.writing import check_gives_way, write_atomic
 from nanogen.data.captions import MAX_CAPTION, decoded, from_json
 from nanogen.data.images import MAX_DEFECTS
 from nanogen.data.tarheaders import members

@@ -30,8 +30,8 @@ import torch.nn.functional as F
 from safetensors.torch import save
 from torch import Tensor
 
-from diffusionbench.schema import write_atomic
 from diffusionbench.simpleeval import shapes
+from diffusionbench.writing import write_atomic
 from nanogen.data.digits import open_digits
 from nanogen.latents.autoencoder import Autoencoder
 from nanogen.latents.toy import CARD, CHANNELS, SIZE, WEIGHTS

@@ -16,7 +16,7 @@ from typing import Any, Final
 import torch
 from safetensors.torch import save
 
-from diffusionbench.schema import write_atomic
+from diffusionbench.writing import write_atomic
 from nanogen.data.shapes import open_shapes
 from nanogen.text import EncoderSpec
 from nanogen.text.encoder import TextEncoder
