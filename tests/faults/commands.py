@@ -50,6 +50,7 @@ TEXT = ("condition.encoder=encoder", "data.image_size=32", "eval.metrics=[]")
 TRAIN = ("nanogen", "train", "--task", "digits", "--run-dir", "run", *TRAINED)
 PREPARE = ("nanogen", "prepare", "text", "--task", "captions", "--data", "data", "--out", "text", *TEXT)
 SCORE = ("diffusionbench", "run", "images.npz", "--reference", "real.npz", "--metrics", "kd_digits,fd_digits")
+SAMPLE = ("nanogen", "sample", "outputs/run", "--labels", "0-9", "--num", "3")
 SITE = ("diffusionbench", "site", "--out", "public")
 
 
@@ -104,6 +105,9 @@ COMMANDS = {
     "prepare text": Command(PREPARE, captioned),
     "prepare text anew": Command(PREPARE, cached),
     "score with a store": Command((*SCORE, "--store", "store", "--out", "record.json"), scored, quick=8),
+    "sample a folder": Command((*SAMPLE, "--out", "drawn"), trained, quick=2),
+    "sample an archive": Command((*SAMPLE, "--out", "drawn.npz"), trained, quick=2),
+    "evaluate a run": Command(("nanogen", "eval", "outputs/run", "--guidance", "2"), trained, quick=2),
     "build a site": Command(SITE, quick=3, every=9),
     "build a site anew": Command(SITE, built, quick=3, every=9),
 }
