@@ -31,7 +31,7 @@ class Command:
 
     words: tuple[str, ...]
     prepare: Callable[[Path], object] = lambda folder: None
-    quick: int = 6
+    quick: int = 4
     every: int = 1
 
 
@@ -100,11 +100,11 @@ def _run(folder: Path, command: tuple[str, ...]) -> None:
 
 
 COMMANDS = {
-    "train": Command(TRAIN, quick=10),
+    "train": Command(TRAIN, quick=7),
     "make a run folder": Command(("nanogen", "train", "--task", "digits", "--run-dir", "run", *words(1))),
     "prepare text": Command(PREPARE, captioned),
     "prepare text anew": Command(PREPARE, cached),
-    "score with a store": Command((*SCORE, "--store", "store", "--out", "record.json"), scored, quick=8),
+    "score with a store": Command((*SCORE, "--store", "store", "--out", "record.json"), scored, quick=5),
     "sample a folder": Command((*SAMPLE, "--out", "drawn"), trained, quick=2),
     "sample an archive": Command((*SAMPLE, "--out", "drawn.npz"), trained, quick=2),
     "evaluate a run": Command(("nanogen", "eval", "outputs/run", "--guidance", "2"), trained, quick=2),
