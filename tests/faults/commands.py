@@ -26,6 +26,7 @@ class Command:
         words: program and arguments; paths are below its folder.
         prepare: fills the folder with what the command needs.
         quick: how many of its operations the default tests strike, in each way.
+        needs: packages without which it is skipped.
         every: of how many the whole campaign strikes one; more than 1 where hundreds of files are written alike.
     """
 
@@ -33,6 +34,7 @@ class Command:
     prepare: Callable[[Path], object] = lambda folder: None
     quick: int = 4
     every: int = 1
+    needs: tuple[str, ...] = ()
 
 
 TRAINED = words(
@@ -102,12 +104,12 @@ def _run(folder: Path, command: tuple[str, ...]) -> None:
 COMMANDS = {
     "train": Command(TRAIN, quick=7),
     "make a run folder": Command(("nanogen", "train", "--task", "digits", "--run-dir", "run", *words(1))),
-    "prepare text": Command(PREPARE, captioned),
-    "prepare text anew": Command(PREPARE, cached),
+    "prepare text": Command(PREPARE, captioned, needs=("transformers",)),
+    "prepare text anew": Command(PREPARE, cached, needs=("transformers",)),
     "score with a store": Command((*SCORE, "--store", "store", "--out", "record.json"), scored, quick=5),
     "sample a folder": Command((*SAMPLE, "--out", "drawn"), trained, quick=2),
     "sample an archive": Command((*SAMPLE, "--out", "drawn.npz"), trained, quick=2),
     "evaluate a run": Command(("nanogen", "eval", "outputs/run", "--guidance", "2"), trained, quick=2),
-    "build a site": Command(SITE, quick=3, every=9),
-    "build a site anew": Command(SITE, built, quick=3, every=9),
+    "build a site": Command(SITE, quick=3, every=9, needs=("jinja2",)),
+    "build a site anew": Command(SITE, built, quick=3, every=9, needs=("jinja2",)),
 }
