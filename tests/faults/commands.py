@@ -102,7 +102,7 @@ def _run(folder: Path, command: tuple[str, ...]) -> None:
 
 
 COMMANDS = {
-    "train": Command(TRAIN, quick=7),
+    "train": Command(TRAIN, quick=5),
     "make a run folder": Command(("nanogen", "train", "--task", "digits", "--run-dir", "run", *words(1))),
     "prepare text": Command(PREPARE, captioned, needs=("transformers",)),
     "prepare text anew": Command(PREPARE, cached, needs=("transformers",)),
