@@ -184,10 +184,13 @@ def run(
 
 
 def _check_places(out: Path | None, store: Path | None = None) -> None:
+    from diffusionbench.folders import check_gives_way
+    from diffusionbench.record import MARK
     from diffusionbench.writing import check_place
 
     if out is not None:
         check_place(out)
+        check_gives_way(out, MARK)
     if store is not None:
         check_place(store, "folder")
 
