@@ -184,9 +184,8 @@ def run(
 
 
 def _check_places(out: Path | None, store: Path | None = None) -> None:
-    from diffusionbench.folders import check_gives_way
     from diffusionbench.record import MARK
-    from diffusionbench.writing import check_place
+    from diffusionbench.writing import check_gives_way, check_place
 
     if out is not None:
         check_place(out)

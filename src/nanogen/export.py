@@ -9,10 +9,10 @@ import numpy as np
 
 from diffusionbench.errors import CheckpointError, RequestError
 from diffusionbench.files import are_folder_names, read_lines
-from diffusionbench.folders import check_gives_way, whole_folder
+from diffusionbench.folders import whole_folder
 from diffusionbench.images import grid, save_png
 from diffusionbench.record import MARK, Record
-from diffusionbench.writing import check_place, write_atomic
+from diffusionbench.writing import check_gives_way, check_place, write_atomic
 from nanogen import checkpoint, distributed, evaluate, precision
 from nanogen import run as runs
 from nanogen.conditions import Ask
