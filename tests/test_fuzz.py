@@ -123,6 +123,7 @@ def manifest() -> bytes:
         captions=2,
         tokens=5,
         truncated=0,
+        index_sha256="0" * 64,
     )
     return made.model_dump_json().encode()
 
@@ -174,7 +175,9 @@ def simpleeval_record() -> bytes:
     name = "simpleeval_shapes_v1"
     opened = PROMPTS.load(name).open("public-0", "quick")
     made = Record.model_validate_json(record())
+    guard = {"name": "probe", "value": 0.1, "flagged": False, "note": None}
     fact = {"seed": "public-0", "layout": "quick", "set_digest": opened.digest, "status": "provisional"}
+    fact |= {"guards": {"G7": guard}}
     chosen = {"name": name, "seed": "public-0", "layout": "quick"}
     extra = {"facts": {name: fact}, "request": {"prompts": chosen}}
     return made.model_copy(update={"extra": extra}).model_dump_json().encode()
