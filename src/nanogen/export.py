@@ -11,7 +11,7 @@ from diffusionbench.errors import CheckpointError, RequestError
 from diffusionbench.files import are_folder_names, read_lines
 from diffusionbench.images import grid, save_png
 from diffusionbench.record import Record
-from diffusionbench.writing import check_place, write_atomic
+from diffusionbench.writing import check_place, write_atomic, write_errors
 from nanogen import checkpoint, distributed, evaluate, precision
 from nanogen import run as runs
 from nanogen.conditions import Ask
@@ -93,11 +93,7 @@ def sample_run(
     Raises:
         UserError: for whatever is wrong with the request.
     """
-    if out.suffix not in ("", ".png", ".npz"):
-        raise RequestError(f"--out {out}: expected grid.png, a folder, or images.npz, found '{out.suffix}'.")
-    check_place(out, "file" if out.suffix else "folder")
-    if out.is_dir() and any(out.iterdir()):
-        raise RequestError(f"--out {out} is not empty. Name a new folder.")
+    _check_out(out)
     with distributed.processes() as device:
         with distributed.agreed():
             loaded, run = open_weights(path, device)
@@ -121,22 +117,22 @@ def sample_run(
         classes = None if run is None else run.facts.get("classes")
         with distributed.agreed():
             if parts is not None:
-                _write(np.concatenate([parts[start] for start in sorted(parts)]), wanted, out, facts, classes)
+                with write_errors(f"--out {out}"):
+                    _write(np.concatenate([parts[start] for start in sorted(parts)]), wanted, out, facts, classes)
                 for note in loaded.parts.conditioner.notes():
                     say(note)
         return parts is not None
 
 
+def _check_out(out: Path) -> None:
+    if out.suffix not in ("", ".png", ".npz"):
+        raise RequestError(f"--out {out}: expected grid.png, a folder, or images.npz, found '{out.suffix}'.")
+    check_place(out, "file" if out.suffix else "folder")
+    if out.is_dir() and any(out.iterdir()):
+        raise RequestError(f"--out {out} is not empty. Name a new folder.")
+
+
 def _write(
-    images: np.ndarray, asks: Sequence[Ask], out: Path, facts: dict[str, object], classes: Sequence[str] | None
-) -> None:
-    try:
-        _write_as(images, asks, out, facts, classes)
-    except OSError as error:
-        raise RequestError(f"--out {out} cannot be written: {error.strerror or error}.") from None
-
-
-def _write_as(
     images: np.ndarray, asks: Sequence[Ask], out: Path, facts: dict[str, object], classes: Sequence[str] | None
 ) -> None:
     if out.suffix == ".png":
