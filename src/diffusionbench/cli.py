@@ -13,7 +13,7 @@ import typer
 from diffusionbench import bounds, cli_board, cli_simpleeval, cli_site
 from diffusionbench.devices import check_device
 from diffusionbench.errors import DataError, RequestError, RunError, run_program
-from diffusionbench.files import printable
+from diffusionbench.shown import printable
 
 if TYPE_CHECKING:
     from diffusionbench.prompts import PromptChoice

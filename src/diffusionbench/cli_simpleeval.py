@@ -69,7 +69,6 @@ class PromptOptions:
                 public set does not fit, or the seed does not follow from the weights or the commitment.
         """
         from diffusionbench.prompts import PROMPTS, PromptChoice
-        from diffusionbench.schema import file_digest
         from diffusionbench.simpleeval import seeds
 
         first = metrics.split(",")[0].strip()
@@ -79,9 +78,7 @@ class PromptOptions:
                 f"axis '{axis}' needs to know which prompts the images were made for. Name them with --prompts; known: "
                 f"{', '.join(sorted(PROMPTS))}."
             )
-        if self.weights is not None:
-            _check_weights(self.weights)
-        weights_digest = None if self.weights is None else file_digest(self.weights)
+        weights_digest = None if self.weights is None else _digest(self.weights)
         seed, beacon = self.seed or "public-0", self.beacon or "none"
         seeds.check(seed, weights_digest, beacon, self.commitment)
         words = None if self.networks is None else self.networks.split(",")
@@ -166,6 +163,7 @@ def prompts(
     """
     from diffusionbench.prompts import PROMPTS
     from diffusionbench.simpleeval.regeneration import drawn
+    from diffusionbench.simpleeval.seeds import bound_seed
     from diffusionbench.simpleeval.statistics import overlaps
     from diffusionbench.writing import check_gives_way, check_place, write_result
 
@@ -175,7 +173,7 @@ def prompts(
     elif again:
         raise RequestError("--again writes a file. Say with --out into which folder.")
     source = PROMPTS.load(name)
-    opened = source.open(_bound(weights, beacon) if weights else seed, layout)
+    opened = source.open(bound_seed(_digest(weights), beacon) if weights else seed, layout)
     if out is not None:
         # The first key of the first line.
         check_gives_way(out / "prompts.jsonl", opened.jsonl.partition(":")[0])
@@ -202,17 +200,17 @@ def prompts(
         typer.echo(str(out / "prompts.jsonl"))
 
 
-def _bound(weights: Path, beacon: str) -> str:
+def _digest(weights: Path) -> str:
+    """SHA-256 of a weights file.
+
+    Raises:
+        RequestError: if there is none.
+    """
     from diffusionbench.schema import file_digest
-    from diffusionbench.simpleeval.seeds import bound_seed
 
-    _check_weights(weights)
-    return bound_seed(file_digest(weights), beacon)
-
-
-def _check_weights(weights: Path) -> None:
     if not weights.is_file():
         raise RequestError(f"weights {weights}: no such file. Give the safetensors file that samples.")
+    return file_digest(weights)
 
 
 @simpleeval.command()
@@ -242,14 +240,19 @@ def verify(
         typer.echo(lines(verify_record(record)))
     elif name is not None and secret is not None and commitment is not None:
         typer.echo(f"sealed set '{name}' is the one committed to; seed {seeds.sealed_seed(name, secret, commitment)}")
+        if commitment not in [row.commitment for row in seeds.published().sealed]:
+            typer.echo("not ranked: that commitment is not in the repository's list (simpleeval/published.yaml)")
     elif seed is not None and (weights is not None or digest is not None):
-        found = _bound(weights, beacon) if weights is not None else seeds.bound_seed(digest or "", beacon)
+        sha256 = digest or "" if weights is None else _digest(weights)
+        found = seeds.bound_seed(sha256, beacon)
         if found != seed:
             raise RequestError(
                 f"seed {seed} does not follow from these weights and beacon '{beacon}', which give {found}. "
                 "The questions may be older than the weights; do not rank this score."
             )
         typer.echo(f"{seed} follows from these weights")
+        for doubt in seeds.doubts(seed, sha256, beacon, seeds.published()):
+            typer.echo(f"not ranked: {doubt}")
     else:
         raise RequestError(
             "nothing to verify. Give --record FILE, or --seed with --weights or --digest, "

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Final
 
 from diffusionbench.errors import DataError
+from diffusionbench.shown import printable
 
 # What Pillow decodes without a plugin and people store pictures in.
 IMAGE_SUFFIXES: Final = (
@@ -51,18 +52,6 @@ def _as_sortable(number: re.Match[str]) -> str:
     # A number compares by its length without leading zeros, then by its digits: names may have thousands of them.
     digits = number[0].lstrip("0")
     return f"{len(digits):05d}{digits}"
-
-
-def printable(name: str) -> str:
-    """Return a name as records and messages may hold it: one line of valid Unicode, whatever bytes it has."""
-    return re.sub("[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]", _escaped, name)
-
-
-def _escaped(found: re.Match[str]) -> str:
-    code = ord(found[0])
-    # Python keeps the byte E9 of a name that is no UTF-8 as U+DCE9.
-    code -= 0xDC00 if 0xDC80 <= code <= 0xDCFF else 0
-    return f"\\x{code:02x}" if code < 0x100 else f"\\u{code:04x}"
 
 
 def is_hidden(name: str) -> bool:

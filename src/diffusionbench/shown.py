@@ -8,14 +8,26 @@ from typing import Final
 FIRST: Final = 8
 LONGEST: Final = 2_000
 _ITEM: Final = 300
+# The no-break and the ideographic space, and the joiners of Persian, Indian scripts and emoji.
+_WRITTEN: Final = "\u00a0\u3000\u200c\u200d"
 _FORMULA: Final = ("=", "+", "-", "@", "\t", "\r", "\n", "＝", "＋", "－", "＠")
 
 
 def printable(text: str) -> str:
-    """The text with control characters, direction marks and lone surrogates made visible, as in "\\x1b[2J"."""
+    """Return the text on one line and as valid Unicode, whatever a stranger or a file system put into it.
+
+    Control characters, direction marks and lone surrogates are made visible, as in "\\x1b[2J"; a byte of a name that is
+    no UTF-8 as "\\xe9". Spaces and joiners that words are written with stay.
+    """
     if text.isprintable():
         return text
-    return "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)
+    return "".join(c if c.isprintable() or c in _WRITTEN else _visible(c) for c in text)
+
+
+def _visible(character: str) -> str:
+    # Python keeps the byte E9 of a name that is no UTF-8 as U+DCE9.
+    code = ord(character) - 0xDC00
+    return f"\\x{code:02x}" if 0x80 <= code <= 0xFF else repr(character)[1:-1]
 
 
 def lines(text: str) -> str:

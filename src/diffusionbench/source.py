@@ -26,12 +26,11 @@ from diffusionbench.files import (
     list_images,
     number_classes,
     open_image_folder,
-    printable,
     read_lines,
 )
 from diffusionbench.images import UnreadableImage, decode
 from diffusionbench.schema import digest, file_digest
-from diffusionbench.shown import clipped, few
+from diffusionbench.shown import clipped, few, printable
 
 LABEL_KEYS: Final = ("arr_1", "labels")
 MAX_LABELS: Final = 10**9

@@ -235,7 +235,16 @@ def test_a_list_in_a_message_has_an_end(bench):
     assert few(range(10)) == "0, 1, 2, 3, 4, 5, 6, 7, and 2 more"
     assert few(range(9)) == "0, 1, 2, 3, 4, 5, 6, 7, 8"
     assert len(message("x" * 10**6 + "\ny")) < LONGEST + 50
-    assert printable("a\u00a0\ud800\n") == "a\\xa0\\ud800\\n"
+    assert printable("\x1b[2J\u202e\u2028\n") == "\\x1b[2J\\u202e\\u2028\\n"
+
+
+def test_bytes_of_a_name_are_shown_and_what_words_are_written_with_stays():
+    name = os.fsdecode(bytes(range(0x80, 0x100)))
+    assert printable(name) == "".join(f"\\x{code:02x}" for code in range(0x80, 0x100))
+    halves = "".join(map(chr, [*range(0xD800, 0xDC80), *range(0xDD00, 0xE000)]))
+    assert printable(halves) == "".join(f"\\u{ord(half):04x}" for half in halves).lower()
+    for word in ("mot\u00a0cl\u00e9", "\u72ac\u3000\u732b", "\u0645\u06cc\u200c\u062e", "\U0001f468\u200d\U0001f469"):
+        assert printable(word) == word
 
 
 def test_a_name_longer_than_a_file_name_is_refused_before_anything_is_scored(bench, tmp_path, noise, write):

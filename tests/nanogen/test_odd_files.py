@@ -10,9 +10,9 @@ from odd_files import READ, REFUSED, encoded, pixels, turned
 
 from diffusionbench.axes import Sample
 from diffusionbench.errors import DataError
-from diffusionbench.files import printable
 from diffusionbench.images import decode, decode_rgb
 from diffusionbench.references.images import Images
+from diffusionbench.shown import printable
 from diffusionbench.source import FolderSource, PromptFolderSource, UnreadableImages
 from nanogen.data.captions import open_captioned
 from nanogen.data.images import open_folder

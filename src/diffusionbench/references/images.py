@@ -14,8 +14,8 @@ from diffusionbench.axes import Sample
 from diffusionbench.errors import DataError
 from diffusionbench.extractors import cache_folder
 from diffusionbench.extractors.float32 import PRECISION, extract
-from diffusionbench.files import printable
 from diffusionbench.schema import digest
+from diffusionbench.shown import printable
 from diffusionbench.source import ArchiveSource, FolderSource, archive_keys, open_source
 from diffusionbench.store import Stream
 from diffusionbench.writing import write_atomic

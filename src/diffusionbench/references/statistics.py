@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from diffusionbench.errors import RequestError
-from diffusionbench.files import printable
 from diffusionbench.metrics.frechet import load_moments
 from diffusionbench.schema import file_digest
+from diffusionbench.shown import printable
 
 if TYPE_CHECKING:
     import numpy as np

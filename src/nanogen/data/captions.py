@@ -30,8 +30,8 @@ from diffusionbench.files import (
     list_images,
     natural_key,
     no_split,
-    printable,
 )
+from diffusionbench.shown import printable
 from nanogen.data.files import existing, say_left_out
 from nanogen.data.images import MAX_DEFECTS, ImageFiles, StoredImages, empty_images
 from nanogen.data.plan import Part

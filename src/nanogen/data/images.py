@@ -17,8 +17,9 @@ from typing import Protocol
 import numpy as np
 
 from diffusionbench.errors import DataError
-from diffusionbench.files import IMAGE_SUFFIXES, number_classes, open_image_folder, printable
+from diffusionbench.files import IMAGE_SUFFIXES, number_classes, open_image_folder
 from diffusionbench.images import center_crop, decode_rgb
+from diffusionbench.shown import printable
 from nanogen.data import Item
 from nanogen.data.files import existing, say_left_out
 from nanogen.data.plan import Part

@@ -176,6 +176,35 @@ def test_one_picture_for_all_twins_stays_at_chance():
     assert score(part, votes) <= 0.03
 
 
+@pytest.mark.parametrize(("first", "second"), [("red", "orange"), ("cyan", "blue"), ("red", "pink")])
+@pytest.mark.parametrize("share", [0.3, 0.4, 0.5, 0.6, 0.7])
+def test_a_colour_between_two_is_not_both(first, second, share):
+    """Moved by 8 levels towards each, it is not read as each."""
+    one, other = (np.asarray(world.COLOURS[name], float) for name in (first, second))
+    between = one + share * (other - one)
+    right = []
+    for wanted, target in ((first, one), (second, other)):
+        rgb = tuple(np.rint(between + np.clip(target - between, -8, 8)).astype(int).tolist())
+        image = paint([replace(thing("circle", "red", 10, 32, 32), colour=rgb)])
+        seen = [[one.objects[0].colour for one in reader] for reader in readings(image, undamaged=False)]
+        right.append(all(reader.count(wanted) >= 2 for reader in seen))
+    assert not all(right)
+
+
+def test_an_outline_half_way_between_circle_and_square_is_neither():
+    """Superellipses |u|^p + |v|^p = r^p: of p = 2 a circle, of large p a square."""
+    places = np.abs((np.arange(512) + 0.5) / 8 - 32) / 9
+    named = []
+    for power in (2, 2.3, 2.6, 3.5, 6):
+        inside = places[:, None] ** power + places[None] ** power <= 1
+        cover = inside.reshape(64, 8, 64, 8).mean(axis=(1, 3))[..., None]
+        image = (128 + cover * (np.asarray(world.COLOURS["red"]) - 128)).astype(np.uint8)
+        named.append(read_components(image).objects[0].shape)
+    assert named[0] == "circle"
+    assert None in named
+    assert named[-1] == "square"
+
+
 @pytest.mark.parametrize("wanted", world.BACKGROUNDS)
 def test_a_background_written_within_eight_levels_is_not_read(wanted):
     for other in world.BACKGROUNDS:

@@ -51,7 +51,10 @@ def test_prompts_of_a_bound_seed(tmp_path):
     call("prompts", "--set", "simpleeval_shapes_v1", "--weights", str(weights), "--out", str(tmp_path))
     seed = seeds.bound_seed(hashlib.sha256(b"weights").hexdigest())
     assert json.loads((tmp_path / "prompts.jsonl").read_text().splitlines()[0])["id"].startswith(seed)
-    assert "follows from these weights" in call("simpleeval", "verify", "--seed", seed, "--weights", str(weights))
+    told = call("simpleeval", "verify", "--seed", seed, "--weights", str(weights))
+    assert told.startswith(
+        f"{seed} follows from these weights\nnot ranked: the SHA-256 of the weights was not published"
+    )
     weights.write_bytes(b"others")
     with pytest.raises(RequestError, match="does not follow"):
         call("simpleeval", "verify", "--seed", seed, "--weights", str(weights))
@@ -95,7 +98,10 @@ def test_sealed_sets_are_verified():
     secret = "0a" * 32
     published = seeds.commitment("autumn", secret)
     words = ["simpleeval", "verify", "--name", "autumn", "--secret", secret, "--commitment"]
-    assert f"sealed-autumn-{secret}" in call(*words, published)
+    told = call(*words, published)
+    assert f"sealed-autumn-{secret}" in told
+    # What the submitter calls the commitment is no proof.
+    assert "not ranked: that commitment is not in the repository's list" in told
     with pytest.raises(RequestError, match="not the one committed to"):
         call(*words, "0" * 64)
 
