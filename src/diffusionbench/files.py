@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Final
 
 from diffusionbench.errors import DataError
+from diffusionbench.limits import read_small
 from diffusionbench.shown import printable
 
 # What Pillow decodes without a plugin and people store pictures in.
@@ -327,11 +328,11 @@ def read_lines(path: Path, what: str) -> list[str]:
         what: names the file in messages, such as "prompt file".
 
     Raises:
-        DataError: if it cannot be read, is in another encoding, or holds NUL characters.
+        DataError: if it is no file of at most 64 MiB, cannot be read, is in another encoding, or holds NUL characters.
     """
     name = f"{what} {printable(str(path))}:"
     try:
-        data = path.read_bytes()
+        data = read_small(path)
     except OSError as error:
         raise DataError(f"{name} it cannot be read ({error.strerror or error}). Give a UTF-8 text file.") from None
     if data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
