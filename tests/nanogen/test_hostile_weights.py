@@ -13,7 +13,7 @@ from reference import filled, released_layout, tiny_shape
 from safetensors.torch import save_file
 from tiny import words
 
-from diffusionbench.errors import CheckpointError, ConfigError, DataError, RequestError
+from diffusionbench.errors import CheckpointError, ConfigError, DataError
 from nanogen.config import compose
 from nanogen.export import read_prompts
 from nanogen.model.dit import DDT
@@ -147,6 +147,7 @@ MANIFEST = {
     "captions": 2,
     "tokens": 5,
     "truncated": 0,
+    "index_sha256": "0",
 }
 
 
@@ -198,5 +199,5 @@ def test_prompts_that_are_no_text_file_are_refused(tmp_path):
     with (tmp_path / "huge").open("wb") as file:
         file.truncate(2**33)
     for path in tmp_path.iterdir():
-        with pytest.raises(RequestError, match="prompt file"):
+        with pytest.raises(DataError, match="prompt file"):
             read_prompts(path)

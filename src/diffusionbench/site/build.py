@@ -9,6 +9,7 @@ from typing import Final
 
 from diffusionbench.errors import RequestError
 from diffusionbench.folders import strangers, whole_folder
+from diffusionbench.limits import parse_json, read_small
 from diffusionbench.record import Record
 from diffusionbench.site import board_page, downloads, figure_page, method_pages, metric_pages, record_pages, text_pages
 from diffusionbench.site.contents import Contents
@@ -72,9 +73,9 @@ def _check(out: Path) -> None:
 def _made(out: Path) -> list[str]:
     """The files that an earlier build says it made."""
     try:
-        mark = json.loads((out / MARK).read_text(encoding="utf-8"))
+        mark = parse_json(read_small(out / MARK))
         return [str(name) for name in mark["files"]] if mark["made_by"] == MAKER else []
-    except (OSError, ValueError, KeyError, TypeError, RecursionError):
+    except (OSError, ValueError, KeyError, TypeError):
         return []
 
 
