@@ -14,7 +14,7 @@ from diffusionbench import bounds, cli_board, cli_simpleeval, cli_site
 from diffusionbench.devices import check_device
 from diffusionbench.errors import DataError, RequestError, RunError, run_program
 from diffusionbench.shown import printable
-from diffusionbench.writing import check_place
+from diffusionbench.writing import check_gives_way, check_place
 
 if TYPE_CHECKING:
     from diffusionbench.prompts import PromptChoice
@@ -185,8 +185,11 @@ def run(
 
 
 def _check_places(out: Path | None, store: Path | None = None) -> None:
+    from diffusionbench.record import MARK
+
     if out is not None:
         check_place(out)
+        check_gives_way(out, MARK)
     if store is not None:
         check_place(store, "folder")
 

@@ -176,6 +176,8 @@ def prompts(
     if out is not None:
         # The first key of the first line.
         check_gives_way(out / "prompts.jsonl", opened.jsonl.partition(":")[0])
+        if again:
+            check_gives_way(out / "again.jsonl", '{"file": "')
         write_result(out / "prompts.jsonl", opened.jsonl)
         if again:
             write_result(out / "again.jsonl", drawn(opened))

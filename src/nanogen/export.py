@@ -9,9 +9,10 @@ import numpy as np
 
 from diffusionbench.errors import CheckpointError, RequestError
 from diffusionbench.files import are_folder_names, read_lines
+from diffusionbench.folders import whole_folder
 from diffusionbench.images import grid, save_png
-from diffusionbench.record import Record
-from diffusionbench.writing import check_place, write_atomic, write_errors
+from diffusionbench.record import MARK, Record
+from diffusionbench.writing import check_gives_way, check_place, write_atomic, write_errors
 from nanogen import checkpoint, distributed, evaluate, precision
 from nanogen import run as runs
 from nanogen.conditions import Ask
@@ -22,6 +23,8 @@ from nanogen.sample import Generator, Loaded, in_batches, load
 # What may differ between training and using a run.
 _FREE_SECTIONS = ("sampler", "guidance", "eval")
 DEFAULT_NUM = 64
+# What tells a grid and an archive of ours from other files: the key of a text chunk, and an array.
+MARKS = {".png": "config_hash", ".npz": "made_by.npy"}
 
 
 def open_weights(path: Path, device: str) -> tuple[Loaded, runs.Run | None]:
@@ -117,22 +120,36 @@ def sample_run(
         classes = None if run is None else run.facts.get("classes")
         with distributed.agreed():
             if parts is not None:
-                with write_errors(f"--out {out}"):
-                    _write(np.concatenate([parts[start] for start in sorted(parts)]), wanted, out, facts, classes)
+                _write(np.concatenate([parts[start] for start in sorted(parts)]), wanted, out, facts, classes)
                 for note in loaded.parts.conditioner.notes():
                     say(note)
         return parts is not None
 
 
 def _check_out(out: Path) -> None:
+    """Check that images can be written to a place, where nothing but an earlier grid or archive gives way."""
     if out.suffix not in ("", ".png", ".npz"):
         raise RequestError(f"--out {out}: expected grid.png, a folder, or images.npz, found '{out.suffix}'.")
     check_place(out, "file" if out.suffix else "folder")
-    if out.is_dir() and any(out.iterdir()):
+    if out.suffix:
+        check_gives_way(out, MARKS[out.suffix])
+    elif out.is_dir() and any(out.iterdir()):
         raise RequestError(f"--out {out} is not empty. Name a new folder.")
 
 
 def _write(
+    images: np.ndarray, asks: Sequence[Ask], out: Path, facts: dict[str, object], classes: Sequence[str] | None
+) -> None:
+    with write_errors(f"--out {out}"):
+        if out.suffix:
+            _check_out(out)
+            _write_as(images, asks, out, facts, classes)
+        else:
+            with whole_folder(out, _check_out) as made:
+                _write_as(images, asks, made, facts, classes)
+
+
+def _write_as(
     images: np.ndarray, asks: Sequence[Ask], out: Path, facts: dict[str, object], classes: Sequence[str] | None
 ) -> None:
     if out.suffix == ".png":
@@ -140,7 +157,7 @@ def _write(
         save_png(grid(images, min(columns, len(images))), out, {**facts, **evaluate.asked(asks)})
     elif out.suffix == ".npz":
         (words,) = evaluate.asked(asks).values()
-        write_atomic(out, lambda file: np.savez(file, arr_0=images, arr_1=np.array(words)))
+        write_atomic(out, lambda file: np.savez(file, arr_0=images, arr_1=np.array(words), made_by="nanogen sample"))
     else:
         is_named = classes is not None and are_folder_names(classes)
         for index, (image, ask) in enumerate(zip(images, asks, strict=True)):
@@ -163,6 +180,7 @@ def evaluate_run(path: Path, overrides: Sequence[str], tuned: bool, out: Path | 
     """
     if out is not None:
         check_place(out)
+        check_gives_way(out, MARK)
     with distributed.processes() as device:
         with distributed.agreed():
             loaded, run = open_weights(path, device)

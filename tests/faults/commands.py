@@ -26,13 +26,15 @@ class Command:
         words: program and arguments; paths are below its folder.
         prepare: fills the folder with what the command needs.
         quick: how many of its operations the default tests strike, in each way.
+        needs: packages without which it is skipped.
         every: of how many the whole campaign strikes one; more than 1 where hundreds of files are written alike.
     """
 
     words: tuple[str, ...]
     prepare: Callable[[Path], object] = lambda folder: None
-    quick: int = 6
+    quick: int = 4
     every: int = 1
+    needs: tuple[str, ...] = ()
 
 
 TRAINED = words(
@@ -50,6 +52,7 @@ TEXT = ("condition.encoder=encoder", "data.image_size=32", "eval.metrics=[]")
 TRAIN = ("nanogen", "train", "--task", "digits", "--run-dir", "run", *TRAINED)
 PREPARE = ("nanogen", "prepare", "text", "--task", "captions", "--data", "data", "--out", "text", *TEXT)
 SCORE = ("diffusionbench", "run", "images.npz", "--reference", "real.npz", "--metrics", "kd_digits,fd_digits")
+SAMPLE = ("nanogen", "sample", "outputs/run", "--labels", "0-9", "--num", "3")
 SITE = ("diffusionbench", "site", "--out", "public")
 
 
@@ -99,11 +102,14 @@ def _run(folder: Path, command: tuple[str, ...]) -> None:
 
 
 COMMANDS = {
-    "train": Command(TRAIN, quick=10),
+    "train": Command(TRAIN, quick=5),
     "make a run folder": Command(("nanogen", "train", "--task", "digits", "--run-dir", "run", *words(1))),
-    "prepare text": Command(PREPARE, captioned),
-    "prepare text anew": Command(PREPARE, cached),
-    "score with a store": Command((*SCORE, "--store", "store", "--out", "record.json"), scored, quick=8),
-    "build a site": Command(SITE, quick=3, every=9),
-    "build a site anew": Command(SITE, built, quick=3, every=9),
+    "prepare text": Command(PREPARE, captioned, needs=("transformers",)),
+    "prepare text anew": Command(PREPARE, cached, needs=("transformers",)),
+    "score with a store": Command((*SCORE, "--store", "store", "--out", "record.json"), scored, quick=5),
+    "sample a folder": Command((*SAMPLE, "--out", "drawn"), trained, quick=2),
+    "sample an archive": Command((*SAMPLE, "--out", "drawn.npz"), trained, quick=2),
+    "evaluate a run": Command(("nanogen", "eval", "outputs/run", "--guidance", "2"), trained, quick=2),
+    "build a site": Command(SITE, quick=3, every=9, needs=("jinja2",)),
+    "build a site anew": Command(SITE, built, quick=3, every=9, needs=("jinja2",)),
 }

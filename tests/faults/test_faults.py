@@ -18,11 +18,16 @@ from operations import GROWING, KILLED, Operation, Outcome, execute
 HONEST = {"time", "images_per_second", "created", "wall_seconds", "seconds", "state/.metadata", "ema.safetensors"}
 
 
+pytestmark = pytest.mark.skipif(not Path("/proc/self/fd").exists(), reason="open files are told apart by Linux' /proc")
+
+
 class Campaign:
     """A command, its folder as prepared, and what an undisturbed run of it leaves."""
 
     def __init__(self, command: Command, folder: Path) -> None:
         self.command, self.folder, self.prepared = command, folder, folder / "prepared"
+        for package in command.needs:
+            pytest.importorskip(package, reason=f"the package {package} is not installed")
         self.prepared.mkdir()
         self.command.prepare(self.prepared)
         self.fresh()

@@ -305,6 +305,18 @@ def test_sample_refuses_a_folder_that_holds_something(refused, trained, tmp_path
     assert "not empty" in refused("sample", trained, "--num", 2, "--out", "mine", error="RequestError")
 
 
+def test_sample_replaces_its_own_grids_and_archives_alone(nanogen, refused, trained, tmp_path):
+    for out in ("grid.png", "all.npz"):
+        for num in (2, 3):
+            assert nanogen("sample", trained, "--num", num, "--out", out).code == 0
+    Image.fromarray(np.zeros((8, 8, 3), np.uint8)).save(tmp_path / "grid.png")
+    np.savez(tmp_path / "all.npz", arr_0=np.zeros((2, 8, 8, 3), np.uint8), arr_1=np.arange(2))
+    for out in ("grid.png", "all.npz"):
+        before = (tmp_path / out).read_bytes()
+        assert "it would be lost" in refused("sample", trained, "--num", 2, "--out", out, error="RequestError")
+        assert (tmp_path / out).read_bytes() == before
+
+
 def test_sample_refuses_an_output_that_cannot_be_written(refused, trained, tmp_path):
     (tmp_path / "file").write_text("")
     for out in ("file/grid.png", "file/all.npz", "file/folder"):

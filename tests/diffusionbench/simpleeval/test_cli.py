@@ -157,3 +157,8 @@ def test_images_to_sample_again_are_drawn_at_random(tmp_path):
             prompt, k = one["file"].removesuffix(".png").rsplit("/", 1)
             assert (one["text"], one["seed"]) == (rows[prompt]["text"], rows[prompt]["seeds"][int(k)])
     assert drawn[0] != drawn[1]
+    call(*words, "--out", str(tmp_path / "a"))
+    (tmp_path / "a" / "again.jsonl").write_text("mine")
+    with pytest.raises(RequestError, match="it would be lost"):
+        call(*words, "--out", str(tmp_path / "a"))
+    assert (tmp_path / "a" / "again.jsonl").read_text() == "mine"
