@@ -14,12 +14,13 @@ from diffusionbench import bounds, cli_board, cli_simpleeval, cli_site
 from diffusionbench.devices import check_device
 from diffusionbench.errors import DataError, RequestError, RunError, run_program
 from diffusionbench.shown import printable
+from diffusionbench.writing import check_gives_way, check_place
 
 if TYPE_CHECKING:
     from diffusionbench.prompts import PromptChoice
     from diffusionbench.record import Record
     from diffusionbench.references import Reference as RealImages
-    from diffusionbench.source import Source
+    from diffusionbench.source import GivenImages
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -161,12 +162,12 @@ def run(
         title=title or name,
         family=family,
         sampling=Sampling(guidance=None if guidance is None else Guidance(scale=guidance)),
-        command=printable(shlex.join(["diffusionbench", *sys.argv[1:]])),
-        classes=getattr(source, "classes", None),
+        command=_command(),
+        classes=source.classes,
     )
     check(request, source)
     request = options.completed(request, source)
-    notes = [*getattr(source, "notes", ()), *getattr(real, "notes", ())]
+    notes = [*source.notes, *getattr(real, "notes", ())]
     for note in notes:
         print(note, file=sys.stderr)
     if dry_run:
@@ -185,7 +186,6 @@ def run(
 
 def _check_places(out: Path | None, store: Path | None = None) -> None:
     from diffusionbench.record import MARK
-    from diffusionbench.writing import check_gives_way, check_place
 
     if out is not None:
         check_place(out)
@@ -201,7 +201,7 @@ def _images(
     metrics: tuple[str, ...],
     reference: RealImages | None,
     options: cli_simpleeval.PromptOptions,
-) -> tuple[Source, PromptChoice | None, int]:
+) -> tuple[GivenImages, PromptChoice | None, int]:
     """The images as the axis tells them apart, the prompts they were made for, and how many there should be."""
     from diffusionbench.axes import asks_for
     from diffusionbench.prompts import PROMPTS
@@ -247,8 +247,12 @@ def score(
     from diffusionbench.terminal import progress_line
 
     _check_places(out)
-    command = printable(shlex.join(["diffusionbench", *sys.argv[1:]]))
-    _finish(rescore(store, _names(metrics), reference, device, progress_line(), command), out, as_json)
+    _finish(rescore(store, _names(metrics), reference, device, progress_line(), _command()), out, as_json)
+
+
+def _command() -> str:
+    """What was typed, as a record holds it."""
+    return printable(shlex.join(["diffusionbench", *sys.argv[1:]]))
 
 
 def _names(text: str) -> tuple[str, ...]:

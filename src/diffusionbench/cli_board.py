@@ -13,6 +13,7 @@ import typer
 from diffusionbench import bounds
 from diffusionbench.errors import RequestError
 from diffusionbench.shown import few, lines, printable
+from diffusionbench.writing import check_gives_way, check_place, write_result
 
 DEFAULT_FOLDER = Path("records")
 
@@ -190,7 +191,6 @@ def submit(
       diffusionbench submit record.json --records ../diffusionbench/records --json
     """
     from diffusionbench import submission
-    from diffusionbench.writing import check_gives_way, check_place, write_result
 
     if not dry_run:
         check_place(records, "folder")

@@ -13,6 +13,7 @@ from diffusionbench import bounds
 from diffusionbench.errors import RequestError
 from diffusionbench.limits import reads_extra
 from diffusionbench.shown import lines
+from diffusionbench.writing import check_gives_way, check_place, write_result
 
 if TYPE_CHECKING:
     from diffusionbench.prompts import PromptChoice
@@ -61,8 +62,8 @@ class PromptOptions:
         """The options that were used."""
         return [f"--{field.name}" for field in fields(self) if getattr(self, field.name) is not None]
 
-    def choice(self, axis: str, metrics: str) -> PromptChoice:
-        """The prompts of a request; without a name, the set that the first metric judges.
+    def choice(self, axis: str, metric: str) -> PromptChoice:
+        """The prompts of a request; without a name, the set that `metric` judges.
 
         Raises:
             RequestError: if no set is named and no metric implies one, the weights are no file, the record on the
@@ -71,8 +72,7 @@ class PromptOptions:
         from diffusionbench.prompts import PROMPTS, PromptChoice
         from diffusionbench.simpleeval import seeds
 
-        first = metrics.split(",")[0].strip()
-        name = self.prompts or (first if first in PROMPTS else None)
+        name = self.prompts or (metric if metric in PROMPTS else None)
         if name is None:
             raise RequestError(
                 f"axis '{axis}' needs to know which prompts the images were made for. Name them with --prompts; known: "
@@ -90,7 +90,7 @@ class PromptOptions:
             beacon=beacon,
             commitment=self.commitment,
             networks=None if words is None else tuple(word.strip() for word in words if word.strip()),
-            public=None if self.public is None else _public(self.public, first, weights_digest),
+            public=None if self.public is None else _public(self.public, metric, weights_digest),
         )
 
     def completed(self, request: EvalRequest, images: Source) -> EvalRequest:
@@ -165,7 +165,6 @@ def prompts(
     from diffusionbench.simpleeval.regeneration import drawn
     from diffusionbench.simpleeval.seeds import bound_seed
     from diffusionbench.simpleeval.statistics import overlaps
-    from diffusionbench.writing import check_gives_way, check_place, write_result
 
     if out is not None:
         check_place(out, "folder")
@@ -335,7 +334,6 @@ def stress(
       diffusionbench stress simpleeval_shapes_v1 --layout standard --out stress.json
     """
     from diffusionbench.simpleeval import stress as harness
-    from diffusionbench.writing import check_gives_way, check_place, write_result
 
     if out is not None:
         check_place(out)

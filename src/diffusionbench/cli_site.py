@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 from diffusionbench.cli_board import Families, Folders, Json, ScoreSet, Select, gather_records, record_folders, split
+from diffusionbench.writing import check_place
 
 
 def register(app: typer.Typer) -> None:
@@ -35,7 +36,6 @@ def site(
       diffusionbench site --out /tmp/preview --json
     """
     from diffusionbench.site.build import build
-    from diffusionbench.writing import check_place
 
     check_place(out, "folder")
     counts = build(gather_records(records), out, record_folders(records))
@@ -64,7 +64,6 @@ def figure(
     """
     from diffusionbench.figure import figure as points_of
     from diffusionbench.figure import write
-    from diffusionbench.writing import check_place
 
     check_place(out)
     chosen = points_of(gather_records(records), score_set, guidance, family=split(family), select=split(select))

@@ -22,7 +22,7 @@ from diffusionbench.points import MEASURED, Point, Selection, guidance_state, in
 from diffusionbench.record import Record
 from diffusionbench.registry import require
 from diffusionbench.study_text import UNDEFINED, number, span
-from diffusionbench.writing import check_gives_way, write_atomic
+from diffusionbench.writing import check_gives_way, write_atomic, write_errors
 
 BENCHMARKS: Final = ("geneval", "dpgbench", "genaibench", "simpleeval")
 GUIDANCE: Final = ("none", "cfg")
@@ -190,11 +190,9 @@ def write(path: Path, shown: Figure, *, columns: int = 2, width: int = 260) -> N
         content = _signed(convert.vegalite_to_png(spec, scale=300 / 72, ppi=72))
     else:
         content = convert.vegalite_to_pdf(spec)
-    try:
-        check_gives_way(path, FORMATS[ending])
+    check_gives_way(path, FORMATS[ending])
+    with write_errors(f"figure {path}"):
         write_atomic(path, content)
-    except OSError as error:
-        raise RequestError(f"figure {path} cannot be written: {error.strerror or error}.") from None
 
 
 def _signed(png: bytes) -> bytes:

@@ -328,7 +328,7 @@ def read_lines(path: Path, what: str) -> list[str]:
         what: names the file in messages, such as "prompt file".
 
     Raises:
-        DataError: if it cannot be read, is in another encoding, or holds NUL characters.
+        DataError: if it is no file of at most 64 MiB, cannot be read, is in another encoding, or holds NUL characters.
     """
     name = f"{what} {printable(str(path))}:"
     try:

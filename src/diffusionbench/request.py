@@ -18,7 +18,7 @@ from diffusionbench.prompts import PromptChoice
 from diffusionbench.record import MAX_NAME, Guidance
 from diffusionbench.references import resolve
 from diffusionbench.schema import Strict, digest
-from diffusionbench.shown import clipped
+from diffusionbench.shown import clipped, few
 
 if TYPE_CHECKING:
     from diffusionbench.axes import Sample
@@ -186,13 +186,9 @@ def _check_classes(key: str, spec: MetricSpec, request: EvalRequest, reference: 
             continue
         other = [name for name in found if class_key(name) not in keys] or found
         raise RequestError(
-            f"metric '{key}' needs classes that it knows ({_few(wanted)}), and {whose} are others ({_few(other)}). "
-            "Rename the folders, give a file of labels, or leave the metric out."
+            f"metric '{key}' needs classes that it knows ({few(wanted, first=3)}), and {whose} are others "
+            f"({few(other, first=3)}). Rename the folders, give a file of labels, or leave the metric out."
         )
-
-
-def _few(names: Sequence[str]) -> str:
-    return ", ".join(names[:3]) + ", ..." * (len(names) > 3)
 
 
 def check_metrics(request: EvalRequest) -> None:

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 
 from diffusionbench import provenance
+from diffusionbench.axes import Sample
 from diffusionbench.axes.t2i import open_prompts
 from diffusionbench.catalog import metric_info
 from diffusionbench.devices import check_device
@@ -50,7 +51,6 @@ from diffusionbench.store import (
 )
 
 if TYPE_CHECKING:
-    from diffusionbench.axes import Sample
     from diffusionbench.extractors import Extractor
     from diffusionbench.metrics import Metric, MetricSpec
     from diffusionbench.references import Reference
@@ -340,8 +340,6 @@ def _anchors(
 
 
 def _as_samples(source: Source) -> list[Sample]:
-    from diffusionbench.axes import Sample
-
     return [Sample(id=place, label=label) for place, label in enumerate(source.labels or ())]
 
 

@@ -71,6 +71,18 @@ class Source(Protocol):
         ...
 
 
+class GivenImages(Source, Protocol):
+    """Images that somebody made, to be read from files.
+
+    Attributes:
+        classes: names of the classes in the order of their labels, or None where they have none.
+        notes: what was left out, in sentences.
+    """
+
+    classes: tuple[str, ...] | None
+    notes: tuple[str, ...]
+
+
 class UnreadableImages(DataError):  # noqa: N818
     """Some images cannot be read.
 
@@ -202,6 +214,7 @@ class PromptFolderSource:
 
     preferred_batch = 64
     labels = None
+    classes: tuple[str, ...] | None = None
 
     def __init__(self, folder: Path, wanted: Collection[str] | None = None) -> None:
         """List the images; which of them are needed is the axis's business.
@@ -265,6 +278,7 @@ class ArchiveSource:
     """
 
     preferred_batch = 64
+    classes: tuple[str, ...] | None = None
 
     def __init__(self, path: Path, labels: Sequence[int | None] | None = None) -> None:
         """Open the archive.

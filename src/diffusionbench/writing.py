@@ -13,12 +13,12 @@ import re
 import secrets
 import shutil
 import time
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, Any, Final, Literal
 
-from diffusionbench.errors import RequestError
+from diffusionbench.errors import RequestError, UserError
 
 # Nothing else is called so, and nothing called so is anybody else's.
 _TEMPORARY: Final = re.compile(r"\.diffusionbench-[0-9a-f]{16}\.tmp")
@@ -139,6 +139,22 @@ def sync(path: Path) -> None:
         os.close(handle)
 
 
+@contextmanager
+def write_errors(
+    what: object, remedy: str = "Choose another place.", kind: type[UserError] = RequestError
+) -> Iterator[None]:
+    """Turn an OSError into one sentence: what cannot be written, why, and what to do.
+
+    Args:
+        what: as messages call it, such as a path.
+        kind: of the error that is raised in its place.
+    """
+    try:
+        yield
+    except OSError as error:
+        raise kind(f"{what} cannot be written: {error.strerror or error}. {remedy}") from None
+
+
 def check_place(path: Path, kind: Literal["file", "folder"] = "file") -> None:
     """Check that a result can be written where a user wants it, before the work is done.
 
@@ -149,7 +165,7 @@ def check_place(path: Path, kind: Literal["file", "folder"] = "file") -> None:
     Raises:
         RequestError: if something else is there, or the folder cannot be written.
     """
-    try:
+    with write_errors(path):
         if kind == "file" and path.is_dir():
             raise RequestError(f"{path} cannot be written: it is a folder. Name a file, such as {path / 'result'}.")
         if path.exists() and not (path.is_file() if kind == "file" else path.is_dir()):
@@ -157,8 +173,6 @@ def check_place(path: Path, kind: Literal["file", "folder"] = "file") -> None:
         folder = path if kind == "folder" else path.parent
         while not folder.exists() and folder != folder.parent:
             folder = folder.parent
-    except OSError as error:
-        raise RequestError(f"{path} cannot be written: {error.strerror or error}. Choose another place.") from None
     if not folder.is_dir():
         raise RequestError(f"{path} cannot be written: {folder} is no folder. Choose another place.")
     if not os.access(folder, os.W_OK | os.X_OK):
@@ -172,11 +186,11 @@ def check_gives_way(path: Path, mark: str) -> None:
         mark: what stands near the beginning or the end of every such result, and of nothing else.
 
     Raises:
-        RequestError: if another file would be lost.
+        RequestError: if another file would be lost, or what is there cannot be read.
     """
     if not path.is_file():
         return
-    with path.open("rb") as file:
+    with write_errors(path), path.open("rb") as file:
         first = file.read(_ENDS)
         file.seek(max(0, path.stat().st_size - _ENDS))
         last = file.read()
@@ -193,7 +207,5 @@ def write_result(path: Path, text: str) -> None:
     Raises:
         RequestError: if it cannot be written there.
     """
-    try:
+    with write_errors(path):
         write_atomic(path, text)
-    except OSError as error:
-        raise RequestError(f"{path} cannot be written: {error.strerror or error}. Choose another place.") from None

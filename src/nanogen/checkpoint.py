@@ -26,6 +26,7 @@ from torch import Tensor, nn
 from torch.distributed.checkpoint.state_dict import get_state_dict, set_state_dict
 
 from diffusionbench.errors import CheckpointError, Told
+from diffusionbench.limits import read_small
 from diffusionbench.schema import Strict, file_digest
 from diffusionbench.shown import few
 from diffusionbench.writing import sync, write_atomic
@@ -220,7 +221,7 @@ def newest(folder: Path) -> tuple[Checkpoint | None, list[str]]:
 def _problem(path: Path, step: int) -> str | None:
     """What is wrong with a checkpoint, or None."""
     try:
-        manifest = Manifest.model_validate_json((path / MANIFEST).read_bytes())
+        manifest = Manifest.model_validate_json(read_small(path / MANIFEST))
     except (OSError, ValidationError):
         return f"{MANIFEST} is missing or unreadable"
     if manifest.step != step:

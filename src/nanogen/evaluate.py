@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import hashlib
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from functools import cached_property
 from pathlib import Path
 
@@ -25,6 +25,7 @@ from diffusionbench.record import Guidance, Record, load
 from diffusionbench.request import EvalRequest, Sampling
 from diffusionbench.request import check as check_request
 from diffusionbench.request import check_axis as check_metrics_of_axis
+from diffusionbench.writing import write_errors
 from nanogen import distributed
 from nanogen.conditions import CONDITIONS, Ask
 from nanogen.config import Config
@@ -234,14 +235,8 @@ def evaluate(
     return record
 
 
-@contextmanager
-def _written(what: str) -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        raise CheckpointError(
-            f"{what} cannot be written: {error.strerror or error}. Make room and start it again."
-        ) from None
+def _written(what: str) -> AbstractContextManager[None]:
+    return write_errors(what, "Make room and start it again.", CheckpointError)
 
 
 def finished_record(run: Path, step: int, config: Config) -> Record | None:

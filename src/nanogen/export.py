@@ -12,7 +12,7 @@ from diffusionbench.files import are_folder_names, read_lines
 from diffusionbench.folders import whole_folder
 from diffusionbench.images import grid, save_png
 from diffusionbench.record import MARK, Record
-from diffusionbench.writing import check_gives_way, check_place, write_atomic
+from diffusionbench.writing import check_gives_way, check_place, write_atomic, write_errors
 from nanogen import checkpoint, distributed, evaluate, precision
 from nanogen import run as runs
 from nanogen.conditions import Ask
@@ -96,10 +96,7 @@ def sample_run(
     Raises:
         UserError: for whatever is wrong with the request.
     """
-    if out.suffix not in ("", ".png", ".npz"):
-        raise RequestError(f"--out {out}: expected grid.png, a folder, or images.npz, found '{out.suffix}'.")
-    check_place(out, "file" if out.suffix else "folder")
-    _check_free(out)
+    _check_out(out)
     with distributed.processes() as device:
         with distributed.agreed():
             loaded, run = open_weights(path, device)
@@ -129,26 +126,27 @@ def sample_run(
         return parts is not None
 
 
-def _write(
-    images: np.ndarray, asks: Sequence[Ask], out: Path, facts: dict[str, object], classes: Sequence[str] | None
-) -> None:
-    try:
-        if out.suffix:
-            _check_free(out)
-            _write_as(images, asks, out, facts, classes)
-        else:
-            with whole_folder(out, _check_free) as made:
-                _write_as(images, asks, made, facts, classes)
-    except OSError as error:
-        raise RequestError(f"--out {out} cannot be written: {error.strerror or error}.") from None
-
-
-def _check_free(out: Path) -> None:
-    """Refuse a place where anything but an earlier grid or archive would be lost."""
+def _check_out(out: Path) -> None:
+    """Check that images can be written to a place, where nothing but an earlier grid or archive gives way."""
+    if out.suffix not in ("", ".png", ".npz"):
+        raise RequestError(f"--out {out}: expected grid.png, a folder, or images.npz, found '{out.suffix}'.")
+    check_place(out, "file" if out.suffix else "folder")
     if out.suffix:
         check_gives_way(out, MARKS[out.suffix])
     elif out.is_dir() and any(out.iterdir()):
         raise RequestError(f"--out {out} is not empty. Name a new folder.")
+
+
+def _write(
+    images: np.ndarray, asks: Sequence[Ask], out: Path, facts: dict[str, object], classes: Sequence[str] | None
+) -> None:
+    with write_errors(f"--out {out}"):
+        if out.suffix:
+            _check_out(out)
+            _write_as(images, asks, out, facts, classes)
+        else:
+            with whole_folder(out, _check_out) as made:
+                _write_as(images, asks, made, facts, classes)
 
 
 def _write_as(

@@ -8,15 +8,15 @@ import json
 import os
 import sys
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager, suppress
 from pathlib import Path
 from typing import Any, Protocol
 
 from diffusionbench import shown
 from diffusionbench.errors import CheckpointError
 from diffusionbench.registry import require
-from diffusionbench.writing import write_atomic
+from diffusionbench.writing import write_atomic, write_errors
 
 FILE = "metrics.jsonl"
 # Before the keys of an evaluation's numbers.
@@ -136,15 +136,9 @@ class Log:
         for name, sink in list(self._sinks.items()):
             self._guard(name, sink.finish)
 
-    @contextmanager
-    def _written(self) -> Iterator[None]:
-        try:
-            yield
-        except OSError as error:
-            raise CheckpointError(
-                f"{self.path} cannot be written: {error.strerror or error}. Checkpoints are untouched; correct that "
-                "and start the same command again."
-            ) from None
+    def _written(self) -> AbstractContextManager[None]:
+        remedy = "Checkpoints are untouched; correct that and start the same command again."
+        return write_errors(self.path, remedy, CheckpointError)
 
     def _guard(self, name: str, call: Any) -> None:
         try:

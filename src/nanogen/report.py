@@ -13,13 +13,13 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from diffusionbench.errors import CheckpointError, RequestError
+from diffusionbench.errors import RequestError
 from diffusionbench.metrics import METRICS
 from diffusionbench.record import Record, Value, facts_of
 from diffusionbench.record import load as load_record
 from diffusionbench.registry import require
 from diffusionbench.store import ImageStore
-from diffusionbench.writing import check_gives_way, write_atomic
+from diffusionbench.writing import check_gives_way, write_result
 from nanogen import log
 from nanogen import run as runs
 from nanogen.config import differences
@@ -41,8 +41,8 @@ def write_report(paths: Sequence[Path], out: Path | None = None) -> Path:
         The file written.
 
     Raises:
-        RequestError: if there are more than two, or a file that is no report would be lost.
-        CheckpointError: if one is no run folder, or the page cannot be written.
+        RequestError: if there are more than two, a file that is no report would be lost, or it cannot be written.
+        CheckpointError: if one is no run folder.
         MissingPackageError: if jinja2 or altair is not installed.
     """
     if len(paths) > 2:
@@ -60,11 +60,8 @@ def write_report(paths: Sequence[Path], out: Path | None = None) -> Path:
         show=json.dumps,
     )
     out = out or paths[0] / "report.html"
-    try:
-        check_gives_way(out, "NanoGen report</title>")
-        write_atomic(out, page)
-    except OSError as error:
-        raise CheckpointError(f"report {out} cannot be written: {error.strerror or error}.") from None
+    check_gives_way(out, "NanoGen report</title>")
+    write_result(out, page)
     return out
 
 

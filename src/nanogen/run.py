@@ -13,6 +13,7 @@ from typing import Any, get_args
 
 from diffusionbench import provenance
 from diffusionbench.errors import CheckpointError, ConfigError
+from diffusionbench.limits import parse_json, read_small
 from diffusionbench.writing import make_folder, write_atomic
 from nanogen import checkpoint
 from nanogen.config import Config, differences, read_yaml, reload, to_yaml
@@ -84,7 +85,7 @@ def _read(path: Path) -> Run:
 
 def _read_config(file: Path) -> Config:
     with _intact(file):
-        tree = read_yaml(file.read_text(encoding="utf-8"), file.name)
+        tree = read_yaml(read_small(file).decode(), file.name)
         if not isinstance(tree.get("log"), dict):
             raise ValueError("its end is missing" if tree else "it is empty")
     return reload(tree, str(file))
@@ -92,8 +93,8 @@ def _read_config(file: Path) -> Config:
 
 def _read_facts(file: Path) -> dict[str, Any]:
     with _intact(file):
-        text = file.read_text(encoding="utf-8")
-        facts = json.loads(text) if text.strip() else None
+        text = read_small(file)
+        facts = parse_json(text) if text.strip() else None
         if facts is None:
             raise ValueError("it is empty")
         chosen = facts.get("precision") if isinstance(facts, dict) else None
@@ -106,7 +107,7 @@ def _read_facts(file: Path) -> dict[str, Any]:
 def _intact(file: Path) -> Iterator[None]:
     try:
         yield
-    except (OSError, ValueError, RecursionError, ConfigError) as error:
+    except (OSError, ValueError, ConfigError) as error:
         reason = " ".join(str(error.strerror if isinstance(error, OSError) else error).split())
         raise DamagedError(f"{file} is damaged: {reason[:200].rstrip('.')}.") from None
 

@@ -3,6 +3,7 @@
 import csv
 import io
 import json
+import os
 import re
 import subprocess
 import sys
@@ -272,6 +273,10 @@ def test_an_earlier_site_is_replaced_and_other_files_are_not(tmp_path, monkeypat
         (other / MARK).write_text(mark)
         with pytest.raises(RequestError, match=r"the first: chapter\.tex"):
             build(hostile(), other)
+    (other / MARK).unlink()
+    os.mkfifo(other / MARK)
+    with pytest.raises(RequestError, match=r"the first: chapter\.tex"):
+        build(hostile(), other)
     with pytest.raises(RequestError, match="is a file"):
         build(hostile(), other / "chapter.tex")
     monkeypatch.chdir(out)

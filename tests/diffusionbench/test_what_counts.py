@@ -172,8 +172,9 @@ def test_words_are_no_digits_for_a_metric_that_reads_labels(bench, tmp_path, noi
     code, out, err = bench("run", "s", *reference, "--metrics", "accuracy_digits")
     assert (code, out) == (2, "")
     assert err == (
-        "RequestError: metric 'accuracy_digits' needs classes that it knows (0, 1, 2, ...), and the folders are others "
-        "(eight, five, four, ...). Rename the folders, give a file of labels, or leave the metric out.\n"
+        "RequestError: metric 'accuracy_digits' needs classes that it knows (0, 1, 2, and 7 more), and the folders "
+        "are others (eight, five, four, and 7 more). Rename the folders, give a file of labels, or leave the metric "
+        "out.\n"
     )
 
 
@@ -183,7 +184,7 @@ def test_words_are_scored_by_metrics_that_read_no_labels(bench, tmp_path, noise,
     # Nor may they be taken for digits later.
     code, _, err = bench("score", "st", "--metrics", "accuracy_digits")
     assert code == 2
-    assert "the folders are others (eight, five, four, ...)" in err
+    assert "the folders are others (eight, five, four, and 8 more)" in err
 
 
 def test_a_judge_and_a_reference_of_other_classes_do_not_go_together(bench, tmp_path, noise, write):

@@ -144,3 +144,14 @@ def test_files_and_links_that_are_not_listed_are_strangers(tmp_path):
     (folder / "link").symlink_to(tmp_path)
     assert strangers(folder, ["ours", "absent"]) == ["empty/.hidden", "link"]
     assert strangers(tmp_path / "nothing", []) == []
+
+
+def test_a_file_that_cannot_be_read_does_not_give_way(tmp_path, monkeypatch):
+    (tmp_path / "result.json").write_text("{}")
+
+    def forbidden(*given):
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(Path, "open", forbidden)
+    with pytest.raises(RequestError, match=r"result\.json cannot be written: Permission denied"):
+        check_gives_way(tmp_path / "result.json", "mark")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import json
+import os
 import shutil
 from contextlib import ExitStack
 from pathlib import Path
@@ -273,6 +274,15 @@ def test_an_odd_manifest_falls_back_to_the_checkpoint_before(content, copy, whol
     found, (sentence,) = checkpoint.newest(copy / "checkpoints")
     assert found.step == 2
     assert "step-00000004 is damaged (manifest.json" in sentence
+
+
+def test_nothing_waits_for_a_pipe_under_the_name_of_a_file(copy):
+    for name in ("config.yaml", "checkpoints/step-00000004/manifest.json"):
+        (copy / name).unlink()
+        os.mkfifo(copy / name)
+    assert checkpoint.newest(copy / "checkpoints")[0].step == 2
+    with pytest.raises(CheckpointError, match=r"config\.yaml is damaged: is no regular file"):
+        runs.read(copy)
 
 
 @pytest.mark.parametrize("name", ODD_NAMES)

@@ -34,6 +34,7 @@ class Reference(Protocol):
         num_classes: number of classes, or None where it has no labels.
         classes: their names in the order of their numbers, by which folders of scored images are numbered; None, or
             left out, where they have none.
+        notes: what was not read of a user's files, in sentences; left out where nothing can be.
         offers: what metrics can take from it: "moments", "features".
     """
 

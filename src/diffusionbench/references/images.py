@@ -16,7 +16,7 @@ from diffusionbench.extractors import cache_folder
 from diffusionbench.extractors.float32 import PRECISION, extract
 from diffusionbench.schema import digest
 from diffusionbench.shown import printable
-from diffusionbench.source import ArchiveSource, FolderSource, archive_keys, open_source
+from diffusionbench.source import ArchiveSource, archive_keys, open_source
 from diffusionbench.store import Stream
 from diffusionbench.writing import write_atomic
 
@@ -64,8 +64,7 @@ class Images:
         self.classes: tuple[str, ...] | None = None
         if self.num_classes is not None:
             # The classes of an archive are called by their numbers.
-            named = self._source.classes if isinstance(self._source, FolderSource) else None
-            self.classes = named or tuple(map(str, range(self.num_classes)))
+            self.classes = self._source.classes or tuple(map(str, range(self.num_classes)))
         self.notes = self._source.notes
         self.image_size = self._source.image_size
 

@@ -9,11 +9,13 @@ from typing import Final
 
 from diffusionbench.errors import RequestError
 from diffusionbench.folders import strangers, whole_folder
+from diffusionbench.limits import parse_json, read_small
 from diffusionbench.record import Record
 from diffusionbench.site import board_page, downloads, figure_page, method_pages, metric_pages, record_pages, text_pages
 from diffusionbench.site.contents import Contents
 from diffusionbench.site.render import STYLE, Pages, stylesheet
 from diffusionbench.site.samples import find_stores
+from diffusionbench.writing import write_errors
 
 # Each has `pages(contents, site)`, which yields (path below the site, text).
 KINDS: Final = (figure_page, board_page, record_pages, method_pages, metric_pages, text_pages, downloads)
@@ -39,14 +41,11 @@ def build(records: Iterable[Record], out: Path, folders: Iterable[Path] = ()) ->
     """
     _check(out)
     contents = Contents(tuple(records), tuple(find_stores(folders)))
-    try:
-        with whole_folder(out, _check) as made:
-            counts, names = _write(made, files(contents))
-            counts["records"] = len(contents.records)
-            mark = {"made_by": MAKER, **counts, "files": [*names, MARK]}
-            (made / MARK).write_text(json.dumps(mark) + "\n", encoding="utf-8")
-    except OSError as error:
-        raise RequestError(f"site {out} cannot be written: {error.strerror or error}.") from None
+    with write_errors(f"site {out}"), whole_folder(out, _check) as made:
+        counts, names = _write(made, files(contents))
+        counts["records"] = len(contents.records)
+        mark = {"made_by": MAKER, **counts, "files": [*names, MARK]}
+        (made / MARK).write_text(json.dumps(mark) + "\n", encoding="utf-8")
     return counts
 
 
@@ -74,9 +73,9 @@ def _check(out: Path) -> None:
 def _made(out: Path) -> list[str]:
     """The files that an earlier build says it made."""
     try:
-        mark = json.loads((out / MARK).read_text(encoding="utf-8"))
+        mark = parse_json(read_small(out / MARK))
         return [str(name) for name in mark["files"]] if mark["made_by"] == MAKER else []
-    except (OSError, ValueError, KeyError, TypeError, RecursionError):
+    except (OSError, ValueError, KeyError, TypeError):
         return []
 
 

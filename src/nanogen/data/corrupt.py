@@ -9,13 +9,13 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 import numpy as np
 
 from diffusionbench.errors import DataError
-from diffusionbench.writing import write_atomic
+from diffusionbench.writing import write_atomic, write_errors
 from nanogen import distributed
 from nanogen.data import Batch, Dataset, Item
 from nanogen.data.plan import parts_of
@@ -150,12 +150,5 @@ class Tally:
                 os.fsync(file.fileno())
         return len(self._known)
 
-    @contextmanager
-    def _written(self) -> Iterator[None]:
-        try:
-            yield
-        except OSError as error:
-            raise DataError(
-                f"{self.path} cannot be written: {error.strerror or error}. Correct that and start the same command "
-                "again."
-            ) from None
+    def _written(self) -> AbstractContextManager[None]:
+        return write_errors(self.path, "Correct that and start the same command again.", DataError)

@@ -17,6 +17,7 @@ from typing import Any
 
 import numpy as np
 
+from diffusionbench import bounds
 from diffusionbench.errors import DataError
 from diffusionbench.files import LeftOut
 from diffusionbench.registry import require
@@ -28,8 +29,6 @@ from nanogen.data.plan import Part
 
 # Bytes of encoded images that one process keeps from Parquet files.
 ROW_GROUP_CACHE = 512 * 2**20
-# A network has weights for every class.
-MAX_CLASSES = 10**6
 
 
 class Rows:
@@ -314,9 +313,11 @@ def _labels(column: Any, classes: tuple[str, ...] | None, path: Path) -> np.ndar
     if missing.any():
         raise DataError(f"{path} row {int(np.argmax(missing))} has no label. Fill it or drop the row.")
     labels = column.to_numpy()
-    outside = (labels < 0) | (labels >= (len(classes) if classes else MAX_CLASSES))
+    count = len(classes) if classes else bounds.CLASSES
+    outside = (labels < 0) | (labels >= count)
     if outside.any():
         row = int(np.argmax(outside))
-        allowed = f"0 to {(len(classes) if classes else MAX_CLASSES) - 1:,}"
-        raise DataError(f"{path} row {row} has label {labels[row]}; allowed is {allowed}. Correct it or drop the row.")
+        raise DataError(
+            f"{path} row {row} has label {labels[row]}; allowed is 0 to {count - 1:,}. Correct it or drop the row."
+        )
     return labels.astype(np.int64)

@@ -20,6 +20,7 @@ from diffusionbench.archives import Archive
 from diffusionbench.errors import DataError
 from diffusionbench.folders import strangers, whole_folder
 from diffusionbench.schema import file_digest
+from diffusionbench.writing import write_errors
 from nanogen.text.encoder import TextEncoder
 from nanogen.text.manifest import INDEX, MANIFEST, STATES, Dtype, Manifest, check_index, read_manifest, stale
 
@@ -143,38 +144,36 @@ def write_cache(
     order = sorted(range(len(distinct)), key=lambda place: tuple(_key(distinct[place]).tolist()))
     lengths: list[int] = []
     hashes: list[int] = []
-    try:
-        with whole_folder(folder, check_replaceable) as made:
-            with (made / STATES).open("wb") as file:
-                for start in range(0, len(order), CHUNK):
-                    some = [distinct[place] for place in order[start : start + CHUNK]]
-                    for caption, states in zip(some, encoder(some), strict=True):
-                        stored = _bytes(_fitting(states, dtype, caption))
-                        file.write(stored)
-                        lengths.append(len(states))
-                        hashes.append(_hash(stored))
-                    if progress is not None:
-                        progress("encoded", min(start + CHUNK, len(order)), len(order))
-            keys = np.array([_key(distinct[place]) for place in order], np.uint64).reshape(-1, 2)
-            starts = np.cumsum([0, *lengths], dtype=np.int64)
-            np.savez(made / INDEX, keys=keys, starts=starts, hashes=np.array(hashes, np.uint64))
-            manifest = Manifest(
-                encoder=encoder.name,
-                encoder_digest=encoder.digest,
-                max_tokens=encoder.max_tokens,
-                dtype=dtype,
-                width=encoder.spec.width,
-                data_digest=data_digest,
-                captions=len(order),
-                tokens=sum(lengths),
-                truncated=encoder.truncated,
-                index_sha256=file_digest(made / INDEX),
-            )
-            (made / MANIFEST).write_text(manifest.model_dump_json(indent=2) + "\n", encoding="utf-8")
-    except OSError as error:
-        raise DataError(
-            f"text cache {folder} cannot be written: {error.strerror or error}. Choose another folder."
-        ) from None
+    with (
+        write_errors(f"text cache {folder}", "Choose another folder.", DataError),
+        whole_folder(folder, check_replaceable) as made,
+    ):
+        with (made / STATES).open("wb") as file:
+            for start in range(0, len(order), CHUNK):
+                some = [distinct[place] for place in order[start : start + CHUNK]]
+                for caption, states in zip(some, encoder(some), strict=True):
+                    stored = _bytes(_fitting(states, dtype, caption))
+                    file.write(stored)
+                    lengths.append(len(states))
+                    hashes.append(_hash(stored))
+                if progress is not None:
+                    progress("encoded", min(start + CHUNK, len(order)), len(order))
+        keys = np.array([_key(distinct[place]) for place in order], np.uint64).reshape(-1, 2)
+        starts = np.cumsum([0, *lengths], dtype=np.int64)
+        np.savez(made / INDEX, keys=keys, starts=starts, hashes=np.array(hashes, np.uint64))
+        manifest = Manifest(
+            encoder=encoder.name,
+            encoder_digest=encoder.digest,
+            max_tokens=encoder.max_tokens,
+            dtype=dtype,
+            width=encoder.spec.width,
+            data_digest=data_digest,
+            captions=len(order),
+            tokens=sum(lengths),
+            truncated=encoder.truncated,
+            index_sha256=file_digest(made / INDEX),
+        )
+        (made / MANIFEST).write_text(manifest.model_dump_json(indent=2) + "\n", encoding="utf-8")
     return manifest
 
 
