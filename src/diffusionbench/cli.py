@@ -146,7 +146,7 @@ def run(
 
     _check_places(out, store)
     if reference is not None and printable(reference) != reference:
-        raise RequestError(f"--reference {printable(reference)} is no UTF-8 name. Rename it, or make a link to it.")
+        raise RequestError(f"a record cannot name --reference {printable(reference)}. Rename it, or make a link to it.")
     real = None if reference is None else resolve(reference)
     options = cli_simpleeval.PromptOptions(prompts, seed, layout, weights, beacon, commitment, networks, public, again)
     source, choice, found = _images(axis, images, labels, _names(metrics), real, options)
