@@ -184,10 +184,11 @@ def run(
 
 
 def _check_places(out: Path | None, store: Path | None = None) -> None:
+    from diffusionbench.record import check_record_place
     from diffusionbench.schema import check_place
 
     if out is not None:
-        check_place(out)
+        check_record_place(out)
     if store is not None:
         check_place(store, "folder")
 

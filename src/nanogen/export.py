@@ -10,7 +10,7 @@ import numpy as np
 from diffusionbench.errors import CheckpointError, RequestError
 from diffusionbench.files import are_folder_names, read_lines
 from diffusionbench.images import grid, save_png
-from diffusionbench.record import Record
+from diffusionbench.record import Record, check_record_place
 from diffusionbench.schema import check_place, write_atomic
 from nanogen import checkpoint, distributed, evaluate, precision
 from nanogen import run as runs
@@ -166,7 +166,7 @@ def evaluate_run(path: Path, overrides: Sequence[str], tuned: bool, out: Path | 
         The record, in the main process.
     """
     if out is not None:
-        check_place(out)
+        check_record_place(out)
     with distributed.processes() as device:
         with distributed.agreed():
             loaded, run = open_weights(path, device)

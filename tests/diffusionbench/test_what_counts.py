@@ -347,6 +347,10 @@ def test_the_place_of_a_result_is_checked_before_an_image_is_read(bench, tmp_pat
         code, out, err = bench("run", "s", "--reference", "digits", "--metrics", "fd_digits", "--out", place)
         assert (code, out) == (2, "")
         assert f"{place} cannot be written: " in err
+    (tmp_path / "theirs.json").write_text("{}")
+    code, out, err = bench("run", "s", "--reference", "digits", "--metrics", "fd_digits", "--out", "theirs.json")
+    assert (code, out) == (2, "")
+    assert "theirs.json exists and is no earlier result of this kind" in err
     for words in (
         ("stress", "--out", "results"),
         ("prompts", "--set", "simpleeval_shapes_v1", "--layout", "quick", "--out", "file"),
