@@ -10,6 +10,7 @@ import math
 import struct
 import zipfile
 import zlib
+from collections import Counter
 from pathlib import Path
 from typing import IO, Any, Final
 
@@ -17,6 +18,7 @@ import numpy as np
 
 from diffusionbench import bounds
 from diffusionbench.errors import DataError
+from diffusionbench.files import is_hidden
 from diffusionbench.shown import clipped, few
 
 # Of one array that is read whole; a covariance of width 16,384 takes as much.
@@ -38,13 +40,18 @@ FAULTS: Final = (
 
 
 class Archive:
-    """An .npz file, opened for reading; also a context that closes it."""
+    """An .npz file, opened for reading; also a context that closes it.
+
+    Attributes:
+        keys: names of the arrays.
+        others: names of members that are no arrays, or hidden.
+    """
 
     def __init__(self, path: Path, content: bytes | None = None) -> None:
         """Open the file, or its content where that was read already.
 
         Raises:
-            DataError: if it is no .npz.
+            DataError: if it is no .npz, or holds two arrays of one name.
         """
         self.path = path
         try:
@@ -56,10 +63,13 @@ class Archive:
                 f"{path} cannot be read as .npz ({_reason(error)}): it is not an .npz archive, or damaged. Write it "
                 "again with numpy.savez."
             ) from None
-        names = [name for name in self._zip.namelist() if name.endswith(".npy")]
+        names = self._zip.namelist()
         if len(names) > MOST_ARRAYS:
             raise DataError(f"{path} holds {len(names):,} arrays; at most {MOST_ARRAYS:,} are read.")
-        self.keys = [name.removesuffix(".npy") for name in names]
+        self.keys = [name.removesuffix(".npy") for name in names if name.endswith(".npy") and not _is_hidden(name)]
+        self.others = [name for name in names if not name.endswith((".npy", "/")) or _is_hidden(name)]
+        if twice := [key for key, times in Counter(self.keys).items() if times > 1]:
+            raise DataError(f"{path} holds '{twice[0]}' twice. Write it again with one array of this name.")
 
     def __enter__(self) -> Archive:
         return self
@@ -103,6 +113,10 @@ class Archive:
 
     def _damaged(self, key: str, error: Exception) -> DataError:
         return DataError(f"{self.path}: '{key}' cannot be read ({_reason(error)}). Write the file again.")
+
+
+def _is_hidden(name: str) -> bool:
+    return any(map(is_hidden, name.split("/")))
 
 
 class ImageRows:

@@ -14,7 +14,7 @@ from diffusionbench import bounds, cli_board, cli_simpleeval, cli_site
 from diffusionbench.devices import check_device
 from diffusionbench.errors import DataError, RequestError, RunError, run_program
 from diffusionbench.shown import printable
-from diffusionbench.writing import check_gives_way, check_place
+from diffusionbench.writing import check_place
 
 if TYPE_CHECKING:
     from diffusionbench.prompts import PromptChoice
@@ -147,7 +147,7 @@ def run(
 
     _check_places(out, store)
     if reference is not None and printable(reference) != reference:
-        raise RequestError(f"--reference {printable(reference)} is no UTF-8 name. Rename it, or make a link to it.")
+        raise RequestError(f"a record cannot name --reference {printable(reference)}. Rename it, or make a link to it.")
     real = None if reference is None else resolve(reference)
     options = cli_simpleeval.PromptOptions(prompts, seed, layout, weights, beacon, commitment, networks, public, again)
     source, choice, found = _images(axis, images, labels, _names(metrics), real, options)
@@ -185,11 +185,10 @@ def run(
 
 
 def _check_places(out: Path | None, store: Path | None = None) -> None:
-    from diffusionbench.record import MARK
+    from diffusionbench.record import check_record_place
 
     if out is not None:
-        check_place(out)
-        check_gives_way(out, MARK)
+        check_record_place(out)
     if store is not None:
         check_place(store, "folder")
 

@@ -22,10 +22,11 @@ from diffusionbench.shown import printable
 IMAGE_SUFFIXES: Final = (
     ".png", ".jpg", ".jpeg", ".jpe", ".jfif", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm", ".avif",
 )  # fmt: skip
-# Folders and files that systems leave behind; names with a leading dot are hidden too.
-_SYSTEM_NAMES: Final = frozenset(
-    {"__MACOSX", "@eaDir", "lost+found", "$RECYCLE.BIN", "System Volume Information", "Thumbs.db", "desktop.ini"}
-)
+# Folders and files that systems leave behind, in small letters; names with a leading dot are hidden too.
+_SYSTEM_NAMES: Final = frozenset({
+    "__macosx", "__pycache__", "@eadir", "@recycle", "#recycle", "#snapshot", "$recycle.bin", "lost+found",
+    "system volume information", "thumbs.db", "desktop.ini",
+})  # fmt: skip
 
 MAX_LEVELS: Final = 100
 
@@ -57,7 +58,7 @@ def _as_sortable(number: re.Match[str]) -> str:
 
 def is_hidden(name: str) -> bool:
     """Return whether a file or folder of this base name plays no part anywhere."""
-    return name.startswith(".") or name in _SYSTEM_NAMES
+    return name.startswith(".") or name.lower() in _SYSTEM_NAMES
 
 
 def is_image(name: str) -> bool:
@@ -146,7 +147,7 @@ def _walk(
                 yield from _walk(Path(entry.path), f"{name}/", (*above, identity), left_out)
         elif is_file:
             yield name, entry.stat().st_size
-        elif entry.is_symlink():
+        elif not os.path.exists(entry.path):
             yield name, 0
         else:
             left_out.add("entries that are neither file nor folder", name)
@@ -221,7 +222,7 @@ def open_image_folder(folder: Path, split: str = "train") -> ImageFolder:
     if not images:
         raise DataError(
             f"folder {where} has no images and no class folders of images. Looked for {', '.join(IMAGE_SUFFIXES)} at "
-            "any depth."
+            f"any depth. {left_out.sentence('There') or ''}".rstrip()
         )
     prefix = _split_prefix(where, images, split)
     inside = {name.removeprefix(prefix): size for name, size in images.items() if name.startswith(prefix)}
@@ -230,7 +231,7 @@ def open_image_folder(folder: Path, split: str = "train") -> ImageFolder:
     root = folder / prefix
     classes = tuple(dict.fromkeys(name.partition("/")[0] for name in inside if "/" in name))
     with os.scandir(root) as opened:
-        folders = [entry.name for entry in opened if entry.is_dir() and not is_hidden(entry.name)]
+        folders = [entry.name for entry in opened if os.path.isdir(entry.path) and not is_hidden(entry.name)]
     empty = tuple(sorted(set(folders) - set(classes), key=natural_key))
     if classes:
         _check_classes(root, inside, classes)

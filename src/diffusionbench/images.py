@@ -157,7 +157,7 @@ def decode(data: bytes, name: str, transparency: Literal["drop", "refuse"]) -> I
         raise
     # Pillow's decoders raise many unrelated types on damaged files.
     except Exception as error:
-        reason = " ".join(str(error).split()) or type(error).__name__
+        reason = " ".join(str(error).split()).rstrip(".") or type(error).__name__
         if isinstance(error, Image.UnidentifiedImageError):
             reason = "it is no known image format"
         raise UnreadableImage(f"cannot read image {name}: {reason}") from None

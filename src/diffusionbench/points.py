@@ -20,7 +20,7 @@ from diffusionbench.limits import TooDeepError, parse_json, read_small
 from diffusionbench.published.names import FAMILIES
 from diffusionbench.record import Protocol, Record, Value, load
 from diffusionbench.registry import nearest
-from diffusionbench.shown import few, message
+from diffusionbench.shown import few, message, printable
 
 MEASURED: Final = "measured"
 SETS: Final = (*published.SCORE_SETS, MEASURED)
@@ -151,12 +151,13 @@ def load_folder(folder: Path) -> list[Record]:
             record = load(path)
         except RequestError as error:
             if reason := no_text(path):
-                strange.append(f"{path} {reason}")
+                strange.append(f"{printable(str(path))} {reason}")
             elif claims_to_be_a_record(path):
                 problems.append(str(error))
             continue
         if record.id in found:
-            problems.append(f"id '{record.id}' stands in both {found[record.id]} and {path}")
+            both = " and ".join(printable(str(one)) for one in (found[record.id], path))
+            problems.append(f"id '{record.id}' stands in both {both}")
         found[record.id] = path
         records.append(record)
     if problems:

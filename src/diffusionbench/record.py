@@ -6,6 +6,7 @@ This file imports neither torch nor a metric, so that boards and pages are built
 
 from __future__ import annotations
 
+import codecs
 import json
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal
@@ -15,8 +16,8 @@ from pydantic import Field, ValidationError
 from diffusionbench.errors import RequestError
 from diffusionbench.limits import read_small
 from diffusionbench.schema import Strict
-from diffusionbench.shown import clipped, few
-from diffusionbench.writing import check_gives_way, write_result
+from diffusionbench.shown import clipped, few, printable
+from diffusionbench.writing import check_gives_way, check_place, write_result
 
 SCHEMA_VERSION: Final = 1
 # An id is also a file name, and those end at 255 bytes.
@@ -138,6 +139,16 @@ class Record(Strict):
         write_result(path, text + "\n")
 
 
+def check_record_place(path: Path) -> None:
+    """Check that a record may be written to a file, before the work is done.
+
+    Raises:
+        RequestError: if it cannot be written there, or a file that is no record would be lost.
+    """
+    check_place(path)
+    check_gives_way(path, MARK)
+
+
 def printed_digits(record: Record, key: str) -> str | None:
     """The digits in which a published table prints a value; only there may text stand for a number."""
     printed = record.extra.get("printed") if record.kind == "published" else None
@@ -154,7 +165,9 @@ def load(path: Path) -> Record:
     try:
         return Record.model_validate_json(read_record(path))
     except ValidationError as error:
-        raise RequestError(f"record {path} does not fit the schema: {few(breaches(error), '; ')}") from None
+        raise RequestError(
+            f"record {printable(str(path))} does not fit the schema: {few(breaches(error), '; ')}"
+        ) from None
 
 
 def facts_of(record: Record) -> dict[str, dict[str, Any]]:
@@ -170,9 +183,11 @@ def read_record(path: Path) -> bytes:
         RequestError: if the file is missing, is no regular one or is too large.
     """
     try:
-        return read_small(path)
+        return read_small(path).removeprefix(codecs.BOM_UTF8)
     except OSError as error:
-        raise RequestError(f"record {path}: {error.strerror}. Give the path of a record's JSON file.") from None
+        raise RequestError(
+            f"record {printable(str(path))}: {error.strerror}. Give the path of a record's JSON file."
+        ) from None
 
 
 def breaches(error: ValidationError) -> list[str]:

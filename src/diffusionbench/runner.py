@@ -101,16 +101,17 @@ def rescore(
         command: what to type to get this record again.
 
     Raises:
-        DataError: if the folder is no store.
+        DataError: if the folder is no store, or lacks an image.
         UserError: where the request does not fit the stored images.
     """
     store = ImageStore(_only_store(store_dir))
     known = store.manifest.request
+    store.check_whole(store.asked())
     request = known.model_copy(
         update={
             "metrics": metrics,
             "reference": reference or known.reference,
-            "count": store.count(),
+            "count": store.asked(),
             "command": command,
         }
     )

@@ -22,7 +22,6 @@ from diffusionbench.errors import DataError, RequestError
 from diffusionbench.files import (
     ImageFolder,
     LeftOut,
-    is_hidden,
     list_images,
     number_classes,
     open_image_folder,
@@ -33,7 +32,6 @@ from diffusionbench.schema import digest, file_digest
 from diffusionbench.shown import clipped, few, printable
 
 LABEL_KEYS: Final = ("arr_1", "labels")
-MAX_LABELS: Final = 10**9
 # What published reference batches hold beside images.
 STATISTICS_KEYS: Final = ("mu", "sigma", "mu_s", "sigma_s", "ref_mu", "ref_sigma")
 
@@ -184,7 +182,7 @@ def _decode(file: Path) -> np.ndarray:
     try:
         data = file.read_bytes()
     except OSError as error:
-        reason = "it is a link to nothing" if file.is_symlink() and not file.exists() else error.strerror
+        reason = "it is a link to nothing" if file.is_symlink() and not os.path.exists(file) else error.strerror
         raise UnreadableImage(f"cannot read image {name}: {reason}") from None
     return np.asarray(decode(data, name, transparency="refuse"))
 
@@ -302,6 +300,9 @@ class ArchiveSource:
         count = self._rows.count
         stored = [key for key in LABEL_KEYS if key in keys]
         left_out = LeftOut()
+        with Archive(path) as archive:
+            for name in archive.others:
+                left_out.add("members that are no arrays", name)
         for key in others:
             if key != image_key:
                 left_out.add("arrays that are neither images nor labels", key)
@@ -428,7 +429,7 @@ def archive_keys(path: Path) -> list[str]:
         DataError: if the file is no .npz.
     """
     with Archive(path) as archive:
-        return [key for key in archive.keys if not any(map(is_hidden, key.split("/")))]
+        return archive.keys
 
 
 def _matching(labels: Sequence[int | None], count: int, what: str) -> tuple[int | None, ...]:
@@ -458,9 +459,16 @@ def _stored_labels(path: Path, key: str) -> list[int] | None:
         labels = archive.read(key)
     if labels.dtype.kind in "US":
         return None
-    whole = labels.dtype.kind in "iu" or (labels.dtype.kind == "f" and bool((labels == np.floor(labels)).all()))
-    if labels.ndim != 1 or not whole or not ((labels >= 0) & (labels < MAX_LABELS)).all():
+    if labels.ndim != 1 or labels.dtype.kind not in "iuf":
         raise DataError(
             f"{path}: '{key}' is {labels.dtype} {list(labels.shape)}. Labels must be integers [N], from 0 on."
+        )
+    values = labels.astype(np.float64)
+    outside = ~((values >= 0) & (values < bounds.CLASSES) & (values == np.floor(values)))
+    if outside.any():
+        image = int(np.argmax(outside))
+        raise DataError(
+            f"{path}: '{key}' gives image {image} the label {labels[image]}. Labels are whole numbers from 0 to "
+            f"{bounds.CLASSES - 1:,}."
         )
     return [int(label) for label in labels]

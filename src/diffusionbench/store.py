@@ -248,20 +248,33 @@ class ImageStore:
         known = self._place.keys() | self._faults.keys()
         return next(sample for sample in range(len(known) + 1) if sample not in known)
 
+    def asked(self) -> int:
+        """How many samples there should be: those of the request that made the store, or as far as later ones went."""
+        self._refresh()
+        return max([self.manifest.request.count, *(sample + 1 for sample in (*self._place, *self._faults))])
+
+    def check_whole(self, count: int) -> None:
+        """Check that the first `count` samples are there.
+
+        Raises:
+            DataError: if one is missing or its chunk is damaged.
+        """
+        self._refresh()
+        gaps = [sample for sample in range(count) if sample not in self._place and sample not in self._faults]
+        if gaps:
+            raise DataError(
+                f"image store {self.folder} lacks {len(gaps):,} of {count:,} images (first: {gaps[0]}), or their files "
+                "are damaged. Run the command that filled it again: it makes only what is missing."
+            )
+
     def batches(self, count: int) -> Iterator[tuple[list[Sample], np.ndarray]]:
         """See `ImageSet`.
 
         Raises:
-            DataError: if a sample is missing or a chunk is damaged.
+            DataError: as `check_whole`.
         """
-        self._refresh()
+        self.check_whole(count)
         stored = [sample for sample in range(count) if sample not in self._faults]
-        gaps = [sample for sample in stored if sample not in self._place]
-        if gaps:
-            raise DataError(
-                f"image store {self.folder} lacks {len(gaps)} of {count} images (first: {gaps[0]}), or their files "
-                "are damaged. Run the command that filled it again: it makes only what is missing."
-            )
         for name, group in groupby(stored, key=lambda sample: self._place[sample][0]):
             images = self._read(name)
             rows = [self._place[sample][1] for sample in group]

@@ -11,7 +11,7 @@ from diffusionbench.errors import CheckpointError, RequestError
 from diffusionbench.files import are_folder_names, read_lines
 from diffusionbench.folders import whole_folder
 from diffusionbench.images import grid, save_png
-from diffusionbench.record import MARK, Record
+from diffusionbench.record import Record, check_record_place
 from diffusionbench.writing import check_gives_way, check_place, write_atomic, write_errors
 from nanogen import checkpoint, distributed, evaluate, precision
 from nanogen import run as runs
@@ -179,8 +179,7 @@ def evaluate_run(path: Path, overrides: Sequence[str], tuned: bool, out: Path | 
         The record, in the main process.
     """
     if out is not None:
-        check_place(out)
-        check_gives_way(out, MARK)
+        check_record_place(out)
     with distributed.processes() as device:
         with distributed.agreed():
             loaded, run = open_weights(path, device)

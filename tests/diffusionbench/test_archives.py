@@ -104,6 +104,20 @@ def test_what_numpy_writes_is_read(array, tmp_path):
     assert found.flags.writeable
 
 
+def test_two_arrays_of_one_name_are_refused_and_other_members_are_counted(tmp_path):
+    path = archive(tmp_path / "a.npz", arr_0=npy(IMAGES))
+    with zipfile.ZipFile(path, "a") as opened:
+        opened.writestr("__MACOSX/._arr_0.npy", b"x")
+        opened.writestr("notes.txt", b"x")
+    source = ArchiveSource(path)
+    assert len(source.labels) == len(IMAGES)
+    assert source.notes == (f"{path}: left out 2 members that are no arrays (first: __MACOSX/._arr_0.npy).",)
+    with zipfile.ZipFile(path, "a") as opened, pytest.warns(UserWarning, match="Duplicate name"):
+        opened.writestr("arr_0.npy", npy(IMAGES[:1]))
+    with pytest.raises(DataError, match="holds 'arr_0' twice"):
+        ArchiveSource(path)
+
+
 def test_files_that_are_no_archive(tmp_path):
     os.mkfifo(tmp_path / "pipe.npz")
     (tmp_path / "folder.npz").mkdir()

@@ -26,12 +26,13 @@ def test_a_folder_is_listed_without_hidden_entries_links_upwards_and_pipes(tmp_p
     (tmp_path / "gone.png").symlink_to(tmp_path / "nowhere.png")
     (tmp_path / "self").symlink_to("self")
     os.mkfifo(tmp_path / "pipe.png")
+    (tmp_path / "piped.png").symlink_to("pipe.png")
     left_out = LeftOut()
     listed = list_files(tmp_path, left_out)
     assert list(listed.items()) == [("2.png", 4), ("10.png", 4), ("gone.png", 0), ("more/a.png", 4), ("self", 0)]
     assert left_out.sentence("here") == (
         "here: left out 4 hidden entries (first: .git); 2 links to a folder above (first: again); "
-        "1 entries that are neither file nor folder (first: pipe.png)."
+        "2 entries that are neither file nor folder (first: pipe.png)."
     )
 
 

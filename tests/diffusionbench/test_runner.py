@@ -166,6 +166,25 @@ def test_a_store_is_scored_again_without_its_source(ask, real, tmp_path):
         runner.rescore(tmp_path, ("fd_digits",), "digitss")
 
 
+@pytest.mark.parametrize("lost", ["0000000.npz", "0000256.npz", "0000256.json"])
+def test_a_store_that_lacks_images_is_not_scored_as_if_it_were_whole(ask, noise, tmp_path, lost):
+    runner.run(ask(metrics=("fd_digits",), count=300), ArraySource(noise(300), None, "noise"), tmp_path)
+    (chunk,) = tmp_path.glob(f"*/{lost}")
+    chunk.write_bytes(chunk.read_bytes()[:100])
+    with pytest.raises(DataError, match=rf"lacks \d+ of 300 images \(first: {int(lost[:7])}\)"):
+        runner.rescore(tmp_path, ("fd_digits",))
+
+
+def test_a_store_that_was_filled_further_is_scored_as_a_whole(ask, noise, tmp_path):
+    source = ArraySource(noise(300), None, "noise")
+    for count in (200, 300):
+        runner.run(ask(metrics=("fd_digits",), count=count), source, tmp_path)
+    assert runner.rescore(tmp_path, ("fd_digits",)).values["fd_digits"].scored == 300
+    next(tmp_path.glob("*/0000128.json")).unlink()
+    with pytest.raises(DataError, match=r"of 300 images \(first: 128\)"):
+        runner.rescore(tmp_path, ("fd_digits",))
+
+
 def test_a_folder_with_two_stores_asks_which(ask, noise, tmp_path):
     for seed in (0, 1):
         runner.run(ask(), ArraySource(noise(20, seed=seed), np.arange(20) % 10, "noise"), tmp_path)

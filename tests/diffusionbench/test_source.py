@@ -167,7 +167,7 @@ def test_archives_of_anything_else_are_refused(tmp_path, noise):
     refused(r"Fortran", arr_0=np.asfortranarray(noise(4)))
     refused(r"Images must be under the key arr_0", labels=np.arange(3))
     refused(r"3 labels were given and .* has 4 images", arr_0=noise(4), labels=np.arange(3))
-    refused(r"Labels must be integers", arr_0=noise(4), labels=np.arange(4) / 2)
+    refused(r"gives image 1 the label 0.5", arr_0=noise(4), labels=np.arange(4) / 2)
 
 
 def test_damaged_archives_are_refused(tmp_path, noise):

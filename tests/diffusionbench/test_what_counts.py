@@ -47,11 +47,15 @@ def values(bench, folder, reference, metric, *words):
 
 def test_hidden_folders_play_no_part_and_are_counted(bench, tmp_path, noise, write):
     write(tmp_path / "s", noise(8), ["alpha", "beta"] * 4)
-    write(tmp_path / "s", noise(2), [".ipynb_checkpoints", "__MACOSX"])
+    write(
+        tmp_path / "s",
+        noise(6),
+        [".ipynb_checkpoints", "__MACOSX", "$Recycle.Bin", "#recycle", "@Recycle", "System Volume Information"],
+    )
     (tmp_path / "s" / "notes.md").touch()
     assert FolderSource(tmp_path / "s").labels == (0,) * 4 + (1,) * 4
     code, record, err = values(bench, "s", "digits", "fd_digits")
-    said = "s: left out 2 hidden entries (first: .ipynb_checkpoints); 1 files that are no images (first: notes.md)."
+    said = "s: left out 6 hidden entries (first: #recycle); 1 files that are no images (first: notes.md)."
     assert (code, err.splitlines()[0]) == (0, said)
     assert record["values"]["fd_digits"]["scored"] == 8
     assert record["extra"]["left_out"] == [said]
@@ -60,8 +64,9 @@ def test_hidden_folders_play_no_part_and_are_counted(bench, tmp_path, noise, wri
 def test_a_link_to_nothing_is_an_image_that_cannot_be_read(bench, tmp_path, noise, write):
     write(tmp_path / "s", noise(6))
     (tmp_path / "s" / "00006.png").symlink_to("/nowhere/00006.png")
+    (tmp_path / "s" / "00007.png").symlink_to("00007.png")
     code, record, err = values(bench, "s", "digits", "fd_digits")
-    assert (code, record["partial"], record["values"]["fd_digits"]["unscored"]) == (2, True, 1)
+    assert (code, record["partial"], record["values"]["fd_digits"]["unscored"]) == (2, True, 2)
     assert "the first: cannot read image s/00006.png: it is a link to nothing. The record is marked partial." in err
     # What may have been a class folder is missed as a whole.
     (tmp_path / "s" / "cat").symlink_to("/nowhere/cat")
@@ -218,7 +223,7 @@ def test_names_that_are_no_utf8_are_scored(bench, tmp_path, noise, write):
     assert (code, record["method"]) == (2, r"\xe9")
     code, _, err = bench("run", "real", "--reference", os.fsdecode(b"\xe9"), "--metrics", "fd_digits")
     assert code == 2
-    assert r"--reference \xe9 is no UTF-8 name" in err
+    assert r"a record cannot name --reference \xe9." in err
 
 
 # Archives.
@@ -260,10 +265,11 @@ def test_prompts_of_our_own_archives_are_no_labels(bench, tmp_path, noise):
     "labels, message",
     [
         (np.array([1, 2, None, 3], dtype=object), "'arr_1' cannot be read"),
-        (np.array([0.5, 1, 2, 3]), "'arr_1' is float64"),
-        (np.array([np.nan, 1, 2, 3]), "'arr_1' is float64"),
-        (np.array([-1, 1, 2, 3]), "'arr_1' is int64"),
-        (np.array([2**40, 1, 2, 3]), "'arr_1' is int64"),
+        (np.array([0.5, 1, 2, 3]), r"'arr_1' gives image 0 the label 0\.5"),
+        (np.array([1, np.nan, 2, 3]), "'arr_1' gives image 1 the label nan"),
+        (np.array([1, 2, 3, np.inf], np.float16), "'arr_1' gives image 3 the label inf"),
+        (np.array([-1, 1, 2, 3]), "'arr_1' gives image 0 the label -1"),
+        (np.array([2**40, 1, 2, 3]), f"'arr_1' gives image 0 the label {2**40}"),
         (np.array([True] * 4), "'arr_1' is bool"),
         (np.eye(4, dtype=int), r"'arr_1' is int64 \[4, 4\]"),
         (np.arange(3), "3 labels were given"),
@@ -274,6 +280,11 @@ def test_prompts_of_our_own_archives_are_no_labels(bench, tmp_path, noise):
 def test_labels_that_are_none_are_one_sentence(tmp_path, noise, labels, message):
     with pytest.raises((DataError, RequestError), match=message):
         archive(tmp_path, arr_0=noise(4), arr_1=labels)
+
+
+def test_labels_of_half_precision_are_read_without_a_warning(tmp_path, noise, recwarn):
+    assert archive(tmp_path, arr_0=noise(3), arr_1=np.array([2, 0, 1], np.float16)).labels == (2, 0, 1)
+    assert not recwarn.list
 
 
 def test_labels_are_not_given_twice(tmp_path, noise):
@@ -337,6 +348,10 @@ def test_the_place_of_a_result_is_checked_before_an_image_is_read(bench, tmp_pat
         code, out, err = bench("run", "s", "--reference", "digits", "--metrics", "fd_digits", "--out", place)
         assert (code, out) == (2, "")
         assert f"{place} cannot be written: " in err
+    (tmp_path / "theirs.json").write_text("{}")
+    code, out, err = bench("run", "s", "--reference", "digits", "--metrics", "fd_digits", "--out", "theirs.json")
+    assert (code, out) == (2, "")
+    assert "theirs.json exists and is no earlier result of this kind" in err
     for words in (
         ("stress", "--out", "results"),
         ("prompts", "--set", "simpleeval_shapes_v1", "--layout", "quick", "--out", "file"),

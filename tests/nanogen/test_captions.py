@@ -114,6 +114,7 @@ def folder_with(change) -> None:
         (lambda: Path("README.txt").write_text("x"), r"caption .*README\.txt has no image beside it"),
         (lambda: Path("b.txt").write_text(" \n"), r"the caption of .*b\.txt is empty"),
         (lambda: Path("b.txt").write_bytes(b"ab\xff"), r"the caption of .*b\.txt is not UTF-8 \(byte 2\)"),
+        (lambda: Path("b.TXT").write_text("x"), r"b\.txt and b\.TXT are captions of one image"),
         (lambda: [Path(f"{name}.png").unlink() for name in "ab"], "holds no image"),
     ],
 )
@@ -136,8 +137,11 @@ ROWS = [{"file_name": "a.png", "text": "one"}, {"file_name": "in/b.png", "text":
         ([*ROWS, {"file_name": "c.png", "text": "x"}], r"names c\.png, which is not there"),
         ([*ROWS, ROWS[0]], r"line \d+ names a\.png a second time"),
         ([ROWS[0], {"file_name": "in/b.png", "text": ""}], r"the caption of in/b\.png \(.*line \d\) is empty"),
-        ([{"name": "a.png", "text": "x"}], r"line \d has no field 'file_name'"),
-        ([{"file_name": "a.png", "words": "x"}], r"a\.png \(.*line \d\) has no caption: no field 'text' or 'caption'"),
+        ([{"name": "a.png", "text": "x"}], r"line \d has no field 'file_name'|no columns file_name .*: name, text\."),
+        (
+            [{"file_name": "a.png", "words": "x"}],
+            r"a\.png \(.*line \d\) has no caption: no field 'text' or 'caption'|no columns .*: file_name, words\.",
+        ),
     ],
 )
 def test_wrong_tables_of_captions_are_named(tmp_path, kind, rows, message):
@@ -175,8 +179,8 @@ def test_folders_that_cannot_be_read(tmp_path, monkeypatch):
 
 def test_pictures_without_any_text_are_no_captioned_folder(tmp_path):
     (tmp_path / "a.png").write_bytes(png(0))
-    with pytest.raises(DataError, match=r"NAME\.txt beside NAME\.png"):
-        detect(tmp_path)
+    with pytest.raises(DataError, match=r"one folder per class .*NAME\.txt beside NAME\.png"):
+        opened(tmp_path, detect(tmp_path))
     (tmp_path / "cat").mkdir()
     (tmp_path / "cat" / "a.png").write_bytes(png(0))
     (tmp_path / "cat" / "notes.txt").write_text("no caption")

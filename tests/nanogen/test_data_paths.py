@@ -287,6 +287,13 @@ def test_several_kinds_are_told_apart_by_what_to_type(tmp_path):
     assert [detect(Path(pattern.split("'")[0])) for pattern in patterns] == ["parquet", "tars"]
 
 
+def test_files_below_the_folder_are_named_with_the_pattern_that_reads_them(tmp_path):
+    (tmp_path / "a" / "b").mkdir(parents=True)
+    write_shards(tmp_path / "a" / "b", [1])
+    with pytest.raises(DataError, match=r"holds no \.tar file\. Below it .*: give --data '.*/\*\*/\*\.tar'"):
+        open_dataset(detect(tmp_path), str(tmp_path), image_size=4)
+
+
 def test_a_lone_folder_of_facts_is_named_for_its_columns(tmp_path):
     write_facts(tmp_path, 1)
     assert detect(tmp_path) == "parquet"

@@ -92,7 +92,7 @@ def test_captioned_folders_follow_the_same_walk(tmp_path, capsys):
         f"{tmp_path}: left out 1 hidden entries (first: .x); 1 links to a folder above (first: again); "
         "1 files that are no images (first: list.csv).\n"
     )
-    (tmp_path / "3.png").symlink_to("nowhere")
+    (tmp_path / "3.png").symlink_to("3.png")
     (tmp_path / "3.txt").write_text("gone")
     assert open_captioned(tmp_path, 8, "train").defects == (
         f"image {tmp_path}/3.png is a link to nothing. Replace or remove it.",

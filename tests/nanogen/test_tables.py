@@ -1,6 +1,7 @@
 """Columns and types of tables as users have them, files that do not go together, and damaged ones."""
 
 import json
+import os
 import pickle
 from pathlib import Path
 
@@ -227,8 +228,9 @@ def test_rows_without_an_image_are_named(tmp_path, kind):
                 data[row]
 
 
-@pytest.mark.parametrize("path", ["a\0b.png", "x" * 5000, "", "https://there/a.png", "."])
+@pytest.mark.parametrize("path", ["a\0b.png", "x" * 5000, "", "https://there/a.png", ".", "pipe"])
 def test_paths_that_lead_nowhere_are_named(tmp_path, path):
+    os.mkfifo(tmp_path / "pipe")
     table = pa.table({"image": pa.array([{"bytes": None, "path": path}], STRUCT), "label": [0]})
     with pytest.raises(DataError, match="row 0 names the image"):
         opened(write(table, tmp_path / "x.arrow"))[0]

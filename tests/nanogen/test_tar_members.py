@@ -85,6 +85,7 @@ def test_fields_of_several_parts_belong_to_their_key_and_are_counted(tmp_path, c
         ([("take.0.5.txt", b"x"), *pair(1)], r"take\.0\.5 is a caption without an image"),
         ([("a.seg.png", png(0)), ("a.cls.txt", b"x"), *pair(1)], r"a\.seg is an image without a caption"),
         ([("a.png", b""), ("a.txt", b"x"), *pair(1)], r"the image of .*x\.tar: a is empty"),
+        ([*pair(1), ("a\n\x1b[2J.txt", b"x")], r"x\.tar: a\\n\\x1b\[2J is a caption without .* Add a\\n\\x1b\[2J\.jpg"),
         ([*sample("a"), ("./a.png", png(1))], "a has two images: the key is there twice"),
         ([*sample("a"), ("/a.PNG", png(1))], "a has two images: the key is there twice"),
         ([*sample("a"), ("a.tif", png(1))], "a has two images: the key is there twice"),
@@ -97,7 +98,7 @@ def test_half_samples_and_two_spellings_of_one_are_named(tmp_path, members, mess
 
 
 @pytest.mark.parametrize("ending", [suffix[1:] for suffix in IMAGE_SUFFIXES] + ["JPG"])
-@pytest.mark.parametrize("prefix", ["", "./", "/", "a//./"])
+@pytest.mark.parametrize("prefix", ["", "./", "/", "../../", "a//./"])
 def test_every_ending_of_an_image_and_every_form_of_a_path_is_read(tmp_path, ending, prefix):
     file = io.BytesIO()
     try:

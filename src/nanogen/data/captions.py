@@ -16,6 +16,7 @@ import os
 import posixpath
 import re
 import reprlib
+from collections.abc import Iterable
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -31,7 +32,7 @@ from diffusionbench.files import (
     natural_key,
     no_split,
 )
-from diffusionbench.shown import printable
+from diffusionbench.shown import few, printable
 from nanogen.data.files import existing, say_left_out
 from nanogen.data.images import MAX_DEFECTS, ImageFiles, StoredImages, empty_images
 from nanogen.data.plan import Part
@@ -146,11 +147,11 @@ def open_captioned(path: Path | None, image_size: int, split: str) -> StoredImag
     images = {name for name in sizes if is_image(name)}
     if not images:
         raise DataError(f"{root} holds no image ({', '.join(IMAGE_SUFFIXES)}). Give a folder that does.")
-    found = _from_table(root, tables[0], images) if tables else _from_texts(root, set(sizes), images)
+    found = _from_table(root, tables[0], images) if tables else _from_texts(root, sizes, images)
     found |= {name: DataError(fault) for name, fault in empty_images(root, sizes).items() if name in images}
     reason = f"files beside {tables[0]}" if tables else "tables of captions in subfolders"
-    for name in sizes.keys() - images:
-        if name != tables[0] if tables else not name.lower().endswith(".txt"):
+    for name in sizes:
+        if name not in images and (name != tables[0] if tables else not name.lower().endswith(".txt")):
             left_out.add(reason, name)
     say_left_out(left_out, path)
     names = sorted(found, key=natural_key)
@@ -195,10 +196,14 @@ def _split_root(folder: Path, sizes: dict[str, int], split: str, left_out: LeftO
     return folder / split, inside
 
 
-def _from_texts(root: Path, files: set[str], images: set[str]) -> dict[str, str | DataError]:
+def _from_texts(root: Path, files: Iterable[str], images: set[str]) -> dict[str, str | DataError]:
     """Name of each picture -> its caption or what is wrong with it; text files without a picture among them."""
     found: dict[str, str | DataError] = {}
-    texts = {os.path.splitext(name)[0]: name for name in files if name.lower().endswith(".txt")}
+    texts: dict[str, str] = {}
+    for name in files:
+        if name.lower().endswith(".txt") and texts.setdefault(os.path.splitext(name)[0], name) != name:
+            where, other = printable(str(root / name)), printable(texts[os.path.splitext(name)[0]])
+            raise DataError(f"{where} and {other} are captions of one image. Keep one of them.")
     captions = {stem: _read_text(root, name) for stem, name in texts.items()}
     for name in images:
         stem = os.path.splitext(name)[0]
@@ -286,6 +291,11 @@ def _csv_rows(path: Path, text: str) -> list[tuple[int, Any]]:
         for cells in reader:
             if not head:
                 head = cells
+                if "file_name" not in head or not set(head) & set(CAPTION_FIELDS):
+                    raise DataError(
+                        f"{path} has no columns file_name and {' or '.join(CAPTION_FIELDS)}. Found in its first line: "
+                        f"{few(list(map(printable, head)))}. Write the names there, with a comma between."
+                    )
             elif cells:
                 if any(cells[len(head) :]):
                     raise DataError(

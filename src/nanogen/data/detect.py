@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from itertools import islice
-from pathlib import Path
+from pathlib import Path, PurePath
 
 from diffusionbench.errors import DataError, MissingPackageError
 from diffusionbench.files import LeftOut, is_image, walk_files
@@ -23,7 +23,10 @@ def detect(path: Path) -> str:
     Raises:
         DataError: if nothing is there, nothing fits, or more than one kind does.
     """
-    known = f"{', '.join(ENDINGS)} files, a folder of class folders of images, or images with NAME.txt beside NAME.png"
+    known = (
+        f"{', '.join(ENDINGS)} files, a folder of class folders of images, or images with NAME.txt beside NAME.png; "
+        "unpack .tar.gz and .zip first"
+    )
     check_local(path)
     if path.is_file() or is_pattern(path):
         names = [str(path)] if path.is_file() else expand_braces(str(path))
@@ -39,9 +42,10 @@ def detect(path: Path) -> str:
     found = set(tables) - ({"parquet"} if _holds_facts_only(files) else set())
     if not found and any(_has_captions(folder) for folder in folders):
         found = {"captionfolder"}
-    if not found and any(_has_class_folder(folder) for folder in folders):
+    if not found and any(_pictures(path)):
         found = {"imagefolder"}
-    found = found or set(tables)
+    # Tables and shards further down; their opener says how to name them.
+    found = found or set(tables) or set(islice(_kinds_below(path), 1))
     if len(found) > 1:
         ways = " or ".join(f"--data '{tables[kind].parent}/*{tables[kind].suffix}'" for kind in sorted(found))
         raise DataError(f"{path} holds several kinds ({', '.join(sorted(found))}). Give one of them: {ways}.")
@@ -68,8 +72,9 @@ def _has_captions(folder: Path) -> bool:
     return any((folder / name).with_suffix(".txt").is_file() for name in pictures)
 
 
-def _has_class_folder(folder: Path) -> bool:
-    return any("/" in name for name in _pictures(folder))
+def _kinds_below(folder: Path) -> Iterator[str]:
+    endings = (PurePath(name).suffix.lower() for name, _ in walk_files(folder, LeftOut()))
+    return (ENDINGS[ending] for ending in endings if ending in ENDINGS)
 
 
 def _pictures(folder: Path) -> Iterator[str]:

@@ -115,12 +115,11 @@ class ImageFiles:
 
 def empty_images(root: Path, sizes: Mapping[str, int]) -> dict[str, str]:
     """Name each image without content below a folder, with a sentence about it: empty files and links to nothing."""
-    return {
-        name: f"image {printable(str(root / name))} is {'empty' if (root / name).exists() else 'a link to nothing'}. "
-        "Replace or remove it."
-        for name, size in sizes.items()
-        if not size
-    }
+    found = {}
+    for name in (name for name, size in sizes.items() if not size):
+        fault = "empty" if os.path.exists(root / name) else "a link to nothing"
+        found[name] = f"image {printable(str(root / name))} is {fault}. Replace or remove it."
+    return found
 
 
 def open_folder(path: Path | None, image_size: int, split: str) -> StoredImages:
@@ -140,7 +139,10 @@ def open_folder(path: Path | None, image_size: int, split: str) -> StoredImages:
     found = open_image_folder(folder, split)
     where = printable(str(found.root))
     if found.classes is None:
-        raise DataError(f"{where} holds no class folders. Put the images into one folder per class: CLASS/NAME.png.")
+        raise DataError(
+            f"{where} holds no class folders. Put the images into one folder per class "
+            "(CLASS/NAME.png), or write a caption beside each (NAME.txt beside NAME.png)."
+        )
     if found.empty:
         raise DataError(
             f"class folder {where}/{printable(found.empty[0])} holds no image ({', '.join(IMAGE_SUFFIXES)}). "

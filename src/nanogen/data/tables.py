@@ -74,6 +74,9 @@ class Rows:
             raise DataError(f"{self.name(index)} has no image: neither bytes nor a path. Fill it or drop the row.")
         path = self.files[self.place(index)[0]].parent / value["path"]
         try:
+            # Reading a pipe or a device has no end.
+            if path.exists() and not path.is_file():
+                raise OSError("it is no file")
             return path.read_bytes()
         except (OSError, ValueError) as error:
             reason = getattr(error, "strerror", None) or error
@@ -244,7 +247,7 @@ def _opened(file: Path, read: Callable[[], Any]) -> Any:
         return read()
     # pyarrow's errors have many parents; a damaged file meets them all.
     except (OSError, ValueError, LookupError, TypeError, OverflowError, MemoryError, arrow.ArrowException) as error:
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        reason = (str(error).splitlines() or [type(error).__name__])[0].rstrip(".")
         raise DataError(f"cannot read {file}: {reason}. It may be cut short or encrypted; fetch it again.") from None
 
 
@@ -270,7 +273,7 @@ def _stored(rows: ParquetRows | ArrowRows, path: Path | None, image_size: int, l
             captions.append(_column(rows, file, columns.caption))
             sha.update(json.dumps(captions[-1].to_pylist()).encode())
     if not len(rows):
-        raise DataError(f"{rows.files[0].parent} holds no row. Give a data set with images.")
+        raise DataError(f"{path} holds no row. Give a data set with images.")
     for file, place in enumerate(rows.files):
         if not rows.sizes(file)[0]:
             left_out.add("files without a row", place.name)

@@ -23,6 +23,7 @@ import numpy as np
 from diffusionbench.errors import DataError, RequestError
 from diffusionbench.extractors import cache_folder
 from diffusionbench.files import IMAGE_SUFFIXES, is_hidden
+from diffusionbench.shown import printable
 from diffusionbench.writing import check_gives_way, write_atomic
 from nanogen.data.captions import MAX_CAPTION, decoded, from_json
 from nanogen.data.images import MAX_DEFECTS
@@ -92,14 +93,15 @@ class Sample:
 
 def named(shard: Path, key: str) -> str:
     """What messages call a sample."""
-    return f"{shard}: {key}"
+    return printable(f"{shard}: {key}")
 
 
 def missing(shard: Path, key: str, image: bool) -> str:
     """The sentence about a sample without an image, or without a caption."""
+    what, key = named(shard, key), printable(key)
     if image:
-        return f"{named(shard, key)} is a caption without an image. Add {key}.jpg, or remove the caption."
-    return f"{named(shard, key)} is an image without a caption. Add {key}.txt or {key}.json, or remove the image."
+        return f"{what} is a caption without an image. Add {key}.jpg, or remove the caption."
+    return f"{what} is an image without a caption. Add {key}.txt or {key}.json, or remove the image."
 
 
 def known_index(shard: Path) -> Summary | None:
@@ -241,7 +243,7 @@ def build(shard: Path) -> tuple[dict[str, Any], Records]:
     left_out: dict[str, tuple[int, str]] = {}
     sha = hashlib.sha256()
     for member in members(shard, TEXTS):
-        parts = [part for part in member.name.split("/") if part not in ("", ".")]
+        parts = [part for part in member.name.split("/") if part not in ("", ".", "..")]
         name = "/".join(parts)
         key, _, ending = name.rpartition(".")
         suffix = f".{ending.lower()}"
