@@ -13,7 +13,7 @@ import typer
 from diffusionbench import bounds
 from diffusionbench.errors import RequestError
 from diffusionbench.shown import few, lines, printable
-from diffusionbench.writing import check_gives_way, check_place, write_result
+from diffusionbench.writing import check_place, write_results
 
 DEFAULT_FOLDER = Path("records")
 
@@ -201,10 +201,7 @@ def submit(
     path = None
     if not report.problems and not dry_run:
         # The record comes last: where something cannot be written, nothing has been submitted.
-        for file, (_, mark) in exports.items():
-            check_gives_way(file, mark)
-        for file, (text, _) in exports.items():
-            write_result(file, text)
+        write_results(exports)
         path = submission.write(report, records)
     if as_json:
         content = {"problems": report.problems, "warnings": report.warnings, "file": str(path) if path else None}

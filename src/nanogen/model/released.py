@@ -14,7 +14,6 @@ from diffusionbench.errors import CheckpointError
 from diffusionbench.shown import few
 from nanogen.model.shape import Shape
 
-_LISTED = 10
 _CONSTANT = ("enc_rope.", "dec_rope.")
 _FUSED = {"attn.qkv": ("attn.q", "attn.k", "attn.v"), "mlp.w12": ("mlp.w1", "mlp.w2")}
 _KEPT = ("norm1", "norm2", "attn.proj", "attn.q_norm", "attn.k_norm", "mlp.w3")
@@ -63,9 +62,7 @@ def from_released(released: Mapping[str, Tensor], shape: Shape) -> dict[str, Ten
     problems = [f"missing {name}" for name in sorted(known - set(released))]
     problems += [f"unknown {name}" for name in sorted(set(released) - known) if not name.startswith(_CONSTANT)]
     if problems:
-        raise CheckpointError(
-            f"the file does not have the released layout of this network: {few(problems, '; ', _LISTED)}"
-        )
+        raise CheckpointError(f"the file does not have the released layout of this network: {few(problems, '; ')}")
     problems = [
         f"{' + '.join(names)}: {' + '.join(str(list(released[source].shape)) for source in names)} instead of "
         f"{list(wanted[name])}"
@@ -73,7 +70,7 @@ def from_released(released: Mapping[str, Tensor], shape: Shape) -> dict[str, Ten
         if _stacked([tuple(released[source].shape) for source in names]) != wanted[name]
     ]
     if problems:
-        raise CheckpointError(f"shapes differ from this network's: {few(problems, '; ', _LISTED)}")
+        raise CheckpointError(f"shapes differ from this network's: {few(problems, '; ')}")
     return {name: torch.cat([released[source] for source in names]) for name, names in parts.items()}
 
 
