@@ -41,19 +41,19 @@ def register(app: typer.Typer) -> None:
 
 
 def gather_records(folders: Sequence[Path] | None) -> list[Any]:
-    """The published records and those of the folders; ./records where none is given."""
+    """Return the published records and those of the folders; ./records where none is given."""
     from diffusionbench.points import gather
 
     return gather(record_folders(folders))
 
 
 def record_folders(folders: Sequence[Path] | None) -> list[Path]:
-    """The folders given; without any, ./records where it exists."""
+    """Return the folders given; without any, ./records where it exists."""
     return list(folders) if folders else [DEFAULT_FOLDER] if DEFAULT_FOLDER.is_dir() else []
 
 
 def split(words: Sequence[str] | None) -> list[str]:
-    """A repeated option whose values may also be joined by commas."""
+    """Return a repeated option whose values may also be joined by commas."""
     return [part.strip() for word in words or () for part in word.split(",") if part.strip()]
 
 

@@ -28,7 +28,7 @@ MARKS = {".png": "config_hash", ".npz": "made_by.npy"}
 
 
 def open_weights(path: Path, device: str) -> tuple[Loaded, runs.Run | None]:
-    """The newest intact weights of a run folder, or those in a file.
+    """Return the newest intact weights of a run folder, or those in a file.
 
     Raises:
         CheckpointError: if there are none, or they do not belong to the run's config.

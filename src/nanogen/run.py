@@ -50,7 +50,7 @@ class Run:
 
 
 def folder(name: str) -> Path:
-    """A path where the name has a separator, else a folder of that name in outputs/."""
+    """Return a path where the name has a separator, else a folder of that name in outputs/."""
     return Path(name) if Path(name).name != name else Path("outputs") / name
 
 
@@ -270,7 +270,7 @@ def describe(
     device: str,
     command: Sequence[str],
 ) -> dict[str, Any]:
-    """The facts of a new run."""
+    """Return the facts of a new run."""
     commit, dirty = provenance.commit()
     return {
         "version": 1,

@@ -92,12 +92,12 @@ class Sample:
 
 
 def named(shard: Path, key: str) -> str:
-    """What messages call a sample."""
+    """Return what messages call a sample."""
     return printable(f"{shard}: {key}")
 
 
 def missing(shard: Path, key: str, image: bool) -> str:
-    """The sentence about a sample without an image, or without a caption."""
+    """Return the sentence about a sample without an image, or without a caption."""
     what, key = named(shard, key), printable(key)
     if image:
         return f"{what} is a caption without an image. Add {key}.jpg, or remove the caption."
@@ -105,7 +105,7 @@ def missing(shard: Path, key: str, image: bool) -> str:
 
 
 def known_index(shard: Path) -> Summary | None:
-    """The summary of a shard from an index file that fits it; None where there is none.
+    """Return the summary of a shard from an index file that fits it; None where there is none.
 
     Raises:
         DataError: if the shard is missing or unreadable.
@@ -122,7 +122,7 @@ def known_index(shard: Path) -> Summary | None:
 
 
 def make_index(shard: Path) -> Summary:
-    """The summary of a shard after walking it; its index file is written.
+    """Return the summary of a shard after walking it; its index file is written.
 
     Raises:
         DataError: if the shard is missing, unreadable, damaged, or names a sample twice.
@@ -147,7 +147,7 @@ def _unreadable(shard: Path, error: OSError) -> str:
 
 
 def load(summary: Summary) -> Records:
-    """The records behind a summary, from the index file if it is whole, else from the shard.
+    """Return the records behind a summary, from the index file if it is whole, else from the shard.
 
     Raises:
         DataError: if the shard was changed since, or is damaged.

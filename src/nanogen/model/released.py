@@ -35,7 +35,7 @@ _OUTER = {
 
 
 def sources(name: str, shape: Shape) -> tuple[str, ...]:
-    """The released tensors that, stacked along the first axis, are our parameter `name`."""
+    """Return the released tensors that, stacked along the first axis, are our parameter `name`."""
     stack, _, rest = name.partition(".")
     if stack in ("encoder", "decoder"):
         index, _, rest = rest.partition(".")
@@ -48,7 +48,7 @@ def sources(name: str, shape: Shape) -> tuple[str, ...]:
 
 
 def from_released(released: Mapping[str, Tensor], shape: Shape) -> dict[str, Tensor]:
-    """A state dict for `DDT(shape)` from one in the released layout.
+    """Return a state dict for `DDT(shape)` from one in the released layout.
 
     Raises:
         CheckpointError: if tensors are missing, left over or of another shape; the first are listed, all are counted.
