@@ -20,13 +20,14 @@ from pydantic import Field, ValidationError
 from diffusionbench import bounds
 from diffusionbench.archives import Archive
 from diffusionbench.axes import Sample
-from diffusionbench.errors import DataError, RequestError
+from diffusionbench.errors import DataError, RequestError, RunError
 from diffusionbench.limits import read_small
 from diffusionbench.request import EvalRequest
 from diffusionbench.schema import Strict, digest, file_digest
 from diffusionbench.source import Source, UnreadableImages
 from diffusionbench.writing import write_atomic
 
+STORE = "store.json"
 CHUNK = 128
 BATCH = 64
 
@@ -169,7 +170,7 @@ class ImageStore:
         """
         self.folder = folder
         try:
-            self.manifest = Manifest.model_validate_json(read_small(folder / "store.json"))
+            self.manifest = Manifest.model_validate_json(read_small(folder / STORE))
         except OSError as error:
             raise DataError(f"{folder} is no image store: it has no store.json ({error.strerror}).") from None
         except ValidationError as error:
@@ -186,8 +187,8 @@ class ImageStore:
         Raises:
             RequestError: if the folder holds the images of another request or source.
         """
-        if not (folder / "store.json").exists():
-            write_atomic(folder / "store.json", manifest.model_dump_json(indent=2) + "\n")
+        if not (folder / STORE).exists():
+            write_atomic(folder / STORE, manifest.model_dump_json(indent=2) + "\n")
         store = cls(folder)
         if store.manifest.key != manifest.key:
             raise RequestError(
@@ -225,7 +226,11 @@ class ImageStore:
         unreadable: Mapping[int, str] | None = None,
         seconds: float = 0.0,
     ) -> None:
-        """Keep a chunk of images uint8 [n, H, W, 3] (None where n = 0) and the faults of the samples without one."""
+        """Keep a chunk of images uint8 [n, H, W, 3] (None where n = 0) and the faults of the samples without one.
+
+        Raises:
+            RunError: if the store is no longer there.
+        """
         faults = dict(unreadable or {})
         if images is None:
             images = np.zeros((0, 0, 0, 3), np.uint8)
@@ -239,6 +244,11 @@ class ImageStore:
             unreadable=faults,
             seconds=seconds,
         )
+        if not (self.folder / STORE).exists():
+            raise RunError(
+                f"image store {self.folder} is gone: it was moved or deleted while it was filled. Move it back and "
+                "start the same command again."
+            )
         write_atomic(self.folder / f"{name}.npz", data)
         write_atomic(self.folder / f"{name}.json", chunk.model_dump_json() + "\n")
 

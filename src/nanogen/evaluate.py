@@ -201,6 +201,7 @@ def evaluate(
 
     Raises:
         UserError: see `diffusionbench.runner.run`.
+        RunError: if the run's folder is moved or deleted meanwhile.
     """
     scale, seed = config.guidance.scale, config.eval.seed
     request = _request(config, parts, run.facts["method"], step, None)
@@ -217,6 +218,7 @@ def evaluate(
         check_axis(config)
         check_request(request, source)
         if main:
+            run.check_there()
             runner.open_store(request, source, images)
     with distributed.agreed(), _written(f"evaluation of {run.path}"):
         store = runner.open_store(request, source, images)
@@ -228,6 +230,8 @@ def evaluate(
             seconds = record.provenance.model_copy(update={"wall_seconds": time.perf_counter() - started})
             record = record.model_copy(update={"provenance": seconds})
             place = out or record_path(run.path, step, config)
+            if out is None:
+                run.check_there()
             if out is None and finished_record(run.path, step, config) is None:
                 # Whatever has the name of a record here was ours: half of one is replaced.
                 place.unlink(missing_ok=True)
@@ -270,5 +274,6 @@ def sample_grid(net: nn.Module, parts: Parts, config: Config, run: Run, step: in
     generator = Generator.of(net, parts, config)
     images = in_batches(generator, asks, config.eval.seed, range(len(asks)), config.eval.batch_size)
     facts = {"step": step, "seed": config.eval.seed, "guidance": config.guidance.scale, **asked(asks)}
+    run.check_there()
     with _written(f"sample grid of {run.path}"):
         save_png(grid(images, COLUMNS), grid_path(run.path, step), facts)

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from torch import Tensor
 
-from diffusionbench.errors import RunError
+from diffusionbench.errors import UserError
 from nanogen import checkpoint, distributed, evaluate
 from nanogen.config import Config
 from nanogen.data import Dataset
@@ -19,7 +19,7 @@ from nanogen.data.corrupt import Tally
 from nanogen.duration import due, to_steps
 from nanogen.log import Log, say
 from nanogen.progress import Progress
-from nanogen.run import CONFIG, Run
+from nanogen.run import Run
 from nanogen.sample import Parts
 from nanogen.stop import Stop
 
@@ -176,22 +176,15 @@ class Outputs:
                 record = None
                 if missing:
                     record = distributed.from_main(lambda: evaluate.finished_record(run.path, step, config))
-                record = record or evaluate.evaluate(net, self.parts, config, run, step)
+                try:
+                    record = record or evaluate.evaluate(net, self.parts, config, run, step)
+                except UserError:
+                    self._check_folder()
+                    raise
                 with distributed.agreed():
                     if self.log is not None and record is not None:
                         self.log.write_record(step, {key: value.value for key, value in record.values.items()})
 
     def _check_folder(self) -> None:
-        """Refuse, in the main process, to write where the run no longer is: files there would belong to nothing."""
-        if self.log is None:
-            return
-        path = self.run.path
-        try:
-            same = os.path.samestat(os.stat(path), self.folder) and (path / CONFIG).exists()
-        except OSError:
-            same = False
-        if not same:
-            raise RunError(
-                f"run folder {path} is gone: it was moved or deleted while it was trained. Move it back and start the "
-                "same command again to continue from its newest checkpoint."
-            )
+        if self.log is not None:
+            self.run.check_there(self.folder)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import shutil
 from collections.abc import Iterator, Sequence
@@ -12,7 +13,7 @@ from pathlib import Path
 from typing import Any, get_args
 
 from diffusionbench import provenance
-from diffusionbench.errors import CheckpointError, ConfigError
+from diffusionbench.errors import CheckpointError, ConfigError, RunError
 from diffusionbench.limits import parse_json, read_small
 from diffusionbench.writing import make_folder, write_atomic
 from nanogen import checkpoint
@@ -47,6 +48,26 @@ class Run:
     @property
     def checkpoints(self) -> Path:
         return self.path / CHECKPOINTS
+
+    def check_there(self, folder: os.stat_result | None = None) -> None:
+        """Refuse to write where the run no longer is: files there would belong to nothing.
+
+        Args:
+            folder: what its folder must be; None: any that holds a run.
+
+        Raises:
+            RunError: if it was moved or deleted.
+        """
+        try:
+            found = os.stat(self.path)
+            there = (folder is None or os.path.samestat(found, folder)) and (self.path / CONFIG).exists()
+        except OSError:
+            there = False
+        if not there:
+            raise RunError(
+                f"run folder {self.path} is gone: it was moved or deleted while it was used. Move it back and start "
+                "the same command again; training continues from the newest checkpoint."
+            )
 
 
 def folder(name: str) -> Path:

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 from tiny import tiny
 
+from diffusionbench import runner
 from diffusionbench.errors import CheckpointError, RunError
 from nanogen import checkpoint, evaluate, log
 from nanogen import run as runs
@@ -438,3 +439,20 @@ def test_a_run_whose_folder_is_gone_fails_and_makes_no_other(gone, tmp_path, mon
     with pytest.raises(RunError, match="is gone: it was moved or deleted"):
         run(path, 4, "eval.metrics=[]")
     assert path.exists() == (gone == "replaced")
+
+
+@pytest.mark.parametrize("during", [(runner, "read"), (runner, "score"), (evaluate, "in_batches")])
+def test_a_run_whose_folder_goes_while_it_is_drawn_or_scored_makes_no_other(during, tmp_path, monkeypatch):
+    path, (module, name) = tmp_path / "run", during
+    real = getattr(module, name)
+
+    def moving(*given):
+        made = real(*given)
+        if path.exists():
+            path.rename(tmp_path / "elsewhere")
+        return made
+
+    monkeypatch.setattr(module, name, moving)
+    with pytest.raises(RunError, match="is gone: it was moved or deleted"):
+        run(path, 1, "eval.metrics=[accuracy_digits]", "eval.num_samples=4", "sample.every=1 steps")
+    assert not path.exists()
