@@ -29,8 +29,6 @@ _SYSTEM_NAMES: Final = frozenset({
 })  # fmt: skip
 
 MAX_LEVELS: Final = 100
-
-
 _NUMBER: Final = re.compile("[0-9]+")
 # Folder names that say which split is inside.
 _SPLITS: Final = frozenset(

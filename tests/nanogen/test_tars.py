@@ -176,6 +176,14 @@ def test_an_index_of_another_program_is_left_alone(tmp_path, cache):
     assert len(list((cache / "tar-index").iterdir())) == 1
 
 
+def test_a_pipe_under_the_name_of_an_index_is_left_alone(tmp_path, cache):
+    path = write_tar(tmp_path / "data" / "x.tar", pair(1))
+    os.mkfifo(path.with_name("x.tar.index"))
+    assert captions(opened(path)) == ["picture 1"]
+    assert path.with_name("x.tar.index").is_fifo()
+    assert len(list((cache / "tar-index").iterdir())) == 1
+
+
 def test_the_index_goes_to_the_cache_where_the_folder_cannot_be_written(tmp_path, monkeypatch, cache):
     path = write_tar(tmp_path / "data" / "x.tar", pair(1))
     real = tarindex.write_atomic

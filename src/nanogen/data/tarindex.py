@@ -192,6 +192,9 @@ def _places(shard: Path) -> list[Path]:
 def _header(place: Path, stat: os.stat_result) -> dict[str, Any] | None:
     """The first line of an index file that fits the shard; None where there is none."""
     try:
+        # Opening a pipe would wait for ever.
+        if not place.is_file():
+            return None
         with place.open("rb") as file:
             line = file.readline(MAX_HEADER)
         size = place.stat().st_size
