@@ -9,6 +9,7 @@ import numpy as np
 
 from diffusionbench.errors import CheckpointError, RequestError
 from diffusionbench.files import are_folder_names, read_lines
+from diffusionbench.folders import check_gives_way
 from diffusionbench.images import grid, save_png
 from diffusionbench.record import Record, check_record_place
 from diffusionbench.schema import check_place, write_atomic
@@ -22,6 +23,8 @@ from nanogen.sample import Generator, Loaded, in_batches, load
 # What may differ between training and using a run.
 _FREE_SECTIONS = ("sampler", "guidance", "eval")
 DEFAULT_NUM = 64
+# What every grid and every archive of ours holds, in the metadata of the one and in the list at the end of the other.
+_MARKS = {".png": "config_hash", ".npz": "arr_1.npy"}
 
 
 def open_weights(path: Path, device: str) -> tuple[Loaded, runs.Run | None]:
@@ -96,6 +99,8 @@ def sample_run(
     if out.suffix not in ("", ".png", ".npz"):
         raise RequestError(f"--out {out}: expected grid.png, a folder, or images.npz, found '{out.suffix}'.")
     check_place(out, "file" if out.suffix else "folder")
+    if out.suffix:
+        check_gives_way(out, _MARKS[out.suffix])
     if out.is_dir() and any(out.iterdir()):
         raise RequestError(f"--out {out} is not empty. Name a new folder.")
     with distributed.processes() as device:
