@@ -78,7 +78,7 @@ class Archive:
         self._zip.close()
 
     def open(self, key: str) -> tuple[IO[bytes], tuple[int, ...], np.dtype[Any], bool]:
-        """An array to be read as it stands: its file after the header, shape, type, whether in Fortran order.
+        """Return an array to be read as it stands: its file after the header, shape, type, whether in Fortran order.
 
         Raises:
             DataError: if there is no such array, or its header does not fit the bytes that follow.
@@ -97,7 +97,7 @@ class Archive:
         return file, shape, dtype, fortran
 
     def read(self, key: str, most: int = MOST_BYTES) -> np.ndarray:
-        """A whole array of at most `most` bytes.
+        """Return a whole array of at most `most` bytes.
 
         Raises:
             DataError: if it is larger, or cannot be read.
@@ -148,7 +148,7 @@ class ImageRows:
         self._start = self._file.tell()
 
     def read(self, row: int) -> np.ndarray:
-        """One image, uint8 [H, W, 3]; fastest where rows rise.
+        """Return one image, uint8 [H, W, 3]; fastest where rows rise.
 
         Raises:
             DataError: if it cannot be read.

@@ -192,7 +192,7 @@ def _display_order(identifier: str, chosen: Sequence[str], known: Sequence[str])
 
 
 def column_id(name: str, score_set: str, known: Sequence[str]) -> str:
-    """The column that a name given by a user stands for: an id, or a metric with an optional "@cfg".
+    """Return the column that a name given by a user stands for: an id, or a metric with an optional "@cfg".
 
     Raises:
         RequestError: if the board has no such column.
@@ -211,7 +211,7 @@ def column_id(name: str, score_set: str, known: Sequence[str]) -> str:
 
 
 def keep(board: Board, *, family: Sequence[str] = (), kind: str | None = None) -> Board:
-    """The board with some of its rows; ranks stay those of the whole set.
+    """Return the board with some of its rows; ranks stay those of the whole set.
 
     Raises:
         RequestError: for an unknown family or kind.
@@ -224,7 +224,7 @@ def keep(board: Board, *, family: Sequence[str] = (), kind: str | None = None) -
 
 
 def order(board: Board, by: str = "place", *, reverse: bool = False) -> Board:
-    """The board sorted, best first; rows without the value come last in either direction.
+    """Return the board sorted, best first; rows without the value come last in either direction.
 
     Args:
         board: any board.

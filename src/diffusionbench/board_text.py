@@ -20,7 +20,7 @@ ABSENT = "-"
 
 
 def shown(board: Board, names: Sequence[str] = ()) -> list[Column]:
-    """The columns to print: those named, all for "all", else the headline ones (all where there are none)."""
+    """Return the columns to print: those named, all for "all", else the headline ones (all where there are none)."""
     known = [column.id for column in board.columns]
     if "all" in names:
         return list(board.columns)
@@ -34,7 +34,7 @@ def shown(board: Board, names: Sequence[str] = ()) -> list[Column]:
 
 
 def digits(cell: Cell) -> str:
-    """The value as its table printed it, else four significant digits."""
+    """Return the value as its table printed it, else four significant digits."""
     if cell.printed is not None:
         return cell.printed
     return f"{cell.value:.3f}" if abs(cell.value) < 1 else f"{cell.value:.4g}"
@@ -50,7 +50,7 @@ def with_error(cell: Cell) -> str:
 
 
 def as_dict(board: Board) -> dict[str, Any]:
-    """The whole board; each cell carries the id of its record."""
+    """Return the whole board; each cell carries the id of its record."""
     return asdict(board)
 
 
@@ -91,7 +91,7 @@ def _spans(row: Row) -> tuple[str, str]:
 
 
 def notes(board: Board) -> list[str]:
-    """How the mean rank was formed and how it moves when one column is dropped, in plain sentences."""
+    """Return how the mean rank was formed and how it moves when one column is dropped, in plain sentences."""
     if not board.holistic:
         return ["mean rank: not defined; no column of this set counts towards it. Choose some with --holistic."]
     lines = [
@@ -115,7 +115,7 @@ def notes(board: Board) -> list[str]:
 
 
 def as_csv(board: Board, columns: Sequence[Column]) -> str:
-    """One row per method; beside each value its standard error and the id of its record."""
+    """Return CSV with one row per method; beside each value its standard error and the id of its record."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     head = ["place", "name", "title", "family", "kind"]
@@ -134,7 +134,7 @@ def as_csv(board: Board, columns: Sequence[Column]) -> str:
 
 
 def as_markdown(board: Board, columns: Sequence[Column]) -> str:
-    """A table for a document, with the records of each row in the last column."""
+    """Return a table for a document, with the records of each row in the last column."""
     heads = ["place", "method", "family", "kind", *(column.title for column in columns), "mean rank", "records"]
     lines = [
         "| " + " | ".join(map(_escape, heads)) + " |",

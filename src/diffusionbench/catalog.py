@@ -173,7 +173,7 @@ SIMPLEEVAL: Final = {PAPER: "simpleeval_published_2026_06", BLOG: "simpleeval_pu
 
 
 def metric_info(key: str) -> MetricInfo:
-    """What is known of a key; an unlisted one has no direction, axis or range."""
+    """Return what is known of a key; an unlisted one has no direction, axis or range."""
     if key in CATALOG:
         return CATALOG[key]
     for prefix, whole in _PARTS.items():
@@ -194,7 +194,7 @@ def metric_info(key: str) -> MetricInfo:
 
 
 def direction(key: str, value: Value) -> bool | None:
-    """Whether higher is better, from the catalog or else from the record that holds the value."""
+    """Return whether higher is better, from the catalog or else from the record that holds the value."""
     listed = metric_info(key).higher_is_better
     return value.higher_is_better if listed is None else listed
 
@@ -213,7 +213,7 @@ def beside_a_score(key: str, values: Mapping[str, Value]) -> bool:
 
 
 def resolve_metric(name: str, score_set: str, present: Iterable[str]) -> str:
-    """The key that a name given by a user stands for in one score set.
+    """Return the key that a name given by a user stands for in one score set.
 
     Args:
         name: a key or an alias; "simpleeval" is the definition of the score set, or ours among measured records.

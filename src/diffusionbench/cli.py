@@ -170,7 +170,6 @@ def run(
     for note in notes:
         print(note, file=sys.stderr)
     if dry_run:
-        check(request, source)
         print(request.model_dump_json(indent=2))
         return
     try:

@@ -13,7 +13,7 @@ import typer
 from diffusionbench import bounds
 from diffusionbench.errors import RequestError
 from diffusionbench.shown import few, lines, printable
-from diffusionbench.writing import check_gives_way, check_place, write_result
+from diffusionbench.writing import check_place, write_results
 
 DEFAULT_FOLDER = Path("records")
 
@@ -41,19 +41,19 @@ def register(app: typer.Typer) -> None:
 
 
 def gather_records(folders: Sequence[Path] | None) -> list[Any]:
-    """The published records and those of the folders; ./records where none is given."""
+    """Return the published records and those of the folders; ./records where none is given."""
     from diffusionbench.points import gather
 
     return gather(record_folders(folders))
 
 
 def record_folders(folders: Sequence[Path] | None) -> list[Path]:
-    """The folders given; without any, ./records where it exists."""
+    """Return the folders given; without any, ./records where it exists."""
     return list(folders) if folders else [DEFAULT_FOLDER] if DEFAULT_FOLDER.is_dir() else []
 
 
 def split(words: Sequence[str] | None) -> list[str]:
-    """A repeated option whose values may also be joined by commas."""
+    """Return a repeated option whose values may also be joined by commas."""
     return [part.strip() for word in words or () for part in word.split(",") if part.strip()]
 
 
@@ -201,10 +201,7 @@ def submit(
     path = None
     if not report.problems and not dry_run:
         # The record comes last: where something cannot be written, nothing has been submitted.
-        for file, (_, mark) in exports.items():
-            check_gives_way(file, mark)
-        for file, (text, _) in exports.items():
-            write_result(file, text)
+        write_results(exports)
         path = submission.write(report, records)
     if as_json:
         content = {"problems": report.problems, "warnings": report.warnings, "file": str(path) if path else None}

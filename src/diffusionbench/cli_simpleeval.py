@@ -13,7 +13,7 @@ from diffusionbench import bounds
 from diffusionbench.errors import RequestError
 from diffusionbench.limits import reads_extra
 from diffusionbench.shown import lines
-from diffusionbench.writing import check_gives_way, check_place, write_result
+from diffusionbench.writing import check_gives_way, check_place, write_result, write_results
 
 if TYPE_CHECKING:
     from diffusionbench.prompts import PromptChoice
@@ -175,12 +175,10 @@ def prompts(
     opened = source.open(bound_seed(_digest(weights), beacon) if weights else seed, layout)
     if out is not None:
         # The first key of the first line.
-        check_gives_way(out / "prompts.jsonl", opened.jsonl.partition(":")[0])
+        files = {out / "prompts.jsonl": (opened.jsonl, opened.jsonl.partition(":")[0])}
         if again:
-            check_gives_way(out / "again.jsonl", '{"file": "')
-        write_result(out / "prompts.jsonl", opened.jsonl)
-        if again:
-            write_result(out / "again.jsonl", drawn(opened))
+            files[out / "again.jsonl"] = drawn(opened), '{"file": "'
+        write_results(files)
     known = {other: PROMPTS.load(other) for other in sorted(PROMPTS) if other != name}
     common = {other: overlaps(opened.texts, row.open("public-0", None).texts) for other, row in known.items()}
     if as_json:

@@ -43,7 +43,7 @@ class Comparison:
         return {"differs": self.differs, **asdict(self)}
 
     def as_text(self) -> str:
-        """One line per finding."""
+        """Return one line per finding."""
         lines = [f"protocols differ in {key}: {a} and {b}" for key, (a, b) in self.protocol.items()]
         lines += [f"{key}: only in the {which} record" for key, which in self.missing.items()]
         for key, found in self.values.items():

@@ -38,7 +38,7 @@ def every_eval_ever(
     organization: str = "DiffusionBench",
     relationship: str = "other",
 ) -> dict[str, Any]:
-    """A record as one Every Eval Ever object (schema 0.3.0).
+    """Return a record as one Every Eval Ever object (schema 0.3.0).
 
     Args:
         record: any record.
@@ -142,7 +142,7 @@ def _strings(content: dict[str, Any]) -> dict[str, str]:
 
 
 def hub_results(record: Record, dataset: str, *, revision: str | None = None) -> list[dict[str, Any]]:
-    """A record as entries of the Hub's `.eval_results/*.yaml`.
+    """Return a record as entries of the Hub's `.eval_results/*.yaml`.
 
     Args:
         record: any record.

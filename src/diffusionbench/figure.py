@@ -107,7 +107,7 @@ def figure(
     family: Sequence[str] = (),
     select: Sequence[str] = (),
 ) -> Figure:
-    """The points of Figure 1.
+    """Return the points of Figure 1.
 
     Args:
         records: any mixture; only those of the set are used.
@@ -206,7 +206,7 @@ def _signed(png: bytes) -> bytes:
 
 
 def chart(shown: Figure, *, columns: int = 2, width: int = 260) -> dict[str, Any]:
-    """The Vega-Lite specification of a figure."""
+    """Return the Vega-Lite specification of a figure."""
     altair = require("altair", "site", "A figure")
     present = {_style_key(point.family) for panel in shown.panels for point in panel.points}
     styles = [style for key, style in {**STYLES, "other": OTHER}.items() if key in present]
@@ -234,23 +234,23 @@ def _style_key(family: str | None) -> str:
 
 
 def x_name(key: str) -> str:
-    """The horizontal metric for people."""
+    """Return the horizontal metric for people."""
     info = metric_info(key)
     return f"ImageNet {info.title}" if key == "fid" else info.title
 
 
 def with_arrow(title: str, key: str) -> str:
-    """A title with the direction that is better."""
+    """Return a title with the direction that is better."""
     return title + {True: " ↑", False: " ↓", None: ""}[metric_info(key).higher_is_better]
 
 
 def axis_title(shown: Figure) -> str:
-    """What stands below the horizontal axis."""
+    """Return what stands below the horizontal axis."""
     return f"{with_arrow(x_name(shown.x_key), shown.x_key)}, {STATES[shown.guidance]}"
 
 
 def summary(points: Sequence[Point]) -> str:
-    """What `correlate` says of the points, in one line: r, its Fisher z interval, n."""
+    """Return what `correlate` says of the points, in one line: r, its Fisher z interval, n."""
     one = pearson([p.x for p in points], [p.y for p in points], draws=0)
     return f"r = {number(one.value)}, 95 % {span(one.fisher)}, n = {one.n}"
 

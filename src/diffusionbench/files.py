@@ -77,10 +77,14 @@ def no_split(folder: Path | str, split: str) -> DataError:
 
 
 class LeftOut:
-    """What a reader did not read, counted by reason, with the first name of each."""
+    """What a reader did not read.
+
+    Attributes:
+        found: number and first name by reason.
+    """
 
     def __init__(self) -> None:
-        self._found: dict[str, tuple[int, str]] = {}
+        self.found: dict[str, tuple[int, str]] = {}
 
     def add(self, reason: str, name: str, count: int = 1) -> None:
         """Count what is left out.
@@ -89,14 +93,14 @@ class LeftOut:
             reason: what it is, in the plural, such as "files that are no images".
             name: the (first) one's.
         """
-        before, first = self._found.get(reason, (0, printable(name)))
-        self._found[reason] = (before + count, first)
+        before, first = self.found.get(reason, (0, printable(name)))
+        self.found[reason] = (before + count, first)
 
     def sentence(self, where: Path | str) -> str | None:
         """Return one sentence about all of it, or None where nothing was left out."""
-        if not self._found:
+        if not self.found:
             return None
-        parts = (f"{count:,} {reason} (first: {first})" for reason, (count, first) in self._found.items())
+        parts = (f"{count:,} {reason} (first: {first})" for reason, (count, first) in self.found.items())
         return f"{printable(str(where))}: left out {'; '.join(parts)}."
 
 

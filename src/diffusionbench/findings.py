@@ -38,13 +38,13 @@ def study(
     score_set: str = published.PAPER,
     family: tuple[str, ...] = (),
 ) -> Study:
-    """One study of the published records with the default draws and seed."""
+    """Return one study of the published records with the default draws and seed."""
     chosen = select_points(published.records(), x, y, guidance=guidance, score_set=score_set, family=family)
     return analyse(chosen)
 
 
 def command(one: Study, family: Sequence[str] = ()) -> str:
-    """The command that prints a study."""
+    """Return the command that prints a study."""
     selection = one.selection
     words = ["diffusionbench correlate", f"--x {selection.x_key}", f"--y {selection.y_key}"]
     words += [f"--guidance {selection.guidance}", f"--set {selection.score_set}"]
@@ -52,7 +52,7 @@ def command(one: Study, family: Sequence[str] = ()) -> str:
 
 
 def number(one: Coefficient) -> str:
-    """A coefficient with its interval."""
+    """Return a coefficient with its interval."""
     span = one.interval
     if one.value is None:
         return "not defined"
@@ -68,7 +68,7 @@ def verdict(coefficients: Iterable[Coefficient]) -> str:
 
 
 def page() -> str:
-    """The whole page as Markdown."""
+    """Return the whole page as Markdown."""
     sections = (_blog, _paper, _pixel, _ranks, _best, _noise, _imagenet_metrics, _agreement, _longer, _reproduced)
     parts = [_HEAD, *("\n".join(section()) for section in sections)]
     return "\n\n".join(parts) + "\n"

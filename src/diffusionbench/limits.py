@@ -34,7 +34,7 @@ class TooDeepError(ValueError):
 
 
 def read_small(path: Path, most: int = SMALL) -> bytes:
-    """The content of a regular file of at most `most` bytes.
+    """Return the content of a regular file of at most `most` bytes.
 
     Raises:
         OSError: if it is no regular file, is larger or cannot be read; `strerror` says which.
@@ -50,7 +50,7 @@ def read_small(path: Path, most: int = SMALL) -> bytes:
 
 
 def parse_json(content: bytes | str) -> Any:
-    """The value of a JSON text of at most `LEVELS` levels.
+    """Return the value of a JSON text of at most `LEVELS` levels.
 
     Raises:
         TooDeepError: if it has more.

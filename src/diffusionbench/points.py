@@ -89,7 +89,7 @@ class Selection:
 
 
 def guidance_state(record: Record) -> Literal["cfg", "none"] | None:
-    """Whether images were guided; None where the record does not say."""
+    """Return whether images were guided; None where the record does not say."""
     guidance = record.protocol.guidance
     if guidance is None:
         return None
@@ -97,17 +97,17 @@ def guidance_state(record: Record) -> Literal["cfg", "none"] | None:
 
 
 def subject(record: Record) -> str:
-    """The name under which a method stands in a comparison: the method, and its variant where it has one."""
+    """Return the name under which a method stands in a comparison: the method, and its variant where it has one."""
     return record.method if record.variant is None else f"{record.method}-{record.variant}"
 
 
 def score_set_of(record: Record) -> str:
-    """The set a record belongs to: the published one it was printed in, or "measured"."""
+    """Return the set a record belongs to: the published one it was printed in, or "measured"."""
     return record.protocol.name if record.kind == "published" else MEASURED
 
 
 def in_set(records: Iterable[Record], score_set: str) -> list[Record]:
-    """The records of one set.
+    """Return the records of one set.
 
     Raises:
         RequestError: if there is no such set.
@@ -118,7 +118,7 @@ def in_set(records: Iterable[Record], score_set: str) -> list[Record]:
 
 
 def gather(folders: Iterable[Path]) -> list[Record]:
-    """The published records, and those of the folders given.
+    """Return the published records, and those of the folders given.
 
     Raises:
         RequestError: for a folder that is missing or holds a broken record, and for an id that stands twice.
@@ -133,7 +133,7 @@ def gather(folders: Iterable[Path]) -> list[Record]:
 
 
 def load_folder(folder: Path) -> list[Record]:
-    """Every record below a folder, files in order of their names; a run folder holds other JSON beside them.
+    """Return every record below a folder, files in order of their names; a run folder holds other JSON beside them.
 
     What can be no record under the name of one (a folder, a pipe, a link to nothing, gigabytes, 100,000 levels) is left
     out, counted and named on stderr: a stranger's file must not take the board away from everybody else. A record that
@@ -178,7 +178,7 @@ def record_files(folder: Path, nested: bool = True) -> list[Path]:
 
 
 def no_text(path: Path) -> str | None:
-    """Why a file is nothing that JSON could be read from, or None."""
+    """Return why a file is nothing that JSON could be read from, or None."""
     try:
         parse_json(read_small(path))
     except OSError as error:
@@ -191,7 +191,7 @@ def no_text(path: Path) -> str | None:
 
 
 def claims_to_be_a_record(path: Path) -> bool:
-    """Whether a JSON file has a record's outline; one that is cut off may have been a record."""
+    """Return whether a JSON file has a record's outline; one that is cut off may have been a record."""
     try:
         content = parse_json(read_small(path))
     except (OSError, TooDeepError):
@@ -226,7 +226,7 @@ def families(names: Sequence[str]) -> tuple[str, ...]:
 
 
 def merge_e2e(family: str | None, separate: bool) -> str | None:
-    """The group of a family in an analysis: end-to-end VAEs count as VAEs unless they were asked for."""
+    """Return the group of a family in an analysis: end-to-end VAEs count as VAEs unless they were asked for."""
     return "vae" if family == "e2e-vae" and not separate else family
 
 
@@ -243,7 +243,7 @@ def _candidates(records: Iterable[Record], key: str, guidance: str) -> dict[str,
 
 
 def protocol_difference(left: Protocol, right: Protocol) -> dict[str, tuple[object, object]]:
-    """The compared fields in which two protocols differ, with both contents."""
+    """Return the compared fields in which two protocols differ, with both contents."""
     pairs = {field: (getattr(left, field), getattr(right, field)) for field in COMPARED}
     different = {field: pair for field, pair in pairs.items() if pair[0] != pair[1]}
     shared = left.extractors.keys() & right.extractors.keys()
@@ -392,6 +392,6 @@ def points(
     family: Sequence[str] = (),
     select: Sequence[str] = (),
 ) -> list[Point]:
-    """The points of `select_points` alone."""
+    """Return the points of `select_points` alone."""
     chosen = select_points(records, x, y, guidance=guidance, score_set=score_set, family=family, select=select)
     return list(chosen.points)

@@ -150,7 +150,7 @@ def check_record_place(path: Path) -> None:
 
 
 def printed_digits(record: Record, key: str) -> str | None:
-    """The digits in which a published table prints a value; only there may text stand for a number."""
+    """Return the digits in which a published table prints a value; only there may text stand for a number."""
     printed = record.extra.get("printed") if record.kind == "published" else None
     digits = printed.get(key) if isinstance(printed, dict) else None
     return digits if isinstance(digits, str) else None
@@ -171,13 +171,13 @@ def load(path: Path) -> Record:
 
 
 def facts_of(record: Record) -> dict[str, dict[str, Any]]:
-    """What metrics wrote beside their values, by key; anybody may write anything there, and only objects count."""
+    """Return what metrics wrote beside their values, by key; anybody may write there, and only objects count."""
     facts = record.extra.get("facts")
     return {key: fact for key, fact in facts.items() if isinstance(fact, dict)} if isinstance(facts, dict) else {}
 
 
 def read_record(path: Path) -> bytes:
-    """The text of a record.
+    """Return the text of a record.
 
     Raises:
         RequestError: if the file is missing, is no regular one or is too large.
@@ -191,6 +191,6 @@ def read_record(path: Path) -> bytes:
 
 
 def breaches(error: ValidationError) -> list[str]:
-    """Where and how a record breaks the schema, one sentence per breach."""
+    """Return where and how a record breaks the schema, one sentence per breach."""
     found = error.errors(include_input=False, include_url=False)
     return [f"{'.'.join(clipped(str(part), 80) for part in one['loc']) or 'file'}: {one['msg']}" for one in found]

@@ -14,7 +14,7 @@ from diffusionbench.shown import LONGEST, few
 
 
 def nearest(name: str, known: list[str]) -> str:
-    """A clause naming the closest known name, or the first of them where none is close."""
+    """Return a clause naming the closest known name, or the first of them where none is close."""
     # A name of thousands of letters is like no other, and takes minutes to compare.
     close = difflib.get_close_matches(name, known, n=1) if len(name) < LONGEST else []
     return f"Did you mean '{close[0]}'?" if close else f"Known: {few(sorted(known), first=24) or 'none'}."

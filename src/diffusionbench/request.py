@@ -96,7 +96,7 @@ class EvalRequest(Strict):
 
 
 def specs(request: EvalRequest) -> dict[str, MetricSpec]:
-    """The request's metrics by key.
+    """Return the request's metrics by key.
 
     Raises:
         UserError: if one is unknown; the nearest known name is suggested.
@@ -105,12 +105,12 @@ def specs(request: EvalRequest) -> dict[str, MetricSpec]:
 
 
 def find_reference(request: EvalRequest) -> Reference | None:
-    """The request's reference, if it has one."""
+    """Return the request's reference, if it has one."""
     return None if request.reference is None else resolve(request.reference)
 
 
 def expand(request: EvalRequest, source: Source) -> list[Sample]:
-    """The request's samples for a source: a pure function of both."""
+    """Return the request's samples for a source: a pure function of both."""
     return AXES.load(request.axis)().samples(request, find_reference(request), source.labels)
 
 
@@ -119,7 +119,10 @@ _ORDER = 1000
 
 
 def image_key(request: EvalRequest, source: Source) -> str:
-    """SHA-256 of everything the images depend on; neither metrics nor count: a longer request continues a shorter."""
+    """Return the SHA-256 of all that the images depend on.
+
+    Neither metrics nor count are among it: a longer request continues a shorter one.
+    """
     order: object = None
     if request.prompts is not None:
         order = open_prompts(request).digest
@@ -138,7 +141,7 @@ def image_key(request: EvalRequest, source: Source) -> str:
 
 
 def check(request: EvalRequest, source: Source) -> None:
-    """Everything that can be known before a weight is loaded or an image is made.
+    """Check all that can be known before a weight is loaded or an image is made.
 
     Raises:
         UserError: an unknown name, a reference that a metric cannot use, too few images, missing or impossible
@@ -192,7 +195,7 @@ def _check_classes(key: str, spec: MetricSpec, request: EvalRequest, reference: 
 
 
 def check_metrics(request: EvalRequest) -> None:
-    """What a request says without its images: names, reference, counts, weights.
+    """Check what a request says without its images: names, reference, counts, weights.
 
     Raises:
         UserError: as `check`.
@@ -260,7 +263,7 @@ def check_labels(metrics: Mapping[str, MetricSpec], samples: Iterable[Placed]) -
 
 
 def extractor_names(metrics: dict[str, MetricSpec]) -> list[str]:
-    """The feature extractors these metrics share, each once."""
+    """Return the feature extractors these metrics share, each once."""
     return sorted({spec.extractor for spec in metrics.values()})
 
 

@@ -132,7 +132,7 @@ def _only_store(folder: Path) -> Path:
 
 
 def open_store(request: EvalRequest, source: Source, root: Path) -> ImageStore:
-    """The store under `root` for these images: another checkpoint, seed or guidance has another subfolder."""
+    """Return the store under `root` for these images: another checkpoint, seed or guidance has another subfolder."""
     key = image_key(request, source)
     manifest = Manifest(key=key, description=source.description, request=request)
     return ImageStore.create(root / key[:16], manifest)

@@ -61,7 +61,7 @@ class Source(Protocol):
     def labels(self) -> Sequence[int | None] | None: ...
 
     def images(self, samples: Sequence[Sample]) -> np.ndarray:
-        """The samples' images, uint8 [B, H, W, 3].
+        """Return the samples' images, uint8 [B, H, W, 3].
 
         Raises:
             UnreadableImages: naming those that cannot be read; the others can still be asked for.
@@ -146,7 +146,7 @@ class FolderSource:
         return _first_size(self.files)
 
     def images(self, samples: Sequence[Sample]) -> np.ndarray:
-        """The samples' images; grey and palette files become RGB without loss.
+        """Return the samples' images; grey and palette files become RGB without loss.
 
         Raises:
             UnreadableImages: naming each file that cannot be decoded.
@@ -256,7 +256,7 @@ class PromptFolderSource:
         return _first_size(self._files.values())
 
     def images(self, samples: Sequence[Sample]) -> np.ndarray:
-        """The samples' images.
+        """Return the samples' images.
 
         Raises:
             UnreadableImages: naming each that is missing or cannot be decoded.
@@ -330,7 +330,7 @@ class ArchiveSource:
         return self._rows.size
 
     def images(self, samples: Sequence[Sample]) -> np.ndarray:
-        """The samples' images; fastest where ids rise."""
+        """Return the samples' images; fastest where ids rise."""
         return np.stack([self._rows.read(sample.id) for sample in samples])
 
 
@@ -359,7 +359,7 @@ class ArraySource:
         return self.array.shape[1:3]
 
     def images(self, samples: Sequence[Sample]) -> np.ndarray:
-        """The samples' images."""
+        """Return the samples' images."""
         return self.array[[sample.id for sample in samples]]
 
 

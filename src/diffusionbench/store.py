@@ -69,11 +69,11 @@ class ImageSet(Protocol):
     description: str
 
     def batches(self, count: int) -> Iterator[tuple[list[Sample], np.ndarray]]:
-        """The readable ones of samples 0 .. count - 1 in order, in batches of one size."""
+        """Give the readable ones of samples 0 .. count - 1 in order, in batches of one size."""
         ...
 
     def entries(self, count: int) -> list[Entry]:
-        """What `batches` gave, by id; complete once it has ended."""
+        """Return what `batches` gave, by id; complete once it has ended."""
         ...
 
     def unreadable(self, count: int) -> dict[int, str]:
@@ -86,7 +86,7 @@ class ImageSet(Protocol):
 
 
 def images_digest(entries: Sequence[Entry]) -> str:
-    """SHA-256 over ids, labels, prompts and pixels: how the images were made or stored plays no part."""
+    """Return the SHA-256 over ids, labels, prompts and pixels: how the images were made or stored plays no part."""
     return digest([list(entry) for entry in sorted(entries)])
 
 
@@ -199,7 +199,7 @@ class ImageStore:
         return store
 
     def missing(self, samples: Sequence[Sample]) -> list[Sample]:
-        """The samples that still need an image; one in a damaged chunk does.
+        """Return the samples that still need an image; one in a damaged chunk does.
 
         Raises:
             RequestError: if an image was stored for another label or prompt.
@@ -253,13 +253,13 @@ class ImageStore:
         write_atomic(self.folder / f"{name}.json", chunk.model_dump_json() + "\n")
 
     def count(self) -> int:
-        """How many samples from 0 on are there without a gap, unreadable ones among them."""
+        """Return how many samples from 0 on are there without a gap, unreadable ones among them."""
         self._refresh()
         known = self._place.keys() | self._faults.keys()
         return next(sample for sample in range(len(known) + 1) if sample not in known)
 
     def asked(self) -> int:
-        """How many samples there should be: those of the request that made the store, or as far as later ones went."""
+        """Return how many samples there should be: as many as the store was made for, or as later requests asked."""
         self._refresh()
         return max([self.manifest.request.count, *(sample + 1 for sample in (*self._place, *self._faults))])
 

@@ -18,7 +18,7 @@ UNDEFINED = "not defined"
 
 
 def as_dict(study: Study) -> dict[str, Any]:
-    """The whole study; what is not defined is null."""
+    """Return the whole study; what is not defined is null."""
     content = asdict(study)
     selection = study.selection
     content["selection"] = {
@@ -44,7 +44,7 @@ def as_dict(study: Study) -> dict[str, Any]:
 
 
 def number(value: float | None, digits: int = 4) -> str:
-    """A signed number, or "not defined"."""
+    """Return a signed number, or "not defined"."""
     return UNDEFINED if value is None else f"{value:+.{digits}f}"
 
 

@@ -287,7 +287,7 @@ class _Known:
             self._measurements.setdefault(measurement, (record.id, where))
 
     def duplicates(self, record: Record) -> Iterator[str]:
-        """What a record repeats."""
+        """Give what a record repeats."""
         if record.id in self._ids:
             yield f"id: '{record.id}' stands in another record already, {self._ids[record.id]}"
             return

@@ -25,12 +25,12 @@ class PlainConsole(Console):
         super().__init__(file=sys.stdout, width=width, markup=False, emoji=False, highlight=False)
 
     def render_str(self, text: str, **options: Any) -> Text:
-        """Every string that rich prints, alone or in a table, passes here."""
+        """Render a string as it is; every one that rich prints, alone or in a table, passes here."""
         return super().render_str(printable(text), **options)
 
 
 def uncertainty(value: Value) -> str:
-    """The 95 % interval, else the standard error, else a dash."""
+    """Return the 95 % interval, else the standard error, else a dash."""
     if value.interval is not None:
         return f"{value.interval[0]:.4g} .. {value.interval[1]:.4g}"
     return "–" if value.stderr is None else f"± {value.stderr:.2g}"
@@ -94,7 +94,7 @@ def print_tables(known: Mapping[str, Mapping[str, str]], what: str, as_json: boo
 
 
 def progress_line(unit: str = "images") -> Callable[[str, int, int], None] | None:
-    """One line on stderr that tells what is being done and how far; None where nobody watches."""
+    """Return what shows on one line of stderr how far the work is; None where nobody watches."""
     if not sys.stderr.isatty():
         return None
 

@@ -13,7 +13,7 @@ import re
 import secrets
 import shutil
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, Any, Final, Literal
@@ -199,6 +199,21 @@ def check_gives_way(path: Path, mark: str) -> None:
             f"{path} exists and is no earlier result of this kind, so it would be lost. Choose another place, or "
             "remove it."
         )
+
+
+def write_results(files: Mapping[Path, tuple[str, str]]) -> None:
+    """Write files whose places a user chose; where one of them would cost another file, none is written.
+
+    Args:
+        files: content and mark (see `check_gives_way`) by path.
+
+    Raises:
+        RequestError: if one cannot be written.
+    """
+    for path, (_, mark) in files.items():
+        check_gives_way(path, mark)
+    for path, (text, _) in files.items():
+        write_result(path, text)
 
 
 def write_result(path: Path, text: str) -> None:

@@ -32,7 +32,6 @@ from diffusionbench.shown import few
 from diffusionbench.writing import sync, write_atomic
 from nanogen import distributed
 
-_LISTED = 10
 MANIFEST, WEIGHTS, STATE = "manifest.json", "ema.safetensors", "state"
 METADATA = f"{STATE}/.metadata"
 _FINISHED, _UNFINISHED = re.compile(r"step-[0-9]{8,18}"), re.compile(r"\.step-[0-9]{8,18}\.tmp")
@@ -304,14 +303,12 @@ def load_weights(model: nn.Module, tensors: Mapping[str, Tensor], origin: str) -
         f"{name} is {list(found[name])}, needed {list(wanted[name])}" for name in shared if found[name] != wanted[name]
     ]
     if problems:
-        raise CheckpointError(f"{origin} is of another architecture: {few(problems, '; ', _LISTED)}.")
+        raise CheckpointError(f"{origin} is of another architecture: {few(problems, '; ')}.")
     kinds = {name: str(tensors[name].dtype).removeprefix("torch.") for name in shared}
     problems = [f"{name} holds {kinds[name]}" for name in shared if not tensors[name].is_floating_point()]
     problems = problems or [
         f"{name} holds values that are not finite" for name in shared if not tensors[name].isfinite().all()
     ]
     if problems:
-        raise CheckpointError(
-            f"{origin} holds no weights: {few(problems, '; ', _LISTED)}. Use a file that nanogen wrote."
-        )
+        raise CheckpointError(f"{origin} holds no weights: {few(problems, '; ')}. Use a file that nanogen wrote.")
     model.load_state_dict(dict(tensors))

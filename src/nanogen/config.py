@@ -211,7 +211,7 @@ class Composition:
 
 
 def read_own(*parts: str) -> tuple[CommentedMap, str]:
-    """A config file of the package, and the name that origins give it."""
+    """Return a config file of the package, and the name that origins give it."""
     source = files("nanogen") / "configs"
     for part in parts:
         source = source / part
@@ -321,7 +321,7 @@ def reload(values: Mapping[str, Any], origin: str) -> Config:
 
 
 def changed(config: Config, overrides: Iterable[str], allowed: Sequence[str], why: str) -> Config:
-    """A config with some values replaced.
+    """Return a config with some values replaced.
 
     Args:
         overrides: "a.b=value" as on the command line.
@@ -364,7 +364,7 @@ def differences(a: Config, b: Config) -> dict[str, tuple[Any, Any]]:
 
 
 def to_yaml(config: Config) -> str:
-    """The config as YAML that `compose(file=...)` reads back to the same values."""
+    """Return the config as YAML that `compose(file=...)` reads back to the same values."""
     stream = io.StringIO()
     yaml = YAML()
     yaml.default_flow_style = None

@@ -26,7 +26,7 @@ def world_size() -> int:
 
 
 def is_main() -> bool:
-    """Whether this process writes files and talks."""
+    """Return whether this process writes files and talks."""
     return rank() == 0
 
 
@@ -120,7 +120,7 @@ def agreed() -> Iterator[None]:
 
 
 def from_main(make: Callable[[], T]) -> T:
-    """What the main process makes, in every process; where it fails, all end as in `agreed`."""
+    """Return what the main process makes, in every process; where it fails, all end as in `agreed`."""
     made: list[Any] = [None]
     with agreed():
         if is_main():
@@ -131,7 +131,7 @@ def from_main(make: Callable[[], T]) -> T:
 
 
 def wrap(model: nn.Module, device: str) -> nn.Module:
-    """The model with averaged gradients; itself where there is one process."""
+    """Return the model with averaged gradients; itself where there is one process."""
     if world_size() == 1:
         return model
     from torch.nn.parallel import DistributedDataParallel
@@ -156,14 +156,14 @@ def barrier() -> None:
 
 
 def all_max(value: Tensor) -> Tensor:
-    """The largest value over the processes, everywhere."""
+    """Return the largest value over the processes, everywhere."""
     if dist.is_initialized():
         dist.all_reduce(value, dist.ReduceOp.MAX)
     return value
 
 
 def all_mean(value: Tensor) -> Tensor:
-    """The mean over the processes, everywhere."""
+    """Return the mean over the processes, everywhere."""
     if dist.is_initialized():
         value = value.clone()
         dist.all_reduce(value, dist.ReduceOp.SUM)
@@ -172,7 +172,7 @@ def all_mean(value: Tensor) -> Tensor:
 
 
 def gather(mine: dict[int, Any]) -> dict[int, Any] | None:
-    """The entries of all processes together, in the main process; None in the others."""
+    """Return the entries of all processes together, in the main process; None in the others."""
     if not dist.is_initialized():
         return mine
     parts: list[Any] | None = [None] * world_size() if is_main() else None

@@ -81,5 +81,5 @@ def to_steps(duration: str, batch_size: int, num_images: int, whole: int | None 
 
 
 def due(step: int, every: int | None) -> bool:
-    """Whether something with this period happens after `step` updates."""
+    """Return whether something with this period happens after `step` updates."""
     return every is not None and step > 0 and step % max(every, 1) == 0

@@ -39,7 +39,7 @@ COLUMNS = 10
 
 
 def asked(asks: Sequence[Ask]) -> dict[str, object]:
-    """What was asked for, for the metadata of a picture of many images."""
+    """Return what was asked for, for the metadata of a picture of many images."""
     if all(ask.caption is None for ask in asks):
         return {"labels": [ask.label for ask in asks]}
     return {"prompts": [ask.caption for ask in asks]}
@@ -131,7 +131,7 @@ def _prompts(config: Config) -> PromptChoice | None:
 
 
 def prompt_texts(config: Config) -> tuple[str, ...]:
-    """The captions that the config's evaluation asks for; none where it asks for classes."""
+    """Return the captions that the config's evaluation asks for; none where it asks for classes."""
     choice = _prompts(config)
     return () if choice is None else PROMPTS.load(choice.name).open(choice.seed, choice.layout).texts
 
@@ -172,7 +172,7 @@ def check(config: Config, parts: Parts, classes: Sequence[str] | None = None) ->
 
 
 def record_path(run: Path, step: int, config: Config) -> Path:
-    """Where the record of a step lies: one per guidance scale, interval, sampler, count and seed."""
+    """Return where the record of a step lies: one per guidance scale, interval, sampler, count and seed."""
     low, high = config.guidance.interval
     name = f"{config.sampler.name}{config.sampler.num_steps}-guidance{config.guidance.scale:g}-{low:g}-{high:g}"
     prompts = _prompts(config)
@@ -254,12 +254,12 @@ def finished_record(run: Path, step: int, config: Config) -> Record | None:
 
 
 def grid_path(run: Path, step: int) -> Path:
-    """Where the sample grid of a step lies."""
+    """Return where the sample grid of a step lies."""
     return run / SAMPLES / f"step-{step:08d}.png"
 
 
 def has_grid(run: Path, step: int) -> bool:
-    """Whether the sample grid of a step lies there, whole."""
+    """Return whether the sample grid of a step lies there, whole."""
     try:
         decode_rgb(grid_path(run, step).read_bytes(), "")
     except (OSError, DataError):

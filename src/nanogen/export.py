@@ -28,7 +28,7 @@ MARKS = {".png": "config_hash", ".npz": "made_by.npy"}
 
 
 def open_weights(path: Path, device: str) -> tuple[Loaded, runs.Run | None]:
-    """The newest intact weights of a run folder, or those in a file.
+    """Return the newest intact weights of a run folder, or those in a file.
 
     Raises:
         CheckpointError: if there are none, or they do not belong to the run's config.
@@ -128,7 +128,7 @@ def sample_run(
 
 def _check_out(out: Path) -> None:
     """Check that images can be written to a place, where nothing but an earlier grid or archive gives way."""
-    if out.suffix not in ("", ".png", ".npz"):
+    if out.suffix not in ("", *MARKS):
         raise RequestError(f"--out {out}: expected grid.png, a folder, or images.npz, found '{out.suffix}'.")
     check_place(out, "file" if out.suffix else "folder")
     if out.suffix:

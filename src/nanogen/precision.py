@@ -11,7 +11,7 @@ Precision = Literal["bfloat16", "float32"]
 
 
 def native_bfloat16(device: str) -> bool:
-    """Whether the device multiplies bfloat16 natively; elsewhere it is emulated and slower than float32."""
+    """Return whether the device multiplies bfloat16 natively; elsewhere it is emulated and slower than float32."""
     if device.startswith("cuda"):
         return torch.cuda.is_bf16_supported(including_emulation=False)
     features = torch.cpu.get_capabilities()
@@ -19,14 +19,14 @@ def native_bfloat16(device: str) -> bool:
 
 
 def choose(asked: Literal["auto", "bfloat16", "float32"], device: str) -> Precision:
-    """The precision of a run: what was asked, or bfloat16 where it is native."""
+    """Return the precision of a run: what was asked, or bfloat16 where it is native."""
     if asked != "auto":
         return asked
     return "bfloat16" if native_bfloat16(device) else "float32"
 
 
 def autocast(precision: Precision, device: str) -> AbstractContextManager[object]:
-    """The region in which the network runs; weights, optimizer, losses and sampler state stay float32."""
+    """Return the region in which the network runs; weights, optimizer, losses and sampler state stay float32."""
     if precision == "float32":
         return nullcontext()
     return torch.autocast(device.split(":")[0], dtype=torch.bfloat16)

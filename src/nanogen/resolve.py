@@ -30,7 +30,7 @@ class Derived:
 
 
 def pixel_patch(size: int, pixel_grid: int) -> int:
-    """The smallest patch of at least 2 pixels that cuts a side of `size` pixels into at most `pixel_grid` patches."""
+    """Return the smallest patch, of 2 pixels or more, that cuts `size` pixels into at most `pixel_grid` patches."""
     fitting = (patch for patch in range(2, size + 1) if size % patch == 0 and size // patch <= pixel_grid)
     return next(fitting, size)
 

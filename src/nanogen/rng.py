@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 
 def seed_sequence(seed: int, purpose: str, *index: int) -> np.random.SeedSequence:
-    """The entropy behind one stream.
+    """Return the entropy behind one stream.
 
     Args:
         seed: the run's or evaluation's seed, >= 0.
@@ -36,7 +36,7 @@ def _number_of(purpose: str) -> int:
 
 
 def generator(seed: int, purpose: str, *index: int) -> torch.Generator:
-    """A CPU torch generator seeded with 64 bits of `seed_sequence`."""
+    """Return a CPU torch generator seeded with 64 bits of `seed_sequence`."""
     import torch
 
     return torch.Generator().manual_seed(int(seed_sequence(seed, purpose, *index).generate_state(1, np.uint64)[0]))
@@ -143,7 +143,7 @@ class SeededDraws:
         self._device = device
 
     def normal(self, purpose: str, shape: tuple[int, ...] = ()) -> torch.Tensor:
-        """The next standard normal float32 [B, *shape] of each stream."""
+        """Return the next standard normal float32 [B, *shape] of each stream."""
         import torch
 
         return torch.stack([torch.randn(shape, generator=one) for one in self._generators]).to(self._device)

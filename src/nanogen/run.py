@@ -26,7 +26,7 @@ from nanogen.precision import Precision
 # Values that change neither weights nor what is written about them: a run may continue under others. `data.corrupt`
 # is one, as either value trains on the same samples or stops.
 FREE = ("log.", "data.workers", "data.path", "data.corrupt", "train.keep")
-# What a stopped writer leaves of the two files that are written first.
+# What a stopped writer leaves of the two files that are written first; older versions named it after the file.
 _TEMPORARY = re.compile(r"\.(config\.yaml|run\.json|diffusionbench)[.-].*\.tmp")
 CONFIG, FACTS, CHECKPOINTS, SAMPLES, EVALS = "config.yaml", "run.json", "checkpoints", "samples", "evals"
 
@@ -71,7 +71,7 @@ class Run:
 
 
 def folder(name: str) -> Path:
-    """A path where the name has a separator, else a folder of that name in outputs/."""
+    """Return a path where the name has a separator, else a folder of that name in outputs/."""
     return Path(name) if Path(name).name != name else Path("outputs") / name
 
 
@@ -291,7 +291,7 @@ def describe(
     device: str,
     command: Sequence[str],
 ) -> dict[str, Any]:
-    """The facts of a new run."""
+    """Return the facts of a new run."""
     commit, dirty = provenance.commit()
     return {
         "version": 1,

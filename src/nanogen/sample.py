@@ -69,7 +69,7 @@ def assemble(
     precision: Precision,
     conditioner: Conditioner | None = None,
 ) -> Parts:
-    """The parts around a given latent space, and a conditioner where the config's own is not wanted."""
+    """Return the parts around a given latent space, and a conditioner where the config's own is not wanted."""
     objective = OBJECTIVES.load(config.objective["name"])
     options = objective.Options.model_validate(config.objective)
     return Parts(
@@ -135,7 +135,7 @@ class Generator:
 
 
 def in_batches(generator: Generator, asks: Sequence[Ask], seed: int, ids: Sequence[int], batch_size: int) -> np.ndarray:
-    """Images of classes or captions, uint8 [n, H, W, 3], `batch_size` at a time."""
+    """Return images of classes or captions, uint8 [n, H, W, 3], `batch_size` at a time."""
     made = []
     for start in range(0, len(ids), batch_size):
         part = slice(start, start + batch_size)
@@ -158,7 +158,7 @@ class Loaded:
 
 
 def load(weights: Path, expected: Config | None, device: str, precision: Precision) -> Loaded:
-    """A network from a weights file.
+    """Return a network from a weights file.
 
     Args:
         weights: `ema.safetensors` of a checkpoint, anywhere.

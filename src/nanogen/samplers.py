@@ -20,7 +20,7 @@ Velocity = Callable[[Any, float, float], Any]
 
 
 def time_grid(num_steps: int, shift: float = 1.0) -> Tensor:
-    """The times of a solver.
+    """Return the times of a solver.
 
     Returns:
         CPU float32 [num_steps + 1], from 1 to 0; uniform, then shifted. Each is the float32 next to the exact time, so

@@ -17,7 +17,7 @@ from nanogen.text import ENCODERS
 
 
 def derived_values(derived: Derived) -> dict[str, Any]:
-    """What a config implies, by name."""
+    """Return what a config implies, by name."""
     shape = derived.shape
     return {
         "latent_shape": list(shape.latent_shape),
@@ -43,7 +43,7 @@ def as_dict(composition: Composition, derived: Derived | None) -> dict[str, Any]
 
 
 def as_text(composition: Composition, derived: Derived | None, why: bool) -> str:
-    """One `key: value` line per setting, then the derived values as comments."""
+    """Return one `key: value` line per setting, then the derived values as comments."""
     choice = composition.choice
     lines = [f"# {choice['task']} / {choice['method']} / {choice['scale']}   hash {composition.config.hash[:16]}"]
     rows = [
@@ -63,7 +63,7 @@ def as_text(composition: Composition, derived: Derived | None, why: bool) -> str
 
 
 def as_difference(names: tuple[str, str], pair: tuple[Composition, Composition], as_json: bool) -> str:
-    """The keys in which two composed configs differ, with both values; derived values are not among them.
+    """Return the keys in which two composed configs differ, with both values; derived values are not among them.
 
     Args:
         names: what the two are called.

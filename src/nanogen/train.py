@@ -60,7 +60,7 @@ class Trainee:
 
 
 def open_data(config: Config) -> tuple[Dataset, Config]:
-    """The training data, and the config with what is counted in it.
+    """Return the training data, and the config with what is counted in it.
 
     Raises:
         DataError: if the data is missing or unreadable.
@@ -79,7 +79,7 @@ def open_data(config: Config) -> tuple[Dataset, Config]:
 
 
 def training_source(data: Dataset, config: Config, parts: Parts) -> Dataset | Gathers:
-    """What the loop reads: the data, or its latents in memory where the config allows it and it saves work.
+    """Return what the loop reads: the data, or its latents in memory where the config allows it and it saves work.
 
     It does where the run is longer than one pass, by the config alone: a run that continues decides the same.
 
@@ -102,7 +102,7 @@ def training_source(data: Dataset, config: Config, parts: Parts) -> Dataset | Ga
 
 @torch.no_grad()
 def latents_of(batch: Batch, parts: Parts) -> Tensor:
-    """The latents of a batch, float32 [B, C, h, w] on the device: kept, or encoded now."""
+    """Return the latents of a batch, float32 [B, C, h, w] on the device: kept, or encoded now."""
     if batch.image is None:
         assert batch.latent is not None
         return batch.latent.to(parts.device, non_blocking=True)
@@ -110,7 +110,7 @@ def latents_of(batch: Batch, parts: Parts) -> Tensor:
 
 
 def build(config: Config, parts: Parts, num_images: int) -> Trainee:
-    """The network with its initial weights, which depend on the seed only, and its optimizer."""
+    """Return the network with its initial weights, which depend on the seed only, and its optimizer."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(generator(config.seed, "weights").initial_seed())
         model = DDT(parts.derived.shape).to(parts.device)

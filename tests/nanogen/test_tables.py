@@ -117,7 +117,7 @@ def test_one_image_among_other_binary_columns(tmp_path, capsys):
 
 def test_a_table_of_many_columns_is_named_in_one_line(tmp_path):
     table = pa.table({f"column {number}": [0] for number in range(3000)} | {"label": [0]})
-    with pytest.raises(DataError, match="column 19 and 2,981 more") as error:
+    with pytest.raises(DataError, match="column 19, and 2,981 more") as error:
         opened(write(table, tmp_path / "x.parquet"))
     assert len(str(error.value)) < 600
 

@@ -69,7 +69,7 @@ class Axis(Protocol):
         ...
 
     def full_count(self, request: EvalRequest) -> int:
-        """Images of a complete evaluation of a generator, whatever the request's own count is."""
+        """Return images of a complete evaluation of a generator, whatever the request's own count is."""
         ...
 
 

@@ -29,7 +29,7 @@ class ClassConditional:
     def samples(
         self, request: EvalRequest, reference: Reference | None, given: Sequence[int | None] | None
     ) -> list[Sample]:
-        """The request's samples; see `Axis.samples`.
+        """Return the request's samples; see `Axis.samples`.
 
         A reference without labels leaves the order 0, 1, ..., C - 1, 0, ... over the request's `num_classes`.
         """

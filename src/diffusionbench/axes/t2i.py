@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 def open_prompts(request: EvalRequest) -> PromptList:
-    """The prompt set a request names.
+    """Return the prompt set a request names.
 
     Raises:
         RequestError: if it names none, the set, its seed or its layout is unknown, or a prompt stands in it twice.
@@ -43,7 +43,7 @@ class TextToImage:
     asks: Literal["classes", "prompts"] = "prompts"
 
     def full_count(self, request: EvalRequest) -> int:
-        """Every image of the prompt set."""
+        """Return every image of the prompt set."""
         return len(open_prompts(request).files_of_images())
 
     def samples(

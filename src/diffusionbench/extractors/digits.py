@@ -62,7 +62,7 @@ def to_grey(images: np.ndarray) -> Tensor:
 
 @cache
 def card() -> dict[str, Any]:
-    """The judge's recipe, accuracy, weight hash and self-test, as the training script wrote them."""
+    """Return the judge's recipe, accuracy, weight hash and self-test, as the training script wrote them."""
     return json.loads(CARD.read_text())
 
 

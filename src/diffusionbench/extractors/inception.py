@@ -187,7 +187,7 @@ class InceptionNet(nn.Module):
         self.eval().requires_grad_(False)
 
     def forward(self, images: Tensor) -> dict[str, Tensor]:
-        """All taps of uint8 or float [B, 3, H, W] in 0..255.
+        """Return all taps of uint8 or float [B, 3, H, W] in 0..255.
 
         Returns:
             "64", "192", "768", "2048": globally averaged features [B, width]; "logits_unbiased" and "logits"
@@ -214,7 +214,7 @@ def _average(x: Tensor) -> Tensor:
 
 
 def find_weights(path: Path | None = None) -> Path:
-    """The weight file at an explicit path, else in `$DIFFUSIONBENCH_CACHE`, else in ~/.cache/diffusionbench.
+    """Return the weight file at an explicit path, else in `$DIFFUSIONBENCH_CACHE`, else in ~/.cache/diffusionbench.
 
     Raises:
         RequestError: if it is not there; says what to fetch and where to put it.
@@ -229,7 +229,7 @@ def find_weights(path: Path | None = None) -> Path:
 
 
 def load_net(path: Path) -> tuple[InceptionNet, str]:
-    """The network with the weights of a file, and the file's SHA-256.
+    """Return the network with the weights of a file, and the file's SHA-256.
 
     The file's name ends in the first eight hex digits of its SHA-256 (`...-6726825d.pth`).
 

@@ -52,7 +52,7 @@ def initial(generator: torch.Generator) -> dict[str, Tensor]:
 
 
 def shifted(grey: Tensor, reach: int, generator: torch.Generator) -> Tensor:
-    """Each image of [B, 1, 8, 8] moved by up to `reach` whole pixels in both directions; black moves in."""
+    """Return each image of [B, 1, 8, 8] moved by up to `reach` whole pixels in both directions; black moves in."""
     size = grey.shape[-1]
     padded = F.pad(grey, (reach,) * 4)[:, 0]
     corners = torch.randint(0, 2 * reach + 1, (2, len(grey), 1), generator=generator)
@@ -61,7 +61,7 @@ def shifted(grey: Tensor, reach: int, generator: torch.Generator) -> Tensor:
 
 
 def train() -> dict[str, Tensor]:
-    """The trained weights by name."""
+    """Return the trained weights by name."""
     generator = torch.Generator().manual_seed(RECIPE["seed"])
     images, labels = digits.read("train")
     grey, target = to_grey(images), torch.from_numpy(labels)

@@ -57,7 +57,7 @@ class Metric(Protocol):
         ...
 
     def compute(self) -> Estimate:
-        """The value over everything seen, with its uncertainty.
+        """Return the value over everything seen, with its uncertainty.
 
         Raises:
             RequestError: if fewer images were scored than the metric is defined for.

@@ -33,7 +33,7 @@ class Intake:
         self._seen: set[int] = set()
 
     def admit(self, outputs: Mapping[str, np.ndarray], samples: Sequence[Sample]) -> tuple[np.ndarray, list[Sample]]:
-        """The finite rows of one batch [b, width] with their samples.
+        """Return the finite rows of one batch [b, width] with their samples.
 
         Raises:
             RequestError: if the output is missing or of the wrong shape, or a sample comes a second time.
@@ -76,17 +76,17 @@ class Intake:
             )
 
     def by_id(self, batches: list[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
-        """The admitted rows [n, ...] and their groups [n] in the order of ids, so that no value depends on arrival."""
+        """Return the admitted rows [n, ...] and their groups [n] by rising id: no value depends on arrival."""
         order = np.argsort([sample.id for sample in self.scored])
         return np.concatenate(batches)[order], np.array(list(groups_of(self.scored).values()))
 
     def groups_filled(self, smallest_rest: int) -> bool:
-        """Whether every group has an image, and the rest without any one group still has so many."""
+        """Return whether every group has an image, and the rest without any one group still has so many."""
         sizes = Counter(groups_of(self.scored).values())
         return len(sizes) == GROUPS and sizes.total() - max(sizes.values()) >= smallest_rest
 
     def jackknifed(self, value: float, replicates: Sequence[float], extra: dict[str, float] | None = None) -> Estimate:
-        """The estimate whose uncertainty is the jackknife over groups of images.
+        """Return the estimate whose uncertainty is the jackknife over groups of images.
 
         None where it is not defined: no replicates, one that is not finite, or a group without images, whose replicate
         would be the value itself and the error too small.
@@ -104,7 +104,7 @@ class Intake:
         )
 
     def share(self, per_sample: list[float]) -> Estimate:
-        """The estimate of a share of images, each 0 or 1 in the order seen.
+        """Return the estimate of a share of images, each 0 or 1 in the order seen.
 
         Its interval is Wilson's where images are independent; several images of one prompt are not, and then the
         uncertainty is the jackknife over groups of prompts.
@@ -129,7 +129,7 @@ class Intake:
 
 
 def as_matrix(values: Any, what: str, min_rows: int = 1) -> np.ndarray:
-    """A NumPy array or torch tensor [n, d] as an array of the same type; half precisions become float32.
+    """Return a NumPy array or torch tensor [n, d] as an array of the same type; half precisions become float32.
 
     Args:
         values: what a caller gave.

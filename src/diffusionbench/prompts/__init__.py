@@ -47,7 +47,7 @@ class PromptList:
     detail: Any
 
     def files_of_images(self) -> list[str]:
-        """Where every image belongs below an image folder, without the suffix, in the order of sample ids."""
+        """Return where every image belongs below an image folder, without the suffix, in the order of sample ids."""
         return [f"{file}/{k}" for file in self.files for k in range(self.images_per_prompt)]
 
 
@@ -97,7 +97,7 @@ class PromptSource(Protocol):
     layouts: tuple[str, ...]
 
     def open(self, seed: str, layout: str | None) -> PromptList:
-        """The prompts of a seed.
+        """Return the prompts of a seed.
 
         Raises:
             RequestError: if the seed or the layout does not exist.
@@ -105,5 +105,5 @@ class PromptSource(Protocol):
         ...
 
     def summary(self, opened: PromptList) -> str:
-        """What is in an opened set, in lines for people."""
+        """Return what is in an opened set, in lines for people."""
         ...

@@ -21,7 +21,7 @@ SCORE_SETS: Final = (PAPER, BLOG, REPRODUCIBILITY)
 
 @cache
 def records(score_set: str | None = None) -> tuple[Record, ...]:
-    """The published records of one score set, or of all three, in the order of the published tables."""
+    """Return the published records of one score set, or of all three, in the order of the published tables."""
     wanted = SCORE_SETS if score_set is None else (score_set,)
     found: list[Record] = []
     for name in wanted:

@@ -250,7 +250,7 @@ def _check_chart(folder: Path, paper: Sequence[Record]) -> None:
 
 
 def build(folder: Path) -> dict[str, str]:
-    """The content of each shipped file, by file name, from the folder of published tables.
+    """Return the content of each shipped file, by file name, from the folder of published tables.
 
     Raises:
         DataError: if a table is missing, names an unknown method, or disagrees with the chart.

@@ -47,7 +47,7 @@ class Reference(Protocol):
     def digest(self) -> str: ...
 
     def labels(self, count: int) -> list[int | None]:
-        """The classes to ask a generator for: the first `count` of the evaluation order."""
+        """Return the classes to ask a generator for: the first `count` of the evaluation order."""
         ...
 
     def anchors(self, count: int) -> dict[str, Source]:
@@ -73,7 +73,7 @@ def _named(name: str) -> Reference:
 
 
 def resolve(reference: str) -> Reference:
-    """A reference by its name in `REFERENCES` (one object per process) or by path.
+    """Return a reference by its name in `REFERENCES` (one object per process) or by path.
 
     A path is a folder of images, an .npz of images (`arr_0`, perhaps with `mu` and `sigma`), or an .npz of
     statistics alone.

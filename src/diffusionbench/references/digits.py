@@ -23,7 +23,7 @@ Split = Literal["train", "held_out"]
 
 
 def read(split: Split) -> tuple[np.ndarray, np.ndarray]:
-    """One split in the stored order.
+    """Return one split in the stored order.
 
     Returns:
         images: uint8 [n, 8, 8, 3], grey repeated over the channels; 1,438 training or 359 held-out images.
@@ -65,7 +65,7 @@ class Digits:
         return hashlib.sha256(b"".join(array.tobytes() for array in arrays)).hexdigest()
 
     def labels(self, count: int) -> list[int | None]:
-        """The held-out labels in stored order, from the start again after 359."""
+        """Return the held-out labels in stored order, from the start again after 359."""
         return np.resize(self._held_out[1], count).tolist()
 
     def anchors(self, count: int) -> dict[str, Source]:

@@ -74,7 +74,7 @@ class Images:
         return self._source.digest
 
     def labels(self, count: int) -> list[int | None]:
-        """The images' own labels in stored order, repeated."""
+        """Return the images' own labels in stored order, repeated."""
         return [self._labels[index % len(self._labels)] for index in range(count)]
 
     def anchors(self, count: int) -> dict[str, Source]:

@@ -48,7 +48,7 @@ class Statistics:
         return {}
 
     def moments(self, extractor: Extractor) -> tuple[np.ndarray, np.ndarray]:
-        """The file's moments.
+        """Return the file's moments.
 
         Raises:
             RequestError: if their width is not the extractor's.

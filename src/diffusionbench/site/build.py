@@ -50,7 +50,7 @@ def build(records: Iterable[Record], out: Path, folders: Iterable[Path] = ()) ->
 
 
 def files(contents: Contents) -> Iterator[tuple[str, str | bytes]]:
-    """Every file of the site: path and text."""
+    """Give every file of the site: path and text."""
     site = Pages()
     yield STYLE, stylesheet()
     for kind in KINDS:

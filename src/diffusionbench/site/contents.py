@@ -83,7 +83,7 @@ class Contents:
 
 
 def slug(name: str) -> str:
-    """A file name for a name that a stranger chose; different names never share one.
+    """Return a file name for a name that a stranger chose; different names never share one.
 
     A name that is safe as it is stays readable; any other gets a few digits of its hash.
     """
@@ -107,7 +107,7 @@ def metric_page(key: str) -> str:
 
 
 def digits(record: Record, key: str) -> str:
-    """A value as its table printed it, else four significant digits."""
+    """Return a value as its table printed it, else four significant digits."""
     printed = printed_digits(record, key)
     return plain_digits(record.values[key].value) if printed is None else printed
 
@@ -118,14 +118,14 @@ def plain_digits(value: float) -> str:
 
 
 def uncertainty(value: Value) -> str:
-    """The 95 % interval, else the standard error, else nothing."""
+    """Return the 95 % interval, else the standard error, else nothing."""
     if value.interval is not None:
         return f"{plain_digits(value.interval[0])} to {plain_digits(value.interval[1])}"
     return f"± {value.stderr:.2g}" if value.stderr is not None else ""
 
 
 def guidance_words(record: Record) -> str:
-    """How images were guided, in words."""
+    """Return how images were guided, in words."""
     guidance = record.protocol.guidance
     if guidance is None:
         return "not stated"
@@ -137,18 +137,18 @@ def guidance_words(record: Record) -> str:
 
 
 def finite(value: float) -> float | None:
-    """The value, or None where JSON has no word for it."""
+    """Return the value, or None where JSON has no word for it."""
     return value if math.isfinite(value) else None
 
 
 def caption(records: Sequence[Record]) -> str:
-    """How many records of which kind."""
+    """Return how many records of which kind."""
     kinds = {kind: sum(record.kind == kind for record in records) for kind in ("published", "measured")}
     return ", ".join(f"{count} {kind}" for kind, count in kinds.items() if count)
 
 
 def family_look(family: str | None) -> dict[str, Any]:
-    """A family as a legend shows it: title, path of its mark, and the class that colours it."""
+    """Return a family as a legend shows it: title, path of its mark, and the class that colours it."""
     style = STYLES.get(family or "", OTHER)
     known = family in STYLES
     title = style.title if known else family or UNSTATED

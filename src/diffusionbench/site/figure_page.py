@@ -18,6 +18,7 @@ from diffusionbench.figure import (
     x_name,
 )
 from diffusionbench.points import Point
+from diffusionbench.shown import few
 from diffusionbench.site.contents import SETS, Contents, digits, family_look, method_page
 from diffusionbench.site.render import Pages
 
@@ -114,7 +115,4 @@ def _left_out(shown: Figure) -> list[str]:
             names = reasons.setdefault(reason, [])
             if name not in names:
                 names.append(name)
-    return [
-        f"{reason}: {', '.join(names[:_NAMED])}" + (f" and {len(names) - _NAMED} more" if len(names) > _NAMED else "")
-        for reason, names in reasons.items()
-    ]
+    return [f"{reason}: {few(names, first=_NAMED)}" for reason, names in reasons.items()]

@@ -25,12 +25,12 @@ NAVIGATION: Final = (
 
 @cache
 def asset(name: str) -> str:
-    """The text of a file in `assets`."""
+    """Return the text of a file in `assets`."""
     return (files(__package__) / "assets" / name).read_text(encoding="utf-8")
 
 
 def stylesheet() -> str:
-    """The style of all pages, with the colours of the families."""
+    """Return the style of all pages, with the colours of the families."""
     styles = {**STYLES, "other": OTHER}
     light = "".join(f"--{key}:{style.colour};" for key, style in styles.items())
     dark = "".join(f"--{key}:{style.dark};" for key, style in styles.items())
@@ -47,7 +47,7 @@ def to_json(value: Any) -> str:
 
 
 def safe_link(url: str | None) -> str | None:
-    """A URL that may become a link: http and https only, never a script."""
+    """Return a URL that may become a link: http and https only, never a script."""
     return url if url is not None and url.lower().startswith(("https://", "http://")) else None
 
 
@@ -83,7 +83,7 @@ class Pages:
         data: Any = None,
         **values: Any,
     ) -> str:
-        """One page.
+        """Return one page.
 
         Args:
             template: its file.
@@ -108,7 +108,7 @@ class Pages:
 
 
 def policy(scripts: list[str]) -> str:
-    """The content security policy of a page that runs these scripts and no other."""
+    """Return the content security policy of a page that runs these scripts and no other."""
     hashes = " ".join(f"'sha256-{base64.b64encode(hashlib.sha256(t.encode()).digest()).decode()}'" for t in scripts)
     rules = (
         "default-src 'none'",

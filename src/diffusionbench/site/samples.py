@@ -73,14 +73,14 @@ class Store:
         return found
 
     def digest(self, count: int) -> str | None:
-        """The digest of the images 0 .. count - 1 that are here."""
+        """Return the digest of the images 0 .. count - 1 that are here."""
         if count not in self._digests:
             held = [entry for number, (entry, _, _) in sorted(self.entries.items()) if number < count]
             self._digests[count] = digest(held) if held else None
         return self._digests[count]
 
     def sheet(self) -> Sheet | None:
-        """The first images; None where they cannot be read or differ in size."""
+        """Return the first images; None where they cannot be read or differ in size."""
         chosen = [self.entries[number] for number in sorted(self.entries)[:SHOWN]]
         try:
             picture = _tiled(_images([(path, row) for _, path, row in chosen]))
@@ -128,13 +128,13 @@ def _tiled(images: np.ndarray) -> Image.Image:
 
 
 def find_stores(folders: Iterable[Path]) -> list[Store]:
-    """Every image store below the folders."""
+    """Return every image store below the folders."""
     found = {path.parent.resolve(): None for folder in folders for path in sorted(folder.rglob("store.json"))}
     return [Store(folder) for folder in found]
 
 
 def sheet_of(record: Record, stores: Iterable[Store]) -> Sheet | None:
-    """The samples of a record, or None where no store holds its images."""
+    """Return the samples of a record, or None where no store holds its images."""
     wanted, count = record.provenance.images_digest, record.protocol.count
     if wanted is None or count is None:
         return None

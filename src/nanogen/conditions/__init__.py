@@ -61,7 +61,7 @@ class Conditioner(Protocol):
         ...
 
     def asks(self, labels: str, prompts: Sequence[str]) -> list[Ask]:
-        """What a user asked for; everything there is to ask for where both are empty.
+        """Return what a user asked for; everything there is to ask for where both are empty.
 
         Args:
             labels: classes such as "0-9" or "3,5,7".
@@ -73,11 +73,11 @@ class Conditioner(Protocol):
         ...
 
     def examples(self, data: Dataset, num: int) -> list[Ask]:
-        """What the sample grids of a training show."""
+        """Return what the sample grids of a training show."""
         ...
 
     def notes(self) -> list[str]:
-        """What a user should know of the conditions made since the last call, one sentence each."""
+        """Return what a user should know of the conditions made since the last call, one sentence each."""
         ...
 
 

@@ -42,7 +42,7 @@ def fit(settings: Settings, data: Dataset) -> dict[str, Any]:
 
 
 def shape(settings: Settings) -> dict[str, int]:
-    """The width of the encoder's states.
+    """Return the width of the encoder's states.
 
     Raises:
         ConfigError: if the encoder is unknown.
@@ -93,11 +93,11 @@ class TextConditioner:
         return [Ask(caption=prompt, folder=f"{place:0{width}d}") for place, prompt in enumerate(prompts)]
 
     def examples(self, data: Dataset, num: int) -> list[Ask]:
-        """The first captions of the data."""
+        """Return the first captions of the data."""
         return [Ask(caption=data.caption(place)) for place in range(min(num, len(data)))]
 
     def notes(self) -> list[str]:
-        """How many captions were longer than the encoder reads, said once."""
+        """Return how many captions were longer than the encoder reads, said once."""
         encoder = self._states.encoder
         if not encoder.truncated or self._noted:
             return []
@@ -106,7 +106,7 @@ class TextConditioner:
 
 
 def create(settings: Settings, device: str) -> TextConditioner:
-    """A conditioner; the encoder itself is opened when a caption is found nowhere else.
+    """Return a conditioner; the encoder itself is opened when a caption is found nowhere else.
 
     Raises:
         ConfigError: if the encoder is unknown.

@@ -40,7 +40,7 @@ def fit(settings: Settings, data: Dataset) -> dict[str, Any]:
 
 
 def shape(settings: Settings) -> dict[str, int]:
-    """The network's number of classes.
+    """Return the network's number of classes.
 
     Raises:
         ConfigError: if it is not counted yet.
@@ -131,7 +131,7 @@ class ClassConditioner:
         return [self._ask(label) for label in parse_labels(labels, self.num_classes)]
 
     def examples(self, data: Dataset, num: int) -> list[Ask]:
-        """The first ten classes in turn, one a column."""
+        """Return the first ten classes in turn, one a column."""
         return [self._ask(place % COLUMNS % self.num_classes) for place in range(num)]
 
     def notes(self) -> list[str]:

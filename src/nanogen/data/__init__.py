@@ -82,7 +82,7 @@ class Dataset(Protocol):
         ...
 
     def caption(self, index: int) -> str | None:
-        """The caption of one example without decoding its image, or None where it has none.
+        """Return the caption of one example without decoding its image, or None where it has none.
 
         Raises:
             DataError: if it cannot be read; it is named.

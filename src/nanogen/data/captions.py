@@ -45,7 +45,7 @@ MAX_CAPTION = 2**24
 
 
 def decoded(data: bytes, name: str) -> str:
-    """A caption from the bytes of a text file, without blanks around it.
+    """Return a caption from the bytes of a text file, without blanks around it.
 
     Raises:
         DataError: if it is too long, not UTF-8 or empty; `name` says whose it is.
@@ -62,7 +62,7 @@ def decoded(data: bytes, name: str) -> str:
 
 
 def from_json(data: bytes, name: str) -> str:
-    """A caption from a JSON object with a field `text` or `caption`.
+    """Return a caption from a JSON object with a field `text` or `caption`.
 
     Raises:
         DataError: if it is not UTF-8, no such object, or the caption is empty; `name` says whose it is.
@@ -75,7 +75,7 @@ def from_json(data: bytes, name: str) -> str:
 
 
 def from_fields(found: Any, name: str) -> str:
-    """A caption from a mapping with a field `text` or `caption`; raises as `from_json`."""
+    """Return a caption from a mapping with a field `text` or `caption`; raises as `from_json`."""
     field = next((field for field in CAPTION_FIELDS if isinstance(found, dict) and field in found), None)
     if field is None:
         raise DataError(f"{name} has no caption: no field {' or '.join(map(repr, CAPTION_FIELDS))}. Add one.")
@@ -85,7 +85,7 @@ def from_fields(found: Any, name: str) -> str:
 
 
 def filled(text: str, name: str) -> str:
-    """The caption itself; DataError if it is empty or holds what no text holds."""
+    """Return the caption itself; DataError if it is empty or holds what no text holds."""
     if not text:
         raise DataError(f"the caption of {name} is empty. Write one, or remove the image.")
     # Zero bytes come with UTF-16, halves of a character from JSON.
@@ -125,7 +125,7 @@ class Pictures:
 
 
 def open_captioned(path: Path | None, image_size: int, split: str) -> StoredImages:
-    """A folder of pictures with captions: `NAME.txt` beside `NAME.png`, or a `metadata.jsonl` or `metadata.csv`.
+    """Open a folder of pictures with captions: `NAME.txt` beside `NAME.png`, or a `metadata.jsonl` or `metadata.csv`.
 
     Args:
         path: the folder, or one that holds a folder per split; subfolders are read too, hidden entries are not.

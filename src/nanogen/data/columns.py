@@ -7,13 +7,13 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
 from diffusionbench.errors import DataError
 from diffusionbench.files import LeftOut
 from diffusionbench.registry import require
+from diffusionbench.shown import few
 from nanogen.data.captions import CAPTION_FIELDS
 
 # Names that mean the image whatever else there is, and endings that are names where a tool wrote encoded files.
@@ -83,17 +83,14 @@ def image_columns(schema: Any) -> list[str]:
 def _only(names: list[str], wanted: str, path: Path) -> str | None:
     if len(names) > 1:
         raise DataError(
-            f"{path} has several columns for '{wanted}': {_list(names)}. Rename the one to read to {wanted}."
+            f"{path} has several columns for '{wanted}': {few(names, first=LISTED)}. Rename the one to read to "
+            f"{wanted}."
         )
     return names[0] if names else None
 
 
-def _list(names: list[str]) -> str:
-    return ", ".join(islice(names, LISTED)) + (f" and {len(names) - LISTED:,} more" if len(names) > LISTED else "")
-
-
 def _without(path: Path, schema: Any, name: str) -> str:
-    return f"{path} has no column '{name}'. Found: {_list(schema.names)}. Rename or add it"
+    return f"{path} has no column '{name}'. Found: {few(schema.names, first=LISTED)}. Rename or add it"
 
 
 def _described(schema: Any) -> dict[str, Any]:

@@ -60,7 +60,7 @@ class Skipping:
         raise DataError(f"{problem} {HOPELESS}")
 
     def caption(self, index: int) -> str | None:
-        """The caption of the sample, or of the next one whose caption can be read; its image is not looked at.
+        """Return the caption of the sample, or of the next one whose caption can be read; its image is not looked at.
 
         The captions of all indices are those that training can see.
         """
@@ -108,7 +108,7 @@ class Tally:
                 write_atomic(self.path, "".join(f"{line}\n" for line in kept))
 
     def watch(self, loader: Iterator[Batch]) -> Iterator[Batch]:
-        """The same batches, counted.
+        """Give the same batches, counted.
 
         Raises:
             DataError: if more than 5 % of the first 1,000 samples of this process are corrupt.

@@ -18,7 +18,7 @@ LOOKED_AT = 100
 
 
 def detect(path: Path) -> str:
-    """The name in `DATASETS` whose opener fits a file, a pattern or a folder; folders per split are looked into.
+    """Return the name in `DATASETS` whose opener fits a file, a pattern or a folder; folders per split are looked into.
 
     Raises:
         DataError: if nothing is there, nothing fits, or more than one kind does.

@@ -14,7 +14,7 @@ from nanogen.data.memory import InMemory, array_digest
 
 
 def open_digits(path: Path | None, image_size: int, split: str) -> InMemory:
-    """The training or held-out digits as RGB images of ten classes.
+    """Return the training or held-out digits as RGB images of ten classes.
 
     Args:
         path: None; the images come with scikit-learn.

@@ -26,7 +26,7 @@ _BRACES = re.compile(
 
 
 def existing(path: Path | None, name: str) -> Path:
-    """The path of a data set that needs one.
+    """Return the path of a data set that needs one.
 
     Raises:
         DataError: if none was given or nothing is there.
@@ -40,7 +40,7 @@ def existing(path: Path | None, name: str) -> Path:
 
 
 def entries(folder: Path) -> list[os.DirEntry[str]]:
-    """What lies in a folder, in the order of the names, without hidden entries.
+    """Return what lies in a folder, in the order of the names, without hidden entries.
 
     Raises:
         DataError: if it cannot be read.
@@ -64,7 +64,7 @@ def check_local(path: Path) -> None:
 
 
 def is_pattern(path: Path) -> bool:
-    """Whether a path is a pattern such as `train-*.tar` or `{00000..00099}.tar` and no file of that very name."""
+    """Tell a pattern such as `train-*.tar` or `{00000..00099}.tar` from a path; a file of that very name is none."""
     return bool(_MAGIC.search(str(path)) or _BRACES.search(str(path))) and not path.exists()
 
 

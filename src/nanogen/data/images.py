@@ -32,11 +32,11 @@ class Source(Protocol):
     """Encoded images by index, wherever they are stored."""
 
     def read(self, index: int) -> bytes:
-        """The bytes of one image file; DataError if there are none."""
+        """Return the bytes of one image file; DataError if there are none."""
         ...
 
     def name(self, index: int) -> str:
-        """What messages call the image."""
+        """Return what messages call the image."""
         ...
 
 
@@ -44,7 +44,7 @@ class Texts(Protocol):
     """Captions by index, wherever they are stored."""
 
     def text(self, index: int) -> str:
-        """One caption, not empty; DataError if there is none."""
+        """Return one caption, not empty; DataError if there is none."""
         ...
 
 

@@ -22,7 +22,7 @@ class Gathers(Protocol):
     def __len__(self) -> int: ...
 
     def batch(self, indices: np.ndarray, positions: list[int]) -> Batch:
-        """The items int64 [B], for these places in the global batch."""
+        """Return the items int64 [B], for these places in the global batch."""
         ...
 
 
@@ -125,7 +125,7 @@ def keep_latents(dataset: Dataset, batches: Iterable[Batch], encode: Callable[[B
 
 
 def array_digest(*arrays: np.ndarray) -> str:
-    """SHA-256 over types, shapes and values."""
+    """Return the SHA-256 over types, shapes and values."""
     sha = hashlib.sha256()
     for array in arrays:
         sha.update(f"{array.dtype.str}{array.shape}".encode())

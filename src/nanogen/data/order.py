@@ -89,7 +89,7 @@ class Order:
         return epoch_slice(self.parts[0] if self.parts else Part(self.size), self.seed, epoch, places)
 
     def micro_batches(self, step: int) -> list[MicroBatch]:
-        """The rank's contiguous slice of the global batch, in its micro-batches."""
+        """Return the rank's contiguous slice of the global batch, in its micro-batches."""
         indices = self.global_batch(step)
         length = self.batch_size // (self.world * self.accumulation)
         first = self.rank * self.accumulation * length
@@ -138,7 +138,7 @@ def batches(
 
 
 def in_order(dataset: Dataset | Gathers, batch_size: int, workers: int = 0) -> Iterator[Batch]:
-    """All items once, in the order of their indices; the last batch may be smaller.
+    """Give all items once, in the order of their indices; the last batch may be smaller.
 
     Raises:
         DataError: if an image cannot be read; it is named.

@@ -49,13 +49,13 @@ class InParts(Protocol):
 
 
 def parts_of(dataset: object, size: int) -> tuple[Part, ...]:
-    """The parts of a data set; one where it names none."""
+    """Return the parts of a data set; one where it names none."""
     return dataset.parts if isinstance(dataset, InParts) else (Part(size),)
 
 
 @functools.lru_cache(maxsize=8)
 def epoch_order(size: int, seed: int, epoch: int, number: int = 0) -> np.ndarray:
-    """The permutation int64 [size] of one pass over part `number` (methods 8.1: without replacement)."""
+    """Return the permutation int64 [size] of one pass over part `number` (methods 8.1: without replacement)."""
     order = _generator("order", seed, epoch, number).permutation(size)
     order.flags.writeable = False
     return order

@@ -43,7 +43,7 @@ class Shapes:
         return CAPTIONS * PICTURES
 
     def caption(self, index: int) -> str:
-        """The words of one picture."""
+        """Return the words of one picture."""
         return _scene(index % CAPTIONS)[0]
 
     def __getitem__(self, index: int) -> Item:
@@ -61,7 +61,7 @@ def _scene(place: int) -> tuple[str, tuple[tuple[str, str], ...]]:
 
 
 def open_shapes(path: Path | None, image_size: int, split: str) -> Shapes:
-    """The training pictures of the procedural world.
+    """Return the training pictures of the procedural world.
 
     Raises:
         DataError: if a path, another split or a size that is not rendered is asked for.

@@ -60,7 +60,7 @@ class Rows:
         return f"{self.files[file]} row {row}"
 
     def image(self, cell: Any, index: int) -> bytes:
-        """The encoded image of one cell, from the cell or from the file it names."""
+        """Return the encoded image of one cell, from the cell or from the file it names."""
         try:
             value = cell.as_py()
         except ValueError:
@@ -207,7 +207,7 @@ class Captions:
 
 
 def open_parquet(path: Path | None, image_size: int, split: str) -> StoredImages:
-    """Images with labels or captions from Parquet: one file, a pattern such as `shards/train-*.parquet`, or a folder.
+    """Open images with labels or captions in Parquet: one file, a pattern such as `train-*.parquet`, or a folder.
 
     In a folder the files with the split in their names are read; where none has a split in its name, all of them
     are the training split. Row numbers in messages count from 0 in each file.
@@ -227,7 +227,7 @@ def open_parquet(path: Path | None, image_size: int, split: str) -> StoredImages
 
 
 def open_arrow(path: Path | None, image_size: int, split: str) -> StoredImages:
-    """The same from Arrow files, such as a folder written by `Dataset.save_to_disk`; see `open_parquet`."""
+    """Open the same from Arrow files, such as a folder written by `Dataset.save_to_disk`; see `open_parquet`."""
     left_out = LeftOut()
     return _stored(ArrowRows(find_files(path, split, "arrow", ".arrow", left_out)), path, image_size, left_out)
 

@@ -22,7 +22,7 @@ import numpy as np
 
 from diffusionbench.errors import DataError, RequestError
 from diffusionbench.extractors import cache_folder
-from diffusionbench.files import IMAGE_SUFFIXES, is_hidden
+from diffusionbench.files import IMAGE_SUFFIXES, LeftOut, is_hidden
 from diffusionbench.shown import printable
 from diffusionbench.writing import check_gives_way, write_atomic
 from nanogen.data.captions import MAX_CAPTION, decoded, from_json
@@ -92,12 +92,12 @@ class Sample:
 
 
 def named(shard: Path, key: str) -> str:
-    """What messages call a sample."""
+    """Return what messages call a sample."""
     return printable(f"{shard}: {key}")
 
 
 def missing(shard: Path, key: str, image: bool) -> str:
-    """The sentence about a sample without an image, or without a caption."""
+    """Return the sentence about a sample without an image, or without a caption."""
     what, key = named(shard, key), printable(key)
     if image:
         return f"{what} is a caption without an image. Add {key}.jpg, or remove the caption."
@@ -105,7 +105,7 @@ def missing(shard: Path, key: str, image: bool) -> str:
 
 
 def known_index(shard: Path) -> Summary | None:
-    """The summary of a shard from an index file that fits it; None where there is none.
+    """Return the summary of a shard from an index file that fits it; None where there is none.
 
     Raises:
         DataError: if the shard is missing or unreadable.
@@ -122,7 +122,7 @@ def known_index(shard: Path) -> Summary | None:
 
 
 def make_index(shard: Path) -> Summary:
-    """The summary of a shard after walking it; its index file is written.
+    """Return the summary of a shard after walking it; its index file is written.
 
     Raises:
         DataError: if the shard is missing, unreadable, damaged, or names a sample twice.
@@ -147,7 +147,7 @@ def _unreadable(shard: Path, error: OSError) -> str:
 
 
 def load(summary: Summary) -> Records:
-    """The records behind a summary, from the index file if it is whole, else from the shard.
+    """Return the records behind a summary, from the index file if it is whole, else from the shard.
 
     Raises:
         DataError: if the shard was changed since, or is damaged.
@@ -240,7 +240,7 @@ def build(shard: Path) -> tuple[dict[str, Any], Records]:
         OSError: if it cannot be read.
     """
     samples: dict[str, Sample] = {}
-    left_out: dict[str, tuple[int, str]] = {}
+    left_out = LeftOut()
     sha = hashlib.sha256()
     for member in members(shard, TEXTS):
         parts = [part for part in member.name.split("/") if part not in ("", ".", "..")]
@@ -248,27 +248,26 @@ def build(shard: Path) -> tuple[dict[str, Any], Records]:
         key, _, ending = name.rpartition(".")
         suffix = f".{ending.lower()}"
         if member.problem is not None:
-            _count(left_out, member.problem, name)
+            left_out.add(member.problem, name)
         elif any(map(is_hidden, parts)):
-            _count(left_out, "hidden members", name)
+            left_out.add("hidden members", name)
         elif not key or (suffix not in IMAGE_SUFFIXES and suffix not in TEXTS):
-            _count(left_out, "members that are neither image nor caption", name)
+            left_out.add("members that are neither image nor caption", name)
         else:
             sample = samples.setdefault(key, Sample())
             _place(sample, suffix, (member.position, member.length, member.content), shard, key)
             sha.update(member.content)
     for key in [key for key, sample in samples.items() if not _is_complete(sample)]:
         if _is_field(key, samples):
-            _count(left_out, "further fields of a sample", key)
+            left_out.add("further fields of a sample", key)
         elif samples[key].image is None and os.path.basename(key).startswith("__"):
-            _count(left_out, "notes about the shard", key)
+            left_out.add("notes about the shard", key)
         else:
             continue
         del samples[key]
-    facts = sum(sample.kinds >= {".txt", ".json"} for sample in samples.values())
-    if facts:
-        first = next(key for key, sample in samples.items() if sample.kinds >= {".txt", ".json"})
-        left_out[".json files beside a .txt"] = facts, f"{first}.json"
+    for key, sample in samples.items():
+        if sample.kinds >= set(TEXTS):
+            left_out.add(".json files beside a .txt", f"{key}.json")
     records = _records(samples)
     sha.update(records.table.tobytes())
     sha.update(records.keys)
@@ -277,13 +276,8 @@ def build(shard: Path) -> tuple[dict[str, Any], Records]:
         "key_bytes": len(records.keys),
         "digest": sha.hexdigest(),
         "defects": _defects(samples, shard)[:MAX_DEFECTS],
-        "left_out": left_out,
+        "left_out": left_out.found,
     }, records
-
-
-def _count(left_out: dict[str, tuple[int, str]], reason: str, name: str) -> None:
-    count, first = left_out.get(reason, (0, name))
-    left_out[reason] = count + 1, first
 
 
 def _is_complete(sample: Sample) -> bool:

@@ -64,7 +64,7 @@ class Tars:
         return named(self.summaries[number].shard, self._shard(number).records.key(row))
 
     def key(self, index: int) -> str:
-        """The sample's key, as WebDataset's `__key__`."""
+        """Return the sample's key, as WebDataset's `__key__`."""
         number, row = self._place(index)
         return self._shard(number).records.key(row)
 
@@ -120,7 +120,7 @@ def _indexed(shards: list[Path]) -> list[Summary]:
 
 
 def open_tars(path: Path | None, image_size: int, split: str) -> StoredImages:
-    """Images with captions from tar shards: one file, a pattern such as `shards/train-*.tar`, or a folder.
+    """Open images with captions in tar shards: one file, a pattern such as `shards/train-*.tar`, or a folder.
 
     The caption is the text of `KEY.txt`, else the field `text` or `caption` of `KEY.json`; what else lies in the
     shards and beside them is counted and said. Each shard is indexed once. Samples lie in the order of shards and keys;

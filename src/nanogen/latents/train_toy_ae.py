@@ -84,7 +84,7 @@ class Muon:
 
 
 def scene(index: int) -> np.ndarray:
-    """One rendered picture uint8 [32, 32, 3]."""
+    """Return one rendered picture uint8 [32, 32, 3]."""
     return shapes.training_pair(SCENES, index, SIZE)[0]
 
 
@@ -96,7 +96,7 @@ def scenes(start: int, count: int) -> Tensor:
 
 
 def handwritten(split: str) -> Tensor:
-    """The digits of a split as uint8 [n, 3, 32, 32]."""
+    """Return the digits of a split as uint8 [n, 3, 32, 32]."""
     digits = open_digits(None, SIZE, split)
     return torch.from_numpy(np.stack([digits[index].image for index in range(len(digits))])).permute(0, 3, 1, 2)
 
@@ -107,7 +107,7 @@ def signed(images: Tensor) -> Tensor:
 
 
 def detail(images: Tensor) -> Tensor:
-    """What is left of [B, 3, H, W] when the mean of 5x5 pixels is taken off."""
+    """Return what is left of [B, 3, H, W] when the mean of 5x5 pixels is taken off."""
     return images - F.avg_pool2d(F.pad(images, (2, 2, 2, 2), mode="reflect"), 5, 1)
 
 
@@ -150,7 +150,7 @@ class Training:
         self.muon_rate.fill_(RECIPE["muon"] * schedule)
 
     def batch(self) -> Tensor:
-        """Images in [-1, 1], float32 [B, 3, 32, 32]: scenes, half of them mirrored, then digits."""
+        """Return images in [-1, 1], float32 [B, 3, 32, 32]: scenes, half of them mirrored, then digits."""
         chosen = torch.randint(len(self.rendered), (RECIPE["batch"] - RECIPE["digits"],), device=self.device)
         mirrored = torch.rand(len(chosen), 1, 1, 1, device=self.device) < 0.5
         pictures = self.rendered[chosen]
@@ -193,7 +193,7 @@ def captured(step: Callable[[], Tensor]) -> Callable[[], Tensor]:
 
 
 def train(steps: int, device: str) -> Autoencoder:
-    """The trained network, on the CPU."""
+    """Return the trained network, on the CPU."""
     training = Training(steps, device, scenes(0, RECIPE["scenes"]), handwritten("train"))
     training.set_rates(0)
     step = captured(training.step) if device == "cuda" else training.step

@@ -18,11 +18,11 @@ class Condition(Protocol):
     """What every kind of condition can do."""
 
     def dropped(self, drop: Tensor) -> Condition:
-        """The same batch with the null condition where bool [B] `drop` is True."""
+        """Return the same batch with the null condition where bool [B] `drop` is True."""
         ...
 
     def null(self) -> Condition:
-        """The null condition for every image of the batch."""
+        """Return the null condition for every image of the batch."""
         ...
 
 

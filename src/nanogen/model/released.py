@@ -14,7 +14,6 @@ from diffusionbench.errors import CheckpointError
 from diffusionbench.shown import few
 from nanogen.model.shape import Shape
 
-_LISTED = 10
 _CONSTANT = ("enc_rope.", "dec_rope.")
 _FUSED = {"attn.qkv": ("attn.q", "attn.k", "attn.v"), "mlp.w12": ("mlp.w1", "mlp.w2")}
 _KEPT = ("norm1", "norm2", "attn.proj", "attn.q_norm", "attn.k_norm", "mlp.w3")
@@ -36,7 +35,7 @@ _OUTER = {
 
 
 def sources(name: str, shape: Shape) -> tuple[str, ...]:
-    """The released tensors that, stacked along the first axis, are our parameter `name`."""
+    """Return the released tensors that, stacked along the first axis, are our parameter `name`."""
     stack, _, rest = name.partition(".")
     if stack in ("encoder", "decoder"):
         index, _, rest = rest.partition(".")
@@ -49,7 +48,7 @@ def sources(name: str, shape: Shape) -> tuple[str, ...]:
 
 
 def from_released(released: Mapping[str, Tensor], shape: Shape) -> dict[str, Tensor]:
-    """A state dict for `DDT(shape)` from one in the released layout.
+    """Return a state dict for `DDT(shape)` from one in the released layout.
 
     Raises:
         CheckpointError: if tensors are missing, left over or of another shape; the first are listed, all are counted.
@@ -63,9 +62,7 @@ def from_released(released: Mapping[str, Tensor], shape: Shape) -> dict[str, Ten
     problems = [f"missing {name}" for name in sorted(known - set(released))]
     problems += [f"unknown {name}" for name in sorted(set(released) - known) if not name.startswith(_CONSTANT)]
     if problems:
-        raise CheckpointError(
-            f"the file does not have the released layout of this network: {few(problems, '; ', _LISTED)}"
-        )
+        raise CheckpointError(f"the file does not have the released layout of this network: {few(problems, '; ')}")
     problems = [
         f"{' + '.join(names)}: {' + '.join(str(list(released[source].shape)) for source in names)} instead of "
         f"{list(wanted[name])}"
@@ -73,7 +70,7 @@ def from_released(released: Mapping[str, Tensor], shape: Shape) -> dict[str, Ten
         if _stacked([tuple(released[source].shape) for source in names]) != wanted[name]
     ]
     if problems:
-        raise CheckpointError(f"shapes differ from this network's: {few(problems, '; ', _LISTED)}")
+        raise CheckpointError(f"shapes differ from this network's: {few(problems, '; ')}")
     return {name: torch.cat([released[source] for source in names]) for name, names in parts.items()}
 
 

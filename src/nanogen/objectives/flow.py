@@ -52,7 +52,7 @@ class Flow:
         return self.loss_at(net, x, condition, draws.normal("noise", tuple(x.shape[1:])), tau)
 
     def loss_at(self, net: Network, x: Tensor, condition: Condition, eps: Tensor, tau: Tensor) -> Loss:
-        """The loss for given noise [B, C, h, w] and given times tau [B] before the shift."""
+        """Return the loss for given noise [B, C, h, w] and given times tau [B] before the shift."""
         t = shift_time(tau, self.shift)
         t_ = t[:, None, None, None]
         z = (1 - t_) * x + t_ * eps

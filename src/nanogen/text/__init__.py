@@ -58,7 +58,7 @@ class EncoderSpec:
 
 
 def open_spec(name: str | None) -> EncoderSpec:
-    """The row of a name, or what the configuration file of a local model folder says.
+    """Return the row of a name, or what the configuration file of a local model folder says.
 
     Raises:
         ConfigError: if there is no name, no such row and no such folder, or the folder is no text model.

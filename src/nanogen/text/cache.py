@@ -80,7 +80,7 @@ class TextCache:
 
     @classmethod
     def open(cls, folder: Path, encoder: TextEncoder) -> TextCache:
-        """A cache made by this encoder.
+        """Return a cache made by this encoder.
 
         Raises:
             DataError: if it is missing, damaged, or of another encoder or limit.

@@ -46,7 +46,7 @@ class Manifest(Strict):
 
 
 def read_manifest(folder: Path) -> Manifest:
-    """The manifest of a text cache.
+    """Return the manifest of a text cache.
 
     Raises:
         DataError: if there is none, or it is damaged.
@@ -59,7 +59,7 @@ def read_manifest(folder: Path) -> Manifest:
 
 
 def stale(folder: Path, what: str, there: object, asked: object) -> DataError:
-    """The refusal of a cache that was made from something else."""
+    """Return the refusal of a cache that was made from something else."""
     return DataError(
         f"text cache {folder} is stale: {what} is {there} there and {asked} now. "
         "Make it again with `nanogen prepare text`, or set condition.cache=null."

@@ -52,7 +52,7 @@ def fit(states: Tensor, floor: float) -> Whitening:
 
 
 def files(name: str) -> tuple[Path, Path]:
-    """Where the tensors and the card of a shipped whitening lie."""
+    """Return where the tensors and the card of a shipped whitening lie."""
     return Path(__file__).with_name(f"{name}.safetensors"), Path(__file__).with_name(f"{name}.json")
 
 
@@ -62,7 +62,7 @@ def card(name: str) -> dict[str, Any]:
 
 
 def open_whitening(name: str, device: str) -> Whitening:
-    """A whitening that ships with the package.
+    """Return a whitening that ships with the package.
 
     Raises:
         RequestError: if its file is missing or is not the one its card names.
