@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import zipfile
 from collections.abc import Sequence
 from pathlib import Path
+from typing import IO
 
 import numpy as np
 
 from diffusionbench.errors import CheckpointError, RequestError
 from diffusionbench.files import are_folder_names, read_lines
+from diffusionbench.folders import check_gives_way, whole_folder
 from diffusionbench.images import grid, save_png
 from diffusionbench.record import Record
 from diffusionbench.schema import check_place, write_atomic
@@ -22,6 +25,8 @@ from nanogen.sample import Generator, Loaded, in_batches, load
 # What may differ between training and using a run.
 _FREE_SECTIONS = ("sampler", "guidance", "eval")
 DEFAULT_NUM = 64
+# What stands in every grid and archive of samples, and in no other file.
+_MARKS = {".png": "tEXtconfig_hash", ".npz": "NanoGen samples"}
 
 
 def open_weights(path: Path, device: str) -> tuple[Loaded, runs.Run | None]:
@@ -87,6 +92,8 @@ def sample_run(
             files in one subfolder per class or prompt: the class's name where the run knows names that folders can
             have, else the number. PNG files hold what was asked for in their metadata.
 
+            A file gives way to a new one only where it is a grid or an archive of samples; a folder must be new.
+
     Returns:
         Whether this process wrote them.
 
@@ -95,9 +102,13 @@ def sample_run(
     """
     if out.suffix not in ("", ".png", ".npz"):
         raise RequestError(f"--out {out}: expected grid.png, a folder, or images.npz, found '{out.suffix}'.")
-    check_place(out, "file" if out.suffix else "folder")
-    if out.is_dir() and any(out.iterdir()):
-        raise RequestError(f"--out {out} is not empty. Name a new folder.")
+    if out.suffix:
+        check_place(out)
+        check_gives_way(out, _MARKS[out.suffix])
+    else:
+        check_place(out, "folder")
+        check_place(out.resolve().parent, "folder")
+        _check_new(out)
     with distributed.processes() as device:
         with distributed.agreed():
             loaded, run = open_weights(path, device)
@@ -127,6 +138,12 @@ def sample_run(
         return parts is not None
 
 
+def _check_new(out: Path) -> None:
+    if out.is_dir() and (any(out.iterdir()) or out.is_mount()):
+        found = "a disk of its own" if out.is_mount() else "not empty"
+        raise RequestError(f"--out {out} is {found}. Name a new folder.")
+
+
 def _write(
     images: np.ndarray, asks: Sequence[Ask], out: Path, facts: dict[str, object], classes: Sequence[str] | None
 ) -> None:
@@ -144,14 +161,24 @@ def _write_as(
         save_png(grid(images, min(columns, len(images))), out, {**facts, **evaluate.asked(asks)})
     elif out.suffix == ".npz":
         (words,) = evaluate.asked(asks).values()
-        write_atomic(out, lambda file: np.savez(file, arr_0=images, arr_1=np.array(words)))
+        write_atomic(out, lambda file: _save_archive(file, {"arr_0": images, "arr_1": np.array(words)}))
     else:
         is_named = classes is not None and are_folder_names(classes)
-        for index, (image, ask) in enumerate(zip(images, asks, strict=True)):
-            said = {"label": ask.label} if ask.caption is None else {"prompt": ask.caption}
-            # By its name a class is found again in a reference, whose numbers may be others.
-            folder = classes[ask.label] if classes and is_named and ask.label is not None else ask.folder
-            save_png(image, out / folder / f"{index:06d}.png", {**facts, "index": index, **said})
+        with whole_folder(out, _check_new) as made:
+            for index, (image, ask) in enumerate(zip(images, asks, strict=True)):
+                said = {"label": ask.label} if ask.caption is None else {"prompt": ask.caption}
+                # By its name a class is found again in a reference, whose numbers may be others.
+                folder = classes[ask.label] if classes and is_named and ask.label is not None else ask.folder
+                save_png(image, made / folder / f"{index:06d}.png", {**facts, "index": index, **said})
+
+
+def _save_archive(file: IO[bytes], arrays: dict[str, np.ndarray]) -> None:
+    """As `numpy.savez`, which can leave no mark."""
+    with zipfile.ZipFile(file, "w") as archive:
+        for name, array in arrays.items():
+            with archive.open(f"{name}.npy", "w", force_zip64=True) as member:
+                np.lib.format.write_array(member, array, allow_pickle=False)
+        archive.comment = _MARKS[".npz"].encode()
 
 
 def evaluate_run(path: Path, overrides: Sequence[str], tuned: bool, out: Path | None) -> Record | None:
