@@ -146,8 +146,7 @@ def run(
     from diffusionbench.terminal import progress_line
 
     _check_places(out, store)
-    if reference is not None and printable(reference) != reference:
-        raise RequestError(f"a record cannot name --reference {printable(reference)}. Rename it, or make a link to it.")
+    _check_texts(reference=reference, method=method, title=title, family=family, networks=networks, beacon=beacon)
     real = None if reference is None else resolve(reference)
     options = cli_simpleeval.PromptOptions(prompts, seed, layout, weights, beacon, commitment, networks, public, again)
     source, choice, found = _images(axis, images, labels, _names(metrics), real, options)
@@ -190,6 +189,16 @@ def _check_places(out: Path | None, store: Path | None = None) -> None:
         check_record_place(out)
     if store is not None:
         check_place(store, "folder")
+
+
+def _check_texts(**options: str | None) -> None:
+    """Check that a record can hold what was typed: a line of UTF-8 without control characters."""
+    for option, text in options.items():
+        if text is not None and printable(text) != text:
+            raise RequestError(
+                f"a record cannot hold --{option} {printable(text)}: it is no line of UTF-8 text. Choose another name; "
+                "a link to a file or folder will do."
+            )
 
 
 def _images(

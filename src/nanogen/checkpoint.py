@@ -26,6 +26,7 @@ from torch import Tensor, nn
 from torch.distributed.checkpoint.state_dict import get_state_dict, set_state_dict
 
 from diffusionbench.errors import CheckpointError, Told
+from diffusionbench.folders import strangers
 from diffusionbench.limits import read_small
 from diffusionbench.schema import Strict, file_digest
 from diffusionbench.shown import few
@@ -34,6 +35,7 @@ from nanogen import distributed
 
 MANIFEST, WEIGHTS, STATE = "manifest.json", "ema.safetensors", "state"
 METADATA = f"{STATE}/.metadata"
+_SHARD = re.compile(f"{STATE}/__[0-9]+_[0-9]+\\.distcp")
 _FINISHED, _UNFINISHED = re.compile(r"step-[0-9]{8,18}"), re.compile(r"\.step-[0-9]{8,18}\.tmp")
 
 
@@ -144,6 +146,8 @@ def _finish(temporary: Path, step: int) -> None:
     write_atomic(temporary / MANIFEST, Manifest(step=step, files=files).model_dump_json(indent=1))
     sync(temporary)
     final = temporary.with_name(_name(step))
+    if others := _others(final):
+        raise OSError(f"{final} holds {others[0]}, which is no file of a checkpoint; move it away")
     # What has this name already was found damaged, or training would not have come back to this step.
     shutil.rmtree(final, ignore_errors=True)
     temporary.rename(final)
@@ -153,13 +157,15 @@ def _finish(temporary: Path, step: int) -> None:
 def prune(folder: Path, step: int, keep: int) -> None:
     """Remove checkpoints older than that of `step`, which is intact, so that `keep` are left.
 
+    One with files of somebody else in it stays.
+
     Newer ones were found damaged and go when their step comes again.
 
     Raises:
         OSError: if that is not possible.
     """
     older = [number for number in steps(folder) if number < step and not (folder / _name(number)).is_symlink()]
-    surplus = older[: max(0, len(older) + 1 - keep)]
+    surplus = [number for number in older[: max(0, len(older) + 1 - keep)] if not _others(folder / _name(number))]
     if surplus:
         # The process that gave the intact one its name may have died before that was on the disk.
         sync(folder)
@@ -168,6 +174,12 @@ def prune(folder: Path, step: int, keep: int) -> None:
         doomed = folder / f".step-{number:08d}.tmp"
         (folder / _name(number)).rename(doomed)
         shutil.rmtree(doomed)
+
+
+def _others(path: Path) -> list[str]:
+    """What lies in the folder of a checkpoint and is no part of any."""
+    ours = {MANIFEST, WEIGHTS, METADATA}
+    return [name for name in strangers(path, ours) if not _SHARD.fullmatch(name)]
 
 
 def sweep(folder: Path) -> None:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import zipfile
 from collections.abc import Sequence
 from pathlib import Path
+from typing import IO
 
 import numpy as np
 
@@ -23,8 +25,8 @@ from nanogen.sample import Generator, Loaded, in_batches, load
 # What may differ between training and using a run.
 _FREE_SECTIONS = ("sampler", "guidance", "eval")
 DEFAULT_NUM = 64
-# What tells a grid and an archive of ours from other files: the key of a text chunk, and an array.
-MARKS = {".png": "config_hash", ".npz": "made_by.npy"}
+# What stands in every grid and archive of samples, and in no other file.
+MARKS = {".png": "tEXtconfig_hash", ".npz": "NanoGen samples"}
 
 
 def open_weights(path: Path, device: str) -> tuple[Loaded, runs.Run | None]:
@@ -133,8 +135,9 @@ def _check_out(out: Path) -> None:
     check_place(out, "file" if out.suffix else "folder")
     if out.suffix:
         check_gives_way(out, MARKS[out.suffix])
-    elif out.is_dir() and any(out.iterdir()):
-        raise RequestError(f"--out {out} is not empty. Name a new folder.")
+    elif out.is_dir() and (any(out.iterdir()) or out.is_mount()):
+        found = "a disk of its own" if out.is_mount() else "not empty"
+        raise RequestError(f"--out {out} is {found}. Name a new folder.")
 
 
 def _write(
@@ -157,7 +160,7 @@ def _write_as(
         save_png(grid(images, min(columns, len(images))), out, {**facts, **evaluate.asked(asks)})
     elif out.suffix == ".npz":
         (words,) = evaluate.asked(asks).values()
-        write_atomic(out, lambda file: np.savez(file, arr_0=images, arr_1=np.array(words), made_by="nanogen sample"))
+        write_atomic(out, lambda file: _save_archive(file, {"arr_0": images, "arr_1": np.array(words)}))
     else:
         is_named = classes is not None and are_folder_names(classes)
         for index, (image, ask) in enumerate(zip(images, asks, strict=True)):
@@ -165,6 +168,15 @@ def _write_as(
             # By its name a class is found again in a reference, whose numbers may be others.
             folder = classes[ask.label] if classes and is_named and ask.label is not None else ask.folder
             save_png(image, out / folder / f"{index:06d}.png", {**facts, "index": index, **said})
+
+
+def _save_archive(file: IO[bytes], arrays: dict[str, np.ndarray]) -> None:
+    """As `numpy.savez`, which can leave no mark."""
+    with zipfile.ZipFile(file, "w") as archive:
+        for name, array in arrays.items():
+            with archive.open(f"{name}.npy", "w", force_zip64=True) as member:
+                np.lib.format.write_array(member, array, allow_pickle=False)
+        archive.comment = MARKS[".npz"].encode()
 
 
 def evaluate_run(path: Path, overrides: Sequence[str], tuned: bool, out: Path | None) -> Record | None:

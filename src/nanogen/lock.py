@@ -45,7 +45,8 @@ def locked(folder: Path) -> Iterator[None]:
 
 def _taken(path: Path) -> int:
     while True:
-        handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
+        # What a link leads to is somebody else's.
+        handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o666)
         try:
             # Of this process alone: a lock by flock would live on in its loader processes.
             fcntl.lockf(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -57,7 +58,7 @@ def _taken(path: Path) -> int:
                     f"{path.parent} is in use by process {holder.get('pid', '?')} on {holder.get('host', '?')}. Wait "
                     "for it or stop it, or use another run name (--run NAME)."
                 ) from None
-            return os.open(path, os.O_RDWR)
+            return os.open(path, os.O_RDWR | os.O_NOFOLLOW)
         # Its last holder may have removed it in between.
         if os.fstat(handle).st_nlink:
             return handle

@@ -93,7 +93,7 @@ def test_ranks_by_hand():
     # Without FID: a has ranks 1, 3; b 2.5, 1; c 2.5, 2.
     (no_fid,) = (one for one in board.sensitivity if one.column == "fid")
     assert no_fid.first == "b"
-    assert rows["a"].places == (1, 2)
+    assert [rows[name].places for name in "abc"] == [(1, 2), (1, 2), (3, 3)]
 
 
 def test_noise_makes_the_interval():
@@ -110,6 +110,19 @@ def test_noise_makes_the_interval():
     assert rows["a"].interval == (1.0, 2.0)
     assert rows["c"].interval == (3.0, 3.0)
     assert noisy.fixed == ()
+
+
+def test_a_cell_has_its_own_noise_before_a_published_one():
+    scores = (("a", 0.51, 0.3), ("b", 0.5, 0.3), ("c", 0.1, 0.0))
+    made = [make(name, "t2i", {"geneval_overall": value}, stderr=stderr) for name, value, stderr in scores]
+    rows = {row.name: row for row in build(made, "measured").rows}
+    assert rows["a"].interval == rows["b"].interval == (1.0, 3.0)
+    # Of two exact values the better one stays so, however another is moved.
+    exact = [make("a", "class_conditional", {"fid": 1.0}, stderr=0.0)]
+    exact += [make("b", "class_conditional", {"fid": 1.1}, stderr=0.0)]
+    exact += [make("c", "class_conditional", {"fid": 9.0}, stderr=100.0)]
+    rows = {row.name: row for row in build(exact, "measured").rows}
+    assert (rows["a"].interval, rows["b"].interval) == ((1.0, 2.0), (2.0, 3.0))
 
 
 def test_paper_intervals_and_sensitivity(paper):

@@ -17,7 +17,7 @@ from site_records import measured
 from diffusionbench import cli
 from diffusionbench.board import build
 from diffusionbench.points import gather, load_folder
-from diffusionbench.record import MAX_ID, Guidance, Protocol, Record
+from diffusionbench.record import MAX_ID, Guidance, Protocol, Record, load
 from diffusionbench.runner import _slug
 from diffusionbench.schema import digest
 from diffusionbench.shown import LONGEST, cell, few, message, printable
@@ -348,7 +348,19 @@ def test_a_metric_called_like_a_column_is_a_column_of_its_own():
 def test_an_id_in_two_files_is_one_sentence(tmp_path):
     from diffusionbench.errors import RequestError
 
-    for name in "ab":
+    for name in ("a\nb", "c"):
         measured("good", "class_conditional", {"fid": 2.0}).save(tmp_path / f"{name}.json")
-    with pytest.raises(RequestError, match="stands in both"):
+    with pytest.raises(RequestError, match=r"stands in both .*c\.json") as refused:
         gather([tmp_path])
+    (tmp_path / "a\nb.json").write_text("{}")
+    with pytest.raises(RequestError, match="does not fit") as unfit:
+        load(tmp_path / "a\nb.json")
+    assert "\n" not in f"{refused.value}{unfit.value}"
+
+
+def test_a_record_with_a_byte_order_mark_is_read(tmp_path):
+    measured("good", "class_conditional", {"fid": 2.0}).save(tmp_path / "r.json")
+    plain = load(tmp_path / "r.json")
+    (tmp_path / "r.json").write_bytes(b"\xef\xbb\xbf" + (tmp_path / "r.json").read_bytes())
+    assert load(tmp_path / "r.json") == plain
+    assert len(load_folder(tmp_path)) == 1

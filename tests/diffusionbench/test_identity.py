@@ -13,7 +13,7 @@ from diffusionbench.record import Guidance
 from diffusionbench.request import EvalRequest, Sampling, image_key
 from diffusionbench.runner import fill, open_store
 from diffusionbench.source import ArchiveSource, ArraySource, ConstantSource, FolderSource, PromptFolderSource
-from diffusionbench.store import Entry, ImageStore, images_digest
+from diffusionbench.store import Entry, ImageStore, hashed, images_digest
 
 # For each field of a request another content than the one of `ask`, and whether the images are others then.
 REQUEST = {
@@ -147,3 +147,13 @@ def test_a_chunk_that_changes_while_it_is_used_is_not_scored(tmp_path, ask):
         list(store.batches(20))
     with pytest.raises(DataError):
         list(ImageStore(store.folder).batches(20))
+
+
+@pytest.mark.parametrize("place", [(0, 0, 0), (0, 0, 2), (7, 7, 1)])
+def test_an_image_is_told_by_all_its_values(noise, place):
+    images, samples = noise(2), [Sample(0), Sample(1)]
+    other = images.copy()
+    other[(1, *place)] ^= 1
+    before, after = hashed(samples, images), hashed(samples, other)
+    assert before[0] == after[0]
+    assert before[1] != after[1]

@@ -41,6 +41,7 @@ def test_a_good_request_passes_and_survives_storage(ask, given):
         ({"metrics": ("fd_digits",), "reference": None}, r"metric 'fd_digits' .* needs a reference"),
         ({"count": 21}, r"21 images were asked for and there are 20"),
         ({"metrics": ("kd_digits",)}, r"metric 'kd_digits' needs at least 200 images, and 20"),
+        ({"metrics": ("kd_digits",), "count": 199}, r"metric 'kd_digits' needs at least 200 images, and 199"),
     ],
 )
 def test_wrong_names_and_numbers_are_refused(ask, given, changes, message):
@@ -64,6 +65,8 @@ def test_images_of_the_wrong_size_are_refused(ask, given, monkeypatch):
     monkeypatch.setattr(Digits, "image_size", (8, 8))
     with pytest.raises(RequestError, match=r"images are 9x9, and reference 'digits' needs 8x8"):
         check(ask(), given(size=9))
+    with pytest.raises(RequestError, match=r"images are 8x9, and reference 'digits' needs 8x8"):
+        check(ask(), ConstantSource((8, 9)))
     monkeypatch.setattr(DigitsJudge, "image_size", (8, 8))
     with pytest.raises(RequestError, match=r"images are 9x9, and feature extractor 'digits' needs 8x8"):
         check(ask(reference=None), given(size=9))

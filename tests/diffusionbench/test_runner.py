@@ -1,6 +1,6 @@
 """From request to record: one pass, the same number by every way, anchors at equal counts, nothing dropped."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import pytest
@@ -274,6 +274,48 @@ def test_nothing_readable_or_too_little_is_an_error(ask, noise, write, tmp_path,
         runner.run(ask(), FolderSource(folder), tmp_path / "store")
 
 
+class Parted(Spy):
+    """A spy with a part, and one single value too few."""
+
+    def compute(self):
+        whole = super().compute()
+        return replace(whole, parts={"spy_half": whole}, per_sample=[1.0] * (whole.scored - 1))
+
+
+def test_parts_of_a_metric_count_what_could_not_be_read(ask, noise, write, tmp_path, metric):
+    folder = write(tmp_path / "set", noise(20), np.arange(20) % 10)
+    sorted(folder.rglob("*.png"))[5].write_bytes(b"broken")
+    key = metric(spec("spy", lambda reference, extractor: Parted()))
+    record = runner.run(ask(metrics=(key,), reference=None), FolderSource(folder))
+    assert {name: (value.scored, value.unscored) for name, value in record.values.items()} == {
+        "spy": (19, 1),
+        "spy_half": (19, 1),
+    }
+    # Which image lacks its value is not known, so no class has a mean.
+    assert record.breakdown == {}
+
+
+def test_the_time_of_making_images_counts(ask, noise, tmp_path, monkeypatch):
+    request, source = ask(reference=None), ArraySource(noise(20), np.arange(20) % 10, "noise")
+    store = runner.open_store(request, source, tmp_path)
+    runner.fill(request, source, store)
+    monkeypatch.setattr(store, "seconds", lambda: 1000.0)
+    assert runner.score(request, store).provenance.wall_seconds > 1000
+
+
+def test_one_extractor_that_fails_its_self_test_fails_the_record(ask, noise, metric, monkeypatch):
+    class Broken(DigitsJudge):
+        def self_test(self):
+            return 1.0
+
+    real = EXTRACTORS.load
+    monkeypatch.setattr(EXTRACTORS, "load", lambda name: Broken if name == "broken" else real(name))
+    key = metric(spec("spy", extractor="broken"))
+    source = ArraySource(noise(20), np.arange(20) % 10, "noise")
+    record = runner.run(ask(metrics=("accuracy_digits", key), reference=None), source)
+    assert record.provenance.selftest == "failed"
+
+
 def test_sizes_unknown_before_the_first_image_are_checked_on_it(ask, noise, monkeypatch):
     monkeypatch.setattr(digits.Digits, "image_size", (8, 8))
 
@@ -317,6 +359,9 @@ def test_repeated_images_are_counted(ask, noise):
     images[[4, 9]] = images[0]
     record = runner.run(ask(), ArraySource(images, np.arange(20) % 10, "noise"))
     assert record.extra["duplicates"] == {"count": 2, "first": [[0, 4], [0, 9]]}
+    images[1:9] = images[0]
+    record = runner.run(ask(), ArraySource(images, np.arange(20) % 10, "noise"))
+    assert record.extra["duplicates"] == {"count": 8, "first": [[0, place] for place in range(1, 6)]}
     clean = runner.run(ask(), ArraySource(noise(20), np.arange(20) % 10, "noise"))
     assert "duplicates" not in clean.extra
 

@@ -187,6 +187,8 @@ def test_a_stream_sees_what_a_store_sees(tmp_path, ask, noise):
     stream = Stream(source, [Sample(index) for index in range(100)])
     assert np.array_equal(np.concatenate([images for _, images in stream.batches(100)]), stored(store, 100))
     assert stream.entries(100) == store.entries(100)
+    longer = Stream(source, [Sample(index) for index in range(130)])
+    assert sum(len(images) for _, images in longer.batches(100)) == 100
 
 
 @pytest.mark.parametrize(

@@ -12,6 +12,7 @@ from typer.testing import CliRunner
 
 from diffusionbench import published
 from diffusionbench.cli_board import register
+from diffusionbench.correlate import kendall, partial, pearson, spearman
 from diffusionbench.errors import RequestError
 from diffusionbench.points import check_one_protocol, families, gather, load_folder, points, select_points
 from diffusionbench.record import Guidance, Protocol, Provenance, Record, Value
@@ -299,3 +300,85 @@ def test_imports_neither_torch_nor_a_metric():
         "assert not bad, bad"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def erring(made, key, errors):
+    """The records with standard errors for one metric, in order."""
+    errors = iter(errors)
+    return [
+        one.model_copy(update={"values": {key: one.values[key].model_copy(update={"stderr": next(errors)})}})
+        if key in one.values
+        else one
+        for one in made
+    ]
+
+
+def test_each_metric_has_the_noise_of_its_own_records():
+    made = erring(world([1, 2, 3, 4], [2, 1, 4, 3]), "fid", [0.3, 0.4, 0.3, 0.4])
+    chosen = select_points(erring(made, "geneval_overall", [0.1] * 4), score_set="measured")
+    first = chosen.points[0]
+    assert (first.x_record, first.y_record) == ("m0.class_conditional", "m0.t2i")
+    assert (first.x_value.stderr, first.y_value.stderr) == (0.3, 0.1)
+    study = analyse(chosen, draws=0)
+    assert study.noise_x.sd == pytest.approx(math.sqrt((0.3**2 + 0.4**2) / 2))
+    assert study.noise_y.sd == pytest.approx(0.1)
+    # Where one record states no error, the published re-scoring stands for all.
+    some = select_points(erring(made, "geneval_overall", [0.1, None, 0.1, 0.1]), score_set="measured")
+    assert analyse(some, draws=0).noise_y == rescoring_noise("geneval_overall")
+
+
+def test_rescoring_compares_like_with_like():
+    made = []
+    for name, shift in (("a", 0.1), ("b", -0.1), ("c", 0.3)):
+        for scale in (1.0, 4.0):
+            for score_set, change in ((published.PAPER, 0.0), (published.BLOG, shift if scale == 1 else 0.0)):
+                one = record(name, "class_conditional", {"fid": 9 / scale + change}, guidance=scale)
+                protocol = one.protocol.model_copy(update={"name": score_set})
+                made.append(one.model_copy(update={"kind": "published", "protocol": protocol}))
+    changes = [0.1, -0.1, 0.3, 0, 0, 0]
+    assert rescoring_noise("fid", made).sd == pytest.approx(np.std(changes, ddof=1) / math.sqrt(2))
+
+
+def test_noise_within_families_is_held_against_the_spread_within_them():
+    made = world([1, 2, 3, 11, 12, 13], [1, 3, 2, 21, 23, 22], ["rae"] * 3 + ["pixel"] * 3, stderr=0.5)
+    pooled, within = analyse(select_points(made, score_set="measured"), draws=0).attenuation
+    assert (pooled.scope, within.scope) == ("pooled", "within families")
+    # Squares of deviations from two means: 4, over 6 - 2 degrees of freedom.
+    assert within.reliability_x == within.reliability_y == pytest.approx(1 - 0.25)
+    assert within.corrected == pytest.approx(0.5 / 0.75)
+
+
+def test_the_best_follow_the_direction_of_the_metric_and_ties_stay_together():
+    made = world([1, 2, 2, 3, 4], [0.1, 0.5, 0.2, 0.4, 0.3])
+    (part,) = analyse(select_points(made, score_set="measured"), draws=0, top=[2]).top
+    assert part.coefficient.n == 3
+    turned = select_points(made, "geneval", "fid", score_set="measured")
+    (part,) = analyse(turned, draws=0, top=[3]).top
+    assert part.coefficient.value == pytest.approx(np.corrcoef([0.5, 0.4, 0.3], [2, 3, 4])[0, 1])
+
+
+def test_every_part_is_drawn_with_the_seed_asked_for():
+    chosen = select_points(published.records(), guidance="cfg")
+    study = analyse(chosen, draws=100, seed=3)
+    x, y = [p.x for p in chosen.points], [p.y for p in chosen.points]
+    labels = ["vae" if p.family == "e2e-vae" else p.family for p in chosen.points]
+    given = {"draws": 100, "seed": 3}
+    assert study.pearson == pearson(x, y, **given)
+    assert study.spearman == spearman(x, y, **given)
+    assert study.kendall == kendall(x, y, **given)
+    assert study.within == partial(x, y, labels, **given)
+    for part in study.per_family:
+        mine = [place for place, label in enumerate(labels) if label == part.name]
+        assert part.coefficient == pearson([x[place] for place in mine], [y[place] for place in mine], **given)
+    changes = [abs(one.change) for one in study.influence]
+    assert changes == sorted(changes, reverse=True)
+    assert analyse(chosen, draws=100, seed=4).attenuation[0].rescored_sd != study.attenuation[0].rescored_sd
+
+
+def test_both_metrics_are_of_one_protocol_and_finite():
+    mixed = [*world([1, 2], [1, 2]), record("m9", "class_conditional", {"fid": 3.0})]
+    mixed.append(record("m9", "t2i", {"geneval_overall": 3.0}, count=50))
+    with pytest.raises(RequestError, match="mixed protocols in one comparison of geneval_overall"):
+        select_points(mixed, score_set="measured")
+    broken = select_points(world([1, 2, 3], [1, 2, math.nan]), score_set="measured")
+    assert dict(broken.left_out) == {"m2": "geneval_overall is not finite"}

@@ -150,7 +150,9 @@ def test_schema_breaches_come_together(tmp_path):
         ({"values": {"fid": Value(value=1, stderr=-1)}}, "stderr: -1 is negative"),
         ({"values": {"fid": Value(value=1, interval=(2, 1))}}, "low 2 is above high 1"),
         ({"values": {"fid": Value(value=1, scored=999, unscored=2)}}, "are more than the 1000 asked for"),
+        ({"values": {"fid": Value(value=1, scored=0)}}, "values.fid: counts must be positive"),
         ({"anchors": {"held_out": {"fid": Value(value=-9)}}}, "anchors.held_out.fid: -9 is outside"),
+        ({"breakdown": {"class 1": {"fid": Value(value=-9)}}}, "breakdown.class 1.fid: -9 is outside"),
     ],
 )
 def test_refused(tmp_path, changes, message):
@@ -215,6 +217,9 @@ def test_duplicates(tmp_path):
     found = submission.check(saved(tmp_path, same_images), folder).problems
     where = folder / "mine-1.json"
     assert found == (f"the same images under the same protocol are in record 'mine-1' already, {where}",)
+    # A remark makes no other measurement of them.
+    remark = good(id="mine-2", protocol=good().protocol.model_copy(update={"notes": ("again",)}))
+    assert submission.check(saved(tmp_path, remark), folder).problems == found
     taken = published.records()[0].id
     assert "stands in another record" in submission.check(saved(tmp_path, good(id=taken)), folder).problems[0]
     # A record already in place is not its own duplicate.

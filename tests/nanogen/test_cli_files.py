@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import shutil
 import sys
@@ -15,7 +16,7 @@ from safetensors.torch import save_file
 from tiny import words
 
 from diffusionbench.record import load as load_record
-from nanogen import cli
+from nanogen import cli, export
 from nanogen.checkpoint import newest, read_weights
 from nanogen.config import method_names, task_names
 from nanogen.data import DATASETS
@@ -321,6 +322,36 @@ def test_sample_refuses_an_output_that_cannot_be_written(refused, trained, tmp_p
     (tmp_path / "file").write_text("")
     for out in ("file/grid.png", "file/all.npz", "file/folder"):
         assert out in refused("sample", trained, "--num", 2, "--out", out, error="RequestError")
+
+
+@pytest.mark.parametrize("out", ["mine.png", "mine.npz"])
+def test_sample_takes_no_file_of_others_for_its_own(refused, nanogen, trained, tmp_path, out):
+    if out == "mine.png":
+        Image.new("RGB", (8, 8)).save(tmp_path / out)
+    else:
+        np.savez(tmp_path / out, arr_0=np.zeros((2, 8, 8, 3), np.uint8), arr_1=np.arange(2))
+    before = (tmp_path / out).read_bytes()
+    assert "would be lost" in refused("sample", trained, "--num", 2, "--out", out, error="RequestError")
+    assert (tmp_path / out).read_bytes() == before
+    (tmp_path / out).unlink()
+    for _ in range(2):
+        assert nanogen("sample", trained, "--num", 2, "--out", out).code == 0
+
+
+def test_a_folder_of_samples_is_whole_or_absent(refused, nanogen, trained, tmp_path, monkeypatch):
+    command, calls, real = ("sample", trained, "--labels", "3", "--num", 4, "--out", "folder"), [], export.save_png
+
+    def full(*given):
+        calls.append(given)
+        if len(calls) == 3:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        real(*given)
+
+    monkeypatch.setattr(export, "save_png", full)
+    assert "No space left" in refused(*command, error="RequestError")
+    assert listing(tmp_path) == []
+    assert nanogen(*command).code == 0
+    assert len(list((tmp_path / "folder" / "3").iterdir())) == 4
 
 
 def altered(copy: Path, change) -> Path:

@@ -7,6 +7,7 @@ import pytest
 import torch
 from PIL import Image
 from tiny import MODEL, QUIET, losses
+from watch import register
 
 from nanogen.checkpoint import newest, read_weights
 from nanogen.config import compose
@@ -87,6 +88,12 @@ def test_a_run_that_continues_ends_with_the_same_weights(folder, tmp_path):
 )
 def test_images_are_read_where_keeping_is_off_or_saves_nothing(folder, more):
     data, source = source_of(folder, *more)
+    assert source is data
+
+
+def test_images_are_read_where_an_extra_loss_may_look_at_them(folder, monkeypatch):
+    register(monkeypatch)
+    data, source = source_of(folder, "losses={encoded: {weight: 1}}")
     assert source is data
 
 

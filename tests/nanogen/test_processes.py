@@ -95,6 +95,14 @@ def test_where_there_are_no_locks_the_file_decides(tmp_path, monkeypatch):
             pass
 
 
+def test_a_lock_follows_no_link(tmp_path):
+    (tmp_path / "mine").write_text("precious")
+    (tmp_path / ".lock").symlink_to(tmp_path / "mine")
+    with pytest.raises(OSError, match="symbolic links"), lock.locked(tmp_path):
+        pass
+    assert (tmp_path / "mine").read_text() == "precious"
+
+
 @pytest.mark.parametrize(
     "found",
     [

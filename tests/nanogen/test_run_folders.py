@@ -422,6 +422,23 @@ def test_a_run_without_a_list_of_classes_continues_on_the_same_data_alone(copy):
         runs.check_data(runs.read(copy), {**facts, "data_digest": "other"})
 
 
+@pytest.mark.parametrize("name", ["notes.txt", "state/notes.txt", "more/grid.png"])
+def test_files_of_others_in_a_checkpoint_stay(name, copy):
+    old, new = (copy / "checkpoints" / f"step-0000000{step}" for step in (2, 4))
+    for path in (old, new):
+        (path / name).parent.mkdir(exist_ok=True)
+        (path / name).write_text("mine")
+    run(copy, 4, "train.keep=1")
+    assert (old / name).exists()
+    (new / checkpoint.MANIFEST).unlink()
+    with pytest.raises(CheckpointError, match=f"holds {name}, which is no file of a checkpoint; move it away"):
+        run(copy, 4, "train.keep=1")
+    (new / name).rename(copy / "elsewhere")
+    run(copy, 4, "train.keep=1")
+    assert (old / name).exists()
+    assert (new / checkpoint.MANIFEST).exists()
+
+
 # A folder that goes away
 
 

@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import hashlib
 import json
-from itertools import pairwise
+from itertools import count, pairwise
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -181,3 +182,11 @@ def test_what_a_run_says_of_a_step_is_what_happened(tmp_path):
     assert [line["step"] for line in lines if "lr" in line] == [1, 2, 3]
     header = checkpoint.read_weights(checkpoint.newest(tmp_path / "run" / "checkpoints")[0].weights)[1]
     assert (header["step"], header["precision"]) == ("3", "float32")
+
+
+def test_speed_counts_the_images_since_the_last_line(tmp_path, monkeypatch):
+    # A clock that goes on by one second with each look.
+    monkeypatch.setattr("nanogen.outputs.time", SimpleNamespace(perf_counter=count().__next__))
+    train(tiny(6, "log.every=2 steps"), tmp_path / "run", "cpu", ["test"])
+    lines = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
+    assert [line["images_per_second"] for line in lines if "lr" in line] == [16.0, 16.0, 16.0]

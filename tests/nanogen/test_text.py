@@ -413,6 +413,8 @@ def test_a_conditioner_refuses_what_is_of_the_other_kind(folders):
     with pytest.raises(RequestError, match="'a cat' was given, and this network draws classes"):
         classes.asks("", ["a cat"])
     assert [ask.caption for ask in text.asks("", ["a", "b"])] == ["a", "b"]
+    with pytest.raises(RequestError, match=r"prompt 'caf\\xe9' is no UTF-8 text"):
+        text.asks("", ["a", "caf\udce9"])
 
 
 def test_data_without_captions_is_refused_for_text(folders):

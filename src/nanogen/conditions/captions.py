@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from diffusionbench.errors import ConfigError, RequestError
+from diffusionbench.shown import printable
 from nanogen.conditions import Ask, ConditionKind, Settings
 from nanogen.text import open_spec
 from nanogen.text.manifest import read_manifest, stale
@@ -84,6 +86,9 @@ class TextConditioner:
             )
         if not prompts:
             raise RequestError('this network draws captions, and none was given. Use --prompt "two red circles".')
+        for prompt in prompts:
+            if re.search("[\0\ud800-\udfff]", prompt):
+                raise RequestError(f"prompt '{printable(prompt)}' is no UTF-8 text. Write it again.")
         width = len(str(len(prompts) - 1))
         return [Ask(caption=prompt, folder=f"{place:0{width}d}") for place, prompt in enumerate(prompts)]
 
