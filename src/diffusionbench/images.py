@@ -237,16 +237,22 @@ def grid(images: np.ndarray, columns: int, scale: int | None = None, gap: int = 
     return Image.fromarray(canvas)
 
 
-def save_png(image: Image.Image | np.ndarray, path: Path, metadata: Mapping[str, Any] | None = None) -> None:
-    """Write a PNG whole or not at all, with one text chunk per metadata entry.
+def encode_png(image: Image.Image | np.ndarray, metadata: Mapping[str, Any] | None = None) -> bytes:
+    """Return an image as the bytes of a PNG file, with one text chunk per metadata entry.
 
     Args:
         image: Pillow image or uint8 [H, W, 3].
-        path: final name; its folder is made.
         metadata: keys of 1 to 79 Latin letters; strings are stored as they are, other values as JSON.
     """
     text = PngImagePlugin.PngInfo()
     for key, value in (metadata or {}).items():
         text.add_text(key, value if isinstance(value, str) else canonical_json(value))
     picture = Image.fromarray(image) if isinstance(image, np.ndarray) else image
-    write_atomic(path, lambda file: picture.save(file, format="PNG", pnginfo=text))
+    file = io.BytesIO()
+    picture.save(file, format="PNG", pnginfo=text)
+    return file.getvalue()
+
+
+def save_png(image: Image.Image | np.ndarray, path: Path, metadata: Mapping[str, Any] | None = None) -> None:
+    """Write a PNG whole or not at all; its folder is made. Arguments as for `encode_png`."""
+    write_atomic(path, encode_png(image, metadata))

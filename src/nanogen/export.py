@@ -12,7 +12,7 @@ import numpy as np
 from diffusionbench.errors import CheckpointError, RequestError
 from diffusionbench.files import are_folder_names, read_lines
 from diffusionbench.folders import whole_folder
-from diffusionbench.images import grid, save_png
+from diffusionbench.images import encode_png, grid, save_png
 from diffusionbench.record import Record, check_record_place
 from diffusionbench.writing import check_gives_way, check_place, write_atomic, write_errors
 from nanogen import checkpoint, distributed, evaluate, precision
@@ -167,7 +167,10 @@ def _write_as(
             said = {"label": ask.label} if ask.caption is None else {"prompt": ask.caption}
             # By its name a class is found again in a reference, whose numbers may be others.
             folder = classes[ask.label] if classes and is_named and ask.label is not None else ask.folder
-            save_png(image, out / folder / f"{index:06d}.png", {**facts, "index": index, **said})
+            file = out / folder / f"{index:06d}.png"
+            file.parent.mkdir(exist_ok=True)
+            # The folder is brought to the disk as a whole.
+            file.write_bytes(encode_png(image, {**facts, "index": index, **said}))
 
 
 def _save_archive(file: IO[bytes], arrays: dict[str, np.ndarray]) -> None:
