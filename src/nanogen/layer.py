@@ -95,7 +95,8 @@ def read_yaml(text: str, file: str) -> CommentedMap:
     if tree is None:
         return CommentedMap()
     if not isinstance(tree, CommentedMap):
-        raise ConfigError(f"{file}: a config is a list of 'key: value' lines, found {type(tree).__name__}.")
+        found = "a list" if isinstance(tree, list) else f"the value {clipped(str(tree), 80)}"
+        raise ConfigError(f"{file}: a config consists of 'key: value' lines, found {found}.")
     _check_unfolded(tree, file)
     return tree
 

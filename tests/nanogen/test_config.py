@@ -133,7 +133,8 @@ def test_wrong_names_are_refused(arguments, message):
         ("optim:\n  lr: fast\n", r"mine\.yaml:2: optim\.lr: .*number"),
         ("optim.lr: 1\noptim: {lr: 2}\n", r"mine\.yaml:2: 'optim\.lr' is written twice; also .*mine\.yaml:1"),
         ("use: {tsk: digits}\n", r"'use' takes task, method and scale"),
-        ("- a\n- b\n", r"a config is a list of 'key: value' lines"),
+        ("- a\n- b\n", r"a config consists of 'key: value' lines, found a list\."),
+        ("words\n", r"a config consists of 'key: value' lines, found the value words\."),
         ("a: [1\n", r"mine\.yaml:\d: not valid YAML"),
     ],
 )
