@@ -80,6 +80,9 @@ class Log:
         step: where training continues; later lines of an interrupted run are dropped, they will be made again. A file
             with lines that are not ours is kept beside the mended one.
 
+    Attributes:
+        last: step of the last line that was there; 0 where there was none.
+
     Raises:
         CheckpointError: if the file cannot be read or written.
     """
@@ -99,6 +102,7 @@ class Log:
                 write_atomic(self.path, after)
             # Without a buffer: what could not be written shall not be tried again when the file is closed.
             self._file = self.path.open("ab", buffering=0)
+        self.last = max((line["step"] for line in kept), default=0)
         self._evaluated = {line["step"] for line in kept if any(key.startswith(EVAL) for key in line)}
         self._sinks: dict[str, Sink] = {}
         for name in sinks:

@@ -69,6 +69,10 @@ class Outputs:
             if distributed.is_main():
                 self.folder = os.stat(run.path)
                 self.log = Log(run.path, config.log.sinks, trainee.updates)
+                wanted = trainee.updates - trainee.updates % self.log_every if self.log_every else 0
+                if self.log.last < wanted:
+                    lacking = f"has no lines from step {self.log.last + 1} to {wanted}"
+                    say(f"{self.log.path} {lacking}; they are not made again")
                 self.progress = Progress(trainee.updates, last)
 
     def __enter__(self) -> Outputs:

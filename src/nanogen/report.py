@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import io
 import json
+import re
 from collections.abc import Sequence
 from importlib.resources import files
 from pathlib import Path
@@ -13,7 +14,8 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from diffusionbench.errors import RequestError
+from diffusionbench.errors import DataError, RequestError
+from diffusionbench.images import decode_rgb
 from diffusionbench.metrics import METRICS
 from diffusionbench.record import Record, Value, facts_of
 from diffusionbench.record import load as load_record
@@ -119,11 +121,23 @@ def _png_uri(image: np.ndarray) -> str:
 
 
 def _grids(path: Path) -> list[dict[str, Any]]:
-    """The newest sample grid, then earlier ones, as data URIs."""
-    found = []
+    """The newest sample grid, then earlier ones, as data URIs; damaged ones are left out, and counted."""
+    found, damaged = [], []
     for file in sorted((path / runs.SAMPLES).glob("step-*.png"), reverse=True):
-        data = base64.b64encode(file.read_bytes()).decode()
-        found.append({"step": int(file.stem.removeprefix("step-")), "uri": f"data:image/png;base64,{data}"})
+        step = file.stem.removeprefix("step-")
+        if not re.fullmatch("[0-9]{8,18}", step):
+            continue
+        try:
+            data = file.read_bytes()
+            decode_rgb(data, file.name)
+        except (OSError, DataError):
+            damaged.append(file)
+            continue
+        found.append({"step": int(step), "uri": f"data:image/png;base64,{base64.b64encode(data).decode()}"})
+    if damaged:
+        log.say(
+            f"{path}: {len(damaged)} sample grid(s) cannot be read and are left out, the first is {damaged[0].name}"
+        )
     return found
 
 

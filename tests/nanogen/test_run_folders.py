@@ -14,7 +14,7 @@ from tiny import tiny
 
 from diffusionbench import runner
 from diffusionbench.errors import CheckpointError, RunError
-from nanogen import checkpoint, evaluate, log
+from nanogen import checkpoint, evaluate, log, report
 from nanogen import run as runs
 from nanogen.log import Log
 from nanogen.train import open_data, train
@@ -437,6 +437,26 @@ def test_files_of_others_in_a_checkpoint_stay(name, copy):
     run(copy, 4, "train.keep=1")
     assert (old / name).exists()
     assert (new / checkpoint.MANIFEST).exists()
+
+
+def test_lost_lines_of_the_log_are_said(copy, capsys):
+    run(copy, 4)
+    assert "has no lines" not in capsys.readouterr().err
+    text = (copy / "metrics.jsonl").read_text().splitlines(keepends=True)
+    (copy / "metrics.jsonl").write_text("".join(line for line in text if json.loads(line)["step"] < 2))
+    run(copy, 4)
+    assert "metrics.jsonl has no lines from step 2 to 4; they are not made again" in capsys.readouterr().err
+
+
+def test_a_report_leaves_out_grids_that_are_none(copy, capsys):
+    (copy / "samples" / "step-best.png").write_bytes(b"")
+    for file in (copy / "samples").glob("step-0*.png"):
+        file.unlink()
+    (copy / "samples" / "step-00000002.png").mkdir()
+    (copy / "samples" / "step-00000004.png").symlink_to("nowhere")
+    assert report._grids(copy) == []
+    said = capsys.readouterr().err
+    assert "2 sample grid(s) cannot be read and are left out, the first is step-00000004.png" in said
 
 
 # A folder that goes away
