@@ -130,6 +130,9 @@ def test_a_folders_digest_follows_contents_names_and_labels(tmp_path, noise, wri
     assert one.digest != FolderSource(tmp_path / "one", [1, 2, 3]).digest
     Image.fromarray(noise(1, seed=9)[0]).save(tmp_path / "two" / "00001.png")
     assert one.digest != FolderSource(tmp_path / "two").digest
+    renamed = write(tmp_path / "three", noise(3))
+    (renamed / "00002.png").rename(renamed / "00003.png")
+    assert one.digest != FolderSource(renamed).digest
 
 
 @pytest.mark.parametrize("save", [np.savez, np.savez_compressed])
@@ -212,6 +215,7 @@ def test_arrays_and_constants_are_sources(noise):
     source = ArraySource(noise(6), np.arange(6), "six")
     assert np.array_equal(source.images([Sample(5), Sample(0)]), noise(6)[[5, 0]])
     assert source.digest != ArraySource(noise(6), None, "six").digest
+    assert source.digest != ArraySource(noise(6).reshape(6, 4, 16, 3), np.arange(6), "six").digest
     grey = ConstantSource((4, 5), 9)
     images = every(grey, 3)
     assert images.shape == (3, 4, 5, 3)
