@@ -209,3 +209,11 @@ def test_a_record_never_takes_the_place_of_one_of_other_images(other):
     plain, changed = (tiny(3, *PLAIN, *SCORED, *more).config for more in ((), (other,)))
     assert evaluate.record_path(Path("run"), 3, changed) != evaluate.record_path(Path("run"), 3, plain)
     assert evaluate.record_path(Path("run"), 4, plain) != evaluate.record_path(Path("run"), 3, plain)
+
+
+def test_the_record_of_a_training_tells_its_precision_and_its_config(tmp_path):
+    train(tiny(1, *PLAIN, *SCORED, "train.precision=auto"), tmp_path / "run", "cpu", ["test"])
+    run = read(tmp_path / "run")
+    record = load(evaluate.record_path(run.path, 1, run.config))
+    assert record.protocol.precision == run.facts["precision"] != "auto"
+    assert record.provenance.config_hash == run.config.hash
