@@ -217,3 +217,10 @@ def test_the_record_of_a_training_tells_its_precision_and_its_config(tmp_path):
     record = load(evaluate.record_path(run.path, 1, run.config))
     assert record.protocol.precision == run.facts["precision"] != "auto"
     assert record.provenance.config_hash == run.config.hash
+
+
+def test_an_archive_says_of_each_image_what_it_shows(trained, tmp_path):
+    with sampling() as seen:
+        sample_run(trained, [], "3,1", [], 5, 0, 2, tmp_path / "images.npz")
+    assert [label for labels in seen.labels for label in labels] == [3, 1, 3, 1, 3]
+    assert np.load(tmp_path / "images.npz")["arr_1"].tolist() == [3, 1, 3, 1, 3]
