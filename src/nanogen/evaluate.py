@@ -172,9 +172,10 @@ def check(config: Config, parts: Parts, classes: Sequence[str] | None = None) ->
 
 
 def record_path(run: Path, step: int, config: Config) -> Path:
-    """Return where the record of a step lies: one per guidance scale, interval, sampler, count and seed."""
+    """Return where the record of a step lies: one per guidance scale, interval, sampler, shift, count and seed."""
     low, high = config.guidance.interval
-    name = f"{config.sampler.name}{config.sampler.num_steps}-guidance{config.guidance.scale:g}-{low:g}-{high:g}"
+    sampler = f"{config.sampler.name}{config.sampler.num_steps}-shift{resolve(config).sampler_shift:g}"
+    name = f"{sampler}-guidance{config.guidance.scale:g}-{low:g}-{high:g}"
     prompts = _prompts(config)
     seed = config.eval.seed if prompts is None else "-".join(filter(None, (prompts.layout, prompts.seed)))
     return run / EVALS / f"step-{step:08d}-{name}-n{config.eval.num_samples}-seed{seed}.json"

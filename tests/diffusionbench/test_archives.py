@@ -132,7 +132,7 @@ def test_files_that_are_no_archive(tmp_path):
 
 def test_labels_that_are_no_class_and_label_files_without_end_are_refused(tmp_path):
     path = archive(tmp_path / "a.npz", arr_0=npy(IMAGES), arr_1=npy(np.array([0, 1, 2, 2**60])))
-    with pytest.raises(DataError, match="image 3 has the label 1152921504606846976"):
+    with pytest.raises(DataError, match="gives image 3 the label 1152921504606846976"):
         ArchiveSource(path)
     os.mkfifo(tmp_path / "pipe.txt")
     with pytest.raises(DataError, match="labels"):

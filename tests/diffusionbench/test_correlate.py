@@ -220,3 +220,9 @@ def test_line():
     assert (line.slope, line.intercept) == (pytest.approx(2), pytest.approx(1))
     assert fit_line([1, 1, 1], [1, 2, 3]) is None
     assert fit_line([1, 2], [1, 2]) is None
+
+
+def test_the_p_value_given_the_group_permutes_within_groups():
+    """Three pairs: of the eight orders that keep the groups two are as extreme, of all orders hardly any."""
+    x, y = [-1, 1, 8, 12, 17, 23], [4, 6, -2, 2, 27, 33]
+    assert partial(x, y, list("aabbcc"), draws=4000).p_value == pytest.approx(0.25, abs=0.03)

@@ -69,6 +69,23 @@ def test_digits_moments_are_those_of_the_training_features(judge):
     assert reference.features(judge) is reference.features(judge)
 
 
+def test_features_of_the_digits_are_those_of_the_extractor_that_asks(judge):
+    reference = Digits()
+    first, other = Counted(judge, digest="a"), Counted(lambda images: judge(255 - images), digest="b")
+    other.dim = judge.dim
+    assert not np.array_equal(reference.features(first), reference.features(other))
+    assert np.array_equal(reference.features(first), reference.features(judge))
+
+
+@pytest.mark.parametrize("part", ["_images", "_labels", "_held_out"])
+def test_the_digest_of_the_digits_follows_every_part(part):
+    changed = Digits()
+    values = [np.array(one) for one in (getattr(changed, part) if part == "_held_out" else [getattr(changed, part)])]
+    values[-1].flat[-1] ^= 1
+    setattr(changed, part, tuple(values) if part == "_held_out" else values[0])
+    assert changed.digest != Digits().digest
+
+
 def test_a_folder_of_real_images_scores_like_the_same_images_anywhere(tmp_path, noise, write, judge):
     labels = np.arange(30) % 3
     images = noise(30)
@@ -101,7 +118,7 @@ class Counted:
 
     def __init__(self, judge, digest="a"):
         self._judge = judge
-        self.name, self.dim, self.image_size, self.digest = "digits", judge.dim, (8, 8), digest
+        self.name, self.dim, self.image_size, self.digest = "digits", DigitsJudge.dim, (8, 8), digest
         self.calls = 0
 
     def __call__(self, images):

@@ -285,12 +285,13 @@ class Parted(Spy):
 def test_parts_of_a_metric_count_what_could_not_be_read(ask, noise, write, tmp_path, metric):
     folder = write(tmp_path / "set", noise(20), np.arange(20) % 10)
     sorted(folder.rglob("*.png"))[5].write_bytes(b"broken")
-    key = metric(spec("spy", lambda reference, extractor: Parted()))
+    key = metric(spec("spy", lambda reference, extractor: Parted(), higher_is_better=False))
     record = runner.run(ask(metrics=(key,), reference=None), FolderSource(folder))
     assert {name: (value.scored, value.unscored) for name, value in record.values.items()} == {
         "spy": (19, 1),
         "spy_half": (19, 1),
     }
+    assert record.values["spy"].higher_is_better is False
     # Which image lacks its value is not known, so no class has a mean.
     assert record.breakdown == {}
 
@@ -361,7 +362,7 @@ def test_repeated_images_are_counted(ask, noise):
     assert record.extra["duplicates"] == {"count": 2, "first": [[0, 4], [0, 9]]}
     images[1:9] = images[0]
     record = runner.run(ask(), ArraySource(images, np.arange(20) % 10, "noise"))
-    assert record.extra["duplicates"] == {"count": 8, "first": [[0, place] for place in range(1, 6)]}
+    assert record.extra["duplicates"] == {"count": 9, "first": [[0, place] for place in range(1, 6)]}
     clean = runner.run(ask(), ArraySource(noise(20), np.arange(20) % 10, "noise"))
     assert "duplicates" not in clean.extra
 

@@ -130,6 +130,9 @@ def test_a_folders_digest_follows_contents_names_and_labels(tmp_path, noise, wri
     assert one.digest != FolderSource(tmp_path / "one", [1, 2, 3]).digest
     Image.fromarray(noise(1, seed=9)[0]).save(tmp_path / "two" / "00001.png")
     assert one.digest != FolderSource(tmp_path / "two").digest
+    renamed = write(tmp_path / "three", noise(3))
+    (renamed / "00002.png").rename(renamed / "00003.png")
+    assert one.digest != FolderSource(renamed).digest
 
 
 @pytest.mark.parametrize("save", [np.savez, np.savez_compressed])
@@ -212,8 +215,23 @@ def test_arrays_and_constants_are_sources(noise):
     source = ArraySource(noise(6), np.arange(6), "six")
     assert np.array_equal(source.images([Sample(5), Sample(0)]), noise(6)[[5, 0]])
     assert source.digest != ArraySource(noise(6), None, "six").digest
+    assert source.digest != ArraySource(noise(6).reshape(6, 4, 16, 3), np.arange(6), "six").digest
     grey = ConstantSource((4, 5), 9)
+    assert len({grey.digest, ConstantSource((5, 4), 9).digest, ConstantSource((4, 5), 8).digest}) == 3
     images = every(grey, 3)
     assert images.shape == (3, 4, 5, 3)
     assert (images == 9).all()
     assert images.dtype == np.uint8
+
+
+def test_given_labels_replace_those_of_an_archive(tmp_path, noise):
+    np.savez(tmp_path / "set.npz", arr_0=noise(3), arr_1=np.array([0, 1, 2]))
+    assert ArchiveSource(tmp_path / "set.npz").labels == (0, 1, 2)
+    assert ArchiveSource(tmp_path / "set.npz", [5, 6, 7]).labels == (5, 6, 7)
+
+
+def test_images_as_high_and_of_another_width_are_refused(tmp_path, noise, write):
+    folder = write(tmp_path / "set", noise(2))
+    Image.fromarray(np.zeros((8, 9, 3), np.uint8)).save(folder / "00002.png")
+    with pytest.raises(DataError, match=r"00002\.png is 8x9, the first image of .* is 8x8"):
+        every(FolderSource(folder), 3)

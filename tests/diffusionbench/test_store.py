@@ -174,6 +174,14 @@ def test_unreadable_images_are_kept_as_such(tmp_path, ask, noise, write):
     again = ImageStore(store.folder)
     assert len(stored(again, 20)) == 19
     assert list(again.unreadable(20)) == [4]
+    # Those beyond the request are no loss to it.
+    assert (list(again.unreadable(5)), list(again.unreadable(4))) == ([4], [])
+    stream = Stream(source, [Sample(index) for index in range(20)])
+    assert sum(len(images) for _, images in stream.batches(20)) == 19
+    assert (list(stream.unreadable(5)), list(stream.unreadable(4))) == ([4], [])
+    # A stream that is read again forgets what was.
+    assert sum(len(images) for _, images in stream.batches(4)) == 4
+    assert list(stream.unreadable(20)) == []
     assert again.count() == 20
     assert [entry.id for entry in again.entries(20)] == [index for index in range(20) if index != 4]
     assert again.missing([Sample(index) for index in range(20)]) == []

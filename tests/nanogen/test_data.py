@@ -15,7 +15,7 @@ from diffusionbench.errors import ConfigError, DataError, UserError
 from nanogen.data.detect import detect
 from nanogen.data.digits import open_digits
 from nanogen.data.images import open_folder
-from nanogen.data.memory import into_memory
+from nanogen.data.memory import array_digest, into_memory
 from nanogen.data.order import Order, batches, steps_per_epoch
 from nanogen.data.plan import epoch_order
 
@@ -463,3 +463,10 @@ def test_cifar10_opens_and_decodes():
     assert row["image"]["path"].startswith(dataset.classes[item.label])
     np.testing.assert_array_equal(item.image, np.asarray(Image.open(io.BytesIO(row["image"]["bytes"]))))
     assert len(tables.open_parquet(path, 32, "test")) == 10_000
+
+
+def test_a_digest_of_arrays_follows_types_shapes_and_values_of_all():
+    images, labels = np.zeros((2, 3), np.uint8), np.arange(4)
+    sets = [(images, labels), (images, labels + 1), (images + 1, labels), (images.astype(np.int8), labels)]
+    sets += [(images.reshape(3, 2), labels), (images.ravel(), labels)]
+    assert len({array_digest(*arrays) for arrays in sets}) == len(sets)

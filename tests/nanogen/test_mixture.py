@@ -105,6 +105,7 @@ def test_indices_run_through_the_folders(folders):
     assert data[9].caption == "picture 100"
     assert data.captioned
     assert data.digest != mixture(folders[::-1]).digest
+    assert data.digest != mixture([folders[0], folders[0]]).digest
     with pytest.raises(IndexError):
         data[12]
 
@@ -178,3 +179,10 @@ def test_paths_and_weights_come_from_the_config():
 def test_a_batch_larger_than_all_folders_is_refused(folders):
     with pytest.raises(DataError, match="12 images, fewer than one batch of 16"):
         Order(size=12, seed=0, batch_size=16, parts=mixture(folders).parts)
+
+
+def test_the_digest_of_captions_from_a_template_follows_its_words():
+    plain, one, other = (
+        open_dataset("digits", None, image_size=8, template=template) for template in (None, "a {class}", "the {class}")
+    )
+    assert len({plain.digest, one.digest, other.digest}) == 3

@@ -19,7 +19,7 @@ from tiny import tiny
 from watch import Sampling, sampling
 
 from diffusionbench.record import load
-from nanogen import checkpoint
+from nanogen import checkpoint, evaluate
 from nanogen.export import evaluate_run, sample_run
 from nanogen.rng import Draws
 from nanogen.run import read
@@ -190,3 +190,37 @@ def test_speed_counts_the_images_since_the_last_line(tmp_path, monkeypatch):
     train(tiny(6, "log.every=2 steps"), tmp_path / "run", "cpu", ["test"])
     lines = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
     assert [line["images_per_second"] for line in lines if "lr" in line] == [16.0, 16.0, 16.0]
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        "guidance.scale=2",
+        "guidance.interval=[0.1, 1]",
+        "guidance.interval=[0, 0.9]",
+        "sampler.name=heun",
+        "sampler.num_steps=3",
+        "sampler.shift=2",
+        "eval.num_samples=13",
+        "eval.seed=1",
+    ],
+)
+def test_a_record_never_takes_the_place_of_one_of_other_images(other):
+    plain, changed = (tiny(3, *PLAIN, *SCORED, *more).config for more in ((), (other,)))
+    assert evaluate.record_path(Path("run"), 3, changed) != evaluate.record_path(Path("run"), 3, plain)
+    assert evaluate.record_path(Path("run"), 4, plain) != evaluate.record_path(Path("run"), 3, plain)
+
+
+def test_the_record_of_a_training_tells_its_precision_and_its_config(tmp_path):
+    train(tiny(1, *PLAIN, *SCORED, "train.precision=auto"), tmp_path / "run", "cpu", ["test"])
+    run = read(tmp_path / "run")
+    record = load(evaluate.record_path(run.path, 1, run.config))
+    assert record.protocol.precision == run.facts["precision"] != "auto"
+    assert record.provenance.config_hash == run.config.hash
+
+
+def test_an_archive_says_of_each_image_what_it_shows(trained, tmp_path):
+    with sampling() as seen:
+        sample_run(trained, [], "3,1", [], 5, 0, 2, tmp_path / "images.npz")
+    assert [label for labels in seen.labels for label in labels] == [3, 1, 3, 1, 3]
+    assert np.load(tmp_path / "images.npz")["arr_1"].tolist() == [3, 1, 3, 1, 3]

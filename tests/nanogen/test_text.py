@@ -431,3 +431,18 @@ def test_the_width_of_a_folder_is_read_without_transformers(folders):
     for kind in KINDS:
         assert json.loads((folders[kind] / "config.json").read_text())
         assert CONDITIONS.load("text").shape(settings(folders[kind])) == {"text_width": 24}
+
+
+def test_the_digest_of_an_encoder_follows_weights_tokenizer_and_how_they_are_read(folders, tmp_path):
+    spec = open_spec(str(folders["bert"]))
+    rows = [
+        spec,
+        replace(spec, loader="T5EncoderModel"),
+        replace(spec, layers=1),
+        replace(spec, whitening="minilm_l6_shapes"),
+    ]
+    for name, file in (("words", "tokenizer.json"), ("weights", "model.safetensors")):
+        copy = Path(shutil.copytree(folders["bert"], tmp_path / name))
+        (copy / file).write_bytes((copy / file).read_bytes() + b" ")
+        rows.append(replace(spec, source=f"folder:{copy}"))
+    assert len({TextEncoder("one", row, "cpu", 9).digest for row in rows}) == len(rows)

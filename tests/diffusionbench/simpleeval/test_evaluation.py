@@ -13,6 +13,7 @@ from diffusionbench.axes.t2i import open_prompts
 from diffusionbench.cli import app
 from diffusionbench.errors import RequestError
 from diffusionbench.extractors.pixels import Pixels
+from diffusionbench.metrics import simpleeval as metric_module
 from diffusionbench.metrics.simpleeval import SHAPES
 from diffusionbench.prompts import PROMPTS, PromptChoice, Prompts
 from diffusionbench.request import EvalRequest, expand
@@ -203,3 +204,37 @@ def test_a_run_compares_images_that_were_sampled_again(tiny, folder, again, monk
 
 def _flat(folder):
     return FolderSource(next(path.parent for path in folder.rglob("0.png")))
+
+
+def test_what_a_request_says_of_its_generator_reaches_the_report(monkeypatch):
+    told = []
+    monkeypatch.setattr(metric_module, "report", lambda *given: told.append(given))
+    monkeypatch.setattr(metric_module.credit, "tally", lambda *given: None)
+    facts = {"weights_digest": "ab" * 32, "beacon": "round 7", "public": (0.5, 0.1)}
+    facts |= {"networks": ("clip",), "again": {"a/0": 1.0}}
+    choice = PromptChoice(name="simpleeval_shapes_v1", layout="quick", **facts)
+    SHAPES.create(Prompts(open_prompts(request(prompts=choice)), choice), Pixels()).report()
+    ((_, _, claim, evidence),) = told
+    said = {"weights_digest": claim.weights_digest, "beacon": claim.beacon}
+    said |= {name: getattr(evidence, name) for name in ("public", "networks", "again")}
+    assert said == facts
+
+
+def test_verdicts_tell_of_each_image_what_was_asked_and_what_was_seen(monkeypatch):
+    def wrong(image, prompt):
+        seen = [(question.answer + 1) % len(question.options) for question in prompt.questions]
+        return np.tile(np.array(seen, np.int8), (2, 4, 1))
+
+    monkeypatch.setattr(ShapesAnswerer, "_votes", staticmethod(wrong))
+    asked = request(prompts=PromptChoice(name="simpleeval_shapes_v1", layout="quick"), count=8)
+    metric = SHAPES.create(Prompts(open_prompts(asked), asked.prompts), Pixels())
+    samples = expand(asked, ConstantSource((64, 64)))
+    metric.update(Pixels()(np.zeros((8, 64, 64, 3), np.uint8)), samples)
+    verdicts = metric.compute().facts["verdicts"]
+    prompts = builder.build("shapes", "public-0", "quick").prompts
+    assert list(verdicts) == [str(place) for place in range(8)]
+    for place in range(8):
+        questions = [question for question in prompts[place // 2].questions if question.answer >= 0]
+        assert verdicts[str(place)] == [
+            [one.slot, one.options[one.answer], one.options[(one.answer + 1) % len(one.options)]] for one in questions
+        ]

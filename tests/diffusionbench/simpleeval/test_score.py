@@ -387,3 +387,33 @@ def test_text_of_a_report():
     assert "288 prompts x 2  unscored 0  guards: clean  status: unverified" in first
     assert "easy/medium/hard" in text
     assert "probe" in text.splitlines()[-1]
+
+
+def test_every_part_of_a_report_is_of_its_own_answers():
+    """Scorer A is always right; B in every fourth block, in the next but one on the first image, else silent."""
+    votes = {}
+    for prompt in quick().prompts:
+        wanted = np.array([question.answer for question in prompt.questions])
+        seen = {0: (0, 1), 2: (0,)}.get(prompt.block % 4, ())
+        rows = [np.tile(wanted, (2, 4, 1)) for _ in range(2)]
+        for k, one in enumerate(rows):
+            # View 0 is the undamaged image.
+            one[1, 1:] = wanted if k in seen else -1
+            one[1, 0] = -1 if prompt.block == 1 else wanted
+        votes[prompt.id] = rows
+    result = credit.tally(quick(), votes, PANEL)
+    found = report.report(result, worlds.SHAPES, report.SeedClaim("public-0"))
+    assert quick().num_blocks % 4 == 0
+    assert (found.block, found.silence) == (0.375, 0.625)
+    assert found.alone == (1.0, found.score.value)
+    assert found.single.value < 0.5
+    # Near a normal distribution 95 % are 1.96 errors on either side.
+    low, high = found.score.interval
+    assert 1.8 < (high - low) / (2 * found.score.stderr) < 2.15
+    clean = result.right["clean"].all(axis=(1, 2, 3))
+    assert [block for block, right in enumerate(clean) if not right] == [1]
+    assert result.upright[1].tolist() == result.mirror[1].tolist() == [0.5, 0.5]
+    (name, *_) = worlds.SHAPES.headline
+    one = report.report(result, replace(worlds.SHAPES, headline=(name,)), report.SeedClaim("public-0"))
+    assert np.nanmean(list(one.strata.values())) == pytest.approx(found.families[name].value)
+    assert one.strata != found.strata
