@@ -339,15 +339,15 @@ def test_sample_takes_no_file_of_others_for_its_own(refused, nanogen, trained, t
 
 
 def test_a_folder_of_samples_is_whole_or_absent(refused, nanogen, trained, tmp_path, monkeypatch):
-    command, calls, real = ("sample", trained, "--labels", "3", "--num", 4, "--out", "folder"), [], export.save_png
+    command, calls, real = ("sample", trained, "--labels", "3", "--num", 4, "--out", "folder"), [], export.encode_png
 
     def full(*given):
         calls.append(given)
         if len(calls) == 3:
             raise OSError(errno.ENOSPC, "No space left on device")
-        real(*given)
+        return real(*given)
 
-    monkeypatch.setattr(export, "save_png", full)
+    monkeypatch.setattr(export, "encode_png", full)
     assert "No space left" in refused(*command, error="RequestError")
     assert listing(tmp_path) == []
     assert nanogen(*command).code == 0

@@ -200,15 +200,3 @@ def test_a_judge_of_digits_does_not_judge_other_classes(tmp_path, capsys, monkey
     assert ended.value.code == 2
     assert "accuracy_digits' needs classes that it knows (0, 1, 2, and 7 more)" in capsys.readouterr().err
     assert not (tmp_path / "run").exists()
-
-
-@pytest.mark.parametrize("out", ["theirs.png", "theirs.npz"])
-def test_samples_do_not_replace_what_no_sampling_wrote(tmp_path, monkeypatch, out):
-    monkeypatch.setattr("nanogen.export.open_weights", lambda *given: sys.exit("weights were read"))
-    (tmp_path / out).write_bytes(b"a picture or the data of somebody")
-    with pytest.raises(RequestError, match="is no earlier result of this kind"):
-        sample_run(tmp_path / "run", [], "", [], None, 0, None, tmp_path / out)
-    asks = [Ask(label=0, folder="0")]
-    _write(np.zeros((1, 8, 8, 3), np.uint8), asks, tmp_path / out, {"config_hash": "x"}, None)
-    with pytest.raises(SystemExit, match="weights were read"):
-        sample_run(tmp_path / "run", [], "", [], None, 0, None, tmp_path / out)
