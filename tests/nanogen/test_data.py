@@ -127,6 +127,11 @@ def test_folder_digest_follows_the_list_of_images_and_not_its_place(tmp_path):
     assert open_folder(second, 4, "train").digest == digest
     (second / "bee" / "2.png").rename(second / "bee" / "3.png")
     assert open_folder(second, 4, "train").digest != digest
+    (second / "bee" / "3.png").rename(second / "bee" / "2.png")
+    assert open_folder(second, 4, "train").digest == digest
+    with (second / "bee" / "2.png").open("ab") as file:
+        file.write(b" ")
+    assert open_folder(second, 4, "train").digest != digest
 
 
 def test_folder_takes_the_subfolder_of_the_split(tmp_path):

@@ -7,6 +7,7 @@ import shutil
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from encoders import KINDS, save_encoder
@@ -446,3 +447,23 @@ def test_the_digest_of_an_encoder_follows_weights_tokenizer_and_how_they_are_rea
         (copy / file).write_bytes((copy / file).read_bytes() + b" ")
         rows.append(replace(spec, source=f"folder:{copy}"))
     assert len({TextEncoder("one", row, "cpu", 9).digest for row in rows}) == len(rows)
+
+
+def test_captions_that_share_half_their_key_are_told_apart(folders, tmp_path, monkeypatch):
+    whole = cache_module._key
+    monkeypatch.setattr(cache_module, "_key", lambda caption: np.array([1, whole(caption)[1]], np.uint64))
+    made = encoder(folders["bert"])
+    write_cache(tmp_path / "cache", CAPTIONS, made, "data", "float32")
+    found = TextCache.open(tmp_path / "cache", made).read([*CAPTIONS, "one square"])
+    assert found.keys() == set(CAPTIONS)
+    for caption, states in zip(CAPTIONS, made(CAPTIONS), strict=True):
+        torch.testing.assert_close(found[caption], states)
+
+
+def test_a_caption_that_was_dropped_is_made_again_beside_a_new_one(folders, monkeypatch):
+    monkeypatch.setattr("nanogen.text.states.KEPT_BYTES", 0)
+    states = TextStates(encoder(folders["bert"]))
+    first = states(CAPTIONS[:1])[0][0]
+    again, mask = states([CAPTIONS[1], CAPTIONS[0]])
+    assert mask is not None
+    torch.testing.assert_close(again[1][mask[1]], first)

@@ -2,6 +2,7 @@
 
 import json
 from collections import Counter
+from dataclasses import replace
 
 import pytest
 
@@ -225,3 +226,16 @@ def test_space_counts_what_a_small_vocabulary_allows():
     """Both worlds say how many scenes there are; the shapes world by hand."""
     assert shapes_world.space() == 4 * (6 * 8 * 2 * 4 + 4 * 6 * 5 * 8 * 7 * 16)
     assert open_world.space() > 1e10
+
+
+def test_statistics_count_each_thing_once():
+    found = build("shapes", "public-0", "quick")
+    # A set that holds its first block twice.
+    facts = statistics.statistics(replace(found, prompts=(*found.prompts, *found.prompts[:4])))
+    assert (facts["blocks"], facts["prompts"], facts["unique"], facts["images"]) == (73, 292, 288, 584)
+    # Two contrasted facts a prompt; those that stay are not counted.
+    assert sum(facts["families"].values()) == 2 * 292
+    assert sum(facts["strata"].values()) == sum(facts["templates"].values()) == 292
+    # Close is what shares most words of both texts.
+    words = "one two three four five"
+    assert statistics.overlaps([words], [f"{words} six seven eight nine ten"]) == (0, 0)

@@ -296,6 +296,18 @@ def test_a_sealed_seed_needs_a_commitment_of_the_repository_and_older_weights(ch
     assert (not found) if doubt is None else doubt in found[0]
 
 
+def test_what_was_published_twice_counts_from_the_first_day():
+    def doubts(weights, beacons):
+        rows = known().model_dump(mode="json")
+        rows["weights"] = [{"sha256": DIGEST, "model": "mine", "date": f"2027-02-{day}"} for day in weights]
+        rows["beacons"] = [{"value": "round 7", "source": "a page", "date": f"2027-02-{day}"} for day in beacons]
+        listed = seeds.Published.model_validate_json(json.dumps(rows))
+        return seeds.doubts(seeds.bound_seed(DIGEST, "round 7"), DIGEST, "round 7", listed)
+
+    assert doubts(["05", "01"], ["02"]) == []
+    assert "not of a later day" in doubts(["03"], ["04", "02"])[0]
+
+
 def test_the_list_of_what_was_published_is_read_and_checked(tmp_path):
     assert seeds.published() == seeds.Published()
     file = tmp_path / "published.yaml"
