@@ -12,6 +12,8 @@ import torch
 from PIL import Image
 
 from diffusionbench.errors import ConfigError, DataError, UserError
+from nanogen.conditions import CONDITIONS
+from nanogen.conditions.classes import ClassConditioner
 from nanogen.data.detect import detect
 from nanogen.data.digits import open_digits
 from nanogen.data.images import open_folder
@@ -475,3 +477,16 @@ def test_a_digest_of_arrays_follows_types_shapes_and_values_of_all():
     sets = [(images, labels), (images, labels + 1), (images + 1, labels), (images.astype(np.int8), labels)]
     sets += [(images.reshape(3, 2), labels), (images.ravel(), labels)]
     assert len({array_digest(*arrays) for arrays in sets}) == len(sets)
+
+
+def test_a_network_has_a_class_for_each_of_the_data():
+    data, kind = open_digits(None, 8, "train"), CONDITIONS.load("class")
+    assert [kind.fit({"num_classes": asked}, data)["num_classes"] for asked in ("auto", 10, 11)] == [10, 10, 11]
+    with pytest.raises(ConfigError, match=r"num_classes is 9, and the data has 10 classes"):
+        kind.fit({"num_classes": 9}, data)
+
+
+def test_a_grid_of_examples_has_one_class_a_column():
+    data = open_digits(None, 8, "train")
+    assert [ask.label for ask in ClassConditioner(10, "cpu").examples(data, 12)] == [*range(10), 0, 1]
+    assert [ask.label for ask in ClassConditioner(3, "cpu").examples(data, 12)] == [0, 1, 2, 0, 1, 2, 0, 1, 2, 0, 0, 1]

@@ -186,3 +186,24 @@ def test_the_digest_of_captions_from_a_template_follows_its_words():
         open_dataset("digits", None, image_size=8, template=template) for template in (None, "a {class}", "the {class}")
     )
     assert len({plain.digest, one.digest, other.digest}) == 3
+
+
+def test_every_part_and_every_seed_of_a_mixture_has_its_own_order():
+    parts = (Part(50, weight=0.4), Part(50, weight=0.6))
+    drawn = {seed: mixed(parts, seed, 0, 80) for seed in range(5)}
+    for indices in drawn.values():
+        first, second = indices[indices < 50], indices[indices >= 50] - 50
+        assert first.tolist() != second[: len(first)].tolist()
+    # Which part comes when hangs on the seed, too.
+    assert len({tuple((indices < 50).tolist()) for indices in drawn.values()}) > 1
+
+
+def test_every_epoch_shuffles_its_blocks_and_every_group_its_images(monkeypatch):
+    monkeypatch.setattr("nanogen.data.plan.GROUP", 10)
+    part, places = Part(40, blocks=(10, 10, 10, 10)), np.arange(40)
+    # A seed of this test alone: what was drawn is kept.
+    epochs = [epoch_slice(part, 24_680, epoch, places) for epoch in range(4)]
+    blocks = {tuple((indices // 10)[::10].tolist()) for indices in epochs}
+    assert len(blocks) > 1
+    inside = {tuple((indices[start : start + 10] % 10).tolist()) for indices in epochs for start in (0, 10, 20)}
+    assert len(inside) == 12

@@ -467,3 +467,11 @@ def test_a_caption_that_was_dropped_is_made_again_beside_a_new_one(folders, monk
     again, mask = states([CAPTIONS[1], CAPTIONS[0]])
     assert mask is not None
     torch.testing.assert_close(again[1][mask[1]], first)
+
+
+@pytest.mark.parametrize("max_tokens, cut", [(3, 1), (4, 0), (5, 0)])
+def test_a_caption_of_as_many_tokens_as_are_read_is_not_cut(folders, max_tokens, cut):
+    made = encoder(folders["bert"], max_tokens)
+    # Two words in a frame of two tokens.
+    (states,) = made(["a circle"])
+    assert (len(states), made.truncated) == (min(4, max_tokens), cut)
