@@ -204,12 +204,14 @@ def evaluate(
     record = evaluate_run(run, changes, tuned, out)
     if record is None:
         return
-    if as_json:
-        print(json.dumps(record.model_dump(mode="json"), indent=2))
-    else:
-        from diffusionbench.cli import print_record
+    from diffusionbench.cli import print_record
 
-        print_record(record)
+    try:
+        if out is not None:
+            record.save(out)
+    finally:
+        # A result that cannot be written is not lost.
+        print_record(record, as_json)
 
 
 @app.command()

@@ -188,14 +188,14 @@ def evaluate(
     run: Run,
     step: int,
     progress: runner.Progress | None = None,
-    out: Path | None = None,
+    save: bool = True,
 ) -> Record | None:
     """Make the images that are missing and score them; every process calls it.
 
     Args:
         net: averaged network after `step` updates.
         config: of the run, with the sampler, guidance and evaluation to use.
-        out: where the record goes; None: the run's folder of evaluations.
+        save: write the record into the run's folder of evaluations.
 
     Returns:
         The record, in the main process; None in the others.
@@ -230,13 +230,13 @@ def evaluate(
             record = runner.score(request, store, parts.device, progress)
             seconds = record.provenance.model_copy(update={"wall_seconds": time.perf_counter() - started})
             record = record.model_copy(update={"provenance": seconds})
-            place = out or record_path(run.path, step, config)
-            if out is None:
+            if save:
                 run.check_there()
-            if out is None and finished_record(run.path, step, config) is None:
-                # Whatever has the name of a record here was ours: half of one is replaced.
-                place.unlink(missing_ok=True)
-            record.save(place)
+                place = record_path(run.path, step, config)
+                if finished_record(run.path, step, config) is None:
+                    # Whatever has the name of a record here was ours: half of one is replaced.
+                    place.unlink(missing_ok=True)
+                record.save(place)
     return record
 
 

@@ -188,7 +188,7 @@ def evaluate_run(path: Path, overrides: Sequence[str], tuned: bool, out: Path | 
     Args:
         overrides: of sampler.*, guidance.* and eval.*.
         tuned: the method's tuned guidance on times [0, 0.9].
-        out: record file, or None for the run's folder.
+        out: where the caller will save the record, which is checked first; None: it is saved in the run's folder.
 
     Returns:
         The record, in the main process.
@@ -205,7 +205,7 @@ def evaluate_run(path: Path, overrides: Sequence[str], tuned: bool, out: Path | 
                 config = changed(config, _tuned(config), _FREE_SECTIONS, f"{path} is trained")
             if not config.eval.metrics:
                 raise RequestError(f"{path} names no metric. Choose with --metrics; see `diffusionbench ls metrics`.")
-        return evaluate.evaluate(loaded.net, loaded.parts, config, run, loaded.step, out=out)
+        return evaluate.evaluate(loaded.net, loaded.parts, config, run, loaded.step, save=out is None)
 
 
 def _tuned(config: Config) -> list[str]:

@@ -191,15 +191,17 @@ def check_data(run: Run, facts: dict[str, Any]) -> None:
         )
     for key in ("data_digest", "condition_digest", "version"):
         if run.facts.get(key, "") != facts[key]:
-            earlier = ""
+            reason = ""
+            if key == "data_digest":
+                reason = "Images, labels or captions were added, removed or changed since. "
             if key == "data_digest" and "classes" not in run.facts:
-                earlier = (
+                reason += (
                     "Versions that kept no list of classes read folders in the order of the strings (10 before 2); if "
                     "nothing else has changed, the run keeps its classes and can be sampled and scored, not continued. "
                 )
             raise CheckpointError(
                 f"{run.path} was trained with {key.replace('_', ' ')} {run.facts.get(key, '')}, found {facts[key]}. "
-                f"{earlier}Restore it, or use another run name (--run NAME)."
+                f"{reason}Restore it, or use another run name (--run NAME)."
             )
 
 

@@ -15,6 +15,7 @@ from PIL import Image
 from safetensors.torch import save_file
 from tiny import words
 
+from diffusionbench.errors import RequestError
 from diffusionbench.record import load as load_record
 from nanogen import cli, export
 from nanogen.checkpoint import newest, read_weights
@@ -352,6 +353,18 @@ def test_a_folder_of_samples_is_whole_or_absent(refused, nanogen, trained, tmp_p
     assert listing(tmp_path) == []
     assert nanogen(*command).code == 0
     assert len(list((tmp_path / "folder" / "3").iterdir())) == 4
+
+
+def test_a_record_that_cannot_be_written_is_printed(nanogen, trained, monkeypatch):
+    def full(record, path):
+        raise RequestError(f"{path} cannot be written: No space left on device.")
+
+    monkeypatch.setattr("diffusionbench.record.Record.save", full)
+    metrics = ("--metrics", "accuracy_digits", "--num", 12, "--json")
+    done = nanogen("eval", trained, *metrics, "--out", "record.json")
+    assert done.code == 2
+    assert "No space left" in done.err
+    assert json.loads(done.out)["values"]["accuracy_digits"]["scored"] == 12
 
 
 def altered(copy: Path, change) -> Path:

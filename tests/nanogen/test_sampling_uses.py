@@ -128,8 +128,8 @@ def test_the_file_of_weights_holds_the_average_and_the_state_both(trained):
 
 
 def test_the_record_says_how_the_images_were_made(trained, tmp_path):
-    evaluate_run(trained, [*SETTINGS, "eval.seed=4", "eval.num_samples=11"], False, tmp_path / "record.json")
-    protocol = load(tmp_path / "record.json").protocol
+    settings = [*SETTINGS, "eval.seed=4", "eval.num_samples=11"]
+    protocol = evaluate_run(trained, settings, False, tmp_path / "record.json").protocol
     said = protocol.model_dump(include={"sampler", "num_steps", "shift", "seed", "count", "reference", "axis"})
     assert said == {
         "sampler": "heun",
@@ -147,8 +147,7 @@ def test_the_record_says_how_the_images_were_made(trained, tmp_path):
 
 def test_a_record_names_its_network(trained, tmp_path):
     """By a hash of the averaged weights, so that other weights never share its images."""
-    evaluate_run(trained, ["eval.num_samples=11"], False, tmp_path / "one.json")
-    first = load(tmp_path / "one.json").provenance
+    first = evaluate_run(trained, ["eval.num_samples=11"], False, tmp_path / "one.json").provenance
     stored = weights_of(trained)
     sha = hashlib.sha256()
     for name, _ in build_like(trained).named_parameters():
