@@ -392,7 +392,7 @@ class FrechetMetric:
     def compute(self) -> Estimate:
         """Distance with its jackknife over groups of images, the reference fixed (`Metric.compute`)."""
         self._intake.check()
-        defined = self._intake.groups_filled(2)
+        defined = self._intake.groups_filled()
         if self._rows is not None:
             rows, groups = self._intake.by_id(self._rows)
             few = FewSamples(rows, self._mean, self._cov)

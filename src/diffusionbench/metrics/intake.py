@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sys
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
@@ -80,10 +79,9 @@ class Intake:
         order = np.argsort([sample.id for sample in self.scored])
         return np.concatenate(batches)[order], np.array(list(groups_of(self.scored).values()))
 
-    def groups_filled(self, smallest_rest: int) -> bool:
-        """Return whether every group has an image, and the rest without any one group still has so many."""
-        sizes = Counter(groups_of(self.scored).values())
-        return len(sizes) == GROUPS and sizes.total() - max(sizes.values()) >= smallest_rest
+    def groups_filled(self) -> bool:
+        """Return whether every group has an image."""
+        return len(set(groups_of(self.scored).values())) == GROUPS
 
     def jackknifed(self, value: float, replicates: Sequence[float], extra: dict[str, float] | None = None) -> Estimate:
         """Return the estimate whose uncertainty is the jackknife over groups of images.
@@ -91,7 +89,7 @@ class Intake:
         None where it is not defined: no replicates, one that is not finite, or a group without images, whose replicate
         would be the value itself and the error too small.
         """
-        stderr = jackknife(replicates) if self.groups_filled(1) else None
+        stderr = jackknife(replicates) if self.groups_filled() else None
         return Estimate(
             value=value,
             stderr=stderr,
@@ -114,7 +112,7 @@ class Intake:
         prompts = [sample.prompt for sample in self.scored if sample.label is None and sample.prompt is not None]
         if len(set(prompts)) < len(prompts):
             hits, groups = self.by_id([np.array(per_sample)])
-            left = [hits[groups != group] for group in range(GROUPS)] if self.groups_filled(1) else []
+            left = [hits[groups != group] for group in range(GROUPS)] if self.groups_filled() else []
             return replace(self.jackknifed(value, [float(part.mean()) for part in left]), per_sample=per_sample)
         return Estimate(
             value=value,

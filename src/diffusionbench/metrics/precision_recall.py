@@ -150,7 +150,7 @@ class RecallMetric(_NeighbourMetric):
         generated, reference = _prepared(rows, self._reference, _NEIGHBOURS)
         value = float(_inside(reference, generated, _radii(generated, _NEIGHBOURS)).mean())
         replicates: list[float] = []
-        if self._intake.groups_filled(_NEIGHBOURS + 1):
+        if self._intake.groups_filled():
             radii = _radii_without_groups(generated, groups, _NEIGHBOURS)
             inside = np.zeros(GROUPS)
             for _, squared in _distances(reference, generated):
