@@ -12,7 +12,7 @@ def inception_weights(tmp_path_factory):
     """A weight file of the Inception network with seeded random content, named after its hash as the real one is."""
     import torch
 
-    from diffusionbench.extractors.inception import InceptionNet
+    from diffusionbench.judges.inception import InceptionNet
 
     generator = torch.Generator().manual_seed(0)
     with torch.device("meta"):
@@ -40,4 +40,4 @@ def inception_weights(tmp_path_factory):
 def inception_installed(inception_weights, monkeypatch):
     """Puts the random weights where the extractor looks for the published ones."""
     monkeypatch.setenv("DIFFUSIONBENCH_CACHE", str(inception_weights.parent))
-    monkeypatch.setattr("diffusionbench.extractors.inception.WEIGHTS_FILE", inception_weights.name)
+    monkeypatch.setattr("diffusionbench.judges.inception.WEIGHTS_FILE", inception_weights.name)

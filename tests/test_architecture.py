@@ -82,21 +82,13 @@ STRANGERS = ["nanogen.model", "nanogen.objectives", "nanogen.samplers", "nanogen
 
 # Read records only: the leaderboard rebuilds anywhere, in seconds.
 RECORD_READERS = (
-    "diffusionbench.board",
-    "diffusionbench.board_text",
-    "diffusionbench.catalog",
-    "diffusionbench.cli_board",
-    "diffusionbench.cli_site",
-    "diffusionbench.compare",
-    "diffusionbench.correlate",
-    "diffusionbench.figure",
-    "diffusionbench.points",
-    "diffusionbench.record",
-    "diffusionbench.site",
-    "diffusionbench.stats",
     "diffusionbench.study",
-    "diffusionbench.study_text",
-    "diffusionbench.submission",
+    "diffusionbench.views",
+    "diffusionbench.catalog",
+    "diffusionbench.cli.board",
+    "diffusionbench.cli.site",
+    "diffusionbench.record",
+    "diffusionbench.stats",
 )
 BOTTOM = {f"diffusionbench.{name}" for name in ("bounds", "errors", "limits", "registry", "schema", "shown", "writing")}
 
@@ -247,8 +239,8 @@ def test_the_bottom_layer_imports_nothing_of_ours_above_it():
 
 
 def test_entries_of_tables_do_not_import_the_run_around_them():
-    around = [f"diffusionbench.{name}" for name in ("cli", "runner", "request", "board", "correlate", "site")]
-    for table in ("metrics", "extractors", "references"):
+    around = [f"diffusionbench.{name}" for name in ("cli", "runner", "request", "study", "views")]
+    for table in ("metrics", "judges", "references"):
         assert arrows(f"diffusionbench.{table}", around) == []
 
 
@@ -259,7 +251,7 @@ def test_readers_of_records_reach_neither_torch_nor_a_metric():
         wrong = {
             name
             for name in reached(module)
-            if name.split(".")[0] == "torch" or re.match(r"diffusionbench\.(metrics|extractors)\.", name)
+            if name.split(".")[0] == "torch" or re.match(r"diffusionbench\.(metrics|judges)\.", name)
         }
         assert not wrong, f"{module} reaches {sorted(wrong)}"
 
@@ -425,7 +417,7 @@ NAMELESS = [
 def registered() -> frozenset[str]:
     """Every name that a config or a request can choose."""
     from diffusionbench.axes import AXES
-    from diffusionbench.extractors import EXTRACTORS
+    from diffusionbench.judges import EXTRACTORS
     from diffusionbench.metrics import METRICS
     from diffusionbench.prompts import PROMPTS
     from diffusionbench.references import REFERENCES

@@ -133,15 +133,16 @@ def manifest() -> bytes:
 
 def show(path: Path) -> None:
     """What `inspect`, `compare`, `board`, `site` and the exports make of a record."""
-    from diffusionbench import board_text, exports
-    from diffusionbench.board import build
-    from diffusionbench.compare import compare
-    from diffusionbench.points import load_folder, select_points
     from diffusionbench.record import load
-    from diffusionbench.site.build import files
-    from diffusionbench.site.contents import Contents
-    from diffusionbench.submission import check_folder
-    from diffusionbench.terminal import print_record
+    from diffusionbench.study import exports
+    from diffusionbench.study.board import build
+    from diffusionbench.study.comparison import compare
+    from diffusionbench.study.points import load_folder, select_points
+    from diffusionbench.study.submission import check_folder
+    from diffusionbench.views import board_text
+    from diffusionbench.views.site.build import files
+    from diffusionbench.views.site.contents import Contents
+    from diffusionbench.views.terminal import print_record
 
     found = load(path)
     print_record(found)
@@ -163,7 +164,7 @@ def show(path: Path) -> None:
 
 
 def verify(path: Path) -> None:
-    from diffusionbench.cli_simpleeval import verify_record
+    from diffusionbench.cli.simpleeval import verify_record
 
     verify_record(path)
 
@@ -218,8 +219,8 @@ def moments(path: Path) -> None:
 def store(path: Path) -> None:
     """A list of images, beside whatever archive it may name."""
     from diffusionbench.request import EvalRequest
-    from diffusionbench.site.samples import Store
     from diffusionbench.store import ImageStore, Manifest
+    from diffusionbench.views.site.samples import Store
 
     found = Store(path.parent)
     found.digest(2)

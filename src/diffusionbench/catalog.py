@@ -11,10 +11,10 @@ from math import inf
 from typing import Final
 
 from diffusionbench.errors import RequestError
-from diffusionbench.published import BLOG, PAPER
 from diffusionbench.record import Value
 from diffusionbench.registry import nearest
 from diffusionbench.shown import few
+from diffusionbench.study.published import BLOG, PAPER
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -8,7 +8,7 @@ from typing import Any
 
 from diffusionbench import provenance
 from diffusionbench.errors import UserError
-from diffusionbench.extractors import EXTRACTORS, cache_folder
+from diffusionbench.judges import EXTRACTORS, cache_folder
 
 OPTIONAL = ("scikit-learn", "pyarrow", "datasets", "transformers", "timm", "jinja2", "altair", "tensorboard")
 

@@ -5,9 +5,10 @@ from __future__ import annotations
 import difflib
 import importlib
 from collections.abc import Iterator, Mapping
+from functools import cached_property
 from importlib.metadata import entry_points
 from types import ModuleType
-from typing import Any
+from typing import Any, Protocol, TypeVar
 
 from diffusionbench.errors import MissingPackageError, UserError
 from diffusionbench.shown import LONGEST, few
@@ -66,6 +67,69 @@ class Registry(Mapping[str, str]):
             UserError: if the name is unknown; the nearest known name is suggested.
         """
         module, _, attribute = self[name].partition(":")
+        return getattr(importlib.import_module(module), attribute)
+
+
+class Row(Protocol):
+    """What every row of a `Table` has beside what its table says: where the code is, or None where there is none."""
+
+    @property
+    def load(self) -> str | None: ...
+
+
+RowT = TypeVar("RowT", bound=Row)
+
+
+class Table(Mapping[str, RowT]):
+    """Frozen rows by name, which import nothing heavy; the code of one is imported by `load`.
+
+    Args:
+        kind: what one row is, in words, for messages ("latent space").
+        rows: the literal table.
+        group: entry-point group by which other packages add rows; read once per process, at the first look-up.
+    """
+
+    def __init__(self, kind: str, rows: Mapping[str, RowT], group: str) -> None:
+        self.kind = kind
+        self.group = group
+        self._own = dict(rows)
+
+    @cached_property
+    def _rows(self) -> dict[str, RowT]:
+        rows = dict(self._own)
+        for point in entry_points(group=self.group):
+            row = point.load()
+            if rows.setdefault(point.name, row) != row:
+                raise UserError(
+                    f"{self.kind} '{point.name}' is registered twice, once by {point.value} (entry point group "
+                    f"'{self.group}'). Rename one of them."
+                )
+        return rows
+
+    def __getitem__(self, name: str) -> RowT:
+        if name not in self._rows:
+            raise UserError(f"unknown {self.kind} '{name}'. {nearest(name, list(self._rows))}")
+        return self._rows[name]
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._rows
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._rows)
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    def load(self, name: str) -> Any:
+        """Import and return the code of a row.
+
+        Raises:
+            UserError: if the name is unknown (the nearest known name is suggested), or its row has no code.
+        """
+        where = self[name].load
+        if where is None:
+            raise UserError(f"{self.kind} '{name}' is known by its published figures only: nothing here computes it.")
+        module, _, attribute = where.partition(":")
         return getattr(importlib.import_module(module), attribute)
 
 

@@ -11,8 +11,8 @@ from diffusionbench import bounds
 from diffusionbench.axes import AXES, asks_for
 from diffusionbench.axes.t2i import open_prompts
 from diffusionbench.errors import RequestError
-from diffusionbench.extractors import EXTRACTORS
 from diffusionbench.files import class_key
+from diffusionbench.judges import EXTRACTORS
 from diffusionbench.metrics import METRICS
 from diffusionbench.prompts import PromptChoice
 from diffusionbench.record import MAX_NAME, Guidance

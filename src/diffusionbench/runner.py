@@ -21,8 +21,8 @@ from diffusionbench.axes.t2i import open_prompts
 from diffusionbench.catalog import metric_info
 from diffusionbench.devices import check_device
 from diffusionbench.errors import DataError, RequestError
-from diffusionbench.extractors import EXTRACTORS, TOLERANCE, SelfTested
-from diffusionbench.extractors.float32 import in_float32
+from diffusionbench.judges import EXTRACTORS, TOLERANCE, SelfTested
+from diffusionbench.judges.float32 import in_float32
 from diffusionbench.prompts import Prompts
 from diffusionbench.record import MAX_ID, Protocol, Provenance, Record, Value
 from diffusionbench.request import (
@@ -51,7 +51,7 @@ from diffusionbench.store import (
 )
 
 if TYPE_CHECKING:
-    from diffusionbench.extractors import Extractor
+    from diffusionbench.judges import Extractor
     from diffusionbench.metrics import Metric, MetricSpec
     from diffusionbench.references import Reference
     from diffusionbench.source import Source

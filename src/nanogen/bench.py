@@ -14,7 +14,7 @@ from typing import Any
 import torch
 
 from diffusionbench import provenance
-from nanogen import distributed, precision
+from nanogen import parallel, precision
 from nanogen.conditions import Conditioner
 from nanogen.config import Config
 from nanogen.data import Batch
@@ -107,7 +107,7 @@ class CountingConditioner:
 
 def _synthetic_batches(config: Config) -> Iterator[Batch]:
     accumulation = config.train.accumulation
-    size = config.train.batch_size // (accumulation * distributed.world_size())
+    size = config.train.batch_size // (accumulation * parallel.world_size())
     pixels = config.data.image_size
     image = torch.randint(0, 256, (size, 3, pixels, pixels), dtype=torch.uint8)
     while True:
@@ -130,7 +130,7 @@ def bench(config: Config, synthetic: bool, steps: int, warmup: int, num_text_tok
     Raises:
         UserError: if the data is missing (without `synthetic`) or the config is impossible.
     """
-    with distributed.processes() as device:
+    with parallel.processes() as device:
         chosen = precision.choose(config.train.precision, device)
         if synthetic:
             derived = resolve(config)
@@ -145,8 +145,8 @@ def bench(config: Config, synthetic: bool, steps: int, warmup: int, num_text_tok
                 training_source(data, config, parts),
                 seed=config.seed,
                 batch_size=config.train.batch_size,
-                rank=distributed.rank(),
-                world=distributed.world_size(),
+                rank=parallel.rank(),
+                world=parallel.world_size(),
                 accumulation=config.train.accumulation,
                 workers=config.data.workers,
             )
@@ -169,7 +169,7 @@ def _summary(config: Config, parts: Parts, clock: Clock, steps: int, device: str
     seconds = sum(clock.seconds.values())
     images = steps * config.train.batch_size
     flops = 3 * parts.derived.shape.forward_flops(round(text or 0))
-    achieved = flops * images / seconds / distributed.world_size()
+    achieved = flops * images / seconds / parallel.world_size()
     peak = None
     if device.startswith("cuda") and parts.precision == "bfloat16":
         name = torch.cuda.get_device_name(device)
@@ -191,7 +191,7 @@ def _summary(config: Config, parts: Parts, clock: Clock, steps: int, device: str
         "steps": steps,
         "precision": parts.precision,
         "compile": config.train.compile,
-        "processes": distributed.world_size(),
+        "processes": parallel.world_size(),
         "threads": torch.get_num_threads(),
         "hardware": provenance.hardware(device),
         "packages": provenance.packages(),

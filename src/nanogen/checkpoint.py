@@ -31,7 +31,7 @@ from diffusionbench.limits import read_small
 from diffusionbench.schema import Strict, file_digest
 from diffusionbench.shown import few
 from diffusionbench.writing import sync, write_atomic
-from nanogen import distributed
+from nanogen import parallel
 
 MANIFEST, WEIGHTS, STATE = "manifest.json", "ema.safetensors", "state"
 METADATA = f"{STATE}/.metadata"
@@ -88,18 +88,18 @@ def save(
         Told: if that happened to another process.
     """
     temporary = folder / f".step-{step:08d}.tmp"
-    main = distributed.is_main()
+    main = parallel.is_main()
     try:
-        with distributed.agreed(), _written(step, folder):
+        with parallel.agreed(), _written(step, folder):
             if main:
                 folder.mkdir(exist_ok=True)
                 sweep(folder)
                 temporary.mkdir()
-        with distributed.agreed(), _written(step, folder), warnings.catch_warnings():
+        with parallel.agreed(), _written(step, folder), warnings.catch_warnings():
             # Says that one process saves alone, which is what we want.
             warnings.simplefilter("ignore", UserWarning)
             dcp.save(_state(model, optimizer, ema), checkpoint_id=temporary / STATE)
-        with distributed.agreed(), _written(step, folder):
+        with parallel.agreed(), _written(step, folder):
             if main:
                 average = {name: parameter.contiguous() for name, parameter in ema.named_parameters()}
                 save_file(average, temporary / WEIGHTS, dict(header))

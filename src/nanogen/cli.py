@@ -98,13 +98,13 @@ def train(
             check_axis(composition.config)
         _show(type(composition)(open_data(composition.config)[1], composition.origins, choice), why=False)
         return
-    from nanogen import distributed
+    from nanogen import parallel
     from nanogen.run import folder
     from nanogen.train import train as run_training
 
-    with distributed.processes() as device:
+    with parallel.processes() as device:
         finished = run_training(composition, folder(name), device, ["nanogen", *sys.argv[1:]])
-        if distributed.is_main():
+        if parallel.is_main():
             print(finished.path)
 
 
@@ -374,7 +374,7 @@ def list_names(
 
       nanogen ls latents --json
     """
-    from diffusionbench.terminal import print_tables
+    from diffusionbench.views.terminal import print_tables
     from nanogen.show import tables
 
     print_tables(tables(), what, as_json)

@@ -26,7 +26,7 @@ from diffusionbench.request import EvalRequest, Sampling
 from diffusionbench.request import check as check_request
 from diffusionbench.request import check_axis as check_metrics_of_axis
 from diffusionbench.writing import write_errors
-from nanogen import distributed
+from nanogen import parallel
 from nanogen.conditions import CONDITIONS, Ask
 from nanogen.config import Config
 from nanogen.resolve import resolve
@@ -214,18 +214,18 @@ def evaluate(
     facts = {"checkpoint_digest": source.digest, "command": command, "classes": classes and tuple(classes)}
     request = request.model_copy(update=facts)
     started = time.perf_counter()
-    main, images = distributed.is_main(), run.path / EVALS / "images"
-    with distributed.agreed(), _written(f"evaluation of {run.path}"):
+    main, images = parallel.is_main(), run.path / EVALS / "images"
+    with parallel.agreed(), _written(f"evaluation of {run.path}"):
         check_axis(config)
         check_request(request, source)
         if main:
             run.check_there()
             runner.open_store(request, source, images)
-    with distributed.agreed(), _written(f"evaluation of {run.path}"):
+    with parallel.agreed(), _written(f"evaluation of {run.path}"):
         store = runner.open_store(request, source, images)
-        runner.fill(request, source, store, distributed.rank(), distributed.world_size(), progress)
+        runner.fill(request, source, store, parallel.rank(), parallel.world_size(), progress)
     record = None
-    with distributed.agreed(), _written(f"evaluation of {run.path}"):
+    with parallel.agreed(), _written(f"evaluation of {run.path}"):
         if main:
             record = runner.score(request, store, parts.device, progress)
             seconds = record.provenance.model_copy(update={"wall_seconds": time.perf_counter() - started})
@@ -270,7 +270,7 @@ def has_grid(run: Path, step: int) -> bool:
 
 def sample_grid(net: nn.Module, parts: Parts, config: Config, run: Run, step: int, asks: Sequence[Ask]) -> None:
     """Write a grid of samples, one per entry of `asks`; only the main process works."""
-    if not distributed.is_main():
+    if not parallel.is_main():
         return
     generator = Generator.of(net, parts, config)
     images = in_batches(generator, asks, config.eval.seed, range(len(asks)), config.eval.batch_size)

@@ -15,7 +15,7 @@ from diffusionbench.folders import whole_folder
 from diffusionbench.images import encode_png, grid, save_png
 from diffusionbench.record import Record, check_record_place
 from diffusionbench.writing import check_gives_way, check_place, write_atomic, write_errors
-from nanogen import checkpoint, distributed, evaluate, precision
+from nanogen import checkpoint, evaluate, parallel, precision
 from nanogen import run as runs
 from nanogen.conditions import Ask
 from nanogen.config import Config, changed
@@ -99,8 +99,8 @@ def sample_run(
         UserError: for whatever is wrong with the request.
     """
     _check_out(out)
-    with distributed.processes() as device:
-        with distributed.agreed():
+    with parallel.processes() as device:
+        with parallel.agreed():
             loaded, run = open_weights(path, device)
             config = changed(loaded.config, overrides, _FREE_SECTIONS, f"{path} is trained")
             asks = loaded.parts.conditioner.asks(labels, prompts)
@@ -109,18 +109,18 @@ def sample_run(
         generator = Generator.of(loaded.net, loaded.parts, config)
         # Whole batches in the order of one process: equal batches give equal bits.
         size = batch_size or config.eval.batch_size
-        starts = range(0, num, size)[distributed.rank() :: distributed.world_size()]
-        with distributed.agreed():
+        starts = range(0, num, size)[parallel.rank() :: parallel.world_size()]
+        with parallel.agreed():
             mine = {
                 start: in_batches(
                     generator, wanted[start : start + size], seed, range(start, min(start + size, num)), size
                 )
                 for start in starts
             }
-        parts = distributed.gather(mine)
+        parts = parallel.gather(mine)
         facts = {"seed": seed, "guidance": config.guidance.scale, "step": loaded.step, "config_hash": config.hash}
         classes = None if run is None else run.facts.get("classes")
-        with distributed.agreed():
+        with parallel.agreed():
             if parts is not None:
                 _write(np.concatenate([parts[start] for start in sorted(parts)]), wanted, out, facts, classes)
                 for note in loaded.parts.conditioner.notes():
@@ -195,8 +195,8 @@ def evaluate_run(path: Path, overrides: Sequence[str], tuned: bool, out: Path | 
     """
     if out is not None:
         check_record_place(out)
-    with distributed.processes() as device:
-        with distributed.agreed():
+    with parallel.processes() as device:
+        with parallel.agreed():
             loaded, run = open_weights(path, device)
             if run is None:
                 raise CheckpointError(f"{path} is a file. Give the run folder, so that the record can name its run.")

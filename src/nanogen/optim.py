@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from diffusionbench.errors import RunError
-from nanogen import distributed
+from nanogen import parallel
 
 
 class NonFiniteLoss(RunError):  # noqa: N818
@@ -95,7 +95,7 @@ class Updater:
         finite = torch.isfinite(norm)
         for term in terms.values():
             finite = finite & torch.isfinite(term)
-        refused = distributed.all_max((~finite).float())
+        refused = parallel.all_max((~finite).float())
         self.skipped = self.skipped + refused
         self._refused = torch.maximum(self._refused, refused) if self.stop else refused
         for group in self.optimizer.param_groups:
@@ -127,7 +127,7 @@ class Updater:
             ]
             raise NonFiniteLoss(
                 f"{', '.join(named) or 'the norm of the gradient is not finite'} at step {pending.step} "
-                f"(rank {distributed.rank()}). No update was made."
+                f"(rank {parallel.rank()}). No update was made."
             )
 
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from torch import Tensor
 
 from diffusionbench.errors import UserError
-from nanogen import checkpoint, distributed, evaluate
+from nanogen import checkpoint, evaluate, parallel
 from nanogen.config import Config
 from nanogen.data import Dataset
 from nanogen.data.corrupt import Tally
@@ -65,8 +65,8 @@ class Outputs:
         self.started, self.since = time.perf_counter(), trainee.updates
         self.log: Log | None = None
         self.progress: Progress | None = None
-        with distributed.agreed():
-            if distributed.is_main():
+        with parallel.agreed():
+            if parallel.is_main():
                 self.folder = os.stat(run.path)
                 self.log = Log(run.path, config.log.sinks, trainee.updates)
                 wanted = trainee.updates - trainee.updates % self.log_every if self.log_every else 0
@@ -108,11 +108,11 @@ class Outputs:
         logging, saving = (due(step, every) or step == self.last for every in (self.log_every, self.checkpoint_every))
         corrupt = {}
         if logging or saving:
-            with distributed.agreed():
+            with parallel.agreed():
                 self._check_folder()
             if self.tally is not None:
                 # Also with each checkpoint: a run that continues from it knows what it met before.
-                with distributed.agreed():
+                with parallel.agreed():
                     corrupt = {"corrupt": self.tally.collect(step)}
         if logging:
             self._tell(step, values, corrupt)
@@ -126,7 +126,7 @@ class Outputs:
         step, config, trainee = self.trainee.updates, self.config, self.trainee
         if self.saved == step:
             return
-        with distributed.agreed():
+        with parallel.agreed():
             self._check_folder()
             if self.log is not None:
                 self.log.sync()
@@ -153,14 +153,14 @@ class Outputs:
         self.saved = step
 
     def _tell(self, step: int, values: Mapping[str, Tensor], corrupt: Mapping[str, float]) -> None:
-        numbers = {name: distributed.all_mean(value).item() for name, value in values.items()}
+        numbers = {name: parallel.all_mean(value).item() for name, value in values.items()}
         now = time.perf_counter()
         numbers["lr"] = self.trainee.schedule(step - 1)
         numbers["skipped"] = self.trainee.updater.skipped.item()
         numbers |= corrupt
         numbers["images_per_second"] = (step - self.since) * self.config.train.batch_size / (now - self.started)
         self.started, self.since = now, step
-        with distributed.agreed():
+        with parallel.agreed():
             if self.log is not None and self.progress is not None:
                 self.log.write(step, numbers)
                 self.progress.show(step, numbers)
@@ -172,20 +172,20 @@ class Outputs:
         step, net, run, config = self.trainee.updates, self.trainee.ema.model, self.run, self.config
         with self.stop.deferred(False):
             if step == self.last or due(step, self.sample_every):
-                with distributed.agreed():
+                with parallel.agreed():
                     if self.log is not None and not (missing and evaluate.has_grid(run.path, step)):
                         self._check_folder()
                         evaluate.sample_grid(net, self.parts, config, run, step, self.asks)
             if config.eval.metrics and (step == self.last or due(step, self.eval_every)):
                 record = None
                 if missing:
-                    record = distributed.from_main(lambda: evaluate.finished_record(run.path, step, config))
+                    record = parallel.from_main(lambda: evaluate.finished_record(run.path, step, config))
                 try:
                     record = record or evaluate.evaluate(net, self.parts, config, run, step)
                 except UserError:
                     self._check_folder()
                     raise
-                with distributed.agreed():
+                with parallel.agreed():
                     if self.log is not None and record is not None:
                         self.log.write_record(step, {key: value.value for key, value in record.values.items()})
 

@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import cast, get_args
 
 from diffusionbench.errors import ConfigError
-from diffusionbench.terminal import progress_line
-from nanogen import distributed, evaluate
+from diffusionbench.views.terminal import progress_line
+from nanogen import evaluate, parallel
 from nanogen.config import Config
 from nanogen.text import open_spec
 from nanogen.text.cache import check_replaceable, write_cache
@@ -36,8 +36,8 @@ def prepare_text(config: Config, out: Path, dtype: str) -> Manifest | None:
     spec = open_spec(config.condition.encoder)
     # A cache that is named in the config may be the very one to be made anew.
     config = config.model_copy(update={"condition": config.condition.model_copy(update={"cache": None})})
-    with distributed.processes() as device:
-        if not distributed.is_main():
+    with parallel.processes() as device:
+        if not parallel.is_main():
             return None
         check_replaceable(out)
         data, config = open_data(config)

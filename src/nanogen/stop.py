@@ -13,7 +13,7 @@ from typing import Any
 import torch
 
 from diffusionbench.errors import Stopped
-from nanogen import distributed
+from nanogen import parallel
 
 SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
 
@@ -54,7 +54,7 @@ class Stop:
     def deferred(self, deferred: bool = True) -> Iterator[None]:
         """While it is entered, signals wait for `check`; or not, where one process alone can end at any moment."""
         before = self._deferred
-        self._deferred = deferred or distributed.world_size() > 1
+        self._deferred = deferred or parallel.world_size() > 1
         try:
             if self._number and not self._deferred:
                 self._stop(self._number)
@@ -68,7 +68,7 @@ class Stop:
         Raises:
             Stopped: the same in every process.
         """
-        number = int(distributed.all_max(torch.tensor(float(self._number))).item())
+        number = int(parallel.all_max(torch.tensor(float(self._number))).item())
         if number:
             self._stop(number)
 

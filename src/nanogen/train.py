@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from diffusionbench.errors import ConfigError, Stopped
-from nanogen import checkpoint, distributed, evaluate, precision
+from nanogen import checkpoint, evaluate, parallel, precision
 from nanogen.conditions import CONDITIONS
 from nanogen.config import Composition, Config
 from nanogen.data import Batch, Dataset
@@ -91,7 +91,7 @@ def training_source(data: Dataset, config: Config, parts: Parts) -> Dataset | Ga
     again = steps * config.train.batch_size > len(data)
     if size > config.latent.memory * 2**20 or not again or config.losses or config.data.corrupt == "skip":
         return data
-    if distributed.is_main():
+    if parallel.is_main():
         say(f"making the latents of {len(data):,} images once, {size / 2**20:.0f} MiB (latent.memory)")
     return keep_latents(
         data,
@@ -124,7 +124,7 @@ def build(config: Config, parts: Parts, num_images: int) -> Trainee:
     optim = config.optim
     return Trainee(
         model=model,
-        net=distributed.wrap(model, parts.device),
+        net=parallel.wrap(model, parts.device),
         ema=EMA(model, config.train.ema_decay, config.train.ema_ramp),
         updater=Updater(
             adamw(model.parameters(), optim.betas, optim.eps, optim.weight_decay),
@@ -166,7 +166,7 @@ def updates(
             condition = condition.dropped(draws.uniform("drop") < config.condition.drop_prob)
             mark("encode")
             # The wrapped network decides in its forward pass whether its backward pass averages gradients.
-            with distributed.local_gradients(trainee.net, local=micro < accumulation - 1):
+            with parallel.local_gradients(trainee.net, local=micro < accumulation - 1):
                 with precision.autocast(parts.precision, parts.device):
                     loss = parts.objective.loss(trainee.net, x, condition, draws)
                     terms = dict(loss.terms)  # name -> [B]
@@ -216,7 +216,7 @@ def check(composition: Composition, device: str, command: list[str]) -> Job:
         size=len(data),
         seed=config.seed,
         batch_size=config.train.batch_size,
-        world=distributed.world_size(),
+        world=parallel.world_size(),
         accumulation=config.train.accumulation,
     )
     last = to_steps(config.train.duration, config.train.batch_size, len(data))
@@ -245,25 +245,25 @@ def train(composition: Composition, run_dir: Path, device: str, command: list[st
     """
     with Stop() as stop, ExitStack() as held:
         # Check everything, then make the run folder, then continue from the newest intact checkpoint.
-        with distributed.agreed():
+        with parallel.agreed():
             job = check(composition, device, command)
         data, config, parts, last = job.data, job.config, job.parts, job.last
         # Weights, two moments and two copies of the average, in float32.
         needed = 5 * 4 * parts.derived.shape.num_parameters()
-        run = distributed.from_main(lambda: open_run(run_dir, config, job.facts, needed, held))
-        with distributed.agreed():
+        run = parallel.from_main(lambda: open_run(run_dir, config, job.facts, needed, held))
+        with parallel.agreed():
             check_data(run, job.facts)
         if run.facts["precision"] != parts.precision:
             parts = build_parts(config, device, run.facts["precision"])
         trainee = build(config, parts, len(data))
         resume(run, trainee)
-        if distributed.is_main():
+        if parallel.is_main():
             say(
                 f"{run_dir}: {parts.derived.shape.num_parameters():,} parameters, {len(data):,} images, {last} steps "
-                f"of batch {config.train.batch_size}, {parts.precision} on {device}, {distributed.world_size()} "
+                f"of batch {config.train.batch_size}, {parts.precision} on {device}, {parallel.world_size()} "
                 f"process(es){f'; continuing after step {trainee.updates}' if trainee.updates else ''}"
             )
-        with distributed.agreed():
+        with parallel.agreed():
             tally = Tally(run_dir, trainee.updates) if config.data.corrupt == "skip" else None
         outputs = held.enter_context(Outputs(run, config, parts, trainee, data, last, tally, stop))
         outputs.catch_up()
@@ -272,8 +272,8 @@ def train(composition: Composition, run_dir: Path, device: str, command: list[st
             seed=config.seed,
             batch_size=config.train.batch_size,
             first_step=trainee.updates,
-            rank=distributed.rank(),
-            world=distributed.world_size(),
+            rank=parallel.rank(),
+            world=parallel.world_size(),
             accumulation=config.train.accumulation,
             workers=config.data.workers,
         )
@@ -283,12 +283,12 @@ def train(composition: Composition, run_dir: Path, device: str, command: list[st
 
 def resume(run: Run, trainee: Trainee) -> None:
     """Load the newest intact checkpoint of a run, if it has one; newer ones that are damaged are named."""
-    newest, damaged = distributed.from_main(lambda: checkpoint.newest(run.checkpoints))
-    if distributed.is_main():
+    newest, damaged = parallel.from_main(lambda: checkpoint.newest(run.checkpoints))
+    if parallel.is_main():
         for problem in damaged:
             say(f"{problem}; using {newest.path.name if newest else 'no checkpoint: starting over'}")
     if newest is not None:
-        with distributed.agreed():
+        with parallel.agreed():
             checkpoint.restore(newest, trainee.model, trainee.updater.optimizer, trainee.ema.model)
         trainee.updates = newest.step
         trainee.updater.skipped.fill_(float(checkpoint.read_header(newest.weights).get("skipped", 0)))

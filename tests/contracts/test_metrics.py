@@ -7,7 +7,7 @@ import pytest
 
 from diffusionbench.axes import Sample
 from diffusionbench.errors import RequestError
-from diffusionbench.extractors import EXTRACTORS
+from diffusionbench.judges import EXTRACTORS
 from diffusionbench.metrics import METRICS
 from diffusionbench.stats import Estimate
 

@@ -17,7 +17,7 @@ PACKAGE = '''
 import numpy as np
 
 from diffusionbench.axes import Sample
-from diffusionbench.extractors.digits import DigitsJudge
+from diffusionbench.judges.digits import DigitsJudge
 from diffusionbench.metrics.accuracy import AccuracyMetric
 from diffusionbench.metrics import MetricSpec
 from diffusionbench.schema import Strict
@@ -127,7 +127,7 @@ ENTRIES = {
     "nanogen.losses": {"small": "Small", "detached": "Detached", "weighted": "Weighted"},
     "nanogen.datasets": {"unknown": "Sound"},
     "diffusionbench.axes": {"in_turn": "InTurn", "in_blocks": "InBlocks"},
-    "diffusionbench.extractors": {"judge": "Judge", "centred": "Centred"},
+    "diffusionbench.judges": {"judge": "Judge", "centred": "Centred"},
     "diffusionbench.metrics": {"share_digits": "SHARE", "by_batch_digits": "BY_BATCH"},
 }
 # The faulty ones, and a test that must fail for each.
@@ -160,8 +160,7 @@ def outcomes(tmp_path_factory) -> dict[str, dict[str, set[str]]]:
     root = Path(__file__).parents[2]
     words = " or ".join([*FAULTS, *SOUND])
     files = [
-        f"tests/contracts/test_{name}.py"
-        for name in ("objectives", "losses", "axes", "extractors", "metrics", "datasets")
+        f"tests/contracts/test_{name}.py" for name in ("objectives", "losses", "axes", "judges", "metrics", "datasets")
     ]
     command = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "--tb=no", "-rA", "-k", words, *files]
     environment = {**os.environ, "PYTHONPATH": paths, "OMP_NUM_THREADS": "1"}

@@ -8,7 +8,7 @@ from PIL import Image
 
 from diffusionbench.axes import Sample
 from diffusionbench.errors import MissingPackageError
-from diffusionbench.extractors.digits import DigitsJudge
+from diffusionbench.judges.digits import DigitsJudge
 from diffusionbench.references import REFERENCES, resolve
 
 BY_PATH = ("labelled folder", "flat folder", "labelled archive", "statistics")

@@ -9,13 +9,13 @@ import pytest
 from typer import Typer
 from typer.testing import CliRunner
 
-from diffusionbench import published
-from diffusionbench.board import HOLISTIC, build, column_id, keep, order
-from diffusionbench.board_text import as_csv, as_dict, as_markdown, shown
-from diffusionbench.cli_board import register
+from diffusionbench.cli.board import register
 from diffusionbench.errors import RequestError
-from diffusionbench.points import gather
 from diffusionbench.record import Guidance, Protocol, Provenance, Record, Value
+from diffusionbench.study import published
+from diffusionbench.study.board import HOLISTIC, build, column_id, keep, order
+from diffusionbench.study.points import gather
+from diffusionbench.views.board_text import as_csv, as_dict, as_markdown, shown
 
 PAPER = published.PAPER
 

@@ -10,7 +10,7 @@ from PIL import Image
 from diffusionbench import cli
 from diffusionbench.axes import AXES
 from diffusionbench.axes.t2i import TextToImage
-from diffusionbench.extractors.digits import DigitsJudge
+from diffusionbench.judges.digits import DigitsJudge
 from diffusionbench.record import load
 
 

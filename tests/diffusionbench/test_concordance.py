@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from diffusionbench.concordance import permuted_concordance, resampled_tau
-from diffusionbench.correlate import kendall
+from diffusionbench.study.concordance import permuted_concordance, resampled_tau
+from diffusionbench.study.correlate import kendall
 
 
 def pairs(a, b):

@@ -5,10 +5,10 @@ from pathlib import Path
 
 import pytest
 
-from diffusionbench import submission
 from diffusionbench.axes import AXES
 from diffusionbench.metrics import METRICS
 from diffusionbench.prompts import PROMPTS
+from diffusionbench.study import submission
 
 ROOT = Path(__file__).parents[2]
 PAGES = ("record", "method", "latent", "metric", "prompt-set", "axis")

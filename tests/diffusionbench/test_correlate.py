@@ -6,9 +6,9 @@ import math
 import numpy as np
 import pytest
 
-from diffusionbench import published
-from diffusionbench.correlate import fisher_interval, fit_line, kendall, mid_ranks, partial, pearson, spearman
-from diffusionbench.points import points
+from diffusionbench.study import published
+from diffusionbench.study.correlate import fisher_interval, fit_line, kendall, mid_ranks, partial, pearson, spearman
+from diffusionbench.study.points import points
 
 Y = ("geneval", "dpgbench", "genaibench", "simpleeval")
 KNOWN = [

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 import torch
 
-from diffusionbench.extractors import digits as judge
-from diffusionbench.extractors import train_digits_judge as training
-from diffusionbench.extractors.digits import CARD, WEIGHTS, DigitsJudge, card
+from diffusionbench.judges import digits as judge
+from diffusionbench.judges import train_digits_judge as training
+from diffusionbench.judges.digits import CARD, WEIGHTS, DigitsJudge, card
 from diffusionbench.references import digits
 from diffusionbench.schema import file_digest
 

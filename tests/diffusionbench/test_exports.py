@@ -9,10 +9,10 @@ from pathlib import Path
 import pytest
 from ruamel.yaml import YAML
 
-from diffusionbench import published
 from diffusionbench.errors import RequestError
-from diffusionbench.exports import every_eval_ever, hub_results, hub_yaml, record_schema
 from diffusionbench.record import Guidance, Protocol, Provenance, Record, Value
+from diffusionbench.study import published
+from diffusionbench.study.exports import every_eval_ever, hub_results, hub_yaml, record_schema
 
 ROOT = Path(__file__).parents[2]
 MEASURED = Record(
@@ -38,8 +38,8 @@ EVERYTHING = [*published.records(), MEASURED]
 
 def test_schema_file_is_current():
     path = ROOT / "records" / "record.schema.json"
-    assert json.loads(path.read_text()) == record_schema(), "run: python -m diffusionbench.exports --schema " + str(
-        path
+    assert json.loads(path.read_text()) == record_schema(), (
+        "run: python -m diffusionbench.study.exports --schema " + str(path)
     )
 
 

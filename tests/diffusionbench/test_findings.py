@@ -7,14 +7,16 @@ from pathlib import Path
 from typer import Typer
 from typer.testing import CliRunner
 
-from diffusionbench import findings
-from diffusionbench.cli_board import register
+from diffusionbench.cli.board import register
+from diffusionbench.study import findings
 
 PAGE = Path(__file__).parents[2] / "docs" / "findings.md"
 
 
 def test_page_is_current():
-    assert PAGE.read_text("utf-8") == findings.page(), "run: python -m diffusionbench.findings --out docs/findings.md"
+    assert PAGE.read_text("utf-8") == findings.page(), (
+        "run: python -m diffusionbench.study.findings --out docs/findings.md"
+    )
 
 
 def test_commands_print_the_numbers():

@@ -7,10 +7,10 @@ import pytest
 import torch
 
 from diffusionbench import runner
-from diffusionbench.extractors import EXTRACTORS, digits, inception
-from diffusionbench.extractors.digits import DigitsJudge
-from diffusionbench.extractors.float32 import extract, in_float32
-from diffusionbench.extractors.inception import Inception
+from diffusionbench.judges import EXTRACTORS, digits, inception
+from diffusionbench.judges.digits import DigitsJudge
+from diffusionbench.judges.float32 import extract, in_float32
+from diffusionbench.judges.inception import Inception
 from diffusionbench.references import images as folders
 from diffusionbench.references.digits import Digits
 from diffusionbench.references.images import Images

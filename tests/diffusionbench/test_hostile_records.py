@@ -15,13 +15,13 @@ import pytest
 from site_records import measured
 
 from diffusionbench import cli
-from diffusionbench.board import build
-from diffusionbench.points import gather, load_folder
 from diffusionbench.record import MAX_ID, Guidance, Protocol, Record, load
 from diffusionbench.runner import _slug
 from diffusionbench.schema import digest
 from diffusionbench.shown import LONGEST, cell, few, message, printable
-from diffusionbench.site.samples import find_stores, sheet_of
+from diffusionbench.study.board import build
+from diffusionbench.study.points import gather, load_folder
+from diffusionbench.views.site.samples import find_stores, sheet_of
 
 CODES = "\x1b[2J\x1b]0;title\x07\x9b31m\u202e\r\b\x00[red]bold[/red]:smile:"
 

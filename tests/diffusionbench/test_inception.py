@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 
 from diffusionbench.errors import RequestError
-from diffusionbench.extractors import inception
+from diffusionbench.judges import inception
 from diffusionbench.schema import file_digest
 
 

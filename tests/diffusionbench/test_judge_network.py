@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file
 
-from diffusionbench.extractors import digits as judge
+from diffusionbench.judges import digits as judge
 
 
 def silu(x):

@@ -7,7 +7,7 @@ from types import ModuleType
 import numpy as np
 import pytest
 
-from diffusionbench.extractors import EXTRACTORS
+from diffusionbench.judges import EXTRACTORS
 from diffusionbench.metrics import METRICS, MetricSpec
 from diffusionbench.request import EvalRequest, expand
 from diffusionbench.runner import fill, open_store, score

@@ -13,7 +13,7 @@ import pytest
 from diffusionbench import runner
 from diffusionbench.axes import Sample
 from diffusionbench.catalog import CATALOG
-from diffusionbench.extractors.digits import DigitsJudge
+from diffusionbench.judges.digits import DigitsJudge
 from diffusionbench.metrics import METRICS
 from diffusionbench.metrics import kid as kid_module
 from diffusionbench.metrics.frechet import frechet_distance, moments

@@ -6,11 +6,11 @@ import math
 
 import pytest
 
-from diffusionbench.board import build
-from diffusionbench.compare import compare
 from diffusionbench.errors import RequestError
-from diffusionbench.points import check_one_protocol, protocol_difference
 from diffusionbench.record import Guidance, Protocol, Provenance, Record, Value
+from diffusionbench.study.board import build
+from diffusionbench.study.comparison import compare
+from diffusionbench.study.points import check_one_protocol, protocol_difference
 
 # For each field two contents that differ.
 CONTENTS = {

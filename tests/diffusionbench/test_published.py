@@ -6,12 +6,12 @@ from pathlib import Path
 
 import pytest
 
-from diffusionbench import published
 from diffusionbench.catalog import metric_info
 from diffusionbench.errors import DataError
-from diffusionbench.points import guidance_state, points, subject
-from diffusionbench.published import importer
-from diffusionbench.published.names import BY_NAME, METHODS, REFERENCE_MODELS, parse_published
+from diffusionbench.study import published
+from diffusionbench.study.points import guidance_state, points, subject
+from diffusionbench.study.published import importer
+from diffusionbench.study.published.names import BY_NAME, METHODS, REFERENCE_MODELS, parse_published
 
 EXTRACTORS = ("inception", "convnext", "dinov2", "mae", "siglip")
 

@@ -6,9 +6,9 @@ import subprocess
 import pytest
 
 from diffusionbench import provenance
-from diffusionbench.compare import compare
 from diffusionbench.errors import RequestError
 from diffusionbench.record import Guidance, Protocol, Provenance, Record, Value, load
+from diffusionbench.study.comparison import compare
 
 
 def record(values=None, **protocol):

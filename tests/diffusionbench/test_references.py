@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from diffusionbench.errors import DataError, RequestError
-from diffusionbench.extractors.digits import DigitsJudge
+from diffusionbench.judges.digits import DigitsJudge
 from diffusionbench.references import digits, resolve
 from diffusionbench.references.digits import Digits
 from diffusionbench.references.images import Images

@@ -6,8 +6,8 @@ from pydantic import ValidationError
 
 from diffusionbench.axes.class_conditional import ClassConditional
 from diffusionbench.errors import MissingPackageError, RequestError, UserError
-from diffusionbench.extractors import digits as judge
-from diffusionbench.extractors.digits import DigitsJudge
+from diffusionbench.judges import digits as judge
+from diffusionbench.judges.digits import DigitsJudge
 from diffusionbench.prompts import PromptChoice
 from diffusionbench.references.digits import Digits
 from diffusionbench.request import EvalRequest, check, expand

@@ -9,8 +9,8 @@ import torch
 from diffusionbench import runner
 from diffusionbench.axes import Sample
 from diffusionbench.errors import DataError, RequestError
-from diffusionbench.extractors import EXTRACTORS
-from diffusionbench.extractors.digits import DigitsJudge
+from diffusionbench.judges import EXTRACTORS
+from diffusionbench.judges.digits import DigitsJudge
 from diffusionbench.metrics import METRICS, MetricSpec
 from diffusionbench.record import load
 from diffusionbench.references import digits

@@ -19,19 +19,19 @@ from site_records import HOSTILE, benchmark, hostile, measured, pair
 from typer import Typer
 from typer.testing import CliRunner
 
-from diffusionbench import board, published
 from diffusionbench.axes import Sample
-from diffusionbench.board_text import as_dict
 from diffusionbench.catalog import CATALOG
 from diffusionbench.errors import RequestError
-from diffusionbench.figure import BENCHMARKS, GUIDANCE, STYLES, chart, figure, summary, write
-from diffusionbench.points import select_points
-from diffusionbench.published.names import FAMILIES
 from diffusionbench.record import Provenance
-from diffusionbench.site.build import MARK, build
-from diffusionbench.site.contents import slug
-from diffusionbench.site.render import safe_link, to_json
 from diffusionbench.store import ImageStore, Manifest, images_digest
+from diffusionbench.study import board, published
+from diffusionbench.study.points import select_points
+from diffusionbench.study.published.names import FAMILIES
+from diffusionbench.views.board_text import as_dict
+from diffusionbench.views.figure import BENCHMARKS, GUIDANCE, STYLES, chart, figure, summary, write
+from diffusionbench.views.site.build import MARK, build
+from diffusionbench.views.site.contents import slug
+from diffusionbench.views.site.render import safe_link, to_json
 
 BUDGET = 1_500_000
 
@@ -77,7 +77,7 @@ def pages(site):
 
 
 def run(*arguments):
-    from diffusionbench.cli_site import register
+    from diffusionbench.cli.site import register
 
     app = Typer()
     register(app)
@@ -247,7 +247,7 @@ def test_a_failed_build_leaves_the_earlier_site(tmp_path, monkeypatch):
         yield "half.html", "<p>"
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("diffusionbench.site.metric_pages.pages", fail)
+    monkeypatch.setattr("diffusionbench.views.site.metric_pages.pages", fail)
     with pytest.raises(RequestError, match="cannot be written: No space left on device"):
         build(hostile(), out)
     assert {path: path.read_bytes() for path in out.rglob("*") if path.is_file()} == before
@@ -341,8 +341,8 @@ SPEED = """
 import json, sys, time
 from pathlib import Path
 start = time.process_time()
-from diffusionbench.points import gather
-from diffusionbench.site.build import build
+from diffusionbench.study.points import gather
+from diffusionbench.views.site.build import build
 folder = Path(sys.argv[1])
 counts = build(gather([folder]), folder / ".." / "out")
 wrong = [name for name in ("torch", "transformers", "altair", "vl_convert") if name in sys.modules]

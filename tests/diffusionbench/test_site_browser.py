@@ -11,12 +11,12 @@ from site_records import HOSTILE, hostile, measured, pair
 from typer import Typer
 from typer.testing import CliRunner
 
-from diffusionbench import published
-from diffusionbench.cli_board import register
-from diffusionbench.correlate import fit_line, pearson
-from diffusionbench.points import select_points
-from diffusionbench.site.build import build
-from diffusionbench.study_text import number, span
+from diffusionbench.cli.board import register
+from diffusionbench.study import published
+from diffusionbench.study.correlate import fit_line, pearson
+from diffusionbench.study.points import select_points
+from diffusionbench.views.site.build import build
+from diffusionbench.views.study_text import number, span
 
 pytestmark = pytest.mark.browser
 

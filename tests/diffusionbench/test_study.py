@@ -10,14 +10,14 @@ import pytest
 from typer import Typer
 from typer.testing import CliRunner
 
-from diffusionbench import published
-from diffusionbench.cli_board import register
-from diffusionbench.correlate import kendall, partial, pearson, spearman
+from diffusionbench.cli.board import register
 from diffusionbench.errors import RequestError
-from diffusionbench.points import check_one_protocol, families, gather, load_folder, points, select_points
 from diffusionbench.record import Guidance, Protocol, Provenance, Record, Value
-from diffusionbench.study import Between, analyse, rescoring_noise
-from diffusionbench.study_text import as_dict
+from diffusionbench.study import published
+from diffusionbench.study.analysis import Between, analyse, rescoring_noise
+from diffusionbench.study.correlate import kendall, partial, pearson, spearman
+from diffusionbench.study.points import check_one_protocol, families, gather, load_folder, points, select_points
+from diffusionbench.views.study_text import as_dict
 
 
 def record(name, axis, values, *, count=100, family="rae", guidance=1.0, stderr=None, variant=None, title=None):
@@ -293,7 +293,7 @@ def test_hostile_names_are_text(tmp_path):
 
 def test_imports_neither_torch_nor_a_metric():
     code = (
-        "import sys, diffusionbench.cli_board, diffusionbench.study_text, diffusionbench.points;"
+        "import sys, diffusionbench.cli.board, diffusionbench.views.study_text, diffusionbench.study.points;"
         "from diffusionbench import published; published.records();"
         "bad = {m.split('.')[0] for m in sys.modules} & {'torch', 'transformers', 'scipy', 'pandas'};"
         "bad |= {m for m in sys.modules if m.startswith('diffusionbench.metrics')};"

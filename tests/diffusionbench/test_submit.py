@@ -6,8 +6,7 @@ import pytest
 from typer import Typer
 from typer.testing import CliRunner
 
-from diffusionbench import published, submission
-from diffusionbench.cli_board import register
+from diffusionbench.cli.board import register
 from diffusionbench.errors import RequestError
 from diffusionbench.metrics import METRICS
 from diffusionbench.prompts import PROMPTS
@@ -15,6 +14,7 @@ from diffusionbench.record import Guidance, Protocol, Provenance, Record, Value,
 from diffusionbench.request import EvalRequest
 from diffusionbench.runner import run as run_request
 from diffusionbench.source import FolderSource
+from diffusionbench.study import published, submission
 
 HASH = "a" * 64
 

@@ -10,10 +10,10 @@ from pathlib import Path
 import torch.distributed as dist
 from torch.distributed.algorithms.ddp_comm_hooks.default_hooks import allreduce_hook
 
-from nanogen import distributed
+from nanogen import parallel
 from nanogen.cli import main
 
-wrap, reductions = distributed.wrap, []
+wrap, reductions = parallel.wrap, []
 
 
 def counting(model, device):
@@ -31,5 +31,5 @@ def counting(model, device):
 
 
 counts = sys.argv.pop(1)
-distributed.wrap = counting
+parallel.wrap = counting
 main()

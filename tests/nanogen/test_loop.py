@@ -11,7 +11,7 @@ from tiny import tiny
 from torch import nn
 from watch import register, training
 
-from nanogen import distributed
+from nanogen import parallel
 from nanogen.conditions.classes import ClassConditioner
 from nanogen.data.order import Order, batches
 from nanogen.ema import decay_at
@@ -77,7 +77,7 @@ def test_gradients_are_shared_in_the_last_micro_batch_alone(monkeypatch):
     parts = build_parts(config, "cpu", "float32")
     trainee = build(config, parts, len(data))
     trainee.net = Replicated(trainee.model)
-    monkeypatch.setattr(distributed, "world_size", lambda: 2)
+    monkeypatch.setattr(parallel, "world_size", lambda: 2)
     for _ in updates(trainee, parts, config, batches(data, seed=0, batch_size=8, accumulation=4), 2):
         pass
     assert trainee.net.seen == [True, True, True, False] * 2

@@ -17,7 +17,7 @@ import pytest
 from tiny import environment, tiny, words
 
 from diffusionbench.errors import CheckpointError, ConfigError, RunError, Stopped, lacking
-from nanogen import checkpoint, cli, distributed, evaluate, lock, outputs
+from nanogen import checkpoint, cli, evaluate, lock, outputs, parallel
 from nanogen import train as training
 from nanogen.data import Item, order
 from nanogen.data.order import in_order
@@ -116,14 +116,14 @@ def test_a_lock_follows_no_link(tmp_path):
 def test_several_processes_without_a_world_are_refused(found, monkeypatch):
     for name, value in found.items():
         monkeypatch.setenv(name, value)
-    with pytest.raises(ConfigError, match="torchrun"), distributed.processes():
+    with pytest.raises(ConfigError, match="torchrun"), parallel.processes():
         pass
 
 
 def test_one_task_of_a_launcher_is_a_process_as_any(monkeypatch):
     monkeypatch.setenv("SLURM_NTASKS", "1")
     monkeypatch.setenv("SLURM_PROCID", "0")
-    with distributed.processes() as device:
+    with parallel.processes() as device:
         assert device.startswith(("cpu", "cuda"))
 
 
@@ -131,13 +131,13 @@ def test_one_task_of_a_launcher_is_a_process_as_any(monkeypatch):
 def test_an_odd_environment_is_refused(found, monkeypatch):
     for name, value in found.items():
         monkeypatch.setenv(name, value)
-    with pytest.raises(ConfigError, match="a whole number is needed"), distributed.processes():
+    with pytest.raises(ConfigError, match="a whole number is needed"), parallel.processes():
         pass
 
 
 def test_a_world_that_cannot_meet_is_refused(monkeypatch):
     monkeypatch.setenv("WORLD_SIZE", "2")
-    with pytest.raises(RunError, match="cannot find each other"), distributed.processes():
+    with pytest.raises(RunError, match="cannot find each other"), parallel.processes():
         pass
 
 
@@ -148,7 +148,8 @@ from pathlib import Path
 sys.path[:0] = sys.argv[2:]
 from tiny import tiny
 from diffusionbench.errors import DataError, Told, UserError
-from nanogen import checkpoint, distributed
+from nanogen import checkpoint
+from nanogen import parallel
 from nanogen.train import train
 
 folder, rank = Path(sys.argv[1]), int(os.environ["RANK"])
@@ -161,14 +162,14 @@ def attempt(what, work):
         print(what, rank, type(error).__name__, error.exit_code, str(error)[:60], flush=True)
 
 def one_fails():
-    with distributed.agreed():
+    with parallel.agreed():
         if rank == 1:
             raise DataError("only here")
 
 def full(*given):
     raise OSError(errno.ENOSPC, "No space left on device")
 
-with distributed.processes():
+with parallel.processes():
     attempt("part", one_fails)
     attempt("foreign", lambda: train(tiny(2, *settings), folder / "mine", "cpu", ["test"]))
     checkpoint._finish = full
@@ -212,14 +213,14 @@ def test_where_one_process_fails_all_end_and_one_says_why(tmp_path):
 LOST = """
 import os, sys
 from diffusionbench.errors import DataError, run_program
-from nanogen import distributed
+from nanogen import parallel
 
 def program():
-    with distributed.processes():
-        distributed.barrier()
+    with parallel.processes():
+        parallel.barrier()
         if os.environ["RANK"] == "1":
             raise DataError("image 7 cannot be read")
-        distributed.barrier()
+        parallel.barrier()
 
 run_program(program, "interrupted")
 """

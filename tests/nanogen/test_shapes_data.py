@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 
+from diffusionbench.benchmarks.simpleeval import shapes_world
 from diffusionbench.errors import DataError
 from diffusionbench.prompts import PROMPTS
-from diffusionbench.simpleeval import shapes_world
 from nanogen.data import shapes
 from nanogen.data.shapes import open_shapes
 

@@ -354,7 +354,7 @@ def test_states_are_verified_when_they_are_first_read_and_not_again(folders, cac
 
 
 def test_of_several_processes_one_writes(folders, tmp_path, monkeypatch):
-    monkeypatch.setattr("nanogen.distributed.rank", lambda: 1)
+    monkeypatch.setattr("nanogen.parallel.rank", lambda: 1)
     config = compose("shapes", overrides=[f"condition.encoder={folders['bert']}"]).config
     assert prepare_text(config, tmp_path / "text", "float16") is None
     assert list(tmp_path.iterdir()) == []

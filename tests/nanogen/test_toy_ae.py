@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from diffusionbench.errors import RequestError
-from diffusionbench.extractors.digits import WEIGHTS as JUDGE
+from diffusionbench.judges.digits import WEIGHTS as JUDGE
 from diffusionbench.schema import file_digest
 from nanogen.latents import toy, train_toy_ae
 from nanogen.latents.toy import CARD, WEIGHTS, ToyAE, card

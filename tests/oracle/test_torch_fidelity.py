@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from diffusionbench.extractors.inception import Inception, InceptionNet
+from diffusionbench.judges.inception import Inception, InceptionNet
 from diffusionbench.metrics.frechet import frechet_distance, frechet_from_features, moments
 from diffusionbench.metrics.inception_score import inception_score
 from diffusionbench.metrics.kid import kid

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     import numpy as np
 
     from diffusionbench.axes import Sample
-    from diffusionbench.extractors import Extractor
+    from diffusionbench.judges import Extractor
     from diffusionbench.stats import Estimate
 
 METRICS = Registry(

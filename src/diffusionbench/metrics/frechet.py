@@ -18,7 +18,7 @@ import numpy as np
 from diffusionbench.archives import Archive
 from diffusionbench.axes import Sample
 from diffusionbench.errors import DataError, RequestError
-from diffusionbench.extractors import Extractor
+from diffusionbench.judges import Extractor
 from diffusionbench.metrics import MetricSpec
 from diffusionbench.metrics.intake import Intake, as_matrix, check_width
 from diffusionbench.references import Reference

@@ -14,7 +14,7 @@ import numpy as np
 
 from diffusionbench.axes import Sample
 from diffusionbench.errors import RequestError
-from diffusionbench.extractors import Extractor
+from diffusionbench.judges import Extractor
 from diffusionbench.metrics import MetricSpec
 from diffusionbench.metrics.intake import Intake, as_matrix
 from diffusionbench.references import Reference

@@ -13,7 +13,7 @@ import numpy as np
 
 from diffusionbench.axes import Sample
 from diffusionbench.errors import RequestError
-from diffusionbench.extractors import Extractor
+from diffusionbench.judges import Extractor
 from diffusionbench.metrics import MetricSpec
 from diffusionbench.metrics.intake import Intake, as_matrix, check_width
 from diffusionbench.references import Reference

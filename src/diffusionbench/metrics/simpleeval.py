@@ -8,20 +8,20 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from diffusionbench.benchmarks.simpleeval import credit, worlds
+from diffusionbench.benchmarks.simpleeval.answers import agreed, joint
+from diffusionbench.benchmarks.simpleeval.blocks import PromptSet
+from diffusionbench.benchmarks.simpleeval.guards import Evidence
+from diffusionbench.benchmarks.simpleeval.report import Report, SeedClaim, World, report
+from diffusionbench.benchmarks.simpleeval.variety import Looks, variety
 from diffusionbench.metrics import MetricSpec
-from diffusionbench.simpleeval import credit, worlds
-from diffusionbench.simpleeval.answers import agreed, joint
-from diffusionbench.simpleeval.blocks import PromptSet
-from diffusionbench.simpleeval.guards import Evidence
-from diffusionbench.simpleeval.report import Report, SeedClaim, World, report
-from diffusionbench.simpleeval.variety import Looks, variety
 from diffusionbench.stats import Estimate
 
 if TYPE_CHECKING:
     from diffusionbench.axes import Sample
-    from diffusionbench.extractors import Extractor
+    from diffusionbench.benchmarks.simpleeval.answers import Answerer
+    from diffusionbench.judges import Extractor
     from diffusionbench.prompts import Prompts
-    from diffusionbench.simpleeval.answers import Answerer
 
 
 class SimpleEval:
@@ -99,13 +99,13 @@ class SimpleEval:
 
 
 def _shapes(prompts: Prompts, extractor: Extractor) -> SimpleEval:
-    from diffusionbench.simpleeval.shapes_answerer import ShapesAnswerer
+    from diffusionbench.benchmarks.simpleeval.shapes_answerer import ShapesAnswerer
 
     return SimpleEval(worlds.SHAPES, ShapesAnswerer(), prompts)
 
 
 def _open(prompts: Prompts, extractor: Extractor) -> SimpleEval:
-    from diffusionbench.simpleeval.open_answerer import OpenAnswerer
+    from diffusionbench.benchmarks.simpleeval.open_answerer import OpenAnswerer
 
     return SimpleEval(worlds.OPEN, OpenAnswerer.from_hub(device=extractor.device), prompts)  # type: ignore[attr-defined]
 

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from diffusionbench.benchmarks.simpleeval import builder, seeds
+from diffusionbench.benchmarks.simpleeval.blocks import PromptSet, noise_seed
+from diffusionbench.benchmarks.simpleeval.statistics import describe
 from diffusionbench.errors import RequestError
 from diffusionbench.prompts import PromptList
-from diffusionbench.simpleeval import builder, seeds
-from diffusionbench.simpleeval.blocks import PromptSet, noise_seed
-from diffusionbench.simpleeval.statistics import describe
 
 
 @dataclass(frozen=True)

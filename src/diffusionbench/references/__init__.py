@@ -12,7 +12,7 @@ from diffusionbench.registry import Registry, nearest
 if TYPE_CHECKING:
     import numpy as np
 
-    from diffusionbench.extractors import Extractor
+    from diffusionbench.judges import Extractor
     from diffusionbench.source import Source
 
 REFERENCES = Registry(

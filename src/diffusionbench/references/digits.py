@@ -11,12 +11,12 @@ from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
-from diffusionbench.extractors.float32 import extract
+from diffusionbench.judges.float32 import extract
 from diffusionbench.registry import require
 from diffusionbench.source import ArraySource
 
 if TYPE_CHECKING:
-    from diffusionbench.extractors import Extractor
+    from diffusionbench.judges import Extractor
     from diffusionbench.source import Source
 
 Split = Literal["train", "held_out"]

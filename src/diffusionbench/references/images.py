@@ -12,8 +12,8 @@ import numpy as np
 from diffusionbench.archives import Archive
 from diffusionbench.axes import Sample
 from diffusionbench.errors import DataError
-from diffusionbench.extractors import cache_folder
-from diffusionbench.extractors.float32 import PRECISION, extract
+from diffusionbench.judges import cache_folder
+from diffusionbench.judges.float32 import PRECISION, extract
 from diffusionbench.schema import digest
 from diffusionbench.shown import printable
 from diffusionbench.source import ArchiveSource, archive_keys, open_source
@@ -21,7 +21,7 @@ from diffusionbench.store import Stream
 from diffusionbench.writing import write_atomic
 
 if TYPE_CHECKING:
-    from diffusionbench.extractors import Extractor
+    from diffusionbench.judges import Extractor
     from diffusionbench.source import Source
 
 

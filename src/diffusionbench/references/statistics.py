@@ -14,7 +14,7 @@ from diffusionbench.shown import printable
 if TYPE_CHECKING:
     import numpy as np
 
-    from diffusionbench.extractors import Extractor
+    from diffusionbench.judges import Extractor
     from diffusionbench.source import Source
 
 

@@ -16,7 +16,7 @@ import numpy as np
 
 from diffusionbench.errors import DataError
 from diffusionbench.writing import write_atomic, write_errors
-from nanogen import distributed
+from nanogen import parallel
 from nanogen.data import Batch, Dataset, Item
 from nanogen.data.plan import parts_of
 from nanogen.log import say
@@ -103,7 +103,7 @@ class Tally:
         # A line that is cut off or not ours is dropped with the later ones.
         kept = [line for line in lines if re.match(r"[0-9]{1,18}\t", line) and int(line.partition("\t")[0]) <= step]
         self._known = {hash(line.partition("\t")[2]) for line in kept}
-        if distributed.is_main() and text != "".join(f"{line}\n" for line in kept):
+        if parallel.is_main() and text != "".join(f"{line}\n" for line in kept):
             with self._written():
                 write_atomic(self.path, "".join(f"{line}\n" for line in kept))
 
@@ -130,7 +130,7 @@ class Tally:
 
         Every process calls it; in all but the main process the number counts this process's own.
         """
-        gathered = distributed.gather({distributed.rank(): [*self._new]})
+        gathered = parallel.gather({parallel.rank(): [*self._new]})
         ours = [*self._new] if gathered is None else [one for rank in sorted(gathered) for one in gathered[rank]]
         self._new = {}
         new = []

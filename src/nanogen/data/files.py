@@ -229,8 +229,8 @@ def _globbed(pattern: str, left_out: LeftOut) -> list[str]:
 
 def say_left_out(left_out: LeftOut, path: Path | None) -> None:
     """Say once, in the main process, what a data set did not read."""
-    from nanogen import distributed
+    from nanogen import parallel
 
     sentence = left_out.sentence(path or "data")
-    if sentence is not None and distributed.is_main():
+    if sentence is not None and parallel.is_main():
         say(sentence)

@@ -11,9 +11,9 @@ from __future__ import annotations
 from functools import lru_cache
 from pathlib import Path
 
+from diffusionbench.benchmarks.simpleeval import shapes
 from diffusionbench.errors import DataError
 from diffusionbench.schema import digest
-from diffusionbench.simpleeval import shapes
 from nanogen.data import Item
 
 SEED = "shapes-train"

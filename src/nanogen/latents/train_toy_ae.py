@@ -30,7 +30,7 @@ import torch.nn.functional as F
 from safetensors.torch import save
 from torch import Tensor
 
-from diffusionbench.simpleeval import shapes
+from diffusionbench.benchmarks.simpleeval import shapes
 from diffusionbench.writing import write_atomic
 from nanogen.data.digits import open_digits
 from nanogen.latents.autoencoder import Autoencoder

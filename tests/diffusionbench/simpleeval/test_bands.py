@@ -8,16 +8,16 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from diffusionbench.simpleeval import attacks, credit, shapes
-from diffusionbench.simpleeval import shapes_world as world
-from diffusionbench.simpleeval.bands import Band
-from diffusionbench.simpleeval.blocks import Question
-from diffusionbench.simpleeval.builder import build
-from diffusionbench.simpleeval.readers import read_components, read_filters
-from diffusionbench.simpleeval.reading import Found, Reading, answer
-from diffusionbench.simpleeval.shapes_answerer import ShapesAnswerer, readings, votes_of
-from diffusionbench.simpleeval.simulate import draw, truth_answers
-from diffusionbench.simpleeval.stress_bench import subset
+from diffusionbench.benchmarks.simpleeval import attacks, credit, shapes
+from diffusionbench.benchmarks.simpleeval import shapes_world as world
+from diffusionbench.benchmarks.simpleeval.bands import Band
+from diffusionbench.benchmarks.simpleeval.blocks import Question
+from diffusionbench.benchmarks.simpleeval.builder import build
+from diffusionbench.benchmarks.simpleeval.readers import read_components, read_filters
+from diffusionbench.benchmarks.simpleeval.reading import Found, Reading, answer
+from diffusionbench.benchmarks.simpleeval.shapes_answerer import ShapesAnswerer, readings, votes_of
+from diffusionbench.benchmarks.simpleeval.simulate import draw, truth_answers
+from diffusionbench.benchmarks.simpleeval.stress_bench import subset
 
 FIRM = frozenset({"shape", "size"})
 TWO = {"shape1": "circle", "colour1": "red", "count1": "two", "shape2": "star", "colour2": "blue", "count2": "two"}

@@ -6,10 +6,10 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from diffusionbench.simpleeval import calibrate
-from diffusionbench.simpleeval.builder import build
-from diffusionbench.simpleeval.stress_bench import subset
-from diffusionbench.simpleeval.stress_targets import SimpleEvalTarget
+from diffusionbench.benchmarks.simpleeval import calibrate
+from diffusionbench.benchmarks.simpleeval.builder import build
+from diffusionbench.benchmarks.simpleeval.stress_bench import subset
+from diffusionbench.benchmarks.simpleeval.stress_targets import SimpleEvalTarget
 
 #: By how much a rung may lie above the one before it.
 SLACK = 0.02

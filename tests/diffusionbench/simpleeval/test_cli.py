@@ -8,11 +8,11 @@ import pytest
 from PIL import Image
 from typer.testing import CliRunner
 
+from diffusionbench.benchmarks.simpleeval import seeds
+from diffusionbench.benchmarks.simpleeval.builder import build
+from diffusionbench.benchmarks.simpleeval.shapes_answerer import ShapesAnswerer
 from diffusionbench.cli import app
 from diffusionbench.errors import RequestError, UserError
-from diffusionbench.simpleeval import seeds
-from diffusionbench.simpleeval.builder import build
-from diffusionbench.simpleeval.shapes_answerer import ShapesAnswerer
 
 RUNNER = CliRunner()
 

@@ -10,18 +10,18 @@ from typer.testing import CliRunner
 
 from diffusionbench import runner
 from diffusionbench.axes.t2i import open_prompts
+from diffusionbench.benchmarks.simpleeval import builder, guards, shapes_world
+from diffusionbench.benchmarks.simpleeval.regeneration import differences
+from diffusionbench.benchmarks.simpleeval.shapes_answerer import ShapesAnswerer
+from diffusionbench.benchmarks.simpleeval.simulate import draw, simulate
+from diffusionbench.benchmarks.simpleeval.stress_bench import share
 from diffusionbench.cli import app
 from diffusionbench.errors import RequestError
-from diffusionbench.extractors.pixels import Pixels
+from diffusionbench.judges.pixels import Pixels
 from diffusionbench.metrics import simpleeval as metric_module
 from diffusionbench.metrics.simpleeval import SHAPES
 from diffusionbench.prompts import PROMPTS, PromptChoice, Prompts
 from diffusionbench.request import EvalRequest, expand
-from diffusionbench.simpleeval import builder, guards, shapes_world
-from diffusionbench.simpleeval.regeneration import differences
-from diffusionbench.simpleeval.shapes_answerer import ShapesAnswerer
-from diffusionbench.simpleeval.simulate import draw, simulate
-from diffusionbench.simpleeval.stress_bench import share
 from diffusionbench.source import ConstantSource, FolderSource, PromptFolderSource
 
 

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from diffusionbench.simpleeval import guards
+from diffusionbench.benchmarks.simpleeval import guards
 
 
 @pytest.mark.parametrize(

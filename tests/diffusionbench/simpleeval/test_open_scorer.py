@@ -6,13 +6,13 @@ import numpy as np
 import pytest
 import torch
 
+from diffusionbench.benchmarks.simpleeval import competence, credit, encoders, open_views, report, worlds
+from diffusionbench.benchmarks.simpleeval.answers import agreed, joint
+from diffusionbench.benchmarks.simpleeval.builder import build
+from diffusionbench.benchmarks.simpleeval.open_answerer import OpenAnswerer
+from diffusionbench.benchmarks.simpleeval.vocabulary import vocabulary
+from diffusionbench.benchmarks.simpleeval.wording import scorer_texts
 from diffusionbench.errors import MissingPackageError, RequestError
-from diffusionbench.simpleeval import competence, credit, encoders, open_views, report, worlds
-from diffusionbench.simpleeval.answers import agreed, joint
-from diffusionbench.simpleeval.builder import build
-from diffusionbench.simpleeval.open_answerer import OpenAnswerer
-from diffusionbench.simpleeval.vocabulary import vocabulary
-from diffusionbench.simpleeval.wording import scorer_texts
 
 DIM = 1024
 

@@ -6,14 +6,14 @@ from dataclasses import replace
 
 import pytest
 
+from diffusionbench.benchmarks.simpleeval import builder, open_world, shapes_world, statistics
+from diffusionbench.benchmarks.simpleeval.blocks import noise_seed
+from diffusionbench.benchmarks.simpleeval.builder import build
+from diffusionbench.benchmarks.simpleeval.decks import DeadEndError, Deck
+from diffusionbench.benchmarks.simpleeval.stream import Stream
+from diffusionbench.benchmarks.simpleeval.vocabulary import clash, kind_of, owner_of, vocabulary
+from diffusionbench.benchmarks.simpleeval.wording import caption, scorer_texts
 from diffusionbench.errors import RequestError
-from diffusionbench.simpleeval import builder, open_world, shapes_world, statistics
-from diffusionbench.simpleeval.blocks import noise_seed
-from diffusionbench.simpleeval.builder import build
-from diffusionbench.simpleeval.decks import DeadEndError, Deck
-from diffusionbench.simpleeval.stream import Stream
-from diffusionbench.simpleeval.vocabulary import clash, kind_of, owner_of, vocabulary
-from diffusionbench.simpleeval.wording import caption, scorer_texts
 
 #: First 16 hex digits of the digests of public-0 .. public-4: a prompt set may never change.
 FROZEN = {

@@ -7,14 +7,14 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from diffusionbench.benchmarks.simpleeval import credit, guards, report, seeds, shapes_world, variety, worlds
+from diffusionbench.benchmarks.simpleeval.answers import agreed, joint
+from diffusionbench.benchmarks.simpleeval.builder import build
+from diffusionbench.benchmarks.simpleeval.shapes import complete
+from diffusionbench.benchmarks.simpleeval.shapes_answerer import ShapesAnswerer
+from diffusionbench.benchmarks.simpleeval.simulate import spoil, truth_answers
+from diffusionbench.benchmarks.simpleeval.stream import Stream
 from diffusionbench.errors import DataError, RequestError
-from diffusionbench.simpleeval import credit, guards, report, seeds, shapes_world, variety, worlds
-from diffusionbench.simpleeval.answers import agreed, joint
-from diffusionbench.simpleeval.builder import build
-from diffusionbench.simpleeval.shapes import complete
-from diffusionbench.simpleeval.shapes_answerer import ShapesAnswerer
-from diffusionbench.simpleeval.simulate import spoil, truth_answers
-from diffusionbench.simpleeval.stream import Stream
 
 PANEL = ShapesAnswerer.panel
 

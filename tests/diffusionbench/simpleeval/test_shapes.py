@@ -6,18 +6,18 @@ from collections import Counter
 import numpy as np
 import pytest
 
-from diffusionbench.simpleeval import shapes, shapes_views
-from diffusionbench.simpleeval import shapes_world as world
-from diffusionbench.simpleeval.answers import agreed, joint
-from diffusionbench.simpleeval.blocks import Question
-from diffusionbench.simpleeval.builder import build
-from diffusionbench.simpleeval.pixels import components, resize
-from diffusionbench.simpleeval.reader_components import doubled, hull_area
-from diffusionbench.simpleeval.readers import read_components, read_filters
-from diffusionbench.simpleeval.reading import Found, Reading, answer
-from diffusionbench.simpleeval.shapes_answerer import ShapesAnswerer, mirrored, readings
-from diffusionbench.simpleeval.simulate import draw, spoil, truth_answers
-from diffusionbench.simpleeval.stream import Stream
+from diffusionbench.benchmarks.simpleeval import shapes, shapes_views
+from diffusionbench.benchmarks.simpleeval import shapes_world as world
+from diffusionbench.benchmarks.simpleeval.answers import agreed, joint
+from diffusionbench.benchmarks.simpleeval.blocks import Question
+from diffusionbench.benchmarks.simpleeval.builder import build
+from diffusionbench.benchmarks.simpleeval.pixels import components, resize
+from diffusionbench.benchmarks.simpleeval.reader_components import doubled, hull_area
+from diffusionbench.benchmarks.simpleeval.readers import read_components, read_filters
+from diffusionbench.benchmarks.simpleeval.reading import Found, Reading, answer
+from diffusionbench.benchmarks.simpleeval.shapes_answerer import ShapesAnswerer, mirrored, readings
+from diffusionbench.benchmarks.simpleeval.simulate import draw, spoil, truth_answers
+from diffusionbench.benchmarks.simpleeval.stream import Stream
 from diffusionbench.stats import wilson
 
 #: Side -> number of training images of seed "frozen" and the SHA-256 over them: the renderer may never change.

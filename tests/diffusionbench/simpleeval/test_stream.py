@@ -2,7 +2,7 @@
 
 import pytest
 
-from diffusionbench.simpleeval.stream import Stream, octets
+from diffusionbench.benchmarks.simpleeval.stream import Stream, octets
 
 
 def test_published_vectors():

@@ -7,13 +7,13 @@ import numpy as np
 import pytest
 import torch
 
+from diffusionbench.benchmarks.simpleeval import attacks, stress, stress_attacks, toy_scorers
+from diffusionbench.benchmarks.simpleeval.builder import build
+from diffusionbench.benchmarks.simpleeval.shapes_answerer import readings
+from diffusionbench.benchmarks.simpleeval.simulate import draw
+from diffusionbench.benchmarks.simpleeval.stress_bench import BUDGETS, Bench, Outcome, block_weights, share, subset
+from diffusionbench.benchmarks.simpleeval.stress_targets import TARGETS, SimpleEvalTarget
 from diffusionbench.errors import DataError
-from diffusionbench.simpleeval import attacks, stress, stress_attacks, toy_scorers
-from diffusionbench.simpleeval.builder import build
-from diffusionbench.simpleeval.shapes_answerer import readings
-from diffusionbench.simpleeval.simulate import draw
-from diffusionbench.simpleeval.stress_bench import BUDGETS, Bench, Outcome, block_weights, share, subset
-from diffusionbench.simpleeval.stress_targets import TARGETS, SimpleEvalTarget
 
 
 @pytest.fixture(scope="module")
@@ -34,7 +34,7 @@ def bench(targets, blocks, of=None):
 def learned():
     missing = [name for name in toy_scorers.NAMES if not (toy_scorers.FOLDER / f"{name}.safetensors").exists()]
     if missing:
-        pytest.skip(f"{missing[0]} is not trained: python -m diffusionbench.simpleeval.train_toy_scorers")
+        pytest.skip(f"{missing[0]} is not trained: python -m diffusionbench.benchmarks.simpleeval.train_toy_scorers")
     return [TARGETS.load(name)() for name in toy_scorers.NAMES]
 
 

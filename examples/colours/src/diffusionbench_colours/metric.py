@@ -8,7 +8,7 @@ import numpy as np
 
 from diffusionbench.axes import Sample
 from diffusionbench.errors import RequestError
-from diffusionbench.extractors import Extractor
+from diffusionbench.judges import Extractor
 from diffusionbench.metrics import MetricSpec
 from diffusionbench.references import Reference
 from diffusionbench.stats import Estimate, wilson

@@ -1,0 +1,170 @@
+"""Blocks of four twins, their questions, and the prompt set they make: plain values, the same in both worlds.
+
+A scene is a mapping from slot ("colour1", "place") to fact ("red", "in a kitchen"). A block fixes all facts but two,
+the contrasted ones; its prompts take levels (0,0), (0,1), (1,0), (1,1) of them.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any, Final
+
+from diffusionbench.benchmarks.simpleeval.stream import Stream
+
+FREE: Final = -1
+TWINS: Final = ((0, 0), (0, 1), (1, 0), (1, 1))
+
+
+@dataclass(frozen=True)
+class Contrast:
+    """One contrasted factor: the option set as shuffled, whose first two entries are the levels."""
+
+    family: str
+    slot: str
+    options: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Question:
+    """Which of these facts does the image show?
+
+    Attributes:
+        family: factor it counts for.
+        slot: the fact of the scene it asks for.
+        options: M facts.
+        answer: index of the requested fact in `options`; -1 where the fact is free (nothing was requested).
+        held: whether the fact is not contrasted (a probe; never in the score).
+    """
+
+    family: str
+    slot: str
+    options: tuple[str, ...]
+    answer: int
+    held: bool = False
+
+
+@dataclass(frozen=True)
+class Draft:
+    """A block as drawn, before wording: common facts, two contrasts, and the option sets of held or free facts."""
+
+    facts: Mapping[str, str]
+    contrasts: tuple[Contrast, Contrast]
+    held: tuple[Contrast, ...]
+
+    def scene(self, i: int, j: int) -> dict[str, str]:
+        """All named facts of the prompt with levels (i, j)."""
+        first, second = self.contrasts
+        return {**self.facts, first.slot: first.options[i], second.slot: second.options[j]}
+
+    def questions(self, i: int, j: int) -> tuple[Question, ...]:
+        """The two contrasted questions, then the held ones."""
+        first, second = self.contrasts
+        asked = (
+            Question(first.family, first.slot, first.options, i),
+            Question(second.family, second.slot, second.options, j),
+        )
+        probes = (
+            Question(probe.family, probe.slot, probe.options, self._requested(probe), held=True) for probe in self.held
+        )
+        return (*asked, *probes)
+
+    def _requested(self, probe: Contrast) -> int:
+        return probe.options.index(self.facts[probe.slot]) if probe.slot in self.facts else FREE
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """One text to draw, and what is asked about the pictures.
+
+    Attributes:
+        id: `<seed>/<block>/<ij>`; image k belongs into the file `<id>/<k>.png`.
+        block: index of the block.
+        type: block type, such as "colour-shape".
+        facts: every fact the text names, by slot.
+    """
+
+    id: str
+    text: str
+    block: int
+    type: str
+    stratum: str
+    template: str
+    facts: Mapping[str, str]
+    questions: tuple[Question, ...]
+
+    def row(self, seeds: list[int]) -> dict[str, Any]:
+        """The prompt as one object of `prompts.jsonl`, with the noise seed of each image."""
+        return {
+            "id": self.id,
+            "text": self.text,
+            "block": self.block,
+            "cell": [self.type, self.stratum],
+            "template": self.template,
+            "facts": dict(self.facts),
+            "questions": [
+                {
+                    "family": question.family,
+                    "slot": question.slot,
+                    "options": list(question.options),
+                    "answer": question.answer,
+                    "held": question.held,
+                }
+                for question in self.questions
+            ],
+            "seeds": seeds,
+        }
+
+
+@dataclass(frozen=True)
+class PromptSet:
+    """A whole set.
+
+    Attributes:
+        world: "open" or "shapes".
+        families: those with a headline place, in the order they are printed.
+        images_per_prompt: images K asked for each prompt.
+        prompts: four in a row for each block, twins in the order of `TWINS`.
+        rejected: redrawn blocks by reason.
+    """
+
+    world: str
+    seed: str
+    layout: str
+    families: tuple[str, ...]
+    images_per_prompt: int
+    prompts: tuple[Prompt, ...]
+    rejected: Mapping[str, int] = field(default_factory=dict)
+
+    @property
+    def num_blocks(self) -> int:
+        """Number of blocks."""
+        return len(self.prompts) // 4
+
+    def block(self, index: int) -> tuple[Prompt, ...]:
+        """The four twins of one block."""
+        return self.prompts[4 * index : 4 * index + 4]
+
+    @cached_property
+    def jsonl(self) -> str:
+        """The set as JSON Lines: sorted keys, LF, UTF-8."""
+        rows = (
+            prompt.row([noise_seed(self.seed, prompt.id, k) for k in range(self.images_per_prompt)])
+            for prompt in self.prompts
+        )
+        return "".join(
+            json.dumps(row, sort_keys=True, ensure_ascii=False, separators=(",", ":")) + "\n" for row in rows
+        )
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 (64 hex digits) of `jsonl`: that of the file `prompts.jsonl`."""
+        return hashlib.sha256(self.jsonl.encode()).hexdigest()
+
+
+def noise_seed(seed: str, prompt_id: str, k: int) -> int:
+    """Seed in 0..2^63-1 from which image k of a prompt must be sampled, so that choosing the best of many shows."""
+    return Stream(seed, f"gen/{prompt_id}/{k}").u64() % 2**63

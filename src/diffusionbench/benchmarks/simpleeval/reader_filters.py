@@ -1,0 +1,292 @@
+"""Reader B of the `shapes` world: matched filters on colour maps and the power spectrum of the background."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from functools import lru_cache
+from typing import Final, NamedTuple
+
+import numpy as np
+
+from diffusionbench.benchmarks.simpleeval import bands
+from diffusionbench.benchmarks.simpleeval import shapes_world as world
+from diffusionbench.benchmarks.simpleeval.pixels import (
+    COARSE,
+    LUMA,
+    NAMES,
+    SIDE,
+    chroma_of,
+    colour_labels,
+    colour_name,
+    grow,
+    quantile,
+    resize,
+)
+from diffusionbench.benchmarks.simpleeval.reading import Found, Reading
+from diffusionbench.benchmarks.simpleeval.shapes import COS, TURN, inside_shape
+
+#: Chroma at which a pixel begins to count, and over how many levels it comes to count in full. A steep gate would swell
+#: small objects with soft edges into discs.
+GATE_LOW, GATE_RANGE = 38, 50
+#: Chroma above which a pixel is of an object, not of the background.
+COVERED: Final = 53
+#: Gated pixels of a colour from which it is looked for, and from which larger objects than the renderer's are.
+MIN_MASS, LARGE_MASS = 24, 120
+#: Radii of the templates in pixels of the map they are moved over: the gate as it is, and the gate at half its size.
+RADII: Final = (6, 10)
+HALF_RADII: Final = (6, 7, 9)
+#: Radius in pixels of the image from which a template is large.
+LARGE: Final = 8
+#: Within this many radii of an object there is no second one.
+ALONE: Final = 1.2
+ROTATIONS: Final = (-8, 0, 8)
+#: Pixels a template reaches from its centre, in radii and beyond.
+SUPPORT, MARGIN = 1.35, 1
+#: Sides of the Fourier transforms; the smallest is taken from which no template reaches around the edge.
+SIDES: Final = (32, 40, 48, 64, 80)
+#: A nearly empty support has no shape: the floor is four pixels' worth of contrast of the image, one of its half.
+SPREAD_FLOOR: Final = 4
+#: Cycles per image beyond which there is no pattern of this world; from `NOISE` on there is noise alone.
+FINEST, NOISE = 16, 22
+
+
+PLACES: Final = np.arange(SIDE)
+
+
+class Filters(NamedTuple):
+    """All templates: shape and radius of each, conjugate spectra, norms, and the spectra of their supports."""
+
+    shapes: np.ndarray
+    radii: np.ndarray
+    spectra: np.ndarray
+    norms: np.ndarray
+    support_spectra: np.ndarray
+    support_areas: np.ndarray
+
+
+class Responses(NamedTuple):
+    """Correlations within a box of a colour's map.
+
+    Attributes:
+        values: float32 [templates, h, w].
+        top, left: of the box, in steps.
+        step: pixels of the image to one of the map.
+        shapes, radii: of the templates, int64 [templates]; radii in pixels of the image.
+    """
+
+    values: np.ndarray
+    top: int
+    left: int
+    step: int
+    shapes: np.ndarray
+    radii: np.ndarray
+
+    def best(self) -> np.ndarray:
+        """The largest response at each place of the image, float32 [64, 64]."""
+        out = np.zeros((SIDE, SIDE), np.float32)
+        large = self.values.max(axis=0).repeat(self.step, axis=0).repeat(self.step, axis=1)
+        top, left = self.top * self.step, self.left * self.step
+        out[top : top + large.shape[0], left : left + large.shape[1]] = large
+        return out
+
+    def at(self, row: int, column: int) -> np.ndarray:
+        """Responses [templates] at a place of the image; -1 outside the box."""
+        y, x = row // self.step - self.top, column // self.step - self.left
+        inside = 0 <= y < self.values.shape[1] and 0 <= x < self.values.shape[2]
+        return self.values[:, y, x] if inside else np.full(len(self.values), -1, np.float32)
+
+
+class Peak(NamedTuple):
+    """One object: its colour's number, its place, and all templates' responses there with their shapes and radii."""
+
+    colour: int
+    row: int
+    column: int
+    values: np.ndarray
+    shapes: np.ndarray
+    radii: np.ndarray
+
+    @property
+    def radius(self) -> int:
+        """Of the best template, in pixels."""
+        return int(self.radii[self.values.argmax()])
+
+
+@lru_cache(maxsize=2 * len(SIDES))
+def filters(side: int, radii: tuple[int, ...]) -> Filters:
+    """The matched filters of some radii for transforms of one side, computed once."""
+    # Offsets from the template's centre, which sits at index 0 and wraps around.
+    places = np.arange(side)
+    offset = np.where(places <= side // 2, places, places - side)
+    fine = (offset[:, None] * 4 + np.arange(4)).ravel() * 16 - 24
+    shapes, sizes, templates, supports = [], [], [], []
+    for radius in radii:
+        support = np.hypot(offset[:, None], offset[None]) <= SUPPORT * radius + MARGIN
+        supports.append(support.astype(np.float64))
+        for number, shape in enumerate(world.SHAPES):
+            for degrees in (0,) if shape in ("circle", "ring") else ROTATIONS:
+                cos, sin = COS[degrees], COS[degrees - 90]
+                u = (fine[None] * cos + fine[:, None] * sin) // TURN * 1024 // (64 * radius)
+                v = (fine[:, None] * cos - fine[None] * sin) // TURN * 1024 // (64 * radius)
+                cover = inside_shape(shape, u, v).reshape(side, 4, side, 4).mean(axis=(1, 3))
+                # As soft as an enlarged or compressed picture: sharp ones lose nothing by it.
+                for axis in (0, 1):
+                    cover = (cover + np.roll(cover, 1, axis) + np.roll(cover, -1, axis)) / 3
+                templates.append(np.where(support, cover - cover[support].mean(), 0))
+                shapes.append(number)
+                sizes.append(radius)
+    stack, discs = np.stack(templates), np.stack(supports)
+    return Filters(
+        np.asarray(shapes),
+        np.asarray(sizes),
+        np.conj(np.fft.rfft2(stack)).astype(np.complex64),
+        np.sqrt((stack**2).sum(axis=(1, 2))).astype(np.float32),
+        np.conj(np.fft.rfft2(discs)).astype(np.complex64),
+        discs.sum(axis=(1, 2)).astype(np.float32),
+    )
+
+
+def read_filters(image: np.ndarray, native: int | None = None) -> Reading:
+    """Read one image; arguments as those of `read_components`."""
+    coarse = (native or min(image.shape[:2])) < COARSE
+    pixels = resize(image).astype(np.float32)
+    chroma = chroma_of(pixels)
+    gate = np.clip((chroma - GATE_LOW) / GATE_RANGE, 0, 1)
+    seen = gate > 0
+    labels = np.full(gate.shape, -1)
+    labels[seen] = colour_labels(pixels[seen])
+    mass = np.bincount(labels[seen], gate[seen], minlength=len(NAMES))
+    responses = {
+        int(colour): _responses(gate * (labels == colour), mass[colour]) for colour in np.flatnonzero(mass >= MIN_MASS)
+    }
+    margin = bands.COARSE_SHAPE_MARGIN if coarse else bands.SHAPE_MARGIN
+    objects, clear = [], True
+    for peak in _peaks(responses):
+        inside = (labels == peak.colour) & _near(peak.row, peak.column, peak.radius)
+        vivid = quantile(chroma[inside], 1 - bands.VIVID_SHARE)
+        clear &= bool(vivid >= bands.VIVID)
+        objects.append(
+            _object(peak, np.median(pixels[inside & (chroma >= quantile(chroma[inside], bands.PURE))], axis=0), margin)
+        )
+    return Reading(tuple(objects), _background(pixels @ LUMA, grow(chroma > COVERED, 2), coarse), clear)
+
+
+def _near(row: int, column: int, radius: float) -> np.ndarray:
+    return (PLACES[:, None] - row) ** 2 + (PLACES - column) ** 2 <= radius**2
+
+
+def _object(peak: Peak, rgb: np.ndarray, margin: float) -> Found:
+    """What the best template says, where it beats those of another shape, or another size, by enough."""
+    best = np.full(len(world.SHAPES), -1, np.float32)
+    np.maximum.at(best, peak.shapes, peak.values)
+    second, first = np.partition(best, -2)[-2:]
+    large = peak.radii >= LARGE
+    lead = peak.values[large].max() - peak.values[~large].max()
+    firm = {"shape": first - second >= bands.FIRM_SHAPE, "size": abs(lead) >= bands.FIRM_SIZE}
+    return Found(
+        shape=world.SHAPES[int(best.argmax())] if first - second >= margin else None,
+        colour=colour_name(rgb),
+        size="large" if lead > 0 else "small",
+        x=float(peak.column),
+        y=float(peak.row),
+        firm=frozenset(name for name, sure in firm.items() if sure),
+    )
+
+
+def _responses(gate: np.ndarray, mass: float) -> list[Responses]:
+    """Correlations of one colour's map with the renderer's objects, and at half the size with larger ones."""
+    found = [_correlate(gate, RADII, step=1)]
+    if mass > LARGE_MASS:
+        found.append(_correlate(gate.reshape(SIDE // 2, 2, -1, 2).mean(axis=(1, 3)), HALF_RADII, step=2))
+    return found
+
+
+def _peaks(responses: Mapping[int, Sequence[Responses]]) -> list[Peak]:
+    """All objects: greedy over all colours at once, the best response first."""
+    colours = list(responses)
+    best = np.zeros((len(colours), SIDE, SIDE), np.float32)
+    for layer, colour in zip(best, colours, strict=True):
+        for one in responses[colour]:
+            np.maximum(layer, one.best(), out=layer)
+    found = []
+    while best.size and best.flat[place := int(best.argmax())] >= bands.PEAK:
+        layer_number, row, column = (int(index) for index in np.unravel_index(place, best.shape))
+        colour = colours[layer_number]
+        values = np.concatenate([one.at(row, column) for one in responses[colour]])
+        shapes, radii = (
+            np.concatenate([getattr(one, name) for one in responses[colour]]) for name in ("shapes", "radii")
+        )
+        found.append(Peak(colour, row, column, values, shapes, radii))
+        best[:, _near(row, column, ALONE * found[-1].radius)] = 0
+    return found
+
+
+def _correlate(gate: np.ndarray, radii: tuple[int, ...], step: int) -> Responses:
+    """Responses to the templates of some radii within the box that holds all of a colour."""
+    rows, columns = np.flatnonzero(gate.any(axis=1)), np.flatnonzero(gate.any(axis=0))
+    top, left = int(rows[0]), int(columns[0])
+    height, width = int(rows[-1]) - top + 1, int(columns[-1]) - left + 1
+    side = next(side for side in SIDES if side >= max(height, width) + math.ceil(SUPPORT * max(radii) + MARGIN))
+    bank = filters(side, radii)
+    padded = np.zeros((2, side, side), np.float32)
+    padded[0, :height, :width] = part = gate[top : top + height, left : left + width]
+    padded[1, :height, :width] = part * part
+    spectrum = np.fft.rfft2(padded)
+    raw = np.fft.irfft2(spectrum[0] * bank.spectra, s=(side, side))[:, :height, :width]
+    local = np.fft.irfft2(spectrum[:, None] * bank.support_spectra, s=(side, side))[..., :height, :width]
+    spread = local[1] - local[0] ** 2 / bank.support_areas[:, None, None]
+    scale = np.sqrt(np.maximum(spread, SPREAD_FLOOR / step**2))
+    # Every radius has as many templates, one after the other.
+    norms = bank.norms.reshape(len(radii), -1, 1, 1) * scale[:, None]
+    values = raw.reshape(*norms.shape[:2], height, width) / norms
+    return Responses(values.reshape(raw.shape), top, left, step, bank.shapes, bank.radii * step)
+
+
+def _background(luminance: np.ndarray, covered: np.ndarray, coarse: bool) -> str | None:
+    free = ~covered
+    if free.sum() < SIDE:
+        return None
+    filled = np.where(free, luminance, luminance[free].mean())
+    detail = np.where(free, filled - _gaussian(filled), 0)
+    detail -= detail.sum() / free.sum() * free
+    power = np.abs(np.fft.fft2(detail)) ** 2
+    frequency = np.abs(np.fft.fftfreq(SIDE, 1 / SIDE)).astype(int)
+    # Power of noise is exponential: its mean is its median over ln 2.
+    power -= np.median(power[np.ix_(frequency > NOISE, frequency > NOISE)]) / np.log(2)
+    power[(frequency[:, None] < 4) & (frequency[None] < 4)] = 0
+    power[frequency > FINEST] = 0
+    power[:, frequency > FINEST] = 0
+    total = power.sum()
+    energy, limits = total / (SIDE * SIDE) / free.sum(), bands.COARSE_ENERGY if coarse else bands.ENERGY
+    if energy < limits.plain:
+        return "plain"
+    rows = bands.ROWS.met(max(power[:, frequency <= 1].sum(), power[frequency <= 1].sum()) / total)
+    if rows is None:
+        return None
+    if rows:
+        return "striped" if energy > limits.striped else None
+    on = power[frequency <= 1].max(initial=0), power[:, frequency <= 1].max(initial=0)
+    off = power[np.ix_(frequency > 1, frequency > 1)].max()
+    checks = bands.OFF_AXES.met(off / max(*on))
+    if checks is None:
+        return None
+    kind = "checkered" if checks else "dotted"
+    return kind if energy > getattr(limits, kind) else None
+
+
+@lru_cache(maxsize=1)
+def _blur_matrix() -> np.ndarray:
+    """Gaussian of sigma 8 along one axis as a matrix, edges repeated."""
+    taps = np.arange(-24, 25)
+    weights = np.exp(-(taps**2) / (2 * 8.0**2))
+    weights /= weights.sum()
+    matrix = np.zeros((SIDE, SIDE))
+    for row in range(SIDE):
+        np.add.at(matrix[row], np.clip(row + taps, 0, SIDE - 1), weights)
+    return matrix.astype(np.float32)
+
+
+def _gaussian(luminance: np.ndarray) -> np.ndarray:
+    matrix = _blur_matrix()
+    return matrix @ luminance @ matrix.T

@@ -1,0 +1,246 @@
+"""The rendered world `shapes`: what a scene can hold, how blocks are drawn, how captions read.
+
+Slots: shape1, colour1, size1, count1, the same for group 2, relation (of group 1 to group 2), background. Facts are
+words. Colour, shape, count and (with two groups) relation are always named; a fact that is not named is free.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Final
+
+from diffusionbench.benchmarks.simpleeval.blocks import Contrast, Draft
+from diffusionbench.benchmarks.simpleeval.decks import Deck
+from diffusionbench.benchmarks.simpleeval.stream import Stream
+
+SHAPES: Final = ("circle", "square", "triangle", "plus", "ring", "star")
+COLOURS: Final = {
+    "red": (214, 39, 40),
+    "orange": (242, 142, 20),
+    "yellow": (236, 222, 40),
+    "green": (38, 158, 60),
+    "cyan": (40, 200, 210),
+    "blue": (45, 80, 212),
+    "purple": (132, 58, 192),
+    "pink": (244, 120, 190),
+}
+SIZES: Final = ("small", "large")
+COUNTS: Final = ("one", "two", "three", "four")
+RELATIONS: Final = ("left", "right", "above", "below")
+BACKGROUNDS: Final = ("plain", "striped", "checkered", "dotted")
+VOCABULARY: Final[dict[str, tuple[str, ...]]] = {
+    "shape": SHAPES,
+    "colour": tuple(COLOURS),
+    "size": SIZES,
+    "count": COUNTS,
+    "relation": RELATIONS,
+    "background": BACKGROUNDS,
+}
+#: Never rendered for training, so that the report can tell composition from recall.
+HELD_OUT: Final = frozenset(
+    {("yellow", "ring"), ("purple", "star"), ("cyan", "triangle"), ("pink", "square"), ("orange", "plus")}
+)
+
+FAMILIES: Final = ("colour", "shape", "size", "relation", "count", "background", "binding")
+TYPES: Final = (
+    "colour-shape",
+    "colour-count",
+    "colour-relation",
+    "shape-size",
+    "shape-background",
+    "size-relation",
+    "size-count",
+    "count-background",
+    "relation-background",
+    "binding-colour-horizontal",
+    "binding-colour-vertical",
+    "binding-shape",
+)
+OPTIONS: Final = 4
+Sets = Mapping[str, tuple[str, ...]]
+#: Layout -> (blocks per cell, images per prompt).
+LAYOUTS: Final = {"quick": (2, 2), "standard": (5, 4), "full": (15, 4)}
+PLURALS: Final = {
+    "circle": "circles",
+    "square": "squares",
+    "triangle": "triangles",
+    "plus": "pluses",
+    "ring": "rings",
+    "star": "stars",
+}
+RELATION_WORDS: Final = {"left": "left of", "right": "right of", "above": "above", "below": "below"}
+INVERSE: Final = {"left": "right", "right": "left", "above": "below", "below": "above"}
+
+
+def kind(slot: str) -> str:
+    """The vocabulary a slot draws from: its name without the group number."""
+    return slot.rstrip("12")
+
+
+def num_groups(facts: Mapping[str, str]) -> int:
+    """One or two."""
+    return 2 if "shape2" in facts else 1
+
+
+class Drawer:
+    """Draws the blocks of one set; its decks remember what has been used."""
+
+    def __init__(self, seed: str) -> None:
+        # Distractors of held questions have decks of their own: what they skip must not become the next facts.
+        self._decks, self._held_decks = (
+            {name: Deck(items, Stream(seed, f"{path}/{name}")) for name, items in VOCABULARY.items()}
+            for path in ("deck", "held")
+        )
+
+    def draw(self, type_: str, stratum: str, stream: Stream) -> Draft:
+        """One block.
+
+        Args:
+            type_: one of `TYPES`.
+            stratum: "easy", "medium" or "hard".
+            stream: the block's own.
+        """
+        families = type_.split("-")
+        binding = families[0] == "binding"
+        contrasted = [families[1]] * 2 if binding else families
+        two = binding or "relation" in contrasted or (stratum == "hard" and "count" not in contrasted)
+        groups = (1, 2) if two else (1,)
+        subject = stream.choice(groups)
+        named = self._named(contrasted, stratum, stream)
+        slots = [name + str(group) for group in groups for name in ("shape", "colour", "count")]
+        slots += [f"size{group}" for group in groups if "size" in named]
+        slots += ["relation"] if two else []
+        slots += ["background"] if "background" in named else []
+        if binding:
+            targets = [f"{contrasted[0]}1", f"{contrasted[0]}2"]
+        else:
+            targets = [name if name in ("relation", "background") else f"{name}{subject}" for name in contrasted]
+        if "size" in contrasted and stratum != "hard":
+            # The other group's size stays free unless everything is named.
+            slots = [slot for slot in slots if kind(slot) != "size" or slot in targets]
+
+        facts: dict[str, str] = {}
+        sets: dict[str, tuple[str, ...]] = {}
+        for slot in targets:
+            sets[slot] = sets[targets[0]] if binding and sets else self._option_set(slot, two, (), stream)
+        for slot in slots:
+            if slot not in targets:
+                facts[slot] = self._fixed(slot, type_, two, self._taken(slot, sets, facts))
+        # A held question leaves out only what the twins can really show in the other group.
+        levels = {slot: options[:2] for slot, options in sets.items()}
+        held = tuple(
+            Contrast(
+                kind(slot),
+                slot,
+                self._option_set(slot, two, self._taken(slot, levels, facts), stream, given=(facts[slot],)),
+            )
+            for slot in slots
+            if slot not in targets and not self._unreadable(slot, type_)
+        )
+        free = tuple(
+            Contrast(kind(slot), slot, VOCABULARY[kind(slot)])
+            for slot in (*(f"size{group}" for group in groups), "background")
+            if slot not in slots and slot not in targets
+        )
+        first, second = (
+            Contrast("binding" if binding else name, slot, sets[slot])
+            for name, slot in zip(contrasted, targets, strict=True)
+        )
+        # Named facts in reading order, whichever of them are contrasted.
+        return Draft({slot: facts[slot] for slot in slots if slot in facts}, (first, second), held + free)
+
+    @staticmethod
+    def _named(contrasted: list[str], stratum: str, stream: Stream) -> set[str]:
+        optional: list[str] = [name for name in ("size", "background") if name not in contrasted]
+        named: set[str] = {name for name in ("size", "background") if name in contrasted}
+        if stratum == "hard":
+            return named | set(optional)
+        return named | {stream.choice(optional)} if stratum == "medium" else named
+
+    @staticmethod
+    def _unreadable(slot: str, type_: str) -> bool:
+        # Twins of a binding can share the very fact by which the other one is told apart.
+        return (type_.startswith("binding-colour") and kind(slot) == "shape") or (
+            type_ == "binding-shape" and kind(slot) == "colour"
+        )
+
+    @staticmethod
+    def _taken(slot: str, sets: Sets, facts: Mapping[str, str]) -> tuple[str, ...]:
+        """Values the other group has or may have: two groups differ in shape and in colour."""
+        if kind(slot) not in ("shape", "colour"):
+            return ()
+        other = kind(slot) + ("2" if slot.endswith("1") else "1")
+        return sets.get(other, (facts[other],) if other in facts else ())
+
+    def _allowed(self, slot: str, two: bool) -> tuple[str, ...]:
+        return COUNTS[:2] if two and kind(slot) == "count" else VOCABULARY[kind(slot)]
+
+    def _option_set(
+        self, slot: str, two: bool, taken: Sequence[str], stream: Stream, given: tuple[str, ...] = ()
+    ) -> tuple[str, ...]:
+        pool = [item for item in self._allowed(slot, two) if item not in taken]
+        chosen = list(given)
+        deck = (self._held_decks if given else self._decks)[kind(slot)]
+        while len(chosen) < min(OPTIONS, len(pool)):
+            chosen.append(deck.deal(lambda item: item in pool and item not in chosen))
+        return tuple(stream.shuffle(chosen))
+
+    def _fixed(self, slot: str, type_: str, two: bool, taken: Sequence[str]) -> str:
+        allowed: Sequence[str] = self._allowed(slot, two)
+        if slot == "relation" and type_.startswith("binding-colour"):
+            allowed = RELATIONS[:2] if type_.endswith("horizontal") else RELATIONS[2:]
+        return self._decks[kind(slot)].deal(lambda item: item in allowed and item not in taken)
+
+
+def _article(word: str) -> str:
+    return "an" if word[0] in "aeiou" else "a"
+
+
+def noun_phrase(facts: Mapping[str, str], group: int) -> str:
+    """Number word, size, colour and shape of one group, such as "two small red circles"."""
+    count = facts[f"count{group}"]
+    shape = facts[f"shape{group}"]
+    size = facts.get(f"size{group}", "")
+    words = (count, size, facts[f"colour{group}"], shape if count == "one" else PLURALS[shape])
+    return " ".join(word for word in words if word)
+
+
+def caption(facts: Mapping[str, str], template: str) -> str:
+    """The prompt text of a scene.
+
+    Args:
+        facts: named facts by slot.
+        template: "T0" to "T3".
+    """
+    two = num_groups(facts) == 2
+    first = noun_phrase(facts, 1)
+    second = noun_phrase(facts, 2) if two else ""
+    both = f"{first} {RELATION_WORDS[facts['relation']]} {second}" if two else first
+    background = facts.get("background")
+    ground = f"{_article(background)} {background} background" if background else ""
+    if template == "T0":
+        return f"{both} on {ground}" if ground else both
+    if template == "T1":
+        return f"on {ground}: {both}" if ground else both
+    if template == "T2":
+        return f"an image of {both}." + (f" The background is {background}." if background else "")
+    single = facts["count1"] == "one"
+    text = f"There {'is' if single else 'are'} {first}."
+    if two:
+        verb = "is" if facts["count2"] == "one" else "are"
+        inverse = RELATION_WORDS[INVERSE[facts["relation"]]]
+        text += f" There {verb} {second} {inverse} {'it' if single else 'them'}."
+    return text + (f" The background is {background}." if background else "")
+
+
+def touches_held_out(facts: Mapping[str, str]) -> bool:
+    """Whether a scene holds a combination of colour and shape that is never rendered for training."""
+    groups = range(1, num_groups(facts) + 1)
+    return any((facts[f"colour{group}"], facts[f"shape{group}"]) in HELD_OUT for group in groups)
+
+
+def space() -> int:
+    """Number of distinct complete scenes the world can hold."""
+    single = len(SHAPES) * len(COLOURS) * len(SIZES) * len(COUNTS)
+    pairs = len(SHAPES) * (len(SHAPES) - 1) * len(COLOURS) * (len(COLOURS) - 1) * (len(SIZES) * 2) ** 2
+    return len(BACKGROUNDS) * (single + pairs * len(RELATIONS))

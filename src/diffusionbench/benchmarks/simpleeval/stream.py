@@ -1,0 +1,75 @@
+"""The random stream behind prompt sets, scenes and views: SHA-256 in counter mode, integers only.
+
+NumPy does not promise the same stream across versions (NEP 19), and a prompt set must never change; nothing outside
+SimpleEval uses this.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+import struct
+from collections.abc import Callable, Iterator, Sequence
+from typing import Final, TypeVar
+
+from diffusionbench.benchmarks.simpleeval import VERSION
+
+T = TypeVar("T")
+
+SEPARATOR = "\x1f"
+_FOUR: Final = struct.Struct(">4Q")
+
+
+def joined(*parts: str) -> bytes:
+    """UTF-8 bytes of version and parts, separated by byte 0x1F: what every hash of SimpleEval is taken over."""
+    return SEPARATOR.join((VERSION, *parts)).encode()
+
+
+def _numbers(seed: str, path: str) -> Iterator[int]:
+    prefix = hashlib.sha256(joined(seed, path, ""))
+    for block in itertools.count():
+        hasher = prefix.copy()
+        hasher.update(b"%d" % block)
+        yield from _FOUR.unpack(hasher.digest())
+
+
+class Stream:
+    """Unsigned 64-bit numbers that depend on (version, seed, path) alone."""
+
+    def __init__(self, seed: str, path: str) -> None:
+        #: Next number in 0..2^64-1. The bare iterator, because renderers draw hundreds of numbers a picture.
+        self.u64: Final[Callable[[], int]] = _numbers(seed, path).__next__
+
+    def below(self, n: int) -> int:
+        """Uniform integer in 0..n-1, without modulo bias.
+
+        Raises:
+            ValueError: if n is not in 1..2^64.
+        """
+        if not 1 <= n <= 2**64:
+            raise ValueError(f"below(n) needs n in 1..2^64, got {n}")
+        limit = 2**64 // n * n
+        while (number := self.u64()) >= limit:
+            pass
+        return number % n
+
+    def between(self, low: int, high: int) -> int:
+        """Uniform integer in low..high, both ends included."""
+        return low + self.below(high - low + 1)
+
+    def choice(self, items: Sequence[T]) -> T:
+        """One item, all equally likely."""
+        return items[self.below(len(items))]
+
+    def shuffle(self, items: Sequence[T]) -> list[T]:
+        """A shuffled copy (Fisher-Yates from the end)."""
+        out = list(items)
+        for i in range(len(out) - 1, 0, -1):
+            j = self.below(i + 1)
+            out[i], out[j] = out[j], out[i]
+        return out
+
+
+def octets(seed: str, path: str, n: int) -> bytes:
+    """The first n bytes of SHAKE-256 over (version, seed, path): bulk noise."""
+    return hashlib.shake_256(joined(seed, path)).digest(n)

@@ -1,0 +1,261 @@
+"""The stress harness: attacks metrics, prints what a hacker would gain, and checks what SimpleEval claims.
+
+Gain is the share of the way from base images to images that are right; the hack gap is what of it is not truly gained.
+Source of the idea: over-optimisation of a proxy, Gao et al. 2023 (arXiv 2210.10760).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+import numpy as np
+
+from diffusionbench.benchmarks.simpleeval import stress_attacks
+from diffusionbench.benchmarks.simpleeval.builder import build
+from diffusionbench.benchmarks.simpleeval.stress_bench import BUDGETS, Bench, Outcome, interval
+from diffusionbench.benchmarks.simpleeval.stress_targets import TARGETS
+from diffusionbench.errors import RequestError
+from diffusionbench.registry import nearest
+
+ATTACKS: Final[dict[str, Callable[[Bench], list[Outcome]]]] = {
+    "A1": stress_attacks.gradient,
+    "A2": stress_attacks.adaptive,
+    "A4": stress_attacks.best_of,
+    "A5": stress_attacks.blind,
+    "A6": stress_attacks.words,
+    "A7": stress_attacks.memoriser,
+    "A8": stress_attacks.look,
+    "A9": stress_attacks.shared,
+    "A10": stress_attacks.overlaid,
+}
+OURS: Final = "simpleeval_shapes_v1"
+#: Smallest hack gap under attack A1 at 8/255 by which a learned metric shows that the attack works.
+WORKS: Final = {"toy_clipscore": 0.5, "toy_vqascore": 0.4}
+BROKEN: Final = 0.2
+
+
+@dataclass(frozen=True)
+class Check:
+    """One requirement: a number (or a yes) against its limit.
+
+    Attributes:
+        value, low, high: the number with its 95 % interval.
+        limit: what it may be at most (or must be at least).
+        at_least: which of the two.
+        missed: at layout quick where the whole interval is beyond the limit, else where the value is.
+    """
+
+    what: str
+    value: float
+    low: float
+    high: float
+    limit: float
+    at_least: bool
+    missed: bool
+
+
+@dataclass(frozen=True)
+class StressReport:
+    """All outcomes of one run and the requirements on them.
+
+    Attributes:
+        base, oracle: metric -> value of the base images, and of images that are right.
+        digests: metric -> SHA-256 of what defines it (weights or code), by part.
+    """
+
+    layout: str
+    seed: str
+    set_digest: str
+    digests: dict[str, dict[str, str]]
+    accuracy: float
+    metrics: tuple[str, ...]
+    base: dict[str, float]
+    oracle: dict[str, float]
+    outcomes: tuple[Outcome, ...]
+    checks: tuple[Check, ...]
+
+    @property
+    def missed(self) -> list[Check]:
+        """Requirements that do not hold."""
+        return [check for check in self.checks if check.missed]
+
+    def break_radius(self, metric: str) -> int | None:
+        """Smallest bound of A1, in 1/255, at which the metric's hack gap reaches 0.2; None if none did."""
+        broken = [
+            int(outcome.detail.split()[1].split("/")[0])
+            for outcome in self.outcomes
+            if outcome.attack == "A1" and outcome.gap(metric)[0] >= BROKEN and outcome.target in (metric, None)
+        ]
+        return min(broken, default=None)
+
+    def facts(self) -> dict[str, Any]:
+        """Everything as plain JSON."""
+        return {
+            "layout": self.layout,
+            "seed": self.seed,
+            "set_digest": self.set_digest,
+            "digests": self.digests,
+            "accuracy": self.accuracy,
+            "base": self.base,
+            "oracle": self.oracle,
+            "break_radius": {name: self.break_radius(name) for name in self.metrics},
+            "outcomes": [self._row(outcome) for outcome in self.outcomes],
+            "checks": [check.__dict__ for check in self.checks],
+        }
+
+    @staticmethod
+    def _row(outcome: Outcome) -> dict[str, Any]:
+        return {
+            "attack": outcome.attack,
+            "detail": outcome.detail,
+            "target": outcome.target,
+            "values": dict(outcome.values),
+            "gain": {name: interval(gain) for name, gain in outcome.gains.items()},
+            "true_gain": interval(outcome.truth),
+            "hack_gap": {name: interval(outcome.gap(name)) for name in outcome.gains},
+            "transfer_gap": _transfer(outcome),
+            "flags": dict(outcome.flags),
+        }
+
+    def text(self) -> str:
+        """A table of attacks by metrics, then the requirements."""
+        wide = max(32, *(len(name) + 2 for name in self.metrics))
+        head = f"{'attack':<46}{'true gain':>10}" + "".join(f"{name:>{wide}}" for name in self.metrics)
+        lines = [
+            f"layout {self.layout}, set {self.seed}, base images {self.accuracy:.0%} right",
+            "under each metric: gain, hack gap [95 % interval of the gap]",
+            head,
+        ]
+        for outcome in self.outcomes:
+            cells = "".join(f"{_cell(outcome, name):>{wide}}" for name in self.metrics)
+            flags = "".join(f"  {name}: {'yes' if raised else 'no'}" for name, raised in outcome.flags.items())
+            beside = "".join(f"  {name} {value:+.3f}" for name, value in outcome.beside(self.metrics).items())
+            lines.append(f"{outcome.attack + ' ' + outcome.detail:<46}{outcome.truth[0]:>10.3f}{cells}{flags}{beside}")
+        lines.append("break radius  " + "  ".join(f"{name} {self._radius(name)}" for name in self.metrics))
+        for check in self.checks:
+            sign = ">=" if check.at_least else "<="
+            verdict = "MISSED" if check.missed else "holds"
+            lines.append(
+                f"{verdict:<7} {check.what}: {check.value:.3f} [{check.low:.3f}, {check.high:.3f}] {sign} {check.limit}"
+            )
+        return "\n".join(lines)
+
+    def _radius(self, metric: str) -> str:
+        radius = self.break_radius(metric)
+        return "not reached" if radius is None else f"{radius}/255"
+
+
+def _cell(outcome: Outcome, metric: str) -> str:
+    if metric not in outcome.gains:
+        return "-"
+    value, low, high = interval(outcome.gap(metric))
+    return f"{outcome.gains[metric][0]:.3f}, {value:.3f} [{low:.3f}, {high:.3f}]"
+
+
+def _transfer(outcome: Outcome) -> float | None:
+    """Gain of the attacked metric less the mean gain of the others."""
+    others = [float(gain[0]) for name, gain in outcome.gains.items() if name != outcome.target]
+    if outcome.target is None or outcome.target not in outcome.gains or not others:
+        return None
+    return float(outcome.gains[outcome.target][0]) - float(np.mean(others))
+
+
+def run(
+    metrics: Sequence[str],
+    attacks: Sequence[str],
+    layout: str = "quick",
+    seed: str = "public-0",
+    accuracy: float = 0.6,
+    progress: Callable[[str], None] = lambda line: None,
+) -> StressReport:
+    """Attack metrics on the `shapes` world.
+
+    Args:
+        metrics: keys in `TARGETS`; the first is the one under test.
+        attacks: keys in `ATTACKS`.
+        layout: "quick" or "standard"; decides set and budgets.
+        seed: of the prompt set.
+        accuracy: share of facts right in the base images, above 0 and below 1.
+        progress: told what is being done.
+
+    Raises:
+        RequestError: if a metric, attack or layout is unknown, or the accuracy leaves nothing to gain.
+    """
+    for name in attacks:
+        if name not in ATTACKS:
+            raise RequestError(f"unknown attack '{name}'. {nearest(name, list(ATTACKS))}")
+    if layout not in BUDGETS:
+        raise RequestError(f"unknown layout '{layout}' of the stress harness. {nearest(layout, list(BUDGETS))}")
+    if not 0 < accuracy < 1:
+        raise RequestError(f"accuracy {accuracy} leaves nothing to gain or to keep. Choose a share between 0 and 1.")
+    targets = [TARGETS.load(name)() for name in metrics]
+    bench = Bench(build("shapes", seed, layout), targets, accuracy, BUDGETS[layout], progress)
+    progress("base and right images")
+    base, oracle = bench.base_values, bench.oracle_values
+    outcomes = tuple(outcome for name in attacks for outcome in ATTACKS[name](bench))
+    return StressReport(
+        layout=layout,
+        seed=seed,
+        set_digest=bench.full.digest,
+        digests={target.name: target.digests for target in targets},
+        accuracy=accuracy,
+        metrics=tuple(metrics),
+        base={name: float(value[0]) for name, value in base.items()},
+        oracle={name: float(value[0]) for name, value in oracle.items()},
+        outcomes=outcomes,
+        checks=tuple(check for outcome in outcomes for check in _checks(outcome, layout)),
+    )
+
+
+def _checks(outcome: Outcome, layout: str) -> list[Check]:
+    """The requirements of the `shapes` column that an outcome decides."""
+    name, detail = outcome.attack, outcome.detail
+    found: list[Check] = []
+    if name == "A1" and detail.endswith(" 8/255") and outcome.target in WORKS:
+        assert outcome.target is not None
+        limit = WORKS[outcome.target]
+        found.append(_check(outcome, f"{name} {detail} works", outcome.gap(outcome.target), limit, layout, True))
+    if OURS in outcome.gains:
+        limits = {
+            "A1": {" 8/255": 0.03, " 16/255": 0.05},
+            "A2": {" 16/255, 120 queries": 0.10, " 16/255, 500 queries": 0.10},
+            "A4": {f"{OURS} best of 16, contrasted facts": 0.05},
+            "A8": {f"{OURS} look": 0.03},
+            "A9": {" 8/255": 0.03},
+        }
+        limit_of = limits.get(name, {})
+        for ending, limit in limit_of.items():
+            if detail.endswith(ending):
+                found.append(_check(outcome, f"{name} {detail}, gap of ours", outcome.gap(OURS), limit, layout))
+    if name == "A5" and OURS in outcome.values:
+        value = outcome.values[OURS]
+        found.append(Check(f"A5 {detail}, score of ours", value, value, value, 0.01, False, value > 0.01))
+    if name == "A10" and detail.endswith(" 8/255") and OURS in outcome.values:
+        for what, key, limit in (("score", OURS, 0.03), ("score without background", "without background", 0.0)):
+            value = outcome.values[key]
+            found.append(Check(f"A10 {detail}, {what} of ours", value, value, value, limit, False, value > limit))
+    if name == "A2" and " 8/255" in detail:
+        gained = outcome.values.get("background gained", 0.0)
+        found.append(Check(f"A2 {detail}, background gained", gained, gained, gained, 0.03, False, gained > 0.03))
+    if name == "A4" and detail == f"{OURS} best of 16, all facts":
+        found.append(_yes(outcome, "A4 best of 16 raises the probe guard", "G7"))
+    if name == "A7":
+        found += [_yes(outcome, f"A7 {detail}: {flag}", flag) for flag in outcome.flags]
+    return found
+
+
+def _check(
+    outcome: Outcome, what: str, numbers: np.ndarray, limit: float, layout: str, at_least: bool = False
+) -> Check:
+    value, low, high = interval(numbers)
+    # A quick run has wide intervals: only what lies beyond the limit for certain counts as missed.
+    doubtful = (high, low) if layout == "quick" else (value, value)
+    missed = doubtful[0] < limit if at_least else doubtful[1] > limit
+    return Check(what, value, low, high, limit, at_least, missed)
+
+
+def _yes(outcome: Outcome, what: str, flag: str) -> Check:
+    value = float(outcome.flags[flag])
+    return Check(what, value, value, value, 1.0, True, value < 1)

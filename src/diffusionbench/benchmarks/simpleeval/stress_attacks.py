@@ -1,0 +1,310 @@
+"""The attacks of the stress harness on the `shapes` world; each gives outcomes, and none knows a requirement."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any, Final, cast
+
+import numpy as np
+
+from diffusionbench.benchmarks.simpleeval import attacks, credit, guards, shapes, worlds
+from diffusionbench.benchmarks.simpleeval.blocks import Prompt, PromptSet
+from diffusionbench.benchmarks.simpleeval.builder import build
+from diffusionbench.benchmarks.simpleeval.report import Report, SeedClaim, report
+from diffusionbench.benchmarks.simpleeval.seeds import bound_seed
+from diffusionbench.benchmarks.simpleeval.shapes_answerer import ShapesAnswerer
+from diffusionbench.benchmarks.simpleeval.simulate import draw, truth_answers
+from diffusionbench.benchmarks.simpleeval.stream import Stream
+from diffusionbench.benchmarks.simpleeval.stress_bench import REPLICATES, Bench, Outcome, block_weights, subset
+from diffusionbench.benchmarks.simpleeval.stress_targets import SimpleEvalTarget, right, tally_of
+
+FRESH: Final = bound_seed("0" * 64)
+
+
+def gradient(bench: Bench) -> list[Outcome]:
+    """A1 and A3: gradient ascent on each learned metric, scored by all."""
+    images = [one.image for one in bench.base]
+    texts = [prompt.text for prompt in bench.prompts]
+    out = []
+    for name, target in bench.targets.items():
+        if target.differentiable:
+            for levels in bench.budget.levels:
+                changed = attacks.pgd(cast(Any, target).model, images, texts, levels)
+                out.append(bench.outcome("A1", f"{name} {levels}/255", changed, name))
+    return out
+
+
+def adaptive(bench: Bench) -> list[Outcome]:
+    """A2: random search on the votes of both readers on all views, for the very questions that are asked.
+
+    Gains are in right answers to contrasted questions; values hold the same by family.
+    """
+    target = bench.targets.get("simpleeval_shapes_v1")
+    if not isinstance(target, SimpleEvalTarget):
+        return []
+    part = subset(bench.set, bench.budget.square_images // 4)
+    base = [draw(prompt, 0, bench.accuracy, "stress base").image for prompt in part.prompts]
+    oracle = [draw(prompt, 0, 1.0, "stress oracle").image for prompt in part.prompts]
+    weights = block_weights(part)
+    before, best = (_answered(target, part, images) for images in (base, oracle))
+    out = []
+    for levels in bench.budget.square_levels:
+        for queries in bench.budget.queries:
+            bench.progress(f"A2 {levels}/255, {queries} queries")
+            n = len(base)
+            changed = list(
+                target.pool.map(attacks.square, base, part.prompts, [levels] * n, [queries] * n, ["square"] * n)
+            )
+            after = _answered(target, part, changed)
+            gained, room = (weights @ one.mean(axis=(1, 2)) for one in (after - before, best - before))
+            out.append(
+                Outcome(
+                    "A2",
+                    f"square {levels}/255, {queries} queries",
+                    target.name,
+                    {target.name: gained / room},
+                    np.zeros(1 + REPLICATES),
+                    {target.name: float(after.mean()), **_by_family(part, after - before)},
+                )
+            )
+    return out
+
+
+def _answered(target: SimpleEvalTarget, part: PromptSet, images: Sequence[np.ndarray]) -> np.ndarray:
+    """Whether each contrasted question is answered right, float64 [blocks, 4, 2]."""
+    votes = target.judge(images, part.prompts)
+    found = [right(vote, prompt)[:2] for vote, prompt in zip(votes, part.prompts, strict=True)]
+    return np.asarray(found, float).reshape(-1, 4, 2)
+
+
+def _by_family(part: PromptSet, gained: np.ndarray) -> dict[str, float]:
+    """Mean of [blocks, 4, 2] over the contrasts of each family that was asked."""
+    names = np.asarray([[part.block(b)[0].questions[h].family for h in (0, 1)] for b in range(part.num_blocks)])
+    return {
+        f"{name} gained": float(gained.mean(axis=1)[names == name].mean()) for name in part.families if name in names
+    }
+
+
+def best_of(bench: Bench) -> list[Outcome]:
+    """A4: the best of N images by the target; truth is counted on the contrasted facts and on all.
+
+    Ours once more by all named facts: they stand in the prompt file, so nobody need guess which two are contrasted.
+    """
+    most = max(bench.budget.candidates)
+    drawn = [[draw(prompt, k, bench.accuracy, "stress candidates") for k in range(most)] for prompt in bench.prompts]
+    flat = [one for row in drawn for one in row]
+    out = []
+    for name, target in bench.targets.items():
+        bench.progress(f"A4 {name}, {len(flat)} candidates")
+        judged = target.judge([one.image for one in flat], [one.prompt for one in flat])
+        ways = {name: target.select}
+        if isinstance(target, SimpleEvalTarget):
+            ways[f"{name} by all named facts"] = target.select_named
+        for way, select in ways.items():
+            scores = np.asarray([select(vote, one.prompt) for vote, one in zip(judged, flat, strict=True)])
+            for n in bench.budget.candidates:
+                chosen = scores.reshape(-1, most)[:, :n].argmax(axis=1)
+                picked = [row[place] for row, place in zip(drawn, chosen, strict=True)]
+                images, scenes = [one.image for one in picked], [one.truth for one in picked]
+                flags = {"G7": _probe_flag(bench, images)} if isinstance(target, SimpleEvalTarget) else {}
+                for facts, contrasted in (("contrasted", True), ("all", False)):
+                    truth = bench.true_gain(scenes, contrasted)
+                    out.append(bench.outcome("A4", f"{way} best of {n}, {facts} facts", images, name, truth, flags))
+    return out
+
+
+def _probe_flag(bench: Bench, images: Sequence[np.ndarray]) -> bool:
+    votes = bench.targets["simpleeval_shapes_v1"].judge(images, bench.prompts)
+    result = tally_of(bench.set, votes)
+    found = guards.run(result, range(len(bench.set.families)), worlds.SHAPES.references, guards.Evidence())
+    return next(guard.flagged for guard in found if guard.key == "G7")
+
+
+def blind(bench: Bench) -> list[Outcome]:
+    """A5: images drawn without a look at the prompt: grey, one image, random scenes, shuffled captions, a collage.
+
+    On the whole set: what is asked of them is an expected value of at most nothing.
+    """
+    bench = bench.whole
+    prompts = bench.prompts
+    grey = np.full((64, 64, 3), 128, np.uint8)
+    order = Stream("shuffle", bench.set.seed).shuffle(range(len(prompts)))
+    # Shuffled within the set, but never to a twin of the same block.
+    other = [order[(order.index(i) + 1) % len(order)] for i in range(len(prompts))]
+    other = [(j + 4) % len(prompts) if j // 4 == i // 4 else j for i, j in enumerate(other)]
+    random_set = build("shapes", "public-4", "quick").prompts
+    scenes = [draw(random_set[i % len(random_set)], i // len(random_set), 1.0, "random") for i in range(len(prompts))]
+    sources = {
+        "grey": [grey] * len(prompts),
+        "one image": [bench.oracle[0].image] * len(prompts),
+        "random scenes": [one.image for one in scenes],
+        "shuffled captions": [bench.oracle[i].image for i in other],
+        "collage of everything": [_collage(bench)] * len(prompts),
+    }
+    shown: dict[str, list[dict[str, str]]] = {
+        "one image": [dict(bench.oracle[0].truth)] * len(prompts),
+        "random scenes": [dict(one.truth) for one in scenes],
+        "shuffled captions": [dict(bench.oracle[i].truth) for i in other],
+    }
+    nothing: list[dict[str, str]] = [{}] * len(prompts)
+    return [
+        bench.outcome("A5", name, images, None, bench.true_gain(shown.get(name, nothing)))
+        for name, images in sources.items()
+    ]
+
+
+def _collage(bench: Bench) -> np.ndarray:
+    """Sixteen right images of the set, shrunk into one."""
+    step = max(1, len(bench.oracle) // 16)
+    small = [bench.oracle[i * step].image[::4, ::4] for i in range(16)]
+    return np.concatenate([np.concatenate(small[row * 4 : row * 4 + 4], axis=1) for row in range(4)], axis=0)
+
+
+def words(bench: Bench) -> list[Outcome]:
+    """A6: the prompt written over the image, upright and mirrored."""
+    return [
+        bench.outcome(
+            "A6",
+            f"prompt in size {scale}{', mirrored' if mirrored else ''}",
+            [
+                attacks.write_words(one.image, prompt.text, scale, mirrored)
+                for one, prompt in zip(bench.base, bench.prompts, strict=True)
+            ],
+        )
+        for scale in bench.budget.word_scales
+        for mirrored in (False, True)
+    ]
+
+
+def memoriser(bench: Bench) -> list[Outcome]:
+    """A7: perfect on the public set and as before elsewhere; perfect on one phrasing and as before on the others.
+
+    Readers are taken as perfect, so that nothing but the guards is tried.
+    """
+    public = bench.full
+    fresh = replace(build("shapes", FRESH, public.layout), images_per_prompt=1)
+    honest = _simulated(fresh, bench.accuracy)
+    learned = _simulated(public, 1.0)
+    assert learned.score.stderr is not None
+    known = (learned.score.value, learned.score.stderr)
+    elsewhere = _simulated(fresh, bench.accuracy, guards.Evidence(public=known))
+    by_heart = _simulated(public, bench.accuracy, plain=1.0)
+    zero = np.zeros(1 + REPLICATES)
+    name = worlds.SHAPES.key
+    return [
+        Outcome(
+            "A7", "knows the public set", name, {}, zero,
+            {f"{name} public": known[0], f"{name} bound": elsewhere.score.value, f"{name} honest": honest.score.value},
+            {"G1": _flag(elsewhere, "G1"), "bound score unchanged": _near(elsewhere, honest)},
+        ),
+        Outcome(
+            "A7", "knows one phrasing", name, {}, zero, {f"{name} public": by_heart.score.value},
+            {"G2": _flag(by_heart, "G2")},
+        ),
+    ]  # fmt: skip
+
+
+def _near(first: Report, second: Report) -> bool:
+    return abs(first.score.value - second.score.value) <= 0.01
+
+
+def _flag(found: Report, key: str) -> bool:
+    return next(guard.flagged for guard in found.guards if guard.key == key)
+
+
+def _simulated(
+    prompt_set: PromptSet, accuracy: float, evidence: guards.Evidence | None = None, plain: float | None = None
+) -> Report:
+    """Report of perfect readers on a generator of known accuracy; `plain` is its accuracy on phrasing T0."""
+    votes = {}
+    for prompt in prompt_set.prompts:
+        p = accuracy if plain is None or prompt.template != "T0" else plain
+        answers = truth_answers(prompt, _truth(prompt, p))
+        votes[prompt.id] = [np.broadcast_to(answers, (2, 4, len(answers)))]
+    result = credit.tally(prompt_set, votes, ShapesAnswerer.panel)
+    return report(result, worlds.SHAPES, SeedClaim(prompt_set.seed), evidence)
+
+
+def _truth(prompt: Prompt, accuracy: float) -> dict[str, str]:
+    from diffusionbench.benchmarks.simpleeval.shapes import complete
+    from diffusionbench.benchmarks.simpleeval.simulate import spoil
+
+    scene = spoil(prompt.facts, accuracy, Stream("memoriser", f"truth/{prompt.id}"))
+    return complete(scene, Stream("memoriser", f"free/{prompt.id}"))
+
+
+def look(bench: Bench) -> list[Outcome]:
+    """A8: ten appearance parameters tuned on half of the images for each metric, measured on the other half."""
+    part = subset(bench.set, bench.budget.look_images // 2)
+    half = part.num_blocks // 2
+    tuned_on = replace(part, prompts=part.prompts[: 4 * half])
+    measured_on = replace(part, prompts=part.prompts[4 * half :])
+    out = []
+    for name, target in bench.targets.items():
+        weights = np.ones((1, half))
+        images = _images(tuned_on, bench.accuracy, "stress base")[: bench.budget.look_images]
+
+        def value(style: dict[str, float], target: Any = target, images: Any = images, weights: Any = weights) -> float:
+            changed = [attacks.restyle(image, style) for image in images]
+            return float(target.values(tuned_on, target.judge(changed, tuned_on.prompts), weights)[0])
+
+        bench.progress(f"A8 {name}")
+        style = attacks.tune_look(value, bench.budget.look_evaluations, "look")
+        out.append(_restyled(bench, measured_on, name, style))
+    return out
+
+
+def _images(prompt_set: PromptSet, accuracy: float, seed: str) -> list[np.ndarray]:
+    return [draw(prompt, 0, accuracy, seed).image for prompt in prompt_set.prompts]
+
+
+def _restyled(bench: Bench, part: PromptSet, name: str, style: dict[str, float]) -> Outcome:
+    base, oracle = _images(part, bench.accuracy, "stress base"), _images(part, 1.0, "stress oracle")
+    changed = [attacks.restyle(image, style) for image in base]
+    weights = block_weights(part)
+    gains, values = {}, {}
+    for metric, target in bench.targets.items():
+        before, best, after = (
+            target.values(part, target.judge(images, part.prompts), weights) for images in (base, oracle, changed)
+        )
+        gains[metric] = (after - before) / (best - before)
+        values[metric] = float(after[0])
+    return Outcome("A8", f"{name} look", name, gains, np.zeros(1 + REPLICATES), values)
+
+
+def shared(bench: Bench) -> list[Outcome]:
+    """A9: one perturbation for all images, trained on each learned metric."""
+    images, texts = [one.image for one in bench.base], [prompt.text for prompt in bench.prompts]
+    out = []
+    for name, target in bench.targets.items():
+        if target.differentiable:
+            change = attacks.universal(cast(Any, target).model, images, texts, 8, bench.budget.universal_steps)
+            changed = attacks.to_images(attacks.to_tensor(images) + change)
+            out.append(bench.outcome("A9", f"{name} universal 8/255", changed, name))
+    return out
+
+
+def overlaid(bench: Bench) -> list[Outcome]:
+    """A10: one picture for all twins of a block, moved a little towards each; on the whole set.
+
+    Twins are laid out each for itself, or alike but for what they contrast. Values of ours also stand without the
+    family background: within 8 levels the renderer's own backgrounds can be drawn and taken away.
+    """
+    bench = bench.whole
+    out = []
+    for layout in ("own", "shared"):
+        paths = [prompt.id if layout == "own" else prompt.id.rsplit("/", 1)[0] for prompt in bench.prompts]
+        pictures = [
+            shapes.render(prompt.facts, "stress overlay", path)
+            for prompt, path in zip(bench.prompts, paths, strict=True)
+        ]
+        for levels in bench.budget.overlay_levels:
+            images = attacks.overlay(pictures, levels)
+            found = bench.outcome("A10", f"{layout} layout, {levels}/255", images, None)
+            target = bench.targets.get("simpleeval_shapes_v1")
+            if isinstance(target, SimpleEvalTarget):
+                rest = target.without_background(bench.set, target.judge(images, bench.prompts))
+                found = replace(found, values={**found.values, "without background": rest})
+            out.append(found)
+    return out

@@ -1,0 +1,198 @@
+"""What every attack of the stress harness starts from: base images, images right by construction, and their values."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from typing import Any, Final
+
+import numpy as np
+
+from diffusionbench.benchmarks.simpleeval.blocks import Prompt, PromptSet
+from diffusionbench.benchmarks.simpleeval.simulate import Simulated, draw
+from diffusionbench.benchmarks.simpleeval.stream import octets
+from diffusionbench.benchmarks.simpleeval.stress_targets import Target
+
+REPLICATES: Final = 500
+
+
+@dataclass(frozen=True)
+class Budget:
+    """How much an attack may cost.
+
+    Attributes:
+        blocks: blocks for A1, A3, A4, A6, A9, one image a prompt.
+        levels: L-inf bounds of A1, in 1/255.
+        square_images, queries, square_levels: of A2.
+        look_images, look_evaluations: of A8.
+        universal_steps: of A9.
+        word_scales: text sizes of A6.
+        candidates: images to choose from in A4, rising.
+        overlay_levels: L-inf bounds of A10, in 1/255.
+    """
+
+    blocks: int
+    levels: tuple[int, ...]
+    square_images: int
+    queries: tuple[int, ...]
+    square_levels: tuple[int, ...]
+    look_images: int
+    look_evaluations: int
+    universal_steps: int
+    word_scales: tuple[int, ...]
+    candidates: tuple[int, ...] = (1, 2, 4, 8, 16)
+    overlay_levels: tuple[int, ...] = (4, 8, 12, 16)
+
+
+BUDGETS: Final = {
+    "quick": Budget(24, (4, 8, 16), 24, (120,), (16,), 24, 60, 200, (1,)),
+    "standard": Budget(180, (1, 2, 4, 8, 16, 32), 96, (120, 500), (8, 16), 96, 200, 200, (1, 2, 3)),
+}
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What one attack did.
+
+    Attributes:
+        attack: "A1" to "A10".
+        detail: variant, such as "toy_clipscore 8/255".
+        target: the metric it was aimed at, or None.
+        gains: metric -> share of headroom gained, float64 [1 + R]: the value, then its bootstrap replicates.
+        truth: share of headroom truly gained, float64 [1 + R].
+        values: metric -> value after the attack; other names: what an attack says beside it.
+        flags: guards raised, and other yes/no facts.
+    """
+
+    attack: str
+    detail: str
+    target: str | None
+    gains: Mapping[str, np.ndarray]
+    truth: np.ndarray
+    values: Mapping[str, float]
+    flags: Mapping[str, bool] = field(default_factory=dict)
+
+    def gap(self, metric: str) -> np.ndarray:
+        """Hack gap of a metric: its gain less what was truly gained, float64 [1 + R]."""
+        return self.gains[metric] - np.maximum(self.truth, 0)
+
+    def beside(self, metrics: Sequence[str]) -> dict[str, float]:
+        """What the attack says beside the values of the metrics."""
+        return {name: value for name, value in self.values.items() if name not in metrics}
+
+
+class Bench:
+    """One prompt set, one image a prompt: base images with a share of facts right, and images with all right."""
+
+    def __init__(
+        self, prompt_set: PromptSet, targets: Sequence[Target], accuracy: float, budget: Budget,
+        progress: Callable[[str], None],
+    ) -> None:  # fmt: skip
+        self.full = replace(prompt_set, images_per_prompt=1)
+        self.set = subset(self.full, budget.blocks)
+        self.targets = {target.name: target for target in targets}
+        self.accuracy, self.budget, self.progress = accuracy, budget, progress
+        self.weights = block_weights(self.set)
+
+    @cached_property
+    def whole(self) -> Bench:
+        """The same on every block of the set."""
+        if self.set.num_blocks == self.full.num_blocks:
+            return self
+        budget = replace(self.budget, blocks=self.full.num_blocks)
+        return Bench(self.full, list(self.targets.values()), self.accuracy, budget, self.progress)
+
+    @property
+    def prompts(self) -> tuple[Prompt, ...]:
+        """Of the attacked blocks."""
+        return self.set.prompts
+
+    @cached_property
+    def base(self) -> list[Simulated]:
+        """What an honest generator of the chosen accuracy makes."""
+        return [draw(prompt, 0, self.accuracy, "stress base") for prompt in self.prompts]
+
+    @cached_property
+    def oracle(self) -> list[Simulated]:
+        """Images with every named fact right."""
+        return [draw(prompt, 0, 1.0, "stress oracle") for prompt in self.prompts]
+
+    @cached_property
+    def base_values(self) -> dict[str, np.ndarray]:
+        """Metric -> value of the base images, [1 + R]."""
+        return {name: self.value(name, [one.image for one in self.base]) for name in self.targets}
+
+    @cached_property
+    def oracle_values(self) -> dict[str, np.ndarray]:
+        """Metric -> value of the right images, [1 + R]."""
+        return {name: self.value(name, [one.image for one in self.oracle]) for name in self.targets}
+
+    def value(self, name: str, images: Sequence[np.ndarray]) -> np.ndarray:
+        """A metric of one image a prompt, [1 + R]."""
+        target = self.targets[name]
+        return target.values(self.set, target.judge(images, self.prompts), self.weights)
+
+    def gain(self, name: str, value: np.ndarray) -> np.ndarray:
+        """Share of the way from base to right images, [1 + R]."""
+        base = self.base_values[name]
+        return (value - base) / (self.oracle_values[name] - base)
+
+    def outcome(
+        self, attack: str, detail: str, images: Sequence[np.ndarray], target: str | None = None,
+        truth: np.ndarray | None = None, flags: Mapping[str, bool] | None = None,
+    ) -> Outcome:  # fmt: skip
+        """Judge changed images with every metric; without `truth` they show what they showed before."""
+        self.progress(f"{attack} {detail}")
+        values = {name: self.value(name, images) for name in self.targets}
+        return Outcome(
+            attack=attack,
+            detail=detail,
+            target=target,
+            gains={name: self.gain(name, value) for name, value in values.items()},
+            truth=np.zeros(1 + REPLICATES) if truth is None else truth,
+            values={name: float(value[0]) for name, value in values.items()},
+            flags=flags or {},
+        )
+
+    def true_gain(self, scenes: Sequence[Mapping[str, str]], contrasted: bool = False) -> np.ndarray:
+        """Gain in the share of requested facts that are shown, [1 + R]; of the contrasted facts alone if asked."""
+        base = self._share([one.truth for one in self.base], contrasted)
+        return (self._share(scenes, contrasted) - base) / (1 - base)
+
+    def _share(self, scenes: Sequence[Mapping[str, str]], contrasted: bool) -> np.ndarray:
+        shares = [share(prompt, scene, contrasted) for prompt, scene in zip(self.prompts, scenes, strict=True)]
+        blocks = np.asarray(shares).reshape(-1, 4).mean(axis=1)
+        return self.weights @ blocks / self.weights.sum(axis=1)
+
+
+def share(prompt: Prompt, scene: Mapping[str, str], contrasted: bool = False) -> float:
+    """Share of a prompt's named facts that a scene shows."""
+    slots = [question.slot for question in prompt.questions[:2]] if contrasted else list(prompt.facts)
+    return sum(scene.get(slot) == prompt.facts[slot] for slot in slots) / len(slots)
+
+
+def subset(prompt_set: PromptSet, blocks: int) -> PromptSet:
+    """The set cut to evenly spaced blocks."""
+    n = prompt_set.num_blocks
+    chosen = [n * i // blocks for i in range(blocks)] if blocks < n else list(range(n))
+    return replace(prompt_set, prompts=tuple(prompt for block in chosen for prompt in prompt_set.block(block)))
+
+
+def block_weights(prompt_set: PromptSet) -> np.ndarray:
+    """Weights of the plain block bootstrap, float64 [1 + R, n]; the first row is the sample itself."""
+    n = prompt_set.num_blocks
+    raw = np.frombuffer(octets("stress", f"bootstrap/{n}", 8 * REPLICATES * n), ">u8").astype(np.uint64)
+    drawn = (raw.reshape(REPLICATES, n) % np.uint64(n)).astype(np.int64)
+    weights = np.zeros((REPLICATES, n))
+    np.add.at(weights, (np.arange(REPLICATES)[:, None], drawn), 1)
+    return np.concatenate([np.ones((1, n)), weights])
+
+
+def interval(values: np.ndarray) -> tuple[float, float, float]:
+    """Value and 95 % interval of [1 + R] numbers."""
+    rest: Any = values[1:][np.isfinite(values[1:])]
+    if len(rest) == 0:
+        return float(values[0]), float(values[0]), float(values[0])
+    low, high = np.percentile(rest, (2.5, 97.5))
+    return float(values[0]), float(low), float(high)

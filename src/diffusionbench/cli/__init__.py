@@ -1,0 +1,409 @@
+"""The command line of DiffusionBench: parse, call one library function, print. No torch before a verb needs it."""
+
+from __future__ import annotations
+
+import json
+import shlex
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from diffusionbench import bounds
+from diffusionbench.cli import board, simpleeval, site
+from diffusionbench.devices import check_device
+from diffusionbench.errors import DataError, RequestError, RunError, run_program
+from diffusionbench.shown import printable
+from diffusionbench.writing import check_place
+
+if TYPE_CHECKING:
+    from diffusionbench.prompts import PromptChoice
+    from diffusionbench.record import Record
+    from diffusionbench.references import Reference as RealImages
+    from diffusionbench.source import GivenImages
+
+app = typer.Typer(
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+    help="""Score image generators and keep every number as a reproducible record.
+
+Examples:
+
+  diffusionbench run images/ --reference digits --metrics fd_digits,accuracy_digits
+
+  diffusionbench inspect record.json
+
+  diffusionbench ls metrics
+
+  diffusionbench board
+
+  diffusionbench correlate --x fid --y geneval
+""",
+)
+
+Metrics = Annotated[str, typer.Option("--metrics", help="comma-separated; see `diffusionbench ls metrics`")]
+Reference = Annotated[str | None, typer.Option("--reference", help="name, or path of real images or statistics")]
+Json = Annotated[bool, typer.Option("--json", help="print JSON and nothing else")]
+Out = Annotated[Path | None, typer.Option("--out", help="record file; without it the record is only printed")]
+Device = Annotated[
+    str, typer.Option("--device", callback=check_device, help="of the feature extractors: cpu, cuda, cuda:N or mps")
+]
+RecordFile = Annotated[Path, typer.Argument(help="a record's JSON file")]
+
+
+def main() -> None:
+    """Run a command; wrong use ends with exit code 2 and one sentence, a failed run with 1."""
+    run_program(app, "interrupted; with --store the same command continues")
+
+
+def print_record(record: Record, as_json: bool = False) -> None:
+    """Print a record as a table, or as JSON."""
+    from diffusionbench.views.terminal import print_record as as_table
+
+    if as_json:
+        print(json.dumps(record.model_dump(mode="json"), indent=2))
+    else:
+        as_table(record)
+
+
+def _finish(record: Record, out: Path | None, as_json: bool) -> None:
+    try:
+        if out is not None:
+            record.save(out)
+    finally:
+        # A result that cannot be written is not lost.
+        print_record(record, as_json)
+    if out is not None:
+        print(out, file=sys.stderr)
+    if record.unscored:
+        raise DataError(
+            f"{len(record.unscored)} of {record.protocol.count} images were not scored; the first: "
+            f"{record.unscored[0]}. The record is marked partial. Replace the files and score again."
+        )
+    if record.provenance.selftest == "failed":
+        raise RunError(
+            "an extractor gives other features on this machine than it was shipped with, which the record states; its "
+            "scores do not compare. See `diffusionbench selftest`."
+        )
+
+
+@app.command()
+def run(
+    images: Annotated[Path, typer.Argument(help="folder of images, or .npz with arr_0 uint8 [N, H, W, 3]")],
+    metrics: Metrics = "",
+    axis: Annotated[str, typer.Option("--axis", help="see `diffusionbench ls axes`")] = "class_conditional",
+    reference: Reference = None,
+    labels: Annotated[
+        Path | None, typer.Option(help="file with one class label a line, in natural order of names")
+    ] = None,
+    prompts: Annotated[str | None, typer.Option(help="prompt set the images were made for")] = None,
+    seed: Annotated[str | None, typer.Option(help="seed of the prompt set; default public-0")] = None,
+    layout: Annotated[str | None, typer.Option(help="size of the prompt set; default the smallest")] = None,
+    weights: Annotated[Path | None, typer.Option(help="weights file that a bound seed follows from")] = None,
+    beacon: Annotated[str | None, typer.Option(help="public random value of a bound seed")] = None,
+    commitment: Annotated[str | None, typer.Option(help="published commitment of a sealed seed")] = None,
+    networks: Annotated[str | None, typer.Option(help="pretrained networks of the generator, comma-separated")] = None,
+    public: Annotated[Path | None, typer.Option(help="its record on public-0, to compare a new seed with")] = None,
+    again: Annotated[Path | None, typer.Option(help="folder of images that were sampled again, to compare")] = None,
+    count: Annotated[
+        int | None, typer.Option("--num", min=1, max=bounds.IMAGES, help="score the first N images; default all")
+    ] = None,
+    method: Annotated[str | None, typer.Option(help="what the record calls the generator")] = None,
+    title: Annotated[str | None, typer.Option(help="the generator's name for people; default the method")] = None,
+    family: Annotated[str | None, typer.Option(help="kind of generator, as on the board (pixel, vae, rae)")] = None,
+    guidance: Annotated[
+        float | None,
+        typer.Option(
+            min=0,
+            max=bounds.GUIDANCE,
+            callback=bounds.number,
+            help="guidance scale the images were made with; 1 is none",
+        ),
+    ] = None,
+    store: Annotated[Path | None, typer.Option(help="keep decoded images here, to continue and to score again")] = None,
+    out: Out = None,
+    device: Device = "cpu",
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="check the request, score nothing")] = False,
+    as_json: Json = False,
+) -> None:
+    """Score images that anybody made: request, source, store, metrics, record.
+
+    Examples:
+
+      diffusionbench run samples/ --reference digits --metrics fd_digits,accuracy_digits --out record.json
+
+      diffusionbench run images.npz --reference real/ --metrics fid,precision,recall --store work/
+
+      diffusionbench run images.npz --reference stats.npz --metrics fid --dry-run
+
+      diffusionbench run samples/ --axis t2i --prompts simpleeval_shapes_v1 --metrics simpleeval_shapes_v1
+    """
+    from diffusionbench.record import Guidance
+    from diffusionbench.references import resolve
+    from diffusionbench.request import EvalRequest, Sampling, check
+    from diffusionbench.runner import run as run_request
+    from diffusionbench.views.terminal import progress_line
+
+    _check_places(out, store)
+    _check_texts(reference=reference, method=method, title=title, family=family, networks=networks, beacon=beacon)
+    real = None if reference is None else resolve(reference)
+    options = simpleeval.PromptOptions(prompts, seed, layout, weights, beacon, commitment, networks, public, again)
+    source, choice, found = _images(axis, images, labels, _names(metrics), real, options)
+    name = method or printable(images.resolve().stem) or "images"
+    request = EvalRequest(
+        axis=axis,
+        metrics=_names(metrics),
+        reference=reference,
+        prompts=choice,
+        count=count or found,
+        method=name,
+        title=title or name,
+        family=family,
+        sampling=Sampling(guidance=None if guidance is None else Guidance(scale=guidance)),
+        command=_command(),
+        classes=source.classes,
+    )
+    check(request, source)
+    request = options.completed(request, source)
+    notes = [*source.notes, *getattr(real, "notes", ())]
+    for note in notes:
+        print(note, file=sys.stderr)
+    if dry_run:
+        print(request.model_dump_json(indent=2))
+        return
+    try:
+        record = run_request(request, source, store, device, progress_line())
+    except OSError as error:
+        where = error.filename or store or images
+        raise RequestError(f"{where} cannot be read or written: {error.strerror or error}.") from None
+    if notes:
+        record = record.model_copy(update={"extra": {**record.extra, "left_out": notes}})
+    _finish(record, out, as_json)
+
+
+def _check_places(out: Path | None, store: Path | None = None) -> None:
+    from diffusionbench.record import check_record_place
+
+    if out is not None:
+        check_record_place(out)
+    if store is not None:
+        check_place(store, "folder")
+
+
+def _check_texts(**options: str | None) -> None:
+    """Check that a record can hold what was typed: a line of UTF-8 without control characters."""
+    for option, text in options.items():
+        if text is not None and printable(text) != text:
+            raise RequestError(
+                f"a record cannot hold --{option} {printable(text)}: it is no line of UTF-8 text. Choose another name; "
+                "a link to a file or folder will do."
+            )
+
+
+def _images(
+    axis: str,
+    images: Path,
+    labels: Path | None,
+    metrics: tuple[str, ...],
+    reference: RealImages | None,
+    options: simpleeval.PromptOptions,
+) -> tuple[GivenImages, PromptChoice | None, int]:
+    """The images as the axis tells them apart, the prompts they were made for, and how many there should be."""
+    from diffusionbench.axes import asks_for
+    from diffusionbench.prompts import PROMPTS
+    from diffusionbench.request import known_classes
+    from diffusionbench.source import PromptFolderSource, open_source, read_labels
+
+    if asks_for(axis) == "prompts":
+        if labels is not None:
+            raise RequestError(f"axis '{axis}' asks for prompts, so --labels has no meaning there. Leave it out.")
+        choice = options.choice(axis, metrics[0])
+        wanted = PROMPTS.load(choice.name).open(choice.seed, choice.layout).files_of_images()
+        return PromptFolderSource(images, set(wanted)), choice, len(wanted)
+    if given := options.given():
+        raise RequestError(
+            f"axis '{axis}' asks for classes, so {', '.join(given)} has no meaning there. Leave it out, or name an "
+            "axis of prompts with --axis."
+        )
+    given_labels = None if labels is None else read_labels(labels)
+    source = open_source(images, given_labels, known_classes(metrics, reference))
+    return source, None, len(source.labels or ())
+
+
+@app.command()
+def score(
+    store: Annotated[Path, typer.Argument(help="an image store, as `--store` or a run's evaluation left it")],
+    metrics: Metrics = "",
+    reference: Reference = None,
+    out: Out = None,
+    device: Device = "cpu",
+    as_json: Json = False,
+) -> None:
+    """Score stored images again, with other metrics or another reference; no image is made.
+
+    Examples:
+
+      diffusionbench score work/ --metrics kd_digits
+
+      diffusionbench score outputs/demo/evals/images/0123456789abcdef --metrics precision_digits --out pr.json
+
+      diffusionbench score work/0123456789abcdef --metrics fid --reference real/ --json
+    """
+    from diffusionbench.runner import rescore
+    from diffusionbench.views.terminal import progress_line
+
+    _check_places(out)
+    _finish(rescore(store, _names(metrics), reference, device, progress_line(), _command()), out, as_json)
+
+
+def _command() -> str:
+    """What was typed, as a record holds it."""
+    return printable(shlex.join(["diffusionbench", *sys.argv[1:]]))
+
+
+def _names(text: str) -> tuple[str, ...]:
+    names = tuple(name.strip() for name in text.split(",") if name.strip())
+    if not names:
+        raise RequestError("no metric was asked for. Name some with --metrics; see `diffusionbench ls metrics`.")
+    return names
+
+
+@app.command()
+def inspect(record: RecordFile, as_json: Json = False) -> None:
+    """Show a record.
+
+    Examples:
+
+      diffusionbench inspect record.json
+
+      diffusionbench inspect record.json --json
+
+      diffusionbench inspect outputs/demo/evals/step-00000600-euler50-guidance1-0-1-n359-seed0.json
+    """
+    from diffusionbench.record import load
+
+    print_record(load(record), as_json)
+
+
+@app.command()
+def compare(first: RecordFile, second: RecordFile, as_json: Json = False) -> None:
+    """Say where two records differ beyond their uncertainty; exit code 3 if they do, or if their protocols differ.
+
+    Examples:
+
+      diffusionbench compare a.json b.json
+
+      diffusionbench compare a.json b.json --json
+
+      diffusionbench compare outputs/one/evals/a.json outputs/two/evals/b.json
+    """
+    from diffusionbench.record import load
+    from diffusionbench.study.comparison import compare as compare_records
+
+    result = compare_records(load(first), load(second))
+    if as_json:
+        print(json.dumps(result.as_dict(), indent=2))
+    else:
+        print(result.as_text())
+    if result.differs:
+        raise typer.Exit(3)
+
+
+@app.command("ls")
+def list_names(
+    what: Annotated[str, typer.Argument(help="metrics, extractors, references, axes or prompts")] = "",
+    as_json: Json = False,
+) -> None:
+    """List what can be chosen.
+
+    Examples:
+
+      diffusionbench ls
+
+      diffusionbench ls metrics
+
+      diffusionbench ls references --json
+    """
+    from diffusionbench.views.terminal import print_tables
+
+    print_tables(_tables(), what, as_json)
+
+
+def _tables() -> dict[str, dict[str, str]]:
+    from diffusionbench.axes import AXES
+    from diffusionbench.judges import EXTRACTORS
+    from diffusionbench.metrics import METRICS
+    from diffusionbench.prompts import PROMPTS
+    from diffusionbench.references import REFERENCES
+
+    def metric(key: str) -> str:
+        spec = METRICS.load(key)
+        better = "higher" if spec.higher_is_better else "lower"
+        return f"{spec.title}; {better} is better; from {spec.min_samples} images"
+
+    return {
+        "metrics": {key: metric(key) for key in METRICS},
+        "extractors": dict(EXTRACTORS),
+        "references": dict(REFERENCES),
+        "axes": dict(AXES),
+        "prompts": {key: _prompt_row(key) for key in PROMPTS},
+    }
+
+
+def _prompt_row(key: str) -> str:
+    from diffusionbench.prompts import PROMPTS
+
+    source = PROMPTS.load(key)
+    return f"{source.title}; layouts {', '.join(source.layouts)}; {source.licence}"
+
+
+@app.command()
+def selftest(as_json: Json = False) -> None:
+    """Check that extractors give on this machine the features they were shipped with; `run` does so by itself.
+
+    Examples:
+
+      diffusionbench selftest
+
+      diffusionbench selftest --json
+
+      diffusionbench selftest --json > selftest.json
+    """
+    from diffusionbench.judges import EXTRACTORS, TOLERANCE, SelfTested
+    from diffusionbench.judges.float32 import in_float32
+
+    kinds = {name: EXTRACTORS.load(name) for name in EXTRACTORS}
+    with in_float32():
+        worst = {name: kind("cpu").self_test() for name, kind in kinds.items() if issubclass(kind, SelfTested)}
+    lines = [f"{name}: largest relative deviation {found:.1e}" for name, found in worst.items()]
+    print(json.dumps(worst) if as_json else "\n".join(lines))
+    if failed := [name for name, found in worst.items() if not found <= TOLERANCE]:
+        raise RunError(
+            f"extractor '{failed[0]}' gives other features than it was shipped with; scores would not compare. "
+            "Reinstall diffusionbench, and torch if that does not help."
+        )
+
+
+@app.command()
+def doctor(as_json: Json = False) -> None:
+    """Say what this installation has and lacks.
+
+    Examples:
+
+      diffusionbench doctor
+
+      diffusionbench doctor --json
+
+      diffusionbench doctor --json > installation.json
+    """
+    from diffusionbench.doctor import examine
+
+    found: dict[str, Any] = examine()
+    print(json.dumps(found, indent=2) if as_json else "\n".join(f"{key}: {value}" for key, value in found.items()))
+
+
+board.register(app)
+site.register(app)
+simpleeval.register(app)

@@ -1,0 +1,268 @@
+"""The verbs that read records only: board, correlate, submit, validate. No torch, and no work before a verb runs."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from diffusionbench import bounds
+from diffusionbench.errors import RequestError
+from diffusionbench.shown import few, lines, printable
+from diffusionbench.writing import check_place, write_results
+
+DEFAULT_FOLDER = Path("records")
+
+Folders = Annotated[
+    list[Path] | None,
+    typer.Option("--records", help="folder of records to add to the published ones; ./records where it exists"),
+]
+ScoreSet = Annotated[str, typer.Option("--set", help="paper-2026-06, blog-2026-05 or measured")]
+Families = Annotated[
+    list[str] | None,
+    typer.Option("--family", help="rae, vae, e2e, pixel, few-step, latent, all; repeat it"),
+]
+Select = Annotated[list[str] | None, typer.Option("--select", help="methods or record ids to keep; repeat it")]
+Json = Annotated[bool, typer.Option("--json", help="print JSON and nothing else")]
+Draws = Annotated[
+    int, typer.Option("--draws", min=0, max=bounds.REPEATS, help="resamples and permutations; 0 skips them")
+]
+Seed = Annotated[int, typer.Option("--seed", min=0, max=bounds.SEED, help="of the draws")]
+
+
+def register(app: typer.Typer) -> None:
+    """Add the verbs to a program."""
+    for verb in (board, correlate, submit, validate):
+        app.command()(verb)
+
+
+def gather_records(folders: Sequence[Path] | None) -> list[Any]:
+    """Return the published records and those of the folders; ./records where none is given."""
+    from diffusionbench.study.points import gather
+
+    return gather(record_folders(folders))
+
+
+def record_folders(folders: Sequence[Path] | None) -> list[Path]:
+    """Return the folders given; without any, ./records where it exists."""
+    return list(folders) if folders else [DEFAULT_FOLDER] if DEFAULT_FOLDER.is_dir() else []
+
+
+def split(words: Sequence[str] | None) -> list[str]:
+    """Return a repeated option whose values may also be joined by commas."""
+    return [part.strip() for word in words or () for part in word.split(",") if part.strip()]
+
+
+def board(
+    score_set: Annotated[
+        list[str] | None, typer.Option("--set", help="paper-2026-06, blog-2026-05, measured; repeat it")
+    ] = None,
+    columns: Annotated[
+        list[str] | None,
+        typer.Option("--columns", help='to show, such as fid@cfg or geneval, or "all"; repeat it'),
+    ] = None,
+    sort: Annotated[str, typer.Option("--sort", help="place, name, family, an axis or a column")] = "place",
+    reverse: Annotated[bool, typer.Option("--reverse", help="worst first")] = False,
+    family: Families = None,
+    kind: Annotated[str | None, typer.Option("--kind", help="measured or published")] = None,
+    holistic: Annotated[
+        list[str] | None, typer.Option("--holistic", help="columns that form the mean rank; repeat it")
+    ] = None,
+    records: Folders = None,
+    draws: Annotated[int, typer.Option("--draws", min=0, max=100_000, help="re-scorings behind rank intervals")] = 2000,
+    seed: Seed = 0,
+    trace: Annotated[bool, typer.Option("--trace", help="also print the record behind each cell")] = False,
+    as_json: Json = False,
+    as_csv: Annotated[bool, typer.Option("--csv", help="print CSV, with the record of each cell")] = False,
+    as_markdown: Annotated[bool, typer.Option("--markdown", help="print a Markdown table")] = False,
+) -> None:
+    """Print the leaderboard: both axes, ranks, and what the holistic rank depends on.
+
+    Without --set: the published paper's figures, then what was measured, each as a table of its own.
+
+    Examples:
+
+      diffusionbench board
+
+      diffusionbench board --family latent --sort geneval --columns fid,fid@cfg,geneval
+
+      diffusionbench board --set measured --records outputs --csv
+    """
+    from diffusionbench.study.board import build, keep, order
+    from diffusionbench.study.points import MEASURED, score_set_of
+    from diffusionbench.study.published import PAPER
+    from diffusionbench.views import board_text
+
+    if as_json + as_csv + as_markdown > 1:
+        raise RequestError("asked for more than one of --json, --csv and --markdown. Choose one.")
+    pool = gather_records(records)
+    sets = split(score_set) or [PAPER, *([MEASURED] if any(score_set_of(r) == MEASURED for r in pool) else [])]
+    boards = []
+    for name in sets:
+        whole = build(pool, name, holistic=split(holistic), draws=draws, seed=seed)
+        boards.append(order(keep(whole, family=split(family), kind=kind), sort, reverse=reverse))
+    if as_json:
+        print(json.dumps({"boards": [board_text.as_dict(one) for one in boards]}, indent=2))
+        return
+    for one in boards:
+        chosen = board_text.shown(one, split(columns))
+        if as_csv:
+            print(lines(board_text.as_csv(one, chosen)), end="")
+        elif as_markdown:
+            print(board_text.as_markdown(one, chosen))
+        else:
+            board_text.print_board(one, _console(), chosen, trace)
+
+
+def correlate(
+    x: Annotated[str, typer.Option("--x", help="metric on the horizontal axis")] = "fid",
+    y: Annotated[str, typer.Option("--y", help="metric on the vertical axis")] = "geneval",
+    guidance: Annotated[str, typer.Option("--guidance", help="ImageNet column: none or cfg (tuned)")] = "none",
+    score_set: ScoreSet = "paper-2026-06",
+    family: Families = None,
+    select: Select = None,
+    top: Annotated[
+        list[int] | None,
+        typer.Option("--top", min=1, max=bounds.REPEATS, help="a best-on-x subset's size; repeat it"),
+    ] = None,
+    records: Folders = None,
+    draws: Draws = 10_000,
+    seed: Seed = 0,
+    as_json: Json = False,
+) -> None:
+    """Say how well one metric predicts another over methods, and what that answer hangs on.
+
+    Examples:
+
+      diffusionbench correlate --x fid --y geneval
+
+      diffusionbench correlate --y genaibench --guidance cfg --family latent
+
+      diffusionbench correlate --set measured --x fd_digits --y simpleeval_shapes_v1 --records outputs --json
+    """
+    from diffusionbench.study.analysis import TOP, analyse
+    from diffusionbench.study.points import select_points
+    from diffusionbench.views.study_text import as_dict, print_study
+
+    asked = split(family)
+    selection = select_points(
+        gather_records(records), x, y, guidance=guidance, score_set=score_set, family=asked, select=split(select)
+    )
+    separate = any(name.lower() in ("e2e", "e2e-vae") for name in asked)
+    study = analyse(selection, separate_e2e=separate, draws=draws, seed=seed, top=top or TOP)
+    if as_json:
+        print(json.dumps(as_dict(study), indent=2))
+    else:
+        print_study(study, _console())
+
+
+def _console() -> Any:
+    from diffusionbench.views.terminal import PlainConsole
+
+    # A file or a pipe has no width; a wide table must not be folded to 80 columns there.
+    return PlainConsole(None if sys.stdout.isatty() else 180)
+
+
+def submit(
+    result: Annotated[Path, typer.Argument(help="the record to submit")],
+    records: Annotated[Path, typer.Option("--records", help="folder that the pull request adds the file to")] = (
+        DEFAULT_FOLDER
+    ),
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="check, and write nothing")] = False,
+    every_eval_ever: Annotated[
+        Path | None, typer.Option("--every-eval-ever", help="also write it as Every Eval Ever JSON")
+    ] = None,
+    hub: Annotated[Path | None, typer.Option("--hub", help="also write it as the Hub's .eval_results YAML")] = None,
+    hub_dataset: Annotated[str, typer.Option("--hub-dataset", help="the benchmark's data set there, owner/name")] = "",
+    as_json: Json = False,
+) -> None:
+    """Check a measured record and write the file to add in a pull request.
+
+    Examples:
+
+      diffusionbench submit outputs/digits-pixel-v-laptop/record.json
+
+      diffusionbench submit record.json --dry-run
+
+      diffusionbench submit record.json --records ../diffusionbench/records --json
+    """
+    from diffusionbench.study import submission
+
+    if not dry_run:
+        check_place(records, "folder")
+        for file in filter(None, (every_eval_ever, hub)):
+            check_place(file)
+    report = submission.check(result, records)
+    exports = {} if report.problems else _exports(report.record, every_eval_ever, hub, hub_dataset)
+    path = None
+    if not report.problems and not dry_run:
+        # The record comes last: where something cannot be written, nothing has been submitted.
+        write_results(exports)
+        path = submission.write(report, records)
+    if as_json:
+        content = {"problems": report.problems, "warnings": report.warnings, "file": str(path) if path else None}
+        print(json.dumps(content, indent=2))
+    else:
+        for warning in report.warnings:
+            print(printable(f"warning: {warning}"), file=sys.stderr)
+        if path:
+            for file in exports:
+                print(f"wrote {file}")
+            print(f"wrote {path}. Add it in a pull request, and nothing else.")
+        elif not report.problems:
+            print("the record can be submitted; nothing was written (--dry-run)")
+    if report.problems:
+        raise RequestError(_listed(f"record {result} cannot be submitted", report.problems))
+
+
+def _exports(
+    record: Any, every_eval_ever: Path | None, hub: Path | None, hub_dataset: str
+) -> dict[Path, tuple[str, str]]:
+    """The files to write beside the record, by path: content, and what marks a file as an earlier one."""
+    from diffusionbench.study import exports
+
+    files = {}
+    if every_eval_ever is not None:
+        text = json.dumps(exports.every_eval_ever(record), indent=2) + "\n"
+        files[every_eval_ever] = text, '"evaluation_id": "diffusionbench-'
+    if hub is not None:
+        files[hub] = exports.hub_yaml(record, hub_dataset), "notes: protocol "
+    return files
+
+
+def validate(
+    folder: Annotated[Path, typer.Argument(help="a folder of records, or one record")] = DEFAULT_FOLDER,
+    as_json: Json = False,
+) -> None:
+    """Check every record of a folder: schema, names, hashes, counts, duplicates, plausibility. For CI.
+
+    Examples:
+
+      diffusionbench validate records/
+
+      diffusionbench validate records/mine.json
+
+      diffusionbench validate records/ --json
+    """
+    from diffusionbench.study import submission
+
+    reports = submission.check_folder(folder)
+    problems = [f"{path}: {problem}" for path, report in reports.items() for problem in report.problems]
+    warnings = [f"{path}: {warning}" for path, report in reports.items() for warning in report.warnings]
+    if as_json:
+        print(json.dumps({"records": len(reports), "problems": problems, "warnings": warnings}, indent=2))
+    else:
+        for warning in warnings:
+            print(printable(f"warning: {warning}"), file=sys.stderr)
+        if not problems:
+            print("1 record is valid" if len(reports) == 1 else f"{len(reports)} records are valid")
+    if problems:
+        raise RequestError(_listed(f"{len(problems)} problem{'s' * (len(problems) > 1)} in {folder}", problems))
+
+
+def _listed(what: str, problems: Sequence[str]) -> str:
+    return f"{what}:\n" + few([f"  - {problem}" for problem in problems], "\n", 100)

@@ -1,0 +1,435 @@
+"""The leaderboard: computed from records, never typed. Both axes side by side, every cell with its record.
+
+How the holistic rank is formed:
+
+1. Holistic columns: FID without and with guidance (axis class_conditional), GenEval, DPG-Bench and GenAI-Bench (axis
+   t2i). SimpleEval is shown but not counted among published figures, which print it in one chart only.
+2. Ranked are the rows that hold every holistic column, so that no row gains from a rival's missing value. Within a
+   column the best value has rank 1; ties share their mean rank.
+3. The rank of an axis is the mean over its columns; the mean rank is the mean over the axes, so that an axis with
+   more metrics does not weigh more. Places order the mean ranks.
+4. The interval of a mean rank comes from drawing every value again with the noise of one scoring (a record's own
+   standard error, else the published re-scoring); a value of unknown noise is held fixed.
+5. On the Pareto front are the ranked rows that no other ranked row matches or beats in every holistic column.
+
+Ranks are formed over the whole score set before rows are filtered, so a filter never changes a rank.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Final
+
+import numpy as np
+
+from diffusionbench.catalog import direction, metric_info, resolve_metric
+from diffusionbench.errors import RequestError
+from diffusionbench.record import Protocol, Record, printed_digits
+from diffusionbench.registry import nearest
+from diffusionbench.study.analysis import rescoring_noise
+from diffusionbench.study.correlate import kendall, mid_ranks
+from diffusionbench.study.points import (
+    COMPARED,
+    MEASURED,
+    families,
+    guidance_state,
+    in_set,
+    protocol_difference,
+    subject,
+)
+
+HOLISTIC: Final = ("fid", "fid@cfg", "geneval_overall", "dpgbench", "genaibench_overall")
+# Among measured records our own SimpleEval and the laptop scale's distances count as well.
+HOLISTIC_MEASURED: Final = (*HOLISTIC, "simpleeval_v1", "fd_digits", "fd_digits@cfg", "simpleeval_shapes_v1")
+SHOWN: Final = (
+    *HOLISTIC,
+    "simpleeval_published_2026_06",
+    "simpleeval_published_2026_05",
+    "simpleeval_v1",
+    "fd_digits",
+    "fd_digits@cfg",
+    "accuracy_digits",
+    "simpleeval_shapes_v1",
+)
+DRAWS: Final = 2000
+
+
+@dataclass(frozen=True)
+class Column:
+    """One metric under one protocol.
+
+    Attributes:
+        id: metric key, "@cfg" where guided or "@unstated" where the record does not say, and in brackets what tells
+            its protocol from that of a like column.
+    """
+
+    id: str
+    key: str
+    axis: str
+    title: str
+    higher_is_better: bool | None
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One value and the record that holds it; `printed` are the digits of a published table."""
+
+    value: float
+    record: str
+    stderr: float | None = None
+    interval: tuple[float, float] | None = None
+    printed: str | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Row:
+    """One method with its cells by column id; ranks are None where it lacks a holistic column.
+
+    Attributes:
+        axis_ranks: mean rank over the holistic columns of each axis.
+        places: lowest and highest place when any one holistic column is dropped.
+        missing: holistic columns it lacks.
+    """
+
+    name: str
+    method: str
+    title: str
+    family: str | None
+    kind: str
+    cells: dict[str, Cell]
+    ranks: dict[str, float] = field(default_factory=dict)
+    axis_ranks: dict[str, float] = field(default_factory=dict)
+    mean_rank: float | None = None
+    interval: tuple[float, float] | None = None
+    place: float | None = None
+    places: tuple[float, float] | None = None
+    pareto: bool = False
+    missing: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Dropped:
+    """The holistic order without one column: Kendall's tau with the full order, the largest change of place."""
+
+    column: str
+    tau: float | None
+    largest_shift: float
+    moved: str
+    first: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Board:
+    """One score set as a table.
+
+    Attributes:
+        columns: every column that a record of the set fills, holistic ones first.
+        holistic: ids of the columns that form the mean rank.
+        fixed: holistic columns whose noise is not known.
+    """
+
+    score_set: str
+    columns: tuple[Column, ...]
+    rows: tuple[Row, ...]
+    holistic: tuple[str, ...]
+    sensitivity: tuple[Dropped, ...]
+    fixed: tuple[str, ...]
+    draws: int
+    seed: int
+
+
+def build(
+    records: Iterable[Record],
+    score_set: str,
+    *,
+    holistic: Sequence[str] = (),
+    draws: int = DRAWS,
+    seed: int = 0,
+) -> Board:
+    """Lay the records of one set out as a leaderboard.
+
+    Args:
+        records: any mixture; only those of the set are used.
+        score_set: published set or "measured".
+        holistic: column ids or metric aliases that form the mean rank; empty: the default of the set, as far as
+            the set has these columns.
+        draws: re-scorings behind the interval of a mean rank; 0 skips it.
+        seed: of them.
+
+    Raises:
+        RequestError: for an unknown set or column.
+    """
+    pool = in_set(records, score_set)
+    columns, placed = _columns(pool)
+    rows = _rows(pool, placed)
+    known = [column.id for column in columns]
+    if holistic:
+        chosen = tuple(column_id(name, score_set, known) for name in holistic)
+    else:
+        default = HOLISTIC_MEASURED if score_set == MEASURED else HOLISTIC
+        chosen = tuple(name for name in default if name in known)
+    by_id = {column.id: column for column in columns}
+    if undirected := [name for name in chosen if by_id[name].higher_is_better is None]:
+        raise RequestError(f"column '{undirected[0]}' cannot be ranked: whether higher is better is not known.")
+    ranked, sensitivity, fixed = _rank(rows, [by_id[name] for name in chosen], draws, seed)
+    return Board(
+        score_set=score_set,
+        columns=tuple(sorted(columns, key=lambda column: _display_order(column.id, chosen, known))),
+        rows=tuple(ranked),
+        holistic=chosen,
+        sensitivity=sensitivity,
+        fixed=fixed,
+        draws=draws,
+        seed=seed,
+    )
+
+
+def _display_order(identifier: str, chosen: Sequence[str], known: Sequence[str]) -> int:
+    return [*chosen, *(name for name in SHOWN if name not in chosen), *known].index(identifier)
+
+
+def column_id(name: str, score_set: str, known: Sequence[str]) -> str:
+    """Return the column that a name given by a user stands for: an id, or a metric with an optional "@cfg".
+
+    Raises:
+        RequestError: if the board has no such column.
+    """
+    if name in known:
+        return name
+    metric, separator, state = name.partition("@")
+    try:
+        key = resolve_metric(metric, score_set, {column.split("@")[0].split("[")[0] for column in known})
+    except RequestError:
+        raise RequestError(f"unknown column '{name}'. {nearest(name, list(known))}") from None
+    found = f"{key}{separator}{state}"
+    if found not in known:
+        raise RequestError(f"unknown column '{name}'. {nearest(found, list(known))}")
+    return found
+
+
+def keep(board: Board, *, family: Sequence[str] = (), kind: str | None = None) -> Board:
+    """Return the board with some of its rows; ranks stay those of the whole set.
+
+    Raises:
+        RequestError: for an unknown family or kind.
+    """
+    kept = families(family) if family else None
+    if kind not in (None, "measured", "published"):
+        raise RequestError(f"unknown kind '{kind}'. Known: measured, published.")
+    rows = [row for row in board.rows if (kept is None or row.family in kept) and kind in (None, row.kind)]
+    return replace(board, rows=tuple(rows))
+
+
+def order(board: Board, by: str = "place", *, reverse: bool = False) -> Board:
+    """Return the board sorted, best first; rows without the value come last in either direction.
+
+    Args:
+        board: any board.
+        by: "place", "name", "family", an axis, or a column.
+        reverse: worst first.
+
+    Raises:
+        RequestError: for an unknown column.
+    """
+    axes = sorted({axis for row in board.rows for axis in row.axis_ranks})
+    if by in ("name", "family"):
+        rows = sorted(board.rows, key=lambda row: str(getattr(row, by)).casefold(), reverse=reverse)
+        return replace(board, rows=tuple(rows))
+    sign = 1.0
+    if by not in ("place", *axes):
+        by = column_id(by, board.score_set, [column.id for column in board.columns])
+        (column,) = (column for column in board.columns if column.id == by)
+        sign = -1.0 if column.higher_is_better else 1.0
+
+    def value(row: Row) -> float | None:
+        if by == "place":
+            return row.place
+        return row.axis_ranks.get(by) if by in axes else row.cells[by].value if by in row.cells else None
+
+    have = [(row, number) for row in board.rows if (number := value(row)) is not None and math.isfinite(number)]
+    have.sort(key=lambda pair: sign * pair[1], reverse=reverse)
+    present = {id(row) for row, _ in have}
+    return replace(board, rows=(*(row for row, _ in have), *(row for row in board.rows if id(row) not in present)))
+
+
+def _columns(pool: Sequence[Record]) -> tuple[list[Column], dict[str, dict[str, str]]]:
+    """The columns, and for each record id the column of each of its metrics: one protocol, one column."""
+    groups: dict[tuple[str, str], list[list[Record]]] = {}
+    for record in pool:
+        state = guidance_state(record)
+        suffix = {"none": "", "cfg": "@cfg", None: "@unstated"}[state]
+        if record.protocol.axis != "class_conditional":
+            suffix = ""
+        for key in record.values:
+            alike = groups.setdefault((key, suffix), [])
+            for group in alike:
+                if not protocol_difference(group[0].protocol, record.protocol):
+                    group.append(record)
+                    break
+            else:
+                alike.append([record])
+    columns: list[Column] = []
+    placed: dict[str, dict[str, str]] = {}
+    for (key, suffix), alike in groups.items():
+        info = metric_info(key)
+        labels = _labels([group[0].protocol for group in alike])
+        guided = {"@cfg": ", guided", "@unstated": ", guidance not stated"}.get(suffix, "")
+        for group, label in zip(alike, labels, strict=True):
+            # A stranger's metric may be called "fid@cfg", and must not stand for the column of that id.
+            identifier = re.sub(r"[@\[\]#]", "_", key) + suffix + label
+            if any(column.id == identifier for column in columns):
+                identifier += f"#{len(columns)}"
+            better = direction(key, group[0].values[key])
+            axis = group[0].protocol.axis
+            columns.append(Column(identifier, key, axis, info.title + guided + label, better))
+            for record in group:
+                placed.setdefault(record.id, {})[key] = identifier
+    return columns, placed
+
+
+def _labels(protocols: Sequence[Protocol]) -> list[str]:
+    """What tells like columns apart, such as "[count=5000]"; nothing where there is only one."""
+    if len(protocols) == 1:
+        return [""]
+    fields = [name for name in COMPARED if len({str(getattr(p, name)) for p in protocols}) > 1]
+    labels = ["[" + ",".join(f"{name}={str(getattr(p, name))[:12]}" for name in fields) + "]" for p in protocols]
+    # Extractor weights or shortened digests may be all that differs.
+    return [f"{label[:-1]}#{i + 1}]" if labels.count(label) > 1 else label for i, label in enumerate(labels)]
+
+
+def _rows(pool: Sequence[Record], placed: dict[str, dict[str, str]]) -> list[Row]:
+    """One row for each method; a second record for a taken cell opens a further row."""
+    slots: dict[str, list[list[Record]]] = {}
+    for record in pool:
+        wanted = set(placed.get(record.id, {}).values())
+        for slot in slots.setdefault(subject(record), []):
+            taken = {column for other in slot for column in placed.get(other.id, {}).values()}
+            if not wanted & taken:
+                slot.append(record)
+                break
+        else:
+            slots[subject(record)].append([record])
+    rows = []
+    for name, alike in slots.items():
+        for index, slot in enumerate(alike):
+            cells = {}
+            for record in slot:
+                for key, value in record.values.items():
+                    cells[placed[record.id][key]] = Cell(
+                        value.value, record.id, value.stderr, value.interval, printed_digits(record, key)
+                    )
+            # The title of a text-to-image row tells more (training length), so the last one wins.
+            rows.append(
+                Row(
+                    name=name if index == 0 else f"{name}#{index + 1}",
+                    method=slot[0].method,
+                    title=slot[-1].title,
+                    family=next((record.family for record in slot if record.family), None),
+                    kind=slot[0].kind,
+                    cells=cells,
+                )
+            )
+    return rows
+
+
+def _rank(
+    rows: list[Row], columns: Sequence[Column], draws: int, seed: int
+) -> tuple[list[Row], tuple[Dropped, ...], tuple[str, ...]]:
+    complete: list[Row] = []
+    others: list[Row] = []
+    for row in rows:
+        missing = [c.id for c in columns if c.id not in row.cells or not math.isfinite(row.cells[c.id].value)]
+        (others if missing or not columns else complete).append(replace(row, missing=tuple(missing)))
+    fixed: tuple[str, ...] = ()
+    if not complete:
+        return others, (), fixed
+    # Lower is better from here on.
+    signs = np.array([-1.0 if column.higher_is_better else 1.0 for column in columns])
+    values = np.array([[row.cells[column.id].value for column in columns] for row in complete]) * signs
+    axes = [column.axis for column in columns]
+    ranks = np.stack([mid_ranks(column) for column in values.T], axis=1)
+    means = _mean_rank(ranks, axes)
+    places = mid_ranks(means)
+    noise, fixed = _noise(complete, columns)
+    intervals = _intervals(values, noise, axes, draws, seed)
+    front = _front(values)
+    dropped, reached = _sensitivity(complete, ranks, columns, places)
+    ranked = [
+        replace(
+            row,
+            ranks={column.id: float(ranks[i, j]) for j, column in enumerate(columns)},
+            axis_ranks={a: float(ranks[i, [b == a for b in axes]].mean()) for a in dict.fromkeys(axes)},
+            mean_rank=float(means[i]),
+            interval=intervals[i] if intervals else None,
+            place=float(places[i]),
+            places=reached[i],
+            pareto=bool(front[i]),
+        )
+        for i, row in enumerate(complete)
+    ]
+    return sorted(ranked, key=lambda row: (row.mean_rank, row.name)) + others, dropped, fixed
+
+
+def _mean_rank(ranks: np.ndarray, axes: Sequence[str]) -> np.ndarray:
+    """Ranks [..., columns] -> mean over axes of the mean over the columns of an axis [...]."""
+    masks = [np.array([axis == name for axis in axes]) for name in dict.fromkeys(axes)]
+    # Rounded, so that equal means reached by different sums stay ties.
+    return np.asarray(np.round(np.mean([ranks[..., mask].mean(-1) for mask in masks], axis=0), 9))
+
+
+def _noise(rows: Sequence[Row], columns: Sequence[Column]) -> tuple[np.ndarray, tuple[str, ...]]:
+    """Standard deviation of one scoring of each cell [rows, columns], and the columns where it is not known."""
+    noise = np.zeros((len(rows), len(columns)))
+    fixed = []
+    for j, column in enumerate(columns):
+        published = rescoring_noise(column.key)
+        for i, row in enumerate(rows):
+            own = row.cells[column.id].stderr
+            noise[i, j] = own if own is not None else published.sd if published else 0.0
+        if not noise[:, j].any():
+            fixed.append(column.id)
+    return noise, tuple(fixed)
+
+
+def _intervals(
+    values: np.ndarray, noise: np.ndarray, axes: Sequence[str], draws: int, seed: int
+) -> list[tuple[float, float]] | None:
+    if not draws or not noise.any():
+        return None
+    rng = np.random.default_rng(np.random.SeedSequence([seed, 5]))
+    ranks = np.empty((draws, *values.shape))
+    for j in range(values.shape[1]):
+        if noise[:, j].any():
+            drawn = values[:, j] + noise[:, j] * rng.standard_normal((draws, len(values)))
+            ranks[:, :, j] = drawn.argsort(1).argsort(1) + 1
+        else:
+            ranks[:, :, j] = mid_ranks(values[:, j])
+    low, high = np.quantile(_mean_rank(ranks, axes), [0.025, 0.975], axis=0)
+    return [(float(a), float(b)) for a, b in zip(low, high, strict=True)]
+
+
+def _front(values: np.ndarray) -> np.ndarray:
+    """Rows that no other row matches or beats everywhere and beats somewhere (lower is better)."""
+    no_worse = (values[None] <= values[:, None]).all(2)
+    better = (values[None] < values[:, None]).any(2)
+    return np.asarray(~np.any(no_worse & better, axis=1))
+
+
+def _sensitivity(
+    rows: Sequence[Row], ranks: np.ndarray, columns: Sequence[Column], places: np.ndarray
+) -> tuple[tuple[Dropped, ...], list[tuple[float, float]]]:
+    found, reached = [], [places]
+    for j, column in enumerate(columns if len(columns) > 1 else ()):
+        left = [k for k in range(len(columns)) if k != j]
+        means = _mean_rank(ranks[:, left], [columns[k].axis for k in left])
+        moved = mid_ranks(means)
+        reached.append(moved)
+        shifts = np.abs(moved - places)
+        tau = kendall(places, moved, draws=0).value
+        far, first = int(shifts.argmax()), int(means.argmin())
+        found.append(Dropped(column.id, tau, float(shifts[far]), rows[far].name, rows[first].name))
+    low, high = np.min(reached, axis=0), np.max(reached, axis=0)
+    return tuple(found), [(float(a), float(b)) for a, b in zip(low, high, strict=True)]

@@ -1,0 +1,204 @@
+"""A record in the formats of others: Every Eval Ever JSON and the Hub's `.eval_results` YAML, and our own schema.
+
+`python -m diffusionbench.study.exports --schema records/record.schema.json` writes the JSON Schema of a record.
+"""
+
+from __future__ import annotations
+
+import argparse
+import io
+import json
+import math
+from collections.abc import Sequence
+from datetime import datetime
+from pathlib import Path
+from typing import Any, Final
+
+from diffusionbench import __version__
+from diffusionbench.catalog import beside_a_score, direction, metric_info
+from diffusionbench.errors import RequestError
+from diffusionbench.record import Record, Value
+from diffusionbench.schema import canonical_json
+from diffusionbench.study.points import guidance_state, subject
+from diffusionbench.writing import write_atomic
+
+EVERY_EVAL_EVER: Final = "0.3.0"
+RELATIONSHIPS: Final = ("first_party", "third_party", "collaborative", "other")
+
+
+def record_schema() -> dict[str, Any]:
+    """JSON Schema (2020-12) of a record."""
+    return {"$schema": "https://json-schema.org/draft/2020-12/schema", **Record.model_json_schema()}
+
+
+def every_eval_ever(
+    record: Record,
+    *,
+    retrieved: float | None = None,
+    organization: str = "DiffusionBench",
+    relationship: str = "other",
+) -> dict[str, Any]:
+    """Return a record as one Every Eval Ever object (schema 0.3.0).
+
+    Args:
+        record: any record.
+        retrieved: Unix time at which the data were obtained; the record's creation if not given.
+        organization: who provides the data.
+        relationship: of the evaluator to the model, one of `RELATIONSHIPS`.
+
+    Raises:
+        RequestError: if no time is known, or the format cannot hold a value.
+    """
+    if relationship not in RELATIONSHIPS:
+        raise RequestError(f"unknown relationship '{relationship}'. Known: {', '.join(RELATIONSHIPS)}.")
+    created = record.provenance.created
+    if retrieved is None:
+        if created is None:
+            raise RequestError(f"record '{record.id}' has no creation time. Give the time it was retrieved.")
+        retrieved = datetime.fromisoformat(created).timestamp()
+    stamp = f"{retrieved:.0f}"
+    measured = record.kind == "measured"
+    exported: dict[str, Any] = {
+        "schema_version": EVERY_EVAL_EVER,
+        "evaluation_id": f"diffusionbench-{record.protocol.name}/{record.id}/{stamp}",
+        "retrieved_timestamp": stamp,
+        "source_metadata": {
+            "source_name": record.provenance.source,
+            "source_type": "evaluation_run" if measured else "documentation",
+            "source_organization_name": organization,
+            "evaluator_relationship": relationship,
+            "additional_details": {"record": record.id, "kind": record.kind},
+        },
+        "eval_library": {
+            "name": "diffusionbench" if measured else "unknown",
+            "version": record.provenance.packages.get("diffusionbench", __version__) if measured else "unknown",
+        },
+        "model_info": {
+            "name": record.title,
+            "id": subject(record),
+            "additional_details": {
+                "deployment_type": "self_deployed" if measured else "unknown",
+                "model_availability": "unknown",
+                "family": record.family or "unknown",
+            },
+        },
+        "evaluation_results": [_eee_result(record, key, value) for key, value in _scores(record).items()],
+    }
+    if created is not None:
+        exported["evaluation_timestamp"] = created
+    return exported
+
+
+def _scores(record: Record) -> dict[str, Value]:
+    """The values that are scores; a spread that stands beside one (such as kid_std) has no better end."""
+    return {key: value for key, value in record.values.items() if not beside_a_score(key, record.values)}
+
+
+def _eee_result(record: Record, key: str, value: Value) -> dict[str, Any]:
+    info = metric_info(key)
+    better = direction(key, value)
+    if better is None:
+        raise RequestError(f"metric '{key}' cannot be exported: whether higher is better is not known.")
+    if not math.isfinite(value.value):
+        raise RequestError(f"metric '{key}' cannot be exported: {value.value} is not finite.")
+    protocol = record.protocol
+    score: dict[str, Any] = {"score": value.value}
+    uncertainty: dict[str, Any] = {}
+    method = {"method": value.method} if value.method else {}
+    if value.stderr is not None:
+        uncertainty["standard_error"] = {"value": value.stderr, **method}
+    if value.interval is not None:
+        low, high = value.interval
+        uncertainty["confidence_interval"] = {"lower": low, "upper": high, "confidence_level": 0.95, **method}
+    if value.scored is not None:
+        uncertainty["num_samples"] = value.scored
+    if uncertainty:
+        score["uncertainty"] = uncertainty
+    if value.unscored:
+        score["details"] = {"unscored": str(value.unscored)}
+    dataset = protocol.prompts or protocol.reference or protocol.name
+    return {
+        "evaluation_result_id": f"{record.id}/{key}",
+        "evaluation_name": f"{protocol.axis}/{key}",
+        "source_data": {"dataset_name": dataset, "source_type": "other"},
+        "metric_config": {
+            "evaluation_description": info.about or info.title,
+            "metric_id": key,
+            "metric_name": info.title,
+            "metric_unit": info.unit or "none",
+            "lower_is_better": not better,
+            "score_type": "continuous",
+            "min_score": info.low if math.isfinite(info.low) else "-Infinity",
+            "max_score": info.high if math.isfinite(info.high) else "Infinity",
+        },
+        "score_details": score,
+        "generation_config": {"additional_details": _strings(protocol.model_dump(mode="json", exclude_none=True))},
+    }
+
+
+def _strings(content: dict[str, Any]) -> dict[str, str]:
+    """The format's free fields hold strings only; anything richer is written as JSON."""
+    return {key: value if isinstance(value, str) else canonical_json(value) for key, value in content.items()}
+
+
+def hub_results(record: Record, dataset: str, *, revision: str | None = None) -> list[dict[str, Any]]:
+    """Return a record as entries of the Hub's `.eval_results/*.yaml`.
+
+    Args:
+        record: any record.
+        dataset: id of the benchmark's data set on the Hub ("owner/name"); each metric key is a task of it.
+        revision: commit of that data set.
+
+    Raises:
+        RequestError: if the id is not of that form, or a value is not finite.
+    """
+    owner, _, name = dataset.partition("/")
+    if not owner or not name or "/" in name or not dataset.isprintable() or " " in dataset:
+        raise RequestError(f"'{dataset}' is not a data set on the Hub. Give it as owner/name.")
+    entries = []
+    for key, value in _scores(record).items():
+        if not math.isfinite(value.value):
+            raise RequestError(f"metric '{key}' cannot be exported: {value.value} is not finite.")
+        entry: dict[str, Any] = {
+            "dataset": {"id": dataset, "task_id": key, **({"revision": revision} if revision else {})},
+            "value": value.value,
+        }
+        if record.provenance.created:
+            entry["date"] = record.provenance.created
+        if record.provenance.url:
+            entry["source"] = {"url": record.provenance.url, "name": f"DiffusionBench record {record.id}"}
+        entry["notes"] = _hub_notes(record, value)
+        entries.append(entry)
+    return entries
+
+
+def _hub_notes(record: Record, value: Value) -> str:
+    protocol = record.protocol
+    state = {"cfg": "guided", "none": "without guidance", None: None}[guidance_state(record)]
+    parts = [f"protocol {protocol.name}", state, f"{protocol.count} images" if protocol.count else None]
+    parts.append(f"standard error {value.stderr:.3g}" if value.stderr is not None else None)
+    return ", ".join(part for part in parts if part)
+
+
+def hub_yaml(record: Record, dataset: str, *, revision: str | None = None) -> str:
+    """`hub_results` as the text of a YAML file."""
+    from ruamel.yaml import YAML
+
+    text = io.StringIO()
+    yaml = YAML()
+    yaml.width = 4096
+    yaml.dump(hub_results(record, dataset, revision=revision), text)
+    return text.getvalue()
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Write the JSON Schema of a record."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--schema", type=Path, required=True, help="where to write it")
+    path = parser.parse_args(arguments).schema
+    write_atomic(path, json.dumps(record_schema(), indent=2) + "\n")
+    print(path)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,397 @@
+"""From records to comparable points: one per method, two metrics each, all under one protocol.
+
+`correlate`, `board` and the site get their pairs here, so that they can never disagree on which methods are compared.
+"""
+
+from __future__ import annotations
+
+import math
+import sys
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final, Literal
+
+from diffusionbench.catalog import resolve_metric
+from diffusionbench.errors import RequestError
+from diffusionbench.limits import TooDeepError, parse_json, read_small
+from diffusionbench.record import Protocol, Record, Value, load
+from diffusionbench.registry import nearest
+from diffusionbench.shown import few, message, printable
+from diffusionbench.study import published
+from diffusionbench.study.published.names import FAMILIES
+
+MEASURED: Final = "measured"
+SETS: Final = (*published.SCORE_SETS, MEASURED)
+LATENT: Final = ("rae", "vae", "e2e-vae")
+# The published study charts these; one- and few-step methods and public models are not among its 24.
+CHARTED: Final = (*LATENT, "pixel")
+FAMILY_ALIASES: Final = {"e2e": "e2e-vae", "fewstep": "few-step", "pixels": "pixel"}
+GROUPS: Final = {"latent": LATENT, "charted": CHARTED, "all": FAMILIES}
+
+# Fields of a protocol that must agree before two values of one metric are set side by side. How a method samples
+# (steps, shift, strength of guidance) is its own affair and is not among them.
+COMPARED: Final = (
+    "name",
+    "axis",
+    "reference",
+    "reference_digest",
+    "count",
+    "images_per_prompt",
+    "prompts",
+    "prompts_digest",
+    "quantisation",
+)
+
+_OUTLINE: Final = {"schema_version", "kind", "values", "protocol", "provenance"}
+
+
+@dataclass(frozen=True)
+class Point:
+    """One method in the plane of two metrics.
+
+    Attributes:
+        name: method, and its variant where it has one; unique among the points of a comparison.
+        title: for people.
+        family: key of `FAMILIES`, or None where the records do not say.
+        x, y: values.
+        x_record, y_record: ids of the records that hold them.
+        x_value, y_value: the values with their uncertainty.
+    """
+
+    name: str
+    title: str
+    family: str | None
+    x: float
+    y: float
+    x_record: str
+    y_record: str
+    x_value: Value
+    y_value: Value
+
+
+@dataclass(frozen=True)
+class Selection:
+    """The points of one comparison, and who is missing from it and why.
+
+    Attributes:
+        x_key, y_key: metric keys after aliases.
+        left_out: (name, reason) of each method that has one of the two metrics but is not among the points.
+    """
+
+    score_set: str
+    guidance: str
+    x_key: str
+    y_key: str
+    points: tuple[Point, ...]
+    left_out: tuple[tuple[str, str], ...]
+
+
+def guidance_state(record: Record) -> Literal["cfg", "none"] | None:
+    """Return whether images were guided; None where the record does not say."""
+    guidance = record.protocol.guidance
+    if guidance is None:
+        return None
+    return "none" if guidance.scale == 1.0 else "cfg"
+
+
+def subject(record: Record) -> str:
+    """Return the name under which a method stands in a comparison: the method, and its variant where it has one."""
+    return record.method if record.variant is None else f"{record.method}-{record.variant}"
+
+
+def score_set_of(record: Record) -> str:
+    """Return the set a record belongs to: the published one it was printed in, or "measured"."""
+    return record.protocol.name if record.kind == "published" else MEASURED
+
+
+def in_set(records: Iterable[Record], score_set: str) -> list[Record]:
+    """Return the records of one set.
+
+    Raises:
+        RequestError: if there is no such set.
+    """
+    if score_set not in SETS:
+        raise RequestError(f"unknown score set '{score_set}'. {nearest(score_set, list(SETS))}")
+    return [record for record in records if score_set_of(record) == score_set]
+
+
+def gather(folders: Iterable[Path]) -> list[Record]:
+    """Return the published records, and those of the folders given.
+
+    Raises:
+        RequestError: for a folder that is missing or holds a broken record, and for an id that stands twice.
+    """
+    records = list(published.records())
+    for folder in folders:
+        records += load_folder(folder)
+    twice = [identifier for identifier, times in Counter(record.id for record in records).items() if times > 1]
+    if twice:
+        raise RequestError(f"id {few([*map(repr, twice)])} stands in more than one record. Give each its own id.")
+    return records
+
+
+def load_folder(folder: Path) -> list[Record]:
+    """Return every record below a folder, files in order of their names; a run folder holds other JSON beside them.
+
+    What can be no record under the name of one (a folder, a pipe, a link to nothing, gigabytes, 100,000 levels) is left
+    out, counted and named on stderr: a stranger's file must not take the board away from everybody else. A record that
+    is damaged does stop it, as the board would look complete without.
+
+    Raises:
+        RequestError: naming the files that are damaged records, and every id that two files share.
+    """
+    if not folder.is_dir():
+        raise RequestError(f"records folder {folder} does not exist. Give a folder of record JSON files.")
+    found: dict[str, Path] = {}
+    records, problems, strange = [], [], []
+    for path in record_files(folder):
+        try:
+            record = load(path)
+        except RequestError as error:
+            if reason := no_text(path):
+                strange.append(f"{printable(str(path))} {reason}")
+            elif claims_to_be_a_record(path):
+                problems.append(str(error))
+            continue
+        if record.id in found:
+            both = " and ".join(printable(str(one)) for one in (found[record.id], path))
+            problems.append(f"id '{record.id}' stands in both {both}")
+        found[record.id] = path
+        records.append(record)
+    if problems:
+        raise RequestError(few(problems, "\n"))
+    if strange:
+        print(message(f"left out of {folder}, as no record: {few(strange, '; ', 1)}"), file=sys.stderr)
+    return records
+
+
+def record_files(folder: Path, nested: bool = True) -> list[Path]:
+    """JSON files in a folder (and below it) that may be records; hidden (half-written) files and schemas are not."""
+    return sorted(
+        path
+        for path in (folder.rglob if nested else folder.glob)("*.json")
+        if not any(part.startswith(".") for part in path.relative_to(folder).parts)
+        and not path.name.endswith(".schema.json")
+    )
+
+
+def no_text(path: Path) -> str | None:
+    """Return why a file is nothing that JSON could be read from, or None."""
+    try:
+        parse_json(read_small(path))
+    except OSError as error:
+        return f"({error.strerror})"
+    except TooDeepError as error:
+        return f"({error})"
+    except ValueError:
+        return None
+    return None
+
+
+def claims_to_be_a_record(path: Path) -> bool:
+    """Return whether a JSON file has a record's outline; one that is cut off may have been a record."""
+    try:
+        content = parse_json(read_small(path))
+    except (OSError, TooDeepError):
+        return False
+    except ValueError:
+        return True
+    return isinstance(content, dict) and len(_OUTLINE & content.keys()) >= 2
+
+
+def families(names: Sequence[str]) -> tuple[str, ...]:
+    """Family keys that names given by a user stand for.
+
+    Args:
+        names: keys, "e2e", or a group: "latent" (rae, vae, e2e-vae), "charted" (latent and pixel), "all".
+            "vae" includes the end-to-end VAEs unless they are named themselves.
+
+    Raises:
+        RequestError: for an unknown name.
+    """
+    asked = [FAMILY_ALIASES.get(name.lower(), name.lower()) for name in names]
+    keys: set[str] = set()
+    for name in asked:
+        if name in GROUPS:
+            keys.update(GROUPS[name])
+        elif name == "vae":
+            keys.update(("vae",) if "e2e-vae" in asked else ("vae", "e2e-vae"))
+        elif name in FAMILIES:
+            keys.add(name)
+        else:
+            raise RequestError(f"unknown family '{name}'. {nearest(name, [*FAMILIES, *FAMILY_ALIASES, *GROUPS])}")
+    return tuple(family for family in FAMILIES if family in keys)
+
+
+def merge_e2e(family: str | None, separate: bool) -> str | None:
+    """Return the group of a family in an analysis: end-to-end VAEs count as VAEs unless they were asked for."""
+    return "vae" if family == "e2e-vae" and not separate else family
+
+
+def _candidates(records: Iterable[Record], key: str, guidance: str) -> dict[str, list[Record]]:
+    """Records that hold a metric, by subject; guidance tells class-conditional columns apart, not text-to-image."""
+    found: dict[str, list[Record]] = {}
+    for record in records:
+        if key not in record.values:
+            continue
+        if record.protocol.axis == "class_conditional" and guidance_state(record) != guidance:
+            continue
+        found.setdefault(subject(record), []).append(record)
+    return found
+
+
+def protocol_difference(left: Protocol, right: Protocol) -> dict[str, tuple[object, object]]:
+    """Return the compared fields in which two protocols differ, with both contents."""
+    pairs = {field: (getattr(left, field), getattr(right, field)) for field in COMPARED}
+    different = {field: pair for field, pair in pairs.items() if pair[0] != pair[1]}
+    shared = left.extractors.keys() & right.extractors.keys()
+    if changed := sorted(name for name in shared if left.extractors[name] != right.extractors[name]):
+        name = changed[0]
+        different[f"extractors.{name}"] = (left.extractors[name], right.extractors[name])
+    return different
+
+
+def check_one_protocol(records: Sequence[Record], key: str) -> None:
+    """Refuse to compare values that were not measured under one protocol.
+
+    Raises:
+        RequestError: naming two records and each field in which their protocols differ.
+    """
+    for record in records[1:]:
+        if difference := protocol_difference(records[0].protocol, record.protocol):
+            fields = few([f"{field}: {a!r} and {b!r}" for field, (a, b) in difference.items()], "; ")
+            raise RequestError(
+                f"mixed protocols in one comparison of {key}: '{records[0].id}' and '{record.id}' differ in {fields}. "
+                "Choose records of one protocol with --select."
+            )
+
+
+def _only(candidates: list[Record], key: str, name: str) -> Record:
+    if len(candidates) > 1:
+        ids = few([f"'{record.id}'" for record in candidates])
+        raise RequestError(f"{len(candidates)} records hold {key} of '{name}': {ids}. Choose one with --select ID.")
+    return candidates[0]
+
+
+def _chosen(records: list[Record], select: Sequence[str]) -> list[Record]:
+    """Records that a selection names by subject, method, title or id."""
+    names = {record.id: {record.id, subject(record), record.method, record.title} for record in records}
+    known = sorted(set().union(*names.values())) if names else []
+    for wanted in select:
+        if wanted not in known:
+            raise RequestError(f"unknown method or record '{wanted}' in --select. {nearest(wanted, known)}")
+    by_id = set(select) & names.keys()
+    # An id settles which record stands for its method on its own axis; the other axis stays open.
+    settled = {(subject(record), record.protocol.axis) for record in records if record.id in by_id}
+    methods = {name for name, _ in settled}
+    return [
+        record
+        for record in records
+        if record.id in by_id
+        or (
+            ((subject(record), record.protocol.axis) not in settled)
+            and (subject(record) in methods or names[record.id] & set(select))
+        )
+    ]
+
+
+def select_points(
+    records: Iterable[Record],
+    x: str = "fid",
+    y: str = "geneval",
+    *,
+    guidance: str = "none",
+    score_set: str = published.PAPER,
+    family: Sequence[str] = (),
+    select: Sequence[str] = (),
+) -> Selection:
+    """Pair two metrics over methods, within one score set and one protocol per metric.
+
+    Args:
+        records: any mixture; only those of the set are used.
+        x, y: metric keys or aliases ("geneval", "simpleeval").
+        guidance: "none" or "cfg": which class-conditional column.
+        score_set: "paper-2026-06", "blog-2026-05" or "measured".
+        family: families to keep (see `families`); empty: those the study charts, or everyone among measured records.
+        select: names, titles or record ids to keep; empty: everyone. It overrules the default of `family`.
+
+    Raises:
+        RequestError: for an unknown set, guidance, metric, family or name, mixed protocols, or several records
+            for one method.
+    """
+    if guidance not in ("none", "cfg"):
+        raise RequestError(f"unknown guidance '{guidance}'. Known: cfg, none.")
+    pool = in_set(records, score_set)
+    present = {key for record in pool for key in record.values}
+    if not pool:
+        raise RequestError(f"set '{score_set}' has no records here. Add some with --records DIR.")
+    x_key, y_key = (resolve_metric(name, score_set, present) for name in (x, y))
+    kept = families(family) if family else (CHARTED if score_set != MEASURED and not select else None)
+    if select:
+        pool = _chosen(pool, select)
+    pairs, left_out = _pair(pool, x_key, y_key, guidance, kept)
+    check_one_protocol([a for a, _ in pairs], x_key)
+    check_one_protocol([b for _, b in pairs], y_key)
+    found = [_point(a, b, x_key, y_key) for a, b in pairs]
+    return Selection(score_set, guidance, x_key, y_key, tuple(found), tuple(left_out))
+
+
+def _pair(
+    pool: Iterable[Record], x_key: str, y_key: str, guidance: str, kept: Sequence[str] | None
+) -> tuple[list[tuple[Record, Record]], list[tuple[str, str]]]:
+    """The records of each method that has both metrics, and (name, reason) of each that is left out."""
+    records = list(pool)
+    xs, ys = _candidates(records, x_key, guidance), _candidates(records, y_key, guidance)
+    pairs: list[tuple[Record, Record]] = []
+    left_out: list[tuple[str, str]] = []
+    # Who is scored under another guidance only is no candidate, and must not vanish without a word.
+    others = {subject(r): r for r in records if {x_key, y_key} & r.values.keys() and subject(r) not in {*xs, *ys}}
+    for name, record in others.items():
+        state = {None: "not stated", "none": "none", "cfg": "cfg"}[guidance_state(record)]
+        left_out.append((name, f"guidance {state}"))
+    for name in dict.fromkeys([*xs, *ys]):
+        family = (xs.get(name) or ys[name])[0].family
+        if kept is not None and family not in kept:
+            left_out.append((name, f"family {family or 'not stated'}"))
+        elif name not in xs:
+            left_out.append((name, f"no {x_key} (guidance {guidance})"))
+        elif name not in ys:
+            left_out.append((name, f"no {y_key}"))
+        else:
+            a, b = _only(xs[name], x_key, name), _only(ys[name], y_key, name)
+            broken = [key for r, key in ((a, x_key), (b, y_key)) if not math.isfinite(r.values[key].value)]
+            if broken:
+                left_out.append((name, f"{broken[0]} is not finite"))
+            else:
+                pairs.append((a, b))
+    return pairs, left_out
+
+
+def _point(a: Record, b: Record, x_key: str, y_key: str) -> Point:
+    return Point(
+        name=subject(a),
+        title=a.title,
+        family=a.family or b.family,
+        x=a.values[x_key].value,
+        y=b.values[y_key].value,
+        x_record=a.id,
+        y_record=b.id,
+        x_value=a.values[x_key],
+        y_value=b.values[y_key],
+    )
+
+
+def points(
+    records: Iterable[Record],
+    x: str = "fid",
+    y: str = "geneval",
+    guidance: str = "none",
+    score_set: str = published.PAPER,
+    family: Sequence[str] = (),
+    select: Sequence[str] = (),
+) -> list[Point]:
+    """Return the points of `select_points` alone."""
+    chosen = select_points(records, x, y, guidance=guidance, score_set=score_set, family=family, select=select)
+    return list(chosen.points)

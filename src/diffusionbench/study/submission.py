@@ -1,0 +1,312 @@
+"""What a record must satisfy before it stands on the board: `submit` checks one, `validate` a folder.
+
+A problem refuses the record; a warning is shown to its author and to the reviewer. All of them are reported at once.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+from pydantic import ValidationError
+
+from diffusionbench.axes import AXES
+from diffusionbench.catalog import CATALOG, beside_a_score, direction, metric_info
+from diffusionbench.errors import RequestError, UserError
+from diffusionbench.metrics import METRICS
+from diffusionbench.prompts import PROMPTS
+from diffusionbench.record import Record, Value, breaches, read_record
+from diffusionbench.registry import nearest
+from diffusionbench.schema import digest
+from diffusionbench.study import published
+from diffusionbench.study.points import claims_to_be_a_record, record_files
+from diffusionbench.study.published.names import FAMILIES
+
+_SHA256 = re.compile(r"^[0-9a-f]{64}$")
+_COMMIT = re.compile(r"^[0-9a-f]{7,64}$")
+_MAX_NAME: Final = 120
+# Scored against held-out real images of its own reference, a generator that does better deserves a second look.
+_ANCHOR: Final = "held_out"
+
+
+@dataclass(frozen=True)
+class Report:
+    """What was found about one file; `record` is None where the file does not fit the schema."""
+
+    record: Record | None
+    problems: tuple[str, ...]
+    warnings: tuple[str, ...]
+
+
+def check(path: Path, folder: Path | None = None) -> Report:
+    """Check one record for submission.
+
+    Args:
+        path: the record's file.
+        folder: the records already there, for duplicates; need not exist.
+    """
+    return _check(path, record_files(folder) if folder is not None and folder.is_dir() else [])
+
+
+def _check(path: Path, files: Sequence[Path]) -> Report:
+    """Check one record, against others for duplicates."""
+    report = _read(path)
+    if report.record is None:
+        return report
+    known = _Known()
+    unreadable = []
+    for other in files:
+        if os.path.realpath(other) == os.path.realpath(path) or not claims_to_be_a_record(other):
+            continue
+        found = _named(other).record
+        if found is None:
+            unreadable.append(f"{other} cannot be read, so it was not checked for duplicates")
+        else:
+            known.add(str(other), found)
+    problems = (*report.problems, *known.duplicates(report.record))
+    return Report(report.record, problems, (*report.warnings, *unreadable))
+
+
+def check_folder(folder: Path) -> dict[Path, Report]:
+    """Check every record below a folder, or one file, each against all others there.
+
+    Raises:
+        RequestError: if there is no such folder.
+    """
+    if folder.is_file():
+        return {folder: _check(folder, record_files(folder.parent, nested=False))}
+    if not folder.is_dir():
+        raise RequestError(f"records folder {folder} does not exist. Give a folder of record JSON files.")
+    reports = {path: _named(path) for path in record_files(folder)}
+    known = _Known()
+    checked = {}
+    for path, report in reports.items():
+        problems = report.problems
+        if report.record is not None:
+            problems = (*problems, *known.duplicates(report.record))
+            known.add(str(path), report.record)
+            if path.name != f"{report.record.id}.json":
+                problems = (*problems, f"the file must be named {report.record.id}.json, as its id")
+        checked[path] = Report(report.record, problems, report.warnings)
+    return checked
+
+
+def write(report: Report, folder: Path) -> Path:
+    """Write a record without problems under the name of its id.
+
+    Raises:
+        RequestError: if the record has problems.
+    """
+    if report.record is None or report.problems:
+        raise RequestError("a record with problems is not written.")
+    path = folder / f"{report.record.id}.json"
+    report.record.save(path)
+    return path
+
+
+def _read(path: Path) -> Report:
+    try:
+        record = Record.model_validate_json(read_record(path))
+    except ValidationError as error:
+        return Report(None, tuple(breaches(error)), ())
+    return Report(record, tuple(_problems(record)), tuple(_warnings(record)))
+
+
+def _named(path: Path) -> Report:
+    """As `_read`; a file of a folder that cannot be read is a problem of its own, and the others are checked."""
+    try:
+        return _read(path)
+    except RequestError as error:
+        return Report(None, (str(error),), ())
+
+
+def _problems(record: Record) -> Iterator[str]:
+    if record.kind != "measured":
+        yield f"kind: '{record.kind}' records come from the importer only; a submission is 'measured'"
+    if record.partial:
+        yield "partial: something that was asked for is missing; submit a complete evaluation"
+    if not record.values:
+        yield "values: the record holds no value"
+    if record.family is not None and record.family not in FAMILIES:
+        yield f"family: unknown family '{record.family}'. {nearest(record.family, list(FAMILIES))}"
+    yield from _names(record)
+    yield from _hashes(record)
+    yield from _sources(record)
+    for where, values in _all_values(record):
+        for key, value in values.items():
+            yield from _value(f"{where}.{key}", key, value, record.protocol.count)
+    if record.provenance.selftest == "failed":
+        yield "provenance.selftest: failed; the installation that scored this gives wrong numbers. Run: " + (
+            "diffusionbench selftest"
+        )
+    if not _finite(record.extra):
+        yield "extra: holds a number that is not finite"
+
+
+def _names(record: Record) -> Iterator[str]:
+    for name, text in (("method", record.method), ("title", record.title)):
+        if not text.strip() or len(text) > _MAX_NAME or not text.isprintable():
+            yield f"{name}: must be 1 to {_MAX_NAME} printable characters"
+    url = record.provenance.url
+    if url is not None and not re.match(r"^https?://[^\s]+$", url):
+        yield "provenance.url: must start with https:// or http://"
+    for key, value in record.values.items():
+        # A metric of another package states its own direction.
+        known = key in CATALOG or key in METRICS or direction(key, value) is not None
+        if not known and not beside_a_score(key, record.values):
+            yield f"values.{key}: unknown metric '{key}'. {nearest(key, sorted({*CATALOG, *METRICS}))}"
+
+
+def _hashes(record: Record) -> Iterator[str]:
+    protocol, provenance = record.protocol, record.provenance
+    hashes = {
+        "protocol.reference_digest": protocol.reference_digest,
+        "protocol.prompts_digest": protocol.prompts_digest,
+        "provenance.config_hash": provenance.config_hash,
+        "provenance.checkpoint_digest": provenance.checkpoint_digest,
+        "provenance.images_digest": provenance.images_digest,
+        **{f"protocol.extractors.{name}": value for name, value in protocol.extractors.items()},
+    }
+    for where, value in hashes.items():
+        if value is not None and not _SHA256.match(value):
+            yield f"{where}: not a SHA-256 (64 hex digits)"
+    if provenance.commit is not None and not _COMMIT.match(provenance.commit):
+        yield "provenance.commit: not a commit (7 to 64 hex digits)"
+
+
+def _sources(record: Record) -> Iterator[str]:
+    """What a reader needs to trust or repeat a measured number."""
+    protocol, provenance = record.protocol, record.provenance
+    if protocol.reference is not None and protocol.reference_digest is None:
+        yield "protocol.reference_digest: missing; the hash says which real images were compared with"
+    if protocol.prompts is not None and protocol.prompts_digest is None:
+        yield "protocol.prompts_digest: missing; the hash says which prompts were scored"
+    if protocol.count is None:
+        yield "protocol.count: missing; say how many images were asked for"
+    if provenance.images_digest is None:
+        yield "provenance.images_digest: missing; the hash says which images were scored"
+    if provenance.commit is None and "diffusionbench" not in provenance.packages:
+        yield "provenance: neither a commit nor the version of diffusionbench is stated"
+    yield from _prompts(record)
+
+
+def _prompts(record: Record) -> Iterator[str]:
+    """Whether the prompt set has the hash that its seed and layout give, where the set is known here."""
+    protocol = record.protocol
+    request = record.extra.get("request")
+    chosen = request.get("prompts") if isinstance(request, dict) else None
+    if protocol.prompts not in PROMPTS or protocol.prompts_digest is None or not isinstance(chosen, dict):
+        return
+    seed, layout = chosen.get("seed"), chosen.get("layout")
+    try:
+        found = PROMPTS.load(str(protocol.prompts)).open(str(seed), None if layout is None else str(layout)).digest
+    except UserError as error:
+        yield f"extra.request.prompts: {error}"
+        return
+    if found != protocol.prompts_digest:
+        yield (
+            f"protocol.prompts_digest: {protocol.prompts_digest[:12]} is not the hash {found[:12]} of "
+            f"'{protocol.prompts}' with seed {seed}; it was made by another version or changed"
+        )
+
+
+def _all_values(record: Record) -> Iterator[tuple[str, Mapping[str, Value]]]:
+    yield "values", record.values
+    for name, values in record.anchors.items():
+        yield f"anchors.{name}", values
+    for name, values in record.breakdown.items():
+        yield f"breakdown.{name}", values
+
+
+def _value(where: str, key: str, value: Value, count: int | None) -> Iterator[str]:
+    info = metric_info(key)
+    numbers = [value.value, *([] if value.stderr is None else [value.stderr]), *(value.interval or ())]
+    if not all(map(math.isfinite, numbers)):
+        yield f"{where}: holds a number that is not finite"
+        return
+    if not info.low <= value.value <= info.high:
+        yield f"{where}: {value.value:g} is outside the possible range {_range(info.low, info.high)}"
+    if value.stderr is not None and value.stderr < 0:
+        yield f"{where}.stderr: {value.stderr:g} is negative"
+    if value.interval is not None and value.interval[0] > value.interval[1]:
+        yield f"{where}.interval: low {value.interval[0]:g} is above high {value.interval[1]:g}"
+    if value.unscored < 0 or (value.scored is not None and value.scored < 1):
+        yield f"{where}: counts must be positive"
+    elif where.startswith("values") and count is not None and (value.scored or 0) + value.unscored > count:
+        yield f"{where}: {value.scored} scored and {value.unscored} unscored are more than the {count} asked for"
+
+
+def _range(low: float, high: float) -> str:
+    return f"[{low:g}, {high:g}]" if math.isfinite(high) else f"from {low:g}"
+
+
+def _warnings(record: Record) -> Iterator[str]:
+    if record.provenance.dirty:
+        yield "provenance.dirty: the code had uncommitted changes, so the commit does not reproduce it"
+    if record.provenance.selftest is None:
+        yield "provenance.selftest: not stated, as where no extractor has one. See: diffusionbench selftest"
+    if record.provenance.command is None:
+        yield "provenance.command: not stated; say how to get the record again"
+    if record.protocol.axis not in AXES:
+        yield f"protocol.axis: '{record.protocol.axis}' is not known here. {nearest(record.protocol.axis, list(AXES))}"
+    if record.family is None:
+        yield "family: not stated; the board cannot group the method"
+    for key, value in record.values.items():
+        if value.unscored and not record.unscored:
+            yield f"values.{key}: {value.unscored} unscored, but none is named"
+        if value.stderr is None and value.interval is None and not beside_a_score(key, record.values):
+            yield f"values.{key}: has no uncertainty"
+        if value.scored is None:
+            yield f"values.{key}: does not say how many were scored"
+        real = record.anchors.get(_ANCHOR, {}).get(key)
+        higher = metric_info(key).higher_is_better
+        better = real is not None and higher is not None and (value.value > real.value) == higher
+        # The same images in other batches differ by rounding.
+        if real is not None and better and not math.isclose(value.value, real.value, rel_tol=1e-3):
+            yield f"values.{key}: {value.value:g} is better than held-out real images ({real.value:g})"
+
+
+class _Known:
+    """Records seen so far, by id and by measurement, with where each stands."""
+
+    def __init__(self) -> None:
+        self._ids: dict[str, str] = {}
+        self._measurements: dict[str, tuple[str, str]] = {}
+        for record in published.records():
+            self.add(f"'{record.id}' as published", record)
+
+    def add(self, where: str, record: Record) -> None:
+        self._ids.setdefault(record.id, where)
+        if (measurement := _measurement(record)) is not None:
+            self._measurements.setdefault(measurement, (record.id, where))
+
+    def duplicates(self, record: Record) -> Iterator[str]:
+        """Give what a record repeats."""
+        if record.id in self._ids:
+            yield f"id: '{record.id}' stands in another record already, {self._ids[record.id]}"
+            return
+        identifier, where = self._measurements.get(_measurement(record) or "", (None, None))
+        if identifier is not None:
+            yield f"the same images under the same protocol are in record '{identifier}' already, {where}"
+
+
+def _measurement(record: Record) -> str | None:
+    """What makes two records one measurement: images and protocol and metrics."""
+    if record.provenance.images_digest is None:
+        return None
+    protocol = record.protocol.model_dump(mode="json", exclude={"notes"})
+    return digest([protocol, record.provenance.images_digest, sorted(record.values)])
+
+
+def _finite(value: Any) -> bool:
+    try:
+        json.dumps(value, allow_nan=False)
+    except ValueError:
+        return False
+    return True

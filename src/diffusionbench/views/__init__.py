@@ -1,0 +1,1 @@
+"""Results as users see them: terminal text, the figure, the site. Never imports torch."""

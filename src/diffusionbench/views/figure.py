@@ -1,0 +1,305 @@
+"""Figure 1: text-to-image scores against ImageNet FID, one panel for each benchmark; its data, and a static picture.
+
+The interactive page (`views.site`) and the picture for papers draw the same `Figure`, whose points are those
+of `points.select_points`, so neither can disagree with `diffusionbench correlate`.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import textwrap
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any, Final
+
+from diffusionbench.catalog import ALIASES, CATALOG, SIMPLEEVAL, metric_info, resolve_metric
+from diffusionbench.errors import RequestError
+from diffusionbench.record import Record
+from diffusionbench.registry import require
+from diffusionbench.study.correlate import fit_line, pearson
+from diffusionbench.study.points import MEASURED, Point, Selection, guidance_state, in_set, select_points
+from diffusionbench.views.study_text import UNDEFINED, number, span
+from diffusionbench.writing import check_gives_way, write_atomic, write_errors
+
+BENCHMARKS: Final = ("geneval", "dpgbench", "genaibench", "simpleeval")
+GUIDANCE: Final = ("none", "cfg")
+# Endings, and what tells a figure of that kind from other files.
+FORMATS: Final = {".svg": 'class="marks"', ".png": "diffusionbench figure", ".pdf": "/Producer (svg2pdf)"}
+STATES: Final = {"none": "without guidance", "cfg": "tuned guidance"}
+UNSTATED: Final = "not stated"
+
+
+@dataclass(frozen=True)
+class FamilyStyle:
+    """How a family is drawn: colours of Okabe and Ito 2008, and a shape, so that neither alone must be told apart.
+
+    Attributes:
+        colour, dark: on a light and on a dark background.
+        shape: name in Vega's vocabulary.
+        shown: whether the interactive figure shows the family at first: the study's latent methods.
+    """
+
+    title: str
+    colour: str
+    dark: str
+    shape: str
+    shown: bool = False
+
+
+STYLES: Final = {
+    "rae": FamilyStyle("RAE", "#0072B2", "#56B4E9", "circle", True),
+    "vae": FamilyStyle("VAE", "#E69F00", "#E69F00", "square", True),
+    "e2e-vae": FamilyStyle("E2E VAE", "#009E73", "#2FC49A", "diamond", True),
+    "pixel": FamilyStyle("Pixel", "#CC79A7", "#DD8FBA", "triangle-up"),
+    "few-step": FamilyStyle("Few-step", "#D55E00", "#F0803C", "cross"),
+    "reference": FamilyStyle("Reference model", "#555555", "#B0B0B0", "triangle-down"),
+}
+# The shapes as paths of about equal area around (0, 0), for the pages.
+PATHS: Final = {
+    "circle": "M5,0A5,5,0,1,1,-5,0A5,5,0,1,1,5,0Z",
+    "square": "M-4.5,-4.5H4.5V4.5H-4.5Z",
+    "diamond": "M0,-6.4L5.4,0L0,6.4L-5.4,0Z",
+    "triangle-up": "M0,-5.8L5.8,4.6H-5.8Z",
+    "triangle-down": "M0,5.8L5.8,-4.6H-5.8Z",
+    "triangle-right": "M5.8,0L-4.6,5.8V-5.8Z",
+    "cross": "M-2,-5.8H2V-2H5.8V2H2V5.8H-2V2H-5.8V-2H-2Z",
+}
+OTHER: Final = FamilyStyle("Other", "#8C8C8C", "#9A9A9A", "triangle-right", True)
+
+
+@dataclass(frozen=True)
+class Panel:
+    """One benchmark.
+
+    Attributes:
+        key: metric key of the score set; the key asked for where the set does not hold it.
+        points: methods that have both metrics.
+        left_out: (name, reason) of methods that have one of the two.
+        problem: why there is nothing to draw, as the error says it.
+    """
+
+    key: str
+    title: str
+    about: str
+    points: tuple[Point, ...] = ()
+    left_out: tuple[tuple[str, str], ...] = ()
+    problem: str | None = None
+
+
+@dataclass(frozen=True)
+class Figure:
+    """The panels of one score set in one state of guidance; `x_key` is their common horizontal axis."""
+
+    score_set: str
+    guidance: str
+    x_key: str
+    panels: tuple[Panel, ...]
+
+
+def figure(
+    records: Iterable[Record],
+    score_set: str,
+    guidance: str = "none",
+    *,
+    family: Sequence[str] = (),
+    select: Sequence[str] = (),
+) -> Figure:
+    """Return the points of Figure 1.
+
+    Args:
+        records: any mixture; only those of the set are used.
+        score_set, guidance, family, select: as in `points.select_points`.
+
+    Returns:
+        Four panels; one that cannot be drawn (no such metric, mixed protocols, two records for one method) says why.
+
+    Raises:
+        RequestError: for an unknown set, guidance, family or name: whatever no panel could be drawn for.
+    """
+    pool = in_set(records, score_set)
+    present = {key for record in pool for key in record.values}
+    x = _horizontal(pool, guidance) if score_set == MEASURED else "fid"
+    pick = partial(select_points, pool, x, guidance=guidance, score_set=score_set, family=family, select=select)
+    panels = [_panel(pick, x, name, score_set, present) for name in BENCHMARKS]
+    if all(panel.problem for panel in panels) and (select or family):
+        raise RequestError(str(panels[0].problem))
+    return Figure(score_set, guidance, x, tuple(panels))
+
+
+def _horizontal(pool: Sequence[Record], guidance: str) -> str:
+    """FID, or among laptop-scale results the digits' distance; only the Inception network produces an FID."""
+    held = {key for record in pool if guidance_state(record) == guidance for key in record.values}
+    return "fd_digits" if "fid" not in held and "fd_digits" in held else "fid"
+
+
+def _panel(pick: Callable[[str], Selection], x: str, benchmark: str, score_set: str, present: set[str]) -> Panel:
+    name = benchmark
+    if benchmark == "simpleeval" and score_set == MEASURED and "simpleeval_v1" not in present:
+        name = "simpleeval_shapes_v1" if "simpleeval_shapes_v1" in present else benchmark
+    try:
+        chosen = pick(name)
+    except RequestError as error:
+        absent = _absent(x, name, score_set, present)
+        info = metric_info(
+            SIMPLEEVAL.get(score_set, "simpleeval_v1") if name == "simpleeval" else ALIASES.get(name, name)
+        )
+        return Panel(info.key, info.title, info.about, problem=absent or str(error))
+    info = metric_info(chosen.y_key)
+    return Panel(info.key, info.title, info.about, chosen.points, chosen.left_out)
+
+
+def _absent(x: str, y: str, score_set: str, present: set[str]) -> str | None:
+    """That no record of the set holds a metric, said without a suggestion: nobody has asked for a name here."""
+    for name in (x, y):
+        try:
+            resolve_metric(name, score_set, present)
+        except RequestError:
+            key = ALIASES.get(name, name)
+            return f"no record of set '{score_set}' holds {metric_info(key).title if key in CATALOG else key}"
+    return None
+
+
+def write(path: Path, shown: Figure, *, columns: int = 2, width: int = 260) -> None:
+    """Draw a figure as SVG, PNG (300 dots per inch) or PDF, by the ending of the file's name.
+
+    Args:
+        path: the file.
+        shown: what to draw.
+        columns: panels side by side.
+        width: of one panel, in points of 1/72 inch.
+
+    Raises:
+        RequestError: for another ending, nothing to draw, or a file that cannot be written.
+        MissingPackageError: if altair or vl-convert is not installed.
+    """
+    ending = path.suffix.lower()
+    if ending not in FORMATS:
+        raise RequestError(f"figure {path}: unknown ending '{path.suffix}'. Allowed: {', '.join(FORMATS)}.")
+    if not any(panel.points for panel in shown.panels):
+        reasons = "; ".join(dict.fromkeys(panel.problem or "no method has both metrics" for panel in shown.panels))
+        raise RequestError(f"figure of set '{shown.score_set}' has no points: {reasons}")
+    spec = json.dumps(chart(shown, columns=columns, width=width))
+    convert = require("vl_convert", "site", "A figure")
+    content: bytes | str
+    if ending == ".svg":
+        content = convert.vegalite_to_svg(spec)
+    elif ending == ".png":
+        content = _signed(convert.vegalite_to_png(spec, scale=300 / 72, ppi=72))
+    else:
+        content = convert.vegalite_to_pdf(spec)
+    check_gives_way(path, FORMATS[ending])
+    with write_errors(f"figure {path}"):
+        write_atomic(path, content)
+
+
+def _signed(png: bytes) -> bytes:
+    """The same picture and resolution, with a line of text that says what made it."""
+    from PIL import Image, PngImagePlugin
+
+    picture, text, signed = Image.open(io.BytesIO(png)), PngImagePlugin.PngInfo(), io.BytesIO()
+    text.add_text("Software", FORMATS[".png"])
+    picture.save(signed, "PNG", dpi=picture.info["dpi"], pnginfo=text)
+    return signed.getvalue()
+
+
+def chart(shown: Figure, *, columns: int = 2, width: int = 260) -> dict[str, Any]:
+    """Return the Vega-Lite specification of a figure."""
+    altair = require("altair", "site", "A figure")
+    present = {_style_key(point.family) for panel in shown.panels for point in panel.points}
+    styles = [style for key, style in {**STYLES, "other": OTHER}.items() if key in present]
+    drawn = [_draw(altair, panel, styles, axis_title(shown), width) for panel in shown.panels]
+    whole = (
+        altair.concat(*drawn, columns=columns, bounds="flush", spacing={"row": 92, "column": 66})
+        .configure(font="Liberation Sans, Arial, Helvetica, sans-serif", background="white", padding=8)
+        .configure_view(stroke=None)
+        .configure_axis(
+            labelFontSize=10, titleFontSize=11, titleFontWeight="normal", gridColor="#e6e6e6", domainColor="#444"
+        )
+        .configure_title(
+            fontSize=12, subtitleFontSize=10, subtitleColor="#333", anchor="start", frame="group", offset=8
+        )
+        .configure_legend(
+            orient="bottom", title=None, labelFontSize=11, symbolSize=80, direction="horizontal", columns=len(styles)
+        )
+        .to_dict()
+    )
+    return dict(whole)
+
+
+def _style_key(family: str | None) -> str:
+    return family if family in STYLES else "other"
+
+
+def x_name(key: str) -> str:
+    """Return the horizontal metric for people."""
+    info = metric_info(key)
+    return f"ImageNet {info.title}" if key == "fid" else info.title
+
+
+def with_arrow(title: str, key: str) -> str:
+    """Return a title with the direction that is better."""
+    return title + {True: " ↑", False: " ↓", None: ""}[metric_info(key).higher_is_better]
+
+
+def axis_title(shown: Figure) -> str:
+    """Return what stands below the horizontal axis."""
+    return f"{with_arrow(x_name(shown.x_key), shown.x_key)}, {STATES[shown.guidance]}"
+
+
+def summary(points: Sequence[Point]) -> str:
+    """Return what `correlate` says of the points, in one line: r, its Fisher z interval, n."""
+    one = pearson([p.x for p in points], [p.y for p in points], draws=0)
+    return f"r = {number(one.value)}, 95 % {span(one.fisher)}, n = {one.n}"
+
+
+def _draw(altair: Any, panel: Panel, styles: Sequence[FamilyStyle], x_title: str, width: int) -> Any:
+    by_key = {**STYLES, "other": OTHER}
+    values = [
+        {"x": p.x, "y": p.y, "family": by_key[_style_key(p.family)].title, "method": p.title} for p in panel.points
+    ]
+    titles = [style.title for style in styles]
+    x = altair.X("x:Q", title=x_title, scale=_scale(altair, [p.x for p in panel.points]))
+    y_title = with_arrow(panel.title.split(" (")[0], panel.key)
+    y = altair.Y("y:Q", title=y_title, scale=_scale(altair, [p.y for p in panel.points]))
+    marks = (
+        altair.Chart(altair.Data(values=values))
+        .mark_point(filled=True, size=62, opacity=0.9, stroke="#222222", strokeWidth=0.6)
+        .encode(
+            x=x,
+            y=y,
+            color=altair.Color("family:N", scale=altair.Scale(domain=titles, range=[s.colour for s in styles])),
+            shape=altair.Shape("family:N", scale=altair.Scale(domain=titles, range=[s.shape for s in styles])),
+        )
+    )
+    layers = [marks]
+    line = fit_line([p.x for p in panel.points], [p.y for p in panel.points])
+    if line is not None:
+        ends = [min(p.x for p in panel.points), max(p.x for p in panel.points)]
+        fitted = [{"x": end, "y": line.intercept + line.slope * end} for end in ends]
+        layers.insert(
+            0,
+            altair.Chart(altair.Data(values=fitted))
+            .mark_line(color="#555", strokeDash=[5, 3], clip=True)
+            .encode(x=x, y=y),
+        )
+    subtitle = panel.problem or (summary(panel.points) if panel.points else f"{UNDEFINED}: no method has both metrics")
+    return altair.layer(*layers).properties(
+        width=width, height=round(width * 0.7), title={"text": panel.title, "subtitle": _folded(subtitle, width)}
+    )
+
+
+def _scale(altair: Any, values: Sequence[float]) -> Any:
+    """A scale with some room around the values, so that no mark is cut."""
+    if not values:
+        return altair.Scale(domain=[0, 1])
+    low, high = min(values), max(values)
+    room = (high - low) * 0.06 or abs(high) * 0.05 or 0.5
+    return altair.Scale(domain=[low - room, high + room], nice=False, zero=False)
+
+
+def _folded(text: str, width: int) -> list[str]:
+    """Lines that fit above a panel."""
+    return textwrap.wrap(text, max(30, width // 5))[:4]

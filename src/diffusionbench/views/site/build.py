@@ -1,0 +1,109 @@
+"""Builds the whole site in a temporary folder beside the wanted one, and puts it in place in one step."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Final
+
+from diffusionbench.errors import RequestError
+from diffusionbench.folders import strangers, whole_folder
+from diffusionbench.limits import parse_json, read_small
+from diffusionbench.record import Record
+from diffusionbench.views.site import (
+    board_page,
+    downloads,
+    figure_page,
+    method_pages,
+    metric_pages,
+    record_pages,
+    text_pages,
+)
+from diffusionbench.views.site.contents import Contents
+from diffusionbench.views.site.render import STYLE, Pages, stylesheet
+from diffusionbench.views.site.samples import find_stores
+from diffusionbench.writing import write_errors
+
+# Each has `pages(contents, site)`, which yields (path below the site, text).
+KINDS: Final = (figure_page, board_page, record_pages, method_pages, metric_pages, text_pages, downloads)
+# Lists the files of a site: a folder that holds these and no others may be replaced.
+MARK: Final = "site.json"
+MAKER: Final = "diffusionbench site"
+
+
+def build(records: Iterable[Record], out: Path, folders: Iterable[Path] = ()) -> dict[str, int]:
+    """Write the site.
+
+    Args:
+        records: what it shows.
+        out: the folder; one in which everything is of an earlier build is replaced, any other must be empty or missing.
+        folders: where image stores may lie; the first images of a record that has one are shown.
+
+    Returns:
+        Numbers of records, pages and bytes, and the size of the largest page.
+
+    Raises:
+        RequestError: if the folder holds something else, or cannot be written.
+        MissingPackageError: if jinja2 is not installed.
+    """
+    _check(out)
+    contents = Contents(tuple(records), tuple(find_stores(folders)))
+    with write_errors(f"site {out}"), whole_folder(out, _check) as made:
+        counts, names = _write(made, files(contents))
+        counts["records"] = len(contents.records)
+        mark = {"made_by": MAKER, **counts, "files": [*names, MARK]}
+        (made / MARK).write_text(json.dumps(mark) + "\n", encoding="utf-8")
+    return counts
+
+
+def files(contents: Contents) -> Iterator[tuple[str, str | bytes]]:
+    """Give every file of the site: path and text."""
+    site = Pages()
+    yield STYLE, stylesheet()
+    for kind in KINDS:
+        yield from kind.pages(contents, site)
+
+
+def _check(out: Path) -> None:
+    if out.exists() and not out.is_dir():
+        raise RequestError(f"site {out} is a file. Give a folder that is new, empty or an earlier site.")
+    if out.resolve() == Path.cwd():
+        raise RequestError(f"site {out} is the current folder, which cannot be replaced. Give a folder inside it.")
+    others = strangers(out, _made(out))
+    if others:
+        raise RequestError(
+            f"site {out} holds {len(others)} file(s) that no earlier build listed in its {MARK}, the first: "
+            f"{others[0]}. They would be lost: move them away, or give a folder that is new or empty."
+        )
+
+
+def _made(out: Path) -> list[str]:
+    """The files that an earlier build says it made."""
+    try:
+        mark = parse_json(read_small(out / MARK))
+        return [str(name) for name in mark["files"]] if mark["made_by"] == MAKER else []
+    except (OSError, ValueError, KeyError, TypeError):
+        return []
+
+
+def _write(folder: Path, written: Iterable[tuple[str, str | bytes]]) -> tuple[dict[str, int], list[str]]:
+    """Write files; gives their numbers and names."""
+    counts = {"pages": 0, "bytes": 0, "largest_page": 0}
+    names = []
+    known: set[Path] = set()
+    for name, text in written:
+        path = folder / name
+        if path.parent not in known:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            known.add(path.parent)
+        content = text.encode() if isinstance(text, str) else text
+        # "x": two pages under one name would be a bug, not a page to lose.
+        with path.open("xb") as file:
+            file.write(content)
+        names.append(name)
+        counts["bytes"] += len(content)
+        if name.endswith(".html"):
+            counts["pages"] += 1
+            counts["largest_page"] = max(counts["largest_page"], len(content))
+    return counts, names
