@@ -22,11 +22,11 @@ from diffusionbench.axes import AXES
 from diffusionbench.errors import ConfigError
 from diffusionbench.limits import read_small
 from diffusionbench.metrics import METRICS
-from diffusionbench.registry import Registry, nearest
+from diffusionbench.registry import Registry, Table, nearest
 from diffusionbench.schema import Strict, digest
 from diffusionbench.shown import clipped, few
 from nanogen.conditions import CONDITIONS
-from nanogen.data import DATASETS
+from nanogen.datasets import DATASETS
 from nanogen.duration import Duration, Period, Point
 from nanogen.latents import LATENTS
 from nanogen.layer import Layer, Leaf, leaves, plain, read_yaml
@@ -57,7 +57,7 @@ class Section(Strict):
 
 class Latent(Section):
     name: str
-    memory: int = Field(ge=0, le=bounds.MEMORY)
+    cache_mb: int = Field(ge=0, le=bounds.MEMORY)
 
 
 class Model(Section):
@@ -317,6 +317,10 @@ def reload(values: Mapping[str, Any], origin: str) -> Config:
         ConfigError: if it does not fit this version's models.
     """
     base = Layer.of(*read_own("base.yaml"))
+    latent = values.get("latent")
+    if isinstance(latent, Mapping) and "memory" in latent:
+        # The name of `latent.cache_mb` in configs of before.
+        values = {**values, "latent": {"cache_mb" if key == "memory" else key: latent[key] for key in latent}}
     return _check(base, [Layer.of(values, origin)])[0]
 
 
@@ -454,7 +458,8 @@ def _check_plugins(config: Config, merged: Mapping[str, Leaf]) -> None:
     _plugin(OBJECTIVES, config.objective.get("name"), config.objective, "objective", merged)
     for name, options in config.losses.items():
         _plugin(LOSSES, name, options, f"losses.{name}", merged)
-    names = [("latent.name", LATENTS, config.latent.name), ("data.name", DATASETS, config.data.name)]
+    names: list[tuple[str, Registry | Table[Any], str]] = [("latent.name", LATENTS, config.latent.name)]
+    names += [("data.name", DATASETS, config.data.name)]
     names += [("condition.kind", CONDITIONS, config.condition.kind), ("eval.axis", AXES, config.eval.axis)]
     names += [("eval.metrics", METRICS, metric) for metric in config.eval.metrics]
     for key, table, name in names:
@@ -462,7 +467,7 @@ def _check_plugins(config: Config, merged: Mapping[str, Leaf]) -> None:
             raise ConfigError(f"{merged[key].origin}: {key}: {_unknown(table, name)}")
 
 
-def _unknown(table: Registry, name: Any) -> str:
+def _unknown(table: Registry | Table[Any], name: Any) -> str:
     return f"unknown {table.kind} '{name}'. {nearest(str(name), list(table))}"
 
 
