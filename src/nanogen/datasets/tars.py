@@ -79,8 +79,8 @@ class TarShards(StoredImages):
         return (Component(len(self), blocks=tuple(shard.samples for shard in self.summaries)),)
 
     def name(self, index: int) -> str:
-        number, _ = self._place(index)
-        return named(self.summaries[number].shard, self.key(index))
+        number, row = self._place(index)
+        return named(self.summaries[number].shard, self._shard(number).records.key(row))
 
     def key(self, index: int) -> str:
         """Return the sample's key, as WebDataset's `__key__`."""
