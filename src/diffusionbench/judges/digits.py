@@ -1,4 +1,4 @@
-"""The judge of 8x8 digits: a small network trained by `train_digits_judge`, shipped with its recipe.
+"""The judge of 8x8 digits: a small network trained by `tools/train_digits_judge.py`, shipped with its recipe.
 
 It stands in for Inception where nothing may be downloaded. Its metrics carry its name: no value formed here is
 called `fid`.
