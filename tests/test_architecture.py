@@ -421,7 +421,7 @@ def registered() -> frozenset[str]:
     from diffusionbench.references import REFERENCES
     from nanogen.conditions import CONDITIONS
     from nanogen.config import method_names, task_names
-    from nanogen.data import DATASETS
+    from nanogen.datasets import DATASETS
     from nanogen.latents import LATENTS
     from nanogen.losses import LOSSES
     from nanogen.objectives import OBJECTIVES

@@ -26,7 +26,7 @@ from diffusionbench.registry import Registry, Table, nearest
 from diffusionbench.schema import Strict, digest
 from diffusionbench.shown import clipped, few
 from nanogen.conditions import CONDITIONS
-from nanogen.data import DATASETS
+from nanogen.datasets import DATASETS
 from nanogen.duration import Duration, Period, Point
 from nanogen.latents import LATENTS
 from nanogen.layer import Layer, Leaf, leaves, plain, read_yaml
@@ -57,7 +57,7 @@ class Section(Strict):
 
 class Latent(Section):
     name: str
-    memory: int = Field(ge=0, le=bounds.MEMORY)
+    cache_mb: int = Field(ge=0, le=bounds.MEMORY)
 
 
 class Model(Section):
@@ -317,6 +317,10 @@ def reload(values: Mapping[str, Any], origin: str) -> Config:
         ConfigError: if it does not fit this version's models.
     """
     base = Layer.of(*read_own("base.yaml"))
+    latent = values.get("latent")
+    if isinstance(latent, Mapping) and "memory" in latent:
+        # The name of `latent.cache_mb` in configs of before.
+        values = {**values, "latent": {"cache_mb" if key == "memory" else key: latent[key] for key in latent}}
     return _check(base, [Layer.of(values, origin)])[0]
 
 

@@ -15,7 +15,7 @@ from diffusionbench.errors import UserError
 from nanogen import checkpoint, evaluate, parallel
 from nanogen.config import Config
 from nanogen.data import Dataset
-from nanogen.data.corrupt import Tally
+from nanogen.data.corrupt import CorruptLog
 from nanogen.duration import due, to_steps
 from nanogen.log import Log, say
 from nanogen.progress import Progress
@@ -50,7 +50,7 @@ class Outputs:
         trainee: Trainee,
         data: Dataset,
         last: int,
-        tally: Tally | None,
+        tally: CorruptLog | None,
         stop: Stop,
     ) -> None:
         def period(duration: str) -> int | None:

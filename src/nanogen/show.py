@@ -8,7 +8,7 @@ from typing import Any
 from diffusionbench.shown import printable
 from nanogen.conditions import CONDITIONS
 from nanogen.config import SCALES, Composition, differences, leaves, method_names, read_own, task_names
-from nanogen.data import DATASETS
+from nanogen.datasets import DATASETS
 from nanogen.latents import LATENTS
 from nanogen.losses import LOSSES
 from nanogen.objectives import OBJECTIVES
@@ -99,7 +99,7 @@ def tables() -> dict[str, dict[str, str]]:
         "latents": {name: row.title for name, row in LATENTS.items()},
         "objectives": dict(OBJECTIVES),
         "losses": dict(LOSSES),
-        "data": dict(DATASETS),
+        "data": {name: row.title for name, row in DATASETS.items()},
         "conditions": {name: row.title for name, row in CONDITIONS.items()},
         "encoders": {name: ENCODERS.load(name).title for name in ENCODERS},
     }

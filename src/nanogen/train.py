@@ -21,8 +21,8 @@ from nanogen import checkpoint, evaluate, parallel, precision
 from nanogen.conditions import CONDITIONS
 from nanogen.config import Composition, Config
 from nanogen.data import Batch, Dataset
-from nanogen.data.corrupt import Tally
-from nanogen.data.memory import Gathers, keep_latents
+from nanogen.data.corrupt import CorruptLog
+from nanogen.data.memory import SupportsBatches, cache_latents
 from nanogen.data.opening import open_dataset
 from nanogen.data.order import Order, batches, in_order
 from nanogen.duration import to_steps
@@ -78,7 +78,7 @@ def open_data(config: Config) -> tuple[Dataset, Config]:
     return data, config.model_copy(update={"condition": config.condition.model_copy(update=settings)})
 
 
-def training_source(data: Dataset, config: Config, parts: Parts) -> Dataset | Gathers:
+def training_source(data: Dataset, config: Config, parts: Parts) -> Dataset | SupportsBatches:
     """Return what the loop reads: the data, or its latents in memory where the config allows it and it saves work.
 
     It does where the run is longer than one pass, by the config alone: a run that continues decides the same.
@@ -89,11 +89,11 @@ def training_source(data: Dataset, config: Config, parts: Parts) -> Dataset | Ga
     steps = to_steps(config.train.duration, config.train.batch_size, len(data)) or 0
     size = 4 * len(data) * math.prod(parts.derived.shape.latent_shape)
     again = steps * config.train.batch_size > len(data)
-    if size > config.latent.memory * 2**20 or not again or config.losses or config.data.corrupt == "skip":
+    if size > config.latent.cache_mb * 2**20 or not again or config.losses or config.data.corrupt == "skip":
         return data
     if parallel.is_main():
-        say(f"making the latents of {len(data):,} images once, {size / 2**20:.0f} MiB (latent.memory)")
-    return keep_latents(
+        say(f"making the latents of {len(data):,} images once, {size / 2**20:.0f} MiB (latent.cache_mb)")
+    return cache_latents(
         data,
         in_order(data, max(1, CHUNK_PIXELS // config.data.image_size**2), config.data.workers),
         lambda batch: latents_of(batch, parts),
@@ -264,7 +264,7 @@ def train(composition: Composition, run_dir: Path, device: str, command: list[st
                 f"process(es){f'; continuing after step {trainee.updates}' if trainee.updates else ''}"
             )
         with parallel.agreed():
-            tally = Tally(run_dir, trainee.updates) if config.data.corrupt == "skip" else None
+            tally = CorruptLog(run_dir, trainee.updates) if config.data.corrupt == "skip" else None
         outputs = held.enter_context(Outputs(run, config, parts, trainee, data, last, tally, stop))
         outputs.catch_up()
         loader = batches(

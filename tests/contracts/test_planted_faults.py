@@ -22,6 +22,7 @@ from diffusionbench.metrics.accuracy import AccuracyMetric
 from diffusionbench.metrics import MetricSpec
 from diffusionbench.schema import Strict
 from diffusionbench.stats import Estimate
+from nanogen.datasets import DatasetRow
 from nanogen.objectives.flow import Flow
 
 
@@ -119,13 +120,14 @@ def spec(key, metric):
     )
 
 
+UNKNOWN = DatasetRow(title="a data set that no test can write", load="planted:Sound")
 SHARE = spec("share_digits", Share)
 BY_BATCH = spec("by_batch_digits", ByBatch)
 '''
 ENTRIES = {
     "nanogen.objectives": {"sound": "Sound", "flipped": "Flipped"},
     "nanogen.losses": {"small": "Small", "detached": "Detached", "weighted": "Weighted"},
-    "nanogen.datasets": {"unknown": "Sound"},
+    "nanogen.datasets": {"unknown": "UNKNOWN"},
     "diffusionbench.axes": {"in_turn": "InTurn", "in_blocks": "InBlocks"},
     "diffusionbench.judges": {"judge": "Judge", "centred": "Centred"},
     "diffusionbench.metrics": {"share_digits": "SHARE", "by_batch_digits": "BY_BATCH"},

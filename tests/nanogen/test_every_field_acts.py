@@ -311,7 +311,7 @@ GUIDED = ("guidance.scale=3", "guidance.interval=[0, 1]", "sampler.num_steps=4",
 FIELDS = {
     "seed": Field("7", once(random_numbers, 2), None, ("condition.drop_prob=0.5",)),
     "latent.name": Field("toy-ae", once(lambda seen: tuple(seen.calls[0][0].shape[1:])), None, ("data.image_size=32",)),
-    "latent.memory": Field("2", kept, "KeptLatents", ("latent.memory=0",)),
+    "latent.cache_mb": Field("2", kept, "CachedLatents", ("latent.cache_mb=0",)),
     "model.encoder_depth": Field("2", blocks, [2, 1]),
     "model.encoder_hidden_size": Field("32", shape("encoder_hidden_size"), 32),
     "model.encoder_num_heads": Field("4", shape("encoder_num_heads"), 4),

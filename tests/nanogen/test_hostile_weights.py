@@ -47,7 +47,7 @@ HEADERS = {
     "unknown key": changed(extra=1),
     "seed": changed(seed=10**30),
     "'model' is a section": changed(model=3),
-    "latent": changed(latent={"name": "none", "memory": 0}),
+    "latent": changed(latent={"name": "none", "cache_mb": 0}),
 }
 
 

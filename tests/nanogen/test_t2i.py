@@ -146,7 +146,7 @@ def test_interrupted_training_continues_to_the_same_weights(words, run, tmp_path
 
 
 def test_a_cache_gives_the_same_losses_and_the_encoder_stays_closed(words, run, tmp_path, monkeypatch):
-    monkeypatch.setattr("nanogen.data.shapes.CAPTIONS", 64)
+    monkeypatch.setattr("nanogen.datasets.shapes.CAPTIONS", 64)
     from nanogen.text.encoder import TextEncoder
 
     plain, cached, text = (tmp_path / name for name in ("plain", "cached", "text"))

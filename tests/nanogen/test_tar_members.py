@@ -32,7 +32,7 @@ def opened(path: Path):
 
 
 def keys(data) -> list[str]:
-    return [data.source.key(index) for index in range(len(data))]
+    return [data.key(index) for index in range(len(data))]
 
 
 def sample(key: str, index: int = 0) -> list[tuple[str, bytes]]:
@@ -181,7 +181,7 @@ def test_a_shard_without_a_sample_is_counted_beside_others_and_refused_alone(tmp
     write_tar(tmp_path / "00001.tar", [])
     write_tar(tmp_path / "00002.tar", [("a.cls", b"1")])
     data = opened(tmp_path)
-    assert (len(data), data.parts[0].blocks) == (2, (2,))
+    assert (len(data), data.components[0].blocks) == (2, (2,))
     assert "2 shards without a sample (first: 00001.tar)" in capsys.readouterr().err
     with pytest.raises(DataError, match=r"holds no image with a caption.* left out 1 members .*00002\.tar: a\.cls"):
         opened(tmp_path / "00002.tar")
@@ -202,7 +202,7 @@ def test_captions_without_end_are_defects(tmp_path, monkeypatch):
     nested = b'{"text": ' + b"[" * 200_000 + b"}"
     with pytest.raises(DataError, match=r"the caption of .*a is not valid JSON"):
         opened(write_tar(tmp_path / "x.tar", [("a.png", png(0)), ("a.json", nested)]))
-    monkeypatch.setattr("nanogen.data.captions.MAX_CAPTION", 1000)
+    monkeypatch.setattr("nanogen.data.caption_text.MAX_CAPTION", 1000)
     monkeypatch.setattr("nanogen.data.tarheaders.MAX_CAPTION", 1000)
     path = write_tar(tmp_path / "y.tar", [("a.png", png(0)), ("a.txt", b"x" * 1001)])
     with pytest.raises(DataError, match=r"the caption of .*a has more than 1,000 bytes"):
@@ -392,9 +392,9 @@ def read_all(path: Path) -> None:
     try:
         data = opened(path)
         for row in range(len(data)):
-            data.source.read(row)
+            data.read(row)
             data.caption(row)
-            data.source.name(row)
+            data.name(row)
     except DataError:
         pass
 

@@ -16,7 +16,7 @@ from diffusionbench.errors import CheckpointError, ConfigError, DataError, Reque
 from diffusionbench.schema import file_digest
 from nanogen.conditions import CONDITIONS
 from nanogen.config import compose
-from nanogen.data.shapes import open_shapes
+from nanogen.datasets.shapes import open_shapes
 from nanogen.model.condition import TextCondition
 from nanogen.model.dit import DDT
 from nanogen.model.shape import Shape

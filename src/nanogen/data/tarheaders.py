@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from diffusionbench.errors import DataError
-from nanogen.data.captions import MAX_CAPTION
+from nanogen.data.caption_text import MAX_CAPTION
 
 BLOCK = 512
 # One read at each header brings short captions along.

@@ -25,8 +25,8 @@ from diffusionbench.files import IMAGE_SUFFIXES, LeftOut, is_hidden
 from diffusionbench.judges import cache_folder
 from diffusionbench.shown import printable
 from diffusionbench.writing import check_gives_way, write_atomic
-from nanogen.data.captions import MAX_CAPTION, decoded, from_json
-from nanogen.data.images import MAX_DEFECTS
+from nanogen.data.caption_text import MAX_CAPTION, caption_from_json, decode_caption
+from nanogen.data.stored import MAX_DEFECTS
 from nanogen.data.tarheaders import members
 
 VERSION = 2
@@ -322,7 +322,7 @@ def _place(sample: Sample, suffix: str, where: tuple[int, int, bytes], shard: Pa
         sample.text = position, min(length, MAX_CAPTION + 1)
         sample.is_json, sample.problem = kind == ".json", None
         try:
-            (from_json if sample.is_json else decoded)(content, named(shard, key))
+            (caption_from_json if sample.is_json else decode_caption)(content, named(shard, key))
         except DataError as error:
             sample.problem = str(error)
 
