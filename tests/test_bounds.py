@@ -19,8 +19,7 @@ from diffusionbench import bounds
 from diffusionbench.devices import check_device
 from diffusionbench.errors import ConfigError, RequestError, UserError
 from nanogen.conditions import parse_labels
-from nanogen.config import Config, compose, read_own
-from nanogen.layer import leaves
+from nanogen.config import Config, compose, leaves, read_own
 from nanogen.losses import LOSSES
 from nanogen.objectives import OBJECTIVES
 

@@ -16,11 +16,11 @@ from nanogen import checkpoint, evaluate, parallel
 from nanogen.config import Config
 from nanogen.data import Dataset
 from nanogen.data.corrupt import CorruptLog
-from nanogen.duration import due, to_steps
 from nanogen.log import Log, say
 from nanogen.progress import Progress
 from nanogen.run import Run
 from nanogen.sample import Parts
+from nanogen.settings import due, to_steps
 from nanogen.stop import Stop
 
 if TYPE_CHECKING:

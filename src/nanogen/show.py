@@ -7,7 +7,7 @@ from typing import Any
 
 from diffusionbench.shown import printable
 from nanogen.conditions import CONDITIONS
-from nanogen.config import SCALES, Composition, differences, leaves, method_names, read_own, task_names
+from nanogen.config import SCALES, ComposedConfig, differences, leaves, method_names, read_own, task_names
 from nanogen.datasets import DATASETS
 from nanogen.latents import LATENTS
 from nanogen.losses import LOSSES
@@ -31,7 +31,7 @@ def derived_values(derived: Derived) -> dict[str, Any]:
     }
 
 
-def as_dict(composition: Composition, derived: Derived | None) -> dict[str, Any]:
+def as_dict(composition: ComposedConfig, derived: Derived | None) -> dict[str, Any]:
     """Choice, config, hash, origins and derived values as plain data."""
     return {
         **composition.choice,
@@ -42,7 +42,7 @@ def as_dict(composition: Composition, derived: Derived | None) -> dict[str, Any]
     }
 
 
-def as_text(composition: Composition, derived: Derived | None, why: bool) -> str:
+def as_text(composition: ComposedConfig, derived: Derived | None, why: bool) -> str:
     """Return one `key: value` line per setting, then the derived values as comments."""
     choice = composition.choice
     lines = [f"# {choice['task']} / {choice['method']} / {choice['scale']}   hash {composition.config.hash[:16]}"]
@@ -62,7 +62,7 @@ def as_text(composition: Composition, derived: Derived | None, why: bool) -> str
     return "\n".join(map(printable, lines))
 
 
-def as_difference(names: tuple[str, str], pair: tuple[Composition, Composition], as_json: bool) -> str:
+def as_difference(names: tuple[str, str], pair: tuple[ComposedConfig, ComposedConfig], as_json: bool) -> str:
     """Return the keys in which two composed configs differ, with both values; derived values are not among them.
 
     Args:

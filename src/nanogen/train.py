@@ -19,13 +19,12 @@ from torch import Tensor, nn
 from diffusionbench.errors import ConfigError, Stopped
 from nanogen import checkpoint, evaluate, parallel, precision
 from nanogen.conditions import CONDITIONS
-from nanogen.config import Composition, Config
+from nanogen.config import ComposedConfig, Config
 from nanogen.data import Batch, Dataset
 from nanogen.data.corrupt import CorruptLog
 from nanogen.data.memory import SupportsBatches, cache_latents
 from nanogen.data.opening import open_dataset
 from nanogen.data.order import Order, batches, in_order
-from nanogen.duration import to_steps
 from nanogen.ema import EMA
 from nanogen.log import say
 from nanogen.losses import LOSSES
@@ -35,6 +34,7 @@ from nanogen.outputs import Outputs
 from nanogen.rng import Draws, generator
 from nanogen.run import Run, check_data, describe, open_run
 from nanogen.sample import Parts, build_parts
+from nanogen.settings import to_steps
 from nanogen.stop import Stop
 
 Mark = Callable[[str], None]
@@ -203,7 +203,7 @@ class Job:
     facts: dict[str, Any]
 
 
-def check(composition: Composition, device: str, command: list[str]) -> Job:
+def check(composition: ComposedConfig, device: str, command: list[str]) -> Job:
     """Check all that can be wrong with a request; nothing is written.
 
     Raises:
@@ -228,7 +228,7 @@ def check(composition: Composition, device: str, command: list[str]) -> Job:
     return Job(data, config, parts, last, facts)
 
 
-def train(composition: Composition, run_dir: Path, device: str, command: list[str]) -> Run:
+def train(composition: ComposedConfig, run_dir: Path, device: str, command: list[str]) -> Run:
     """Train, or continue, until the config's duration is reached.
 
     Args:

@@ -23,9 +23,8 @@ from watch import Sampling, register, sampling, training
 from diffusionbench.errors import ConfigError
 from diffusionbench.record import load
 from nanogen import evaluate, log
-from nanogen.config import read_own
+from nanogen.config import ConfigLayer, read_own
 from nanogen.data import order
-from nanogen.layer import Layer
 from nanogen.model.dit import DDT
 from nanogen.sample import build_parts
 from nanogen.train import build, open_data, train, training_source
@@ -418,7 +417,7 @@ def test_a_field_acts(name, tmp_path, monkeypatch):
 
 
 def test_every_field_has_an_entry():
-    known = set(Layer.of(*read_own("base.yaml")))
+    known = set(ConfigLayer.of(*read_own("base.yaml")))
     assert known == FIELDS.keys() | ELSEWHERE.keys()
 
 

@@ -8,7 +8,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from nanogen.config import Composition, compose
+from nanogen.config import ComposedConfig, compose
 
 MODEL = [
     "model.encoder_depth=1",
@@ -34,7 +34,7 @@ def words(steps: int, *more: str) -> list[str]:
     return [*MODEL, *QUIET, "train.batch_size=8", f"train.duration={steps} steps", "optim.warmup=0 steps", *more]
 
 
-def tiny(steps: int, *more: str) -> Composition:
+def tiny(steps: int, *more: str) -> ComposedConfig:
     return compose("digits", overrides=words(steps, *more))
 
 
