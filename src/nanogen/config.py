@@ -300,6 +300,10 @@ def reload(values: Mapping[str, Any], origin: str) -> Config:
     Raises:
         ConfigError: if it does not fit this version's models.
     """
+    latent = values.get("latent")
+    if isinstance(latent, Mapping) and "memory" in latent:
+        # The name of `latent.cache_mb` in configs of before.
+        values = {**values, "latent": {"cache_mb" if key == "memory" else key: latent[key] for key in latent}}
     return _merge(ConfigLayer.of(*read_own("base.yaml")), [ConfigLayer.of(values, origin)])[0]
 
 
