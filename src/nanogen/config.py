@@ -22,7 +22,7 @@ from diffusionbench.axes import AXES
 from diffusionbench.errors import ConfigError
 from diffusionbench.limits import read_small
 from diffusionbench.metrics import METRICS
-from diffusionbench.registry import Registry, nearest
+from diffusionbench.registry import Registry, Table, nearest
 from diffusionbench.schema import Strict, digest
 from diffusionbench.shown import clipped, few
 from nanogen.conditions import CONDITIONS
@@ -462,15 +462,15 @@ def _check_plugins(config: Config, merged: Mapping[str, Leaf]) -> None:
             raise ConfigError(f"{merged[key].origin}: {key}: {_unknown(table, name)}")
 
 
-def _unknown(table: Registry, name: Any) -> str:
+def _unknown(table: Registry | Table[Any], name: Any) -> str:
     return f"unknown {table.kind} '{name}'. {nearest(str(name), list(table))}"
 
 
-def _plugin(table: Registry, name: Any, values: Mapping[str, Any], prefix: str, merged: Mapping[str, Leaf]) -> None:
+def _plugin(table: Table[Any], name: Any, values: Mapping[str, Any], prefix: str, merged: Mapping[str, Leaf]) -> None:
     origin = next(leaf.origin for key, leaf in merged.items() if key.startswith(prefix))
     if name not in table:
         raise ConfigError(f"{origin}: {_unknown(table, name)}")
-    options: type[BaseModel] = table.load(name).Options
+    options: type[BaseModel] = table[name].options
     for key in values:
         if key not in options.model_fields:
             # What is unknown may itself hold values.

@@ -61,7 +61,7 @@ def resolve(config: Config) -> Derived:
         shape = Shape(
             latent_shape=(latent.channels, grid, grid),
             patch_size=patch,
-            **{"num_classes": None, **condition},
+            **{"num_classes": None, "text_width": None, **condition},
             **model.model_dump(exclude={"pixel_grid"}),
         )
     except ValueError as error:
