@@ -6,10 +6,10 @@ from dataclasses import dataclass
 
 import torch
 
-from diffusionbench.errors import ConfigError, RequestError
+from diffusionbench.errors import ConfigError
 from nanogen.conditions import CONDITIONS, Conditioner
 from nanogen.config import Config
-from nanogen.latents import Latent
+from nanogen.latents import Latent, open_latent
 from nanogen.losses import LOSSES
 from nanogen.losses.base import ExtraLoss
 from nanogen.model.dit import DDT
@@ -55,17 +55,13 @@ def build_components(
         RequestError: if the latent space cannot run.
     """
     derived = resolve(config)
-    if latent is None:
-        if derived.latent.create is None:
-            raise RequestError(f"latent space '{config.latent.name}' cannot run: {derived.latent.unavailable}.")
-        latent = derived.latent.create(device)
     name = config.objective["name"]
     options = OBJECTIVES[name].options.model_validate(config.objective)
     return Components(
         derived=derived,
         objective=OBJECTIVES.load(name)(options, config.time.mu, config.time.sigma, derived.train_shift),
-        latent=latent,
-        conditioner=conditioner or CONDITIONS.load(config.condition.kind).create(config.condition.model_dump(), device),
+        latent=latent or open_latent(config.latent.name, device),
+        conditioner=conditioner or CONDITIONS.load(config.condition.kind)(config.condition.model_dump(), device),
         device=device,
         precision=precision,
     )

@@ -28,7 +28,7 @@ from diffusionbench.request import check_axis as check_metrics_of_axis
 from diffusionbench.writing import write_errors
 from nanogen import parallel
 from nanogen.build import Components
-from nanogen.conditions import CONDITIONS, Ask
+from nanogen.conditions import CONDITIONS, SampleSpec
 from nanogen.config import Config
 from nanogen.pipeline import ImagePipeline
 from nanogen.resolve import resolve
@@ -39,7 +39,7 @@ from nanogen.run import EVALS, SAMPLES, Run
 COLUMNS = 10
 
 
-def asked(asks: Sequence[Ask]) -> dict[str, object]:
+def asked(asks: Sequence[SampleSpec]) -> dict[str, object]:
     """Return what was asked for, for the metadata of a picture of many images."""
     if all(ask.caption is None for ask in asks):
         return {"labels": [ask.label for ask in asks]}
@@ -151,7 +151,7 @@ def check_axis(config: Config) -> None:
     """
     axis, kind = config.eval.axis, config.condition.kind
     check_metrics_of_axis(axis, {key: METRICS.load(key) for key in config.eval.metrics})
-    answers, wanted = CONDITIONS.load(kind).answers, asks_for(axis)
+    answers, wanted = CONDITIONS[kind].answers, asks_for(axis)
     if answers not in (None, wanted):
         raise ConfigError(
             f"eval.axis '{axis}' asks for {wanted}, and a network with condition.kind '{kind}' draws {answers}. "
@@ -271,7 +271,7 @@ def has_grid(run: Path, step: int) -> bool:
 
 
 def sample_grid(
-    net: nn.Module, components: Components, config: Config, run: Run, step: int, asks: Sequence[Ask]
+    net: nn.Module, components: Components, config: Config, run: Run, step: int, asks: Sequence[SampleSpec]
 ) -> None:
     """Write a grid of samples, one per entry of `asks`; only the main process works."""
     if not parallel.is_main():

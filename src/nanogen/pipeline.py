@@ -17,7 +17,7 @@ from diffusionbench.limits import parse_json
 from diffusionbench.shown import clipped
 from nanogen import checkpoint
 from nanogen.build import Components, build_components, build_network
-from nanogen.conditions import Ask
+from nanogen.conditions import SampleSpec
 from nanogen.config import Config, reload
 from nanogen.guidance import classifier_free
 from nanogen.model.condition import Condition
@@ -80,7 +80,7 @@ class ImagePipeline:
             images = components.latent.decode(objective.latent(state))
         return to_uint8(images.float())
 
-    def in_batches(self, asks: Sequence[Ask], seed: int, ids: Sequence[int], batch_size: int) -> np.ndarray:
+    def in_batches(self, asks: Sequence[SampleSpec], seed: int, ids: Sequence[int], batch_size: int) -> np.ndarray:
         """Make images of classes or captions, uint8 [n, H, W, 3], `batch_size` at a time."""
         made = []
         for start in range(0, len(ids), batch_size):
