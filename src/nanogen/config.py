@@ -449,10 +449,10 @@ def _check_name(table: Registry | Table[Any], name: Any, where: str) -> None:
 
 
 def _check_options(
-    table: Registry, name: Any, values: Mapping[str, Any], prefix: str, merged: Mapping[str, Leaf]
+    table: Table[Any], name: Any, values: Mapping[str, Any], prefix: str, merged: Mapping[str, Leaf]
 ) -> None:
     _check_name(table, name, next(leaf.origin for key, leaf in merged.items() if key.startswith(prefix)))
-    options: type[BaseModel] = table.load(name).Options
+    options: type[BaseModel] = table[name].options
     for key in values:
         if key not in options.model_fields:
             # An unknown key may itself hold values.

@@ -13,6 +13,7 @@ from nanogen.latents import LATENTS
 from nanogen.losses import LOSSES
 from nanogen.objectives import OBJECTIVES
 from nanogen.resolve import Derived
+from nanogen.samplers import SAMPLERS
 from nanogen.text import ENCODERS
 
 
@@ -97,8 +98,9 @@ def tables() -> dict[str, dict[str, str]]:
         "methods": {name: ", ".join(f"{key}: {value}" for key, value in rows[name].items()) for name in method_names()},
         "scales": {name: headline("scale", f"{name}.yaml") for name in SCALES},
         "latents": {name: row.title for name, row in LATENTS.items()},
-        "objectives": dict(OBJECTIVES),
-        "losses": dict(LOSSES),
+        "objectives": {name: row.title for name, row in OBJECTIVES.items()},
+        "losses": {name: row.title for name, row in LOSSES.items()},
+        "samplers": {name: row.title for name, row in SAMPLERS.items()},
         "data": {name: row.title for name, row in DATASETS.items()},
         "conditions": {name: row.title for name, row in CONDITIONS.items()},
         "encoders": {name: ENCODERS.load(name).title for name in ENCODERS},
