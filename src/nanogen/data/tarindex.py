@@ -22,7 +22,7 @@ import numpy as np
 
 from diffusionbench.errors import DataError, RequestError
 from diffusionbench.files import IMAGE_SUFFIXES, LeftOut, is_hidden
-from diffusionbench.judges import cache_folder
+from diffusionbench.folders import cache_folder
 from diffusionbench.shown import printable
 from diffusionbench.writing import check_gives_way, write_atomic
 from nanogen.data.captions import MAX_CAPTION, decoded, from_json
