@@ -23,7 +23,7 @@ from diffusionbench.axes import AXES
 from diffusionbench.errors import ConfigError
 from diffusionbench.limits import read_small
 from diffusionbench.metrics import METRICS
-from diffusionbench.registry import Registry, Table, nearest
+from diffusionbench.registry import Table, nearest
 from diffusionbench.shown import clipped, few
 from nanogen.conditions import CONDITIONS
 from nanogen.datasets import DATASETS
@@ -431,7 +431,7 @@ def _check_names(config: Config, merged: Mapping[str, Leaf]) -> None:
     _check_options(OBJECTIVES, config.objective.get("name"), config.objective, "objective", merged)
     for name, options in config.losses.items():
         _check_options(LOSSES, name, options, f"losses.{name}", merged)
-    tables: dict[str, tuple[Registry | Table[Any], Sequence[str]]] = {
+    tables: dict[str, tuple[Table[Any], Sequence[str]]] = {
         "latent.name": (LATENTS, [config.latent.name]),
         "data.name": (DATASETS, [config.data.name]),
         "condition.kind": (CONDITIONS, [config.condition.kind]),
@@ -443,7 +443,7 @@ def _check_names(config: Config, merged: Mapping[str, Leaf]) -> None:
             _check_name(table, name, f"{merged[key].origin}: {key}")
 
 
-def _check_name(table: Registry | Table[Any], name: Any, where: str) -> None:
+def _check_name(table: Table[Any], name: Any, where: str) -> None:
     if name not in table:
         raise ConfigError(f"{where}: unknown {table.kind} '{name}'. {nearest(str(name), list(table))}")
 

@@ -16,15 +16,14 @@ import numpy as np
 from torch import nn
 
 from diffusionbench import runner
-from diffusionbench.axes import AXES, Sample, asks_for
+from diffusionbench.axes import AXES
 from diffusionbench.errors import CheckpointError, ConfigError, DataError, RequestError
 from diffusionbench.images import decode_rgb, grid, save_png
 from diffusionbench.metrics import METRICS
-from diffusionbench.prompts import PROMPTS, PromptChoice
+from diffusionbench.prompts import PromptChoice, open_prompts
 from diffusionbench.record import Guidance, Record, load
-from diffusionbench.request import EvalRequest, Sampling
-from diffusionbench.request import check as check_request
-from diffusionbench.request import check_axis as check_metrics_of_axis
+from diffusionbench.request import EvalRequest, Evaluation, Sampling, check_metric_axis
+from diffusionbench.sample import Sample
 from diffusionbench.writing import write_errors
 from nanogen import parallel
 from nanogen.build import Components
@@ -85,7 +84,7 @@ class NetworkSource:
         return self.pipeline(condition, Draws(self.seed, [(sample.id,) for sample in samples], device))
 
 
-def _request(config: Config, components: Components, method: str, step: int | None, command: str | None) -> EvalRequest:
+def _evaluation(config: Config, components: Components, method: str, step: int | None) -> Evaluation:
     request = EvalRequest(
         axis=config.eval.axis,
         metrics=config.eval.metrics,
@@ -107,11 +106,10 @@ def _request(config: Config, components: Components, method: str, step: int | No
         ),
         config_hash=config.hash,
         step=step,
-        command=command,
     )
+    evaluation = Evaluation(request)
     asked = config.eval.num_samples
-    count = AXES.load(request.axis)().full_count(request) if asked == "auto" else asked
-    return request.model_copy(update={"count": count})
+    return evaluation.updated(count=evaluation.full_count if asked == "auto" else asked)
 
 
 def _prompts(config: Config) -> PromptChoice | None:
@@ -120,7 +118,7 @@ def _prompts(config: Config) -> PromptChoice | None:
     Raises:
         ConfigError: if they judge images of different sets.
     """
-    names = sorted({spec.prompts for spec in map(METRICS.load, config.eval.metrics) if spec.prompts is not None})
+    names = sorted({spec.prompts for spec in map(METRICS.__getitem__, config.eval.metrics) if spec.prompts is not None})
     if len(names) > 1:
         raise ConfigError(
             f"eval.metrics judge images of different prompt sets ({', '.join(names)}). Choose metrics of one set; "
@@ -134,7 +132,7 @@ def _prompts(config: Config) -> PromptChoice | None:
 def prompt_texts(config: Config) -> tuple[str, ...]:
     """Return the captions that the config's evaluation asks for; none where it asks for classes."""
     choice = _prompts(config)
-    return () if choice is None else PROMPTS.load(choice.name).open(choice.seed, choice.layout).texts
+    return () if choice is None else open_prompts(choice).texts
 
 
 def _source(net: nn.Module, components: Components, config: Config, description: str) -> NetworkSource:
@@ -147,11 +145,11 @@ def check_axis(config: Config) -> None:
 
     Raises:
         ConfigError: if the axis and the condition do not fit.
-        UserError: see `diffusionbench.request.check_axis`.
+        UserError: see `diffusionbench.request.check_metric_axis`.
     """
     axis, kind = config.eval.axis, config.condition.kind
-    check_metrics_of_axis(axis, {key: METRICS.load(key) for key in config.eval.metrics})
-    answers, wanted = CONDITIONS[kind].answers, asks_for(axis)
+    check_metric_axis(axis, config.eval.metrics)
+    answers, wanted = CONDITIONS[kind].answers, AXES[axis].asks
     if answers not in (None, wanted):
         raise ConfigError(
             f"eval.axis '{axis}' asks for {wanted}, and a network with condition.kind '{kind}' draws {answers}. "
@@ -166,11 +164,11 @@ def check(config: Config, components: Components, classes: Sequence[str] | None 
         classes: names of the classes that the network will draw, or None where unknown.
 
     Raises:
-        UserError: see `diffusionbench.request.check`.
+        UserError: see `diffusionbench.request.Evaluation.check`.
     """
     check_axis(config)
-    request = _request(config, components, "check", None, None).model_copy(update={"classes": classes})
-    check_request(request, _source(nn.Identity(), components, config, ""))
+    evaluation = _evaluation(config, components, "check", None).updated(classes=classes)
+    evaluation.check(_source(nn.Identity(), components, config, ""))
 
 
 def record_path(run: Path, step: int, config: Config) -> Path:
@@ -207,29 +205,29 @@ def evaluate(
         RunError: if the run's folder is moved or deleted meanwhile.
     """
     scale, seed = config.guidance.scale, config.eval.seed
-    request = _request(config, components, run.facts["method"], step, None)
-    command = f"nanogen eval {run.path} --guidance {scale:g} --num {request.count} --seed {seed}"
-    if request.prompts is not None:
-        command += f" eval.prompt_seed={request.prompts.seed} eval.prompt_layout={request.prompts.layout or 'null'}"
+    evaluation = _evaluation(config, components, run.facts["method"], step)
+    command = f"nanogen eval {run.path} --guidance {scale:g} --num {evaluation.request.count} --seed {seed}"
+    if (choice := evaluation.request.prompts) is not None:
+        command += f" eval.prompt_seed={choice.seed} eval.prompt_layout={choice.layout or 'null'}"
     source = _source(net, components, config, f"{run.path.name}, step {step}")
     classes = run.facts.get("classes")
     facts = {"checkpoint_digest": source.digest, "command": command, "classes": classes and tuple(classes)}
-    request = request.model_copy(update=facts)
+    evaluation = evaluation.updated(**facts)
     started = time.perf_counter()
     main, images = parallel.is_main(), run.path / EVALS / "images"
     with parallel.agreed(), _written(f"evaluation of {run.path}"):
         check_axis(config)
-        check_request(request, source)
+        evaluation.check(source)
         if main:
             run.check_there()
-            runner.open_store(request, source, images)
+            runner.open_store(evaluation, source, images)
     with parallel.agreed(), _written(f"evaluation of {run.path}"):
-        store = runner.open_store(request, source, images)
-        runner.fill(request, source, store, parallel.rank(), parallel.world_size(), progress)
+        store = runner.open_store(evaluation, source, images)
+        runner.fill(evaluation, source, store, parallel.rank(), parallel.world_size(), progress)
     record = None
     with parallel.agreed(), _written(f"evaluation of {run.path}"):
         if main:
-            record = runner.score(request, store, components.device, progress)
+            record = runner.score(evaluation, store, components.device, progress)
             seconds = record.provenance.model_copy(update={"wall_seconds": time.perf_counter() - started})
             record = record.model_copy(update={"provenance": seconds})
             if save:
@@ -252,8 +250,7 @@ def finished_record(run: Path, step: int, config: Config) -> Record | None:
         record = load(record_path(run, step, config))
     except RequestError:
         return None
-    wanted = {METRICS.load(name).key for name in config.eval.metrics}
-    return record if wanted <= record.values.keys() and record.provenance.step == step else None
+    return record if set(config.eval.metrics) <= record.values.keys() and record.provenance.step == step else None
 
 
 def grid_path(run: Path, step: int) -> Path:

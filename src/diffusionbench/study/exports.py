@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from diffusionbench import __version__
-from diffusionbench.catalog import beside_a_score, direction, metric_info
+from diffusionbench.catalog import direction, is_auxiliary, metric_info
 from diffusionbench.errors import RequestError
 from diffusionbench.record import Record, Value
 from diffusionbench.schema import canonical_json
@@ -91,7 +91,7 @@ def every_eval_ever(
 
 def _scores(record: Record) -> dict[str, Value]:
     """The values that are scores; a spread that stands beside one (such as kid_std) has no better end."""
-    return {key: value for key, value in record.values.items() if not beside_a_score(key, record.values)}
+    return {key: value for key, value in record.values.items() if not is_auxiliary(key, record.values)}
 
 
 def _eee_result(record: Record, key: str, value: Value) -> dict[str, Any]:
