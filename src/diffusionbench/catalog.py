@@ -199,7 +199,7 @@ def direction(key: str, value: Value) -> bool | None:
     return value.higher_is_better if listed is None else listed
 
 
-def beside_a_score(key: str, values: Mapping[str, Value]) -> bool:
+def is_auxiliary(key: str, values: Mapping[str, Value]) -> bool:
     """Whether a number stands beside a score without being one: a listed spread, or what another package's metric adds.
 
     The latter carries the name of the score as a prefix, such as "colour_accuracy_spread".
