@@ -9,12 +9,12 @@ from PIL import Image
 from tiny import MODEL, QUIET, losses
 from watch import register
 
+from nanogen.build import build_components
 from nanogen.checkpoint import newest, read_weights
 from nanogen.config import compose
 from nanogen.data.memory import CachedLatents, cache_latents
 from nanogen.data.opening import open_dataset
 from nanogen.data.order import batches, in_order
-from nanogen.sample import build_parts
 from nanogen.train import open_data, train, training_source
 
 IMAGES = 20
@@ -40,7 +40,7 @@ def composition(folder, *more):
 
 def source_of(folder, *more):
     data, config = open_data(composition(folder, *more).config)
-    return data, training_source(data, config, build_parts(config, "cpu", "float32"))
+    return data, training_source(data, config, build_components(config, "cpu", "float32"))
 
 
 def test_the_losses_are_those_of_encoding_in_every_step(folder, tmp_path, capsys):
@@ -100,7 +100,7 @@ def test_images_are_read_where_an_extra_loss_may_look_at_them(folder, monkeypatc
 def test_latents_that_do_not_fit_are_not_kept():
     data, config = open_data(compose("digits", "pixel-v", overrides=["latent.cache_mb=1"]).config)
     assert 4 * len(data) * 3 * 8 * 8 > 2**20
-    assert training_source(data, config, build_parts(config, "cpu", "float32")) is data
+    assert training_source(data, config, build_components(config, "cpu", "float32")) is data
 
 
 def test_order_labels_and_captions_of_a_mixture_stay(folder, tmp_path):

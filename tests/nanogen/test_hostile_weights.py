@@ -18,8 +18,8 @@ from nanogen.config import compose
 from nanogen.export import read_prompts
 from nanogen.model.dit import DDT
 from nanogen.model.released import from_released
+from nanogen.pipeline import load
 from nanogen.resolve import resolve
-from nanogen.sample import load
 from nanogen.text import open_spec
 from nanogen.text.manifest import Manifest, check_index, read_manifest
 

@@ -24,7 +24,7 @@ import numpy as np
 
 from diffusionbench.errors import DataError, RequestError
 from diffusionbench.files import IMAGE_SUFFIXES, LeftOut, is_hidden
-from diffusionbench.judges import cache_folder
+from diffusionbench.folders import cache_folder
 from diffusionbench.shown import printable
 from diffusionbench.writing import check_gives_way, write_atomic
 from nanogen.data.caption_text import MAX_CAPTION, caption_from_json, decode_caption
