@@ -23,6 +23,7 @@ from diffusionbench.axes import AXES
 from diffusionbench.errors import ConfigError
 from diffusionbench.limits import read_small
 from diffusionbench.metrics import METRICS
+from diffusionbench.references import REFERENCES
 from diffusionbench.registry import Registry, Table, nearest
 from diffusionbench.shown import clipped, few
 from nanogen.conditions import CONDITIONS
@@ -337,6 +338,21 @@ def check_overrides(overrides: Iterable[str]) -> None:
     # The keys of open sections depend on the row that the stored config names.
     closed = (ConfigLayer({k: leaf for k, leaf in layer.items() if not k.startswith(tuple(_OPEN))}) for layer in layers)
     _merge(ConfigLayer.of(*read_own("base.yaml")), list(closed))
+
+
+def check_reference(composed: ComposedConfig) -> None:
+    """Refuse an evaluation against real images that are not there, before anything heavy is loaded.
+
+    Raises:
+        ConfigError: if `eval.metrics` are to be computed and `eval.reference` is neither a name nor a path.
+    """
+    name = composed.config.eval.reference
+    if name is None or not composed.config.eval.metrics or name in REFERENCES or Path(name).exists():
+        return
+    raise ConfigError(
+        f"{composed.origins['eval.reference']}: eval.reference: unknown reference '{name}': it is no name and no file "
+        f"or folder. {nearest(name, list(REFERENCES))}"
+    )
 
 
 def differences(a: Config, b: Config) -> dict[str, tuple[Any, Any]]:
