@@ -84,7 +84,7 @@ def schemas(node: Any, name: str = "") -> Iterator[tuple[str, dict[str, Any]]]:
 
 def models() -> list[type[BaseModel]]:
     tables = (OBJECTIVES, LOSSES)
-    return [Config, *(table.load(name).Options for table in tables for name in table)]
+    return [Config, *(row.options for table in tables for row in table.values())]
 
 
 def test_every_number_of_a_config_has_both_bounds():

@@ -24,13 +24,14 @@ from diffusionbench.errors import ConfigError
 from diffusionbench.limits import read_small
 from diffusionbench.metrics import METRICS
 from diffusionbench.references import REFERENCES
-from diffusionbench.registry import Registry, Table, nearest
+from diffusionbench.registry import Table, nearest
 from diffusionbench.shown import clipped, few
 from nanogen.conditions import CONDITIONS
-from nanogen.data import DATASETS
+from nanogen.datasets import DATASETS
 from nanogen.latents import LATENTS
 from nanogen.losses import LOSSES
 from nanogen.objectives import OBJECTIVES
+from nanogen.samplers import SAMPLERS
 from nanogen.settings import Config
 
 SCALES = ("laptop", "single-gpu", "paper")
@@ -301,6 +302,10 @@ def reload(values: Mapping[str, Any], origin: str) -> Config:
     Raises:
         ConfigError: if it does not fit this version's models.
     """
+    latent = values.get("latent")
+    if isinstance(latent, Mapping) and "memory" in latent:
+        # The name of `latent.cache_mb` in configs of before.
+        values = {**values, "latent": {"cache_mb" if key == "memory" else key: latent[key] for key in latent}}
     return _merge(ConfigLayer.of(*read_own("base.yaml")), [ConfigLayer.of(values, origin)])[0]
 
 
@@ -443,10 +448,11 @@ def _check_names(config: Config, merged: Mapping[str, Leaf]) -> None:
     _check_options(OBJECTIVES, config.objective.get("name"), config.objective, "objective", merged)
     for name, options in config.losses.items():
         _check_options(LOSSES, name, options, f"losses.{name}", merged)
-    tables: dict[str, tuple[Registry | Table[Any], Sequence[str]]] = {
+    tables: dict[str, tuple[Table[Any], Sequence[str]]] = {
         "latent.name": (LATENTS, [config.latent.name]),
         "data.name": (DATASETS, [config.data.name]),
         "condition.kind": (CONDITIONS, [config.condition.kind]),
+        "sampler.name": (SAMPLERS, [config.sampler.name]),
         "eval.axis": (AXES, [config.eval.axis]),
         "eval.metrics": (METRICS, config.eval.metrics),
     }
@@ -455,16 +461,16 @@ def _check_names(config: Config, merged: Mapping[str, Leaf]) -> None:
             _check_name(table, name, f"{merged[key].origin}: {key}")
 
 
-def _check_name(table: Registry | Table[Any], name: Any, where: str) -> None:
+def _check_name(table: Table[Any], name: Any, where: str) -> None:
     if name not in table:
         raise ConfigError(f"{where}: unknown {table.kind} '{name}'. {nearest(str(name), list(table))}")
 
 
 def _check_options(
-    table: Registry, name: Any, values: Mapping[str, Any], prefix: str, merged: Mapping[str, Leaf]
+    table: Table[Any], name: Any, values: Mapping[str, Any], prefix: str, merged: Mapping[str, Leaf]
 ) -> None:
     _check_name(table, name, next(leaf.origin for key, leaf in merged.items() if key.startswith(prefix)))
-    options: type[BaseModel] = table.load(name).Options
+    options: type[BaseModel] = table[name].options
     for key in values:
         if key not in options.model_fields:
             # An unknown key may itself hold values.

@@ -9,11 +9,12 @@ from diffusionbench.errors import ConfigError
 from diffusionbench.shown import printable
 from nanogen.conditions import CONDITIONS
 from nanogen.config import SCALES, ComposedConfig, Config, differences, leaves, method_names, read_own, task_names
-from nanogen.data import DATASETS
+from nanogen.datasets import DATASETS
 from nanogen.latents import LATENTS, LatentSpec
 from nanogen.losses import LOSSES
 from nanogen.objectives import OBJECTIVES
 from nanogen.resolve import Derived, resolve
+from nanogen.samplers import SAMPLERS
 from nanogen.text import ENCODERS
 
 
@@ -121,9 +122,10 @@ def tables() -> dict[str, dict[str, str]]:
         "methods": {name: ", ".join(f"{key}: {value}" for key, value in rows[name].items()) for name in method_names()},
         "scales": {name: headline("scale", f"{name}.yaml") for name in SCALES},
         "latents": {name: _latent_line(spec) for name, spec in LATENTS.items()},
-        "objectives": dict(OBJECTIVES),
-        "losses": dict(LOSSES),
-        "data": dict(DATASETS),
+        "objectives": {name: row.title for name, row in OBJECTIVES.items()},
+        "losses": {name: row.title for name, row in LOSSES.items()},
+        "samplers": {name: row.title for name, row in SAMPLERS.items()},
+        "data": {name: row.title for name, row in DATASETS.items()},
         "conditions": {name: row.title for name, row in CONDITIONS.items()},
         "encoders": {name: ENCODERS.load(name).title for name in ENCODERS},
     }
