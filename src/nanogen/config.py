@@ -462,8 +462,10 @@ def _check_names(config: Config, merged: Mapping[str, Leaf]) -> None:
 
 
 def _check_name(table: Table[Any], name: Any, where: str) -> None:
-    if name not in table:
-        raise ConfigError(f"{where}: unknown {table.kind} '{name}'. {nearest(str(name), list(table))}")
+    # A metric without code is known by its published figures only.
+    known = [row for row in table if table is not METRICS or table[row].load is not None]
+    if name not in known:
+        raise ConfigError(f"{where}: unknown {table.kind} '{name}'. {nearest(str(name), known)}")
 
 
 def _check_options(
