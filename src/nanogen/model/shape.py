@@ -61,8 +61,8 @@ class Shape:
     def taps(self) -> tuple[str, ...]:
         """Features that a forward pass can return.
 
-        "time" is the embedding of t, or of t - r [B, encoder width]; "encoder.K" and "decoder.K" are the image tokens after K blocks
-        [B, N, width], and "encoder" those after the last.
+        "time" is the embedding of t, or of t - r for two times [B, encoder width]; "encoder.K" and "decoder.K" are the
+        image tokens after K blocks [B, N, width], and "encoder" those after the last.
         """
         encoder = (f"encoder.{depth + 1}" for depth in range(self.encoder_depth))
         return ("time", *encoder, "encoder", *(f"decoder.{depth + 1}" for depth in range(self.decoder_depth)))
