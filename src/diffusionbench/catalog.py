@@ -59,8 +59,7 @@ def direction(key: str, value: Value) -> bool | None:
 
 
 def is_auxiliary(key: str, values: Mapping[str, Value]) -> bool:
-    """Return whether a number stands beside a score without being one: a listed spread, or what another package's metric
-    adds.
+    """Return whether a number stands beside a score without being one: a listed spread, or another package's.
 
     The latter carries the name of the score as a prefix, such as "colour_accuracy_spread".
     """

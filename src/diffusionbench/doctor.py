@@ -34,7 +34,7 @@ def examine() -> dict[str, Any]:
 
 
 def torchvision_state() -> str:
-    """Return whether torchvision, which we never import ourselves, loads beside this torch; the cure where it does not."""
+    """Return whether torchvision, which we never import, loads beside this torch; the cure where it does not."""
     try:
         installed = version("torchvision")
     except PackageNotFoundError:

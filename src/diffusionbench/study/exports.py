@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from diffusionbench import __version__
-from diffusionbench.catalog import is_auxiliary, direction, metric_info
+from diffusionbench.catalog import direction, is_auxiliary, metric_info
 from diffusionbench.errors import RequestError
 from diffusionbench.record import Record, Value
 from diffusionbench.schema import canonical_json

@@ -17,7 +17,7 @@ from typing import Any, Final
 from pydantic import ValidationError
 
 from diffusionbench.axes import AXES
-from diffusionbench.catalog import CATALOG, is_auxiliary, direction, metric_info
+from diffusionbench.catalog import CATALOG, direction, is_auxiliary, metric_info
 from diffusionbench.errors import RequestError, UserError
 from diffusionbench.metrics import METRICS
 from diffusionbench.prompts import PROMPTS
