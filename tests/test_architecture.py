@@ -54,7 +54,8 @@ HEAVY = [
 PEOPLE = [
     "nanogen.cli",
     "nanogen.train",
-    "nanogen.sample",
+    "nanogen.build",
+    "nanogen.pipeline",
     "nanogen.evaluate",
     "nanogen.export",
     "nanogen.report",
@@ -85,8 +86,6 @@ RECORD_READERS = (
     "diffusionbench.study",
     "diffusionbench.views",
     "diffusionbench.catalog",
-    "diffusionbench.cli.board",
-    "diffusionbench.cli.site",
     "diffusionbench.record",
     "diffusionbench.stats",
 )
@@ -181,16 +180,18 @@ def arrows(start: str, targets: list[str], kind: str = "running") -> list[str]:
 
 
 def reached(module: str) -> set[str]:
-    """Everything that running a module may import, its functions included."""
-    seen: set[str] = set()
-    waiting = {module}
+    """Everything that running a module may import, its functions included; packages around it are loaded, not run."""
+    seen: set[tuple[str, bool]] = set()
+    waiting = {(module, True)}
     while waiting:
-        name = waiting.pop()
-        seen.add(name)
+        name, runs = waiting.pop()
+        seen.add((name, runs))
         if name in imports():
-            parents = {name.rsplit(".", depth)[0] for depth in range(1, name.count(".") + 1)}
-            waiting |= (imports()[name].running | parents) - seen
-    return seen
+            found = imports()[name]
+            others = {(other, True) for other in (found.running if runs else found.loading)}
+            others |= {(name.rsplit(".", depth)[0], False) for depth in range(1, name.count(".") + 1)}
+            waiting |= others - seen
+    return {name for name, _ in seen}
 
 
 def test_the_reader_sees_imports_where_they_stand():
@@ -405,7 +406,8 @@ NAMELESS = [
     "nanogen.objectives",
     "nanogen.samplers",
     "nanogen.guidance",
-    "nanogen.sample",
+    "nanogen.build",
+    "nanogen.pipeline",
     "nanogen.evaluate",
     "nanogen.export",
     "nanogen.run",
@@ -426,14 +428,15 @@ def registered() -> frozenset[str]:
     from diffusionbench.references import REFERENCES
     from nanogen.conditions import CONDITIONS
     from nanogen.config import method_names, task_names
-    from nanogen.data import DATASETS
+    from nanogen.datasets import DATASETS
     from nanogen.latents import LATENTS
     from nanogen.losses import LOSSES
     from nanogen.objectives import OBJECTIVES
+    from nanogen.samplers import SAMPLERS
     from nanogen.text import ENCODERS
 
     tables = [AXES, JUDGES, METRICS, PROMPTS, REFERENCES]
-    tables += [CONDITIONS, DATASETS, ENCODERS, LATENTS, LOSSES, OBJECTIVES]
+    tables += [CONDITIONS, DATASETS, ENCODERS, LATENTS, LOSSES, OBJECTIVES, SAMPLERS]
     return frozenset([*task_names(), *method_names(), *(name for table in tables for name in table)])
 
 

@@ -59,7 +59,7 @@ def direction(key: str, value: Value) -> bool | None:
 
 
 def is_auxiliary(key: str, values: Mapping[str, Value]) -> bool:
-    """Return whether a number stands beside a score without being one: a listed spread, or another package's.
+    """Return whether a number stands beside a score without being one: a listed spread, or what a metric adds.
 
     The latter carries the name of the score as a prefix, such as "colour_accuracy_spread".
     """

@@ -34,7 +34,7 @@ def examine() -> dict[str, Any]:
 
 
 def torchvision_state() -> str:
-    """Return whether torchvision, which we never import, loads beside this torch; the cure where it does not."""
+    """Return whether torchvision, which is never imported here, loads beside this torch; and the cure if not."""
     try:
         installed = version("torchvision")
     except PackageNotFoundError:

@@ -124,6 +124,10 @@ class Table(Mapping[str, RowT]):
             raise UserError(f"unknown {self.kind} '{name}'. {nearest(name, self.with_code)}")
         return self._rows[name]
 
+    def get(self, name: str, default: Any = None) -> Any:
+        """Return a row, or the default where the name is unknown."""
+        return self._rows.get(name, default)
+
     def __contains__(self, name: object) -> bool:
         return name in self._rows
 

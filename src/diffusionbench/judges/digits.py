@@ -1,4 +1,4 @@
-"""The judge of 8x8 digits: a small network trained by `train_digits_judge`, shipped with its recipe.
+"""The judge of 8x8 digits: a small network trained by `tools/train_digits_judge.py`, shipped with its recipe.
 
 It stands in for Inception where nothing may be downloaded. Its metrics carry its name: no value formed here is
 called `fid`.
@@ -22,7 +22,7 @@ from diffusionbench.judges import DIGITS
 from diffusionbench.judges.float32 import PRECISION, in_float32
 from diffusionbench.judges.judge import Evidence, Judge, Needs
 from diffusionbench.sample import Item
-from diffusionbench.schema import check_shipped
+from diffusionbench.schema import verify_bundled_weights
 
 WEIGHTS: Final = Path(__file__).with_name("digits_judge.safetensors")
 CARD: Final = Path(__file__).with_name("digits_judge.json")
@@ -96,7 +96,7 @@ class DigitsJudge(Judge):
         Raises:
             RequestError: saying what is wrong with them.
         """
-        check_shipped("judge 'digits'", WEIGHTS, card()["sha256"])
+        verify_bundled_weights("judge 'digits'", WEIGHTS, card()["sha256"])
         return Needs(files=(WEIGHTS,))
 
     @in_float32()

@@ -19,7 +19,7 @@ from diffusionbench.catalog import direction, is_auxiliary, metric_info
 from diffusionbench.errors import RequestError
 from diffusionbench.record import Record, Value
 from diffusionbench.schema import canonical_json
-from diffusionbench.study.points import guidance_state, subject
+from diffusionbench.study.points import guidance_state, method_key
 from diffusionbench.writing import write_atomic
 
 EVERY_EVAL_EVER: Final = "0.3.0"
@@ -75,7 +75,7 @@ def every_eval_ever(
         },
         "model_info": {
             "name": record.title,
-            "id": subject(record),
+            "id": method_key(record),
             "additional_details": {
                 "deployment_type": "self_deployed" if measured else "unknown",
                 "model_availability": "unknown",

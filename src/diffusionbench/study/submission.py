@@ -25,8 +25,8 @@ from diffusionbench.record import Record, Value, breaches, read_record
 from diffusionbench.registry import nearest
 from diffusionbench.schema import digest
 from diffusionbench.study import published
-from diffusionbench.study.points import claims_to_be_a_record, record_files
-from diffusionbench.study.published.names import FAMILIES
+from diffusionbench.study.points import looks_like_record, record_files
+from diffusionbench.study.published import FAMILIES
 
 _SHA256 = re.compile(r"^[0-9a-f]{64}$")
 _COMMIT = re.compile(r"^[0-9a-f]{7,64}$")
@@ -62,7 +62,7 @@ def _check(path: Path, files: Sequence[Path]) -> Report:
     known = _Known()
     unreadable = []
     for other in files:
-        if os.path.realpath(other) == os.path.realpath(path) or not claims_to_be_a_record(other):
+        if os.path.realpath(other) == os.path.realpath(path) or not looks_like_record(other):
             continue
         found = _named(other).record
         if found is None:
