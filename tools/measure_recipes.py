@@ -1,7 +1,7 @@
 """Measure recipes anew and write their records: `python tools/measure_recipes.py digits shapes`.
 
 A recipe is a training as a user types it and the guidance scales at which it is scored; runs lie in `outputs/` of the
-current folder. `pictures` stands for three image sets that no network has drawn and that say what scores of scenes mean.
+current folder. `pictures` stands for three image sets that no network has drawn, with which scores of scenes compare.
 Each record holds its training's command in `extra.train`. The same command continues a measurement that was stopped.
 """
 

@@ -1,4 +1,4 @@
-"""The pages on contributing are tried: their code is an external package with entry points, under the contract tests."""
+"""The pages on contributing are tried: their code runs as another package, under the contract tests."""
 
 from __future__ import annotations
 
@@ -94,7 +94,9 @@ def outcome(tmp_path_factory) -> dict[str, set[str]]:
     info = site / "contributed-1.0.dist-info"
     info.mkdir()
     (info / "METADATA").write_text("Metadata-Version: 2.1\nName: contributed\nVersion: 1.0\n")
-    lines = [f"[{group}]\n" + "".join(f"{name} = {row}\n" for name, row in rows.items()) for group, rows in points.items()]
+    lines = [
+        f"[{group}]\n" + "".join(f"{name} = {row}\n" for name, row in rows.items()) for group, rows in points.items()
+    ]
     (info / "entry_points.txt").write_text("\n".join(lines))
     names = [name for rows in points.values() for name in rows]
     command = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "-rA"]

@@ -1,4 +1,4 @@
-"""Recipes become records that a board can tell apart; the programs themselves are replaced by one that notes its words."""
+"""Recipes become records that a board can tell apart; the programs are replaced by one that notes its words."""
 
 import shlex
 from itertools import islice
@@ -17,10 +17,10 @@ from nanogen.config import compose
 def test_a_recipe_can_be_trained_and_its_own_scale_comes_first(name):
     recipe = measure_recipes.RECIPES[name]
     words = shlex.split(recipe.words)
-    chosen = {words[place].removeprefix("--"): words[place + 1] for place in range(len(words)) if words[place][0] == "-"}
-    config = compose(
-        chosen["task"], chosen.get("method"), None, None, [word for word in words if "=" in word]
-    ).config
+    chosen = {
+        words[place].removeprefix("--"): words[place + 1] for place in range(len(words)) if words[place][0] == "-"
+    }
+    config = compose(chosen["task"], chosen.get("method"), None, None, [word for word in words if "=" in word]).config
     assert recipe.guidance[0] == config.guidance.scale
 
 
@@ -97,9 +97,7 @@ def test_pictures_are_drawn_three_ways(tmp_path, monkeypatch):
         ).save(Path(words[words.index("--out") + 1]))
 
     original = measure_recipes.simulate.simulate
-    monkeypatch.setattr(
-        measure_recipes.simulate, "simulate", lambda *words: list(islice(original(*words), 8))
-    )
+    monkeypatch.setattr(measure_recipes.simulate, "simulate", lambda *words: list(islice(original(*words), 8)))
     monkeypatch.setattr(measure_recipes, "run", run)
     records = list(measure_recipes.pictures())
     assert [record.title for record in records] == list(measure_recipes.PICTURES.values())

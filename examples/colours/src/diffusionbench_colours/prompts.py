@@ -16,9 +16,7 @@ class PlainColours(PromptSource):
             raise RequestError(
                 f"prompt set 'plain_colours' has no seed '{seed}' with layout '{layout}'. Use public-0 and all."
             )
-        items = tuple(
-            Item(key=name, label=label, text=f"a plain {name} image") for label, name in enumerate(NAMES)
-        )
+        items = tuple(Item(key=name, label=label, text=f"a plain {name} image") for label, name in enumerate(NAMES))
         lines = [{"id": item.key, "prompt": item.text} for item in items]
         return PromptList(
             name="plain_colours",
