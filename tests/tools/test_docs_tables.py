@@ -1,6 +1,7 @@
 """The tables of documents stand there as records/ gives them; a typed or stale number is noticed."""
 
 import json
+import re
 import shutil
 from pathlib import Path
 
@@ -20,6 +21,12 @@ def test_every_table_stands_in_a_document():
     texts = "".join(path.read_text("utf-8") for path in (ROOT / "README.md", *(ROOT / "docs").rglob("*.md")))
     assert {found[2] for found in docs_tables.PLACE.finditer(texts)} == docs_tables.TABLES.keys()
     assert texts.count("<!-- table") == len(docs_tables.PLACE.findall(texts))
+
+
+@pytest.mark.parametrize("document", ["README.md", "docs/text-to-image.md", "docs/quickstart.md", "docs/reproduce.md"])
+def test_no_score_is_typed(document):
+    text = docs_tables.PLACE.sub("", (ROOT / document).read_text("utf-8"))
+    assert not re.findall(r"\d\.\d{2,}", re.sub(r"`[^`]*`|arXiv [\d.]+", "", text))
 
 
 def test_another_record_changes_the_tables(tmp_path, capsys):
