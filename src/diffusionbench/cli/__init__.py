@@ -11,13 +11,14 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from diffusionbench import bounds
-from diffusionbench.cli import board, simpleeval, site
+from diffusionbench.cli import benchmarks, board, site
 from diffusionbench.devices import check_device
 from diffusionbench.errors import DataError, RequestError, RunError, run_program
 from diffusionbench.shown import printable
 from diffusionbench.writing import check_place
 
 if TYPE_CHECKING:
+    from diffusionbench.benchmarks.simpleeval.claims import ClaimFile
     from diffusionbench.prompts import PromptChoice
     from diffusionbench.record import Record
     from diffusionbench.references import Reference as RealImages
@@ -99,14 +100,9 @@ def run(
         Path | None, typer.Option(help="file with one class label a line, in natural order of names")
     ] = None,
     prompts: Annotated[str | None, typer.Option(help="prompt set the images were made for")] = None,
-    seed: Annotated[str | None, typer.Option(help="seed of the prompt set; default public-0")] = None,
-    layout: Annotated[str | None, typer.Option(help="size of the prompt set; default the smallest")] = None,
-    weights: Annotated[Path | None, typer.Option(help="weights file that a bound seed follows from")] = None,
-    beacon: Annotated[str | None, typer.Option(help="public random value of a bound seed")] = None,
-    commitment: Annotated[str | None, typer.Option(help="published commitment of a sealed seed")] = None,
-    networks: Annotated[str | None, typer.Option(help="pretrained networks of the generator, comma-separated")] = None,
-    public: Annotated[Path | None, typer.Option(help="its record on public-0, to compare a new seed with")] = None,
-    again: Annotated[Path | None, typer.Option(help="folder of images that were sampled again, to compare")] = None,
+    claim: Annotated[
+        Path | None, typer.Option(help="YAML file about prompt set and generator; see docs/simpleeval.md")
+    ] = None,
     count: Annotated[
         int | None, typer.Option("--num", min=1, max=bounds.IMAGES, help="score the first N images; default all")
     ] = None,
@@ -138,8 +134,9 @@ def run(
 
       diffusionbench run images.npz --reference stats.npz --metrics fid --dry-run
 
-      diffusionbench run samples/ --axis t2i --prompts simpleeval_shapes_v1 --metrics simpleeval_shapes_v1
+      diffusionbench run samples/ --axis t2i --metrics simpleeval_shapes_v1 --claim claim.yaml
     """
+    from diffusionbench.benchmarks.simpleeval.claims import read_claim
     from diffusionbench.record import Guidance
     from diffusionbench.references import resolve
     from diffusionbench.request import EvalRequest, Sampling, check
@@ -147,10 +144,10 @@ def run(
     from diffusionbench.views.terminal import progress_line
 
     _check_places(out, store)
-    _check_texts(reference=reference, method=method, title=title, family=family, networks=networks, beacon=beacon)
+    _check_texts(reference=reference, method=method, title=title, family=family)
     real = None if reference is None else resolve(reference)
-    options = simpleeval.PromptOptions(prompts, seed, layout, weights, beacon, commitment, networks, public, again)
-    source, choice, found = _images(axis, images, labels, _names(metrics), real, options)
+    claimed = None if claim is None else read_claim(claim)
+    source, choice, found = _images(axis, images, labels, _names(metrics), real, prompts, claimed)
     name = method or printable(images.resolve().stem) or "images"
     request = EvalRequest(
         axis=axis,
@@ -166,7 +163,10 @@ def run(
         classes=source.classes,
     )
     check(request, source)
-    request = options.completed(request, source)
+    if claimed is not None and claimed.again is not None:
+        from diffusionbench.benchmarks.simpleeval.verification import compare_again
+
+        request = compare_again(request, source, claimed.folder / claimed.again)
     notes = [*source.notes, *getattr(real, "notes", ())]
     for note in notes:
         print(note, file=sys.stderr)
@@ -208,7 +208,8 @@ def _images(
     labels: Path | None,
     metrics: tuple[str, ...],
     reference: RealImages | None,
-    options: simpleeval.PromptOptions,
+    prompts: str | None,
+    claim: ClaimFile | None,
 ) -> tuple[GivenImages, PromptChoice | None, int]:
     """The images as the axis tells them apart, the prompts they were made for, and how many there should be."""
     from diffusionbench.axes import asks_for
@@ -219,10 +220,10 @@ def _images(
     if asks_for(axis) == "prompts":
         if labels is not None:
             raise RequestError(f"axis '{axis}' asks for prompts, so --labels has no meaning there. Leave it out.")
-        choice = options.choice(axis, metrics[0])
+        choice = _prompt_choice(axis, metrics[0], prompts, claim)
         wanted = PROMPTS.load(choice.name).open(choice.seed, choice.layout).files_of_images()
         return PromptFolderSource(images, set(wanted)), choice, len(wanted)
-    if given := options.given():
+    if given := [name for name, value in (("--prompts", prompts), ("--claim", claim)) if value is not None]:
         raise RequestError(
             f"axis '{axis}' asks for classes, so {', '.join(given)} has no meaning there. Leave it out, or name an "
             "axis of prompts with --axis."
@@ -230,6 +231,22 @@ def _images(
     given_labels = None if labels is None else read_labels(labels)
     source = open_source(images, given_labels, known_classes(metrics, reference))
     return source, None, len(source.labels or ())
+
+
+def _prompt_choice(axis: str, metric: str, prompts: str | None, claim: ClaimFile | None) -> PromptChoice:
+    """Return the prompt set that is named by an option or a claim, else the one that the metric judges."""
+    from diffusionbench.prompts import PROMPTS, PromptChoice
+
+    named = None if claim is None else claim.set
+    if prompts and named and prompts != named:
+        raise RequestError(f"--prompts names the set '{prompts}' and the claim '{named}'. Leave one of them out.")
+    name = prompts or named or (metric if metric in PROMPTS else None)
+    if name is None:
+        raise RequestError(
+            f"axis '{axis}' needs to know which prompts the images were made for. Name them with --prompts; known: "
+            f"{', '.join(sorted(PROMPTS))}."
+        )
+    return PromptChoice(name=name) if claim is None else claim.choice(name, metric)
 
 
 @app.command()
@@ -406,4 +423,4 @@ def doctor(as_json: Json = False) -> None:
 
 board.register(app)
 site.register(app)
-simpleeval.register(app)
+benchmarks.register(app)

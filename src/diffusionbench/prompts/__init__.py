@@ -7,7 +7,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Final, Protocol
+
+from pydantic import model_validator
 
 from diffusionbench.registry import Registry
 from diffusionbench.schema import Strict
@@ -15,8 +17,8 @@ from diffusionbench.schema import Strict
 PROMPTS = Registry(
     "prompt set",
     {
-        "simpleeval_v1": "diffusionbench.prompts.simpleeval:OPEN",
-        "simpleeval_shapes_v1": "diffusionbench.prompts.simpleeval:SHAPES",
+        "simpleeval_v1": "diffusionbench.benchmarks.simpleeval.prompts:OPEN",
+        "simpleeval_shapes_v1": "diffusionbench.benchmarks.simpleeval.prompts:SHAPES",
     },
     group="diffusionbench.prompts",
 )
@@ -51,28 +53,31 @@ class PromptList:
         return [f"{file}/{k}" for file in self.files for k in range(self.images_per_prompt)]
 
 
+# Facts of a claim that requests of before hold beside the name.
+_CLAIM: Final = ("weights_digest", "beacon", "commitment", "networks", "public", "again")
+
+
 class PromptChoice(Strict):
-    """Which prompts are asked, and what shows that they were new to the generator.
+    """Which prompts are asked.
 
     Attributes:
         name: key in `PROMPTS`.
         seed, layout: of the set; without a layout its smallest one.
-        weights_digest, beacon: what a bound seed is bound to.
-        commitment: of a sealed set, as it was checked against its seed; what counts is the repository's own list.
-        networks: every pretrained network the generator uses, or None where that was not declared.
-        public: score and standard error of the same generator on the public set, to compare with.
-        again: mean differences of images that were sampled again, by `<prompt id>/<k>` (`simpleeval.regeneration`).
+        claim: facts about the generator that the set's benchmark asks for, such as that its prompts were new to it.
     """
 
     name: str
     seed: str = "public-0"
     layout: str | None = None
-    weights_digest: str | None = None
-    beacon: str = "none"
-    commitment: str | None = None
-    networks: tuple[str, ...] | None = None
-    public: tuple[float, float] | None = None
-    again: dict[str, float] = {}
+    claim: dict[str, Any] = {}
+
+    @model_validator(mode="before")
+    @classmethod
+    def _flat(cls, data: Any) -> Any:
+        if not isinstance(data, dict) or "claim" in data or not data.keys() & set(_CLAIM):
+            return data
+        rest = {key: value for key, value in data.items() if key not in _CLAIM}
+        return {**rest, "claim": {key: data[key] for key in _CLAIM if key in data}}
 
 
 @dataclass(frozen=True)

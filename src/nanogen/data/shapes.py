@@ -11,7 +11,7 @@ from __future__ import annotations
 from functools import lru_cache
 from pathlib import Path
 
-from diffusionbench.benchmarks.simpleeval import shapes
+from diffusionbench.benchmarks.simpleeval import renderer
 from diffusionbench.errors import DataError
 from diffusionbench.schema import digest
 from nanogen.data import Item
@@ -51,12 +51,12 @@ class Shapes:
             raise IndexError(index)
         picture, place = divmod(index, CAPTIONS)
         caption, scene = _scene(place)
-        return Item(shapes.render(dict(scene), SEED, f"picture/{place}/{picture}", self.image_size), caption=caption)
+        return Item(renderer.render(dict(scene), SEED, f"picture/{place}/{picture}", self.image_size), caption=caption)
 
 
 @lru_cache(maxsize=CAPTIONS)
 def _scene(place: int) -> tuple[str, tuple[tuple[str, str], ...]]:
-    caption, scene = shapes.training_scene(SEED, place)
+    caption, scene = renderer.training_scene(SEED, place)
     return caption, tuple(scene.items())
 
 

@@ -1,32 +1,50 @@
-"""The report of one scored set: the number with its interval, its parts, its guards and its standing."""
+"""The score card of one set: the number with its interval, its parts, its guards and its status."""
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
 
-from diffusionbench.benchmarks.simpleeval import credit, guards, seeds
-from diffusionbench.benchmarks.simpleeval.credit import STRATA, Tally
-from diffusionbench.benchmarks.simpleeval.guards import Evidence, Guard, References
+from diffusionbench.benchmarks.simpleeval import guards, open_world, shapes_world
+from diffusionbench.benchmarks.simpleeval.answers import (
+    STRATA,
+    SetAnswers,
+    by_cell,
+    credit_by_cell,
+    headline,
+    held_by_cell,
+    nanmean,
+    resampling,
+    single_credit,
+)
+from diffusionbench.benchmarks.simpleeval.claims import Claim, kind_of
+from diffusionbench.benchmarks.simpleeval.guards import Baselines, Guard, Variety
 from diffusionbench.stats import Estimate
 
 #: Above this share of unscored blocks the score does not stand for the set.
 INCOMPLETE: Final = 0.01
 
 
+#: Recall and precision of the scorers on labelled images with which a family of the `open` world enters the headline.
+RECALL, PRECISION = 0.40, 0.90
+COMPETENCE: Final = Path(__file__).with_name("competence-v1.json")
+
+
 @dataclass(frozen=True)
-class World:
-    """What a report needs to know about a world.
+class WorldScoring:
+    """How a world is scored.
 
     Attributes:
         key: metric key.
         world: name of the world.
         headline: families that enter the score.
-        references: baselines of the guards, or None where they are unmeasured.
-        relatives: words that mark a network as kin of a scorer.
+        baselines: of the guards, or None where they are unmeasured.
+        related_models: words that mark a network as one that shares its encoder with a scorer.
         provisional: whether the competence of the scorers is still unmeasured.
         ceiling: the score of images known to be right, where measured.
     """
@@ -34,36 +52,62 @@ class World:
     key: str
     world: str
     headline: tuple[str, ...]
-    references: References | None
-    relatives: tuple[str, ...] = ()
+    baselines: Baselines | None
+    related_models: tuple[str, ...] = ()
     provisional: bool = False
     ceiling: float | None = None
 
 
+def able_families(families: tuple[str, ...], path: Path = COMPETENCE) -> tuple[tuple[str, ...], bool]:
+    """Return the families whose scorers are good enough, and whether that is provisional for want of a measurement.
+
+    Args:
+        families: of the world.
+        path: recall and precision by family, measured once per version on labelled images; until that file exists,
+            all families
+    """
+    if not path.exists():
+        return families, True
+    found: dict[str, Any] = json.loads(path.read_text())["families"]
+    return tuple(name for name in families if name in found and is_able(found[name])), False
+
+
+def is_able(found: Mapping[str, float]) -> bool:
+    """Return whether recall and precision of a family let it into the headline."""
+    return found["recall"] >= RECALL and found["precision"] >= PRECISION
+
+
+#: Baselines: medians over `simulate(p)`, p = 0.9, 0.8, 0.7, 0.6 on public-0 (docs/simpleeval.md).
+SHAPES: Final = WorldScoring(
+    key="simpleeval_shapes_v1",
+    world="shapes",
+    headline=shapes_world.FAMILIES,
+    baselines=Baselines(clean=0.0, split=0.0, variety=0.9),
+    ceiling=1.0,
+)
+_ABLE, _PROVISIONAL = able_families(open_world.FAMILIES)
+#: Never run on the real weights of its scorers: until it is, it has no baselines and stays provisional.
+OPEN: Final = WorldScoring(
+    key="simpleeval_v1",
+    world="open",
+    headline=_ABLE,
+    baselines=None,
+    related_models=("openai/clip", "clip-vit-base-patch32", "align-base", "coyo-align"),
+    provisional=_PROVISIONAL,
+)
+
+
 @dataclass(frozen=True)
-class SeedClaim:
-    """A seed, and the weights and the beacon it is said to be younger than."""
-
-    seed: str
-    weights_digest: str | None = None
-    beacon: str = "none"
-
-    def doubts(self) -> list[str]:
-        """Why its questions may be older than the weights, by what the repository says was published."""
-        return seeds.doubts(self.seed, self.weights_digest, self.beacon, seeds.published())
-
-
-@dataclass(frozen=True)
-class Composition:
-    """Score of the blocks that touch a combination never rendered for training, or of those that do not."""
+class PartScore:
+    """Score of the blocks that hold a combination never rendered for training, or of those that do not."""
 
     score: float
     blocks: int
 
 
 @dataclass(frozen=True)
-class Report:
-    """Everything said about one generator on one set; see docs/simpleeval.md for each field."""
+class ScoreCard:
+    """Everything reported about one generator on one set; see docs/simpleeval.md for each field."""
 
     key: str
     score: Estimate
@@ -73,10 +117,10 @@ class Report:
     single: Estimate
     held: Estimate
     block: float
-    silence: float
+    abstained: float
     kappa: float
     alone: tuple[float, float]
-    composition: Mapping[str, Composition]
+    composition: Mapping[str, PartScore]
     ceiling: float | None
     guards: tuple[Guard, ...]
     status: str
@@ -89,24 +133,24 @@ class Report:
     unscored: tuple[str, ...]
 
     def values(self) -> dict[str, Estimate]:
-        """All values under their final metric keys; a family without a scored block has none."""
+        """Return all values under their final metric keys; a family without a scored block has none."""
         parts = {f"{self.key}_{name}": value for name, value in self.families.items()}
         every = {self.key: self.score, f"{self.key}_single": self.single, f"{self.key}_held": self.held, **parts}
         return {key: value for key, value in every.items() if np.isfinite(value.value)}
 
     def facts(self) -> dict[str, Any]:
-        """What stands in a record beside the values: plain JSON."""
+        """Return the facts that stand in a record beside the values, as plain JSON."""
         return {
             "status": self.status,
             "doubts": list(self.doubts),
             "seed": self.seed,
-            "seed_kind": seeds.kind_of(self.seed),
+            "seed_kind": kind_of(self.seed),
             "layout": self.layout,
             "set_digest": self.set_digest,
             "headline": list(self.headline),
             "strata": {name: _or_none(value) for name, value in self.strata.items()},
             "block": self.block,
-            "silence": self.silence,
+            "abstained": self.abstained,
             "kappa": self.kappa,
             "alone": list(self.alone),
             "composition": {
@@ -127,7 +171,7 @@ class Report:
         }
 
     def text(self) -> str:
-        """The report as printed: one line first, then the table."""
+        """Return the card as printed: one line first, then the table."""
         names = list(self.families)
         flags = [guard.key for guard in self.guards if guard.flagged]
         low, high = self.score.interval or (float("nan"), float("nan"))
@@ -143,7 +187,7 @@ class Report:
             f"{'score':<8}" + "".join(f"{self.families[name].value:>{width}.2f}" for name in names),
             f"easy/medium/hard {'/'.join(f'{self.strata[name]:.2f}' for name in STRATA)}   "
             f"single {self.single.value:.2f}   held {self.held.value:.2f}   block {self.block:.2f}   "
-            f"silent {self.silence:.2f}   kappa {self.kappa:.2f}   A alone {self.alone[0]:.2f}   "
+            f"abstained {self.abstained:.2f}   kappa {self.kappa:.2f}   A alone {self.alone[0]:.2f}   "
             f"B alone {self.alone[1]:.2f}{ceiling}",
         ]
         if self.composition:
@@ -169,46 +213,45 @@ def _printed(guard: Guard) -> str:
     return f"{guard.name} {guard.value:+.3f}" + ("!" if guard.flagged else "")
 
 
-def report(result: Tally, world: World, claim: SeedClaim, evidence: Evidence | None = None) -> Report:
+def score_card(
+    answers: SetAnswers, scoring: WorldScoring, claim: Claim | None = None, looks: Variety | None = None
+) -> ScoreCard:
     """Score a set.
 
     Args:
-        result: the answers, as `credit.tally` counts them.
-        world: families and baselines.
-        claim: the seed, with its proof.
-        evidence: what the guards may use beyond the answers.
+        answers: of all scored blocks.
+        scoring: families and baselines.
+        claim: facts about the generator.
+        looks: variety of its images.
     """
-    evidence = evidence or Evidence()
-    prompt_set = result.prompt_set
-    chosen = [prompt_set.families.index(name) for name in world.headline]
-    weights = np.concatenate([np.ones((1, len(result.blocks))), credit.resampling(result)])
-    n = len(result.blocks) * 4 * prompt_set.images_per_prompt
+    claim = claim or Claim()
+    prompt_set = answers.prompt_set
+    chosen = [prompt_set.families.index(name) for name in scoring.headline]
+    weights = np.concatenate([np.ones((1, len(answers.blocks))), resampling(answers)])
+    n = len(answers.blocks) * 4 * prompt_set.images_per_prompt
     unscored = len(prompt_set.prompts) * prompt_set.images_per_prompt - n
-    cells = {
-        name: credit.by_cell(result, credit.pair_credit(result.right[name], result.options), weights)
-        for name in ("joint", "A", "B")
-    }
-    single = credit.by_cell(result, credit.single_credit(result.right["joint"], result.options), weights)
-    held = credit.mean_of(credit.mean_of(credit.held_by_cell(result, result.held, weights)))
-    by_family = credit.mean_of(cells["joint"])
-    strata = credit.mean_of(cells["joint"][0, chosen].T)
-    evidence = Evidence(**{**evidence.__dict__, "relatives": world.relatives})
-    found = guards.run(result, chosen, world.references, evidence)
-    status, why = standing(world, len(result.blocks) / prompt_set.num_blocks, claim, evidence.public is not None, found)
-    return Report(
-        key=world.key,
-        score=_estimate(credit.headline(cells["joint"], chosen), n, unscored),
+    cells = {name: credit_by_cell(answers, name, weights) for name in ("consensus", "A", "B")}
+    right = answers.right["consensus"]
+    single = by_cell(answers, single_credit(right, answers.options), weights)
+    held = nanmean(nanmean(held_by_cell(answers, answers.held, weights)))
+    by_family = nanmean(cells["consensus"])
+    strata = nanmean(cells["consensus"][0, chosen].T)
+    found = guards.run(answers, weights, chosen, scoring.baselines, claim, looks, scoring.related_models)
+    status, why = status_of(scoring, len(answers.blocks) / prompt_set.num_blocks, prompt_set.seed, claim, found)
+    return ScoreCard(
+        key=scoring.key,
+        score=_estimate(headline(cells["consensus"], chosen), n, unscored),
         families={name: _estimate(by_family[:, i], n, unscored) for i, name in enumerate(prompt_set.families)},
         strata={name: float(strata[i]) for i, name in enumerate(STRATA)},
-        headline=world.headline,
-        single=_estimate(credit.headline(single, chosen), n, unscored),
+        headline=scoring.headline,
+        single=_estimate(headline(single, chosen), n, unscored),
         held=_estimate(held, n, unscored),
-        block=float(result.right["joint"].all(axis=(1, 3)).mean()),
-        silence=result.silence,
-        kappa=result.kappa,
-        alone=(float(credit.headline(cells["A"][:1], chosen)[0]), float(credit.headline(cells["B"][:1], chosen)[0])),
-        composition=_composition(result, chosen),
-        ceiling=world.ceiling,
+        block=float(right.all(axis=(1, 3)).mean()),
+        abstained=answers.abstained,
+        kappa=answers.kappa,
+        alone=(float(headline(cells["A"][:1], chosen)[0]), float(headline(cells["B"][:1], chosen)[0])),
+        composition=_composition(answers, chosen),
+        ceiling=scoring.ceiling,
         guards=found,
         status=status,
         doubts=tuple(why),
@@ -217,52 +260,54 @@ def report(result: Tally, world: World, claim: SeedClaim, evidence: Evidence | N
         set_digest=prompt_set.digest,
         num_prompts=len(prompt_set.prompts),
         images_per_prompt=prompt_set.images_per_prompt,
-        unscored=result.missing,
+        unscored=answers.missing,
     )
 
 
 def _estimate(values: np.ndarray, scored: int, unscored: int) -> Estimate:
+    """Return the first value with standard error and 95 % interval over the others, bootstrap replicates."""
     replicates = values[1:][np.isfinite(values[1:])]
-    if len(replicates) < 2:
-        return Estimate(
-            value=float(values[0]), stderr=None, interval=None, method="none", scored=scored, unscored=unscored
-        )
-    low, high = np.percentile(replicates, (2.5, 97.5))
+    stderr = interval = None
+    if len(replicates) > 1:
+        low, high = np.percentile(replicates, (2.5, 97.5))
+        stderr, interval = float(replicates.std(ddof=1)), (float(low), float(high))
     return Estimate(
         value=float(values[0]),
-        stderr=float(replicates.std(ddof=1)),
-        interval=(float(low), float(high)),
-        method="block bootstrap",
+        stderr=stderr,
+        interval=interval,
+        method="none" if stderr is None else "block bootstrap",
         scored=scored,
         unscored=unscored,
     )
 
 
-def _composition(result: Tally, chosen: Sequence[int]) -> dict[str, Composition]:
-    """The score apart: "seen" without, "held_out" of blocks that touch a combination never rendered for training."""
-    if result.prompt_set.world != "shapes":
+def _composition(answers: SetAnswers, chosen: Sequence[int]) -> dict[str, PartScore]:
+    """Return the score of blocks with ("held_out") and without a combination never rendered for training ("seen")."""
+    if answers.prompt_set.world != "shapes":
         return {}
-    from diffusionbench.benchmarks.simpleeval.shapes_world import touches_held_out
-
     touched = np.asarray(
-        [any(touches_held_out(twin.facts) for twin in result.prompt_set.block(int(b))) for b in result.blocks]
+        [
+            any(shapes_world.touches_held_out(twin.facts) for twin in answers.prompt_set.block(int(b)))
+            for b in answers.blocks
+        ]
     )
     if not touched.any() or touched.all():
         return {}
-    values = credit.pair_credit(result.right["joint"], result.options)
     parts = np.stack([~touched, touched])
-    both = credit.headline(credit.by_cell(result, values, parts.astype(float)), chosen)
-    return {name: Composition(float(both[i]), int(parts[i].sum())) for i, name in enumerate(("seen", "held_out"))}
+    both = headline(credit_by_cell(answers, "consensus", parts.astype(float)), chosen)
+    return {name: PartScore(float(both[i]), int(parts[i].sum())) for i, name in enumerate(("seen", "held_out"))}
 
 
-def standing(
-    world: World, scored: float, claim: SeedClaim, public: bool, found: Sequence[Guard]
+def status_of(
+    scoring: WorldScoring, scored: float, seed: str, claim: Claim, found: Sequence[Guard]
 ) -> tuple[str, list[str]]:
-    """The status of a score, and what keeps it from being ranked.
+    """Return the status of a score, and the reasons why it is not ranked.
 
     Args:
+        scoring: of the world.
         scored: share of blocks with all their images.
-        public: whether the generator's score on the public set stands beside it.
+        seed: of the prompt set.
+        claim: facts about the generator.
         found: the guards.
 
     Returns:
@@ -271,19 +316,19 @@ def standing(
     """
     if 1 - scored > INCOMPLETE:
         return "incomplete", [f"{1 - scored:.1%} of the blocks are unscored"]
-    if world.provisional:
+    if scoring.provisional:
         # Before any flag: baselines of guards are as unmeasured as the scorers.
-        return "provisional", ["what the scorers of this world can judge was never measured"]
+        return "provisional", ["the competence of this world's scorers was never measured"]
     flags = [guard for guard in found if guard.flagged]
     if raised := [guard.name for guard in flags if guard.key != "G10"]:
         return "flagged: " + ", ".join(raised), [
             f"guard {guard.name} is raised ({guard.note or guard.key})" for guard in flags
         ]
     if flags:
-        return "dependent", ["a network of the generator is kin of a scorer"]
-    doubts = claim.doubts()
-    if not doubts and not public:
-        doubts = ["no score of the same weights on public-0 stands beside it (--public)"]
+        return "dependent", ["a network of the generator shares its encoder with a scorer"]
+    doubts = claim.doubts(seed)
+    if not doubts and claim.public is None:
+        doubts = ["no score of the same weights on public-0 stands beside it (key 'public' of the claim)"]
     if doubts:
         return "unverified", doubts
     regenerated = next(guard for guard in found if guard.key == "G9")

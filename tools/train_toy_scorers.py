@@ -22,9 +22,9 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from diffusionbench.benchmarks.simpleeval import shapes_world as world
-from diffusionbench.benchmarks.simpleeval.shapes import training_pair
-from diffusionbench.benchmarks.simpleeval.stream import Stream
-from diffusionbench.benchmarks.simpleeval.toy_scorers import FOLDER, NAMES, ToyClip, ToyScorer, ToyVqa, tokens
+from diffusionbench.benchmarks.simpleeval.renderer import training_pair
+from diffusionbench.benchmarks.simpleeval.stream import HashStream
+from diffusionbench.benchmarks.simpleeval.stress.toy_scorers import FOLDER, NAMES, ToyClip, ToyScorer, ToyVqa, tokens
 from diffusionbench.schema import file_digest
 from diffusionbench.writing import write_atomic
 
@@ -39,7 +39,7 @@ RECIPE: Final = {"pairs": PAIRS, "batch": BATCH, "rate": RATE, "clip": CLIP, "se
 Pairs = tuple[Tensor, Tensor, Tensor]
 
 
-def changed(named: dict[str, str], stream: Stream) -> dict[str, str]:
+def changed(named: dict[str, str], stream: HashStream) -> dict[str, str]:
     """The same named facts with one of them made another value that keeps the two groups apart."""
     two = world.num_groups(named) == 2
     while True:
@@ -56,7 +56,7 @@ def data(start: int, count: int) -> Pairs:
     images, captions, negatives = [], [], []
     for index in range(start, start + count):
         image, caption, scene = training_pair("toy", index)
-        stream = Stream("toy", f"negative/{index}")
+        stream = HashStream("toy", f"negative/{index}")
         words = set(caption.replace(".", " ").replace(":", " ").split())
         named = {
             slot: fact
