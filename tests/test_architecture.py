@@ -85,8 +85,6 @@ RECORD_READERS = (
     "diffusionbench.study",
     "diffusionbench.views",
     "diffusionbench.catalog",
-    "diffusionbench.cli.board",
-    "diffusionbench.cli.site",
     "diffusionbench.record",
     "diffusionbench.stats",
 )

@@ -18,7 +18,7 @@ import nanogen.cli
 from diffusionbench import bounds
 from diffusionbench.devices import check_device
 from diffusionbench.errors import ConfigError, RequestError, UserError
-from nanogen.conditions.classes import label_spans
+from nanogen.conditions import parse_labels
 from nanogen.config import Config, compose, read_own
 from nanogen.layer import leaves
 from nanogen.losses import LOSSES
@@ -145,7 +145,7 @@ def test_the_largest_duration_is_allowed():
 @pytest.mark.parametrize("labels", ["0-99999999999", "9" * 5000, "0-1000000", ",".join(["0-999999"] * 3)])
 def test_labels_are_counted_before_they_are_listed(labels):
     with pytest.raises(RequestError, match="label") as refused:
-        label_spans(labels)
+        parse_labels(labels)
     assert len(str(refused.value)) < 6000
 
 

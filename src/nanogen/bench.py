@@ -19,7 +19,7 @@ from nanogen.conditions import Conditioner
 from nanogen.config import Config
 from nanogen.data import Batch
 from nanogen.data.order import batches
-from nanogen.latents import LatentSpec
+from nanogen.latents import Latent, LatentSpec
 from nanogen.model.condition import ClassCondition, Condition, TextCondition
 from nanogen.model.shape import Shape
 from nanogen.resolve import resolve
@@ -54,7 +54,7 @@ class Clock:
         return time.perf_counter()
 
 
-class SyntheticLatent:
+class SyntheticLatent(Latent):
     """Stands for a latent space whose weights are not needed: images become noise of the right shape."""
 
     def __init__(self, spec: LatentSpec) -> None:
@@ -62,8 +62,7 @@ class SyntheticLatent:
 
     def encode(self, images: torch.Tensor) -> torch.Tensor:
         """Standard normal latents [B, C, h, w] of the space's shape."""
-        size = images.shape[-1] // self.spec.stride
-        return torch.randn(len(images), self.spec.channels, size, size, device=images.device)
+        return torch.randn(len(images), *self.spec.shape(images.shape[-1]), device=images.device)
 
     def decode(self, latents: torch.Tensor) -> torch.Tensor:
         """Grey images of the right size."""
@@ -150,7 +149,7 @@ def bench(config: Config, synthetic: bool, steps: int, warmup: int, num_text_tok
                 accumulation=config.train.accumulation,
                 workers=config.data.workers,
             )
-        counting = CountingConditioner(parts.conditioner)
+        counting: Any = CountingConditioner(parts.conditioner)
         parts = replace(parts, conditioner=counting)
         trainee = build(config, parts, num_images)
         clock = Clock(device)

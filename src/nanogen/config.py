@@ -22,7 +22,7 @@ from diffusionbench.axes import AXES
 from diffusionbench.errors import ConfigError
 from diffusionbench.limits import read_small
 from diffusionbench.metrics import METRICS
-from diffusionbench.registry import Registry, nearest
+from diffusionbench.registry import Registry, Table, nearest
 from diffusionbench.schema import Strict, digest
 from diffusionbench.shown import clipped, few
 from nanogen.conditions import CONDITIONS
@@ -454,7 +454,8 @@ def _check_plugins(config: Config, merged: Mapping[str, Leaf]) -> None:
     _plugin(OBJECTIVES, config.objective.get("name"), config.objective, "objective", merged)
     for name, options in config.losses.items():
         _plugin(LOSSES, name, options, f"losses.{name}", merged)
-    names = [("latent.name", LATENTS, config.latent.name), ("data.name", DATASETS, config.data.name)]
+    names: list[tuple[str, Registry | Table[Any], str]] = [("latent.name", LATENTS, config.latent.name)]
+    names += [("data.name", DATASETS, config.data.name)]
     names += [("condition.kind", CONDITIONS, config.condition.kind), ("eval.axis", AXES, config.eval.axis)]
     names += [("eval.metrics", METRICS, metric) for metric in config.eval.metrics]
     for key, table, name in names:
@@ -462,7 +463,7 @@ def _check_plugins(config: Config, merged: Mapping[str, Leaf]) -> None:
             raise ConfigError(f"{merged[key].origin}: {key}: {_unknown(table, name)}")
 
 
-def _unknown(table: Registry, name: Any) -> str:
+def _unknown(table: Registry | Table[Any], name: Any) -> str:
     return f"unknown {table.kind} '{name}'. {nearest(str(name), list(table))}"
 
 

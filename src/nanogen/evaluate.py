@@ -27,7 +27,7 @@ from diffusionbench.request import check as check_request
 from diffusionbench.request import check_axis as check_metrics_of_axis
 from diffusionbench.writing import write_errors
 from nanogen import parallel
-from nanogen.conditions import CONDITIONS, Ask
+from nanogen.conditions import CONDITIONS, SampleSpec
 from nanogen.config import Config
 from nanogen.resolve import resolve
 from nanogen.rng import Draws, SeededDraws
@@ -38,7 +38,7 @@ from nanogen.sample import Generator, Parts, in_batches
 COLUMNS = 10
 
 
-def asked(asks: Sequence[Ask]) -> dict[str, object]:
+def asked(asks: Sequence[SampleSpec]) -> dict[str, object]:
     """Return what was asked for, for the metadata of a picture of many images."""
     if all(ask.caption is None for ask in asks):
         return {"labels": [ask.label for ask in asks]}
@@ -149,7 +149,7 @@ def check_axis(config: Config) -> None:
     """
     axis, kind = config.eval.axis, config.condition.kind
     check_metrics_of_axis(axis, {key: METRICS.load(key) for key in config.eval.metrics})
-    answers, wanted = CONDITIONS.load(kind).answers, asks_for(axis)
+    answers, wanted = CONDITIONS[kind].answers, asks_for(axis)
     if answers not in (None, wanted):
         raise ConfigError(
             f"eval.axis '{axis}' asks for {wanted}, and a network with condition.kind '{kind}' draws {answers}. "
@@ -268,7 +268,7 @@ def has_grid(run: Path, step: int) -> bool:
     return True
 
 
-def sample_grid(net: nn.Module, parts: Parts, config: Config, run: Run, step: int, asks: Sequence[Ask]) -> None:
+def sample_grid(net: nn.Module, parts: Parts, config: Config, run: Run, step: int, asks: Sequence[SampleSpec]) -> None:
     """Write a grid of samples, one per entry of `asks`; only the main process works."""
     if not parallel.is_main():
         return

@@ -17,7 +17,7 @@ from diffusionbench.record import Record, check_record_place
 from diffusionbench.writing import check_gives_way, check_place, write_atomic, write_errors
 from nanogen import checkpoint, evaluate, parallel, precision
 from nanogen import run as runs
-from nanogen.conditions import Ask
+from nanogen.conditions import SampleSpec
 from nanogen.config import Config, changed
 from nanogen.log import say
 from nanogen.sample import Generator, Loaded, in_batches, load
@@ -103,7 +103,7 @@ def sample_run(
         with parallel.agreed():
             loaded, run = open_weights(path, device)
             config = changed(loaded.config, overrides, _FREE_SECTIONS, f"{path} is trained")
-            asks = loaded.parts.conditioner.asks(labels, prompts)
+            asks = loaded.parts.conditioner.parse_specs(labels, prompts)
         num = num or max(DEFAULT_NUM, len(prompts))
         wanted = [asks[index % len(asks)] for index in range(num)]
         generator = Generator.of(loaded.net, loaded.parts, config)
@@ -141,7 +141,7 @@ def _check_out(out: Path) -> None:
 
 
 def _write(
-    images: np.ndarray, asks: Sequence[Ask], out: Path, facts: dict[str, object], classes: Sequence[str] | None
+    images: np.ndarray, asks: Sequence[SampleSpec], out: Path, facts: dict[str, object], classes: Sequence[str] | None
 ) -> None:
     with write_errors(f"--out {out}"):
         if out.suffix:
@@ -153,7 +153,7 @@ def _write(
 
 
 def _write_as(
-    images: np.ndarray, asks: Sequence[Ask], out: Path, facts: dict[str, object], classes: Sequence[str] | None
+    images: np.ndarray, asks: Sequence[SampleSpec], out: Path, facts: dict[str, object], classes: Sequence[str] | None
 ) -> None:
     if out.suffix == ".png":
         columns = min(evaluate.COLUMNS, len(images), len(set(asks))) if len(set(asks)) > 1 else evaluate.COLUMNS

@@ -11,15 +11,15 @@ import torch
 from torch import nn
 
 from diffusionbench import bounds
-from diffusionbench.errors import CheckpointError, RequestError
+from diffusionbench.errors import CheckpointError
 from diffusionbench.images import to_uint8
 from diffusionbench.limits import parse_json
 from diffusionbench.shown import clipped
 from nanogen import checkpoint
-from nanogen.conditions import CONDITIONS, Ask, Conditioner
+from nanogen.conditions import CONDITIONS, Conditioner, SampleSpec
 from nanogen.config import Config, reload
 from nanogen.guidance import classifier_free
-from nanogen.latents import Latent
+from nanogen.latents import Latent, open_latent
 from nanogen.model.condition import Condition
 from nanogen.model.dit import DDT
 from nanogen.objectives import OBJECTIVES, Objective
@@ -56,9 +56,7 @@ def build_parts(config: Config, device: str, precision: Precision) -> Parts:
         RequestError: if the latent space cannot run.
     """
     derived = resolve(config)
-    if derived.latent.create is None:
-        raise RequestError(f"latent space '{config.latent.name}' cannot run: {derived.latent.unavailable}.")
-    return assemble(config, derived, derived.latent.create(device), device, precision)
+    return assemble(config, derived, open_latent(config.latent.name, device), device, precision)
 
 
 def assemble(
@@ -76,7 +74,7 @@ def assemble(
         derived=derived,
         objective=objective(options, config.time.mu, config.time.sigma, derived.train_shift),
         latent=latent,
-        conditioner=conditioner or CONDITIONS.load(config.condition.kind).create(config.condition.model_dump(), device),
+        conditioner=conditioner or CONDITIONS.load(config.condition.kind)(config.condition.model_dump(), device),
         device=device,
         precision=precision,
     )
@@ -134,7 +132,9 @@ class Generator:
         return to_uint8(images.float())
 
 
-def in_batches(generator: Generator, asks: Sequence[Ask], seed: int, ids: Sequence[int], batch_size: int) -> np.ndarray:
+def in_batches(
+    generator: Generator, asks: Sequence[SampleSpec], seed: int, ids: Sequence[int], batch_size: int
+) -> np.ndarray:
     """Return images of classes or captions, uint8 [n, H, W, 3], `batch_size` at a time."""
     made = []
     for start in range(0, len(ids), batch_size):

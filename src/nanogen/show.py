@@ -96,10 +96,10 @@ def tables() -> dict[str, dict[str, str]]:
         "tasks": {name: headline("task", f"{name}.yaml") for name in task_names()},
         "methods": {name: ", ".join(f"{key}: {value}" for key, value in rows[name].items()) for name in method_names()},
         "scales": {name: headline("scale", f"{name}.yaml") for name in SCALES},
-        "latents": {name: LATENTS.load(name).title for name in LATENTS},
+        "latents": {name: row.title for name, row in LATENTS.items()},
         "objectives": dict(OBJECTIVES),
         "losses": dict(LOSSES),
         "data": dict(DATASETS),
-        "conditions": {name: CONDITIONS.load(name).title for name in CONDITIONS},
+        "conditions": {name: row.title for name, row in CONDITIONS.items()},
         "encoders": {name: ENCODERS.load(name).title for name in ENCODERS},
     }

@@ -74,7 +74,7 @@ def open_data(config: Config) -> tuple[Dataset, Config]:
         template=config.data.template,
         corrupt=config.data.corrupt,
     )
-    settings = CONDITIONS.load(config.condition.kind).fit(config.condition.model_dump(), data)
+    settings = CONDITIONS.load(config.condition.kind).infer_from_data(config.condition.model_dump(), data)
     return data, config.model_copy(update={"condition": config.condition.model_copy(update=settings)})
 
 

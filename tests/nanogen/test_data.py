@@ -481,12 +481,33 @@ def test_a_digest_of_arrays_follows_types_shapes_and_values_of_all():
 
 def test_a_network_has_a_class_for_each_of_the_data():
     data, kind = open_digits(None, 8, "train"), CONDITIONS.load("class")
-    assert [kind.fit({"num_classes": asked}, data)["num_classes"] for asked in ("auto", 10, 11)] == [10, 10, 11]
+    assert [kind.infer_from_data({"num_classes": asked}, data)["num_classes"] for asked in ("auto", 10, 11)] == [
+        10,
+        10,
+        11,
+    ]
     with pytest.raises(ConfigError, match=r"num_classes is 9, and the data has 10 classes"):
-        kind.fit({"num_classes": 9}, data)
+        kind.infer_from_data({"num_classes": 9}, data)
 
 
 def test_a_grid_of_examples_has_one_class_a_column():
     data = open_digits(None, 8, "train")
-    assert [ask.label for ask in ClassConditioner(10, "cpu").examples(data, 12)] == [*range(10), 0, 1]
-    assert [ask.label for ask in ClassConditioner(3, "cpu").examples(data, 12)] == [0, 1, 2, 0, 1, 2, 0, 1, 2, 0, 0, 1]
+    assert [spec.label for spec in ClassConditioner({"num_classes": 10}, "cpu").examples(data, 12)] == [
+        *range(10),
+        0,
+        1,
+    ]
+    assert [spec.label for spec in ClassConditioner({"num_classes": 3}, "cpu").examples(data, 12)] == [
+        0,
+        1,
+        2,
+        0,
+        1,
+        2,
+        0,
+        1,
+        2,
+        0,
+        0,
+        1,
+    ]

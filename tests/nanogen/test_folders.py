@@ -12,7 +12,7 @@ from odd_files import encoded, pixels
 from diffusionbench.errors import DataError, RequestError
 from diffusionbench.source import FolderSource
 from nanogen.cli import main
-from nanogen.conditions import Ask
+from nanogen.conditions import SampleSpec
 from nanogen.data.captions import open_captioned
 from nanogen.data.detect import detect
 from nanogen.data.images import open_folder
@@ -156,7 +156,7 @@ def test_prompts_in_another_encoding_are_one_sentence(tmp_path, encoding):
         read_prompts(tmp_path / "p.txt")
 
 
-ASKS = [Ask(label=0, folder="0"), Ask(label=1, folder="1"), Ask(label=0, folder="0")]
+ASKS = [SampleSpec(label=0, folder="0"), SampleSpec(label=1, folder="1"), SampleSpec(label=0, folder="0")]
 
 
 @pytest.mark.parametrize(

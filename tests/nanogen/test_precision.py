@@ -11,7 +11,7 @@ from tiny import tiny
 from torch import nn
 
 from nanogen import precision
-from nanogen.conditions import Ask
+from nanogen.conditions import SampleSpec
 from nanogen.data.order import batches
 from nanogen.model.layers import DecoderBlock, EncoderBlock
 from nanogen.sample import Generator, Parts, build_parts, in_batches
@@ -66,7 +66,7 @@ def test_a_sample_agrees_with_float32(opened):
     for kind in ("float32", "bfloat16"):
         trainee, parts = lively(opened, kind)
         generator = Generator(trainee.ema.model, parts, "heun", 4, 1.0, 1.5, (0.0, 1.0))
-        images[kind] = in_batches(generator, [Ask(label) for label in range(6)], 0, range(6), 6)
+        images[kind] = in_batches(generator, [SampleSpec(label) for label in range(6)], 0, range(6), 6)
     gap = np.abs(images["float32"].astype(float) - images["bfloat16"])
     assert 0 < gap.mean() < GREY_LEVELS
     assert images["float32"].std() > 10 * GREY_LEVELS
@@ -89,7 +89,7 @@ def test_the_sampler_state_is_float32(opened):
     trainee, parts = lively(opened, "bfloat16")
     handed = []
     trainee.model.register_forward_pre_hook(lambda module, given: handed.extend(given[:2]))
-    in_batches(Generator(trainee.model, parts, "euler", 2, 1.0, 1.0, (0.0, 1.0)), [Ask(1)], 0, [0], 1)
+    in_batches(Generator(trainee.model, parts, "euler", 2, 1.0, 1.0, (0.0, 1.0)), [SampleSpec(1)], 0, [0], 1)
     assert {tensor.dtype for tensor in handed} == {torch.float32}
 
 

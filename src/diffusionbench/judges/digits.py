@@ -1,4 +1,4 @@
-"""The judge of 8x8 digits: a small network trained by `train_digits_judge`, shipped with its recipe.
+"""The judge of 8x8 digits: a small network trained by `tools/train_digits_judge.py`, shipped with its recipe.
 
 It stands in for Inception where nothing may be downloaded. Its metrics carry its name: no value formed here is
 called `fid`.
@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 
 from diffusionbench.judges.float32 import PRECISION, in_float32
-from diffusionbench.schema import check_shipped, digest
+from diffusionbench.schema import digest, verify_bundled_weights
 
 if TYPE_CHECKING:
     import torch
@@ -101,7 +101,7 @@ class DigitsJudge:
         Raises:
             RequestError: saying what is wrong with them.
         """
-        check_shipped("feature extractor 'digits'", WEIGHTS, card()["sha256"])
+        verify_bundled_weights("feature extractor 'digits'", WEIGHTS, card()["sha256"])
 
     def __call__(self, images: np.ndarray) -> Mapping[str, np.ndarray]:
         """Map uint8 [B, H, W, 3] to {"features": float32 [B, 64], "logits": float32 [B, 10]}."""
