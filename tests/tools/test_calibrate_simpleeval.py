@@ -3,10 +3,10 @@
 import itertools
 from dataclasses import replace
 
-import calibrate_simpleeval as calibrate
 import numpy as np
 import pytest
 
+import calibrate_simpleeval as calibrate
 from diffusionbench.benchmarks.simpleeval.prompts import build
 from diffusionbench.benchmarks.simpleeval.stress.bench import subset
 from diffusionbench.benchmarks.simpleeval.stress.targets import SimpleEvalTarget

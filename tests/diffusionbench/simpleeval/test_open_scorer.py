@@ -3,11 +3,11 @@
 import hashlib
 import json
 
-import calibrate_simpleeval
 import numpy as np
 import pytest
 import torch
 
+import calibrate_simpleeval
 from diffusionbench.benchmarks.simpleeval import open_scorer, open_views, scorecard
 from diffusionbench.benchmarks.simpleeval.answers import collect_answers
 from diffusionbench.benchmarks.simpleeval.evidence import consensus, majority

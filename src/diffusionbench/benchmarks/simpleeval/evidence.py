@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Final, Protocol
+from typing import Final
 
 import numpy as np
 
@@ -32,7 +32,7 @@ class ScorerSpec:
     names: tuple[str, str]
 
 
-class Scorer(Protocol):
+class Scorer:
     """The weak scorer of a world.
 
     Attributes:
@@ -45,7 +45,7 @@ class Scorer(Protocol):
 
     def predict(self, images: Sequence[np.ndarray], prompts: Sequence[Prompt]) -> list[np.ndarray]:
         """Answer the questions on B images uint8 [H, W, 3] by their prompts: B arrays int8 [2, 1 + V, Q]."""
-        ...
+        raise NotImplementedError
 
 
 def majority(predictions: np.ndarray, need: int) -> np.ndarray:

@@ -18,7 +18,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from diffusionbench.benchmarks.simpleeval.blocks import Prompt, Question
-from diffusionbench.benchmarks.simpleeval.evidence import ScorerSpec
+from diffusionbench.benchmarks.simpleeval.evidence import Scorer, ScorerSpec
 from diffusionbench.benchmarks.simpleeval.open_views import MIRRORED, SIDE, halves, square, to_input, views
 from diffusionbench.benchmarks.simpleeval.open_words import kind_of, owner_of, scorer_texts
 from diffusionbench.benchmarks.simpleeval.renderer import background
@@ -171,7 +171,7 @@ def weights_digest(network: torch.nn.Module) -> str:
     return total.hexdigest()
 
 
-class OpenScorer:
+class OpenScorer(Scorer):
     """Both encoders on all views; memory does not grow with the number of images, only with distinct sentences."""
 
     def __init__(self, first: DualEncoder, second: DualEncoder) -> None:

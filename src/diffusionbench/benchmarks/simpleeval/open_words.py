@@ -97,8 +97,8 @@ def vocabulary() -> Vocabulary:
     for group, rows in raw["nouns"].items():
         for row in rows:
             name = row["noun"]
-            tags = frozenset((name, group, "any", *row.get("tags", ())))
-            nouns[name] = Noun(name, group, row.get("plural"), "an" if row.get("an") else "a", tags)
+            own = frozenset((name, group, "any", *row.get("tags", ())))
+            nouns[name] = Noun(name, group, row.get("plural"), "an" if row.get("an") else "a", own)
     facts: dict[str, tuple[str, ...]] = {kind: tuple(raw[kind]) for kind in KINDS}
     facts["noun"] = tuple(nouns)
     facts["place"] = tuple(place for places in raw["place"].values() for place in places)

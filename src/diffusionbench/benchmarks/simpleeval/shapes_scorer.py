@@ -11,7 +11,7 @@ import numpy as np
 
 from diffusionbench.benchmarks.simpleeval import bands
 from diffusionbench.benchmarks.simpleeval.blocks import Prompt
-from diffusionbench.benchmarks.simpleeval.evidence import ScorerSpec
+from diffusionbench.benchmarks.simpleeval.evidence import Scorer, ScorerSpec
 from diffusionbench.benchmarks.simpleeval.image_ops import SIDE, box_mean, resize
 from diffusionbench.benchmarks.simpleeval.reader_components import read_components
 from diffusionbench.benchmarks.simpleeval.reader_filters import read_filters
@@ -20,7 +20,7 @@ from diffusionbench.benchmarks.simpleeval.stream import octets
 from diffusionbench.schema import digest
 
 #: Which damaged views are mirror images.
-MIRRORED: Final = (False, True, False)
+MIRRORED: Final[tuple[bool, ...]] = (False, True, False)
 READERS: Final = {"components": read_components, "filters": read_filters}
 #: Of the readers' code: another number where they may answer otherwise on some image.
 READERS_VERSION: Final = 1
@@ -80,8 +80,8 @@ def predictions_of(readings: Sequence[Sequence[Reading]], prompt: Prompt) -> np.
     return np.asarray(answers, np.int8)
 
 
-class ShapesScorer:
-    """Both readers on all views; see `evidence.Scorer`."""
+class ShapesScorer(Scorer):
+    """Both readers on all views."""
 
     spec = ScorerSpec(need=2, mirrored=MIRRORED, names=("components", "filters"))
 
