@@ -22,7 +22,7 @@ from diffusionbench.benchmarks.simpleeval import renderer
 from diffusionbench.benchmarks.simpleeval import shapes_world as world
 from diffusionbench.benchmarks.simpleeval.answers import collect_answers
 from diffusionbench.benchmarks.simpleeval.blocks import Prompt, PromptSet
-from diffusionbench.benchmarks.simpleeval.evidence import ScorerSpec, consensus, majority
+from diffusionbench.benchmarks.simpleeval.evidence import SHAPES_RULE, ConsensusRule, consensus, majority
 from diffusionbench.benchmarks.simpleeval.image_ops import resize
 from diffusionbench.benchmarks.simpleeval.prompts import build
 from diffusionbench.benchmarks.simpleeval.scorecard import SHAPES, ScoreCard, score_card
@@ -133,7 +133,7 @@ def reader_shares(scenes: int, size: int = renderer.CANVAS) -> dict[str, tuple[i
     prompts = build("shapes", "public-3", "full").prompts
     for prompt in (prompts[i * len(prompts) // scenes] for i in range(scenes)):
         one = draw(prompt, 0, 1.0, "rendered truth", size)
-        alone = majority(scorer.predict([one.image], [prompt])[0], scorer.spec.need)
+        alone = majority(scorer.predict([one.image], [prompt])[0], SHAPES_RULE.need)
         both, wanted = consensus(alone), truth_answers(prompt, one.truth)
         for q, question in enumerate(prompt.questions):
             right = [both[q] == wanted[q], alone[0, q] == wanted[q], alone[1, q] == wanted[q], True]
@@ -141,19 +141,19 @@ def reader_shares(scenes: int, size: int = renderer.CANVAS) -> dict[str, tuple[i
     return {name: tuple(found.tolist()) for name, found in counts.items()}
 
 
-def competence(judged: Iterable[tuple[Prompt, np.ndarray]], spec: ScorerSpec) -> dict[str, dict[str, float]]:
+def competence(judged: Iterable[tuple[Prompt, np.ndarray]], rule: ConsensusRule) -> dict[str, dict[str, float]]:
     """Measure recall and precision by family on images that are known to show the facts of their prompt.
 
     Args:
         judged: prompts with the predictions int8 [2, 1 + V, Q] on such an image.
-        spec: of the scorer.
+        rule: of the scorers.
 
     Returns:
         family -> recall, precision (1 where the scorers always abstained), n.
     """
     counts: dict[str, np.ndarray] = {}
     for prompt, predictions in judged:
-        answers = consensus(majority(predictions, spec.need))
+        answers = consensus(majority(predictions, rule.need))
         for question, answer in zip(prompt.questions, answers.tolist(), strict=True):
             if question.answer >= 0:
                 found = counts.setdefault(question.family, np.zeros(3, int))
@@ -173,7 +173,7 @@ def full_card(prompt_set: PromptSet, accuracy: float, seed: str = "spread") -> S
     predictions: dict[str, list[np.ndarray | None]] = {}
     for one, found in zip(drawn, judged, strict=True):
         predictions.setdefault(one.prompt.id, []).append(found)
-    return score_card(collect_answers(prompt_set, predictions, ShapesScorer.spec), SHAPES)
+    return score_card(collect_answers(prompt_set, predictions, SHAPES_RULE), SHAPES)
 
 
 def icc(scores: np.ndarray) -> float:

@@ -57,7 +57,7 @@ def resolve(config: Config) -> Derived:
         shape = Shape(
             latent_shape=latent_shape,
             patch_size=patch,
-            **{"num_classes": None, **condition},
+            **{"num_classes": None, "text_width": None, **condition},
             **model.model_dump(exclude={"pixel_grid"}),
         )
     except ValueError as error:

@@ -11,15 +11,15 @@ import numpy as np
 import pytest
 import torch
 from encoders import KINDS, save_encoder
+from tiny import paper_shape
 
 from diffusionbench.errors import CheckpointError, ConfigError, DataError, RequestError, UserError
 from diffusionbench.schema import file_digest
 from nanogen.conditions import CONDITIONS
 from nanogen.config import compose
-from nanogen.data.shapes import open_shapes
+from nanogen.datasets.shapes import open_shapes
 from nanogen.model.condition import TextCondition
 from nanogen.model.dit import DDT
-from nanogen.model.shape import Shape
 from nanogen.prepare import prepare_text
 from nanogen.text import ENCODERS, EncoderSpec, fit_whitening, open_spec, whitening
 from nanogen.text import cache as cache_module
@@ -207,19 +207,9 @@ def test_kept_states_are_bounded(folders, monkeypatch):
 
 def test_cut_sequences_give_what_padded_ones_give():
     torch.manual_seed(3)
-    shape = Shape(
-        latent_shape=(3, 8, 8),
-        patch_size=2,
-        encoder_depth=2,
-        encoder_hidden_size=16,
-        encoder_num_heads=2,
-        decoder_depth=1,
-        decoder_hidden_size=24,
-        decoder_num_heads=2,
-        num_classes=None,
-        text_width=12,
-    )
-    net = DDT(shape)
+    sizes = {"encoder_depth": 2, "encoder_hidden_size": 16, "encoder_num_heads": 2}
+    sizes |= {"decoder_depth": 1, "decoder_hidden_size": 24, "decoder_num_heads": 2}
+    net = DDT(paper_shape((3, 8, 8), 2, **sizes, num_classes=None, text_width=12))
     for parameter in net.parameters():
         torch.nn.init.normal_(parameter, std=0.2)
     z, t = torch.randn(2, 3, 8, 8), torch.tensor([0.3, 0.8])

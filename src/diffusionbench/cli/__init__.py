@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from diffusionbench.benchmarks.simpleeval.claims import ClaimFile
     from diffusionbench.prompts import PromptChoice
     from diffusionbench.record import Record
-    from diffusionbench.references import Reference as RealImages
+    from diffusionbench.request import Evaluation
     from diffusionbench.source import GivenImages
 
 app = typer.Typer(
@@ -48,9 +48,7 @@ Metrics = Annotated[str, typer.Option("--metrics", help="comma-separated; see `d
 Reference = Annotated[str | None, typer.Option("--reference", help="name, or path of real images or statistics")]
 Json = Annotated[bool, typer.Option("--json", help="print JSON and nothing else")]
 Out = Annotated[Path | None, typer.Option("--out", help="record file; without it the record is only printed")]
-Device = Annotated[
-    str, typer.Option("--device", callback=check_device, help="of the feature extractors: cpu, cuda, cuda:N or mps")
-]
+Device = Annotated[str, typer.Option("--device", callback=check_device, help="of the judges: cpu, cuda, cuda:N or mps")]
 RecordFile = Annotated[Path, typer.Argument(help="a record's JSON file")]
 
 
@@ -85,7 +83,7 @@ def _finish(record: Record, out: Path | None, as_json: bool) -> None:
         )
     if record.provenance.selftest == "failed":
         raise RunError(
-            "an extractor gives other features on this machine than it was shipped with, which the record states; its "
+            "a judge gives other features on this machine than it was shipped with, which the record states; its "
             "scores do not compare. See `diffusionbench selftest`."
         )
 
@@ -138,43 +136,42 @@ def run(
     """
     from diffusionbench.benchmarks.simpleeval.claims import read_claim
     from diffusionbench.record import Guidance
-    from diffusionbench.references import resolve
-    from diffusionbench.request import EvalRequest, Sampling, check
+    from diffusionbench.request import EvalRequest, Evaluation, Sampling
     from diffusionbench.runner import run as run_request
     from diffusionbench.views.terminal import progress_line
 
     _check_places(out, store)
     _check_texts(reference=reference, method=method, title=title, family=family)
-    real = None if reference is None else resolve(reference)
     claimed = None if claim is None else read_claim(claim)
-    source, choice, found = _images(axis, images, labels, _names(metrics), real, prompts, claimed)
     name = method or printable(images.resolve().stem) or "images"
     request = EvalRequest(
         axis=axis,
         metrics=_names(metrics),
         reference=reference,
-        prompts=choice,
-        count=count or found,
+        prompts=_prompt_choice(axis, labels, _names(metrics)[0], prompts, claimed),
+        count=count or 1,
         method=name,
         title=title or name,
         family=family,
         sampling=Sampling(guidance=None if guidance is None else Guidance(scale=guidance)),
         command=_command(),
-        classes=source.classes,
     )
-    check(request, source)
+    evaluation = Evaluation(request)
+    source, found = _images(evaluation, images, labels)
+    evaluation = evaluation.updated(count=count or found, classes=source.classes)
+    evaluation.check(source)
     if claimed is not None and claimed.again is not None:
         from diffusionbench.benchmarks.simpleeval.verification import compare_again
 
-        request = compare_again(request, source, claimed.folder / claimed.again)
-    notes = [*source.notes, *getattr(real, "notes", ())]
+        evaluation = compare_again(evaluation, source, claimed.folder / claimed.again)
+    notes = [*source.notes, *(evaluation.reference.notes if evaluation.reference else ())]
     for note in notes:
         print(note, file=sys.stderr)
     if dry_run:
-        print(request.model_dump_json(indent=2))
+        print(evaluation.request.model_dump_json(indent=2))
         return
     try:
-        record = run_request(request, source, store, device, progress_line())
+        record = run_request(evaluation, source, store, device, progress_line())
     except OSError as error:
         where = error.filename or store or images
         raise RequestError(f"{where} cannot be read or written: {error.strerror or error}.") from None
@@ -202,51 +199,46 @@ def _check_texts(**options: str | None) -> None:
             )
 
 
-def _images(
-    axis: str,
-    images: Path,
-    labels: Path | None,
-    metrics: tuple[str, ...],
-    reference: RealImages | None,
-    prompts: str | None,
-    claim: ClaimFile | None,
-) -> tuple[GivenImages, PromptChoice | None, int]:
-    """The images as the axis tells them apart, the prompts they were made for, and how many there should be."""
-    from diffusionbench.axes import asks_for
-    from diffusionbench.prompts import PROMPTS
-    from diffusionbench.request import known_classes
-    from diffusionbench.source import PromptFolderSource, open_source, read_labels
+def _prompt_choice(
+    axis: str, labels: Path | None, metric: str, prompts: str | None, claim: ClaimFile | None
+) -> PromptChoice | None:
+    """Return the prompts that the images were made for, where the axis asks for prompts.
 
-    if asks_for(axis) == "prompts":
-        if labels is not None:
-            raise RequestError(f"axis '{axis}' asks for prompts, so --labels has no meaning there. Leave it out.")
-        choice = _prompt_choice(axis, metrics[0], prompts, claim)
-        wanted = PROMPTS.load(choice.name).open(choice.seed, choice.layout).files_of_images()
-        return PromptFolderSource(images, set(wanted)), choice, len(wanted)
-    if given := [name for name, value in (("--prompts", prompts), ("--claim", claim)) if value is not None]:
-        raise RequestError(
-            f"axis '{axis}' asks for classes, so {', '.join(given)} has no meaning there. Leave it out, or name an "
-            "axis of prompts with --axis."
-        )
-    given_labels = None if labels is None else read_labels(labels)
-    source = open_source(images, given_labels, known_classes(metrics, reference))
-    return source, None, len(source.labels or ())
-
-
-def _prompt_choice(axis: str, metric: str, prompts: str | None, claim: ClaimFile | None) -> PromptChoice:
-    """Return the prompt set that is named by an option or a claim, else the one that the metric judges."""
+    Their set is named by the option or the claim, else it is the one that the metric judges.
+    """
+    from diffusionbench.axes import AXES
     from diffusionbench.prompts import PROMPTS, PromptChoice
 
-    named = None if claim is None else claim.set
-    if prompts and named and prompts != named:
-        raise RequestError(f"--prompts names the set '{prompts}' and the claim '{named}'. Leave one of them out.")
-    name = prompts or named or (metric if metric in PROMPTS else None)
+    if AXES[axis].asks != "prompts":
+        if given := [name for name, value in (("--prompts", prompts), ("--claim", claim)) if value is not None]:
+            raise RequestError(
+                f"axis '{axis}' asks for classes, so {', '.join(given)} has no meaning there. Leave it out, or name an "
+                "axis of prompts with --axis."
+            )
+        return None
+    if labels is not None:
+        raise RequestError(f"axis '{axis}' asks for prompts, so --labels has no meaning there. Leave it out.")
+    claimed = None if claim is None else claim.set
+    if prompts and claimed and prompts != claimed:
+        raise RequestError(f"--prompts names the set '{prompts}' and the claim '{claimed}'. Leave one of them out.")
+    name = prompts or claimed or (metric if metric in PROMPTS else None)
     if name is None:
         raise RequestError(
             f"axis '{axis}' needs to know which prompts the images were made for. Name them with --prompts; known: "
             f"{', '.join(sorted(PROMPTS))}."
         )
     return PromptChoice(name=name) if claim is None else claim.choice(name, metric)
+
+
+def _images(evaluation: Evaluation, images: Path, labels: Path | None) -> tuple[GivenImages, int]:
+    """The images as the axis tells them apart, and how many there should be."""
+    from diffusionbench.source import PromptFolderSource, open_source, read_labels
+
+    if evaluation.prompts is not None:
+        wanted = evaluation.prompts.files_of_images()
+        return PromptFolderSource(images, set(wanted)), len(wanted)
+    source = open_source(images, None if labels is None else read_labels(labels), evaluation.classes)
+    return source, len(source.labels)
 
 
 @app.command()
@@ -330,7 +322,7 @@ def compare(first: RecordFile, second: RecordFile, as_json: Json = False) -> Non
 
 @app.command("ls")
 def list_names(
-    what: Annotated[str, typer.Argument(help="metrics, extractors, references, axes or prompts")] = "",
+    what: Annotated[str, typer.Argument(help="metrics, judges, references, axes or prompts")] = "",
     as_json: Json = False,
 ) -> None:
     """List what can be chosen.
@@ -350,35 +342,30 @@ def list_names(
 
 def _tables() -> dict[str, dict[str, str]]:
     from diffusionbench.axes import AXES
-    from diffusionbench.judges import EXTRACTORS
+    from diffusionbench.judges import JUDGES
     from diffusionbench.metrics import METRICS
     from diffusionbench.prompts import PROMPTS
     from diffusionbench.references import REFERENCES
 
     def metric(key: str) -> str:
-        spec = METRICS.load(key)
+        spec = METRICS[key]
         better = "higher" if spec.higher_is_better else "lower"
-        return f"{spec.title}; {better} is better; from {spec.min_samples} images"
+        return f"{spec.title}: {spec.about}; {better} is better; from {spec.min_samples} images"
 
     return {
-        "metrics": {key: metric(key) for key in METRICS},
-        "extractors": dict(EXTRACTORS),
-        "references": dict(REFERENCES),
-        "axes": dict(AXES),
-        "prompts": {key: _prompt_row(key) for key in PROMPTS},
+        "metrics": {key: metric(key) for key in METRICS.with_code},
+        "judges": {key: f"{row.title}; {row.licence}" for key, row in JUDGES.items()},
+        "references": {key: f"{row.title}; {row.licence}" for key, row in REFERENCES.items()},
+        "axes": {key: f"{row.title}; asks for {row.asks}" for key, row in AXES.items()},
+        "prompts": {
+            key: f"{row.title}; layouts {', '.join(row.layouts)}; {row.licence}" for key, row in PROMPTS.items()
+        },
     }
-
-
-def _prompt_row(key: str) -> str:
-    from diffusionbench.prompts import PROMPTS
-
-    source = PROMPTS.load(key)
-    return f"{source.title}; layouts {', '.join(source.layouts)}; {source.licence}"
 
 
 @app.command()
 def selftest(as_json: Json = False) -> None:
-    """Check that extractors give on this machine the features they were shipped with; `run` does so by itself.
+    """Check that judges give on this machine the features they were shipped with; `run` does so by itself.
 
     Examples:
 
@@ -388,17 +375,16 @@ def selftest(as_json: Json = False) -> None:
 
       diffusionbench selftest --json > selftest.json
     """
-    from diffusionbench.judges import EXTRACTORS, TOLERANCE, SelfTested
+    from diffusionbench.judges import JUDGES, TOLERANCE
     from diffusionbench.judges.float32 import in_float32
 
-    kinds = {name: EXTRACTORS.load(name) for name in EXTRACTORS}
     with in_float32():
-        worst = {name: kind("cpu").self_test() for name, kind in kinds.items() if issubclass(kind, SelfTested)}
+        worst = {name: JUDGES.load(name)("cpu").self_test() for name, row in JUDGES.items() if row.self_test}
     lines = [f"{name}: largest relative deviation {found:.1e}" for name, found in worst.items()]
     print(json.dumps(worst) if as_json else "\n".join(lines))
     if failed := [name for name, found in worst.items() if not found <= TOLERANCE]:
         raise RunError(
-            f"extractor '{failed[0]}' gives other features than it was shipped with; scores would not compare. "
+            f"judge '{failed[0]}' gives other features than it was shipped with; scores would not compare. "
             "Reinstall diffusionbench, and torch if that does not help."
         )
 

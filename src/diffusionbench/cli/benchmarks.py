@@ -84,12 +84,12 @@ def prompts(
             files[out / "again.jsonl"] = draw_again(opened), '{"file": "'
         write_results(files)
     known = {other: PROMPTS.load(other) for other in sorted(PROMPTS) if other != name}
-    common = {other: overlaps(opened.texts, row.open("public-0", None).texts) for other, row in known.items()}
+    common = {other: overlaps(opened.texts, theirs.open("public-0").texts) for other, theirs in known.items()}
     if as_json:
         facts = {
             "name": opened.name,
             "sha256": opened.digest,
-            "prompts": len(opened.texts),
+            "prompts": len(opened.items),
             "images_per_prompt": opened.images_per_prompt,
             "overlaps": {other: {"exact": exact, "near": near} for other, (exact, near) in common.items()},
             "file": str(out / "prompts.jsonl") if out else None,

@@ -32,7 +32,7 @@ from torch import Tensor
 
 from diffusionbench.benchmarks.simpleeval import renderer
 from diffusionbench.writing import write_atomic
-from nanogen.data.digits import open_digits
+from nanogen.datasets.digits import open_digits
 from nanogen.latents import LATENTS
 from nanogen.latents.toy import CARD, SIZE, WEIGHTS, Autoencoder
 

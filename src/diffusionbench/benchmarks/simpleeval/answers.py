@@ -14,7 +14,7 @@ from typing import Final
 import numpy as np
 
 from diffusionbench.benchmarks.simpleeval.blocks import FREE, Prompt, PromptSet
-from diffusionbench.benchmarks.simpleeval.evidence import ABSTAIN, ScorerSpec, consensus, majority, wanted
+from diffusionbench.benchmarks.simpleeval.evidence import ABSTAIN, ConsensusRule, consensus, majority, wanted
 from diffusionbench.benchmarks.simpleeval.stream import octets
 from diffusionbench.errors import DataError
 
@@ -64,14 +64,14 @@ class SetAnswers:
     missing: tuple[str, ...]
 
 
-def collect_answers(prompt_set: PromptSet, predictions: Predictions, spec: ScorerSpec) -> SetAnswers:
+def collect_answers(prompt_set: PromptSet, predictions: Predictions, rule: ConsensusRule) -> SetAnswers:
     """Compare predictions with what was asked.
 
     Args:
         prompt_set: the set.
         predictions: prompt id -> K arrays int8 [2, 1 + V, Q] (`evidence.py`), None where the image could not be
             judged. A block with a missing image is not scored.
-        spec: of the scorer.
+        rule: of the scorers.
 
     Raises:
         DataError: if no block is complete.
@@ -90,13 +90,13 @@ def collect_answers(prompt_set: PromptSet, predictions: Predictions, spec: Score
     right = {name: np.zeros((n, 4, K, 2), bool) for name in ("consensus", "A", "B", "clean")}
     upright, mirror = np.zeros((2, n, 4, K, 2))
     asked: list[np.ndarray] = []
-    mirrored = np.asarray(spec.mirrored)
+    mirrored = np.asarray(rule.mirrored)
     probes = _Probes(prompt_set, n)
     for place, twin, k in np.ndindex(n, 4, K):
         prompt = prompt_set.block(blocks[place])[twin]
         found = have[prompt.id][k]
         assert found is not None
-        alone, requested = majority(found, spec.need), wanted(prompt)
+        alone, requested = majority(found, rule.need), wanted(prompt)
         both = consensus(alone)
         answers = {"consensus": both, "A": alone[0], "B": alone[1], "clean": consensus(found[:, 0])}
         for name, answer in answers.items():

@@ -23,7 +23,6 @@ from diffusionbench.benchmarks.simpleeval.answers import (
 )
 from diffusionbench.benchmarks.simpleeval.blocks import PromptSet
 from diffusionbench.benchmarks.simpleeval.claims import Claim
-from diffusionbench.benchmarks.simpleeval.image_ops import LUMA, resize
 
 SIGMAS: Final = 3.0
 THRESHOLDS: Final = {
@@ -37,8 +36,8 @@ THRESHOLDS: Final = {
 #: One image in so many is sampled again for guard G9; the largest mean difference in 8-bit levels that is still equal.
 REGENERATED: Final = 50
 SAME: Final = 2.0
-#: Side of the thumbnails whose distance is variety, and bits in which the hashes of near-copies differ at most.
-THUMBNAIL, NEAR_BITS = 8, 2
+#: Bits in which the hashes of near-copies differ at most.
+NEAR_BITS: Final = 2
 NEAR_COPIES: Final = 0.02
 ENTROPY: Final = 0.5
 UNKNOWN: Final = "no honest generator was measured to compare with"
@@ -86,11 +85,10 @@ class Looks:
     vectors: dict[str, dict[int, np.ndarray]] = field(default_factory=dict)
     hashes: dict[str, dict[int, np.ndarray]] = field(default_factory=dict)
 
-    def add(self, prompt_id: str, k: int, image: np.ndarray) -> None:
-        """Take one image, uint8 [H, W, 3]: its thumbnail, and whether brightness rises to the right in one of 8 x 9."""
-        self.vectors.setdefault(prompt_id, {})[k] = resize(image, THUMBNAIL).astype(np.float32).ravel()
-        grey = resize(image, 9).astype(np.float32) @ LUMA
-        self.hashes.setdefault(prompt_id, {})[k] = (np.diff(grey[:8], axis=1) > 0).ravel()
+    def add(self, prompt_id: str, k: int, thumbnail: Sequence[int], difference_hash: Sequence[int]) -> None:
+        """Take levels [192] and hash bits [64] of one image, as the judge's row holds them."""
+        self.vectors.setdefault(prompt_id, {})[k] = np.asarray(thumbnail, np.float32)
+        self.hashes.setdefault(prompt_id, {})[k] = np.asarray(difference_hash, bool)
 
 
 @dataclass(frozen=True)

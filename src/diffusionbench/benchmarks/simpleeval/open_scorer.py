@@ -17,19 +17,22 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from diffusionbench.benchmarks.simpleeval import OPEN_JUDGE
 from diffusionbench.benchmarks.simpleeval.blocks import Prompt, Question
-from diffusionbench.benchmarks.simpleeval.evidence import Scorer, ScorerSpec
-from diffusionbench.benchmarks.simpleeval.open_views import MIRRORED, SIDE, halves, square, to_input, views
+from diffusionbench.benchmarks.simpleeval.evidence import OPEN_RULE, Scorer
+from diffusionbench.benchmarks.simpleeval.open_views import SIDE, halves, square, to_input, views
 from diffusionbench.benchmarks.simpleeval.open_words import kind_of, owner_of, scorer_texts
 from diffusionbench.benchmarks.simpleeval.renderer import background
 from diffusionbench.errors import RequestError
+from diffusionbench.judges.judge import Needs
 from diffusionbench.registry import require
 
 BATCH: Final = 64
+PURPOSE: Final = "SimpleEval's scorer of natural prompts"
 NULL_IMAGES: Final = 32
 LEFT, RIGHT, TOP, BOTTOM = range(1, 5)
 #: View 0 is the undamaged image.
-FLIPPED: Final = (False, *MIRRORED)
+FLIPPED: Final = (False, *OPEN_RULE.mirrored)
 
 
 class DualEncoder(Protocol):
@@ -112,7 +115,7 @@ class HubEncoder:
             MissingPackageError: if transformers is not installed.
             RequestError: if the weights cannot be found.
         """
-        transformers = require("transformers", "eval-t2i", "SimpleEval's scorer of natural prompts")
+        transformers = require("transformers", "eval-t2i", PURPOSE)
         source = model or spec.model
         dtype = torch.float32 if torch.device(device).type == "cpu" else torch.bfloat16
         try:
@@ -174,27 +177,41 @@ def weights_digest(network: torch.nn.Module) -> str:
 class OpenScorer(Scorer):
     """Both encoders on all views; memory does not grow with the number of images, only with distinct sentences."""
 
-    def __init__(self, first: DualEncoder, second: DualEncoder) -> None:
-        self._encoders = (first, second)
-        self.spec = ScorerSpec(need=5, mirrored=MIRRORED, names=(first.name, second.name))
-        self.digests = {encoder.name: encoder.digest for encoder in self._encoders}
+    spec = OPEN_JUDGE
+    rule = OPEN_RULE
+
+    def __init__(
+        self,
+        device: str = "cpu",
+        options: Mapping[str, Any] | None = None,
+        encoders: tuple[DualEncoder, DualEncoder] | None = None,
+    ) -> None:
+        """Load the published pair of encoders, or take another pair.
+
+        Raises:
+            MissingPackageError: if transformers is not installed.
+            RequestError: if weights cannot be found.
+        """
+        super().__init__(device, options)
+        self._encoders = encoders or (HubEncoder(CLIP, device), HubEncoder(ALIGN, device))
+        self.digest = self.digest_of({encoder.name: encoder.digest for encoder in self._encoders})
         self._texts: tuple[dict[tuple[str, ...], Tensor], ...] = ({}, {})
         nulls = [square(background(f"null/{i}", "null", SIDE)) for i in range(NULL_IMAGES)]
         #: Mean vector of pictures that show nothing: a phrase's liking for it is what the phrase gets for free.
         self._null = [encoder.images(nulls).mean(dim=0) for encoder in self._encoders]
 
     @classmethod
-    def from_hub(cls, device: str = "cpu") -> OpenScorer:
-        """Load the published pair of encoders.
+    def check(cls) -> Needs:
+        """Verify that transformers is installed; the weights come from the hub or its cache.
 
         Raises:
-            MissingPackageError: if transformers is not installed.
-            RequestError: if weights cannot be found.
+            MissingPackageError: saying how to install it.
         """
-        return cls(HubEncoder(CLIP, device), HubEncoder(ALIGN, device))
+        require("transformers", "eval-t2i", PURPOSE)
+        return Needs(packages=("transformers",), memory_mb=2000)
 
     def predict(self, images: Sequence[np.ndarray], prompts: Sequence[Prompt]) -> list[np.ndarray]:
-        """See `evidence.Scorer.predict`."""
+        """See `Scorer.predict`."""
         copies = [views(image, prompt.id.split("/")[0]) for image, prompt in zip(images, prompts, strict=True)]
         out = [np.zeros((2, len(FLIPPED), len(prompt.questions)), np.int8) for prompt in prompts]
         for number, encoder in enumerate(self._encoders):

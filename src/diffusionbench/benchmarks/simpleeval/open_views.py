@@ -16,7 +16,6 @@ from diffusionbench.benchmarks.simpleeval.stream import octets
 SIDE: Final = 256
 SMALL: Final = 160
 CROP: Final = 217
-MIRRORED: Final = (False, True, False, True, False, True)
 #: Halves overlap, so that an object near the middle is in both.
 HALF: Final = 0.55
 

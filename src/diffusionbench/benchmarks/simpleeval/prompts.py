@@ -5,16 +5,17 @@ from __future__ import annotations
 import itertools
 from collections import Counter
 from collections.abc import Collection, Iterable
-from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any, Final
 
-from diffusionbench.benchmarks.simpleeval import claims, open_world, shapes_world
+from diffusionbench.benchmarks.simpleeval import OPEN_PROMPTS, SHAPES_PROMPTS, claims, open_world, shapes_world
 from diffusionbench.benchmarks.simpleeval.blocks import TWINS, Prompt, PromptSet, PromptWorld
 from diffusionbench.benchmarks.simpleeval.stream import DeadEndError, HashStream
 from diffusionbench.errors import RequestError
-from diffusionbench.prompts import PromptList
+from diffusionbench.prompts import PromptList, PromptSource
 from diffusionbench.registry import nearest
+from diffusionbench.sample import Item
+from diffusionbench.specs import PromptSpec
 
 WORLDS: Final[dict[str, PromptWorld]] = {"open": open_world.WORLD, "shapes": shapes_world.WORLD}
 STRATA: Final = ("easy", "medium", "hard")
@@ -26,22 +27,14 @@ MAX_REDRAWS: Final = 100
 GRAM, NEAR = 5, 0.8
 
 
-@dataclass(frozen=True)
-class SimpleEvalPrompts:
-    """One world's sets as a row of the table of prompt sets."""
+class SimpleEvalPrompts(PromptSource):
+    """The sets of one world, "open" or "shapes"."""
 
-    name: str
-    world: str
-    title: str
-    licence: str = "Apache-2.0"
-
-    @property
-    def layouts(self) -> tuple[str, ...]:
-        """Sizes, the smallest first."""
-        return tuple(WORLDS[self.world].layouts)
+    def __init__(self, spec: PromptSpec, world: str) -> None:
+        self.spec, self.world = spec, world
 
     def open(self, seed: str, layout: str | None = None) -> PromptList:
-        """See `PromptSource.open`; without a layout the smallest one.
+        """See `PromptSource.open`.
 
         Raises:
             RequestError: if the seed is neither public nor bound nor sealed, or the layout is unknown.
@@ -51,12 +44,11 @@ class SimpleEvalPrompts:
                 f"'{seed}' is no seed of SimpleEval. Use {claims.PUBLIC[0]} ... {claims.PUBLIC[-1]}, a bound seed "
                 "(bound-<32 hex digits>) or a revealed sealed one (sealed-<name>-<64 hex digits>)."
             )
-        found = build(self.world, seed, layout or self.layouts[0])
+        found = build(self.world, seed, layout or self.spec.layouts[0])
         return PromptList(
-            name=self.name,
+            name=self.spec.name,
             digest=found.digest,
-            texts=tuple(prompt.text for prompt in found.prompts),
-            files=tuple(prompt.id for prompt in found.prompts),
+            items=tuple(Item(prompt.id, text=prompt.text, detail={"prompt": prompt}) for prompt in found.prompts),
             images_per_prompt=found.images_per_prompt,
             noise_seeds=found.noise_seeds,
             jsonl=found.jsonl,
@@ -64,12 +56,12 @@ class SimpleEvalPrompts:
         )
 
     def summary(self, opened: PromptList) -> str:
-        """Return `describe` of an opened set."""
+        """See `PromptSource.summary`."""
         return describe(opened.detail)
 
 
-OPEN = SimpleEvalPrompts("simpleeval_v1", "open", "SimpleEval (ours, v1): natural prompts, two dual encoders")
-SHAPES = SimpleEvalPrompts("simpleeval_shapes_v1", "shapes", "SimpleEval (ours, v1): rendered shapes, two readers")
+OPEN = SimpleEvalPrompts(OPEN_PROMPTS, "open")
+SHAPES = SimpleEvalPrompts(SHAPES_PROMPTS, "shapes")
 
 
 def normalised(text: str) -> str:

@@ -1,10 +1,10 @@
-"""SimpleEval in its two worlds as metrics (docs/simpleeval.md)."""
+"""SimpleEval in its two worlds as metrics that reduce the predictions of their judges (docs/simpleeval.md)."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import Any, ClassVar
 
 import numpy as np
 
@@ -15,36 +15,32 @@ from diffusionbench.benchmarks.simpleeval.claims import claim_of
 from diffusionbench.benchmarks.simpleeval.evidence import consensus, majority
 from diffusionbench.benchmarks.simpleeval.guards import Looks, variety
 from diffusionbench.metrics import MetricSpec
+from diffusionbench.metrics.metric import Context, Metric
+from diffusionbench.sample import Sample
 from diffusionbench.stats import Estimate
 
-if TYPE_CHECKING:
-    from diffusionbench.axes import Sample
-    from diffusionbench.benchmarks.simpleeval.evidence import Scorer
-    from diffusionbench.judges import Extractor
-    from diffusionbench.prompts import Prompts
 
+class SimpleEval(Metric):
+    """The score in one world; memory is a few hundred bytes an image."""
 
-class SimpleEval:
-    """Predicts on every image as it comes; memory is a few hundred bytes an image."""
+    scoring: ClassVar[scorecard.WorldScoring]
 
-    def __init__(self, scoring: scorecard.WorldScoring, scorer: Scorer, prompts: Prompts) -> None:
-        detail: PromptSet = prompts.opened.detail
-        self._scoring, self._scorer, self._claim = scoring, scorer, claim_of(prompts.choice)
-        self._set = detail
+    def __init__(self, spec: MetricSpec, context: Context) -> None:
+        super().__init__(spec, context)
+        assert context.prompts is not None
+        assert context.choice is not None
+        self._set: PromptSet = context.prompts.detail
+        self._claim = claim_of(context.choice)
         self._predictions: dict[str, list[np.ndarray | None]] = {
-            prompt.id: [None] * detail.images_per_prompt for prompt in detail.prompts
+            prompt.id: [None] * self._set.images_per_prompt for prompt in self._set.prompts
         }
         self._looks = Looks()
 
-    def update(self, outputs: Mapping[str, np.ndarray], samples: Sequence[Sample]) -> None:
-        """Judge a batch; see `Metric.update`."""
-        images = list(outputs["images"])
-        places = [divmod(sample.id, self._set.images_per_prompt) for sample in samples]
-        prompts = [self._set.prompts[place] for place, _ in places]
-        found = self._scorer.predict(images, prompts)
-        for image, prompt, (_, k), predictions in zip(images, prompts, places, found, strict=True):
-            self._predictions[prompt.id][k] = predictions
-            self._looks.add(prompt.id, k, image)
+    def update(self, evidence: Mapping[str, Any], samples: Sequence[Sample]) -> None:
+        """Take a batch; see `Metric.update`."""
+        for row, sample in self.seen.add_rows(evidence[self.spec.judges[0]], samples):
+            self._predictions[sample.item.key][sample.k] = np.asarray(row["predictions"], np.int8)
+            self._looks.add(sample.item.key, sample.k, row["thumbnail"], row["hash"])
 
     def card(self) -> scorecard.ScoreCard:
         """Return everything about the images seen so far.
@@ -52,8 +48,8 @@ class SimpleEval:
         Raises:
             DataError: if no block is complete.
         """
-        answers = collect_answers(self._set, self._predictions, self._scorer.spec)
-        return scorecard.score_card(answers, self._scoring, self._claim, variety(self._looks, self._set))
+        answers = collect_answers(self._set, self._predictions, self.scoring.rule)
+        return scorecard.score_card(answers, self.scoring, self._claim, variety(self._looks, self._set))
 
     def compute(self) -> Estimate:
         """Return the score; its parts are the other keys, its facts the rest of the card and every prediction."""
@@ -66,7 +62,6 @@ class SimpleEval:
             **card.facts(),
             "verdicts": self._verdicts(),
             "text": card.text(),
-            "scorers": dict(self._scorer.digests),
             "networks": self._claim.networks,
             "beacon": self._claim.beacon,
             "predictions": {
@@ -83,7 +78,7 @@ class SimpleEval:
             for k, predictions in enumerate(self._predictions[prompt.id]):
                 if predictions is None:
                     continue
-                answers = consensus(majority(predictions, self._scorer.spec.need))
+                answers = consensus(majority(predictions, self.scoring.rule.need))
                 found[str(place * self._set.images_per_prompt + k)] = [
                     [asked.slot, asked.options[asked.answer], asked.options[answer] if answer >= 0 else None]
                     for asked, answer in zip(prompt.questions, answers, strict=True)
@@ -92,31 +87,13 @@ class SimpleEval:
         return found
 
 
-def _shapes(prompts: Prompts, extractor: Extractor) -> SimpleEval:
-    from diffusionbench.benchmarks.simpleeval.shapes_scorer import ShapesScorer
+class OpenSimpleEval(SimpleEval):
+    """The score on natural prompts."""
 
-    return SimpleEval(scorecard.SHAPES, ShapesScorer(), prompts)
-
-
-def _open(prompts: Prompts, extractor: Extractor) -> SimpleEval:
-    from diffusionbench.benchmarks.simpleeval.open_scorer import OpenScorer
-
-    return SimpleEval(scorecard.OPEN, OpenScorer.from_hub(device=extractor.device), prompts)  # type: ignore[attr-defined]
+    scoring = scorecard.OPEN
 
 
-def _spec(key: str, title: str, create: Callable[..., SimpleEval]) -> MetricSpec:
-    return MetricSpec(
-        key=key,
-        title=title,
-        higher_is_better=True,
-        extractor="pixels",
-        needs="prompts",
-        prompts=key,
-        min_samples=8,
-        source="docs/simpleeval.md",
-        create=create,
-    )
+class ShapesSimpleEval(SimpleEval):
+    """The score in the world of drawn shapes."""
 
-
-OPEN = _spec("simpleeval_v1", "SimpleEval (ours, v1), natural prompts", _open)
-SHAPES = _spec("simpleeval_shapes_v1", "SimpleEval (ours, v1), rendered shapes", _shapes)
+    scoring = scorecard.SHAPES

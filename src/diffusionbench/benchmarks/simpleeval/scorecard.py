@@ -23,6 +23,7 @@ from diffusionbench.benchmarks.simpleeval.answers import (
     single_credit,
 )
 from diffusionbench.benchmarks.simpleeval.claims import Claim, kind_of
+from diffusionbench.benchmarks.simpleeval.evidence import OPEN_RULE, SHAPES_RULE, ConsensusRule
 from diffusionbench.benchmarks.simpleeval.guards import Baselines, Guard, Variety
 from diffusionbench.stats import Estimate
 
@@ -41,7 +42,7 @@ class WorldScoring:
 
     Attributes:
         key: metric key.
-        world: name of the world.
+        rule: of its scorers.
         headline: families that enter the score.
         baselines: of the guards, or None where they are unmeasured.
         related_models: words that mark a network as one that shares its encoder with a scorer.
@@ -50,7 +51,7 @@ class WorldScoring:
     """
 
     key: str
-    world: str
+    rule: ConsensusRule
     headline: tuple[str, ...]
     baselines: Baselines | None
     related_models: tuple[str, ...] = ()
@@ -80,7 +81,7 @@ def is_able(found: Mapping[str, float]) -> bool:
 #: Baselines: medians over `simulate(p)`, p = 0.9, 0.8, 0.7, 0.6 on public-0 (docs/simpleeval.md).
 SHAPES: Final = WorldScoring(
     key="simpleeval_shapes_v1",
-    world="shapes",
+    rule=SHAPES_RULE,
     headline=shapes_world.FAMILIES,
     baselines=Baselines(clean=0.0, split=0.0, variety=0.9),
     ceiling=1.0,
@@ -89,7 +90,7 @@ _ABLE, _PROVISIONAL = able_families(open_world.FAMILIES)
 #: Never run on the real weights of its scorers: until it is, it has no baselines and stays provisional.
 OPEN: Final = WorldScoring(
     key="simpleeval_v1",
-    world="open",
+    rule=OPEN_RULE,
     headline=_ABLE,
     baselines=None,
     related_models=("openai/clip", "clip-vit-base-patch32", "align-base", "coyo-align"),

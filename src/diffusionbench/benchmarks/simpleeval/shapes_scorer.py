@@ -3,24 +3,21 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 
-from diffusionbench.benchmarks.simpleeval import bands
+from diffusionbench.benchmarks.simpleeval import SHAPES_JUDGE, bands
 from diffusionbench.benchmarks.simpleeval.blocks import Prompt
-from diffusionbench.benchmarks.simpleeval.evidence import Scorer, ScorerSpec
+from diffusionbench.benchmarks.simpleeval.evidence import SHAPES_RULE, Scorer
 from diffusionbench.benchmarks.simpleeval.image_ops import SIDE, box_mean, resize
 from diffusionbench.benchmarks.simpleeval.reader_components import read_components
 from diffusionbench.benchmarks.simpleeval.reader_filters import read_filters
 from diffusionbench.benchmarks.simpleeval.reading import Reading, answer
 from diffusionbench.benchmarks.simpleeval.stream import octets
-from diffusionbench.schema import digest
 
-#: Which damaged views are mirror images.
-MIRRORED: Final[tuple[bool, ...]] = (False, True, False)
 READERS: Final = {"components": read_components, "filters": read_filters}
 #: Of the readers' code: another number where they may answer otherwise on some image.
 READERS_VERSION: Final = 1
@@ -61,7 +58,7 @@ def read(image: np.ndarray, undamaged: bool = True) -> list[list[Reading]]:
     """
     native = min(image.shape[:2])
     image = np.ascontiguousarray(resize(image))
-    copies, flips = views(image), MIRRORED
+    copies, flips = views(image), SHAPES_RULE.mirrored
     if undamaged:
         copies, flips = [image, *copies], (False, *flips)
     out = []
@@ -83,12 +80,14 @@ def predictions_of(readings: Sequence[Sequence[Reading]], prompt: Prompt) -> np.
 class ShapesScorer(Scorer):
     """Both readers on all views."""
 
-    spec = ScorerSpec(need=2, mirrored=MIRRORED, names=("components", "filters"))
+    spec = SHAPES_JUDGE
+    rule = SHAPES_RULE
 
-    def __init__(self) -> None:
+    def __init__(self, device: str = "cpu", options: Mapping[str, Any] | None = None) -> None:
+        super().__init__(device, options)
         thresholds = {name: value for name, value in vars(bands).items() if name.isupper()}
-        self.digests = {name: digest([name, READERS_VERSION, thresholds]) for name in READERS}
+        self.digest = self.digest_of([*READERS, READERS_VERSION, thresholds])
 
     def predict(self, images: Sequence[np.ndarray], prompts: Sequence[Prompt]) -> list[np.ndarray]:
-        """See `evidence.Scorer.predict`."""
+        """See `Scorer.predict`."""
         return [predictions_of(read(image), prompt) for image, prompt in zip(images, prompts, strict=True)]

@@ -14,29 +14,25 @@ from typing import Any
 import numpy as np
 
 from diffusionbench import record as records
-from diffusionbench.axes import Sample
 from diffusionbench.benchmarks.simpleeval import guards, scorecard
 from diffusionbench.benchmarks.simpleeval.claims import Claim, claim_of
 from diffusionbench.errors import RequestError
 from diffusionbench.limits import reads_extra
 from diffusionbench.prompts import PROMPTS, PromptChoice, PromptList
-from diffusionbench.request import EvalRequest, expand
-from diffusionbench.source import PromptFolderSource, Source, UnreadableImages
+from diffusionbench.request import Evaluation
+from diffusionbench.sample import Sample
+from diffusionbench.source import ImageSource, PromptFolderSource, UnreadableImages
 
 
 def draw_again(prompts: PromptList) -> str:
     """Draw 2 % of a set's images by the operating system's randomness, as JSON Lines: file, text and noise seed."""
-    files = prompts.files_of_images()
-    chosen = sorted(secrets.SystemRandom().sample(range(len(files)), guards.num_regenerated(len(files))))
-    rows = []
-    for place in chosen:
-        prompt, k = divmod(place, prompts.images_per_prompt)
-        seed = None if prompts.noise_seeds is None else prompts.noise_seeds[prompt][k]
-        rows.append({"file": f"{files[place]}.png", "text": prompts.texts[prompt], "seed": seed})
+    chosen = sorted(secrets.SystemRandom().sample(range(prompts.count), guards.num_regenerated(prompts.count)))
+    samples = map(prompts.sample, chosen)
+    rows = [{"file": f"{sample.file}.png", "text": sample.prompt, "seed": sample.seed} for sample in samples]
     return "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
 
 
-def differences(samples: Sequence[Sample], images: Source, again: Source) -> dict[str, float]:
+def differences(samples: Sequence[Sample], images: ImageSource, again: ImageSource) -> dict[str, float]:
     """Compare images with the same samples made again from their ruled noise seeds.
 
     Args:
@@ -54,25 +50,25 @@ def differences(samples: Sequence[Sample], images: Source, again: Source) -> dic
         except UnreadableImages:
             continue
         same_size = first.shape == second.shape
-        out[str(sample.file)] = float(np.abs(first.astype(float) - second).mean()) if same_size else 255.0
+        out[sample.file] = float(np.abs(first.astype(float) - second).mean()) if same_size else 255.0
     return out
 
 
-def compare_again(request: EvalRequest, images: Source, folder: Path) -> EvalRequest:
-    """Return the request with the differences to images that were sampled again.
+def compare_again(evaluation: Evaluation, images: ImageSource, folder: Path) -> Evaluation:
+    """Return the evaluation with the differences to images that were sampled again.
 
     Raises:
         RequestError: if the folder holds no image of the set.
     """
-    samples = expand(request, images)
+    samples, choice = evaluation.samples(images), evaluation.request.prompts
     found = differences(samples, images, PromptFolderSource(folder))
-    if not found or request.prompts is None:
+    if not found or choice is None:
         raise RequestError(
             f"folder {folder} holds no image of this set, such as {samples[0].file}.png. Sample those again "
             "that `diffusionbench prompts --again` draws."
         )
-    claim = {**request.prompts.claim, "again": found}
-    return request.model_copy(update={"prompts": request.prompts.model_copy(update={"claim": claim})})
+    claim = {**choice.claim, "again": found}
+    return evaluation.updated(prompts=choice.model_copy(update={"claim": claim}))
 
 
 @reads_extra
@@ -96,7 +92,7 @@ def verify_record(path: Path) -> str:
                 f"record {path}: seed {fact['seed']} gives the set {opened.digest[:12]}, and the record names "
                 f"{fact['set_digest'][:12]}. It was made by another version or changed; score the images again."
             )
-        reasons = _unranked(worlds[key], fact, claim, len(opened.files_of_images()))
+        reasons = _unranked(worlds[key], fact, claim, opened.count)
         if fact["status"] == "ranked" and reasons:
             raise RequestError(f"record {path} calls itself ranked, but {reasons[0]}. Do not rank it.")
         lines.append(f"{key}: set {opened.digest[:12]} is that of seed {fact['seed']}; status {fact['status']}")

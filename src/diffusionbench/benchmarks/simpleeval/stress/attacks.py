@@ -12,9 +12,9 @@ from diffusionbench.benchmarks.simpleeval import renderer
 from diffusionbench.benchmarks.simpleeval.answers import collect_answers
 from diffusionbench.benchmarks.simpleeval.blocks import PromptSet
 from diffusionbench.benchmarks.simpleeval.claims import Claim, bound_seed
+from diffusionbench.benchmarks.simpleeval.evidence import SHAPES_RULE
 from diffusionbench.benchmarks.simpleeval.prompts import build
 from diffusionbench.benchmarks.simpleeval.scorecard import SHAPES, ScoreCard, score_card
-from diffusionbench.benchmarks.simpleeval.shapes_scorer import ShapesScorer
 from diffusionbench.benchmarks.simpleeval.stream import HashStream
 from diffusionbench.benchmarks.simpleeval.stress import perturbations
 from diffusionbench.benchmarks.simpleeval.stress.bench import REPLICATES, Bench, Outcome, block_weights, subset
@@ -220,7 +220,7 @@ def _simulated(
         scene = renderer.complete(scene, HashStream("memoriser", f"free/{prompt.id}"))
         answers = truth_answers(prompt, scene)
         predictions[prompt.id] = [np.broadcast_to(answers, (2, 4, len(answers)))]
-    return score_card(collect_answers(prompt_set, predictions, ShapesScorer.spec), SHAPES, claim)
+    return score_card(collect_answers(prompt_set, predictions, SHAPES_RULE), SHAPES, claim)
 
 
 def look(bench: Bench) -> list[Outcome]:

@@ -15,7 +15,7 @@ import torch
 
 from diffusionbench.benchmarks.simpleeval.answers import SetAnswers, collect_answers, credit_by_cell, headline
 from diffusionbench.benchmarks.simpleeval.blocks import Prompt, PromptSet
-from diffusionbench.benchmarks.simpleeval.evidence import consensus, majority, wanted
+from diffusionbench.benchmarks.simpleeval.evidence import SHAPES_RULE, consensus, majority, wanted
 from diffusionbench.benchmarks.simpleeval.reading import Reading
 from diffusionbench.benchmarks.simpleeval.shapes_scorer import ShapesScorer, predictions_of, read
 from diffusionbench.benchmarks.simpleeval.stress.toy_scorers import FOLDER, ToyScorer, load, tokens
@@ -55,7 +55,7 @@ class SimpleEvalTarget(Target):
 
     def __init__(self) -> None:
         self._seen: dict[bytes, list[list[Reading]]] = {}
-        self.digests = ShapesScorer().digests
+        self.digests = {"judge": ShapesScorer().digest}
         self.pool = ProcessPoolExecutor(os.cpu_count(), mp_context=get_context("spawn"))
 
     def judge(self, images: Sequence[np.ndarray], prompts: Sequence[Prompt]) -> list[np.ndarray]:
@@ -90,13 +90,13 @@ def answers_of(prompt_set: PromptSet, judged: Sequence[np.ndarray]) -> SetAnswer
     """Return the answers to one image a prompt."""
     one = replace(prompt_set, images_per_prompt=1)
     predictions = {prompt.id: [found] for prompt, found in zip(prompt_set.prompts, judged, strict=True)}
-    return collect_answers(one, predictions, ShapesScorer.spec)
+    return collect_answers(one, predictions, SHAPES_RULE)
 
 
 def right(predictions: np.ndarray, prompt: Prompt) -> np.ndarray:
     """Return whether the consensus on each question is the requested fact: bool [Q]."""
     asked = wanted(prompt)
-    return (consensus(majority(predictions, ShapesScorer.spec.need)) == asked) & (asked >= 0)
+    return (consensus(majority(predictions, SHAPES_RULE.need)) == asked) & (asked >= 0)
 
 
 class ToyTarget(Target):
