@@ -13,11 +13,12 @@ from diffusionbench.benchmarks.simpleeval import shapes_world as world
 from diffusionbench.benchmarks.simpleeval.answers import by_cell, collect_answers, headline, pair_credit
 from diffusionbench.benchmarks.simpleeval.bands import Band
 from diffusionbench.benchmarks.simpleeval.blocks import Question
+from diffusionbench.benchmarks.simpleeval.evidence import SHAPES_RULE
 from diffusionbench.benchmarks.simpleeval.prompts import build
 from diffusionbench.benchmarks.simpleeval.reader_components import read_components
 from diffusionbench.benchmarks.simpleeval.reader_filters import read_filters
 from diffusionbench.benchmarks.simpleeval.reading import Found, Reading, answer
-from diffusionbench.benchmarks.simpleeval.shapes_scorer import ShapesScorer, predictions_of, read
+from diffusionbench.benchmarks.simpleeval.shapes_scorer import predictions_of, read
 from diffusionbench.benchmarks.simpleeval.stress import perturbations
 from diffusionbench.benchmarks.simpleeval.stress.bench import subset
 from diffusionbench.benchmarks.simpleeval.stress.simulate import draw, truth_answers
@@ -143,7 +144,7 @@ def mixed(scene, seed, path, monkeypatch):
 
 
 def score(prompt_set, votes):
-    result = collect_answers(prompt_set, votes, ShapesScorer.spec)
+    result = collect_answers(prompt_set, votes, SHAPES_RULE)
     credits = pair_credit(result.right["joint"], result.options)
     return headline(by_cell(result, credits, np.ones((1, prompt_set.num_blocks))), range(7))[0]
 

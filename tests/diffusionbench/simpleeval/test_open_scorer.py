@@ -10,7 +10,7 @@ import torch
 import calibrate_simpleeval
 from diffusionbench.benchmarks.simpleeval import open_scorer, open_views, scorecard
 from diffusionbench.benchmarks.simpleeval.answers import collect_answers
-from diffusionbench.benchmarks.simpleeval.evidence import consensus, majority
+from diffusionbench.benchmarks.simpleeval.evidence import OPEN_RULE, consensus, majority
 from diffusionbench.benchmarks.simpleeval.open_scorer import OpenScorer
 from diffusionbench.benchmarks.simpleeval.open_words import scorer_texts, vocabulary
 from diffusionbench.benchmarks.simpleeval.prompts import build
@@ -91,7 +91,7 @@ def test_fake_encoders_drive_the_whole_protocol(prompts, monkeypatch):
     """Pictures that say what was asked are read right, family by family, relation and binding in mirrors too."""
     # Noise would leave the level that carries the message.
     monkeypatch.setattr(open_views, "_noisy", lambda view, seed, key, number: view)
-    scorer = OpenScorer(Fake("a"), Fake("b"))
+    scorer = OpenScorer(encoders=(Fake("a"), Fake("b")))
     right, asked = {}, {}
     judged = []
     for block in range(2, 108, 6):
@@ -104,7 +104,7 @@ def test_fake_encoders_drive_the_whole_protocol(prompts, monkeypatch):
                 asked[question.family] = asked.get(question.family, 0) + 1
     shares = {family: right[family] / asked[family] for family in asked}
     assert min(shares.values()) > 0.8, shares
-    found = calibrate_simpleeval.competence(judged, scorer.spec)
+    found = calibrate_simpleeval.competence(judged, OPEN_RULE)
     assert all(scorecard.is_able(row) for row in found.values())
 
 
@@ -117,7 +117,7 @@ def test_families_below_the_required_competence_leave_the_headline(tmp_path):
 
 
 def test_scorers_that_disagree_abstain_and_blind_ones_gain_nothing(prompts):
-    scorer = OpenScorer(Fake("a"), Fake("b"))
+    scorer = OpenScorer(encoders=(Fake("a"), Fake("b")))
     grey = np.full((64, 64, 3), 128, np.uint8)
     PAINTED.clear()
     votes = {prompt.id: scorer.predict([grey], [prompt]) * 2 for prompt in prompts.prompts[:8]}
@@ -127,12 +127,11 @@ def test_scorers_that_disagree_abstain_and_blind_ones_gain_nothing(prompts):
 
 
 def test_report_of_the_open_world_is_provisional(prompts):
-    spec = OpenScorer(Fake("a"), Fake("b")).spec
     votes = {
         prompt.id: [np.broadcast_to([q.answer for q in prompt.questions], (2, 7, len(prompt.questions)))] * 2
         for prompt in prompts.prompts
     }
-    found = scorecard.score_card(collect_answers(prompts, votes, spec), scorecard.OPEN)
+    found = scorecard.score_card(collect_answers(prompts, votes, OPEN_RULE), scorecard.OPEN)
     assert found.score.value == 1.0
     assert found.status == "provisional"
     assert set(found.families) == set(prompts.families)
@@ -227,7 +226,7 @@ def test_tiny_models_from_disk(tiny_models, prompts):
         assert vectors.shape == sentences.shape
         assert torch.allclose(vectors.norm(dim=-1), torch.ones(2), atol=1e-5)
         assert torch.allclose(encoder.texts(["red"]), sentences[1:], atol=1e-5)
-    scorer = OpenScorer(first, second)
+    scorer = OpenScorer(encoders=(first, second))
     chosen = [prompts.block(0)[0], prompts.block(100)[3]]
     votes = scorer.predict([image, image], chosen)
     assert [array.shape for array in votes] == [(2, 7, len(prompt.questions)) for prompt in chosen]

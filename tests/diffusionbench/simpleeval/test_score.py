@@ -9,15 +9,15 @@ import pytest
 
 from diffusionbench.benchmarks.simpleeval import answers, claims, guards, scorecard, shapes_world
 from diffusionbench.benchmarks.simpleeval.claims import Claim
-from diffusionbench.benchmarks.simpleeval.evidence import consensus, majority
+from diffusionbench.benchmarks.simpleeval.evidence import SHAPES_RULE, consensus, difference_hash, majority
+from diffusionbench.benchmarks.simpleeval.image_ops import resize
 from diffusionbench.benchmarks.simpleeval.prompts import build
 from diffusionbench.benchmarks.simpleeval.renderer import complete
-from diffusionbench.benchmarks.simpleeval.shapes_scorer import ShapesScorer
 from diffusionbench.benchmarks.simpleeval.stream import HashStream
 from diffusionbench.benchmarks.simpleeval.stress.simulate import spoil, truth_answers
 from diffusionbench.errors import DataError, RequestError
 
-SPEC = ShapesScorer.spec
+RULE = SHAPES_RULE
 
 
 def quick(seed="public-0", layout="quick"):
@@ -40,7 +40,7 @@ def perfect_readers(prompt_set, accuracy, seed="votes", plain=None):
 
 
 def score(prompt_set, votes, **kwargs):
-    return scorecard.score_card(answers.collect_answers(prompt_set, votes, SPEC), scorecard.SHAPES, **kwargs)
+    return scorecard.score_card(answers.collect_answers(prompt_set, votes, RULE), scorecard.SHAPES, **kwargs)
 
 
 def test_votes_become_answers():
@@ -133,7 +133,7 @@ def test_unscored_blocks_are_counted_and_named():
     assert found.score.unscored == 16
     assert found.status == "incomplete"
     with pytest.raises(DataError, match="no block"):
-        answers.collect_answers(quick(), {}, SPEC)
+        answers.collect_answers(quick(), {}, RULE)
 
 
 def test_order_of_images_and_prompts_plays_no_part():
@@ -193,7 +193,7 @@ def test_guards_raise_what_they_are_for():
     assert "G9" in flags(score(quick(), honest, claim=again))
     scoring = replace(scorecard.SHAPES, related_models=("openai/clip",))
     shared = scorecard.score_card(
-        answers.collect_answers(quick(), honest, SPEC), scoring, Claim(networks=again.networks)
+        answers.collect_answers(quick(), honest, RULE), scoring, Claim(networks=again.networks)
     )
     assert shared.status == "dependent"
 
@@ -204,8 +204,8 @@ def test_variety_sees_collapse_and_near_copies():
     for prompt in quick().prompts:
         same = rng.integers(0, 256, (64, 64, 3), dtype=np.uint8)
         for k in range(2):
-            varied.add(prompt.id, k, rng.integers(0, 256, (64, 64, 3), dtype=np.uint8))
-            collapsed.add(prompt.id, k, same)
+            for looks, image in ((varied, rng.integers(0, 256, (64, 64, 3), dtype=np.uint8)), (collapsed, same)):
+                looks.add(prompt.id, k, resize(image, 8).ravel(), difference_hash(image))
     good, bad = (guards.variety(looks, quick()) for looks in (varied, collapsed))
     assert good.ratio == pytest.approx(1, abs=0.1)
     assert good.near_copies < 0.02
@@ -374,7 +374,7 @@ SAME = {f"{i}": 0.0 for i in range(guards.num_regenerated(576))}
 def test_ranked_needs_new_questions_the_public_score_and_images_made_again(beacon, public, again, status, monkeypatch):
     monkeypatch.setattr(claims, "published", known)
     prompt_set = quick(claims.bound_seed(DIGEST, beacon))
-    result = answers.collect_answers(prompt_set, perfect_readers(prompt_set, 0.8), SPEC)
+    result = answers.collect_answers(prompt_set, perfect_readers(prompt_set, 0.8), RULE)
     score_on_public = score(quick(), perfect_readers(quick(), 0.8)).score
     known_score = (score_on_public.value, score_on_public.stderr) if public else None
     claim = Claim(weights_digest=DIGEST, beacon=beacon, public=known_score, again=again)
@@ -388,7 +388,7 @@ def test_a_world_without_measured_scorers_is_provisional_whatever_is_flagged():
     votes = perfect_readers(quick(), 0.7)
     again = Claim(again={**SAME, "0": 30.0})
     world = replace(scorecard.SHAPES, provisional=True, baselines=None)
-    found = scorecard.score_card(answers.collect_answers(quick(), votes, SPEC), world, again)
+    found = scorecard.score_card(answers.collect_answers(quick(), votes, RULE), world, again)
     assert found.status == "provisional"
     assert "G9" in flags(found)
     values = {guard.key: guard.value for guard in found.guards}
@@ -418,7 +418,7 @@ def test_every_part_of_a_report_is_of_its_own_answers():
             one[1, 1:] = wanted if k in seen else -1
             one[1, 0] = -1 if prompt.block == 1 else wanted
         votes[prompt.id] = rows
-    result = answers.collect_answers(quick(), votes, SPEC)
+    result = answers.collect_answers(quick(), votes, RULE)
     found = scorecard.score_card(result, scorecard.SHAPES)
     assert quick().num_blocks % 4 == 0
     assert (found.block, found.abstained) == (0.375, 0.625)
