@@ -112,12 +112,8 @@ def batches(
 
     Args:
         dataset: a data set, or its latents.
-        seed: seed of the run.
-        batch_size: images of one step over all ranks and micro-batches.
+        seed, batch_size, rank, world, accumulation: see `Order`.
         first_step: number of optimizer updates already made.
-        rank: this process.
-        world: number of processes.
-        accumulation: micro-batches of one step on one rank.
         workers: processes that decode ahead; 0 decodes here. Changes nothing but the speed.
 
     Raises:

@@ -35,6 +35,13 @@ def existing(path: Path, name: str) -> Path:
     return path
 
 
+def existing_folder(path: Path, name: str) -> Path:
+    """Return the path of a data set that is a folder; raises as `existing`."""
+    if not existing(path, name).is_dir():
+        raise DataError(f"data set '{name}': {path} is a file. Give the folder that holds the pictures.")
+    return path
+
+
 def check_local(path: Path) -> None:
     """Check that a path means a place on this machine.
 

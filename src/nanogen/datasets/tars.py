@@ -21,7 +21,7 @@ import numpy as np
 
 from diffusionbench.errors import DataError
 from diffusionbench.files import LeftOut
-from nanogen.data import Component
+from nanogen.data import Component, locate
 from nanogen.data.caption_text import caption_from_json, decode_caption
 from nanogen.data.paths import find_files
 from nanogen.data.stored import MAX_DEFECTS, StoredImages
@@ -79,25 +79,21 @@ class TarShards(StoredImages):
         return (Component(len(self), blocks=tuple(shard.samples for shard in self.summaries)),)
 
     def name(self, index: int) -> str:
-        number, row = self._place(index)
+        number, row = locate(self._starts, index)
         return named(self.summaries[number].shard, self._shard(number).records.key(row))
 
     def key(self, index: int) -> str:
         """Return the sample's key, as WebDataset's `__key__`."""
-        number, row = self._place(index)
+        number, row = locate(self._starts, index)
         return self._shard(number).records.key(row)
 
     def read(self, index: int) -> bytes:
         return self._file(index, "image")
 
     def caption(self, index: int) -> str:
-        number, row = self._place(index)
+        number, row = locate(self._starts, index)
         is_json = self._shard(number).records.table["is_json"][row]
         return (caption_from_json if is_json else decode_caption)(self._file(index, "text"), self.name(index))
-
-    def _place(self, index: int) -> tuple[int, int]:
-        number = int(np.searchsorted(self._starts, index, side="right")) - 1
-        return number, index - int(self._starts[number])
 
     def _shard(self, number: int) -> OpenShard:
         if number in self._open:
@@ -113,7 +109,7 @@ class TarShards(StoredImages):
         return opened
 
     def _file(self, index: int, kind: str) -> bytes:
-        number, row = self._place(index)
+        number, row = locate(self._starts, index)
         opened, shard = self._shard(number), self.summaries[number].shard
         record = opened.records.table[row]
         position, length = int(record[kind]), int(record[f"{kind}_size"])
@@ -144,11 +140,6 @@ def open_tars(path: Path, image_size: int, split: str) -> TarShards:
     The caption is the text of `KEY.txt`, else the field `text` or `caption` of `KEY.json`; what else lies in the
     shards and beside them is counted. Each shard is indexed once. Samples lie in the order of shards and keys;
     the order of an epoch shuffles shards in groups.
-
-    Args:
-        path: file, pattern or folder.
-        image_size: side of the cropped images in pixels.
-        split: "train" or another; see `find_files`.
 
     Raises:
         DataError: if there is no shard or no sample, or a shard is unreadable, compressed, damaged, ends early or
