@@ -1,4 +1,4 @@
-"""What one data set is: a sized map from an index to an image and its condition. The table is `nanogen.datasets`.
+"""The base of data sets: sized maps from an index to an image and its condition. The table is `nanogen.datasets`.
 
 A data set knows neither models nor steps; order and position are `order.py`'s.
 """
@@ -90,7 +90,7 @@ class Dataset:
 
     @property
     def components(self) -> tuple[Component, ...]:
-        """How the indices lie (`plan.py`): one component without blocks, unless a data set says otherwise."""
+        """Return how the indices lie (`plan.py`): one component without blocks, unless a data set says otherwise."""
         return (Component(len(self)),)
 
 

@@ -58,8 +58,8 @@ class TableSchema:
             left_out: counts columns that could have been meant too.
 
         Raises:
-            DataError: if there is no column of images, neither labels nor captions, or several and none is called
-                as ours.
+            DataError: if there is no column of images, neither labels nor captions, or it is not clear which of
+                several is meant.
         """
         names = self.schema.names
         caption = next((name for name in CAPTION_FIELDS if name in names), None)

@@ -57,10 +57,10 @@ class Skipping(Wrapped):
         return self._read(self.dataset.caption, index)[0]
 
     def _read(self, read: Callable[[int], ReadT], index: int) -> tuple[ReadT, str | None]:
-        """Read a sample, else the first that can be read after it in its block, from whose end it goes on at the start.
+        """Read a sample, else the next one of its block that can be read; after the last one comes the first.
 
         Returns:
-            What was read, and the sentence about the sample itself where it could not be read.
+            The caption or example, and the sentence about the sample itself where that could not be read.
         """
         if not 0 <= index < len(self):
             raise IndexError(index)

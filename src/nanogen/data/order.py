@@ -178,7 +178,7 @@ def _gather(dataset: Dataset, micro: MicroBatch) -> Batch:
 
 
 class _Worker:
-    """Runs in a worker; errors of the data come back as values, as a DataLoader would bury their message."""
+    """Makes batches in a worker; errors of the data come back as values, as a DataLoader would bury their message."""
 
     def __init__(self, dataset: Dataset) -> None:
         self.dataset = dataset
@@ -195,7 +195,7 @@ def _end_with_parent(worker: int) -> None:
 
     A scheduler signals all processes of a job at once: the training then finishes its step, which needs batches.
     """
-    # What multiprocessing's own thread prints when its parent has closed a connection.
+    # multiprocessing's own thread would print a traceback when its parent has closed a connection.
     sys.excepthook = lambda kind, *more: None if issubclass(kind, OSError) else sys.__excepthook__(kind, *more)
     if not hasattr(signal, "sigwaitinfo"):
         return

@@ -116,7 +116,7 @@ class KeyFiles:
 
     @property
     def is_complete(self) -> bool:
-        """Whether there are an image and a caption; JSON without a caption may describe another field."""
+        """True with an image and a caption; JSON without a caption may describe another field."""
         return self.image is not None and self.text is not None and not (self.is_json and self.problem is not None)
 
 
@@ -301,7 +301,7 @@ def build(shard: Path) -> tuple[IndexFacts, Records]:
 
 
 class _Header(tarfile.TarInfo):
-    """A header whose size is a plain number that a reader may trust to allocate memory for."""
+    """A header whose size is a plain number, small enough where it is read into memory."""
 
     _OCTAL = re.compile(rb" *[0-7]* *(\0.*)?", re.DOTALL)
 
@@ -327,14 +327,14 @@ def _members(file: BinaryIO, shard: Path) -> Iterator[tarfile.TarInfo]:
     try:
         tar = tarfile.TarFile(fileobj=file, tarinfo=_Header)
         while (member := tar.next()) is not None:
-            # They would all be kept.
+            # Otherwise every member stays in memory.
             tar.members.clear()  # type: ignore[attr-defined]
             if member.size < 0 or tar.offset > end:
                 raise DataError(early)
             if not member.isdir() and not member.name.endswith("/"):
                 yield member
             start = tar.offset
-    # A stranger's header meets them all in the standard library.
+    # A damaged header leads to each of these in the standard library.
     except (tarfile.TarError, ValueError, IndexError, OverflowError, RecursionError) as error:
         if str(error) in ("unexpected end of data", "empty header", "truncated header"):
             raise DataError(early) from None
