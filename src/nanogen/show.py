@@ -127,7 +127,7 @@ def tables() -> dict[str, dict[str, str]]:
         "samplers": {name: row.title for name, row in SAMPLERS.items()},
         "data": {name: row.title for name, row in DATASETS.items()},
         "conditions": {name: row.title for name, row in CONDITIONS.items()},
-        "encoders": {name: ENCODERS.load(name).title for name in ENCODERS},
+        "encoders": {name: row.title for name, row in ENCODERS.items()},
     }
 
 
