@@ -62,7 +62,7 @@ def read_yaml(text: str, file: str) -> CommentedMap:
         reason = getattr(error, "problem", None) or str(error).partition("\n")[0]
         raise ConfigError(f"{where}: not valid YAML: {clipped(reason, 200)}.") from None
     except Exception as error:
-        # Its constructors raise whatever Python does: an integer of 5,000 digits, the 99th of a month, a map in itself.
+        # Constructors raise any error of Python: an integer of 5,000 digits, the 99th of a month, a map in itself.
         raise ConfigError(f"{file}: a value cannot be read ({clipped(str(error), 200)}). Write another one.") from None
     if tree is None:
         return CommentedMap()
@@ -81,7 +81,7 @@ def _too_large(file: str) -> ConfigError:
 
 
 def _check_extent(text: str, file: str) -> None:
-    """Refuse what would take minutes or the whole stack to build, from the stream of its events."""
+    """Refuse text that would take minutes or the whole stack to build, by the stream of its events."""
     if len(text) > MAX_CHARACTERS:
         raise _too_large(file)
     level = 0
@@ -228,7 +228,7 @@ class ComposedConfig:
 
     Attributes:
         config: the checked values.
-        origins: dotted key -> "file:line", "command line" or what counted it.
+        origins: dotted key -> "file:line" or "command line".
         choice: the task, method and scale it was composed for.
         layers: the layers that were merged; later ones win.
     """
@@ -390,12 +390,12 @@ def _merge(base: ConfigLayer, layers: Sequence[ConfigLayer]) -> tuple[Config, di
     tree: dict[str, Any] = {}
     for key, leaf in merged.items():
         *sections, last = key.split(".")
-        place = tree
+        node = tree
         for section in sections:
-            place = place.setdefault(section, {})
-            if not isinstance(place, dict):
+            node = node.setdefault(section, {})
+            if not isinstance(node, dict):
                 raise ConfigError(f"{leaf.origin}: '{key}': '{section}' is a value, which holds no others.")
-        place[last] = leaf.value
+        node[last] = leaf.value
     try:
         config = Config.model_validate(tree)
     except ValidationError as error:
@@ -419,7 +419,7 @@ def _refuse_key(key: str, leaf: Leaf, known: list[str]) -> None:
 
 
 def _check_kinds(values: Mapping[str, Any], merged: Mapping[str, Leaf], prefix: str = "") -> None:
-    """Refuse what the models would convert: words to numbers, `no` or 1 to a truth value, `true` to 1."""
+    """Refuse values that the models would convert: words to numbers, `no` or 1 to a truth value, `true` to 1."""
     for key, value in leaves(values, prefix).items():
         leaf = merged.get(key)
         if leaf and any(isinstance(leaf.value, kind) != isinstance(value, kind) for kind in (bool, str)):
