@@ -26,6 +26,7 @@ from diffusionbench.benchmarks.simpleeval.renderer import background
 from diffusionbench.errors import RequestError
 from diffusionbench.judges.judge import Needs
 from diffusionbench.registry import require
+from diffusionbench.shown import first_line
 
 BATCH: Final = 64
 PURPOSE: Final = "SimpleEval's scorer of natural prompts"
@@ -123,7 +124,7 @@ class HubEncoder:
             self._tokenizer = transformers.AutoTokenizer.from_pretrained(source)
         except (OSError, ValueError) as error:
             raise RequestError(
-                f"the weights of {spec.name} were not found at '{source}' ({str(error).splitlines()[0]}). "
+                f"the weights of {spec.name} were not found at '{source}' ({first_line(error)}). "
                 f"Run once with a connection, or give a local folder."
             ) from None
         self.name = spec.name
