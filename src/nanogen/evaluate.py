@@ -62,8 +62,7 @@ class NetworkSource:
         self.seed = seed
         self.preferred_batch = batch_size
         self.description = description
-        latent_shape, stride = pipeline.components.derived.shape.latent_shape, pipeline.components.derived.latent.stride
-        self.image_size: tuple[int, int] | None = (latent_shape[1] * stride, latent_shape[2] * stride)
+        self.image_size: tuple[int, int] | None = (pipeline.components.derived.image_size,) * 2
 
     @cached_property
     def digest(self) -> str:
@@ -205,7 +204,9 @@ def evaluate(
         RunError: if the run's folder is moved or deleted meanwhile.
     """
     scale, seed = config.guidance.scale, config.eval.seed
-    evaluation = _evaluation(config, components, run.facts["method"], step)
+    with parallel.agreed():
+        check_axis(config)
+        evaluation = _evaluation(config, components, run.facts["method"], step)
     command = f"nanogen eval {run.path} --guidance {scale:g} --num {evaluation.request.count} --seed {seed}"
     if (choice := evaluation.request.prompts) is not None:
         command += f" eval.prompt_seed={choice.seed} eval.prompt_layout={choice.layout or 'null'}"
@@ -216,7 +217,6 @@ def evaluate(
     started = time.perf_counter()
     main, images = parallel.is_main(), run.path / EVALS / "images"
     with parallel.agreed(), _written(f"evaluation of {run.path}"):
-        check_axis(config)
         evaluation.check(source)
         if main:
             run.check_there()
