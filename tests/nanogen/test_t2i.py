@@ -107,19 +107,17 @@ def test_the_first_images_of_an_evaluation_follow_the_prompt_sets_seeds(run, tmp
     """Noise is fixed by the set, so that choosing the best of several would show."""
     import torch
 
-    from diffusionbench.axes import AXES
-    from nanogen.evaluate import NetworkSource, _request
+    from nanogen.evaluate import NetworkSource, _evaluation
     from nanogen.pipeline import ImagePipeline, load
     from nanogen.rng import SeededDraws
 
     weights = sorted((run / "checkpoints").glob("*/ema.safetensors"))[-1]
     loaded = load(weights, None, "cpu", "float32")
-    request = _request(loaded.config, loaded.components, "test", None, None)
-    samples = AXES.load("t2i")().samples(request, None, None)
-    noise = SeededDraws([samples[0].seed]).normal("image", (3, 24, 24))
-    assert torch.equal(noise[0], torch.randn(3, 24, 24, generator=torch.Generator().manual_seed(samples[0].seed)))
     pipeline = ImagePipeline.from_config(loaded.net, loaded.components, loaded.config)
     source = NetworkSource(pipeline, 0, 4, "test")
+    samples = _evaluation(loaded.config, loaded.components, "test", None).samples(source)
+    noise = SeededDraws([samples[0].seed]).normal("image", (3, 24, 24))
+    assert torch.equal(noise[0], torch.randn(3, 24, 24, generator=torch.Generator().manual_seed(samples[0].seed)))
     together, alone = source.images(samples[:3]), source.images(samples[2:3])
     assert np.abs(together[2].astype(int) - alone[0]).max() <= 1
     assert not np.array_equal(together[0], together[1])

@@ -2,34 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, Literal
-
-from diffusionbench.axes import Sample
+from diffusionbench.axes.axis import Asked, Axis
 from diffusionbench.errors import RequestError
+from diffusionbench.prompts import PromptList
+from diffusionbench.sample import Item, Sample
 from diffusionbench_colours import COLOURS, TEXTS
 
-if TYPE_CHECKING:
-    from diffusionbench.references import Reference
-    from diffusionbench.request import EvalRequest
 
-
-class Colours:
+class Colours(Axis):
     """Label i asks for `COLOURS[i]`, in the words of `TEXTS[i]`."""
 
-    name = "colours"
-    asks: Literal["classes", "prompts"] = "classes"
+    def full_count(self, prompts: PromptList | None) -> int:
+        """Return 300: a hundred images of each colour."""
+        return 300
 
-    def samples(
-        self, request: EvalRequest, reference: Reference | None, given: Sequence[int | None] | None
-    ) -> list[Sample]:
-        """The request's samples; see `diffusionbench.axes.Axis.samples`."""
-        if given is not None and request.count > len(given):
-            raise RequestError(f"{request.count} images were asked for and there are {len(given)}. Add images.")
-        labels = [i % len(COLOURS) for i in range(request.count)] if given is None else list(given[: request.count])
+    def samples(self, asked: Asked) -> list[Sample]:
+        """See `diffusionbench.axes.axis.Axis.samples`."""
+        if asked.given is not None and asked.count > len(asked.given):
+            raise RequestError(f"{asked.count} images were asked for and there are {len(asked.given)}. Add images.")
+        labels = [i % len(COLOURS) for i in range(asked.count)] if asked.given is None else asked.given[: asked.count]
         samples = []
         for place, label in enumerate(labels):
             if label is None or not 0 <= label < len(COLOURS):
                 raise RequestError(f"image {place} has the label {label}; labels are 0 (red), 1 (green) and 2 (blue).")
-            samples.append(Sample(id=place, label=label, prompt=TEXTS[label]))
+            item = Item(f"colour/{COLOURS[label]}", label=label, text=TEXTS[label])
+            samples.append(Sample(place, item, k=labels[:place].count(label)))
         return samples
