@@ -111,9 +111,9 @@ def weights() -> bytes:
 
 @cache
 def manifest() -> bytes:
-    from nanogen.text.manifest import Manifest
+    from nanogen.text.cache import CacheManifest
 
-    made = Manifest(
+    made = CacheManifest(
         encoder="e",
         encoder_digest="0",
         max_tokens=8,
@@ -269,7 +269,7 @@ def sample(path: Path) -> None:
 
 
 def cache_manifest(path: Path) -> None:
-    from nanogen.text.manifest import read_manifest
+    from nanogen.text.cache import read_manifest
 
     read_manifest(path.parent)
 

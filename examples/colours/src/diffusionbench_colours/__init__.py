@@ -1,12 +1,11 @@
-"""An axis, a prompt set, a judge and a metric for DiffusionBench, added from outside its tree: their rows."""
+"""The rows of a small benchmark from outside DiffusionBench's tree: an axis, a prompt set, a judge and a metric."""
 
 from diffusionbench.axes import AxisSpec
 from diffusionbench.judges import JudgeSpec
 from diffusionbench.metrics import MetricSpec
 from diffusionbench.prompts import PromptSpec
 
-COLOURS = ("red", "green", "blue")
-TEXTS = tuple(f"a plain {colour} image" for colour in COLOURS)
+NAMES = ("red", "green", "blue")
 
 AXIS = AxisSpec(
     name="colours",
@@ -15,15 +14,15 @@ AXIS = AxisSpec(
 )
 PROMPT_SET = PromptSpec(
     name="plain_colours",
-    title="Plain colours: three texts",
+    title="plain colours: three texts",
     licence="Apache-2.0",
     layouts=("all",),
     load="diffusionbench_colours.prompts:PLAIN_COLOURS",
 )
 JUDGE = JudgeSpec(
     name="mean_colour",
-    title="the mean colour",
-    load="diffusionbench_colours.judge:MeanColour",
+    title="the mean of each channel",
+    load="diffusionbench_colours.evidence:MeanColour",
     dim=3,
     licence="none",
 )
@@ -35,6 +34,6 @@ METRIC = MetricSpec(
     high=1,
     unit="share",
     about="share of images whose strongest channel is the colour asked for",
-    judges=(JUDGE.name,),
-    load="diffusionbench_colours.metric:ColourAccuracy",
+    judges=("mean_colour",),
+    load="diffusionbench_colours.score:ColourAccuracy",
 )

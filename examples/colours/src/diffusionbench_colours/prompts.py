@@ -1,6 +1,4 @@
-"""The prompt set `plain_colours`: three texts, two images of each."""
-
-from __future__ import annotations
+"""The prompt set `plain_colours`: three texts of our own, two images of each."""
 
 import json
 
@@ -8,30 +6,28 @@ from diffusionbench.errors import RequestError
 from diffusionbench.prompts import PromptList, PromptSource
 from diffusionbench.sample import Item
 from diffusionbench.schema import digest
-from diffusionbench_colours import COLOURS, PROMPT_SET, TEXTS
+from diffusionbench_colours import NAMES
 
 
 class PlainColours(PromptSource):
-    """A fixed set: one seed, one layout."""
-
     def open(self, seed: str, layout: str | None = None) -> PromptList:
-        """See `diffusionbench.prompts.PromptSource.open`."""
-        if seed != "public-0" or layout not in (None, *PROMPT_SET.layouts):
+        """Return the three prompts: one seed, one layout."""
+        if seed != "public-0" or layout not in (None, "all"):
             raise RequestError(
                 f"prompt set 'plain_colours' has no seed '{seed}' with layout '{layout}'. Use public-0 and all."
             )
-        lines = [{"id": colour, "prompt": text} for colour, text in zip(COLOURS, TEXTS, strict=True)]
+        items = tuple(Item(key=name, label=label, text=f"a plain {name} image") for label, name in enumerate(NAMES))
+        lines = [{"id": item.key, "prompt": item.text} for item in items]
         return PromptList(
-            name=PROMPT_SET.name,
+            name="plain_colours",
             digest=digest(lines),
-            items=tuple(Item(line["id"], text=line["prompt"]) for line in lines),
+            items=items,
             images_per_prompt=2,
             noise_seeds=None,
             jsonl="".join(json.dumps(line) + "\n" for line in lines),
         )
 
     def summary(self, opened: PromptList) -> str:
-        """See `diffusionbench.prompts.PromptSource.summary`."""
         return f"{len(opened.items)} prompts with {opened.images_per_prompt} images each"
 
 
