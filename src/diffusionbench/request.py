@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 class Sampling(Strict):
     """How a generator made the images; None where unknown. Two different ones never share stored images."""
 
+    noise: str | None = None
     sampler: str | None = None
     num_steps: int | None = None
     shift: float | None = None

@@ -174,6 +174,7 @@ class Config(Section):
     """A complete, checked config. `objective` and `losses` hold the settings that their plugins declare."""
 
     seed: Seed
+    noise: Literal["blake2b-1"]
     latent: Latent
     model: Model
     condition: Condition

@@ -30,7 +30,7 @@ from nanogen import parallel
 from nanogen.conditions import CONDITIONS, Ask
 from nanogen.config import Config
 from nanogen.resolve import resolve
-from nanogen.rng import Draws, SeededDraws
+from nanogen.rng import PositionalNoise, SeededNoise
 from nanogen.run import EVALS, SAMPLES, Run
 from nanogen.sample import Generator, Parts, in_batches
 
@@ -80,22 +80,27 @@ class NetworkSource:
         condition = self.generator.parts.conditioner([sample.label for sample in samples], prompts or None)
         device, given = self.generator.parts.device, [sample.seed for sample in samples if sample.seed is not None]
         if given:
-            return self.generator(condition, SeededDraws(given, device))
-        return self.generator(condition, Draws(self.seed, [(sample.id,) for sample in samples], device))
+            return self.generator(condition, SeededNoise(given, device))
+        return self.generator(condition, PositionalNoise(self.seed, [sample.id for sample in samples], device))
 
 
 def _request(config: Config, parts: Parts, method: str, step: int | None, command: str | None) -> EvalRequest:
+    prompts = _prompts(config)
+    # Samples of a prompt set that rules their noise carry the seeds of their generators.
+    opened = None if prompts is None else PROMPTS.load(prompts.name).open(prompts.seed, prompts.layout)
+    ruled = opened is not None and opened.noise_seeds is not None
     request = EvalRequest(
         axis=config.eval.axis,
         metrics=config.eval.metrics,
         reference=config.eval.reference,
-        prompts=_prompts(config),
+        prompts=prompts,
         count=1,
         seed=config.eval.seed,
         method=method,
         title=method,
         num_classes=parts.derived.shape.num_classes,
         sampling=Sampling(
+            noise=None if ruled else config.noise,
             sampler=config.sampler.name,
             num_steps=config.sampler.num_steps,
             shift=resolve(config).sampler_shift,
@@ -233,6 +238,9 @@ def evaluate(
             if save:
                 run.check_there()
                 place = record_path(run.path, step, config)
+                if "noise" not in run.facts:
+                    # Records of the version that trained it were of other images.
+                    place = place.with_name(f"{place.stem}-{config.noise}.json")
                 if finished_record(run.path, step, config) is None:
                     # Whatever has the name of a record here was ours: half of one is replaced.
                     place.unlink(missing_ok=True)

@@ -25,7 +25,7 @@ from nanogen.model.dit import DDT
 from nanogen.objectives import OBJECTIVES, Objective
 from nanogen.precision import Precision, autocast
 from nanogen.resolve import Derived, resolve
-from nanogen.rng import Draws, SeededDraws
+from nanogen.rng import PositionalNoise, SeededNoise
 from nanogen.run import check_same
 from nanogen.samplers import SAMPLERS, time_grid
 
@@ -108,18 +108,17 @@ class Generator:
         return cls(net, parts, sampler.name, sampler.num_steps, shift, guidance.scale, guidance.interval)
 
     @torch.no_grad()
-    def __call__(self, condition: Condition, draws: Draws | SeededDraws) -> np.ndarray:
+    def __call__(self, condition: Condition, noise: PositionalNoise | SeededNoise) -> np.ndarray:
         """Make one batch.
 
         Args:
             condition: for B images.
-            draws: the noise of the B samples, each from a stream of its own.
+            noise: of the B samples, each from a stream of its own.
 
         Returns:
             uint8 [B, H, W, 3]; decoder output clamped to [0, 1], times 255, truncated.
         """
         parts, objective = self.parts, self.parts.objective
-        noise = draws.normal("image", parts.derived.shape.latent_shape)
         times = time_grid(self.num_steps, self.shift)
         null = condition.null()
         velocity = classifier_free(
@@ -129,7 +128,7 @@ class Generator:
             self.interval,
         )
         with autocast(parts.precision, parts.device):
-            z = SAMPLERS[self.sampler](velocity, noise, times)
+            z = SAMPLERS[self.sampler](velocity, noise.normal("image", parts.derived.shape.latent_shape), times)
             images = parts.latent.decode(z)
         return to_uint8(images.float())
 
@@ -142,7 +141,7 @@ def in_batches(generator: Generator, asks: Sequence[Ask], seed: int, ids: Sequen
         condition = generator.parts.conditioner(
             [ask.label for ask in asks[part]], [ask.caption for ask in asks[part] if ask.caption is not None]
         )
-        made.append(generator(condition, Draws(seed, [(index,) for index in ids[part]], generator.parts.device)))
+        made.append(generator(condition, PositionalNoise(seed, ids[part], generator.parts.device)))
     return np.concatenate(made)
 
 

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -32,7 +33,7 @@ from nanogen.losses import LOSSES
 from nanogen.model.dit import DDT
 from nanogen.optim import NonFiniteLoss, Schedule, Updater, adamw
 from nanogen.outputs import Outputs
-from nanogen.rng import Draws, generator
+from nanogen.rng import PositionalNoise, seed_sequence
 from nanogen.run import Run, check_data, describe, open_run
 from nanogen.sample import Parts, build_parts
 from nanogen.stop import Stop
@@ -112,7 +113,7 @@ def latents_of(batch: Batch, parts: Parts) -> Tensor:
 def build(config: Config, parts: Parts, num_images: int) -> Trainee:
     """Return the network with its initial weights, which depend on the seed only, and its optimizer."""
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(generator(config.seed, "weights").initial_seed())
+        torch.manual_seed(int(seed_sequence(config.seed, "weights").generate_state(1, np.uint64)[0]))
         model = DDT(parts.derived.shape).to(parts.device)
     if config.train.compile:
         model.compile_blocks()
@@ -159,16 +160,16 @@ def updates(
         means: dict[str, Tensor] = {}
         for micro in range(accumulation):
             batch = next(loader)
-            draws = Draws(config.seed, [(step, position) for position in batch.positions], parts.device)
+            noise = PositionalNoise(config.seed, batch.positions, parts.device, step)
             mark("data")
             x = latents_of(batch, parts)  # [B, C, h, w]
             condition = parts.conditioner(batch.label, batch.caption)
-            condition = condition.dropped(draws.uniform("drop") < config.condition.drop_prob)
+            condition = condition.dropped(noise.uniform("drop") < config.condition.drop_prob)
             mark("encode")
             # The wrapped network decides in its forward pass whether its backward pass averages gradients.
             with parallel.local_gradients(trainee.net, local=micro < accumulation - 1):
                 with precision.autocast(parts.precision, parts.device):
-                    loss = parts.objective.loss(trainee.net, x, condition, draws)
+                    loss = parts.objective.loss(trainee.net, x, condition, noise)
                     terms = dict(loss.terms)  # name -> [B]
                     for name, extra in extras.items():
                         terms |= {key: weights[name] * value for key, value in extra(loss.features, batch).items()}

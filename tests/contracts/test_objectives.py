@@ -12,7 +12,7 @@ from torch import nn
 from nanogen.model.condition import ClassCondition
 from nanogen.model.dit import Output
 from nanogen.objectives import OBJECTIVES
-from nanogen.rng import Draws
+from nanogen.rng import PositionalNoise
 
 # Settings beside the name; an objective that is not listed is made from its name alone.
 EXAMPLES = {"flow": ({"predict": "v"}, {"predict": "x"})}
@@ -54,8 +54,8 @@ DATA = torch.linspace(-1, 1, NUM * 18).view(NUM, *SHAPE)
 LABELS = ClassCondition(torch.arange(NUM), 10)
 
 
-def draws(seed: int = 0) -> Draws:
-    return Draws(seed, [(2, position) for position in range(NUM)])
+def noise(seed: int = 0) -> PositionalNoise:
+    return PositionalNoise(seed, range(NUM), step=2)
 
 
 def learned(objective) -> Free:
@@ -65,7 +65,7 @@ def learned(objective) -> Free:
 
     def cost():
         solver.zero_grad()
-        total = sum(term.sum() for term in objective.loss(net, DATA, LABELS, draws()).terms.values())
+        total = sum(term.sum() for term in objective.loss(net, DATA, LABELS, noise()).terms.values())
         total.backward()
         return total
 
@@ -92,7 +92,7 @@ def test_the_velocity_leads_from_data_to_noise(objective):
 
 def test_terms_are_each_images_own_and_reach_the_network(objective):
     net = Free()
-    loss = objective.loss(net, DATA, LABELS, draws())
+    loss = objective.loss(net, DATA, LABELS, noise())
     assert len(net.asked) == 1
     assert torch.equal(net.asked[0].condition.labels, LABELS.labels)
     assert "encoder" in loss.features
@@ -103,10 +103,10 @@ def test_terms_are_each_images_own_and_reach_the_network(objective):
         assert gradient[[0, *range(2, NUM)]].abs().sum() == 0
 
 
-def test_random_numbers_come_from_the_draws(objective):
+def test_random_numbers_come_from_the_noise(objective):
     before = torch.random.get_rng_state()
     first, again, other = (
-        next(iter(objective.loss(Free(), DATA, LABELS, draws(seed)).terms.values())) for seed in (0, 0, 1)
+        next(iter(objective.loss(Free(), DATA, LABELS, noise(seed)).terms.values())) for seed in (0, 0, 1)
     )
     assert torch.equal(first, again)
     assert not torch.equal(first, other)

@@ -109,14 +109,14 @@ def test_the_first_images_of_an_evaluation_follow_the_prompt_sets_seeds(run, tmp
 
     from diffusionbench.axes import AXES
     from nanogen.evaluate import NetworkSource, _request
-    from nanogen.rng import SeededDraws
+    from nanogen.rng import SeededNoise
     from nanogen.sample import Generator, load
 
     weights = sorted((run / "checkpoints").glob("*/ema.safetensors"))[-1]
     loaded = load(weights, None, "cpu", "float32")
     request = _request(loaded.config, loaded.parts, "test", None, None)
     samples = AXES.load("t2i")().samples(request, None, None)
-    noise = SeededDraws([samples[0].seed]).normal("image", (3, 24, 24))
+    noise = SeededNoise([samples[0].seed]).normal("image", (3, 24, 24))
     assert torch.equal(noise[0], torch.randn(3, 24, 24, generator=torch.Generator().manual_seed(samples[0].seed)))
     generator = Generator.of(loaded.net, loaded.parts, loaded.config)
     source = NetworkSource(generator, 0, 4, "test")

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from nanogen.model.condition import Condition
-    from nanogen.rng import Draws
+    from nanogen.rng import PositionalNoise
 
 OBJECTIVES = Registry("objective", {"flow": "nanogen.objectives.flow:Flow"}, group="nanogen.objectives")
 
@@ -39,7 +39,7 @@ class Loss:
 class Objective(Protocol):
     """The mathematics of one method; constructed with (options, mean, std, shift) of its time distribution."""
 
-    def loss(self, net: Network, x: Tensor, condition: Condition, draws: Draws) -> Loss:
+    def loss(self, net: Network, x: Tensor, condition: Condition, noise: PositionalNoise) -> Loss:
         """Mix data x float32 [B, C, h, w] with noise, call the network once, compare."""
         ...
 

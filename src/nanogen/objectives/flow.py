@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from nanogen.model.condition import Condition
-    from nanogen.rng import Draws
+    from nanogen.rng import PositionalNoise
 
 # Division by t is bounded here in target, conversion and sampling alike, as in the released models.
 MIN_TIME = 0.05
@@ -47,9 +47,9 @@ class Flow:
     std: float = 1.0
     shift: float = 1.0
 
-    def loss(self, net: Network, x: Tensor, condition: Condition, draws: Draws) -> Loss:
-        tau = logit_normal(draws.normal("time"), self.mean, self.std)
-        return self.loss_at(net, x, condition, draws.normal("noise", tuple(x.shape[1:])), tau)
+    def loss(self, net: Network, x: Tensor, condition: Condition, noise: PositionalNoise) -> Loss:
+        tau = logit_normal(noise.normal("time"), self.mean, self.std)
+        return self.loss_at(net, x, condition, noise.normal("noise", tuple(x.shape[1:])), tau)
 
     def loss_at(self, net: Network, x: Tensor, condition: Condition, eps: Tensor, tau: Tensor) -> Loss:
         """Return the loss for given noise [B, C, h, w] and given times tau [B] before the shift."""
