@@ -54,7 +54,8 @@ HEAVY = [
 PEOPLE = [
     "nanogen.cli",
     "nanogen.train",
-    "nanogen.sample",
+    "nanogen.build",
+    "nanogen.pipeline",
     "nanogen.evaluate",
     "nanogen.export",
     "nanogen.report",
@@ -85,8 +86,6 @@ RECORD_READERS = (
     "diffusionbench.study",
     "diffusionbench.views",
     "diffusionbench.catalog",
-    "diffusionbench.cli.board",
-    "diffusionbench.cli.site",
     "diffusionbench.record",
     "diffusionbench.stats",
 )
@@ -402,7 +401,8 @@ NAMELESS = [
     "nanogen.objectives",
     "nanogen.samplers",
     "nanogen.guidance",
-    "nanogen.sample",
+    "nanogen.build",
+    "nanogen.pipeline",
     "nanogen.evaluate",
     "nanogen.export",
     "nanogen.run",
@@ -423,14 +423,15 @@ def registered() -> frozenset[str]:
     from diffusionbench.references import REFERENCES
     from nanogen.conditions import CONDITIONS
     from nanogen.config import method_names, task_names
-    from nanogen.data import DATASETS
+    from nanogen.datasets import DATASETS
     from nanogen.latents import LATENTS
     from nanogen.losses import LOSSES
     from nanogen.objectives import OBJECTIVES
+    from nanogen.samplers import SAMPLERS
     from nanogen.text import ENCODERS
 
     tables = [AXES, EXTRACTORS, METRICS, PROMPTS, REFERENCES]
-    tables += [CONDITIONS, DATASETS, ENCODERS, LATENTS, LOSSES, OBJECTIVES]
+    tables += [CONDITIONS, DATASETS, ENCODERS, LATENTS, LOSSES, OBJECTIVES, SAMPLERS]
     return frozenset([*task_names(), *method_names(), *(name for table in tables for name in table)])
 
 

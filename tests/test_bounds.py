@@ -18,9 +18,8 @@ import nanogen.cli
 from diffusionbench import bounds
 from diffusionbench.devices import check_device
 from diffusionbench.errors import ConfigError, RequestError, UserError
-from nanogen.conditions.classes import label_spans
-from nanogen.config import Config, compose, read_own
-from nanogen.layer import leaves
+from nanogen.conditions import parse_labels
+from nanogen.config import Config, compose, leaves, read_own
 from nanogen.losses import LOSSES
 from nanogen.objectives import OBJECTIVES
 
@@ -85,7 +84,7 @@ def schemas(node: Any, name: str = "") -> Iterator[tuple[str, dict[str, Any]]]:
 
 def models() -> list[type[BaseModel]]:
     tables = (OBJECTIVES, LOSSES)
-    return [Config, *(table.load(name).Options for table in tables for name in table)]
+    return [Config, *(row.options for table in tables for row in table.values())]
 
 
 def test_every_number_of_a_config_has_both_bounds():
@@ -145,7 +144,7 @@ def test_the_largest_duration_is_allowed():
 @pytest.mark.parametrize("labels", ["0-99999999999", "9" * 5000, "0-1000000", ",".join(["0-999999"] * 3)])
 def test_labels_are_counted_before_they_are_listed(labels):
     with pytest.raises(RequestError, match="label") as refused:
-        label_spans(labels)
+        parse_labels(labels)
     assert len(str(refused.value)) < 6000
 
 

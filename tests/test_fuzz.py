@@ -263,7 +263,7 @@ def read_config(path: Path) -> None:
 
 
 def sample(path: Path) -> None:
-    from nanogen.sample import load
+    from nanogen.pipeline import load
 
     load(path, None, "cpu", "float32")
 

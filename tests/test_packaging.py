@@ -72,6 +72,14 @@ def test_the_wheel_holds_every_file_of_the_packages_and_nothing_else(wheel):
     assert packed == sources
 
 
+def test_the_wheel_holds_no_tool_example_or_record(wheel):
+    with zipfile.ZipFile(wheel) as archive:
+        tops = {name.split("/")[0] for name in archive.namelist()}
+        packed = {Path(name).name for name in archive.namelist()}
+    assert {top for top in tops if not top.endswith(".dist-info")} == {"nanogen", "diffusionbench"}
+    assert not {path.name for path in (ROOT / "tools").glob("*.py")} & packed
+
+
 def test_the_wheel_stays_small(wheel):
     assert wheel.stat().st_size < 12 * 2**20
 

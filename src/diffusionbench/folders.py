@@ -1,6 +1,6 @@
 """Folders that are made as a whole: built under a temporary name, on the disk, and then in place in one step.
 
-A folder gives way to a new one only where all of it is known to be of an earlier one.
+A folder gives way to a new one only where all of it is known to be of an earlier one. The cache folder is here too.
 """
 
 from __future__ import annotations
@@ -20,6 +20,11 @@ from diffusionbench.writing import lock, make_folder, remove, sweep, sync, tempo
 _AT_FDCWD: Final = -100
 _EXCHANGE: Final = 2
 _UNSUPPORTED: Final = (errno.ENOSYS, errno.EINVAL, errno.ENOTSUP)
+
+
+def cache_folder() -> Path:
+    """Return where downloaded weights and computed features lie; `DIFFUSIONBENCH_CACHE` moves it, and no number."""
+    return Path(os.environ.get("DIFFUSIONBENCH_CACHE") or Path.home() / ".cache" / "diffusionbench")
 
 
 def strangers(folder: Path, files: Collection[str]) -> list[str]:

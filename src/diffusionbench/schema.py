@@ -37,11 +37,11 @@ def file_digest(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def check_shipped(whose: str, weights: Path, sha256: str) -> None:
+def verify_bundled_weights(owner: str, weights: Path, sha256: str) -> None:
     """Verify that weights which ship with the package are there and whole, without loading them.
 
     Args:
-        whose: what needs them, such as "latent space 'toy-ae'".
+        owner: what needs them, such as "latent space 'toy-ae'".
         sha256: the hash that their card names.
 
     Raises:
@@ -49,9 +49,9 @@ def check_shipped(whose: str, weights: Path, sha256: str) -> None:
     """
     remedy = "Reinstall the package."
     if not weights.is_file():
-        raise RequestError(f"{whose} needs its weights {weights}, which are missing. {remedy}")
+        raise RequestError(f"{owner} needs its weights {weights}, which are missing. {remedy}")
     if file_digest(weights) != sha256:
         raise RequestError(
-            f"{whose}: the weights {weights} do not have the SHA-256 that their card names, so they are damaged or "
+            f"{owner}: the weights {weights} do not have the SHA-256 that their card names, so they are damaged or "
             f"belong to another version. {remedy}"
         )

@@ -141,10 +141,10 @@ def sample(
 
       nanogen sample outputs/demo --num 1000 --out images.npz sampler.num_steps=25
     """
-    from nanogen.conditions.classes import label_spans
+    from nanogen.conditions import parse_labels
 
     changes = _with_guidance(overrides, guidance)
-    label_spans(labels)
+    parse_labels(labels)
     _check_before_torch(run, changes)
     from nanogen.export import read_prompts, sample_run
 

@@ -41,27 +41,23 @@ def resolve(config: Config) -> Derived:
     Raises:
         ConfigError: if the parts do not fit each other.
     """
-    latent: LatentSpec = LATENTS.load(config.latent.name)
+    latent = LATENTS[config.latent.name]
     size = config.data.image_size
-    if size % latent.stride:
-        raise ConfigError(
-            f"latent space '{config.latent.name}' needs an image size that is a multiple of {latent.stride} pixels, "
-            f"data.image_size is {size}. Choose another method or size."
-        )
-    grid = size // latent.stride
-    patch = latent.patch_size or pixel_patch(grid, config.model.pixel_grid)
-    condition = CONDITIONS.load(config.condition.kind).shape(config.condition.model_dump())
+    latent_shape = latent.shape(size)
+    _, rows, columns = latent_shape
+    patch = latent.patch_size or pixel_patch(rows, config.model.pixel_grid)
+    condition = CONDITIONS[config.condition.kind].shape(config.condition.model_dump())
     model = config.model
-    if grid % patch or grid < 2 * patch:
+    if rows % patch or columns % patch or min(rows, columns) < 2 * patch:
         raise ConfigError(
-            f"images of {size} px give a {grid}x{grid} latent in '{config.latent.name}', which cannot be cut into at "
-            f"least 2x2 patches of {patch}. Choose another method, data.image_size or model.pixel_grid."
+            f"images of {size} px give a {rows}x{columns} latent in '{config.latent.name}', which cannot be cut into "
+            f"at least 2x2 patches of {patch}. Choose another method, data.image_size or model.pixel_grid."
         )
     try:
         shape = Shape(
-            latent_shape=(latent.channels, grid, grid),
+            latent_shape=latent_shape,
             patch_size=patch,
-            **{"num_classes": None, **condition},
+            **{"num_classes": None, "text_width": None, **condition},
             **model.model_dump(exclude={"pixel_grid"}),
         )
     except ValueError as error:

@@ -36,6 +36,11 @@ def noise_base(seed: int, purpose: str, step: int | None = None) -> int:
     return int.from_bytes(hashlib.blake2b(text.encode()).digest()[:4], "little")
 
 
+def initial_seed(seed: int, purpose: str) -> int:
+    """Return the 64-bit seed from which initial weights are drawn."""
+    return int(seed_sequence(seed, purpose).generate_state(1, np.uint64)[0])
+
+
 @dataclass(frozen=True)
 class PositionalNoise:
     """The random numbers of B samples, by purpose; each sample has its own stream.

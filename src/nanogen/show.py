@@ -7,12 +7,13 @@ from typing import Any
 
 from diffusionbench.shown import printable
 from nanogen.conditions import CONDITIONS
-from nanogen.config import SCALES, Composition, differences, leaves, method_names, read_own, task_names
-from nanogen.data import DATASETS
+from nanogen.config import SCALES, ComposedConfig, differences, leaves, method_names, read_own, task_names
+from nanogen.datasets import DATASETS
 from nanogen.latents import LATENTS
 from nanogen.losses import LOSSES
 from nanogen.objectives import OBJECTIVES
 from nanogen.resolve import Derived
+from nanogen.samplers import SAMPLERS
 from nanogen.text import ENCODERS
 
 
@@ -31,7 +32,7 @@ def derived_values(derived: Derived) -> dict[str, Any]:
     }
 
 
-def as_dict(composition: Composition, derived: Derived | None) -> dict[str, Any]:
+def as_dict(composition: ComposedConfig, derived: Derived | None) -> dict[str, Any]:
     """Choice, config, hash, origins and derived values as plain data."""
     return {
         **composition.choice,
@@ -42,7 +43,7 @@ def as_dict(composition: Composition, derived: Derived | None) -> dict[str, Any]
     }
 
 
-def as_text(composition: Composition, derived: Derived | None, why: bool) -> str:
+def as_text(composition: ComposedConfig, derived: Derived | None, why: bool) -> str:
     """Return one `key: value` line per setting, then the derived values as comments."""
     choice = composition.choice
     lines = [f"# {choice['task']} / {choice['method']} / {choice['scale']}   hash {composition.config.hash[:16]}"]
@@ -62,7 +63,7 @@ def as_text(composition: Composition, derived: Derived | None, why: bool) -> str
     return "\n".join(map(printable, lines))
 
 
-def as_difference(names: tuple[str, str], pair: tuple[Composition, Composition], as_json: bool) -> str:
+def as_difference(names: tuple[str, str], pair: tuple[ComposedConfig, ComposedConfig], as_json: bool) -> str:
     """Return the keys in which two composed configs differ, with both values; derived values are not among them.
 
     Args:
@@ -96,10 +97,11 @@ def tables() -> dict[str, dict[str, str]]:
         "tasks": {name: headline("task", f"{name}.yaml") for name in task_names()},
         "methods": {name: ", ".join(f"{key}: {value}" for key, value in rows[name].items()) for name in method_names()},
         "scales": {name: headline("scale", f"{name}.yaml") for name in SCALES},
-        "latents": {name: LATENTS.load(name).title for name in LATENTS},
-        "objectives": dict(OBJECTIVES),
-        "losses": dict(LOSSES),
-        "data": dict(DATASETS),
-        "conditions": {name: CONDITIONS.load(name).title for name in CONDITIONS},
+        "latents": {name: row.title for name, row in LATENTS.items()},
+        "objectives": {name: row.title for name, row in OBJECTIVES.items()},
+        "losses": {name: row.title for name, row in LOSSES.items()},
+        "samplers": {name: row.title for name, row in SAMPLERS.items()},
+        "data": {name: row.title for name, row in DATASETS.items()},
+        "conditions": {name: row.title for name, row in CONDITIONS.items()},
         "encoders": {name: ENCODERS.load(name).title for name in ENCODERS},
     }

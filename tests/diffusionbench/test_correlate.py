@@ -6,9 +6,19 @@ import math
 import numpy as np
 import pytest
 
-from diffusionbench.study import published
-from diffusionbench.study.correlate import fisher_interval, fit_line, kendall, mid_ranks, partial, pearson, spearman
-from diffusionbench.study.points import points
+from diffusionbench.study import correlate, published
+from diffusionbench.study.correlate import (
+    fisher_interval,
+    fit_line,
+    kendall,
+    mid_ranks,
+    partial,
+    pearson,
+    permuted_concordance,
+    resampled_tau,
+    spearman,
+)
+from diffusionbench.study.points import select_points
 
 Y = ("geneval", "dpgbench", "genaibench", "simpleeval")
 KNOWN = [
@@ -24,7 +34,9 @@ KNOWN = [
 @pytest.mark.parametrize("score_set, guidance, family, expected, n", KNOWN)
 def test_published_study(score_set, guidance, family, expected, n):
     for metric, r in zip(Y, expected, strict=False):
-        chosen = points(published.records(), "fid", metric, guidance, score_set, family)
+        chosen = select_points(
+            published.records(), "fid", metric, guidance=guidance, score_set=score_set, family=family
+        ).points
         found = pearson([p.x for p in chosen], [p.y for p in chosen], draws=0)
         assert found.n == n
         assert round(found.value, 4) == r
@@ -226,3 +238,58 @@ def test_the_p_value_given_the_group_permutes_within_groups():
     """Three pairs: of the eight orders that keep the groups two are as extreme, of all orders hardly any."""
     x, y = [-1, 1, 8, 12, 17, 23], [4, 6, -2, 2, 27, 33]
     assert partial(x, y, list("aabbcc"), draws=4000).p_value == pytest.approx(0.25, abs=0.03)
+
+
+def pairs(a, b):
+    return np.triu(np.sign(a[:, None] - a) * np.sign(b[:, None] - b)).sum()
+
+
+def tau(a, b):
+    untied = [np.triu(np.abs(np.sign(v[:, None] - v))).sum() for v in (a, b)]
+    return pairs(a, b) / np.sqrt(untied[0] * untied[1]) if min(untied) else np.nan
+
+
+@pytest.mark.parametrize("n", [3, 7, 8, 9, 16, 17, 33, 70])
+@pytest.mark.parametrize("ties", ["", "a", "b", "ab"])
+def test_every_pair_is_counted_once(n, ties):
+    rng = np.random.default_rng(n)
+    a, b = rng.standard_normal((2, n))
+    a, b = (np.round(v) if name in ties else v for name, v in (("a", a), ("b", b)))
+    places = rng.integers(n, size=(20, n))
+    counts = np.stack([np.bincount(chosen, minlength=n) for chosen in places]).astype(float)
+    expected = [tau(a[chosen], b[chosen]) for chosen in places]
+    np.testing.assert_allclose(resampled_tau(a, b, counts), expected, rtol=1e-14)
+    orders = np.stack([rng.permutation(n) for _ in range(20)])
+    assert permuted_concordance(a, b, orders).tolist() == [pairs(a, b[order]) for order in orders]
+
+
+def test_a_constant_resample_has_no_tau():
+    counts = np.array([[3.0, 0, 0], [2, 1, 0], [0, 1, 2]])
+    found = resampled_tau(np.array([1.0, 1, 2]), np.array([1.0, 2, 3]), counts)
+    assert np.isnan(found[:2]).all()
+    assert found[2] == 1
+
+
+def test_many_points_agree_with_scipy():
+    stats = pytest.importorskip("scipy.stats")
+    rng = np.random.default_rng(0)
+    a = rng.standard_normal(3000).round(1)
+    b = (a + rng.standard_normal(3000)).round(2)
+    assert kendall(a, b, draws=20).value == pytest.approx(stats.kendalltau(a, b).statistic, rel=1e-12)
+
+
+@pytest.mark.parametrize("resampled", [resampled_tau, correlate._spearman_resampled])
+def test_blocks_of_the_sign_matrix_change_no_value(monkeypatch, resampled):
+    rng = np.random.default_rng(0)
+    a, b = rng.standard_normal((2, 70)).round(1)
+    counts = rng.multinomial(70, np.full(70, 1 / 70), size=20).astype(float)
+    whole = resampled(a, b, counts)
+    monkeypatch.setattr(correlate, "_BLOCK", 300)
+    assert resampled(a, b, counts).tolist() == whole.tolist()
+
+
+def test_ranks_and_sums_fit_at_the_edge_of_an_integer_type():
+    for n in (127, 128, 129):
+        rising = np.arange(n, dtype=float)
+        orders = np.stack([np.arange(n), np.arange(n)[::-1]])
+        assert permuted_concordance(rising, rising, orders).tolist() == [n * (n - 1) / 2, -n * (n - 1) / 2]

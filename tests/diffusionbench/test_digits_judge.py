@@ -1,13 +1,9 @@
-"""The shipped judge of digits: accurate, unchanged, and trained by the script that ships with it."""
-
-import json
+"""The shipped judge of digits: accurate, small, and the same on every machine."""
 
 import numpy as np
 import pytest
-import torch
 
 from diffusionbench.judges import digits as judge
-from diffusionbench.judges import train_digits_judge as training
 from diffusionbench.judges.digits import CARD, WEIGHTS, DigitsJudge, card
 from diffusionbench.references import digits
 from diffusionbench.schema import file_digest
@@ -24,7 +20,6 @@ def test_the_weights_are_small_and_those_of_the_card():
     assert WEIGHTS.stat().st_size <= 1_000_000
     assert file_digest(WEIGHTS) == card()["sha256"]
     assert CARD.stat().st_size < 50_000
-    assert card()["recipe"] == training.RECIPE
 
 
 def test_this_machine_gives_the_shipped_features():
@@ -60,32 +55,3 @@ def test_a_digit_of_repeated_pixels_is_the_same_digit(times):
     means = noise.reshape(20, 8, times, 8, times, 3).mean(axis=(2, 4, 5)) / 255
     np.testing.assert_allclose(judge.to_grey(noise)[:, 0], means, atol=1e-6)
     assert judge.to_grey(np.zeros((1, 9, 9, 3), np.uint8)).shape == (1, 1, 8, 8)
-
-
-def test_shifts_move_whole_pixels_by_at_most_the_reach():
-    image = torch.zeros(1, 1, 8, 8)
-    image[0, 0, 4, 4] = 1
-    places = set()
-    generator = torch.Generator().manual_seed(0)
-    for _ in range(200):
-        moved = training.shifted(image, 1, generator)
-        assert moved.sum() == 1
-        places.add(tuple(torch.nonzero(moved[0, 0])[0].tolist()))
-    assert places == {(row, column) for row in (3, 4, 5) for column in (3, 4, 5)}
-
-
-def test_the_script_trains_a_judge_and_writes_its_card(tmp_path, monkeypatch):
-    monkeypatch.setattr(training, "RECIPE", training.RECIPE | {"epochs": 2})
-    threads = torch.get_num_threads()
-    try:
-        made = training.main(tmp_path)
-    finally:
-        torch.set_num_threads(threads)
-    assert made["accuracy"]["held_out"] > 0.5
-    assert json.loads((tmp_path / CARD.name).read_text()) == made
-    assert file_digest(tmp_path / WEIGHTS.name) == made["sha256"]
-
-
-@pytest.mark.slow
-def test_the_recipe_reaches_its_accuracy(tmp_path):
-    assert training.main(tmp_path)["accuracy"]["held_out"] >= 0.98

@@ -114,6 +114,6 @@ def test_metric_and_axis_by_entry_point(python, tmp_path):
 
 
 def test_the_wheel_carries_the_published_records(python, tmp_path):
-    code = "from diffusionbench import published; print(len(published.records()))"
+    code = "from diffusionbench.study import published; print(len(published.records()))"
     done = subprocess.run([python, "-I", "-c", code], capture_output=True, text=True, cwd=tmp_path, check=True)
     assert done.stdout.strip() == "171"

@@ -26,7 +26,7 @@ from diffusionbench.record import Provenance
 from diffusionbench.store import ImageStore, Manifest, images_digest
 from diffusionbench.study import board, published
 from diffusionbench.study.points import select_points
-from diffusionbench.study.published.names import FAMILIES
+from diffusionbench.study.published import FAMILIES
 from diffusionbench.views.board_text import as_dict
 from diffusionbench.views.figure import BENCHMARKS, GUIDANCE, STYLES, chart, figure, summary, write
 from diffusionbench.views.site.build import MARK, build

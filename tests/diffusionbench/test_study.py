@@ -14,9 +14,9 @@ from diffusionbench.cli.board import register
 from diffusionbench.errors import RequestError
 from diffusionbench.record import Guidance, Protocol, Provenance, Record, Value
 from diffusionbench.study import published
-from diffusionbench.study.analysis import Between, analyse, rescoring_noise
+from diffusionbench.study.analysis import BetweenFamilies, analyse, rescoring_noise
 from diffusionbench.study.correlate import kendall, partial, pearson, spearman
-from diffusionbench.study.points import check_one_protocol, families, gather, load_folder, points, select_points
+from diffusionbench.study.points import check_one_protocol, families, gather, load_folder, select_points
 from diffusionbench.views.study_text import as_dict
 
 
@@ -137,7 +137,7 @@ def test_too_few(n):
 
 def test_one_family_has_no_share_between():
     chosen = select_points(published.records(), "fid", "geneval", family=["pixel"])
-    assert analyse(chosen, draws=0).between == Between(1, None, None)
+    assert analyse(chosen, draws=0).between == BetweenFamilies(1, None, None)
 
 
 def test_identical_x_and_lonely_family():
@@ -183,7 +183,7 @@ def test_mixed_protocols_are_named():
         RequestError, match=r"mixed protocols.*'m0.class_conditional' and 'm9.class_conditional'.*count: 100 and 50"
     ):
         select_points(records, score_set="measured")
-    assert len(points(records, score_set="measured", select=["m0", "m1"])) == 2
+    assert len(select_points(records, score_set="measured", select=["m0", "m1"]).points) == 2
     a, b = records[0], records[2]
     changed = b.model_copy(update={"protocol": b.protocol.model_copy(update={"extractors": {"inception": "f" * 64}})})
     base = a.model_copy(update={"protocol": a.protocol.model_copy(update={"extractors": {"inception": "0" * 64}})})
@@ -195,8 +195,8 @@ def test_several_records_of_one_method():
     records = world([1, 2, 3], [1, 2, 3])
     again = records[0].model_copy(update={"id": "again", "values": {"fid": Value(value=7)}})
     with pytest.raises(RequestError, match=r"2 records hold fid of 'm0': 'm0.class_conditional', 'again'"):
-        points([*records, again], score_set="measured")
-    chosen = points([*records, again], score_set="measured", select=["again", "m1", "m2"])
+        select_points([*records, again], score_set="measured")
+    chosen = select_points([*records, again], score_set="measured", select=["again", "m1", "m2"]).points
     assert {p.name: p.x for p in chosen} == {"m0": 7, "m1": 2, "m2": 3}
 
 
@@ -208,8 +208,8 @@ def test_guidance_and_variants():
     t2i = record("a", "t2i", {"geneval_overall": 0.5}, guidance=6.0)
     longer = record("a", "t2i", {"geneval_overall": 0.6}, guidance=6.0, variant="200k")
     pool = [unguided, guided, t2i, longer]
-    assert [(p.x, p.y) for p in points(pool, score_set="measured")] == [(3.0, 0.5)]
-    assert [(p.x, p.y) for p in points(pool, score_set="measured", guidance="cfg")] == [(2.0, 0.5)]
+    assert [(p.x, p.y) for p in select_points(pool, score_set="measured").points] == [(3.0, 0.5)]
+    assert [(p.x, p.y) for p in select_points(pool, score_set="measured", guidance="cfg").points] == [(2.0, 0.5)]
 
 
 def test_bad_input():
@@ -222,7 +222,7 @@ def test_bad_input():
         ({"select": ["flux2-vea"]}, "unknown method or record 'flux2-vea'.*Did you mean 'flux2-vae'"),
     ):
         with pytest.raises(RequestError, match=message):
-            points(published.records(), **call)
+            select_points(published.records(), **call)
 
 
 def test_record_folders(tmp_path):
@@ -294,7 +294,7 @@ def test_hostile_names_are_text(tmp_path):
 def test_imports_neither_torch_nor_a_metric():
     code = (
         "import sys, diffusionbench.cli.board, diffusionbench.views.study_text, diffusionbench.study.points;"
-        "from diffusionbench import published; published.records();"
+        "from diffusionbench.study import published; published.records();"
         "bad = {m.split('.')[0] for m in sys.modules} & {'torch', 'transformers', 'scipy', 'pandas'};"
         "bad |= {m for m in sys.modules if m.startswith('diffusionbench.metrics')};"
         "assert not bad, bad"

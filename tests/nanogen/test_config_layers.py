@@ -24,8 +24,8 @@ from nanogen.config import (
     task_names,
     to_yaml,
 )
-from nanogen.duration import to_steps
 from nanogen.resolve import resolve
+from nanogen.settings import to_steps
 from nanogen.show import as_text
 
 OWN = Path(str(files("nanogen"))) / "configs"

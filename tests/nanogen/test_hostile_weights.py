@@ -18,8 +18,8 @@ from nanogen.config import compose
 from nanogen.export import read_prompts
 from nanogen.model.dit import DDT
 from nanogen.model.released import from_released
+from nanogen.pipeline import load
 from nanogen.resolve import resolve
-from nanogen.sample import load
 from nanogen.text import open_spec
 from nanogen.text.manifest import Manifest, check_index, read_manifest
 
@@ -47,7 +47,7 @@ HEADERS = {
     "unknown key": changed(extra=1),
     "seed": changed(seed=10**30),
     "'model' is a section": changed(model=3),
-    "latent": changed(latent={"name": "none", "memory": 0}),
+    "latent": changed(latent={"name": "none", "cache_mb": 0}),
 }
 
 

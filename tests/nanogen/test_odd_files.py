@@ -14,8 +14,8 @@ from diffusionbench.images import decode, decode_rgb
 from diffusionbench.references.images import Images
 from diffusionbench.shown import printable
 from diffusionbench.source import FolderSource, PromptFolderSource, UnreadableImages
-from nanogen.data.captions import open_captioned
-from nanogen.data.images import open_folder
+from nanogen.datasets.captionfolder import open_captioned
+from nanogen.datasets.imagefolder import open_folder
 
 FILES = {**{name: (make, None) for name, make in READ.items()}, **REFUSED}
 

@@ -11,15 +11,15 @@ import numpy as np
 import pytest
 import torch
 from encoders import KINDS, save_encoder
+from tiny import paper_shape
 
 from diffusionbench.errors import CheckpointError, ConfigError, DataError, RequestError, UserError
 from diffusionbench.schema import file_digest
 from nanogen.conditions import CONDITIONS
 from nanogen.config import compose
-from nanogen.data.shapes import open_shapes
+from nanogen.datasets.shapes import open_shapes
 from nanogen.model.condition import TextCondition
 from nanogen.model.dit import DDT
-from nanogen.model.shape import Shape
 from nanogen.prepare import prepare_text
 from nanogen.text import ENCODERS, EncoderSpec, fit_whitening, open_spec, whitening
 from nanogen.text import cache as cache_module
@@ -159,7 +159,7 @@ def test_a_damaged_whitening_is_refused(tmp_path, monkeypatch):
 
 
 def test_long_captions_are_cut_counted_and_told_once(folders):
-    conditioner = CONDITIONS.load("text").create(settings(folders["qwen3"], max_tokens=4), "cpu")
+    conditioner = CONDITIONS.load("text")(settings(folders["qwen3"], max_tokens=4), "cpu")
     long = " ".join(["red"] * 9)
     for _ in range(2):
         condition = conditioner(None, [long, "a circle"])
@@ -172,7 +172,7 @@ def test_long_captions_are_cut_counted_and_told_once(folders):
 
 
 def test_a_batch_is_cut_to_its_longest_caption_and_needs_no_mask_where_all_are_equal(folders):
-    conditioner = CONDITIONS.load("text").create(settings(folders["qwen3"]), "cpu")
+    conditioner = CONDITIONS.load("text")(settings(folders["qwen3"]), "cpu")
     condition = conditioner(None, CAPTIONS)
     lengths = [len(caption.split()) for caption in CAPTIONS]
     assert condition.states.shape == (3, max(lengths), 24)
@@ -207,19 +207,9 @@ def test_kept_states_are_bounded(folders, monkeypatch):
 
 def test_cut_sequences_give_what_padded_ones_give():
     torch.manual_seed(3)
-    shape = Shape(
-        latent_shape=(3, 8, 8),
-        patch_size=2,
-        encoder_depth=2,
-        encoder_hidden_size=16,
-        encoder_num_heads=2,
-        decoder_depth=1,
-        decoder_hidden_size=24,
-        decoder_num_heads=2,
-        num_classes=None,
-        text_width=12,
-    )
-    net = DDT(shape)
+    sizes = {"encoder_depth": 2, "encoder_hidden_size": 16, "encoder_num_heads": 2}
+    sizes |= {"decoder_depth": 1, "decoder_hidden_size": 24, "decoder_num_heads": 2}
+    net = DDT(paper_shape((3, 8, 8), 2, **sizes, num_classes=None, text_width=12))
     for parameter in net.parameters():
         torch.nn.init.normal_(parameter, std=0.2)
     z, t = torch.randn(2, 3, 8, 8), torch.tensor([0.3, 0.8])
@@ -246,7 +236,7 @@ def test_a_cache_gives_the_states_within_its_precision_and_never_opens_the_encod
     assert (manifest.captions, manifest.truncated) == (4, 0)
     fresh, mask = TextStates(encoder(folders["bert"]))(CAPTIONS)
     monkeypatch.setattr(TextEncoder, "_model", property(lambda self: pytest.fail("the encoder was opened")))
-    conditioner = CONDITIONS.load("text").create(settings(folders["bert"], cache=str(folder)), "cpu")
+    conditioner = CONDITIONS.load("text")(settings(folders["bert"], cache=str(folder)), "cpu")
     stored = conditioner(None, CAPTIONS)
     torch.testing.assert_close(stored.states[stored.mask], fresh[mask], atol=4e-3, rtol=2e-3)
     assert torch.equal(stored.mask, mask)
@@ -265,11 +255,11 @@ class Captioned:
 def test_a_stale_cache_is_refused(folders, cached):
     kind = CONDITIONS.load("text")
     with pytest.raises(DataError, match=r"is stale: the data's hash is data there and other data now.*prepare text"):
-        kind.fit(settings(folders["bert"], cache=str(cached[0])), Captioned())
+        kind.infer_from_data(settings(folders["bert"], cache=str(cached[0])), Captioned())
     with pytest.raises(DataError, match="is stale: the encoder's hash"):
-        kind.create(settings(folders["qwen3"], cache=str(cached[0])), "cpu")
+        kind(settings(folders["qwen3"], cache=str(cached[0])), "cpu")
     with pytest.raises(DataError, match=r"is stale: condition.max_tokens is 256 there and 9 now"):
-        kind.create(settings(folders["bert"], cache=str(cached[0]), max_tokens=9), "cpu")
+        kind(settings(folders["bert"], cache=str(cached[0]), max_tokens=9), "cpu")
 
 
 def test_a_damaged_or_missing_cache_is_refused(folders, cached, tmp_path):
@@ -403,19 +393,19 @@ def test_bad_encoders_end_in_one_sentence(folders, tmp_path, monkeypatch):
 
 
 def test_a_conditioner_refuses_what_is_of_the_other_kind(folders):
-    text = CONDITIONS.load("text").create(settings(folders["bert"]), "cpu")
-    classes = CONDITIONS.load("class").create({"num_classes": 10}, "cpu")
+    text = CONDITIONS.load("text")(settings(folders["bert"]), "cpu")
+    classes = CONDITIONS.load("class")({"num_classes": 10}, "cpu")
     with pytest.raises(RequestError, match=r"none was given\. Give a prompt"):
         text([1, 2], None)
     with pytest.raises(RequestError, match=r"--labels 0-9 was given.*Use --prompt"):
-        text.asks("0-9", [])
+        text.parse_specs("0-9", [])
     with pytest.raises(RequestError, match=r"none was given\. Use --prompt"):
-        text.asks("", [])
+        text.parse_specs("", [])
     with pytest.raises(RequestError, match="'a cat' was given, and this network draws classes"):
-        classes.asks("", ["a cat"])
-    assert [ask.caption for ask in text.asks("", ["a", "b"])] == ["a", "b"]
+        classes.parse_specs("", ["a cat"])
+    assert [spec.caption for spec in text.parse_specs("", ["a", "b"])] == ["a", "b"]
     with pytest.raises(RequestError, match=r"prompt 'caf\\xe9' is no UTF-8 text"):
-        text.asks("", ["a", "caf\udce9"])
+        text.parse_specs("", ["a", "caf\udce9"])
 
 
 def test_data_without_captions_is_refused_for_text(folders):
@@ -423,15 +413,15 @@ def test_data_without_captions_is_refused_for_text(folders):
         captioned, num_classes = False, 10
 
     with pytest.raises(ConfigError, match="data has no captions"):
-        CONDITIONS.load("text").fit(settings(folders["bert"]), Labelled())
+        CONDITIONS.load("text").infer_from_data(settings(folders["bert"]), Labelled())
     with pytest.raises(ConfigError, match="data has no labels"):
-        CONDITIONS.load("class").fit({"num_classes": "auto"}, Captioned())
+        CONDITIONS.load("class").infer_from_data({"num_classes": "auto"}, Captioned())
 
 
 def test_the_width_of_a_folder_is_read_without_transformers(folders):
     for kind in KINDS:
         assert json.loads((folders[kind] / "config.json").read_text())
-        assert CONDITIONS.load("text").shape(settings(folders[kind])) == {"text_width": 24}
+        assert CONDITIONS["text"].shape(settings(folders[kind])) == {"text_width": 24}
 
 
 def test_the_digest_of_an_encoder_follows_weights_tokenizer_and_how_they_are_read(folders, tmp_path):

@@ -9,8 +9,8 @@ import torch
 from diffusionbench.errors import RequestError
 from diffusionbench.judges.digits import WEIGHTS as JUDGE
 from diffusionbench.schema import file_digest
-from nanogen.latents import toy, train_toy_ae
-from nanogen.latents.toy import CARD, WEIGHTS, ToyAE, card
+from nanogen.latents import open_latent, toy, train_toy_ae
+from nanogen.latents.toy import CARD, WEIGHTS, card
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -39,14 +39,14 @@ def test_the_weights_are_small_and_those_of_the_card():
 
 
 def test_reconstructions_are_as_good_as_the_card_says(held_out):
-    latent = ToyAE("cpu")
+    latent = open_latent("toy-ae", "cpu")
     assert psnr(latent.decode(latent.encode(held_out)), held_out) == pytest.approx(card()["psnr"]["scenes"], abs=0.5)
     digits = train_toy_ae.handwritten("held_out").float() / 255
     assert psnr(latent.decode(latent.encode(digits)), digits) == pytest.approx(card()["psnr"]["digits"], abs=0.1)
 
 
 def test_latents_are_normalised_and_noise_on_them_is_forgiven(held_out):
-    latent = ToyAE("cpu")
+    latent = open_latent("toy-ae", "cpu")
     z = latent.encode(held_out)
     assert z.mean((0, 2, 3)).abs().max() < 0.25
     assert (z.std((0, 2, 3)) - 1).abs().max() < 0.25
@@ -57,10 +57,10 @@ def test_latents_are_normalised_and_noise_on_them_is_forgiven(held_out):
 def test_missing_or_other_weights_are_refused(tmp_path, monkeypatch):
     monkeypatch.setattr(toy, "WEIGHTS", tmp_path / "toy_ae.safetensors")
     with pytest.raises(RequestError, match=r"'toy-ae' needs its weights .* which are missing\. Reinstall"):
-        ToyAE("cpu")
+        open_latent("toy-ae", "cpu")
     (tmp_path / "toy_ae.safetensors").write_bytes(WEIGHTS.read_bytes()[:-1] + b"x")
     with pytest.raises(RequestError, match=r"do not have the SHA-256 that their card names"):
-        ToyAE("cpu")
+        open_latent("toy-ae", "cpu")
 
 
 def test_the_script_learns_and_writes_weights_with_their_card(tmp_path, monkeypatch):

@@ -1,13 +1,9 @@
-"""What a correlation over methods is made of: families, single methods, the range chosen, and metric noise.
-
-A pooled coefficient answers "does x predict y over these methods"; the parts here say how much of the answer is the
-contrast between families, how much hangs on one method, and how much noise alone would hide.
-"""
+"""Decompose a correlation over methods: by family, without single methods, among the best, and under metric noise."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -27,22 +23,22 @@ from diffusionbench.study.correlate import (
     pearson,
     spearman,
 )
-from diffusionbench.study.points import Point, Selection, merge_e2e, subject
+from diffusionbench.study.points import Point, Selection, merge_e2e, method_key
 
 TOP: Final = (5, 10, 15, 20)
 
 
 @dataclass(frozen=True)
-class Part:
-    """A coefficient of a named subset: one family, everyone without a family, or the best k."""
+class SubsetCoefficient:
+    """A coefficient over a named subset: one family, all but one family, or the best k."""
 
     name: str
     coefficient: Coefficient
 
 
 @dataclass(frozen=True)
-class Between:
-    """The contrast between families: Pearson's r of family means, each weighted by its number of methods.
+class BetweenFamilies:
+    """Pearson's r of the family means, each weighted by its number of methods.
 
     Attributes:
         families: number of families.
@@ -57,8 +53,8 @@ class Between:
 
 
 @dataclass(frozen=True)
-class Influence:
-    """Pearson's r without one method, and how far that moves it (None where it is not defined)."""
+class LeaveOneOut:
+    """Pearson's r without one method, and the change from the pooled r (None where it is not defined)."""
 
     name: str
     without: float | None
@@ -71,7 +67,7 @@ class Noise:
 
     Attributes:
         sd: in the metric's unit.
-        source: how it is known.
+        source: where it comes from, as text.
     """
 
     sd: float
@@ -80,14 +76,14 @@ class Noise:
 
 @dataclass(frozen=True)
 class Attenuation:
-    """What metric noise alone does to Pearson's r.
+    """The effect of metric noise alone on Pearson's r (Spearman 1904, correction for attenuation).
 
     Attributes:
         scope: "pooled" or "within families".
         reliability_x, reliability_y: 1 - noise^2 / variance over methods; 1 where no noise is known.
         ceiling: sqrt of their product: the |r| that a perfect linear relation would show. None where noise exceeds
             the spread of the methods.
-        corrected: r / ceiling, the estimate free of noise; values beyond 1 say that noise or n explain the excess.
+        corrected: r / ceiling, the estimate free of noise; it may exceed 1 by chance.
         rescored_sd: standard deviation of r over drawn re-scorings of the same methods (pooled only).
     """
 
@@ -101,7 +97,7 @@ class Attenuation:
 
 @dataclass(frozen=True, kw_only=True)
 class Study:
-    """Everything `correlate` prints about one pair of metrics."""
+    """The whole analysis of one pair of metrics, as `correlate` prints it."""
 
     selection: Selection
     separate_e2e: bool
@@ -109,12 +105,12 @@ class Study:
     spearman: Coefficient
     kendall: Coefficient
     line: Line | None
-    per_family: tuple[Part, ...]
+    per_family: tuple[SubsetCoefficient, ...]
     within: Coefficient
-    between: Between
-    without_family: tuple[Part, ...]
-    influence: tuple[Influence, ...]
-    top: tuple[Part, ...]
+    between: BetweenFamilies
+    without_family: tuple[SubsetCoefficient, ...]
+    influence: tuple[LeaveOneOut, ...]
+    top: tuple[SubsetCoefficient, ...]
     noise_x: Noise | None
     noise_y: Noise | None
     attenuation: tuple[Attenuation, ...]
@@ -123,7 +119,7 @@ class Study:
 
 
 def rescoring_noise(key: str, records: Iterable[Record] | None = None) -> Noise | None:
-    """Noise of one scoring, from the two published sets: sd of the differences over the same methods, over sqrt 2.
+    """Return the noise of one scoring, from the two published sets: sd of the differences per method, over sqrt 2.
 
     Args:
         key: metric key.
@@ -135,7 +131,7 @@ def rescoring_noise(key: str, records: Iterable[Record] | None = None) -> Noise 
     scores: dict[str, dict[str, float]] = {published.PAPER: {}, published.BLOG: {}}
     for record in published.records() if records is None else records:
         if key in record.values and record.kind == "published" and record.protocol.name in scores:
-            name = f"{subject(record)} {record.protocol.guidance}"
+            name = f"{method_key(record)} {record.protocol.guidance}"
             scores[record.protocol.name][name] = record.values[key].value
     paper, blog = scores[published.PAPER], scores[published.BLOG]
     shared = sorted(paper.keys() & blog.keys())
@@ -147,7 +143,7 @@ def rescoring_noise(key: str, records: Iterable[Record] | None = None) -> Noise 
 
 
 def _noise(key: str, values: Sequence[Value]) -> Noise | None:
-    """From the records' own standard errors where all have one, else from the published re-scoring."""
+    """Return the noise by the records' own standard errors where all have one, else by the published re-scoring."""
     errors = [value.stderr for value in values if value.stderr is not None]
     if values and len(errors) == len(values):
         return Noise(float(np.sqrt(np.mean(np.square(errors)))), "root mean square of the records' standard errors")
@@ -162,11 +158,11 @@ def analyse(
     seed: int = 0,
     top: Sequence[int] = TOP,
 ) -> Study:
-    """Take the correlation of a selection apart.
+    """Return the correlation of a selection with its decomposition.
 
     Args:
         selection: points of one score set.
-        separate_e2e: whether end-to-end VAEs are a family of their own; else they count as VAEs.
+        separate_e2e: make end-to-end VAEs a family of their own; else they count as VAEs.
         draws, seed: of bootstrap, permutations and re-scorings.
         top: sizes of the subsets of methods that are best on x.
     """
@@ -175,13 +171,18 @@ def analyse(
     labels = np.array([merge_e2e(p.family, separate_e2e) or "not stated" for p in points], dtype=object)
     names = list(dict.fromkeys(labels))
 
-    def part(name: str, mask: np.ndarray) -> Part:
-        return Part(name, pearson(x[mask], y[mask], draws=draws, seed=seed))
+    def part(name: str, mask: np.ndarray) -> SubsetCoefficient:
+        return SubsetCoefficient(name, pearson(x[mask], y[mask], draws=draws, seed=seed))
 
     pooled = pearson(x, y, draws=draws, seed=seed)
     within = partial(x, y, list(labels), draws=draws, seed=seed)
     noise_x = _noise(selection.x_key, [p.x_value for p in points])
     noise_y = _noise(selection.y_key, [p.y_value for p in points])
+    attenuation: tuple[Attenuation, ...] = ()
+    if noise_x or noise_y:
+        sds = (noise_x.sd if noise_x else 0.0, noise_y.sd if noise_y else 0.0)
+        rescored = None if pooled.value is None else _rescored_sd(x, y, sds, draws, seed)
+        attenuation = tuple(_attenuation(x, y, labels, pooled, within, sds, rescored))
     return Study(
         selection=selection,
         separate_e2e=separate_e2e,
@@ -193,20 +194,20 @@ def analyse(
         within=within,
         between=_between(x, y, labels),
         without_family=tuple(part(name, labels != name) for name in names) if len(names) > 1 else (),
-        influence=_influence(points, x, y, pooled),
+        influence=_leave_one_out(points, x, y, pooled),
         top=_top(selection, x, y, top, draws, seed),
         noise_x=noise_x,
         noise_y=noise_y,
-        attenuation=_attenuation(x, y, labels, pooled, within, noise_x, noise_y, draws, seed),
+        attenuation=attenuation,
         draws=draws,
         seed=seed,
     )
 
 
-def _between(x: np.ndarray, y: np.ndarray, labels: np.ndarray) -> Between:
+def _between(x: np.ndarray, y: np.ndarray, labels: np.ndarray) -> BetweenFamilies:
     names = list(dict.fromkeys(labels))
     if not names:
-        return Between(0, None, None)
+        return BetweenFamilies(0, None, None)
     weights = np.array([np.count_nonzero(labels == name) for name in names], dtype=float)
     means = np.array([[v[labels == name].mean() for name in names] for v in (x, y)])
     u, v = means - np.array([[x.mean()], [y.mean()]])
@@ -216,23 +217,25 @@ def _between(x: np.ndarray, y: np.ndarray, labels: np.ndarray) -> Between:
     scale = np.ptp(x) * np.ptp(y) if len(x) else 0.0
     share = covariance / total if len(names) > 1 and abs(total) > 1e-12 * scale and scale > 0 else None
     defined = len(names) >= 3 and spread > (1e-12 * scale) ** 2 and scale > 0
-    return Between(len(names), max(-1.0, min(1.0, covariance / math.sqrt(spread))) if defined else None, share)
+    return BetweenFamilies(len(names), max(-1.0, min(1.0, covariance / math.sqrt(spread))) if defined else None, share)
 
 
-def _influence(points: Sequence[Point], x: np.ndarray, y: np.ndarray, pooled: Coefficient) -> tuple[Influence, ...]:
-    """Largest change first."""
+def _leave_one_out(
+    points: Sequence[Point], x: np.ndarray, y: np.ndarray, pooled: Coefficient
+) -> tuple[LeaveOneOut, ...]:
+    """Return Pearson's r without each method, the largest change first."""
     found = []
     for index, point in enumerate(points):
         without = pearson(np.delete(x, index), np.delete(y, index), draws=0).value
         change = None if without is None or pooled.value is None else without - pooled.value
-        found.append(Influence(point.name, without, change))
+        found.append(LeaveOneOut(point.name, without, change))
     return tuple(sorted(found, key=lambda one: (-abs(one.change or 0.0), one.name)))
 
 
 def _top(
     selection: Selection, x: np.ndarray, y: np.ndarray, sizes: Sequence[int], draws: int, seed: int
-) -> tuple[Part, ...]:
-    """The best k on x; methods tied with the k-th are all kept. Nothing where "best" has no meaning."""
+) -> tuple[SubsetCoefficient, ...]:
+    """Return the coefficients of the best k on x, ties with the k-th included; none where x has no direction."""
     better = direction(selection.x_key, selection.points[0].x_value) if selection.points else None
     if better is None:
         return ()
@@ -241,7 +244,7 @@ def _top(
     for size in sizes:
         if 0 < size < len(x):
             chosen = goodness >= np.sort(goodness)[-size]
-            found.append(Part(f"best {size}", pearson(x[chosen], y[chosen], draws=draws, seed=seed)))
+            found.append(SubsetCoefficient(f"best {size}", pearson(x[chosen], y[chosen], draws=draws, seed=seed)))
     return tuple(found)
 
 
@@ -251,40 +254,38 @@ def _attenuation(
     labels: np.ndarray,
     pooled: Coefficient,
     within: Coefficient,
-    noise_x: Noise | None,
-    noise_y: Noise | None,
-    draws: int,
-    seed: int,
-) -> tuple[Attenuation, ...]:
-    if (noise_x is None and noise_y is None) or pooled.value is None:
-        return ()
-    sd_x, sd_y = noise_x.sd if noise_x else 0.0, noise_y.sd if noise_y else 0.0
-    rescored = None
-    if draws and len(x) >= 4:
-        rng = np.random.default_rng(np.random.SeedSequence([seed, 4]))
-        drawn = []
-        for size in block_sizes(draws, len(x)):
-            u = x + sd_x * rng.standard_normal((size, len(x)))
-            v = y + sd_y * rng.standard_normal((size, len(x)))
-            u, v = u - u.mean(1, keepdims=True), v - v.mean(1, keepdims=True)
-            drawn.append((u * v).sum(1) / np.sqrt((u * u).sum(1) * (v * v).sum(1)))
-        rescored = float(np.concatenate(drawn).std(ddof=1))
-    found = [_scope("pooled", pooled.value, float(x.var(ddof=1)), float(y.var(ddof=1)), sd_x, sd_y, rescored)]
+    sds: tuple[float, float],
+    rescored_sd: float | None,
+) -> Iterator[Attenuation]:
+    if pooled.value is None:
+        return
+    yield _scope("pooled", pooled.value, (float(x.var(ddof=1)), float(y.var(ddof=1))), sds, rescored_sd)
     kept = np.array([np.count_nonzero(labels == label) > 1 for label in labels], dtype=bool)
     groups = set(labels[kept])
     freedom = int(kept.sum()) - len(groups)
     if within.value is not None and len(groups) > 1:
-        variances = [
+        var_x, var_y = (
             sum(float(((v[labels == g] - v[labels == g].mean()) ** 2).sum()) for g in groups) / freedom for v in (x, y)
-        ]
-        found.append(_scope("within families", within.value, variances[0], variances[1], sd_x, sd_y, None))
-    return tuple(found)
+        )
+        yield _scope("within families", within.value, (var_x, var_y), sds, None)
+
+
+def _rescored_sd(x: np.ndarray, y: np.ndarray, sds: tuple[float, float], draws: int, seed: int) -> float | None:
+    """Return the standard deviation of r over re-scorings of the same methods, drawn with normal noise."""
+    if not draws or len(x) < 4:
+        return None
+    rng = np.random.default_rng(np.random.SeedSequence([seed, 4]))
+    drawn = []
+    for size in block_sizes(draws, len(x)):
+        u, v = (values + sd * rng.standard_normal((size, len(x))) for values, sd in zip((x, y), sds, strict=True))
+        u, v = u - u.mean(1, keepdims=True), v - v.mean(1, keepdims=True)
+        drawn.append((u * v).sum(1) / np.sqrt((u * u).sum(1) * (v * v).sum(1)))
+    return float(np.concatenate(drawn).std(ddof=1))
 
 
 def _scope(
-    name: str, r: float, var_x: float, var_y: float, sd_x: float, sd_y: float, rescored: float | None
+    name: str, r: float, variances: tuple[float, float], sds: tuple[float, float], rescored_sd: float | None
 ) -> Attenuation:
-    reliability = [1 - sd**2 / var if var > 0 else -math.inf for var, sd in ((var_x, sd_x), (var_y, sd_y))]
-    usable = min(reliability) > 0
-    ceiling = math.sqrt(reliability[0] * reliability[1]) if usable else None
-    return Attenuation(name, reliability[0], reliability[1], ceiling, r / ceiling if ceiling else None, rescored)
+    x, y = (1 - sd**2 / var if var > 0 else -math.inf for var, sd in zip(variances, sds, strict=True))
+    ceiling = math.sqrt(x * y) if min(x, y) > 0 else None
+    return Attenuation(name, x, y, ceiling, r / ceiling if ceiling else None, rescored_sd)

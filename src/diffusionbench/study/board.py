@@ -1,6 +1,6 @@
-"""The leaderboard: computed from records, never typed. Both axes side by side, every cell with its record.
+"""The leaderboard, computed from records: both axes side by side, every cell with its record.
 
-How the holistic rank is formed:
+The holistic rank:
 
 1. Holistic columns: FID without and with guidance (axis class_conditional), GenEval, DPG-Bench and GenAI-Bench (axis
    t2i). SimpleEval is shown but not counted among published figures, which print it in one chart only.
@@ -37,8 +37,8 @@ from diffusionbench.study.points import (
     families,
     guidance_state,
     in_set,
+    method_key,
     protocol_difference,
-    subject,
 )
 
 HOLISTIC: Final = ("fid", "fid@cfg", "geneval_overall", "dpgbench", "genaibench_overall")
@@ -85,7 +85,7 @@ class Cell:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Row:
+class BoardRow:
     """One method with its cells by column id; ranks are None where it lacks a holistic column.
 
     Attributes:
@@ -111,7 +111,7 @@ class Row:
 
 
 @dataclass(frozen=True)
-class Dropped:
+class ColumnAblation:
     """The holistic order without one column: Kendall's tau with the full order, the largest change of place."""
 
     column: str
@@ -133,9 +133,9 @@ class Board:
 
     score_set: str
     columns: tuple[Column, ...]
-    rows: tuple[Row, ...]
+    rows: tuple[BoardRow, ...]
     holistic: tuple[str, ...]
-    sensitivity: tuple[Dropped, ...]
+    sensitivity: tuple[ColumnAblation, ...]
     fixed: tuple[str, ...]
     draws: int
     seed: int
@@ -244,7 +244,7 @@ def order(board: Board, by: str = "place", *, reverse: bool = False) -> Board:
         (column,) = (column for column in board.columns if column.id == by)
         sign = -1.0 if column.higher_is_better else 1.0
 
-    def value(row: Row) -> float | None:
+    def value(row: BoardRow) -> float | None:
         if by == "place":
             return row.place
         return row.axis_ranks.get(by) if by in axes else row.cells[by].value if by in row.cells else None
@@ -300,18 +300,18 @@ def _labels(protocols: Sequence[Protocol]) -> list[str]:
     return [f"{label[:-1]}#{i + 1}]" if labels.count(label) > 1 else label for i, label in enumerate(labels)]
 
 
-def _rows(pool: Sequence[Record], placed: dict[str, dict[str, str]]) -> list[Row]:
+def _rows(pool: Sequence[Record], placed: dict[str, dict[str, str]]) -> list[BoardRow]:
     """One row for each method; a second record for a taken cell opens a further row."""
     slots: dict[str, list[list[Record]]] = {}
     for record in pool:
         wanted = set(placed.get(record.id, {}).values())
-        for slot in slots.setdefault(subject(record), []):
+        for slot in slots.setdefault(method_key(record), []):
             taken = {column for other in slot for column in placed.get(other.id, {}).values()}
             if not wanted & taken:
                 slot.append(record)
                 break
         else:
-            slots[subject(record)].append([record])
+            slots[method_key(record)].append([record])
     rows = []
     for name, alike in slots.items():
         for index, slot in enumerate(alike):
@@ -323,7 +323,7 @@ def _rows(pool: Sequence[Record], placed: dict[str, dict[str, str]]) -> list[Row
                     )
             # The title of a text-to-image row tells more (training length), so the last one wins.
             rows.append(
-                Row(
+                BoardRow(
                     name=name if index == 0 else f"{name}#{index + 1}",
                     method=slot[0].method,
                     title=slot[-1].title,
@@ -336,10 +336,10 @@ def _rows(pool: Sequence[Record], placed: dict[str, dict[str, str]]) -> list[Row
 
 
 def _rank(
-    rows: list[Row], columns: Sequence[Column], draws: int, seed: int
-) -> tuple[list[Row], tuple[Dropped, ...], tuple[str, ...]]:
-    complete: list[Row] = []
-    others: list[Row] = []
+    rows: list[BoardRow], columns: Sequence[Column], draws: int, seed: int
+) -> tuple[list[BoardRow], tuple[ColumnAblation, ...], tuple[str, ...]]:
+    complete: list[BoardRow] = []
+    others: list[BoardRow] = []
     for row in rows:
         missing = [c.id for c in columns if c.id not in row.cells or not math.isfinite(row.cells[c.id].value)]
         (others if missing or not columns else complete).append(replace(row, missing=tuple(missing)))
@@ -356,7 +356,7 @@ def _rank(
     noise, fixed = _noise(complete, columns)
     intervals = _intervals(values, noise, axes, draws, seed)
     front = _front(values)
-    dropped, reached = _sensitivity(complete, ranks, columns, places)
+    dropped, place_range = _sensitivity(complete, ranks, columns, places)
     ranked = [
         replace(
             row,
@@ -365,7 +365,7 @@ def _rank(
             mean_rank=float(means[i]),
             interval=intervals[i] if intervals else None,
             place=float(places[i]),
-            places=reached[i],
+            places=place_range[i],
             pareto=bool(front[i]),
         )
         for i, row in enumerate(complete)
@@ -380,7 +380,7 @@ def _mean_rank(ranks: np.ndarray, axes: Sequence[str]) -> np.ndarray:
     return np.asarray(np.round(np.mean([ranks[..., mask].mean(-1) for mask in masks], axis=0), 9))
 
 
-def _noise(rows: Sequence[Row], columns: Sequence[Column]) -> tuple[np.ndarray, tuple[str, ...]]:
+def _noise(rows: Sequence[BoardRow], columns: Sequence[Column]) -> tuple[np.ndarray, tuple[str, ...]]:
     """Standard deviation of one scoring of each cell [rows, columns], and the columns where it is not known."""
     noise = np.zeros((len(rows), len(columns)))
     fixed = []
@@ -419,17 +419,17 @@ def _front(values: np.ndarray) -> np.ndarray:
 
 
 def _sensitivity(
-    rows: Sequence[Row], ranks: np.ndarray, columns: Sequence[Column], places: np.ndarray
-) -> tuple[tuple[Dropped, ...], list[tuple[float, float]]]:
-    found, reached = [], [places]
+    rows: Sequence[BoardRow], ranks: np.ndarray, columns: Sequence[Column], places: np.ndarray
+) -> tuple[tuple[ColumnAblation, ...], list[tuple[float, float]]]:
+    found, place_range = [], [places]
     for j, column in enumerate(columns if len(columns) > 1 else ()):
         left = [k for k in range(len(columns)) if k != j]
         means = _mean_rank(ranks[:, left], [columns[k].axis for k in left])
         moved = mid_ranks(means)
-        reached.append(moved)
+        place_range.append(moved)
         shifts = np.abs(moved - places)
         tau = kendall(places, moved, draws=0).value
         far, first = int(shifts.argmax()), int(means.argmin())
-        found.append(Dropped(column.id, tau, float(shifts[far]), rows[far].name, rows[first].name))
-    low, high = np.min(reached, axis=0), np.max(reached, axis=0)
+        found.append(ColumnAblation(column.id, tau, float(shifts[far]), rows[far].name, rows[first].name))
+    low, high = np.min(place_range, axis=0), np.max(place_range, axis=0)
     return tuple(found), [(float(a), float(b)) for a, b in zip(low, high, strict=True)]

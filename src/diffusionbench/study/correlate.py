@@ -1,12 +1,12 @@
-"""Correlation coefficients with what an honest reader asks next: interval, p-value, and when there is no answer.
+"""Correlation coefficients with 95 % interval and p-value; None with the reason where one is not defined.
 
-Everything works on two float arrays [n]. A coefficient that cannot be formed (fewer than 3 points, a constant
-variable) is None with the reason, never a number; an interval needs 4 points.
+Everything works on two float arrays [n]. A coefficient needs 3 points and two variables that vary; an interval needs 4
+points.
 
-An interval is the one that covers at the few dozen points of a study. Bootstrap percentiles of Pearson's r cover 90 to
-93 % at 12 to 24 points, the bias-corrected ones 92 to 94 %, Fisher's z 95 to 96 %; percentiles of the two coefficients
-of ranks cover 95 to 98 % (normal data; the tests simulate it). All draws are vectorised: a bootstrap resample is a
-vector of counts, so a coefficient of every resample is a few passes over one array.
+The kind of interval is chosen by its coverage at the few dozen points of a study. Bootstrap percentiles of Pearson's r
+cover 90 to 93 % at 12 to 24 points, the bias-corrected ones 92 to 94 %, Fisher's z 95 to 96 %; percentiles of the two
+rank coefficients cover 95 to 98 % (normal data; the tests simulate it). All draws are vectorised: a bootstrap resample
+is a vector of counts. Kendall's tau compares every pair: O(n^2) a draw, for n of dozens to a few thousand methods.
 """
 
 from __future__ import annotations
@@ -16,11 +16,9 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import permutations
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
-
-from diffusionbench.study.concordance import permuted_concordance, resampled_tau
 
 Z95: Final = 1.959963984540054
 DRAWS: Final = 10_000
@@ -64,7 +62,7 @@ class Coefficient:
 
 @dataclass(frozen=True)
 class Line:
-    """Least-squares line y = intercept + slope x."""
+    """The least-squares line y = intercept + slope x."""
 
     slope: float
     intercept: float
@@ -87,7 +85,7 @@ def pearson(x: Floats, y: Floats, *, draws: int = DRAWS, seed: int = 0) -> Coeff
 
     Source: Pearson 1895; Fisher 1921 (z).
     """
-    return _coefficient("pearson", x, y, _pearson_value, None, _pearson_permuted, draws, seed)
+    return _coefficient("pearson", x, y, draws, seed)
 
 
 def spearman(x: Floats, y: Floats, *, draws: int = DRAWS, seed: int = 0) -> Coefficient:
@@ -97,7 +95,7 @@ def spearman(x: Floats, y: Floats, *, draws: int = DRAWS, seed: int = 0) -> Coef
 
     Source: Spearman 1904; Efron 1979 (bootstrap, percentile interval).
     """
-    return _coefficient("spearman", x, y, _spearman_value, _spearman_resampled, _spearman_permuted, draws, seed)
+    return _coefficient("spearman", x, y, draws, seed)
 
 
 def kendall(x: Floats, y: Floats, *, draws: int = DRAWS, seed: int = 0) -> Coefficient:
@@ -105,11 +103,11 @@ def kendall(x: Floats, y: Floats, *, draws: int = DRAWS, seed: int = 0) -> Coeff
 
     Source: Kendall 1945; Efron 1979 (bootstrap, percentile interval).
     """
-    return _coefficient("kendall", x, y, _kendall_value, resampled_tau, permuted_concordance, draws, seed)
+    return _coefficient("kendall", x, y, draws, seed)
 
 
 def fisher_interval(r: float, n: int, given: int = 0) -> tuple[float, float] | None:
-    """95 % interval of a correlation by Fisher's z: tanh(atanh r -+ 1.96 / sqrt(n - given - 3)).
+    """Return the 95 % interval of a correlation by Fisher's z: tanh(atanh r -+ 1.96 / sqrt(n - given - 3)).
 
     Args:
         r: the coefficient.
@@ -126,7 +124,7 @@ def fisher_interval(r: float, n: int, given: int = 0) -> tuple[float, float] | N
 
 
 def fit_line(x: Floats, y: Floats) -> Line | None:
-    """Least-squares line, or None for fewer than 3 points or constant x."""
+    """Return the least-squares line, or None for fewer than 3 points or constant x."""
     a, b = _checked(x, y)
     if a.size < 3 or np.ptp(a) == 0:
         return None
@@ -164,10 +162,10 @@ def partial(
     n = int(a.size)
     if n - count < 2:
         return Coefficient(kind="partial", n=n, value=None, note="not defined: too few points beyond the group means")
-    u, v = _within(a, labels), _within(b, labels)
+    u, v = (values - (np.bincount(labels, values) / np.bincount(labels))[labels] for values in (a, b))
     if not (_varies(u, a) and _varies(v, b)):
         return Coefficient(kind="partial", n=n, value=None, note="not defined: constant within every group")
-    value = _ratio(u @ v, u @ u, v @ v)
+    value = _ratio(float(u @ v), float(u @ u), float(v @ v))
     p_value = None
     if draws:
         rng = np.random.default_rng(np.random.SeedSequence([seed, 3]))
@@ -205,16 +203,7 @@ def _checked(x: Floats, y: Floats) -> tuple[Array, Array]:
     return a, b
 
 
-def _coefficient(
-    kind: str,
-    x: Floats,
-    y: Floats,
-    value_of: Callable[[Array, Array], float],
-    resampled: Callable[[Array, Array, Array], Array] | None,
-    permuted: Callable[[Array, Array, Array], Array],
-    draws: int,
-    seed: int,
-) -> Coefficient:
+def _coefficient(kind: str, x: Floats, y: Floats, draws: int, seed: int) -> Coefficient:
     a, b = _checked(x, y)
     n = int(a.size)
     if n < 3:
@@ -223,25 +212,25 @@ def _coefficient(
         if np.ptp(values) == 0:
             return Coefficient(kind=kind, n=n, value=None, note=f"not defined: {name} is the same for every point")
     a, b = _standard(a), _standard(b)
+    value_of, resampled, permuted = _KINDS[kind]
     value = min(1.0, max(-1.0, value_of(a, b)))
-    interval = note = p_value = None
+    interval = fisher = note = None
     if resampled is None:
-        interval = fisher_interval(value, n)
+        interval = fisher = fisher_interval(value, n)
         note = _no_fisher(n) if interval is None else None
     elif n < 4:
         note = "interval not defined for fewer than 4 points"
     elif draws:
-        blocks = [resampled(a, b, counts) for counts in _resamples(seed, draws, n)]
-        interval, note = _percentiles(np.concatenate(blocks))
-    if draws:
-        p_value = _permutation_p(a, b, permuted, draws, seed)
+        drawn = [resampled(a, b, counts) for counts in _blocks(_drawn_counts, seed, draws, n)]
+        interval, note = _percentiles(np.concatenate(drawn))
+    p_value = _permutation_p(a, b, permuted, draws, seed) if draws else None
     return Coefficient(
         kind=kind,
         n=n,
         value=value,
         interval=interval,
         p_value=p_value,
-        fisher=interval if resampled is None else None,
+        fisher=fisher,
         draws=draws,
         seed=seed,
         note=note,
@@ -249,7 +238,7 @@ def _coefficient(
 
 
 def _standard(values: Array) -> Array:
-    """Centred and scaled to unit spread; equal values stay equal, so ties survive."""
+    """Return the values centred and scaled to unit spread; equal values stay equal, so ties survive."""
     centred = values - values.mean()
     return centred / np.abs(centred).max()
 
@@ -264,33 +253,13 @@ def _ratio(product: float, left: float, right: float) -> float:
 
 
 def block_sizes(draws: int, width: int) -> list[int]:
-    """Draws in blocks of bounded memory."""
+    """Return how many draws of `width` numbers to take at once, so that memory stays bounded."""
     block = max(1, min(draws, _BLOCK // max(width, 1)))
     return [min(block, draws - start) for start in range(0, draws, block)]
 
 
-def _resamples(seed: int, draws: int, n: int) -> Iterable[Array]:
-    """How often each point stands in each bootstrap resample, float64 [block, n]: the same for every coefficient."""
-    return _kept_counts(seed, draws, n) if draws * n <= _KEPT else _drawn_counts(seed, draws, n)
-
-
-def _orders(seed: int, draws: int, n: int) -> Iterable[Array]:
-    """Random orders of n points, int64 [block, n]: the same for every coefficient."""
-    return _kept_orders(seed, draws, n) if draws * n <= _KEPT else _drawn_orders(seed, draws, n)
-
-
-# A study forms many coefficients over equally many points; drawing once for all of them halves its time.
-@lru_cache(maxsize=16)
-def _kept_counts(seed: int, draws: int, n: int) -> tuple[Array, ...]:
-    return tuple(_drawn_counts(seed, draws, n))
-
-
-@lru_cache(maxsize=16)
-def _kept_orders(seed: int, draws: int, n: int) -> tuple[Array, ...]:
-    return tuple(_drawn_orders(seed, draws, n))
-
-
 def _drawn_counts(seed: int, draws: int, n: int) -> Iterator[Array]:
+    """Yield how often each point stands in each bootstrap resample, float64 [block, n]."""
     rng = np.random.default_rng(np.random.SeedSequence([seed, 1]))
     for size in block_sizes(draws, n):
         chosen = rng.integers(n, size=(size, n)) + n * np.arange(size)[:, None]
@@ -298,13 +267,24 @@ def _drawn_counts(seed: int, draws: int, n: int) -> Iterator[Array]:
 
 
 def _drawn_orders(seed: int, draws: int, n: int) -> Iterator[Array]:
+    """Yield random orders of n points, int64 [block, n]."""
     rng = np.random.default_rng(np.random.SeedSequence([seed, 2]))
     for size in block_sizes(draws, n):
         yield rng.permuted(np.tile(np.arange(n), (size, 1)), axis=1)
 
 
+def _blocks(drawn: Callable[[int, int, int], Iterator[Array]], seed: int, draws: int, n: int) -> Iterable[Array]:
+    return _kept(drawn, seed, draws, n) if draws * n <= _KEPT else drawn(seed, draws, n)
+
+
+# A study forms many coefficients over equally many points; drawing once for all of them halves its time.
+@lru_cache(maxsize=32)
+def _kept(drawn: Callable[[int, int, int], Iterator[Array]], seed: int, draws: int, n: int) -> tuple[Array, ...]:
+    return tuple(drawn(seed, draws, n))
+
+
 def _percentiles(values: Array) -> tuple[tuple[float, float] | None, str | None]:
-    """The middle 95 % of the resamples in which the coefficient exists."""
+    """Return the middle 95 % of the resamples in which the coefficient exists, and a note on the others."""
     finite = values[np.isfinite(values)]
     if finite.size < 0.8 * values.size:
         return None, "bootstrap interval not defined: a variable is constant in too many resamples"
@@ -321,7 +301,7 @@ def _permutation_p(
     if n <= _EXHAUSTIVE:
         orders = np.array(list(permutations(range(n))))
         return float(np.mean(_at_least(permuted(a, b, orders), observed)))
-    drawn = [permuted(a, b, orders) for orders in _orders(seed, draws, n)]
+    drawn = [permuted(a, b, orders) for orders in _blocks(_drawn_orders, seed, draws, n)]
     return _p_value(np.concatenate(drawn), observed)
 
 
@@ -331,30 +311,8 @@ def _at_least(drawn: Array, observed: float) -> Array:
 
 
 def _p_value(drawn: Array, observed: float) -> float:
-    """(1 + draws as extreme) / (1 + draws): the observed order is one of the possible ones."""
+    """Return (1 + draws as extreme) / (1 + draws): the observed order is one of the possible ones."""
     return float((1 + np.count_nonzero(_at_least(drawn, observed))) / (1 + drawn.size))
-
-
-def _distinct(values: Array, counts: Array) -> Array:
-    """Whether each resample holds at least two different values, bool [draws]."""
-    held = counts > 0
-    others = values[held.argmax(1)][:, None] != values
-    return np.asarray((held & others).any(1))
-
-
-def _weighted(u: Array, v: Array, counts: Array) -> Array:
-    """Pearson's r of each resample; u, v float [n] or [draws, n]."""
-    total = counts.sum(1)
-    u = u - ((counts * u).sum(1) / total)[:, None]
-    v = v - ((counts * v).sum(1) / total)[:, None]
-    product = (counts * u * v).sum(1)
-    spread = (counts * u * u).sum(1) * (counts * v * v).sum(1)
-    with np.errstate(invalid="ignore", divide="ignore"):
-        return np.clip(product / np.sqrt(spread), -1, 1)
-
-
-def _masked(values: Array, a: Array, b: Array, counts: Array) -> Array:
-    return np.where(_distinct(a, counts) & _distinct(b, counts), values, np.nan)
 
 
 def _pearson_value(a: Array, b: Array) -> float:
@@ -367,39 +325,74 @@ def _pearson_permuted(a: Array, b: Array, orders: Array) -> Array:
 
 
 def mid_ranks(values: Array) -> Array:
-    """Ranks from 1 [n]; ties share their mean rank."""
+    """Return ranks from 1 [n]; ties share their mean rank."""
     codes, counts = np.unique(values, return_inverse=True, return_counts=True)[1:]
     return (np.cumsum(counts) - (counts - 1) / 2)[codes]
 
 
-def _resampled_ranks(values: Array, counts: Array) -> Array:
-    """Mid-ranks of the points in each resample [draws, n]."""
-    order = np.argsort(values, kind="stable")
-    new = np.diff(values[order], prepend=-np.inf) > 0
-    held = counts[:, order]
-    if not new.all():
-        held = np.add.reduceat(held, np.flatnonzero(new), axis=1)
-    codes = np.empty(values.size, dtype=np.int64)
-    codes[order] = np.cumsum(new) - 1
-    return (np.cumsum(held, 1) - (held - 1) / 2)[:, codes]
-
-
-def _spearman_value(a: Array, b: Array) -> float:
-    return _pearson_value(mid_ranks(a), mid_ranks(b))
+def _signs(values: Array) -> Iterator[tuple[slice, Array]]:
+    """Yield sign(values[i] - values[j]) [rows, n] of a block of rows i at a time, with their places."""
+    start = 0
+    for size in block_sizes(values.size, values.size):
+        rows = slice(start, start + size)
+        yield rows, np.sign(values[rows, None] - values)
+        start += size
 
 
 def _spearman_resampled(a: Array, b: Array, counts: Array) -> Array:
-    return _masked(_weighted(_resampled_ranks(a, counts), _resampled_ranks(b, counts), counts), a, b, counts)
+    # A mid-rank is (n + 1 + sum of signs) / 2, so the signs sum to twice its deviation from the mean rank.
+    u, v = (np.hstack([counts @ signs.T for _, signs in _signs(values)]) for values in (a, b))
+    spread = (counts * u * u).sum(1) * (counts * v * v).sum(1)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        return np.clip((counts * u * v).sum(1) / np.sqrt(spread), -1, 1)
 
 
-def _spearman_permuted(a: Array, b: Array, orders: Array) -> Array:
-    return _pearson_permuted(mid_ranks(a), mid_ranks(b), orders)
+def resampled_tau(a: Array, b: Array, counts: Array) -> Array:
+    """Return Kendall's tau-b of bootstrap resamples; all sums are integers below 2^53, exact in float64.
+
+    Args:
+        a, b: values [n].
+        counts: how often each point stands in each resample, float64 [draws, n]; ones for the sample itself.
+
+    Returns:
+        float64 [draws]; not finite where a variable is constant in the resample.
+    """
+    concordance, untied_a, untied_b = np.zeros((3, len(counts)))
+    for (rows, x), (_, y) in zip(_signs(a), _signs(b), strict=True):
+        for total, signs in ((concordance, x * y), (untied_a, x * x), (untied_b, y * y)):
+            total += np.einsum("ij,ij->i", counts[:, rows], counts @ signs.T)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        return np.clip(concordance / np.sqrt(untied_a * untied_b), -1, 1)
 
 
-def _kendall_value(a: Array, b: Array) -> float:
-    return float(resampled_tau(a, b, np.ones((1, a.size)))[0])
+def permuted_concordance(a: Array, b: Array, orders: Array) -> Array:
+    """Return concordant minus discordant pairs of a[i] with b[orders[i]], float64 [draws].
+
+    Args:
+        a, b: values [n].
+        orders: permutations of the n places, integers [draws, n].
+    """
+    order = np.argsort(a)
+    # The smallest integers that hold -n hold differences of ranks and sums of n signs, too.
+    ranks = np.unique(b, return_inverse=True)[1].astype(np.min_scalar_type(-a.size))
+    y = ranks[orders.T[order]]
+    total = np.zeros(len(orders))
+    for i, above in enumerate(np.searchsorted(a[order], a[order], side="right")):
+        total += np.sign(y[above:] - y[i]).sum(0, dtype=y.dtype)
+    return total
 
 
-def _within(values: Array, labels: Array) -> Array:
-    """Deviations from the group means [n]."""
-    return values - (np.bincount(labels, values) / np.bincount(labels))[labels]
+# By kind: value, the same of resamples (None where the interval is Fisher's), a statistic of permutations.
+_KINDS: Final[dict[str, tuple[Any, Any, Any]]] = {
+    "pearson": (_pearson_value, None, _pearson_permuted),
+    "spearman": (
+        lambda a, b: _pearson_value(mid_ranks(a), mid_ranks(b)),
+        _spearman_resampled,
+        lambda a, b, orders: _pearson_permuted(mid_ranks(a), mid_ranks(b), orders),
+    ),
+    "kendall": (
+        lambda a, b: float(resampled_tau(a, b, np.ones((1, a.size)))[0]),
+        resampled_tau,
+        permuted_concordance,
+    ),
+}

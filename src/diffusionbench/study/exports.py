@@ -15,11 +15,11 @@ from pathlib import Path
 from typing import Any, Final
 
 from diffusionbench import __version__
-from diffusionbench.catalog import beside_a_score, direction, metric_info
+from diffusionbench.catalog import direction, is_auxiliary, metric_info
 from diffusionbench.errors import RequestError
 from diffusionbench.record import Record, Value
 from diffusionbench.schema import canonical_json
-from diffusionbench.study.points import guidance_state, subject
+from diffusionbench.study.points import guidance_state, method_key
 from diffusionbench.writing import write_atomic
 
 EVERY_EVAL_EVER: Final = "0.3.0"
@@ -75,7 +75,7 @@ def every_eval_ever(
         },
         "model_info": {
             "name": record.title,
-            "id": subject(record),
+            "id": method_key(record),
             "additional_details": {
                 "deployment_type": "self_deployed" if measured else "unknown",
                 "model_availability": "unknown",
@@ -91,7 +91,7 @@ def every_eval_ever(
 
 def _scores(record: Record) -> dict[str, Value]:
     """The values that are scores; a spread that stands beside one (such as kid_std) has no better end."""
-    return {key: value for key, value in record.values.items() if not beside_a_score(key, record.values)}
+    return {key: value for key, value in record.values.items() if not is_auxiliary(key, record.values)}
 
 
 def _eee_result(record: Record, key: str, value: Value) -> dict[str, Any]:

@@ -17,7 +17,7 @@ from diffusionbench.study import published
 from diffusionbench.study.analysis import Study, analyse, rescoring_noise
 from diffusionbench.study.correlate import Coefficient, pearson
 from diffusionbench.study.points import select_points
-from diffusionbench.study.published.names import BY_NAME
+from diffusionbench.study.published import METHODS
 from diffusionbench.writing import write_atomic
 
 T2I: Final = ("geneval", "dpgbench", "genaibench")
@@ -322,7 +322,7 @@ def _longer() -> Iterator[str]:
             size = abs(change) / (one.sd * math.sqrt(2))
             largest = max(largest, size)
             cells.append(f"{change:+.3f} ({size:.1f})")
-        rows.append((BY_NAME[record.method].published, *cells))
+        rows.append((METHODS[record.method].published, *cells))
     yield from _table(("200K against 100K iterations", *map(_title, noise)), rows)
     yield ""
     yield (

@@ -1,6 +1,6 @@
-"""From records to comparable points: one per method, two metrics each, all under one protocol.
+"""Records to comparable points: one per method, two metrics each, all under one protocol.
 
-`correlate`, `board` and the site get their pairs here, so that they can never disagree on which methods are compared.
+`correlate`, `figure` and the site take their points from here, so all of them compare the same methods.
 """
 
 from __future__ import annotations
@@ -20,18 +20,18 @@ from diffusionbench.record import Protocol, Record, Value, load
 from diffusionbench.registry import nearest
 from diffusionbench.shown import few, message, printable
 from diffusionbench.study import published
-from diffusionbench.study.published.names import FAMILIES
+from diffusionbench.study.published import FAMILIES
 
 MEASURED: Final = "measured"
 SETS: Final = (*published.SCORE_SETS, MEASURED)
 LATENT: Final = ("rae", "vae", "e2e-vae")
-# The published study charts these; one- and few-step methods and public models are not among its 24.
+# The families of the 24 methods that the published study charts.
 CHARTED: Final = (*LATENT, "pixel")
 FAMILY_ALIASES: Final = {"e2e": "e2e-vae", "fewstep": "few-step", "pixels": "pixel"}
 GROUPS: Final = {"latent": LATENT, "charted": CHARTED, "all": FAMILIES}
 
-# Fields of a protocol that must agree before two values of one metric are set side by side. How a method samples
-# (steps, shift, strength of guidance) is its own affair and is not among them.
+# Fields of a protocol that must agree before two values of one metric are compared. How a method samples (steps, shift,
+# guidance scale) is part of the method and may differ.
 COMPARED: Final = (
     "name",
     "axis",
@@ -53,7 +53,7 @@ class Point:
 
     Attributes:
         name: method, and its variant where it has one; unique among the points of a comparison.
-        title: for people.
+        title: for display.
         family: key of `FAMILIES`, or None where the records do not say.
         x, y: values.
         x_record, y_record: ids of the records that hold them.
@@ -73,7 +73,7 @@ class Point:
 
 @dataclass(frozen=True)
 class Selection:
-    """The points of one comparison, and who is missing from it and why.
+    """The points of one comparison, and the methods left out of it.
 
     Attributes:
         x_key, y_key: metric keys after aliases.
@@ -89,15 +89,13 @@ class Selection:
 
 
 def guidance_state(record: Record) -> Literal["cfg", "none"] | None:
-    """Return whether images were guided; None where the record does not say."""
+    """Return "cfg" for guided images, "none" for unguided ones; None where the record does not say."""
     guidance = record.protocol.guidance
-    if guidance is None:
-        return None
-    return "none" if guidance.scale == 1.0 else "cfg"
+    return None if guidance is None else "none" if guidance.scale == 1.0 else "cfg"
 
 
-def subject(record: Record) -> str:
-    """Return the name under which a method stands in a comparison: the method, and its variant where it has one."""
+def method_key(record: Record) -> str:
+    """Return the name of a method in comparisons: the method, with its variant where it has one."""
     return record.method if record.variant is None else f"{record.method}-{record.variant}"
 
 
@@ -107,11 +105,7 @@ def score_set_of(record: Record) -> str:
 
 
 def in_set(records: Iterable[Record], score_set: str) -> list[Record]:
-    """Return the records of one set.
-
-    Raises:
-        RequestError: if there is no such set.
-    """
+    """Return the records of one set; RequestError for an unknown one."""
     if score_set not in SETS:
         raise RequestError(f"unknown score set '{score_set}'. {nearest(score_set, list(SETS))}")
     return [record for record in records if score_set_of(record) == score_set]
@@ -133,11 +127,11 @@ def gather(folders: Iterable[Path]) -> list[Record]:
 
 
 def load_folder(folder: Path) -> list[Record]:
-    """Return every record below a folder, files in order of their names; a run folder holds other JSON beside them.
+    """Return every record below a folder, in order of the file names; other JSON files are ignored.
 
-    What can be no record under the name of one (a folder, a pipe, a link to nothing, gigabytes, 100,000 levels) is left
-    out, counted and named on stderr: a stranger's file must not take the board away from everybody else. A record that
-    is damaged does stop it, as the board would look complete without.
+    A file that cannot be a record (a folder, a pipe, a broken link, gigabytes, 100,000 levels) is left out, counted and
+    named on stderr, so that one bad file does not stop the board. A damaged record does: without it the board would
+    look complete.
 
     Raises:
         RequestError: naming the files that are damaged records, and every id that two files share.
@@ -150,9 +144,9 @@ def load_folder(folder: Path) -> list[Record]:
         try:
             record = load(path)
         except RequestError as error:
-            if reason := no_text(path):
+            if reason := unreadable(path):
                 strange.append(f"{printable(str(path))} {reason}")
-            elif claims_to_be_a_record(path):
+            elif looks_like_record(path):
                 problems.append(str(error))
             continue
         if record.id in found:
@@ -168,7 +162,7 @@ def load_folder(folder: Path) -> list[Record]:
 
 
 def record_files(folder: Path, nested: bool = True) -> list[Path]:
-    """JSON files in a folder (and below it) that may be records; hidden (half-written) files and schemas are not."""
+    """Return the JSON files in a folder (and below it) that may be records, without schemas and hidden files."""
     return sorted(
         path
         for path in (folder.rglob if nested else folder.glob)("*.json")
@@ -177,8 +171,8 @@ def record_files(folder: Path, nested: bool = True) -> list[Path]:
     )
 
 
-def no_text(path: Path) -> str | None:
-    """Return why a file is nothing that JSON could be read from, or None."""
+def unreadable(path: Path) -> str | None:
+    """Return the reason why no JSON can be read from a file, or None; JSON that is cut off counts as readable."""
     try:
         parse_json(read_small(path))
     except OSError as error:
@@ -190,8 +184,8 @@ def no_text(path: Path) -> str | None:
     return None
 
 
-def claims_to_be_a_record(path: Path) -> bool:
-    """Return whether a JSON file has a record's outline; one that is cut off may have been a record."""
+def looks_like_record(path: Path) -> bool:
+    """Return True for a JSON file with the main keys of a record, and for one that is cut off: it may have been one."""
     try:
         content = parse_json(read_small(path))
     except (OSError, TooDeepError):
@@ -202,7 +196,7 @@ def claims_to_be_a_record(path: Path) -> bool:
 
 
 def families(names: Sequence[str]) -> tuple[str, ...]:
-    """Family keys that names given by a user stand for.
+    """Return the family keys for names given by a user.
 
     Args:
         names: keys, "e2e", or a group: "latent" (rae, vae, e2e-vae), "charted" (latent and pixel), "all".
@@ -226,19 +220,19 @@ def families(names: Sequence[str]) -> tuple[str, ...]:
 
 
 def merge_e2e(family: str | None, separate: bool) -> str | None:
-    """Return the group of a family in an analysis: end-to-end VAEs count as VAEs unless they were asked for."""
+    """Return the group of a family in an analysis; end-to-end VAEs count as VAEs unless `separate`."""
     return "vae" if family == "e2e-vae" and not separate else family
 
 
 def _candidates(records: Iterable[Record], key: str, guidance: str) -> dict[str, list[Record]]:
-    """Records that hold a metric, by subject; guidance tells class-conditional columns apart, not text-to-image."""
+    """Return the records that hold a metric, by method key; guidance selects class-conditional records only."""
     found: dict[str, list[Record]] = {}
     for record in records:
         if key not in record.values:
             continue
         if record.protocol.axis == "class_conditional" and guidance_state(record) != guidance:
             continue
-        found.setdefault(subject(record), []).append(record)
+        found.setdefault(method_key(record), []).append(record)
     return found
 
 
@@ -254,7 +248,7 @@ def protocol_difference(left: Protocol, right: Protocol) -> dict[str, tuple[obje
 
 
 def check_one_protocol(records: Sequence[Record], key: str) -> None:
-    """Refuse to compare values that were not measured under one protocol.
+    """Check that all values were measured under one protocol.
 
     Raises:
         RequestError: naming two records and each field in which their protocols differ.
@@ -268,7 +262,8 @@ def check_one_protocol(records: Sequence[Record], key: str) -> None:
             )
 
 
-def _only(candidates: list[Record], key: str, name: str) -> Record:
+def single(candidates: list[Record], key: str, name: str) -> Record:
+    """Return the one record that holds a metric of a method; RequestError for several."""
     if len(candidates) > 1:
         ids = few([f"'{record.id}'" for record in candidates])
         raise RequestError(f"{len(candidates)} records hold {key} of '{name}': {ids}. Choose one with --select ID.")
@@ -276,23 +271,23 @@ def _only(candidates: list[Record], key: str, name: str) -> Record:
 
 
 def _chosen(records: list[Record], select: Sequence[str]) -> list[Record]:
-    """Records that a selection names by subject, method, title or id."""
-    names = {record.id: {record.id, subject(record), record.method, record.title} for record in records}
+    """Return the records selected by method key, method, title or id."""
+    names = {record.id: {record.id, method_key(record), record.method, record.title} for record in records}
     known = sorted(set().union(*names.values())) if names else []
     for wanted in select:
         if wanted not in known:
             raise RequestError(f"unknown method or record '{wanted}' in --select. {nearest(wanted, known)}")
     by_id = set(select) & names.keys()
-    # An id settles which record stands for its method on its own axis; the other axis stays open.
-    settled = {(subject(record), record.protocol.axis) for record in records if record.id in by_id}
+    # An id decides the record of its method on its own axis only; the other axis keeps all its records.
+    settled = {(method_key(record), record.protocol.axis) for record in records if record.id in by_id}
     methods = {name for name, _ in settled}
     return [
         record
         for record in records
         if record.id in by_id
         or (
-            ((subject(record), record.protocol.axis) not in settled)
-            and (subject(record) in methods or names[record.id] & set(select))
+            ((method_key(record), record.protocol.axis) not in settled)
+            and (method_key(record) in methods or names[record.id] & set(select))
         )
     ]
 
@@ -314,8 +309,8 @@ def select_points(
         x, y: metric keys or aliases ("geneval", "simpleeval").
         guidance: "none" or "cfg": which class-conditional column.
         score_set: "paper-2026-06", "blog-2026-05" or "measured".
-        family: families to keep (see `families`); empty: those the study charts, or everyone among measured records.
-        select: names, titles or record ids to keep; empty: everyone. It overrules the default of `family`.
+        family: families to keep (see `families`); empty: those the study charts, or all among measured records.
+        select: names, titles or record ids to keep; empty: all. It overrules the default of `family`.
 
     Raises:
         RequestError: for an unknown set, guidance, metric, family or name, mixed protocols, or several records
@@ -334,20 +329,33 @@ def select_points(
     pairs, left_out = _pair(pool, x_key, y_key, guidance, kept)
     check_one_protocol([a for a, _ in pairs], x_key)
     check_one_protocol([b for _, b in pairs], y_key)
-    found = [_point(a, b, x_key, y_key) for a, b in pairs]
+    found = [
+        Point(
+            name=method_key(a),
+            title=a.title,
+            family=a.family or b.family,
+            x=a.values[x_key].value,
+            y=b.values[y_key].value,
+            x_record=a.id,
+            y_record=b.id,
+            x_value=a.values[x_key],
+            y_value=b.values[y_key],
+        )
+        for a, b in pairs
+    ]
     return Selection(score_set, guidance, x_key, y_key, tuple(found), tuple(left_out))
 
 
 def _pair(
     pool: Iterable[Record], x_key: str, y_key: str, guidance: str, kept: Sequence[str] | None
 ) -> tuple[list[tuple[Record, Record]], list[tuple[str, str]]]:
-    """The records of each method that has both metrics, and (name, reason) of each that is left out."""
+    """Return the records of each method with both metrics, and (name, reason) of each method left out."""
     records = list(pool)
     xs, ys = _candidates(records, x_key, guidance), _candidates(records, y_key, guidance)
     pairs: list[tuple[Record, Record]] = []
     left_out: list[tuple[str, str]] = []
-    # Who is scored under another guidance only is no candidate, and must not vanish without a word.
-    others = {subject(r): r for r in records if {x_key, y_key} & r.values.keys() and subject(r) not in {*xs, *ys}}
+    # Methods scored under another guidance only are no candidates, but must be named.
+    others = {method_key(r): r for r in records if {x_key, y_key} & r.values.keys() and method_key(r) not in {*xs, *ys}}
     for name, record in others.items():
         state = {None: "not stated", "none": "none", "cfg": "cfg"}[guidance_state(record)]
         left_out.append((name, f"guidance {state}"))
@@ -360,38 +368,10 @@ def _pair(
         elif name not in ys:
             left_out.append((name, f"no {y_key}"))
         else:
-            a, b = _only(xs[name], x_key, name), _only(ys[name], y_key, name)
+            a, b = single(xs[name], x_key, name), single(ys[name], y_key, name)
             broken = [key for r, key in ((a, x_key), (b, y_key)) if not math.isfinite(r.values[key].value)]
             if broken:
                 left_out.append((name, f"{broken[0]} is not finite"))
             else:
                 pairs.append((a, b))
     return pairs, left_out
-
-
-def _point(a: Record, b: Record, x_key: str, y_key: str) -> Point:
-    return Point(
-        name=subject(a),
-        title=a.title,
-        family=a.family or b.family,
-        x=a.values[x_key].value,
-        y=b.values[y_key].value,
-        x_record=a.id,
-        y_record=b.id,
-        x_value=a.values[x_key],
-        y_value=b.values[y_key],
-    )
-
-
-def points(
-    records: Iterable[Record],
-    x: str = "fid",
-    y: str = "geneval",
-    guidance: str = "none",
-    score_set: str = published.PAPER,
-    family: Sequence[str] = (),
-    select: Sequence[str] = (),
-) -> list[Point]:
-    """Return the points of `select_points` alone."""
-    chosen = select_points(records, x, y, guidance=guidance, score_set=score_set, family=family, select=select)
-    return list(chosen.points)

@@ -17,7 +17,7 @@ from typing import Any, Final
 from pydantic import ValidationError
 
 from diffusionbench.axes import AXES
-from diffusionbench.catalog import CATALOG, beside_a_score, direction, metric_info
+from diffusionbench.catalog import CATALOG, direction, is_auxiliary, metric_info
 from diffusionbench.errors import RequestError, UserError
 from diffusionbench.metrics import METRICS
 from diffusionbench.prompts import PROMPTS
@@ -25,8 +25,8 @@ from diffusionbench.record import Record, Value, breaches, read_record
 from diffusionbench.registry import nearest
 from diffusionbench.schema import digest
 from diffusionbench.study import published
-from diffusionbench.study.points import claims_to_be_a_record, record_files
-from diffusionbench.study.published.names import FAMILIES
+from diffusionbench.study.points import looks_like_record, record_files
+from diffusionbench.study.published import FAMILIES
 
 _SHA256 = re.compile(r"^[0-9a-f]{64}$")
 _COMMIT = re.compile(r"^[0-9a-f]{7,64}$")
@@ -62,7 +62,7 @@ def _check(path: Path, files: Sequence[Path]) -> Report:
     known = _Known()
     unreadable = []
     for other in files:
-        if os.path.realpath(other) == os.path.realpath(path) or not claims_to_be_a_record(other):
+        if os.path.realpath(other) == os.path.realpath(path) or not looks_like_record(other):
             continue
         found = _named(other).record
         if found is None:
@@ -159,7 +159,7 @@ def _names(record: Record) -> Iterator[str]:
     for key, value in record.values.items():
         # A metric of another package states its own direction.
         known = key in CATALOG or key in METRICS or direction(key, value) is not None
-        if not known and not beside_a_score(key, record.values):
+        if not known and not is_auxiliary(key, record.values):
             yield f"values.{key}: unknown metric '{key}'. {nearest(key, sorted({*CATALOG, *METRICS}))}"
 
 
@@ -260,7 +260,7 @@ def _warnings(record: Record) -> Iterator[str]:
     for key, value in record.values.items():
         if value.unscored and not record.unscored:
             yield f"values.{key}: {value.unscored} unscored, but none is named"
-        if value.stderr is None and value.interval is None and not beside_a_score(key, record.values):
+        if value.stderr is None and value.interval is None and not is_auxiliary(key, record.values):
             yield f"values.{key}: has no uncertainty"
         if value.scored is None:
             yield f"values.{key}: does not say how many were scored"

@@ -14,7 +14,7 @@ from rich.console import Console
 from rich.table import Table
 
 from diffusionbench.shown import cell, printable
-from diffusionbench.study.board import SHOWN, Board, Cell, Column, Row, column_id
+from diffusionbench.study.board import SHOWN, Board, BoardRow, Cell, Column, column_id
 
 ABSENT = "-"
 
@@ -84,7 +84,7 @@ def print_board(board: Board, console: Console, columns: Sequence[Column], trace
                     console.print(f"{row.name}  {column.id}  {row.cells[column.id].record}")
 
 
-def _spans(row: Row) -> tuple[str, str]:
+def _spans(row: BoardRow) -> tuple[str, str]:
     """The interval of the mean rank, and the places reached when one column is dropped."""
     interval = ABSENT if row.interval is None else f"{row.interval[0]:.1f}-{row.interval[1]:.1f}"
     return interval, ABSENT if row.places is None else f"{_number(row.places[0])}-{_number(row.places[1])}"
@@ -146,17 +146,17 @@ def as_markdown(board: Board, columns: Sequence[Column]) -> str:
     return "\n".join([*lines, "", *(f"- {_escape(line)}" for line in notes(board))]) + "\n"
 
 
-def _facts(row: Row) -> list[str]:
+def _facts(row: BoardRow) -> list[str]:
     return [_number(row.place), row.title, row.family or ABSENT, row.kind]
 
 
-def _rank(row: Row) -> str:
+def _rank(row: BoardRow) -> str:
     if row.mean_rank is None:
         return ABSENT
     return _number(row.mean_rank) + (f" ({row.interval[0]:.1f}-{row.interval[1]:.1f})" if row.interval else "")
 
 
-def _records(row: Row, columns: Sequence[Column]) -> str:
+def _records(row: BoardRow, columns: Sequence[Column]) -> str:
     ids = dict.fromkeys(row.cells[column.id].record for column in columns if column.id in row.cells)
     return ", ".join(f"`{identifier}`" for identifier in ids)
 

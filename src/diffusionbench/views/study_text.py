@@ -11,7 +11,7 @@ from rich.table import Table
 
 from diffusionbench.catalog import metric_info
 from diffusionbench.shown import few
-from diffusionbench.study.analysis import Part, Study
+from diffusionbench.study.analysis import Study, SubsetCoefficient
 from diffusionbench.study.correlate import Coefficient
 
 UNDEFINED = "not defined"
@@ -126,7 +126,7 @@ def _families(study: Study) -> Iterable[RenderableType]:
         yield _subsets("without one family (Pearson)", study.without_family)
 
 
-def _subsets(title: str, parts: Iterable[Part]) -> Table:
+def _subsets(title: str, parts: Iterable[SubsetCoefficient]) -> Table:
     table = Table("", "r", "Fisher z 95 %", "p", "n", title=title, title_justify="left")
     for part in parts:
         one = part.coefficient

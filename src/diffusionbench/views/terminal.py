@@ -49,7 +49,7 @@ def print_record(record: Record) -> None:
     table.add_column("better")
     for name in record.anchors:
         table.add_column(name.replace("_", " "), justify="right")
-    directions = {spec.key: spec.higher_is_better for spec in map(METRICS.load, METRICS)}
+    directions = {key: spec.higher_is_better for key, spec in METRICS.items()}
     for key, value in record.values.items():
         better = {True: "higher", False: "lower", None: ""}[directions.get(key)]
         anchors = [values.get(key) for values in record.anchors.values()]

@@ -1,16 +1,21 @@
-"""The table of condition kinds and what one is: from classes or captions to what the network is told.
+"""The table of condition kinds: from classes or captions to what the network is told.
 
-To add a kind: one file here with a `ConditionKind`, and one line in `CONDITIONS`. The loop, the sampler and the
-evaluation never ask which kind they serve. Nothing here imports torch.
+To add a kind: one file with a subclass of `Conditioner`, and one row in `CONDITIONS`. Loop, sampler and evaluation
+do not ask which kind they serve. Conditions as tensors, and how they become tokens, are in `nanogen.model`. Rows are
+read without torch.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal, Protocol
+from typing import TYPE_CHECKING, Any, Literal
 
-from diffusionbench.registry import Registry
+from diffusionbench import bounds
+from diffusionbench.errors import ConfigError, RequestError
+from diffusionbench.registry import Table
+from diffusionbench.shown import few
+from nanogen.text import open_spec
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -18,22 +23,13 @@ if TYPE_CHECKING:
     from nanogen.data import Dataset
     from nanogen.model.condition import Condition
 
-CONDITIONS = Registry(
-    "condition kind",
-    {
-        "class": "nanogen.conditions.classes:CLASS",
-        "text": "nanogen.conditions.captions:TEXT",
-    },
-    group="nanogen.conditions",
-)
-
 Settings = Mapping[str, Any]
 """The `condition` section of a config as plain values."""
 
 
 @dataclass(frozen=True)
-class Ask:
-    """What one image shall show: a class or a caption.
+class SampleSpec:
+    """The class or caption that one image is to show.
 
     Attributes:
         folder: where images of it belong below an output folder.
@@ -44,57 +40,138 @@ class Ask:
     folder: str = ""
 
 
-class Conditioner(Protocol):
-    """Turns what a batch or a request carries into a condition on a device."""
+@dataclass(frozen=True, kw_only=True)
+class ConditionKind:
+    """One kind of condition.
+
+    Attributes:
+        title: one line for users.
+        load: "module:Class" of its `Conditioner`, constructed as `kind(settings, device)`.
+        shape: maps settings to the arguments of `nanogen.model.shape.Shape` that they decide.
+        answers: what an axis of the benchmark may ask of a network with it; None where an axis of its own knows.
+    """
+
+    title: str
+    load: str
+    shape: Callable[[Settings], dict[str, Any]]
+    answers: Literal["classes", "prompts"] | None = None
+
+
+class Conditioner:
+    """Turns what a batch or a request carries into a condition on a device.
+
+    Args:
+        settings: the `condition` section of a config.
+        device: where conditions go.
+    """
+
+    def __init__(self, settings: Settings, device: str) -> None:
+        self.settings, self.device = settings, device
+
+    @staticmethod
+    def infer_from_data(settings: Settings, data: Dataset) -> dict[str, Any]:
+        """Return the settings with what is counted in the data.
+
+        Raises:
+            ConfigError: if the data lacks what this kind needs.
+        """
+        raise NotImplementedError
 
     @property
     def digest(self) -> str:
         """SHA-256 of whatever beside the network decides what a condition means, or ""."""
-        ...
+        return ""
 
     def __call__(self, labels: Sequence[int | None] | Tensor | None, captions: Sequence[str] | None) -> Condition:
-        """The condition of B images.
+        """Return the condition of B images.
 
         Raises:
             RequestError: if what this kind needs is missing or out of range.
         """
-        ...
+        raise NotImplementedError
 
-    def asks(self, labels: str, prompts: Sequence[str]) -> list[Ask]:
-        """Return what a user asked for; everything there is to ask for where both are empty.
+    def parse_specs(self, labels: str, prompts: Sequence[str]) -> list[SampleSpec]:
+        """Return one spec per class or caption that a user asks for; all there are where both are empty.
 
         Args:
             labels: classes such as "0-9" or "3,5,7".
             prompts: captions.
 
         Raises:
-            RequestError: if it is of another kind, out of range, or nothing.
+            RequestError: if they are of another kind, out of range, or none.
         """
-        ...
+        raise NotImplementedError
 
-    def examples(self, data: Dataset, num: int) -> list[Ask]:
+    def examples(self, data: Dataset, num: int) -> list[SampleSpec]:
         """Return what the sample grids of a training show."""
-        ...
+        raise NotImplementedError
 
     def notes(self) -> list[str]:
         """Return what a user should know of the conditions made since the last call, one sentence each."""
-        ...
+        return []
 
 
-@dataclass(frozen=True, kw_only=True)
-class ConditionKind:
-    """What a kind of condition is, readable without torch or weights.
+def parse_labels(text: str, num_classes: int | None = None) -> list[int]:
+    """Return the classes in "0-9", "3,5,7" or "0-2,7"; all classes where the text is empty.
 
-    Attributes:
-        fit: settings and data to the settings with what is counted in the data.
-        shape: settings to the arguments of `nanogen.model.shape.Shape` that they decide.
-        create: settings and device to a conditioner.
-        title: one line for people.
-        answers: what an axis of the benchmark may ask of a network with it; None where an axis of its own knows.
+    Args:
+        num_classes: None where the network is not known yet: any class that a network can have is allowed.
+
+    Raises:
+        RequestError: if the text is not that, or a class is outside the range.
     """
+    labels: list[int] = []
+    for part in text.split(",") if text else ():
+        first, dash, last = part.strip().partition("-")
+        if not first.isdecimal() or (dash and not last.isdecimal()):
+            raise RequestError(f"labels '{text}': expected classes such as 0-9 or 3,5,7.")
+        ends = [first, last if dash else first]
+        # The length first: an integer of thousands of digits is refused by Python itself.
+        if any(len(end) > len(str(bounds.CLASSES)) or int(end) >= bounds.CLASSES for end in ends):
+            raise RequestError(f"labels '{part.strip()}': classes are numbers below {bounds.CLASSES:,}.")
+        span = range(int(ends[0]), int(ends[1]) + 1)
+        if (named := len(labels) + len(span)) > bounds.CLASSES:
+            raise RequestError(f"labels '{text}' name {named:,} classes or more; {bounds.CLASSES:,} are allowed.")
+        labels += span
+    if num_classes is None:
+        return labels
+    if not text:
+        return list(range(num_classes))
+    wrong = [label for label in labels if label >= num_classes]
+    if wrong or not labels:
+        found = few(wrong) or f"no class in '{text}'"
+        raise RequestError(f"labels must lie in 0..{num_classes - 1}, found {found}.")
+    return labels
 
-    fit: Callable[[Settings, Dataset], dict[str, Any]]
-    shape: Callable[[Settings], dict[str, int]]
-    create: Callable[[Settings, str], Conditioner]
-    title: str
-    answers: Literal["classes", "prompts"] | None = None
+
+def _class_shape(settings: Settings) -> dict[str, Any]:
+    if settings["num_classes"] == "auto":
+        raise ConfigError(
+            "condition.num_classes is auto, so the network is known only once the data is read. "
+            "Set condition.num_classes=N to see it now."
+        )
+    return {"num_classes": settings["num_classes"]}
+
+
+def _text_shape(settings: Settings) -> dict[str, Any]:
+    return {"text_width": open_spec(settings["encoder"]).width}
+
+
+CONDITIONS = Table(
+    "condition kind",
+    {
+        "class": ConditionKind(
+            title="one class per image",
+            load="nanogen.conditions.classes:ClassConditioner",
+            shape=_class_shape,
+            answers="classes",
+        ),
+        "text": ConditionKind(
+            title="a caption per image, through a frozen text encoder",
+            load="nanogen.conditions.captions:TextConditioner",
+            shape=_text_shape,
+            answers="prompts",
+        ),
+    },
+    group="nanogen.conditions",
+)

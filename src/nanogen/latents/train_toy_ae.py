@@ -32,9 +32,9 @@ from torch import Tensor
 
 from diffusionbench.benchmarks.simpleeval import shapes
 from diffusionbench.writing import write_atomic
-from nanogen.data.digits import open_digits
-from nanogen.latents.autoencoder import Autoencoder
-from nanogen.latents.toy import CARD, CHANNELS, SIZE, WEIGHTS
+from nanogen.datasets.digits import open_digits
+from nanogen.latents import LATENTS
+from nanogen.latents.toy import CARD, SIZE, WEIGHTS, Autoencoder
 
 RECIPE: Final[dict[str, Any]] = {
     "seed": 0,
@@ -48,6 +48,7 @@ RECIPE: Final[dict[str, Any]] = {
     "coloured": 3.0,
     "detail": 1.5,
 }
+CHANNELS: Final = LATENTS["toy-ae"].channels
 #: Seed of the scenes, and how many after the training ones give the figures on the card.
 SCENES: Final = "toy-ae"
 HELD_OUT: Final = 512

@@ -25,16 +25,16 @@ class Shape:
 
     latent_shape: tuple[int, int, int]
     patch_size: int
-    encoder_depth: int = 28
-    encoder_hidden_size: int = 1152
-    encoder_num_heads: int = 16
-    decoder_depth: int = 2
-    decoder_hidden_size: int = 2048
-    decoder_num_heads: int = 16
-    num_time_tokens: int = 4
-    num_classes: int | None = 1000
-    num_class_tokens: int = 8
-    text_width: int | None = None
+    encoder_depth: int
+    encoder_hidden_size: int
+    encoder_num_heads: int
+    decoder_depth: int
+    decoder_hidden_size: int
+    decoder_num_heads: int
+    num_time_tokens: int
+    num_classes: int | None
+    num_class_tokens: int
+    text_width: int | None
 
     def __post_init__(self) -> None:
         _, height, width = self.latent_shape
@@ -53,6 +53,16 @@ class Shape:
         """Image tokens as (rows, columns)."""
         _, height, width = self.latent_shape
         return height // self.patch_size, width // self.patch_size
+
+    @property
+    def taps(self) -> tuple[str, ...]:
+        """Features that a forward pass can return.
+
+        "time" is the embedding of t [B, encoder width]; "encoder.K" and "decoder.K" are the image tokens after K blocks
+        [B, N, width], and "encoder" those after the last.
+        """
+        encoder = (f"encoder.{depth + 1}" for depth in range(self.encoder_depth))
+        return ("time", *encoder, "encoder", *(f"decoder.{depth + 1}" for depth in range(self.decoder_depth)))
 
     @property
     def num_image_tokens(self) -> int:

@@ -17,7 +17,7 @@ import torch
 from safetensors.torch import save
 
 from diffusionbench.writing import write_atomic
-from nanogen.data.shapes import open_shapes
+from nanogen.datasets.shapes import open_shapes
 from nanogen.text import EncoderSpec
 from nanogen.text.encoder import TextEncoder
 from nanogen.text.rows import MINILM_L6_SHAPES

@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from diffusionbench.schema import check_shipped
+from diffusionbench.schema import verify_bundled_weights
 
 
 @dataclass(frozen=True)
@@ -70,6 +70,6 @@ def open_whitening(name: str, device: str) -> Whitening:
     from safetensors.torch import load_file
 
     weights, _ = files(name)
-    check_shipped(f"whitening '{name}'", weights, card(name)["sha256"])
+    verify_bundled_weights(f"whitening '{name}'", weights, card(name)["sha256"])
     tensors = load_file(weights, device=device)
     return Whitening(tensors["mean"].float(), tensors["matrix"].float())

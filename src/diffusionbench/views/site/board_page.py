@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any, Final
 
-from diffusionbench.study.board import Board, Row
+from diffusionbench.study.board import Board, BoardRow
 from diffusionbench.views.board_text import notes, shown, with_error
 from diffusionbench.views.figure import UNSTATED
 from diffusionbench.views.site.contents import SETS, Contents, family_look, finite, method_page, record_page
@@ -58,7 +58,7 @@ def _set(name: str, board: Board, every_column: bool) -> dict[str, Any]:
     }
 
 
-def _row(row: Row, columns: list[str], axes: list[str]) -> dict[str, Any]:
+def _row(row: BoardRow, columns: list[str], axes: list[str]) -> dict[str, Any]:
     return {
         "name": row.name,
         "title": row.title,
@@ -75,6 +75,6 @@ def _row(row: Row, columns: list[str], axes: list[str]) -> dict[str, Any]:
     }
 
 
-def _cell(row: Row, column: str) -> tuple[float | None, str, str] | None:
+def _cell(row: BoardRow, column: str) -> tuple[float | None, str, str] | None:
     cell = row.cells.get(column)
     return None if cell is None else (finite(cell.value), with_error(cell), record_page(cell.record))

@@ -8,7 +8,7 @@ from typing import Any
 from diffusionbench.catalog import metric_info
 from diffusionbench.record import Record
 from diffusionbench.study.points import guidance_state, score_set_of
-from diffusionbench.study.published.names import BY_NAME
+from diffusionbench.study.published import METHODS
 from diffusionbench.views.figure import STYLES
 from diffusionbench.views.site.contents import (
     SETS,
@@ -43,11 +43,11 @@ def _family(records: Sequence[Record]) -> str:
 
 
 def _title(name: str, records: Sequence[Record]) -> str:
-    return BY_NAME[name].published if name in BY_NAME else next((r.title for r in records if r.variant is None), name)
+    return METHODS[name].published if name in METHODS else next((r.title for r in records if r.variant is None), name)
 
 
 def _page(name: str, records: Sequence[Record], site: Pages) -> str:
-    known = BY_NAME.get(name)
+    known = METHODS.get(name)
     facts = [("name here", name)]
     if known:
         facts += [

@@ -8,7 +8,8 @@ from collections.abc import Iterator, Sequence
 from statistics import median
 from typing import Any, Final
 
-from diffusionbench.catalog import CATALOG, MetricInfo, direction, metric_info
+from diffusionbench.catalog import CATALOG, direction, metric_info
+from diffusionbench.metrics import MetricSpec
 from diffusionbench.record import Record
 from diffusionbench.study.analysis import rescoring_noise
 from diffusionbench.study.points import score_set_of
@@ -86,7 +87,7 @@ def _page(key: str, records: Sequence[Record], site: Pages) -> str:
     )
 
 
-def _range(info: MetricInfo) -> str:
+def _range(info: MetricSpec) -> str:
     # A Frechet distance may come out a rounding error below zero; people are told the mathematical range.
     low = 0 if -0.01 < info.low < 0 else info.low
     ends = [

@@ -1,7 +1,7 @@
-"""Turn the published tables into records: `python -m diffusionbench.study.published.importer --from DIR`.
+"""Turn the published tables into records: `python tools/import_published.py --from DIR`.
 
 DIR holds imagenet.csv, t2i.csv, reproducibility.csv, correlation_records.json and correlation_records_blog.json.
-The tables and the charts print the same figures twice; the importer refuses to go on where they disagree.
+The tables and the charts print the same figures twice; where they disagree nothing is written.
 """
 
 from __future__ import annotations
@@ -9,14 +9,16 @@ from __future__ import annotations
 import argparse
 import csv
 import json
+import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, Final
 
 from diffusionbench.errors import DataError
 from diffusionbench.record import Guidance, Protocol, Provenance, Record, Value
-from diffusionbench.study.published import BLOG, PAPER, REPRODUCIBILITY
-from diffusionbench.study.published.names import BY_NAME, parse_published
+from diffusionbench.registry import nearest
+from diffusionbench.study import published
+from diffusionbench.study.published import BLOG, METHODS, PAPER, REPRODUCIBILITY
 from diffusionbench.writing import write_atomic
 
 PAGE: Final = "https://end2end-diffusion.github.io/diffusion-bench/"
@@ -35,6 +37,51 @@ KAPPA_NOTE: Final = "guidance is trained in; guided and unguided on ImageNet are
 RECIPE_NOTE: Final = "recipe of the study: 256 px, batch size 1024, AdamW at 2e-4"
 GENEVAL_NOTE: Final = "geneval_overall: upstream code averages over images; unconfirmed"
 SIMPLEEVAL_NOTE: Final = "simpleeval: printed in the chart data only, and redefined between the score sets; unconfirmed"
+
+# Public models listed for orientation: our name -> printed name.
+REFERENCE_MODELS: Final = {
+    "sd-3.5-large": "SD-3.5-Large",
+    "flux-1": "FLUX-1",
+    "flux-2": "FLUX-2",
+    "qwen-image": "Qwen-Image",
+    "z-image-turbo": "Z-Image-Turbo",
+}
+
+# Rows that only the reproducibility table has, or prints under another name: printed name -> (our name, family).
+REPRODUCED: Final = {
+    "RAE (DINOv2-B)": ("dinov2-b", "rae"),
+    "E2E-VAVAE + REPA": ("e2e-vavae-repa", "e2e-vae"),
+}
+
+_BY_PRINTED: Final = {method.published.replace(" + ", "+"): method for method in METHODS.values()}
+_NUM_STEPS = re.compile(r"^(?P<name>.+) \(NFE=(?P<steps>\d+)\)$")
+
+
+def parse_published(printed: str) -> tuple[str, str, int | None]:
+    """Return our name, the family and the number of sampling steps that a printed method name states.
+
+    Args:
+        printed: as in a published table; spaces around "+" do not matter.
+
+    Returns:
+        (name, family, steps), steps None where the name states none.
+
+    Raises:
+        DataError: if no published method is called so.
+    """
+    match = _NUM_STEPS.match(printed)
+    bare, steps = (match["name"], int(match["steps"])) if match else (printed, None)
+    bare = re.sub(r"\s*\+\s*", "+", bare)
+    if bare in _BY_PRINTED:
+        return _BY_PRINTED[bare].name, _BY_PRINTED[bare].family, steps
+    for name, title in REFERENCE_MODELS.items():
+        if title == bare:
+            return name, "reference", steps
+    for title, (name, family) in REPRODUCED.items():
+        if title.replace(" + ", "+") == bare:
+            return name, family, steps
+    known = [*_BY_PRINTED, *REFERENCE_MODELS.values(), *REPRODUCED]
+    raise DataError(f"published method '{printed}' is not in the name map. {nearest(bare, known)}")
 
 
 def _rows(path: Path) -> list[dict[str, str]]:
@@ -170,7 +217,7 @@ def blog(folder: Path) -> Iterator[Record]:
         shared: dict[str, Any] = {
             "kind": "published",
             "method": name,
-            "title": BY_NAME[name].published,
+            "title": METHODS[name].published,
             "family": family,
             "provenance": Provenance(source=source, url=POST, step=100_000),
         }
@@ -270,7 +317,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Write the shipped files."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--from", dest="folder", type=Path, required=True, help="folder of the published tables")
-    parser.add_argument("--to", type=Path, default=Path(__file__).parent, help="where the records go")
+    parser.add_argument("--to", type=Path, default=Path(published.__file__).parent, help="where the records go")
     chosen = parser.parse_args(arguments)
     for name, text in build(chosen.folder).items():
         write_atomic(chosen.to / name, text)

@@ -9,12 +9,11 @@ Source: docs/simpleeval.md, "shapes world".
 from __future__ import annotations
 
 from functools import lru_cache
-from pathlib import Path
 
 from diffusionbench.benchmarks.simpleeval import shapes
 from diffusionbench.errors import DataError
 from diffusionbench.schema import digest
-from nanogen.data import Item
+from nanogen.data import Dataset, Example
 
 SEED = "shapes-train"
 # Distinct scenes with their captions, and pictures of each: an encoder reads every caption once, and the latents of
@@ -24,15 +23,13 @@ PICTURES = 2
 SIZES = (24, 32, 64, 128)
 
 
-class Shapes:
+class Shapes(Dataset):
     """Rendered scenes by index; index = picture * CAPTIONS + caption.
 
     Args:
         image_size: side in pixels: 24, 32, 64 or 128.
     """
 
-    num_classes = None
-    classes = None
     captioned = True
 
     def __init__(self, image_size: int) -> None:
@@ -43,15 +40,14 @@ class Shapes:
         return CAPTIONS * PICTURES
 
     def caption(self, index: int) -> str:
-        """Return the words of one picture."""
         return _scene(index % CAPTIONS)[0]
 
-    def __getitem__(self, index: int) -> Item:
+    def __getitem__(self, index: int) -> Example:
         if not 0 <= index < len(self):
             raise IndexError(index)
         picture, place = divmod(index, CAPTIONS)
         caption, scene = _scene(place)
-        return Item(shapes.render(dict(scene), SEED, f"picture/{place}/{picture}", self.image_size), caption=caption)
+        return Example(shapes.render(dict(scene), SEED, f"picture/{place}/{picture}", self.image_size), caption=caption)
 
 
 @lru_cache(maxsize=CAPTIONS)
@@ -60,14 +56,12 @@ def _scene(place: int) -> tuple[str, tuple[tuple[str, str], ...]]:
     return caption, tuple(scene.items())
 
 
-def open_shapes(path: Path | None, image_size: int, split: str) -> Shapes:
+def open_shapes(path: None, image_size: int, split: str) -> Shapes:
     """Return the training pictures of the procedural world.
 
     Raises:
-        DataError: if a path, another split or a size that is not rendered is asked for.
+        DataError: if another split or a size that is not rendered is asked for.
     """
-    if path is not None:
-        raise DataError(f"data set 'shapes' is drawn and reads no path, but got {path}. Leave data.path out.")
     if split != "train":
         raise DataError(f"data set 'shapes' has no split '{split}'. Allowed: train.")
     if image_size not in SIZES:

@@ -9,12 +9,12 @@ from PIL import Image
 from tiny import MODEL, QUIET, losses
 from watch import register
 
+from nanogen.build import build_components
 from nanogen.checkpoint import newest, read_weights
 from nanogen.config import compose
-from nanogen.data.memory import KeptLatents, keep_latents
+from nanogen.data.memory import CachedLatents, cache_latents
 from nanogen.data.opening import open_dataset
 from nanogen.data.order import batches, in_order
-from nanogen.sample import build_parts
 from nanogen.train import open_data, train, training_source
 
 IMAGES = 20
@@ -40,12 +40,12 @@ def composition(folder, *more):
 
 def source_of(folder, *more):
     data, config = open_data(composition(folder, *more).config)
-    return data, training_source(data, config, build_parts(config, "cpu", "float32"))
+    return data, training_source(data, config, build_components(config, "cpu", "float32"))
 
 
 def test_the_losses_are_those_of_encoding_in_every_step(folder, tmp_path, capsys):
     for name, memory in (("kept", 1), ("encoded", 0)):
-        train(composition(folder, f"latent.memory={memory}"), tmp_path / name, "cpu", [])
+        train(composition(folder, f"latent.cache_mb={memory}"), tmp_path / name, "cpu", [])
         said = capsys.readouterr().err
         assert ("making the latents of 20 images once" in said) == (name == "kept")
     kept, encoded = losses(tmp_path / "kept"), losses(tmp_path / "encoded")
@@ -56,7 +56,7 @@ def test_the_losses_are_those_of_encoding_in_every_step(folder, tmp_path, capsys
 def test_no_image_is_encoded_within_the_steps(folder):
     # One step more than a pass over the 20 images.
     _, kept = source_of(folder, "train.duration=6 steps")
-    assert isinstance(kept, KeptLatents)
+    assert isinstance(kept, CachedLatents)
     assert kept.latents.shape == (IMAGES, 16, 4, 4)
     batch = next(batches(kept, seed=0, batch_size=4))
     assert batch.image is None
@@ -81,7 +81,7 @@ def test_a_run_that_continues_ends_with_the_same_weights(folder, tmp_path):
 @pytest.mark.parametrize(
     "more",
     [
-        pytest.param(["latent.memory=0"], id="off"),
+        pytest.param(["latent.cache_mb=0"], id="off"),
         pytest.param(["train.duration=5 steps"], id="no image comes twice"),
         pytest.param(["data.corrupt=skip"], id="samples may be replaced"),
     ],
@@ -98,14 +98,15 @@ def test_images_are_read_where_an_extra_loss_may_look_at_them(folder, monkeypatc
 
 
 def test_latents_that_do_not_fit_are_not_kept():
-    data, config = open_data(compose("digits", "pixel-v", overrides=["latent.memory=1"]).config)
+    data, config = open_data(compose("digits", "pixel-v", overrides=["latent.cache_mb=1"]).config)
     assert 4 * len(data) * 3 * 8 * 8 > 2**20
-    assert training_source(data, config, build_parts(config, "cpu", "float32")) is data
+    assert training_source(data, config, build_components(config, "cpu", "float32")) is data
 
 
-def test_order_labels_and_captions_of_a_mixture_stay(folder):
-    data = open_dataset("imagefolder", [str(folder), str(folder)], image_size=32, weights=[3, 1], template="a {class}")
-    kept = keep_latents(data, in_order(data, 8), lambda batch: batch.image.float())
+def test_order_labels_and_captions_of_a_mixture_stay(folder, tmp_path):
+    again = shutil.copytree(folder, tmp_path / "again")
+    data = open_dataset("imagefolder", [str(folder), str(again)], image_size=32, weights=[3, 1], template="a {class}")
+    kept = cache_latents(data, in_order(data, 8), lambda batch: batch.image.float())
     theirs, ours = (batches(source, seed=3, batch_size=4) for source in (data, kept))
     for _ in range(12):
         expected, found = next(theirs), next(ours)

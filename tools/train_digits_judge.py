@@ -1,4 +1,4 @@
-"""Train the judge of digits anew: python -m diffusionbench.judges.train_digits_judge.
+"""Train the judge of digits anew: `python tools/train_digits_judge.py`.
 
 Recipe: training split only (1,438 images), 60 epochs of AdamW with a cosine rate, batch 64, whole-pixel shifts of
 at most one, label smoothing 0.05. Half a minute on one CPU core. The held-out split is looked at once, at the end.
@@ -7,6 +7,7 @@ The shipped weights fix what a score means, so training again makes another judg
 
 from __future__ import annotations
 
+import argparse
 import hashlib
 import json
 import math
@@ -91,8 +92,8 @@ def self_test(weights: dict[str, Tensor]) -> dict[str, Any]:
     }
 
 
-def main(folder: Path = WEIGHTS.parent) -> dict[str, Any]:
-    """Train, judge once on the held-out split, write weights and card into `folder`; returns the card."""
+def main(folder: Path) -> dict[str, Any]:
+    """Train, score once on the held-out split, write weights and card into `folder`, and return the card."""
     torch.set_num_threads(1)
     weights = train()
     accuracy = {}
@@ -115,4 +116,7 @@ def main(folder: Path = WEIGHTS.parent) -> dict[str, Any]:
 
 
 if __name__ == "__main__":
-    print(json.dumps({key: value for key, value in main().items() if key != "self_test"}, indent=2))
+    parser = argparse.ArgumentParser(description="Train the judge of digits anew.")
+    parser.add_argument("--out", type=Path, default=WEIGHTS.parent, help="folder of the weights and their card")
+    card = main(parser.parse_args().out)
+    print(json.dumps({key: value for key, value in card.items() if key != "self_test"}, indent=2))

@@ -10,10 +10,8 @@ from collections.abc import Collection, Container
 from pathlib import Path, PurePath
 
 from diffusionbench.errors import DataError
-from diffusionbench.files import LeftOut, list_files, natural_key
-from nanogen.log import say
+from diffusionbench.files import LeftOut, is_split, list_files, natural_key
 
-OTHER_SPLITS = {"test", "val", "valid", "validation", "dev"}
 # Names that one pattern may stand for; the largest sets have some ten thousand shards.
 MAX_NAMES = 100_000
 # Files that belong to what is read and hold no sample.
@@ -25,31 +23,16 @@ _BRACES = re.compile(
 )
 
 
-def existing(path: Path | None, name: str) -> Path:
-    """Return the path of a data set that needs one.
+def existing(path: Path, name: str) -> Path:
+    """Return the path of a data set.
 
     Raises:
-        DataError: if none was given or nothing is there.
+        DataError: if nothing is there.
     """
-    if path is None:
-        raise DataError(f"data set '{name}' needs a path, and none was given. Set data.path or use --data PATH.")
     check_local(path)
     if not path.exists():
         raise DataError(f"data set '{name}': {path} does not exist. Give the path of a file or folder that does.")
     return path
-
-
-def entries(folder: Path) -> list[os.DirEntry[str]]:
-    """Return what lies in a folder, in the order of the names, without hidden entries.
-
-    Raises:
-        DataError: if it cannot be read.
-    """
-    try:
-        with os.scandir(folder) as found:
-            return sorted((entry for entry in found if not entry.name.startswith(".")), key=lambda entry: entry.name)
-    except OSError as error:
-        raise DataError(f"cannot read folder {folder}: {error.strerror}. Correct its permissions.") from None
 
 
 def check_local(path: Path) -> None:
@@ -110,7 +93,7 @@ def _too_many(pattern: str) -> DataError:
     return DataError(f"{pattern} stands for more than {MAX_NAMES:,} names. Give a smaller range.")
 
 
-def find_files(path: Path | None, split: str, name: str, ending: str, left_out: LeftOut) -> list[Path]:
+def find_files(path: Path, split: str, name: str, ending: str, left_out: LeftOut) -> list[Path]:
     """Return the files of one split, in natural order of their names.
 
     Args:
@@ -123,7 +106,7 @@ def find_files(path: Path | None, split: str, name: str, ending: str, left_out: 
     Raises:
         DataError: if there are none, a name of a pattern is missing, or it is not clear which files are the split.
     """
-    if path is not None and is_pattern(path):
+    if is_pattern(path):
         return _matching(path, name, ending, left_out)
     path = existing(path, name)
     if not path.is_dir():
@@ -159,7 +142,7 @@ def _is_companion(file: str, names: Container[str]) -> bool:
 def _of_split(files: list[str], path: Path, split: str) -> list[str]:
     words = {file: set(re.split(r"[^a-z0-9]+", PurePath(file).stem.lower())) for file in files}
     named = [file for file in files if split in words[file]]
-    others = any(words[file] & OTHER_SPLITS for file in files)
+    others = any(is_split(word) and not word.startswith("train") for file in files for word in words[file])
     if files and not named and (split != "train" or others):
         found = f"{os.path.basename(files[0])}{', ...' * (len(files) > 1)}"
         raise DataError(f"{path} holds no file of split '{split}'. Found: {found}. Give the path of the file itself.")
@@ -225,12 +208,3 @@ def _globbed(pattern: str, left_out: LeftOut) -> list[str]:
         for file in list_files(Path(folder), left_out)
         if PurePath(file).match(after)
     ]
-
-
-def say_left_out(left_out: LeftOut, path: Path | None) -> None:
-    """Say once, in the main process, what a data set did not read."""
-    from nanogen import parallel
-
-    sentence = left_out.sentence(path or "data")
-    if sentence is not None and parallel.is_main():
-        say(sentence)

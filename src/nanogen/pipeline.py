@@ -11,89 +11,37 @@ import torch
 from torch import nn
 
 from diffusionbench import bounds
-from diffusionbench.errors import CheckpointError, RequestError
+from diffusionbench.errors import CheckpointError
 from diffusionbench.images import to_uint8
 from diffusionbench.limits import parse_json
 from diffusionbench.shown import clipped
 from nanogen import checkpoint
-from nanogen.conditions import CONDITIONS, Ask, Conditioner
+from nanogen.build import Components, build_components, build_network
+from nanogen.conditions import SampleSpec
 from nanogen.config import Config, reload
 from nanogen.guidance import classifier_free
-from nanogen.latents import Latent
 from nanogen.model.condition import Condition
 from nanogen.model.dit import DDT
-from nanogen.objectives import OBJECTIVES, Objective
 from nanogen.precision import Precision, autocast
-from nanogen.resolve import Derived, resolve
+from nanogen.resolve import resolve
 from nanogen.rng import PositionalNoise, SeededNoise
 from nanogen.run import check_same
 from nanogen.samplers import SAMPLERS, time_grid
 
 
 @dataclass(frozen=True)
-class Parts:
-    """What a config says beside the weights: built once for training, and once for sampling.
-
-    Attributes:
-        derived: latent shape, network numbers, shifts.
-        objective, latent, conditioner: the named plugins, constructed.
-        device, precision: where and in which number type the network runs.
-    """
-
-    derived: Derived
-    objective: Objective
-    latent: Latent
-    conditioner: Conditioner
-    device: str
-    precision: Precision
-
-
-def build_parts(config: Config, device: str, precision: Precision) -> Parts:
-    """Construct everything but the network.
-
-    Raises:
-        ConfigError: if the parts do not fit each other.
-        RequestError: if the latent space cannot run.
-    """
-    derived = resolve(config)
-    if derived.latent.create is None:
-        raise RequestError(f"latent space '{config.latent.name}' cannot run: {derived.latent.unavailable}.")
-    return assemble(config, derived, derived.latent.create(device), device, precision)
-
-
-def assemble(
-    config: Config,
-    derived: Derived,
-    latent: Latent,
-    device: str,
-    precision: Precision,
-    conditioner: Conditioner | None = None,
-) -> Parts:
-    """Return the parts around a given latent space, and a conditioner where the config's own is not wanted."""
-    objective = OBJECTIVES.load(config.objective["name"])
-    options = objective.Options.model_validate(config.objective)
-    return Parts(
-        derived=derived,
-        objective=objective(options, config.time.mu, config.time.sigma, derived.train_shift),
-        latent=latent,
-        conditioner=conditioner or CONDITIONS.load(config.condition.kind).create(config.condition.model_dump(), device),
-        device=device,
-        precision=precision,
-    )
-
-
-@dataclass(frozen=True)
-class Generator:
+class ImagePipeline:
     """A network ready to make images.
 
     Attributes:
         net: trained network in evaluation mode.
+        components: what it was trained with.
         sampler, num_steps, shift: solver of the flow and its grid of times.
         scale, interval: classifier-free guidance.
     """
 
     net: nn.Module
-    parts: Parts
+    components: Components
     sampler: str
     num_steps: int
     shift: float
@@ -101,11 +49,11 @@ class Generator:
     interval: tuple[float, float]
 
     @classmethod
-    def of(cls, net: nn.Module, parts: Parts, config: Config) -> Generator:
-        """With the sampler and guidance of a config, which may be others than those of the parts."""
+    def from_config(cls, net: nn.Module, components: Components, config: Config) -> ImagePipeline:
+        """Use the sampler and guidance of a config, which may be others than those of the training."""
         sampler, guidance = config.sampler, config.guidance
         shift = resolve(config).sampler_shift
-        return cls(net, parts, sampler.name, sampler.num_steps, shift, guidance.scale, guidance.interval)
+        return cls(net, components, sampler.name, sampler.num_steps, shift, guidance.scale, guidance.interval)
 
     @torch.no_grad()
     def __call__(self, condition: Condition, noise: PositionalNoise | SeededNoise) -> np.ndarray:
@@ -118,8 +66,7 @@ class Generator:
         Returns:
             uint8 [B, H, W, 3]; decoder output clamped to [0, 1], times 255, truncated.
         """
-        parts, objective = self.parts, self.parts.objective
-        times = time_grid(self.num_steps, self.shift)
+        components, objective = self.components, self.components.objective
         null = condition.null()
         velocity = classifier_free(
             lambda z, t, r: objective.velocity(self.net, z, t, r, condition),
@@ -127,22 +74,22 @@ class Generator:
             self.scale,
             self.interval,
         )
-        with autocast(parts.precision, parts.device):
-            z = SAMPLERS[self.sampler](velocity, noise.normal("image", parts.derived.shape.latent_shape), times)
-            images = parts.latent.decode(z)
+        initial = objective.initial(noise, components.derived.shape.latent_shape)
+        with autocast(components.precision, components.device):
+            state = SAMPLERS.load(self.sampler)(velocity, initial, time_grid(self.num_steps, self.shift))
+            images = components.latent.decode(objective.latent(state))
         return to_uint8(images.float())
 
-
-def in_batches(generator: Generator, asks: Sequence[Ask], seed: int, ids: Sequence[int], batch_size: int) -> np.ndarray:
-    """Return images of classes or captions, uint8 [n, H, W, 3], `batch_size` at a time."""
-    made = []
-    for start in range(0, len(ids), batch_size):
-        part = slice(start, start + batch_size)
-        condition = generator.parts.conditioner(
-            [ask.label for ask in asks[part]], [ask.caption for ask in asks[part] if ask.caption is not None]
-        )
-        made.append(generator(condition, PositionalNoise(seed, ids[part], generator.parts.device)))
-    return np.concatenate(made)
+    def in_batches(self, asks: Sequence[SampleSpec], seed: int, ids: Sequence[int], batch_size: int) -> np.ndarray:
+        """Make images of classes or captions, uint8 [n, H, W, 3], `batch_size` at a time."""
+        made = []
+        for start in range(0, len(ids), batch_size):
+            part = slice(start, start + batch_size)
+            condition = self.components.conditioner(
+                [ask.label for ask in asks[part]], [ask.caption for ask in asks[part] if ask.caption is not None]
+            )
+            made.append(self(condition, PositionalNoise(seed, ids[part], self.components.device)))
+        return np.concatenate(made)
 
 
 @dataclass(frozen=True)
@@ -151,7 +98,7 @@ class Loaded:
 
     config: Config
     net: DDT
-    parts: Parts
+    components: Components
     step: int
     path: Path
 
@@ -170,27 +117,27 @@ def load(weights: Path, expected: Config | None, device: str, precision: Precisi
     config, step = _config_and_step(weights, header)
     if expected is not None:
         check_same(weights, config, expected, "in the run folder")
-    parts = build_parts(config, device, precision)
+    components = build_components(config, device, precision)
     trained_with = header.get("condition_digest", "")
-    if trained_with != parts.conditioner.digest:
+    if trained_with != components.conditioner.digest:
         raise CheckpointError(
             f"weights {weights} were trained with text encoder {trained_with[:12]}, found "
-            f"{parts.conditioner.digest[:12]}. Install or restore the one it was trained with."
+            f"{components.conditioner.digest[:12]}. Install or restore the one it was trained with."
         )
-    held, needed = sum(map(torch.numel, tensors.values())), parts.derived.shape.num_parameters()
+    held, needed = sum(map(torch.numel, tensors.values())), components.derived.shape.num_parameters()
     if needed > 10 * held:
         # Not even built to be compared: a config may ask for a network that no memory holds.
         raise CheckpointError(
             f"weights {weights} is of another architecture: its config has {needed:,} parameters, it holds {held:,}."
         )
     with torch.random.fork_rng(devices=[]):
-        net = DDT(parts.derived.shape)
+        net = build_network(components)
     checkpoint.load_weights(net, tensors, f"weights {weights}")
-    return Loaded(config, net.to(device).eval().requires_grad_(False), parts, step, weights)
+    return Loaded(config, net.to(device).eval().requires_grad_(False), components, step, weights)
 
 
 def _config_and_step(weights: Path, header: Mapping[str, str]) -> tuple[Config, int]:
-    """What the header of a weights file says of the network and of how long it was trained."""
+    """Read from the header of a weights file of which network it is and how long that was trained."""
     for key in ("config", "step"):
         if key not in header:
             raise CheckpointError(f"weights {weights} carry no {key} in their header. Use a file that nanogen wrote.")

@@ -1,32 +1,30 @@
-"""Any folder or archive of real images as a reference; what an extractor made of it is kept, keyed by content."""
+"""Any folder or archive of real images as a reference; what a judge made of it is kept, keyed by content."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 
 from diffusionbench.archives import Archive
-from diffusionbench.axes import Sample
 from diffusionbench.errors import DataError
-from diffusionbench.judges import cache_folder
-from diffusionbench.judges.float32 import PRECISION, extract
+from diffusionbench.folders import cache_folder
+from diffusionbench.imagesets import ImageStream
+from diffusionbench.judges.float32 import PRECISION, features_of
+from diffusionbench.judges.judge import Judge
+from diffusionbench.moments import Moments, load_moments
+from diffusionbench.references.reference import Reference
+from diffusionbench.sample import Sample, plain_item
 from diffusionbench.schema import digest
 from diffusionbench.shown import printable
-from diffusionbench.source import ArchiveSource, archive_keys, open_source
-from diffusionbench.store import Stream
+from diffusionbench.source import ArchiveSource, ImageSource, archive_keys, open_source
 from diffusionbench.writing import write_atomic
-
-if TYPE_CHECKING:
-    from diffusionbench.judges import Extractor
-    from diffusionbench.source import Source
 
 
 class ClassMeans:
-    """The mean image of each label asked for; as many as there are labels, none of them held in memory twice."""
+    """Gives the mean image of each label asked for; as many as there are labels, none of them held in memory twice."""
 
     preferred_batch = 64
     description = "class means of the reference"
@@ -38,15 +36,15 @@ class ClassMeans:
         self.image_size: tuple[int, int] | None = next(iter(means.values())).shape[:2]
 
     def images(self, samples: Sequence[Sample]) -> np.ndarray:
-        """uint8 [B, H, W, 3]."""
+        """Return uint8 [B, H, W, 3]."""
         return np.stack([self._means[self.labels[sample.id]] for sample in samples])
 
 
-class Images:
+class ImageReference(Reference):
     """Real images by path: moments and features of all of them, and the anchor of class means where they are labelled.
 
     No image is held out of a stranger's folder, so there is no anchor of held-out images. An archive that also holds
-    `mu` and `sigma`, as published reference batches do, gives those as the moments of an extractor of their width.
+    `mu` and `sigma`, as published reference batches do, gives those as the moments of a judge of their width.
 
     Raises:
         DataError: if there are no images.
@@ -60,9 +58,8 @@ class Images:
         self._source = open_source(path)
         self._labels = list(self._source.labels)
         known = [label for label in self._labels if label is not None]
-        self.num_classes: int | None = max(known) + 1 if len(known) == len(self._labels) else None
-        self.classes: tuple[str, ...] | None = None
-        if self.num_classes is not None:
+        if len(known) == len(self._labels):
+            self.num_classes = max(known) + 1
             # The classes of an archive are called by their numbers.
             self.classes = self._source.classes or tuple(map(str, range(self.num_classes)))
         self.notes = self._source.notes
@@ -77,8 +74,8 @@ class Images:
         """Return the images' own labels in stored order, repeated."""
         return [self._labels[index % len(self._labels)] for index in range(count)]
 
-    def anchors(self, count: int) -> dict[str, Source]:
-        """`count` class means, in the order of `labels`; nothing without labels."""
+    def anchors(self, count: int) -> dict[str, ImageSource]:
+        """Return `count` class means, in the order of `labels`; nothing without labels."""
         if self.num_classes is None:
             return {}
         return {"class_means": ClassMeans(self._class_means, self.labels(count))}
@@ -94,57 +91,51 @@ class Images:
         return {label: np.round(total / counts[label]).astype(np.uint8) for label, total in sums.items()}
 
     def _batches(self) -> Iterator[tuple[list[Sample], np.ndarray]]:
-        samples = [Sample(id=index, label=label) for index, label in enumerate(self._labels)]
-        stream = Stream(self._source, samples)
+        samples = [Sample(index, plain_item(label)) for index, label in enumerate(self._labels)]
+        stream = ImageStream(self._source, samples)
         yield from stream.batches(len(samples))
         faults = list(stream.unreadable(len(samples)).values())
         if faults:
-            # A reference with a hole would be another reference under the same name.
+            # All reference images must be readable; skipping one would change the statistics.
             raise DataError(f"reference {self.path}: {len(faults)} images cannot be read; the first: {faults[0]}.")
 
-    def features(self, extractor: Extractor) -> np.ndarray:
-        """Features float32 [n, d]; computed once per content and extractor, then read from the cache folder.
+    def features(self, judge: Judge) -> np.ndarray:
+        """Return features float32 [n, d]; computed once per content and judge, then read from the cache folder.
 
         Raises:
             DataError: if an image cannot be read; it is named.
         """
-        made = self._cached(
-            "features", extractor, lambda: {"features": np.concatenate(list(self._features(extractor)))}
-        )
+        made = self._cached("features", judge, lambda: {"features": np.concatenate(list(self._features(judge)))})
         return made["features"]
 
-    def moments(self, extractor: Extractor) -> tuple[np.ndarray, np.ndarray]:
-        """Mean float64 [d] and covariance float64 [d, d], in constant memory; cached like `features`.
+    def moments(self, judge: Judge) -> tuple[np.ndarray, np.ndarray]:
+        """Return mean float64 [d] and covariance float64 [d, d], in constant memory; cached like `features`.
 
         Raises:
             DataError: if an image cannot be read; it is named.
         """
-        from diffusionbench.metrics import frechet
-
         if isinstance(self._source, ArchiveSource) and {"mu", "sigma"} <= set(archive_keys(self.path)):
-            mean, cov = frechet.load_moments(self.path)
-            if len(mean) == extractor.dim:
+            mean, cov = load_moments(self.path)
+            if len(mean) == judge.spec.dim:
                 return mean, cov
 
         def make() -> dict[str, np.ndarray]:
-            moments = frechet.Moments()
-            for features in self._features(extractor):
+            moments = Moments()
+            for features in self._features(judge):
                 moments.update(features)
             mean, cov = moments.compute()
             return {"mu": mean, "sigma": cov}
 
-        made = self._cached("moments", extractor, make)
+        made = self._cached("moments", judge, make)
         return made["mu"], made["sigma"]
 
-    def _features(self, extractor: Extractor) -> Iterator[np.ndarray]:
+    def _features(self, judge: Judge) -> Iterator[np.ndarray]:
         for _, batch in self._batches():
-            yield extract(extractor, batch)["features"]
+            yield features_of(judge, batch)
 
-    def _cached(
-        self, what: str, extractor: Extractor, make: Callable[[], dict[str, np.ndarray]]
-    ) -> dict[str, np.ndarray]:
-        """Arrays from the cache folder; made and kept there if they are not, or no longer readable."""
-        file = cache_folder() / "features" / f"{digest([self.digest, extractor.digest, PRECISION])}-{what}.npz"
+    def _cached(self, what: str, judge: Judge, make: Callable[[], dict[str, np.ndarray]]) -> dict[str, np.ndarray]:
+        """Return arrays from the cache folder; made and kept there if they are not, or no longer readable."""
+        file = cache_folder() / "features" / f"{digest([self.digest, judge.digest, PRECISION])}-{what}.npz"
         try:
             with Archive(file) as archive:
                 return {key: archive.read(key) for key in archive.keys}

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import get_args
 
 import numpy as np
@@ -10,10 +9,10 @@ from PIL import Image
 
 from diffusionbench.errors import DataError
 from diffusionbench.references import digits
-from nanogen.data.memory import InMemory, array_digest
+from nanogen.data.memory import ArrayDataset, array_digest
 
 
-def open_digits(path: Path | None, image_size: int, split: str) -> InMemory:
+def open_digits(path: None, image_size: int, split: str) -> ArrayDataset:
     """Return the training or held-out digits as RGB images of ten classes.
 
     Args:
@@ -23,10 +22,8 @@ def open_digits(path: Path | None, image_size: int, split: str) -> InMemory:
         split: "train" (1,438 images) or "held_out" (359).
 
     Raises:
-        DataError: if a path or an unknown split is given.
+        DataError: if an unknown split is given.
     """
-    if path is not None:
-        raise DataError(f"data set 'digits' is embedded and reads no path, but got {path}. Leave data.path out.")
     if split not in get_args(digits.Split):
         raise DataError(f"data set 'digits' has no split '{split}'. Allowed: {', '.join(get_args(digits.Split))}.")
     images, labels = digits.read("train" if split == "train" else "held_out")
@@ -38,10 +35,9 @@ def open_digits(path: Path | None, image_size: int, split: str) -> InMemory:
             Image.fromarray(image).resize((image_size, image_size), Image.Resampling.BICUBIC) for image in images
         ]
         images = np.stack([np.asarray(image) for image in resized])
-    return InMemory(
+    return ArrayDataset(
         images=images,
         labels=labels,
-        captions=None,
         classes=tuple("0123456789"),
         num_classes=10,
         digest=array_digest(images, labels),

@@ -11,6 +11,7 @@ import hashlib
 import json
 from collections import OrderedDict
 from collections.abc import Callable
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -21,11 +22,10 @@ from diffusionbench import bounds
 from diffusionbench.errors import DataError
 from diffusionbench.files import LeftOut
 from diffusionbench.registry import require
-from nanogen.data.captions import filled
+from nanogen.data.caption_text import check_caption
 from nanogen.data.columns import check_columns, choose_columns, class_names, image_columns, plain
-from nanogen.data.files import find_files, say_left_out
-from nanogen.data.images import MAX_DEFECTS, StoredImages
-from nanogen.data.plan import Part
+from nanogen.data.paths import find_files
+from nanogen.data.stored import MAX_DEFECTS, StoredImages
 
 # Bytes of encoded images that one process keeps from Parquet files.
 ROW_GROUP_CACHE = 512 * 2**20
@@ -171,42 +171,54 @@ class ArrowRows(Rows):
         return self.image(self._tables[file].column(self.image_column)[row], index)
 
 
-class Captions:
-    """A column of strings over several files.
+@dataclass(kw_only=True, eq=False)
+class TableImages(StoredImages):
+    """Images of Parquet or Arrow files with labels, captions or both.
 
-    Args:
-        rows: where each row stands.
-        columns: for each file its chunked array.
+    Attributes:
+        rows: the images by row.
+        captions: for each file its chunked array of strings; none without captions.
     """
 
-    def __init__(self, rows: ParquetRows | ArrowRows, columns: list[Any]) -> None:
-        self.rows, self.columns = rows, columns
+    rows: ParquetRows | ArrowRows
+    captions: list[Any]
 
-    def text(self, index: int) -> str:
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def read(self, index: int) -> bytes:
+        return self.rows.read(index)
+
+    def name(self, index: int) -> str:
+        return self.rows.name(index)
+
+    def caption(self, index: int) -> str | None:
+        if not self.captions:
+            return None
         file, row = self.rows.place(index)
-        value = self.columns[file][row].as_py()
+        value = self.captions[file][row].as_py()
         if value is None:
-            raise DataError(f"{self.rows.name(index)} has no caption. Fill it or drop the row.")
-        return filled(value.strip(), self.rows.name(index))
+            raise DataError(f"{self.name(index)} has no caption. Fill it or drop the row.")
+        return check_caption(value.strip(), self.name(index))
 
-    def defects(self) -> tuple[str, ...]:
-        """Sentences about rows whose caption is missing or no text, at most `MAX_DEFECTS`."""
+    def find_defects(self) -> tuple[str, ...]:
+        """Return sentences about rows whose caption is missing or no text, at most `MAX_DEFECTS`."""
         compute = require("pyarrow.compute", "data", "Reading captions")
         found: list[str] = []
         first = 0
-        for column in self.columns:
+        for column in self.captions:
             lengths = compute.fill_null(compute.utf8_length(compute.utf8_trim_whitespace(column)), 0).to_numpy()
             has_zero_byte = compute.fill_null(compute.match_substring(column, "\0"), False).to_numpy()
             for row in np.flatnonzero((lengths == 0) | has_zero_byte)[: MAX_DEFECTS - len(found)]:
                 try:
-                    self.text(first + int(row))
+                    self.caption(first + int(row))
                 except DataError as error:
                     found.append(str(error))
             first += len(column)
         return tuple(found)
 
 
-def open_parquet(path: Path | None, image_size: int, split: str) -> StoredImages:
+def open_parquet(path: Path, image_size: int, split: str) -> TableImages:
     """Open images with labels or captions in Parquet: one file, a pattern such as `train-*.parquet`, or a folder.
 
     In a folder the files with the split in their names are read; where none has a split in its name, all of them
@@ -226,7 +238,7 @@ def open_parquet(path: Path | None, image_size: int, split: str) -> StoredImages
     return _stored(ParquetRows(find_files(path, split, "parquet", ".parquet", left_out)), path, image_size, left_out)
 
 
-def open_arrow(path: Path | None, image_size: int, split: str) -> StoredImages:
+def open_arrow(path: Path, image_size: int, split: str) -> TableImages:
     """Open the same from Arrow files, such as a folder written by `Dataset.save_to_disk`; see `open_parquet`."""
     left_out = LeftOut()
     return _stored(ArrowRows(find_files(path, split, "arrow", ".arrow", left_out)), path, image_size, left_out)
@@ -251,7 +263,7 @@ def _opened(file: Path, read: Callable[[], Any]) -> Any:
         raise DataError(f"cannot read {file}: {reason}. It may be cut short or encrypted; fetch it again.") from None
 
 
-def _stored(rows: ParquetRows | ArrowRows, path: Path | None, image_size: int, left_out: LeftOut) -> StoredImages:
+def _stored(rows: ParquetRows | ArrowRows, path: Path, image_size: int, left_out: LeftOut) -> TableImages:
     sha = hashlib.sha256()
     labels: list[np.ndarray] = []
     captions: list[Any] = []
@@ -277,21 +289,21 @@ def _stored(rows: ParquetRows | ArrowRows, path: Path | None, image_size: int, l
     for file, place in enumerate(rows.files):
         if not rows.sizes(file)[0]:
             left_out.add("files without a row", place.name)
-    say_left_out(left_out, path)
     rows.image_column = columns.image
     merged = np.concatenate(labels) if labels else None
-    texts = Captions(rows, captions) if captions else None
-    return StoredImages(
-        source=rows,
+    found = TableImages(
+        rows=rows,
+        captions=captions,
+        captioned=bool(captions),
         labels=merged,
         classes=classes,
         num_classes=None if merged is None else len(classes) if classes else int(merged.max()) + 1,
         image_size=image_size,
         digest=sha.hexdigest(),
-        texts=texts,
-        parts=(Part(len(rows)),),
-        defects=texts.defects() if texts is not None else (),
+        left_out=left_out.sentence(path),
     )
+    found.defects = found.find_defects()
+    return found
 
 
 def _column(rows: ParquetRows | ArrowRows, file: int, name: str) -> Any:

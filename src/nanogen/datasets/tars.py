@@ -15,15 +15,16 @@ import weakref
 from collections import OrderedDict
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from diffusionbench.errors import DataError
 from diffusionbench.files import LeftOut
-from nanogen.data.captions import decoded, from_json
-from nanogen.data.files import find_files, say_left_out
-from nanogen.data.images import MAX_DEFECTS, StoredImages
-from nanogen.data.plan import Part
+from nanogen.data import Component
+from nanogen.data.caption_text import caption_from_json, decode_caption
+from nanogen.data.paths import find_files
+from nanogen.data.stored import MAX_DEFECTS, StoredImages
 from nanogen.data.tarindex import Records, Summary, known_index, load, make_index, missing, named
 from nanogen.log import say
 
@@ -31,7 +32,7 @@ from nanogen.log import say
 OPEN_SHARDS = 64
 # Indexing mostly waits for the disk.
 INDEXING_THREADS = 8
-# From so many on it takes long enough to be told.
+# Report indexing when there are at least this many shards.
 MANY_SHARDS = 20
 
 
@@ -44,20 +45,38 @@ class OpenShard:
         weakref.finalize(self, os.close, self.handle)
 
 
-class Tars:
+class TarShards(StoredImages):
     """Images and captions of several shards by number; reading shares no position, so copies in workers are safe.
 
     Args:
-        summaries: the shards in order.
+        summaries: the shards in order, each with at least one sample.
     """
 
-    def __init__(self, summaries: list[Summary]) -> None:
+    def __init__(self, summaries: list[Summary], image_size: int, left_out: str | None) -> None:
+        sha = hashlib.sha256()
+        for summary in summaries:
+            line = f"{summary.shard.name}\0{summary.samples}\0{summary.digest}\n"
+            sha.update(line.encode("utf-8", "surrogateescape"))
+        super().__init__(
+            image_size=image_size,
+            digest=sha.hexdigest(),
+            captioned=True,
+            left_out=left_out,
+            defects=tuple(defect for shard in summaries for defect in shard.defects)[:MAX_DEFECTS],
+        )
         self.summaries = summaries
-        self._starts = np.cumsum([0, *(summary.samples for summary in summaries)])
+        self._starts = np.cumsum([0, *(shard.samples for shard in summaries)])
         self._open: OrderedDict[int, OpenShard] = OrderedDict()
 
-    def __reduce__(self) -> tuple[type[Tars], tuple[list[Summary]]]:
-        return type(self), (self.summaries,)
+    def __getstate__(self) -> dict[str, Any]:
+        return self.__dict__ | {"_open": OrderedDict()}
+
+    def __len__(self) -> int:
+        return int(self._starts[-1])
+
+    @property
+    def components(self) -> tuple[Component, ...]:
+        return (Component(len(self), blocks=tuple(shard.samples for shard in self.summaries)),)
 
     def name(self, index: int) -> str:
         number, row = self._place(index)
@@ -71,10 +90,10 @@ class Tars:
     def read(self, index: int) -> bytes:
         return self._file(index, "image")
 
-    def text(self, index: int) -> str:
+    def caption(self, index: int) -> str:
         number, row = self._place(index)
         is_json = self._shard(number).records.table["is_json"][row]
-        return (from_json if is_json else decoded)(self._file(index, "text"), self.name(index))
+        return (caption_from_json if is_json else decode_caption)(self._file(index, "text"), self.name(index))
 
     def _place(self, index: int) -> tuple[int, int]:
         number = int(np.searchsorted(self._starts, index, side="right")) - 1
@@ -119,11 +138,11 @@ def _indexed(shards: list[Path]) -> list[Summary]:
     return [summary or made[shard] for shard, summary in zip(shards, known, strict=True)]
 
 
-def open_tars(path: Path | None, image_size: int, split: str) -> StoredImages:
+def open_tars(path: Path, image_size: int, split: str) -> TarShards:
     """Open images with captions in tar shards: one file, a pattern such as `shards/train-*.tar`, or a folder.
 
     The caption is the text of `KEY.txt`, else the field `text` or `caption` of `KEY.json`; what else lies in the
-    shards and beside them is counted and said. Each shard is indexed once. Samples lie in the order of shards and keys;
+    shards and beside them is counted. Each shard is indexed once. Samples lie in the order of shards and keys;
     the order of an epoch shuffles shards in groups.
 
     Args:
@@ -142,28 +161,9 @@ def open_tars(path: Path | None, image_size: int, split: str) -> StoredImages:
             left_out.add(reason, f"{shard.shard.name}: {name}", count)
     summaries = [shard for shard in shards if shard.samples]
     if not summaries:
-        sentence = left_out.sentence(path or "data")
-        raise DataError(
-            f"{shards[0].shard} holds no image with a caption (KEY.jpg and KEY.txt or KEY.json). Remove it."
-            f"{'' if sentence is None else f' {sentence}'}"
-        )
+        refusal = f"{shards[0].shard} holds no image with a caption (KEY.jpg and KEY.txt or KEY.json). Remove it."
+        raise DataError(f"{refusal} {left_out.sentence(path) or ''}".rstrip())
     for shard in shards:
         if not shard.samples:
             left_out.add("shards without a sample", shard.shard.name)
-    say_left_out(left_out, path)
-    sha = hashlib.sha256()
-    for summary in summaries:
-        sha.update(f"{summary.shard.name}\0{summary.samples}\0{summary.digest}\n".encode("utf-8", "surrogateescape"))
-    tars = Tars(summaries)
-    blocks = tuple(summary.samples for summary in summaries)
-    return StoredImages(
-        source=tars,
-        labels=None,
-        classes=None,
-        num_classes=None,
-        image_size=image_size,
-        digest=sha.hexdigest(),
-        texts=tars,
-        parts=(Part(sum(blocks), blocks=blocks),),
-        defects=tuple(defect for summary in summaries for defect in summary.defects)[:MAX_DEFECTS],
-    )
+    return TarShards(summaries, image_size, left_out.sentence(path))
