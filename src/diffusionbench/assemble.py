@@ -48,13 +48,11 @@ def assemble(evaluation: Evaluation, images: ImageSet, found: Findings) -> Recor
     entries, faults = images.entries(request.count), images.unreadable(request.count)
     protocol = _protocol(evaluation, found)
     pixels = images_digest(entries)
-    slug = re.sub(r"[^a-z0-9._-]+", "-", request.method.lower()).strip("-._")
     facts = {key: dict(estimate.facts) for key, estimate in estimates.items() if estimate.facts}
     return Record(
         kind="measured",
         # Other metrics on the same images are another record, and an id is also a file name.
-        id=f"{slug[: MAX_ID // 2] or 'unnamed'}-"
-        + digest([protocol.model_dump(mode="json"), pixels, sorted(evaluation.metrics)])[:12],
+        id=f"{_slug(request.method)}-{digest([protocol.model_dump(mode='json'), pixels, sorted(estimates)])[:12]}",
         method=request.method,
         title=request.title,
         family=request.family,
@@ -163,9 +161,14 @@ def _provenance(evaluation: Evaluation, images: ImageSet, pixels: str, found: Fi
 
 
 def _duplicates(entries: Sequence[StoredImage]) -> dict[str, Any]:
-    """Count the images that repeat an earlier one pixel for pixel, and name the first few pairs."""
+    """Count the images that repeat an earlier one pixel for pixel and name the first pairs; nothing where none does."""
     first: dict[str, int] = {}
     pairs = [
         [first[entry.sha256], entry.id] for entry in entries if first.setdefault(entry.sha256, entry.id) != entry.id
     ]
     return {"duplicates": {"count": len(pairs), "first": pairs[:5]}} if pairs else {}
+
+
+def _slug(name: str) -> str:
+    # A hash follows, and both together are a file name.
+    return re.sub(r"[^a-z0-9._-]+", "-", name.lower()).strip("-._")[: MAX_ID // 2] or "unnamed"

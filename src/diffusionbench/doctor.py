@@ -10,6 +10,7 @@ from diffusionbench import provenance
 from diffusionbench.errors import UserError
 from diffusionbench.folders import cache_folder
 from diffusionbench.judges import JUDGES
+from diffusionbench.shown import first_line
 
 OPTIONAL = ("scikit-learn", "pyarrow", "datasets", "transformers", "timm", "jinja2", "altair", "tensorboard")
 
@@ -43,7 +44,7 @@ def torchvision_state() -> str:
         importlib.import_module("torchvision")
     except (RuntimeError, ImportError, OSError) as error:
         return (
-            f"{installed} does not load beside this torch ({str(error).splitlines()[0]}), and packages that import it "
+            f"{installed} does not load beside this torch ({first_line(error)}), and packages that import it "
             "fail too. Install torch and torchvision from the same index, or uninstall torchvision."
         )
     return installed

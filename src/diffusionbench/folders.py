@@ -14,6 +14,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
 
+from diffusionbench.errors import UserError
 from diffusionbench.writing import lock, make_folder, remove, sweep, sync, temporary_name
 
 # Of renameat2(2).
@@ -37,6 +38,26 @@ def strangers(folder: Path, files: Collection[str]) -> list[str]:
         links = [name for name in folders if os.path.islink(os.path.join(place, name))]
         found += [os.path.relpath(os.path.join(place, name), folder) for name in (*names, *links)]
     return sorted(set(found) - set(files))
+
+
+def check_replaceable(out: Path, kind: str, files: Collection[str], error: type[UserError]) -> None:
+    """Check that a folder is absent, empty, or holds nothing but an earlier result.
+
+    Args:
+        kind: of the result, for messages, such as "site".
+        files: that an earlier result in this folder consists of; none where there is no earlier one.
+
+    Raises:
+        error: naming what would be lost.
+    """
+    remedy = f"Give a folder that is new, empty or an earlier {kind}."
+    if out.exists() and not out.is_dir():
+        raise error(f"{kind} {out} is a file. {remedy}")
+    if others := strangers(out, files):
+        raise error(
+            f"{kind} {out} holds {len(others)} file(s) of no earlier {kind}, the first: {others[0]}. They would be "
+            f"lost: move them away. {remedy}"
+        )
 
 
 @contextmanager

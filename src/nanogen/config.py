@@ -23,6 +23,7 @@ from diffusionbench.axes import AXES
 from diffusionbench.errors import ConfigError
 from diffusionbench.limits import read_small
 from diffusionbench.metrics import METRICS
+from diffusionbench.references import REFERENCES
 from diffusionbench.registry import Table, nearest
 from diffusionbench.shown import clipped, few
 from nanogen.conditions import CONDITIONS
@@ -30,6 +31,7 @@ from nanogen.datasets import DATASETS
 from nanogen.latents import LATENTS
 from nanogen.losses import LOSSES
 from nanogen.objectives import OBJECTIVES
+from nanogen.samplers import SAMPLERS
 from nanogen.settings import Config
 
 SCALES = ("laptop", "single-gpu", "paper")
@@ -343,6 +345,21 @@ def check_overrides(overrides: Iterable[str]) -> None:
     _merge(ConfigLayer.of(*read_own("base.yaml")), list(closed))
 
 
+def check_reference(composed: ComposedConfig) -> None:
+    """Refuse an evaluation against real images that are not there, before anything heavy is loaded.
+
+    Raises:
+        ConfigError: if `eval.metrics` are to be computed and `eval.reference` is neither a name nor a path.
+    """
+    name = composed.config.eval.reference
+    if name is None or not composed.config.eval.metrics or name in REFERENCES or Path(name).exists():
+        return
+    raise ConfigError(
+        f"{composed.origins['eval.reference']}: eval.reference: unknown reference '{name}': it is no name and no file "
+        f"or folder. {nearest(name, list(REFERENCES))}"
+    )
+
+
 def differences(a: Config, b: Config) -> dict[str, tuple[Any, Any]]:
     """Return dotted key -> (value in a, value in b) where two configs differ; None where absent."""
     left, right = leaves(a.model_dump(mode="json")), leaves(b.model_dump(mode="json"))
@@ -435,6 +452,7 @@ def _check_names(config: Config, merged: Mapping[str, Leaf]) -> None:
         "latent.name": (LATENTS, [config.latent.name]),
         "data.name": (DATASETS, [config.data.name]),
         "condition.kind": (CONDITIONS, [config.condition.kind]),
+        "sampler.name": (SAMPLERS, [config.sampler.name]),
         "eval.axis": (AXES, [config.eval.axis]),
         "eval.metrics": (METRICS, config.eval.metrics),
     }
@@ -444,8 +462,10 @@ def _check_names(config: Config, merged: Mapping[str, Leaf]) -> None:
 
 
 def _check_name(table: Table[Any], name: Any, where: str) -> None:
-    if name not in table:
-        raise ConfigError(f"{where}: unknown {table.kind} '{name}'. {nearest(str(name), list(table))}")
+    # A metric without code is known by its published figures only.
+    known = [row for row in table if table is not METRICS or table[row].load is not None]
+    if name not in known:
+        raise ConfigError(f"{where}: unknown {table.kind} '{name}'. {nearest(str(name), known)}")
 
 
 def _check_options(

@@ -13,9 +13,7 @@ from pydantic import BeforeValidator, ConfigDict, Field, field_validator
 
 from diffusionbench import bounds
 from diffusionbench.errors import ConfigError
-from diffusionbench.registry import nearest
 from diffusionbench.schema import Strict, digest
-from nanogen.samplers import SAMPLERS
 
 NEVER = "never"
 _DURATION = re.compile(r"(?P<number>\d+(\.\d+)?)\s*((?P<factor>[kM]?)\s*(?P<unit>step|epoch|image)s?|%)")
@@ -171,13 +169,6 @@ class SamplerConfig(Section):
     name: str
     num_steps: int = Field(ge=1, le=bounds.SOLVER_STEPS)
     shift: Shift | Auto
-
-    @field_validator("name")
-    @classmethod
-    def _known(cls, name: str) -> str:
-        if name not in SAMPLERS:
-            raise ValueError(f"unknown sampler '{name}'. {nearest(name, list(SAMPLERS))}")
-        return name
 
 
 class GuidanceConfig(Section):

@@ -37,6 +37,19 @@ def test_reference_outputs(case):
         assert summary(net(X, T, condition).pred) == pytest.approx(expected, rel=1e-4)
 
 
+def test_a_network_of_two_times_has_its_reference_output():
+    net = reference_network(num_times=2)
+    with torch.no_grad():
+        found = summary(net(X, T, LABELS, r=T - torch.tensor([0.01, 0.3])).pred)
+    expected = [-0.418151, 3.689407, -1.17264, 3.11833, -0.51428, 3.19130, -8.83226]
+    assert found == pytest.approx(expected, rel=1e-4)
+    assert len(released_layout(net.shape)) == 81
+    assert net.shape.num_parameters() == 64_198 == sum(parameter.numel() for parameter in net.parameters())
+    for network, r in ((net, None), (reference_network(), T)):
+        with pytest.raises(ValueError, match=r"a network of \d time"):
+            network(X, T, LABELS, r=r)
+
+
 def test_reference_sizes():
     for text, tensors, parameters in ((False, 75, 50_982), (True, 76, 51_040)):
         assert len(released_layout(tiny_shape(text=text))) == tensors

@@ -43,6 +43,7 @@ def paper_shape(latent_shape: tuple[int, int, int], patch_size: int, **numbers: 
             "decoder_depth": 2,
             "decoder_hidden_size": 2048,
             "decoder_num_heads": 16,
+            "num_times": 1,
             "num_time_tokens": 4,
             "num_classes": 1000,
             "num_class_tokens": 8,

@@ -25,6 +25,7 @@ from diffusionbench.judges.float32 import PRECISION, in_float32
 from diffusionbench.judges.judge import Evidence, Judge, Needs
 from diffusionbench.sample import Item
 from diffusionbench.schema import file_digest
+from diffusionbench.shown import first_line
 
 WEIGHTS_FILE: Final = "weights-inception-2015-12-05-6726825d.pth"
 WEIGHTS_URL: Final = f"https://github.com/toshas/torch-fidelity/releases/download/v0.2.0/{WEIGHTS_FILE}"
@@ -252,7 +253,7 @@ def load_net(path: Path) -> tuple[InceptionNet, str]:
         state: Any = torch.load(path, map_location="cpu", weights_only=True)
         net.load_state_dict(state)
     except (RuntimeError, TypeError, AttributeError, EOFError, pickle.UnpicklingError) as error:
-        reason = str(error).splitlines()[0]
+        reason = first_line(error)
         raise RequestError(
             f"weights {path}: not those of the 2015 Inception network ({reason}). Fetch {WEIGHTS_URL}."
         ) from None

@@ -302,13 +302,11 @@ class _Header(tarfile.TarInfo):
     _OCTAL = re.compile(rb" *[0-7]* *(\0.*)?", re.DOTALL)
 
     @classmethod
-    def frombuf(cls, buf: bytes | bytearray, encoding: str | None, errors: str) -> _Header:
+    def frombuf(cls, buf: bytes | bytearray, encoding: str, errors: str) -> _Header:
         found = super().frombuf(buf, encoding, errors)
-        written, is_extra = bytes(buf[124:136]), found.type in b"xXgLK"
-        if not (written[0] & 0x80 or cls._OCTAL.fullmatch(written)) or found.size < 0:
-            raise tarfile.InvalidHeaderError("no size")  # type: ignore[attr-defined]
-        if is_extra and found.size > MAX_EXTRA:
-            raise tarfile.InvalidHeaderError("too large")  # type: ignore[attr-defined]
+        is_number = buf[124] & 0x80 or cls._OCTAL.fullmatch(buf[124:136])
+        if not is_number or found.size < 0 or (found.type in b"xXgLK" and found.size > MAX_EXTRA):
+            raise tarfile.HeaderError("no size that is allowed")
         return found
 
 
@@ -326,7 +324,7 @@ def _members(file: BinaryIO, shard: Path) -> Iterator[tarfile.TarInfo]:
         tar = tarfile.TarFile(fileobj=file, tarinfo=_Header)
         while (member := tar.next()) is not None:
             # They would all be kept.
-            tar.members.clear()
+            tar.members.clear()  # type: ignore[attr-defined]
             if member.size < 0 or tar.offset > end:
                 raise DataError(early)
             if not member.isdir() and not member.name.endswith("/"):

@@ -22,6 +22,7 @@ from diffusionbench import bounds
 from diffusionbench.errors import DataError
 from diffusionbench.files import LeftOut
 from diffusionbench.registry import require
+from diffusionbench.shown import first_line
 from nanogen.data.caption_text import check_caption
 from nanogen.data.columns import check_columns, choose_columns, class_names, image_columns, plain
 from nanogen.data.paths import find_files
@@ -259,7 +260,7 @@ def _opened(file: Path, read: Callable[[], Any]) -> Any:
         return read()
     # pyarrow's errors have many parents; a damaged file meets them all.
     except (OSError, ValueError, LookupError, TypeError, OverflowError, MemoryError, arrow.ArrowException) as error:
-        reason = (str(error).splitlines() or [type(error).__name__])[0].rstrip(".")
+        reason = first_line(error).rstrip(".")
         raise DataError(f"cannot read {file}: {reason}. It may be cut short or encrypted; fetch it again.") from None
 
 
@@ -319,7 +320,7 @@ def _check_sound(column: Any, name: str, path: Path) -> None:
     try:
         column.validate(full=True)
     except ValueError as error:
-        reason = "not UTF-8" if "UTF8" in str(error) else f"damaged ({str(error).splitlines()[0]})"
+        reason = "not UTF-8" if "UTF8" in str(error) else f"damaged ({first_line(error)})"
         raise DataError(f"{path}: column '{name}' is {reason}. Convert it and write the file again.") from None
 
 

@@ -65,7 +65,10 @@ class DDT(nn.Module):
         e, d, p = shape.encoder_hidden_size, shape.decoder_hidden_size, shape.patch_size
         self.encoder_embed = nn.Conv2d(shape.latent_shape[0], e, kernel_size=p, stride=p)
         self.decoder_embed = nn.Conv2d(shape.latent_shape[0], d, kernel_size=p, stride=p)
+        # Of t, or of two times the interval t - r; its embedding is what the decoder sees of time.
         self.time = TimeTokens(shape.num_time_tokens, e, NUM_FREQUENCIES)
+        if shape.num_times == 2:
+            self.absolute_time = TimeTokens(shape.num_time_tokens, e, NUM_FREQUENCIES)
         self.condition: nn.Module
         if shape.num_classes is not None:
             self.condition = ClassTokens(shape.num_classes, shape.num_class_tokens, e)
@@ -101,14 +104,14 @@ class DDT(nn.Module):
             z: float32 [B, C, H, W].
             t: float32 [B] in [0, 1]; 0 is data, 1 is noise.
             condition: B classes or captions, of the kind that `shape` names.
-            r: earlier time of a two-time method; this network has one time.
+            r: earlier time float32 [B], r <= t, for a network of two times; else None.
             taps: features to return, of `Shape.taps` or names of `heads`; no others are kept.
 
         Raises:
-            ValueError: for a second time or an unknown tap.
+            ValueError: if the network has another number of times, or no such tap.
         """
-        if r is not None:
-            raise ValueError("a network for one time t was given a second time r")
+        if (r is None) != (self.shape.num_times == 1):
+            raise ValueError(f"a network of {self.shape.num_times} time(s) was given {1 if r is None else 2}")
         heads = {tap: cast(Head, self.heads[tap]) for tap in taps if tap in self.heads}
         wanted = {tap for tap in taps if tap not in heads}.union(*(head.taps for head in heads.values()))
         if unknown := wanted - set(self.shape.taps):
@@ -116,7 +119,9 @@ class DDT(nn.Module):
             raise ValueError(f"the network has no tap {', '.join(sorted(unknown))}; it has {known}")
 
         num_image = self.shape.num_image_tokens
-        embedding, time_tokens = self.time(t)
+        embedding, time_tokens = self.time(t if r is None else t - r)
+        if r is not None:
+            time_tokens = torch.cat([time_tokens, self.absolute_time(t)[1]], dim=1)
         features = {"time": embedding}
         tokens, mask = self.condition(condition)
         num_extra = time_tokens.shape[1] + tokens.shape[1]

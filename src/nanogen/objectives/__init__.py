@@ -20,12 +20,14 @@ class ObjectiveSpec:
         title: one line for users.
         options: model of the `objective` section of a config; `name` is one of its fields.
         load: "module:Class" of the `Objective`.
+        num_times: of its network: 1 for t, 2 for t and an earlier r.
         non_negative: no term of its loss is ever below 0.
     """
 
     title: str
     options: type[Strict]
     load: str
+    num_times: Literal[1, 2] = 1
     non_negative: bool = True
 
 

@@ -1,4 +1,4 @@
-"""Train the autoencoder `toy-ae` anew: python -m nanogen.latents.train_toy_ae --device cuda.
+"""Train the autoencoder `toy-ae` anew: `python tools/train_toy_ae.py --device cuda`.
 
 Rendered scenes of a seed of its own (131,072, mirrored at random) and, one in eleven, digits of the training split,
 both at 32 px. Loss: L1 plus L2, coloured pixels three times, plus 1.5 times the L1 distance of the detail, without
