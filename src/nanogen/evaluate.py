@@ -31,7 +31,7 @@ from nanogen.conditions import CONDITIONS, SampleSpec
 from nanogen.config import Config
 from nanogen.pipeline import ImagePipeline, open_weights
 from nanogen.resolve import resolve
-from nanogen.rng import Draws, SeededDraws
+from nanogen.rng import PositionalNoise, SeededNoise
 from nanogen.run import EVALS, SAMPLES, Run
 
 # Columns of a sample grid.
@@ -62,8 +62,7 @@ class NetworkSource:
         self.seed = seed
         self.preferred_batch = batch_size
         self.description = description
-        size = pipeline.components.derived.image_size
-        self.image_size: tuple[int, int] | None = (size, size)
+        self.image_size: tuple[int, int] | None = (pipeline.components.derived.image_size,) * 2
 
     @cached_property
     def digest(self) -> str:
@@ -80,8 +79,8 @@ class NetworkSource:
         condition = self.pipeline.components.conditioner([sample.label for sample in samples], prompts or None)
         device, given = self.pipeline.components.device, [sample.seed for sample in samples if sample.seed is not None]
         if given:
-            return self.pipeline(condition, SeededDraws(given, device))
-        return self.pipeline(condition, Draws(self.seed, [(sample.id,) for sample in samples], device))
+            return self.pipeline(condition, SeededNoise(given, device))
+        return self.pipeline(condition, PositionalNoise(self.seed, [sample.id for sample in samples], device))
 
 
 def _evaluation(config: Config, components: Components, method: str, step: int | None) -> Evaluation:
@@ -110,7 +109,12 @@ def _evaluation(config: Config, components: Components, method: str, step: int |
     )
     evaluation = Evaluation(request)
     asked = config.eval.num_samples
-    return evaluation.updated(count=evaluation.full_count if asked == "auto" else asked)
+    # Samples of a prompt set that rules their noise carry the seeds of their generators.
+    ruled = evaluation.prompts is not None and evaluation.prompts.noise_seeds is not None
+    return evaluation.updated(
+        count=evaluation.full_count if asked == "auto" else asked,
+        sampling=request.sampling.model_copy(update={"noise": None if ruled else config.noise}),
+    )
 
 
 def _prompts(config: Config) -> PromptChoice | None:
@@ -233,6 +237,9 @@ def evaluate(
             if save:
                 run.check_there()
                 place = record_path(run.path, step, config)
+                if "noise" not in run.facts:
+                    # Records of the version that trained it were of other images.
+                    place = place.with_name(f"{place.stem}-{config.noise}.json")
                 if finished_record(run.path, step, config) is None:
                     # A file of this name is an earlier record, or half of one.
                     place.unlink(missing_ok=True)

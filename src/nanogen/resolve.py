@@ -19,7 +19,7 @@ class Derived:
     """Values that a config implies.
 
     Attributes:
-        image_size: side of the images in pixels.
+        image_size: pixels a side.
         latent: the latent space.
         shape: the network.
         train_shift, sampler_shift: of the time distribution and of the sampling grid.
