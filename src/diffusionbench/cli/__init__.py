@@ -11,13 +11,14 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from diffusionbench import bounds
-from diffusionbench.cli import board, simpleeval, site
+from diffusionbench.cli import benchmarks, board, site
 from diffusionbench.devices import check_device
 from diffusionbench.errors import DataError, RequestError, RunError, run_program
 from diffusionbench.shown import printable
 from diffusionbench.writing import check_place
 
 if TYPE_CHECKING:
+    from diffusionbench.benchmarks.simpleeval.claims import ClaimFile
     from diffusionbench.prompts import PromptChoice
     from diffusionbench.record import Record
     from diffusionbench.request import Evaluation
@@ -97,14 +98,9 @@ def run(
         Path | None, typer.Option(help="file with one class label a line, in natural order of names")
     ] = None,
     prompts: Annotated[str | None, typer.Option(help="prompt set the images were made for")] = None,
-    seed: Annotated[str | None, typer.Option(help="seed of the prompt set; default public-0")] = None,
-    layout: Annotated[str | None, typer.Option(help="size of the prompt set; default the smallest")] = None,
-    weights: Annotated[Path | None, typer.Option(help="weights file that a bound seed follows from")] = None,
-    beacon: Annotated[str | None, typer.Option(help="public random value of a bound seed")] = None,
-    commitment: Annotated[str | None, typer.Option(help="published commitment of a sealed seed")] = None,
-    networks: Annotated[str | None, typer.Option(help="pretrained networks of the generator, comma-separated")] = None,
-    public: Annotated[Path | None, typer.Option(help="its record on public-0, to compare a new seed with")] = None,
-    again: Annotated[Path | None, typer.Option(help="folder of images that were sampled again, to compare")] = None,
+    claim: Annotated[
+        Path | None, typer.Option(help="YAML file about prompt set and generator; see docs/simpleeval.md")
+    ] = None,
     count: Annotated[
         int | None, typer.Option("--num", min=1, max=bounds.IMAGES, help="score the first N images; default all")
     ] = None,
@@ -136,22 +132,23 @@ def run(
 
       diffusionbench run images.npz --reference stats.npz --metrics fid --dry-run
 
-      diffusionbench run samples/ --axis t2i --prompts simpleeval_shapes_v1 --metrics simpleeval_shapes_v1
+      diffusionbench run samples/ --axis t2i --metrics simpleeval_shapes_v1 --claim claim.yaml
     """
+    from diffusionbench.benchmarks.simpleeval.claims import read_claim
     from diffusionbench.record import Guidance
     from diffusionbench.request import EvalRequest, Evaluation, Sampling
     from diffusionbench.runner import run as run_request
     from diffusionbench.views.terminal import progress_line
 
     _check_places(out, store)
-    _check_texts(reference=reference, method=method, title=title, family=family, networks=networks, beacon=beacon)
-    options = simpleeval.PromptOptions(prompts, seed, layout, weights, beacon, commitment, networks, public, again)
+    _check_texts(reference=reference, method=method, title=title, family=family)
+    claimed = None if claim is None else read_claim(claim)
     name = method or printable(images.resolve().stem) or "images"
     request = EvalRequest(
         axis=axis,
         metrics=_names(metrics),
         reference=reference,
-        prompts=_prompt_choice(axis, labels, _names(metrics)[0], options),
+        prompts=_prompt_choice(axis, labels, _names(metrics)[0], prompts, claimed),
         count=count or 1,
         method=name,
         title=title or name,
@@ -163,7 +160,10 @@ def run(
     source, found = _images(evaluation, images, labels)
     evaluation = evaluation.updated(count=count or found, classes=source.classes)
     evaluation.check(source)
-    evaluation = options.completed(evaluation, source)
+    if claimed is not None and claimed.again is not None:
+        from diffusionbench.benchmarks.simpleeval.verification import compare_again
+
+        evaluation = compare_again(evaluation, source, claimed.folder / claimed.again)
     notes = [*source.notes, *(evaluation.reference.notes if evaluation.reference else ())]
     for note in notes:
         print(note, file=sys.stderr)
@@ -200,21 +200,34 @@ def _check_texts(**options: str | None) -> None:
 
 
 def _prompt_choice(
-    axis: str, labels: Path | None, metric: str, options: simpleeval.PromptOptions
+    axis: str, labels: Path | None, metric: str, prompts: str | None, claim: ClaimFile | None
 ) -> PromptChoice | None:
-    """The prompts that the images were made for, where the axis asks for prompts."""
-    from diffusionbench.axes import AXES
+    """Return the prompts that the images were made for, where the axis asks for prompts.
 
-    if AXES[axis].asks == "prompts":
-        if labels is not None:
-            raise RequestError(f"axis '{axis}' asks for prompts, so --labels has no meaning there. Leave it out.")
-        return options.choice(axis, metric)
-    if given := options.given():
+    Their set is named by the option or the claim, else it is the one that the metric judges.
+    """
+    from diffusionbench.axes import AXES
+    from diffusionbench.prompts import PROMPTS, PromptChoice
+
+    if AXES[axis].asks != "prompts":
+        if given := [name for name, value in (("--prompts", prompts), ("--claim", claim)) if value is not None]:
+            raise RequestError(
+                f"axis '{axis}' asks for classes, so {', '.join(given)} has no meaning there. Leave it out, or name an "
+                "axis of prompts with --axis."
+            )
+        return None
+    if labels is not None:
+        raise RequestError(f"axis '{axis}' asks for prompts, so --labels has no meaning there. Leave it out.")
+    claimed = None if claim is None else claim.set
+    if prompts and claimed and prompts != claimed:
+        raise RequestError(f"--prompts names the set '{prompts}' and the claim '{claimed}'. Leave one of them out.")
+    name = prompts or claimed or (metric if metric in PROMPTS else None)
+    if name is None:
         raise RequestError(
-            f"axis '{axis}' asks for classes, so {', '.join(given)} has no meaning there. Leave it out, or name an "
-            "axis of prompts with --axis."
+            f"axis '{axis}' needs to know which prompts the images were made for. Name them with --prompts; known: "
+            f"{', '.join(sorted(PROMPTS))}."
         )
-    return None
+    return PromptChoice(name=name) if claim is None else claim.choice(name, metric)
 
 
 def _images(evaluation: Evaluation, images: Path, labels: Path | None) -> tuple[GivenImages, int]:
@@ -396,4 +409,4 @@ def doctor(as_json: Json = False) -> None:
 
 board.register(app)
 site.register(app)
-simpleeval.register(app)
+benchmarks.register(app)
