@@ -13,6 +13,7 @@ from nanogen.datasets import DATASETS
 from nanogen.latents import LATENTS, LatentSpec
 from nanogen.losses import LOSSES
 from nanogen.objectives import OBJECTIVES
+from nanogen.optimizers import OPTIMIZERS
 from nanogen.resolve import Derived, resolve
 from nanogen.samplers import SAMPLERS
 from nanogen.text import ENCODERS
@@ -123,6 +124,7 @@ def tables() -> dict[str, dict[str, str]]:
         "scales": {name: headline("scale", f"{name}.yaml") for name in SCALES},
         "latents": {name: _latent_line(spec) for name, spec in LATENTS.items()},
         "objectives": {name: row.title for name, row in OBJECTIVES.items()},
+        "optimizers": {name: row.title for name, row in OPTIMIZERS.items()},
         "losses": {name: row.title for name, row in LOSSES.items()},
         "samplers": {name: row.title for name, row in SAMPLERS.items()},
         "data": {name: row.title for name, row in DATASETS.items()},
