@@ -1,4 +1,4 @@
-"""Which files below a folder count, in which order, and how classes are numbered: one rule for every reader.
+"""Listing of folders: which files count, in which order, and how classes are numbered; one rule for every reader.
 
 Training, scoring and references list folders with these functions, so that a class has one number everywhere.
 """
@@ -18,7 +18,7 @@ from diffusionbench.errors import DataError
 from diffusionbench.limits import read_small
 from diffusionbench.shown import printable
 
-# What Pillow decodes without a plugin and people store pictures in.
+# Formats that Pillow decodes without a plugin and users store pictures in.
 IMAGE_SUFFIXES: Final = (
     ".png", ".jpg", ".jpeg", ".jpe", ".jfif", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm", ".avif",
 )  # fmt: skip
@@ -75,7 +75,7 @@ def no_split(folder: Path | str, split: str) -> DataError:
 
 
 class LeftOut:
-    """What a reader did not read.
+    """Counts what a reader leaves out.
 
     Attributes:
         found: number and first name by reason.

@@ -1,4 +1,4 @@
-"""One evaluation from request to record: the same path for a checkpoint, in training, and for a stranger's folder.
+"""One evaluation from request to record: the same path for a checkpoint, in training, and for any folder of images.
 
 `run` is all of it. A job of several processes calls `open_store`, then `fill` on each, then `score` on one.
 """
@@ -225,8 +225,11 @@ class JudgingPass:
         metrics = {key: self._metric(spec) for key, spec in specs.items()}
         needed = {row.name for row in judge_order(specs.values())}
         seen = 0
-        for given, batch in images.batches(count):
-            samples = self._with_items(given)
+        prompts = self.evaluation.prompts
+        for samples, batch in images.batches(count):
+            if prompts is not None:
+                # A store does not keep all that the prompt set says of an image.
+                samples = [prompts.sample(one.id) if one.prompt is not None else one for one in samples]
             self.evaluation.check_size((batch.shape[1], batch.shape[2]))
             seen += len(samples)
             # Metrics that judge by networks of their own are as exact as judges.
@@ -252,13 +255,6 @@ class JudgingPass:
         with in_float32():
             metric: Metric = METRICS.load(spec.key)(spec, context)
             return metric
-
-    def _with_items(self, samples: list[Sample]) -> list[Sample]:
-        """Return the samples with all that the prompt set says of them, which a store does not keep."""
-        prompts = self.evaluation.prompts
-        if prompts is None:
-            return samples
-        return [sample if sample.prompt is None else prompts.sample(sample.id) for sample in samples]
 
     def _check_number(self, specs: dict[str, MetricSpec], images: ImageSet, seen: int, count: int) -> None:
         faults = list(images.unreadable(count).values())

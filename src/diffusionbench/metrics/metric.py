@@ -21,7 +21,7 @@ from diffusionbench.stats import GROUPS, Estimate, groups_of, jackknife, jackkni
 
 @dataclass(frozen=True)
 class Context:
-    """What the evidence of an evaluation is compared with.
+    """Real images and prompts that the evidence of an evaluation is compared with.
 
     Attributes:
         references: the real images as each judge sees them, by the judge's name.
