@@ -288,7 +288,7 @@ def asked(observe: Callable[[Any], Any]) -> Callable[..., Any]:
 
     def observed(folder: Path, *overrides: str) -> Any:
         config = open_data(tiny(1, *overrides).config)[1]
-        return observe(evaluate._request(config, build_components(config, "cpu", "float32"), "toy", None, None))
+        return observe(evaluate._evaluation(config, build_components(config, "cpu", "float32"), "toy", None).request)
 
     return observed
 

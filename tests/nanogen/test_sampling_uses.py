@@ -21,9 +21,10 @@ from watch import Sampling, sampling
 from diffusionbench.record import load
 from nanogen import checkpoint, evaluate
 from nanogen.build import build_components
-from nanogen.export import evaluate_run, sample_run
+from nanogen.evaluate import evaluate_run
 from nanogen.rng import Draws
 from nanogen.run import read
+from nanogen.sample import sample_run
 from nanogen.samplers import time_grid
 from nanogen.train import build, open_data, train
 
