@@ -255,8 +255,7 @@ class FrechetMetric(Metric):
         else:
             self._fold(sorted(self._early))
             value = frechet_distance(*self._without(None), self._mean, self._cov)
-            factor = _factor(self._cov) if defined else None
-            replicates = [self._replicate(group, factor) for group in range(GROUPS)] if factor is not None else []
+            replicates = self._replicates() if defined else []
         return self.seen.jackknifed(value, replicates)
 
     def _without(self, group: int | None) -> tuple[np.ndarray, np.ndarray]:
@@ -266,8 +265,10 @@ class FrechetMetric(Metric):
                 merged.merge(part)
         return merged.compute()
 
-    def _replicate(self, group: int, factor: _Factor) -> float:
-        """Return the distance without one group; the factor of the reference is shared by all of them."""
-        mean, cov = self._without(group)
-        root = _root_trace(factor, cov)
-        return _distance(mean - self._mean, float(np.trace(cov)), float(np.trace(self._cov)), root)
+    def _replicates(self) -> list[float]:
+        """Return the distance without each group; the factor of the reference is shared by all of them."""
+        factor, trace = _factor(self._cov), float(np.trace(self._cov))
+        left = map(self._without, range(GROUPS))
+        return [
+            _distance(mean - self._mean, float(np.trace(cov)), trace, _root_trace(factor, cov)) for mean, cov in left
+        ]
