@@ -30,6 +30,7 @@ _ORDER: Final = 1000
 class Sampling(Strict):
     """Settings with which a generator made the images, None where unknown; other settings have other stored images."""
 
+    noise: str | None = None
     sampler: str | None = None
     num_steps: int | None = None
     shift: float | None = None

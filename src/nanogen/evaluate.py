@@ -31,7 +31,7 @@ from nanogen.conditions import CONDITIONS, SampleSpec
 from nanogen.config import Config
 from nanogen.pipeline import ImagePipeline, open_weights
 from nanogen.resolve import resolve
-from nanogen.rng import Draws, SeededDraws
+from nanogen.rng import PositionalNoise, SeededNoise
 from nanogen.run import EVALS, SAMPLES, Run
 
 # Columns of a sample grid.
@@ -79,11 +79,12 @@ class NetworkSource:
         condition = self.pipeline.components.conditioner([sample.label for sample in samples], prompts or None)
         device, given = self.pipeline.components.device, [sample.seed for sample in samples if sample.seed is not None]
         if given:
-            return self.pipeline(condition, SeededDraws(given, device))
-        return self.pipeline(condition, Draws(self.seed, [(sample.id,) for sample in samples], device))
+            return self.pipeline(condition, SeededNoise(given, device))
+        return self.pipeline(condition, PositionalNoise(self.seed, [sample.id for sample in samples], device))
 
 
 def _evaluation(config: Config, components: Components, method: str, step: int | None) -> Evaluation:
+    check_axis(config)
     request = EvalRequest(
         axis=config.eval.axis,
         metrics=config.eval.metrics,
@@ -108,7 +109,12 @@ def _evaluation(config: Config, components: Components, method: str, step: int |
     )
     evaluation = Evaluation(request)
     asked = config.eval.num_samples
-    return evaluation.updated(count=evaluation.full_count if asked == "auto" else asked)
+    # Samples of a prompt set that rules their noise carry the seeds of their generators.
+    ruled = evaluation.prompts is not None and evaluation.prompts.noise_seeds is not None
+    return evaluation.updated(
+        count=evaluation.full_count if asked == "auto" else asked,
+        sampling=request.sampling.model_copy(update={"noise": None if ruled else config.noise}),
+    )
 
 
 def _prompts(config: Config) -> PromptChoice | None:
@@ -165,7 +171,6 @@ def check(config: Config, components: Components, classes: Sequence[str] | None 
     Raises:
         UserError: see `diffusionbench.request.Evaluation.check`.
     """
-    check_axis(config)
     evaluation = _evaluation(config, components, "check", None).updated(classes=classes)
     evaluation.check(_source(nn.Identity(), components, config, ""))
 
@@ -202,21 +207,20 @@ def evaluate(
         UserError: see `diffusionbench.runner.run`.
         RunError: if the run's folder is moved or deleted meanwhile.
     """
-    scale, seed = config.guidance.scale, config.eval.seed
-    with parallel.agreed():
-        check_axis(config)
-        evaluation = _evaluation(config, components, run.facts["method"], step)
-    command = f"nanogen eval {run.path} --guidance {scale:g} --num {evaluation.request.count} --seed {seed}"
-    if (choice := evaluation.request.prompts) is not None:
-        command += f" eval.prompt_seed={choice.seed} eval.prompt_layout={choice.layout or 'null'}"
-    source = _source(net, components, config, f"{run.path.name}, step {step}")
-    classes = run.facts.get("classes")
-    evaluation = evaluation.updated(
-        checkpoint_digest=source.digest, command=command, classes=classes and tuple(classes)
-    )
     started = time.perf_counter()
     main, images = parallel.is_main(), run.path / EVALS / "images"
+    source = _source(net, components, config, f"{run.path.name}, step {step}")
     with parallel.agreed(), _written(f"evaluation of {run.path}"):
+        evaluation = _evaluation(config, components, run.facts["method"], step)
+        count, choice, classes = evaluation.request.count, evaluation.request.prompts, run.facts.get("classes")
+        command = (
+            f"nanogen eval {run.path} --guidance {config.guidance.scale:g} --num {count} --seed {config.eval.seed}"
+        )
+        if choice is not None:
+            command += f" eval.prompt_seed={choice.seed} eval.prompt_layout={choice.layout or 'null'}"
+        evaluation = evaluation.updated(
+            checkpoint_digest=source.digest, command=command, classes=classes and tuple(classes)
+        )
         evaluation.check(source)
         if main:
             run.check_there()
@@ -233,6 +237,9 @@ def evaluate(
             if save:
                 run.check_there()
                 place = record_path(run.path, step, config)
+                if "noise" not in run.facts:
+                    # Records of the version that trained it were of other images.
+                    place = place.with_name(f"{place.stem}-{config.noise}.json")
                 if finished_record(run.path, step, config) is None:
                     # A file of this name is an earlier record, or half of one.
                     place.unlink(missing_ok=True)

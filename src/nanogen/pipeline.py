@@ -25,7 +25,7 @@ from nanogen.model.condition import Condition
 from nanogen.model.dit import DDT
 from nanogen.precision import Precision, autocast, choose
 from nanogen.resolve import resolve
-from nanogen.rng import Draws, SeededDraws
+from nanogen.rng import PositionalNoise, SeededNoise
 from nanogen.run import Run, check_same, read
 from nanogen.samplers import SAMPLERS, time_grid
 
@@ -57,7 +57,7 @@ class ImagePipeline:
         return cls(net, components, sampler.name, sampler.num_steps, shift, guidance.scale, guidance.interval)
 
     @torch.no_grad()
-    def __call__(self, condition: Condition, noise: Draws | SeededDraws) -> np.ndarray:
+    def __call__(self, condition: Condition, noise: PositionalNoise | SeededNoise) -> np.ndarray:
         """Make one batch.
 
         Args:
@@ -88,7 +88,7 @@ class ImagePipeline:
             batch, indices = specs[start : start + batch_size], ids[start : start + batch_size]
             captions = [spec.caption for spec in batch if spec.caption is not None]
             condition = self.components.conditioner([spec.label for spec in batch], captions)
-            made.append(self(condition, Draws(seed, [(index,) for index in indices], self.components.device)))
+            made.append(self(condition, PositionalNoise(seed, indices, self.components.device)))
         return np.concatenate(made)
 
 

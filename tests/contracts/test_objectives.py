@@ -12,7 +12,7 @@ from torch import nn
 from nanogen.model.condition import ClassCondition
 from nanogen.model.dit import Output
 from nanogen.objectives import OBJECTIVES
-from nanogen.rng import Draws
+from nanogen.rng import PositionalNoise
 
 # Settings beside the name; an objective that is not listed is made from its name alone.
 EXAMPLES = {"flow": ({"predict": "v"}, {"predict": "x"})}
@@ -53,8 +53,8 @@ DATA = torch.linspace(-1, 1, NUM * 18).view(NUM, *SHAPE)
 LABELS = ClassCondition(torch.arange(NUM), 10)
 
 
-def draws(seed: int = 0, num: int = NUM) -> Draws:
-    return Draws(seed, [(2, position) for position in range(num)])
+def noise_of(seed: int = 0, num: int = NUM) -> PositionalNoise:
+    return PositionalNoise(seed, range(num), step=2)
 
 
 def learned(objective) -> Free:
@@ -64,7 +64,7 @@ def learned(objective) -> Free:
 
     def cost():
         solver.zero_grad()
-        total = sum(term.sum() for term in objective.loss(net, DATA, LABELS, draws())[0].values())
+        total = sum(term.sum() for term in objective.loss(net, DATA, LABELS, noise_of())[0].values())
         total.backward()
         return total
 
@@ -107,7 +107,7 @@ def test_gaussian_data_gives_its_closed_form_velocity(objective):
     """At data N(m, s^2), the network that costs least leads to E[eps - x | z], up to the error of a finite sample."""
     m, s, num = 0.4, 0.5, 1024
     x = m + s * torch.randn(num, 1, 2, 2, generator=torch.Generator().manual_seed(0))
-    labels, noise = ClassCondition(torch.zeros(num, dtype=torch.long), 10), draws(num=num)
+    labels, noise = ClassCondition(torch.zeros(num, dtype=torch.long), 10), noise_of(num=num)
     net = Affine()
     solver = torch.optim.LBFGS(net.parameters(), max_iter=100, line_search_fn="strong_wolfe")
 
@@ -128,7 +128,7 @@ def test_gaussian_data_gives_its_closed_form_velocity(objective):
 
 def test_terms_are_each_images_own_and_reach_the_network(objective):
     net = Free()
-    terms, made = objective.loss(net, DATA, LABELS, draws(), taps=("encoder",))
+    terms, made = objective.loss(net, DATA, LABELS, noise_of(), taps=("encoder",))
     assert len(net.asked) == 1
     assert torch.equal(net.asked[0].condition.labels, LABELS.labels)
     assert set(made.features) == {"encoder"}
@@ -140,10 +140,10 @@ def test_terms_are_each_images_own_and_reach_the_network(objective):
         assert gradient[[0, *range(2, NUM)]].abs().sum() == 0
 
 
-def test_random_numbers_come_from_the_draws(objective):
+def test_random_numbers_come_from_the_noise(objective):
     before = torch.random.get_rng_state()
     first, again, other = (
-        next(iter(objective.loss(Free(), DATA, LABELS, draws(seed))[0].values())) for seed in (0, 0, 1)
+        next(iter(objective.loss(Free(), DATA, LABELS, noise_of(seed))[0].values())) for seed in (0, 0, 1)
     )
     assert torch.equal(first, again)
     assert not torch.equal(first, other)

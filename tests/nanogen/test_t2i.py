@@ -109,14 +109,15 @@ def test_the_first_images_of_an_evaluation_follow_the_prompt_sets_seeds(run, tmp
 
     from nanogen.evaluate import NetworkSource, _evaluation
     from nanogen.pipeline import ImagePipeline, load
-    from nanogen.rng import SeededDraws
+    from nanogen.rng import SeededNoise
 
     weights = sorted((run / "checkpoints").glob("*/ema.safetensors"))[-1]
     loaded = load(weights, None, "cpu", "float32")
+
     pipeline = ImagePipeline.from_config(loaded.net, loaded.components, loaded.config)
     source = NetworkSource(pipeline, 0, 4, "test")
     samples = _evaluation(loaded.config, loaded.components, "test", None).samples(source)
-    noise = SeededDraws([samples[0].seed]).normal("image", (3, 24, 24))
+    noise = SeededNoise([samples[0].seed]).normal("image", (3, 24, 24))
     assert torch.equal(noise[0], torch.randn(3, 24, 24, generator=torch.Generator().manual_seed(samples[0].seed)))
     together, alone = source.images(samples[:3]), source.images(samples[2:3])
     assert np.abs(together[2].astype(int) - alone[0]).max() <= 1
