@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from diffusionbench import bounds
-from diffusionbench.cli import board, simpleeval, site
+from diffusionbench.cli import records, simpleeval
 from diffusionbench.devices import check_device
 from diffusionbench.errors import DataError, RequestError, RunError, run_program
 from diffusionbench.shown import printable
@@ -404,6 +404,5 @@ def doctor(as_json: Json = False) -> None:
     print(json.dumps(found, indent=2) if as_json else "\n".join(f"{key}: {value}" for key, value in found.items()))
 
 
-board.register(app)
-site.register(app)
+records.register(app)
 simpleeval.register(app)

@@ -21,7 +21,7 @@ from diffusionbench.record import Record
 from diffusionbench.registry import require
 from diffusionbench.study.correlate import fit_line, pearson
 from diffusionbench.study.points import MEASURED, Point, Selection, guidance_state, in_set, select_points
-from diffusionbench.views.study_text import UNDEFINED, number, span
+from diffusionbench.views.terminal import UNDEFINED, number, span
 from diffusionbench.writing import check_gives_way, write_atomic, write_errors
 
 BENCHMARKS: Final = ("geneval", "dpgbench", "genaibench", "simpleeval")
@@ -71,7 +71,7 @@ OTHER: Final = FamilyStyle("Other", "#8C8C8C", "#9A9A9A", "triangle-right", True
 
 
 @dataclass(frozen=True)
-class Panel:
+class FigurePanel:
     """One benchmark.
 
     Attributes:
@@ -96,7 +96,7 @@ class Figure:
     score_set: str
     guidance: str
     x_key: str
-    panels: tuple[Panel, ...]
+    panels: tuple[FigurePanel, ...]
 
 
 def figure(
@@ -135,7 +135,7 @@ def _horizontal(pool: Sequence[Record], guidance: str) -> str:
     return "fd_digits" if "fid" not in held and "fd_digits" in held else "fid"
 
 
-def _panel(pick: Callable[[str], Selection], x: str, benchmark: str, score_set: str, present: set[str]) -> Panel:
+def _panel(pick: Callable[[str], Selection], x: str, benchmark: str, score_set: str, present: set[str]) -> FigurePanel:
     name = benchmark
     if benchmark == "simpleeval" and score_set == MEASURED and "simpleeval_v1" not in present:
         name = "simpleeval_shapes_v1" if "simpleeval_shapes_v1" in present else benchmark
@@ -146,9 +146,9 @@ def _panel(pick: Callable[[str], Selection], x: str, benchmark: str, score_set: 
         info = metric_info(
             SIMPLEEVAL.get(score_set, "simpleeval_v1") if name == "simpleeval" else ALIASES.get(name, name)
         )
-        return Panel(info.key, info.title, info.about, problem=absent or str(error))
+        return FigurePanel(info.key, info.title, info.about, problem=absent or str(error))
     info = metric_info(chosen.y_key)
-    return Panel(info.key, info.title, info.about, chosen.points, chosen.left_out)
+    return FigurePanel(info.key, info.title, info.about, chosen.points, chosen.left_out)
 
 
 def _absent(x: str, y: str, score_set: str, present: set[str]) -> str | None:
@@ -255,7 +255,7 @@ def summary(points: Sequence[Point]) -> str:
     return f"r = {number(one.value)}, 95 % {span(one.fisher)}, n = {one.n}"
 
 
-def _draw(altair: Any, panel: Panel, styles: Sequence[FamilyStyle], x_title: str, width: int) -> Any:
+def _draw(altair: Any, panel: FigurePanel, styles: Sequence[FamilyStyle], x_title: str, width: int) -> Any:
     by_key = {**STYLES, "other": OTHER}
     values = [
         {"x": p.x, "y": p.y, "family": by_key[_style_key(p.family)].title, "method": p.title} for p in panel.points

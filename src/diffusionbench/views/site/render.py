@@ -9,8 +9,11 @@ from functools import cache
 from importlib.resources import files
 from typing import Any, Final
 
+from diffusionbench.catalog import metric_info
 from diffusionbench.registry import require
 from diffusionbench.views.figure import OTHER, STYLES
+from diffusionbench.views.site import contents
+from diffusionbench.views.terminal import digits
 
 STYLE: Final = "site.css"
 NAVIGATION: Final = (
@@ -39,7 +42,7 @@ def stylesheet() -> str:
 
 
 def to_json(value: Any) -> str:
-    """JSON that can stand inside a script element, whatever its strings hold."""
+    """Return JSON that is safe inside a script element, whatever its strings hold."""
     text = json.dumps(value, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
     for character in "<>&\u2028\u2029":
         text = text.replace(character, f"\\u{ord(character):04x}")
@@ -47,7 +50,7 @@ def to_json(value: Any) -> str:
 
 
 def safe_link(url: str | None) -> str | None:
-    """Return a URL that may become a link: http and https only, never a script."""
+    """Return a URL that may become a link (http and https only, never a script), else None."""
     return url if url is not None and url.lower().startswith(("https://", "http://")) else None
 
 
@@ -71,6 +74,9 @@ class Pages:
             auto_reload=False,
         )
         self._environment.filters["safe_link"] = safe_link
+        names = ("record_page", "method_page", "metric_page", "guidance_words", "printed", "uncertainty")
+        self._environment.globals |= {name: getattr(contents, name) for name in names}
+        self._environment.globals |= {"metric_info": metric_info, "digits": digits}
         self._markup = require("markupsafe", "site", "The site").Markup
 
     def render(
