@@ -5,7 +5,7 @@ BIN := .venv/bin
 INSTALL := -m pip install --quiet --disable-pip-version-check --no-compile -c constraints.txt
 SETUP := pyproject.toml constraints.txt
 
-.PHONY: demo test oracle mutants lint clean
+.PHONY: demo test oracle mutants lint docs-tables clean
 
 demo: .venv/demo.stamp
 	$(BIN)/nanogen train --task digits --method toy-ae --scale laptop --run outputs/demo
@@ -24,6 +24,10 @@ mutants: .venv/test.stamp
 
 lint: .venv/test.stamp
 	$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy
+
+# The tables of README.md and docs/, from records/.
+docs-tables: .venv/test.stamp
+	$(BIN)/python tools/docs_tables.py
 
 clean:
 	rm -rf .venv .venv-oracle outputs build dist

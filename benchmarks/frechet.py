@@ -24,8 +24,11 @@ import numpy as np
 import scipy
 import scipy.linalg
 
-from diffusionbench.axes import Sample
-from diffusionbench.metrics.frechet import FID, frechet_distance, frechet_from_features, moments
+from diffusionbench.metrics import METRICS
+from diffusionbench.metrics.frechet import FrechetMetric, frechet_distance, frechet_from_features, moments
+from diffusionbench.metrics.metric import Context
+from diffusionbench.references.reference import JudgedReference
+from diffusionbench.sample import Sample
 
 HEADER = (
     "| case | scipy, s | ours, s | times faster | the same in processor time | relative difference |\n"
@@ -83,7 +86,7 @@ class Fixed:
     def __init__(self, rows: np.ndarray) -> None:
         self._moments = moments(rows)
 
-    def moments(self, extractor: object) -> tuple[np.ndarray, np.ndarray]:
+    def moments(self, judge: object) -> tuple[np.ndarray, np.ndarray]:
         return self._moments
 
 
@@ -91,12 +94,12 @@ def whole_metric(count: int, dim: int) -> str:
     """`fid` over `count` images: streaming in batches of 64, and value with jackknife."""
     rows = features(count, dim, 1)
     reference: Any = Fixed(features(2 * dim, dim, 2))
-    extractor: Any = None
-    metric = FID.create(reference, extractor)
+    judge: Any = None
+    metric = FrechetMetric(METRICS["fid"], Context({"inception": JudgedReference(reference, judge)}))
     start = time.perf_counter()
     for first in range(0, count, 64):
         batch = rows[first : first + 64]
-        metric.update({"features": batch}, [Sample(first + place, None) for place in range(len(batch))])
+        metric.update({"inception": {"features": batch}}, [Sample(first + place) for place in range(len(batch))])
     streamed = time.perf_counter() - start
     seconds, _, _ = timed(lambda: metric.compute().value)
     return f"| {count} | {streamed:.1f} | {seconds:.1f} |"

@@ -21,11 +21,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from nanogen.build import Components, build_components
 from nanogen.config import compose
 from nanogen.data import Batch
 from nanogen.data.order import batches
 from nanogen.model.condition import TextCondition
-from nanogen.sample import Parts, build_parts
 from nanogen.train import build, open_data, updates
 
 LENGTH = 256
@@ -54,8 +54,8 @@ def main() -> None:
 
     config = compose("shapes", "pixel-v", overrides=["data.image_size=24", f"train.batch_size={options.batch}"]).config
     data, config = open_data(config)
-    cut = build_parts(config, "cpu", "float32")
-    sides = {"cut": cut, "padded": Parts(**{**vars(cut), "conditioner": Padded(cut.conditioner)})}
+    cut = build_components(config, "cpu", "float32")
+    sides = {"cut": cut, "padded": Components(**{**vars(cut), "conditioner": Padded(cut.conditioner)})}
     loader = batches(data, seed=config.seed, batch_size=options.batch)
     kept = [next(loader) for _ in range(options.steps)]
     lengths = [cut.conditioner(None, batch.caption).states.shape[1] for batch in kept]

@@ -19,8 +19,7 @@ from diffusionbench import bounds
 from diffusionbench.devices import check_device
 from diffusionbench.errors import ConfigError, RequestError, UserError
 from nanogen.conditions import parse_labels
-from nanogen.config import Config, compose, read_own
-from nanogen.layer import leaves
+from nanogen.config import Config, compose, leaves, read_own
 from nanogen.losses import LOSSES
 from nanogen.objectives import OBJECTIVES
 
@@ -85,7 +84,7 @@ def schemas(node: Any, name: str = "") -> Iterator[tuple[str, dict[str, Any]]]:
 
 def models() -> list[type[BaseModel]]:
     tables = (OBJECTIVES, LOSSES)
-    return [Config, *(table.load(name).Options for table in tables for name in table)]
+    return [Config, *(row.options for table in tables for row in table.values())]
 
 
 def test_every_number_of_a_config_has_both_bounds():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import re
 import shlex
 from dataclasses import dataclass
@@ -15,10 +16,20 @@ import typer
 from nanogen.config import compose
 
 ROOT = Path(__file__).parents[1]
-DOCUMENTS = sorted(path for path in [*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md"), *ROOT.glob("recipes/**/*.md")])
+DOCUMENTS = sorted(
+    path
+    for path in [
+        *ROOT.glob("*.md"),
+        *ROOT.glob("docs/**/*.md"),
+        *(ROOT / folder / "README.md" for folder in ("records", "tools", "benchmarks", "examples/colours")),
+    ]
+)
+# Blocks that show a part of another file; `tests/diffusionbench/test_contribute.py` tries these.
+PART = re.compile(r"# (methods\.yaml|(tests|my_\w+|diffusionbench_colours)/[\w/]+\.py)\n")
 PROGRAMS = ("nanogen", "diffusionbench")
 ENDS = {"|", "||", "&&", ";", "&", ">", ">>"}
 COMPOSING = {"train", "show", "bench"}
+GROUPS = ("datasets", "latents")
 
 
 @dataclass(frozen=True)
@@ -39,14 +50,14 @@ def blocks(*languages: str) -> list[Block]:
     for document in DOCUMENTS:
         text = document.read_text(encoding="utf-8")
         for match in re.finditer(r"^( *)```(\w+)[^\n]*\n(.*?)^\1```", text, re.MULTILINE | re.DOTALL):
-            if match[2] in languages:
+            if match[2] in languages and not PART.match(match[3]):
                 line = text.count("\n", 0, match.start()) + 1
                 found.append(Block(document, line, match[2], match[3]))
     return found
 
 
 def commands(text: str) -> list[list[str]]:
-    """The commands of a shell block, cut at pipes and redirections, without prompts and comments."""
+    """Return the commands of a shell block, cut at pipes and redirections, without prompts and comments."""
     found = []
     for line in text.replace("\\\n", " ").splitlines():
         words = shlex.shlex(line.strip().removeprefix("$ "), posix=True, punctuation_chars=True)
@@ -62,9 +73,11 @@ def commands(text: str) -> list[list[str]]:
 
 
 def ours(words: list[str]) -> list[str]:
-    """A command of our programs or of make as (program, words ...); [] for any other."""
+    """Return a command of our programs, of make or of a tool as (program, words ...); [] for any other."""
     while words and re.fullmatch(r"[A-Z_]+=.*", words[0]):
         words = words[1:]
+    if len(words) > 1 and re.fullmatch(r"(tools|benchmarks)/\w+\.py", words[1]):
+        return words[1:]
     if "-m" in words and words[0].rpartition("/")[2] in ("python", "python3", "torchrun"):
         words = words[words.index("-m") + 1 :]
     elif words:
@@ -80,6 +93,9 @@ def verbs(program: str) -> Any:
 def check(words: list[str]) -> None:
     """Parse a command with the program's own parser; nothing is run."""
     program, *rest = words
+    if program.endswith(".py"):
+        assert (ROOT / program).exists(), shlex.join(words)
+        return
     if program == "make":
         targets = re.findall(r"^([\w-]+):", (ROOT / "Makefile").read_text(encoding="utf-8"), re.MULTILINE)
         assert {word for word in rest if "=" not in word} <= set(targets), shlex.join(words)
@@ -97,6 +113,19 @@ def check(words: list[str]) -> None:
         raise AssertionError(f"{shlex.join(words)}: {getattr(error, 'message', error)}") from None
     if program == "nanogen":
         check_overrides(command.name or "", context.params)
+
+
+def check_outline(words: list[str]) -> None:
+    """Check verb and options of a command that a text names without all that it needs."""
+    program, *rest = words
+    if program not in PROGRAMS:
+        return check(words)
+    command = verbs(program)
+    while rest and hasattr(command, "commands"):
+        assert rest[0] in command.commands, f"{program} has no verb '{rest[0]}': {shlex.join(words)}"
+        command, rest = command.commands[rest[0]], rest[1:]
+    known = {name for option in command.params for name in option.opts}
+    assert {word.partition("=")[0] for word in rest if word.startswith("--")} <= known | {"--help"}, shlex.join(words)
 
 
 def check_overrides(verb: str, given: dict) -> None:
@@ -119,6 +148,12 @@ def test_the_parser_of_documents_finds_our_commands():
 def test_a_wrong_command_is_noticed(words):
     with pytest.raises(Exception, match=r"trian|tsk|lrr|digts"):
         check(words.split())
+
+
+@pytest.mark.parametrize("words", ["nanogen prepare test", "nanogen eval RUN --guidence 2", "tools/no_tool.py x"])
+def test_a_wrong_outline_is_noticed(words):
+    with pytest.raises(AssertionError):
+        check_outline(words.split())
 
 
 @pytest.mark.parametrize("block", blocks("sh", "bash", "shell", "console"), ids=str)
@@ -176,3 +211,69 @@ def test_links_lead_somewhere(document):
         assert file.exists(), f"{document.name} links to {target}"
         if anchor and file.suffix == ".md":
             assert anchor in anchors(file), f"{document.name} links to {target}"
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: str(path.relative_to(ROOT)))
+def test_paths_modules_and_tools_named_in_the_text_exist(document):
+    text = re.sub(r"```.*?```", "", document.read_text(encoding="utf-8"), flags=re.DOTALL)
+    for path in re.findall(r"`(?:python )?((?:src|docs|examples|tests|tools|benchmarks|records)/[\w/.-]*)", text):
+        assert "foo" in path or (ROOT / path).exists(), f"{document.name} names {path}"
+    for path in re.findall(r"`((?:nanogen|diffusionbench)/[\w/.-]+)`", text):
+        assert (ROOT / "src" / path).exists(), f"{document.name} names {path}"
+    for module in re.findall(r"`(?:python -m )?((?:nanogen|diffusionbench)(?:\.\w+)+)", text):
+        assert resolves(module), f"{document.name} names {module}"
+
+
+def resolves(name: str) -> bool:
+    """Return whether a dotted name is a module, an attribute of one, or an entry-point group of ours."""
+    if name.partition(".")[2] in GROUPS:
+        return True
+    module, _, rest = name.partition(".")
+    found: Any = import_module(module)
+    while rest:
+        part, _, rest = rest.partition(".")
+        module = f"{module}.{part}"
+        try:
+            found = getattr(found, part) if hasattr(found, part) else import_module(module)
+        except ModuleNotFoundError:
+            return False
+    return True
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: str(path.relative_to(ROOT)))
+def test_commands_named_in_the_text_exist(document):
+    text = re.sub(r"```.*?```", "", document.read_text(encoding="utf-8"), flags=re.DOTALL)
+    for inline in re.findall(r"`((?:nanogen|diffusionbench|make|python tools/\S+) [^`\n]+)`", text):
+        for words in commands(inline):
+            check_outline(words)
+
+
+def walks() -> list[list[tuple[str, str]]]:
+    """Return the (file, function) of every step of the walks of docs/design.md, table by table."""
+    text = (ROOT / "docs" / "design.md").read_text(encoding="utf-8")
+    tables = re.findall(r"(?:^\|.*\n)+", text, re.MULTILINE)
+    rows = [re.findall(r"^\| \d+ \| `([\w/.-]+)` \| `([\w.]+)` \|", table, re.MULTILINE) for table in tables]
+    return [found for found in rows if found]
+
+
+def defined(path: Path) -> set[str]:
+    """Return the functions, classes and methods ("Class.method") that a file defines."""
+    found = set()
+    for node in ast.parse(path.read_text(encoding="utf-8")).body:
+        if isinstance(node, ast.ClassDef | ast.FunctionDef):
+            found.add(node.name)
+        if isinstance(node, ast.ClassDef):
+            found |= {f"{node.name}.{inner.name}" for inner in node.body if isinstance(inner, ast.FunctionDef)}
+    return found
+
+
+def test_the_steps_of_both_walks_exist():
+    assert len(walks()) == 2
+    for file, function in (step for walk in walks() for step in walk):
+        assert function in defined(ROOT / "src" / file), f"docs/design.md: {file} has no {function}"
+
+
+def test_a_request_reaches_its_cell_through_few_files_and_none_twice():
+    files = [file for file, _ in walks()[1]]
+    assert len(files) <= 8
+    assert len(set(files)) == len(files)

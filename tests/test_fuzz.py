@@ -111,9 +111,9 @@ def weights() -> bytes:
 
 @cache
 def manifest() -> bytes:
-    from nanogen.text.manifest import Manifest
+    from nanogen.text.cache import CacheManifest
 
-    made = Manifest(
+    made = CacheManifest(
         encoder="e",
         encoder_digest="0",
         max_tokens=8,
@@ -201,12 +201,12 @@ def npy() -> bytes:
 
 
 def score_images(path: Path) -> None:
-    from diffusionbench.axes import Sample
+    from diffusionbench.sample import Sample, plain_item
     from diffusionbench.source import open_source
 
     source = open_source(path)
     labels = source.labels or ()
-    source.images([Sample(id=number, label=label) for number, label in enumerate(labels[:8])])
+    source.images([Sample(number, plain_item(label)) for number, label in enumerate(labels[:8])])
 
 
 def moments(path: Path) -> None:
@@ -218,7 +218,7 @@ def moments(path: Path) -> None:
 def store(path: Path) -> None:
     """A list of images, beside whatever archive it may name."""
     from diffusionbench.request import EvalRequest
-    from diffusionbench.store import ImageStore, Manifest
+    from diffusionbench.store import ImageStore, StoreManifest
     from diffusionbench.views.site.samples import Store
 
     found = Store(path.parent)
@@ -226,7 +226,7 @@ def store(path: Path) -> None:
     if found.entries:
         found.sheet()
     request = EvalRequest(metrics=("fd_digits",), count=2, method="m", title="t")
-    made = Manifest(key="k", description="d", request=request)
+    made = StoreManifest(key="k", description="d", request=request)
     opened = ImageStore.create(path.parent, made)
     list(opened.batches(opened.count()))
 
@@ -240,10 +240,10 @@ def store_manifest(path: Path) -> None:
 @cache
 def store_json() -> bytes:
     from diffusionbench.request import EvalRequest
-    from diffusionbench.store import Manifest
+    from diffusionbench.store import StoreManifest
 
     request = EvalRequest(metrics=("fd_digits",), count=2, method="m", title="t")
-    return Manifest(key="k", description="d", request=request).model_dump_json().encode()
+    return StoreManifest(key="k", description="d", request=request).model_dump_json().encode()
 
 
 @cache
@@ -262,13 +262,13 @@ def read_config(path: Path) -> None:
 
 
 def sample(path: Path) -> None:
-    from nanogen.sample import load
+    from nanogen.pipeline import load
 
     load(path, None, "cpu", "float32")
 
 
 def cache_manifest(path: Path) -> None:
-    from nanogen.text.manifest import read_manifest
+    from nanogen.text.cache import read_manifest
 
     read_manifest(path.parent)
 

@@ -112,6 +112,10 @@ def test_mutants_take_a_sample_or_all_together(machine):
     ]
 
 
+def test_tables_of_documents_are_written_by_the_tool(machine):
+    assert machine.make("docs-tables")[-1].rstrip() == "python tools/docs_tables.py"
+
+
 def test_ci_runs_the_command_of_the_readme():
     lines = (ROOT / ".ci" / "run").read_text().splitlines()
     assert [line for line in lines if line.startswith("make")] == ["make test", "make oracle", "make mutants SAMPLE=10"]

@@ -1,4 +1,4 @@
-"""Where feature extractors may run."""
+"""Where judges may run."""
 
 from __future__ import annotations
 

@@ -8,13 +8,15 @@ from typing import Any
 
 from diffusionbench import provenance
 from diffusionbench.errors import UserError
-from diffusionbench.judges import EXTRACTORS, cache_folder
+from diffusionbench.folders import cache_folder
+from diffusionbench.judges import JUDGES
+from diffusionbench.shown import first_line
 
 OPTIONAL = ("scikit-learn", "pyarrow", "datasets", "transformers", "timm", "jinja2", "altair", "tensorboard")
 
 
 def examine() -> dict[str, Any]:
-    """Findings by name, as text."""
+    """Return findings by name, as text."""
     found: dict[str, Any] = {"hardware": provenance.hardware(), **provenance.packages()}
     for package in OPTIONAL:
         try:
@@ -23,17 +25,17 @@ def examine() -> dict[str, Any]:
             found.setdefault(package, "not installed")
     found["torchvision"] = torchvision_state()
     found["cache folder"] = str(cache_folder())
-    for name in EXTRACTORS:
+    for name in JUDGES:
         try:
-            EXTRACTORS.load(name).check()
-            found[f"extractor {name}"] = "ready"
+            JUDGES.load(name).check()
+            found[f"judge {name}"] = "ready"
         except UserError as error:
-            found[f"extractor {name}"] = str(error)
+            found[f"judge {name}"] = str(error)
     return found
 
 
 def torchvision_state() -> str:
-    """Whether torchvision, which we never import ourselves, loads beside this torch; the cure where it does not."""
+    """Return whether torchvision, which is never imported here, loads beside this torch; and the cure if not."""
     try:
         installed = version("torchvision")
     except PackageNotFoundError:
@@ -42,7 +44,7 @@ def torchvision_state() -> str:
         importlib.import_module("torchvision")
     except (RuntimeError, ImportError, OSError) as error:
         return (
-            f"{installed} does not load beside this torch ({str(error).splitlines()[0]}), and packages that import it "
+            f"{installed} does not load beside this torch ({first_line(error)}), and packages that import it "
             "fail too. Install torch and torchvision from the same index, or uninstall torchvision."
         )
     return installed

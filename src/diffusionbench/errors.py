@@ -13,7 +13,7 @@ import sys
 from collections.abc import Callable
 from typing import TextIO
 
-from diffusionbench.shown import message
+from diffusionbench.shown import first_line, message
 
 
 class UserError(Exception):
@@ -104,7 +104,7 @@ def lacking(error: BaseException) -> str | None:
     if not isinstance(error, (RuntimeError, OSError, ImportError, KeyError)):
         return None
     found = next((means for words, means in _LACKS.items() if words in str(error)), None)
-    return None if found is None else f"{found} ({str(error).strip().splitlines()[0][:200]})."
+    return None if found is None else f"{found} ({first_line(error)[:200]})."
 
 
 def run_program(program: Callable[[], object], interrupted: str) -> None:

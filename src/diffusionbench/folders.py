@@ -1,6 +1,6 @@
 """Folders that are made as a whole: built under a temporary name, on the disk, and then in place in one step.
 
-A folder gives way to a new one only where all of it is known to be of an earlier one.
+A folder gives way to a new one only where all of it is known to be of an earlier one. The cache folder is here too.
 """
 
 from __future__ import annotations
@@ -14,12 +14,18 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
 
+from diffusionbench.errors import UserError
 from diffusionbench.writing import lock, make_folder, remove, sweep, sync, temporary_name
 
 # Of renameat2(2).
 _AT_FDCWD: Final = -100
 _EXCHANGE: Final = 2
 _UNSUPPORTED: Final = (errno.ENOSYS, errno.EINVAL, errno.ENOTSUP)
+
+
+def cache_folder() -> Path:
+    """Return where downloaded weights and computed features lie; `DIFFUSIONBENCH_CACHE` moves it, and no number."""
+    return Path(os.environ.get("DIFFUSIONBENCH_CACHE") or Path.home() / ".cache" / "diffusionbench")
 
 
 def strangers(folder: Path, files: Collection[str]) -> list[str]:
@@ -32,6 +38,26 @@ def strangers(folder: Path, files: Collection[str]) -> list[str]:
         links = [name for name in folders if os.path.islink(os.path.join(place, name))]
         found += [os.path.relpath(os.path.join(place, name), folder) for name in (*names, *links)]
     return sorted(set(found) - set(files))
+
+
+def check_replaceable(out: Path, kind: str, files: Collection[str], error: type[UserError]) -> None:
+    """Check that a folder is absent, empty, or holds nothing but an earlier result.
+
+    Args:
+        kind: of the result, for messages, such as "site".
+        files: that an earlier result in this folder consists of; none where there is no earlier one.
+
+    Raises:
+        error: naming what would be lost.
+    """
+    remedy = f"Give a folder that is new, empty or an earlier {kind}."
+    if out.exists() and not out.is_dir():
+        raise error(f"{kind} {out} is a file. {remedy}")
+    if others := strangers(out, files):
+        raise error(
+            f"{kind} {out} holds {len(others)} file(s) of no earlier {kind}, the first: {others[0]}. They would be "
+            f"lost: move them away. {remedy}"
+        )
 
 
 @contextmanager

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 import importlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from functools import cached_property
 from importlib.metadata import entry_points
 from types import ModuleType
@@ -70,14 +70,14 @@ class Registry(Mapping[str, str]):
         return getattr(importlib.import_module(module), attribute)
 
 
-class Row(Protocol):
-    """What every row of a `Table` has beside what its table says: where the code is, or None where there is none."""
+class HasCode(Protocol):
+    """What every row of a `Table` has: "module:name" of its code, or None where there is none."""
 
     @property
     def load(self) -> str | None: ...
 
 
-RowT = TypeVar("RowT", bound=Row)
+RowT = TypeVar("RowT", bound=HasCode)
 
 
 class Table(Mapping[str, RowT]):
@@ -85,18 +85,26 @@ class Table(Mapping[str, RowT]):
 
     Args:
         kind: what one row is, in words, for messages ("latent space").
-        rows: the literal table.
+        rows: the literal table, also as the attribute `own`.
         group: entry-point group by which other packages add rows; read once per process, at the first look-up.
+        derived: gives further rows, which follow from rows that other packages added elsewhere.
     """
 
-    def __init__(self, kind: str, rows: Mapping[str, RowT], group: str) -> None:
+    def __init__(
+        self,
+        kind: str,
+        rows: Mapping[str, RowT],
+        group: str,
+        derived: Callable[[], Mapping[str, RowT]] = dict,
+    ) -> None:
         self.kind = kind
         self.group = group
-        self._own = dict(rows)
+        self.own = dict(rows)
+        self._derived = derived
 
     @cached_property
     def _rows(self) -> dict[str, RowT]:
-        rows = dict(self._own)
+        rows = {**self._derived(), **self.own}
         for point in entry_points(group=self.group):
             row = point.load()
             if rows.setdefault(point.name, row) != row:
@@ -106,10 +114,19 @@ class Table(Mapping[str, RowT]):
                 )
         return rows
 
+    @property
+    def with_code(self) -> list[str]:
+        """Names of the rows that can be loaded."""
+        return [name for name, row in self._rows.items() if row.load is not None]
+
     def __getitem__(self, name: str) -> RowT:
         if name not in self._rows:
-            raise UserError(f"unknown {self.kind} '{name}'. {nearest(name, list(self._rows))}")
+            raise UserError(f"unknown {self.kind} '{name}'. {nearest(name, self.with_code)}")
         return self._rows[name]
+
+    def get(self, name: str, default: Any = None) -> Any:
+        """Return a row, or the default where the name is unknown."""
+        return self._rows.get(name, default)
 
     def __contains__(self, name: object) -> bool:
         return name in self._rows

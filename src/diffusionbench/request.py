@@ -2,30 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING, Literal
+from collections.abc import Iterable
+from copy import copy
+from typing import Any, Final, Literal
 
 from pydantic import Field, field_validator
 
 from diffusionbench import bounds
-from diffusionbench.axes import AXES, asks_for
-from diffusionbench.axes.t2i import open_prompts
+from diffusionbench.axes import AXES
+from diffusionbench.axes.axis import Asked, Axis
 from diffusionbench.errors import RequestError
 from diffusionbench.files import class_key
-from diffusionbench.judges import EXTRACTORS
-from diffusionbench.metrics import METRICS
-from diffusionbench.prompts import PromptChoice
+from diffusionbench.judges import JUDGES, JudgeSpec
+from diffusionbench.metrics import METRICS, MetricSpec
+from diffusionbench.prompts import PROMPTS, PromptChoice, PromptList, open_prompts
 from diffusionbench.record import MAX_NAME, Guidance
-from diffusionbench.references import resolve
+from diffusionbench.references.resolve import resolve
+from diffusionbench.sample import Sample
 from diffusionbench.schema import Strict, digest
 from diffusionbench.shown import clipped, few
+from diffusionbench.source import ImageSource
 
-if TYPE_CHECKING:
-    from diffusionbench.axes import Sample
-    from diffusionbench.metrics import MetricSpec
-    from diffusionbench.references import Reference
-    from diffusionbench.source import Source
-    from diffusionbench.stats import Placed
+# Enough of the label order to tell two orders apart: every class of ImageNet appears.
+_ORDER: Final = 1000
 
 
 class Sampling(Strict):
@@ -78,7 +77,9 @@ class EvalRequest(Strict):
     @classmethod
     def _distinct(cls, metrics: tuple[str, ...]) -> tuple[str, ...]:
         if not metrics:
-            raise RequestError(f"no metric was asked for. Name at least one of: {', '.join(sorted(METRICS))}.")
+            raise RequestError(
+                f"no metric was asked for. Name at least one of: {', '.join(sorted(METRICS.with_code))}."
+            )
         twice = sorted({key for key in metrics if metrics.count(key) > 1})
         if twice:
             raise RequestError(f"metric '{twice[0]}' is asked for twice. Name each metric once.")
@@ -95,141 +96,15 @@ class EvalRequest(Strict):
         return name
 
 
-def specs(request: EvalRequest) -> dict[str, MetricSpec]:
-    """Return the request's metrics by key.
-
-    Raises:
-        UserError: if one is unknown; the nearest known name is suggested.
-    """
-    return {key: METRICS.load(key) for key in request.metrics}
-
-
-def find_reference(request: EvalRequest) -> Reference | None:
-    """Return the request's reference, if it has one."""
-    return None if request.reference is None else resolve(request.reference)
-
-
-def expand(request: EvalRequest, source: Source) -> list[Sample]:
-    """Return the request's samples for a source: a pure function of both."""
-    return AXES.load(request.axis)().samples(request, find_reference(request), source.labels)
-
-
-# Enough of the label order to tell two orders apart: every class of ImageNet appears.
-_ORDER = 1000
-
-
-def image_key(request: EvalRequest, source: Source) -> str:
-    """Return the SHA-256 of all that the images depend on.
-
-    Neither metrics nor count are among it: a longer request continues a shorter one.
-    """
-    order: object = None
-    if request.prompts is not None:
-        order = open_prompts(request).digest
-    elif source.labels is None:
-        order = [[s.label, s.prompt] for s in expand(request.model_copy(update={"count": _ORDER}), source)]
-    return digest(
-        {
-            "axis": request.axis,
-            "seed": request.seed,
-            "sampling": request.sampling.model_dump(mode="json"),
-            "source": source.digest,
-            "checkpoint": request.checkpoint_digest,
-            "order": order,
-        }
-    )
-
-
-def check(request: EvalRequest, source: Source) -> None:
-    """Check all that can be known before a weight is loaded or an image is made.
-
-    Raises:
-        UserError: an unknown name, a reference that a metric cannot use, too few images, missing or impossible
-            labels, images of the wrong size, missing weights or packages.
-    """
-    check_metrics(request)
-    metrics, reference = specs(request), find_reference(request)
-    check_labels(metrics, expand(request, source))
-    if reference is not None:
-        check_size(source.image_size, reference.image_size, f"reference '{reference.name}'")
-    for name in extractor_names(metrics):
-        check_size(source.image_size, EXTRACTORS.load(name).image_size, f"feature extractor '{name}'")
-
-
-def known_classes(metrics: Sequence[str], reference: Reference | None) -> tuple[str, ...] | None:
-    """Return the names by which folders of images are numbered: the reference's, else those of a metric's judge.
-
-    Args:
-        metrics: keys in `METRICS`.
-
-    Raises:
-        UserError: if a metric is unknown.
-    """
-    judged = (_judged_classes(METRICS.load(key)) for key in metrics)
-    return getattr(reference, "classes", None) or next(filter(None, judged), None)
-
-
-def _judged_classes(spec: MetricSpec) -> tuple[str, ...] | None:
-    return getattr(EXTRACTORS.load(spec.extractor), "classes", None) if spec.needs_labels else None
-
-
-def _check_classes(key: str, spec: MetricSpec, request: EvalRequest, reference: Reference | None) -> None:
-    """Refuse a metric that reads labels where these mean other classes than the reference or the judge knows."""
-    known = known_classes((), reference)
-    judged = _judged_classes(spec)
-    for found, wanted, whose in (
-        (known, judged, f"the classes of reference '{request.reference}'"),
-        (request.classes, known or judged, "the folders"),
-    ):
-        if found is None or wanted is None:
-            continue
-        keys = [*map(class_key, wanted)]
-        # A set of images may lack the last classes.
-        if [*map(class_key, found)] == keys[: len(found)]:
-            continue
-        other = [name for name in found if class_key(name) not in keys] or found
-        raise RequestError(
-            f"metric '{key}' needs classes that it knows ({few(wanted, first=3)}), and {whose} are others "
-            f"({few(other, first=3)}). Rename the folders, give a file of labels, or leave the metric out."
-        )
-
-
-def check_metrics(request: EvalRequest) -> None:
-    """Check what a request says without its images: names, reference, counts, weights.
-
-    Raises:
-        UserError: as `check`.
-    """
-    metrics = specs(request)
-    check_axis(request.axis, metrics)
-    if request.prompts is not None and asks_for(request.axis) != "prompts":
-        raise RequestError(
-            f"prompt set '{request.prompts.name}' was given, and axis '{request.axis}' asks for classes. Leave it out, "
-            "or name an axis of prompts."
-        )
-    reference = find_reference(request)
-    for key, spec in metrics.items():
-        _check_reference(key, spec, request, reference)
-        if spec.needs_labels:
-            _check_classes(key, spec, request, reference)
-        if request.count < spec.min_samples:
-            raise RequestError(
-                f"metric '{key}' needs at least {spec.min_samples} images, and {request.count} were asked for or "
-                "found. Give more images or leave the metric out."
-            )
-    for name in extractor_names(metrics):
-        EXTRACTORS.load(name).check()
-
-
-def check_axis(axis: str, metrics: Mapping[str, MetricSpec]) -> None:
+def check_metric_axis(axis: str, metrics: Iterable[str]) -> None:
     """Refuse metrics that judge images by something else than the axis asks for.
 
     Raises:
-        UserError: naming the first such metric, or if there is no such axis.
+        UserError: naming the first such metric, or if there is no such axis or metric.
     """
-    asked = asks_for(axis)
-    for key, spec in metrics.items():
-        judged = "prompts" if spec.needs == "prompts" else "classes" if spec.needs_labels else asked
+    asked = AXES[axis].asks
+    for key in metrics:
+        judged = METRICS[key].items or asked
         if judged != asked:
             raise RequestError(
                 f"metric '{key}' judges images by the {judged} that were asked for, and axis '{axis}' asks for "
@@ -237,64 +112,212 @@ def check_axis(axis: str, metrics: Mapping[str, MetricSpec]) -> None:
             )
 
 
-def check_labels(metrics: Mapping[str, MetricSpec], samples: Iterable[Placed]) -> None:
-    """Refuse images without the class that a metric judges them by, or with one that its extractor does not know.
+def judge_order(metrics: Iterable[MetricSpec]) -> list[JudgeSpec]:
+    """Return the judges that metrics need, each once, by name, behind those whose evidence it uses."""
+    order: dict[str, JudgeSpec] = {}
 
-    Raises:
-        RequestError: naming the first metric and image.
+    def place(name: str) -> None:
+        for used in JUDGES[name].uses:
+            place(used)
+        order.setdefault(name, JUDGES[name])
+
+    for name in sorted({judge for spec in metrics for judge in spec.judges}):
+        place(name)
+    return list(order.values())
+
+
+class Evaluation:
+    """A request with all that it names, each opened once for the whole run.
+
+    Attributes:
+        metrics: rows by key.
+        judges: rows of the judges that the metrics need, in the order in which they judge.
+        reference: the real images, or None; every judge that a metric names sees them itself.
+        prompts: the opened prompt set, or None.
+        axis: the axis' code.
     """
-    classes = {
-        key: getattr(EXTRACTORS.load(spec.extractor), "num_classes", None)
-        for key, spec in metrics.items()
-        if spec.needs_labels
-    }
-    for sample in samples if classes else ():
-        for key, known in classes.items():
-            if sample.label is None:
-                raise RequestError(
-                    f"metric '{key}' needs the class that was asked for, and image {sample.id} has no label. Put the "
-                    "images in one subfolder per class, give a file of labels, or leave the metric out."
-                )
-            if known is not None and not 0 <= sample.label < known:
-                raise RequestError(
-                    f"metric '{key}' knows the classes 0..{known - 1}, and image {sample.id} has the label "
-                    f"{sample.label}. Leave the metric out, or choose one that knows all classes."
-                )
 
+    def __init__(self, request: EvalRequest) -> None:
+        """Open all that the request names.
 
-def extractor_names(metrics: dict[str, MetricSpec]) -> list[str]:
-    """Return the feature extractors these metrics share, each once."""
-    return sorted({spec.extractor for spec in metrics.values()})
-
-
-def check_size(found: tuple[int, int] | None, wanted: tuple[int, int] | None, whose: str) -> None:
-    """Refuse images of the wrong (height, width); None is unknown or any.
-
-    Raises:
-        RequestError: naming both sizes and who asks.
-    """
-    if found is not None and wanted is not None and tuple(found) != tuple(wanted):
-        raise RequestError(
-            f"the images are {found[0]}x{found[1]}, and {whose} needs {wanted[0]}x{wanted[1]} (height x width). "
-            "Make images of that size or choose other metrics; we do not resize."
-        )
-
-
-def _check_reference(key: str, spec: MetricSpec, request: EvalRequest, reference: Reference | None) -> None:
-    if spec.needs == "nothing":
-        return
-    if spec.needs == "prompts":
-        found = open_prompts(request)
-        if spec.prompts not in (None, found.name):
+        Raises:
+            UserError: if a name is unknown (the nearest known one is suggested), or a file cannot be used.
+        """
+        self.request = request
+        self.metrics: dict[str, MetricSpec] = {key: METRICS[key] for key in request.metrics}
+        for key in request.metrics:
+            METRICS.load(key)
+        self.judges = judge_order(self.metrics.values())
+        self.axis: Axis = AXES.load(request.axis)()
+        self.reference = None if request.reference is None else resolve(request.reference)
+        self.prompts: PromptList | None = None
+        if request.prompts is not None:
+            self.prompts = open_prompts(request.prompts)
+        elif AXES[request.axis].asks == "prompts":
             raise RequestError(
-                f"metric '{key}' judges images of prompt set '{spec.prompts}', and the images are of '{found.name}'. "
-                "Choose the matching metric or prompt set."
+                f"axis '{request.axis}' needs a prompt set, and neither a metric nor the request names one. Known: "
+                f"{', '.join(sorted(PROMPTS))}."
             )
-        return
-    if reference is None:
-        raise RequestError(f"metric '{key}' on axis '{request.axis}' needs a reference, and none was given. Name one.")
-    if spec.needs not in reference.offers:
-        raise RequestError(
-            f"metric '{key}' needs the {spec.needs} of real images, and reference '{reference.name}' offers only "
-            f"{', '.join(sorted(reference.offers))}. Give a folder or .npz of real images."
+
+    def updated(self, **changes: Any) -> Evaluation:
+        """Return the same evaluation of a changed request; what names something may not change."""
+        twin = copy(self)
+        twin.request = self.request.model_copy(update=changes)
+        return twin
+
+    @property
+    def full_count(self) -> int:
+        """Images of a complete evaluation of a generator."""
+        return self.axis.full_count(self.prompts)
+
+    @property
+    def classes(self) -> tuple[str, ...] | None:
+        """Names by which folders of images are numbered: the reference's, else those of a metric's judge."""
+        judged = (self._judged_classes(spec) for spec in self.metrics.values())
+        return self._reference_classes or next(filter(None, judged), None)
+
+    @property
+    def _reference_classes(self) -> tuple[str, ...] | None:
+        return None if self.reference is None else self.reference.classes
+
+    def _judged_classes(self, spec: MetricSpec) -> tuple[str, ...] | None:
+        return JUDGES[spec.judges[0]].classes if spec.items == "classes" else None
+
+    def samples(self, source: ImageSource, count: int | None = None) -> list[Sample]:
+        """Return the samples of a source, as many as the request asks for if no other count is given."""
+        asked = self.request.count if count is None else count
+        return self.axis.samples(Asked(asked, self.request.num_classes, self.reference, self.prompts, source.labels))
+
+    def image_key(self, source: ImageSource) -> str:
+        """Return the SHA-256 of all that the images depend on.
+
+        Neither metrics nor count are among it: a longer request continues a shorter one.
+        """
+        request = self.request
+        order: object = None
+        if self.prompts is not None:
+            order = self.prompts.digest
+        elif source.labels is None:
+            order = [[s.label, s.prompt] for s in self.samples(source, _ORDER)]
+        return digest(
+            {
+                "axis": request.axis,
+                "seed": request.seed,
+                "sampling": request.sampling.model_dump(mode="json"),
+                "source": source.digest,
+                "checkpoint": request.checkpoint_digest,
+                "order": order,
+            }
         )
+
+    def check(self, source: ImageSource) -> None:
+        """Check all that can be known before a weight is loaded or an image is made.
+
+        Raises:
+            UserError: a reference that a metric cannot use, too few images, missing or impossible labels, images of
+                the wrong size, missing weights or packages.
+        """
+        self.check_metrics()
+        self.check_labels(self.samples(source))
+        self.check_size(source.image_size)
+
+    def check_metrics(self) -> None:
+        """Check what a request says without its images: names, reference, counts, weights.
+
+        Raises:
+            UserError: as `check`.
+        """
+        request = self.request
+        check_metric_axis(request.axis, self.metrics)
+        if request.prompts is not None and AXES[request.axis].asks != "prompts":
+            raise RequestError(
+                f"prompt set '{request.prompts.name}' was given, and axis '{request.axis}' asks for classes. Leave it "
+                "out, or name an axis of prompts."
+            )
+        for key, spec in self.metrics.items():
+            self._check_comparison(key, spec)
+            if spec.items == "classes":
+                self._check_classes(key, spec)
+            if request.count < spec.min_samples:
+                raise RequestError(
+                    f"metric '{key}' needs at least {spec.min_samples} images, and {request.count} were asked for or "
+                    "found. Give more images or leave the metric out."
+                )
+        for judge in self.judges:
+            JUDGES.load(judge.name).check()
+
+    def _check_comparison(self, key: str, spec: MetricSpec) -> None:
+        """Refuse a metric whose prompts or real images are others, or not there."""
+        if self.prompts is not None and spec.prompts not in (None, self.prompts.name):
+            raise RequestError(
+                f"metric '{key}' judges images of prompt set '{spec.prompts}', and the images are of "
+                f"'{self.prompts.name}'. Choose the matching metric or prompt set."
+            )
+        for needed in spec.reference.values():
+            if self.reference is None:
+                raise RequestError(
+                    f"metric '{key}' on axis '{self.request.axis}' needs a reference, and none was given. Name one."
+                )
+            if needed not in self.reference.offers:
+                raise RequestError(
+                    f"metric '{key}' needs the {needed} of real images, and reference '{self.reference.name}' offers "
+                    f"only {', '.join(sorted(self.reference.offers))}. Give a folder or .npz of real images."
+                )
+
+    def _check_classes(self, key: str, spec: MetricSpec) -> None:
+        """Refuse a metric that reads labels where these mean other classes than the reference or the judge knows."""
+        known = self._reference_classes
+        judged = self._judged_classes(spec)
+        for found, wanted, whose in (
+            (known, judged, f"the classes of reference '{self.request.reference}'"),
+            (self.request.classes, known or judged, "the folders"),
+        ):
+            if found is None or wanted is None:
+                continue
+            keys = [*map(class_key, wanted)]
+            # A set of images may lack the last classes.
+            if [*map(class_key, found)] == keys[: len(found)]:
+                continue
+            other = [name for name in found if class_key(name) not in keys] or found
+            raise RequestError(
+                f"metric '{key}' needs classes that it knows ({few(wanted, first=3)}), and {whose} are others "
+                f"({few(other, first=3)}). Rename the folders, give a file of labels, or leave the metric out."
+            )
+
+    def check_labels(self, samples: Iterable[Sample]) -> None:
+        """Refuse images without the class that a metric judges them by, or with one that its judge does not know.
+
+        Raises:
+            RequestError: naming the first metric and image.
+        """
+        reading = {
+            key: JUDGES[spec.judges[0]].num_classes for key, spec in self.metrics.items() if spec.items == "classes"
+        }
+        for sample in samples if reading else ():
+            for key, known in reading.items():
+                if sample.label is None:
+                    raise RequestError(
+                        f"metric '{key}' needs the class that was asked for, and image {sample.id} has no label. Put "
+                        "the images in one subfolder per class, give a file of labels, or leave the metric out."
+                    )
+                if known is not None and not 0 <= sample.label < known:
+                    raise RequestError(
+                        f"metric '{key}' knows the classes 0..{known - 1}, and image {sample.id} has the label "
+                        f"{sample.label}. Leave the metric out, or choose one that knows all classes."
+                    )
+
+    def check_size(self, found: tuple[int, int] | None) -> None:
+        """Refuse images of a (height, width) that the reference or a judge does not take; None is unknown.
+
+        Raises:
+            RequestError: naming both sizes and who asks.
+        """
+        wanted = {f"judge '{judge.name}'": judge.image_size for judge in self.judges}
+        if self.reference is not None:
+            wanted = {f"reference '{self.reference.name}'": self.reference.image_size, **wanted}
+        for whose, size in wanted.items():
+            if found is not None and size is not None and tuple(found) != tuple(size):
+                raise RequestError(
+                    f"the images are {found[0]}x{found[1]}, and {whose} needs {size[0]}x{size[1]} (height x width). "
+                    "Make images of that size or choose other metrics; we do not resize."
+                )

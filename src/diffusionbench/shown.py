@@ -45,6 +45,11 @@ def clipped(text: str, most: int = LONGEST) -> str:
     return text if len(text) <= most else f"{text[:most]}... ({len(text) - most:,} characters more)"
 
 
+def first_line(error: BaseException) -> str:
+    """Return the first line of an error's message, or the name of its type where it has none."""
+    return next(iter(str(error).strip().splitlines()), type(error).__name__)
+
+
 def few(names: Sequence[object], separator: str = ", ", first: int = FIRST) -> str:
     """The first names of a list, and how many more there are; a single one more is named as well."""
     shown = names if len(names) <= first + 1 else names[:first]

@@ -17,7 +17,6 @@ import numpy as np
 
 from diffusionbench import bounds
 from diffusionbench.archives import Archive, ImageRows
-from diffusionbench.axes import Sample
 from diffusionbench.errors import DataError, RequestError
 from diffusionbench.files import (
     ImageFolder,
@@ -28,6 +27,7 @@ from diffusionbench.files import (
     read_lines,
 )
 from diffusionbench.images import UnreadableImage, decode
+from diffusionbench.sample import Sample
 from diffusionbench.schema import digest, file_digest
 from diffusionbench.shown import clipped, few, printable
 
@@ -36,7 +36,7 @@ LABEL_KEYS: Final = ("arr_1", "labels")
 STATISTICS_KEYS: Final = ("mu", "sigma", "mu_s", "sigma_s", "ref_mu", "ref_sigma")
 
 
-class Source(Protocol):
+class ImageSource(Protocol):
     """Anything that gives an image for a sample; the image depends on the source's digest and the sample only.
 
     Attributes:
@@ -67,18 +67,6 @@ class Source(Protocol):
             UnreadableImages: naming those that cannot be read; the others can still be asked for.
         """
         ...
-
-
-class GivenImages(Source, Protocol):
-    """Images that somebody made, to be read from files.
-
-    Attributes:
-        classes: names of the classes in the order of their labels, or None where they have none.
-        notes: what was left out, in sentences.
-    """
-
-    classes: tuple[str, ...] | None
-    notes: tuple[str, ...]
 
 
 class UnreadableImages(DataError):  # noqa: N818
@@ -262,11 +250,11 @@ class PromptFolderSource:
             UnreadableImages: naming each that is missing or cannot be decoded.
             DataError: if one has another size than the first.
         """
-        files = {sample.id: self._files.get(sample.file or "") or self._missing(sample) for sample in samples}
+        files = {sample.id: self._files.get(sample.file) or self._missing(sample) for sample in samples}
         return _read_all(files, self.image_size, self.folder)
 
     def _missing(self, sample: Sample) -> UnreadableImage:
-        return UnreadableImage(f"{printable(str(self.folder / (sample.file or str(sample.id))))}.png is missing")
+        return UnreadableImage(f"{printable(str(self.folder / sample.file))}.png is missing")
 
 
 class ArchiveSource:
@@ -380,6 +368,10 @@ class ConstantSource:
         """As many constant images."""
         height, width = self.image_size or (1, 1)
         return np.full((len(samples), height, width, 3), self.level, np.uint8)
+
+
+GivenImages = FolderSource | PromptFolderSource | ArchiveSource
+"""Images that exist already; `classes` and `notes` say how they are labelled and what was left out."""
 
 
 def open_source(

@@ -9,7 +9,9 @@ import math
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any
+
+from diffusionbench.sample import Sample
 
 GROUPS = 10
 """Groups of the delete-one-group jackknife."""
@@ -17,19 +19,6 @@ GROUPS = 10
 # 97.5 % quantiles: standard normal, and Student's t with GROUPS - 1 = 9 degrees of freedom.
 _NORMAL_975 = 1.959963984540054
 _STUDENT_975 = 2.262157162854099
-
-
-class Placed(Protocol):
-    """A sample, or a stored image: its place in the evaluation, and what was asked for."""
-
-    @property
-    def id(self) -> int: ...
-
-    @property
-    def label(self) -> int | None: ...
-
-    @property
-    def prompt(self) -> str | None: ...
 
 
 class Grouping:
@@ -46,7 +35,7 @@ class Grouping:
         self._ranks: Counter[int] = Counter()
         self._prompts: dict[str, int] = {}
 
-    def __call__(self, sample: Placed) -> int:
+    def __call__(self, sample: Sample) -> int:
         """Return the group of the next sample."""
         if sample.label is None and sample.prompt is not None:
             return self._prompts.setdefault(sample.prompt, len(self._prompts)) % GROUPS
@@ -55,7 +44,7 @@ class Grouping:
         return (self._ranks[label] - 1 + label) % GROUPS
 
 
-def groups_of(samples: Iterable[Placed]) -> dict[int, int]:
+def groups_of(samples: Iterable[Sample]) -> dict[int, int]:
     """Return the jackknife group of each sample by its id, in rising order of ids, whatever order they come in."""
     group = Grouping()
     return {sample.id: group(sample) for sample in sorted(samples, key=lambda sample: sample.id)}
@@ -72,7 +61,7 @@ class Estimate:
         method: how the uncertainty was formed, such as "jackknife" or "wilson"; "none" where there is none.
         scored: images (or prompts) behind the value.
         unscored: images that could not be judged.
-        unscored_ids: their sample ids.
+        unjudged: why not, by sample id, where that is known of single images.
         per_sample: value of each scored image in the order seen, where one exists.
         extra: numbers that belong beside the value, by record key, such as {"kid_std": 0.0004}.
         parts: further values of the same metric under their own final keys (families, tags, variants).
@@ -85,7 +74,7 @@ class Estimate:
     method: str
     scored: int
     unscored: int = 0
-    unscored_ids: tuple[int, ...] = ()
+    unjudged: Mapping[int, str] = field(default_factory=dict)
     per_sample: list[float] | None = None
     extra: dict[str, float] = field(default_factory=dict)
     parts: Mapping[str, Estimate] = field(default_factory=dict)

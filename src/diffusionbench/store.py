@@ -12,19 +12,19 @@ import io
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import groupby
 from pathlib import Path
-from typing import Annotated, Literal, NamedTuple, Protocol
+from typing import Annotated, Literal
 
 import numpy as np
 from pydantic import Field, ValidationError
 
 from diffusionbench import bounds
 from diffusionbench.archives import Archive
-from diffusionbench.axes import Sample
 from diffusionbench.errors import DataError, RequestError, RunError
+from diffusionbench.imagesets import StoredImage, hashed
 from diffusionbench.limits import read_small
 from diffusionbench.request import EvalRequest
-from diffusionbench.schema import Strict, digest, file_digest
-from diffusionbench.source import Source, UnreadableImages
+from diffusionbench.sample import Sample
+from diffusionbench.schema import Strict, file_digest
 from diffusionbench.writing import write_atomic
 
 STORE = "store.json"
@@ -32,17 +32,8 @@ CHUNK = 128
 BATCH = 64
 
 
-class Entry(NamedTuple):
-    """One stored image as the manifest knows it."""
-
-    id: Annotated[int, Field(ge=0, lt=bounds.IMAGES)]
-    label: Annotated[int, Field(gt=-bounds.CLASSES, lt=bounds.CLASSES)] | None
-    prompt: str | None
-    sha256: str
-
-
-class Manifest(Strict):
-    """Whose images a store holds: `key` decides, the rest is for people and for scoring again."""
+class StoreManifest(Strict):
+    """Says which images a store holds: `key` decides, the rest is for users and for scoring again."""
 
     schema_version: Literal[1] = 1
     key: str
@@ -50,113 +41,13 @@ class Manifest(Strict):
     request: EvalRequest
 
 
-class Chunk(Strict):
+class StoredChunk(Strict):
     """The images of one .npz file, row by row, and the samples that could not be read when it was written."""
 
     file_sha256: str
-    entries: tuple[Entry, ...]
+    entries: tuple[StoredImage, ...]
     unreadable: dict[Annotated[int, Field(ge=0, lt=bounds.IMAGES)], str] = {}
     seconds: float = 0.0
-
-
-class ImageSet(Protocol):
-    """Images that can be scored: a store, or a source read as it goes.
-
-    Attributes:
-        description: where the images come from.
-    """
-
-    description: str
-
-    def batches(self, count: int) -> Iterator[tuple[list[Sample], np.ndarray]]:
-        """Give the readable ones of samples 0 .. count - 1 in order, in batches of one size."""
-        ...
-
-    def entries(self, count: int) -> list[Entry]:
-        """Return what `batches` gave, by id; complete once it has ended."""
-        ...
-
-    def unreadable(self, count: int) -> dict[int, str]:
-        """Fault by id of the samples that `batches` left out."""
-        ...
-
-    def seconds(self) -> float:
-        """Time spent making the images, summed over processes."""
-        ...
-
-
-def images_digest(entries: Sequence[Entry]) -> str:
-    """Return the SHA-256 over ids, labels, prompts and pixels: how the images were made or stored plays no part."""
-    return digest([list(entry) for entry in sorted(entries)])
-
-
-def _condition(of: Sample | Entry) -> str:
-    return f"label {of.label}" if of.prompt is None else f"prompt {of.prompt!r}"
-
-
-def hashed(samples: Sequence[Sample], images: np.ndarray) -> list[Entry]:
-    """Manifest entries of a batch uint8 [B, H, W, 3]."""
-    return [
-        Entry(sample.id, sample.label, sample.prompt, hashlib.sha256(image.tobytes()).hexdigest())
-        for sample, image in zip(samples, images, strict=True)
-    ]
-
-
-def read(source: Source, samples: Sequence[Sample]) -> tuple[list[Sample], np.ndarray | None, dict[int, str]]:
-    """Ask a source for samples: those that could be read, their images (None if there are none), and the faults.
-
-    Raises:
-        DataError: if what comes back is not uint8 [B, H, W, 3].
-    """
-    kept, faults = list(samples), {}
-    try:
-        images = source.images(kept)
-    except UnreadableImages as error:
-        faults = error.reasons
-        kept = [sample for sample in samples if sample.id not in faults]
-        if not kept:
-            return [], None, faults
-        images = source.images(kept)
-    if images.dtype != np.uint8 or images.ndim != 4 or images.shape[::3] != (len(kept), 3):
-        raise DataError(
-            f"{source.description} gave {images.dtype} {list(images.shape)} for {len(kept)} samples. "
-            "Images must be uint8 [B, H, W, 3]."
-        )
-    return kept, images, faults
-
-
-class Stream:
-    """A source read as it is scored; nothing is kept but hashes."""
-
-    def __init__(self, source: Source, samples: Sequence[Sample]) -> None:
-        self.description = source.description
-        self._source = source
-        self._samples = samples
-        self._entries: list[Entry] = []
-        self._unreadable: dict[int, str] = {}
-
-    def batches(self, count: int) -> Iterator[tuple[list[Sample], np.ndarray]]:
-        """See `ImageSet`."""
-        self._entries, self._unreadable = [], {}
-        size = self._source.preferred_batch
-        for start in range(0, count, size):
-            samples, images, faults = read(self._source, self._samples[start : min(start + size, count)])
-            self._unreadable |= faults
-            if images is not None:
-                self._entries += hashed(samples, images)
-                yield samples, images
-
-    def entries(self, count: int) -> list[Entry]:
-        """See `ImageSet`."""
-        return self._entries[:count]
-
-    def unreadable(self, count: int) -> dict[int, str]:
-        """See `ImageSet`."""
-        return {sample: fault for sample, fault in self._unreadable.items() if sample < count}
-
-    def seconds(self) -> float:
-        """Zero: reading is part of scoring."""
-        return 0.0
 
 
 class ImageStore:
@@ -170,18 +61,18 @@ class ImageStore:
         """
         self.folder = folder
         try:
-            self.manifest = Manifest.model_validate_json(read_small(folder / STORE))
+            self.manifest = StoreManifest.model_validate_json(read_small(folder / STORE))
         except OSError as error:
             raise DataError(f"{folder} is no image store: it has no store.json ({error.strerror}).") from None
         except ValidationError as error:
             raise DataError(f"{folder / 'store.json'} does not fit the schema: {error.errors()[0]['msg']}.") from None
         self.description = self.manifest.description
-        self._sound: dict[str, Chunk] = {}
+        self._sound: dict[str, StoredChunk] = {}
         self._place: dict[int, tuple[str, int]] = {}
         self._faults: dict[int, str] = {}
 
     @classmethod
-    def create(cls, folder: Path, manifest: Manifest) -> ImageStore:
+    def create(cls, folder: Path, manifest: StoreManifest) -> ImageStore:
         """Open a store, made if it is not there.
 
         Raises:
@@ -211,9 +102,12 @@ class ImageStore:
                 name, row = self._place[sample.id]
                 entry = self._sound[name].entries[row]
                 if (entry.label, entry.prompt) != (sample.label, sample.prompt):
+                    stored, now = (
+                        f"label {of.label}" if of.prompt is None else f"prompt {of.prompt!r}" for of in (entry, sample)
+                    )
                     raise RequestError(
-                        f"image store {self.folder} has image {sample.id} for {_condition(entry)}, and "
-                        f"{_condition(sample)} is asked for now. Use another folder."
+                        f"image store {self.folder} has image {sample.id} for {stored}, and {now} is asked for now. "
+                        "Use another folder."
                     )
             elif sample.id not in self._faults:
                 absent.append(sample)
@@ -238,7 +132,7 @@ class ImageStore:
         buffer = io.BytesIO()
         np.savez(buffer, images=images)
         data = buffer.getvalue()
-        chunk = Chunk(
+        chunk = StoredChunk(
             file_sha256=hashlib.sha256(data).hexdigest(),
             entries=tuple(hashed(samples, images)),
             unreadable=faults,
@@ -291,9 +185,9 @@ class ImageStore:
             for start in range(0, len(rows), BATCH):
                 chosen = rows[start : start + BATCH]
                 entries = [self._sound[name].entries[row] for row in chosen]
-                yield [Sample(entry.id, entry.label, entry.prompt) for entry in entries], images[chosen]
+                yield [entry.sample() for entry in entries], images[chosen]
 
-    def entries(self, count: int) -> list[Entry]:
+    def entries(self, count: int) -> list[StoredImage]:
         """See `ImageSet`."""
         self._refresh()
         places = (self._place[sample] for sample in range(count) if sample in self._place)
@@ -316,7 +210,7 @@ class ImageStore:
             if name == "store" or name in self._sound:
                 continue
             try:
-                chunk = Chunk.model_validate_json(read_small(path))
+                chunk = StoredChunk.model_validate_json(read_small(path))
                 images = self.folder / f"{name}.npz"
                 whole = images.is_file() and file_digest(images) == chunk.file_sha256
             except (OSError, ValidationError):

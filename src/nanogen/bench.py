@@ -15,6 +15,7 @@ import torch
 
 from diffusionbench import provenance
 from nanogen import parallel, precision
+from nanogen.build import Components, build_components
 from nanogen.conditions import Conditioner
 from nanogen.config import Config
 from nanogen.data import Batch
@@ -23,7 +24,6 @@ from nanogen.latents import Latent, LatentSpec
 from nanogen.model.condition import ClassCondition, Condition, TextCondition
 from nanogen.model.shape import Shape
 from nanogen.resolve import resolve
-from nanogen.sample import Parts, assemble, build_parts
 from nanogen.train import build, open_data, training_source, updates
 
 # Dense bfloat16 peak in FLOP/s, from the makers' data sheets; no figure is made up for other devices.
@@ -134,14 +134,14 @@ def bench(config: Config, synthetic: bool, steps: int, warmup: int, num_text_tok
         if synthetic:
             derived = resolve(config)
             conditioner: Any = SyntheticConditioner(derived.shape, num_text_tokens, device)
-            parts: Parts = assemble(config, derived, SyntheticLatent(derived.latent), device, chosen, conditioner)
+            components = build_components(config, device, chosen, SyntheticLatent(derived.latent), conditioner)
             num_images = config.train.batch_size
             loader = _synthetic_batches(config)
         else:
             data, config = open_data(config)
-            parts, num_images = build_parts(config, device, chosen), len(data)
+            components, num_images = build_components(config, device, chosen), len(data)
             loader = batches(
-                training_source(data, config, parts),
+                training_source(data, config, components),
                 seed=config.seed,
                 batch_size=config.train.batch_size,
                 rank=parallel.rank(),
@@ -149,11 +149,11 @@ def bench(config: Config, synthetic: bool, steps: int, warmup: int, num_text_tok
                 accumulation=config.train.accumulation,
                 workers=config.data.workers,
             )
-        counting: Any = CountingConditioner(parts.conditioner)
-        parts = replace(parts, conditioner=counting)
-        trainee = build(config, parts, num_images)
+        counting: Any = CountingConditioner(components.conditioner)
+        components = replace(components, conditioner=counting)
+        trainee = build(config, components, num_images)
         clock = Clock(device)
-        loop = updates(trainee, parts, config, loader, warmup + steps, clock)
+        loop = updates(trainee, components, config, loader, warmup + steps, clock)
         for _ in islice(loop, warmup):
             pass
         clock.restart()
@@ -161,16 +161,18 @@ def bench(config: Config, synthetic: bool, steps: int, warmup: int, num_text_tok
         for _ in loop:
             pass
         text = sum(counting.lengths) / len(counting.lengths) if counting.lengths else None
-        return _summary(config, parts, clock, steps, device, text)
+        return _summary(config, components, clock, steps, device, text)
 
 
-def _summary(config: Config, parts: Parts, clock: Clock, steps: int, device: str, text: float | None) -> dict[str, Any]:
+def _summary(
+    config: Config, components: Components, clock: Clock, steps: int, device: str, text: float | None
+) -> dict[str, Any]:
     seconds = sum(clock.seconds.values())
     images = steps * config.train.batch_size
-    flops = 3 * parts.derived.shape.forward_flops(round(text or 0))
+    flops = 3 * components.derived.shape.forward_flops(round(text or 0))
     achieved = flops * images / seconds / parallel.world_size()
     peak = None
-    if device.startswith("cuda") and parts.precision == "bfloat16":
+    if device.startswith("cuda") and components.precision == "bfloat16":
         name = torch.cuda.get_device_name(device)
         peak = next((value for key, value in PEAKS.items() if key in name), None)
     memory = torch.cuda.max_memory_allocated() if device.startswith("cuda") else _resident_bytes()
@@ -184,11 +186,11 @@ def _summary(config: Config, parts: Parts, clock: Clock, steps: int, device: str
         "share_of_peak": None if peak is None else achieved / peak,
         "peak_memory_bytes": memory,
         "text_tokens": text,
-        "parameters": parts.derived.shape.num_parameters(),
+        "parameters": components.derived.shape.num_parameters(),
         "batch_size": config.train.batch_size,
         "accumulation": config.train.accumulation,
         "steps": steps,
-        "precision": parts.precision,
+        "precision": components.precision,
         "compile": config.train.compile,
         "processes": parallel.world_size(),
         "threads": torch.get_num_threads(),

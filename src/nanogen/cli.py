@@ -1,16 +1,23 @@
-"""The command line of NanoGen: parse, call one library function, print. No torch before a verb needs it."""
+"""The command line of NanoGen: parse, call one library function, print.
+
+A verb imports what it needs in its first lines: `--help` answers at once, and torch is loaded by verbs that compute.
+"""
 
 from __future__ import annotations
 
 import json
 import sys
+from dataclasses import replace
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from diffusionbench import bounds
 from diffusionbench.errors import CheckpointError, ConfigError, run_program
+
+if TYPE_CHECKING:
+    from nanogen.config import ComposedConfig
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -37,7 +44,7 @@ Words = Annotated[list[str] | None, typer.Argument(help="config file and overrid
 RunFolder = Annotated[Path, typer.Argument(help="a run folder")]
 Overrides = Annotated[list[str] | None, typer.Argument(help="overrides of sampler.*, guidance.* and eval.*")]
 Json = Annotated[bool, typer.Option("--json", help="print JSON and nothing else")]
-# Below 1 the config refuses it, and says why.
+# A scale below 1 is refused by the config, which says why.
 GuidanceScale = Annotated[
     float | None,
     typer.Option("--guidance", max=bounds.GUIDANCE, callback=bounds.number, help="classifier-free scale; 1 is off"),
@@ -50,19 +57,31 @@ def main() -> None:
     run_program(app, "interrupted; the same command continues")
 
 
-def _compose(words: list[str] | None, task: str | None, method: str | None, scale: str | None, data: str | None) -> Any:
+def _compose(
+    words: list[str] | None, task: str | None, method: str | None, scale: str | None, data: str | None
+) -> ComposedConfig:
     from nanogen.config import compose
+    from nanogen.data.detect import detect
 
-    words = words or []
-    names = [word for word in words if "=" not in word]
+    names = [word for word in words or [] if "=" not in word]
+    overrides = [word for word in words or [] if "=" in word]
     if len(names) > 1:
         raise ConfigError(f"expected at most one config file, found {', '.join(names)}. Overrides are key=value.")
-    overrides = [word for word in words if "=" in word]
     if data is not None:
-        from nanogen.data.detect import detect
-
         overrides = [f"data.name={detect(Path(data))}", f"data.path={json.dumps(data)}", *overrides]
     return compose(task, method, scale, Path(names[0]) if names else None, overrides)
+
+
+def _check_use_of_run(run: Path, overrides: list[str]) -> None:
+    """Refuse at once what can be refused without the seconds that torch takes to load."""
+    from nanogen.config import check_overrides
+
+    check_overrides(overrides)
+    if not run.exists():
+        raise CheckpointError(
+            f"{run} is not a run folder: it does not exist. Give the folder that `nanogen train` wrote, such as "
+            "outputs/demo."
+        )
 
 
 @app.command()
@@ -87,23 +106,22 @@ def train(
 
     torchrun keeps --run for itself (its own options start so); --run-dir is the same option.
     """
-    composition = _compose(words, task, method, scale, data)
-    choice = composition.choice
-    name = run or f"{choice['task']}-{choice['method']}-{choice['scale']}"
+    from nanogen.config import check_reference
+
+    composed = _compose(words, task, method, scale, data)
+    check_reference(composed)
+    from nanogen import evaluate, parallel, show
+    from nanogen import run as runs
+    from nanogen import train as training
+
     if dry_run:
-        from nanogen.evaluate import check_axis
-        from nanogen.train import open_data
-
-        if composition.config.eval.metrics:
-            check_axis(composition.config)
-        _show(type(composition)(open_data(composition.config)[1], composition.origins, choice), why=False)
+        if composed.config.eval.metrics:
+            evaluate.check_axis(composed.config)
+        print(show.as_text(replace(composed, config=training.open_data(composed.config)[1])))
         return
-    from nanogen import parallel
-    from nanogen.run import folder
-    from nanogen.train import train as run_training
-
+    folder = runs.folder(run or "-".join(composed.choice[kind] for kind in ("task", "method", "scale")))
     with parallel.processes() as device:
-        finished = run_training(composition, folder(name), device, ["nanogen", *sys.argv[1:]])
+        finished = training.train(composed, folder, device, ["nanogen", *sys.argv[1:]])
         if parallel.is_main():
             print(finished.path)
 
@@ -143,30 +161,14 @@ def sample(
     """
     from nanogen.conditions import parse_labels
 
-    changes = _with_guidance(overrides, guidance)
+    changes = [*(overrides or []), *([] if guidance is None else [f"guidance.scale={guidance}"])]
     parse_labels(labels)
-    _check_before_torch(run, changes)
+    _check_use_of_run(run, changes)
     from nanogen.export import read_prompts, sample_run
 
     wanted = [*(prompt or []), *([] if prompts is None else read_prompts(prompts))]
     if sample_run(run, changes, labels, wanted, num, seed or 0, batch_size, out):
         print(out)
-
-
-def _check_before_torch(run: Path, overrides: list[str]) -> None:
-    """Refuse at once, without the seconds that torch takes to load, what can be known without it."""
-    from nanogen.config import check_overrides
-
-    check_overrides(overrides)
-    if not run.exists():
-        raise CheckpointError(
-            f"{run} is not a run folder: it does not exist. Give the folder that `nanogen train` wrote, such as "
-            "outputs/demo."
-        )
-
-
-def _with_guidance(overrides: list[str] | None, scale: float | None) -> list[str]:
-    return [*(overrides or []), *([] if scale is None else [f"guidance.scale={scale}"])]
 
 
 @app.command("eval")
@@ -191,14 +193,14 @@ def evaluate(
 
       nanogen eval outputs/demo --metrics accuracy_digits --json
     """
-    changes = _with_guidance(overrides, guidance)
-    if metrics:
-        changes.append(f"eval.metrics=[{metrics}]")
-    if num is not None:
-        changes.append(f"eval.num_samples={num}")
-    if seed is not None:
-        changes.append(f"eval.seed={seed}")
-    _check_before_torch(run, changes)
+    given = {
+        "guidance.scale": guidance,
+        "eval.metrics": f"[{metrics}]" if metrics else None,
+        "eval.num_samples": num,
+        "eval.seed": seed,
+    }
+    changes = [*(overrides or []), *(f"{key}={value}" for key, value in given.items() if value is not None)]
+    _check_use_of_run(run, changes)
     from nanogen.export import evaluate_run
 
     record = evaluate_run(run, changes, tuned, out)
@@ -260,9 +262,9 @@ def bench(
 
       nanogen bench --task t2i256 --synthetic --text-tokens 120 train.batch_size=64
     """
+    config = _compose(words, task, method, scale, data).config
     from nanogen.bench import bench as run_bench
 
-    config = _compose(words, task, method, scale, data).config
     print(json.dumps(run_bench(config, synthetic, steps, warmup, text_tokens), indent=2))
 
 
@@ -292,9 +294,10 @@ def prepare_text(
 
       nanogen prepare text --task t2i256 --data pictures/ --out text/ condition.encoder=minilm-l6
     """
+    config = _compose(words, task, method, scale, data).config
     from nanogen.prepare import prepare_text as run
 
-    manifest = run(_compose(words, task, method, scale, data).config, out, dtype)
+    manifest = run(config, out, dtype)
     if manifest is None:
         return
     print(f"{out}: {manifest.captions:,} distinct captions, {manifest.tokens:,} states of {manifest.width}", end="")
@@ -328,35 +331,17 @@ def show(
 
       nanogen show --diff digits shapes
     """
-    if diff is None:
-        _show(_compose(words, task, method, scale, data), why, as_json)
+    from nanogen.show import as_dict, as_difference, as_text
+
+    if diff is not None:
+        if task is not None or why:
+            raise ConfigError("--diff names both tasks itself. Leave --task and --why out.")
+        first = _compose(words, diff[0], method, scale, data)
+        second = _compose(words, diff[1], first.choice["method"], first.choice["scale"], data)
+        print(as_difference(diff, (first, second), as_json))
         return
-    from nanogen.show import as_difference
-
-    if task is not None or why:
-        raise ConfigError("--diff names both tasks itself. Leave --task and --why out.")
-    first = _compose(words, diff[0], method, scale, data)
-    second = _compose(words, diff[1], first.choice["method"], first.choice["scale"], data)
-    print(as_difference(diff, (first, second), as_json))
-
-
-def _show(composition: Any, why: bool, as_json: bool = False) -> None:
-    from nanogen.resolve import resolve
-    from nanogen.show import as_dict, as_text
-
-    try:
-        derived = resolve(composition.config)
-    except ConfigError as error:
-        # What the data decides is known once it is read; anything else is a mistake.
-        if composition.config.condition.num_classes != "auto":
-            raise
-        derived, reason = None, str(error)
-    if as_json:
-        print(json.dumps(as_dict(composition, derived), indent=2))
-        return
-    print(as_text(composition, derived, why))
-    if derived is None:
-        print(f"# {reason}")
+    composed = _compose(words, task, method, scale, data)
+    print(json.dumps(as_dict(composed), indent=2) if as_json else as_text(composed, why))
 
 
 @app.command("ls")

@@ -11,241 +11,227 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Any
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import BaseModel, ValidationError
 from ruamel.yaml import YAML
 from ruamel.yaml.comments import CommentedMap
+from ruamel.yaml.error import YAMLError
+from ruamel.yaml.events import CollectionEndEvent, CollectionStartEvent
 
-from diffusionbench import bounds
 from diffusionbench.axes import AXES
 from diffusionbench.errors import ConfigError
 from diffusionbench.limits import read_small
 from diffusionbench.metrics import METRICS
-from diffusionbench.registry import Registry, Table, nearest
-from diffusionbench.schema import Strict, digest
+from diffusionbench.references import REFERENCES
+from diffusionbench.registry import Table, nearest
 from diffusionbench.shown import clipped, few
 from nanogen.conditions import CONDITIONS
-from nanogen.data import DATASETS
-from nanogen.duration import Duration, Period, Point
+from nanogen.datasets import DATASETS
 from nanogen.latents import LATENTS
-from nanogen.layer import Layer, Leaf, leaves, plain, read_yaml
 from nanogen.losses import LOSSES
 from nanogen.objectives import OBJECTIVES
 from nanogen.samplers import SAMPLERS
+from nanogen.settings import Config
 
 SCALES = ("laptop", "single-gpu", "paper")
-Auto = Literal["auto"]
-Share = Annotated[float, Field(ge=0, lt=1)]
-Shift = Annotated[float, Field(gt=0, le=bounds.FACTOR)]
-Seed = Annotated[int, Field(ge=0, le=bounds.SEED)]
-Images = Annotated[int, Field(ge=1, le=bounds.IMAGES)]
-Depth = Annotated[int, Field(ge=1, le=bounds.DEPTH)]
-Width = Annotated[int, Field(ge=1, le=bounds.WIDTH)]
-Heads = Annotated[int, Field(ge=1, le=bounds.HEADS)]
-Tokens = Annotated[int, Field(ge=1, le=bounds.TOKENS)]
-Batch = Annotated[int, Field(ge=1, le=bounds.BATCH)]
-GuidanceScale = Annotated[float, Field(ge=1, le=bounds.GUIDANCE)]
-Time01 = Annotated[float, Field(ge=0, le=1)]
+# Largest YAML text; our own files have 200 values on 3 levels, in 10 kB.
+MAX_CHARACTERS, MAX_VALUES, MAX_LEVELS = 1_000_000, 10_000, 20
+# Sections whose keys are declared by the row that the config names.
+_OPEN = {"objective.": OBJECTIVES, "losses.": LOSSES}
 
 
-class Section(Strict):
-    """One part of a config; infinity only where it means "off"."""
-
-    model_config = ConfigDict(allow_inf_nan=False)
+# ---- YAML text ----------------------------------------------------------------------------------------------------
 
 
-class Latent(Section):
-    name: str
-    memory: int = Field(ge=0, le=bounds.MEMORY)
+def read_yaml(text: str, file: str) -> CommentedMap:
+    """Parse YAML 1.2 text of key-value pairs.
+
+    Raises:
+        ConfigError: with file and line, if it is not that, or unfolds to more values or levels than a config has.
+    """
+    try:
+        _check_extent(text, file)
+        tree = YAML(typ="rt").load(text)
+    except ConfigError:
+        raise
+    except YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        where = f"{file}:{mark.line + 1}" if mark else file
+        reason = getattr(error, "problem", None) or str(error).partition("\n")[0]
+        raise ConfigError(f"{where}: not valid YAML: {clipped(reason, 200)}.") from None
+    except Exception as error:
+        # Its constructors raise whatever Python does: an integer of 5,000 digits, the 99th of a month, a map in itself.
+        raise ConfigError(f"{file}: a value cannot be read ({clipped(str(error), 200)}). Write another one.") from None
+    if tree is None:
+        return CommentedMap()
+    if not isinstance(tree, CommentedMap):
+        found = "a list" if isinstance(tree, list) else f"the value {clipped(str(tree), 80)}"
+        raise ConfigError(f"{file}: a config consists of 'key: value' lines, found {found}.")
+    _check_unfolded(tree, file)
+    return tree
 
 
-class Model(Section):
-    encoder_depth: Depth
-    encoder_hidden_size: Width
-    encoder_num_heads: Heads
-    decoder_depth: Depth
-    decoder_hidden_size: Width
-    decoder_num_heads: Heads
-    num_time_tokens: Tokens
-    num_class_tokens: Tokens
-    pixel_grid: int = Field(ge=2, le=bounds.SIDE)
+def _too_large(file: str) -> ConfigError:
+    return ConfigError(
+        f"{file}: a config has at most {MAX_CHARACTERS:,} characters, {MAX_VALUES:,} values (aliases unfolded) and "
+        f"{MAX_LEVELS} levels. Write a shorter one."
+    )
 
 
-class Condition(Section):
-    kind: str
-    num_classes: Annotated[int, Field(ge=1, le=bounds.CLASSES)] | Auto
-    encoder: str | None
-    max_tokens: Tokens
-    cache: str | None
-    drop_prob: float = Field(ge=0, le=1)
+def _check_extent(text: str, file: str) -> None:
+    """Refuse what would take minutes or the whole stack to build, from the stream of its events."""
+    if len(text) > MAX_CHARACTERS:
+        raise _too_large(file)
+    level = 0
+    for count, event in enumerate(YAML(typ="rt").parse(text)):
+        level += isinstance(event, CollectionStartEvent) - isinstance(event, CollectionEndEvent)
+        if level > MAX_LEVELS or count > 2 * MAX_VALUES:
+            raise _too_large(f"{file}:{event.start_mark.line + 1}")
 
 
-class Data(Section):
-    name: str
-    path: str | tuple[str, ...] | None
-    weights: tuple[Annotated[float, Field(gt=0, le=bounds.DURATION)], ...] | None
-    template: str | None
-    corrupt: Literal["stop", "skip"]
-    image_size: int = Field(ge=1, le=bounds.SIDE)
-    workers: int = Field(ge=0, le=bounds.WORKERS)
+def _check_unfolded(tree: CommentedMap, file: str) -> None:
+    """Refuse aliases that unfold without end, or contain themselves."""
+    waiting: list[tuple[Any, int]] = [(tree, 1)]
+    count = 0
+    while waiting:
+        value, level = waiting.pop()
+        count += 1
+        if count > MAX_VALUES or level > MAX_LEVELS:
+            raise _too_large(file)
+        if isinstance(value, int) and value.bit_length() > 1024:
+            # Python refuses to print it, so no later message could.
+            raise ConfigError(f"{file}: found a whole number of {value.bit_length():,} bits. Write a smaller one.")
+        children = value.values() if isinstance(value, Mapping) else value if isinstance(value, list) else ()
+        waiting += ((child, level + 1) for child in children)
 
 
-class Time(Section):
-    mu: float = Field(ge=-bounds.FACTOR, le=bounds.FACTOR)
-    sigma: float = Field(gt=0, le=bounds.FACTOR)
-    shift: Shift | Auto
+def plain(value: Any) -> Any:
+    """Return a value of a YAML tree as plain dictionaries, lists, numbers and strings."""
+    if isinstance(value, Mapping):
+        return {str(key): plain(child) for key, child in value.items()}
+    if isinstance(value, list):
+        return [plain(child) for child in value]
+    return next((kind(value) for kind in (bool, int, float, str) if isinstance(value, kind)), value)
 
 
-class Optim(Section):
-    lr: float = Field(gt=0, le=bounds.LARGEST)
-    betas: tuple[Share, Share]
-    eps: float = Field(gt=0, le=1)
-    weight_decay: float = Field(ge=0, le=bounds.FACTOR)
-    warmup: Point
-    decay_start: Point
-    decay_end: Point
-    final_factor: float = Field(ge=0, le=1)
+def to_yaml(config: Config) -> str:
+    """Return the config as YAML that `compose(file=...)` reads back to the same values."""
+    stream = io.StringIO()
+    yaml = YAML()
+    yaml.default_flow_style = None
+    yaml.dump(config.model_dump(mode="json"), stream)
+    return stream.getvalue()
 
 
-class Train(Section):
-    duration: Duration
-    batch_size: Batch
-    accumulation: Batch
-    grad_clip: float = Field(gt=0, allow_inf_nan=True)
-    ema_decay: float = Field(ge=0, lt=1)
-    ema_ramp: bool
-    precision: Literal["auto", "bfloat16", "float32"]
-    compile: bool
-    nonfinite: Literal["stop", "skip"]
-    checkpoint_every: Period
-    keep: int = Field(ge=1, le=bounds.REPEATS)
+# ---- Layers: dotted keys, each with its value and origin ----------------------------------------------------------
 
 
-class Sampler(Section):
-    name: str
-    num_steps: int = Field(ge=1, le=bounds.SOLVER_STEPS)
-    shift: Shift | Auto
-
-    @field_validator("name")
-    @classmethod
-    def _known(cls, name: str) -> str:
-        if name not in SAMPLERS:
-            raise ValueError(f"unknown sampler '{name}'. {nearest(name, list(SAMPLERS))}")
-        return name
-
-
-class Guidance(Section):
-    scale: GuidanceScale
-    interval: tuple[Time01, Time01]
-
-    @field_validator("interval")
-    @classmethod
-    def _ordered(cls, interval: tuple[float, float]) -> tuple[float, float]:
-        if not 0 <= interval[0] <= interval[1] <= 1:
-            raise ValueError("must be two times 0 <= low <= high <= 1")
-        return interval
-
-
-class Sample(Section):
-    every: Period
-    num: Images
-
-
-class Eval(Section):
-    axis: str
-    every: Period
-    metrics: tuple[str, ...]
-    reference: str | None
-    num_samples: Images | Auto
-    prompt_seed: str
-    prompt_layout: str | None
-    batch_size: Batch
-    seed: Seed
-    tuned_scale: GuidanceScale
-
-
-class Log(Section):
-    every: Period
-    sinks: tuple[Literal["tensorboard", "trackio", "wandb"], ...]
-
-
-class Config(Section):
-    """A complete, checked config. `objective` and `losses` hold the settings that their plugins declare."""
-
-    seed: Seed
-    latent: Latent
-    model: Model
-    condition: Condition
-    data: Data
-    objective: dict[str, Any]
-    time: Time
-    losses: dict[str, dict[str, Any]]
-    optim: Optim
-    train: Train
-    sampler: Sampler
-    guidance: Guidance
-    sample: Sample
-    eval: Eval
-    log: Log
-
-    @property
-    def hash(self) -> str:
-        """SHA-256 over every value."""
-        return digest(self)
+def leaves(value: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Return dotted key -> value of a nested mapping; lists and empty mappings are values."""
+    found: dict[str, Any] = {}
+    for key, child in value.items():
+        name = f"{prefix}{key}"
+        found |= leaves(child, f"{name}.") if isinstance(child, Mapping) and child else {name: child}
+    return found
 
 
 @dataclass(frozen=True)
-class Composition:
+class Leaf:
+    value: Any
+    origin: str
+
+
+class ConfigLayer(dict[str, Leaf]):
+    """Dotted key -> value and origin ("file:line" or "command line")."""
+
+    @classmethod
+    def of(cls, tree: Mapping[str, Any], file: str) -> ConfigLayer:
+        layer = cls()
+        layer._add(tree, file, "")
+        return layer
+
+    def _add(self, tree: Mapping[str, Any], file: str, prefix: str) -> None:
+        lines = tree.lc.data or {} if isinstance(tree, CommentedMap) else {}
+        for key, value in tree.items():
+            # A key that an alias merges in has no line here.
+            name, origin = f"{prefix}{key}", f"{file}:{lines[key][0] + 1}" if key in lines else file
+            if isinstance(value, Mapping) and value:
+                self._add(value, file, f"{name}.")
+            elif name in self:
+                raise ConfigError(f"{origin}: '{name}' is written twice; also {self[name].origin}. Keep one of them.")
+            else:
+                # A bare name is short for the section's `name`.
+                short = name in ("latent", "objective") and isinstance(value, str)
+                self[f"{name}.name" if short else name] = Leaf(plain(value), origin)
+
+
+def read_own(*parts: str) -> tuple[CommentedMap, str]:
+    """Return a config file of the package, and the name that origins give it."""
+    name = "/".join(("configs", *parts))
+    return read_yaml(files("nanogen").joinpath(name).read_text(encoding="utf-8"), name), name
+
+
+def task_names() -> list[str]:
+    """Return the known tasks, sorted."""
+    folder = files("nanogen") / "configs" / "task"
+    return sorted(entry.name.removesuffix(".yaml") for entry in folder.iterdir() if entry.name.endswith(".yaml"))
+
+
+def method_names() -> list[str]:
+    """Return the known methods in the order of the table."""
+    return [str(name) for name in read_own("methods.yaml")[0]]
+
+
+def _task(name: str) -> list[tuple[CommentedMap, str]]:
+    """Return the file of a task, and before it that of the task which it is `like`."""
+    tree, file = read_own("task", f"{name}.yaml")
+    like = tree.pop("like", None)
+    if like is None:
+        return [(tree, file)]
+    if like not in task_names() or "like" in read_own("task", f"{like}.yaml")[0]:
+        raise ConfigError(f"{file}: the task is like '{like}', which must be a task without 'like'.")
+    return [*_task(like), (tree, file)]
+
+
+def _method(name: str) -> ConfigLayer:
+    """Return the row of a method, over the row which it is `like`."""
+    table, file = read_own("methods.yaml")
+    row = dict(table[name])
+    like = row.pop("like", None)
+    if like is not None and (like not in table or "like" in table[like]):
+        raise ConfigError(f"{file}: row '{name}' is like '{like}', which must be a row without 'like'.")
+    origin = f"{file}:{table.lc.key(name)[0] + 1}"
+    own = {key: Leaf(leaf.value, origin) for key, leaf in ConfigLayer.of(row, file).items()}
+    return ConfigLayer({**(_method(like) if like is not None else {}), **own})
+
+
+def _command_line(override: str) -> ConfigLayer:
+    key, equals, text = override.partition("=")
+    if not equals or not key:
+        raise ConfigError(f"command line: expected key=value, got '{override}'. Example: optim.lr=1e-3")
+    value = read_yaml(f"value: {text}", f"command line: {key}").get("value")
+    return ConfigLayer.of({key: value}, "command line")
+
+
+# ---- Composing ----------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class ComposedConfig:
     """A config with the origin of each value.
 
     Attributes:
         config: the checked values.
         origins: dotted key -> "file:line", "command line" or what counted it.
         choice: the task, method and scale it was composed for.
+        layers: the layers that were merged; later ones win.
     """
 
     config: Config
     origins: dict[str, str]
     choice: dict[str, str]
-
-
-def read_own(*parts: str) -> tuple[CommentedMap, str]:
-    """Return a config file of the package, and the name that origins give it."""
-    source = files("nanogen") / "configs"
-    for part in parts:
-        source = source / part
-    return read_yaml(source.read_text(encoding="utf-8"), f"configs/{'/'.join(parts)}"), f"configs/{'/'.join(parts)}"
-
-
-def task_names() -> list[str]:
-    """Known tasks, sorted."""
-    folder = files("nanogen") / "configs" / "task"
-    return sorted(entry.name.removesuffix(".yaml") for entry in folder.iterdir() if entry.name.endswith(".yaml"))
-
-
-def method_names() -> list[str]:
-    """Known methods in the order of the table."""
-    return [str(name) for name in read_own("methods.yaml")[0]]
-
-
-def _method_layer(name: str) -> Layer:
-    table, file = read_own("methods.yaml")
-    row = dict(table[name])
-    base = row.pop("like", None)
-    layer = Layer()
-    if base is not None:
-        if base not in table or "like" in table[base]:
-            raise ConfigError(f"{file}: row '{name}' is like '{base}', which must be a row without 'like'.")
-        layer |= _method_layer(base)
-    origin = f"{file}:{table.lc.key(name)[0] + 1}"
-    return Layer(layer | {key: Leaf(leaf.value, origin) for key, leaf in Layer.of(row, file).items()})
-
-
-def _check_choice(kind: str, name: str, known: Sequence[str], origin: str) -> str:
-    if name not in known:
-        raise ConfigError(f"{origin}: unknown {kind} '{name}'. {nearest(name, list(known))}")
-    return name
+    layers: tuple[str, ...]
 
 
 def compose(
@@ -254,7 +240,7 @@ def compose(
     scale: str | None = None,
     file: Path | None = None,
     overrides: Iterable[str] = (),
-) -> Composition:
+) -> ComposedConfig:
     """Merge the layers and check the result.
 
     Args:
@@ -265,49 +251,49 @@ def compose(
     Raises:
         ConfigError: unknown names and keys (nearest name, file and line), wrong types, impossible combinations.
     """
-    mine, mine_name = CommentedMap(), ""
+    mine = CommentedMap()
     if file is not None:
-        mine_name = str(file)
         try:
-            mine = read_yaml(read_small(file).decode(), mine_name)
+            mine = read_yaml(read_small(file).decode(), str(file))
         except (OSError, UnicodeDecodeError) as error:
             raise ConfigError(f"config file {file}: {error}. Give the path of a YAML file.") from None
-    chosen = {"task": task, "method": method, "scale": scale}
-    wanted = mine.pop("use", {})
-    if not isinstance(wanted, Mapping) or set(wanted) - set(chosen):
-        raise ConfigError(f"{mine_name}: 'use' takes task, method and scale, found {plain(wanted)}.")
-    origins = {kind: "command line" if chosen[kind] else mine_name for kind in chosen}
-    choice = {kind: chosen[kind] or (str(wanted[kind]) if kind in wanted else None) for kind in chosen}
-    if choice["task"] is None:
+    use = mine.pop("use", {})
+    if not isinstance(use, Mapping) or set(use) - {"task", "method", "scale"}:
+        raise ConfigError(f"{file}: 'use' takes task, method and scale, found {plain(use)}.")
+
+    def choose(kind: str, asked: str | None, known: Sequence[str], default: str = "", default_from: str = "") -> str:
+        if asked or kind in use:
+            name, origin = (asked, "command line") if asked else (str(use[kind]), str(file))
+        else:
+            name, origin = default, default_from
+        if name not in known:
+            raise ConfigError(f"{origin}: unknown {kind} '{name}'. {nearest(name, list(known))}")
+        return name
+
+    if not task and "task" not in use:
         raise ConfigError(f"no task given. Choose one with --task: {', '.join(task_names())}.")
-    name = _check_choice("task", choice["task"], task_names(), origins["task"])
-    tree, task_file = read_own("task", f"{name}.yaml")
-    defaults = tree.pop("use")
-    by_scale = tree.pop("scales", {})
-    names = {"task": name}
-    for kind, known in (("method", method_names()), ("scale", SCALES)):
-        names[kind] = _check_choice(kind, choice[kind] or defaults[kind], known, origins[kind] or task_file)
+    task = choose("task", task, task_names())
+    trees = _task(task)
+    defaults: dict[str, str] = {}
+    for tree, _ in trees:
+        defaults |= tree.pop("use", {})
+    blocks = [(tree.pop("scales", {}), name) for tree, name in trees]
+    method = choose("method", method, method_names(), defaults["method"], trees[-1][1])
+    scale = choose("scale", scale, SCALES, defaults["scale"], trees[-1][1])
 
-    base_tree, base_file = read_own("base.yaml")
-    base = Layer.of(base_tree, base_file)
+    scale_file = read_own("scale", f"{scale}.yaml")
     layers = [
-        Layer.of(*read_own("scale", f"{names['scale']}.yaml")),
-        Layer.of(tree, task_file),
-        Layer.of(by_scale.get(names["scale"], {}), task_file),
-        _method_layer(names["method"]),
-        Layer.of(mine, mine_name),
-        *(_command_line(override) for override in overrides),
+        (scale_file[1], ConfigLayer.of(*scale_file)),
+        *((name, ConfigLayer.of(tree, name)) for tree, name in trees),
+        *((f"{name} scales.{scale}", ConfigLayer.of(block.get(scale, {}), name)) for block, name in blocks),
+        (f"configs/methods.yaml {method}", _method(method)),
+        (str(file), ConfigLayer.of(mine, str(file))),
+        *(("command line", _command_line(override)) for override in overrides),
     ]
-    return Composition(*_check(base, layers), names)
-
-
-def _command_line(override: str) -> Layer:
-    key, equals, text = override.partition("=")
-    if not equals or not key:
-        raise ConfigError(f"command line: expected key=value, got '{override}'. Example: optim.lr=1e-3")
-    value = read_yaml(f"value: {text}", f"command line: {key}").get("value")
-    layer = Layer.of({key: value}, "command line")
-    return layer
+    base = ConfigLayer.of(*read_own("base.yaml"))
+    config, origins = _merge(base, [layer for _, layer in layers])
+    names = dict.fromkeys(["configs/base.yaml", *(name for name, layer in layers if layer)])
+    return ComposedConfig(config, origins, {"task": task, "method": method, "scale": scale}, tuple(names))
 
 
 def reload(values: Mapping[str, Any], origin: str) -> Config:
@@ -316,8 +302,11 @@ def reload(values: Mapping[str, Any], origin: str) -> Config:
     Raises:
         ConfigError: if it does not fit this version's models.
     """
-    base = Layer.of(*read_own("base.yaml"))
-    return _check(base, [Layer.of(values, origin)])[0]
+    latent = values.get("latent")
+    if isinstance(latent, Mapping) and "memory" in latent:
+        # The name of `latent.cache_mb` in configs of before.
+        values = {**values, "latent": {"cache_mb" if key == "memory" else key: latent[key] for key in latent}}
+    return _merge(ConfigLayer.of(*read_own("base.yaml")), [ConfigLayer.of(values, origin)])[0]
 
 
 def changed(config: Config, overrides: Iterable[str], allowed: Sequence[str], why: str) -> Config:
@@ -331,7 +320,7 @@ def changed(config: Config, overrides: Iterable[str], allowed: Sequence[str], wh
     Raises:
         ConfigError: if a value outside `allowed` would change; key, stored and asked value are named.
     """
-    stored = Layer.of(config.model_dump(mode="json"), "run")
+    stored = ConfigLayer.of(config.model_dump(mode="json"), "run")
     layers = [_command_line(override) for override in overrides]
     refused = [
         f"{key} is {stored[key].value if key in stored else 'absent'}, asked: {leaf.value}"
@@ -341,42 +330,48 @@ def changed(config: Config, overrides: Iterable[str], allowed: Sequence[str], wh
     ]
     if refused:
         raise ConfigError(f"{why}: {few(refused, '; ')}. Allowed here: {', '.join(f'{name}.*' for name in allowed)}.")
-    return _check(stored, layers)[0]
+    return _merge(stored, layers)[0]
 
 
 def check_overrides(overrides: Iterable[str]) -> None:
-    """Check keys and values of "a.b=value" by themselves; how they fit a stored config is the business of `changed`.
+    """Check keys and values of "a.b=value" by themselves; `changed` checks how they fit a stored config.
 
     Raises:
         ConfigError: for an unknown key, a wrong type or a value out of bounds.
     """
-    layers = (_command_line(override) for override in overrides)
-    # What plugins declare depends on the plugin that the stored config names.
-    own = (Layer({key: leaf for key, leaf in layer.items() if not key.startswith(tuple(_OPEN))}) for layer in layers)
-    _check(Layer.of(*read_own("base.yaml")), list(own))
+    layers = [_command_line(override) for override in overrides]
+    # The keys of open sections depend on the row that the stored config names.
+    closed = (ConfigLayer({k: leaf for k, leaf in layer.items() if not k.startswith(tuple(_OPEN))}) for layer in layers)
+    _merge(ConfigLayer.of(*read_own("base.yaml")), list(closed))
+
+
+def check_reference(composed: ComposedConfig) -> None:
+    """Refuse an evaluation against real images that are not there, before anything heavy is loaded.
+
+    Raises:
+        ConfigError: if `eval.metrics` are to be computed and `eval.reference` is neither a name nor a path.
+    """
+    name = composed.config.eval.reference
+    if name is None or not composed.config.eval.metrics or name in REFERENCES or Path(name).exists():
+        return
+    raise ConfigError(
+        f"{composed.origins['eval.reference']}: eval.reference: unknown reference '{name}': it is no name and no file "
+        f"or folder. {nearest(name, list(REFERENCES))}"
+    )
 
 
 def differences(a: Config, b: Config) -> dict[str, tuple[Any, Any]]:
-    """Dotted key -> (value in a, value in b) where two configs differ; None where absent."""
+    """Return dotted key -> (value in a, value in b) where two configs differ; None where absent."""
     left, right = leaves(a.model_dump(mode="json")), leaves(b.model_dump(mode="json"))
     keys = dict.fromkeys([*left, *right])
     return {key: (left.get(key), right.get(key)) for key in keys if left.get(key) != right.get(key)}
 
 
-def to_yaml(config: Config) -> str:
-    """Return the config as YAML that `compose(file=...)` reads back to the same values."""
-    stream = io.StringIO()
-    yaml = YAML()
-    yaml.default_flow_style = None
-    yaml.dump(config.model_dump(mode="json"), stream)
-    return stream.getvalue()
+# ---- Checking -----------------------------------------------------------------------------------------------------
 
 
-# Sections whose keys plugins declare, with the table that knows them.
-_OPEN = {"objective.": OBJECTIVES, "losses.": LOSSES}
-
-
-def _check(base: Layer, layers: Sequence[Layer]) -> tuple[Config, dict[str, str]]:
+def _merge(base: ConfigLayer, layers: Sequence[ConfigLayer]) -> tuple[Config, dict[str, str]]:
+    """Return the checked config of `base` under `layers`, and the origin of each key."""
     merged = dict(base)
     for layer in layers:
         for key, leaf in layer.items():
@@ -401,16 +396,15 @@ def _check(base: Layer, layers: Sequence[Layer]) -> tuple[Config, dict[str, str]
     except ValidationError as error:
         raise ConfigError(_describe(error.errors(), merged)) from None
     _check_kinds(config.model_dump(), merged)
-    _check_plugins(config, merged)
+    _check_names(config, merged)
     return config, {key: merged[key].origin for key in merged}
 
 
 def _refuse_key(key: str, leaf: Leaf, known: list[str]) -> None:
-    if any(name.startswith(f"{key}.") for name in known):
-        inside = ", ".join(name for name in known if name.startswith(f"{key}."))
-        raise ConfigError(
-            f"{leaf.origin}: '{key}' is a section, found {clipped(repr(leaf.value), 200)}. Set one of: {inside}."
-        )
+    inside = [name for name in known if name.startswith(f"{key}.")]
+    if inside:
+        found = clipped(repr(leaf.value), 200)
+        raise ConfigError(f"{leaf.origin}: '{key}' is a section, found {found}. Set one of: {', '.join(inside)}.")
     last = key.rpartition(".")[2]
     same = [f"'{name}'" for name in known if name.rpartition(".")[2] == last]
     hint = f"Did you mean {' or '.join(same)}?" if same else nearest(key, known)
@@ -429,7 +423,7 @@ def _check_kinds(values: Mapping[str, Any], merged: Mapping[str, Leaf], prefix: 
 
 
 def _describe(entries: Sequence[Any], merged: Mapping[str, Leaf]) -> str:
-    """One clause per key; the arms of a union are alternatives."""
+    """Return one clause per key; the arms of a union are alternatives."""
     messages: dict[str, list[str]] = {}
     for entry in entries:
         parts = [str(part) for part in entry["loc"]]
@@ -449,32 +443,39 @@ def _describe(entries: Sequence[Any], merged: Mapping[str, Leaf]) -> str:
     return few(clauses, "; ")
 
 
-def _check_plugins(config: Config, merged: Mapping[str, Leaf]) -> None:
-    """Let each named plugin check the settings it declares."""
-    _plugin(OBJECTIVES, config.objective.get("name"), config.objective, "objective", merged)
+def _check_names(config: Config, merged: Mapping[str, Leaf]) -> None:
+    """Check every name against its table, and the settings that rows declare."""
+    _check_options(OBJECTIVES, config.objective.get("name"), config.objective, "objective", merged)
     for name, options in config.losses.items():
-        _plugin(LOSSES, name, options, f"losses.{name}", merged)
-    names: list[tuple[str, Registry | Table[Any], str]] = [("latent.name", LATENTS, config.latent.name)]
-    names += [("data.name", DATASETS, config.data.name)]
-    names += [("condition.kind", CONDITIONS, config.condition.kind), ("eval.axis", AXES, config.eval.axis)]
-    names += [("eval.metrics", METRICS, metric) for metric in config.eval.metrics]
-    for key, table, name in names:
-        if name not in table:
-            raise ConfigError(f"{merged[key].origin}: {key}: {_unknown(table, name)}")
+        _check_options(LOSSES, name, options, f"losses.{name}", merged)
+    tables: dict[str, tuple[Table[Any], Sequence[str]]] = {
+        "latent.name": (LATENTS, [config.latent.name]),
+        "data.name": (DATASETS, [config.data.name]),
+        "condition.kind": (CONDITIONS, [config.condition.kind]),
+        "sampler.name": (SAMPLERS, [config.sampler.name]),
+        "eval.axis": (AXES, [config.eval.axis]),
+        "eval.metrics": (METRICS, config.eval.metrics),
+    }
+    for key, (table, names) in tables.items():
+        for name in names:
+            _check_name(table, name, f"{merged[key].origin}: {key}")
 
 
-def _unknown(table: Registry | Table[Any], name: Any) -> str:
-    return f"unknown {table.kind} '{name}'. {nearest(str(name), list(table))}"
+def _check_name(table: Table[Any], name: Any, where: str) -> None:
+    # A metric without code is known by its published figures only.
+    known = [row for row in table if table is not METRICS or table[row].load is not None]
+    if name not in known:
+        raise ConfigError(f"{where}: unknown {table.kind} '{name}'. {nearest(str(name), known)}")
 
 
-def _plugin(table: Registry, name: Any, values: Mapping[str, Any], prefix: str, merged: Mapping[str, Leaf]) -> None:
-    origin = next(leaf.origin for key, leaf in merged.items() if key.startswith(prefix))
-    if name not in table:
-        raise ConfigError(f"{origin}: {_unknown(table, name)}")
-    options: type[BaseModel] = table.load(name).Options
+def _check_options(
+    table: Table[Any], name: Any, values: Mapping[str, Any], prefix: str, merged: Mapping[str, Leaf]
+) -> None:
+    _check_name(table, name, next(leaf.origin for key, leaf in merged.items() if key.startswith(prefix)))
+    options: type[BaseModel] = table[name].options
     for key in values:
         if key not in options.model_fields:
-            # What is unknown may itself hold values.
+            # An unknown key may itself hold values.
             name = next(name for name in merged if f"{name}.".startswith(f"{prefix}.{key}."))
             _refuse_key(name, merged[name], [f"{prefix}.{field}" for field in options.model_fields])
     try:

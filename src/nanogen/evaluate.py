@@ -16,23 +16,23 @@ import numpy as np
 from torch import nn
 
 from diffusionbench import runner
-from diffusionbench.axes import AXES, Sample, asks_for
+from diffusionbench.axes import AXES
 from diffusionbench.errors import CheckpointError, ConfigError, DataError, RequestError
 from diffusionbench.images import decode_rgb, grid, save_png
 from diffusionbench.metrics import METRICS
-from diffusionbench.prompts import PROMPTS, PromptChoice
+from diffusionbench.prompts import PromptChoice, open_prompts
 from diffusionbench.record import Guidance, Record, load
-from diffusionbench.request import EvalRequest, Sampling
-from diffusionbench.request import check as check_request
-from diffusionbench.request import check_axis as check_metrics_of_axis
+from diffusionbench.request import EvalRequest, Evaluation, Sampling, check_metric_axis
+from diffusionbench.sample import Sample
 from diffusionbench.writing import write_errors
 from nanogen import parallel
+from nanogen.build import Components
 from nanogen.conditions import CONDITIONS, SampleSpec
 from nanogen.config import Config
+from nanogen.pipeline import ImagePipeline
 from nanogen.resolve import resolve
 from nanogen.rng import Draws, SeededDraws
 from nanogen.run import EVALS, SAMPLES, Run
-from nanogen.sample import Generator, Parts, in_batches
 
 # Columns of a sample grid.
 COLUMNS = 10
@@ -49,7 +49,7 @@ class NetworkSource:
     """A network as the benchmark's image source.
 
     Args:
-        generator: makes images.
+        pipeline: makes images.
         seed: of the noise.
         batch_size: samples per call.
         description: for the record's provenance.
@@ -57,19 +57,19 @@ class NetworkSource:
 
     labels: Sequence[int | None] | None = None
 
-    def __init__(self, generator: Generator, seed: int, batch_size: int, description: str) -> None:
-        self.generator = generator
+    def __init__(self, pipeline: ImagePipeline, seed: int, batch_size: int, description: str) -> None:
+        self.pipeline = pipeline
         self.seed = seed
         self.preferred_batch = batch_size
         self.description = description
-        latent_shape, stride = generator.parts.derived.shape.latent_shape, generator.parts.derived.latent.stride
+        latent_shape, stride = pipeline.components.derived.shape.latent_shape, pipeline.components.derived.latent.stride
         self.image_size: tuple[int, int] | None = (latent_shape[1] * stride, latent_shape[2] * stride)
 
     @cached_property
     def digest(self) -> str:
         """SHA-256 over the weights."""
         sha = hashlib.sha256()
-        for name, parameter in self.generator.net.named_parameters():
+        for name, parameter in self.pipeline.net.named_parameters():
             sha.update(name.encode())
             sha.update(parameter.detach().cpu().contiguous().numpy().tobytes())
         return sha.hexdigest()
@@ -77,14 +77,14 @@ class NetworkSource:
     def images(self, samples: Sequence[Sample]) -> np.ndarray:
         """uint8 [B, H, W, 3]; image i depends on (weights, label or prompt, seed, i) only."""
         prompts = [sample.prompt for sample in samples if sample.prompt is not None]
-        condition = self.generator.parts.conditioner([sample.label for sample in samples], prompts or None)
-        device, given = self.generator.parts.device, [sample.seed for sample in samples if sample.seed is not None]
+        condition = self.pipeline.components.conditioner([sample.label for sample in samples], prompts or None)
+        device, given = self.pipeline.components.device, [sample.seed for sample in samples if sample.seed is not None]
         if given:
-            return self.generator(condition, SeededDraws(given, device))
-        return self.generator(condition, Draws(self.seed, [(sample.id,) for sample in samples], device))
+            return self.pipeline(condition, SeededDraws(given, device))
+        return self.pipeline(condition, Draws(self.seed, [(sample.id,) for sample in samples], device))
 
 
-def _request(config: Config, parts: Parts, method: str, step: int | None, command: str | None) -> EvalRequest:
+def _evaluation(config: Config, components: Components, method: str, step: int | None) -> Evaluation:
     request = EvalRequest(
         axis=config.eval.axis,
         metrics=config.eval.metrics,
@@ -94,23 +94,22 @@ def _request(config: Config, parts: Parts, method: str, step: int | None, comman
         seed=config.eval.seed,
         method=method,
         title=method,
-        num_classes=parts.derived.shape.num_classes,
+        num_classes=components.derived.shape.num_classes,
         sampling=Sampling(
             sampler=config.sampler.name,
             num_steps=config.sampler.num_steps,
             shift=resolve(config).sampler_shift,
             guidance=Guidance(scale=config.guidance.scale, interval=config.guidance.interval),
             ema=True,
-            precision=parts.precision,
+            precision=components.precision,
             quantisation="truncate",
         ),
         config_hash=config.hash,
         step=step,
-        command=command,
     )
+    evaluation = Evaluation(request)
     asked = config.eval.num_samples
-    count = AXES.load(request.axis)().full_count(request) if asked == "auto" else asked
-    return request.model_copy(update={"count": count})
+    return evaluation.updated(count=evaluation.full_count if asked == "auto" else asked)
 
 
 def _prompts(config: Config) -> PromptChoice | None:
@@ -119,7 +118,7 @@ def _prompts(config: Config) -> PromptChoice | None:
     Raises:
         ConfigError: if they judge images of different sets.
     """
-    names = sorted({spec.prompts for spec in map(METRICS.load, config.eval.metrics) if spec.prompts is not None})
+    names = sorted({spec.prompts for spec in map(METRICS.__getitem__, config.eval.metrics) if spec.prompts is not None})
     if len(names) > 1:
         raise ConfigError(
             f"eval.metrics judge images of different prompt sets ({', '.join(names)}). Choose metrics of one set; "
@@ -133,11 +132,12 @@ def _prompts(config: Config) -> PromptChoice | None:
 def prompt_texts(config: Config) -> tuple[str, ...]:
     """Return the captions that the config's evaluation asks for; none where it asks for classes."""
     choice = _prompts(config)
-    return () if choice is None else PROMPTS.load(choice.name).open(choice.seed, choice.layout).texts
+    return () if choice is None else open_prompts(choice).texts
 
 
-def _source(net: nn.Module, parts: Parts, config: Config, description: str) -> NetworkSource:
-    return NetworkSource(Generator.of(net, parts, config), config.eval.seed, config.eval.batch_size, description)
+def _source(net: nn.Module, components: Components, config: Config, description: str) -> NetworkSource:
+    pipeline = ImagePipeline.from_config(net, components, config)
+    return NetworkSource(pipeline, config.eval.seed, config.eval.batch_size, description)
 
 
 def check_axis(config: Config) -> None:
@@ -145,11 +145,11 @@ def check_axis(config: Config) -> None:
 
     Raises:
         ConfigError: if the axis and the condition do not fit.
-        UserError: see `diffusionbench.request.check_axis`.
+        UserError: see `diffusionbench.request.check_metric_axis`.
     """
     axis, kind = config.eval.axis, config.condition.kind
-    check_metrics_of_axis(axis, {key: METRICS.load(key) for key in config.eval.metrics})
-    answers, wanted = CONDITIONS[kind].answers, asks_for(axis)
+    check_metric_axis(axis, config.eval.metrics)
+    answers, wanted = CONDITIONS[kind].answers, AXES[axis].asks
     if answers not in (None, wanted):
         raise ConfigError(
             f"eval.axis '{axis}' asks for {wanted}, and a network with condition.kind '{kind}' draws {answers}. "
@@ -157,18 +157,18 @@ def check_axis(config: Config) -> None:
         )
 
 
-def check(config: Config, parts: Parts, classes: Sequence[str] | None = None) -> None:
+def check(config: Config, components: Components, classes: Sequence[str] | None = None) -> None:
     """Refuse an evaluation that cannot work, before any training.
 
     Args:
         classes: names of the classes that the network will draw, or None where unknown.
 
     Raises:
-        UserError: see `diffusionbench.request.check`.
+        UserError: see `diffusionbench.request.Evaluation.check`.
     """
     check_axis(config)
-    request = _request(config, parts, "check", None, None).model_copy(update={"classes": classes})
-    check_request(request, _source(nn.Identity(), parts, config, ""))
+    evaluation = _evaluation(config, components, "check", None).updated(classes=classes)
+    evaluation.check(_source(nn.Identity(), components, config, ""))
 
 
 def record_path(run: Path, step: int, config: Config) -> Path:
@@ -183,7 +183,7 @@ def record_path(run: Path, step: int, config: Config) -> Path:
 
 def evaluate(
     net: nn.Module,
-    parts: Parts,
+    components: Components,
     config: Config,
     run: Run,
     step: int,
@@ -205,29 +205,29 @@ def evaluate(
         RunError: if the run's folder is moved or deleted meanwhile.
     """
     scale, seed = config.guidance.scale, config.eval.seed
-    request = _request(config, parts, run.facts["method"], step, None)
-    command = f"nanogen eval {run.path} --guidance {scale:g} --num {request.count} --seed {seed}"
-    if request.prompts is not None:
-        command += f" eval.prompt_seed={request.prompts.seed} eval.prompt_layout={request.prompts.layout or 'null'}"
-    source = _source(net, parts, config, f"{run.path.name}, step {step}")
+    evaluation = _evaluation(config, components, run.facts["method"], step)
+    command = f"nanogen eval {run.path} --guidance {scale:g} --num {evaluation.request.count} --seed {seed}"
+    if (choice := evaluation.request.prompts) is not None:
+        command += f" eval.prompt_seed={choice.seed} eval.prompt_layout={choice.layout or 'null'}"
+    source = _source(net, components, config, f"{run.path.name}, step {step}")
     classes = run.facts.get("classes")
     facts = {"checkpoint_digest": source.digest, "command": command, "classes": classes and tuple(classes)}
-    request = request.model_copy(update=facts)
+    evaluation = evaluation.updated(**facts)
     started = time.perf_counter()
     main, images = parallel.is_main(), run.path / EVALS / "images"
     with parallel.agreed(), _written(f"evaluation of {run.path}"):
         check_axis(config)
-        check_request(request, source)
+        evaluation.check(source)
         if main:
             run.check_there()
-            runner.open_store(request, source, images)
+            runner.open_store(evaluation, source, images)
     with parallel.agreed(), _written(f"evaluation of {run.path}"):
-        store = runner.open_store(request, source, images)
-        runner.fill(request, source, store, parallel.rank(), parallel.world_size(), progress)
+        store = runner.open_store(evaluation, source, images)
+        runner.fill(evaluation, source, store, parallel.rank(), parallel.world_size(), progress)
     record = None
     with parallel.agreed(), _written(f"evaluation of {run.path}"):
         if main:
-            record = runner.score(request, store, parts.device, progress)
+            record = runner.score(evaluation, store, components.device, progress)
             seconds = record.provenance.model_copy(update={"wall_seconds": time.perf_counter() - started})
             record = record.model_copy(update={"provenance": seconds})
             if save:
@@ -250,8 +250,7 @@ def finished_record(run: Path, step: int, config: Config) -> Record | None:
         record = load(record_path(run, step, config))
     except RequestError:
         return None
-    wanted = {METRICS.load(name).key for name in config.eval.metrics}
-    return record if wanted <= record.values.keys() and record.provenance.step == step else None
+    return record if set(config.eval.metrics) <= record.values.keys() and record.provenance.step == step else None
 
 
 def grid_path(run: Path, step: int) -> Path:
@@ -268,12 +267,14 @@ def has_grid(run: Path, step: int) -> bool:
     return True
 
 
-def sample_grid(net: nn.Module, parts: Parts, config: Config, run: Run, step: int, asks: Sequence[SampleSpec]) -> None:
+def sample_grid(
+    net: nn.Module, components: Components, config: Config, run: Run, step: int, asks: Sequence[SampleSpec]
+) -> None:
     """Write a grid of samples, one per entry of `asks`; only the main process works."""
     if not parallel.is_main():
         return
-    generator = Generator.of(net, parts, config)
-    images = in_batches(generator, asks, config.eval.seed, range(len(asks)), config.eval.batch_size)
+    pipeline = ImagePipeline.from_config(net, components, config)
+    images = pipeline.in_batches(asks, config.eval.seed, range(len(asks)), config.eval.batch_size)
     facts = {"step": step, "seed": config.eval.seed, "guidance": config.guidance.scale, **asked(asks)}
     run.check_there()
     with _written(f"sample grid of {run.path}"):

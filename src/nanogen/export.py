@@ -20,7 +20,7 @@ from nanogen import run as runs
 from nanogen.conditions import SampleSpec
 from nanogen.config import Config, changed
 from nanogen.log import say
-from nanogen.sample import Generator, Loaded, in_batches, load
+from nanogen.pipeline import ImagePipeline, Loaded, load
 
 # What may differ between training and using a run.
 _FREE_SECTIONS = ("sampler", "guidance", "eval")
@@ -103,17 +103,17 @@ def sample_run(
         with parallel.agreed():
             loaded, run = open_weights(path, device)
             config = changed(loaded.config, overrides, _FREE_SECTIONS, f"{path} is trained")
-            asks = loaded.parts.conditioner.parse_specs(labels, prompts)
+            asks = loaded.components.conditioner.parse_specs(labels, prompts)
         num = num or max(DEFAULT_NUM, len(prompts))
         wanted = [asks[index % len(asks)] for index in range(num)]
-        generator = Generator.of(loaded.net, loaded.parts, config)
+        pipeline = ImagePipeline.from_config(loaded.net, loaded.components, config)
         # Whole batches in the order of one process: equal batches give equal bits.
         size = batch_size or config.eval.batch_size
         starts = range(0, num, size)[parallel.rank() :: parallel.world_size()]
         with parallel.agreed():
             mine = {
-                start: in_batches(
-                    generator, wanted[start : start + size], seed, range(start, min(start + size, num)), size
+                start: pipeline.in_batches(
+                    wanted[start : start + size], seed, range(start, min(start + size, num)), size
                 )
                 for start in starts
             }
@@ -123,7 +123,7 @@ def sample_run(
         with parallel.agreed():
             if parts is not None:
                 _write(np.concatenate([parts[start] for start in sorted(parts)]), wanted, out, facts, classes)
-                for note in loaded.parts.conditioner.notes():
+                for note in loaded.components.conditioner.notes():
                     say(note)
         return parts is not None
 
@@ -205,7 +205,7 @@ def evaluate_run(path: Path, overrides: Sequence[str], tuned: bool, out: Path | 
                 config = changed(config, _tuned(config), _FREE_SECTIONS, f"{path} is trained")
             if not config.eval.metrics:
                 raise RequestError(f"{path} names no metric. Choose with --metrics; see `diffusionbench ls metrics`.")
-        return evaluate.evaluate(loaded.net, loaded.parts, config, run, loaded.step, save=out is None)
+        return evaluate.evaluate(loaded.net, loaded.components, config, run, loaded.step, save=out is None)
 
 
 def _tuned(config: Config) -> list[str]:

@@ -6,28 +6,9 @@ ends are compared as float32, so that a grid point on the end counts as inside.
 
 from __future__ import annotations
 
-import struct
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-if TYPE_CHECKING:
-    from nanogen.samplers import Velocity
-
-
-def _float32(value: float) -> float:
-    return struct.unpack("f", struct.pack("f", value))[0]
-
-
-def _extrapolate(weak: Velocity, strong: Velocity, scale: float, interval: tuple[float, float]) -> Velocity:
-    low, high = _float32(interval[0]), _float32(interval[1])
-
-    def velocity(z: Any, t: float, r: float) -> Any:
-        v = strong(z, t, r)
-        if not low <= _float32(t) <= high:
-            return v
-        w = weak(z, t, r)
-        return w + scale * (v - w)
-
-    return strong if scale == 1 else velocity
+from nanogen.times import Velocity, to_float32
 
 
 def classifier_free(
@@ -45,7 +26,6 @@ def classifier_free(
 
     Source: Ho and Salimans 2022 (arXiv 2207.12598); interval: Kynkaanniemi et al. 2024 (arXiv 2404.07724).
     """
-    _check(scale, interval)
     return _extrapolate(null, conditional, scale, interval)
 
 
@@ -56,12 +36,23 @@ def internal(full: Velocity, early: Velocity, scale: float, interval: tuple[floa
 
     Source: Karras et al. 2024 (arXiv 2406.02507) with the early output of the same network as the weaker model.
     """
-    _check(scale, interval)
     return _extrapolate(early, full, scale, interval)
 
 
-def _check(scale: float, interval: tuple[float, float]) -> None:
+def _extrapolate(weak: Velocity, strong: Velocity, scale: float, interval: tuple[float, float]) -> Velocity:
     if not scale >= 1:
         raise ValueError(f"a guidance scale must be at least 1 (1 is off), got {scale}")
     if not 0 <= interval[0] <= interval[1] <= 1:
         raise ValueError(f"a guidance interval must lie in [0, 1] and not be reversed, got {list(interval)}")
+    if scale == 1:
+        return strong
+    low, high = map(to_float32, interval)
+
+    def velocity(z: Any, t: float, r: float) -> Any:
+        v = strong(z, t, r)
+        if not low <= to_float32(t) <= high:
+            return v
+        w = weak(z, t, r)
+        return w + scale * (v - w)
+
+    return velocity

@@ -13,14 +13,14 @@ from torch import Tensor
 
 from diffusionbench.errors import UserError
 from nanogen import checkpoint, evaluate, parallel
+from nanogen.build import Components
 from nanogen.config import Config
 from nanogen.data import Dataset
-from nanogen.data.corrupt import Tally
-from nanogen.duration import due, to_steps
+from nanogen.data.corrupt import CorruptLog
 from nanogen.log import Log, say
 from nanogen.progress import Progress
 from nanogen.run import Run
-from nanogen.sample import Parts
+from nanogen.settings import due, to_steps
 from nanogen.stop import Stop
 
 if TYPE_CHECKING:
@@ -46,11 +46,11 @@ class Outputs:
         self,
         run: Run,
         config: Config,
-        parts: Parts,
+        parts: Components,
         trainee: Trainee,
         data: Dataset,
         last: int,
-        tally: Tally | None,
+        tally: CorruptLog | None,
         stop: Stop,
     ) -> None:
         def period(duration: str) -> int | None:

@@ -13,6 +13,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from diffusionbench.errors import ConfigError, RunError, Stopped, Told, UserError
+from diffusionbench.shown import first_line
 
 T = TypeVar("T")
 
@@ -59,7 +60,7 @@ def processes() -> Iterator[str]:
     try:
         dist.init_process_group("cpu:gloo,cuda:nccl" if device != "cpu" else "gloo", timeout=timedelta(hours=2))
     except (ValueError, RuntimeError) as error:
-        reason = str(error).splitlines()[0]
+        reason = first_line(error)
         raise RunError(f"{world} processes cannot find each other: {reason} Start them with torchrun.") from None
     try:
         yield device

@@ -10,13 +10,12 @@ from diffusionbench.views.terminal import progress_line
 from nanogen import evaluate, parallel
 from nanogen.config import Config
 from nanogen.text import open_spec
-from nanogen.text.cache import check_replaceable, write_cache
+from nanogen.text.cache import CacheManifest, Dtype, check_cache_replaceable, write_cache
 from nanogen.text.encoder import TextEncoder
-from nanogen.text.manifest import Dtype, Manifest
 from nanogen.train import open_data
 
 
-def prepare_text(config: Config, out: Path, dtype: str) -> Manifest | None:
+def prepare_text(config: Config, out: Path, dtype: str) -> CacheManifest | None:
     """Encode the captions of a config's data and of its evaluation, in one process; others that torchrun started end.
 
     Args:
@@ -39,7 +38,7 @@ def prepare_text(config: Config, out: Path, dtype: str) -> Manifest | None:
     with parallel.processes() as device:
         if not parallel.is_main():
             return None
-        check_replaceable(out)
+        check_cache_replaceable(out)
         data, config = open_data(config)
         if not data.captioned:
             raise ConfigError(f"data set '{config.data.name}' has no captions, so there is nothing to encode.")

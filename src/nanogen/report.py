@@ -170,7 +170,7 @@ def _table(record: Record) -> dict[str, Any]:
     """A record's rows: what was measured, with its interval, between its anchors."""
     rows = []
     for key, value in record.values.items():
-        spec = METRICS.load(key) if key in METRICS else None
+        spec = METRICS.get(key)
         rows.append(
             {
                 "key": key,

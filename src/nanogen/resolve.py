@@ -10,6 +10,7 @@ from nanogen.conditions import CONDITIONS
 from nanogen.config import Config
 from nanogen.latents import LATENTS, LatentSpec
 from nanogen.model.shape import Shape
+from nanogen.objectives import OBJECTIVES
 from nanogen.times import time_shift
 
 
@@ -57,7 +58,8 @@ def resolve(config: Config) -> Derived:
         shape = Shape(
             latent_shape=latent_shape,
             patch_size=patch,
-            **{"num_classes": None, **condition},
+            num_times=OBJECTIVES[config.objective["name"]].num_times,
+            **{"num_classes": None, "text_width": None, **condition},
             **model.model_dump(exclude={"pixel_grid"}),
         )
     except ValueError as error:

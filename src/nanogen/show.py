@@ -5,14 +5,16 @@ from __future__ import annotations
 import json
 from typing import Any
 
+from diffusionbench.errors import ConfigError
 from diffusionbench.shown import printable
 from nanogen.conditions import CONDITIONS
-from nanogen.config import SCALES, Composition, differences, leaves, method_names, read_own, task_names
-from nanogen.data import DATASETS
-from nanogen.latents import LATENTS
+from nanogen.config import SCALES, ComposedConfig, Config, differences, leaves, method_names, read_own, task_names
+from nanogen.datasets import DATASETS
+from nanogen.latents import LATENTS, LatentSpec
 from nanogen.losses import LOSSES
 from nanogen.objectives import OBJECTIVES
-from nanogen.resolve import Derived
+from nanogen.resolve import Derived, resolve
+from nanogen.samplers import SAMPLERS
 from nanogen.text import ENCODERS
 
 
@@ -31,28 +33,51 @@ def derived_values(derived: Derived) -> dict[str, Any]:
     }
 
 
-def as_dict(composition: Composition, derived: Derived | None) -> dict[str, Any]:
-    """Choice, config, hash, origins and derived values as plain data."""
+def _derive(config: Config) -> tuple[Derived | None, str]:
+    """Return what follows from a config, or None and the reason where that is known only once the data is read.
+
+    Raises:
+        ConfigError: if the parts do not fit each other.
+    """
+    try:
+        return resolve(config), ""
+    except ConfigError as error:
+        if config.condition.num_classes != "auto":
+            raise
+        return None, str(error)
+
+
+def as_dict(composed: ComposedConfig) -> dict[str, Any]:
+    """Return choice, config, hash, origins and derived values as plain data."""
+    derived, _ = _derive(composed.config)
     return {
-        **composition.choice,
-        "hash": composition.config.hash,
-        "config": composition.config.model_dump(mode="json"),
-        "origins": composition.origins,
+        **composed.choice,
+        "hash": composed.config.hash,
+        "config": composed.config.model_dump(mode="json"),
+        "origins": composed.origins,
         "derived": None if derived is None else derived_values(derived),
     }
 
 
-def as_text(composition: Composition, derived: Derived | None, why: bool) -> str:
-    """Return one `key: value` line per setting, then the derived values as comments."""
-    choice = composition.choice
-    lines = [f"# {choice['task']} / {choice['method']} / {choice['scale']}   hash {composition.config.hash[:16]}"]
+def as_text(composed: ComposedConfig, why: bool = False) -> str:
+    """Return one `key: value` line per setting, then the derived values as comments.
+
+    Args:
+        why: add the layers, and to each setting the file and line it comes from.
+    """
+    choice, (derived, reason) = composed.choice, _derive(composed.config)
+    lines = [f"# {choice['task']} / {choice['method']} / {choice['scale']}   hash {composed.config.hash[:16]}"]
+    if why:
+        lines += ["# layers; a later one wins:", *(f"#   {layer}" for layer in composed.layers)]
     rows = [
-        (f"{key}: {json.dumps(value) if not isinstance(value, str) else value}", composition.origins.get(key, ""))
-        for key, value in leaves(composition.config.model_dump(mode="json")).items()
+        (f"{key}: {json.dumps(value) if not isinstance(value, str) else value}", composed.origins.get(key, ""))
+        for key, value in leaves(composed.config.model_dump(mode="json")).items()
     ]
     width = max(len(row) for row, _ in rows)
     lines += [f"{row:<{width}}  # {origin}" if why else row for row, origin in rows]
-    if derived is not None:
+    if derived is None:
+        lines.append(f"# {reason}")
+    else:
         lines.append("# derived, never written")
         for name, value in derived_values(derived).items():
             shown = f"{value:,}" if isinstance(value, int) else f"{value:.6g}" if isinstance(value, float) else value
@@ -62,7 +87,7 @@ def as_text(composition: Composition, derived: Derived | None, why: bool) -> str
     return "\n".join(map(printable, lines))
 
 
-def as_difference(names: tuple[str, str], pair: tuple[Composition, Composition], as_json: bool) -> str:
+def as_difference(names: tuple[str, str], pair: tuple[ComposedConfig, ComposedConfig], as_json: bool) -> str:
     """Return the keys in which two composed configs differ, with both values; derived values are not among them.
 
     Args:
@@ -96,10 +121,20 @@ def tables() -> dict[str, dict[str, str]]:
         "tasks": {name: headline("task", f"{name}.yaml") for name in task_names()},
         "methods": {name: ", ".join(f"{key}: {value}" for key, value in rows[name].items()) for name in method_names()},
         "scales": {name: headline("scale", f"{name}.yaml") for name in SCALES},
-        "latents": {name: row.title for name, row in LATENTS.items()},
-        "objectives": dict(OBJECTIVES),
-        "losses": dict(LOSSES),
-        "data": dict(DATASETS),
+        "latents": {name: _latent_line(spec) for name, spec in LATENTS.items()},
+        "objectives": {name: row.title for name, row in OBJECTIVES.items()},
+        "losses": {name: row.title for name, row in LOSSES.items()},
+        "samplers": {name: row.title for name, row in SAMPLERS.items()},
+        "data": {name: row.title for name, row in DATASETS.items()},
         "conditions": {name: row.title for name, row in CONDITIONS.items()},
-        "encoders": {name: ENCODERS.load(name).title for name in ENCODERS},
+        "encoders": {name: row.title for name, row in ENCODERS.items()},
     }
+
+
+def _latent_line(spec: LatentSpec) -> str:
+    facts = [f"{spec.channels} channels", f"stride {spec.stride}"]
+    facts += [f"licence {spec.licence}"] if spec.licence else []
+    facts += ["gated"] if spec.gated else []
+    facts += [f"arXiv {spec.paper}"] if spec.paper else []
+    facts += ["cannot run yet"] if spec.unavailable else []
+    return f"{spec.title}: {', '.join(facts)}"

@@ -1,52 +1,52 @@
-"""Training times: how they are drawn and how they are shifted (pure functions).
-
-t = 0 is data, t = 1 is noise (methods: Esser et al. 2024, arXiv 2403.03206).
-"""
+"""Times of training and of sampling: distribution and shift. t = 0 is data, t = 1 is noise. No torch is loaded here."""
 
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING
+import struct
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, TypeVar
 
 if TYPE_CHECKING:
-    import torch
     from torch import Tensor
 
+Times = TypeVar("Times", "float", "Tensor")
+Velocity = Callable[[Any, float, float], Any]
+"""dz/dt, called as `velocity(z, t, r)` with the state, its time and the next time; instantaneous methods ignore r."""
 
-def logit_normal(
-    n: int | Tensor, mean: float = 0.0, std: float = 1.0, generator: torch.Generator | None = None
-) -> Tensor:
-    """Times whose logit is normal.
+
+def to_float32(value: float) -> float:
+    """Round to the nearest float32, the precision in which times are compared."""
+    return struct.unpack("f", struct.pack("f", value))[0]
+
+
+def logit_normal(normal: Tensor, mean: float = 0.0, std: float = 1.0) -> Tensor:
+    """Return times in (0, 1) whose logit is normal.
 
     Args:
-        n: how many to draw, or standard normal numbers float32 [B] to use instead of drawing.
+        normal: standard normal numbers float32 [B].
         mean: of the logit; above 0 favours noise.
         std: of the logit, > 0.
-        generator: CPU generator to draw from.
-
-    Returns:
-        float32 [n] in (0, 1).
 
     Raises:
         ValueError: if the deviation is not positive.
-    """
-    import torch
 
+    Source: Esser et al. 2024 (arXiv 2403.03206).
+    """
     if not std > 0:
         raise ValueError(f"the deviation of a logit-normal must be positive, got {std}")
-    normal = torch.randn(n, generator=generator) if isinstance(n, int) else n
-    return torch.sigmoid(mean + std * normal)
+    return (mean + std * normal).sigmoid()
 
 
-def shift_time(t: Tensor, shift: float) -> Tensor:
+def shift_time(t: Times, shift: float) -> Times:
     """Move times towards noise (shift > 1), as larger latents need it, or towards data (shift < 1).
 
     Args:
-        t: float [B] in [0, 1].
+        t: in [0, 1], a number or float [B].
         shift: s of t -> s t / (1 + (s - 1) t); 1 is the identity. `time_shift` derives it from the latent shape.
 
     Returns:
-        float [B] in [0, 1]; fixed points 0 and 1, increasing in `t`.
+        Of the type of `t`, in [0, 1]; fixed points 0 and 1, increasing in `t`.
 
     Raises:
         ValueError: if the shift is not positive.
@@ -60,5 +60,5 @@ def shift_time(t: Tensor, shift: float) -> Tensor:
 
 
 def time_shift(latent_shape: tuple[int, ...], base: int = 4096) -> float:
-    """Shift for a latent of this shape: sqrt(number of values / base); below 1 for smaller latents, not clamped."""
+    """Return the shift for a latent shape: sqrt(number of values / base); below 1 for smaller latents, not clamped."""
     return math.sqrt(math.prod(latent_shape) / base)

@@ -18,23 +18,23 @@ from torch import Tensor, nn
 
 from diffusionbench.errors import ConfigError, Stopped
 from nanogen import checkpoint, evaluate, parallel, precision
+from nanogen.build import Components, build_components, build_losses, build_network
 from nanogen.conditions import CONDITIONS
-from nanogen.config import Composition, Config
+from nanogen.config import ComposedConfig, Config
 from nanogen.data import Batch, Dataset
-from nanogen.data.corrupt import Tally
-from nanogen.data.memory import Gathers, keep_latents
+from nanogen.data.corrupt import CorruptLog
+from nanogen.data.memory import SupportsBatches, cache_latents
 from nanogen.data.opening import open_dataset
 from nanogen.data.order import Order, batches, in_order
-from nanogen.duration import to_steps
 from nanogen.ema import EMA
 from nanogen.log import say
-from nanogen.losses import LOSSES
+from nanogen.losses.base import weighted_terms
 from nanogen.model.dit import DDT
 from nanogen.optim import NonFiniteLoss, Schedule, Updater, adamw
 from nanogen.outputs import Outputs
 from nanogen.rng import Draws, generator
 from nanogen.run import Run, check_data, describe, open_run
-from nanogen.sample import Parts, build_parts
+from nanogen.settings import to_steps
 from nanogen.stop import Stop
 
 Mark = Callable[[str], None]
@@ -78,7 +78,7 @@ def open_data(config: Config) -> tuple[Dataset, Config]:
     return data, config.model_copy(update={"condition": config.condition.model_copy(update=settings)})
 
 
-def training_source(data: Dataset, config: Config, parts: Parts) -> Dataset | Gathers:
+def training_source(data: Dataset, config: Config, parts: Components) -> Dataset | SupportsBatches:
     """Return what the loop reads: the data, or its latents in memory where the config allows it and it saves work.
 
     It does where the run is longer than one pass, by the config alone: a run that continues decides the same.
@@ -89,11 +89,11 @@ def training_source(data: Dataset, config: Config, parts: Parts) -> Dataset | Ga
     steps = to_steps(config.train.duration, config.train.batch_size, len(data)) or 0
     size = 4 * len(data) * math.prod(parts.derived.shape.latent_shape)
     again = steps * config.train.batch_size > len(data)
-    if size > config.latent.memory * 2**20 or not again or config.losses or config.data.corrupt == "skip":
+    if size > config.latent.cache_mb * 2**20 or not again or config.losses or config.data.corrupt == "skip":
         return data
     if parallel.is_main():
-        say(f"making the latents of {len(data):,} images once, {size / 2**20:.0f} MiB (latent.memory)")
-    return keep_latents(
+        say(f"making the latents of {len(data):,} images once, {size / 2**20:.0f} MiB (latent.cache_mb)")
+    return cache_latents(
         data,
         in_order(data, max(1, CHUNK_PIXELS // config.data.image_size**2), config.data.workers),
         lambda batch: latents_of(batch, parts),
@@ -101,7 +101,7 @@ def training_source(data: Dataset, config: Config, parts: Parts) -> Dataset | Ga
 
 
 @torch.no_grad()
-def latents_of(batch: Batch, parts: Parts) -> Tensor:
+def latents_of(batch: Batch, parts: Components) -> Tensor:
     """Return the latents of a batch, float32 [B, C, h, w] on the device: kept, or encoded now."""
     if batch.image is None:
         assert batch.latent is not None
@@ -109,11 +109,11 @@ def latents_of(batch: Batch, parts: Parts) -> Tensor:
     return parts.latent.encode(batch.image.to(parts.device, non_blocking=True).float() / 255)
 
 
-def build(config: Config, parts: Parts, num_images: int) -> Trainee:
+def build(config: Config, parts: Components, num_images: int) -> Trainee:
     """Return the network with its initial weights, which depend on the seed only, and its optimizer."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(generator(config.seed, "weights").initial_seed())
-        model = DDT(parts.derived.shape).to(parts.device)
+        model = build_network(parts).to(parts.device)
     if config.train.compile:
         model.compile_blocks()
 
@@ -138,7 +138,12 @@ def build(config: Config, parts: Parts, num_images: int) -> Trainee:
 
 
 def updates(
-    trainee: Trainee, parts: Parts, config: Config, loader: Iterator[Batch], last: int, mark: Mark = lambda part: None
+    trainee: Trainee,
+    parts: Components,
+    config: Config,
+    loader: Iterator[Batch],
+    last: int,
+    mark: Mark = lambda part: None,
 ) -> Iterator[dict[str, Tensor]]:
     """Make optimizer updates up to number `last`; after each, give its mean losses and gradient norm, on the device.
 
@@ -151,9 +156,7 @@ def updates(
         DataError: if an image cannot be read.
     """
     accumulation = config.train.accumulation
-    kinds = {name: LOSSES.load(name) for name in config.losses}
-    extras = {name: kind(kind.Options.model_validate(config.losses[name])) for name, kind in kinds.items()}
-    weights = {name: float(options["weight"]) for name, options in config.losses.items()}
+    losses = build_losses(config, parts, trainee.model)
     while trainee.updates < last:
         step = trainee.updates
         means: dict[str, Tensor] = {}
@@ -168,10 +171,7 @@ def updates(
             # The wrapped network decides in its forward pass whether its backward pass averages gradients.
             with parallel.local_gradients(trainee.net, local=micro < accumulation - 1):
                 with precision.autocast(parts.precision, parts.device):
-                    loss = parts.objective.loss(trainee.net, x, condition, draws)
-                    terms = dict(loss.terms)  # name -> [B]
-                    for name, extra in extras.items():
-                        terms |= {key: weights[name] * value for key, value in extra(loss.features, batch).items()}
+                    terms = weighted_terms(parts.objective, losses, trainee.net, x, condition, draws, batch)
                     total = torch.stack([term.mean() for term in terms.values()]).sum()
                 mark("forward")
                 (total / accumulation).backward()
@@ -198,12 +198,12 @@ class Job:
 
     data: Dataset
     config: Config
-    parts: Parts
+    parts: Components
     last: int
     facts: dict[str, Any]
 
 
-def check(composition: Composition, device: str, command: list[str]) -> Job:
+def check(composition: ComposedConfig, device: str, command: list[str]) -> Job:
     """Check all that can be wrong with a request; nothing is written.
 
     Raises:
@@ -211,7 +211,7 @@ def check(composition: Composition, device: str, command: list[str]) -> Job:
     """
     data, config = open_data(composition.config)
     chosen = precision.choose(config.train.precision, device)
-    parts = build_parts(config, device, chosen)
+    parts = build_components(config, device, chosen)
     Order(
         size=len(data),
         seed=config.seed,
@@ -228,7 +228,7 @@ def check(composition: Composition, device: str, command: list[str]) -> Job:
     return Job(data, config, parts, last, facts)
 
 
-def train(composition: Composition, run_dir: Path, device: str, command: list[str]) -> Run:
+def train(composition: ComposedConfig, run_dir: Path, device: str, command: list[str]) -> Run:
     """Train, or continue, until the config's duration is reached.
 
     Args:
@@ -254,7 +254,7 @@ def train(composition: Composition, run_dir: Path, device: str, command: list[st
         with parallel.agreed():
             check_data(run, job.facts)
         if run.facts["precision"] != parts.precision:
-            parts = build_parts(config, device, run.facts["precision"])
+            parts = build_components(config, device, run.facts["precision"])
         trainee = build(config, parts, len(data))
         resume(run, trainee)
         if parallel.is_main():
@@ -264,7 +264,7 @@ def train(composition: Composition, run_dir: Path, device: str, command: list[st
                 f"process(es){f'; continuing after step {trainee.updates}' if trainee.updates else ''}"
             )
         with parallel.agreed():
-            tally = Tally(run_dir, trainee.updates) if config.data.corrupt == "skip" else None
+            tally = CorruptLog(run_dir, trainee.updates) if config.data.corrupt == "skip" else None
         outputs = held.enter_context(Outputs(run, config, parts, trainee, data, last, tally, stop))
         outputs.catch_up()
         loader = batches(

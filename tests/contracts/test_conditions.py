@@ -5,11 +5,11 @@ from pathlib import Path
 
 import pytest
 import torch
+from tiny import paper_shape
 
 from diffusionbench.errors import UserError
 from nanogen.conditions import CONDITIONS
 from nanogen.model.dit import DDT
-from nanogen.model.shape import Shape
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "nanogen"))
 
@@ -52,9 +52,7 @@ def net(opened):
     torch.manual_seed(0)
     sizes = {"encoder_depth": 1, "encoder_hidden_size": 16, "encoder_num_heads": 2}
     sizes |= {"decoder_depth": 1, "decoder_hidden_size": 16, "decoder_num_heads": 2}
-    sizes |= {"num_time_tokens": 4, "num_class_tokens": 8}
-    arguments = {"num_classes": None, **CONDITIONS[name].shape(settings)}
-    net = DDT(Shape(latent_shape=(3, 4, 4), patch_size=2, **sizes, **arguments))
+    net = DDT(paper_shape((3, 4, 4), 2, **sizes, **{"num_classes": None, **CONDITIONS[name].shape(settings)}))
     for parameter in net.parameters():
         torch.nn.init.normal_(parameter, std=0.3)
     return net

@@ -1,60 +1,121 @@
-"""What every feature extractor promises."""
+"""What every judge promises."""
 
+import json
 import re
 
 import numpy as np
 import pytest
 
-from diffusionbench.errors import UserError
-from diffusionbench.judges import EXTRACTORS
+from diffusionbench.errors import RequestError
+from diffusionbench.judges import JUDGES, Unjudged
+from diffusionbench.sample import Item, plain_item
+
+# For a judge that asks questions, or is given the evidence of others: three items it can be asked about.
+ITEMS: dict[str, tuple[Item, ...]] = {}
+# For each option of a judge another value than the default.
+OPTIONS: dict[str, dict[str, object]] = {}
 
 
-# One of width 0 makes no features: it hands on the images.
-@pytest.fixture(params=[name for name in EXTRACTORS if EXTRACTORS.load(name).dim])
-def kind(request, inception_installed):
-    found = EXTRACTORS.load(request.param)
-    try:
-        found.check()
-    except UserError as error:
-        pytest.skip(f"extractor '{request.param}' is not installed: {error}")
-    return request.param, found
+@pytest.fixture(params=list(JUDGES))
+def row(request, inception_installed):
+    found = JUDGES[request.param]
+    needs_items = found.output == "rows" or found.uses
+    assert not needs_items or request.param in ITEMS, f"judge '{request.param}' needs an entry in ITEMS of this test"
+    JUDGES.load(request.param).check()
+    return found
 
 
-def pictures(kind, count: int) -> np.ndarray:
-    height, width = kind.image_size or (32, 32)
+def pictures(row, count: int = 3) -> np.ndarray:
+    height, width = row.image_size or (32, 32)
     return np.random.default_rng(0).integers(0, 256, (count, height, width, 3), dtype=np.uint8)
 
 
-def test_the_class_says_its_name_width_and_size_without_weights(kind):
-    name, found = kind
-    assert found.name == name
-    assert found.dim > 0
-    assert found.image_size is None or len(found.image_size) == 2
+def items(row) -> tuple[Item, ...]:
+    return ITEMS.get(row.name) or tuple(plain_item(label) for label in range(3))
 
 
-def test_features_and_logits_depend_on_the_image_alone(kind):
-    _, found = kind
-    extractor = found("cpu")
-    images = pictures(found, 3)
+def evidence(row, images, asked, options=None):
+    """What a judge makes of images, after the judges whose evidence it uses."""
+    given = {name: evidence(JUDGES[name], images, asked) for name in row.uses}
+    return JUDGES.load(row.name)("cpu", options)(images, asked, given)
+
+
+def assert_same(row, one, other, place: int, at: int = 0) -> None:
+    """The evidence of image `place` in one batch is that of image `at` in the other."""
+    if row.output == "rows":
+        assert one[place] == other[at]
+    for name, rows in one.items() if row.output == "array" else ():
+        wanted = rows[place].astype(np.float64)
+        np.testing.assert_allclose(other[name][at], wanted, rtol=1e-4, atol=1e-4 * np.abs(rows).max())
+
+
+def test_the_row_says_what_the_code_is(row):
+    kind = JUDGES.load(row.name)
+    assert kind.spec is row
+    assert row.title
+    assert row.licence
+    assert row.sha256 is None or re.fullmatch(r"[0-9a-f]{8,64}", row.sha256)
+    assert row.classes is None or len(row.classes) == row.num_classes
+    assert all(name in JUDGES for name in row.uses)
+    assert kind.check().packages == tuple(dict.fromkeys(kind.check().packages))
+
+
+def test_evidence_depends_on_the_image_and_its_item_alone(row):
+    images, asked = pictures(row), items(row)
     before = images.copy()
-    together = extractor(images)
-    assert together["features"].shape == (3, found.dim)
-    assert {rows.dtype for rows in together.values()} == {np.dtype(np.float32)}
-    assert all(np.isfinite(rows).all() and len(rows) == 3 for rows in together.values())
+    together = evidence(row, images, asked)
     np.testing.assert_array_equal(images, before)
-    assert np.abs(together["features"][0] - together["features"][1]).max() > 0
-    alone = extractor(images[1:2])
-    for name, rows in together.items():
-        np.testing.assert_allclose(alone[name][0], rows[1], rtol=1e-4, atol=1e-4 * np.abs(rows).max())
+    turned = evidence(row, images[::-1].copy(), asked[::-1])
+    for place in range(3):
+        assert_same(row, together, evidence(row, images[place : place + 1], asked[place : place + 1]), place)
+        assert_same(row, together, turned, place, 2 - place)
 
 
-def test_the_digest_is_that_of_the_weights(kind):
-    _, found = kind
-    first, second = found("cpu"), found("cpu")
-    assert re.fullmatch(r"[0-9a-f]{64}", first.digest)
-    assert first.digest == second.digest
+def test_evidence_is_of_the_kind_that_the_row_says(row):
+    found = evidence(row, pictures(row), items(row))
+    if row.output == "rows":
+        assert len(found) == 3
+        assert all(isinstance(one, Unjudged) or json.loads(json.dumps(one)) == one for one in found)
+        return
+    assert all(len(rows) == 3 for rows in found.values())
+    if row.dim:
+        assert found["features"].shape == (3, row.dim)
+        assert np.abs(found["features"][0] - found["features"][1]).max() > 0
+        assert {rows.dtype for rows in found.values()} == {np.dtype(np.float32)}
+        assert all(np.isfinite(rows).all() for rows in found.values())
+    if row.num_classes:
+        assert found["logits"].shape == (3, row.num_classes)
+
+
+def test_the_digest_is_that_of_weights_and_options(row):
+    kind = JUDGES.load(row.name)
+    first = kind("cpu").digest
+    assert re.fullmatch(r"[0-9a-f]{64}", first)
+    assert kind("cpu").digest == first
+    assert kind("cpu", dict(row.options)).digest == first
+    others = OPTIONS.get(row.name, {})
+    assert others.keys() == row.options.keys(), f"judge '{row.name}' needs each of its options in OPTIONS of this test"
+    changed = [kind("cpu", {name: value}).digest for name, value in others.items()]
+    assert len({first, *changed}) == 1 + len(changed)
+    with pytest.raises(RequestError, match=f"judge '{row.name}' has no option 'no_such'"):
+        kind("cpu", {"no_such": 1})
+
+
+def test_questions_are_words_and_follow_from_the_item(row):
+    judge = JUDGES.load(row.name)("cpu")
+    for item in items(row):
+        asked = judge.questions(item)
+        assert asked == judge.questions(item)
+        assert all(isinstance(question, str) and question for question in asked)
+    if row.output == "array" and not row.uses:
+        assert {judge.questions(item) for item in items(row)} == {()}
+
+
+def test_a_self_test_passes_where_the_row_says_there_is_one(row):
+    if row.self_test:
+        assert JUDGES.load(row.name)("cpu").self_test() < 1e-5
 
 
 def test_digests_differ(inception_installed):
-    digests = [EXTRACTORS.load(name)("cpu").digest for name in ("digits", "inception")]
-    assert len(set(digests)) == 2
+    digests = [JUDGES.load(name)("cpu").digest for name in JUDGES]
+    assert len(set(digests)) == len(digests)

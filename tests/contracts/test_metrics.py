@@ -5,23 +5,18 @@ import re
 import numpy as np
 import pytest
 
-from diffusionbench.axes import Sample
 from diffusionbench.errors import RequestError
-from diffusionbench.judges import EXTRACTORS
-from diffusionbench.metrics import METRICS
+from diffusionbench.judges import JUDGES
+from diffusionbench.metrics import METRICS, of_judge
+from diffusionbench.metrics.metric import Context
+from diffusionbench.references.reference import JudgedReference
+from diffusionbench.sample import Sample, plain_item
 from diffusionbench.stats import Estimate
 
 WIDTH, CLASSES = 16, 10
-DIRECTION_OF_DISTANCES = {"fid": False, "kid_mean": False, "fd_digits": False, "kd_digits": False}
-
-
-class Judge:
-    """Stands in for a feature network."""
-
-    name = "judge"
-    dim = WIDTH
-    image_size = None
-    digest = "0" * 64
+DISTANCES = ("fid", "kid_mean", "fd_digits", "kd_digits")
+# Metrics that reduce other evidence than features and logits of one judge; their contracts stand with their own tests.
+ELSEWHERE = ("simpleeval_v1", "simpleeval_shapes_v1")
 
 
 class Real:
@@ -38,20 +33,28 @@ class Real:
         rows = np.random.default_rng(1).normal(size=(count, WIDTH)) @ mix + 2
         self.rows = rows.astype(np.float32)
 
-    def features(self, extractor):
+    def features(self, judge):
         return self.rows
 
-    def moments(self, extractor):
+    def moments(self, judge):
         rows = self.rows.astype(np.float64)
         return rows.mean(axis=0), np.cov(rows, rowvar=False)
 
 
-# A metric on prompts judges pictures, not features: its contract stands with its own tests.
-@pytest.fixture(params=[key for key in METRICS if METRICS.load(key).needs != "prompts"])
+@pytest.fixture(params=[key for key in METRICS.with_code if key not in ELSEWHERE])
 def spec(request, monkeypatch):
     # The rule is the same for 2 subsets as for 100.
     monkeypatch.setattr("diffusionbench.metrics.kid._SUBSETS", 2)
-    return METRICS.load(request.param)
+    return METRICS[request.param]
+
+
+def metric_of(spec):
+    real = JudgedReference(Real(many(spec)), None)
+    return METRICS.load(spec.key)(spec, Context(dict.fromkeys(spec.reference, real)))
+
+
+def update(metric, given, wanted) -> None:
+    metric.update(dict.fromkeys(metric.spec.judges, given), wanted)
 
 
 def outputs(count: int, seed: int = 2) -> dict[str, np.ndarray]:
@@ -62,7 +65,7 @@ def outputs(count: int, seed: int = 2) -> dict[str, np.ndarray]:
 
 
 def samples(count: int) -> list[Sample]:
-    return [Sample(index, index % CLASSES) for index in range(count)]
+    return [Sample(index, plain_item(index % CLASSES)) for index in range(count)]
 
 
 def many(spec) -> int:
@@ -71,10 +74,10 @@ def many(spec) -> int:
 
 def judged(spec, given, wanted, order=None, batch=16) -> Estimate:
     order = list(range(len(wanted))) if order is None else order
-    metric = spec.create(Real(many(spec)), Judge())
+    metric = metric_of(spec)
     for start in range(0, len(order), batch):
         chosen = order[start : start + batch]
-        metric.update({name: rows[chosen] for name, rows in given.items()}, [wanted[index] for index in chosen])
+        update(metric, {name: rows[chosen] for name, rows in given.items()}, [wanted[index] for index in chosen])
     return metric.compute()
 
 
@@ -119,9 +122,9 @@ def test_the_best_possible_set_scores_better_than_a_bad_one(spec):
     )
     assert (best.value > bad.value) == spec.higher_is_better
     assert best.value != bad.value
-    if spec.needs != "nothing" and spec.higher_is_better:
+    if spec.reference and spec.higher_is_better:
         assert best.value == 1.0
-    if spec.needs == "moments":
+    if "moments" in spec.reference.values():
         assert best.value == pytest.approx(0.0, abs=1e-9)
 
 
@@ -141,9 +144,9 @@ def test_an_estimate_is_complete(spec):
 
 def test_too_few_images_are_refused(spec):
     count = spec.min_samples - 1
-    metric = spec.create(Real(many(spec)), Judge())
+    metric = metric_of(spec)
     if count:
-        metric.update(outputs(count), samples(count))
+        update(metric, outputs(count), samples(count))
     with pytest.raises(RequestError, match=f"'{spec.key}' needs at least {spec.min_samples} images"):
         metric.compute()
 
@@ -162,54 +165,54 @@ def test_rows_that_are_not_finite_are_counted_named_and_left_out(spec, bad):
         rows[[3, 20], 1] = bad
     kept = [index for index in range(count) if index not in (3, 20)]
     found = judged(spec, spoilt, wanted)
-    assert found.unscored_ids == (3, 20)
+    assert list(found.unjudged) == [3, 20]
     assert (found.scored, found.unscored) == (count - 2, 2)
     clean = judged(spec, given, wanted, kept)
     assert found.value == pytest.approx(clean.value, rel=1e-9)
 
 
 def test_a_sample_counts_once(spec):
-    metric = spec.create(Real(many(spec)), Judge())
-    metric.update(outputs(5), samples(5))
+    metric = metric_of(spec)
+    update(metric, outputs(5), samples(5))
     with pytest.raises(RequestError, match="sample 2 a second time"):
-        metric.update(outputs(1), [Sample(2, 0)])
+        update(metric, outputs(1), [Sample(2, plain_item(0))])
 
 
 def test_outputs_that_do_not_fit_are_refused(spec):
-    metric = spec.create(Real(many(spec)), Judge())
+    metric = metric_of(spec)
     with pytest.raises(RequestError, match=f"'{spec.key}' needs .* which returned other"):
-        metric.update({"other": np.zeros((1, WIDTH), np.float32)}, samples(1))
+        update(metric, {"other": np.zeros((1, WIDTH), np.float32)}, samples(1))
     with pytest.raises(RequestError, match=f"'{spec.key}' needs one row"):
-        metric.update(outputs(3), samples(2))
+        update(metric, outputs(3), samples(2))
 
 
 def test_gaps_in_the_ids_play_no_part(spec):
     given, wanted = outputs(many(spec)), samples(many(spec))
     order = np.random.default_rng(4).permutation(len(wanted)).tolist()
-    gaps = [Sample(3 * sample.id + 5, sample.label) for sample in wanted]
+    gaps = [Sample(3 * sample.id + 5, plain_item(sample.label)) for sample in wanted]
     same(judged(spec, given, gaps, order), judged(spec, given, wanted))
 
 
 def test_labels_and_prompts_decide_the_groups(spec):
     count = many(spec)
     given = outputs(count)
-    plain = judged(spec, given, [Sample(index, 0) for index in range(count)])
-    same(judged(spec, given, [Sample(index, 0, "the word of class 0") for index in range(count)]), plain)
-    if not spec.needs_labels:
-        same(judged(spec, given, [Sample(index, None, f"prompt {index}") for index in range(count)]), plain)
+    plain = judged(spec, given, [Sample(index, plain_item(0)) for index in range(count)])
+    same(judged(spec, given, [Sample(index, plain_item(0, "the word of class 0")) for index in range(count)]), plain)
+    if spec.items != "classes":
+        same(judged(spec, given, [Sample(index, plain_item(None, f"prompt {index}")) for index in range(count)]), plain)
     if plain.method == "jackknife":
-        in_turn = judged(spec, given, [Sample(index, index % 7) for index in range(count)])
+        in_turn = judged(spec, given, [Sample(index, plain_item(index % 7)) for index in range(count)])
         assert in_turn.value == pytest.approx(plain.value, rel=1e-9)
         assert in_turn.stderr != pytest.approx(plain.stderr, rel=1e-3)
 
 
 def test_a_group_without_images_leaves_no_jackknife(spec):
-    if spec.needs_labels:
+    if spec.items == "classes":
         pytest.skip("judges classes, of which images are independent")
     # Its replicate would be the value itself, and the error too small.
     count = many(spec)
     for prompts, method in ((9, "none"), (10, "jackknife")):
-        wanted = [Sample(index, None, f"prompt {index % prompts}") for index in range(count)]
+        wanted = [Sample(index, plain_item(None, f"prompt {index % prompts}")) for index in range(count)]
         estimate = judged(spec, outputs(count), wanted)
         assert estimate.method == method
         assert (estimate.interval is None) == (method == "none")
@@ -226,18 +229,28 @@ def test_other_images_confirm_the_uncertainty(spec):
 
 def test_names(spec):
     assert re.fullmatch(r"[a-z0-9_]+", spec.key)
-    # The headline key is the table's name, or starts with it (`kid` and `kid_mean`).
-    assert next(name for name in METRICS if METRICS.load(name) is spec) in (spec.key, spec.key.removesuffix("_mean"))
+    assert METRICS[spec.key] is spec
     # Only the Inception network may produce an unmarked `fid`.
-    assert spec.key.endswith("_digits") == (spec.extractor == "digits")
-    assert spec.extractor in EXTRACTORS
-    assert spec.title
-    assert spec.source
+    assert all(spec.key.endswith(f"_{judge}") or judge == "inception" for judge in spec.judges)
+    assert all(judge in JUDGES for judge in spec.judges)
+    assert spec.reference.keys() <= set(spec.judges)
 
 
-def test_directions():
-    for name in METRICS:
-        spec = METRICS.load(name)
-        assert isinstance(spec.higher_is_better, bool)
-        if spec.key in DIRECTION_OF_DISTANCES:
-            assert not spec.higher_is_better
+@pytest.mark.parametrize("key", list(METRICS))
+def test_a_row_tells_users_what_it_means(key):
+    row = METRICS[key]
+    assert row.key == key
+    assert row.title
+    assert row.about
+    assert row.low <= row.high
+    assert row.higher_is_better is not None or row.load is None
+    assert row.unit != "share" or (row.low, row.high) == (0, 1)
+    assert not (key in DISTANCES and row.higher_is_better)
+
+
+def test_a_judge_brings_its_metrics():
+    for name, judge in JUDGES.items():
+        rows = of_judge(judge)
+        assert bool(rows) == bool(judge.output == "array" and (judge.dim or judge.num_classes))
+        if name != "inception":
+            assert all(METRICS[row.key] == row for row in rows)

@@ -14,14 +14,22 @@ from pathlib import Path
 import pytest
 
 PACKAGE = '''
+from dataclasses import replace
+
 import numpy as np
 
-from diffusionbench.axes import Sample
+from diffusionbench.axes import AxisSpec
+from diffusionbench.axes.axis import Axis
+from diffusionbench.judges import DIGITS
 from diffusionbench.judges.digits import DigitsJudge
+from diffusionbench.metrics import METRICS
 from diffusionbench.metrics.accuracy import AccuracyMetric
-from diffusionbench.metrics import MetricSpec
-from diffusionbench.schema import Strict
-from diffusionbench.stats import Estimate
+from diffusionbench.sample import Sample, plain_item
+from diffusionbench.schema import Strict, digest
+from nanogen.datasets import DatasetRow
+from nanogen.losses import LossOptions, LossSpec
+from nanogen.losses.base import ExtraLoss
+from nanogen.objectives import ObjectiveSpec
 from nanogen.objectives.flow import Flow
 
 
@@ -30,68 +38,84 @@ class Named(Strict):
     predict: str = "v"
 
 
-class Sound(Flow):
-    Options = Named
-
-
-class Flipped(Sound):
+class Flipped(Flow):
     def velocity(self, net, z, t, r, condition):
         return -super().velocity(net, z, t, r, condition)
 
 
-class Small:
-    class Options(Strict):
-        weight: float
+SOUND = ObjectiveSpec(title="sound", options=Named, load="nanogen.objectives.flow:Flow")
+FLIPPED = ObjectiveSpec(title="flipped", options=Named, load="planted:Flipped")
 
-    def __init__(self, options):
-        self.options = options
 
-    def __call__(self, features, batch):
-        return {"small": features["encoder"].square().flatten(1).mean(1)}
+class Small(ExtraLoss):
+    taps = ("encoder",)
+
+    def forward(self, p):
+        return {"small": p.features["encoder"].square().flatten(1).mean(1)}
 
 
 class Detached(Small):
-    def __call__(self, features, batch):
-        return {name: term.detach() for name, term in super().__call__(features, batch).items()}
+    def forward(self, p):
+        return {name: term.detach() for name, term in super().forward(p).items()}
 
 
 class Weighted(Small):
-    def __call__(self, features, batch):
-        return {name: self.options.weight * term for name, term in super().__call__(features, batch).items()}
+    def forward(self, p):
+        return {name: self.weight * term for name, term in super().forward(p).items()}
 
 
-class InTurn:
-    name = "in_turn"
-    asks = "classes"
+SMALL, DETACHED, WEIGHTED = (
+    LossSpec(title=name, options=LossOptions, load=f"planted:{name}") for name in ("Small", "Detached", "Weighted")
+)
 
-    def full_count(self, request):
+
+class InTurn(Axis):
+    def full_count(self, prompts):
         return 100
 
-    def samples(self, request, reference, given):
-        return [Sample(id=place, label=self.label(place, request.count)) for place in range(request.count)]
+    def samples(self, asked):
+        labels = [self.label(place, asked.count) for place in range(asked.count)]
+        return [Sample(place, plain_item(label), labels[:place].count(label)) for place, label in enumerate(labels)]
 
     def label(self, place, count):
         return place % 3
 
 
 class InBlocks(InTurn):
-    name = "in_blocks"
-
     def label(self, place, count):
         return place * 3 // count
 
 
-class Judge(DigitsJudge):
-    name = "judge"
+IN_TURN = AxisSpec(name="in_turn", title="in turn", load="planted:InTurn")
+IN_BLOCKS = AxisSpec(name="in_blocks", title="in blocks", load="planted:InBlocks")
 
 
-class Centred(DigitsJudge):
-    name = "centred"
+class Plain(DigitsJudge):
+    spec = replace(DIGITS, name="plain", load="planted:Plain")
 
-    def __call__(self, images):
-        outputs = dict(super().__call__(images))
+    def __init__(self, device="cpu", options=None):
+        super().__init__(device, options)
+        self.digest = digest([self.spec.name, self.digest])
+
+
+class Centred(Plain):
+    spec = replace(DIGITS, name="centred", load="planted:Centred")
+
+    def __call__(self, images, items=(), given=None):
+        outputs = dict(super().__call__(images, items, given))
         outputs["features"] = outputs["features"] - outputs["features"].mean(axis=0)
         return outputs
+
+
+class Deaf(Plain):
+    spec = replace(DIGITS, name="deaf", load="planted:Deaf", options={"threshold": 0.5})
+
+    def __init__(self, device="cpu", options=None):
+        super().__init__(device, options)
+        self.digest = "0" * 64
+
+
+PLAIN, CENTRED, DEAF = Plain.spec, Centred.spec, Deaf.spec
 
 
 class Share(AccuracyMetric):
@@ -101,43 +125,36 @@ class Share(AccuracyMetric):
 class ByBatch(AccuracyMetric):
     """The mean over batches of the share in each."""
 
-    def update(self, outputs, samples):
+    def take(self, rows, samples):
         before = len(self._correct)
-        super().update(outputs, samples)
-        new = self._correct[before:]
-        self.shares = [*getattr(self, "shares", []), float(np.mean(new))]
+        super().take(rows, samples)
+        self.shares = [*getattr(self, "shares", []), float(np.mean(self._correct[before:]))]
 
     def compute(self):
-        found = super().compute()
-        return Estimate(**{**found.__dict__, "value": float(np.mean(self.shares)), "per_sample": None})
+        return replace(super().compute(), value=float(np.mean(self.shares)), per_sample=None)
 
 
-def spec(key, metric):
-    return MetricSpec(
-        key=key, title=key, higher_is_better=True, extractor="digits", needs="nothing", needs_labels=True,
-        min_samples=1, source="this test", create=lambda reference, extractor: metric(key, reference, extractor),
-    )
-
-
-SHARE = spec("share_digits", Share)
-BY_BATCH = spec("by_batch_digits", ByBatch)
+UNKNOWN = DatasetRow(title="a data set that no test can write", load="planted:Sound")
+SHARE = replace(METRICS.own["accuracy_digits"], key="share_digits", load="planted:Share")
+BY_BATCH = replace(METRICS.own["accuracy_digits"], key="by_batch_digits", load="planted:ByBatch")
 '''
 ENTRIES = {
-    "nanogen.objectives": {"sound": "Sound", "flipped": "Flipped"},
-    "nanogen.losses": {"small": "Small", "detached": "Detached", "weighted": "Weighted"},
-    "nanogen.datasets": {"unknown": "Sound"},
-    "diffusionbench.axes": {"in_turn": "InTurn", "in_blocks": "InBlocks"},
-    "diffusionbench.judges": {"judge": "Judge", "centred": "Centred"},
+    "nanogen.objectives": {"sound": "SOUND", "flipped": "FLIPPED"},
+    "nanogen.losses": {"small": "SMALL", "detached": "DETACHED", "weighted": "WEIGHTED"},
+    "nanogen.datasets": {"unknown": "UNKNOWN"},
+    "diffusionbench.axes": {"in_turn": "IN_TURN", "in_blocks": "IN_BLOCKS"},
+    "diffusionbench.judges": {"plain": "PLAIN", "centred": "CENTRED", "deaf": "DEAF"},
     "diffusionbench.metrics": {"share_digits": "SHARE", "by_batch_digits": "BY_BATCH"},
 }
 # The faulty ones, and a test that must fail for each.
 FAULTS = {
     "flipped": "test_the_velocity_leads_from_data_to_noise",
     "detached": "test_terms_reach_what_they_are_read_from_and_keep_to_their_image",
-    "weighted": "test_the_weight_is_left_to_the_loop",
+    "weighted": "test_the_weight_is_left_to_the_caller",
     "unknown": "test_openers_take_path_size_and_split",
     "in_blocks": "test_a_shorter_request_is_the_start_of_a_longer_one",
-    "centred": "test_features_and_logits_depend_on_the_image_alone",
+    "centred": "test_evidence_depends_on_the_image_and_its_item_alone",
+    "deaf": "test_the_digest_is_that_of_weights_and_options",
     "by_batch_digits": "test_batch_size_plays_no_part",
 }
 SOUND = {name for names in ENTRIES.values() for name in names} - FAULTS.keys()

@@ -7,34 +7,44 @@ import pytest
 
 from diffusionbench.errors import UserError
 from diffusionbench.prompts import PROMPTS, PromptChoice
-from diffusionbench.request import EvalRequest, expand
+from diffusionbench.request import EvalRequest, Evaluation
 from diffusionbench.source import ConstantSource
 
 
 @pytest.fixture(scope="module", params=list(PROMPTS))
 def source(request):
-    return request.param, PROMPTS.load(request.param)
+    return PROMPTS[request.param], PROMPTS.load(request.param)
+
+
+def test_the_row_says_what_the_code_does(source):
+    row, found = source
+    assert PROMPTS[row.name] is row
+    assert row.title
+    assert row.licence
+    assert len(row.layouts) == len(set(row.layouts)) > 0
+    assert len({found.open("public-0", layout).digest for layout in row.layouts}) == len(row.layouts)
 
 
 def test_texts_and_paths_are_all_different_and_stay_below_a_folder(source):
-    name, found = source
+    row, found = source
     opened = found.open("public-0", None)
-    assert opened.name == name
-    assert len(opened.texts) == len(opened.files) > 0
+    assert opened.name == row.name
+    files = [item.key for item in opened.items]
+    assert len(files) == len(set(files)) > 0
     assert len(set(opened.texts)) == len(opened.texts)
     assert all(text.strip() == text and text.isprintable() for text in opened.texts)
-    assert all(re.fullmatch(r"[\w-][\w.-]*", part) for file in opened.files for part in file.split("/"))
+    assert all(re.fullmatch(r"[\w-][\w.-]*", part) for file in files for part in file.split("/"))
     assert len(set(opened.files_of_images())) == len(opened.texts) * opened.images_per_prompt
     if opened.noise_seeds is not None:
         assert [len(seeds) for seeds in opened.noise_seeds] == [opened.images_per_prompt] * len(opened.texts)
 
 
 def test_opening_again_gives_the_same_set(source):
-    _, found = source
+    row, found = source
     first, second = (found.open("public-0", None) for _ in range(2))
     assert re.fullmatch(r"[0-9a-f]{64}", first.digest)
     assert (first.digest, first.texts, first.jsonl) == (second.digest, second.texts, second.jsonl)
-    assert found.open("public-0", found.layouts[0]).digest == first.digest
+    assert found.open("public-0", row.layouts[0]).digest == first.digest
 
 
 def test_the_listing_holds_every_text_in_order(source):
@@ -46,13 +56,13 @@ def test_the_listing_holds_every_text_in_order(source):
 
 
 def test_images_are_asked_for_prompt_by_prompt(source):
-    name, found = source
+    row, found = source
     opened = found.open("public-0", None)
-    count = len(opened.files_of_images())
+    count = opened.count
     request = EvalRequest(
-        axis="t2i", metrics=("is_digits",), prompts=PromptChoice(name=name), count=count, method="x", title="X"
+        axis="t2i", metrics=("is_digits",), prompts=PromptChoice(name=row.name), count=count, method="x", title="X"
     )
-    samples = expand(request, ConstantSource((8, 8)))
+    samples = Evaluation(request).samples(ConstantSource((8, 8)))
     assert [sample.file for sample in samples] == opened.files_of_images()
     every = range(opened.images_per_prompt)
     assert [sample.prompt for sample in samples] == [text for text in opened.texts for _ in every]
@@ -60,10 +70,8 @@ def test_images_are_asked_for_prompt_by_prompt(source):
         assert [sample.seed for sample in samples] == [seed for seeds in opened.noise_seeds for seed in seeds]
 
 
-def test_facts_for_people_and_refusals(source):
+def test_summary_and_refusals(source):
     _, found = source
-    assert found.title
-    assert found.licence
     assert found.summary(found.open("public-0", None))
     with pytest.raises(UserError):
         found.open("public-0", "no-such-layout")

@@ -6,10 +6,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from diffusionbench.axes import Sample
 from diffusionbench.errors import MissingPackageError
 from diffusionbench.judges.digits import DigitsJudge
-from diffusionbench.references import REFERENCES, resolve
+from diffusionbench.references import REFERENCES
+from diffusionbench.references.resolve import resolve
+from diffusionbench.sample import Sample
 
 BY_PATH = ("labelled folder", "flat folder", "labelled archive", "statistics")
 

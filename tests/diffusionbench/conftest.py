@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from diffusionbench.request import EvalRequest
+from diffusionbench.request import EvalRequest, Evaluation
 
 
 def write_images(folder: Path, images: np.ndarray, labels=None) -> Path:
@@ -38,11 +38,11 @@ def write():
 
 @pytest.fixture
 def ask():
-    """A function: a request with sensible defaults."""
+    """A function: an evaluation with sensible defaults."""
 
-    def make(**changes) -> EvalRequest:
+    def make(**changes) -> Evaluation:
         given = {"metrics": ("accuracy_digits",), "reference": "digits", "count": 20, "method": "toy", "title": "Toy"}
-        return EvalRequest(**given | changes)
+        return Evaluation(EvalRequest(**given | changes))
 
     return make
 

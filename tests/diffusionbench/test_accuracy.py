@@ -2,16 +2,16 @@
 
 import numpy as np
 import pytest
+from making import make_metric, update
 
-from diffusionbench.axes import Sample
 from diffusionbench.errors import RequestError
-from diffusionbench.metrics.accuracy import ACCURACY_DIGITS
+from diffusionbench.sample import Sample, plain_item
 
 
 def judged(labels, answers):
-    metric = ACCURACY_DIGITS.create(None, None)
+    metric = make_metric("accuracy_digits")
     logits = np.eye(10, dtype=np.float32)[list(answers)]
-    metric.update({"logits": logits}, [Sample(index, label) for index, label in enumerate(labels)])
+    update(metric, {"logits": logits}, [Sample(index, plain_item(label)) for index, label in enumerate(labels)])
     return metric
 
 

@@ -2,6 +2,7 @@
 
 import json
 import sys
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -9,7 +10,6 @@ from PIL import Image
 
 from diffusionbench import cli
 from diffusionbench.axes import AXES
-from diffusionbench.axes.t2i import TextToImage
 from diffusionbench.judges.digits import DigitsJudge
 from diffusionbench.record import load
 
@@ -137,7 +137,7 @@ def test_unreadable_images_are_named_and_the_partial_record_is_kept(bench, digit
         (("run", "odd.npz", *RUN), "Images must be uint8 [N, H, W, 3]"),
         (
             ("run", "images", "--reference", "digits", "--metrics", "fid"),
-            "feature extractor 'inception' needs its weights",
+            "judge 'inception' needs its weights",
         ),
         (("score", "images", "--metrics", "fd_digits"), "is no image store"),
         (("inspect", "broken.json"), "record broken.json does not fit the schema"),
@@ -213,11 +213,11 @@ def test_lists_name_everything_that_can_be_chosen(bench):
     code, out, _ = bench("ls", "--json")
     known = json.loads(out)
     assert code == 0
-    assert set(known["metrics"]) == set(METRICS)
+    assert set(known["metrics"]) == set(METRICS.with_code)
     assert "digits" in known["references"]
-    assert {"digits", "inception"} <= set(known["extractors"])
+    assert {"digits", "inception"} <= set(known["judges"])
     text = bench("ls", "metrics")[1]
-    assert all(key in text for key in METRICS)
+    assert all(key in text for key in METRICS.with_code)
     assert "lower is better" in text
 
 
@@ -225,8 +225,8 @@ def test_the_installation_is_told(bench):
     code, out, _ = bench("doctor", "--json")
     found = json.loads(out)
     assert code == 0
-    assert {"python", "torch", "torchvision", "cache folder", "extractor digits"} <= set(found)
-    assert found["extractor digits"] == "ready"
+    assert {"python", "torch", "torchvision", "cache folder", "judge digits"} <= set(found)
+    assert found["judge digits"] == "ready"
 
 
 def test_the_self_test_passes_here_and_fails_with_1_elsewhere(bench, monkeypatch):
@@ -235,7 +235,7 @@ def test_the_self_test_passes_here_and_fails_with_1_elsewhere(bench, monkeypatch
         monkeypatch.setattr(DigitsJudge, "self_test", lambda self, found=deviation: found)
         code, _, err = bench("selftest")
         assert code == 1
-        assert err.startswith("RunError: extractor 'digits'")
+        assert err.startswith("RunError: judge 'digits'")
 
 
 def test_a_record_states_the_self_test_of_its_extractors(bench, digits_folder, tmp_path, monkeypatch):
@@ -253,15 +253,8 @@ def test_a_record_states_the_self_test_of_its_extractors(bench, digits_folder, t
     assert not (tmp_path / "records").exists()
 
 
-class Words(TextToImage):
-    """An axis of prompts under another name."""
-
-    name = "words"
-
-
 def test_an_axis_says_itself_how_its_images_are_told_apart(bench, digits_folder, monkeypatch):
-    monkeypatch.setattr(AXES, "_own", {**AXES._own, "words": f"{__name__}:Words"})
-    monkeypatch.setattr(AXES, "load", lambda name, real=AXES.load: Words if name == "words" else real(name))
+    monkeypatch.setitem(AXES._rows, "words", replace(AXES["t2i"], name="words"))
     asked = ("run", digits_folder, "--axis", "words", "--metrics", "simpleeval_shapes_v1")
     code, out, err = bench(*asked, "--layout", "quick", "--dry-run")
     assert code == 0, err

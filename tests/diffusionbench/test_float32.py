@@ -7,13 +7,13 @@ import pytest
 import torch
 
 from diffusionbench import runner
-from diffusionbench.judges import EXTRACTORS, digits, inception
+from diffusionbench.judges import JUDGES, digits, inception
 from diffusionbench.judges.digits import DigitsJudge
-from diffusionbench.judges.float32 import extract, in_float32
+from diffusionbench.judges.float32 import features_of, in_float32
 from diffusionbench.judges.inception import Inception
-from diffusionbench.references import images as folders
-from diffusionbench.references.digits import Digits
-from diffusionbench.references.images import Images
+from diffusionbench.references import image_reference as folders
+from diffusionbench.references.digits import DigitsReference
+from diffusionbench.references.image_reference import ImageReference
 from diffusionbench.source import ArraySource
 
 BACKENDS = torch.backends
@@ -85,7 +85,7 @@ class Observer(DigitsJudge):
     seen: list[dict[str, object]] = []
     fails = False
 
-    def __call__(self, images):
+    def __call__(self, images, *given):
         self.seen.append(state())
         if self.fails:
             raise KeyError("broken")
@@ -100,7 +100,7 @@ class Observer(DigitsJudge):
 @pytest.fixture
 def observed(monkeypatch, tmp_path):
     monkeypatch.setenv("DIFFUSIONBENCH_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setattr(EXTRACTORS, "load", lambda name: Observer)
+    monkeypatch.setattr(JUDGES, "load", lambda name: Observer)
     Observer.seen.clear()
     yield Observer.seen
     Observer.fails = False
@@ -110,8 +110,8 @@ def test_an_extractor_sees_float32_proper_and_the_settings_come_back(chosen, obs
     before = state()
     with torch.autocast("cpu", dtype=torch.bfloat16):
         runner.run(ask(metrics=("is_digits",)), ArraySource(noise(20), np.arange(20) % 10, "noise"))
-        Images(write(tmp_path / "real", noise(5))).features(Observer())
-        Digits().features(Observer())
+        ImageReference(write(tmp_path / "real", noise(5))).features(Observer())
+        DigitsReference().features(Observer())
         assert torch.is_autocast_enabled("cpu")
     assert state() == before
     assert len(observed) > 8
@@ -122,7 +122,7 @@ def test_the_settings_come_back_where_an_extractor_fails(chosen, observed, noise
     Observer.fails = True
     before = state()
     with pytest.raises(KeyError, match="broken"):
-        extract(Observer(), noise(2))
+        features_of(Observer(), noise(2))
     assert observed == [EXACT]
     assert state() == before
 
@@ -173,7 +173,7 @@ def test_precision_is_part_of_the_digest_and_of_what_is_cached(
         monkeypatch.setattr(module, "PRECISION", "bfloat16")
         assert kind("cpu").digest != before[kind]
     monkeypatch.setenv("DIFFUSIONBENCH_CACHE", str(tmp_path / "cache"))
-    reference, judge = Images(write(tmp_path / "real", noise(5))), DigitsJudge()
+    reference, judge = ImageReference(write(tmp_path / "real", noise(5))), DigitsJudge()
     reference.features(judge)
     monkeypatch.setattr(folders, "PRECISION", "bfloat16")
     reference.features(judge)

@@ -15,8 +15,8 @@ import pytest
 from site_records import measured
 
 from diffusionbench import cli
+from diffusionbench.assemble import _slug
 from diffusionbench.record import MAX_ID, Guidance, Protocol, Record, load
-from diffusionbench.runner import _slug
 from diffusionbench.schema import digest
 from diffusionbench.shown import LONGEST, cell, few, message, printable
 from diffusionbench.study.board import build

@@ -6,14 +6,15 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from diffusionbench.axes import Sample
 from diffusionbench.errors import DataError, RequestError
+from diffusionbench.imagesets import StoredImage, hashed, images_digest
 from diffusionbench.prompts import PromptChoice
 from diffusionbench.record import Guidance
-from diffusionbench.request import EvalRequest, Sampling, image_key
+from diffusionbench.request import EvalRequest, Sampling
 from diffusionbench.runner import fill, open_store
+from diffusionbench.sample import Sample, plain_item
 from diffusionbench.source import ArchiveSource, ArraySource, ConstantSource, FolderSource, PromptFolderSource
-from diffusionbench.store import Entry, ImageStore, hashed, images_digest
+from diffusionbench.store import ImageStore
 
 # For each field of a request another content than the one of `ask`, and whether the images are others then.
 REQUEST = {
@@ -60,25 +61,25 @@ def test_the_key_of_images_follows_what_they_depend_on(ask, field):
     given |= {"reference": None, "num_classes": 2} if field == "num_classes" else {}
     given |= {"axis": "class_conditional"} if field == "axis" else {}
     content, others = REQUEST[field]
-    before, after = (image_key(ask(**given | change), SOURCE) for change in ({}, {field: content}))
+    before, after = (ask(**given | change).image_key(SOURCE) for change in ({}, {field: content}))
     assert (before != after) == others
 
 
 @pytest.mark.parametrize("field", SAMPLING)
 def test_the_key_follows_every_setting_of_the_sampler(ask, field):
-    assert image_key(ask(sampling=Sampling(**{field: SAMPLING[field]})), SOURCE) != image_key(ask(), SOURCE)
+    assert ask(sampling=Sampling(**{field: SAMPLING[field]})).image_key(SOURCE) != ask().image_key(SOURCE)
 
 
 def test_the_key_follows_the_source_and_the_prompts(ask, noise):
-    assert image_key(ask(), ConstantSource((8, 8), 3)) != image_key(ask(), SOURCE)
+    assert ask().image_key(ConstantSource((8, 8), 3)) != ask().image_key(SOURCE)
     keys = [
-        image_key(ask(axis="t2i", prompts=PromptChoice(name=name, seed=seed)), SOURCE)
+        ask(axis="t2i", prompts=PromptChoice(name=name, seed=seed)).image_key(SOURCE)
         for name in ("simpleeval_shapes_v1", "simpleeval_v1")
         for seed in ("public-0", "public-1")
     ]
     assert len(set(keys)) == 4
     # Images that exist already are their source's, whatever the reference would ask for.
-    labelled = [image_key(ask(), ArraySource(noise(20), labels, "noise")) for labels in ([0] * 20, [1] * 20)]
+    labelled = [ask().image_key(ArraySource(noise(20), labels, "noise")) for labels in ([0] * 20, [1] * 20)]
     assert labelled[0] != labelled[1]
 
 
@@ -120,19 +121,21 @@ def test_a_source_is_its_images_and_its_labels(tmp_path, noise, write, kind):
 
 @pytest.mark.parametrize("place", range(4))
 def test_the_digest_of_images_follows_every_part_of_an_entry(place):
-    entries = [Entry(0, 1, "a", "0" * 64), Entry(1, 2, "b", "1" * 64)]
-    changed = [entries[0], entries[1]._replace(**{Entry._fields[place]: (7, 7, "c", "2" * 64)[place]})]
+    entries = [StoredImage(0, 1, "a", "0" * 64), StoredImage(1, 2, "b", "1" * 64)]
+    changed = [entries[0], entries[1]._replace(**{StoredImage._fields[place]: (7, 7, "c", "2" * 64)[place]})]
     assert images_digest(changed) != images_digest(entries) == images_digest(entries[::-1])
 
 
 def test_a_stored_image_is_of_its_prompt_and_its_label(tmp_path, ask):
     store = open_store(ask(), SOURCE, tmp_path)
-    store.add([Sample(0, prompt="a red circle"), Sample(1, label=3)], np.zeros((2, 8, 8, 3), np.uint8))
-    assert store.missing([Sample(0, prompt="a red circle"), Sample(1, label=3), Sample(2)]) == [Sample(2)]
+    store.add([Sample(0, plain_item(text="a red circle")), Sample(1, plain_item(3))], np.zeros((2, 8, 8, 3), np.uint8))
+    assert store.missing([Sample(0, plain_item(text="a red circle")), Sample(1, plain_item(3)), Sample(2)]) == [
+        Sample(2)
+    ]
     with pytest.raises(RequestError, match="has image 0 for prompt 'a red circle', and prompt 'a blue circle'"):
-        store.missing([Sample(0, prompt="a blue circle")])
+        store.missing([Sample(0, plain_item(text="a blue circle"))])
     with pytest.raises(RequestError, match="has image 1 for label 3, and label 4"):
-        store.missing([Sample(1, label=4)])
+        store.missing([Sample(1, plain_item(4))])
 
 
 def test_a_chunk_that_changes_while_it_is_used_is_not_scored(tmp_path, ask):

@@ -3,10 +3,11 @@
 import numpy as np
 import pytest
 import torch
+from making import make_metric, update
 
-from diffusionbench.axes import Sample
 from diffusionbench.errors import RequestError
-from diffusionbench.metrics.inception_score import InceptionScoreMetric, inception_score
+from diffusionbench.metrics.inception_score import inception_score
+from diffusionbench.sample import Sample
 from diffusionbench.stats import jackknife
 
 
@@ -95,8 +96,8 @@ def test_bad_input_is_refused():
 
 def test_the_metrics_jackknife_keeps_the_chunks():
     rows = logits(137)
-    metric = InceptionScoreMetric("inception_score", None, None)
-    metric.update({"logits": rows}, [Sample(index) for index in range(137)])
+    metric = make_metric("inception_score")
+    update(metric, {"logits": rows}, [Sample(index) for index in range(137)])
     estimate = metric.compute()
     left = [
         np.mean([chunk_score(rows[chunk[chunk % 10 != group]]) for chunk in chunks(137, "upstream")])

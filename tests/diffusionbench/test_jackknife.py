@@ -6,13 +6,13 @@ from dataclasses import dataclass
 
 import numpy as np
 import pytest
+from making import make_metric, update
 
-from diffusionbench.axes import Sample
-from diffusionbench.metrics import METRICS
 from diffusionbench.metrics.frechet import frechet_distance
 from diffusionbench.metrics.inception_score import inception_score
-from diffusionbench.metrics.kid import KidMetric, kid
-from diffusionbench.metrics.precision_recall import PrecisionMetric, precision_recall
+from diffusionbench.metrics.kid import kid
+from diffusionbench.metrics.precision_recall import precision_recall
+from diffusionbench.sample import Sample, plain_item
 from diffusionbench.stats import GROUPS, groups_of
 
 ORDERS = {
@@ -24,7 +24,9 @@ ORDERS = {
 
 def samples(labels, images_per_prompt: int = 1, prompts: bool = False) -> list[Sample]:
     return [
-        Sample(place, prompt=f"prompt {place // images_per_prompt}") if prompts else Sample(place, int(label))
+        Sample(place, plain_item(text=f"prompt {place // images_per_prompt}"))
+        if prompts
+        else Sample(place, plain_item(int(label)))
         for place, label in enumerate(labels)
     ]
 
@@ -40,11 +42,11 @@ def test_every_group_has_its_share_of_every_class(classes, order):
 
 
 def test_one_image_classes_spread_and_a_missing_label_counts_as_zero():
-    ones = groups_of(Sample(place, 999 - place) for place in range(1000))
+    ones = groups_of(Sample(place, plain_item(999 - place)) for place in range(1000))
     assert np.bincount(list(ones.values())).tolist() == [100] * GROUPS
     unlabelled = groups_of(Sample(place) for place in range(25))
     assert list(unlabelled.values()) == [place % GROUPS for place in range(25)]
-    assert groups_of(Sample(place, 0) for place in range(25)) == unlabelled
+    assert groups_of(Sample(place, plain_item(0)) for place in range(25)) == unlabelled
 
 
 def test_a_group_follows_from_label_and_rank_whatever_the_order_and_the_gaps():
@@ -55,7 +57,7 @@ def test_a_group_follows_from_label_and_rank_whatever_the_order_and_the_gaps():
         places = np.flatnonzero(labels == label)
         assert [whole[place] for place in places] == [(rank + label) % GROUPS for rank in range(len(places))]
     assert groups_of(reversed(samples(labels))) == whole
-    gaps = groups_of(Sample(7 * place + 2, int(label)) for place, label in enumerate(labels))
+    gaps = groups_of(Sample(7 * place + 2, plain_item(int(label))) for place, label in enumerate(labels))
     assert list(gaps.values()) == list(whole.values())
 
 
@@ -63,8 +65,8 @@ def test_images_of_a_prompt_stay_in_one_group():
     groups = groups_of(samples(range(100), 4, prompts=True))
     assert [groups[place] for place in range(100)] == [place // 4 % GROUPS for place in range(100)]
     # A class with words for it is still a class.
-    assert groups_of(Sample(place, 3, "three") for place in range(30)) == groups_of(
-        Sample(place, 3) for place in range(30)
+    assert groups_of(Sample(place, plain_item(3, "three")) for place in range(30)) == groups_of(
+        Sample(place, plain_item(3)) for place in range(30)
     )
 
 
@@ -75,10 +77,10 @@ class Real:
     rows: np.ndarray
     name = "real"
 
-    def features(self, extractor):
+    def features(self, judge):
         return self.rows
 
-    def moments(self, extractor):
+    def moments(self, judge):
         return self.rows.mean(axis=0), np.cov(self.rows, rowvar=False)
 
 
@@ -110,14 +112,14 @@ class World:
         told = []
         for seed in range(asked):
             one = metric()
-            one.update({output: self.draw(seed)}, wanted)
+            update(one, {output: self.draw(seed)}, wanted)
             told.append(one.compute().stderr)
         return float(np.mean(told) / truth)
 
 
 def frechet_ratio(labels: np.ndarray, width: int, spread: float) -> float:
     world = World(labels, width, spread)
-    return world.ratio(lambda: METRICS.load("fd_digits").create(world.real, None), world.distance, samples(labels))
+    return world.ratio(lambda: make_metric("fd_digits", world.real), world.distance, samples(labels))
 
 
 @pytest.mark.parametrize("order", ORDERS)
@@ -131,9 +133,8 @@ def test_the_error_of_one_image_classes_lies_between_that_of_images_and_that_of_
     """Nothing tells the image's share from the class's; never too small, and no more than drawing both."""
     labels = np.arange(500)
     fixed, both = World(labels, 4, 1.0), World(labels, 4, 1.0, fixed=False)
-    create = METRICS.load("fd_digits").create
-    assert fixed.ratio(lambda: create(fixed.real, None), fixed.distance, samples(labels)) > 0.8
-    assert both.ratio(lambda: create(both.real, None), both.distance, samples(labels)) < 1.3
+    assert fixed.ratio(lambda: make_metric("fd_digits", fixed.real), fixed.distance, samples(labels)) > 0.8
+    assert both.ratio(lambda: make_metric("fd_digits", both.real), both.distance, samples(labels)) < 1.3
 
 
 @pytest.mark.parametrize("metric", ["frechet", "kid", "inception score", "precision"])
@@ -142,19 +143,19 @@ def test_the_error_of_four_images_per_prompt_is_that_of_redrawn_prompts(metric, 
     labels = np.arange(800) // 4
     world = World(labels, 4, 2.0, fixed=False)
     wanted, real = samples(labels, 4, prompts=True), world.real.rows[:400]
-    create = METRICS.load("is_digits").create
     ratio = {
-        "frechet": lambda: world.ratio(
-            lambda: METRICS.load("fd_digits").create(world.real, None), world.distance, wanted
-        ),
+        "frechet": lambda: world.ratio(lambda: make_metric("fd_digits", world.real), world.distance, wanted),
         "kid": lambda: world.ratio(
-            lambda: KidMetric("kd", 400, Real(real), None), lambda rows: kid(rows, real, 2, 400)[0], wanted, draws=40
+            lambda: make_metric("kd_digits", Real(real), min_samples=400),
+            lambda rows: kid(rows, real, 2, 400)[0],
+            wanted,
+            draws=40,
         ),
         "inception score": lambda: world.ratio(
-            lambda: create(None, None), lambda rows: inception_score(rows)[0], wanted, "logits"
+            lambda: make_metric("is_digits"), lambda rows: inception_score(rows)[0], wanted, "logits"
         ),
         "precision": lambda: world.ratio(
-            lambda: PrecisionMetric("precision", Real(real), None),
+            lambda: make_metric("precision_digits", Real(real)),
             lambda rows: precision_recall(rows, real)[0],
             wanted,
             draws=40,

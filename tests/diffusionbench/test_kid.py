@@ -3,10 +3,11 @@
 import numpy as np
 import pytest
 import torch
+from making import make_metric, update
 
-from diffusionbench.axes import Sample
 from diffusionbench.errors import RequestError
-from diffusionbench.metrics.kid import KidMetric, kid
+from diffusionbench.metrics.kid import kid
+from diffusionbench.sample import Sample
 from diffusionbench.stats import jackknife
 
 WIDTH = 6
@@ -93,15 +94,15 @@ def test_other_widths_are_refused():
 class Real:
     name = "real"
 
-    def features(self, extractor):
+    def features(self, judge):
         return features(30, 1, 0.5)
 
 
 def test_the_metrics_jackknife_leaves_groups_out_of_the_same_subsets(monkeypatch):
     monkeypatch.setattr("diffusionbench.metrics.kid._SUBSETS", 3)
     x = features(40, 0)
-    metric = KidMetric("kid_mean", 20, Real(), None)
-    metric.update({"features": x}, [Sample(index) for index in range(40)])
+    metric = make_metric("kid_mean", Real(), min_samples=20)
+    update(metric, {"features": x}, [Sample(index) for index in range(40)])
     estimate = metric.compute()
     pairs = list(draws(40, 30, 3, 20, 2020))
     y = features(30, 1, 0.5)

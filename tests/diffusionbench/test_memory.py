@@ -7,82 +7,77 @@ from types import ModuleType
 import numpy as np
 import pytest
 
-from diffusionbench.judges import EXTRACTORS
+from diffusionbench.imagesets import ImageStream
+from diffusionbench.judges import JUDGES, JudgeSpec
+from diffusionbench.judges.judge import Judge
 from diffusionbench.metrics import METRICS, MetricSpec
-from diffusionbench.request import EvalRequest, expand
+from diffusionbench.metrics.metric import Metric
+from diffusionbench.request import EvalRequest, Evaluation
 from diffusionbench.runner import fill, open_store, score
 from diffusionbench.source import ConstantSource
 from diffusionbench.stats import Estimate
-from diffusionbench.store import Stream
 
 SIZE, FEW, MANY = 64, 256, 1024
 IMAGE = SIZE * SIZE * 3
 
 
-class Brightness:
+ROW = JudgeSpec(name="brightness", title="brightness", load="brightness_plugin:Brightness", dim=1, licence="none")
+
+
+class Brightness(Judge):
     """Mean of each image, of any size."""
 
-    name, dim, image_size, digest = "brightness", 1, None, "b" * 64
+    spec = ROW
+    digest = "b" * 64
 
-    def __init__(self, device="cpu"):
-        pass
-
-    @classmethod
-    def check(cls):
-        pass
-
-    def __call__(self, images):
+    def __call__(self, images, items=(), given=None):
         return {"features": images.reshape(len(images), -1).mean(axis=1, dtype=np.float32)[:, None]}
 
 
-class Mean:
+class Mean(Metric):
     """Keeps a sum and a count."""
 
-    def __init__(self, reference, extractor):
-        self.total, self.count = 0.0, 0
+    def __init__(self, spec, context):
+        super().__init__(spec, context)
+        self.total = 0.0
 
-    def update(self, outputs, samples):
-        self.total += float(outputs["features"].sum())
-        self.count += len(samples)
+    def take(self, rows, samples):
+        self.total += float(rows.sum())
 
     def compute(self):
-        return Estimate(
-            value=self.total / self.count, stderr=None, interval=None, method="none", scored=self.count, unscored=0
-        )
+        count = len(self.seen.scored)
+        return Estimate(value=self.total / count, stderr=None, interval=None, method="none", scored=count)
 
 
 @pytest.fixture
 def brightness(monkeypatch):
-    """A metric and an extractor in the tables, as another package would add them."""
+    """A metric and a judge in the tables, as another package would add them."""
     module = ModuleType("brightness_plugin")
-    module.Brightness = Brightness
-    module.SPEC = MetricSpec(
+    module.Brightness, module.Mean = Brightness, Mean
+    row = MetricSpec(
         key="brightness",
         title="Mean brightness",
         higher_is_better=True,
-        extractor="brightness",
-        needs="nothing",
-        min_samples=1,
-        source="closed form",
-        create=Mean,
+        judges=("brightness",),
+        load="brightness_plugin:Mean",
     )
     monkeypatch.setitem(sys.modules, module.__name__, module)
-    monkeypatch.setitem(EXTRACTORS._own, "brightness", f"{module.__name__}:Brightness")
-    monkeypatch.setitem(METRICS._own, "brightness", f"{module.__name__}:SPEC")
+    monkeypatch.setitem(JUDGES._rows, "brightness", ROW)
+    monkeypatch.setitem(METRICS._rows, "brightness", row)
 
 
-def peak(request: EvalRequest, source: ConstantSource, folder=None) -> int:
+def peak(request: Evaluation, source: ConstantSource, folder=None) -> int:
     """Largest number of bytes held at once while images are made and scored."""
     tracemalloc.start()
     try:
         if folder is None:
-            images = Stream(source, expand(request, source))
+            images = ImageStream(source, request.samples(source))
         else:
             images = open_store(request, source, folder)
             fill(request, source, images)
         record = score(request, images)
         assert record.values["brightness"].value == 100
-        assert record.values["brightness"].scored == request.count
+        assert record.values["brightness"].scored == request.request.count
         return tracemalloc.get_traced_memory()[1]
     finally:
         tracemalloc.stop()
@@ -91,7 +86,7 @@ def peak(request: EvalRequest, source: ConstantSource, folder=None) -> int:
 @pytest.mark.parametrize("kept", [False, True], ids=["streamed", "stored"])
 def test_memory_does_not_grow_with_the_number_of_images(brightness, tmp_path, kept):
     def measured(count: int) -> int:
-        request = EvalRequest(metrics=("brightness",), count=count, method="grey", title="Grey")
+        request = Evaluation(EvalRequest(metrics=("brightness",), count=count, method="grey", title="Grey"))
         return peak(request, ConstantSource((SIZE, SIZE), 100), tmp_path / str(count) if kept else None)
 
     measured(FEW)

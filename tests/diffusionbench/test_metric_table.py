@@ -9,10 +9,9 @@ import inspect
 
 import numpy as np
 import pytest
+from making import make_metric, update
 
 from diffusionbench import runner
-from diffusionbench.axes import Sample
-from diffusionbench.catalog import CATALOG
 from diffusionbench.judges.digits import DigitsJudge
 from diffusionbench.metrics import METRICS
 from diffusionbench.metrics import kid as kid_module
@@ -21,7 +20,8 @@ from diffusionbench.metrics.inception_score import inception_score
 from diffusionbench.metrics.kid import kid
 from diffusionbench.metrics.precision_recall import precision_recall
 from diffusionbench.references import digits
-from diffusionbench.references.digits import Digits
+from diffusionbench.references.digits import DigitsReference
+from diffusionbench.sample import Sample, plain_item
 from diffusionbench.source import ArraySource
 
 COUNT, WIDTH, CLASSES = 1010, 8, 10
@@ -40,10 +40,10 @@ class Real:
 
     name = "real"
 
-    def features(self, extractor):
+    def features(self, judge):
         return np.random.default_rng(1).normal(0.4, 1.2, (COUNT, WIDTH)).astype(np.float32)
 
-    def moments(self, extractor):
+    def moments(self, judge):
         return np.full(WIDTH, 0.7), 2.0 * np.eye(WIDTH)
 
 
@@ -73,7 +73,7 @@ def accuracy(outputs, labels, reference, judge):
     return (outputs["logits"].argmax(1) == labels).mean()
 
 
-# Formula, extractor, whether higher is better.
+# Formula, judge, whether higher is better.
 TABLE = {
     "fid": (frechet, "inception", False),
     "kid_mean": (kernel(1000), "inception", False),
@@ -93,26 +93,25 @@ SPREADS = {"kid_mean": "kid_std", "kd_digits": "kd_digits_std"}
 
 
 def test_every_metric_has_an_entry():
-    assert set(METRICS) == TABLE.keys() | ON_PROMPTS
+    assert set(METRICS.with_code) == TABLE.keys() | ON_PROMPTS
 
 
 @pytest.mark.parametrize("key", TABLE)
 def test_a_name_stands_for_its_formula(key):
-    formula, extractor, higher = TABLE[key]
-    spec = METRICS.load(key)
+    formula, judge, higher = TABLE[key]
+    spec = METRICS[key]
     rng = np.random.default_rng(2)
     outputs = {
         "features": rng.normal(size=(COUNT, WIDTH)).astype(np.float32),
         "logits": rng.normal(size=(COUNT, CLASSES)).astype(np.float32) * 2,
     }
     labels = np.arange(COUNT) % CLASSES
-    metric = spec.create(Real(), None)
-    metric.update(outputs, [Sample(index, int(label)) for index, label in enumerate(labels)])
+    metric = make_metric(key, Real())
+    update(metric, outputs, [Sample(index, plain_item(int(label))) for index, label in enumerate(labels)])
     estimate = metric.compute()
     assert estimate.value == pytest.approx(formula(outputs, labels, Real(), None), rel=1e-6)
-    assert (spec.key, spec.extractor, spec.higher_is_better) == (key, extractor, higher)
-    assert CATALOG[key].higher_is_better == higher
-    assert spec.needs_labels == (formula is accuracy)
+    assert (spec.key, spec.judges, spec.higher_is_better) == (key, (judge,), higher)
+    assert (spec.items == "classes") == (formula is accuracy)
     if key in SPREADS:
         # The population deviation over subsets, as published.
         size = 1000 if key == "kid_mean" else 200
@@ -122,10 +121,10 @@ def test_a_name_stands_for_its_formula(key):
 
 def test_a_record_holds_each_value_under_its_own_name(ask):
     images, labels = digits.read("held_out")
-    keys = tuple(key for key, (_, extractor, _) in TABLE.items() if extractor == "digits")
+    keys = tuple(key for key, (_, judge, _) in TABLE.items() if judge == "digits")
     shifted = (labels + (np.arange(len(labels)) % 4 == 0)) % 10
     record = runner.run(ask(metrics=keys, count=359), ArraySource(images, shifted, "held out, a quarter asked wrongly"))
-    judge, reference = DigitsJudge(), Digits()
+    judge, reference = DigitsJudge(), DigitsReference()
     outputs = judge(images)
     for key in keys:
         wanted = TABLE[key][0](outputs, shifted, reference, judge)
@@ -137,7 +136,7 @@ def test_a_record_holds_each_value_under_its_own_name(ask):
 def test_images_whose_features_are_not_finite_make_a_record_partial(ask, noise, monkeypatch):
     real = DigitsJudge.__call__
 
-    def spoilt(self, images):
+    def spoilt(self, images, *given):
         outputs = {name: rows.copy() for name, rows in real(self, images).items()}
         if len(images) == 20:
             outputs["logits"][4] = np.nan
@@ -149,4 +148,4 @@ def test_images_whose_features_are_not_finite_make_a_record_partial(ask, noise, 
     record = runner.run(ask(), source)
     assert record.partial
     assert (record.values["accuracy_digits"].scored, record.values["accuracy_digits"].unscored) == (19, 1)
-    assert record.unscored == ("image 4: what its extractor returned for 'accuracy_digits' is not finite",)
+    assert record.unscored == ("image 4: what its judge returned for 'accuracy_digits' is not finite",)

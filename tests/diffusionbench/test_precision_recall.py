@@ -3,10 +3,11 @@
 import numpy as np
 import pytest
 import torch
+from making import make_metric, update
 
-from diffusionbench.axes import Sample
 from diffusionbench.errors import RequestError
-from diffusionbench.metrics.precision_recall import RecallMetric, f_score, precision_recall
+from diffusionbench.metrics.precision_recall import precision_recall
+from diffusionbench.sample import Sample
 from diffusionbench.stats import jackknife
 
 
@@ -78,11 +79,6 @@ def test_tensors_and_blocks(monkeypatch):
     assert precision_recall(generated, real) == expected
 
 
-def test_f_score():
-    assert f_score(0.5, 0.25) == pytest.approx(1 / 3)
-    assert f_score(0.0, 0.0) == 0.0
-
-
 @pytest.mark.parametrize("sizes", [(3, 20), (20, 3)])
 def test_too_few_points_are_refused(sizes):
     with pytest.raises(RequestError, match="at least 4 images, got 3"):
@@ -99,14 +95,14 @@ def test_bad_input_is_refused():
 class Real:
     name = "real"
 
-    def features(self, extractor):
+    def features(self, judge):
         return points(40, 1)
 
 
 def test_the_jackknife_of_recall_leaves_groups_out():
     generated = points(50, 0, shift=0.7)
-    metric = RecallMetric("recall", Real(), None)
-    metric.update({"features": generated}, [Sample(index) for index in range(50)])
+    metric = make_metric("recall", Real())
+    update(metric, {"features": generated}, [Sample(index) for index in range(50)])
     estimate = metric.compute()
     groups = np.arange(50) % 10
     left = [covered(points(40, 1), generated[groups != group], 3) for group in range(10)]

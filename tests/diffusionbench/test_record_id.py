@@ -3,7 +3,7 @@
 import pytest
 
 from diffusionbench.references import digits
-from diffusionbench.request import EvalRequest
+from diffusionbench.request import EvalRequest, Evaluation
 from diffusionbench.runner import rescore, run
 from diffusionbench.source import ArraySource
 
@@ -14,13 +14,13 @@ def real():
     return ArraySource(images[:40], labels[:40], "held-out digits")
 
 
-def request(*metrics: str) -> EvalRequest:
-    return EvalRequest(metrics=metrics, reference="digits", count=40, method="toy", title="Toy")
+def request(*metrics: str) -> Evaluation:
+    return Evaluation(EvalRequest(metrics=metrics, reference="digits", count=40, method="toy", title="Toy"))
 
 
 def test_other_metrics_on_the_same_images_are_another_record(real, tmp_path):
     first = run(request("accuracy_digits"), real, tmp_path)
-    # One extractor serves both, so the protocols are equal.
+    # One judge serves both, so the protocols are equal.
     second = rescore(tmp_path, ("fd_digits",))
     assert second.protocol == first.protocol
     assert second.provenance.images_digest == first.provenance.images_digest

@@ -4,11 +4,13 @@ import numpy as np
 import pytest
 
 from diffusionbench.errors import DataError, RequestError
+from diffusionbench.judges import DIGITS
 from diffusionbench.judges.digits import DigitsJudge
-from diffusionbench.references import digits, resolve
-from diffusionbench.references.digits import Digits
-from diffusionbench.references.images import Images
-from diffusionbench.references.statistics import Statistics
+from diffusionbench.references import digits
+from diffusionbench.references.digits import DigitsReference
+from diffusionbench.references.image_reference import ImageReference
+from diffusionbench.references.resolve import resolve
+from diffusionbench.references.statistics_reference import StatisticsReference
 
 
 @pytest.fixture(autouse=True)
@@ -23,9 +25,9 @@ def judge():
 
 
 def every(source):
-    from diffusionbench.axes import Sample
+    from diffusionbench.sample import Sample, plain_item
 
-    return source.images([Sample(index, label) for index, label in enumerate(source.labels)])
+    return source.images([Sample(index, plain_item(label)) for index, label in enumerate(source.labels)])
 
 
 def test_the_digits_are_split_by_every_fifth_image():
@@ -45,13 +47,13 @@ def test_the_digits_are_split_by_every_fifth_image():
 
 def test_digits_ask_for_the_held_out_classes_so_that_both_sets_have_the_same_counts():
     held_out = digits.read("held_out")[1]
-    assert Digits().labels(359) == held_out.tolist()
-    assert Digits().labels(400) == [*held_out.tolist(), *held_out[:41].tolist()]
-    assert len(set(Digits().labels(359))) == 10
+    assert DigitsReference().labels(359) == held_out.tolist()
+    assert DigitsReference().labels(400) == [*held_out.tolist(), *held_out[:41].tolist()]
+    assert len(set(DigitsReference().labels(359))) == 10
 
 
 def test_the_anchors_of_the_digits_are_held_out_images_and_training_means():
-    anchors = Digits().anchors(50)
+    anchors = DigitsReference().anchors(50)
     images, labels = digits.read("held_out")
     assert np.array_equal(every(anchors["held_out"]), images[:50])
     train, classes = digits.read("train")
@@ -61,7 +63,7 @@ def test_the_anchors_of_the_digits_are_held_out_images_and_training_means():
 
 
 def test_digits_moments_are_those_of_the_training_features(judge):
-    reference = Digits()
+    reference = DigitsReference()
     features = judge(digits.read("train")[0])["features"].astype(np.float64)
     mean, cov = reference.moments(judge)
     np.testing.assert_allclose(mean, features.mean(0), rtol=1e-5, atol=1e-6)
@@ -69,29 +71,28 @@ def test_digits_moments_are_those_of_the_training_features(judge):
     assert reference.features(judge) is reference.features(judge)
 
 
-def test_features_of_the_digits_are_those_of_the_extractor_that_asks(judge):
-    reference = Digits()
+def test_features_of_the_digits_are_those_of_the_judge_that_asks(judge):
+    reference = DigitsReference()
     first, other = Counted(judge, digest="a"), Counted(lambda images: judge(255 - images), digest="b")
-    other.dim = judge.dim
     assert not np.array_equal(reference.features(first), reference.features(other))
     assert np.array_equal(reference.features(first), reference.features(judge))
 
 
 @pytest.mark.parametrize("part", ["_images", "_labels", "_held_out"])
 def test_the_digest_of_the_digits_follows_every_part(part):
-    changed = Digits()
+    changed = DigitsReference()
     values = [np.array(one) for one in (getattr(changed, part) if part == "_held_out" else [getattr(changed, part)])]
     values[-1].flat[-1] ^= 1
     setattr(changed, part, tuple(values) if part == "_held_out" else values[0])
-    assert changed.digest != Digits().digest
+    assert changed.digest != DigitsReference().digest
 
 
 def test_a_folder_of_real_images_scores_like_the_same_images_anywhere(tmp_path, noise, write, judge):
     labels = np.arange(30) % 3
     images = noise(30)
-    folder = Images(write(tmp_path / "real", images, labels))
+    folder = ImageReference(write(tmp_path / "real", images, labels))
     np.savez(tmp_path / "real.npz", arr_0=images, labels=labels)
-    archive = Images(tmp_path / "real.npz")
+    archive = ImageReference(tmp_path / "real.npz")
     features = judge(images)["features"].astype(np.float64)
     for reference in (folder, archive):
         assert (reference.num_classes, reference.image_size) == (3, (8, 8))
@@ -107,7 +108,7 @@ def test_a_folder_of_real_images_scores_like_the_same_images_anywhere(tmp_path, 
 
 
 def test_images_without_labels_have_no_anchor(tmp_path, noise, write):
-    reference = Images(write(tmp_path / "real", noise(5)))
+    reference = ImageReference(write(tmp_path / "real", noise(5)))
     assert reference.num_classes is None
     assert reference.anchors(5) == {}
     assert reference.labels(7) == [None] * 7
@@ -118,7 +119,7 @@ class Counted:
 
     def __init__(self, judge, digest="a"):
         self._judge = judge
-        self.name, self.dim, self.image_size, self.digest = "digits", DigitsJudge.dim, (8, 8), digest
+        self.name, self.spec, self.digest = "digits", DIGITS, digest
         self.calls = 0
 
     def __call__(self, images):
@@ -126,53 +127,53 @@ class Counted:
         return self._judge(images)
 
 
-def test_features_are_kept_by_content_and_extractor(tmp_path, noise, write, judge, cache):
+def test_features_are_kept_by_content_and_judge(tmp_path, noise, write, judge, cache):
     path = write(tmp_path / "real", noise(10))
     first = Counted(judge)
-    made = Images(path).features(first), Images(path).moments(first)
+    made = ImageReference(path).features(first), ImageReference(path).moments(first)
     assert first.calls == 2
     again = Counted(judge)
-    kept = Images(path).features(again), Images(path).moments(again)
+    kept = ImageReference(path).features(again), ImageReference(path).moments(again)
     assert again.calls == 0
     assert np.array_equal(made[0], kept[0])
     assert np.array_equal(made[1][1], kept[1][1])
     other = Counted(judge, digest="b")
-    Images(path).features(other)
+    ImageReference(path).features(other)
     assert other.calls == 1
     # The same name with other content is another reference: the published system gets this wrong.
     write(path, noise(10, seed=1))
     fresh = Counted(judge)
-    assert not np.array_equal(Images(path).features(fresh), made[0])
+    assert not np.array_equal(ImageReference(path).features(fresh), made[0])
     assert fresh.calls == 1
 
 
 def test_a_damaged_cache_file_is_made_again(tmp_path, noise, write, judge, cache):
     path = write(tmp_path / "real", noise(10))
-    made = Images(path).features(judge)
+    made = ImageReference(path).features(judge)
     for file in (cache / "features").iterdir():
         file.write_bytes(file.read_bytes()[:200])
-    assert np.array_equal(Images(path).features(judge), made)
+    assert np.array_equal(ImageReference(path).features(judge), made)
 
 
 def test_a_reference_with_an_unreadable_image_is_refused(tmp_path, noise, write, judge):
     path = write(tmp_path / "real", noise(10))
     (path / "00003.png").write_bytes(b"broken")
     with pytest.raises(DataError, match=r"1 images cannot be read; the first: .*00003\.png"):
-        Images(path).features(judge)
+        ImageReference(path).features(judge)
 
 
 def test_statistics_offer_moments_alone(tmp_path, judge):
     mean, cov = np.arange(64.0), np.eye(64) * 2
     np.savez(tmp_path / "stats.npz", mu=mean, sigma=cov)
     reference = resolve(str(tmp_path / "stats.npz"))
-    assert isinstance(reference, Statistics)
+    assert isinstance(reference, StatisticsReference)
     assert reference.offers == {"moments"}
     assert np.array_equal(reference.moments(judge)[0], mean)
     assert reference.anchors(10) == {}
-    with pytest.raises(RequestError, match="hold no features"):
+    with pytest.raises(RequestError, match="holds no features"):
         reference.features(judge)
     np.savez(tmp_path / "wide.npz", ref_mu=np.zeros(2048), ref_sigma=np.eye(2048))
-    with pytest.raises(RequestError, match=r"width 2048, and feature extractor 'digits' gives 64"):
+    with pytest.raises(RequestError, match=r"width 2048, and judge 'digits' gives 64"):
         resolve(str(tmp_path / "wide.npz")).moments(judge)
 
 

@@ -1,16 +1,19 @@
 """What is refused before a weight is loaded or an image is made, and in which words."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from pydantic import ValidationError
 
+from diffusionbench.axes.axis import Asked
 from diffusionbench.axes.class_conditional import ClassConditional
 from diffusionbench.errors import MissingPackageError, RequestError, UserError
+from diffusionbench.judges import JUDGES
 from diffusionbench.judges import digits as judge
-from diffusionbench.judges.digits import DigitsJudge
 from diffusionbench.prompts import PromptChoice
-from diffusionbench.references.digits import Digits
-from diffusionbench.request import EvalRequest, check, expand
+from diffusionbench.references.digits import DigitsReference
+from diffusionbench.request import EvalRequest
 from diffusionbench.source import ArraySource, ConstantSource
 
 
@@ -26,9 +29,10 @@ def given(noise):
 
 def test_a_good_request_passes_and_survives_storage(ask, given):
     request = ask()
-    check(request, given())
-    check(request, ConstantSource((8, 8)))
-    assert EvalRequest.model_validate_json(request.model_dump_json()) == request
+    request.check(given())
+    request.check(ConstantSource((8, 8)))
+    stored = request.request
+    assert EvalRequest.model_validate_json(stored.model_dump_json()) == stored
 
 
 @pytest.mark.parametrize(
@@ -46,7 +50,7 @@ def test_a_good_request_passes_and_survives_storage(ask, given):
 )
 def test_wrong_names_and_numbers_are_refused(ask, given, changes, message):
     with pytest.raises(UserError, match=message):
-        check(ask(**changes), given())
+        ask(**changes).check(given())
 
 
 def test_no_metric_or_one_metric_twice_is_refused(ask):
@@ -61,21 +65,21 @@ def test_no_metric_or_one_metric_twice_is_refused(ask):
 
 
 def test_images_of_the_wrong_size_are_refused(ask, given, monkeypatch):
-    check(ask(), given(size=9))
-    monkeypatch.setattr(Digits, "image_size", (8, 8))
+    ask().check(given(size=9))
+    monkeypatch.setattr(DigitsReference, "image_size", (8, 8))
     with pytest.raises(RequestError, match=r"images are 9x9, and reference 'digits' needs 8x8"):
-        check(ask(), given(size=9))
+        ask().check(given(size=9))
     with pytest.raises(RequestError, match=r"images are 8x9, and reference 'digits' needs 8x8"):
-        check(ask(), ConstantSource((8, 9)))
-    monkeypatch.setattr(DigitsJudge, "image_size", (8, 8))
-    with pytest.raises(RequestError, match=r"images are 9x9, and feature extractor 'digits' needs 8x8"):
-        check(ask(reference=None), given(size=9))
+        ask().check(ConstantSource((8, 9)))
+    monkeypatch.setitem(JUDGES._rows, "digits", replace(JUDGES["digits"], image_size=(8, 8)))
+    with pytest.raises(RequestError, match=r"images are 9x9, and judge 'digits' needs 8x8"):
+        ask(reference=None).check(given(size=9))
 
 
 def test_labels_are_needed_where_a_metric_judges_them(ask, given):
     with pytest.raises(RequestError, match=r"'accuracy_digits' needs the class .* image 0 has no label"):
-        check(ask(), given(labels=False))
-    check(ask(metrics=("fd_digits",)), given(labels=False))
+        ask().check(given(labels=False))
+    ask(metrics=("fd_digits",)).check(given(labels=False))
 
 
 SHAPES = "simpleeval_shapes_v1"
@@ -100,15 +104,15 @@ SHAPES = "simpleeval_shapes_v1"
 def test_metrics_of_another_axis_are_refused(ask, given, changes, message):
     for source in (given(), ConstantSource((8, 8))):
         with pytest.raises(RequestError, match=message):
-            check(ask(**changes), source)
+            ask(**changes).check(source)
 
 
 def test_a_label_that_the_judge_does_not_know_is_refused(ask):
     with pytest.raises(
         RequestError, match=r"'accuracy_digits' knows the classes 0\.\.9, and image 10 has the label 10"
     ):
-        check(ask(reference=None, num_classes=12), ConstantSource((8, 8)))
-    check(ask(reference=None, num_classes=12, metrics=("is_digits",)), ConstantSource((8, 8)))
+        ask(reference=None, num_classes=12).check(ConstantSource((8, 8)))
+    ask(reference=None, num_classes=12, metrics=("is_digits",)).check(ConstantSource((8, 8)))
 
 
 @pytest.mark.parametrize("label", [10, -1])
@@ -117,30 +121,30 @@ def test_labels_out_of_range_are_refused(ask, noise, label):
     with pytest.raises(
         RequestError, match=rf"image 1 has the label {label}; the 10 classes of this request are 0\.\.9"
     ):
-        check(ask(count=3), source)
+        ask(count=3).check(source)
 
 
 def test_statistics_cannot_serve_a_metric_that_needs_images(ask, given, tmp_path):
     np.savez(tmp_path / "stats.npz", mu=np.zeros(64), sigma=np.eye(64))
     request = ask(metrics=("precision_digits",), reference=str(tmp_path / "stats.npz"))
     with pytest.raises(RequestError, match=r"needs the features of real images, .*stats\.npz' offers only moments"):
-        check(request, given())
-    check(ask(metrics=("fd_digits",), reference=str(tmp_path / "stats.npz")), given())
+        request.check(given())
+    ask(metrics=("fd_digits",), reference=str(tmp_path / "stats.npz")).check(given())
 
 
 def test_missing_or_damaged_weights_are_found_first(ask, given, monkeypatch, tmp_path):
     monkeypatch.setattr(judge, "WEIGHTS", tmp_path / "gone.safetensors")
     with pytest.raises(RequestError, match=r"needs its weights .*gone\.safetensors, which are missing"):
-        check(ask(), given())
+        ask().check(given())
     (tmp_path / "gone.safetensors").write_bytes(b"other weights")
     with pytest.raises(RequestError, match="do not have the SHA-256"):
-        check(ask(), given())
+        ask().check(given())
 
 
 def test_missing_inception_weights_are_found_first(ask, given, monkeypatch, tmp_path):
     monkeypatch.setenv("DIFFUSIONBENCH_CACHE", str(tmp_path))
     with pytest.raises(RequestError, match=r"'inception' needs its weights at .* Fetch"):
-        check(ask(metrics=("fid",), count=20), given())
+        ask(metrics=("fid",), count=20).check(given())
 
 
 def test_a_missing_package_is_named_with_its_remedy(monkeypatch):
@@ -149,16 +153,16 @@ def test_a_missing_package_is_named_with_its_remedy(monkeypatch):
 
     monkeypatch.setattr("diffusionbench.registry.importlib.import_module", absent)
     with pytest.raises(MissingPackageError, match=r'pip install "diffusionbench\[demo\]"'):
-        Digits()
+        DigitsReference()
 
 
 def test_samples_follow_the_reference_the_images_or_the_classes_in_turn(ask, given):
-    held_out = Digits().labels(400)
-    samples = expand(ask(count=400), ConstantSource((8, 8)))
+    held_out = DigitsReference().labels(400)
+    samples = ask(count=400).samples(ConstantSource((8, 8)))
     assert [sample.id for sample in samples] == list(range(400))
     assert [sample.label for sample in samples] == held_out
-    assert [sample.label for sample in expand(ask(count=12), given())] == [*range(10), 0, 1]
-    in_turn = ClassConditional().samples(ask(reference=None, num_classes=3, count=7), None, None)
+    assert [sample.label for sample in ask(count=12).samples(given())] == [*range(10), 0, 1]
+    in_turn = ClassConditional().samples(Asked(7, num_classes=3))
     assert [sample.label for sample in in_turn] == [0, 1, 2, 0, 1, 2, 0]
-    unknown = ClassConditional().samples(ask(reference=None, count=3), None, None)
+    unknown = ClassConditional().samples(Asked(3))
     assert [sample.label for sample in unknown] == [None] * 3

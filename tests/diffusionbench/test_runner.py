@@ -1,65 +1,55 @@
 """From request to record: one pass, the same number by every way, anchors at equal counts, nothing dropped."""
 
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
+from typing import ClassVar
 
 import numpy as np
 import pytest
 import torch
 
 from diffusionbench import runner
-from diffusionbench.axes import Sample
 from diffusionbench.errors import DataError, RequestError
-from diffusionbench.judges import EXTRACTORS
+from diffusionbench.judges import JUDGES
 from diffusionbench.judges.digits import DigitsJudge
 from diffusionbench.metrics import METRICS, MetricSpec
+from diffusionbench.metrics.metric import Metric
 from diffusionbench.record import load
 from diffusionbench.references import digits
-from diffusionbench.request import EvalRequest, Sampling
+from diffusionbench.request import EvalRequest, Evaluation, Sampling
+from diffusionbench.sample import Sample
 from diffusionbench.source import ArraySource, FolderSource
 from diffusionbench.stats import Estimate
 
-DIGITS = tuple(key for key in METRICS if key.endswith("_digits"))
+DIGITS = tuple(key for key in METRICS.with_code if key.endswith("_digits"))
 
 
-@dataclass
-class Spy:
+class Spy(Metric):
     """A metric that remembers what it was fed; its value is the mean of the first feature."""
 
-    features: list = field(default_factory=list)
-    samples: list = field(default_factory=list)
+    made: ClassVar[list] = []
 
-    def update(self, outputs, samples):
-        self.features.append(outputs["features"])
-        self.samples += samples
+    def __init__(self, spec, context):
+        super().__init__(spec, context)
+        self.made.append(self)
 
     def compute(self):
-        firsts = np.concatenate(self.features)[:, 0].astype(np.float64)
+        firsts = np.concatenate(self.rows)[:, 0].astype(np.float64)
         return Estimate(value=float(firsts.mean()), stderr=None, interval=None, method="none", scored=len(firsts))
 
 
-def spec(key, create=lambda reference, extractor: Spy(), **changes):
-    given = {
-        "key": key,
-        "title": key,
-        "higher_is_better": True,
-        "extractor": "digits",
-        "needs": "nothing",
-        "min_samples": 1,
-        "source": "this test",
-        "create": create,
-    }
-    return MetricSpec(**given | changes)
+def spec(key, judge="digits", higher=True, min_samples=1):
+    return MetricSpec(key=key, title=key, higher_is_better=higher, judges=(judge,), min_samples=min_samples)
 
 
 @pytest.fixture
 def metric(monkeypatch):
-    """A function that registers a specification for one test."""
+    """A function that adds a row of the table and its code for one test."""
 
-    def register(made: MetricSpec) -> str:
-        monkeypatch.setattr(METRICS, "_own", {**METRICS._own, made.key: f"tests_of_runner:{made.key}"})
+    def register(row: MetricSpec, code=Spy) -> str:
+        monkeypatch.setitem(METRICS._rows, row.key, row)
         real = METRICS.load
-        monkeypatch.setattr(METRICS, "load", lambda name: made if name == made.key else real(name))
-        return made.key
+        monkeypatch.setattr(METRICS, "load", lambda name: code if name == row.key else real(name))
+        return row.key
 
     return register
 
@@ -85,7 +75,7 @@ def record(held_out):
         config_hash="c",
         step=7,
     )
-    return runner.run(request, FolderSource(held_out))
+    return runner.run(Evaluation(request), FolderSource(held_out))
 
 
 def test_the_whole_record_of_a_folder(record, held_out, tmp_path):
@@ -107,7 +97,7 @@ def test_the_whole_record_of_a_folder(record, held_out, tmp_path):
         True,
     )
     assert protocol.extractors == {"digits": DigitsJudge().digest}
-    assert protocol.reference_digest == digits.Digits().digest
+    assert protocol.reference_digest == digits.DigitsReference().digest
     assert not record.partial
     assert provenance.source == f"folder {held_out}"
     assert (provenance.config_hash, provenance.step) == ("c", 7)
@@ -194,27 +184,22 @@ def test_a_folder_with_two_stores_asks_which(ask, noise, tmp_path):
         runner.rescore(tmp_path / "nothing", ("accuracy_digits",))
 
 
-def test_each_extractor_sees_each_image_once(ask, metric, noise, monkeypatch):
+def test_each_judge_sees_each_image_once(ask, metric, noise, monkeypatch):
     seen = []
     real = DigitsJudge.__call__
 
-    def counted(self, images):
+    def counted(self, images, *given):
         seen.append(len(images))
-        return real(self, images)
+        return real(self, images, *given)
 
     monkeypatch.setattr(DigitsJudge, "__call__", counted)
-    spies = []
-
-    def create(reference, extractor):
-        spies.append(Spy())
-        return spies[-1]
-
-    key = metric(spec("spy", create))
+    key = metric(spec("spy"))
     request = ask(metrics=(key, "accuracy_digits"), count=100, reference=None)
     runner.run(request, ArraySource(noise(100), np.arange(100) % 10, "noise"))
-    assert sum(seen) == 100
-    assert [sample.id for sample in spies[0].samples] == list(range(100))
-    assert [sample.label for sample in spies[0].samples] == [index % 10 for index in range(100)]
+    # The self-test, then the images.
+    assert seen == [8, 100]
+    assert [sample.id for sample in Spy.made[-1].seen.scored] == list(range(100))
+    assert [sample.label for sample in Spy.made[-1].seen.scored] == [index % 10 for index in range(100)]
 
 
 def test_anchors_have_the_generated_count_and_say_where_they_cannot(ask, metric, noise):
@@ -285,7 +270,7 @@ class Parted(Spy):
 def test_parts_of_a_metric_count_what_could_not_be_read(ask, noise, write, tmp_path, metric):
     folder = write(tmp_path / "set", noise(20), np.arange(20) % 10)
     sorted(folder.rglob("*.png"))[5].write_bytes(b"broken")
-    key = metric(spec("spy", lambda reference, extractor: Parted(), higher_is_better=False))
+    key = metric(spec("spy", higher=False), Parted)
     record = runner.run(ask(metrics=(key,), reference=None), FolderSource(folder))
     assert {name: (value.scored, value.unscored) for name, value in record.values.items()} == {
         "spy": (19, 1),
@@ -309,16 +294,17 @@ def test_one_extractor_that_fails_its_self_test_fails_the_record(ask, noise, met
         def self_test(self):
             return 1.0
 
-    real = EXTRACTORS.load
-    monkeypatch.setattr(EXTRACTORS, "load", lambda name: Broken if name == "broken" else real(name))
-    key = metric(spec("spy", extractor="broken"))
+    real = JUDGES.load
+    monkeypatch.setattr(JUDGES, "load", lambda name: Broken if name == "broken" else real(name))
+    monkeypatch.setitem(JUDGES._rows, "broken", replace(JUDGES["digits"], name="broken"))
+    key = metric(spec("spy", judge="broken"))
     source = ArraySource(noise(20), np.arange(20) % 10, "noise")
     record = runner.run(ask(metrics=("accuracy_digits", key), reference=None), source)
     assert record.provenance.selftest == "failed"
 
 
 def test_sizes_unknown_before_the_first_image_are_checked_on_it(ask, noise, monkeypatch):
-    monkeypatch.setattr(digits.Digits, "image_size", (8, 8))
+    monkeypatch.setattr(digits.DigitsReference, "image_size", (8, 8))
 
     class Unknown(ArraySource):
         image_size = None
@@ -384,7 +370,7 @@ def test_evaluating_draws_nothing_from_the_trainings_generator(ask, noise, monke
             torch.randn(3)
             super().__init__(device)
 
-    monkeypatch.setattr(EXTRACTORS, "load", lambda name: Careless)
+    monkeypatch.setattr(JUDGES, "load", lambda name: Careless)
     torch.manual_seed(0)
     before = torch.random.get_rng_state()
     runner.run(ask(), ArraySource(noise(20), np.arange(20) % 10, "noise"))

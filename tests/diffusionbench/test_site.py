@@ -20,11 +20,12 @@ from site_records import HOSTILE, benchmark, hostile, measured, pair
 from typer import Typer
 from typer.testing import CliRunner
 
-from diffusionbench.axes import Sample
 from diffusionbench.catalog import CATALOG
 from diffusionbench.errors import RequestError
+from diffusionbench.imagesets import images_digest
 from diffusionbench.record import Provenance
-from diffusionbench.store import ImageStore, Manifest, images_digest
+from diffusionbench.sample import Sample, plain_item
+from diffusionbench.store import ImageStore, StoreManifest
 from diffusionbench.study import board, published
 from diffusionbench.study.points import select_points
 from diffusionbench.study.published import FAMILIES
@@ -263,7 +264,7 @@ def test_an_earlier_site_is_replaced_and_other_files_are_not(tmp_path, monkeypat
     build(hostile()[:1], out)
     build(hostile(), out)
     (out / "CNAME").write_text("example.org")
-    with pytest.raises(RequestError, match=r"holds 1 file\(s\) that no earlier build listed .* the first: CNAME"):
+    with pytest.raises(RequestError, match=r"holds 1 file\(s\) of no earlier site, the first: CNAME"):
         build(hostile(), out)
     (out / "CNAME").unlink()
     other = tmp_path / "thesis"
@@ -316,10 +317,10 @@ def test_without_any_record_there_is_still_a_site(tmp_path):
 
 def test_samples_of_a_store_that_lies_beside_the_records(tmp_path, ask):
     images = np.random.default_rng(0).integers(0, 256, (20, 8, 8, 3), dtype=np.uint8)
-    manifest = Manifest(key="k", description="toy", request=ask(count=20))
+    manifest = StoreManifest(key="k", description="toy", request=ask(count=20).request)
     store = ImageStore.create(tmp_path / "records" / "store", manifest)
     for part in (range(12), range(12, 20)):
-        store.add([Sample(i, i % 10, None) for i in part], images[list(part)])
+        store.add([Sample(i, plain_item(i % 10)) for i in part], images[list(part)])
     digest = images_digest(store.entries(20))
     protocol = measured("a", "class_conditional", {}).protocol.model_copy(update={"count": 20})
     given = {"protocol": protocol, "provenance": Provenance(source="toy", images_digest=digest)}

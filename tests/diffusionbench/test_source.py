@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from diffusionbench.axes import Sample
 from diffusionbench.errors import DataError, RequestError
+from diffusionbench.sample import Sample
 from diffusionbench.source import (
     ArchiveSource,
     ArraySource,

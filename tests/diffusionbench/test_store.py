@@ -5,12 +5,13 @@ import json
 import numpy as np
 import pytest
 
-from diffusionbench.axes import Sample
 from diffusionbench.errors import DataError, RequestError
+from diffusionbench.imagesets import ImageStream, images_digest, read
 from diffusionbench.request import Sampling
 from diffusionbench.runner import fill, open_store
+from diffusionbench.sample import Sample, plain_item
 from diffusionbench.source import ArraySource, FolderSource
-from diffusionbench.store import ImageStore, Stream, images_digest, read
+from diffusionbench.store import ImageStore
 
 COUNT = 300
 
@@ -152,9 +153,9 @@ def test_a_folder_of_other_images_is_refused(tmp_path, ask):
     manifest = store.manifest.model_copy(update={"key": "f" * 64})
     with pytest.raises(RequestError, match=r"holds images of counting generator .* Use another folder"):
         ImageStore.create(store.folder, manifest)
-    store.add([Sample(0, label=3)], np.zeros((1, 8, 8, 3), np.uint8))
+    store.add([Sample(0, plain_item(3))], np.zeros((1, 8, 8, 3), np.uint8))
     with pytest.raises(RequestError, match="has image 0 for label 3, and label 0 is asked for"):
-        store.missing([Sample(0, label=0)])
+        store.missing([Sample(0, plain_item(0))])
 
 
 def test_a_folder_that_is_no_store_is_refused(tmp_path):
@@ -176,7 +177,7 @@ def test_unreadable_images_are_kept_as_such(tmp_path, ask, noise, write):
     assert list(again.unreadable(20)) == [4]
     # Those beyond the request are no loss to it.
     assert (list(again.unreadable(5)), list(again.unreadable(4))) == ([4], [])
-    stream = Stream(source, [Sample(index) for index in range(20)])
+    stream = ImageStream(source, [Sample(index) for index in range(20)])
     assert sum(len(images) for _, images in stream.batches(20)) == 19
     assert (list(stream.unreadable(5)), list(stream.unreadable(4))) == ([4], [])
     # A stream that is read again forgets what was.
@@ -192,10 +193,10 @@ def test_a_stream_sees_what_a_store_sees(tmp_path, ask, noise):
     request = ask(count=100)
     store = open_store(request, source, tmp_path)
     fill(request, source, store)
-    stream = Stream(source, [Sample(index) for index in range(100)])
+    stream = ImageStream(source, [Sample(index) for index in range(100)])
     assert np.array_equal(np.concatenate([images for _, images in stream.batches(100)]), stored(store, 100))
     assert stream.entries(100) == store.entries(100)
-    longer = Stream(source, [Sample(index) for index in range(130)])
+    longer = ImageStream(source, [Sample(index) for index in range(130)])
     assert sum(len(images) for _, images in longer.batches(100)) == 100
 
 

@@ -296,7 +296,7 @@ def test_imports_neither_torch_nor_a_metric():
         "import sys, diffusionbench.cli.records, diffusionbench.views.terminal, diffusionbench.study.points;"
         "from diffusionbench.study import published; published.records();"
         "bad = {m.split('.')[0] for m in sys.modules} & {'torch', 'transformers', 'scipy', 'pandas'};"
-        "bad |= {m for m in sys.modules if m.startswith('diffusionbench.metrics')};"
+        "bad |= {m for m in sys.modules if m.startswith('diffusionbench.metrics.')};"
         "assert not bad, bad"
     )
     subprocess.run([sys.executable, "-c", code], check=True)

@@ -11,7 +11,7 @@ from diffusionbench.errors import RequestError
 from diffusionbench.metrics import METRICS
 from diffusionbench.prompts import PROMPTS
 from diffusionbench.record import Guidance, Protocol, Provenance, Record, Value, load
-from diffusionbench.request import EvalRequest
+from diffusionbench.request import EvalRequest, Evaluation
 from diffusionbench.runner import run as run_request
 from diffusionbench.source import FolderSource
 from diffusionbench.study import published, submission
@@ -81,9 +81,9 @@ def test_a_good_record(tmp_path):
 
 
 def test_whatever_a_run_writes_can_be_submitted(tmp_path, held_out):
-    metrics = tuple(key for key in METRICS if key.endswith("_digits"))
+    metrics = tuple(key for key in METRICS.with_code if key.endswith("_digits"))
     request = EvalRequest(metrics=metrics, reference="digits", count=359, method="real", title="Real", family="pixel")
-    record = run_request(request, FolderSource(held_out))
+    record = run_request(Evaluation(request), FolderSource(held_out))
     assert record.values.keys() > set(metrics)
     report = submission.check(saved(tmp_path, record))
     assert report.problems == ()

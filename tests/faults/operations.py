@@ -34,7 +34,7 @@ PRELOAD += [
 ]
 PRELOAD += ["jinja2", "torch._dynamo", "torch.distributed.checkpoint._fsspec_filesystem", "sentencepiece"]
 PRELOAD += ["transformers.models.auto.modeling_auto", "transformers.models.auto.tokenization_auto"]
-PRELOAD += ["transformers.models.bert.modeling_bert", "nanogen.data.captions", "diffusionbench.metrics.kid"]
+PRELOAD += ["transformers.models.bert.modeling_bert", "nanogen.data.caption_text", "diffusionbench.metrics.kid"]
 
 
 @dataclass(frozen=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Literal
 
 import numpy as np
 import torch
@@ -13,7 +14,7 @@ from nanogen.model.released import from_released
 from nanogen.model.shape import Shape, swiglu_width
 
 
-def tiny_shape(*, text: bool = False) -> Shape:
+def tiny_shape(*, text: bool = False, num_times: Literal[1, 2] = 1) -> Shape:
     return Shape(
         latent_shape=(3, 8, 8),
         patch_size=2,
@@ -23,6 +24,7 @@ def tiny_shape(*, text: bool = False) -> Shape:
         decoder_depth=1,
         decoder_hidden_size=32,
         decoder_num_heads=2,
+        num_times=num_times,
         num_time_tokens=2,
         num_classes=None if text else 5,
         num_class_tokens=3,
@@ -42,8 +44,9 @@ def released_layout(shape: Shape) -> list[tuple[str, tuple[int, ...]]]:
     for name, width in (("s_embedder", e), ("x_embedder", d)):
         layout += [(f"{name}.proj.weight", (width, channels, patch, patch)), (f"{name}.proj.bias", (width,))]
     layout += _linear("s_projector", e, d)
-    layout += [("t_embedder.W", (256,)), ("t_embedder.learnable_tokens", (shape.num_time_tokens, e))]
-    layout += _linear("t_embedder.mlp.0", 512, e) + _linear("t_embedder.mlp.2", e, e)
+    for name in ("t_embedder", "t_abs_embedder")[: shape.num_times]:
+        layout += [(f"{name}.W", (256,)), (f"{name}.learnable_tokens", (shape.num_time_tokens, e))]
+        layout += _linear(f"{name}.mlp.0", 512, e) + _linear(f"{name}.mlp.2", e, e)
     if shape.num_classes is not None:
         layout.append(("ctx_embedder.learnable_tokens", (shape.num_class_tokens, e)))
         layout.append(("ctx_embedder.embedding_table.weight", (shape.num_classes + 1, e)))
@@ -87,8 +90,8 @@ def wave(frequency: float, phase: float, shape: tuple[int, ...]) -> Tensor:
     return torch.tensor(np.sin(frequency * k + phase), dtype=torch.float32).reshape(shape)
 
 
-def reference_network(*, text: bool = False) -> DDT:
-    shape = tiny_shape(text=text)
+def reference_network(*, text: bool = False, num_times: Literal[1, 2] = 1) -> DDT:
+    shape = tiny_shape(text=text, num_times=num_times)
     net = DDT(shape)
     net.load_state_dict(from_released(filled(released_layout(shape)), shape))
     return net

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 from reference import filled, reference_network, released_layout, summary, tiny_shape, wave
+from tiny import paper_shape
 
 from diffusionbench.errors import CheckpointError
 from nanogen.config import compose, method_names, task_names
@@ -34,6 +35,19 @@ def test_reference_outputs(case):
     net = reference_network(text=isinstance(condition, TextCondition))
     with torch.no_grad():
         assert summary(net(X, T, condition).pred) == pytest.approx(expected, rel=1e-4)
+
+
+def test_a_network_of_two_times_has_its_reference_output():
+    net = reference_network(num_times=2)
+    with torch.no_grad():
+        found = summary(net(X, T, LABELS, r=T - torch.tensor([0.01, 0.3])).pred)
+    expected = [-0.418151, 3.689407, -1.17264, 3.11833, -0.51428, 3.19130, -8.83226]
+    assert found == pytest.approx(expected, rel=1e-4)
+    assert len(released_layout(net.shape)) == 81
+    assert net.shape.num_parameters() == 64_198 == sum(parameter.numel() for parameter in net.parameters())
+    for network, r in ((net, None), (reference_network(), T)):
+        with pytest.raises(ValueError, match=r"a network of \d time"):
+            network(X, T, LABELS, r=r)
 
 
 def test_reference_sizes():
@@ -77,7 +91,7 @@ def meta_size(shape: Shape) -> int:
 @pytest.mark.parametrize("latent_shape, patch_size, classes, text", PUBLISHED)
 def test_published_sizes_at_256(latent_shape, patch_size, classes, text):
     for expected, condition in ((classes, {}), (text, {"num_classes": None, "text_width": 1024})):
-        shape = Shape(latent_shape=latent_shape, patch_size=patch_size, **condition)
+        shape = paper_shape(latent_shape, patch_size, **condition)
         assert shape.num_parameters() == expected == meta_size(shape)
 
 
@@ -85,14 +99,8 @@ def test_published_sizes_at_256(latent_shape, patch_size, classes, text):
     "latent_shape, patch, expected", [((16, 64, 64), 2, 1_011_622_804), ((128, 32, 32), 1, 1_011_986_388)]
 )
 def test_published_sizes_at_512(latent_shape, patch, expected):
-    shape = Shape(
-        latent_shape=latent_shape,
-        patch_size=patch,
-        encoder_hidden_size=1584,
-        encoder_num_heads=22,
-        num_classes=None,
-        text_width=1024,
-    )
+    wide = {"encoder_hidden_size": 1584, "encoder_num_heads": 22}
+    shape = paper_shape(latent_shape, patch, num_classes=None, text_width=1024, **wide)
     assert shape.num_parameters() == expected == meta_size(shape)
 
 
@@ -106,8 +114,8 @@ def test_closed_form_size_equals_the_module_for_every_row_and_task(task, method)
 
 def test_flops_are_those_of_the_matrix_products():
     """Published cost of one image at paper scale, class-conditional in the SD-VAE's latent: 332.2 GFLOP forward."""
-    assert Shape(latent_shape=(4, 32, 32), patch_size=2).forward_flops() == pytest.approx(332.2e9, rel=1e-3)
-    text = Shape(latent_shape=(128, 16, 16), patch_size=1, num_classes=None, text_width=1024)
+    assert paper_shape((4, 32, 32), 2).forward_flops() == pytest.approx(332.2e9, rel=1e-3)
+    text = paper_shape((128, 16, 16), 1, num_classes=None, text_width=1024)
     assert text.forward_flops(256) == pytest.approx(579.4e9, rel=2e-3)
     assert text.forward_flops(64) == pytest.approx(386.9e9, rel=2e-3)
 
@@ -119,7 +127,7 @@ def test_output_is_zero_at_the_start():
 
 def test_initial_values():
     torch.manual_seed(0)
-    net = DDT(Shape(latent_shape=(16, 8, 8), patch_size=2, encoder_depth=1, decoder_depth=1)).requires_grad_(False)
+    net = DDT(paper_shape((16, 8, 8), 2, encoder_depth=1, decoder_depth=1)).requires_grad_(False)
     assert net.time.mlp[0].weight.std().item() == pytest.approx(0.02, rel=0.02)
     assert net.time.mlp[2].weight.std().item() == pytest.approx(0.02, rel=0.02)
     assert net.condition.table.weight.std().item() == pytest.approx(0.02, rel=0.02)
@@ -202,7 +210,7 @@ def test_importer_names_what_does_not_fit():
 )
 def test_impossible_shapes_are_refused(numbers, message):
     with pytest.raises(ValueError, match=message):
-        Shape(**{"latent_shape": (3, 8, 8), "patch_size": 2, **numbers})
+        paper_shape((3, 8, 8), **{"patch_size": 2, **numbers})
 
 
 @pytest.mark.slow

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from shards import png
 
 from diffusionbench.errors import DataError
-from nanogen.data.captions import from_json
+from nanogen.data.caption_text import caption_from_json
 from nanogen.data.opening import open_dataset
 
 FUZZ = settings(max_examples=60, deadline=None, derandomize=True, database=None)
@@ -50,7 +50,7 @@ def test_a_text_file_of_200_000_letters_is_read_and_one_without_end_is_named(tmp
     (tmp_path / "a.png").write_bytes(png(0))
     (tmp_path / "a.txt").write_text(LONG)
     assert captions(tmp_path) == [LONG.strip()]
-    monkeypatch.setattr("nanogen.data.captions.MAX_CAPTION", 1000)
+    monkeypatch.setattr("nanogen.data.caption_text.MAX_CAPTION", 1000)
     with pytest.raises(DataError, match=r"the caption of .*a\.txt has more than 1,000 bytes"):
         captions(tmp_path)
 
@@ -128,7 +128,7 @@ def test_half_characters_of_a_file_name_on_the_disk_are_its_name(tmp_path):
 @pytest.mark.parametrize("content", [b"[" * 200_000, b'{"a":' * 200_000, b'{"text": ' + b"[" * 200_000])
 def test_nested_json_is_a_defect(content):
     with pytest.raises(DataError, match="the caption of x is not valid JSON"):
-        from_json(content, "x")
+        caption_from_json(content, "x")
 
 
 # Whatever bytes there are, only the project's own errors leave.

@@ -9,10 +9,10 @@ import pytest
 from shards import picture, png, write_shards
 
 from diffusionbench.errors import ConfigError, DataError
-from nanogen.data.captions import open_captioned
 from nanogen.data.detect import detect
 from nanogen.data.opening import open_dataset
 from nanogen.data.order import batches
+from nanogen.datasets.captionfolder import open_captioned
 
 
 def write_pairs(root: Path, names: list[str]) -> Path:
@@ -172,7 +172,7 @@ def test_folders_that_cannot_be_read(tmp_path, monkeypatch):
     def refuse(folder):
         raise PermissionError(13, "Permission denied")
 
-    monkeypatch.setattr("nanogen.data.files.os.scandir", refuse)
+    monkeypatch.setattr("nanogen.data.paths.os.scandir", refuse)
     with pytest.raises(DataError, match="cannot read folder"):
         opened(tmp_path)
 

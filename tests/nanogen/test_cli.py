@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import subprocess
 import sys
 from pathlib import Path
 
@@ -171,6 +172,7 @@ def test_show_prints_values_origins_and_the_exact_size(nanogen):
     assert "# parameters: 611,304,996" in out
     assert "# configs/base.yaml:" in out
     assert "cannot train yet" in out
+    assert "#   configs/task/imagenet256.yaml" in out
     code, out, _ = nanogen("show", "--task", "digits", "--json")
     assert json.loads(out)["derived"]["parameters"] == 1_312_158
 
@@ -182,7 +184,10 @@ def test_ls_lists_everything(nanogen):
     assert {"tasks", "methods", "scales", "latents", "objectives", "losses", "data", "conditions", "encoders"} == set(
         tables
     )
-    assert all(text for name in ("tasks", "methods", "scales", "latents") for text in tables[name].values())
+    assert all(text for table in tables.values() for text in table.values())
+    assert tables["latents"]["sd-vae-ema"].endswith(
+        "4 channels, stride 8, licence MIT, arXiv 2112.10752, cannot run yet"
+    )
 
 
 def test_bench_accounts_for_the_whole_step(nanogen):
@@ -264,6 +269,18 @@ def test_wrong_use_ends_in_one_sentence_and_exit_code_2(line, nanogen, trained, 
     assert out == ""
     if "corrupt" not in line:
         assert not (tmp_path / "new").exists()
+
+
+@pytest.mark.parametrize("reference, hint", [("digitz", "Did you mean 'digits'?"), ("absent.npz", "Known: ")])
+def test_a_missing_reference_is_refused_before_torch_is_loaded(reference, hint, tmp_path):
+    # None in `sys.modules` makes every import of torch fail.
+    code = "import sys\nsys.modules['torch'] = None\nfrom nanogen.cli import main\nmain()"
+    command = ["train", "--task", "digits", f"eval.reference={reference}"]
+    done = subprocess.run([sys.executable, "-c", code, *command], capture_output=True, text=True, cwd=tmp_path)
+    assert done.returncode == 2
+    assert f"command line: eval.reference: unknown reference '{reference}'" in done.stderr
+    assert hint in one_sentence(done.stderr)
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_weights_of_another_architecture_are_listed(nanogen, trained, tmp_path):

@@ -20,7 +20,7 @@ from diffusionbench.record import load as load_record
 from nanogen import cli, export
 from nanogen.checkpoint import newest, read_weights
 from nanogen.config import method_names, task_names
-from nanogen.data import DATASETS
+from nanogen.datasets import DATASETS
 from nanogen.latents import LATENTS
 from nanogen.objectives import OBJECTIVES
 

@@ -9,8 +9,8 @@ from pydantic import ValidationError
 
 from diffusionbench.errors import ConfigError
 from nanogen.config import SCALES, changed, compose, differences, leaves, method_names, reload, task_names, to_yaml
-from nanogen.duration import due, to_steps
 from nanogen.resolve import pixel_patch, resolve
+from nanogen.settings import due, to_steps
 
 CHOICES = list(product(task_names(), method_names(), SCALES))
 

@@ -24,8 +24,8 @@ from nanogen.config import (
     task_names,
     to_yaml,
 )
-from nanogen.duration import to_steps
 from nanogen.resolve import resolve
+from nanogen.settings import to_steps
 from nanogen.show import as_text
 
 OWN = Path(str(files("nanogen"))) / "configs"
@@ -134,7 +134,7 @@ def test_each_layer_overrides_the_ones_before_it(house, tmp_path):
 def test_every_origin_is_the_line_that_holds_the_key(task):
     composition = compose(task)
     assert set(composition.origins) == set(leaves(composition.config.model_dump(mode="json")))
-    text = as_text(composition, None, why=True)
+    text = as_text(composition, why=True)
     for key, origin in composition.origins.items():
         file, _, line = origin.partition(":")
         words = (OWN.parent / file).read_text(encoding="utf-8").splitlines()[int(line) - 1]
@@ -152,6 +152,37 @@ def test_a_row_may_be_like_another_once(house):
     parent = read_own("methods.yaml")[0].lc.key("pixel-v")[0] + 1
     assert composition.origins["sampler.shift"] == f"configs/methods.yaml:{parent}"
     assert "must be a row without 'like'" in refusal(method="grandchild")
+
+
+def test_a_task_may_be_like_another_once(house):
+    (house / "task" / "child.yaml").write_text("like: shapes\nseed: 3\nscales:\n  laptop:\n    sample.num: 7\n")
+    (house / "task" / "grandchild.yaml").write_text("like: child\n")
+    child, parent = compose("child"), compose("shapes")
+    assert differences(parent.config, child.config) == {"seed": (42, 3), "sample.num": (40, 7)}
+    assert child.choice == {**parent.choice, "task": "child"}
+    assert child.origins["seed"] == "configs/task/child.yaml:2"
+    assert child.origins["train.batch_size"] == parent.origins["train.batch_size"]
+    assert "must be a task without 'like'" in refusal(task="grandchild")
+    (house / "task" / "lost.yaml").write_text("like: shape\n")
+    assert refusal(task="lost").startswith("configs/task/lost.yaml: the task is like 'shape'")
+
+
+def test_the_layers_are_listed_in_their_order(tmp_path):
+    own = mine(tmp_path, "seed: 3\n")
+    composed = compose("t2i512", file=own, overrides=["seed=4", "optim.lr=1"])
+    assert composed.layers == (
+        "configs/base.yaml",
+        "configs/scale/paper.yaml",
+        "configs/task/t2i256.yaml",
+        "configs/task/t2i512.yaml",
+        "configs/task/t2i512.yaml scales.paper",
+        "configs/methods.yaml sd-vae-ema",
+        str(own),
+        "command line",
+    )
+    shown = [line.removeprefix("#   ") for line in as_text(composed, why=True).splitlines() if line.startswith("#   ")]
+    assert tuple(shown) == composed.layers
+    assert compose("digits").layers[-1] == "configs/methods.yaml pixel-v"
 
 
 def test_a_file_chooses_and_the_command_line_decides(tmp_path):

@@ -15,15 +15,16 @@ from diffusionbench.errors import ConfigError, DataError, UserError
 from nanogen.conditions import CONDITIONS
 from nanogen.conditions.classes import ClassConditioner
 from nanogen.data.detect import detect
-from nanogen.data.digits import open_digits
-from nanogen.data.images import open_folder
-from nanogen.data.memory import array_digest, into_memory
+from nanogen.data.memory import ArrayDataset, array_digest
+from nanogen.data.opening import open_dataset
 from nanogen.data.order import Order, batches, steps_per_epoch
 from nanogen.data.plan import epoch_order
+from nanogen.datasets.digits import open_digits
+from nanogen.datasets.imagefolder import open_folder
 
 pa = pytest.importorskip("pyarrow", reason="pyarrow is not installed (extra 'data')")
 parquet = pytest.importorskip("pyarrow.parquet", reason="pyarrow is not installed (extra 'data')")
-tables = pytest.importorskip("nanogen.data.tables")
+tables = pytest.importorskip("nanogen.datasets.tables")
 
 
 def shared_cifar() -> Path:
@@ -104,7 +105,7 @@ def test_digits_of_a_multiple_of_8_are_the_digits_with_pixels_repeated():
 
 def test_digits_refuse_a_path_and_an_unknown_split(tmp_path):
     with pytest.raises(DataError, match="reads no path"):
-        open_digits(tmp_path, 8, "train")
+        open_dataset("digits", str(tmp_path), image_size=8)
     with pytest.raises(DataError, match="no split 'test'"):
         open_digits(None, 8, "test")
 
@@ -157,7 +158,7 @@ def test_folder_reads_every_format_as_cropped_rgb(tmp_path, ending):
 
 def test_folder_mistakes_end_in_one_sentence(tmp_path):
     with pytest.raises(DataError, match="needs a path"):
-        open_folder(None, 4, "train")
+        open_dataset("imagefolder", None, image_size=4)
     with pytest.raises(DataError, match="does not exist"):
         open_folder(tmp_path / "nowhere", 4, "train")
     with pytest.raises(DataError, match="no class folders"):
@@ -241,8 +242,8 @@ def test_the_row_group_cache_is_bounded(tmp_path, monkeypatch):
     monkeypatch.setattr(tables, "ROW_GROUP_CACHE", 250)
     for _ in range(2):
         check_rows(dataset, LABELS)
-        assert len(dataset.source._cache) < 3
-        assert dataset.source._cached == sum(column.nbytes for column in dataset.source._cache.values())
+        assert len(dataset.rows._cache) < 3
+        assert dataset.rows._cached == sum(column.nbytes for column in dataset.rows._cache.values())
 
 
 def test_images_may_be_plain_bytes_or_paths(tmp_path):
@@ -438,7 +439,13 @@ def test_workers_and_memory_change_nothing(tmp_path):
     state = torch.get_rng_state()
     plain = take(8, dataset, seed=0, batch_size=4)
     assert_equal(plain, take(8, dataset, seed=0, batch_size=4, workers=2))
-    assert_equal(plain, take(8, into_memory(dataset), seed=0, batch_size=4))
+    items = [dataset[index] for index in range(6)]
+    arrays = ArrayDataset(
+        images=np.stack([item.image for item in items]),
+        labels=np.array([item.label for item in items]),
+        digest=dataset.digest,
+    )
+    assert_equal(plain, take(8, arrays, seed=0, batch_size=4))
     assert torch.equal(state, torch.get_rng_state())
 
 

@@ -13,8 +13,8 @@ from shards import pair, png, write_shards, write_tar
 from diffusionbench.errors import DataError
 from diffusionbench.files import LeftOut
 from nanogen.data.detect import detect
-from nanogen.data.files import MAX_NAMES, expand_braces, find_files
 from nanogen.data.opening import open_dataset
+from nanogen.data.paths import MAX_NAMES, expand_braces, find_files
 
 
 @pytest.fixture(autouse=True)

@@ -23,11 +23,10 @@ from watch import Sampling, register, sampling, training
 from diffusionbench.errors import ConfigError
 from diffusionbench.record import load
 from nanogen import evaluate, log
-from nanogen.config import read_own
+from nanogen.build import build_components
+from nanogen.config import ConfigLayer, read_own
 from nanogen.data import order
-from nanogen.layer import Layer
 from nanogen.model.dit import DDT
-from nanogen.sample import build_parts
 from nanogen.train import build, open_data, train, training_source
 
 
@@ -136,7 +135,7 @@ def compiled(folder: Path, *overrides: str) -> int:
     data, config = open_data(tiny(1, *overrides).config)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(DDT, "compile_blocks", lambda self: done.append(self))
-        build(config, build_parts(config, "cpu", "float32"), len(data))
+        build(config, build_components(config, "cpu", "float32"), len(data))
     return len(done)
 
 
@@ -281,7 +280,7 @@ def workers(folder: Path, *overrides: str) -> int:
 
 def kept(folder: Path, *overrides: str) -> str:
     data, config = open_data(tiny(1000, *overrides).config)
-    return type(training_source(data, config, build_parts(config, "cpu", "float32"))).__name__
+    return type(training_source(data, config, build_components(config, "cpu", "float32"))).__name__
 
 
 def asked(observe: Callable[[Any], Any]) -> Callable[..., Any]:
@@ -289,13 +288,13 @@ def asked(observe: Callable[[Any], Any]) -> Callable[..., Any]:
 
     def observed(folder: Path, *overrides: str) -> Any:
         config = open_data(tiny(1, *overrides).config)[1]
-        return observe(evaluate._request(config, build_parts(config, "cpu", "float32"), "toy", None, None))
+        return observe(evaluate._request(config, build_components(config, "cpu", "float32"), "toy", None, None))
 
     return observed
 
 
 def parts(observe: Callable[[Any], Any]) -> Callable[..., Any]:
-    return lambda folder, *overrides: observe(build_parts(tiny(1, *overrides).config, "cpu", "float32"))
+    return lambda folder, *overrides: observe(build_components(tiny(1, *overrides).config, "cpu", "float32"))
 
 
 STILL = ("time.mu=0", "time.sigma=1e-6", "time.shift=1")
@@ -311,7 +310,7 @@ GUIDED = ("guidance.scale=3", "guidance.interval=[0, 1]", "sampler.num_steps=4",
 FIELDS = {
     "seed": Field("7", once(random_numbers, 2), None, ("condition.drop_prob=0.5",)),
     "latent.name": Field("toy-ae", once(lambda seen: tuple(seen.calls[0][0].shape[1:])), None, ("data.image_size=32",)),
-    "latent.memory": Field("2", kept, "KeptLatents", ("latent.memory=0",)),
+    "latent.cache_mb": Field("2", kept, "CachedLatents", ("latent.cache_mb=0",)),
     "model.encoder_depth": Field("2", blocks, [2, 1]),
     "model.encoder_hidden_size": Field("32", shape("encoder_hidden_size"), 32),
     "model.encoder_num_heads": Field("4", shape("encoder_num_heads"), 4),
@@ -418,7 +417,7 @@ def test_a_field_acts(name, tmp_path, monkeypatch):
 
 
 def test_every_field_has_an_entry():
-    known = set(Layer.of(*read_own("base.yaml")))
+    known = set(ConfigLayer.of(*read_own("base.yaml")))
     assert known == FIELDS.keys() | ELSEWHERE.keys()
 
 

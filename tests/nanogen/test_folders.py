@@ -13,10 +13,10 @@ from diffusionbench.errors import DataError, RequestError
 from diffusionbench.source import FolderSource
 from nanogen.cli import main
 from nanogen.conditions import SampleSpec
-from nanogen.data.captions import open_captioned
 from nanogen.data.detect import detect
-from nanogen.data.images import open_folder
 from nanogen.data.opening import open_dataset
+from nanogen.datasets.captionfolder import open_captioned
+from nanogen.datasets.imagefolder import open_folder
 from nanogen.export import _write, read_prompts, sample_run
 
 PICTURE = encoded(pixels())
@@ -36,8 +36,8 @@ def test_training_scoring_and_references_number_classes_alike(tmp_path, names):
     trained, scored = open_folder(tmp_path, 8, "train"), FolderSource(tmp_path)
     assert trained.classes == scored.classes == tuple(map(str, names if "b" not in names else sorted(names, key=order)))
     assert tuple(trained.labels) == scored.labels
-    assert [trained.source.name(index) for index in range(len(trained))] == list(map(str, scored.files))
-    assert trained.source.name(2).endswith("/10.png")
+    assert [trained.name(index) for index in range(len(trained))] == list(map(str, scored.files))
+    assert trained.name(2).endswith("/10.png")
 
 
 def order(name):
@@ -78,19 +78,19 @@ def test_links_end_or_are_named(tmp_path):
         open_folder(tmp_path / "pics", 8, "train")
 
 
-def test_captioned_folders_follow_the_same_walk(tmp_path, capsys):
+def test_captioned_folders_follow_the_same_walk(tmp_path):
     make(tmp_path, "2.png", "2.txt", "10.png", "10.txt", "deep/er/1.png", "deep/er/1.txt", ".x/1.png", "list.csv")
     (tmp_path / "again").symlink_to(".")
     assert detect(tmp_path) == "captionfolder"
     data = open_captioned(tmp_path, 8, "train")
-    assert [os.path.relpath(data.source.name(index), tmp_path) for index in range(3)] == [
+    assert [os.path.relpath(data.name(index), tmp_path) for index in range(3)] == [
         "2.png",
         "10.png",
         "deep/er/1.png",
     ]
-    assert capsys.readouterr().err == (
+    assert data.left_out == (
         f"{tmp_path}: left out 1 hidden entries (first: .x); 1 links to a folder above (first: again); "
-        "1 files that are no images (first: list.csv).\n"
+        "1 files that are no images (first: list.csv)."
     )
     (tmp_path / "3.png").symlink_to("3.png")
     (tmp_path / "3.txt").write_text("gone")
@@ -108,16 +108,18 @@ def test_captioned_folders_follow_the_same_walk(tmp_path, capsys):
         (["1.png", "1.txt", "deep/metadata.csv"], 1, "1 tables of captions in subfolders (first: deep/metadata.csv)"),
     ],
 )
-def test_captioned_folders_of_splits(tmp_path, names, count, said, capsys):
-    assert len(open_captioned(make(tmp_path, *names), 8, "train")) == count
-    assert (said or "") in capsys.readouterr().err
+def test_captioned_folders_of_splits(tmp_path, names, count, said):
+    data = open_captioned(make(tmp_path, *names), 8, "train")
+    assert len(data) == count
+    assert data.left_out == (None if said is None else f"{tmp_path}: left out {said}.")
 
 
-def test_texts_beside_a_table_of_captions_are_counted(tmp_path, capsys):
+def test_texts_beside_a_table_of_captions_are_counted(tmp_path):
     make(tmp_path, "1.png", "1.txt")
     (tmp_path / "metadata.jsonl").write_text('{"file_name": "1.png", "text": "a ball"}\n')
-    assert open_captioned(tmp_path, 8, "train").caption(0) == "a ball"
-    assert "1 files beside metadata.jsonl (first: 1.txt)" in capsys.readouterr().err
+    data = open_captioned(tmp_path, 8, "train")
+    assert data.caption(0) == "a ball"
+    assert "1 files beside metadata.jsonl (first: 1.txt)" in data.left_out
 
 
 def test_names_that_are_no_utf8_are_trained_on_and_can_be_told(tmp_path):
@@ -125,7 +127,7 @@ def test_names_that_are_no_utf8_are_trained_on_and_can_be_told(tmp_path):
     data = open_folder(tmp_path, 8, "train")
     assert data.classes == (r"caf\xe9", "dog")
     assert data[2].label == 1
-    data.source.name(2).encode()
+    data.name(2).encode()
 
 
 # Prompts and places.

@@ -18,10 +18,10 @@ from nanogen.config import compose
 from nanogen.export import read_prompts
 from nanogen.model.dit import DDT
 from nanogen.model.released import from_released
+from nanogen.pipeline import load
 from nanogen.resolve import resolve
-from nanogen.sample import load
 from nanogen.text import open_spec
-from nanogen.text.manifest import Manifest, check_index, read_manifest
+from nanogen.text.cache import CacheManifest, check_index, read_manifest
 
 CONFIG = compose("digits", overrides=words(2)).config
 HEADER = {"config": CONFIG.model_dump_json(), "step": "3"}
@@ -47,7 +47,7 @@ HEADERS = {
     "unknown key": changed(extra=1),
     "seed": changed(seed=10**30),
     "'model' is a section": changed(model=3),
-    "latent": changed(latent={"name": "none", "memory": 0}),
+    "latent": changed(latent={"name": "none", "cache_mb": 0}),
 }
 
 
@@ -177,7 +177,7 @@ KEYS, STARTS = np.array([[1, 0], [2, 0]], np.uint64), np.array([0, 3, 5])
     ],
 )
 def test_an_index_that_is_not_of_its_states_is_refused(keys, starts):
-    manifest = Manifest.model_validate(MANIFEST)
+    manifest = CacheManifest.model_validate(MANIFEST)
     check_index(KEYS, STARTS, manifest)
     with pytest.raises(ValueError, match=r"index\.npz"):
         check_index(keys, starts, manifest)

@@ -12,11 +12,11 @@ from torch import nn
 from watch import register, training
 
 from nanogen import parallel
+from nanogen.build import build_components
 from nanogen.conditions.classes import ClassConditioner
 from nanogen.data.order import Order, batches
 from nanogen.ema import decay_at
 from nanogen.rng import Draws
-from nanogen.sample import build_parts
 from nanogen.times import shift_time
 from nanogen.train import build, open_data, train, updates
 
@@ -62,8 +62,8 @@ class Replicated(nn.Module):
         self.seen: list[bool] = []
         net.final.linear.weight.register_hook(lambda gradient: self.seen.append(self.local))
 
-    def forward(self, *given):
-        return self.net(*given)
+    def forward(self, *given, **named):
+        return self.net(*given, **named)
 
     @contextmanager
     def no_sync(self) -> Iterator[None]:
@@ -74,7 +74,7 @@ class Replicated(nn.Module):
 
 def test_gradients_are_shared_in_the_last_micro_batch_alone(monkeypatch):
     data, config = open_data(tiny(2, "train.accumulation=4").config)
-    parts = build_parts(config, "cpu", "float32")
+    parts = build_components(config, "cpu", "float32")
     trainee = build(config, parts, len(data))
     trainee.net = Replicated(trainee.model)
     monkeypatch.setattr(parallel, "world_size", lambda: 2)

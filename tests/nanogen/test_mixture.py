@@ -6,31 +6,32 @@ from shards import write_shards
 
 from diffusionbench.errors import ConfigError, DataError
 from nanogen.config import compose
+from nanogen.data import Component
 from nanogen.data.opening import open_dataset
 from nanogen.data.order import Order, batches
-from nanogen.data.plan import MAX_POSITION, Part, epoch_order, epoch_slice, mixed
+from nanogen.data.plan import MAX_POSITION, epoch_order, epoch_slice, mixed
 
-PARTS = (Part(50, 3.0), Part(200, 1.0, blocks=(40,) * 5), Part(7, 0.5))
+COMPONENTS = (Component(50, 3.0), Component(200, 1.0, blocks=(40,) * 5), Component(7, 0.5))
 OFFSETS = [0, 50, 250, 257]
 
 
-def parts_of_indices(indices: np.ndarray) -> np.ndarray:
+def components_of(indices: np.ndarray) -> np.ndarray:
     return np.searchsorted(OFFSETS, indices, side="right") - 1
 
 
 @pytest.mark.parametrize("seed", range(3))
 def test_shares_follow_the_weights_at_every_length(seed):
-    drawn = parts_of_indices(mixed(PARTS, seed, 0, 5000))
+    drawn = components_of(mixed(COMPONENTS, seed, 0, 5000))
     for number, weight in enumerate([3, 1, 0.5]):
         counts = np.cumsum(drawn == number)
         wanted = np.arange(1, 5001) * weight / 4.5
-        assert np.abs(counts - wanted).max() < len(PARTS)
+        assert np.abs(counts - wanted).max() < len(COMPONENTS)
 
 
 def test_each_part_walks_its_own_epochs_without_replacement():
-    indices = mixed(PARTS, 0, 0, 3000)
-    for number, part in enumerate(PARTS):
-        mine = indices[parts_of_indices(indices) == number] - OFFSETS[number]
+    indices = mixed(COMPONENTS, 0, 0, 3000)
+    for number, part in enumerate(COMPONENTS):
+        mine = indices[components_of(indices) == number] - OFFSETS[number]
         epochs = [mine[start : start + part.size] for start in range(0, len(mine), part.size)]
         assert all(len(set(epoch.tolist())) == len(epoch) for epoch in epochs)
         assert sorted(epochs[0]) == list(range(part.size))
@@ -38,38 +39,40 @@ def test_each_part_walks_its_own_epochs_without_replacement():
 
 
 def test_a_position_has_one_index_however_it_is_asked_for():
-    whole = mixed(PARTS, 5, 0, 2000)
-    assert (whole != mixed(PARTS, 6, 0, 2000)).any()
+    whole = mixed(COMPONENTS, 5, 0, 2000)
+    assert (whole != mixed(COMPONENTS, 6, 0, 2000)).any()
     for first, count in [(0, 1), (1, 7), (999, 250), (1999, 1)]:
-        np.testing.assert_array_equal(mixed(PARTS, 5, first, count), whole[first : first + count])
+        np.testing.assert_array_equal(mixed(COMPONENTS, 5, first, count), whole[first : first + count])
 
 
 def test_counting_is_exact_far_into_a_run():
     first = MAX_POSITION - 5000
-    near = mixed(PARTS, 0, first, 5000)
-    np.testing.assert_array_equal(near, np.concatenate([mixed(PARTS, 0, first + k * 1000, 1000) for k in range(5)]))
-    shares = np.bincount(parts_of_indices(near)) / 5000
+    near = mixed(COMPONENTS, 0, first, 5000)
+    np.testing.assert_array_equal(
+        near, np.concatenate([mixed(COMPONENTS, 0, first + k * 1000, 1000) for k in range(5)])
+    )
+    shares = np.bincount(components_of(near)) / 5000
     np.testing.assert_allclose(shares, np.array([3, 1, 0.5]) / 4.5, atol=2e-3)
     with pytest.raises(ConfigError, match="counts up to"):
-        mixed(PARTS, 0, MAX_POSITION - 1, 2)
+        mixed(COMPONENTS, 0, MAX_POSITION - 1, 2)
 
 
 def test_a_share_of_almost_nothing_and_of_almost_all():
-    parts = (Part(10, 1e-12), Part(10, 1.0))
+    parts = (Component(10, 1e-12), Component(10, 1.0))
     assert (mixed(parts, 0, 0, 1000) >= 10).sum() >= 999
     assert (mixed(parts[::-1], 0, 0, 1000) < 10).sum() >= 999
 
 
 def test_a_part_without_blocks_is_one_permutation():
     places = np.arange(20, 30)
-    np.testing.assert_array_equal(epoch_slice(Part(100), 1, 2, places), epoch_order(100, 1, 2)[20:30])
+    np.testing.assert_array_equal(epoch_slice(Component(100), 1, 2, places), epoch_order(100, 1, 2)[20:30])
     assert (epoch_order(100, 1, 2, 0) != epoch_order(100, 1, 2, 1)).any()
 
 
 @pytest.mark.parametrize("sizes", [(5,), (1,) * 30, (3, 50, 2, 9, 40, 1), (20, 20, 20)])
 def test_blocks_cover_every_index_once(sizes, monkeypatch):
     monkeypatch.setattr("nanogen.data.plan.GROUP", 16)
-    part = Part(sum(sizes), blocks=sizes)
+    part = Component(sum(sizes), blocks=sizes)
     for epoch in range(3):
         whole = epoch_slice(part, 9, epoch, np.arange(part.size))
         assert sorted(whole) == list(range(part.size))
@@ -98,14 +101,15 @@ def sequence(data, steps: int, **options) -> list[str]:
     return [caption for _ in range(steps) for stream in streams for caption in next(stream).caption]
 
 
-def test_indices_run_through_the_folders(folders):
+def test_indices_run_through_the_folders(folders, tmp_path):
     data = mixture(folders)
     assert len(data) == 12
     assert [data.caption(index) for index in (0, 8, 9, 11)] == [f"picture {n}" for n in (0, 8, 100, 102)]
     assert data[9].caption == "picture 100"
     assert data.captioned
     assert data.digest != mixture(folders[::-1]).digest
-    assert data.digest != mixture([folders[0], folders[0]]).digest
+    third = str(write_shards(tmp_path / "c", [3], first=200))
+    assert data.digest != mixture([folders[0], third]).digest
     with pytest.raises(IndexError):
         data[12]
 
@@ -152,6 +156,13 @@ def test_weights_that_do_not_fit_are_refused(folders, path, weights, message):
         mixture(paths, weights=weights)
 
 
+def test_a_folder_that_is_named_twice_is_refused(folders, tmp_path):
+    (tmp_path / "link").symlink_to(folders[0])
+    for paths in ([folders[0], folders[1], f"{folders[0]}/."], [str(tmp_path / "link"), folders[0]]):
+        with pytest.raises(ConfigError, match=rf"data.path names {paths[0]} twice.*data\.weights"):
+            mixture(paths)
+
+
 def test_folders_with_nothing_in_common_are_refused(tmp_path):
     from shards import png
 
@@ -178,7 +189,7 @@ def test_paths_and_weights_come_from_the_config():
 
 def test_a_batch_larger_than_all_folders_is_refused(folders):
     with pytest.raises(DataError, match="12 images, fewer than one batch of 16"):
-        Order(size=12, seed=0, batch_size=16, parts=mixture(folders).parts)
+        Order(size=12, seed=0, batch_size=16, components=mixture(folders).components)
 
 
 def test_the_digest_of_captions_from_a_template_follows_its_words():
@@ -189,7 +200,7 @@ def test_the_digest_of_captions_from_a_template_follows_its_words():
 
 
 def test_every_part_and_every_seed_of_a_mixture_has_its_own_order():
-    parts = (Part(50, weight=0.4), Part(50, weight=0.6))
+    parts = (Component(50, weight=0.4), Component(50, weight=0.6))
     drawn = {seed: mixed(parts, seed, 0, 80) for seed in range(5)}
     for indices in drawn.values():
         first, second = indices[indices < 50], indices[indices >= 50] - 50
@@ -200,7 +211,7 @@ def test_every_part_and_every_seed_of_a_mixture_has_its_own_order():
 
 def test_every_epoch_shuffles_its_blocks_and_every_group_its_images(monkeypatch):
     monkeypatch.setattr("nanogen.data.plan.GROUP", 10)
-    part, places = Part(40, blocks=(10, 10, 10, 10)), np.arange(40)
+    part, places = Component(40, blocks=(10, 10, 10, 10)), np.arange(40)
     # A seed of this test alone: what was drawn is kept.
     epochs = [epoch_slice(part, 24_680, epoch, places) for epoch in range(4)]
     blocks = {tuple((indices // 10)[::10].tolist()) for indices in epochs}

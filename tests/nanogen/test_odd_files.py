@@ -3,25 +3,26 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 from odd_files import READ, REFUSED, encoded, pixels, turned
 
-from diffusionbench.axes import Sample
 from diffusionbench.errors import DataError
 from diffusionbench.images import decode, decode_rgb
-from diffusionbench.references.images import Images
+from diffusionbench.references.image_reference import ImageReference
+from diffusionbench.sample import Sample
 from diffusionbench.shown import printable
 from diffusionbench.source import FolderSource, PromptFolderSource, UnreadableImages
-from nanogen.data.captions import open_captioned
-from nanogen.data.images import open_folder
+from nanogen.datasets.captionfolder import open_captioned
+from nanogen.datasets.imagefolder import open_folder
 
 FILES = {**{name: (make, None) for name, make in READ.items()}, **REFUSED}
 
 
 def first(source, name):
-    return source.images([Sample(0, file=Path(name).stem)])[0]
+    return source.images([SimpleNamespace(id=0, file=Path(name).stem)])[0]
 
 
 def of_training(folder, name):
@@ -42,7 +43,7 @@ def of_prompts(folder, name):
 
 
 def of_a_reference(folder, name):
-    ((_, batch),) = Images(folder)._batches()
+    ((_, batch),) = ImageReference(folder)._batches()
     return batch[0]
 
 

@@ -11,10 +11,11 @@ from tiny import tiny
 from torch import nn
 
 from nanogen import precision
+from nanogen.build import Components, build_components
 from nanogen.conditions import SampleSpec
 from nanogen.data.order import batches
 from nanogen.model.layers import DecoderBlock, EncoderBlock
-from nanogen.sample import Generator, Parts, build_parts, in_batches
+from nanogen.pipeline import ImagePipeline
 from nanogen.train import Trainee, build, open_data, train, updates
 
 # A product in bfloat16 is right to 2^-8 = 0.4 %; what a whole network loses stays within a few of these.
@@ -26,10 +27,10 @@ def opened():
     return open_data(tiny(1, "seed=3").config)
 
 
-def lively(opened, kind: precision.Precision) -> tuple[Trainee, Parts]:
+def lively(opened, kind: precision.Precision) -> tuple[Trainee, Components]:
     """A network whose output is not 0, the same for every number type."""
     data, config = opened
-    parts = build_parts(config, "cpu", kind)
+    parts = build_components(config, "cpu", kind)
     trainee = build(config, parts, len(data))
     stream = torch.Generator().manual_seed(0)
     for net in (trainee.model, trainee.ema.model):
@@ -65,8 +66,8 @@ def test_a_sample_agrees_with_float32(opened):
     images = {}
     for kind in ("float32", "bfloat16"):
         trainee, parts = lively(opened, kind)
-        generator = Generator(trainee.ema.model, parts, "heun", 4, 1.0, 1.5, (0.0, 1.0))
-        images[kind] = in_batches(generator, [SampleSpec(label) for label in range(6)], 0, range(6), 6)
+        pipeline = ImagePipeline(trainee.ema.model, parts, "heun", 4, 1.0, 1.5, (0.0, 1.0))
+        images[kind] = pipeline.in_batches([SampleSpec(label) for label in range(6)], 0, range(6), 6)
     gap = np.abs(images["float32"].astype(float) - images["bfloat16"])
     assert 0 < gap.mean() < GREY_LEVELS
     assert images["float32"].std() > 10 * GREY_LEVELS
@@ -89,7 +90,8 @@ def test_the_sampler_state_is_float32(opened):
     trainee, parts = lively(opened, "bfloat16")
     handed = []
     trainee.model.register_forward_pre_hook(lambda module, given: handed.extend(given[:2]))
-    in_batches(Generator(trainee.model, parts, "euler", 2, 1.0, 1.0, (0.0, 1.0)), [SampleSpec(1)], 0, [0], 1)
+    pipeline = ImagePipeline(trainee.model, parts, "euler", 2, 1.0, 1.0, (0.0, 1.0))
+    pipeline.in_batches([SampleSpec(1)], 0, [0], 1)
     assert {tensor.dtype for tensor in handed} == {torch.float32}
 
 

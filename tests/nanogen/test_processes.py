@@ -19,7 +19,7 @@ from tiny import environment, tiny, words
 from diffusionbench.errors import CheckpointError, ConfigError, RunError, Stopped, lacking
 from nanogen import checkpoint, cli, evaluate, lock, outputs, parallel
 from nanogen import train as training
-from nanogen.data import Item, order
+from nanogen.data import Dataset, Example, order
 from nanogen.data.order import in_order
 from nanogen.train import train
 
@@ -312,10 +312,10 @@ def test_a_loader_process_leaves_signals_to_the_training():
         assert os.waitpid(child, 0)[1] == 0
 
 
-class Signalled:
+class Signalled(Dataset):
     """Images of which the second is read by a process that a signal meets."""
 
-    num_classes, classes, captioned, digest = 2, None, False, ""
+    num_classes = 2
 
     def __init__(self, number: int) -> None:
         self.number = number
@@ -323,10 +323,10 @@ class Signalled:
     def __len__(self) -> int:
         return 4
 
-    def __getitem__(self, index: int) -> Item:
+    def __getitem__(self, index: int) -> Example:
         if index == 1:
             os.kill(os.getpid(), self.number)
-        return Item(np.zeros((8, 8, 3), np.uint8), index % 2)
+        return Example(np.zeros((8, 8, 3), np.uint8), index % 2)
 
 
 def test_a_loader_process_outlives_what_a_scheduler_sends_to_all():

@@ -20,17 +20,17 @@ from watch import Sampling, sampling
 
 from diffusionbench.record import load
 from nanogen import checkpoint, evaluate
+from nanogen.build import build_components
 from nanogen.export import evaluate_run, sample_run
 from nanogen.rng import Draws
 from nanogen.run import read
-from nanogen.sample import build_parts
 from nanogen.samplers import time_grid
 from nanogen.train import build, open_data, train
 
 SETTINGS = ["sampler.name=heun", "sampler.num_steps=4", "sampler.shift=2", "guidance.scale=3"]
 SETTINGS += ["guidance.interval=[0.3, 0.7]"]
 # Times 1, 0.86, 0.67, 0.4, 0: the conditional velocity is asked for at each, and by Heun twice but at the last.
-TIMES = time_grid(4, 2.0).tolist()
+TIMES = time_grid(4, 2.0)
 STEPS = [early - late for early, late in pairwise(TIMES)]
 # Guided at 0.67 and 0.4: Heun takes the mean of both ends of a step, and the last step is Euler's.
 ENDS = [3.0 if 0.3 <= time <= 0.7 else 1.0 for time in TIMES]
@@ -111,12 +111,12 @@ def test_the_network_is_the_averaged_one(use):
 
 def build_like(run: Path) -> torch.nn.Module:
     data, config = open_data(read(run).config)
-    return build(config, build_parts(config, "cpu", "float32"), len(data)).model
+    return build(config, build_components(config, "cpu", "float32"), len(data)).model
 
 
 def test_the_file_of_weights_holds_the_average_and_the_state_both(trained):
     data, config = open_data(tiny(3, *PLAIN, *SCORED, *AVERAGE).config)
-    trainee = build(config, build_parts(config, "cpu", "float32"), len(data))
+    trainee = build(config, build_components(config, "cpu", "float32"), len(data))
     newest, _ = checkpoint.newest(trained / "checkpoints")
     checkpoint.restore(newest, trainee.model, trainee.updater.optimizer, trainee.ema.model)
     stored = load_file(newest.weights)

@@ -6,8 +6,9 @@ import pytest
 from diffusionbench.benchmarks.simpleeval import shapes_world
 from diffusionbench.errors import DataError
 from diffusionbench.prompts import PROMPTS
-from nanogen.data import shapes
-from nanogen.data.shapes import open_shapes
+from nanogen.data.opening import open_dataset
+from nanogen.datasets import shapes
+from nanogen.datasets.shapes import open_shapes
 
 
 def test_a_caption_has_several_pictures_and_each_is_a_function_of_its_index():
@@ -45,4 +46,4 @@ def test_training_scenes_come_from_a_seed_that_no_prompt_set_has():
 )
 def test_what_the_world_does_not_have_is_refused(path, size, split, message):
     with pytest.raises(DataError, match=message):
-        open_shapes(path, size, split)
+        open_dataset("shapes", path, image_size=size, split=split)

@@ -109,23 +109,23 @@ def test_the_first_images_of_an_evaluation_follow_the_prompt_sets_seeds(run, tmp
 
     from diffusionbench.axes import AXES
     from nanogen.evaluate import NetworkSource, _request
+    from nanogen.pipeline import ImagePipeline, load
     from nanogen.rng import SeededDraws
-    from nanogen.sample import Generator, load
 
     weights = sorted((run / "checkpoints").glob("*/ema.safetensors"))[-1]
     loaded = load(weights, None, "cpu", "float32")
-    request = _request(loaded.config, loaded.parts, "test", None, None)
+    request = _request(loaded.config, loaded.components, "test", None, None)
     samples = AXES.load("t2i")().samples(request, None, None)
     noise = SeededDraws([samples[0].seed]).normal("image", (3, 24, 24))
     assert torch.equal(noise[0], torch.randn(3, 24, 24, generator=torch.Generator().manual_seed(samples[0].seed)))
-    generator = Generator.of(loaded.net, loaded.parts, loaded.config)
-    source = NetworkSource(generator, 0, 4, "test")
+    pipeline = ImagePipeline.from_config(loaded.net, loaded.components, loaded.config)
+    source = NetworkSource(pipeline, 0, 4, "test")
     together, alone = source.images(samples[:3]), source.images(samples[2:3])
     assert np.abs(together[2].astype(int) - alone[0]).max() <= 1
     assert not np.array_equal(together[0], together[1])
     # The seed of the set rules, and neither the place nor the evaluation's own seed.
     moved = [dataclasses.replace(samples[0], id=9)]
-    other = NetworkSource(generator, 5, 4, "test")
+    other = NetworkSource(pipeline, 5, 4, "test")
     assert np.array_equal(other.images(moved), source.images(samples[:1]))
 
 
@@ -146,7 +146,7 @@ def test_interrupted_training_continues_to_the_same_weights(words, run, tmp_path
 
 
 def test_a_cache_gives_the_same_losses_and_the_encoder_stays_closed(words, run, tmp_path, monkeypatch):
-    monkeypatch.setattr("nanogen.data.shapes.CAPTIONS", 64)
+    monkeypatch.setattr("nanogen.datasets.shapes.CAPTIONS", 64)
     from nanogen.text.encoder import TextEncoder
 
     plain, cached, text = (tmp_path / name for name in ("plain", "cached", "text"))

@@ -341,7 +341,7 @@ def check_mutated(path: Path, changes: list[tuple[int, int]]) -> None:
         data = opened(path)
         for row in range(min(len(data), 10)):
             data.caption(row)
-            data.source.read(row)
+            data.read(row)
     except DataError:
         pass
 

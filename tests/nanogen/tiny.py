@@ -7,8 +7,10 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
-from nanogen.config import Composition, compose
+from nanogen.config import ComposedConfig, compose
+from nanogen.model.shape import Shape
 
 MODEL = [
     "model.encoder_depth=1",
@@ -29,12 +31,34 @@ QUIET = [
 ]
 
 
+def paper_shape(latent_shape: tuple[int, int, int], patch_size: int, **numbers: Any) -> Shape:
+    """The network of the paper on some latent, for 1000 classes, but for some numbers."""
+    return Shape(
+        **{
+            "latent_shape": latent_shape,
+            "patch_size": patch_size,
+            "encoder_depth": 28,
+            "encoder_hidden_size": 1152,
+            "encoder_num_heads": 16,
+            "decoder_depth": 2,
+            "decoder_hidden_size": 2048,
+            "decoder_num_heads": 16,
+            "num_times": 1,
+            "num_time_tokens": 4,
+            "num_classes": 1000,
+            "num_class_tokens": 8,
+            "text_width": None,
+            **numbers,
+        }
+    )
+
+
 def words(steps: int, *more: str) -> list[str]:
     """Overrides of a tiny run."""
     return [*MODEL, *QUIET, "train.batch_size=8", f"train.duration={steps} steps", "optim.warmup=0 steps", *more]
 
 
-def tiny(steps: int, *more: str) -> Composition:
+def tiny(steps: int, *more: str) -> ComposedConfig:
     return compose("digits", overrides=words(steps, *more))
 
 

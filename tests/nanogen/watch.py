@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cache
@@ -12,14 +12,16 @@ import torch
 from tiny import tiny
 from torch import Tensor, nn
 
-from diffusionbench.schema import Strict
+from nanogen.build import Components, build_components
 from nanogen.config import Config
 from nanogen.data.order import batches
 from nanogen.latents.pixel import Pixel
-from nanogen.losses import LOSSES
-from nanogen.objectives import OBJECTIVES
+from nanogen.losses import LOSSES, LossOptions, LossSpec
+from nanogen.losses.base import ExtraLoss
+from nanogen.objectives import OBJECTIVES, FlowOptions, ObjectiveSpec
+from nanogen.objectives.base import Pass
 from nanogen.objectives.flow import Flow
-from nanogen.sample import Generator, Parts, build_parts
+from nanogen.pipeline import ImagePipeline
 from nanogen.train import Trainee, build, open_data, training_source, updates
 
 
@@ -27,23 +29,21 @@ class Other(Flow):
     """An objective under another name."""
 
 
-class Encoded:
+class Encoded(ExtraLoss):
     """An extra loss: the mean square of the encoder's features."""
 
-    class Options(Strict):
-        weight: float
+    taps = ("encoder",)
 
-    def __init__(self, options: Options) -> None:
-        pass
-
-    def __call__(self, features: Mapping[str, Tensor], batch: object) -> dict[str, Tensor]:
-        return {"encoded": features["encoder"].square().flatten(1).mean(1)}
+    def forward(self, p: Pass) -> dict[str, Tensor]:
+        return {"encoded": p.features["encoder"].square().flatten(1).mean(1)}
 
 
 def register(monkeypatch: pytest.MonkeyPatch) -> None:
     """Add an objective `other` and an extra loss `encoded` for one test."""
-    monkeypatch.setattr(OBJECTIVES, "_own", {**OBJECTIVES._own, "other": "watch:Other"})
-    monkeypatch.setattr(LOSSES, "_own", {**LOSSES._own, "encoded": "watch:Encoded"})
+    other = ObjectiveSpec(title="flow again", options=FlowOptions, load="watch:Other")
+    encoded = LossSpec(title="mean square of the encoder's features", options=LossOptions, load="watch:Encoded")
+    monkeypatch.setitem(OBJECTIVES._rows, "other", other)
+    monkeypatch.setitem(LOSSES._rows, "encoded", encoded)
 
 
 @dataclass
@@ -59,7 +59,7 @@ class Training:
     """
 
     config: Config
-    parts: Parts
+    parts: Components
     trainee: Trainee
     calls: list[tuple] = field(default_factory=list)
     rates: list[float] = field(default_factory=list)
@@ -76,7 +76,7 @@ def copied(net: nn.Module) -> dict[str, Tensor]:
 def training(steps: int, *overrides: str) -> Training:
     """Make updates of a tiny network on the digits; equal requests share what was seen."""
     data, config = open_data(tiny(steps, *overrides).config)
-    parts = build_parts(config, "cpu", "float32")
+    parts = build_components(config, "cpu", "float32")
     trainee = build(config, parts, len(data))
     seen = Training(config, parts, trainee)
     trainee.model.register_forward_pre_hook(lambda module, given: seen.calls.append(given))
@@ -122,7 +122,7 @@ class Sampling:
 def sampling() -> Iterator[Sampling]:
     """Watch every image that is made inside, with whatever command."""
     seen = Sampling()
-    call: Callable = Generator.__call__
+    call: Callable = ImagePipeline.__call__
 
     def velocity(self: Flow, net: nn.Module, z: Tensor, t: float, r: float, condition) -> Tensor:
         told = condition.labels < condition.num_classes
@@ -136,7 +136,7 @@ def sampling() -> Iterator[Sampling]:
         seen.drift.append((seen.noise[-1] - latents).mean().item())
         return (latents + 1) / 2
 
-    def make(self: Generator, condition, draws):
+    def make(self: ImagePipeline, condition, draws):
         seen.nets.append(self.net)
         seen.labels.append(condition.labels.tolist())
         return call(self, condition, draws)
@@ -144,5 +144,5 @@ def sampling() -> Iterator[Sampling]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Flow, "velocity", velocity)
         patch.setattr(Pixel, "decode", decode)
-        patch.setattr(Generator, "__call__", make)
+        patch.setattr(ImagePipeline, "__call__", make)
         yield seen

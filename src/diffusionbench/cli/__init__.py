@@ -20,7 +20,7 @@ from diffusionbench.writing import check_place
 if TYPE_CHECKING:
     from diffusionbench.prompts import PromptChoice
     from diffusionbench.record import Record
-    from diffusionbench.references import Reference as RealImages
+    from diffusionbench.request import Evaluation
     from diffusionbench.source import GivenImages
 
 app = typer.Typer(
@@ -47,9 +47,7 @@ Metrics = Annotated[str, typer.Option("--metrics", help="comma-separated; see `d
 Reference = Annotated[str | None, typer.Option("--reference", help="name, or path of real images or statistics")]
 Json = Annotated[bool, typer.Option("--json", help="print JSON and nothing else")]
 Out = Annotated[Path | None, typer.Option("--out", help="record file; without it the record is only printed")]
-Device = Annotated[
-    str, typer.Option("--device", callback=check_device, help="of the feature extractors: cpu, cuda, cuda:N or mps")
-]
+Device = Annotated[str, typer.Option("--device", callback=check_device, help="of the judges: cpu, cuda, cuda:N or mps")]
 RecordFile = Annotated[Path, typer.Argument(help="a record's JSON file")]
 
 
@@ -84,7 +82,7 @@ def _finish(record: Record, out: Path | None, as_json: bool) -> None:
         )
     if record.provenance.selftest == "failed":
         raise RunError(
-            "an extractor gives other features on this machine than it was shipped with, which the record states; its "
+            "a judge gives other features on this machine than it was shipped with, which the record states; its "
             "scores do not compare. See `diffusionbench selftest`."
         )
 
@@ -141,40 +139,39 @@ def run(
       diffusionbench run samples/ --axis t2i --prompts simpleeval_shapes_v1 --metrics simpleeval_shapes_v1
     """
     from diffusionbench.record import Guidance
-    from diffusionbench.references import resolve
-    from diffusionbench.request import EvalRequest, Sampling, check
+    from diffusionbench.request import EvalRequest, Evaluation, Sampling
     from diffusionbench.runner import run as run_request
     from diffusionbench.views.terminal import progress_line
 
     _check_places(out, store)
     _check_texts(reference=reference, method=method, title=title, family=family, networks=networks, beacon=beacon)
-    real = None if reference is None else resolve(reference)
     options = simpleeval.PromptOptions(prompts, seed, layout, weights, beacon, commitment, networks, public, again)
-    source, choice, found = _images(axis, images, labels, _names(metrics), real, options)
     name = method or printable(images.resolve().stem) or "images"
     request = EvalRequest(
         axis=axis,
         metrics=_names(metrics),
         reference=reference,
-        prompts=choice,
-        count=count or found,
+        prompts=_prompt_choice(axis, labels, _names(metrics)[0], options),
+        count=count or 1,
         method=name,
         title=title or name,
         family=family,
         sampling=Sampling(guidance=None if guidance is None else Guidance(scale=guidance)),
         command=_command(),
-        classes=source.classes,
     )
-    check(request, source)
-    request = options.completed(request, source)
-    notes = [*source.notes, *getattr(real, "notes", ())]
+    evaluation = Evaluation(request)
+    source, found = _images(evaluation, images, labels)
+    evaluation = evaluation.updated(count=count or found, classes=source.classes)
+    evaluation.check(source)
+    evaluation = options.completed(evaluation, source)
+    notes = [*source.notes, *(evaluation.reference.notes if evaluation.reference else ())]
     for note in notes:
         print(note, file=sys.stderr)
     if dry_run:
-        print(request.model_dump_json(indent=2))
+        print(evaluation.request.model_dump_json(indent=2))
         return
     try:
-        record = run_request(request, source, store, device, progress_line())
+        record = run_request(evaluation, source, store, device, progress_line())
     except OSError as error:
         where = error.filename or store or images
         raise RequestError(f"{where} cannot be read or written: {error.strerror or error}.") from None
@@ -202,34 +199,33 @@ def _check_texts(**options: str | None) -> None:
             )
 
 
-def _images(
-    axis: str,
-    images: Path,
-    labels: Path | None,
-    metrics: tuple[str, ...],
-    reference: RealImages | None,
-    options: simpleeval.PromptOptions,
-) -> tuple[GivenImages, PromptChoice | None, int]:
-    """The images as the axis tells them apart, the prompts they were made for, and how many there should be."""
-    from diffusionbench.axes import asks_for
-    from diffusionbench.prompts import PROMPTS
-    from diffusionbench.request import known_classes
-    from diffusionbench.source import PromptFolderSource, open_source, read_labels
+def _prompt_choice(
+    axis: str, labels: Path | None, metric: str, options: simpleeval.PromptOptions
+) -> PromptChoice | None:
+    """The prompts that the images were made for, where the axis asks for prompts."""
+    from diffusionbench.axes import AXES
 
-    if asks_for(axis) == "prompts":
+    if AXES[axis].asks == "prompts":
         if labels is not None:
             raise RequestError(f"axis '{axis}' asks for prompts, so --labels has no meaning there. Leave it out.")
-        choice = options.choice(axis, metrics[0])
-        wanted = PROMPTS.load(choice.name).open(choice.seed, choice.layout).files_of_images()
-        return PromptFolderSource(images, set(wanted)), choice, len(wanted)
+        return options.choice(axis, metric)
     if given := options.given():
         raise RequestError(
             f"axis '{axis}' asks for classes, so {', '.join(given)} has no meaning there. Leave it out, or name an "
             "axis of prompts with --axis."
         )
-    given_labels = None if labels is None else read_labels(labels)
-    source = open_source(images, given_labels, known_classes(metrics, reference))
-    return source, None, len(source.labels or ())
+    return None
+
+
+def _images(evaluation: Evaluation, images: Path, labels: Path | None) -> tuple[GivenImages, int]:
+    """The images as the axis tells them apart, and how many there should be."""
+    from diffusionbench.source import PromptFolderSource, open_source, read_labels
+
+    if evaluation.prompts is not None:
+        wanted = evaluation.prompts.files_of_images()
+        return PromptFolderSource(images, set(wanted)), len(wanted)
+    source = open_source(images, None if labels is None else read_labels(labels), evaluation.classes)
+    return source, len(source.labels)
 
 
 @app.command()
@@ -313,7 +309,7 @@ def compare(first: RecordFile, second: RecordFile, as_json: Json = False) -> Non
 
 @app.command("ls")
 def list_names(
-    what: Annotated[str, typer.Argument(help="metrics, extractors, references, axes or prompts")] = "",
+    what: Annotated[str, typer.Argument(help="metrics, judges, references, axes or prompts")] = "",
     as_json: Json = False,
 ) -> None:
     """List what can be chosen.
@@ -333,35 +329,30 @@ def list_names(
 
 def _tables() -> dict[str, dict[str, str]]:
     from diffusionbench.axes import AXES
-    from diffusionbench.judges import EXTRACTORS
+    from diffusionbench.judges import JUDGES
     from diffusionbench.metrics import METRICS
     from diffusionbench.prompts import PROMPTS
     from diffusionbench.references import REFERENCES
 
     def metric(key: str) -> str:
-        spec = METRICS.load(key)
+        spec = METRICS[key]
         better = "higher" if spec.higher_is_better else "lower"
-        return f"{spec.title}; {better} is better; from {spec.min_samples} images"
+        return f"{spec.title}: {spec.about}; {better} is better; from {spec.min_samples} images"
 
     return {
-        "metrics": {key: metric(key) for key in METRICS},
-        "extractors": dict(EXTRACTORS),
-        "references": dict(REFERENCES),
-        "axes": dict(AXES),
-        "prompts": {key: _prompt_row(key) for key in PROMPTS},
+        "metrics": {key: metric(key) for key in METRICS.with_code},
+        "judges": {key: f"{row.title}; {row.licence}" for key, row in JUDGES.items()},
+        "references": {key: f"{row.title}; {row.licence}" for key, row in REFERENCES.items()},
+        "axes": {key: f"{row.title}; asks for {row.asks}" for key, row in AXES.items()},
+        "prompts": {
+            key: f"{row.title}; layouts {', '.join(row.layouts)}; {row.licence}" for key, row in PROMPTS.items()
+        },
     }
-
-
-def _prompt_row(key: str) -> str:
-    from diffusionbench.prompts import PROMPTS
-
-    source = PROMPTS.load(key)
-    return f"{source.title}; layouts {', '.join(source.layouts)}; {source.licence}"
 
 
 @app.command()
 def selftest(as_json: Json = False) -> None:
-    """Check that extractors give on this machine the features they were shipped with; `run` does so by itself.
+    """Check that judges give on this machine the features they were shipped with; `run` does so by itself.
 
     Examples:
 
@@ -371,17 +362,16 @@ def selftest(as_json: Json = False) -> None:
 
       diffusionbench selftest --json > selftest.json
     """
-    from diffusionbench.judges import EXTRACTORS, TOLERANCE, SelfTested
+    from diffusionbench.judges import JUDGES, TOLERANCE
     from diffusionbench.judges.float32 import in_float32
 
-    kinds = {name: EXTRACTORS.load(name) for name in EXTRACTORS}
     with in_float32():
-        worst = {name: kind("cpu").self_test() for name, kind in kinds.items() if issubclass(kind, SelfTested)}
+        worst = {name: JUDGES.load(name)("cpu").self_test() for name, row in JUDGES.items() if row.self_test}
     lines = [f"{name}: largest relative deviation {found:.1e}" for name, found in worst.items()]
     print(json.dumps(worst) if as_json else "\n".join(lines))
     if failed := [name for name, found in worst.items() if not found <= TOLERANCE]:
         raise RunError(
-            f"extractor '{failed[0]}' gives other features than it was shipped with; scores would not compare. "
+            f"judge '{failed[0]}' gives other features than it was shipped with; scores would not compare. "
             "Reinstall diffusionbench, and torch if that does not help."
         )
 

@@ -17,8 +17,8 @@ from diffusionbench.writing import check_gives_way, check_place, write_result, w
 
 if TYPE_CHECKING:
     from diffusionbench.prompts import PromptChoice
-    from diffusionbench.request import EvalRequest
-    from diffusionbench.source import Source
+    from diffusionbench.request import Evaluation
+    from diffusionbench.source import ImageSource
 
 simpleeval = typer.Typer(
     no_args_is_help=True,
@@ -93,26 +93,26 @@ class PromptOptions:
             public=None if self.public is None else _public(self.public, metric, weights_digest),
         )
 
-    def completed(self, request: EvalRequest, images: Source) -> EvalRequest:
-        """The request with what sampling some images again showed.
+    def completed(self, evaluation: Evaluation, images: ImageSource) -> Evaluation:
+        """The evaluation with what sampling some images again showed.
 
         Raises:
             RequestError: if the folder holds no image of the set.
         """
-        if self.again is None or request.prompts is None:
-            return request
+        choice = evaluation.request.prompts
+        if self.again is None or choice is None:
+            return evaluation
         from diffusionbench.benchmarks.simpleeval.regeneration import differences
-        from diffusionbench.request import expand
         from diffusionbench.source import PromptFolderSource
 
-        samples = expand(request, images)
+        samples = evaluation.samples(images)
         found = differences(samples, images, PromptFolderSource(self.again))
         if not found:
             raise RequestError(
                 f"folder {self.again} holds no image of this set, such as {samples[0].file}.png. Sample those again "
                 "that `diffusionbench prompts --again` draws."
             )
-        return request.model_copy(update={"prompts": request.prompts.model_copy(update={"again": found})})
+        return evaluation.updated(prompts=choice.model_copy(update={"again": found}))
 
 
 @reads_extra
@@ -180,12 +180,12 @@ def prompts(
             files[out / "again.jsonl"] = drawn(opened), '{"file": "'
         write_results(files)
     known = {other: PROMPTS.load(other) for other in sorted(PROMPTS) if other != name}
-    common = {other: overlaps(opened.texts, row.open("public-0", None).texts) for other, row in known.items()}
+    common = {other: overlaps(opened.texts, theirs.open("public-0").texts) for other, theirs in known.items()}
     if as_json:
         facts = {
             "name": opened.name,
             "sha256": opened.digest,
-            "prompts": len(opened.texts),
+            "prompts": len(opened.items),
             "images_per_prompt": opened.images_per_prompt,
             "overlaps": {other: {"exact": exact, "near": near} for other, (exact, near) in common.items()},
             "file": str(out / "prompts.jsonl") if out else None,
@@ -282,7 +282,7 @@ def verify_record(path: Path) -> str:
                 f"record {path}: seed {fact['seed']} gives the set {opened.digest[:12]}, and the record names "
                 f"{fact['set_digest'][:12]}. It was made by another version or changed; score the images again."
             )
-        reasons = _unranked(key, fact, choice, len(opened.files_of_images()))
+        reasons = _unranked(key, fact, choice, opened.count)
         if fact["status"] == "ranked" and reasons:
             raise RequestError(f"record {path} calls itself ranked, but {reasons[0]}. Do not rank it.")
         lines.append(f"{key}: set {opened.digest[:12]} is that of seed {fact['seed']}; status {fact['status']}")

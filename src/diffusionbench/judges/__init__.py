@@ -1,77 +1,97 @@
-"""The table of feature extractors and what one extractor is.
+"""The table of judges: networks and rules that map images, and items where they ask questions, to evidence.
 
-One pass of an extractor over the images serves every metric that names it, inside the region of `float32.in_float32`.
+An extractor is a row whose output is an array and which asks nothing: one pass of it serves every metric that names it.
+To add a judge: a `JudgeSpec` here (or behind an entry point) and a `judges.judge.Judge` in a file of its own. The
+metrics of `metrics.of_judge` then exist for it.
 """
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping
-from pathlib import Path
-from typing import TYPE_CHECKING, Final, Protocol, runtime_checkable
+from dataclasses import dataclass, field
+from typing import Any, Final, Literal
 
-from diffusionbench.registry import Registry
+from diffusionbench.registry import Table
 
-if TYPE_CHECKING:
-    import numpy as np
-
-EXTRACTORS = Registry(
-    "feature extractor",
-    {
-        "digits": "diffusionbench.judges.digits:DigitsJudge",
-        "pixels": "diffusionbench.judges.pixels:Pixels",
-        "inception": "diffusionbench.judges.inception:Inception",
-    },
-    group="diffusionbench.judges",
-)
+TOLERANCE: Final = 1e-3
+"""Largest relative deviation from shipped outputs at which scores of two machines still compare."""
 
 
-def cache_folder() -> Path:
-    """Where downloaded weights and computed features lie; `DIFFUSIONBENCH_CACHE` moves it and changes no number."""
-    return Path(os.environ.get("DIFFUSIONBENCH_CACHE") or Path.home() / ".cache" / "diffusionbench")
-
-
-class Extractor(Protocol):
-    """Frozen network from 8-bit images to features; constructed with `device`, which loads the weights.
-
-    The first three attributes belong to the class, so that a request is checked without weights. So does
-    `num_classes`, where the logits are those of the classes 0..num_classes - 1 that a request may ask for.
+@dataclass(frozen=True, kw_only=True)
+class JudgeSpec:
+    """One row of `JUDGES`: all that a request is checked by, without code or weights.
 
     Attributes:
-        name: its key in `EXTRACTORS`.
-        dim: feature width d.
+        name: its key in the table, and the ending of its metrics' keys.
+        title: what it is, in a few words, as in "accuracy by <title>".
+        load: "module:Class" of its `Judge`.
+        output: "array": a mapping of arrays with one row an image; "rows": a list with one row an image.
+        uses: names of the judges whose evidence it is given.
+        dim: width of its "features", 0 where it has none.
+        num_classes: width of its "logits" where these are the classes 0..num_classes - 1 of a request, else None.
+        classes: names of those classes, by which folders of images are numbered; None where they have none.
         image_size: the only (height, width) it accepts, or None for any.
-        digest: SHA-256 over weights, preprocessing and precision (`float32.PRECISION`): equal digests mean comparable
-            features.
+        licence: of its weights.
+        sha256: of its weight file, or the first digits that are published; None where it has none.
+        kid_subset: images in a subset of the kernel distance in its features.
+        options: thresholds and other settings with their defaults; part of the digest.
+        self_test: whether it was shipped with outputs to test against.
+        in_protocol: whether its digest stands in a record's protocol; no only where the record holds it elsewhere.
     """
 
     name: str
-    dim: int
-    image_size: tuple[int, int] | None
-    digest: str
-
-    @classmethod
-    def check(cls) -> None:
-        """Verify without loading anything that weights and packages are there.
-
-        Raises:
-            UserError: saying what is missing and how to get it.
-        """
-        ...
-
-    def __call__(self, images: np.ndarray) -> Mapping[str, np.ndarray]:
-        """Map uint8 [B, H, W, 3] to {"features": float32 [B, d], "logits": float32 [B, c]}."""
-        ...
+    title: str
+    load: str
+    output: Literal["array", "rows"] = "array"
+    uses: tuple[str, ...] = ()
+    dim: int = 0
+    num_classes: int | None = None
+    classes: tuple[str, ...] | None = None
+    image_size: tuple[int, int] | None = None
+    licence: str
+    sha256: str | None = None
+    kid_subset: int = 1000
+    options: Mapping[str, Any] = field(default_factory=dict)
+    self_test: bool = False
+    in_protocol: bool = True
 
 
-TOLERANCE: Final = 1e-3
-"""Largest relative deviation from shipped features at which scores of two machines still compare."""
+@dataclass(frozen=True)
+class Unjudged:
+    """Stands for the row of an image that a judge could not judge; it is counted and named.
+
+    Attributes:
+        reason: in words.
+    """
+
+    reason: str
 
 
-@runtime_checkable
-class SelfTested(Protocol):
-    """An extractor that was shipped with the features of some images; records state whether it still gives them."""
+DIGITS: Final = JudgeSpec(
+    name="digits",
+    title="the digit classifier",
+    load="diffusionbench.judges.digits:DigitsJudge",
+    dim=64,
+    num_classes=10,
+    classes=tuple("0123456789"),
+    licence="Apache-2.0",
+    sha256="6f84c79195c62d199deaf9e21e275ada6a138955a735af8755f757036288de29",
+    kid_subset=200,
+    self_test=True,
+)
+PIXELS: Final = JudgeSpec(
+    name="pixels",
+    title="the images themselves, for metrics that judge pictures",
+    load="diffusionbench.judges.pixels:Pixels",
+    licence="none",
+)
+INCEPTION: Final = JudgeSpec(
+    name="inception",
+    title="Inception-v3",
+    load="diffusionbench.judges.inception:Inception",
+    dim=2048,
+    licence="Apache-2.0",
+    sha256="6726825d",
+)
 
-    def self_test(self) -> float:
-        """Largest deviation from the shipped features, relative to their largest value; passed within `TOLERANCE`."""
-        ...
+JUDGES: Final = Table("judge", {row.name: row for row in (DIGITS, PIXELS, INCEPTION)}, group="diffusionbench.judges")

@@ -7,19 +7,22 @@ called `fid`.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
 import numpy as np
+import torch
+from safetensors.torch import load_file
+from torch import Tensor
+from torch.nn import functional as F
 
+from diffusionbench.judges import DIGITS
 from diffusionbench.judges.float32 import PRECISION, in_float32
-from diffusionbench.schema import digest, verify_bundled_weights
-
-if TYPE_CHECKING:
-    import torch
-    from torch import Tensor
+from diffusionbench.judges.judge import Evidence, Judge, Needs
+from diffusionbench.sample import Item
+from diffusionbench.schema import verify_bundled_weights
 
 WEIGHTS: Final = Path(__file__).with_name("digits_judge.safetensors")
 CARD: Final = Path(__file__).with_name("digits_judge.json")
@@ -37,8 +40,6 @@ def forward(weights: Mapping[str, Tensor], grey: Tensor) -> tuple[Tensor, Tensor
     Returns:
         features: float32 [B, 64], the hidden layer after its SiLU; logits: float32 [B, 10].
     """
-    from torch.nn import functional as F
-
     x = F.silu(F.conv2d(grey, weights["conv1.weight"], weights["conv1.bias"], padding=1))
     x = F.silu(F.conv2d(x, weights["conv2.weight"], weights["conv2.bias"], padding=1))
     x = F.avg_pool2d(x, 2)
@@ -54,7 +55,6 @@ def to_grey(images: np.ndarray) -> Tensor:
     Images of 8x8 are taken as they are, and a digit that was enlarged by repeating pixels is the same digit again.
     """
     import torch
-    from torch.nn import functional as F
 
     grey = torch.from_numpy(images.astype(np.float32).mean(axis=-1) / 255)[:, None]
     return grey if grey.shape[2:] == (SIZE, SIZE) else F.adaptive_avg_pool2d(grey, SIZE)
@@ -66,26 +66,21 @@ def card() -> dict[str, Any]:
     return json.loads(CARD.read_text())
 
 
-class DigitsJudge:
+class DigitsJudge(Judge):
     """Features and class logits of digits, seen at 8x8."""
 
-    name = "digits"
-    dim = WIDTH
-    num_classes = 10
-    image_size: tuple[int, int] | None = None
-    classes = tuple("0123456789")
+    spec = DIGITS
 
-    def __init__(self, device: str | torch.device = "cpu") -> None:
+    def __init__(self, device: str = "cpu", options: Mapping[str, Any] | None = None) -> None:
         """Load the weights.
 
         Raises:
             RequestError: if they are missing or are not the ones the card names.
         """
-        from safetensors.torch import load_file
-
+        super().__init__(device, options)
         self.check()
         self._weights = {name: tensor.to(device) for name, tensor in load_file(WEIGHTS).items()}
-        self.digest = digest(
+        self.digest = self.digest_of(
             {
                 "weights": card()["sha256"],
                 "input": "mean of RGB / 255",
@@ -95,31 +90,27 @@ class DigitsJudge:
         )
 
     @classmethod
-    def check(cls) -> None:
+    def check(cls) -> Needs:
         """Verify that the weights are there and whole, without loading them.
 
         Raises:
             RequestError: saying what is wrong with them.
         """
-        verify_bundled_weights("feature extractor 'digits'", WEIGHTS, card()["sha256"])
-
-    def __call__(self, images: np.ndarray) -> Mapping[str, np.ndarray]:
-        """Map uint8 [B, H, W, 3] to {"features": float32 [B, 64], "logits": float32 [B, 10]}."""
-        features, logits = self._forward(images)
-        return {"features": features, "logits": logits}
-
-    def self_test(self) -> float:
-        """See `SelfTested.self_test`."""
-        stored = card()["self_test"]
-        images = np.array(stored["images"], np.uint8).reshape(-1, 8, 8, 3)
-        found, wanted = self._forward(images)[0], np.array(stored["features"])
-        return float(np.abs(found - wanted).max() / np.abs(wanted).max())
+        verify_bundled_weights("judge 'digits'", WEIGHTS, card()["sha256"])
+        return Needs(files=(WEIGHTS,))
 
     @in_float32()
-    def _forward(self, images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        import torch
-
-        device = self._weights["out.bias"].device
+    def __call__(
+        self, images: np.ndarray, items: Sequence[Item] = (), given: Mapping[str, Evidence] | None = None
+    ) -> Mapping[str, np.ndarray]:
+        """Map uint8 [B, H, W, 3] to {"features": float32 [B, 64], "logits": float32 [B, 10]}."""
         with torch.inference_mode():
-            features, logits = forward(self._weights, to_grey(images).to(device))
-        return features.cpu().numpy(), logits.cpu().numpy()
+            features, logits = forward(self._weights, to_grey(images).to(self.device))
+        return {"features": features.cpu().numpy(), "logits": logits.cpu().numpy()}
+
+    def self_test(self) -> float:
+        """See `Judge.self_test`."""
+        stored = card()["self_test"]
+        images = np.array(stored["images"], np.uint8).reshape(-1, 8, 8, 3)
+        found, wanted = self(images)["features"], np.array(stored["features"])
+        return float(np.abs(found - wanted).max() / np.abs(wanted).max())

@@ -1,26 +1,18 @@
-"""The region in which features are extracted: float32 proper, whatever the program around it has chosen for speed."""
+"""The region in which judges run: float32 proper, whatever the program around it has chosen for speed."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
-if TYPE_CHECKING:
-    from collections.abc import Mapping
+import numpy as np
+import torch
 
-    import numpy as np
-
-    from diffusionbench.judges import Extractor
+from diffusionbench.judges.judge import Judge
 
 PRECISION: Final = "float32 products, no TensorFloat-32, no autocast"
-"""Part of an extractor's digest, and of the name under which its features are kept."""
-
-
-def extract(extractor: Extractor, images: np.ndarray) -> Mapping[str, np.ndarray]:
-    """Return what an extractor makes of uint8 images [B, H, W, 3], in float32 proper."""
-    with in_float32():
-        return extractor(images)
+"""Part of a judge's digest, and of the name under which its features are kept."""
 
 
 @contextmanager
@@ -30,8 +22,6 @@ def in_float32() -> Iterator[None]:
     By itself torch convolves in TensorFloat-32 on a GPU (10 bits of 23), and a program may ask for it in products, or
     for bfloat16, by either of torch's two sets of switches or by autocast.
     """
-    import torch
-
     backends: Any = torch.backends
     whole: tuple[Any, ...] = (backends, backends.cudnn)
     parts: tuple[Any, ...] = (
@@ -65,24 +55,28 @@ def in_float32() -> Iterator[None]:
 
 def _set(products: str, convolutions: bool) -> None:
     """Move torch's older switches."""
-    import torch
-
     torch.set_float32_matmul_precision(products)
     torch.backends.cudnn.allow_tf32 = convolutions
 
 
 def _swapped(switch: Any, value: str) -> str:
-    """Set a switch; gives what it was."""
+    """Set a switch and return its former value."""
     before: str = switch.fp32_precision
     switch.fp32_precision = value
     return before
 
 
 def _older_convolutions() -> bool:
-    """What `cudnn.allow_tf32` was last set to: torch shows it only while it agrees with the newer switches."""
-    import torch
-
+    """Return what `cudnn.allow_tf32` was set to last: torch shows it only while it agrees with the newer switches."""
     try:
         return bool(torch.backends.cudnn.allow_tf32)
     except RuntimeError:
         return True
+
+
+def features_of(judge: Judge, images: np.ndarray) -> np.ndarray:
+    """Return the features float32 [B, dim] of images uint8 [B, H, W, 3] for which nothing was asked."""
+    with in_float32():
+        evidence: Any = judge(images)
+    features: np.ndarray = evidence["features"]
+    return features

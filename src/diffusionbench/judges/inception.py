@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import pickle
 import re
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
@@ -18,9 +19,13 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from diffusionbench.errors import RequestError
-from diffusionbench.judges import cache_folder
+from diffusionbench.folders import cache_folder
+from diffusionbench.judges import INCEPTION
 from diffusionbench.judges.float32 import PRECISION, in_float32
-from diffusionbench.schema import digest, file_digest
+from diffusionbench.judges.judge import Evidence, Judge, Needs
+from diffusionbench.sample import Item
+from diffusionbench.schema import file_digest
+from diffusionbench.shown import first_line
 
 WEIGHTS_FILE: Final = "weights-inception-2015-12-05-6726825d.pth"
 WEIGHTS_URL: Final = f"https://github.com/toshas/torch-fidelity/releases/download/v0.2.0/{WEIGHTS_FILE}"
@@ -222,7 +227,7 @@ def find_weights(path: Path | None = None) -> Path:
     place = path or cache_folder() / WEIGHTS_FILE
     if not place.is_file():
         raise RequestError(
-            f"feature extractor 'inception' needs its weights at {place}, which is not there. "
+            f"judge 'inception' needs its weights at {place}, which is not there. "
             f"Fetch {WEIGHTS_URL} and put the file there."
         )
     return place
@@ -248,45 +253,46 @@ def load_net(path: Path) -> tuple[InceptionNet, str]:
         state: Any = torch.load(path, map_location="cpu", weights_only=True)
         net.load_state_dict(state)
     except (RuntimeError, TypeError, AttributeError, EOFError, pickle.UnpicklingError) as error:
-        reason = str(error).splitlines()[0]
+        reason = first_line(error)
         raise RequestError(
             f"weights {path}: not those of the 2015 Inception network ({reason}). Fetch {WEIGHTS_URL}."
         ) from None
     return net, found
 
 
-class Inception:
-    """Feature extractor `inception`: "features" are the 2048 pooled ones, "logits" those without bias.
+class Inception(Judge):
+    """Judge `inception`: "features" are the 2048 pooled ones, "logits" those without bias.
 
     Args:
-        device: torch device.
         weights: path of the weight file, or None for the cache folder (`find_weights`).
 
     Raises:
         RequestError: if the weights are missing or wrong.
     """
 
-    name = "inception"
-    dim = 2048
-    image_size: tuple[int, int] | None = None
+    spec = INCEPTION
 
-    def __init__(self, device: str | torch.device = "cpu", weights: str | Path | None = None) -> None:
+    def __init__(
+        self, device: str = "cpu", options: Mapping[str, Any] | None = None, weights: str | Path | None = None
+    ) -> None:
+        super().__init__(device, options)
         self._net, found = load_net(find_weights(None if weights is None else Path(weights)))
-        self._device = torch.device(device)
-        self._net.to(self._device)
-        self.digest = digest({"weights": found, "preprocessing": _PREPROCESSING, "precision": PRECISION})
+        self._net.to(device)
+        self.digest = self.digest_of({"weights": found, "preprocessing": _PREPROCESSING, "precision": PRECISION})
 
     @classmethod
-    def check(cls) -> None:
-        """Whether the weights are there, without reading them.
+    def check(cls) -> Needs:
+        """Verify that the weights are there, without reading them.
 
         Raises:
             RequestError: if they are not.
         """
-        find_weights()
+        return Needs(files=(find_weights(),))
 
     @in_float32()
-    def __call__(self, images: np.ndarray) -> dict[str, np.ndarray]:
+    def __call__(
+        self, images: np.ndarray, items: Sequence[Item] = (), given: Mapping[str, Evidence] | None = None
+    ) -> dict[str, np.ndarray]:
         """Map uint8 [B, H, W, 3] to {"features": float32 [B, 2048], "logits": float32 [B, 1008]}.
 
         Raises:
@@ -294,10 +300,10 @@ class Inception:
         """
         if images.dtype != np.uint8 or images.ndim != 4 or images.shape[3] != 3:
             raise RequestError(
-                f"feature extractor 'inception' needs uint8 images [B, H, W, 3], got {images.dtype} "
+                f"judge 'inception' needs uint8 images [B, H, W, 3], got {images.dtype} "
                 f"{images.shape}. Convert them first, with a stated rounding."
             )
-        pixels = torch.from_numpy(np.ascontiguousarray(images)).permute(0, 3, 1, 2).to(self._device)
+        pixels = torch.from_numpy(np.ascontiguousarray(images)).permute(0, 3, 1, 2).to(self.device)
         with torch.inference_mode():
             taps = self._net(pixels)
         return {"features": taps["2048"].cpu().numpy(), "logits": taps["logits_unbiased"].cpu().numpy()}

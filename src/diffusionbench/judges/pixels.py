@@ -2,33 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import TYPE_CHECKING
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
+from diffusionbench.judges import PIXELS
+from diffusionbench.judges.judge import Evidence, Judge
+from diffusionbench.sample import Item
 from diffusionbench.schema import digest
 
-if TYPE_CHECKING:
-    import torch
 
+class Pixels(Judge):
+    """The identity on 8-bit images; what is made of them is the business of who uses it."""
 
-class Pixels:
-    """The identity on 8-bit images; what a judge does with them is part of the judge."""
+    spec = PIXELS
+    digest = digest("pixels")
 
-    name = "pixels"
-    dim = 0
-    image_size: tuple[int, int] | None = None
-
-    def __init__(self, device: str | torch.device = "cpu") -> None:
-        """Remember where judges run."""
-        self.device = str(device)
-        self.digest = digest("pixels")
-
-    @classmethod
-    def check(cls) -> None:
-        """Nothing is needed."""
-
-    def __call__(self, images: np.ndarray) -> Mapping[str, np.ndarray]:
-        """uint8 [B, H, W, 3] as {"images": the same}."""
+    def __call__(
+        self, images: np.ndarray, items: Sequence[Item] = (), given: Mapping[str, Evidence] | None = None
+    ) -> Mapping[str, np.ndarray]:
+        """Return uint8 [B, H, W, 3] as {"images": the same}."""
         return {"images": images}

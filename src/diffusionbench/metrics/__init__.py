@@ -1,94 +1,267 @@
-"""The table of metrics and what one metric is.
+"""The table of metrics: what each key means, what it needs, and where its code is. Nothing here imports torch or numpy.
 
-To add a metric: one file here with a `MetricSpec`, and one line in `METRICS`. A metric sees what its extractor
-made of the images, batch by batch, and turns it into one `Estimate`; it never sees a file or a model.
+A family of metrics is one function of a judge, so that a new judge brings its metrics without a row of their own. Rows
+without `load` are keys of published figures, or numbers that stand beside a score. Metrics reduce the evidence of
+judges; they never see a file or a model. To add a metric: one row here, and one file with a `metrics.metric.Metric`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal, Protocol
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from math import inf
+from typing import Final, Literal
 
-from diffusionbench.registry import Registry
-
-if TYPE_CHECKING:
-    import numpy as np
-
-    from diffusionbench.axes import Sample
-    from diffusionbench.judges import Extractor
-    from diffusionbench.stats import Estimate
-
-METRICS = Registry(
-    "metric",
-    {
-        "fid": "diffusionbench.metrics.frechet:FID",
-        "kid_mean": "diffusionbench.metrics.kid:KID",
-        "inception_score": "diffusionbench.metrics.inception_score:INCEPTION_SCORE",
-        "precision": "diffusionbench.metrics.precision_recall:PRECISION",
-        "recall": "diffusionbench.metrics.precision_recall:RECALL",
-        "fd_digits": "diffusionbench.metrics.frechet:FD_DIGITS",
-        "kd_digits": "diffusionbench.metrics.kid:KD_DIGITS",
-        "is_digits": "diffusionbench.metrics.inception_score:IS_DIGITS",
-        "precision_digits": "diffusionbench.metrics.precision_recall:PRECISION_DIGITS",
-        "recall_digits": "diffusionbench.metrics.precision_recall:RECALL_DIGITS",
-        "simpleeval_v1": "diffusionbench.metrics.simpleeval:OPEN",
-        "simpleeval_shapes_v1": "diffusionbench.metrics.simpleeval:SHAPES",
-        "accuracy_digits": "diffusionbench.metrics.accuracy:ACCURACY_DIGITS",
-    },
-    group="diffusionbench.metrics",
-)
-
-
-class Metric(Protocol):
-    """One evaluation of one metric: fed in batches, asked once."""
-
-    def update(self, outputs: Mapping[str, np.ndarray], samples: Sequence[Sample]) -> None:
-        """Take one batch. A row that is not finite is unscored: counted and named, never part of the value.
-
-        Args:
-            outputs: what the extractor returned, by name: "features" float32 [B, d], "logits" float32 [B, c], or
-                "images" uint8 [B, H, W, 3]. A metric may keep these arrays, so nobody writes to them again.
-            samples: the B samples (id, label) these images belong to.
-
-        Raises:
-            RequestError: if the extractor did not return what the metric needs, or a sample comes a second time.
-        """
-        ...
-
-    def compute(self) -> Estimate:
-        """Return the value over everything seen, with its uncertainty.
-
-        Raises:
-            RequestError: if fewer images were scored than the metric is defined for.
-        """
-        ...
+from diffusionbench.judges import DIGITS, INCEPTION, JUDGES, JudgeSpec
+from diffusionbench.registry import Table
 
 
 @dataclass(frozen=True, kw_only=True)
 class MetricSpec:
-    """What a metric is and needs, readable without any weights.
+    """One metric key, for people and for the checks of a request.
 
     Attributes:
         key: final lower-case name, as stored in records.
-        title: one line for people.
-        higher_is_better: direction.
-        extractor: name in `EXTRACTORS`.
-        needs: what it takes from the reference: its moments, its features, or nothing; or the prompts instead.
-        needs_labels: whether every sample must carry the class that was asked for.
+        title: for people, a few words.
+        higher_is_better: direction; None where there is no better end, or none is known.
+        axis: "class_conditional", "t2i" or "reconstruction"; None where unknown.
+        low, high: closed range of possible values.
+        unit: "share" for 0..1, "dB", or "" for none.
+        about: what is computed, with its source.
+        judges: names in `JUDGES` of those whose evidence it reduces.
+        reference: what it takes of the real images as each of its judges sees them; nothing where one is not named.
+        items: what every image must have been made for, None where that plays no part.
         prompts: key in `PROMPTS` of the only set whose images it judges, or None for any.
         min_samples: smallest number of images it is defined for.
-        source: paper or definition.
-        create: makes a fresh `Metric` that compares with a reference as the extractor sees it, or judges by prompts.
+        load: "module:Class" of its `Metric`, or None where nothing here computes it.
     """
 
     key: str
     title: str
-    higher_is_better: bool
-    extractor: str
-    needs: Literal["moments", "features", "nothing", "prompts"]
-    needs_labels: bool = False
+    higher_is_better: bool | None
+    axis: str | None = None
+    low: float = -inf
+    high: float = inf
+    unit: str = ""
+    about: str = ""
+    judges: tuple[str, ...] = ()
+    reference: Mapping[str, Literal["moments", "features"]] = field(default_factory=dict)
+    items: Literal["classes", "prompts"] | None = None
     prompts: str | None = None
-    min_samples: int
-    source: str
-    create: Callable[[Any, Extractor], Metric]
+    min_samples: int = 1
+    load: str | None = None
+
+
+_CLASS: Final = "class_conditional"
+_KID: Final = "unbiased squared maximum mean discrepancy with a cubic kernel; arXiv 1801.01401"
+
+
+def _fd(judge: JudgeSpec) -> MetricSpec:
+    return replace(
+        _distance(f"fd_{judge.name}", f"FD ({judge.name})", f"Frechet distance in {judge.title}'s features"),
+        judges=(judge.name,),
+        reference={judge.name: "moments"},
+        min_samples=2,
+        load="diffusionbench.metrics.frechet:FrechetMetric",
+    )
+
+
+def _kd(judge: JudgeSpec) -> MetricSpec:
+    return MetricSpec(
+        key=f"kd_{judge.name}",
+        title=f"KD ({judge.name})",
+        higher_is_better=False,
+        axis=_CLASS,
+        about=_KID,
+        judges=(judge.name,),
+        reference={judge.name: "features"},
+        min_samples=judge.kid_subset,
+        load="diffusionbench.metrics.kid:KidMetric",
+    )
+
+
+def _is(judge: JudgeSpec) -> MetricSpec:
+    return MetricSpec(
+        key=f"is_{judge.name}",
+        title=f"IS ({judge.name})",
+        higher_is_better=True,
+        axis=_CLASS,
+        low=1,
+        high=judge.num_classes or inf,
+        about=f"the Inception Score's formula on {judge.title}'s predictions; arXiv 1606.03498",
+        judges=(judge.name,),
+        min_samples=10,
+        load="diffusionbench.metrics.inception_score:InceptionScoreMetric",
+    )
+
+
+def _precision(judge: JudgeSpec) -> MetricSpec:
+    return replace(
+        _share(
+            f"precision_{judge.name}", f"Precision ({judge.name})", f"precision in {judge.title}'s features", _CLASS
+        ),
+        judges=(judge.name,),
+        reference={judge.name: "features"},
+        min_samples=4,
+        load="diffusionbench.metrics.precision_recall:PrecisionMetric",
+    )
+
+
+def _recall(judge: JudgeSpec) -> MetricSpec:
+    return replace(
+        _precision(judge),
+        key=f"recall_{judge.name}",
+        title=f"Recall ({judge.name})",
+        about=f"recall in {judge.title}'s features",
+        load="diffusionbench.metrics.precision_recall:RecallMetric",
+    )
+
+
+def _accuracy(judge: JudgeSpec) -> MetricSpec:
+    about = f"share of samples that {judge.title} takes for the class asked for"
+    return replace(
+        _share(f"accuracy_{judge.name}", f"Accuracy ({judge.name})", about, _CLASS),
+        judges=(judge.name,),
+        items="classes",
+        load="diffusionbench.metrics.accuracy:AccuracyMetric",
+    )
+
+
+def of_judge(judge: JudgeSpec) -> list[MetricSpec]:
+    """Return the metrics that a judge brings by having features, and logits of classes."""
+    rows: list[MetricSpec] = []
+    if judge.output == "array" and judge.dim:
+        kd = _kd(judge)
+        rows += [_fd(judge), kd, _spread(f"{kd.key}_std", f"{kd.title}, spread over subsets")]
+        rows += [_precision(judge), _recall(judge)]
+    if judge.output == "array" and judge.num_classes:
+        score = _is(judge)
+        rows += [score, _spread(f"{score.key}_std", f"{score.title}, spread over splits"), _accuracy(judge)]
+    return rows
+
+
+def _distance(key: str, title: str, about: str, axis: str = _CLASS) -> MetricSpec:
+    # A Frechet distance of equal sets may come out a rounding error below zero.
+    return MetricSpec(key=key, title=title, higher_is_better=False, axis=axis, low=-1e-3, about=about)
+
+
+def _share(key: str, title: str, about: str, axis: str = "t2i") -> MetricSpec:
+    return MetricSpec(key=key, title=title, higher_is_better=True, axis=axis, low=0, high=1, unit="share", about=about)
+
+
+def _spread(key: str, title: str) -> MetricSpec:
+    about = "standard deviation over the parts that the score is a mean of; says nothing of its uncertainty"
+    return MetricSpec(key=key, title=title, higher_is_better=None, axis=_CLASS, low=0, about=about)
+
+
+def _simpleeval(key: str, title: str, about: str, load: str) -> MetricSpec:
+    return MetricSpec(
+        key=key,
+        title=title,
+        higher_is_better=True,
+        axis="t2i",
+        # Chance is 0; single questions of two options, all wrong, are at -1.
+        low=-1,
+        high=1,
+        about=about,
+        judges=("pixels",),
+        items="prompts",
+        prompts=key,
+        min_samples=8,
+        load=load,
+    )
+
+
+def _reconstruction(
+    key: str, title: str, higher: bool, about: str, low: float, high: float = inf, unit: str = ""
+) -> MetricSpec:
+    return MetricSpec(
+        key=key, title=title, higher_is_better=higher, axis="reconstruction", low=low, high=high, unit=unit, about=about
+    )
+
+
+# Feature networks of published figures.
+_NETWORKS: Final = {
+    "inception": "Inception-v3",
+    "convnext": "ConvNeXt V2",
+    "dinov2": "DINOv2",
+    "mae": "MAE",
+    "siglip": "SigLIP 2",
+    "clip": "CLIP",
+}
+_FDR: Final = "FDr: Frechet distance in this extractor's features over that of the validation images; arXiv 2604.28190"
+_MIND: Final = "Monge Inception Distance: sliced 2-Wasserstein distance in this extractor's features; arXiv 2605.06797"
+_GENEVAL: Final = "GenEval: a detector judges objects, counts, colours and positions; arXiv 2310.11513"
+_SIMPLE: Final = "SimpleEval as published; the two score sets define it differently, and neither is ours"
+
+_ROWS: Final = (
+    # Only the Inception network may produce a number called `fid`.
+    replace(
+        _fd(INCEPTION), key="fid", title="FID", about="Frechet distance of Inception-v3 features; arXiv 1706.08500"
+    ),
+    _distance("sfid", "sFID", "Frechet distance of spatial Inception-v3 features; arXiv 2103.03841"),
+    replace(
+        _is(INCEPTION),
+        key="inception_score",
+        title="Inception Score",
+        about="exponential of the mean divergence of class predictions; arXiv 1606.03498",
+    ),
+    *(_distance(f"fdr_{key}", f"FDr {title}", _FDR) for key, title in _NETWORKS.items()),
+    _distance("fdr6", "FDr6", "mean of FDr over all six extractors; arXiv 2604.28190"),
+    *(_distance(f"mind_{key}", f"MIND {title}", _MIND) for key, title in _NETWORKS.items()),
+    replace(_kd(INCEPTION), key="kid_mean", title="KID", low=-1),
+    _spread("kid_std", "KID, spread over subsets"),
+    _spread("inception_score_std", "Inception Score, spread over splits"),
+    replace(
+        _precision(INCEPTION),
+        key="precision",
+        title="Precision",
+        about="share of samples inside the real manifold; arXiv 1904.06991",
+    ),
+    replace(
+        _recall(INCEPTION),
+        key="recall",
+        title="Recall",
+        about="share of real images inside the sample manifold; arXiv 1904.06991",
+    ),
+    *of_judge(DIGITS),
+    _share("geneval_overall", "GenEval", f"{_GENEVAL}; mean of the six task scores"),
+    _share("geneval_image_mean", "GenEval, mean over images", f"{_GENEVAL}; share of correct images"),
+    _share("geneval_prompt_any", "GenEval, any image right", f"{_GENEVAL}; prompts with at least one correct image"),
+    _share("dpgbench", "DPG-Bench", "DPG-Bench: a question answerer judges dense prompts; arXiv 2403.05135"),
+    _share("genaibench_overall", "GenAI-Bench", "GenAI-Bench prompts scored by VQAScore; arXiv 2406.13743"),
+    _share("simpleeval_published_2026_06", "SimpleEval (published, June 2026)", _SIMPLE),
+    _share("simpleeval_published_2026_05", "SimpleEval (published, May 2026)", _SIMPLE),
+    _simpleeval(
+        "simpleeval_v1",
+        "SimpleEval (ours, v1)",
+        "our own procedural prompts with a deliberately weak scorer",
+        "diffusionbench.metrics.simpleeval:OpenSimpleEval",
+    ),
+    _simpleeval(
+        "simpleeval_shapes_v1",
+        "SimpleEval shapes (ours, v1)",
+        "the same in a world of drawn shapes, laptop scale",
+        "diffusionbench.metrics.simpleeval:ShapesSimpleEval",
+    ),
+    MetricSpec(
+        key="clipscore",
+        title="CLIPScore",
+        higher_is_better=True,
+        axis="t2i",
+        about="cosine of CLIP's image and caption embeddings, scaled; arXiv 2104.08718",
+    ),
+    _reconstruction("psnr", "PSNR", True, "peak signal over the root mean squared error", low=0, unit="dB"),
+    _reconstruction("ssim", "SSIM", True, "structural similarity; Wang et al. 2004", low=-1, high=1),
+    _reconstruction("lpips", "LPIPS", False, "distance of deep features, fitted to people; arXiv 1801.03924", low=0),
+    _distance("rfid", "rFID", "FID of reconstructions", axis="reconstruction"),
+)
+
+
+def _of_other_judges() -> dict[str, MetricSpec]:
+    return {row.key: row for name in JUDGES if name not in JUDGES.own for row in of_judge(JUDGES[name])}
+
+
+METRICS: Final = Table(
+    "metric", {row.key: row for row in _ROWS}, group="diffusionbench.metrics", derived=_of_other_judges
+)

@@ -6,18 +6,13 @@ Source: Salimans et al. 2016 (arXiv 1606.03498).
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from functools import partial
 from typing import Any, Literal, get_args
 
 import numpy as np
 
-from diffusionbench.axes import Sample
 from diffusionbench.errors import RequestError
-from diffusionbench.judges import Extractor
-from diffusionbench.metrics import MetricSpec
-from diffusionbench.metrics.intake import Intake, as_matrix
-from diffusionbench.references import Reference
+from diffusionbench.metrics.metric import Metric
+from diffusionbench.moments import as_matrix
 from diffusionbench.stats import GROUPS, Estimate
 
 Variant = Literal["upstream", "torch_fidelity", "adm"]
@@ -102,45 +97,15 @@ def _without_groups(logits: np.ndarray, groups: np.ndarray, variant: Variant) ->
     return np.mean(scores, axis=0).tolist()
 
 
-class InceptionScoreMetric:
+class InceptionScoreMetric(Metric):
     """Inception Score, upstream variant, over the images in the order of their ids."""
 
-    def __init__(self, key: str, reference: Reference, extractor: Extractor) -> None:
-        self._intake = Intake(key, "logits", min_samples=_CHUNKS)
-        self._rows: list[np.ndarray] = []
-
-    def update(self, outputs: Mapping[str, np.ndarray], samples: Sequence[Sample]) -> None:
-        """Take one batch (`Metric.update`)."""
-        rows, _ = self._intake.admit(outputs, samples)
-        self._rows.append(rows)
+    output = "logits"
 
     def compute(self) -> Estimate:
-        """Mean over chunks, its jackknife, and the standard deviation over chunks under `<key>_std`."""
-        self._intake.check()
-        rows, groups = self._intake.by_id(self._rows)
+        """Return the mean over chunks, its jackknife, and the standard deviation over chunks under `<key>_std`."""
+        self.seen.check()
+        rows, groups = self.seen.by_id(self.rows)
         value, std = inception_score(rows)
         replicates = _without_groups(rows, groups, "upstream")
-        return self._intake.jackknifed(value, replicates, {f"{self._intake.key}_std": std})
-
-
-INCEPTION_SCORE = MetricSpec(
-    key="inception_score",
-    title="Inception Score (shuffled, ten chunks)",
-    higher_is_better=True,
-    extractor="inception",
-    needs="nothing",
-    min_samples=_CHUNKS,
-    source="Salimans et al. 2016 (arXiv 1606.03498)",
-    create=partial(InceptionScoreMetric, "inception_score"),
-)
-
-IS_DIGITS = MetricSpec(
-    key="is_digits",
-    title="Inception Score with the digits judge as the classifier",
-    higher_is_better=True,
-    extractor="digits",
-    needs="nothing",
-    min_samples=_CHUNKS,
-    source="Salimans et al. 2016 (arXiv 1606.03498), with the digits judge instead of Inception",
-    create=partial(InceptionScoreMetric, "is_digits"),
-)
+        return self.seen.jackknifed(value, replicates, {f"{self.spec.key}_std": std})

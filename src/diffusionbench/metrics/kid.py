@@ -5,18 +5,13 @@ Source: Binkowski et al. 2018 (arXiv 1801.01401).
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from functools import partial
 from typing import Any
 
 import numpy as np
 
-from diffusionbench.axes import Sample
 from diffusionbench.errors import RequestError
-from diffusionbench.judges import Extractor
-from diffusionbench.metrics import MetricSpec
-from diffusionbench.metrics.intake import Intake, as_matrix, check_width
-from diffusionbench.references import Reference
+from diffusionbench.metrics.metric import Metric
+from diffusionbench.moments import as_matrix, check_width
 from diffusionbench.stats import GROUPS, Estimate
 
 # The published setting and its legacy random stream, as torch-fidelity draws it.
@@ -109,53 +104,18 @@ def _kernel(x: np.ndarray, y: np.ndarray) -> np.ndarray:
     return base * base * base
 
 
-class KidMetric:
-    """KID of the generated images against the reference's features.
+class KidMetric(Metric):
+    """KID of the generated images against the reference's features; a subset is as large as the smallest set allowed.
 
     The jackknife leaves a group of images out of every subset, so all replicates share one draw of subsets.
     """
 
-    def __init__(self, key: str, subset_size: int, reference: Reference, extractor: Extractor) -> None:
-        self._intake = Intake(key, "features", min_samples=subset_size)
-        self._subset_size = subset_size
-        self._reference = as_matrix(reference.features(extractor), f"features of reference '{reference.name}'")
-        self._rows: list[np.ndarray] = []
-
-    def update(self, outputs: Mapping[str, np.ndarray], samples: Sequence[Sample]) -> None:
-        """Take one batch (`Metric.update`)."""
-        rows, _ = self._intake.admit(outputs, samples)
-        self._rows.append(rows)
-
     def compute(self) -> Estimate:
-        """Mean over subsets, its jackknife, and the standard deviation over subsets under `<name>_std`."""
-        self._intake.check()
-        rows, groups = self._intake.by_id(self._rows)
-        _check_sizes(rows, self._reference, _SUBSETS, self._subset_size)
-        values, without = _over_subsets(rows, self._reference, groups, _SUBSETS, self._subset_size, _SEED)
-        std_key = self._intake.key.removesuffix("_mean") + "_std"
-        return self._intake.jackknifed(
-            float(values.mean()), without.mean(axis=0).tolist(), {std_key: float(values.std())}
-        )
-
-
-KID = MetricSpec(
-    key="kid_mean",
-    title="Kernel Inception Distance",
-    higher_is_better=False,
-    extractor="inception",
-    needs="features",
-    min_samples=_SUBSET_SIZE,
-    source="Binkowski et al. 2018 (arXiv 1801.01401)",
-    create=partial(KidMetric, "kid_mean", _SUBSET_SIZE),
-)
-
-KD_DIGITS = MetricSpec(
-    key="kd_digits",
-    title="Kernel distance in features of the digits judge, over subsets of 200",
-    higher_is_better=False,
-    extractor="digits",
-    needs="features",
-    min_samples=200,
-    source="Binkowski et al. 2018 (arXiv 1801.01401), with the digits judge instead of Inception",
-    create=partial(KidMetric, "kd_digits", 200),
-)
+        """Return the mean over subsets, its jackknife, and the standard deviation over subsets under `<name>_std`."""
+        self.seen.check()
+        rows, groups = self.seen.by_id(self.rows)
+        size = self.spec.min_samples
+        _check_sizes(rows, self.real_features, _SUBSETS, size)
+        values, without = _over_subsets(rows, self.real_features, groups, _SUBSETS, size, _SEED)
+        std_key = self.spec.key.removesuffix("_mean") + "_std"
+        return self.seen.jackknifed(float(values.mean()), without.mean(axis=0).tolist(), {std_key: float(values.std())})

@@ -5,18 +5,14 @@ Source: Kynkaanniemi et al. 2019 (arXiv 1904.06991).
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from functools import partial
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 
-from diffusionbench.axes import Sample
 from diffusionbench.errors import RequestError
-from diffusionbench.judges import Extractor
-from diffusionbench.metrics import MetricSpec
-from diffusionbench.metrics.intake import Intake, as_matrix, check_width
-from diffusionbench.references import Reference
+from diffusionbench.metrics.metric import Metric
+from diffusionbench.moments import as_matrix, check_width
 from diffusionbench.stats import GROUPS, Estimate
 
 _NEIGHBOURS = 3
@@ -47,11 +43,6 @@ def precision_recall(generated: Any, reference: Any, k: int = _NEIGHBOURS) -> tu
     precision = _inside(generated, reference, _radii(reference, k)).mean()
     recall = _inside(reference, generated, _radii(generated, k)).mean()
     return float(precision), float(recall)
-
-
-def f_score(precision: float, recall: float) -> float:
-    """Harmonic mean of precision and recall in 0..1; 0 where both are 0."""
-    return 2 * precision * recall / max(1e-5, precision + recall)
 
 
 def _prepared(generated: Any, reference: Any, k: int) -> tuple[np.ndarray, np.ndarray]:
@@ -110,76 +101,34 @@ def _radii_without_groups(points: np.ndarray, groups: np.ndarray, k: int) -> np.
     return radii
 
 
-class _NeighbourMetric:
-    """Keeps the generated features beside the reference's, until one of the two shares is asked for."""
-
-    def __init__(self, key: str, reference: Reference, extractor: Extractor) -> None:
-        self._intake = Intake(key, "features", min_samples=_NEIGHBOURS + 1)
-        self._reference = as_matrix(
-            reference.features(extractor), f"features of reference '{reference.name}'", min_rows=_NEIGHBOURS + 1
-        )
-        self._rows: list[np.ndarray] = []
-
-    def update(self, outputs: Mapping[str, np.ndarray], samples: Sequence[Sample]) -> None:
-        """Take one batch (`Metric.update`)."""
-        rows, _ = self._intake.admit(outputs, samples)
-        self._rows.append(rows)
-
-
-class PrecisionMetric(_NeighbourMetric):
+class PrecisionMetric(Metric):
     """Share of generated images inside the reference's balls; images are independent, so the interval is Wilson's."""
 
     def compute(self) -> Estimate:
-        """Precision with its Wilson interval (`Metric.compute`)."""
-        self._intake.check()
-        generated, reference = _prepared(np.concatenate(self._rows), self._reference, _NEIGHBOURS)
+        """Return the precision with its Wilson interval."""
+        self.seen.check()
+        generated, reference = _prepared(np.concatenate(self.rows), self.real_features, _NEIGHBOURS)
         inside = _inside(generated, reference, _radii(reference, _NEIGHBOURS))
-        return self._intake.share(inside.astype(float).tolist())
+        return self.seen.share(inside.astype(float).tolist())
 
 
-class RecallMetric(_NeighbourMetric):
+class RecallMetric(Metric):
     """Share of reference images inside the balls of the generated ones.
 
     The reference points are fixed and the balls are drawn, so the uncertainty is the jackknife over generated images.
     """
 
     def compute(self) -> Estimate:
-        """Recall with its jackknife over groups of images (`Metric.compute`)."""
-        self._intake.check()
-        rows, groups = self._intake.by_id(self._rows)
-        generated, reference = _prepared(rows, self._reference, _NEIGHBOURS)
+        """Return the recall with its jackknife over groups of images."""
+        self.seen.check()
+        rows, groups = self.seen.by_id(self.rows)
+        generated, reference = _prepared(rows, self.real_features, _NEIGHBOURS)
         value = float(_inside(reference, generated, _radii(generated, _NEIGHBOURS)).mean())
         replicates: list[float] = []
-        if self._intake.groups_filled():
+        if self.seen.groups_filled():
             radii = _radii_without_groups(generated, groups, _NEIGHBOURS)
             inside = np.zeros(GROUPS)
             for _, squared in _distances(reference, generated):
                 inside += [(squared <= radii[group]).any(axis=1).sum() for group in range(GROUPS)]
             replicates = (inside / len(reference)).tolist()
-        return self._intake.jackknifed(value, replicates)
-
-
-_SOURCE = "Kynkaanniemi et al. 2019 (arXiv 1904.06991), k = 3"
-
-
-def _spec(key: str, title: str, extractor: str, metric: type[PrecisionMetric] | type[RecallMetric]) -> MetricSpec:
-    return MetricSpec(
-        key=key,
-        title=title,
-        higher_is_better=True,
-        extractor=extractor,
-        needs="features",
-        min_samples=_NEIGHBOURS + 1,
-        source=_SOURCE,
-        create=partial(metric, key),
-    )
-
-
-PRECISION = _spec("precision", "Share of generated images near real ones", "inception", PrecisionMetric)
-RECALL = _spec("recall", "Share of real images near generated ones", "inception", RecallMetric)
-PRECISION_DIGITS = _spec(
-    "precision_digits", "Share of generated images near real ones, by the digits judge", "digits", PrecisionMetric
-)
-RECALL_DIGITS = _spec(
-    "recall_digits", "Share of real images near generated ones, by the digits judge", "digits", RecallMetric
-)
+        return self.seen.jackknifed(value, replicates)

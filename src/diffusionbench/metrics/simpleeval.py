@@ -2,43 +2,44 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import Any
 
 import numpy as np
 
 from diffusionbench.benchmarks.simpleeval import credit, worlds
-from diffusionbench.benchmarks.simpleeval.answers import agreed, joint
+from diffusionbench.benchmarks.simpleeval.answers import Answerer, agreed, joint
 from diffusionbench.benchmarks.simpleeval.blocks import PromptSet
 from diffusionbench.benchmarks.simpleeval.guards import Evidence
+from diffusionbench.benchmarks.simpleeval.open_answerer import OpenAnswerer
 from diffusionbench.benchmarks.simpleeval.report import Report, SeedClaim, World, report
+from diffusionbench.benchmarks.simpleeval.shapes_answerer import ShapesAnswerer
 from diffusionbench.benchmarks.simpleeval.variety import Looks, variety
 from diffusionbench.metrics import MetricSpec
+from diffusionbench.metrics.metric import Context, Metric
+from diffusionbench.sample import Sample
 from diffusionbench.stats import Estimate
 
-if TYPE_CHECKING:
-    from diffusionbench.axes import Sample
-    from diffusionbench.benchmarks.simpleeval.answers import Answerer
-    from diffusionbench.judges import Extractor
-    from diffusionbench.prompts import Prompts
 
-
-class SimpleEval:
+class SimpleEval(Metric):
     """Votes on every image as it comes; memory is a few hundred bytes an image."""
 
-    def __init__(self, world: World, answerer: Answerer, prompts: Prompts) -> None:
-        detail: PromptSet = prompts.opened.detail
-        self._world, self._answerer, self._choice = world, answerer, prompts.choice
+    def __init__(self, world: World, answerer: Answerer, spec: MetricSpec, context: Context) -> None:
+        super().__init__(spec, context)
+        assert context.prompts is not None
+        assert context.choice is not None
+        detail: PromptSet = context.prompts.detail
+        self._world, self._answerer, self._choice = world, answerer, context.choice
         self._set = detail
         self._votes: dict[str, list[np.ndarray | None]] = {
             prompt.id: [None] * detail.images_per_prompt for prompt in detail.prompts
         }
         self._looks = Looks()
 
-    def update(self, outputs: Mapping[str, np.ndarray], samples: Sequence[Sample]) -> None:
+    def update(self, evidence: Mapping[str, Any], samples: Sequence[Sample]) -> None:
         """Judge a batch; see `Metric.update`."""
-        images = list(outputs["images"])
+        images = list(evidence["pixels"]["images"])
         places = [divmod(sample.id, self._set.images_per_prompt) for sample in samples]
         prompts = [self._set.prompts[place] for place, _ in places]
         for image, prompt, (_, k), votes in zip(
@@ -98,31 +99,15 @@ class SimpleEval:
         return found
 
 
-def _shapes(prompts: Prompts, extractor: Extractor) -> SimpleEval:
-    from diffusionbench.benchmarks.simpleeval.shapes_answerer import ShapesAnswerer
+class ShapesSimpleEval(SimpleEval):
+    """The score in the world of drawn shapes."""
 
-    return SimpleEval(worlds.SHAPES, ShapesAnswerer(), prompts)
-
-
-def _open(prompts: Prompts, extractor: Extractor) -> SimpleEval:
-    from diffusionbench.benchmarks.simpleeval.open_answerer import OpenAnswerer
-
-    return SimpleEval(worlds.OPEN, OpenAnswerer.from_hub(device=extractor.device), prompts)  # type: ignore[attr-defined]
+    def __init__(self, spec: MetricSpec, context: Context) -> None:
+        super().__init__(worlds.SHAPES, ShapesAnswerer(), spec, context)
 
 
-def _spec(key: str, title: str, create: Callable[..., SimpleEval]) -> MetricSpec:
-    return MetricSpec(
-        key=key,
-        title=title,
-        higher_is_better=True,
-        extractor="pixels",
-        needs="prompts",
-        prompts=key,
-        min_samples=8,
-        source="docs/simpleeval.md",
-        create=create,
-    )
+class OpenSimpleEval(SimpleEval):
+    """The score on natural prompts."""
 
-
-OPEN = _spec("simpleeval_v1", "SimpleEval (ours, v1), natural prompts", _open)
-SHAPES = _spec("simpleeval_shapes_v1", "SimpleEval (ours, v1), rendered shapes", _shapes)
+    def __init__(self, spec: MetricSpec, context: Context) -> None:
+        super().__init__(worlds.OPEN, OpenAnswerer.from_hub(device=context.device), spec, context)

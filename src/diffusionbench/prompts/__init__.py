@@ -1,24 +1,56 @@
-"""The table of prompt sets and what one is: texts to draw, and how many images of each.
+"""The table of prompt sets, the choice of one, and what an opened one is: texts to draw, and how many images of each.
 
-To add a set: one file here (or a module that builds it) and one line in `PROMPTS`. Nothing here imports torch.
+To add a set: one row here and a module with its `PromptSource`. Nothing here imports torch.
 """
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Final
 
-from diffusionbench.registry import Registry
+from diffusionbench.errors import RequestError
+from diffusionbench.registry import Table
+from diffusionbench.sample import Item, Sample
 from diffusionbench.schema import Strict
 
-PROMPTS = Registry(
-    "prompt set",
-    {
-        "simpleeval_v1": "diffusionbench.prompts.simpleeval:OPEN",
-        "simpleeval_shapes_v1": "diffusionbench.prompts.simpleeval:SHAPES",
-    },
-    group="diffusionbench.prompts",
+
+@dataclass(frozen=True, kw_only=True)
+class PromptSpec:
+    """One row of `PROMPTS`.
+
+    Attributes:
+        name: its key in the table, and what records call it.
+        title: one line for users.
+        licence: of the texts.
+        layouts: sizes it comes in, the smallest first.
+        load: "module:name" of its `PromptSource`.
+    """
+
+    name: str
+    title: str
+    licence: str
+    layouts: tuple[str, ...]
+    load: str
+
+
+SIMPLEEVAL_OPEN: Final = PromptSpec(
+    name="simpleeval_v1",
+    title="SimpleEval (ours, v1): natural prompts, two dual encoders",
+    licence="Apache-2.0",
+    layouts=("quick", "standard", "wide"),
+    load="diffusionbench.prompts.simpleeval:OPEN",
+)
+SIMPLEEVAL_SHAPES: Final = PromptSpec(
+    name="simpleeval_shapes_v1",
+    title="SimpleEval (ours, v1): rendered shapes, two readers",
+    licence="Apache-2.0",
+    layouts=("quick", "standard", "full"),
+    load="diffusionbench.prompts.simpleeval:SHAPES",
+)
+PROMPTS: Final = Table(
+    "prompt set", {row.name: row for row in (SIMPLEEVAL_OPEN, SIMPLEEVAL_SHAPES)}, group="diffusionbench.prompts"
 )
 
 
@@ -29,8 +61,7 @@ class PromptList:
     Attributes:
         name: as records call it.
         digest: SHA-256 over texts and all that is asked about the images.
-        texts: the prompts, all different.
-        files: path of each prompt's images below an image folder; image k is `<file>/<k>.png`.
+        items: the prompts; their keys are where their images lie below an image folder, image k as `<key>/<k>.png`.
         images_per_prompt: images K asked for each prompt.
         noise_seeds: for each prompt the K seeds of the samples' own noise, or None where the set does not rule it.
         jsonl: the set as JSON Lines, which is what `diffusionbench prompts` writes.
@@ -39,16 +70,31 @@ class PromptList:
 
     name: str
     digest: str
-    texts: tuple[str, ...]
-    files: tuple[str, ...]
+    items: tuple[Item, ...]
     images_per_prompt: int
     noise_seeds: Sequence[Sequence[int]] | None
     jsonl: str
-    detail: Any
+    detail: Any = None
+
+    @property
+    def texts(self) -> tuple[str, ...]:
+        """The prompts' texts."""
+        return tuple(item.text or "" for item in self.items)
+
+    @property
+    def count(self) -> int:
+        """Images of the whole set."""
+        return len(self.items) * self.images_per_prompt
+
+    def sample(self, place: int) -> Sample:
+        """Return what is asked for at a place of the evaluation: prompt by prompt, K images each."""
+        prompt, k = divmod(place, self.images_per_prompt)
+        seed = None if self.noise_seeds is None else self.noise_seeds[prompt][k]
+        return Sample(id=place, item=self.items[prompt], k=k, seed=seed)
 
     def files_of_images(self) -> list[str]:
         """Return where every image belongs below an image folder, without the suffix, in the order of sample ids."""
-        return [f"{file}/{k}" for file in self.files for k in range(self.images_per_prompt)]
+        return [self.sample(place).file for place in range(self.count)]
 
 
 class PromptChoice(Strict):
@@ -75,35 +121,33 @@ class PromptChoice(Strict):
     again: dict[str, float] = {}
 
 
-@dataclass(frozen=True)
-class Prompts:
-    """What a metric on prompts is made for: the opened set and the choice that led to it."""
+class PromptSource:
+    """The code of a row: opens sets, and says what is in one."""
 
-    opened: PromptList
-    choice: PromptChoice
-
-
-class PromptSource(Protocol):
-    """One row of the table.
-
-    Attributes:
-        title: one line for people.
-        licence: of the texts.
-        layouts: sizes it comes in.
-    """
-
-    title: str
-    licence: str
-    layouts: tuple[str, ...]
-
-    def open(self, seed: str, layout: str | None) -> PromptList:
-        """Return the prompts of a seed.
+    def open(self, seed: str, layout: str | None = None) -> PromptList:
+        """Return the prompts of a seed, in the smallest layout where none is named.
 
         Raises:
             RequestError: if the seed or the layout does not exist.
         """
-        ...
+        raise NotImplementedError
 
     def summary(self, opened: PromptList) -> str:
-        """Return what is in an opened set, in lines for people."""
-        ...
+        """Return what is in an opened set, in lines for users."""
+        raise NotImplementedError
+
+
+def open_prompts(choice: PromptChoice) -> PromptList:
+    """Return the chosen prompt set.
+
+    Raises:
+        RequestError: if the set, its seed or its layout is unknown, or a text stands in it twice.
+    """
+    found: PromptList = PROMPTS.load(choice.name).open(choice.seed, choice.layout)
+    repeated = [text for text, times in Counter(found.texts).items() if times > 1]
+    if repeated:
+        raise RequestError(
+            f"prompt set '{found.name}' has {len(repeated)} prompts more than once, the first: '{repeated[0]}'. "
+            "Remove the repeats: every prompt counts once."
+        )
+    return found

@@ -2,31 +2,23 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 from diffusionbench.benchmarks.simpleeval import builder, seeds
-from diffusionbench.benchmarks.simpleeval.blocks import PromptSet, noise_seed
+from diffusionbench.benchmarks.simpleeval.blocks import noise_seed
 from diffusionbench.benchmarks.simpleeval.statistics import describe
 from diffusionbench.errors import RequestError
-from diffusionbench.prompts import PromptList
+from diffusionbench.prompts import SIMPLEEVAL_OPEN, SIMPLEEVAL_SHAPES, PromptList, PromptSource, PromptSpec
+from diffusionbench.sample import Item
 
 
-@dataclass(frozen=True)
-class SimpleEvalPrompts:
+class SimpleEvalPrompts(PromptSource):
     """One world's sets."""
 
-    name: str
-    world: str
-    title: str
-    licence: str = "Apache-2.0"
-
-    @property
-    def layouts(self) -> tuple[str, ...]:
-        """Sizes, the smallest first."""
-        return tuple(builder.world_module(self.world).LAYOUTS)
+    def __init__(self, spec: PromptSpec, world: str) -> None:
+        self.spec = spec
+        self.world = world
 
     def open(self, seed: str, layout: str | None = None) -> PromptList:
-        """See `PromptSource.open`; without a layout the smallest one.
+        """See `PromptSource.open`.
 
         Raises:
             RequestError: if the seed is neither public nor bound nor sealed, or the layout is unknown.
@@ -36,12 +28,11 @@ class SimpleEvalPrompts:
                 f"'{seed}' is no seed of SimpleEval. Use {seeds.PUBLIC[0]} ... {seeds.PUBLIC[-1]}, a bound seed "
                 "(bound-<32 hex digits>) or a revealed sealed one (sealed-<name>-<64 hex digits>)."
             )
-        found = builder.build(self.world, seed, layout or self.layouts[0])
+        found = builder.build(self.world, seed, layout or self.spec.layouts[0])
         return PromptList(
-            name=self.name,
+            name=self.spec.name,
             digest=found.digest,
-            texts=tuple(prompt.text for prompt in found.prompts),
-            files=tuple(prompt.id for prompt in found.prompts),
+            items=tuple(Item(prompt.id, text=prompt.text, detail={"prompt": prompt}) for prompt in found.prompts),
             images_per_prompt=found.images_per_prompt,
             noise_seeds=[
                 [noise_seed(found.seed, prompt.id, k) for k in range(found.images_per_prompt)]
@@ -52,10 +43,9 @@ class SimpleEvalPrompts:
         )
 
     def summary(self, opened: PromptList) -> str:
-        """What the builder prints; see `statistics.describe`."""
-        found: PromptSet = opened.detail
-        return describe(found)
+        """See `PromptSource.summary`; what the builder prints."""
+        return describe(opened.detail)
 
 
-OPEN = SimpleEvalPrompts("simpleeval_v1", "open", "SimpleEval (ours, v1): natural prompts, two dual encoders")
-SHAPES = SimpleEvalPrompts("simpleeval_shapes_v1", "shapes", "SimpleEval (ours, v1): rendered shapes, two readers")
+OPEN = SimpleEvalPrompts(SIMPLEEVAL_OPEN, "open")
+SHAPES = SimpleEvalPrompts(SIMPLEEVAL_SHAPES, "shapes")

@@ -1,23 +1,22 @@
 """scikit-learn's bundled handwritten digits: 1,797 real 8x8 images of ten classes, no download.
 
 Every fifth image (index mod 5 = 4) is held out from generator, judge and reference.
-Source: Alpaydin and Kaynak 1998, UCI "Optical Recognition of Handwritten Digits", test part.
+ImageSource: Alpaydin and Kaynak 1998, UCI "Optical Recognition of Handwritten Digits", test part.
 """
 
 from __future__ import annotations
 
 import hashlib
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
 import numpy as np
 
-from diffusionbench.judges.float32 import extract
+from diffusionbench.judges.float32 import features_of
+from diffusionbench.judges.judge import Judge
+from diffusionbench.moments import moments
+from diffusionbench.references.reference import Reference
 from diffusionbench.registry import require
-from diffusionbench.source import ArraySource
-
-if TYPE_CHECKING:
-    from diffusionbench.judges import Extractor
-    from diffusionbench.source import Source
+from diffusionbench.source import ArraySource, ImageSource
 
 Split = Literal["train", "held_out"]
 
@@ -39,7 +38,7 @@ def read(split: Split) -> tuple[np.ndarray, np.ndarray]:
     return np.repeat(grey[chosen][..., None], 3, axis=-1), data.target[chosen].astype(np.int64)
 
 
-class Digits:
+class DigitsReference(Reference):
     """The digits as a reference: moments and features of the training split, both anchors.
 
     The evaluation order is that of the held-out labels, repeated: 359 generated images have exactly the held-out
@@ -47,10 +46,8 @@ class Digits:
     """
 
     name = "digits"
-    # The judge of digits sees 8x8 whatever it is given.
-    image_size: tuple[int, int] | None = None
-    num_classes: int | None = 10
-    classes: tuple[str, ...] | None = tuple("0123456789")
+    num_classes = 10
+    classes = tuple("0123456789")
     offers = frozenset({"moments", "features"})
 
     def __init__(self) -> None:
@@ -68,8 +65,8 @@ class Digits:
         """Return the held-out labels in stored order, from the start again after 359."""
         return np.resize(self._held_out[1], count).tolist()
 
-    def anchors(self, count: int) -> dict[str, Source]:
-        """At most 359 held-out images, and as many class means of the training images."""
+    def anchors(self, count: int) -> dict[str, ImageSource]:
+        """Return at most 359 held-out images, and as many class means of the training images."""
         images, labels = (array[:count] for array in self._held_out)
         means = np.stack([self._images[self._labels == label].mean(axis=0) for label in range(10)])
         means = np.round(means).astype(np.uint8)
@@ -78,15 +75,13 @@ class Digits:
             "class_means": ArraySource(means[labels], labels, "class means of the training digits"),
         }
 
-    def features(self, extractor: Extractor) -> np.ndarray:
-        """Training images' features, float32 [1438, d]; formed once per extractor."""
-        if extractor.digest not in self._features:
-            parts = [extract(extractor, self._images[start : start + 256])["features"] for start in range(0, 1438, 256)]
-            self._features[extractor.digest] = np.concatenate(parts)
-        return self._features[extractor.digest]
+    def features(self, judge: Judge) -> np.ndarray:
+        """Return the training images' features, float32 [1438, d]; formed once per judge."""
+        if judge.digest not in self._features:
+            parts = [features_of(judge, self._images[start : start + 256]) for start in range(0, 1438, 256)]
+            self._features[judge.digest] = np.concatenate(parts)
+        return self._features[judge.digest]
 
-    def moments(self, extractor: Extractor) -> tuple[np.ndarray, np.ndarray]:
-        """Mean and covariance of the training images' features."""
-        from diffusionbench.metrics import frechet
-
-        return frechet.moments(self.features(extractor))
+    def moments(self, judge: Judge) -> tuple[np.ndarray, np.ndarray]:
+        """Return mean and covariance of the training images' features."""
+        return moments(self.features(judge))

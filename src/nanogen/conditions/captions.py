@@ -14,9 +14,8 @@ from diffusionbench.shown import printable
 from nanogen.conditions import Conditioner, SampleSpec, Settings
 from nanogen.model.condition import TextCondition
 from nanogen.text import open_spec
-from nanogen.text.cache import TextCache
+from nanogen.text.cache import TextCache, check_current, read_manifest
 from nanogen.text.encoder import TextEncoder
-from nanogen.text.manifest import read_manifest, stale
 from nanogen.text.states import TextStates
 
 if TYPE_CHECKING:
@@ -37,7 +36,7 @@ class TextConditioner(Conditioner):
         super().__init__(settings, device)
         name = settings["encoder"]
         self._encoder = TextEncoder(name, open_spec(name), device, settings["max_tokens"])
-        cache = None if settings["cache"] is None else TextCache.open(Path(settings["cache"]), self._encoder)
+        cache = None if settings["cache"] is None else TextCache(Path(settings["cache"]), self._encoder)
         self._states = TextStates(self._encoder, cache)
         self._noted = False
 
@@ -56,9 +55,7 @@ class TextConditioner(Conditioner):
             )
         if settings["cache"] is not None:
             folder = Path(settings["cache"])
-            found = read_manifest(folder).data_digest
-            if found != data.digest:
-                raise stale(folder, "the data's hash", found[:12], data.digest[:12])
+            check_current(folder, "the data's hash", read_manifest(folder).data_digest[:12], data.digest[:12])
         return dict(settings)
 
     @property

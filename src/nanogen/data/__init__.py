@@ -1,37 +1,20 @@
-"""The table of data sets and what one data set is: a sized map from an index to one image and its condition.
+"""What one data set is: a sized map from an index to an image and its condition. The table is `nanogen.datasets`.
 
-To add a data set: one file here with an opener, and one line in `DATASETS`. A data set knows neither models nor
-steps; order and position are `order.py`'s.
+A data set knows neither models nor steps; order and position are `order.py`'s.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol
-
-from diffusionbench.registry import Registry
+from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     import numpy as np
     from torch import Tensor
 
-DATASETS = Registry(
-    "data set",
-    {
-        "digits": "nanogen.data.digits:open_digits",
-        "shapes": "nanogen.data.shapes:open_shapes",
-        "imagefolder": "nanogen.data.images:open_folder",
-        "captionfolder": "nanogen.data.captions:open_captioned",
-        "tars": "nanogen.data.tars:open_tars",
-        "parquet": "nanogen.data.tables:open_parquet",
-        "arrow": "nanogen.data.tables:open_arrow",
-    },
-    group="nanogen.datasets",
-)
-
 
 @dataclass(frozen=True)
-class Item:
+class Example:
     """One training example.
 
     Attributes:
@@ -47,39 +30,54 @@ class Item:
     corrupt: str | None = None
 
 
-class Dataset(Protocol):
-    """What an opener returns; an opener takes `path` (or None), `image_size` in pixels and `split` ("train").
+@dataclass(frozen=True)
+class Component:
+    """One of the sets that are mixed in a data set; its indices follow those of the component before.
 
     Attributes:
-        num_classes: number of classes, or None where items have no label.
-        classes: their names in the order of the labels, or None where unknown.
-        captioned: whether every item has a caption.
-        digest: SHA-256 that changes when the list of images or captions does.
-
-    A set whose storage or mixture matters to the order also has `parts` (`plan.py`).
+        size: images in it.
+        weight: its share of the sequence, relative to the other components.
+        blocks: sizes of runs of indices that are stored together, in order, or None where storage does not matter.
     """
 
-    @property
-    def num_classes(self) -> int | None: ...
+    size: int
+    weight: float = 1.0
+    blocks: tuple[int, ...] | None = None
 
-    @property
-    def classes(self) -> tuple[str, ...] | None: ...
 
-    @property
-    def captioned(self) -> bool: ...
+class Dataset:
+    """Base of all data sets; one that can be pickled, as loader processes get a copy.
 
-    @property
-    def digest(self) -> str: ...
+    Attributes:
+        num_classes: number of classes, or None where examples have no label.
+        classes: their names in the order of the labels, or None where unknown.
+        captioned: whether every example has a caption.
+        digest: SHA-256 that changes when the list of images or captions does.
+        left_out: sentence about the files that are not read, or None.
+        defects: sentences about samples known to be incomplete, at most 20; reading one raises DataError.
+    """
 
-    def __len__(self) -> int: ...
+    num_classes: int | None = None
+    classes: tuple[str, ...] | None = None
+    captioned: bool = False
+    digest: str
+    left_out: str | None = None
+    defects: tuple[str, ...] = ()
 
-    def __getitem__(self, index: int) -> Item:
+    def __len__(self) -> int:
+        raise NotImplementedError
+
+    def __getitem__(self, index: int) -> Example:
         """Decode, crop and return one example.
 
         Raises:
             DataError: if the image or its caption cannot be read; it is named.
         """
-        ...
+        raise NotImplementedError
+
+    def label(self, index: int) -> int | None:
+        """Return the label of one example, where possible without decoding its image."""
+        return self[index].label
 
     def caption(self, index: int) -> str | None:
         """Return the caption of one example without decoding its image, or None where it has none.
@@ -87,7 +85,28 @@ class Dataset(Protocol):
         Raises:
             DataError: if it cannot be read; it is named.
         """
-        ...
+        return None
+
+    @property
+    def components(self) -> tuple[Component, ...]:
+        """How the indices lie (`plan.py`): one component without blocks, unless a data set says otherwise."""
+        return (Component(len(self)),)
+
+
+class Wrapped(Dataset):
+    """Base of data sets that change the examples of another, neither their number nor their order."""
+
+    def __init__(self, dataset: Dataset) -> None:
+        self.dataset = dataset
+        self.num_classes, self.classes = dataset.num_classes, dataset.classes
+        self.captioned, self.digest = dataset.captioned, dataset.digest
+
+    @property
+    def components(self) -> tuple[Component, ...]:
+        return self.dataset.components
+
+    def __len__(self) -> int:
+        return len(self.dataset)
 
 
 @dataclass(frozen=True)
@@ -98,9 +117,9 @@ class Batch:
         image: uint8 [B, 3, H, W], or None where `latent` is given.
         label: int64 [B], or None where the data has no classes.
         caption: B strings, or None where the data has no captions.
-        positions: places of the items in the global batch; noise and times depend on them, never on the rank.
-        corrupt: a sentence for each item that stands in for a sample that cannot be read.
-        latent: float32 [B, C, h, w], of data whose latents are kept (`memory.py`).
+        positions: places of the examples in the global batch; noise and times depend on them, never on the rank.
+        corrupt: a sentence for each example that stands in for a sample that cannot be read.
+        latent: float32 [B, C, h, w], of data whose latents are cached (`memory.py`).
     """
 
     image: Tensor | None

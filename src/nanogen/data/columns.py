@@ -14,7 +14,7 @@ from diffusionbench.errors import DataError
 from diffusionbench.files import LeftOut
 from diffusionbench.registry import require
 from diffusionbench.shown import few
-from nanogen.data.captions import CAPTION_FIELDS
+from nanogen.data.caption_text import CAPTION_FIELDS
 
 # Names that mean the image whatever else there is, and endings that are names where a tool wrote encoded files.
 IMAGE_FIELDS = ("image", "img")

@@ -1,24 +1,25 @@
 """Samples that cannot be read: the next good one stands in for each, and the run counts and names them.
 
-Which one stands in is a function of the index alone, so the sequence of a run stays one of (seed, step). Too many are
-no accident: a run that starts with more than `MAX_SHARE` of them stops.
+Which one stands in is a function of the index alone, so the sequence of a run stays one of (seed, step). A run that
+starts with more than `MAX_SHARE` of them stops.
 """
 
 from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
+from dataclasses import replace
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 
 from diffusionbench.errors import DataError
 from diffusionbench.writing import write_atomic, write_errors
 from nanogen import parallel
-from nanogen.data import Batch, Dataset, Item
-from nanogen.data.plan import parts_of
+from nanogen.data import Batch, Dataset, Example, Wrapped
 from nanogen.log import say
 
 # Samples that are tried in the place of one.
@@ -28,61 +29,55 @@ MAX_SHARE, FIRST = 0.05, 1000
 # Distinct corrupt samples that a run names and counts; bounds its memory.
 MAX_NAMED = 100_000
 FILE = "corrupt.txt"
-HOPELESS = "Nor can any of the samples after it be read that were tried in its place."
+
+ReadT = TypeVar("ReadT")
 
 
-class Skipping:
+class Skipping(Wrapped):
     """A data set in which the next readable sample of the same block stands in for one that cannot be read.
 
     Args:
-        dataset: the data set; its DataErrors about a sample become `Item.corrupt`.
+        dataset: the data set; its DataErrors about a sample become `Example.corrupt`.
     """
 
     def __init__(self, dataset: Dataset) -> None:
-        self.dataset = dataset
-        self.parts = parts_of(dataset, len(dataset))
-        self.num_classes, self.classes = dataset.num_classes, dataset.classes
-        self.captioned, self.digest = dataset.captioned, dataset.digest
-        self._starts = np.cumsum([0, *(size for part in self.parts for size in part.blocks or (part.size,))])
+        super().__init__(dataset)
+        sizes = [size for component in self.components for size in component.blocks or (component.size,)]
+        self._starts = np.cumsum([0, *sizes])
 
-    def __len__(self) -> int:
-        return len(self.dataset)
-
-    def __getitem__(self, index: int) -> Item:
-        problem = None
-        for other in self._from(index):
-            try:
-                item = self.dataset[other]
-            except DataError as error:
-                problem = problem or str(error)
-                continue
-            return Item(item.image, item.label, item.caption, problem)
-        raise DataError(f"{problem} {HOPELESS}")
+    def __getitem__(self, index: int) -> Example:
+        example, problem = self._read(self.dataset.__getitem__, index)
+        return replace(example, corrupt=problem)
 
     def caption(self, index: int) -> str | None:
         """Return the caption of the sample, or of the next one whose caption can be read; its image is not looked at.
 
         The captions of all indices are those that training can see.
         """
-        problem = None
-        for other in self._from(index):
-            try:
-                return self.dataset.caption(other)
-            except DataError as error:
-                problem = problem or str(error)
-        raise DataError(f"{problem} {HOPELESS}")
+        return self._read(self.dataset.caption, index)[0]
 
-    def _from(self, index: int) -> Iterator[int]:
-        """The index, then those after it in its block, from the end on to its start; at most `TRIES`."""
+    def _read(self, read: Callable[[int], ReadT], index: int) -> tuple[ReadT, str | None]:
+        """Read a sample, else the first that can be read after it in its block, from whose end it goes on at the start.
+
+        Returns:
+            What was read, and the sentence about the sample itself where it could not be read.
+        """
         if not 0 <= index < len(self):
             raise IndexError(index)
         block = int(np.searchsorted(self._starts, index, side="right")) - 1
         start, size = int(self._starts[block]), int(self._starts[block + 1] - self._starts[block])
-        for step in range(min(size, TRIES)):
-            yield start + (index - start + step) % size
+        others = min(size - 1, TRIES)
+        problem = None
+        for step in range(1 + others):
+            try:
+                return read(start + (index - start + step) % size), problem
+            except DataError as error:
+                problem = problem or str(error)
+        rest = f" The next {others} samples could not be read either." if others else ""
+        raise DataError(f"{problem}{rest}")
 
 
-class Tally:
+class CorruptLog:
     """Counts the corrupt samples that batches bring, and names each once in `corrupt.txt`.
 
     A line is the step after which the sample was known, a tab, and the sentence about it. A run that continues drops
@@ -97,15 +92,16 @@ class Tally:
         self.path = run_dir / FILE
         self._new: dict[str, None] = {}
         self._seen = self._replaced = 0
-        with self._written():
+        with self._write_errors():
             text = self.path.read_bytes().decode("utf-8", "replace") if self.path.exists() else ""
-        lines = text.split("\n")[:-1]
         # A line that is cut off or not ours is dropped with the later ones.
-        kept = [line for line in lines if re.match(r"[0-9]{1,18}\t", line) and int(line.partition("\t")[0]) <= step]
-        self._known = {hash(line.partition("\t")[2]) for line in kept}
-        if parallel.is_main() and text != "".join(f"{line}\n" for line in kept):
-            with self._written():
-                write_atomic(self.path, "".join(f"{line}\n" for line in kept))
+        matches = (re.fullmatch(r"([0-9]{1,18})\t(.*)", line) for line in text.split("\n")[:-1])
+        kept = [match for match in matches if match is not None and int(match[1]) <= step]
+        self._known = {hash(match[2]) for match in kept}
+        wanted = "".join(f"{match[0]}\n" for match in kept)
+        if parallel.is_main() and text != wanted:
+            with self._write_errors():
+                write_atomic(self.path, wanted)
 
     def watch(self, loader: Iterator[Batch]) -> Iterator[Batch]:
         """Give the same batches, counted.
@@ -134,21 +130,19 @@ class Tally:
         ours = [*self._new] if gathered is None else [one for rank in sorted(gathered) for one in gathered[rank]]
         self._new = {}
         new = []
-        for sentence in ours:
-            line = " ".join(sentence.split())
+        for line in (" ".join(sentence.split()) for sentence in ours):
             if hash(line) in self._known or len(self._known) >= MAX_NAMED:
                 continue
             self._known.add(hash(line))
-            if gathered is not None:
-                if len(self._known) == 1:
-                    say(f"a sample that cannot be read was replaced; this one and all others are named in {self.path}")
-                new.append(f"{step}\t{line}\n")
-        if new:
-            with self._written(), self.path.open("a", encoding="utf-8", errors="backslashreplace") as file:
+            new.append(f"{step}\t{line}\n")
+            if len(self._known) == 1 and gathered is not None:
+                say(f"a sample that cannot be read was replaced; this one and all others are named in {self.path}")
+        if new and gathered is not None:
+            with self._write_errors(), self.path.open("a", encoding="utf-8", errors="backslashreplace") as file:
                 file.writelines(new)
                 file.flush()
                 os.fsync(file.fileno())
         return len(self._known)
 
-    def _written(self) -> AbstractContextManager[None]:
+    def _write_errors(self) -> AbstractContextManager[None]:
         return write_errors(self.path, "Correct that and start the same command again.", DataError)

@@ -11,50 +11,51 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from nanogen.data import Batch, Dataset, Item
-from nanogen.data.plan import Part, parts_of
+from nanogen.data import Batch, Component, Dataset, Example
 
 
 @runtime_checkable
-class Gathers(Protocol):
-    """What makes batches itself, at once: no worker reads ahead for it."""
+class SupportsBatches(Protocol):
+    """A source of training that makes batches itself, at once: no worker reads ahead for it."""
+
+    @property
+    def components(self) -> tuple[Component, ...]: ...
 
     def __len__(self) -> int: ...
 
     def batch(self, indices: np.ndarray, positions: list[int]) -> Batch:
-        """Return the items int64 [B], for these places in the global batch."""
+        """Return the examples int64 [B], for these places in the global batch."""
         ...
 
 
-@dataclass(frozen=True)
-class InMemory:
+@dataclass(kw_only=True, eq=False)
+class ArrayDataset(Dataset):
     """Decoded images with their labels or captions.
 
     Attributes:
         images: uint8 [n, H, W, 3].
         labels: int64 [n], or None.
         captions: n strings, or None.
-        classes: names of the classes in the order of their labels, or None where unknown.
-        num_classes: number of classes, or None without labels.
-        digest: SHA-256 over the list of images.
     """
 
     images: np.ndarray
-    labels: np.ndarray | None
-    captions: Sequence[str] | None
-    classes: tuple[str, ...] | None
-    num_classes: int | None
     digest: str
+    labels: np.ndarray | None = None
+    captions: Sequence[str] | None = None
+    classes: tuple[str, ...] | None = None
+    num_classes: int | None = None
+
+    def __post_init__(self) -> None:
+        self.captioned = self.captions is not None
 
     def __len__(self) -> int:
         return len(self.images)
 
-    def __getitem__(self, index: int) -> Item:
-        return Item(self.images[index], None if self.labels is None else int(self.labels[index]), self.caption(index))
+    def __getitem__(self, index: int) -> Example:
+        return Example(self.images[index], self.label(index), self.caption(index))
 
-    @property
-    def captioned(self) -> bool:
-        return self.captions is not None
+    def label(self, index: int) -> int | None:
+        return None if self.labels is None else int(self.labels[index])
 
     def caption(self, index: int) -> str | None:
         return None if self.captions is None else self.captions[index]
@@ -68,21 +69,21 @@ class InMemory:
         )
 
 
-@dataclass(frozen=True)
-class KeptLatents:
+@dataclass(frozen=True, eq=False)
+class CachedLatents:
     """The latents of a data set with its labels or captions, for the loop; no image is decoded or encoded again.
 
     Attributes:
         latents: float32 [n, C, h, w].
         labels: int64 [n], or None.
         captions: n strings, or None.
-        parts: how the images lay, so that the order is the data set's own.
+        components: those of the data set, so that the order is its own.
     """
 
     latents: Tensor
     labels: Tensor | None
     captions: list[str] | None
-    parts: tuple[Part, ...]
+    components: tuple[Component, ...]
 
     def __len__(self) -> int:
         return len(self.latents)
@@ -98,7 +99,7 @@ class KeptLatents:
         )
 
 
-def keep_latents(dataset: Dataset, batches: Iterable[Batch], encode: Callable[[Batch], Tensor]) -> KeptLatents:
+def cache_latents(dataset: Dataset, batches: Iterable[Batch], encode: Callable[[Batch], Tensor]) -> CachedLatents:
     """Encode every image of a data set once.
 
     Args:
@@ -116,11 +117,11 @@ def keep_latents(dataset: Dataset, batches: Iterable[Batch], encode: Callable[[B
         latents.append(encode(batch).cpu())
         labels += [] if batch.label is None else [batch.label]
         captions += batch.caption or []
-    return KeptLatents(
+    return CachedLatents(
         latents=torch.cat(latents),
         labels=torch.cat(labels) if labels else None,
         captions=captions or None,
-        parts=parts_of(dataset, len(dataset)),
+        components=dataset.components,
     )
 
 
@@ -131,24 +132,3 @@ def array_digest(*arrays: np.ndarray) -> str:
         sha.update(f"{array.dtype.str}{array.shape}".encode())
         sha.update(np.ascontiguousarray(array).data)
     return sha.hexdigest()
-
-
-def into_memory(dataset: Dataset) -> InMemory:
-    """Decode a whole data set once; takes n * H * W * 3 bytes.
-
-    Raises:
-        DataError: if an image cannot be read; it is named.
-    """
-    if isinstance(dataset, InMemory):
-        return dataset
-    items = [dataset[index] for index in range(len(dataset))]
-    labels = [item.label for item in items if item.label is not None]
-    captions = [item.caption for item in items if item.caption is not None]
-    return InMemory(
-        images=np.stack([item.image for item in items]),
-        labels=np.array(labels, np.int64) if labels else None,
-        captions=captions or None,
-        classes=dataset.classes,
-        num_classes=dataset.num_classes,
-        digest=dataset.digest,
-    )

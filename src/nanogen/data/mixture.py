@@ -4,21 +4,19 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import numpy as np
 
 from diffusionbench.errors import ConfigError, DataError
-from nanogen.data import Dataset, Item
-from nanogen.data.images import StoredImages
-from nanogen.data.memory import InMemory
-from nanogen.data.plan import Part, parts_of
+from nanogen.data import Component, Dataset, Example, Wrapped
+from nanogen.data.memory import ArrayDataset
 
 # Where a template has the name of the class.
 PLACE = "{class}"
 
 
-class Mixture:
+class Mixture(Dataset):
     """Several data sets, one after the other; the order draws from them in proportion to their weights.
 
     Args:
@@ -31,16 +29,17 @@ class Mixture:
 
     def __init__(self, datasets: Sequence[Dataset], weights: Sequence[float]) -> None:
         self.datasets = tuple(datasets)
-        self.parts = tuple(
-            replace(part, weight=weight * part.weight)
+        self._components = tuple(
+            replace(component, weight=weight * component.weight)
             for dataset, weight in zip(datasets, weights, strict=True)
-            for part in _single(dataset)
+            for component in dataset.components
         )
-        self._starts = np.cumsum([0, *(len(dataset) for dataset in datasets)])
+        if len(self._components) != len(datasets):
+            raise ConfigError("a mixture cannot be mixed again. List its folders in one data.path.")
+        self._starts = np.cumsum([0, *map(len, datasets)])
         first = datasets[0]
-        same = all((one.classes, one.num_classes) == (first.classes, first.num_classes) for one in datasets)
-        self.classes = first.classes if same else None
-        self.num_classes = first.num_classes if same else None
+        if all((one.classes, one.num_classes) == (first.classes, first.num_classes) for one in datasets):
+            self.classes, self.num_classes = first.classes, first.num_classes
         self.captioned = all(dataset.captioned for dataset in datasets)
         if not self.captioned and self.num_classes is None:
             raise DataError(
@@ -49,16 +48,20 @@ class Mixture:
             )
         self.digest = hashlib.sha256("\n".join(dataset.digest for dataset in datasets).encode()).hexdigest()
 
+    @property
+    def components(self) -> tuple[Component, ...]:
+        return self._components
+
     def __len__(self) -> int:
         return int(self._starts[-1])
 
-    def __getitem__(self, index: int) -> Item:
+    def __getitem__(self, index: int) -> Example:
         dataset, inside = self._place(index)
-        item = dataset[inside]
+        example = dataset[inside]
         return replace(
-            item,
-            label=None if self.num_classes is None else item.label,
-            caption=item.caption if self.captioned else None,
+            example,
+            label=None if self.num_classes is None else example.label,
+            caption=example.caption if self.captioned else None,
         )
 
     def caption(self, index: int) -> str | None:
@@ -72,31 +75,28 @@ class Mixture:
         return self.datasets[number], index - int(self._starts[number])
 
 
-def _single(dataset: Dataset) -> tuple[Part, ...]:
-    parts = parts_of(dataset, len(dataset))
-    if len(parts) != 1:
-        raise ConfigError("a mixture cannot be mixed again. List its folders in one data.path.")
-    return parts
+class ClassCaptions(Wrapped):
+    """A data set of classes with captions that depend on the class alone.
 
-
-@dataclass(frozen=True)
-class ClassTexts:
-    """Captions that depend on the class alone.
-
-    Attributes:
-        labels: int64 [n].
-        captions: for each class its caption.
+    Args:
+        captions: one for each class.
     """
 
-    labels: np.ndarray
-    captions: tuple[str, ...]
+    def __init__(self, dataset: Dataset, captions: Sequence[str], digest: str) -> None:
+        super().__init__(dataset)
+        self.captioned, self.digest, self._captions = True, digest, captions
 
-    def text(self, index: int) -> str:
-        return self.captions[self.labels[index]]
+    def __getitem__(self, index: int) -> Example:
+        example = self.dataset[index]
+        return replace(example, caption=None if example.label is None else self._captions[example.label])
+
+    def caption(self, index: int) -> str | None:
+        label = self.dataset.label(index)
+        return None if label is None else self._captions[label]
 
 
 def with_template(dataset: Dataset, template: str, name: str) -> Dataset:
-    """Captions such as "a photo of a {class}" for a data set of classes; images and labels stay.
+    """Return a data set of classes with captions such as "a photo of a {class}"; images and labels stay.
 
     Args:
         dataset: one with names of classes.
@@ -117,8 +117,6 @@ def with_template(dataset: Dataset, template: str, name: str) -> Dataset:
         )
     captions = tuple(template.replace(PLACE, one) for one in dataset.classes)
     digest = hashlib.sha256("\n".join([dataset.digest, *captions]).encode()).hexdigest()
-    if isinstance(dataset, InMemory) and dataset.labels is not None:
+    if isinstance(dataset, ArrayDataset) and dataset.labels is not None:
         return replace(dataset, captions=[captions[label] for label in dataset.labels], digest=digest)
-    if isinstance(dataset, StoredImages) and dataset.labels is not None:
-        return replace(dataset, texts=ClassTexts(dataset.labels, captions), digest=digest)
-    raise ConfigError(f"data set '{name}' takes no data.template. Leave it out, or let the data set name its captions.")
+    return ClassCaptions(dataset, captions, digest)

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
 
 from diffusionbench.errors import ConfigError, DataError
-from nanogen.data import DATASETS, Dataset
+from nanogen import parallel
+from nanogen.data import Dataset
 from nanogen.data.corrupt import Skipping
-from nanogen.data.images import MAX_DEFECTS, StoredImages
-from nanogen.data.memory import InMemory
+from nanogen.data.memory import ArrayDataset
 from nanogen.data.mixture import Mixture, with_template
-
-Corrupt = Literal["stop", "skip"]
+from nanogen.data.stored import MAX_DEFECTS
+from nanogen.datasets import DATASETS
+from nanogen.log import say
 
 
 def open_dataset(
@@ -24,23 +26,23 @@ def open_dataset(
     split: str = "train",
     weights: Sequence[float] | None = None,
     template: str | None = None,
-    corrupt: Corrupt = "stop",
+    corrupt: Literal["stop", "skip"] = "stop",
 ) -> Dataset:
     """Open a data set by its name in `DATASETS`: one path, or several that are mixed.
 
     Args:
-        name: of the opener; all paths are of its kind.
+        name: of the row; all paths are of its kind.
         path: file, pattern or folder; None where the data needs none; or a list to mix.
         image_size: side of the images in pixels.
         split: "train" or another split that the data has.
         weights: shares of the paths, above 0, in any unit; None mixes in proportion to their sizes.
         template: caption of class data, such as "a photo of a {class}"; None leaves the data as it is.
         corrupt: "stop" raises DataError for a sample that cannot be read, incomplete ones when opening; "skip" lets
-            the next good one stand in and tells it in `Item.corrupt`.
+            the next good one stand in and tells it in `Example.corrupt`.
 
     Raises:
         DataError: if the data is missing, unreadable or incomplete.
-        ConfigError: if weights or template do not fit.
+        ConfigError: if paths, weights or template do not fit.
     """
     paths = [path] if path is None or isinstance(path, str) else list(path)
     if not paths:
@@ -52,15 +54,28 @@ def open_dataset(
             f"data.weights has {len(weights)} values ({', '.join(map(str, weights))}) for {len(paths)} paths. "
             "Give one above 0 for each path, or null for shares by size."
         )
-    opened = []
-    for one in paths:
-        dataset: Dataset = DATASETS.load(name)(Path(one) if one else None, image_size, split)
-        if corrupt == "stop" and isinstance(dataset, StoredImages) and dataset.defects:
-            count = f"at least {MAX_DEFECTS}" if len(dataset.defects) == MAX_DEFECTS else f"{len(dataset.defects)}"
-            raise DataError(
-                f"{dataset.defects[0]} Incomplete samples: {count}; data.corrupt=skip trains without them, naming each."
-            )
-        opened.append(dataset if template is None else with_template(dataset, template, name))
+    places = [os.path.realpath(one) for one in paths if one]
+    twice = next((one for one, place in zip(paths, places, strict=False) if places.count(place) > 1), None)
+    if twice is not None:
+        raise ConfigError(f"data.path names {twice} twice. Name it once, and set its share in data.weights.")
+    opened = [_open(name, one, image_size, split, template, corrupt == "skip") for one in paths]
     data = opened[0] if len(opened) == 1 else Mixture(opened, weights or [len(dataset) for dataset in opened])
     # Images in memory are decoded: none can be corrupt.
-    return Skipping(data) if corrupt == "skip" and not isinstance(data, InMemory) else data
+    return Skipping(data) if corrupt == "skip" and not isinstance(data, ArrayDataset) else data
+
+
+def _open(name: str, path: str | None, image_size: int, split: str, template: str | None, skip: bool) -> Dataset:
+    takes_path = DATASETS[name].takes_path
+    if takes_path and not path:
+        raise DataError(f"data set '{name}' needs a path, and none was given. Set data.path or use --data PATH.")
+    if path and not takes_path:
+        raise DataError(f"data set '{name}' reads no path, but got {path}. Leave data.path out.")
+    dataset: Dataset = DATASETS.load(name)(Path(path) if path else None, image_size, split)
+    if dataset.left_out is not None and parallel.is_main():
+        say(dataset.left_out)
+    if dataset.defects and not skip:
+        count = f"at least {MAX_DEFECTS}" if len(dataset.defects) == MAX_DEFECTS else f"{len(dataset.defects)}"
+        raise DataError(
+            f"{dataset.defects[0]} Incomplete samples: {count}; data.corrupt=skip trains without them, naming each."
+        )
+    return dataset if template is None else with_template(dataset, template, name)

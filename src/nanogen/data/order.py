@@ -1,7 +1,7 @@
 """Which images a step trains on, and the loader that brings them: a function of the step alone.
 
-The order depends on (seed, epoch, how the data set lies: `plan.py`); the global batch of a step on the order and the
-batch size. Ranks and micro-batches only cut it up, so a run that continues, or runs on another number of processes,
+The order depends on (seed, epoch, components of the data set: `plan.py`); the global batch of a step on the order and
+the batch size. Ranks and micro-batches only cut it up, so a run that continues, or runs on another number of processes,
 sees the same images at the same positions. Nothing here draws from a shared random stream.
 """
 
@@ -20,13 +20,13 @@ import torch
 from torch.utils.data import DataLoader
 
 from diffusionbench.errors import ConfigError, DataError
-from nanogen.data import Batch, Dataset
-from nanogen.data.memory import Gathers
-from nanogen.data.plan import Part, epoch_slice, mixed, parts_of
+from nanogen.data import Batch, Component, Dataset
+from nanogen.data.memory import SupportsBatches
+from nanogen.data.plan import epoch_slice, mixed
 
 
 def steps_per_epoch(size: int, batch_size: int) -> int:
-    """Whole batches in one pass; the incomplete last one is dropped.
+    """Return the number of whole batches in one pass; the incomplete last one is dropped.
 
     Raises:
         DataError: if there are fewer images than one batch.
@@ -40,7 +40,7 @@ def steps_per_epoch(size: int, batch_size: int) -> int:
 
 @dataclass(frozen=True)
 class MicroBatch:
-    """What one forward pass of one rank takes: indices into the data set and their places in the global batch."""
+    """The input of one forward pass of one rank: indices into the data set and their places in the global batch."""
 
     indices: np.ndarray
     positions: list[int]
@@ -57,7 +57,7 @@ class Order:
         rank: this process.
         world: number of processes.
         accumulation: micro-batches of one step on one rank.
-        parts: how the images lie; by default in one part without blocks.
+        components: of the data set; by default one without blocks.
 
     Raises:
         ConfigError: if the batch cannot be cut into equal micro-batches.
@@ -70,7 +70,7 @@ class Order:
     rank: int = 0
     world: int = 1
     accumulation: int = 1
-    parts: tuple[Part, ...] = ()
+    components: tuple[Component, ...] = ()
 
     def __post_init__(self) -> None:
         if self.batch_size < 1 or self.batch_size % (self.world * self.accumulation):
@@ -81,12 +81,12 @@ class Order:
         steps_per_epoch(self.size, self.batch_size)
 
     def global_batch(self, step: int) -> np.ndarray:
-        """Indices int64 [batch_size] of the images of one step (from 0), all ranks together."""
-        if len(self.parts) > 1:
-            return mixed(self.parts, self.seed, step * self.batch_size, self.batch_size)
+        """Return the indices int64 [batch_size] of the images of one step (from 0), all ranks together."""
+        if len(self.components) > 1:
+            return mixed(self.components, self.seed, step * self.batch_size, self.batch_size)
         epoch, place = divmod(step, steps_per_epoch(self.size, self.batch_size))
         places = place * self.batch_size + np.arange(self.batch_size)
-        return epoch_slice(self.parts[0] if self.parts else Part(self.size), self.seed, epoch, places)
+        return epoch_slice(self.components[0] if self.components else Component(self.size), self.seed, epoch, places)
 
     def micro_batches(self, step: int) -> list[MicroBatch]:
         """Return the rank's contiguous slice of the global batch, in its micro-batches."""
@@ -98,7 +98,7 @@ class Order:
 
 
 def batches(
-    dataset: Dataset | Gathers,
+    dataset: Dataset | SupportsBatches,
     *,
     seed: int,
     batch_size: int,
@@ -108,10 +108,10 @@ def batches(
     accumulation: int = 1,
     workers: int = 0,
 ) -> Iterator[Batch]:
-    """Micro-batches from one step on, without end: `accumulation` of them make one step.
+    """Give micro-batches from one step on, without end: `accumulation` of them make one step.
 
     Args:
-        dataset: what an opener returned, or its latents.
+        dataset: a data set, or its latents.
         seed: seed of the run.
         batch_size: images of one step over all ranks and micro-batches.
         first_step: number of optimizer updates already made.
@@ -131,14 +131,13 @@ def batches(
         rank=rank,
         world=world,
         accumulation=accumulation,
-        parts=parts_of(dataset, len(dataset)),
+        components=dataset.components,
     )
-    plan = _Plan(order, first_step)
-    return _read(dataset, plan, workers)
+    return _read(dataset, _Endless(order, first_step), workers)
 
 
-def in_order(dataset: Dataset | Gathers, batch_size: int, workers: int = 0) -> Iterator[Batch]:
-    """Give all items once, in the order of their indices; the last batch may be smaller.
+def in_order(dataset: Dataset | SupportsBatches, batch_size: int, workers: int = 0) -> Iterator[Batch]:
+    """Give all examples once, in the order of their indices; the last batch may be smaller.
 
     Raises:
         DataError: if an image cannot be read; it is named.
@@ -148,16 +147,10 @@ def in_order(dataset: Dataset | Gathers, batch_size: int, workers: int = 0) -> I
     return _read(dataset, [MicroBatch(some, some.tolist()) for some in indices], workers)
 
 
-def _read(dataset: Dataset | Gathers, plan: Iterable[MicroBatch], workers: int) -> Iterator[Batch]:
-    if isinstance(dataset, Gathers):
-        return (dataset.batch(micro.indices, micro.positions) for micro in plan)
-    if workers == 0:
-        return (_gather(dataset, micro) for micro in plan)
-    return _prefetch(dataset, plan, workers)
-
-
 @dataclass(frozen=True)
-class _Plan:
+class _Endless:
+    """All micro-batches of a rank from one step on; unlike a generator it can be sent to a worker."""
+
     order: Order
     first_step: int
 
@@ -168,15 +161,23 @@ class _Plan:
             step += 1
 
 
+def _read(dataset: Dataset | SupportsBatches, plan: Iterable[MicroBatch], workers: int) -> Iterator[Batch]:
+    if isinstance(dataset, SupportsBatches):
+        return (dataset.batch(micro.indices, micro.positions) for micro in plan)
+    if workers == 0:
+        return (_gather(dataset, micro) for micro in plan)
+    return _prefetch(dataset, plan, workers)
+
+
 def _gather(dataset: Dataset, micro: MicroBatch) -> Batch:
-    items = [dataset[int(index)] for index in micro.indices]
-    labels = [item.label for item in items if item.label is not None]
+    examples = [dataset[int(index)] for index in micro.indices]
+    labels = [example.label for example in examples if example.label is not None]
     return Batch(
-        image=torch.from_numpy(np.stack([item.image for item in items])).permute(0, 3, 1, 2).contiguous(),
+        image=torch.from_numpy(np.stack([example.image for example in examples])).permute(0, 3, 1, 2).contiguous(),
         label=torch.tensor(labels) if labels else None,
-        caption=[item.caption for item in items if item.caption is not None] or None,
+        caption=[example.caption for example in examples if example.caption is not None] or None,
         positions=micro.positions,
-        corrupt=tuple(item.corrupt for item in items if item.corrupt is not None),
+        corrupt=tuple(example.corrupt for example in examples if example.corrupt is not None),
     )
 
 
@@ -193,7 +194,7 @@ class _Worker:
             return DataError(str(error))
 
 
-def _leave_ends_to_the_parent(worker: int) -> None:
+def _end_with_parent(worker: int) -> None:
     """Let a loader process end by its parent only.
 
     A scheduler signals all processes of a job at once: the training then finishes its step, which needs batches.
@@ -224,14 +225,14 @@ def _prefetch(dataset: Dataset, plan: Iterable[MicroBatch], workers: int) -> Ite
         sampler=plan,
         num_workers=workers,
         collate_fn=_unchanged,
-        worker_init_fn=_leave_ends_to_the_parent,
+        worker_init_fn=_end_with_parent,
         # Its own generator: otherwise starting the workers would advance torch's global stream.
         generator=torch.Generator(),
     )
-    batches = iter(loader)
+    read = iter(loader)
     while True:
         try:
-            batch = next(batches, None)
+            batch = next(read, None)
         except (ConnectionError, EOFError, FileNotFoundError) as error:
             # It ended while it handed a batch over; where it ends elsewhere, torch says the same.
             raise RuntimeError(f"DataLoader worker ended: {error}") from None

@@ -1,8 +1,7 @@
 """The index of one tar shard: where each sample's image and caption stand, so that any sample is one read away.
 
-Made once by walking the headers (`tarheaders.py`), saved beside the shard as `NAME.tar.index` (or in the cache folder
-where the shard's folder cannot be written), and made again when the shard's size or time of change differs or the
-index is damaged.
+Made once by walking the members, saved beside the shard as `NAME.tar.index` (or in the cache folder where the shard's
+folder cannot be written), and made again when the shard's size or time of change differs or the index is damaged.
 
 A sample is an image and a caption of one name up to the last dot, so names may hold dots. WebDataset ends the key at
 the first dot; its fields of several parts, such as `KEY.seg.png` beside `KEY.jpg`, have no caption of their own and
@@ -14,25 +13,29 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
+import tarfile
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 
 from diffusionbench.errors import DataError, RequestError
 from diffusionbench.files import IMAGE_SUFFIXES, LeftOut, is_hidden
-from diffusionbench.judges import cache_folder
+from diffusionbench.folders import cache_folder
 from diffusionbench.shown import printable
 from diffusionbench.writing import check_gives_way, write_atomic
-from nanogen.data.captions import MAX_CAPTION, decoded, from_json
-from nanogen.data.images import MAX_DEFECTS
-from nanogen.data.tarheaders import members
+from nanogen.data.caption_text import MAX_CAPTION, caption_from_json, decode_caption
+from nanogen.data.stored import MAX_DEFECTS
 
 VERSION = 2
 TEXTS = (".txt", ".json")
 # The first line of an index holds facts and a few sentences.
 MAX_HEADER = 2**20
+# Largest header of a tar for the long name and other facts of one member.
+MAX_EXTRA = 2**20
 
 # Positions and lengths in bytes; a position of 0 means that the file is missing.
 RECORD = np.dtype(
@@ -67,6 +70,12 @@ class Summary:
     left_out: dict[str, tuple[int, str]]
     index: Path | None
 
+    @classmethod
+    def of(cls, shard: Path, header: dict[str, Any], index: Path | None) -> Summary:
+        """Return the summary that the first line of an index gives."""
+        left_out = {reason: (count, name) for reason, (count, name) in header["left_out"].items()}
+        return cls(shard, header["samples"], header["digest"], tuple(header["defects"]), left_out, index)
+
 
 @dataclass(frozen=True)
 class Records:
@@ -81,14 +90,19 @@ class Records:
 
 
 @dataclass
-class Sample:
-    """The files of one key as (position, length)."""
+class KeyFiles:
+    """The files of one key: (position, length) of image and caption, and which endings were seen."""
 
     image: tuple[int, int] | None = None
     text: tuple[int, int] | None = None
     is_json: bool = False
     problem: str | None = None
     kinds: set[str] = field(default_factory=set)
+
+    @property
+    def is_complete(self) -> bool:
+        """Whether there are an image and a caption; JSON without a caption may describe another field."""
+        return self.image is not None and self.text is not None and not (self.is_json and self.problem is not None)
 
 
 def named(shard: Path, key: str) -> str:
@@ -104,6 +118,9 @@ def missing(shard: Path, key: str, image: bool) -> str:
     return f"{what} is an image without a caption. Add {key}.txt or {key}.json, or remove the image."
 
 
+# The index file: a line with its own SHA-256 and facts in JSON, then the records, then the keys.
+
+
 def known_index(shard: Path) -> Summary | None:
     """Return the summary of a shard from an index file that fits it; None where there is none.
 
@@ -115,9 +132,20 @@ def known_index(shard: Path) -> Summary | None:
     except OSError as error:
         raise DataError(_unreadable(shard, error)) from None
     for place in _places(shard):
-        header = _header(place, stat)
-        if header is not None:
-            return _summary(shard, header, place)
+        try:
+            # Opening a pipe would wait for ever.
+            if not place.is_file():
+                continue
+            with place.open("rb") as file:
+                line = file.readline(MAX_HEADER)
+            size = place.stat().st_size
+        except OSError:
+            continue
+        header = _parsed(line)
+        if header is None or (header["bytes"], header["changed"]) != (stat.st_size, stat.st_mtime_ns):
+            continue
+        if size == len(line) + header["samples"] * RECORD.itemsize + header["key_bytes"]:
+            return Summary.of(shard, header, place)
     return None
 
 
@@ -133,13 +161,7 @@ def make_index(shard: Path) -> Summary:
     except OSError as error:
         raise DataError(_unreadable(shard, error)) from None
     header |= {"version": VERSION, "bytes": stat.st_size, "changed": stat.st_mtime_ns}
-    saved = next((place for place in _places(shard) if _save(place, header, records)), None)
-    return _summary(shard, header, saved)
-
-
-def _summary(shard: Path, header: dict[str, Any], place: Path | None) -> Summary:
-    left_out = {reason: (count, name) for reason, (count, name) in header["left_out"].items()}
-    return Summary(shard, header["samples"], header["digest"], tuple(header["defects"]), left_out, place)
+    return Summary.of(shard, header, next((place for place in _places(shard) if _save(place, header, records)), None))
 
 
 def _unreadable(shard: Path, error: OSError) -> str:
@@ -183,31 +205,14 @@ def _saved_records(place: Path, digest: str) -> Records | None:
 
 
 def _places(shard: Path) -> list[Path]:
-    """Where an index may lie: beside the shard, else in the cache under the shard's full path."""
+    """Return where an index may lie: beside the shard, else in the cache under the shard's full path."""
     place = hashlib.sha256(os.fsencode(shard.resolve())).hexdigest()[:16]
     cached = cache_folder() / "tar-index" / f"{place}-{shard.name}.index"
     return [shard.with_name(f"{shard.name}.index"), cached]
 
 
-def _header(place: Path, stat: os.stat_result) -> dict[str, Any] | None:
-    """The first line of an index file that fits the shard; None where there is none."""
-    try:
-        # Opening a pipe would wait for ever.
-        if not place.is_file():
-            return None
-        with place.open("rb") as file:
-            line = file.readline(MAX_HEADER)
-        size = place.stat().st_size
-    except OSError:
-        return None
-    header = _parsed(line)
-    if header is None or (header["bytes"], header["changed"]) != (stat.st_size, stat.st_mtime_ns):
-        return None
-    return header if size == len(line) + header["samples"] * RECORD.itemsize + header["key_bytes"] else None
-
-
 def _parsed(line: bytes) -> dict[str, Any] | None:
-    """The first line of an index: its own SHA-256, a blank, and JSON; None where that is not what it holds."""
+    """Return the facts in the first line of an index; None where it does not hold them."""
     digest, _, content = line.rstrip(b"\n").partition(b" ")
     if hashlib.sha256(content).hexdigest().encode() != digest:
         return None
@@ -235,32 +240,40 @@ def _save(place: Path, header: dict[str, Any], records: Records) -> bool:
     return True
 
 
+# The shard itself.
+
+
 def build(shard: Path) -> tuple[dict[str, Any], Records]:
-    """Walk a shard's headers; gives the facts for the first line of the index and the records.
+    """Walk a shard; gives the facts for the first line of the index and the records.
 
     Raises:
         DataError: if the shard is damaged, ends early, or names a sample twice.
         OSError: if it cannot be read.
     """
-    samples: dict[str, Sample] = {}
+    samples: dict[str, KeyFiles] = {}
     left_out = LeftOut()
     sha = hashlib.sha256()
-    for member in members(shard, TEXTS):
-        parts = [part for part in member.name.split("/") if part not in ("", ".", "..")]
-        name = "/".join(parts)
-        key, _, ending = name.rpartition(".")
-        suffix = f".{ending.lower()}"
-        if member.problem is not None:
-            left_out.add(member.problem, name)
-        elif any(map(is_hidden, parts)):
-            left_out.add("hidden members", name)
-        elif not key or (suffix not in IMAGE_SUFFIXES and suffix not in TEXTS):
-            left_out.add("members that are neither image nor caption", name)
-        else:
-            sample = samples.setdefault(key, Sample())
-            _place(sample, suffix, (member.position, member.length, member.content), shard, key)
-            sha.update(member.content)
-    for key in [key for key, sample in samples.items() if not _is_complete(sample)]:
+    with shard.open("rb") as file:
+        for member in _members(file, shard):
+            parts = [part for part in member.name.split("/") if part not in ("", ".", "..")]
+            name = "/".join(parts)
+            key, _, ending = name.rpartition(".")
+            suffix = f".{ending.lower()}"
+            problem = _problem(member)
+            if problem is not None:
+                left_out.add(problem, name)
+            elif any(map(is_hidden, parts)):
+                left_out.add("hidden members", name)
+            elif not key or (suffix not in IMAGE_SUFFIXES and suffix not in TEXTS):
+                left_out.add("members that are neither image nor caption", name)
+            else:
+                content = b""
+                if suffix in TEXTS:
+                    file.seek(member.offset_data)
+                    content = file.read(min(member.size, MAX_CAPTION + 1))
+                _place(samples.setdefault(key, KeyFiles()), suffix, member, content, named(shard, key))
+                sha.update(content)
+    for key in [key for key, sample in samples.items() if not sample.is_complete]:
         if _is_field(key, samples):
             left_out.add("further fields of a sample", key)
         elif samples[key].image is None and os.path.basename(key).startswith("__"):
@@ -283,20 +296,101 @@ def build(shard: Path) -> tuple[dict[str, Any], Records]:
     }, records
 
 
-def _is_complete(sample: Sample) -> bool:
-    """Whether a key has an image and a caption; JSON without a caption may describe another field."""
-    return sample.image is not None and sample.text is not None and not (sample.is_json and sample.problem is not None)
+class _Header(tarfile.TarInfo):
+    """A header whose size is a plain number that a reader may trust to allocate memory for."""
+
+    _OCTAL = re.compile(rb" *[0-7]* *(\0.*)?", re.DOTALL)
+
+    @classmethod
+    def frombuf(cls, buf: bytes | bytearray, encoding: str, errors: str) -> _Header:
+        found = super().frombuf(buf, encoding, errors)
+        is_number = buf[124] & 0x80 or cls._OCTAL.fullmatch(buf[124:136])
+        if not is_number or found.size < 0 or (found.type in b"xXgLK" and found.size > MAX_EXTRA):
+            raise tarfile.HeaderError("no size that is allowed")
+        return found
 
 
-def _is_field(key: str, samples: dict[str, Sample]) -> bool:
-    """Whether an incomplete `KEY.seg` belongs to the image `KEY`."""
+def _members(file: BinaryIO, shard: Path) -> Iterator[tarfile.TarInfo]:
+    """Yield the members of a tar in order, folders apart; the content of each lies within the file.
+
+    Raises:
+        DataError: if the file is empty, compressed, damaged or ends early.
+    """
+    end, start = os.fstat(file.fileno()).st_size, 0
+    early = f"{shard} ends early, at {end:,} bytes: it may be cut short. Fetch it again."
+    if not end:
+        raise DataError(f"{shard} is empty (0 bytes). Fetch it again.")
+    try:
+        tar = tarfile.TarFile(fileobj=file, tarinfo=_Header)
+        while (member := tar.next()) is not None:
+            # They would all be kept.
+            tar.members.clear()  # type: ignore[attr-defined]
+            if member.size < 0 or tar.offset > end:
+                raise DataError(early)
+            if not member.isdir() and not member.name.endswith("/"):
+                yield member
+            start = tar.offset
+    # A stranger's header meets them all in the standard library.
+    except (tarfile.TarError, ValueError, IndexError, OverflowError, RecursionError) as error:
+        if str(error) in ("unexpected end of data", "empty header", "truncated header"):
+            raise DataError(early) from None
+        raise _damaged(shard, start) from None
+    # Where a header is damaged the standard library ends in silence.
+    file.seek(start)
+    block = file.read(tarfile.BLOCKSIZE)
+    if len(block) < tarfile.BLOCKSIZE:
+        raise DataError(early)
+    if block.strip(b"\0"):
+        raise _damaged(shard, start)
+    # Of `cat a.tar b.tar` half would be read.
+    while rest := file.read(2**20):
+        if rest.strip(b"\0"):
+            raise DataError(f"{shard} goes on after its end mark at byte {start:,}. Join tars with tar -A.")
+
+
+def _damaged(shard: Path, position: int) -> DataError:
+    problem = "is no tar file, or a compressed one" if not position else f"is damaged at byte {position:,}"
+    return DataError(f"{shard} {problem}. Fetch it again, or unpack it to a plain .tar.")
+
+
+def _problem(member: tarfile.TarInfo) -> str | None:
+    """Return what a member is, in the plural, if it is no file whose content stands there."""
+    if member.issparse():
+        return "sparse files inside a tar"
+    if member.islnk() or member.issym():
+        return "links inside a tar"
+    if member.isdev():
+        return "devices inside a tar"
+    return None if member.isreg() else "members of an unknown kind"
+
+
+def _place(sample: KeyFiles, suffix: str, member: tarfile.TarInfo, content: bytes, name: str) -> None:
+    kind = suffix if suffix in TEXTS else "image"
+    if kind in sample.kinds:
+        what = "two images" if kind == "image" else f"two files {kind}"
+        raise DataError(f"{name} has {what}: the key is there twice. Give every sample its own key.")
+    sample.kinds.add(kind)
+    if kind == "image":
+        sample.image = member.offset_data, member.size
+    elif kind == ".txt" or sample.text is None:
+        # Beside a text file a JSON file holds other facts.
+        sample.text = member.offset_data, min(member.size, MAX_CAPTION + 1)
+        sample.is_json, sample.problem = kind == ".json", None
+        try:
+            (caption_from_json if sample.is_json else decode_caption)(content, name)
+        except DataError as error:
+            sample.problem = str(error)
+
+
+def _is_field(key: str, samples: dict[str, KeyFiles]) -> bool:
+    """Return whether an incomplete `KEY.seg` belongs to the image `KEY`."""
     folder, _, base = key.rpartition("/")
     pieces = base.split(".")
     keys = (os.path.join(folder, ".".join(pieces[:count])) for count in range(1, len(pieces)))
     return any(one in samples and samples[one].image is not None for one in keys)
 
 
-def _defects(samples: dict[str, Sample], shard: Path) -> list[str]:
+def _defects(samples: dict[str, KeyFiles], shard: Path) -> list[str]:
     found = []
     for key, sample in samples.items():
         if sample.image is None or sample.text is None:
@@ -308,26 +402,7 @@ def _defects(samples: dict[str, Sample], shard: Path) -> list[str]:
     return found
 
 
-def _place(sample: Sample, suffix: str, where: tuple[int, int, bytes], shard: Path, key: str) -> None:
-    kind = suffix if suffix in TEXTS else "image"
-    position, length, content = where
-    if kind in sample.kinds:
-        what = "two images" if kind == "image" else f"two files {kind}"
-        raise DataError(f"{named(shard, key)} has {what}: the key is there twice. Give every sample its own key.")
-    sample.kinds.add(kind)
-    if kind == "image":
-        sample.image = position, length
-    elif kind == ".txt" or sample.text is None:
-        # Beside a text file a JSON file holds other facts.
-        sample.text = position, min(length, MAX_CAPTION + 1)
-        sample.is_json, sample.problem = kind == ".json", None
-        try:
-            (from_json if sample.is_json else decoded)(content, named(shard, key))
-        except DataError as error:
-            sample.problem = str(error)
-
-
-def _records(samples: dict[str, Sample]) -> Records:
+def _records(samples: dict[str, KeyFiles]) -> Records:
     table = np.zeros(len(samples), RECORD)
     keys = [os.fsencode(key) for key in samples]
     for row, sample in enumerate(samples.values()):

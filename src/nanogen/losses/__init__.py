@@ -1,27 +1,38 @@
-"""The table of extra losses and what one is: terms read off the features of the forward pass that is made anyway.
+"""The table of extra losses: terms beside the objective's, read off the forward pass that is made anyway.
 
-To add a loss: one file here and one line in `LOSSES`. A class declares its settings as `Options` (with `weight`; 0 is
-off) and is constructed with them.
+To add a loss: one file here with an `ExtraLoss` (see `base.py`), its options, and one row in `LOSSES`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import TYPE_CHECKING, Protocol
+from dataclasses import dataclass
 
-from diffusionbench.registry import Registry
+from pydantic import Field
 
-if TYPE_CHECKING:
-    from torch import Tensor
-
-    from nanogen.data import Batch
-
-LOSSES = Registry("extra loss", {}, group="nanogen.losses")
+from diffusionbench import bounds
+from diffusionbench.registry import Table
+from diffusionbench.schema import Strict
 
 
-class ExtraLoss(Protocol):
-    """Terms beside the objective's; the weight is applied by the loop."""
+class LossOptions(Strict):
+    """Options that every extra loss has: `weight` multiplies its terms."""
 
-    def __call__(self, features: Mapping[str, Tensor], batch: Batch) -> dict[str, Tensor]:
-        """Map the network's features to name -> float32 [B], unweighted."""
-        ...
+    weight: float = Field(ge=0, le=bounds.FACTOR)
+
+
+@dataclass(frozen=True, kw_only=True)
+class LossSpec:
+    """One extra loss, readable without torch.
+
+    Attributes:
+        title: one line for users.
+        options: model of its part of the `losses` section of a config.
+        load: "module:Class" of the `ExtraLoss`.
+    """
+
+    title: str
+    options: type[LossOptions]
+    load: str
+
+
+LOSSES: Table[LossSpec] = Table("extra loss", {}, group="nanogen.losses")

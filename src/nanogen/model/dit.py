@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
@@ -23,24 +23,37 @@ from nanogen.model.shape import NUM_FREQUENCIES, Shape
 
 @dataclass(frozen=True)
 class Output:
-    """What one forward pass gives.
+    """Result of one forward pass.
 
     Attributes:
-        pred: raw prediction [B, C, H, W]; the objective says of what.
-        cls_token: prediction for a class vector diffused along [B, D], or None.
-        features: hidden states for extra losses, by name: "encoder" is [B, N, encoder_hidden_size].
+        pred: raw prediction [B, C, H, W], or of the type of the noisy state; the objective says of what.
+        features: the taps that were asked for, by name.
     """
 
-    pred: Tensor
-    cls_token: Tensor | None = None
+    pred: Any
     features: Mapping[str, Tensor] = field(default_factory=dict)
+
+
+class Head(nn.Module):
+    """Base class of further outputs of a network; trained, averaged and saved with it.
+
+    Attributes:
+        taps: features that `forward` reads, of `Shape.taps`.
+    """
+
+    taps: tuple[str, ...]
+
+    def forward(self, features: Mapping[str, Tensor]) -> Tensor:
+        """Map features of B images to an output [B, ...]."""
+        raise NotImplementedError
 
 
 class DDT(nn.Module):
     """The network. Its output is exactly 0 at initialisation.
 
-    Args:
+    Attributes:
         shape: the numbers; see `Shape`.
+        heads: further outputs by name, each a `Head`; computed where a tap of that name is asked for.
     """
 
     encoder_rotary: Tensor
@@ -52,7 +65,10 @@ class DDT(nn.Module):
         e, d, p = shape.encoder_hidden_size, shape.decoder_hidden_size, shape.patch_size
         self.encoder_embed = nn.Conv2d(shape.latent_shape[0], e, kernel_size=p, stride=p)
         self.decoder_embed = nn.Conv2d(shape.latent_shape[0], d, kernel_size=p, stride=p)
+        # Of t, or of two times the interval t - r; its embedding is what the decoder sees of time.
         self.time = TimeTokens(shape.num_time_tokens, e, NUM_FREQUENCIES)
+        if shape.num_times == 2:
+            self.absolute_time = TimeTokens(shape.num_time_tokens, e, NUM_FREQUENCIES)
         self.condition: nn.Module
         if shape.num_classes is not None:
             self.condition = ClassTokens(shape.num_classes, shape.num_class_tokens, e)
@@ -63,6 +79,7 @@ class DDT(nn.Module):
         self.bridge = nn.Linear(e, d) if e != d else nn.Identity()
         self.decoder = nn.ModuleList(DecoderBlock(d, shape.decoder_num_heads) for _ in range(shape.decoder_depth))
         self.final = FinalLayer(d, shape.token_width)
+        self.heads = nn.ModuleDict()
         for name, head_width in (("encoder", e // shape.encoder_num_heads), ("decoder", d // shape.decoder_num_heads)):
             # Constant, so it is computed and never stored.
             self.register_buffer(f"{name}_rotary", rotary_table(*shape.grid, head_width), persistent=False)
@@ -78,16 +95,34 @@ class DDT(nn.Module):
             elif ".adaln." in name or name.startswith("final.linear."):
                 nn.init.zeros_(parameter)
 
-    def forward(self, z: Tensor, t: Tensor, condition: Condition) -> Output:
+    def forward(
+        self, z: Tensor, t: Tensor, condition: Condition, r: Tensor | None = None, taps: tuple[str, ...] = ()
+    ) -> Output:
         """Predict from the noisy latent.
 
         Args:
             z: float32 [B, C, H, W].
             t: float32 [B] in [0, 1]; 0 is data, 1 is noise.
             condition: B classes or captions, of the kind that `shape` names.
+            r: earlier time float32 [B], r <= t, for a network of two times; else None.
+            taps: features to return, of `Shape.taps` or names of `heads`; no others are kept.
+
+        Raises:
+            ValueError: if the network has another number of times, or no such tap.
         """
+        if (r is None) != (self.shape.num_times == 1):
+            raise ValueError(f"a network of {self.shape.num_times} time(s) was given {1 if r is None else 2}")
+        heads = {tap: cast(Head, self.heads[tap]) for tap in taps if tap in self.heads}
+        wanted = {tap for tap in taps if tap not in heads}.union(*(head.taps for head in heads.values()))
+        if unknown := wanted - set(self.shape.taps):
+            known = ", ".join((*self.shape.taps, *self.heads))
+            raise ValueError(f"the network has no tap {', '.join(sorted(unknown))}; it has {known}")
+
         num_image = self.shape.num_image_tokens
-        embedding, time_tokens = self.time(t)
+        embedding, time_tokens = self.time(t if r is None else t - r)
+        if r is not None:
+            time_tokens = torch.cat([time_tokens, self.absolute_time(t)[1]], dim=1)
+        features = {"time": embedding}
         tokens, mask = self.condition(condition)
         num_extra = time_tokens.shape[1] + tokens.shape[1]
         if mask is not None:
@@ -97,19 +132,22 @@ class DDT(nn.Module):
         # The residual stream is float32 under autocast too.
         s = torch.cat([image.float(), time_tokens.float(), tokens.float()], dim=1)
         rotary = pad_table(self.encoder_rotary, num_extra)
-        *blocks, last = self.encoder
-        for block in blocks:
-            s = block(s, rotary, mask)
-        # After the last block only the image tokens are read, so it computes no other.
-        s = last(s, rotary, mask, num_image)
+        for depth, block in enumerate(self.encoder, start=1):
+            # After the last block only the image tokens are read, so it computes no other.
+            s = block(s, rotary, mask, num_image if depth == len(self.encoder) else None)
+            if f"encoder.{depth}" in wanted:
+                features[f"encoder.{depth}"] = s[:, :num_image]
+        features["encoder"] = s
 
         # Two silus on this path: one before the bridge, one before every modulation, which shares it.
         c = F.silu(self.bridge(F.silu(embedding[:, None] + s)))  # [B, N, D_d]
         x = self.decoder_embed(z).flatten(2).mT.float()
-        for block in self.decoder:
+        for depth, block in enumerate(self.decoder, start=1):
             x = block(x, c, self.decoder_rotary)
-        pred = unpatchify(self.final(x, c), self.shape.latent_shape, self.shape.patch_size)
-        return Output(pred.float(), features={"encoder": s})
+            if f"decoder.{depth}" in wanted:
+                features[f"decoder.{depth}"] = x
+        pred = unpatchify(self.final(x, c), self.shape.latent_shape, self.shape.patch_size).float()
+        return Output(pred, {name: heads[name](features) if name in heads else features[name] for name in taps})
 
     def compile_blocks(self, **options: Any) -> None:
         """Compile each block in place: equal blocks share one compilation, and parameter names stay."""

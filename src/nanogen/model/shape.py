@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -14,7 +15,8 @@ class Shape:
         patch_size: side of a patch on the latent grid, for encoder and decoder.
         encoder_depth, encoder_hidden_size, encoder_num_heads: the deep, narrow stack (conditions enter as tokens).
         decoder_depth, decoder_hidden_size, decoder_num_heads: the shallow, wide stack (modulated per token).
-        num_time_tokens: tokens that carry the time.
+        num_times: 1 for a network of t; 2 for one of t and an earlier r, as mean flows need.
+        num_time_tokens: tokens that carry each time.
         num_classes: classes without the null class, or None for text.
         num_class_tokens: tokens that carry the class.
         text_width: width of the text encoder's states, or None for classes.
@@ -25,16 +27,17 @@ class Shape:
 
     latent_shape: tuple[int, int, int]
     patch_size: int
-    encoder_depth: int = 28
-    encoder_hidden_size: int = 1152
-    encoder_num_heads: int = 16
-    decoder_depth: int = 2
-    decoder_hidden_size: int = 2048
-    decoder_num_heads: int = 16
-    num_time_tokens: int = 4
-    num_classes: int | None = 1000
-    num_class_tokens: int = 8
-    text_width: int | None = None
+    encoder_depth: int
+    encoder_hidden_size: int
+    encoder_num_heads: int
+    decoder_depth: int
+    decoder_hidden_size: int
+    decoder_num_heads: int
+    num_times: Literal[1, 2]
+    num_time_tokens: int
+    num_classes: int | None
+    num_class_tokens: int
+    text_width: int | None
 
     def __post_init__(self) -> None:
         _, height, width = self.latent_shape
@@ -55,6 +58,16 @@ class Shape:
         return height // self.patch_size, width // self.patch_size
 
     @property
+    def taps(self) -> tuple[str, ...]:
+        """Features that a forward pass can return.
+
+        "time" is the embedding of t, or of t - r for two times [B, encoder width]; "encoder.K" and "decoder.K" are the
+        image tokens after K blocks [B, N, width], and "encoder" those after the last.
+        """
+        encoder = (f"encoder.{depth + 1}" for depth in range(self.encoder_depth))
+        return ("time", *encoder, "encoder", *(f"decoder.{depth + 1}" for depth in range(self.decoder_depth)))
+
+    @property
     def num_image_tokens(self) -> int:
         return self.grid[0] * self.grid[1]
 
@@ -67,6 +80,7 @@ class Shape:
         """Learnable values, exactly; a test holds this equal to the network itself."""
         e, d, p = self.encoder_hidden_size, self.decoder_hidden_size, self.token_width
         time = NUM_FREQUENCIES + self.num_time_tokens * e + _linear(2 * NUM_FREQUENCIES, e) + _linear(e, e)
+        time *= self.num_times
         if self.num_classes is not None:
             condition = self.num_class_tokens * e + (self.num_classes + 1) * e
         else:
@@ -86,9 +100,10 @@ class Shape:
         """
         e, d, n = self.encoder_hidden_size, self.decoder_hidden_size, self.num_image_tokens
         condition = self.num_class_tokens if self.num_classes is not None else num_text_tokens
-        length = n + self.num_time_tokens + condition
+        length = n + self.num_times * self.num_time_tokens + condition
         text = condition * self.text_width * e if self.text_width is not None else 0
-        embed = n * self.token_width * (e + d) + 2 * NUM_FREQUENCIES * e + e * e + text
+        time = self.num_times * (2 * NUM_FREQUENCIES * e + e * e)
+        embed = n * self.token_width * (e + d) + time + text
         encoder = self.encoder_depth * length * (4 * e * e + 3 * e * swiglu_width(e) + 2 * length * e)
         decoder = self.decoder_depth * n * (4 * d * d + 3 * d * swiglu_width(d) + 2 * n * d + 6 * d * d)
         final = n * (e * d * (e != d) + 2 * d * d + d * self.token_width)

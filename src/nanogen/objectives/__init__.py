@@ -1,48 +1,51 @@
-"""The table of objectives and what one objective is: a training loss and the velocity that belongs to it.
+"""The table of objectives: the mathematics of a method, as a training loss and the velocity that belongs to it.
 
-To add an objective: one file here and one line in `OBJECTIVES`. A class declares its settings as `Options`; files
-import no torch at the top, so that a config can be checked without it.
+To add an objective: one file here with an `Objective` (see `base.py`), its options, and one row in `OBJECTIVES`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Protocol
+from dataclasses import dataclass
+from typing import Literal
 
-from diffusionbench.registry import Registry
-
-if TYPE_CHECKING:
-    from torch import Tensor
-
-    from nanogen.model.condition import Condition
-    from nanogen.rng import Draws
-
-OBJECTIVES = Registry("objective", {"flow": "nanogen.objectives.flow:Flow"}, group="nanogen.objectives")
-
-Network = Callable[[Any, Any, Any], Any]
+from diffusionbench.registry import Table
+from diffusionbench.schema import Strict
 
 
-@dataclass(frozen=True)
-class Loss:
-    """What one forward pass costs, unreduced.
+@dataclass(frozen=True, kw_only=True)
+class ObjectiveSpec:
+    """One objective, readable without torch.
 
     Attributes:
-        terms: name -> float32 [B]; each image's own mean over its elements.
-        features: hidden states for extra losses, see `nanogen.model.dit.Output`.
+        title: one line for users.
+        options: model of the `objective` section of a config; `name` is one of its fields.
+        load: "module:Class" of the `Objective`.
+        num_times: of its network: 1 for t, 2 for t and an earlier r.
+        non_negative: no term of its loss is ever below 0.
     """
 
-    terms: dict[str, Tensor]
-    features: Mapping[str, Tensor] = field(default_factory=dict)
+    title: str
+    options: type[Strict]
+    load: str
+    num_times: Literal[1, 2] = 1
+    non_negative: bool = True
 
 
-class Objective(Protocol):
-    """The mathematics of one method; constructed with (options, mean, std, shift) of its time distribution."""
+class FlowOptions(Strict):
+    """Options of `flow`: the network predicts the velocity ("v") or the clean data ("x")."""
 
-    def loss(self, net: Network, x: Tensor, condition: Condition, draws: Draws) -> Loss:
-        """Mix data x float32 [B, C, h, w] with noise, call the network once, compare."""
-        ...
+    name: str
+    predict: Literal["v", "x"]
 
-    def velocity(self, net: Network, z: Any, t: float, r: float, condition: Condition) -> Any:
-        """dz/dt at time t (two-time methods: the mean over [r, t]), of the state's own type and shape."""
-        ...
+
+OBJECTIVES: Table[ObjectiveSpec] = Table(
+    "objective",
+    {
+        "flow": ObjectiveSpec(
+            title="rectified flow, velocity or data prediction",
+            options=FlowOptions,
+            load="nanogen.objectives.flow:Flow",
+        ),
+    },
+    group="nanogen.objectives",
+)

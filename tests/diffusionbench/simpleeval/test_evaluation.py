@@ -9,7 +9,6 @@ from PIL import Image
 from typer.testing import CliRunner
 
 from diffusionbench import runner
-from diffusionbench.axes.t2i import open_prompts
 from diffusionbench.benchmarks.simpleeval import builder, guards, shapes_world
 from diffusionbench.benchmarks.simpleeval.regeneration import differences
 from diffusionbench.benchmarks.simpleeval.shapes_answerer import ShapesAnswerer
@@ -18,10 +17,12 @@ from diffusionbench.benchmarks.simpleeval.stress_bench import share
 from diffusionbench.cli import app
 from diffusionbench.errors import RequestError
 from diffusionbench.judges.pixels import Pixels
+from diffusionbench.metrics import METRICS
 from diffusionbench.metrics import simpleeval as metric_module
-from diffusionbench.metrics.simpleeval import SHAPES
-from diffusionbench.prompts import PROMPTS, PromptChoice, Prompts
-from diffusionbench.request import EvalRequest, expand
+from diffusionbench.metrics.metric import Context
+from diffusionbench.metrics.simpleeval import ShapesSimpleEval
+from diffusionbench.prompts import PROMPTS, PromptChoice
+from diffusionbench.request import EvalRequest, Evaluation
 from diffusionbench.source import ConstantSource, FolderSource, PromptFolderSource
 
 
@@ -49,7 +50,12 @@ def request(**changes):
         "method": "mine",
         "title": "Mine",
     }
-    return EvalRequest(**{**base, **changes})
+    return Evaluation(EvalRequest(**{**base, **changes}))
+
+
+def shapes_metric(evaluation):
+    context = Context(prompts=evaluation.prompts, choice=evaluation.request.prompts)
+    return ShapesSimpleEval(METRICS["simpleeval_shapes_v1"], context)
 
 
 @pytest.fixture(scope="module")
@@ -83,7 +89,7 @@ def test_folder_to_record_and_missing_images_are_named(tiny, folder, tmp_path, m
 
 
 def test_samples_carry_noise_seeds_and_files(tiny):
-    samples = expand(request(), ConstantSource((64, 64)))
+    samples = request().samples(ConstantSource((64, 64)))
     rows = [json.loads(line) for line in tiny.jsonl.splitlines()]
     assert [sample.prompt for sample in samples] == [row["text"] for row in rows]
     assert [sample.seed for sample in samples] == [row["seeds"][0] for row in rows]
@@ -92,11 +98,11 @@ def test_samples_carry_noise_seeds_and_files(tiny):
 
 def test_what_cannot_be_asked(folder):
     with pytest.raises(RequestError, match="prompt set"):
-        expand(request(prompts=None), ConstantSource((64, 64)))
+        request(prompts=None).samples(ConstantSource((64, 64)))
     with pytest.raises(RequestError, match="Ask for at most"):
-        expand(request(count=145), ConstantSource((64, 64)))
+        request(count=145).samples(ConstantSource((64, 64)))
     with pytest.raises(RequestError, match="Name"):
-        expand(request(), _flat(folder))
+        request().samples(_flat(folder))
     with pytest.raises(RequestError, match="matching metric"):
         runner.run(request(metrics=("simpleeval_v1",)), PromptFolderSource(folder))
     with pytest.raises(RequestError, match="no seed"):
@@ -104,24 +110,24 @@ def test_what_cannot_be_asked(folder):
 
 
 def test_a_set_with_a_repeated_prompt_is_refused(monkeypatch):
-    opened = open_prompts(request())
-    texts = (*opened.texts[:-1], opened.texts[0])
-    monkeypatch.setattr(type(PROMPTS.load("simpleeval_shapes_v1")), "open", lambda *words: replace(opened, texts=texts))
+    opened = request().prompts
+    items = (*opened.items[:-1], opened.items[0])
+    monkeypatch.setattr(type(PROMPTS.load("simpleeval_shapes_v1")), "open", lambda *words: replace(opened, items=items))
     with pytest.raises(RequestError, match="more than once, the first"):
-        open_prompts(request())
+        request()
 
 
 def test_batch_size_plays_no_part(tiny):
-    prompts = Prompts(open_prompts(request()), request().prompts)
+    evaluation = request()
     rng = np.random.default_rng(0)
     images = rng.integers(0, 256, (8, 64, 64, 3), dtype=np.uint8)
-    samples = expand(request(count=8), ConstantSource((64, 64)))
+    samples = request(count=8).samples(ConstantSource((64, 64)))
 
     def judged(order, batch):
-        metric = SHAPES.create(prompts, Pixels())
+        metric = shapes_metric(evaluation)
         for start in range(0, 8, batch):
             rows = order[start : start + batch]
-            metric.update(Pixels()(images[rows]), [samples[row] for row in rows])
+            metric.update({"pixels": Pixels()(images[rows])}, [samples[row] for row in rows])
         return metric.compute()
 
     first = judged(list(range(8)), 8)
@@ -159,7 +165,7 @@ class OneNoise(Generator):
 
 
 def test_regeneration_tells_the_ruled_images_from_chosen_ones(tiny):
-    samples = expand(request(), ConstantSource((64, 64)))[::12]
+    samples = request().samples(ConstantSource((64, 64)))[::12]
     honest = Generator(tiny)
 
     def flagged(generator):
@@ -213,7 +219,7 @@ def test_what_a_request_says_of_its_generator_reaches_the_report(monkeypatch):
     facts = {"weights_digest": "ab" * 32, "beacon": "round 7", "public": (0.5, 0.1)}
     facts |= {"networks": ("clip",), "again": {"a/0": 1.0}}
     choice = PromptChoice(name="simpleeval_shapes_v1", layout="quick", **facts)
-    SHAPES.create(Prompts(open_prompts(request(prompts=choice)), choice), Pixels()).report()
+    shapes_metric(request(prompts=choice)).report()
     ((_, _, claim, evidence),) = told
     said = {"weights_digest": claim.weights_digest, "beacon": claim.beacon}
     said |= {name: getattr(evidence, name) for name in ("public", "networks", "again")}
@@ -227,9 +233,9 @@ def test_verdicts_tell_of_each_image_what_was_asked_and_what_was_seen(monkeypatc
 
     monkeypatch.setattr(ShapesAnswerer, "_votes", staticmethod(wrong))
     asked = request(prompts=PromptChoice(name="simpleeval_shapes_v1", layout="quick"), count=8)
-    metric = SHAPES.create(Prompts(open_prompts(asked), asked.prompts), Pixels())
-    samples = expand(asked, ConstantSource((64, 64)))
-    metric.update(Pixels()(np.zeros((8, 64, 64, 3), np.uint8)), samples)
+    metric = shapes_metric(asked)
+    samples = asked.samples(ConstantSource((64, 64)))
+    metric.update({"pixels": Pixels()(np.zeros((8, 64, 64, 3), np.uint8))}, samples)
     verdicts = metric.compute().facts["verdicts"]
     prompts = builder.build("shapes", "public-0", "quick").prompts
     assert list(verdicts) == [str(place) for place in range(8)]

@@ -1,4 +1,39 @@
-"""An axis, a prompt set, a feature extractor and a metric for DiffusionBench, added from outside its tree."""
+"""The rows of a small benchmark from outside DiffusionBench's tree: an axis, a prompt set, a judge and a metric."""
 
-COLOURS = ("red", "green", "blue")
-TEXTS = tuple(f"a plain {colour} image" for colour in COLOURS)
+from diffusionbench.axes import AxisSpec
+from diffusionbench.judges import JudgeSpec
+from diffusionbench.metrics import MetricSpec
+from diffusionbench.prompts import PromptSpec
+
+NAMES = ("red", "green", "blue")
+
+AXIS = AxisSpec(
+    name="colours",
+    title="plain red, green and blue images in turn",
+    load="diffusionbench_colours.axis:Colours",
+)
+PROMPT_SET = PromptSpec(
+    name="plain_colours",
+    title="plain colours: three texts",
+    licence="Apache-2.0",
+    layouts=("all",),
+    load="diffusionbench_colours.prompts:PLAIN_COLOURS",
+)
+JUDGE = JudgeSpec(
+    name="mean_colour",
+    title="the mean of each channel",
+    load="diffusionbench_colours.evidence:MeanColour",
+    dim=3,
+    licence="none",
+)
+METRIC = MetricSpec(
+    key="colour_accuracy",
+    title="Colour accuracy",
+    higher_is_better=True,
+    low=0,
+    high=1,
+    unit="share",
+    about="share of images whose strongest channel is the colour asked for",
+    judges=("mean_colour",),
+    load="diffusionbench_colours.score:ColourAccuracy",
+)

@@ -1,43 +1,34 @@
-"""The prompt set `plain_colours`: three texts, two images of each."""
-
-from __future__ import annotations
+"""The prompt set `plain_colours`: three texts of our own, two images of each."""
 
 import json
 
 from diffusionbench.errors import RequestError
-from diffusionbench.prompts import PromptList
+from diffusionbench.prompts import PromptList, PromptSource
+from diffusionbench.sample import Item
 from diffusionbench.schema import digest
-from diffusionbench_colours import COLOURS, TEXTS
+from diffusionbench_colours import NAMES
 
 
-class PlainColours:
-    """A fixed set: one seed, one layout."""
-
-    title = "Plain colours: three texts"
-    licence = "Apache-2.0"
-    layouts = ("all",)
-
-    def open(self, seed: str, layout: str | None) -> PromptList:
-        """See `diffusionbench.prompts.PromptSource.open`."""
-        if seed != "public-0" or layout not in (None, *self.layouts):
+class PlainColours(PromptSource):
+    def open(self, seed: str, layout: str | None = None) -> PromptList:
+        """Return the three prompts: one seed, one layout."""
+        if seed != "public-0" or layout not in (None, "all"):
             raise RequestError(
                 f"prompt set 'plain_colours' has no seed '{seed}' with layout '{layout}'. Use public-0 and all."
             )
-        lines = [{"id": colour, "prompt": text} for colour, text in zip(COLOURS, TEXTS, strict=True)]
+        items = tuple(Item(key=name, label=label, text=f"a plain {name} image") for label, name in enumerate(NAMES))
+        lines = [{"id": item.key, "prompt": item.text} for item in items]
         return PromptList(
             name="plain_colours",
             digest=digest(lines),
-            texts=TEXTS,
-            files=COLOURS,
+            items=items,
             images_per_prompt=2,
             noise_seeds=None,
             jsonl="".join(json.dumps(line) + "\n" for line in lines),
-            detail=None,
         )
 
     def summary(self, opened: PromptList) -> str:
-        """What is in the set, in a line."""
-        return f"{len(opened.texts)} prompts with {opened.images_per_prompt} images each"
+        return f"{len(opened.items)} prompts with {opened.images_per_prompt} images each"
 
 
 PLAIN_COLOURS = PlainColours()

@@ -18,6 +18,7 @@ from torch.nn import functional as F
 from diffusionbench.benchmarks.simpleeval.open_views import to_input
 from diffusionbench.errors import RequestError
 from diffusionbench.registry import require
+from diffusionbench.shown import first_line
 
 BATCH: Final = 64
 PURPOSE: Final = "SimpleEval's scorer of natural prompts"
@@ -111,7 +112,7 @@ class HubEncoder:
             self._tokenizer = transformers.AutoTokenizer.from_pretrained(source)
         except (OSError, ValueError) as error:
             raise RequestError(
-                f"the weights of {row.name} were not found at '{source}' ({str(error).splitlines()[0]}). "
+                f"the weights of {row.name} were not found at '{source}' ({first_line(error)}). "
                 f"Run once with a connection, or give a local folder."
             ) from None
         self.name = row.name

@@ -16,24 +16,20 @@ from diffusionbench.benchmarks.simpleeval.guards import num_regenerated
 from diffusionbench.source import UnreadableImages
 
 if TYPE_CHECKING:
-    from diffusionbench.axes import Sample
     from diffusionbench.prompts import PromptList
-    from diffusionbench.source import Source
+    from diffusionbench.sample import Sample
+    from diffusionbench.source import ImageSource
 
 
 def drawn(prompts: PromptList) -> str:
     """2 % of a set's images, drawn by the operating system's randomness, as JSON Lines: file, text and noise seed."""
-    files = prompts.files_of_images()
-    chosen = sorted(secrets.SystemRandom().sample(range(len(files)), num_regenerated(len(files))))
-    rows = []
-    for place in chosen:
-        prompt, k = divmod(place, prompts.images_per_prompt)
-        seed = None if prompts.noise_seeds is None else prompts.noise_seeds[prompt][k]
-        rows.append({"file": f"{files[place]}.png", "text": prompts.texts[prompt], "seed": seed})
+    chosen = sorted(secrets.SystemRandom().sample(range(prompts.count), num_regenerated(prompts.count)))
+    samples = map(prompts.sample, chosen)
+    rows = [{"file": f"{sample.file}.png", "text": sample.prompt, "seed": sample.seed} for sample in samples]
     return "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
 
 
-def differences(samples: Sequence[Sample], images: Source, again: Source) -> dict[str, float]:
+def differences(samples: Sequence[Sample], images: ImageSource, again: ImageSource) -> dict[str, float]:
     """Compare images with the same samples made again from their ruled noise seeds.
 
     Args:
@@ -51,5 +47,5 @@ def differences(samples: Sequence[Sample], images: Source, again: Source) -> dic
         except UnreadableImages:
             continue
         same_size = first.shape == second.shape
-        out[str(sample.file)] = float(np.abs(first.astype(float) - second).mean()) if same_size else 255.0
+        out[sample.file] = float(np.abs(first.astype(float) - second).mean()) if same_size else 255.0
     return out

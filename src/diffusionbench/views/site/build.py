@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Final
 
 from diffusionbench.errors import RequestError
-from diffusionbench.folders import strangers, whole_folder
+from diffusionbench.folders import check_replaceable, whole_folder
 from diffusionbench.limits import parse_json, read_small
 from diffusionbench.record import Record
 from diffusionbench.views.site import details, overview
@@ -61,16 +61,9 @@ def files(contents: Contents) -> Iterator[tuple[str, str | bytes]]:
 
 
 def _check(out: Path) -> None:
-    if out.exists() and not out.is_dir():
-        raise RequestError(f"site {out} is a file. Give a folder that is new, empty or an earlier site.")
     if out.resolve() == Path.cwd():
         raise RequestError(f"site {out} is the current folder, which cannot be replaced. Give a folder inside it.")
-    others = strangers(out, _made(out))
-    if others:
-        raise RequestError(
-            f"site {out} holds {len(others)} file(s) that no earlier build listed in its {MARK}, the first: "
-            f"{others[0]}. They would be lost: move them away, or give a folder that is new or empty."
-        )
+    check_replaceable(out, "site", _made(out), RequestError)
 
 
 def _made(out: Path) -> list[str]:

@@ -1,0 +1,217 @@
+"""Feature matrices, and their mean and covariance from a stream or a file.
+
+Source: Chan, Golub and LeVeque 1983, for merging centred sums.
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+
+from diffusionbench.archives import Archive
+from diffusionbench.errors import DataError, RequestError
+from diffusionbench.shown import few
+
+# Rows held back before they are folded into the moments. Folding whole blocks, in the order seen, makes the result
+# independent of batch size to the last bit; 512 rows are enough for a fast product.
+_BLOCK: Final = 512
+
+
+def as_matrix(values: Any, what: str, min_rows: int = 1) -> np.ndarray:
+    """Return a NumPy array or torch tensor [n, d] as an array of the same type; half precisions become float32.
+
+    Args:
+        values: what a caller gave.
+        what: what it is, in words, for messages ("generated features").
+        min_rows: the fewest rows allowed.
+
+    Raises:
+        RequestError: if it is not two-dimensional, has fewer rows, or holds a value that is not finite.
+    """
+    torch = sys.modules.get("torch")
+    if torch is not None and isinstance(values, torch.Tensor):
+        values = values.detach().cpu()
+        values = (values if values.dtype == torch.float64 else values.float()).numpy()
+    array = np.asarray(values)
+    if array.dtype not in (np.float32, np.float64):
+        array = array.astype(np.float32 if array.dtype == np.float16 else np.float64)
+    if array.ndim != 2 or array.shape[1] == 0:
+        raise RequestError(f"{what}: need an array [n, d] with one row for each image, got shape {array.shape}.")
+    if len(array) < min_rows:
+        raise RequestError(f"{what}: need at least {min_rows} images, got {len(array)}. Give more images.")
+    bad = len(array) - int(np.isfinite(array).all(axis=1).sum())
+    if bad:
+        raise RequestError(
+            f"{what}: {bad} of {len(array)} rows hold a value that is not finite. Leave those images out."
+        )
+    return array
+
+
+def check_width(generated: np.ndarray, reference: np.ndarray) -> None:
+    """Refuse features of different networks.
+
+    Raises:
+        RequestError: if the widths differ.
+    """
+    if generated.shape[1] != reference.shape[1]:
+        raise RequestError(
+            f"generated features have width {generated.shape[1]}, reference features {reference.shape[1]}. "
+            f"Take both from the same judge."
+        )
+
+
+class Moments:
+    """Mean and covariance of a stream of features in float64, in memory that does not grow with their number.
+
+    Blocks are centred before their products are summed, so a mean far from zero costs no digits.
+
+    Args:
+        dim: feature width d, or None to take it from the first rows.
+    """
+
+    def __init__(self, dim: int | None = None) -> None:
+        self.dim = dim
+        self._folded = 0
+        self._mean: np.ndarray | None = None
+        self._scatter: np.ndarray | None = None
+        self._pending: list[np.ndarray] = []
+        self._waiting = 0
+
+    @property
+    def count(self) -> int:
+        """Rows seen."""
+        return self._folded + self._waiting
+
+    def update(self, features: Any) -> Moments:
+        """Take rows [n, d], NumPy or torch; returns itself.
+
+        Raises:
+            RequestError: if the width differs from the rows before, or a value is not finite.
+        """
+        rows = as_matrix(features, "features", min_rows=0)
+        self._check_dim(rows.shape[1])
+        while len(rows):
+            part, rows = rows[: _BLOCK - self._waiting], rows[_BLOCK - self._waiting :]
+            # Callers may reuse their buffer.
+            self._pending.append(part.copy())
+            self._waiting += len(part)
+            if self._waiting == _BLOCK:
+                self._fold()
+        return self
+
+    def merge(self, other: Moments) -> Moments:
+        """Take all that another accumulator has seen, which stays as it is; returns itself.
+
+        Raises:
+            RequestError: if the widths differ.
+        """
+        if other.dim is not None:
+            self._check_dim(other.dim)
+        # The loop below would not end on its own growing list.
+        pending = list(other._pending)
+        if other._mean is not None and other._scatter is not None:
+            self._combine(other._folded, other._mean, other._scatter)
+        for rows in pending:
+            self.update(rows)
+        return self
+
+    def compute(self) -> tuple[np.ndarray, np.ndarray]:
+        """Mean float64 [d] and unbiased covariance (divisor n - 1) float64 [d, d] of everything seen.
+
+        Raises:
+            RequestError: if fewer than two rows were seen.
+        """
+        if self.count < 2:
+            raise RequestError(f"a covariance needs at least 2 images, got {self.count}. Give more images.")
+        whole = Moments(self.dim)
+        if self._mean is not None and self._scatter is not None:
+            whole._combine(self._folded, self._mean, self._scatter)
+        whole._pending, whole._waiting = list(self._pending), self._waiting
+        whole._fold()
+        assert whole._mean is not None
+        assert whole._scatter is not None
+        return whole._mean, whole._scatter / (whole._folded - 1)
+
+    def _check_dim(self, dim: int) -> None:
+        if self.dim is None:
+            self.dim = dim
+        elif self.dim != dim:
+            raise RequestError(f"features have width {dim}, those before had {self.dim}. Use one judge throughout.")
+
+    def _fold(self) -> None:
+        if self._waiting:
+            rows = np.concatenate(self._pending).astype(np.float64)
+            self._pending, self._waiting = [], 0
+            mean = rows.mean(axis=0)
+            rows -= mean
+            self._combine(len(rows), mean, rows.T @ rows)
+
+    def _combine(self, count: int, mean: np.ndarray, scatter: np.ndarray) -> None:
+        if self._mean is None or self._scatter is None:
+            self._folded, self._mean, self._scatter = count, mean.copy(), scatter.copy()
+            return
+        total = self._folded + count
+        shift = mean - self._mean
+        self._scatter += scatter
+        # One factor on both sides, so that the sum stays symmetric to the bit.
+        scaled = shift * np.sqrt(self._folded * count / total)
+        self._scatter += np.outer(scaled, scaled)
+        self._mean += shift * (count / total)
+        self._folded = total
+
+
+def moments(features: Any) -> tuple[np.ndarray, np.ndarray]:
+    """Mean float64 [d] and unbiased covariance float64 [d, d] of features [n, d].
+
+    Raises:
+        RequestError: if there are fewer than two rows, or a value is not finite.
+    """
+    return Moments().update(features).compute()
+
+
+def load_moments(path: str | Path) -> tuple[np.ndarray, np.ndarray]:
+    """Mean float64 [d] and covariance float64 [d, d] from an `.npz` file of reference statistics.
+
+    The keys are (`mu`, `sigma`), else (`ref_mu`, `ref_sigma`).
+
+    Raises:
+        DataError: if the file cannot be read, has neither pair of keys, or does not hold a mean and a covariance.
+    """
+    path, what = Path(path), f"reference statistics {path}"
+    if not path.exists():
+        raise DataError(f"{what}: no such file. Give the path of an .npz file.")
+    with Archive(path) as archive:
+        for keys in (("mu", "sigma"), ("ref_mu", "ref_sigma")):
+            if set(keys) <= set(archive.keys):
+                mean, cov = map(archive.read, keys)
+                if not {mean.dtype.kind, cov.dtype.kind} <= set("fiu"):
+                    raise DataError(f"{what}: hold {mean.dtype} and {cov.dtype}. Give real numbers.")
+                try:
+                    return checked_moments(mean, cov, what)
+                except RequestError as error:
+                    raise DataError(str(error)) from None
+    raise DataError(
+        f"{what}: need the keys mu and sigma (or ref_mu and ref_sigma), found {few(archive.keys) or 'none'}. Give a "
+        "file of means and covariances."
+    )
+
+
+def checked_moments(mean: Any, cov: Any, what: str) -> tuple[np.ndarray, np.ndarray]:
+    """Return both as float64, the covariance exactly symmetric.
+
+    Raises:
+        RequestError: if they cannot be moments; `what` names them.
+    """
+    mean, cov = np.asarray(mean, dtype=np.float64), np.asarray(cov, dtype=np.float64)
+    if mean.ndim != 1 or cov.shape != (len(mean), len(mean)):
+        raise RequestError(f"{what}: need a mean [d] and a covariance [d, d], got shapes {mean.shape} and {cov.shape}.")
+    if not (np.isfinite(mean).all() and np.isfinite(cov).all()):
+        raise RequestError(f"{what}: hold a value that is not finite. Compute them again from finite features.")
+    if np.array_equal(cov, cov.T):
+        return mean, cov
+    if np.abs(cov - cov.T).max() > 1e-5 * np.abs(cov).max():
+        raise RequestError(f"{what}: the covariance is not symmetric. Compute it again.")
+    return mean, (cov + cov.T) / 2

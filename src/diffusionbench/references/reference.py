@@ -1,0 +1,82 @@
+"""The base class of references: real data behind a score."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import numpy as np
+
+from diffusionbench.errors import RequestError
+from diffusionbench.judges.judge import Judge
+from diffusionbench.source import ImageSource
+
+
+class Reference:
+    """Real images, or what a judge made of them.
+
+    Attributes:
+        offers: what metrics can take from it: "moments", "features".
+        name: what records call it.
+        image_size: (height, width) that every scored image must have, or None for any.
+        num_classes: number of classes, or None where it has no labels.
+        classes: their names in the order of their numbers, by which folders of scored images are numbered, or None.
+        notes: what was not read of a user's files, in sentences.
+    """
+
+    offers: ClassVar[frozenset[str]]
+    name: str
+    image_size: tuple[int, int] | None = None
+    num_classes: int | None = None
+    classes: tuple[str, ...] | None = None
+    notes: tuple[str, ...] = ()
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 over the images or the statistics file."""
+        raise NotImplementedError
+
+    def labels(self, count: int) -> list[int | None]:
+        """Return the classes to ask a generator for: the first `count` of the evaluation order."""
+        return [None] * count
+
+    def anchors(self, count: int) -> dict[str, ImageSource]:
+        """Return image sets that say what a score means, by name ("held_out", "class_means").
+
+        Each source has the same number n = min(count, held-out images) of labelled images, in the order of
+        `labels`; where no image is held out there is no such set, and n = count. Empty without images.
+        """
+        return {}
+
+    def moments(self, judge: Judge) -> tuple[np.ndarray, np.ndarray]:
+        """Return mean float64 [d] and covariance float64 [d, d] of the training images' features."""
+        raise NotImplementedError
+
+    def features(self, judge: Judge) -> np.ndarray:
+        """Return the training images' features, float32 [n, d].
+
+        Raises:
+            RequestError: if it has none; `offers` says so.
+        """
+        raise RequestError(f"reference {self.name} holds no features. Give a folder or .npz of real images.")
+
+
+@dataclass(frozen=True)
+class JudgedReference:
+    """A reference as one judge sees it: what a metric compares with."""
+
+    reference: Reference
+    judge: Judge
+
+    @property
+    def name(self) -> str:
+        """What records call it."""
+        return self.reference.name
+
+    def moments(self) -> tuple[np.ndarray, np.ndarray]:
+        """See `Reference.moments`."""
+        return self.reference.moments(self.judge)
+
+    def features(self) -> np.ndarray:
+        """See `Reference.features`."""
+        return self.reference.features(self.judge)

@@ -1,0 +1,153 @@
+"""From conditions to 8-bit images: noise, sampler, guidance, decoder. Image i depends on (seed, i) only."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import nn
+
+from diffusionbench import bounds
+from diffusionbench.errors import CheckpointError
+from diffusionbench.images import to_uint8
+from diffusionbench.limits import parse_json
+from diffusionbench.shown import clipped
+from nanogen import checkpoint
+from nanogen.build import Components, build_components, build_network
+from nanogen.conditions import SampleSpec
+from nanogen.config import Config, reload
+from nanogen.guidance import classifier_free
+from nanogen.model.condition import Condition
+from nanogen.model.dit import DDT
+from nanogen.precision import Precision, autocast
+from nanogen.resolve import resolve
+from nanogen.rng import Draws, SeededDraws
+from nanogen.run import check_same
+from nanogen.samplers import SAMPLERS, time_grid
+
+
+@dataclass(frozen=True)
+class ImagePipeline:
+    """A network ready to make images.
+
+    Attributes:
+        net: trained network in evaluation mode.
+        components: what it was trained with.
+        sampler, num_steps, shift: solver of the flow and its grid of times.
+        scale, interval: classifier-free guidance.
+    """
+
+    net: nn.Module
+    components: Components
+    sampler: str
+    num_steps: int
+    shift: float
+    scale: float
+    interval: tuple[float, float]
+
+    @classmethod
+    def from_config(cls, net: nn.Module, components: Components, config: Config) -> ImagePipeline:
+        """Use the sampler and guidance of a config, which may be others than those of the training."""
+        sampler, guidance = config.sampler, config.guidance
+        shift = resolve(config).sampler_shift
+        return cls(net, components, sampler.name, sampler.num_steps, shift, guidance.scale, guidance.interval)
+
+    @torch.no_grad()
+    def __call__(self, condition: Condition, noise: Draws | SeededDraws) -> np.ndarray:
+        """Make one batch.
+
+        Args:
+            condition: for B images.
+            noise: of the B samples, each from a stream of its own.
+
+        Returns:
+            uint8 [B, H, W, 3]; decoder output clamped to [0, 1], times 255, truncated.
+        """
+        components, objective = self.components, self.components.objective
+        null = condition.null()
+        velocity = classifier_free(
+            lambda z, t, r: objective.velocity(self.net, z, t, r, condition),
+            lambda z, t, r: objective.velocity(self.net, z, t, r, null),
+            self.scale,
+            self.interval,
+        )
+        initial = objective.initial(noise, components.derived.shape.latent_shape)
+        with autocast(components.precision, components.device):
+            state = SAMPLERS.load(self.sampler)(velocity, initial, time_grid(self.num_steps, self.shift))
+            images = components.latent.decode(objective.latent(state))
+        return to_uint8(images.float())
+
+    def in_batches(self, asks: Sequence[SampleSpec], seed: int, ids: Sequence[int], batch_size: int) -> np.ndarray:
+        """Make images of classes or captions, uint8 [n, H, W, 3], `batch_size` at a time."""
+        made = []
+        for start in range(0, len(ids), batch_size):
+            part = slice(start, start + batch_size)
+            condition = self.components.conditioner(
+                [ask.label for ask in asks[part]], [ask.caption for ask in asks[part] if ask.caption is not None]
+            )
+            made.append(self(condition, Draws(seed, [(index,) for index in ids[part]], self.components.device)))
+        return np.concatenate(made)
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """Averaged weights from a file, with the config in its header."""
+
+    config: Config
+    net: DDT
+    components: Components
+    step: int
+    path: Path
+
+
+def load(weights: Path, expected: Config | None, device: str, precision: Precision) -> Loaded:
+    """Return a network from a weights file.
+
+    Args:
+        weights: `ema.safetensors` of a checkpoint, anywhere.
+        expected: the config that the caller believes in; None takes the file's.
+
+    Raises:
+        CheckpointError: if the file is unreadable, of another config or of another architecture.
+    """
+    tensors, header = checkpoint.read_weights(weights)
+    config, step = _config_and_step(weights, header)
+    if expected is not None:
+        check_same(weights, config, expected, "in the run folder")
+    components = build_components(config, device, precision)
+    trained_with = header.get("condition_digest", "")
+    if trained_with != components.conditioner.digest:
+        raise CheckpointError(
+            f"weights {weights} were trained with text encoder {trained_with[:12]}, found "
+            f"{components.conditioner.digest[:12]}. Install or restore the one it was trained with."
+        )
+    held, needed = sum(map(torch.numel, tensors.values())), components.derived.shape.num_parameters()
+    if needed > 10 * held:
+        # Not even built to be compared: a config may ask for a network that no memory holds.
+        raise CheckpointError(
+            f"weights {weights} is of another architecture: its config has {needed:,} parameters, it holds {held:,}."
+        )
+    with torch.random.fork_rng(devices=[]):
+        net = build_network(components)
+    checkpoint.load_weights(net, tensors, f"weights {weights}")
+    return Loaded(config, net.to(device).eval().requires_grad_(False), components, step, weights)
+
+
+def _config_and_step(weights: Path, header: Mapping[str, str]) -> tuple[Config, int]:
+    """Read from the header of a weights file of which network it is and how long that was trained."""
+    for key in ("config", "step"):
+        if key not in header:
+            raise CheckpointError(f"weights {weights} carry no {key} in their header. Use a file that nanogen wrote.")
+    try:
+        values, step = parse_json(header["config"]), int(header["step"])
+        if not isinstance(values, dict) or not 0 <= step <= bounds.DURATION:
+            raise ValueError("another kind of value")
+    except ValueError as error:
+        raise CheckpointError(
+            f"weights {weights}: their header holds no config and step ({clipped(str(error), 200)}). Use a file that "
+            "nanogen wrote."
+        ) from None
+    return reload(values, str(weights)), step
