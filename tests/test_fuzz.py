@@ -163,7 +163,7 @@ def show(path: Path) -> None:
 
 
 def verify(path: Path) -> None:
-    from diffusionbench.cli.simpleeval import verify_record
+    from diffusionbench.benchmarks.simpleeval.verification import verify_record
 
     verify_record(path)
 
@@ -181,6 +181,16 @@ def simpleeval_record() -> bytes:
     chosen = {"name": name, "seed": "public-0", "layout": "quick"}
     extra = {"facts": {name: fact}, "request": {"prompts": chosen}}
     return made.model_copy(update={"extra": extra}).model_dump_json().encode()
+
+
+def claim() -> bytes:
+    return b'set: simpleeval_v1\nseed: "public-1"\nlayout: quick\nbeacon: round 7\nnetworks: [clip, "sd-vae"]\n'
+
+
+def read_claim(path: Path) -> None:
+    from diffusionbench.benchmarks.simpleeval.claims import read_claim
+
+    read_claim(path).choice("simpleeval_v1", "simpleeval_v1")
 
 
 def array(path: Path) -> None:
@@ -294,6 +304,7 @@ def encoder(path: Path) -> None:
 READERS = {
     "records": Reader(record, show, "made-up.json"),
     "records of simpleeval": Reader(simpleeval_record, verify, "made-up.json"),
+    "claims": Reader(claim, read_claim, "claim.yaml"),
     "arrays in archives": Reader(npy, array, "array.npy"),
     "archives of images": Reader(images, score_images, "images.npz"),
     "archives of statistics": Reader(lambda: npz(mu=np.zeros(3), sigma=np.eye(3)), moments, "statistics.npz"),

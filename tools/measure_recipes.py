@@ -18,7 +18,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from diffusionbench.benchmarks.simpleeval import simulate
+from diffusionbench.benchmarks.simpleeval.stress import simulate
 from diffusionbench.images import save_png, to_uint8
 from diffusionbench.prompts import PROMPTS
 from diffusionbench.record import Record, facts_of, load

@@ -30,7 +30,7 @@ import torch.nn.functional as F
 from safetensors.torch import save
 from torch import Tensor
 
-from diffusionbench.benchmarks.simpleeval import shapes
+from diffusionbench.benchmarks.simpleeval import renderer
 from diffusionbench.writing import write_atomic
 from nanogen.datasets.digits import open_digits
 from nanogen.latents import LATENTS
@@ -86,7 +86,7 @@ class Muon:
 
 def scene(index: int) -> np.ndarray:
     """Return one rendered picture uint8 [32, 32, 3]."""
-    return shapes.training_pair(SCENES, index, SIZE)[0]
+    return renderer.training_pair(SCENES, index, SIZE)[0]
 
 
 def scenes(start: int, count: int) -> Tensor:

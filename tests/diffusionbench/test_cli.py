@@ -256,11 +256,14 @@ def test_a_record_states_the_self_test_of_its_extractors(bench, digits_folder, t
 def test_an_axis_says_itself_how_its_images_are_told_apart(bench, digits_folder, monkeypatch):
     monkeypatch.setitem(AXES._rows, "words", replace(AXES["t2i"], name="words"))
     asked = ("run", digits_folder, "--axis", "words", "--metrics", "simpleeval_shapes_v1")
-    code, out, err = bench(*asked, "--layout", "quick", "--dry-run")
+    claim = digits_folder.parent / "claim.yaml"
+    claim.write_text("layout: quick\n")
+    code, out, err = bench(*asked, "--claim", claim, "--dry-run")
     assert code == 0, err
     assert json.loads(out)["prompts"]["layout"] == "quick"
     assert "--labels has no meaning there" in bench(*asked, "--labels", "l.txt")[2]
-    assert "weights w.safetensors: no such file" in bench(*asked, "--weights", "w.safetensors")[2]
-    _, _, err = bench("run", digits_folder, *RUN, "--seed", "public-1", "--prompts", "simpleeval_v1")
-    assert "axis 'class_conditional' asks for classes, so --prompts, --seed has no meaning there" in err
+    claim.write_text("weights: w.safetensors\n")
+    assert "w.safetensors: no such file" in bench(*asked, "--claim", claim)[2]
+    _, _, err = bench("run", digits_folder, *RUN, "--claim", claim, "--prompts", "simpleeval_v1")
+    assert "axis 'class_conditional' asks for classes, so --prompts, --claim has no meaning there" in err
     assert "unknown axis 'word'. Did you mean 'words'?" in bench("run", digits_folder, *RUN, "--axis", "word")[2]

@@ -7,50 +7,14 @@ judges; they never see a file or a model. To add a metric: one row here, and one
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from math import inf
-from typing import Final, Literal
+from typing import Final
 
+from diffusionbench.benchmarks import simpleeval
 from diffusionbench.judges import DIGITS, INCEPTION, JUDGES, JudgeSpec
 from diffusionbench.registry import Table
-
-
-@dataclass(frozen=True, kw_only=True)
-class MetricSpec:
-    """One metric key, for people and for the checks of a request.
-
-    Attributes:
-        key: final lower-case name, as stored in records.
-        title: for people, a few words.
-        higher_is_better: direction; None where there is no better end, or none is known.
-        axis: "class_conditional", "t2i" or "reconstruction"; None where unknown.
-        low, high: closed range of possible values.
-        unit: "share" for 0..1, "dB", or "" for none.
-        about: what is computed, with its source.
-        judges: names in `JUDGES` of those whose evidence it reduces.
-        reference: what it takes of the real images as each of its judges sees them; nothing where one is not named.
-        items: what every image must have been made for, None where that plays no part.
-        prompts: key in `PROMPTS` of the only set whose images it judges, or None for any.
-        min_samples: smallest number of images it is defined for.
-        load: "module:Class" of its `Metric`, or None where nothing here computes it.
-    """
-
-    key: str
-    title: str
-    higher_is_better: bool | None
-    axis: str | None = None
-    low: float = -inf
-    high: float = inf
-    unit: str = ""
-    about: str = ""
-    judges: tuple[str, ...] = ()
-    reference: Mapping[str, Literal["moments", "features"]] = field(default_factory=dict)
-    items: Literal["classes", "prompts"] | None = None
-    prompts: str | None = None
-    min_samples: int = 1
-    load: str | None = None
-
+from diffusionbench.specs import MetricSpec
 
 _CLASS: Final = "class_conditional"
 _KID: Final = "unbiased squared maximum mean discrepancy with a cubic kernel; arXiv 1801.01401"
@@ -154,24 +118,6 @@ def _spread(key: str, title: str) -> MetricSpec:
     return MetricSpec(key=key, title=title, higher_is_better=None, axis=_CLASS, low=0, about=about)
 
 
-def _simpleeval(key: str, title: str, about: str, load: str) -> MetricSpec:
-    return MetricSpec(
-        key=key,
-        title=title,
-        higher_is_better=True,
-        axis="t2i",
-        # Chance is 0; single questions of two options, all wrong, are at -1.
-        low=-1,
-        high=1,
-        about=about,
-        judges=("pixels",),
-        items="prompts",
-        prompts=key,
-        min_samples=8,
-        load=load,
-    )
-
-
 def _reconstruction(
     key: str, title: str, higher: bool, about: str, low: float, high: float = inf, unit: str = ""
 ) -> MetricSpec:
@@ -232,18 +178,7 @@ _ROWS: Final = (
     _share("genaibench_overall", "GenAI-Bench", "GenAI-Bench prompts scored by VQAScore; arXiv 2406.13743"),
     _share("simpleeval_published_2026_06", "SimpleEval (published, June 2026)", _SIMPLE),
     _share("simpleeval_published_2026_05", "SimpleEval (published, May 2026)", _SIMPLE),
-    _simpleeval(
-        "simpleeval_v1",
-        "SimpleEval (ours, v1)",
-        "our own procedural prompts with a deliberately weak scorer",
-        "diffusionbench.metrics.simpleeval:OpenSimpleEval",
-    ),
-    _simpleeval(
-        "simpleeval_shapes_v1",
-        "SimpleEval shapes (ours, v1)",
-        "the same in a world of drawn shapes, laptop scale",
-        "diffusionbench.metrics.simpleeval:ShapesSimpleEval",
-    ),
+    *simpleeval.METRICS,
     MetricSpec(
         key="clipscore",
         title="CLIPScore",

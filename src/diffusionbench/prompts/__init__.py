@@ -10,47 +10,17 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
+from pydantic import model_validator
+
+from diffusionbench.benchmarks import simpleeval
 from diffusionbench.errors import RequestError
 from diffusionbench.registry import Table
 from diffusionbench.sample import Item, Sample
 from diffusionbench.schema import Strict
+from diffusionbench.specs import PromptSpec
 
-
-@dataclass(frozen=True, kw_only=True)
-class PromptSpec:
-    """One row of `PROMPTS`.
-
-    Attributes:
-        name: its key in the table, and what records call it.
-        title: one line for users.
-        licence: of the texts.
-        layouts: sizes it comes in, the smallest first.
-        load: "module:name" of its `PromptSource`.
-    """
-
-    name: str
-    title: str
-    licence: str
-    layouts: tuple[str, ...]
-    load: str
-
-
-SIMPLEEVAL_OPEN: Final = PromptSpec(
-    name="simpleeval_v1",
-    title="SimpleEval (ours, v1): natural prompts, two dual encoders",
-    licence="Apache-2.0",
-    layouts=("quick", "standard", "wide"),
-    load="diffusionbench.prompts.simpleeval:OPEN",
-)
-SIMPLEEVAL_SHAPES: Final = PromptSpec(
-    name="simpleeval_shapes_v1",
-    title="SimpleEval (ours, v1): rendered shapes, two readers",
-    licence="Apache-2.0",
-    layouts=("quick", "standard", "full"),
-    load="diffusionbench.prompts.simpleeval:SHAPES",
-)
-PROMPTS: Final = Table(
-    "prompt set", {row.name: row for row in (SIMPLEEVAL_OPEN, SIMPLEEVAL_SHAPES)}, group="diffusionbench.prompts"
+PROMPTS: Final[Table[PromptSpec]] = Table(
+    "prompt set", {row.name: row for row in simpleeval.PROMPTS}, group="diffusionbench.prompts"
 )
 
 
@@ -97,28 +67,31 @@ class PromptList:
         return [self.sample(place).file for place in range(self.count)]
 
 
+# Facts of a claim that requests of before hold beside the name.
+_CLAIM: Final = ("weights_digest", "beacon", "commitment", "networks", "public", "again")
+
+
 class PromptChoice(Strict):
-    """Which prompts are asked, and what shows that they were new to the generator.
+    """Which prompts are asked.
 
     Attributes:
         name: key in `PROMPTS`.
         seed, layout: of the set; without a layout its smallest one.
-        weights_digest, beacon: what a bound seed is bound to.
-        commitment: of a sealed set, as it was checked against its seed; what counts is the repository's own list.
-        networks: every pretrained network the generator uses, or None where that was not declared.
-        public: score and standard error of the same generator on the public set, to compare with.
-        again: mean differences of images that were sampled again, by `<prompt id>/<k>` (`simpleeval.regeneration`).
+        claim: facts about the generator that the set's benchmark asks for, such as that its prompts were new to it.
     """
 
     name: str
     seed: str = "public-0"
     layout: str | None = None
-    weights_digest: str | None = None
-    beacon: str = "none"
-    commitment: str | None = None
-    networks: tuple[str, ...] | None = None
-    public: tuple[float, float] | None = None
-    again: dict[str, float] = {}
+    claim: dict[str, Any] = {}
+
+    @model_validator(mode="before")
+    @classmethod
+    def _flat(cls, data: Any) -> Any:
+        if not isinstance(data, dict) or "claim" in data or not data.keys() & set(_CLAIM):
+            return data
+        rest = {key: value for key, value in data.items() if key not in _CLAIM}
+        return {**rest, "claim": {key: data[key] for key in _CLAIM if key in data}}
 
 
 class PromptSource:

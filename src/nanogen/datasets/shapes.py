@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from functools import lru_cache
 
-from diffusionbench.benchmarks.simpleeval import shapes
+from diffusionbench.benchmarks.simpleeval import renderer
 from diffusionbench.errors import DataError
 from diffusionbench.schema import digest
 from nanogen.data import Dataset, Example
@@ -47,12 +47,14 @@ class Shapes(Dataset):
             raise IndexError(index)
         picture, place = divmod(index, CAPTIONS)
         caption, scene = _scene(place)
-        return Example(shapes.render(dict(scene), SEED, f"picture/{place}/{picture}", self.image_size), caption=caption)
+        return Example(
+            renderer.render(dict(scene), SEED, f"picture/{place}/{picture}", self.image_size), caption=caption
+        )
 
 
 @lru_cache(maxsize=CAPTIONS)
 def _scene(place: int) -> tuple[str, tuple[tuple[str, str], ...]]:
-    caption, scene = shapes.training_scene(SEED, place)
+    caption, scene = renderer.training_scene(SEED, place)
     return caption, tuple(scene.items())
 
 

@@ -8,16 +8,20 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from diffusionbench.benchmarks.simpleeval import attacks, credit, shapes
+from diffusionbench.benchmarks.simpleeval import renderer
 from diffusionbench.benchmarks.simpleeval import shapes_world as world
+from diffusionbench.benchmarks.simpleeval.answers import by_cell, collect_answers, headline, pair_credit
 from diffusionbench.benchmarks.simpleeval.bands import Band
 from diffusionbench.benchmarks.simpleeval.blocks import Question
-from diffusionbench.benchmarks.simpleeval.builder import build
-from diffusionbench.benchmarks.simpleeval.readers import read_components, read_filters
+from diffusionbench.benchmarks.simpleeval.evidence import SHAPES_RULE
+from diffusionbench.benchmarks.simpleeval.prompts import build
+from diffusionbench.benchmarks.simpleeval.reader_components import read_components
+from diffusionbench.benchmarks.simpleeval.reader_filters import read_filters
 from diffusionbench.benchmarks.simpleeval.reading import Found, Reading, answer
-from diffusionbench.benchmarks.simpleeval.shapes_answerer import ShapesAnswerer, readings, votes_of
-from diffusionbench.benchmarks.simpleeval.simulate import draw, truth_answers
-from diffusionbench.benchmarks.simpleeval.stress_bench import subset
+from diffusionbench.benchmarks.simpleeval.shapes_scorer import predictions_of, read
+from diffusionbench.benchmarks.simpleeval.stress import perturbations
+from diffusionbench.benchmarks.simpleeval.stress.bench import subset
+from diffusionbench.benchmarks.simpleeval.stress.simulate import draw, truth_answers
 
 FIRM = frozenset({"shape", "size"})
 TWO = {"shape1": "circle", "colour1": "red", "count1": "two", "shape2": "star", "colour2": "blue", "count2": "two"}
@@ -95,15 +99,15 @@ def test_a_relation_needs_groups_that_lie_apart(first, second, said):
 
 
 def paint(things, base=128):
-    """A grey picture with some objects, given as `shapes.Thing`s."""
+    """A grey picture with some objects, given as `renderer.Thing`s."""
     image = np.full((64, 64, 3), base, np.int16)
     for thing in things:
-        shapes._paint(image, thing, 1)
+        renderer._paint(image, thing, 1)
     return image.astype(np.uint8)
 
 
 def thing(shape, colour, radius, x, y):
-    return shapes.Thing(1, shape, world.COLOURS[colour], round(64 * radius), round(64 * x), round(64 * y), 5)
+    return renderer.Thing(1, shape, world.COLOURS[colour], round(64 * radius), round(64 * x), round(64 * y), 5)
 
 
 @pytest.mark.parametrize("shift", [(1.5, 0), (-1, 0), (0, 2), (2, 1)])
@@ -112,11 +116,11 @@ def test_two_and_two_objects_in_a_cross_have_no_relation(shift):
     reds = [thing("circle", "red", 6, 32 + dx + s * 15, 32 + dy + s * 15) for s in (-1, 1)]
     blues = [thing("star", "blue", 6, 32 + s * 15, 32 - s * 15) for s in (-1, 1)]
     prompt = replace(build("shapes", "public-0", "quick").prompts[0], facts=TWO, questions=RELATION)
-    assert (votes_of(readings(paint(reds + blues)), prompt) == -1).all()
+    assert (predictions_of(read(paint(reds + blues)), prompt) == -1).all()
     # Two columns are read, so the silence is the cross's.
     columns = [thing("circle", "red", 6, 14, 32 + s * 15) for s in (-1, 1)]
     columns += [thing("star", "blue", 6, 50, 32 + s * 15) for s in (-1, 1)]
-    assert (votes_of(readings(paint(columns)), prompt) == world.RELATIONS.index("left")).all()
+    assert (predictions_of(read(paint(columns)), prompt) == world.RELATIONS.index("left")).all()
 
 
 RELATION = (Question("relation", "relation", world.RELATIONS, 0),)
@@ -124,7 +128,7 @@ RELATION = (Question("relation", "relation", world.RELATIONS, 0),)
 
 def mixed(scene, seed, path, monkeypatch):
     """A right picture, but one object of every group of three or four has another shape and size."""
-    things = shapes._things
+    things = renderer._things
 
     def spoiled(facts, stream):
         found = things(facts, stream)
@@ -135,14 +139,14 @@ def mixed(scene, seed, path, monkeypatch):
         return [*found[:-1], replace(odd, shape=shape, radius=380 if odd.radius > 500 else 600)]
 
     with monkeypatch.context() as patch:
-        patch.setattr(shapes, "_things", spoiled)
-        return shapes.render(scene, seed, path)
+        patch.setattr(renderer, "_things", spoiled)
+        return renderer.render(scene, seed, path)
 
 
 def score(prompt_set, votes):
-    result = credit.tally(prompt_set, votes, ShapesAnswerer.panel)
-    credits = credit.pair_credit(result.right["joint"], result.options)
-    return credit.headline(credit.by_cell(result, credits, np.ones((1, prompt_set.num_blocks))), range(7))[0]
+    result = collect_answers(prompt_set, votes, SHAPES_RULE)
+    credits = pair_credit(result.right["joint"], result.options)
+    return headline(by_cell(result, credits, np.ones((1, prompt_set.num_blocks))), range(7))[0]
 
 
 @pytest.mark.parametrize("blocks", [6, pytest.param(72, marks=pytest.mark.slow)])
@@ -154,7 +158,7 @@ def test_mixed_groups_score_what_a_strict_person_gives(blocks, monkeypatch):
     seen, strict = {}, {}
     for prompt in part.prompts:
         truth = draw(prompt, 0, 1.0, "mixed").truth
-        seen[prompt.id] = [votes_of(readings(mixed(truth, "mixed", prompt.id, monkeypatch)), prompt)]
+        seen[prompt.id] = [predictions_of(read(mixed(truth, "mixed", prompt.id, monkeypatch)), prompt)]
         right = truth_answers(prompt, truth)
         if truth["count1"] in ("three", "four"):
             # Neither the shape nor the size nor the number of what was asked for.
@@ -167,12 +171,14 @@ def test_mixed_groups_score_what_a_strict_person_gives(blocks, monkeypatch):
 def test_one_picture_for_all_twins_stays_at_chance():
     """Twins drawn alike, averaged, and moved by 8 levels towards each: a person sees four equal pictures."""
     part = subset(replace(build("shapes", "public-1", "quick"), images_per_prompt=1), 18)
-    own = [shapes.render(prompt.facts, "overlay", str(prompt.block)) for prompt in part.prompts]
-    moved = attacks.overlay(own, 8)
+    own = [renderer.render(prompt.facts, "overlay", str(prompt.block)) for prompt in part.prompts]
+    moved = perturbations.overlay(own, 8)
     for block in range(0, len(own), 4):
         centre = np.mean(own[block : block + 4], axis=0)
         assert max(np.abs(image - centre).max() for image in moved[block : block + 4]) <= 8.5
-    votes = {prompt.id: [votes_of(readings(image), prompt)] for prompt, image in zip(part.prompts, moved, strict=True)}
+    votes = {
+        prompt.id: [predictions_of(read(image), prompt)] for prompt, image in zip(part.prompts, moved, strict=True)
+    }
     assert score(part, votes) <= 0.03
 
 
@@ -186,7 +192,7 @@ def test_a_colour_between_two_is_not_both(first, second, share):
     for wanted, target in ((first, one), (second, other)):
         rgb = tuple(np.rint(between + np.clip(target - between, -8, 8)).astype(int).tolist())
         image = paint([replace(thing("circle", "red", 10, 32, 32), colour=rgb)])
-        seen = [[one.objects[0].colour for one in reader] for reader in readings(image, undamaged=False)]
+        seen = [[one.objects[0].colour for one in reader] for reader in read(image, undamaged=False)]
         right.append(all(reader.count(wanted) >= 2 for reader in seen))
     assert not all(right)
 
@@ -211,10 +217,10 @@ def test_a_background_written_within_eight_levels_is_not_read(wanted):
         if other == wanted:
             continue
         scene = {"shape1": "star", "colour1": "red", "size1": "small", "count1": "two", "background": other}
-        image = shapes.render(scene, "written", "0")
-        for changed in attacks.written(image, wanted, 8):
+        image = renderer.render(scene, "written", "0")
+        for changed in perturbations.written(image, wanted, 8):
             assert np.abs(changed.astype(int) - image).max() <= 8
-            backgrounds = [[one.background for one in reader[1:]] for reader in readings(changed)]
+            backgrounds = [[one.background for one in reader[1:]] for reader in read(changed)]
             assert not all(reader.count(wanted) >= 2 for reader in backgrounds)
 
 
@@ -228,7 +234,7 @@ def test_both_readers_read_the_sizes_that_the_page_names(radius):
     for shape in world.SHAPES:
         for colour in ("red", "cyan"):
             image = paint([thing(shape, colour, radius, 32.2, 31.3)])
-            for read in (read_components, read_filters):
-                (found,) = read(image).objects
+            for reader in (read_components, read_filters):
+                (found,) = reader(image).objects
                 assert (found.shape, found.colour) == (shape, colour)
                 assert found.size == ("small" if radius < 7 else "large")

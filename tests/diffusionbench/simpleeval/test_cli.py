@@ -8,11 +8,13 @@ import pytest
 from PIL import Image
 from typer.testing import CliRunner
 
-from diffusionbench.benchmarks.simpleeval import seeds
-from diffusionbench.benchmarks.simpleeval.builder import build
-from diffusionbench.benchmarks.simpleeval.shapes_answerer import ShapesAnswerer
+from diffusionbench.benchmarks.simpleeval import claims
+from diffusionbench.benchmarks.simpleeval.evidence import wanted
+from diffusionbench.benchmarks.simpleeval.prompts import build
+from diffusionbench.benchmarks.simpleeval.shapes_scorer import ShapesScorer
 from diffusionbench.cli import app
 from diffusionbench.errors import RequestError, UserError
+from diffusionbench.prompts import PromptChoice
 
 RUNNER = CliRunner()
 
@@ -49,7 +51,7 @@ def test_prompts_of_a_bound_seed(tmp_path):
     weights = tmp_path / "model.safetensors"
     weights.write_bytes(b"weights")
     call("prompts", "--set", "simpleeval_shapes_v1", "--weights", str(weights), "--out", str(tmp_path))
-    seed = seeds.bound_seed(hashlib.sha256(b"weights").hexdigest())
+    seed = claims.bound_seed(hashlib.sha256(b"weights").hexdigest())
     assert json.loads((tmp_path / "prompts.jsonl").read_text().splitlines()[0])["id"].startswith(seed)
     told = call("simpleeval", "verify", "--seed", seed, "--weights", str(weights))
     assert told.startswith(
@@ -79,24 +81,82 @@ def test_wrong_words_are_told():
 
 def test_a_run_refuses_seeds_that_do_not_follow(tmp_path):
     Image.fromarray(np.zeros((8, 8, 3), np.uint8)).save(tmp_path / "0.png")
-    words = ["run", str(tmp_path), "--axis", "t2i", "--metrics", "simpleeval_shapes_v1", "--seed"]
+
+    def run(*words, **claim):
+        file = tmp_path / "claim.yaml"
+        file.write_text(json.dumps(claim))
+        call("run", str(tmp_path), "--axis", "t2i", "--metrics", "simpleeval_shapes_v1", "--claim", str(file), *words)
+
     sealed = "sealed-autumn-" + "0a" * 32
     with pytest.raises(RequestError, match="not the one committed to"):
-        call(*words, sealed, "--commitment", "0" * 64)
-    weights = tmp_path / "model.safetensors"
+        run(seed=sealed, commitment="0" * 64)
     with pytest.raises(RequestError, match="no such file"):
-        call(*words, "public-0", "--weights", str(weights))
-    weights.write_bytes(b"weights")
+        run(seed="public-0", weights="model.safetensors")
+    (tmp_path / "model.safetensors").write_bytes(b"weights")
     with pytest.raises(RequestError, match="does not follow from these weights"):
-        call(*words, "bound-" + "0" * 32, "--weights", str(weights))
+        run(seed="bound-" + "0" * 32, weights="model.safetensors")
+    with pytest.raises(RequestError, match="--prompts names the set 'x' and the claim 'simpleeval_v1'"):
+        run("--prompts", "x", set="simpleeval_v1")
     (tmp_path / "0.jpg").write_bytes((tmp_path / "0.png").read_bytes())
     with pytest.raises(UserError, match="are both image 0"):
-        call(*words, "public-0")
+        run(seed="public-0")
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("seed: 7", "seed: Input should be a valid string"),
+        ("sed: public-0", "unknown key 'sed'. Did you mean 'seed'"),
+        ("- seed", "does not consist of 'key: value' lines"),
+        ("just words", "does not consist of 'key: value' lines"),
+        ("", "does not consist of 'key: value' lines"),
+        ("1: 2", "does not consist of 'key: value' lines"),
+        ("seed: [", "is not valid YAML"),
+        ("seed: a\nseed: b", "is not valid YAML"),
+        ("networks: clip", "networks: Input should be a valid tuple"),
+        ('beacon: "\\e[2J"', "beacon: Value error, one line of 1 to 1,000 printable characters"),
+        (f"beacon: {'9' * 5000}", "is not valid YAML"),
+        ("&a [*a, *a]", "does not consist of 'key: value' lines"),
+        ("[" * 9000, "is not valid YAML"),
+        ("x" * 20_000, "has 20,000 bytes"),
+        ("weights: ''", "weights: Value error"),
+        ("public: nowhere.json", "nowhere.json"),
+    ],
+)
+def test_a_bad_claim_file_is_one_sentence(text, said, tmp_path):
+    file = tmp_path / "claim.yaml"
+    file.write_text(text)
+    with pytest.raises(UserError) as caught:
+        claims.read_claim(file).choice("simpleeval_shapes_v1", "simpleeval_shapes_v1")
+    assert said in str(caught.value)
+    assert "\n" not in str(caught.value)
+    with pytest.raises(RequestError, match="cannot be read"):
+        claims.read_claim(tmp_path / "none.yaml")
+
+
+def test_a_claim_file_names_its_facts(tmp_path):
+    (tmp_path / "model.safetensors").write_bytes(b"weights")
+    file = tmp_path / "claim.yaml"
+    file.write_text("weights: model.safetensors\nnetworks: [openai/clip, sd-vae]\nbeacon: round 7\nlayout: quick\n")
+    choice = claims.read_claim(file).choice("simpleeval_shapes_v1", "simpleeval_shapes_v1")
+    claim = claims.claim_of(choice)
+    assert (choice.seed, choice.layout) == ("public-0", "quick")
+    assert claim.weights_digest == hashlib.sha256(b"weights").hexdigest()
+    assert (claim.beacon, claim.networks, claim.public, claim.again) == ("round 7", ("openai/clip", "sd-vae"), None, {})
+
+
+def test_requests_of_before_keep_their_claim():
+    flat = {"weights_digest": "ab" * 32, "beacon": "7", "commitment": None, "networks": ["clip"]}
+    flat |= {"public": [0.5, 0.1], "again": {"a/0": 1.0}}
+    choice = PromptChoice.model_validate({"name": "simpleeval_v1", "seed": "public-1", "layout": None, **flat})
+    assert (choice.seed, choice.claim) == ("public-1", flat)
+    assert PromptChoice.model_validate(choice.model_dump(mode="json")) == choice
+    assert claims.claim_of(choice).public == (0.5, 0.1)
 
 
 def test_sealed_sets_are_verified():
     secret = "0a" * 32
-    published = seeds.commitment("autumn", secret)
+    published = claims.commitment("autumn", secret)
     words = ["simpleeval", "verify", "--name", "autumn", "--secret", secret, "--commitment"]
     told = call(*words, published)
     assert f"sealed-autumn-{secret}" in told
@@ -109,10 +169,10 @@ def test_sealed_sets_are_verified():
 def test_folder_to_record_to_verification(tmp_path, monkeypatch):
     """Somebody's folder is scored, its record verified, and a changed record is refused."""
 
-    def all_right(image, prompt):
-        return np.broadcast_to([question.answer for question in prompt.questions], (2, 4, len(prompt.questions)))
+    def all_right(scorer, images, prompts):
+        return [np.broadcast_to(wanted(prompt), (2, 4, len(prompt.questions))) for prompt in prompts]
 
-    monkeypatch.setattr(ShapesAnswerer, "_votes", staticmethod(all_right))
+    monkeypatch.setattr(ShapesScorer, "predict", all_right)
     grey = Image.fromarray(np.full((16, 16, 3), 9, np.uint8))
     images = tmp_path / "images"
     for prompt in build("shapes", "public-0", "quick").prompts:

@@ -9,18 +9,17 @@ from PIL import Image
 from typer.testing import CliRunner
 
 from diffusionbench import runner
-from diffusionbench.benchmarks.simpleeval import builder, guards, shapes_world
-from diffusionbench.benchmarks.simpleeval.regeneration import differences
-from diffusionbench.benchmarks.simpleeval.shapes_answerer import ShapesAnswerer
-from diffusionbench.benchmarks.simpleeval.simulate import draw, simulate
-from diffusionbench.benchmarks.simpleeval.stress_bench import share
+from diffusionbench.benchmarks.simpleeval import guards, score, shapes_world
+from diffusionbench.benchmarks.simpleeval.prompts import build
+from diffusionbench.benchmarks.simpleeval.score import ShapesSimpleEval
+from diffusionbench.benchmarks.simpleeval.shapes_scorer import ShapesScorer
+from diffusionbench.benchmarks.simpleeval.stress.bench import share
+from diffusionbench.benchmarks.simpleeval.stress.simulate import draw, simulate
+from diffusionbench.benchmarks.simpleeval.verification import differences
 from diffusionbench.cli import app
 from diffusionbench.errors import RequestError
-from diffusionbench.judges.pixels import Pixels
 from diffusionbench.metrics import METRICS
-from diffusionbench.metrics import simpleeval as metric_module
 from diffusionbench.metrics.metric import Context
-from diffusionbench.metrics.simpleeval import ShapesSimpleEval
 from diffusionbench.prompts import PROMPTS, PromptChoice
 from diffusionbench.request import EvalRequest, Evaluation
 from diffusionbench.source import ConstantSource, FolderSource, PromptFolderSource
@@ -31,14 +30,24 @@ def tiny():
     """A layout of two blocks a cell cut to its first twelve cells would be another set; one image a prompt is not."""
     patch = pytest.MonkeyPatch()
     patch.setitem(shapes_world.LAYOUTS, "tiny", (1, 1))
-    builder.build.cache_clear()
-    yield builder.build("shapes", "public-0", "tiny")
+    build.cache_clear()
+    yield build("shapes", "public-0", "tiny")
     patch.undo()
-    builder.build.cache_clear()
+    build.cache_clear()
 
 
-def silence(prompt):
+def abstain(prompt):
     return np.full((2, 4, len(prompt.questions)), -1, np.int8)
+
+
+def answer_by(monkeypatch, predictions):
+    """Let both readers answer by the prompt alone."""
+    monkeypatch.setattr(ShapesScorer, "predict", lambda scorer, images, prompts: [predictions(one) for one in prompts])
+
+
+def judge(images, samples):
+    """Evidence of a batch, by the judge's name."""
+    return {"simpleeval_shapes": ShapesScorer()(images, [sample.item for sample in samples])}
 
 
 def request(**changes):
@@ -79,7 +88,7 @@ def test_folder_to_record_and_missing_images_are_named(tiny, folder, tmp_path, m
     json.dumps(record.model_dump(mode="json"), allow_nan=False)
     missing = folder / f"{tiny.prompts[5].id}/0.png"
     missing.rename(tmp_path / "0.png")
-    monkeypatch.setattr(ShapesAnswerer, "_votes", staticmethod(lambda image, prompt: silence(prompt)))
+    answer_by(monkeypatch, abstain)
     again = runner.run(request(), PromptFolderSource(folder))
     (tmp_path / "0.png").rename(missing)
     assert again.extra["facts"]["simpleeval_shapes_v1"]["status"] == "incomplete"
@@ -127,12 +136,13 @@ def test_batch_size_plays_no_part(tiny):
         metric = shapes_metric(evaluation)
         for start in range(0, 8, batch):
             rows = order[start : start + batch]
-            metric.update({"pixels": Pixels()(images[rows])}, [samples[row] for row in rows])
+            part = [samples[row] for row in rows]
+            metric.update(judge(images[rows], part), part)
         return metric.compute()
 
     first = judged(list(range(8)), 8)
     other = judged([5, 2, 7, 0, 1, 3, 6, 4], 3)
-    assert first.facts["votes"] == other.facts["votes"]
+    assert first.facts["predictions"] == other.facts["predictions"]
     assert (first.value, first.scored, first.unscored) == (other.value, 8, 0)
 
 
@@ -193,18 +203,21 @@ def again(folder, tmp_path_factory):
 
 
 def test_a_run_compares_images_that_were_sampled_again(tiny, folder, again, monkeypatch, tmp_path):
-    monkeypatch.setattr(ShapesAnswerer, "_votes", staticmethod(lambda image, prompt: silence(prompt)))
-    words = ["run", str(folder), "--axis", "t2i", "--metrics", "simpleeval_shapes_v1", "--layout", "tiny", "--json"]
+    answer_by(monkeypatch, abstain)
+    claim = tmp_path / "claim.yaml"
+    words = ["run", str(folder), "--axis", "t2i", "--metrics", "simpleeval_shapes_v1", "--claim", str(claim), "--json"]
 
     def found(name):
-        result = CliRunner().invoke(app, [*words, "--again", str(again / name)])
+        claim.write_text(f"layout: tiny\nagain: {again / name}\n")
+        result = CliRunner().invoke(app, words)
         return json.loads(result.stdout)["extra"]["facts"]["simpleeval_shapes_v1"]
 
     honest, chosen = found("same"), found("other")
     assert honest["guards"]["G9"] == {"name": "regen", "value": 1.0, "z": None, "flagged": False, "note": "3/3"}
     assert (chosen["guards"]["G9"]["note"], chosen["status"]) == ("2/3", "flagged: regen")
     (tmp_path / "x.png").write_bytes(next(again.rglob("*.png")).read_bytes())
-    result = CliRunner().invoke(app, [*words, "--again", str(tmp_path)])
+    claim.write_text("layout: tiny\nagain: .\n")
+    result = CliRunner().invoke(app, words)
     assert "holds no image of this set" in str(result.exception)
 
 
@@ -214,30 +227,28 @@ def _flat(folder):
 
 def test_what_a_request_says_of_its_generator_reaches_the_report(monkeypatch):
     told = []
-    monkeypatch.setattr(metric_module, "report", lambda *given: told.append(given))
-    monkeypatch.setattr(metric_module.credit, "tally", lambda *given: None)
+    monkeypatch.setattr(score.scorecard, "score_card", lambda *given: told.append(given))
+    monkeypatch.setattr(score, "collect_answers", lambda *given: None)
     facts = {"weights_digest": "ab" * 32, "beacon": "round 7", "public": (0.5, 0.1)}
     facts |= {"networks": ("clip",), "again": {"a/0": 1.0}}
-    choice = PromptChoice(name="simpleeval_shapes_v1", layout="quick", **facts)
-    shapes_metric(request(prompts=choice)).report()
-    ((_, _, claim, evidence),) = told
-    said = {"weights_digest": claim.weights_digest, "beacon": claim.beacon}
-    said |= {name: getattr(evidence, name) for name in ("public", "networks", "again")}
-    assert said == facts
+    choice = PromptChoice(name="simpleeval_shapes_v1", layout="quick", claim=facts)
+    shapes_metric(request(prompts=choice)).card()
+    ((_, _, claim, _),) = told
+    assert claim.model_dump(exclude={"commitment"}) == facts
 
 
 def test_verdicts_tell_of_each_image_what_was_asked_and_what_was_seen(monkeypatch):
-    def wrong(image, prompt):
+    def wrong(prompt):
         seen = [(question.answer + 1) % len(question.options) for question in prompt.questions]
         return np.tile(np.array(seen, np.int8), (2, 4, 1))
 
-    monkeypatch.setattr(ShapesAnswerer, "_votes", staticmethod(wrong))
+    answer_by(monkeypatch, wrong)
     asked = request(prompts=PromptChoice(name="simpleeval_shapes_v1", layout="quick"), count=8)
     metric = shapes_metric(asked)
     samples = asked.samples(ConstantSource((64, 64)))
-    metric.update({"pixels": Pixels()(np.zeros((8, 64, 64, 3), np.uint8))}, samples)
+    metric.update(judge(np.zeros((8, 64, 64, 3), np.uint8), samples), samples)
     verdicts = metric.compute().facts["verdicts"]
-    prompts = builder.build("shapes", "public-0", "quick").prompts
+    prompts = build("shapes", "public-0", "quick").prompts
     assert list(verdicts) == [str(place) for place in range(8)]
     for place in range(8):
         questions = [question for question in prompts[place // 2].questions if question.answer >= 0]

@@ -1,17 +1,19 @@
 """The scorer of natural prompts: its views, its protocol with a fake pair of encoders, real loading of tiny models."""
 
 import hashlib
+import json
 
 import numpy as np
 import pytest
 import torch
 
-from diffusionbench.benchmarks.simpleeval import competence, credit, encoders, open_views, report, worlds
-from diffusionbench.benchmarks.simpleeval.answers import agreed, joint
-from diffusionbench.benchmarks.simpleeval.builder import build
-from diffusionbench.benchmarks.simpleeval.open_answerer import OpenAnswerer
-from diffusionbench.benchmarks.simpleeval.vocabulary import vocabulary
-from diffusionbench.benchmarks.simpleeval.wording import scorer_texts
+import calibrate_simpleeval
+from diffusionbench.benchmarks.simpleeval import open_scorer, open_views, scorecard
+from diffusionbench.benchmarks.simpleeval.answers import collect_answers
+from diffusionbench.benchmarks.simpleeval.evidence import OPEN_RULE, consensus, majority
+from diffusionbench.benchmarks.simpleeval.open_scorer import OpenScorer
+from diffusionbench.benchmarks.simpleeval.open_words import scorer_texts, vocabulary
+from diffusionbench.benchmarks.simpleeval.prompts import build
 from diffusionbench.errors import MissingPackageError, RequestError
 
 DIM = 1024
@@ -89,41 +91,47 @@ def test_fake_encoders_drive_the_whole_protocol(prompts, monkeypatch):
     """Pictures that say what was asked are read right, family by family, relation and binding in mirrors too."""
     # Noise would leave the level that carries the message.
     monkeypatch.setattr(open_views, "_noisy", lambda view, seed, key, number: view)
-    answerer = OpenAnswerer(Fake("a"), Fake("b"))
+    scorer = OpenScorer(encoders=(Fake("a"), Fake("b")))
     right, asked = {}, {}
     judged = []
     for block in range(2, 108, 6):
         for prompt in prompts.block(block)[::3]:
-            votes = answerer.votes([paint(prompt.facts)], [prompt])[0]
+            votes = scorer.predict([paint(prompt.facts)], [prompt])[0]
             assert votes.shape == (2, 7, len(prompt.questions))
             judged.append((prompt, votes))
-            for question, answer in zip(prompt.questions[:2], joint(agreed(votes, 5))[:2], strict=True):
+            for question, answer in zip(prompt.questions[:2], consensus(majority(votes, 5))[:2], strict=True):
                 right[question.family] = right.get(question.family, 0) + (answer == question.answer)
                 asked[question.family] = asked.get(question.family, 0) + 1
     shares = {family: right[family] / asked[family] for family in asked}
     assert min(shares.values()) > 0.8, shares
-    found = competence.measure(judged, answerer.panel)
-    assert all(competence.able(row) for row in found.values())
-    assert competence.headline(("colour",), competence.FILE.with_name("absent.json")) == (("colour",), True)
+    found = calibrate_simpleeval.competence(judged, OPEN_RULE)
+    assert all(scorecard.is_able(row) for row in found.values())
 
 
-def test_scorers_that_disagree_are_silent_and_blind_ones_gain_nothing(prompts):
-    answerer = OpenAnswerer(Fake("a"), Fake("b"))
+def test_families_below_the_required_competence_leave_the_headline(tmp_path):
+    families, file = ("colour", "count", "light"), tmp_path / "competence.json"
+    assert scorecard.able_families(families, file) == (families, True)
+    rows = {"colour": {"recall": 0.4, "precision": 0.9}, "count": {"recall": 0.39, "precision": 1}}
+    file.write_text(json.dumps({"families": rows}))
+    assert scorecard.able_families(families, file) == (("colour",), False)
+
+
+def test_scorers_that_disagree_abstain_and_blind_ones_gain_nothing(prompts):
+    scorer = OpenScorer(encoders=(Fake("a"), Fake("b")))
     grey = np.full((64, 64, 3), 128, np.uint8)
     PAINTED.clear()
-    votes = {prompt.id: answerer.votes([grey], [prompt]) * 2 for prompt in prompts.prompts[:8]}
+    votes = {prompt.id: scorer.predict([grey], [prompt]) * 2 for prompt in prompts.prompts[:8]}
     assert {array.shape[1] for arrays in votes.values() for array in arrays} == {7}
     split = np.stack([np.zeros((7, 2), np.int8), np.ones((7, 2), np.int8)])
-    assert (joint(agreed(split, 5)) == -1).all()
+    assert (consensus(majority(split, 5)) == -1).all()
 
 
 def test_report_of_the_open_world_is_provisional(prompts):
-    panel = OpenAnswerer(Fake("a"), Fake("b")).panel
     votes = {
         prompt.id: [np.broadcast_to([q.answer for q in prompt.questions], (2, 7, len(prompt.questions)))] * 2
         for prompt in prompts.prompts
     }
-    found = report.report(credit.tally(prompts, votes, panel), worlds.OPEN, report.SeedClaim("public-0"))
+    found = scorecard.score_card(collect_answers(prompts, votes, OPEN_RULE), scorecard.OPEN)
     assert found.score.value == 1.0
     assert found.status == "provisional"
     assert set(found.families) == set(prompts.families)
@@ -157,10 +165,10 @@ def test_missing_package_or_weights_say_what_to_do(tmp_path, monkeypatch):
         import transformers  # noqa: F401
     except ModuleNotFoundError:
         with pytest.raises(MissingPackageError, match="eval-t2i"):
-            encoders.HubEncoder(encoders.CLIP)
+            open_scorer.HubEncoder(open_scorer.CLIP)
         return
     with pytest.raises(RequestError, match="were not found"):
-        encoders.HubEncoder(encoders.CLIP, model=str(tmp_path))
+        open_scorer.HubEncoder(open_scorer.CLIP, model=str(tmp_path))
 
 
 @pytest.fixture(scope="module")
@@ -207,9 +215,9 @@ def tiny_models(tmp_path_factory):
 
 
 def test_tiny_models_from_disk(tiny_models, prompts):
-    first = encoders.HubEncoder(encoders.CLIP, model=str(tiny_models / "clip"))
-    second = encoders.HubEncoder(encoders.ALIGN, model=str(tiny_models / "align"))
-    again = encoders.HubEncoder(encoders.CLIP, model=str(tiny_models / "clip"))
+    first = open_scorer.HubEncoder(open_scorer.CLIP, model=str(tiny_models / "clip"))
+    second = open_scorer.HubEncoder(open_scorer.ALIGN, model=str(tiny_models / "align"))
+    again = open_scorer.HubEncoder(open_scorer.CLIP, model=str(tiny_models / "clip"))
     assert first.digest == again.digest != second.digest
     image = np.random.default_rng(1).integers(0, 256, (64, 64, 3), dtype=np.uint8)
     for encoder in (first, second):
@@ -218,9 +226,9 @@ def test_tiny_models_from_disk(tiny_models, prompts):
         assert vectors.shape == sentences.shape
         assert torch.allclose(vectors.norm(dim=-1), torch.ones(2), atol=1e-5)
         assert torch.allclose(encoder.texts(["red"]), sentences[1:], atol=1e-5)
-    answerer = OpenAnswerer(first, second)
+    scorer = OpenScorer(encoders=(first, second))
     chosen = [prompts.block(0)[0], prompts.block(100)[3]]
-    votes = answerer.votes([image, image], chosen)
+    votes = scorer.predict([image, image], chosen)
     assert [array.shape for array in votes] == [(2, 7, len(prompt.questions)) for prompt in chosen]
-    alone = answerer.votes([image], chosen[1:])[0]
+    alone = scorer.predict([image], chosen[1:])[0]
     assert np.array_equal(alone, votes[1])

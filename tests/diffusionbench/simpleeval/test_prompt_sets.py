@@ -6,13 +6,10 @@ from dataclasses import replace
 
 import pytest
 
-from diffusionbench.benchmarks.simpleeval import builder, open_world, shapes_world, statistics
-from diffusionbench.benchmarks.simpleeval.blocks import noise_seed
-from diffusionbench.benchmarks.simpleeval.builder import build
-from diffusionbench.benchmarks.simpleeval.decks import DeadEndError, Deck
-from diffusionbench.benchmarks.simpleeval.stream import Stream
-from diffusionbench.benchmarks.simpleeval.vocabulary import clash, kind_of, owner_of, vocabulary
-from diffusionbench.benchmarks.simpleeval.wording import caption, scorer_texts
+from diffusionbench.benchmarks.simpleeval import open_world, prompts, shapes_world
+from diffusionbench.benchmarks.simpleeval.open_words import caption, clash, kind_of, owner_of, scorer_texts, vocabulary
+from diffusionbench.benchmarks.simpleeval.prompts import build
+from diffusionbench.benchmarks.simpleeval.stream import BalancedSampler, DeadEndError, HashStream
 from diffusionbench.errors import RequestError
 
 #: First 16 hex digits of the digests of public-0 .. public-4: a prompt set may never change.
@@ -43,24 +40,24 @@ def test_all_standard_sets_are_frozen():
     assert digests("open", "standard") == FROZEN["open", "standard"]
 
 
-@pytest.mark.parametrize(("world", "blocks", "prompts"), [("open", 540, 2160), ("shapes", 180, 720)])
-def test_quotas_and_uniqueness(world, blocks, prompts):
+@pytest.mark.parametrize(("world", "blocks", "texts"), [("open", 540, 2160), ("shapes", 180, 720)])
+def test_quotas_and_uniqueness(world, blocks, texts):
     found = build(world, "public-0", "standard")
-    module = builder.world_module(world)
+    rules = prompts.WORLDS[world]
     assert found.num_blocks == blocks
-    assert len({builder.normalised(prompt.text) for prompt in found.prompts}) == prompts == len(found.prompts)
+    assert len({prompts.normalised(prompt.text) for prompt in found.prompts}) == texts == len(found.prompts)
     firsts = found.prompts[::4]
     cells = Counter((prompt.type, prompt.stratum) for prompt in firsts)
-    assert set(cells.values()) == {blocks // (len(module.TYPES) * 3)}
+    assert set(cells.values()) == {blocks // (len(rules.types) * 3)}
     templates = Counter((prompt.type, prompt.stratum, prompt.template) for prompt in firsts)
-    n = blocks // (len(module.TYPES) * 3)
+    n = blocks // (len(rules.types) * 3)
     assert {templates[(*cell, "T0")] for cell in cells} == {2 * n // 5}
     assert {templates[(*cell, "T3")] for cell in cells} == {n // 5}
     # Every family has three block types, binding is asked twice in each.
     families = Counter(question.family for prompt in firsts for question in prompt.questions if not question.held)
     assert {families[name] for name in found.families if name != "binding"} == {9 * n}
     assert families["binding"] == 18 * n
-    assert statistics.statistics(found)["space"] > (1e9 if world == "open" else 1e4)
+    assert prompts.statistics(found)["space"] > (1e9 if world == "open" else 1e4)
 
 
 @pytest.mark.parametrize("world", ["open", "shapes"])
@@ -84,7 +81,7 @@ def test_twins_differ_in_exactly_the_levels(world):
             assert rest == {
                 slot: fact for slot, fact in twins[0].facts.items() if slot not in (first.slot, second.slot)
             }
-            assert builder.world_module(world).caption(prompt.facts, twins[0].template) == prompt.text
+            assert prompts.WORLDS[world].caption(prompt.facts, twins[0].template) == prompt.text
             assert all(len(set(question.options)) == len(question.options) for question in prompt.questions)
 
 
@@ -192,27 +189,29 @@ def test_jsonl_is_the_set_and_noise_seeds_are_ruled():
     found = build("shapes", "public-0", "quick")
     rows = [json.loads(line) for line in found.jsonl.splitlines()]
     assert [row["id"] for row in rows] == [prompt.id for prompt in found.prompts]
-    assert rows[3]["seeds"] == [noise_seed("public-0", found.prompts[3].id, k) for k in range(2)]
+    assert rows[3]["seeds"] == [
+        HashStream("public-0", f"gen/{found.prompts[3].id}/{k}").u64() % 2**63 for k in range(2)
+    ]
     assert all(0 <= seed < 2**63 for row in rows for seed in row["seeds"])
 
 
 def test_texts_to_avoid_are_not_drawn_and_overlaps_are_counted():
     found = build("shapes", "public-0", "quick")
-    taken = frozenset({builder.normalised(found.prompts[0].text)})
+    taken = frozenset({prompts.normalised(found.prompts[0].text)})
     other = build("shapes", "public-0", "quick", taken)
-    assert not taken & {builder.normalised(prompt.text) for prompt in other.prompts}
+    assert not taken & {prompts.normalised(prompt.text) for prompt in other.prompts}
     assert other.rejected["text seen before"] >= 1
     assert other.digest != found.digest
-    assert statistics.overlaps(["A red  dog", "one two three four five six"], ["a red dog"]) == (1, 1)
+    assert prompts.overlaps(["A red  dog", "one two three four five six"], ["a red dog"]) == (1, 1)
 
 
-def test_decks_deal_evenly_and_report_dead_ends():
-    deck = Deck("abcd", Stream("s", "deck"))
-    assert sorted(deck.deal(lambda item: True) for _ in range(4)) == list("abcd")
-    counts = Counter(deck.deal(lambda item, i=i: item != "a" or i % 2 == 0) for i in range(40))
+def test_samplers_use_facts_evenly_and_report_dead_ends():
+    sampler = BalancedSampler("abcd", HashStream("s", "deck"))
+    assert sorted(sampler.next(lambda item: True) for _ in range(4)) == list("abcd")
+    counts = Counter(sampler.next(lambda item, i=i: item != "a" or i % 2 == 0) for i in range(40))
     assert max(counts.values()) - min(counts.values()) <= 1
     with pytest.raises(DeadEndError):
-        deck.deal(lambda item: False)
+        sampler.next(lambda item: False)
 
 
 def test_unknown_world_or_layout():
@@ -231,11 +230,11 @@ def test_space_counts_what_a_small_vocabulary_allows():
 def test_statistics_count_each_thing_once():
     found = build("shapes", "public-0", "quick")
     # A set that holds its first block twice.
-    facts = statistics.statistics(replace(found, prompts=(*found.prompts, *found.prompts[:4])))
+    facts = prompts.statistics(replace(found, prompts=(*found.prompts, *found.prompts[:4])))
     assert (facts["blocks"], facts["prompts"], facts["unique"], facts["images"]) == (73, 292, 288, 584)
     # Two contrasted facts a prompt; those that stay are not counted.
     assert sum(facts["families"].values()) == 2 * 292
     assert sum(facts["strata"].values()) == sum(facts["templates"].values()) == 292
     # Close is what shares most words of both texts.
     words = "one two three four five"
-    assert statistics.overlaps([words], [f"{words} six seven eight nine ten"]) == (0, 0)
+    assert prompts.overlaps([words], [f"{words} six seven eight nine ten"]) == (0, 0)

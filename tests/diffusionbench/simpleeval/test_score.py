@@ -1,4 +1,4 @@
-"""Credit by hand, theorem 6.2, intervals, guards, statuses, seeds."""
+"""Credit by hand, theorem 6.2, intervals, guards, statuses, claims."""
 
 import itertools
 import json
@@ -7,16 +7,17 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from diffusionbench.benchmarks.simpleeval import credit, guards, report, seeds, shapes_world, variety, worlds
-from diffusionbench.benchmarks.simpleeval.answers import agreed, joint
-from diffusionbench.benchmarks.simpleeval.builder import build
-from diffusionbench.benchmarks.simpleeval.shapes import complete
-from diffusionbench.benchmarks.simpleeval.shapes_answerer import ShapesAnswerer
-from diffusionbench.benchmarks.simpleeval.simulate import spoil, truth_answers
-from diffusionbench.benchmarks.simpleeval.stream import Stream
+from diffusionbench.benchmarks.simpleeval import answers, claims, guards, scorecard, shapes_world
+from diffusionbench.benchmarks.simpleeval.claims import Claim
+from diffusionbench.benchmarks.simpleeval.evidence import SHAPES_RULE, consensus, difference_hash, majority
+from diffusionbench.benchmarks.simpleeval.image_ops import resize
+from diffusionbench.benchmarks.simpleeval.prompts import build
+from diffusionbench.benchmarks.simpleeval.renderer import complete
+from diffusionbench.benchmarks.simpleeval.stream import HashStream
+from diffusionbench.benchmarks.simpleeval.stress.simulate import spoil, truth_answers
 from diffusionbench.errors import DataError, RequestError
 
-PANEL = ShapesAnswerer.panel
+RULE = SHAPES_RULE
 
 
 def quick(seed="public-0", layout="quick"):
@@ -31,24 +32,22 @@ def perfect_readers(prompt_set, accuracy, seed="votes", plain=None):
         rows = []
         for k in range(prompt_set.images_per_prompt):
             path = f"{prompt.id}/{k}"
-            scene = complete(spoil(prompt.facts, p, Stream(seed, path)), Stream(seed, f"free/{path}"))
-            answers = truth_answers(prompt, scene)
-            rows.append(np.broadcast_to(answers, (2, 4, len(answers))))
+            scene = complete(spoil(prompt.facts, p, HashStream(seed, path)), HashStream(seed, f"free/{path}"))
+            chosen = truth_answers(prompt, scene)
+            rows.append(np.broadcast_to(chosen, (2, 4, len(chosen))))
         votes[prompt.id] = rows
     return votes
 
 
 def score(prompt_set, votes, **kwargs):
-    return report.report(
-        credit.tally(prompt_set, votes, PANEL), worlds.SHAPES, report.SeedClaim(prompt_set.seed), **kwargs
-    )
+    return scorecard.score_card(answers.collect_answers(prompt_set, votes, RULE), scorecard.SHAPES, **kwargs)
 
 
 def test_votes_become_answers():
     votes = np.array([[[9], [0], [0], [1]], [[9], [2], [1], [0]]], np.int8)  # [scorer, view, question]
-    assert agreed(votes, 2).tolist() == [[0], [-1]]
-    assert agreed(votes, 3).tolist() == [[-1], [-1]]
-    assert joint(np.array([[0, 1, -1], [0, 2, -1]])).tolist() == [0, -1, -1]
+    assert majority(votes, 2).tolist() == [[0], [-1]]
+    assert majority(votes, 3).tolist() == [[-1], [-1]]
+    assert consensus(np.array([[0, 1, -1], [0, 2, -1]])).tolist() == [0, -1, -1]
 
 
 def test_pair_credit_by_hand():
@@ -60,12 +59,12 @@ def test_pair_credit_by_hand():
     right[0, 3, :, 0] = True
     right[..., 1] = True
     options = np.array([[4, 2]])
-    found = credit.pair_credit(right, options)
+    found = answers.pair_credit(right, options)
     assert found[0, 0] == pytest.approx((0.5 - 1 / 16) / (15 / 16))
     assert found[0, 1] == 1
-    nothing = credit.pair_credit(np.zeros((1, 4, 2, 2), bool), options)
+    nothing = answers.pair_credit(np.zeros((1, 4, 2, 2), bool), options)
     assert nothing[0] == pytest.approx([-1 / 15, -1 / 3])
-    assert credit.single_credit(right, options)[0] == pytest.approx([(0.75 - 0.25) / 0.75, 1])
+    assert answers.single_credit(right, options)[0] == pytest.approx([(0.75 - 0.25) / 0.75, 1])
 
 
 def test_perfect_and_silent_generators():
@@ -76,7 +75,7 @@ def test_perfect_and_silent_generators():
     M = {"size": 2}
     expected = np.mean([-1 / (M.get(name, 4) ** 2 - 1) for name in quick().families])
     assert mute.score.value == pytest.approx(expected)
-    assert mute.silence == 1
+    assert mute.abstained == 1
 
 
 @pytest.mark.parametrize("seed", range(4))
@@ -96,13 +95,13 @@ def test_prompt_blind_generators_gain_nothing(seed):
     for prompt in prompt_set.prompts:
         rows = []
         for _ in range(4):
-            answers = []
+            chosen = []
             for question in prompt.questions:
                 # The scorer's liking is for a fact, wherever it stands among the options.
                 order = sorted(question.options)
                 liking = r[: len(order)] / r[: len(order)].sum()
-                answers.append(question.options.index(order[rng.choice(len(order), p=liking)]))
-            rows.append(np.broadcast_to(answers, (2, 4, len(answers))))
+                chosen.append(question.options.index(order[rng.choice(len(order), p=liking)]))
+            rows.append(np.broadcast_to(chosen, (2, 4, len(chosen))))
         votes[prompt.id] = rows
     found = score(prompt_set, votes)
     assert found.score.value <= 0 + 3 * found.score.stderr
@@ -134,7 +133,7 @@ def test_unscored_blocks_are_counted_and_named():
     assert found.score.unscored == 16
     assert found.status == "incomplete"
     with pytest.raises(DataError, match="no block"):
-        credit.tally(quick(), {}, PANEL)
+        answers.collect_answers(quick(), {}, RULE)
 
 
 def test_order_of_images_and_prompts_plays_no_part():
@@ -157,9 +156,9 @@ def test_guards_stay_silent_on_honest_generators(p):
 def test_guards_raise_what_they_are_for():
     base = score(quick("bound-" + "0" * 32), perfect_readers(quick("bound-" + "0" * 32), 0.6))
     known = score(quick(), perfect_readers(quick(), 1.0))
-    evidence = guards.Evidence(public=(known.score.value, known.score.stderr))
-    assert "G1" in flags(score(quick("bound-" + "0" * 32), perfect_readers(quick("bound-" + "0" * 32), 0.6),
-                               evidence=evidence))  # fmt: skip
+    claim = Claim(public=(known.score.value, known.score.stderr))
+    bound = quick("bound-" + "0" * 32)
+    assert "G1" in flags(score(bound, perfect_readers(bound, 0.6), claim=claim))
     assert "G1" not in flags(base)
     assert "G2" in flags(score(quick(), perfect_readers(quick(), 0.5, plain=1.0)))
 
@@ -189,72 +188,77 @@ def test_guards_raise_what_they_are_for():
     assert "G5" in flags(changed(first_only))
     assert "G7" in flags(changed(contrasted_only))
     assert changed(contrasted_only).status.startswith("flagged: ")
-    again = guards.Evidence(again={"a/0": 0.0, "b/0": 30.0}, networks=("openai/clip-vit-base-patch32",))
+    again = Claim(again={"a/0": 0.0, "b/0": 30.0}, networks=("openai/clip-vit-base-patch32",))
     honest = perfect_readers(quick(), 0.7)
-    assert "G9" in flags(score(quick(), honest, evidence=again))
-    kin = report.report(
-        credit.tally(quick(), honest, PANEL), replace(worlds.SHAPES, relatives=("openai/clip",)),
-        report.SeedClaim("public-0"), guards.Evidence(networks=again.networks),
-    )  # fmt: skip
-    assert kin.status == "dependent"
+    assert "G9" in flags(score(quick(), honest, claim=again))
+    scoring = replace(scorecard.SHAPES, related_models=("openai/clip",))
+    shared = scorecard.score_card(
+        answers.collect_answers(quick(), honest, RULE), scoring, Claim(networks=again.networks)
+    )
+    assert shared.status == "dependent"
 
 
 def test_variety_sees_collapse_and_near_copies():
     rng = np.random.default_rng(0)
-    varied, collapsed = variety.Looks(), variety.Looks()
+    varied, collapsed = guards.Looks(), guards.Looks()
     for prompt in quick().prompts:
         same = rng.integers(0, 256, (64, 64, 3), dtype=np.uint8)
         for k in range(2):
-            varied.add(prompt.id, k, rng.integers(0, 256, (64, 64, 3), dtype=np.uint8))
-            collapsed.add(prompt.id, k, same)
-    good, bad = (variety.variety(looks, quick()) for looks in (varied, collapsed))
+            for looks, image in ((varied, rng.integers(0, 256, (64, 64, 3), dtype=np.uint8)), (collapsed, same)):
+                looks.add(prompt.id, k, resize(image, 8).ravel(), difference_hash(image))
+    good, bad = (guards.variety(looks, quick()) for looks in (varied, collapsed))
     assert good.ratio == pytest.approx(1, abs=0.1)
     assert good.near_copies < 0.02
     assert bad.ratio == 0
     assert bad.near_copies == 1
     votes = perfect_readers(quick(), 0.7)
-    assert "G8" in flags(score(quick(), votes, evidence=guards.Evidence(variety=bad)))
-    assert "G8" not in flags(score(quick(), votes, evidence=guards.Evidence(variety=good)))
-    assert variety.variety(variety.Looks(), quick()) is None
-    assert variety.entropy(np.array([5, 5, 5, 5])) == pytest.approx(1)
-    assert variety.entropy(np.array([5, 0, 0, 0])) == 0
+    assert "G8" in flags(score(quick(), votes, looks=bad))
+    assert "G8" not in flags(score(quick(), votes, looks=good))
+    assert guards.variety(guards.Looks(), quick()) is None
+    assert guards.entropy(np.array([5, 5, 5, 5])) == pytest.approx(1)
+    assert guards.entropy(np.array([5, 0, 0, 0])) == 0
 
 
 def test_kappa():
-    assert credit.kappa(np.array([0, 1, 2, 3]), np.array([0, 1, 2, 3])) == 1
-    assert credit.kappa(np.array([0, 0, 1, 1]), np.array([0, 1, 0, 1])) == pytest.approx(0)
-    assert credit.kappa(np.array([2, 2]), np.array([2, 2])) == 1
+    assert answers.kappa(np.array([0, 1, 2, 3]), np.array([0, 1, 2, 3])) == 1
+    assert answers.kappa(np.array([0, 0, 1, 1]), np.array([0, 1, 0, 1])) == pytest.approx(0)
+    assert answers.kappa(np.array([2, 2]), np.array([2, 2])) == 1
 
 
 DIGEST, SECRET = "ab" * 32, "5f" * 32
 
 
 def test_bound_seeds_follow_from_weights_and_beacon():
-    seed = seeds.bound_seed(DIGEST)
-    assert seeds.kind_of(seed) == "bound"
-    assert seed == seeds.bound_seed(DIGEST) != seeds.bound_seed(DIGEST, "round 7")
+    seed = claims.bound_seed(DIGEST)
+    assert claims.kind_of(seed) == "bound"
+    assert seed == claims.bound_seed(DIGEST) != claims.bound_seed(DIGEST, "round 7")
     with pytest.raises(RequestError, match="64 lower-case hex"):
-        seeds.bound_seed("weights.safetensors")
+        claims.bound_seed("weights.safetensors")
 
 
 def test_sealed_seeds_must_meet_their_commitment():
-    published = seeds.commitment("autumn", SECRET)
-    assert seeds.kind_of(seeds.sealed_seed("autumn", SECRET, published)) == "sealed"
+    published = claims.commitment("autumn", SECRET)
+    assert claims.kind_of(claims.sealed_seed("autumn", SECRET, published)) == "sealed"
     with pytest.raises(RequestError, match="not the one committed to"):
-        seeds.sealed_seed("autumn", "5e" * 32, published)
+        claims.sealed_seed("autumn", "5e" * 32, published)
     with pytest.raises(RequestError, match="64 lower-case hex"):
-        seeds.commitment("autumn", "secret")
+        claims.commitment("autumn", "secret")
 
 
 def known(weights="2027-02-01", beacon="2027-02-02", sealed="2027-01-01", revealed="2027-03-01"):
     """A list of what was published; None leaves a row out."""
-    sealing = {"name": "autumn", "commitment": seeds.commitment("autumn", SECRET), "date": sealed, "revealed": revealed}
+    sealing = {
+        "name": "autumn",
+        "commitment": claims.commitment("autumn", SECRET),
+        "date": sealed,
+        "revealed": revealed,
+    }
     rows = {
         "weights": [{"sha256": DIGEST, "model": "mine", "date": weights}] if weights else [],
         "beacons": [{"value": "round 7", "source": "a page", "date": beacon}] if beacon else [],
         "sealed": [sealing] if sealed else [],
     }
-    return seeds.Published.model_validate_json(json.dumps(rows))
+    return claims.Published.model_validate_json(json.dumps(rows))
 
 
 @pytest.mark.parametrize(
@@ -269,14 +273,14 @@ def known(weights="2027-02-01", beacon="2027-02-02", sealed="2027-01-01", reveal
     ],
 )
 def test_a_bound_seed_needs_published_weights_and_a_later_beacon(change, beacon, doubt):
-    found = seeds.doubts(seeds.bound_seed(DIGEST, beacon), DIGEST, beacon, known(**change))
+    found = claims.doubts(claims.bound_seed(DIGEST, beacon), DIGEST, beacon, known(**change))
     assert (not found) if doubt is None else doubt in found[0]
 
 
 def test_a_bound_seed_that_does_not_follow_is_doubted():
-    assert "does not follow" in seeds.doubts("bound-" + "0" * 32, DIGEST, "round 7", known())[0]
-    assert "was not published" in seeds.doubts(seeds.bound_seed(DIGEST, "round 7"), None, "round 7", known())[0]
-    assert "public" in seeds.doubts("public-0", DIGEST, "round 7", known())[0]
+    assert "does not follow" in claims.doubts("bound-" + "0" * 32, DIGEST, "round 7", known())[0]
+    assert "was not published" in claims.doubts(claims.bound_seed(DIGEST, "round 7"), None, "round 7", known())[0]
+    assert "public" in claims.doubts("public-0", DIGEST, "round 7", known())[0]
 
 
 @pytest.mark.parametrize(
@@ -292,7 +296,7 @@ def test_a_bound_seed_that_does_not_follow_is_doubted():
     ],
 )
 def test_a_sealed_seed_needs_a_commitment_of_the_repository_and_older_weights(change, secret, doubt):
-    found = seeds.doubts(f"sealed-autumn-{secret}", DIGEST, "none", known(**change))
+    found = claims.doubts(f"sealed-autumn-{secret}", DIGEST, "none", known(**change))
     assert (not found) if doubt is None else doubt in found[0]
 
 
@@ -301,36 +305,36 @@ def test_what_was_published_twice_counts_from_the_first_day():
         rows = known().model_dump(mode="json")
         rows["weights"] = [{"sha256": DIGEST, "model": "mine", "date": f"2027-02-{day}"} for day in weights]
         rows["beacons"] = [{"value": "round 7", "source": "a page", "date": f"2027-02-{day}"} for day in beacons]
-        listed = seeds.Published.model_validate_json(json.dumps(rows))
-        return seeds.doubts(seeds.bound_seed(DIGEST, "round 7"), DIGEST, "round 7", listed)
+        listed = claims.Published.model_validate_json(json.dumps(rows))
+        return claims.doubts(claims.bound_seed(DIGEST, "round 7"), DIGEST, "round 7", listed)
 
     assert doubts(["05", "01"], ["02"]) == []
     assert "not of a later day" in doubts(["03"], ["04", "02"])[0]
 
 
 def test_the_list_of_what_was_published_is_read_and_checked(tmp_path):
-    assert seeds.published() == seeds.Published()
+    assert claims.published() == claims.Published()
     file = tmp_path / "published.yaml"
     file.write_text(f"weights:\n  - {{sha256: {DIGEST}, model: mine, date: 2027-01-31}}\n")
-    (row,) = seeds.published(file).weights
+    (row,) = claims.published(file).weights
     assert (row.sha256, str(row.date)) == (DIGEST, "2027-01-31")
     file.write_text("weights:\n  - {sha256: abc, model: mine, date: 2027-01-31}\n")
     with pytest.raises(DataError, match=r"weights\.0\.sha256"):
-        seeds.published(file)
+        claims.published(file)
 
 
 def test_a_seed_must_follow_from_what_it_names():
-    published = seeds.commitment("autumn", "5e" * 32)
-    sealed = seeds.sealed_seed("autumn", "5e" * 32, published)
-    seeds.check(sealed, None, "none", published)
-    seeds.check("public-0", "cd" * 32, "none", None)
-    seeds.check(seeds.bound_seed("cd" * 32, "9"), "cd" * 32, "9", None)
+    published = claims.commitment("autumn", "5e" * 32)
+    sealed = claims.sealed_seed("autumn", "5e" * 32, published)
+    claims.check(sealed, None, "none", published)
+    claims.check("public-0", "cd" * 32, "none", None)
+    claims.check(claims.bound_seed("cd" * 32, "9"), "cd" * 32, "9", None)
     with pytest.raises(RequestError, match="not the one committed to"):
-        seeds.check(sealed, None, "none", "0" * 64)
+        claims.check(sealed, None, "none", "0" * 64)
     with pytest.raises(RequestError, match="belongs to a sealed seed"):
-        seeds.check("public-0", None, "none", published)
+        claims.check("public-0", None, "none", published)
     with pytest.raises(RequestError, match="does not follow from these weights"):
-        seeds.check(seeds.bound_seed("cd" * 32), "cd" * 32, "9", None)
+        claims.check(claims.bound_seed("cd" * 32), "cd" * 32, "9", None)
 
 
 def test_held_out_combinations_are_reported_apart():
@@ -368,12 +372,13 @@ SAME = {f"{i}": 0.0 for i in range(guards.num_regenerated(576))}
     ],
 )
 def test_ranked_needs_new_questions_the_public_score_and_images_made_again(beacon, public, again, status, monkeypatch):
-    monkeypatch.setattr(seeds, "published", known)
-    prompt_set = quick(seeds.bound_seed(DIGEST, beacon))
-    result = credit.tally(prompt_set, perfect_readers(prompt_set, 0.8), PANEL)
+    monkeypatch.setattr(claims, "published", known)
+    prompt_set = quick(claims.bound_seed(DIGEST, beacon))
+    result = answers.collect_answers(prompt_set, perfect_readers(prompt_set, 0.8), RULE)
     score_on_public = score(quick(), perfect_readers(quick(), 0.8)).score
-    evidence = guards.Evidence(public=(score_on_public.value, score_on_public.stderr) if public else None, again=again)
-    found = report.report(result, worlds.SHAPES, report.SeedClaim(prompt_set.seed, DIGEST, beacon), evidence)
+    known_score = (score_on_public.value, score_on_public.stderr) if public else None
+    claim = Claim(weights_digest=DIGEST, beacon=beacon, public=known_score, again=again)
+    found = scorecard.score_card(result, scorecard.SHAPES, claim)
     assert found.status == status
     assert bool(found.doubts) == (status != "ranked")
     assert ("not ranked: " in found.text()) == (status != "ranked")
@@ -381,15 +386,15 @@ def test_ranked_needs_new_questions_the_public_score_and_images_made_again(beaco
 
 def test_a_world_without_measured_scorers_is_provisional_whatever_is_flagged():
     votes = perfect_readers(quick(), 0.7)
-    again = guards.Evidence(again={**SAME, "0": 30.0})
-    world = replace(worlds.SHAPES, provisional=True, references=None)
-    found = report.report(credit.tally(quick(), votes, PANEL), world, report.SeedClaim("public-0"), again)
+    again = Claim(again={**SAME, "0": 30.0})
+    world = replace(scorecard.SHAPES, provisional=True, baselines=None)
+    found = scorecard.score_card(answers.collect_answers(quick(), votes, RULE), world, again)
     assert found.status == "provisional"
     assert "G9" in flags(found)
     values = {guard.key: guard.value for guard in found.guards}
     assert (values["G3"], values["G5"], values["G8"]) == (None, None, None)
-    assert worlds.OPEN.provisional
-    assert worlds.OPEN.references is None
+    assert scorecard.OPEN.provisional
+    assert scorecard.OPEN.baselines is None
 
 
 def test_text_of_a_report():
@@ -413,10 +418,10 @@ def test_every_part_of_a_report_is_of_its_own_answers():
             one[1, 1:] = wanted if k in seen else -1
             one[1, 0] = -1 if prompt.block == 1 else wanted
         votes[prompt.id] = rows
-    result = credit.tally(quick(), votes, PANEL)
-    found = report.report(result, worlds.SHAPES, report.SeedClaim("public-0"))
+    result = answers.collect_answers(quick(), votes, RULE)
+    found = scorecard.score_card(result, scorecard.SHAPES)
     assert quick().num_blocks % 4 == 0
-    assert (found.block, found.silence) == (0.375, 0.625)
+    assert (found.block, found.abstained) == (0.375, 0.625)
     assert found.alone == (1.0, found.score.value)
     assert found.single.value < 0.5
     # Near a normal distribution 95 % are 1.96 errors on either side.
@@ -425,7 +430,7 @@ def test_every_part_of_a_report_is_of_its_own_answers():
     clean = result.right["clean"].all(axis=(1, 2, 3))
     assert [block for block, right in enumerate(clean) if not right] == [1]
     assert result.upright[1].tolist() == result.mirror[1].tolist() == [0.5, 0.5]
-    (name, *_) = worlds.SHAPES.headline
-    one = report.report(result, replace(worlds.SHAPES, headline=(name,)), report.SeedClaim("public-0"))
+    (name, *_) = scorecard.SHAPES.headline
+    one = scorecard.score_card(result, replace(scorecard.SHAPES, headline=(name,)))
     assert np.nanmean(list(one.strata.values())) == pytest.approx(found.families[name].value)
     assert one.strata != found.strata

@@ -1,9 +1,9 @@
-"""Every threshold of the two `shapes` readers and of the answers, each with the silent band around it.
+"""Every threshold of the two `shapes` readers and of the answers, each with the band of abstention around it.
 
 A change of the picture that nobody sees must not turn one answer into another. So between "this" and "that" lies a band
-in which a reader says nothing, about as wide as such a change can move the number it reads. Values are for the 64 px
-image; `COARSE_*` stand for pictures that were enlarged (shorter side below `pixels.COARSE`): enlarging takes contrast
-from patterns and none from the noise of the views. What each band holds and costs is measured in docs/simpleeval.md.
+in which a reader abstains, about as wide as such a change can move the number it reads. Values are for the 64 px image;
+`COARSE_*` stand for pictures that were enlarged (shorter side below `image_ops.COARSE`): enlarging takes contrast from
+patterns and none from the noise of the views. Effect and cost of each band are measured in docs/simpleeval.md.
 """
 
 from __future__ import annotations
@@ -12,13 +12,13 @@ from typing import Final, NamedTuple
 
 
 class Band(NamedTuple):
-    """A threshold with its silent band: below `low` it is not met, above `high` it is."""
+    """A threshold with its band of abstention: below `low` it is not met, above `high` it is."""
 
     low: float
     high: float
 
     def met(self, value: float) -> bool | None:
-        """Whether the threshold is met, or None within the band."""
+        """Return whether the threshold is met, or None within the band."""
         if value > self.high:
             return True
         return False if value < self.low else None
@@ -30,13 +30,13 @@ CHROMA: Final = 52
 #: Chroma from which something may be there.
 FAINT: Final = 45
 #: Chroma that the most vivid fifth of an object must reach, else it is neither there nor not. 75 holds a little more
-#: against overlays, but pictures whose colour was stored at half resolution then fall silent.
+#: against overlays, but pictures whose colour was stored at half resolution then go unanswered.
 VIVID: Final = 65
 VIVID_SHARE: Final = 0.2
 #: Pixels of the smallest object.
 MIN_AREA: Final = 30
 #: Distance by which the second nearest prototype colour must be further than the nearest. At 0.06 overlays decide half
-#: of the bindings, at 0.15 more saturated pictures fall silent.
+#: of the bindings, at 0.15 more saturated pictures go unanswered.
 COLOUR_MARGIN: Final = 0.10
 #: Quantile of chroma within an object from which on pixels tell its colour: its edge is mixed with what lies behind.
 PURE: Final = 0.65

@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
 from functools import cached_property
-from typing import Any, Final
+from typing import Any, Final, Protocol
 
-from diffusionbench.benchmarks.simpleeval.stream import Stream
+from diffusionbench.benchmarks.simpleeval.stream import HashStream
 
+#: Answer to a question about a fact that the prompt leaves open.
 FREE: Final = -1
 TWINS: Final = ((0, 0), (0, 1), (1, 0), (1, 1))
 
@@ -36,7 +37,7 @@ class Question:
         family: factor it counts for.
         slot: the fact of the scene it asks for.
         options: M facts.
-        answer: index of the requested fact in `options`; -1 where the fact is free (nothing was requested).
+        answer: index of the requested fact in `options`; `FREE` where nothing was requested.
         held: whether the fact is not contrasted (a probe; never in the score).
     """
 
@@ -56,24 +57,59 @@ class Draft:
     held: tuple[Contrast, ...]
 
     def scene(self, i: int, j: int) -> dict[str, str]:
-        """All named facts of the prompt with levels (i, j)."""
+        """Return all named facts of the prompt with levels (i, j)."""
         first, second = self.contrasts
         return {**self.facts, first.slot: first.options[i], second.slot: second.options[j]}
 
     def questions(self, i: int, j: int) -> tuple[Question, ...]:
-        """The two contrasted questions, then the held ones."""
-        first, second = self.contrasts
-        asked = (
-            Question(first.family, first.slot, first.options, i),
-            Question(second.family, second.slot, second.options, j),
-        )
-        probes = (
-            Question(probe.family, probe.slot, probe.options, self._requested(probe), held=True) for probe in self.held
-        )
-        return (*asked, *probes)
+        """Return the two contrasted questions, then the held ones."""
+        asked = [Question(c.family, c.slot, c.options, level) for c, level in zip(self.contrasts, (i, j), strict=True)]
+        for probe in self.held:
+            answer = probe.options.index(self.facts[probe.slot]) if probe.slot in self.facts else FREE
+            asked.append(Question(probe.family, probe.slot, probe.options, answer, held=True))
+        return tuple(asked)
 
-    def _requested(self, probe: Contrast) -> int:
-        return probe.options.index(self.facts[probe.slot]) if probe.slot in self.facts else FREE
+
+class BlockSampler(Protocol):
+    """Draws the blocks of one set and remembers which facts were used."""
+
+    def draw(self, type_: str, stratum: str, stream: HashStream) -> Draft:
+        """Draw one block.
+
+        Args:
+            type_: block type of the world.
+            stratum: "easy", "medium" or "hard".
+            stream: the block's own.
+
+        Raises:
+            DeadEndError: if no legal fact is left for a slot.
+        """
+        ...
+
+
+@dataclass(frozen=True)
+class PromptWorld:
+    """How the prompts of a world are drawn and worded.
+
+    Attributes:
+        types: block types, such as "colour-shape".
+        families: families with a place in the score, in the order they are printed.
+        layouts: layout -> (blocks per cell, images per prompt), the smallest first.
+        vocabulary: kind of fact -> facts.
+        sampler: makes a `BlockSampler` from a seed.
+        caption: (facts, template) to text.
+        kind: slot to kind of fact.
+        space: number of distinct scenes.
+    """
+
+    types: tuple[str, ...]
+    families: tuple[str, ...]
+    layouts: Mapping[str, tuple[int, int]]
+    vocabulary: Mapping[str, Sequence[str]]
+    sampler: Callable[[str], BlockSampler]
+    caption: Callable[[Mapping[str, str], str], str]
+    kind: Callable[[str], str]
+    space: Callable[[], int]
 
 
 @dataclass(frozen=True)
@@ -96,8 +132,8 @@ class Prompt:
     facts: Mapping[str, str]
     questions: tuple[Question, ...]
 
-    def row(self, seeds: list[int]) -> dict[str, Any]:
-        """The prompt as one object of `prompts.jsonl`, with the noise seed of each image."""
+    def row(self, seeds: Sequence[int]) -> dict[str, Any]:
+        """Return the prompt as one object of `prompts.jsonl`, with the noise seed of each image."""
         return {
             "id": self.id,
             "text": self.text,
@@ -105,16 +141,7 @@ class Prompt:
             "cell": [self.type, self.stratum],
             "template": self.template,
             "facts": dict(self.facts),
-            "questions": [
-                {
-                    "family": question.family,
-                    "slot": question.slot,
-                    "options": list(question.options),
-                    "answer": question.answer,
-                    "held": question.held,
-                }
-                for question in self.questions
-            ],
+            "questions": [asdict(question) for question in self.questions],
             "seeds": seeds,
         }
 
@@ -125,7 +152,7 @@ class PromptSet:
 
     Attributes:
         world: "open" or "shapes".
-        families: those with a headline place, in the order they are printed.
+        families: those with a place in the score, in the order they are printed.
         images_per_prompt: images K asked for each prompt.
         prompts: four in a row for each block, twins in the order of `TWINS`.
         rejected: redrawn blocks by reason.
@@ -141,20 +168,25 @@ class PromptSet:
 
     @property
     def num_blocks(self) -> int:
-        """Number of blocks."""
+        """Return the number of blocks."""
         return len(self.prompts) // 4
 
     def block(self, index: int) -> tuple[Prompt, ...]:
-        """The four twins of one block."""
+        """Return the four twins of one block."""
         return self.prompts[4 * index : 4 * index + 4]
+
+    @cached_property
+    def noise_seeds(self) -> list[list[int]]:
+        """Seeds in 0..2^63-1 of the images' own noise, by prompt and image: so choosing the best of many shows."""
+        return [
+            [HashStream(self.seed, f"gen/{prompt.id}/{k}").u64() % 2**63 for k in range(self.images_per_prompt)]
+            for prompt in self.prompts
+        ]
 
     @cached_property
     def jsonl(self) -> str:
         """The set as JSON Lines: sorted keys, LF, UTF-8."""
-        rows = (
-            prompt.row([noise_seed(self.seed, prompt.id, k) for k in range(self.images_per_prompt)])
-            for prompt in self.prompts
-        )
+        rows = (prompt.row(seeds) for prompt, seeds in zip(self.prompts, self.noise_seeds, strict=True))
         return "".join(
             json.dumps(row, sort_keys=True, ensure_ascii=False, separators=(",", ":")) + "\n" for row in rows
         )
@@ -163,8 +195,3 @@ class PromptSet:
     def digest(self) -> str:
         """SHA-256 (64 hex digits) of `jsonl`: that of the file `prompts.jsonl`."""
         return hashlib.sha256(self.jsonl.encode()).hexdigest()
-
-
-def noise_seed(seed: str, prompt_id: str, k: int) -> int:
-    """Seed in 0..2^63-1 from which image k of a prompt must be sampled, so that choosing the best of many shows."""
-    return Stream(seed, f"gen/{prompt_id}/{k}").u64() % 2**63

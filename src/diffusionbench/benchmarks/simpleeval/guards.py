@@ -1,6 +1,6 @@
 """Guards: numbers printed with every score that show the known ways to inflate it. They never change the score.
 
-A guard is raised where its effect is above the threshold and more than three standard errors from it being none.
+A guard is raised where its effect is above the threshold and more than three standard errors from zero.
 """
 
 from __future__ import annotations
@@ -11,9 +11,18 @@ from typing import Final
 
 import numpy as np
 
-from diffusionbench.benchmarks.simpleeval import credit
-from diffusionbench.benchmarks.simpleeval.credit import Tally
-from diffusionbench.benchmarks.simpleeval.variety import Variety, entropy
+from diffusionbench.benchmarks.simpleeval.answers import (
+    SetAnswers,
+    by_cell,
+    credit_by_cell,
+    headline,
+    held_by_cell,
+    nanmean,
+    pair_credit,
+    single_credit,
+)
+from diffusionbench.benchmarks.simpleeval.blocks import PromptSet
+from diffusionbench.benchmarks.simpleeval.claims import Claim
 
 SIGMAS: Final = 3.0
 THRESHOLDS: Final = {
@@ -27,6 +36,8 @@ THRESHOLDS: Final = {
 #: One image in so many is sampled again for guard G9; the largest mean difference in 8-bit levels that is still equal.
 REGENERATED: Final = 50
 SAME: Final = 2.0
+#: Bits in which the hashes of near-copies differ at most.
+NEAR_BITS: Final = 2
 NEAR_COPIES: Final = 0.02
 ENTROPY: Final = 0.5
 UNKNOWN: Final = "no honest generator was measured to compare with"
@@ -39,7 +50,7 @@ class Guard:
     Attributes:
         key: "G1" to "G10"; there is no G6.
         name: one word.
-        value: the effect, less its reference value; None where it was not measured.
+        value: the effect, less its baseline; None where it was not measured.
         z: effect over its standard error, where it has one.
         flagged: whether it is raised.
         note: why there is no value, or what was found.
@@ -54,149 +65,179 @@ class Guard:
 
 
 @dataclass(frozen=True)
-class References:
-    """What honest generators show, measured once and frozen with the version of a world."""
+class Baselines:
+    """The effects that honest generators show, measured once and frozen with the version of a world."""
 
     clean: float
     split: float
     variety: float
 
 
-@dataclass(frozen=True)
-class Evidence:
-    """What the guards need beside the answers; whatever is None or empty leaves its guard unmeasured.
+@dataclass
+class Looks:
+    """Small descriptions of every image; memory is 200 numbers an image.
 
     Attributes:
-        public: score and standard error of the same generator on `public-0`.
-        variety: of the images.
-        again: mean absolute differences of regenerated images, by `<prompt id>/<k>`.
-        networks: every pretrained network the generator uses, as declared.
-        relatives: words that mark a network as kin of one of the scorers.
+        vectors: prompt id -> k -> float32 [d].
+        hashes: prompt id -> k -> bool [64].
     """
 
-    public: tuple[float, float] | None = None
-    variety: Variety | None = None
-    again: Mapping[str, float] = field(default_factory=dict)
-    networks: Sequence[str] | None = None
-    relatives: Sequence[str] = ()
+    vectors: dict[str, dict[int, np.ndarray]] = field(default_factory=dict)
+    hashes: dict[str, dict[int, np.ndarray]] = field(default_factory=dict)
+
+    def add(self, prompt_id: str, k: int, thumbnail: Sequence[int], difference_hash: Sequence[int]) -> None:
+        """Take levels [192] and hash bits [64] of one image, as the judge's row holds them."""
+        self.vectors.setdefault(prompt_id, {})[k] = np.asarray(thumbnail, np.float32)
+        self.hashes.setdefault(prompt_id, {})[k] = np.asarray(difference_hash, bool)
 
 
-def run(result: Tally, chosen: Sequence[int], references: References | None, evidence: Evidence) -> tuple[Guard, ...]:
-    """All guards of one result.
+@dataclass(frozen=True)
+class Variety:
+    """How much the images of one prompt differ.
+
+    Attributes:
+        within, between: mean distance between images of one prompt; of different prompts (half a set apart).
+        near_copies: share of prompts with two images whose hashes differ in at most two bits.
+    """
+
+    within: float
+    between: float
+    near_copies: float
+
+    @property
+    def ratio(self) -> float:
+        """Variety within a prompt against that between prompts; 0 for a collapsed generator."""
+        return self.within / self.between if self.between > 0 else 0.0
+
+
+def variety(looks: Looks, prompt_set: PromptSet) -> Variety | None:
+    """Return the variety over a set, or None with fewer than two images a prompt."""
+    within, copies, firsts = [], [], []
+    for prompt in prompt_set.prompts:
+        vectors = list(looks.vectors.get(prompt.id, {}).values())
+        hashes = list(looks.hashes.get(prompt.id, {}).values())
+        firsts += vectors[:1]
+        pairs = [(i, j) for i in range(len(vectors)) for j in range(i)]
+        if pairs:
+            within.append(np.mean([np.linalg.norm(vectors[i] - vectors[j]) for i, j in pairs]))
+            copies.append(any((hashes[i] != hashes[j]).sum() <= NEAR_BITS for i, j in pairs))
+    # Half a set apart: never twins.
+    shift = len(firsts) // 2
+    between = [np.linalg.norm(firsts[i] - firsts[i - shift]) for i in range(len(firsts))] if shift else []
+    if not within or not between:
+        return None
+    return Variety(float(np.mean(within)), float(np.mean(between)), float(np.mean(copies)))
+
+
+def entropy(counts: np.ndarray) -> float:
+    """Return the entropy of counts over the largest possible, in 0..1; 1 where nothing was counted."""
+    total = counts.sum()
+    if total == 0:
+        return 1.0
+    share = counts[counts > 0] / total
+    return float(-(share * np.log(share)).sum() / np.log(len(counts)))
+
+
+def run(
+    answers: SetAnswers,
+    weights: np.ndarray,
+    chosen: Sequence[int],
+    baselines: Baselines | None,
+    claim: Claim,
+    looks: Variety | None = None,
+    related_models: Sequence[str] = (),
+) -> tuple[Guard, ...]:
+    """Return all guards of one result.
 
     Args:
-        result: the answers.
+        answers: of the set.
+        weights: of the blocks, float64 [1 + R, n]: ones, then bootstrap replicates.
         chosen: indices of the headline families.
-        references: of this world; None where no honest generator was measured yet.
-        evidence: what else is known.
+        baselines: of this world; None where no honest generator was measured yet.
+        claim: facts about the generator; a missing one leaves its guard unmeasured.
+        looks: variety of the images.
+        related_models: words that mark a network as one that shares its encoder with a scorer.
     """
-    weights = np.concatenate([np.ones((1, len(result.blocks))), credit.resampling(result)])
-    score, prompts = _score(result, "joint", weights, chosen), result.prompt_set
+
+    def score(name: str) -> np.ndarray:
+        return headline(credit_by_cell(answers, name, weights), chosen)
+
+    found, prompts = score("consensus"), answers.prompt_set
+    single = by_cell(answers, single_credit(answers.right["consensus"], answers.options), weights)
+    probe = nanmean(nanmean(single - held_by_cell(answers, answers.probes, weights)))
+    # Rendered words do not read in a mirror; places swap in one, so relation and binding are left out.
+    unplaced = [i for i, name in enumerate(prompts.families) if name not in ("relation", "binding")]
+    mirror = headline(by_cell(answers, answers.upright - answers.mirror, weights), unplaced)
+    if claim.public is None:
+        seed = Guard("G1", "seed", None, note="no score on public-0 beside a bound or sealed one")
+    else:
+        stderr = float(np.hypot(claim.public[1], np.std(found[1:], ddof=1)))
+        seed = _gap("G1", "seed", claim.public[0] - float(found[0]), stderr)
+    if baselines is None:
+        clean, split = (Guard(key, name, None, note=UNKNOWN) for key, name in (("G3", "clean"), ("G5", "split")))
+    else:
+        clean = _sampled("G3", "clean", score("clean") - found - baselines.clean)
+        split = _sampled("G5", "split", score("A") - score("B") - baselines.split, both_ways=True)
     return (
-        _gap("G1", "seed", *_against(evidence.public, score), "no score on public-0 beside a bound or sealed one"),
-        _paraphrase(result, chosen),
-        _clean(result, weights, chosen, score, references),
-        _mirror(result, weights),
-        _split(result, weights, chosen, references),
-        _sampled("G7", "probe", _probe(result, weights)),
-        _variety(result, references, evidence.variety),
-        regeneration(evidence.again, num_regenerated(len(prompts.prompts) * prompts.images_per_prompt)),
-        _kinship(evidence),
+        seed,
+        _paraphrase(answers, chosen),
+        clean,
+        _sampled("G4", "mirror", mirror),
+        split,
+        _sampled("G7", "probe", probe),
+        _variety(answers, baselines, looks),
+        regeneration(claim.again, num_regenerated(len(prompts.prompts) * prompts.images_per_prompt)),
+        _encoders(claim.networks, related_models),
     )
 
 
-def _clean(
-    result: Tally, weights: np.ndarray, chosen: Sequence[int], score: np.ndarray, references: References | None
-) -> Guard:
-    if references is None:
-        return Guard("G3", "clean", None, note=UNKNOWN)
-    return _sampled("G3", "clean", _score(result, "clean", weights, chosen) - score - references.clean)
-
-
-def _split(result: Tally, weights: np.ndarray, chosen: Sequence[int], references: References | None) -> Guard:
-    if references is None:
-        return Guard("G5", "split", None, note=UNKNOWN)
-    gap = _score(result, "A", weights, chosen) - _score(result, "B", weights, chosen)
-    return _sampled("G5", "split", gap - references.split, both_ways=True)
-
-
-def _score(result: Tally, name: str, weights: np.ndarray, chosen: Sequence[int]) -> np.ndarray:
-    values = credit.pair_credit(result.right[name], result.options)
-    return credit.headline(credit.by_cell(result, values, weights), chosen)
-
-
-def _gap(
-    key: str, name: str, value: float | None, stderr: float | None, missing: str, both_ways: bool = False
-) -> Guard:
-    if value is None or not np.isfinite(value):
-        return Guard(key, name, None, note=missing)
+def _gap(key: str, name: str, value: float, stderr: float | None, both_ways: bool = False) -> Guard:
+    if not np.isfinite(value):
+        return Guard(key, name, None, note="nothing to compare")
     size = abs(value) if both_ways else value
     z = value / stderr if stderr else (0.0 if value == 0 else float(np.sign(value)) * np.inf)
     return Guard(key, name, float(value), float(z), bool(size > THRESHOLDS[name] and abs(z) > SIGMAS))
 
 
 def _sampled(key: str, name: str, values: np.ndarray, both_ways: bool = False) -> Guard:
-    """A guard from its value (first) and its bootstrap replicates."""
+    """Return a guard from its value (first) and its bootstrap replicates."""
     stderr = float(np.nanstd(values[1:], ddof=1)) if np.isfinite(values[1:]).sum() > 1 else None
-    return _gap(key, name, float(values[0]), stderr, "nothing to compare", both_ways)
+    return _gap(key, name, float(values[0]), stderr, both_ways)
 
 
-def _against(other: tuple[float, float] | None, score: np.ndarray) -> tuple[float | None, float | None]:
-    """Their score minus ours, and the standard error of that."""
-    if other is None:
-        return None, None
-    return other[0] - float(score[0]), float(np.hypot(other[1], np.std(score[1:], ddof=1)))
-
-
-def _paraphrase(result: Tally, chosen: Sequence[int]) -> Guard:
-    """T0 blocks against the paraphrases, cell by cell; cells vary, because one may hold but two blocks."""
-    values = credit.pair_credit(result.right["joint"], result.options)
-    plain = np.asarray([result.prompt_set.block(int(b))[0].template == "T0" for b in result.blocks])
+def _paraphrase(answers: SetAnswers, chosen: Sequence[int]) -> Guard:
+    """Compare T0 blocks with the paraphrases, cell by cell; the error is over cells, as one may hold two blocks."""
+    values = pair_credit(answers.right["consensus"], answers.options)
+    plain = np.asarray([answers.prompt_set.block(int(b))[0].template == "T0" for b in answers.blocks])
     gaps = []
-    for cell in np.unique(result.cells):
-        rows = result.cells == cell
-        if (rows & plain).any() and (rows & ~plain).any():
-            counted = np.isin(result.families[rows][0], chosen)
+    for cell in np.unique(answers.cells):
+        rows = answers.cells == cell
+        counted = np.isin(answers.families[rows][0], chosen)
+        if (rows & plain).any() and (rows & ~plain).any() and counted.any():
             gap = values[rows & plain].mean(axis=0) - values[rows & ~plain].mean(axis=0)
-            gaps.append(gap[counted].mean() if counted.any() else np.nan)
-    gaps = [gap for gap in gaps if np.isfinite(gap)]
+            gaps.append(gap[counted].mean())
     if len(gaps) < 2:
         return Guard("G2", "paraphrase", None, note="no cell has both phrasings")
-    stderr = float(np.std(gaps, ddof=1) / np.sqrt(len(gaps)))
-    return _gap("G2", "paraphrase", float(np.mean(gaps)), stderr, "")
+    return _gap("G2", "paraphrase", float(np.mean(gaps)), float(np.std(gaps, ddof=1) / np.sqrt(len(gaps))))
 
 
-def _mirror(result: Tally, weights: np.ndarray) -> Guard:
-    """Rendered words do not read in a mirror; places swap in one, so relation and binding are left out."""
-    names = [name for name in result.prompt_set.families if name not in ("relation", "binding")]
-    chosen = [result.prompt_set.families.index(name) for name in names]
-    gap = credit.by_cell(result, result.upright - result.mirror, weights)
-    return _sampled("G4", "mirror", credit.headline(gap, chosen))
-
-
-def _probe(result: Tally, weights: np.ndarray) -> np.ndarray:
-    single = credit.by_cell(result, credit.single_credit(result.right["joint"], result.options), weights)
-    gap = single - credit.held_by_cell(result, result.probes, weights)
-    return credit.mean_of(credit.mean_of(gap))
-
-
-def _variety(result: Tally, references: References | None, found: Variety | None) -> Guard:
-    if found is None or references is None:
-        return Guard("G8", "variety", None, note=UNKNOWN if references is None else "needs two images a prompt")
-    spread = min((entropy(counts) for counts in result.free.values()), default=1.0)
-    relative = found.ratio / references.variety
+def _variety(answers: SetAnswers, baselines: Baselines | None, found: Variety | None) -> Guard:
+    if found is None or baselines is None:
+        return Guard("G8", "variety", None, note=UNKNOWN if baselines is None else "needs two images a prompt")
+    spread = min((entropy(counts) for counts in answers.free.values()), default=1.0)
+    relative = found.ratio / baselines.variety
     flagged = relative < 0.5 or found.near_copies > NEAR_COPIES or spread < ENTROPY
     note = f"near-copies in {found.near_copies:.1%} of prompts, entropy of free facts {spread:.2f}"
     return Guard("G8", "variety", relative, flagged=flagged, note=note)
 
 
 def num_regenerated(images: int) -> int:
-    """How many of a set's images are sampled again: 2 %."""
+    """Return how many of a set's images are sampled again: 2 %."""
     return max(1, round(images / REGENERATED))
 
 
 def regeneration(again: Mapping[str, float], needed: int) -> Guard:
-    """G9: whether images that were sampled again are the same ones.
+    """Return G9: whether images that were sampled again are the same ones.
 
     Args:
         again: mean absolute differences by image.
@@ -211,8 +252,9 @@ def regeneration(again: Mapping[str, float], needed: int) -> Guard:
     return Guard("G9", "regen", 1.0, note=note)
 
 
-def _kinship(evidence: Evidence) -> Guard:
-    if evidence.networks is None:
-        return Guard("G10", "kinship", None, note="the generator's networks were not declared")
-    kin = [name for name in evidence.networks if any(word in name.lower() for word in evidence.relatives)]
-    return Guard("G10", "kinship", float(len(kin)), flagged=bool(kin), note=", ".join(kin))
+def _encoders(networks: Sequence[str] | None, related_models: Sequence[str]) -> Guard:
+    """Return G10, the shared-encoder check: a scorer can favour images made with its own encoder."""
+    if networks is None:
+        return Guard("G10", "encoders", None, note="the generator's networks were not declared")
+    shared = [name for name in networks if any(word in name.lower() for word in related_models)]
+    return Guard("G10", "encoders", float(len(shared)), flagged=bool(shared), note=", ".join(shared))

@@ -16,8 +16,6 @@ from diffusionbench.benchmarks.simpleeval.stream import octets
 SIDE: Final = 256
 SMALL: Final = 160
 CROP: Final = 217
-COUNT: Final = 6
-MIRRORED: Final = (False, True, False, True, False, True)
 #: Halves overlap, so that an object near the middle is in both.
 HALF: Final = 0.55
 
@@ -46,7 +44,7 @@ def square(image: np.ndarray) -> Tensor:
 
 
 def views(image: np.ndarray, seed: str) -> list[Tensor]:
-    """The undamaged square image and the six views, each float32 [3, h, w] in 0..255.
+    """Return the undamaged square image and the six views, each float32 [3, h, w] in 0..255.
 
     Args:
         image: uint8 [H, W, 3].
@@ -67,14 +65,14 @@ def views(image: np.ndarray, seed: str) -> list[Tensor]:
 
 
 def halves(view: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Left, right, top and bottom 55 % of a view [3, h, w]."""
+    """Return left, right, top and bottom 55 % of a view [3, h, w]."""
     height, width = view.shape[1:]
     high, wide = round(HALF * height), round(HALF * width)
     return view[..., :wide], view[..., width - wide :], view[:, :high], view[:, height - high :]
 
 
 def to_input(view: Tensor, side: int) -> Tensor:
-    """Bicubic with antialias to a scorer's input: float32 [3, side, side] in 0..255."""
+    """Resize to a scorer's input (bicubic with antialias): float32 [3, side, side] in 0..255."""
     out = F.interpolate(view[None], size=(side, side), mode="bicubic", antialias=True, align_corners=False)
     return out[0].clamp(0, 255)
 
@@ -95,7 +93,7 @@ def _noisy(view: Tensor, seed: str, key: str, number: int) -> Tensor:
 
 
 def blur(view: Tensor, sigma: float, radius: int = 4) -> Tensor:
-    """Gaussian blur with reflected edges."""
+    """Blur by a Gaussian, edges reflected."""
     taps = torch.arange(-radius, radius + 1, dtype=torch.float32)
     weights = torch.exp(-(taps**2) / (2 * sigma**2))
     weights = weights / weights.sum()
@@ -127,7 +125,7 @@ def block_dct(view: Tensor, quality: int) -> Tensor:
 
 @lru_cache(maxsize=1)
 def _basis() -> Tensor:
-    """Orthonormal DCT-II, [8, 8]."""
+    """Return the orthonormal DCT-II, [8, 8]."""
     k, n = torch.arange(8.0)[:, None], torch.arange(8.0)[None]
     basis = torch.cos(torch.pi * (2 * n + 1) * k / 16) / 2
     basis[0] /= 2**0.5

@@ -1,4 +1,4 @@
-"""The world of natural prompts, `open`: which facts a scene has and how blocks are drawn (`wording.py` writes them).
+"""The world of natural prompts, `open`: which facts a scene has, how blocks are drawn, how many scenes there are.
 
 Slots: object, colour, material, action, count (of the object), companion and companion_colour, companion_material,
 companion_action, relation (of object to companion), place, light, style.
@@ -7,17 +7,15 @@ companion_action, relation (of object to companion), place, light, style.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from functools import cache
 from typing import Final
 
-from diffusionbench.benchmarks.simpleeval.blocks import Contrast, Draft
-from diffusionbench.benchmarks.simpleeval.decks import Deck
-from diffusionbench.benchmarks.simpleeval.space import space
-from diffusionbench.benchmarks.simpleeval.stream import Stream
-from diffusionbench.benchmarks.simpleeval.vocabulary import clash, kind_of, owner_of, vocabulary
-from diffusionbench.benchmarks.simpleeval.wording import caption
+import numpy as np
 
-__all__ = ["FAMILIES", "LAYOUTS", "TYPES", "VOCABULARY", "Drawer", "caption", "kind", "space"]
+from diffusionbench.benchmarks.simpleeval.blocks import Contrast, Draft, PromptWorld
+from diffusionbench.benchmarks.simpleeval.open_words import Noun, caption, clash, kind_of, owner_of, vocabulary
+from diffusionbench.benchmarks.simpleeval.stream import BalancedSampler, HashStream
 
 FAMILIES: Final = (
     "object", "colour", "material", "action", "companion", "relation", "count", "place", "light", "style", "binding",
@@ -49,34 +47,32 @@ ORDER: Final[tuple[str, ...]] = (
     "object", "companion", "relation", "count", "light", "place", "action", "companion_action",
     "colour", "companion_colour", "material", "companion_material", "style",
 )  # fmt: skip
-#: What a noun may not be if it is to take a fact of its own.
+#: Tags that a noun may not have if it is to take a fact of its own.
 REFUSES: Final = {"colour": ("plain",), "material": ("plain", "solid"), "count": ("uncounted",), "action": ()}
 HORIZONTAL: Final = ("to the left of", "to the right of")
-
-
-def kind(slot: str) -> str:
-    """The deck a slot draws from."""
-    return slot if slot in ("object", "companion") else kind_of(slot)
-
-
+#: Four relations, and "next to" where none is named.
+RELATIONS: Final = 5
 VOCABULARY: Final[dict[str, tuple[str, ...]]] = {
     name: vocabulary().facts[kind_of(name)]
     for name in ("object", "colour", "material", "action", "companion", "relation", "count", "place", "light", "style")
 }
 
+Context = Mapping[str, Sequence[str]]
 
-def _deck_items() -> dict[str, tuple[str, ...]]:
-    """Vocabulary by deck: animals and things are dealt apart, because a block wants one or the other."""
+
+def kind(slot: str) -> str:
+    """Return the kind of fact of a slot, with nouns told apart by object and companion."""
+    return slot if slot in ("object", "companion") else kind_of(slot)
+
+
+def _samplers(seed: str, path: str) -> dict[str, BalancedSampler]:
+    """One sampler a kind; animals and things are drawn apart, because a block wants one or the other."""
     nouns = vocabulary().nouns
     items = {name: facts for name, facts in VOCABULARY.items() if name not in ("object", "companion")}
     for slot in ("object", "companion"):
         items[slot] = tuple(name for name in nouns if nouns[name].group != "animal")
         items[f"{slot} animal"] = tuple(name for name in nouns if nouns[name].group == "animal")
-    return items
-
-
-def _deck_of(slot: str, plan: Plan) -> str:
-    return f"{slot} animal" if slot in plan.animals else kind(slot)
+    return {name: BalancedSampler(facts, HashStream(seed, f"{path}/{name}")) for name, facts in items.items()}
 
 
 @dataclass
@@ -93,87 +89,92 @@ class Plan:
     type: str
     targets: tuple[str, str]
     animals: set[str]
-    slots: set[str] = field(default_factory=set)
+    slots: set[str]
 
     @property
     def binding(self) -> str | None:
         """The kind of fact that both nouns carry in a binding block."""
         return self.type.removeprefix("binding-") if self.type.startswith("binding-") else None
 
+    def choose_companion(self, stream: HashStream) -> None:
+        """Make the companion an animal in one of three blocks, but never beside another one."""
+        if "object" not in self.animals and stream.below(3) == 0:
+            self.animals.add("companion")
 
-class Drawer:
-    """Draws the blocks of one set; its decks remember what has been used."""
+    def fill(self, stratum: str, stream: HashStream) -> None:
+        """Add fillers, the held facts: none, one or two, three or four by stratum; fewer where no more fit."""
+        number = 0 if stratum == "easy" else (1 if stratum == "medium" else 3) + stream.below(2)
+        for _ in range(number):
+            fitting = self.fitting()
+            if not fitting:
+                return
+            slot = stream.choice(fitting)
+            self.slots.add(slot)
+            if slot == "companion":
+                self.choose_companion(stream)
+
+    def fitting(self) -> list[str]:
+        """Return the slots that may still be named, in a fixed order."""
+        slots, companion = self.slots, "companion" in self.slots
+        kinds = {kind_of(slot) for slot in slots}
+        out = [slot for slot in ("place", "light", "style") if slot not in slots]
+        if self.binding:
+            return out
+        if companion:
+            out += [] if "relation" in slots else ["relation"]
+        elif "count" not in slots:
+            out += ["companion", "count"]
+        if "object" in self.animals:
+            out += [] if "action" in slots else ["action"]
+            out += [f"companion_{name}" for name in ("colour", "material") if companion and name not in kinds]
+        else:
+            out += [name for name in ("colour", "material") if name not in kinds]
+        return out
+
+
+class OpenBlockSampler:
+    """Draws the blocks of one set; see `BlockSampler`."""
 
     def __init__(self, seed: str) -> None:
-        # Distractors of held questions have decks of their own: what they skip must not become the next facts.
-        self._decks, self._held_decks = (
-            {name: Deck(items, Stream(seed, f"{path}/{name}")) for name, items in _deck_items().items()}
-            for path in ("deck", "held")
-        )
+        # Distractors of held questions have samplers of their own: what they skip must not become the next facts.
+        self._asked, self._held = _samplers(seed, "deck"), _samplers(seed, "held")
 
-    def draw(self, type_: str, stratum: str, stream: Stream) -> Draft:
-        """One block.
-
-        Args:
-            type_: one of `TYPES`.
-            stratum: "easy", "medium" or "hard".
-            stream: the block's own.
-
-        Raises:
-            DeadEndError: if no legal fact is left for a slot.
-        """
+    def draw(self, type_: str, stratum: str, stream: HashStream) -> Draft:
+        """See `BlockSampler.draw`."""
         plan = _plan(type_, stream)
-        _fill(plan, {"easy": 0, "medium": 1, "hard": 3}[stratum], stratum != "easy", stream)
+        plan.fill(stratum, stream)
         context: dict[str, tuple[str, ...]] = {"binding": (plan.binding,)} if plan.binding else {}
         sets: dict[str, tuple[str, ...]] = {}
-        for slot in ORDER:
-            if slot not in plan.slots:
-                continue
+        for slot in (slot for slot in ORDER if slot in plan.slots):
             if slot not in plan.targets:
-                context[slot] = (self._deal(slot, plan, context),)
-                continue
-            if plan.binding and sets:
-                sets[slot] = next(iter(sets.values()))
+                context[slot] = (self._next(slot, plan, context),)
             else:
-                sets[slot] = self._option_set(slot, plan, context, (), stream)
-            context[slot] = sets[slot]
+                shared = plan.binding and next(iter(sets.values()), None)
+                context[slot] = sets[slot] = shared or self._option_set(slot, plan, context, (), stream)
         facts = {slot: context[slot][0] for slot in ORDER if slot in plan.slots and slot not in plan.targets}
-        held = tuple(self._held(slot, plan, context, sets, stream) for slot in facts)
+        held = []
+        for slot, fact in facts.items():
+            # As many options as fit beside what the twins really show.
+            shown = {**context, **{target: options[:2] for target, options in sets.items()}}
+            del shown[slot]
+            options = self._option_set(slot, plan, shown, (fact,), stream)
+            held.append(Contrast(kind(slot).removeprefix("companion_"), slot, options))
         first, second = (
             Contrast("binding" if plan.binding else slot.removeprefix("companion_"), slot, sets[slot])
             for slot in plan.targets
         )
-        return Draft(facts, (first, second), held)
-
-    def _held(
-        self,
-        slot: str,
-        plan: Plan,
-        context: Mapping[str, tuple[str, ...]],
-        sets: Mapping[str, tuple[str, ...]],
-        stream: Stream,
-    ) -> Contrast:
-        """A held question: as many options as fit beside what the twins really show."""
-        shown = {**context, **{target: options[:2] for target, options in sets.items()}}
-        fact = shown.pop(slot)
-        return Contrast(kind(slot).removeprefix("companion_"), slot, self._option_set(slot, plan, shown, fact, stream))
+        return Draft(facts, (first, second), tuple(held))
 
     def _option_set(
-        self, slot: str, plan: Plan, context: Mapping[str, tuple[str, ...]], given: tuple[str, ...], stream: Stream
+        self, slot: str, plan: Plan, context: Context, given: Sequence[str], stream: HashStream
     ) -> tuple[str, ...]:
+        """Return four options, shuffled; a question on a `given` fact is a held one."""
         chosen = list(given)
         while len(chosen) < OPTIONS:
-            chosen.append(self._deal(slot, plan, context, chosen, held=bool(given)))
+            chosen.append(self._next(slot, plan, context, chosen, held=bool(given)))
         return tuple(stream.shuffle(chosen))
 
-    def _deal(
-        self,
-        slot: str,
-        plan: Plan,
-        context: Mapping[str, tuple[str, ...]],
-        chosen: Sequence[str] = (),
-        held: bool = False,
-    ) -> str:
+    def _next(self, slot: str, plan: Plan, context: Context, chosen: Sequence[str] = (), held: bool = False) -> str:
         sideways = slot == "relation" and plan.binding is not None and not chosen
         own = [kind_of(name) for name in plan.slots if name != slot and owner_of(name) == slot]
         refused = frozenset(tag for name in own for tag in REFUSES[name])
@@ -183,12 +184,12 @@ class Drawer:
                 return False
             return _apart(fact, slot, plan, chosen) and _fits(fact, slot, plan, context, refused)
 
-        decks = self._held_decks if held else self._decks
-        return decks[_deck_of(slot, plan)].deal(legal)
+        samplers = self._held if held else self._asked
+        return samplers[f"{slot} animal" if slot in plan.animals else kind(slot)].next(legal)
 
 
-def _plan(type_: str, stream: Stream) -> Plan:
-    """Contrasted slots, what they need, and whether the nouns are animals."""
+def _plan(type_: str, stream: HashStream) -> Plan:
+    """Return contrasted slots, the slots they need, and which nouns are animals."""
     families = type_.split("-")
     if families[0] == "binding":
         name = families[1]
@@ -201,57 +202,16 @@ def _plan(type_: str, stream: Stream) -> Plan:
         animals = set()
     else:
         animals = {"object"} if stream.below(3) == 0 else set()
-    slots = ["companion_colour" if name == "colour" and animals else name for name in families]
-    needed = {"object"} | ({"companion"} if {"relation", "companion_colour"} & set(slots) else set())
-    plan = Plan(type_, (slots[0], slots[1]), animals, needed | set(slots))
+    first, second = ("companion_colour" if name == "colour" and animals else name for name in families)
+    needed = {"object"} | ({"companion"} if {"relation", "companion_colour"} & {first, second} else set())
+    plan = Plan(type_, (first, second), animals, needed | {first, second})
     if "companion" in plan.slots:
-        _cast_companion(plan, stream)
+        plan.choose_companion(stream)
     return plan
 
 
-def _cast_companion(plan: Plan, stream: Stream) -> None:
-    """Whether the companion is an animal: never beside one, and seldom."""
-    if "object" not in plan.animals and stream.below(3) == 0:
-        plan.animals.add("companion")
-
-
-def _fill(plan: Plan, least: int, more: bool, stream: Stream) -> None:
-    """Add fillers, the held facts: `least`, and one more half of the time; fewer where no more fit."""
-    for _ in range(least + (stream.below(2) if more else 0)):
-        fitting = _fitting(plan)
-        if not fitting:
-            return
-        slot = stream.choice(fitting)
-        plan.slots.add(slot)
-        if slot == "companion":
-            _cast_companion(plan, stream)
-
-
-def _fitting(plan: Plan) -> list[str]:
-    """Slots that may still be named, in a fixed order."""
-    slots, companion = plan.slots, "companion" in plan.slots
-    kinds = {kind_of(slot) for slot in slots}
-    out = [slot for slot in ("place", "light", "style") if slot not in slots]
-    if plan.binding:
-        return out
-    if "count" not in slots and not companion:
-        out.append("companion")
-    if companion and "relation" not in slots:
-        out.append("relation")
-    if "count" not in slots and not companion:
-        out.append("count")
-    if "object" in plan.animals:
-        out += [] if "action" in slots else ["action"]
-        out += [f"companion_{name}" for name in ("colour", "material") if companion and name not in kinds]
-    else:
-        out += [name for name in ("colour", "material") if name not in kinds]
-    return out
-
-
-def _fits(
-    fact: str, slot: str, plan: Plan, context: Mapping[str, tuple[str, ...]], refused: frozenset[str] = frozenset()
-) -> bool:
-    """Whether a fact goes with every fact that the other slots hold or may hold; a noun, without the refused tags."""
+def _fits(fact: str, slot: str, plan: Plan, context: Context, refused: frozenset[str]) -> bool:
+    """Return whether a fact goes with every fact the other slots hold or may hold; a noun, without refused tags."""
     words = vocabulary()
     if slot in ("object", "companion"):
         noun = words.nouns[fact]
@@ -261,19 +221,81 @@ def _fits(
             same_class = words.nouns[other].group == noun.group and plan.binding != "action"
             if same_class or words.alike("noun", fact, other):
                 return False
-    facts = [(slot, fact)]
-    if plan.binding and slot in plan.targets:
-        # Both nouns of a binding take every option.
-        facts = [(target, fact) for target in plan.targets]
-    return not any(clash(one, (other, value)) for one in facts for other, values in context.items() for value in values)
+    # Both nouns of a binding take every option.
+    slots = plan.targets if plan.binding and slot in plan.targets else (slot,)
+    return not any(
+        clash((one, fact), (other, value)) for one in slots for other, values in context.items() for value in values
+    )
 
 
 def _apart(fact: str, slot: str, plan: Plan, chosen: Sequence[str]) -> bool:
-    """Whether a fact is easily told from those already in the option set; things come from different classes."""
+    """Return whether a fact is easily told from those chosen already; things come from different classes."""
     words = vocabulary()
-    name = kind_of(slot)
-    if any(words.alike(name, fact, other) for other in chosen):
+    if any(words.alike(kind_of(slot), fact, other) for other in chosen):
         return False
-    if name == "noun" and slot not in plan.animals:
+    if kind_of(slot) == "noun" and slot not in plan.animals:
         return all(words.nouns[fact].group != words.nouns[other].group for other in chosen)
     return True
+
+
+@cache
+def space() -> int:
+    """Return the number of distinct scenes that the rules allow, wording not counted."""
+    words = vocabulary()
+    styles = len(words.facts["style"]) + 1
+    total = 0
+    for place in (None, *words.facts["place"]):
+
+        def there(slot: str, fact: str, place: str | None = place) -> bool:
+            return place is None or not clash((slot, fact), ("place", place))
+
+        lights = 1 + sum(there("light", light) for light in words.facts["light"])
+        nouns = [noun for noun in words.nouns.values() if there("object", noun.name)]
+        plain, bound, bound_material = _counts(nouns, [fact for fact in words.facts["action"] if there("action", fact)])
+        # Two materials are never bound in a photograph.
+        total += lights * ((plain + bound) * styles + bound_material * (styles - 1))
+    return total
+
+
+def _counts(nouns: Sequence[Noun], actions: Sequence[str]) -> tuple[int, int, int]:
+    """Count scenes without binding, with binding of colours or actions, and with binding of materials."""
+    words = vocabulary()
+    things = [noun for noun in nouns if noun.group != "animal"]
+    animals = [noun for noun in nouns if noun.group == "animal"]
+    counts = len(words.facts["count"]) + 1
+    single = sum(_looks(noun) * (counts if noun.plural else 1) for noun in things)
+    single += sum((len(actions) + 1) * (counts if noun.plural else 1) for noun in animals)
+    pairs = 0
+    for noun in things:
+        pairs += _looks(noun) * sum(_differ(noun, other) for other in nouns)
+        # An animal as subject: its action, and the looks of the companion.
+        free = len(actions) + 1 - sum(clash(("action", action), ("companion", noun.name)) for action in actions)
+        pairs += free * _looks(noun) * sum(_differ(animal, noun) for animal in animals)
+    colours, materials = (np.array([len(_own(noun, kind)) for noun in things]) for kind in ("colour", "material"))
+    differ = np.array([[_differ(a, b) for b in things] for a in things], dtype=np.int64)
+    acting = sum(not words.alike("noun", a.name, b.name) for a in animals for b in animals) * len(actions) ** 2
+    bound = len(HORIZONTAL) * (int(colours @ differ @ colours) + acting)
+    return single + RELATIONS * pairs, bound, len(HORIZONTAL) * int(materials @ differ @ materials)
+
+
+@cache
+def _own(noun: Noun, kind: str) -> tuple[str, ...]:
+    """Return the colours or materials a thing may have."""
+    return tuple(fact for fact in vocabulary().facts[kind] if not clash(("object", noun.name), (kind, fact)))
+
+
+@cache
+def _looks(noun: Noun) -> int:
+    """Count the ways to state colour and material of a thing, each or neither."""
+    colours, materials = _own(noun, "colour"), _own(noun, "material")
+    both = sum(not clash(("colour", c), ("material", m)) for c in colours for m in materials)
+    return 1 + len(colours) + len(materials) + both
+
+
+@cache
+def _differ(first: Noun, second: Noun) -> bool:
+    """Return whether two nouns may stand together: other classes, no look-alikes."""
+    return first.group != second.group and not vocabulary().alike("noun", first.name, second.name)
+
+
+WORLD: Final = PromptWorld(TYPES, FAMILIES, LAYOUTS, VOCABULARY, OpenBlockSampler, caption, kind, space)

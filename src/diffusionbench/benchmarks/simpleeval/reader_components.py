@@ -7,7 +7,7 @@ from typing import Final
 import numpy as np
 
 from diffusionbench.benchmarks.simpleeval import bands
-from diffusionbench.benchmarks.simpleeval.pixels import (
+from diffusionbench.benchmarks.simpleeval.image_ops import (
     COARSE,
     LUMA,
     SIDE,
@@ -51,7 +51,7 @@ def read_components(image: np.ndarray, native: int | None = None) -> Reading:
 
 
 def _clear(chroma: np.ndarray, labels: np.ndarray) -> bool:
-    """Whether every component, also a fainter one, is vivid enough to be there for certain."""
+    """Return whether every component, also a fainter one, is vivid enough to be there for certain."""
     for parts in (labels, components(chroma > bands.FAINT, diagonal=True)):
         areas = np.bincount(parts.ravel())
         vivid = np.bincount(parts.ravel(), (chroma >= bands.VIVID).ravel())
@@ -61,7 +61,7 @@ def _clear(chroma: np.ndarray, labels: np.ndarray) -> bool:
 
 
 def _object(colours: np.ndarray, chroma: np.ndarray, mask: np.ndarray) -> Found:
-    """One component; its most vivid pixels tell its colour."""
+    """Measure one component; its most vivid pixels tell its colour."""
     inside = chroma[mask]
     vivid = colours[mask][inside >= quantile(inside, bands.PURE)]
     rows, columns = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
@@ -90,7 +90,7 @@ def _object(colours: np.ndarray, chroma: np.ndarray, mask: np.ndarray) -> Found:
 
 
 def _shape(filled: np.ndarray, holes: float, spectrum: np.ndarray) -> tuple[str, bool, bool]:
-    """The likeliest shape of an outline, whether it is far enough from the others to be named, and to be firm.
+    """Return the likeliest shape of an outline, whether it is far enough from the others to be named, and to be firm.
 
     Args:
         filled: bool [H, W], the component without its holes.
@@ -115,7 +115,7 @@ def _shape(filled: np.ndarray, holes: float, spectrum: np.ndarray) -> tuple[str,
 
 
 def doubled(field: np.ndarray) -> np.ndarray:
-    """Linear interpolation of [H, W] at half steps: [2 H, 2 W], the last row and column repeated."""
+    """Interpolate [H, W] linearly at half steps: [2 H, 2 W], the last row and column repeated."""
     for _ in range(2):
         later = np.concatenate([field[1:], field[-1:]])
         field = np.stack([field, (field + later) / 2], axis=1).reshape(-1, field.shape[1]).T
@@ -123,7 +123,7 @@ def doubled(field: np.ndarray) -> np.ndarray:
 
 
 def _profile(dy: np.ndarray, dx: np.ndarray) -> tuple[float, np.ndarray]:
-    """Largest radius, and the Fourier magnitudes 3, 4, 5 of radius over angle against its mean."""
+    """Return the largest radius and the Fourier magnitudes 3, 4, 5 of radius over angle against its mean."""
     radii = np.hypot(dy, dx)
     bins = ((np.arctan2(dy, dx) / (2 * np.pi) + 0.5) * ANGLES).astype(int) % ANGLES
     profile = np.zeros(ANGLES)
@@ -185,7 +185,7 @@ def _background(image: np.ndarray, free: np.ndarray, limits: bands.Patterns) -> 
 
 
 def _covariance(values: np.ndarray, free: np.ndarray) -> float:
-    """Mean product of neighbours, to the right or below, whichever is larger: white noise drops out."""
+    """Return the mean product of neighbours, to the right or below, whichever is larger: white noise drops out."""
     field = np.zeros(free.shape)
     field[free] = values
     right, down = free[:, 1:] & free[:, :-1], free[1:] & free[:-1]
@@ -196,7 +196,7 @@ def _covariance(values: np.ndarray, free: np.ndarray) -> float:
 
 
 def _between(values: np.ndarray, places: np.ndarray) -> float:
-    """Variance of the means of rows, or of columns."""
+    """Return the variance of the means of rows, or of columns."""
     counts = np.bincount(places, minlength=SIDE)
     means = np.bincount(places, values, minlength=SIDE) / np.maximum(counts, 1)
     return float((counts * means**2).sum() / counts.sum())

@@ -11,7 +11,7 @@ import numpy as np
 
 from diffusionbench.benchmarks.simpleeval import bands
 from diffusionbench.benchmarks.simpleeval import shapes_world as world
-from diffusionbench.benchmarks.simpleeval.pixels import (
+from diffusionbench.benchmarks.simpleeval.image_ops import (
     COARSE,
     LUMA,
     NAMES,
@@ -24,7 +24,7 @@ from diffusionbench.benchmarks.simpleeval.pixels import (
     resize,
 )
 from diffusionbench.benchmarks.simpleeval.reading import Found, Reading
-from diffusionbench.benchmarks.simpleeval.shapes import COS, TURN, inside_shape
+from diffusionbench.benchmarks.simpleeval.renderer import COS, TURN, inside_shape
 
 #: Chroma at which a pixel begins to count, and over how many levels it comes to count in full. A steep gate would swell
 #: small objects with soft edges into discs.
@@ -49,8 +49,6 @@ SIDES: Final = (32, 40, 48, 64, 80)
 SPREAD_FLOOR: Final = 4
 #: Cycles per image beyond which there is no pattern of this world; from `NOISE` on there is noise alone.
 FINEST, NOISE = 16, 22
-
-
 PLACES: Final = np.arange(SIDE)
 
 
@@ -83,7 +81,7 @@ class Responses(NamedTuple):
     radii: np.ndarray
 
     def best(self) -> np.ndarray:
-        """The largest response at each place of the image, float32 [64, 64]."""
+        """Return the largest response at each place of the image, float32 [64, 64]."""
         out = np.zeros((SIDE, SIDE), np.float32)
         large = self.values.max(axis=0).repeat(self.step, axis=0).repeat(self.step, axis=1)
         top, left = self.top * self.step, self.left * self.step
@@ -91,7 +89,7 @@ class Responses(NamedTuple):
         return out
 
     def at(self, row: int, column: int) -> np.ndarray:
-        """Responses [templates] at a place of the image; -1 outside the box."""
+        """Return responses [templates] at a place of the image; -1 outside the box."""
         y, x = row // self.step - self.top, column // self.step - self.left
         inside = 0 <= y < self.values.shape[1] and 0 <= x < self.values.shape[2]
         return self.values[:, y, x] if inside else np.full(len(self.values), -1, np.float32)
@@ -109,13 +107,13 @@ class Peak(NamedTuple):
 
     @property
     def radius(self) -> int:
-        """Of the best template, in pixels."""
+        """Radius of the best template, in pixels."""
         return int(self.radii[self.values.argmax()])
 
 
 @lru_cache(maxsize=2 * len(SIDES))
 def filters(side: int, radii: tuple[int, ...]) -> Filters:
-    """The matched filters of some radii for transforms of one side, computed once."""
+    """Return the matched filters of some radii for transforms of one side, computed once."""
     # Offsets from the template's centre, which sits at index 0 and wraps around.
     places = np.arange(side)
     offset = np.where(places <= side // 2, places, places - side)
@@ -148,7 +146,7 @@ def filters(side: int, radii: tuple[int, ...]) -> Filters:
 
 
 def read_filters(image: np.ndarray, native: int | None = None) -> Reading:
-    """Read one image; arguments as those of `read_components`."""
+    """Read one image; arguments as of `read_components`."""
     coarse = (native or min(image.shape[:2])) < COARSE
     pixels = resize(image).astype(np.float32)
     chroma = chroma_of(pixels)
@@ -169,7 +167,7 @@ def read_filters(image: np.ndarray, native: int | None = None) -> Reading:
         objects.append(
             _object(peak, np.median(pixels[inside & (chroma >= quantile(chroma[inside], bands.PURE))], axis=0), margin)
         )
-    return Reading(tuple(objects), _background(pixels @ LUMA, grow(chroma > COVERED, 2), coarse), clear)
+    return Reading(tuple(objects), _background(pixels @ LUMA, ~grow(chroma > COVERED, 2), coarse), clear)
 
 
 def _near(row: int, column: int, radius: float) -> np.ndarray:
@@ -177,7 +175,7 @@ def _near(row: int, column: int, radius: float) -> np.ndarray:
 
 
 def _object(peak: Peak, rgb: np.ndarray, margin: float) -> Found:
-    """What the best template says, where it beats those of another shape, or another size, by enough."""
+    """Describe an object by its best template, where that beats templates of other shape or size by enough."""
     best = np.full(len(world.SHAPES), -1, np.float32)
     np.maximum.at(best, peak.shapes, peak.values)
     second, first = np.partition(best, -2)[-2:]
@@ -195,7 +193,7 @@ def _object(peak: Peak, rgb: np.ndarray, margin: float) -> Found:
 
 
 def _responses(gate: np.ndarray, mass: float) -> list[Responses]:
-    """Correlations of one colour's map with the renderer's objects, and at half the size with larger ones."""
+    """Return correlations of one colour's map with the renderer's objects, and at half the size with larger ones."""
     found = [_correlate(gate, RADII, step=1)]
     if mass > LARGE_MASS:
         found.append(_correlate(gate.reshape(SIDE // 2, 2, -1, 2).mean(axis=(1, 3)), HALF_RADII, step=2))
@@ -203,7 +201,7 @@ def _responses(gate: np.ndarray, mass: float) -> list[Responses]:
 
 
 def _peaks(responses: Mapping[int, Sequence[Responses]]) -> list[Peak]:
-    """All objects: greedy over all colours at once, the best response first."""
+    """Find all objects: greedy over all colours at once, the best response first."""
     colours = list(responses)
     best = np.zeros((len(colours), SIDE, SIDE), np.float32)
     for layer, colour in zip(best, colours, strict=True):
@@ -223,7 +221,7 @@ def _peaks(responses: Mapping[int, Sequence[Responses]]) -> list[Peak]:
 
 
 def _correlate(gate: np.ndarray, radii: tuple[int, ...], step: int) -> Responses:
-    """Responses to the templates of some radii within the box that holds all of a colour."""
+    """Return responses to the templates of some radii within the box that holds all of a colour."""
     rows, columns = np.flatnonzero(gate.any(axis=1)), np.flatnonzero(gate.any(axis=0))
     top, left = int(rows[0]), int(columns[0])
     height, width = int(rows[-1]) - top + 1, int(columns[-1]) - left + 1
@@ -243,12 +241,12 @@ def _correlate(gate: np.ndarray, radii: tuple[int, ...], step: int) -> Responses
     return Responses(values.reshape(raw.shape), top, left, step, bank.shapes, bank.radii * step)
 
 
-def _background(luminance: np.ndarray, covered: np.ndarray, coarse: bool) -> str | None:
-    free = ~covered
+def _background(luminance: np.ndarray, free: np.ndarray, coarse: bool) -> str | None:
     if free.sum() < SIDE:
         return None
     filled = np.where(free, luminance, luminance[free].mean())
-    detail = np.where(free, filled - _gaussian(filled), 0)
+    blur = _blur_matrix()
+    detail = np.where(free, filled - blur @ filled @ blur.T, 0)
     detail -= detail.sum() / free.sum() * free
     power = np.abs(np.fft.fft2(detail)) ** 2
     frequency = np.abs(np.fft.fftfreq(SIDE, 1 / SIDE)).astype(int)
@@ -277,7 +275,7 @@ def _background(luminance: np.ndarray, covered: np.ndarray, coarse: bool) -> str
 
 @lru_cache(maxsize=1)
 def _blur_matrix() -> np.ndarray:
-    """Gaussian of sigma 8 along one axis as a matrix, edges repeated."""
+    """Return a Gaussian of sigma 8 along one axis as a matrix, edges repeated."""
     taps = np.arange(-24, 25)
     weights = np.exp(-(taps**2) / (2 * 8.0**2))
     weights /= weights.sum()
@@ -285,8 +283,3 @@ def _blur_matrix() -> np.ndarray:
     for row in range(SIDE):
         np.add.at(matrix[row], np.clip(row + taps, 0, SIDE - 1), weights)
     return matrix.astype(np.float32)
-
-
-def _gaussian(luminance: np.ndarray) -> np.ndarray:
-    matrix = _blur_matrix()
-    return matrix @ luminance @ matrix.T

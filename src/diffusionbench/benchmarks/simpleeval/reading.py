@@ -1,22 +1,20 @@
-"""What a reader says it saw, and how a question is answered from that."""
+"""The objects and the background that a reader sees, and how a question is answered from them."""
 
 from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Final
 
 from diffusionbench.benchmarks.simpleeval import shapes_world as world
 from diffusionbench.benchmarks.simpleeval.bands import CENTRE_GAP, DISPLACEMENT, DISPLACEMENT_RATIO
 from diffusionbench.benchmarks.simpleeval.blocks import Question
-
-SILENT: Final = -1
+from diffusionbench.benchmarks.simpleeval.evidence import ABSTAIN
 
 
 @dataclass(frozen=True)
 class Found:
-    """One object: x to the right and y down, in pixels of the 64 px image; None is what cannot be told.
+    """One object: x to the right and y down, in pixels of the 64 px image; None where it cannot be told.
 
     Attributes:
         firm: which of "shape" and "size" are far from every threshold.
@@ -45,14 +43,14 @@ class Reading:
 
 
 def answer(reading: Reading, question: Question, facts: Mapping[str, str]) -> int:
-    """Index of the option the reading supports, or `SILENT`.
+    """Return the index of the option the reading supports, or `ABSTAIN`.
 
     Args:
         question: one of the prompt's.
         facts: everything the prompt names; objects are found by the facts that are not asked for.
     """
     value = _value(reading, question, facts)
-    return question.options.index(value) if value in question.options else SILENT
+    return question.options.index(value) if value in question.options else ABSTAIN
 
 
 def _value(reading: Reading, question: Question, facts: Mapping[str, str]) -> str | None:
@@ -61,36 +59,26 @@ def _value(reading: Reading, question: Question, facts: Mapping[str, str]) -> st
         return reading.background
     if not reading.clear:
         return None
+    two = world.num_groups(facts) == 2
     # Twins of a colour binding can share the colour; their shapes differ in every twin, and the other way round.
-    anchor = "shape" if name == "colour" or _same_colour_possible(facts) else "colour"
+    anchor = "shape" if name == "colour" or (two and facts.get("colour1") == facts.get("colour2")) else "colour"
+
+    def having(group: str) -> list[Found]:
+        return [found for found in reading.objects if getattr(found, anchor) == facts[anchor + group]]
+
     if name == "relation":
-        first, second = (_having(reading.objects, anchor, facts[f"{anchor}{group}"]) for group in (1, 2))
-        return _relation(first, second)
-    group = question.slot[-1]
-    if name == "colour" and world.num_groups(facts) == 1:
-        objects: Sequence[Found] = reading.objects
-    else:
-        objects = _having(reading.objects, anchor, facts[anchor + group])
+        return _relation(having("1"), having("2"))
+    objects = reading.objects if name == "colour" and not two else having(question.slot[-1])
     if name == "count":
         return _count(objects)
-    return _common_colour(objects) if name == "colour" else _majority(objects, name)
-
-
-def _same_colour_possible(facts: Mapping[str, str]) -> bool:
-    return facts.get("colour1") == facts.get("colour2") and world.num_groups(facts) == 2
-
-
-def _having(objects: Sequence[Found], anchor: str, value: str) -> list[Found]:
-    return [found for found in objects if getattr(found, anchor) == value]
-
-
-def _common_colour(objects: Sequence[Found]) -> str | None:
-    colours = {found.colour for found in objects}
-    return colours.pop() if len(colours) == 1 else None
+    if name == "colour":
+        colours = {found.colour for found in objects}
+        return colours.pop() if len(colours) == 1 else None
+    return _majority(objects, name)
 
 
 def _majority(objects: Sequence[Found], name: str) -> str | None:
-    """What more than half of the objects have, unless one of the others firmly has something else."""
+    """Return what more than half of the objects have, unless one of the others firmly has something else."""
     counts = Counter(getattr(found, name) for found in objects)
     value, count = max(counts.items(), key=lambda item: item[1], default=(None, 0))
     dissent = any(name in found.firm and getattr(found, name) != value for found in objects)
@@ -98,13 +86,13 @@ def _majority(objects: Sequence[Found], name: str) -> str | None:
 
 
 def _count(objects: Sequence[Found]) -> str | None:
-    """How many there are, unless two firmly differ in shape: three circles and a square are not four circles."""
+    """Return the number word, unless two firmly differ in shape: three circles and a square are not four circles."""
     shapes = {found.shape for found in objects if "shape" in found.firm}
     return world.COUNTS[len(objects) - 1] if 1 <= len(objects) <= len(world.COUNTS) and len(shapes) < 2 else None
 
 
 def _relation(first: Sequence[Found], second: Sequence[Found]) -> str | None:
-    """Where the first group lies, if it is clearly apart along one axis: by its mean, and object by object."""
+    """Return where the first group lies, if it is clearly apart along one axis: by its mean, and object by object."""
     if not first or not second:
         return None
     dx, dy = (
@@ -119,6 +107,4 @@ def _relation(first: Sequence[Found], second: Sequence[Found]) -> str | None:
     gap = min(getattr(found, axis) for found in after) - max(getattr(found, axis) for found in before)
     if gap < CENTRE_GAP:
         return None
-    if axis == "x":
-        return "left" if dx < 0 else "right"
-    return "above" if dy < 0 else "below"
+    return {"x": ("left", "right"), "y": ("above", "below")}[axis][int(shift > 0)]

@@ -1,4 +1,4 @@
-"""The rendered world `shapes`: what a scene can hold, how blocks are drawn, how captions read.
+"""The rendered world `shapes`: which facts a scene can hold, how blocks are drawn, how captions read.
 
 Slots: shape1, colour1, size1, count1, the same for group 2, relation (of group 1 to group 2), background. Facts are
 words. Colour, shape, count and (with two groups) relation are always named; a fact that is not named is free.
@@ -9,9 +9,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Final
 
-from diffusionbench.benchmarks.simpleeval.blocks import Contrast, Draft
-from diffusionbench.benchmarks.simpleeval.decks import Deck
-from diffusionbench.benchmarks.simpleeval.stream import Stream
+from diffusionbench.benchmarks.simpleeval.blocks import Contrast, Draft, PromptWorld
+from diffusionbench.benchmarks.simpleeval.open_words import article
+from diffusionbench.benchmarks.simpleeval.stream import BalancedSampler, HashStream
 
 SHAPES: Final = ("circle", "square", "triangle", "plus", "ring", "star")
 COLOURS: Final = {
@@ -57,56 +57,42 @@ TYPES: Final = (
     "binding-shape",
 )
 OPTIONS: Final = 4
-Sets = Mapping[str, tuple[str, ...]]
 #: Layout -> (blocks per cell, images per prompt).
 LAYOUTS: Final = {"quick": (2, 2), "standard": (5, 4), "full": (15, 4)}
-PLURALS: Final = {
-    "circle": "circles",
-    "square": "squares",
-    "triangle": "triangles",
-    "plus": "pluses",
-    "ring": "rings",
-    "star": "stars",
-}
+PLURALS: Final = {shape: f"{shape}es" if shape == "plus" else f"{shape}s" for shape in SHAPES}
 RELATION_WORDS: Final = {"left": "left of", "right": "right of", "above": "above", "below": "below"}
 INVERSE: Final = {"left": "right", "right": "left", "above": "below", "below": "above"}
 
 
 def kind(slot: str) -> str:
-    """The vocabulary a slot draws from: its name without the group number."""
+    """Return the kind of fact a slot holds: its name without the group number."""
     return slot.rstrip("12")
 
 
 def num_groups(facts: Mapping[str, str]) -> int:
-    """One or two."""
+    """Return 1 or 2."""
     return 2 if "shape2" in facts else 1
 
 
-class Drawer:
-    """Draws the blocks of one set; its decks remember what has been used."""
+class ShapesBlockSampler:
+    """Draws the blocks of one set; see `BlockSampler`."""
 
     def __init__(self, seed: str) -> None:
-        # Distractors of held questions have decks of their own: what they skip must not become the next facts.
-        self._decks, self._held_decks = (
-            {name: Deck(items, Stream(seed, f"{path}/{name}")) for name, items in VOCABULARY.items()}
+        # Distractors of held questions have samplers of their own: what they skip must not become the next facts.
+        self._asked, self._held = (
+            {name: BalancedSampler(items, HashStream(seed, f"{path}/{name}")) for name, items in VOCABULARY.items()}
             for path in ("deck", "held")
         )
 
-    def draw(self, type_: str, stratum: str, stream: Stream) -> Draft:
-        """One block.
-
-        Args:
-            type_: one of `TYPES`.
-            stratum: "easy", "medium" or "hard".
-            stream: the block's own.
-        """
+    def draw(self, type_: str, stratum: str, stream: HashStream) -> Draft:
+        """See `BlockSampler.draw`."""
         families = type_.split("-")
         binding = families[0] == "binding"
         contrasted = [families[1]] * 2 if binding else families
         two = binding or "relation" in contrasted or (stratum == "hard" and "count" not in contrasted)
         groups = (1, 2) if two else (1,)
         subject = stream.choice(groups)
-        named = self._named(contrasted, stratum, stream)
+        named = _named(contrasted, stratum, stream)
         slots = [name + str(group) for group in groups for name in ("shape", "colour", "count")]
         slots += [f"size{group}" for group in groups if "size" in named]
         slots += ["relation"] if two else []
@@ -125,79 +111,75 @@ class Drawer:
             sets[slot] = sets[targets[0]] if binding and sets else self._option_set(slot, two, (), stream)
         for slot in slots:
             if slot not in targets:
-                facts[slot] = self._fixed(slot, type_, two, self._taken(slot, sets, facts))
+                facts[slot] = self._fixed(slot, type_, two, _taken(slot, sets, facts))
         # A held question leaves out only what the twins can really show in the other group.
         levels = {slot: options[:2] for slot, options in sets.items()}
-        held = tuple(
+        held = [
             Contrast(
-                kind(slot),
-                slot,
-                self._option_set(slot, two, self._taken(slot, levels, facts), stream, given=(facts[slot],)),
+                kind(slot), slot, self._option_set(slot, two, _taken(slot, levels, facts), stream, given=(facts[slot],))
             )
             for slot in slots
-            if slot not in targets and not self._unreadable(slot, type_)
-        )
-        free = tuple(
+            if slot not in targets and not _unreadable(slot, type_)
+        ]
+        free = [
             Contrast(kind(slot), slot, VOCABULARY[kind(slot)])
             for slot in (*(f"size{group}" for group in groups), "background")
             if slot not in slots and slot not in targets
-        )
+        ]
         first, second = (
             Contrast("binding" if binding else name, slot, sets[slot])
             for name, slot in zip(contrasted, targets, strict=True)
         )
         # Named facts in reading order, whichever of them are contrasted.
-        return Draft({slot: facts[slot] for slot in slots if slot in facts}, (first, second), held + free)
-
-    @staticmethod
-    def _named(contrasted: list[str], stratum: str, stream: Stream) -> set[str]:
-        optional: list[str] = [name for name in ("size", "background") if name not in contrasted]
-        named: set[str] = {name for name in ("size", "background") if name in contrasted}
-        if stratum == "hard":
-            return named | set(optional)
-        return named | {stream.choice(optional)} if stratum == "medium" else named
-
-    @staticmethod
-    def _unreadable(slot: str, type_: str) -> bool:
-        # Twins of a binding can share the very fact by which the other one is told apart.
-        return (type_.startswith("binding-colour") and kind(slot) == "shape") or (
-            type_ == "binding-shape" and kind(slot) == "colour"
-        )
-
-    @staticmethod
-    def _taken(slot: str, sets: Sets, facts: Mapping[str, str]) -> tuple[str, ...]:
-        """Values the other group has or may have: two groups differ in shape and in colour."""
-        if kind(slot) not in ("shape", "colour"):
-            return ()
-        other = kind(slot) + ("2" if slot.endswith("1") else "1")
-        return sets.get(other, (facts[other],) if other in facts else ())
-
-    def _allowed(self, slot: str, two: bool) -> tuple[str, ...]:
-        return COUNTS[:2] if two and kind(slot) == "count" else VOCABULARY[kind(slot)]
+        return Draft({slot: facts[slot] for slot in slots if slot in facts}, (first, second), (*held, *free))
 
     def _option_set(
-        self, slot: str, two: bool, taken: Sequence[str], stream: Stream, given: tuple[str, ...] = ()
+        self, slot: str, two: bool, taken: Sequence[str], stream: HashStream, given: tuple[str, ...] = ()
     ) -> tuple[str, ...]:
-        pool = [item for item in self._allowed(slot, two) if item not in taken]
+        pool = [item for item in allowed(slot, two) if item not in taken]
         chosen = list(given)
-        deck = (self._held_decks if given else self._decks)[kind(slot)]
+        sampler = (self._held if given else self._asked)[kind(slot)]
         while len(chosen) < min(OPTIONS, len(pool)):
-            chosen.append(deck.deal(lambda item: item in pool and item not in chosen))
+            chosen.append(sampler.next(lambda item: item in pool and item not in chosen))
         return tuple(stream.shuffle(chosen))
 
     def _fixed(self, slot: str, type_: str, two: bool, taken: Sequence[str]) -> str:
-        allowed: Sequence[str] = self._allowed(slot, two)
+        values = allowed(slot, two)
         if slot == "relation" and type_.startswith("binding-colour"):
-            allowed = RELATIONS[:2] if type_.endswith("horizontal") else RELATIONS[2:]
-        return self._decks[kind(slot)].deal(lambda item: item in allowed and item not in taken)
+            values = RELATIONS[:2] if type_.endswith("horizontal") else RELATIONS[2:]
+        return self._asked[kind(slot)].next(lambda item: item in values and item not in taken)
 
 
-def _article(word: str) -> str:
-    return "an" if word[0] in "aeiou" else "a"
+def allowed(slot: str, two: bool) -> tuple[str, ...]:
+    """Return the facts a slot may hold, with one group or two."""
+    return COUNTS[:2] if two and kind(slot) == "count" else VOCABULARY[kind(slot)]
+
+
+def _named(contrasted: Sequence[str], stratum: str, stream: HashStream) -> set[str]:
+    """Return which of size and background are named."""
+    optional = [name for name in ("size", "background") if name not in contrasted]
+    named = {name for name in ("size", "background") if name in contrasted}
+    if stratum == "hard":
+        return named | set(optional)
+    return named | {stream.choice(optional)} if stratum == "medium" else named
+
+
+def _unreadable(slot: str, type_: str) -> bool:
+    """Return whether a held question has no answer: twins of a binding can share what tells their groups apart."""
+    other = {"binding-colour": "shape", "binding-shape": "colour"}
+    return other.get(type_.removesuffix("-horizontal").removesuffix("-vertical")) == kind(slot)
+
+
+def _taken(slot: str, sets: Mapping[str, tuple[str, ...]], facts: Mapping[str, str]) -> tuple[str, ...]:
+    """Return the values the other group has or may have: two groups differ in shape and in colour."""
+    if kind(slot) not in ("shape", "colour"):
+        return ()
+    other = kind(slot) + ("2" if slot.endswith("1") else "1")
+    return sets.get(other, (facts[other],) if other in facts else ())
 
 
 def noun_phrase(facts: Mapping[str, str], group: int) -> str:
-    """Number word, size, colour and shape of one group, such as "two small red circles"."""
+    """Return number word, size, colour and shape of one group, such as "two small red circles"."""
     count = facts[f"count{group}"]
     shape = facts[f"shape{group}"]
     size = facts.get(f"size{group}", "")
@@ -206,7 +188,7 @@ def noun_phrase(facts: Mapping[str, str], group: int) -> str:
 
 
 def caption(facts: Mapping[str, str], template: str) -> str:
-    """The prompt text of a scene.
+    """Return the prompt text of a scene.
 
     Args:
         facts: named facts by slot.
@@ -217,7 +199,7 @@ def caption(facts: Mapping[str, str], template: str) -> str:
     second = noun_phrase(facts, 2) if two else ""
     both = f"{first} {RELATION_WORDS[facts['relation']]} {second}" if two else first
     background = facts.get("background")
-    ground = f"{_article(background)} {background} background" if background else ""
+    ground = f"{article(background)} {background} background" if background else ""
     if template == "T0":
         return f"{both} on {ground}" if ground else both
     if template == "T1":
@@ -234,13 +216,16 @@ def caption(facts: Mapping[str, str], template: str) -> str:
 
 
 def touches_held_out(facts: Mapping[str, str]) -> bool:
-    """Whether a scene holds a combination of colour and shape that is never rendered for training."""
+    """Return whether a scene holds a combination of colour and shape that is never rendered for training."""
     groups = range(1, num_groups(facts) + 1)
     return any((facts[f"colour{group}"], facts[f"shape{group}"]) in HELD_OUT for group in groups)
 
 
 def space() -> int:
-    """Number of distinct complete scenes the world can hold."""
+    """Return the number of distinct complete scenes the world can hold."""
     single = len(SHAPES) * len(COLOURS) * len(SIZES) * len(COUNTS)
     pairs = len(SHAPES) * (len(SHAPES) - 1) * len(COLOURS) * (len(COLOURS) - 1) * (len(SIZES) * 2) ** 2
     return len(BACKGROUNDS) * (single + pairs * len(RELATIONS))
+
+
+WORLD: Final = PromptWorld(TYPES, FAMILIES, LAYOUTS, VOCABULARY, ShapesBlockSampler, caption, kind, space)

@@ -1,6 +1,6 @@
-"""The stress harness: attacks metrics, prints what a hacker would gain, and checks what SimpleEval claims.
+"""The stress harness: attacks metrics, prints the gain of a hacker, and checks the requirements on SimpleEval.
 
-Gain is the share of the way from base images to images that are right; the hack gap is what of it is not truly gained.
+Gain is the share of the way from base images to images that are right; the hack gap is the gain less the true gain.
 Source of the idea: over-optimisation of a proxy, Gao et al. 2023 (arXiv 2210.10760).
 """
 
@@ -12,23 +12,22 @@ from typing import Any, Final
 
 import numpy as np
 
-from diffusionbench.benchmarks.simpleeval import stress_attacks
-from diffusionbench.benchmarks.simpleeval.builder import build
-from diffusionbench.benchmarks.simpleeval.stress_bench import BUDGETS, Bench, Outcome, interval
-from diffusionbench.benchmarks.simpleeval.stress_targets import TARGETS
+from diffusionbench.benchmarks.simpleeval.prompts import build
+from diffusionbench.benchmarks.simpleeval.stress import TARGETS, attacks
+from diffusionbench.benchmarks.simpleeval.stress.bench import BUDGETS, Bench, Outcome, interval
 from diffusionbench.errors import RequestError
 from diffusionbench.registry import nearest
 
 ATTACKS: Final[dict[str, Callable[[Bench], list[Outcome]]]] = {
-    "A1": stress_attacks.gradient,
-    "A2": stress_attacks.adaptive,
-    "A4": stress_attacks.best_of,
-    "A5": stress_attacks.blind,
-    "A6": stress_attacks.words,
-    "A7": stress_attacks.memoriser,
-    "A8": stress_attacks.look,
-    "A9": stress_attacks.shared,
-    "A10": stress_attacks.overlaid,
+    "A1": attacks.gradient,
+    "A2": attacks.adaptive,
+    "A4": attacks.best_of,
+    "A5": attacks.blind,
+    "A6": attacks.words,
+    "A7": attacks.memoriser,
+    "A8": attacks.look,
+    "A9": attacks.shared,
+    "A10": attacks.overlaid,
 }
 OURS: Final = "simpleeval_shapes_v1"
 #: Smallest hack gap under attack A1 at 8/255 by which a learned metric shows that the attack works.
@@ -42,8 +41,8 @@ class Check:
 
     Attributes:
         value, low, high: the number with its 95 % interval.
-        limit: what it may be at most (or must be at least).
-        at_least: which of the two.
+        limit: largest (or smallest) value allowed.
+        at_least: whether the limit is a smallest value.
         missed: at layout quick where the whole interval is beyond the limit, else where the value is.
     """
 
@@ -62,7 +61,7 @@ class StressReport:
 
     Attributes:
         base, oracle: metric -> value of the base images, and of images that are right.
-        digests: metric -> SHA-256 of what defines it (weights or code), by part.
+        digests: metric -> SHA-256 of its weights, or thresholds and code version, by part.
     """
 
     layout: str
@@ -82,7 +81,7 @@ class StressReport:
         return [check for check in self.checks if check.missed]
 
     def break_radius(self, metric: str) -> int | None:
-        """Smallest bound of A1, in 1/255, at which the metric's hack gap reaches 0.2; None if none did."""
+        """Return the smallest bound of A1, in 1/255, at which the metric's hack gap reaches 0.2; None if none did."""
         broken = [
             int(outcome.detail.split()[1].split("/")[0])
             for outcome in self.outcomes
@@ -91,7 +90,7 @@ class StressReport:
         return min(broken, default=None)
 
     def facts(self) -> dict[str, Any]:
-        """Everything as plain JSON."""
+        """Return everything as plain JSON."""
         return {
             "layout": self.layout,
             "seed": self.seed,
@@ -120,7 +119,7 @@ class StressReport:
         }
 
     def text(self) -> str:
-        """A table of attacks by metrics, then the requirements."""
+        """Return a table of attacks by metrics, then the requirements."""
         wide = max(32, *(len(name) + 2 for name in self.metrics))
         head = f"{'attack':<46}{'true gain':>10}" + "".join(f"{name:>{wide}}" for name in self.metrics)
         lines = [
@@ -131,7 +130,7 @@ class StressReport:
         for outcome in self.outcomes:
             cells = "".join(f"{_cell(outcome, name):>{wide}}" for name in self.metrics)
             flags = "".join(f"  {name}: {'yes' if raised else 'no'}" for name, raised in outcome.flags.items())
-            beside = "".join(f"  {name} {value:+.3f}" for name, value in outcome.beside(self.metrics).items())
+            beside = "".join(f"  {name} {value:+.3f}" for name, value in outcome.others(self.metrics).items())
             lines.append(f"{outcome.attack + ' ' + outcome.detail:<46}{outcome.truth[0]:>10.3f}{cells}{flags}{beside}")
         lines.append("break radius  " + "  ".join(f"{name} {self._radius(name)}" for name in self.metrics))
         for check in self.checks:
@@ -155,7 +154,7 @@ def _cell(outcome: Outcome, metric: str) -> str:
 
 
 def _transfer(outcome: Outcome) -> float | None:
-    """Gain of the attacked metric less the mean gain of the others."""
+    """Return the gain of the attacked metric less the mean gain of the others."""
     others = [float(gain[0]) for name, gain in outcome.gains.items() if name != outcome.target]
     if outcome.target is None or outcome.target not in outcome.gains or not others:
         return None
@@ -178,7 +177,7 @@ def run(
         layout: "quick" or "standard"; decides set and budgets.
         seed: of the prompt set.
         accuracy: share of facts right in the base images, above 0 and below 1.
-        progress: told what is being done.
+        progress: gets a line before each step.
 
     Raises:
         RequestError: if a metric, attack or layout is unknown, or the accuracy leaves nothing to gain.
@@ -210,7 +209,7 @@ def run(
 
 
 def _checks(outcome: Outcome, layout: str) -> list[Check]:
-    """The requirements of the `shapes` column that an outcome decides."""
+    """Return the requirements of the `shapes` column that an outcome decides."""
     name, detail = outcome.attack, outcome.detail
     found: list[Check] = []
     if name == "A1" and detail.endswith(" 8/255") and outcome.target in WORKS:

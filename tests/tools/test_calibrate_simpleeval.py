@@ -6,10 +6,10 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from diffusionbench.benchmarks.simpleeval import calibrate
-from diffusionbench.benchmarks.simpleeval.builder import build
-from diffusionbench.benchmarks.simpleeval.stress_bench import subset
-from diffusionbench.benchmarks.simpleeval.stress_targets import SimpleEvalTarget
+import calibrate_simpleeval as calibrate
+from diffusionbench.benchmarks.simpleeval.prompts import build
+from diffusionbench.benchmarks.simpleeval.stress.bench import subset
+from diffusionbench.benchmarks.simpleeval.stress.targets import SimpleEvalTarget
 
 #: By how much a rung may lie above the one before it.
 SLACK = 0.02
@@ -92,7 +92,7 @@ def test_spread_over_the_public_seeds():
     accuracies = (0.9, 0.8, 0.7, 0.6)
     scores = np.asarray(
         [
-            [calibrate.full_report(build("shapes", f"public-{i}", "quick"), p).score.value for i in range(5)]
+            [calibrate.full_card(build("shapes", f"public-{i}", "quick"), p).score.value for i in range(5)]
             for p in accuracies
         ]
     )

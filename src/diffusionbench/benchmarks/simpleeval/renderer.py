@@ -15,7 +15,7 @@ from typing import Final, NamedTuple
 import numpy as np
 
 from diffusionbench.benchmarks.simpleeval import shapes_world as world
-from diffusionbench.benchmarks.simpleeval.stream import Stream, octets
+from diffusionbench.benchmarks.simpleeval.stream import HashStream, octets
 
 CANVAS: Final = 64
 UNIT: Final = 64
@@ -65,8 +65,8 @@ class Place(NamedTuple):
     gaps: list[int]
 
 
-def complete(facts: Mapping[str, str], stream: Stream) -> dict[str, str]:
-    """All facts of a scene: those that are free (not named) are drawn uniformly."""
+def complete(facts: Mapping[str, str], stream: HashStream) -> dict[str, str]:
+    """Return all facts of a scene: those that are free (not named) are drawn uniformly."""
     full = dict(facts)
     for group in range(1, world.num_groups(facts) + 1):
         if f"size{group}" not in full:
@@ -93,11 +93,11 @@ def render(scene: Mapping[str, str], seed: str, path: str, size: int = CANVAS) -
     """
     if not (1 <= size <= CANVAS or size == 2 * CANVAS):
         raise ValueError(f"shapes are rendered at 1..64 or 128 pixels, not {size}")
-    facts = complete(scene, Stream(seed, path + "/free"))
+    facts = complete(scene, HashStream(seed, path + "/free"))
     scale = 2 if size > CANVAS else 1
     for redraw in range(REDRAWS + 1):
         suffix = f"/r{redraw}" if redraw else ""
-        stream = Stream(seed, f"{path}{suffix}/lay")
+        stream = HashStream(seed, f"{path}{suffix}/lay")
         image = _background(facts["background"], stream, scale)
         try:
             things = _things(facts, stream)
@@ -107,19 +107,20 @@ def render(scene: Mapping[str, str], seed: str, path: str, size: int = CANVAS) -
             _paint(image, thing, scale)
         grain = octets(seed, f"{path}{suffix}/nz", image.size).translate(GRAIN)
         image += np.frombuffer(grain, np.int8).reshape(image.shape)
-        picture = _clamped(image).astype(np.uint8)
+        # In place, because numpy's own clip costs three times as much on small arrays.
+        picture = np.minimum(np.maximum(image, 0, out=image), 255, out=image).astype(np.uint8)
         return picture if size >= CANVAS else shrink(picture, size)
     raise NoLayoutError(f"no room for {dict(scene)}")
 
 
 def background(path: str, seed: str, size: int) -> np.ndarray:
-    """A picture of nothing: a background without objects, uint8 [size, size, 3], size a multiple of 64."""
-    facts = complete({}, Stream(seed, path + "/free"))
-    return _background(facts["background"], Stream(seed, path + "/lay"), size // CANVAS).astype(np.uint8)
+    """Return a background without objects, uint8 [size, size, 3], size a multiple of 64."""
+    facts = complete({}, HashStream(seed, path + "/free"))
+    return _background(facts["background"], HashStream(seed, path + "/lay"), size // CANVAS).astype(np.uint8)
 
 
 def shrink(image: np.ndarray, size: int) -> np.ndarray:
-    """Exact area mean to `size` x `size`, in integers, rounded half up.
+    """Shrink to `size` x `size` by the exact area mean, in integers, rounded half up.
 
     Args:
         image: uint8 [S, S, 3] with S >= size.
@@ -141,13 +142,7 @@ def _shares(side: int, size: int) -> tuple[np.ndarray, int]:
     return np.eye(side).repeat(size // common, axis=1).reshape(side, size, block).sum(axis=2).T.copy(), block
 
 
-def _clamped(image: np.ndarray) -> np.ndarray:
-    """In place to 0..255; numpy's own clip costs three times as much on small arrays."""
-    np.maximum(image, 0, out=image)
-    return np.minimum(image, 255, out=image)
-
-
-def _background(kind: str, stream: Stream, scale: int) -> np.ndarray:
+def _background(kind: str, stream: HashStream, scale: int) -> np.ndarray:
     low, high = stream.choice(BASE_LEVELS)
     base = stream.between(low, high)
     contrast = stream.between(26, 44) * (-1 if base >= 128 else 1)
@@ -171,7 +166,7 @@ def _background(kind: str, stream: Stream, scale: int) -> np.ndarray:
     return image if scale == 1 else image.repeat(scale, axis=0).repeat(scale, axis=1)
 
 
-def _things(facts: Mapping[str, str], stream: Stream) -> list[Thing]:
+def _things(facts: Mapping[str, str], stream: HashStream) -> list[Thing]:
     groups = [
         group
         for group in range(1, world.num_groups(facts) + 1)
@@ -199,7 +194,7 @@ def _things(facts: Mapping[str, str], stream: Stream) -> list[Thing]:
 
 
 def _plan(groups: Sequence[int], radii: Sequence[int], relation: str | None) -> list[Place]:
-    """Where each object may be put; the stream of a layout is spent by these rules alone."""
+    """Return the region of each object's centre; these rules alone decide how a layout uses its stream."""
     side, middle = CANVAS * UNIT, CANVAS * UNIT // 2
     places = []
     for number, (group, radius) in enumerate(zip(groups, radii, strict=True)):
@@ -215,8 +210,8 @@ def _plan(groups: Sequence[int], radii: Sequence[int], relation: str | None) -> 
     return places
 
 
-def _layout(plan: Sequence[Place], stream: Stream) -> list[tuple[int, int]] | None:
-    """Centres by rejection, or None; most of a picture's draws happen here, so they are written out."""
+def _layout(plan: Sequence[Place], stream: HashStream) -> list[tuple[int, int]] | None:
+    """Draw centres by rejection, or None; most of a picture's draws happen here, so they are written out."""
     draw = stream.u64
     centres: list[tuple[int, int]] = []
     for low_x, span_x, low_y, span_y, gaps in plan:
@@ -242,7 +237,7 @@ def _layout(plan: Sequence[Place], stream: Stream) -> list[tuple[int, int]] | No
 
 
 def _clear(groups: Sequence[int], centres: Sequence[tuple[int, int]], horizontal: bool) -> bool:
-    """Whether twice the mean displacement along the axis is at least three times that across it."""
+    """Return whether twice the mean displacement along the axis is at least three times that across it."""
     first = [centre for group, centre in zip(groups, centres, strict=True) if group == 1]
     second = [centre for group, centre in zip(groups, centres, strict=True) if group == 2]
     # Means times both counts, so that no division rounds.
@@ -255,7 +250,7 @@ def _clear(groups: Sequence[int], centres: Sequence[tuple[int, int]], horizontal
 
 @functools.lru_cache(maxsize=2)
 def _samples(scale: int) -> np.ndarray:
-    """Sample positions along one axis, in 1/64 px of the doubled or single canvas."""
+    """Return sample positions along one axis, in 1/64 px of the doubled or single canvas."""
     return np.arange(CANVAS * scale * 4, dtype=np.int32) * 16 + 8
 
 
@@ -304,7 +299,7 @@ def _inside_boxes(
 
 
 def inside_shape(shape: str, u: np.ndarray, v: np.ndarray) -> np.ndarray:
-    """Whether points in shape units (1024 = radius, v down) lie inside."""
+    """Return whether points in shape units (1024 = radius, v down) lie inside."""
     if shape == "circle":
         return u * u + v * v <= 1000**2
     if shape == "ring":
@@ -328,7 +323,7 @@ def inside_shape(shape: str, u: np.ndarray, v: np.ndarray) -> np.ndarray:
 
 
 def training_pair(seed: str, index: int, size: int = CANVAS) -> tuple[np.ndarray, str, dict[str, str]]:
-    """One training example; held-out combinations of colour and shape never appear.
+    """Return one training example; held-out combinations of colour and shape never appear.
 
     Args:
         seed: any text; sets from different seeds are unrelated.
@@ -343,7 +338,7 @@ def training_pair(seed: str, index: int, size: int = CANVAS) -> tuple[np.ndarray
 
 
 def training_scene(seed: str, index: int) -> tuple[str, dict[str, str]]:
-    """Caption and complete scene of one training example, without its picture; see `training_pair`."""
+    """Return caption and complete scene of one training example, without its picture; see `training_pair`."""
     return _training_scene(seed, index)[1:]
 
 
@@ -351,7 +346,7 @@ def _training_scene(seed: str, index: int) -> tuple[str, str, dict[str, str]]:
     redraw = 0
     while True:
         path = f"train/{index}" + (f"/r{redraw}" if redraw else "")
-        stream = Stream(seed, path)
+        stream = HashStream(seed, path)
         scene = _any_scene(stream)
         pairs = {(scene[f"colour{g}"], scene[f"shape{g}"]) for g in range(1, world.num_groups(scene) + 1)}
         if not pairs & world.HELD_OUT:
@@ -363,7 +358,7 @@ def _training_scene(seed: str, index: int) -> tuple[str, str, dict[str, str]]:
     return path, world.caption(named, template), scene
 
 
-def _any_scene(stream: Stream) -> dict[str, str]:
+def _any_scene(stream: HashStream) -> dict[str, str]:
     groups = stream.between(1, 2)
     scene: dict[str, str] = {}
     for group in range(1, groups + 1):

@@ -10,16 +10,16 @@ from typing import Any, Final
 import numpy as np
 
 from diffusionbench.benchmarks.simpleeval.blocks import Prompt, PromptSet
-from diffusionbench.benchmarks.simpleeval.simulate import Simulated, draw
 from diffusionbench.benchmarks.simpleeval.stream import octets
-from diffusionbench.benchmarks.simpleeval.stress_targets import Target
+from diffusionbench.benchmarks.simpleeval.stress.simulate import Simulated, draw
+from diffusionbench.benchmarks.simpleeval.stress.targets import Target
 
 REPLICATES: Final = 500
 
 
 @dataclass(frozen=True)
 class Budget:
-    """How much an attack may cost.
+    """The cost that an attack may have.
 
     Attributes:
         blocks: blocks for A1, A3, A4, A6, A9, one image a prompt.
@@ -53,7 +53,7 @@ BUDGETS: Final = {
 
 @dataclass(frozen=True)
 class Outcome:
-    """What one attack did.
+    """The result of one attack.
 
     Attributes:
         attack: "A1" to "A10".
@@ -61,7 +61,7 @@ class Outcome:
         target: the metric it was aimed at, or None.
         gains: metric -> share of headroom gained, float64 [1 + R]: the value, then its bootstrap replicates.
         truth: share of headroom truly gained, float64 [1 + R].
-        values: metric -> value after the attack; other names: what an attack says beside it.
+        values: metric -> value after the attack; other names: further numbers of the attack.
         flags: guards raised, and other yes/no facts.
     """
 
@@ -74,11 +74,11 @@ class Outcome:
     flags: Mapping[str, bool] = field(default_factory=dict)
 
     def gap(self, metric: str) -> np.ndarray:
-        """Hack gap of a metric: its gain less what was truly gained, float64 [1 + R]."""
+        """Return the hack gap of a metric: its gain less what was truly gained, float64 [1 + R]."""
         return self.gains[metric] - np.maximum(self.truth, 0)
 
-    def beside(self, metrics: Sequence[str]) -> dict[str, float]:
-        """What the attack says beside the values of the metrics."""
+    def others(self, metrics: Sequence[str]) -> dict[str, float]:
+        """Return the numbers beside the values of the metrics."""
         return {name: value for name, value in self.values.items() if name not in metrics}
 
 
@@ -105,12 +105,12 @@ class Bench:
 
     @property
     def prompts(self) -> tuple[Prompt, ...]:
-        """Of the attacked blocks."""
+        """Prompts of the attacked blocks."""
         return self.set.prompts
 
     @cached_property
     def base(self) -> list[Simulated]:
-        """What an honest generator of the chosen accuracy makes."""
+        """Images of an honest generator of the chosen accuracy."""
         return [draw(prompt, 0, self.accuracy, "stress base") for prompt in self.prompts]
 
     @cached_property
@@ -129,12 +129,12 @@ class Bench:
         return {name: self.value(name, [one.image for one in self.oracle]) for name in self.targets}
 
     def value(self, name: str, images: Sequence[np.ndarray]) -> np.ndarray:
-        """A metric of one image a prompt, [1 + R]."""
+        """Return a metric of one image a prompt, [1 + R]."""
         target = self.targets[name]
         return target.values(self.set, target.judge(images, self.prompts), self.weights)
 
     def gain(self, name: str, value: np.ndarray) -> np.ndarray:
-        """Share of the way from base to right images, [1 + R]."""
+        """Return the share of the way from base to right images, [1 + R]."""
         base = self.base_values[name]
         return (value - base) / (self.oracle_values[name] - base)
 
@@ -156,7 +156,7 @@ class Bench:
         )
 
     def true_gain(self, scenes: Sequence[Mapping[str, str]], contrasted: bool = False) -> np.ndarray:
-        """Gain in the share of requested facts that are shown, [1 + R]; of the contrasted facts alone if asked."""
+        """Return the gain in the share of requested (or only of contrasted) facts that are shown, [1 + R]."""
         base = self._share([one.truth for one in self.base], contrasted)
         return (self._share(scenes, contrasted) - base) / (1 - base)
 
@@ -167,20 +167,20 @@ class Bench:
 
 
 def share(prompt: Prompt, scene: Mapping[str, str], contrasted: bool = False) -> float:
-    """Share of a prompt's named facts that a scene shows."""
+    """Return the share of a prompt's named facts that a scene shows."""
     slots = [question.slot for question in prompt.questions[:2]] if contrasted else list(prompt.facts)
     return sum(scene.get(slot) == prompt.facts[slot] for slot in slots) / len(slots)
 
 
 def subset(prompt_set: PromptSet, blocks: int) -> PromptSet:
-    """The set cut to evenly spaced blocks."""
+    """Return the set cut to evenly spaced blocks."""
     n = prompt_set.num_blocks
     chosen = [n * i // blocks for i in range(blocks)] if blocks < n else list(range(n))
     return replace(prompt_set, prompts=tuple(prompt for block in chosen for prompt in prompt_set.block(block)))
 
 
 def block_weights(prompt_set: PromptSet) -> np.ndarray:
-    """Weights of the plain block bootstrap, float64 [1 + R, n]; the first row is the sample itself."""
+    """Return weights of the plain block bootstrap, float64 [1 + R, n]; the first row is the sample itself."""
     n = prompt_set.num_blocks
     raw = np.frombuffer(octets("stress", f"bootstrap/{n}", 8 * REPLICATES * n), ">u8").astype(np.uint64)
     drawn = (raw.reshape(REPLICATES, n) % np.uint64(n)).astype(np.int64)
@@ -190,7 +190,7 @@ def block_weights(prompt_set: PromptSet) -> np.ndarray:
 
 
 def interval(values: np.ndarray) -> tuple[float, float, float]:
-    """Value and 95 % interval of [1 + R] numbers."""
+    """Return value and 95 % interval of [1 + R] numbers."""
     rest: Any = values[1:][np.isfinite(values[1:])]
     if len(rest) == 0:
         return float(values[0]), float(values[0]), float(values[0])

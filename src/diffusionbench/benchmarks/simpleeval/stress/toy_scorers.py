@@ -1,7 +1,7 @@
 """Two small learned metrics of the `shapes` world, for the stress harness to attack; never used to score models.
 
 `toy_clipscore` is the cosine of a dual encoder, `toy_vqascore` the probability a yes/no head gives to "does this
-picture show the caption?". Both are trained by `train_toy_scorers.py` and travel with the package.
+picture show the caption?". Both are trained by `tools/train_toy_scorers.py` and travel with the package.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ _NUMBER: Final = {word: place for place, word in enumerate(WORDS)}
 
 
 def tokens(captions: Sequence[str]) -> Tensor:
-    """Word numbers of captions, int64 [B, 24], cut or filled with 0; punctuation is dropped.
+    """Return word numbers of captions, int64 [B, 24], cut or filled with 0; punctuation is dropped.
 
     Raises:
         DataError: if a word is not of the shapes world.
@@ -79,7 +79,7 @@ class Towers(nn.Module):
         )
 
     def encode_image(self, images: Tensor) -> Tensor:
-        """float [B, 3, 64, 64] in 0..1 to [B, DIM]."""
+        """Map float [B, 3, 64, 64] in 0..1 to [B, DIM]."""
         axis = torch.linspace(-1, 1, images.shape[-1], device=images.device)
         y, x = torch.meshgrid(axis, axis, indexing="ij")
         places = torch.stack([x, y]).expand(len(images), -1, -1, -1)
@@ -91,7 +91,7 @@ class Towers(nn.Module):
         return self.image(torch.cat([state.flatten(1), self.textures(torch.cat(pooled, dim=1))], dim=1))
 
     def encode_text(self, numbers: Tensor) -> Tensor:
-        """int64 [B, 24] to [B, DIM]."""
+        """Map int64 [B, 24] to [B, DIM]."""
         return self.text(self.words(numbers).flatten(1))
 
 
@@ -103,7 +103,7 @@ class ToyClip(Towers):
         self.log_scale = nn.Parameter(torch.tensor(2.3))
 
     def score(self, images: Tensor, numbers: Tensor) -> Tensor:
-        """float [B]."""
+        """Return scores, float [B]."""
         return F.cosine_similarity(self.encode_image(images), self.encode_text(numbers))
 
 
@@ -115,12 +115,12 @@ class ToyVqa(Towers):
         self.head = nn.Sequential(nn.Linear(3 * DIM, 128), nn.GELU(), nn.Linear(128, 1))
 
     def logit(self, images: Tensor, numbers: Tensor) -> Tensor:
-        """float [B]."""
+        """Return scores, float [B]."""
         image, text = self.encode_image(images), self.encode_text(numbers)
         return self.head(torch.cat([image, text, image * text], dim=1))[:, 0]
 
     def score(self, images: Tensor, numbers: Tensor) -> Tensor:
-        """float [B] in 0..1."""
+        """Return P(yes), float [B] in 0..1."""
         return self.logit(images, numbers).sigmoid()
 
 
@@ -129,7 +129,7 @@ ToyScorer = ToyClip | ToyVqa
 
 @lru_cache(maxsize=2)
 def load(name: str) -> ToyScorer:
-    """A trained scorer, in evaluation mode.
+    """Return a trained scorer, in evaluation mode.
 
     Raises:
         DataError: if its weights are missing or are not the ones that were shipped.
@@ -141,7 +141,7 @@ def load(name: str) -> ToyScorer:
     if not path.exists() or file_digest(path) != facts.get(name, {}).get("sha256"):
         raise DataError(
             f"the weights of {name} are missing or damaged ({path}). "
-            "Run: python -m diffusionbench.benchmarks.simpleeval.train_toy_scorers"
+            "Reinstall the package, or train them in its source tree: python tools/train_toy_scorers.py"
         )
     model: ToyScorer = ToyClip() if name == "toy_clipscore" else ToyVqa()
     model.load_state_dict({key: value.float() for key, value in load_file(path).items()})

@@ -2,22 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import Any, Final, cast
+from typing import Final
 
 import numpy as np
 
-from diffusionbench.benchmarks.simpleeval import attacks, credit, guards, shapes, worlds
-from diffusionbench.benchmarks.simpleeval.blocks import Prompt, PromptSet
-from diffusionbench.benchmarks.simpleeval.builder import build
-from diffusionbench.benchmarks.simpleeval.report import Report, SeedClaim, report
-from diffusionbench.benchmarks.simpleeval.seeds import bound_seed
-from diffusionbench.benchmarks.simpleeval.shapes_answerer import ShapesAnswerer
-from diffusionbench.benchmarks.simpleeval.simulate import draw, truth_answers
-from diffusionbench.benchmarks.simpleeval.stream import Stream
-from diffusionbench.benchmarks.simpleeval.stress_bench import REPLICATES, Bench, Outcome, block_weights, subset
-from diffusionbench.benchmarks.simpleeval.stress_targets import SimpleEvalTarget, right, tally_of
+from diffusionbench.benchmarks.simpleeval import renderer
+from diffusionbench.benchmarks.simpleeval.answers import collect_answers
+from diffusionbench.benchmarks.simpleeval.blocks import PromptSet
+from diffusionbench.benchmarks.simpleeval.claims import Claim, bound_seed
+from diffusionbench.benchmarks.simpleeval.evidence import SHAPES_RULE
+from diffusionbench.benchmarks.simpleeval.prompts import build
+from diffusionbench.benchmarks.simpleeval.scorecard import SHAPES, ScoreCard, score_card
+from diffusionbench.benchmarks.simpleeval.stream import HashStream
+from diffusionbench.benchmarks.simpleeval.stress import perturbations
+from diffusionbench.benchmarks.simpleeval.stress.bench import REPLICATES, Bench, Outcome, block_weights, subset
+from diffusionbench.benchmarks.simpleeval.stress.simulate import draw, spoil, truth_answers
+from diffusionbench.benchmarks.simpleeval.stress.targets import SimpleEvalTarget, Target, ToyTarget, answers_of, right
 
 FRESH: Final = bound_seed("0" * 64)
 
@@ -28,24 +30,23 @@ def gradient(bench: Bench) -> list[Outcome]:
     texts = [prompt.text for prompt in bench.prompts]
     out = []
     for name, target in bench.targets.items():
-        if target.differentiable:
+        if isinstance(target, ToyTarget):
             for levels in bench.budget.levels:
-                changed = attacks.pgd(cast(Any, target).model, images, texts, levels)
+                changed = perturbations.pgd(target.model, images, texts, levels)
                 out.append(bench.outcome("A1", f"{name} {levels}/255", changed, name))
     return out
 
 
 def adaptive(bench: Bench) -> list[Outcome]:
-    """A2: random search on the votes of both readers on all views, for the very questions that are asked.
+    """A2: random search on the predictions of both readers on all views, for the very questions that are asked.
 
     Gains are in right answers to contrasted questions; values hold the same by family.
     """
-    target = bench.targets.get("simpleeval_shapes_v1")
+    target = bench.targets.get(SHAPES.key)
     if not isinstance(target, SimpleEvalTarget):
         return []
     part = subset(bench.set, bench.budget.square_images // 4)
-    base = [draw(prompt, 0, bench.accuracy, "stress base").image for prompt in part.prompts]
-    oracle = [draw(prompt, 0, 1.0, "stress oracle").image for prompt in part.prompts]
+    base, oracle = _images(part, bench.accuracy, "stress base"), _images(part, 1.0, "stress oracle")
     weights = block_weights(part)
     before, best = (_answered(target, part, images) for images in (base, oracle))
     out = []
@@ -54,7 +55,7 @@ def adaptive(bench: Bench) -> list[Outcome]:
             bench.progress(f"A2 {levels}/255, {queries} queries")
             n = len(base)
             changed = list(
-                target.pool.map(attacks.square, base, part.prompts, [levels] * n, [queries] * n, ["square"] * n)
+                target.pool.map(perturbations.square, base, part.prompts, [levels] * n, [queries] * n, ["square"] * n)
             )
             after = _answered(target, part, changed)
             gained, room = (weights @ one.mean(axis=(1, 2)) for one in (after - before, best - before))
@@ -72,14 +73,14 @@ def adaptive(bench: Bench) -> list[Outcome]:
 
 
 def _answered(target: SimpleEvalTarget, part: PromptSet, images: Sequence[np.ndarray]) -> np.ndarray:
-    """Whether each contrasted question is answered right, float64 [blocks, 4, 2]."""
-    votes = target.judge(images, part.prompts)
-    found = [right(vote, prompt)[:2] for vote, prompt in zip(votes, part.prompts, strict=True)]
+    """Return whether each contrasted question is answered right, float64 [blocks, 4, 2]."""
+    judged = target.judge(images, part.prompts)
+    found = [right(one, prompt)[:2] for one, prompt in zip(judged, part.prompts, strict=True)]
     return np.asarray(found, float).reshape(-1, 4, 2)
 
 
 def _by_family(part: PromptSet, gained: np.ndarray) -> dict[str, float]:
-    """Mean of [blocks, 4, 2] over the contrasts of each family that was asked."""
+    """Return the mean of [blocks, 4, 2] over the contrasts of each family that was asked."""
     names = np.asarray([[part.block(b)[0].questions[h].family for h in (0, 1)] for b in range(part.num_blocks)])
     return {
         f"{name} gained": float(gained.mean(axis=1)[names == name].mean()) for name in part.families if name in names
@@ -102,7 +103,7 @@ def best_of(bench: Bench) -> list[Outcome]:
         if isinstance(target, SimpleEvalTarget):
             ways[f"{name} by all named facts"] = target.select_named
         for way, select in ways.items():
-            scores = np.asarray([select(vote, one.prompt) for vote, one in zip(judged, flat, strict=True)])
+            scores = np.asarray([select(found, one.prompt) for found, one in zip(judged, flat, strict=True)])
             for n in bench.budget.candidates:
                 chosen = scores.reshape(-1, most)[:, :n].argmax(axis=1)
                 picked = [row[place] for row, place in zip(drawn, chosen, strict=True)]
@@ -115,10 +116,8 @@ def best_of(bench: Bench) -> list[Outcome]:
 
 
 def _probe_flag(bench: Bench, images: Sequence[np.ndarray]) -> bool:
-    votes = bench.targets["simpleeval_shapes_v1"].judge(images, bench.prompts)
-    result = tally_of(bench.set, votes)
-    found = guards.run(result, range(len(bench.set.families)), worlds.SHAPES.references, guards.Evidence())
-    return next(guard.flagged for guard in found if guard.key == "G7")
+    answers = answers_of(bench.set, bench.targets[SHAPES.key].judge(images, bench.prompts))
+    return _flag(score_card(answers, SHAPES), "G7")
 
 
 def blind(bench: Bench) -> list[Outcome]:
@@ -129,7 +128,7 @@ def blind(bench: Bench) -> list[Outcome]:
     bench = bench.whole
     prompts = bench.prompts
     grey = np.full((64, 64, 3), 128, np.uint8)
-    order = Stream("shuffle", bench.set.seed).shuffle(range(len(prompts)))
+    order = HashStream("shuffle", bench.set.seed).shuffle(range(len(prompts)))
     # Shuffled within the set, but never to a twin of the same block.
     other = [order[(order.index(i) + 1) % len(order)] for i in range(len(prompts))]
     other = [(j + 4) % len(prompts) if j // 4 == i // 4 else j for i, j in enumerate(other)]
@@ -155,7 +154,7 @@ def blind(bench: Bench) -> list[Outcome]:
 
 
 def _collage(bench: Bench) -> np.ndarray:
-    """Sixteen right images of the set, shrunk into one."""
+    """Shrink sixteen right images of the set into one."""
     step = max(1, len(bench.oracle) // 16)
     small = [bench.oracle[i * step].image[::4, ::4] for i in range(16)]
     return np.concatenate([np.concatenate(small[row * 4 : row * 4 + 4], axis=1) for row in range(4)], axis=0)
@@ -168,7 +167,7 @@ def words(bench: Bench) -> list[Outcome]:
             "A6",
             f"prompt in size {scale}{', mirrored' if mirrored else ''}",
             [
-                attacks.write_words(one.image, prompt.text, scale, mirrored)
+                perturbations.write_words(one.image, prompt.text, scale, mirrored)
                 for one, prompt in zip(bench.base, bench.prompts, strict=True)
             ],
         )
@@ -188,15 +187,16 @@ def memoriser(bench: Bench) -> list[Outcome]:
     learned = _simulated(public, 1.0)
     assert learned.score.stderr is not None
     known = (learned.score.value, learned.score.stderr)
-    elsewhere = _simulated(fresh, bench.accuracy, guards.Evidence(public=known))
+    elsewhere = _simulated(fresh, bench.accuracy, Claim(public=known))
     by_heart = _simulated(public, bench.accuracy, plain=1.0)
+    unchanged = abs(elsewhere.score.value - honest.score.value) <= 0.01
     zero = np.zeros(1 + REPLICATES)
-    name = worlds.SHAPES.key
+    name = SHAPES.key
     return [
         Outcome(
             "A7", "knows the public set", name, {}, zero,
             {f"{name} public": known[0], f"{name} bound": elsewhere.score.value, f"{name} honest": honest.score.value},
-            {"G1": _flag(elsewhere, "G1"), "bound score unchanged": _near(elsewhere, honest)},
+            {"G1": _flag(elsewhere, "G1"), "bound score unchanged": unchanged},
         ),
         Outcome(
             "A7", "knows one phrasing", name, {}, zero, {f"{name} public": by_heart.score.value},
@@ -205,33 +205,22 @@ def memoriser(bench: Bench) -> list[Outcome]:
     ]  # fmt: skip
 
 
-def _near(first: Report, second: Report) -> bool:
-    return abs(first.score.value - second.score.value) <= 0.01
-
-
-def _flag(found: Report, key: str) -> bool:
+def _flag(found: ScoreCard, key: str) -> bool:
     return next(guard.flagged for guard in found.guards if guard.key == key)
 
 
 def _simulated(
-    prompt_set: PromptSet, accuracy: float, evidence: guards.Evidence | None = None, plain: float | None = None
-) -> Report:
-    """Report of perfect readers on a generator of known accuracy; `plain` is its accuracy on phrasing T0."""
-    votes = {}
+    prompt_set: PromptSet, accuracy: float, claim: Claim | None = None, plain: float | None = None
+) -> ScoreCard:
+    """Return the card of perfect readers on a generator of known accuracy; `plain` is its accuracy on phrasing T0."""
+    predictions = {}
     for prompt in prompt_set.prompts:
         p = accuracy if plain is None or prompt.template != "T0" else plain
-        answers = truth_answers(prompt, _truth(prompt, p))
-        votes[prompt.id] = [np.broadcast_to(answers, (2, 4, len(answers)))]
-    result = credit.tally(prompt_set, votes, ShapesAnswerer.panel)
-    return report(result, worlds.SHAPES, SeedClaim(prompt_set.seed), evidence)
-
-
-def _truth(prompt: Prompt, accuracy: float) -> dict[str, str]:
-    from diffusionbench.benchmarks.simpleeval.shapes import complete
-    from diffusionbench.benchmarks.simpleeval.simulate import spoil
-
-    scene = spoil(prompt.facts, accuracy, Stream("memoriser", f"truth/{prompt.id}"))
-    return complete(scene, Stream("memoriser", f"free/{prompt.id}"))
+        scene = spoil(prompt.facts, p, HashStream("memoriser", f"truth/{prompt.id}"))
+        scene = renderer.complete(scene, HashStream("memoriser", f"free/{prompt.id}"))
+        answers = truth_answers(prompt, scene)
+        predictions[prompt.id] = [np.broadcast_to(answers, (2, 4, len(answers)))]
+    return score_card(collect_answers(prompt_set, predictions, SHAPES_RULE), SHAPES, claim)
 
 
 def look(bench: Bench) -> list[Outcome]:
@@ -240,17 +229,17 @@ def look(bench: Bench) -> list[Outcome]:
     half = part.num_blocks // 2
     tuned_on = replace(part, prompts=part.prompts[: 4 * half])
     measured_on = replace(part, prompts=part.prompts[4 * half :])
+    images = _images(tuned_on, bench.accuracy, "stress base")[: bench.budget.look_images]
     out = []
     for name, target in bench.targets.items():
-        weights = np.ones((1, half))
-        images = _images(tuned_on, bench.accuracy, "stress base")[: bench.budget.look_images]
 
-        def value(style: dict[str, float], target: Any = target, images: Any = images, weights: Any = weights) -> float:
-            changed = [attacks.restyle(image, style) for image in images]
-            return float(target.values(tuned_on, target.judge(changed, tuned_on.prompts), weights)[0])
+        def value(style: Mapping[str, float], target: Target = target) -> float:
+            changed = [perturbations.restyle(image, style) for image in images]
+            judged = target.judge(changed, tuned_on.prompts)
+            return float(target.values(tuned_on, judged, np.ones((1, half)))[0])
 
         bench.progress(f"A8 {name}")
-        style = attacks.tune_look(value, bench.budget.look_evaluations, "look")
+        style = perturbations.tune_look(value, bench.budget.look_evaluations, "look")
         out.append(_restyled(bench, measured_on, name, style))
     return out
 
@@ -259,9 +248,9 @@ def _images(prompt_set: PromptSet, accuracy: float, seed: str) -> list[np.ndarra
     return [draw(prompt, 0, accuracy, seed).image for prompt in prompt_set.prompts]
 
 
-def _restyled(bench: Bench, part: PromptSet, name: str, style: dict[str, float]) -> Outcome:
+def _restyled(bench: Bench, part: PromptSet, name: str, style: Mapping[str, float]) -> Outcome:
     base, oracle = _images(part, bench.accuracy, "stress base"), _images(part, 1.0, "stress oracle")
-    changed = [attacks.restyle(image, style) for image in base]
+    changed = [perturbations.restyle(image, style) for image in base]
     weights = block_weights(part)
     gains, values = {}, {}
     for metric, target in bench.targets.items():
@@ -278,9 +267,9 @@ def shared(bench: Bench) -> list[Outcome]:
     images, texts = [one.image for one in bench.base], [prompt.text for prompt in bench.prompts]
     out = []
     for name, target in bench.targets.items():
-        if target.differentiable:
-            change = attacks.universal(cast(Any, target).model, images, texts, 8, bench.budget.universal_steps)
-            changed = attacks.to_images(attacks.to_tensor(images) + change)
+        if isinstance(target, ToyTarget):
+            change = perturbations.universal(target.model, images, texts, 8, bench.budget.universal_steps)
+            changed = perturbations.to_images(perturbations.to_tensor(images) + change)
             out.append(bench.outcome("A9", f"{name} universal 8/255", changed, name))
     return out
 
@@ -296,13 +285,13 @@ def overlaid(bench: Bench) -> list[Outcome]:
     for layout in ("own", "shared"):
         paths = [prompt.id if layout == "own" else prompt.id.rsplit("/", 1)[0] for prompt in bench.prompts]
         pictures = [
-            shapes.render(prompt.facts, "stress overlay", path)
+            renderer.render(prompt.facts, "stress overlay", path)
             for prompt, path in zip(bench.prompts, paths, strict=True)
         ]
         for levels in bench.budget.overlay_levels:
-            images = attacks.overlay(pictures, levels)
+            images = perturbations.overlay(pictures, levels)
             found = bench.outcome("A10", f"{layout} layout, {levels}/255", images, None)
-            target = bench.targets.get("simpleeval_shapes_v1")
+            target = bench.targets.get(SHAPES.key)
             if isinstance(target, SimpleEvalTarget):
                 rest = target.without_background(bench.set, target.judge(images, bench.prompts))
                 found = replace(found, values={**found.values, "without background": rest})

@@ -1,8 +1,8 @@
-"""Ways to change an image so that a metric likes it more, without showing more of what was asked."""
+"""Changes to an image that raise a metric without showing more of the requested facts."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Final
 
 import numpy as np
@@ -13,28 +13,29 @@ from torch.nn import functional as F
 
 from diffusionbench.benchmarks.simpleeval.bands import CHROMA
 from diffusionbench.benchmarks.simpleeval.blocks import Prompt
-from diffusionbench.benchmarks.simpleeval.pixels import box_mean, chroma_of, grow
-from diffusionbench.benchmarks.simpleeval.shapes_answerer import readings, votes_of
-from diffusionbench.benchmarks.simpleeval.stream import Stream, octets
-from diffusionbench.benchmarks.simpleeval.toy_scorers import ToyScorer, tokens
+from diffusionbench.benchmarks.simpleeval.evidence import wanted
+from diffusionbench.benchmarks.simpleeval.image_ops import box_mean, chroma_of, grow
+from diffusionbench.benchmarks.simpleeval.shapes_scorer import predictions_of, read
+from diffusionbench.benchmarks.simpleeval.stream import HashStream, octets
+from diffusionbench.benchmarks.simpleeval.stress.toy_scorers import ToyScorer, tokens
 
 STEP: Final = 2 / 255
 STEPS: Final = 40
 
 
 def to_tensor(images: Sequence[np.ndarray]) -> Tensor:
-    """uint8 [H, W, 3] each to float32 [B, 3, H, W] in 0..1."""
+    """Map uint8 [H, W, 3] each to float32 [B, 3, H, W] in 0..1."""
     return torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2).float() / 255
 
 
 def to_images(pixels: Tensor) -> list[np.ndarray]:
-    """The inverse, rounded."""
+    """Return the inverse of `to_tensor`, rounded."""
     array = (pixels.clamp(0, 1) * 255).round().byte().permute(0, 2, 3, 1).numpy()
     return list(np.ascontiguousarray(array))
 
 
 def pgd(model: ToyScorer, images: Sequence[np.ndarray], texts: Sequence[str], levels: int) -> list[np.ndarray]:
-    """Projected gradient ascent on the score, within `levels` / 255 of each pixel, 40 steps of 2 / 255.
+    """Ascend the score by projected gradients, within `levels` / 255 of each pixel, 40 steps of 2 / 255.
 
     Source: Madry et al. 2018 (arXiv 1706.06083).
     """
@@ -58,14 +59,14 @@ def _objective(model: ToyScorer, pixels: Tensor, numbers: Tensor) -> Tensor:
 
 
 def universal(model: ToyScorer, images: Sequence[np.ndarray], texts: Sequence[str], levels: int, steps: int) -> Tensor:
-    """One perturbation for all images: float32 [3, H, W] within `levels` / 255.
+    """Return one perturbation for all images: float32 [3, H, W] within `levels` / 255.
 
     Source: Moosavi-Dezfooli et al. 2017 (arXiv 1610.08401), by sign gradients over small batches.
     """
     clean, numbers = to_tensor(images), tokens(texts)
     bound = levels / 255
     shared = torch.zeros(clean.shape[1:])
-    stream = Stream("universal", f"{levels}/{steps}")
+    stream = HashStream("universal", f"{levels}/{steps}")
     for step in range(steps):
         rows = torch.tensor([stream.below(len(clean)) for _ in range(24)])
         shared.requires_grad_(True)
@@ -76,24 +77,24 @@ def universal(model: ToyScorer, images: Sequence[np.ndarray], texts: Sequence[st
 
 
 def square(image: np.ndarray, prompt: Prompt, levels: int, queries: int, seed: str) -> np.ndarray:
-    """Random search on the readers' votes for the very questions that are asked; returns the best image found.
+    """Search at random on the readers' predictions for the very questions that are asked; return the best image.
 
     Starts from the best of the image, random stripes and, where a background is asked for, that background written
-    over it. Ends early where every vote is right: nothing is left to gain.
+    over it. Ends early where every prediction is right: nothing is left to gain.
 
     Source: square attack, Andriushchenko et al. 2020 (arXiv 1912.00049).
     """
-    stream = Stream(seed, f"square/{prompt.id}/{levels}")
+    stream = HashStream(seed, f"square/{prompt.id}/{levels}")
     clean = image.astype(np.int64)
     side = image.shape[0]
     stripes = np.frombuffer(octets(seed, f"stripes/{prompt.id}/{levels}", side * 3), np.uint8).reshape(1, side, 3)
     best = image
-    value = _share_of_votes(image, prompt)
+    value = _share_right(image, prompt)
     starts = [np.clip(clean + levels * (stripes.astype(np.int64) % 2 * 2 - 1), 0, 255).astype(np.uint8)]
     asked = [question for question in prompt.questions[:2] if question.slot == "background"]
     starts += [one for question in asked for one in written(image, question.options[question.answer], levels)]
     for start in starts:
-        found = _share_of_votes(start, prompt)
+        found = _share_right(start, prompt)
         if found >= value:
             best, value = start, found
     for query in range(queries - 1 - len(starts)):
@@ -105,20 +106,20 @@ def square(image: np.ndarray, prompt: Prompt, levels: int, queries: int, seed: s
         trial = best.copy()
         patch = clean[top : top + size, left : left + size] + change
         trial[top : top + size, left : left + size] = np.clip(patch, 0, 255)
-        found = _share_of_votes(trial, prompt)
+        found = _share_right(trial, prompt)
         if found >= value:
             best, value = trial, found
     return best
 
 
-def _share_of_votes(image: np.ndarray, prompt: Prompt) -> float:
-    """Share of votes, over scorers and damaged views, for the requested answers to the contrasted questions."""
-    votes = votes_of(readings(image, undamaged=False), prompt)[:, :, :2]
-    return float((votes == np.asarray([question.answer for question in prompt.questions[:2]])).mean())
+def _share_right(image: np.ndarray, prompt: Prompt) -> float:
+    """Return the share of right predictions, over scorers and damaged views, on the contrasted questions."""
+    found = predictions_of(read(image, undamaged=False), prompt)
+    return float((found == wanted(prompt))[:, :, :2].mean())
 
 
 def overlay(images: Sequence[np.ndarray], levels: int) -> list[np.ndarray]:
-    """One picture for all twins of a block, their mean, moved by at most `levels` / 255 towards each of them.
+    """Return one picture for all twins of a block, their mean, moved by at most `levels` / 255 towards each of them.
 
     Args:
         images: uint8 [H, W, 3] each, four in a row for each block, right by construction.
@@ -130,9 +131,9 @@ def overlay(images: Sequence[np.ndarray], levels: int) -> list[np.ndarray]:
 
 
 def written(image: np.ndarray, kind: str, levels: int) -> list[np.ndarray]:
-    """A background written over uint8 [64, 64, 3], objects left out, no pixel changed by more than `levels`.
+    """Write a background over uint8 [64, 64, 3], objects left out; no pixel changed by more than `levels`.
 
-    Patterns of several axes, periods and signs are added as they are, and once more put in place of what was there.
+    Patterns of several axes, periods and signs are added as they are, and once more put in place of the old background.
     """
     free = ~grow(chroma_of(box_mean(image)) > CHROMA, 2)
     y, x = np.nonzero(free)
@@ -153,7 +154,7 @@ def written(image: np.ndarray, kind: str, levels: int) -> list[np.ndarray]:
 
 
 def _patterns(kind: str) -> list[np.ndarray]:
-    """A background of the shapes world in -1..1, float64 [64, 64] each; nothing is flat."""
+    """Return a background of the shapes world in -1..1, float64 [64, 64] each; nothing is flat."""
     y, x = np.mgrid[:64, :64]
     if kind == "striped":
         lit = [places // half % 2 for places in (x, y) for half in (4, 5)]
@@ -182,7 +183,7 @@ LOOKS: Final = {
 }
 
 
-def restyle(image: np.ndarray, look: dict[str, float]) -> np.ndarray:
+def restyle(image: np.ndarray, look: Mapping[str, float]) -> np.ndarray:
     """Change the look of uint8 [H, W, 3]; missing entries of `LOOKS` stay neutral."""
     values = {name: look.get(name, row[0]) for name, row in LOOKS.items()}
     pixels = to_tensor([image])
@@ -239,9 +240,9 @@ def _gaussian(pixels: Tensor, sigma: float) -> Tensor:
     return F.conv2d(rows, weights.view(1, 1, -1, 1).expand(3, 1, -1, 1), groups=3)
 
 
-def tune_look(value: Callable[[dict[str, float]], float], evaluations: int, seed: str) -> dict[str, float]:
-    """Hill climbing over the ten parameters of `LOOKS`: one is moved at a time, steps shrink."""
-    stream = Stream(seed, "look")
+def tune_look(value: Callable[[Mapping[str, float]], float], evaluations: int, seed: str) -> dict[str, float]:
+    """Climb hills over the ten parameters of `LOOKS`: one is moved at a time, steps shrink."""
+    stream = HashStream(seed, "look")
     best = {name: row[0] for name, row in LOOKS.items()}
     top = value(best)
     for trial in range(evaluations - 1):

@@ -37,7 +37,7 @@ def _bicubic(source: int, target: int) -> np.ndarray:
 
 
 def resize(image: np.ndarray, side: int = SIDE) -> np.ndarray:
-    """Bicubic resize of uint8 [H, W, 3] to uint8 [side, side, 3]; the identity where the size fits."""
+    """Resize by bicubic interpolation: uint8 [H, W, 3] to uint8 [side, side, 3]; the identity where the size fits."""
     height, width = image.shape[:2]
     if (height, width) == (side, side):
         return image
@@ -47,32 +47,32 @@ def resize(image: np.ndarray, side: int = SIDE) -> np.ndarray:
 
 
 def box_mean(image: np.ndarray) -> np.ndarray:
-    """Mean over 3 x 3 pixels with repeated edges: float32 [H, W, C]."""
+    """Return the mean over 3 x 3 pixels with repeated edges: float32 [H, W, C]."""
     padded = np.pad(image.astype(np.float32), ((1, 1), (1, 1), (0, 0)), mode="edge")
     rows = padded[:-2] + padded[1:-1] + padded[2:]
     return (rows[:, :-2] + rows[:, 1:-1] + rows[:, 2:]) / 9
 
 
 def chroma_of(rgb: np.ndarray) -> np.ndarray:
-    """Largest less smallest channel of [..., 3]; plane by plane, because numpy is slow along a short axis."""
+    """Return largest less smallest channel of [..., 3]; plane by plane, because numpy is slow along a short axis."""
     red, green, blue = rgb[..., 0], rgb[..., 1], rgb[..., 2]
     return np.maximum(np.maximum(red, green), blue) - np.minimum(np.minimum(red, green), blue)
 
 
 def colour_labels(rgb: np.ndarray) -> np.ndarray:
-    """Index of the nearest prototype colour of each RGB in float32 [..., 3]."""
+    """Return the index of the nearest prototype colour of each RGB in float32 [..., 3]."""
     return _colour_distances(rgb).argmin(axis=-1)
 
 
 def colour_name(rgb: np.ndarray) -> str | None:
-    """Name of the prototype nearest to RGB float32 [3], or None where the second is hardly farther."""
+    """Return the name of the prototype nearest to RGB float32 [3], or None where the second is hardly farther."""
     distances = _colour_distances(rgb)
     nearest, second = np.argpartition(distances, 1)[:2]
     return NAMES[nearest] if distances[second] - distances[nearest] >= COLOUR_MARGIN else None
 
 
 def _colour_distances(rgb: np.ndarray) -> np.ndarray:
-    """Distance to each prototype: L1 on RGB over its maximum, and 0.3 times the difference of the maxima on 0..1."""
+    """Return the distance to each prototype: L1 on RGB over its maximum, and 0.3 times that of the maxima on 0..1."""
     maxima = rgb.max(axis=-1)
     normalised = rgb / np.maximum(maxima, 1)[..., None]
     distance = 0.3 / 255 * np.abs(maxima[..., None] - _MAXIMA)
@@ -82,13 +82,13 @@ def _colour_distances(rgb: np.ndarray) -> np.ndarray:
 
 
 def quantile(values: np.ndarray, share: float) -> float:
-    """The value below which that share of [n] numbers lies: one of them, because numpy's own quantile is slow."""
+    """Return the value below which that share of [n] numbers lies: one of them, because numpy's quantile is slow."""
     place = int(share * (len(values) - 1))
     return float(np.partition(values, place)[place])
 
 
 def components(mask: np.ndarray, diagonal: bool) -> np.ndarray:
-    """Connected parts of a mask.
+    """Label the connected parts of a mask.
 
     Args:
         mask: bool [H, W].
@@ -132,7 +132,7 @@ def components(mask: np.ndarray, diagonal: bool) -> np.ndarray:
 
 
 def grow(mask: np.ndarray, pixels: int) -> np.ndarray:
-    """The mask dilated by a square of 2 * pixels + 1."""
+    """Dilate a mask by a square of 2 * pixels + 1."""
     out = mask.copy()
     for _ in range(pixels):
         wide = out.copy()

@@ -8,9 +8,9 @@ from typing import Final
 
 import numpy as np
 
-from diffusionbench.benchmarks.simpleeval import shapes, shapes_world
+from diffusionbench.benchmarks.simpleeval import renderer, shapes_world
 from diffusionbench.benchmarks.simpleeval.blocks import Prompt, PromptSet
-from diffusionbench.benchmarks.simpleeval.stream import Stream
+from diffusionbench.benchmarks.simpleeval.stream import HashStream
 
 #: Probabilities are compared as integers of this many parts.
 PARTS: Final = 1_000_000
@@ -18,7 +18,7 @@ PARTS: Final = 1_000_000
 
 @dataclass(frozen=True)
 class Simulated:
-    """One image with what it really shows."""
+    """One image with the facts it really shows."""
 
     prompt: Prompt
     k: int
@@ -26,8 +26,8 @@ class Simulated:
     truth: Mapping[str, str]
 
 
-def simulate(prompt_set: PromptSet, accuracy: float, seed: str, size: int = shapes.CANVAS) -> Iterator[Simulated]:
-    """Images of a prompt-following generator, in the order of the set, K for each prompt.
+def simulate(prompt_set: PromptSet, accuracy: float, seed: str, size: int = renderer.CANVAS) -> Iterator[Simulated]:
+    """Yield images of a prompt-following generator, in the order of the set, K for each prompt.
 
     Args:
         prompt_set: a set of the shapes world.
@@ -40,16 +40,16 @@ def simulate(prompt_set: PromptSet, accuracy: float, seed: str, size: int = shap
             yield draw(prompt, k, accuracy, seed, size)
 
 
-def draw(prompt: Prompt, k: int, accuracy: float, seed: str, size: int = shapes.CANVAS) -> Simulated:
-    """Image k of one prompt; depends on (seed, prompt id, k, accuracy) alone."""
+def draw(prompt: Prompt, k: int, accuracy: float, seed: str, size: int = renderer.CANVAS) -> Simulated:
+    """Draw image k of one prompt; depends on (seed, prompt id, k, accuracy) alone."""
     path = f"{prompt.id}/{k}"
-    truth = spoil(prompt.facts, accuracy, Stream(seed, f"truth/{path}"))
-    truth = shapes.complete(truth, Stream(seed, f"free/{path}"))
-    return Simulated(prompt, k, shapes.render(truth, seed, f"image/{path}", size), truth)
+    truth = spoil(prompt.facts, accuracy, HashStream(seed, f"truth/{path}"))
+    truth = renderer.complete(truth, HashStream(seed, f"free/{path}"))
+    return Simulated(prompt, k, renderer.render(truth, seed, f"image/{path}", size), truth)
 
 
-def spoil(facts: Mapping[str, str], accuracy: float, stream: Stream) -> dict[str, str]:
-    """A scene in which each named fact was kept with probability `accuracy`, else made another value.
+def spoil(facts: Mapping[str, str], accuracy: float, stream: HashStream) -> dict[str, str]:
+    """Return a scene in which each named fact was kept with probability `accuracy`, else made another value.
 
     Draws until the two groups can be told apart (by shape or by colour), as the world demands.
     """
@@ -58,20 +58,15 @@ def spoil(facts: Mapping[str, str], accuracy: float, stream: Stream) -> dict[str
     while True:
         out = {}
         for slot, fact in facts.items():
-            wrong = [item for item in _values(slot, two) if item != fact]
+            wrong = [item for item in shapes_world.allowed(slot, two) if item != fact]
             out[slot] = fact if stream.below(PARTS) < keep else stream.choice(wrong)
         same = two and out["shape1"] == out["shape2"] and out["colour1"] == out["colour2"]
         if not same:
             return out
 
 
-def _values(slot: str, two: bool) -> tuple[str, ...]:
-    name = shapes_world.kind(slot)
-    return shapes_world.COUNTS[:2] if two and name == "count" else shapes_world.VOCABULARY[name]
-
-
 def truth_answers(prompt: Prompt, truth: Mapping[str, str]) -> np.ndarray:
-    """What a perfect reader would answer: int8 [Q], -1 where the true fact is not among the options."""
+    """Return the answers of a perfect reader: int8 [Q], -1 where the true fact is not among the options."""
     return np.asarray(
         [
             question.options.index(truth[question.slot]) if truth[question.slot] in question.options else -1

@@ -1,6 +1,4 @@
-"""Trains the two learned metrics that the stress harness attacks.
-
-python -m diffusionbench.benchmarks.simpleeval.train_toy_scorers
+"""Train the two learned metrics that the stress harness attacks: `python tools/train_toy_scorers.py`.
 
 14,000 rendered pairs, batch 128, AdamW 1.2e-3 with a one-cycle schedule, clip 1.0; 14 epochs for the dual encoder, then
 2 for the yes/no scorer from its towers; about ten minutes on one core. Writes `<name>.safetensors` (16-bit) and
@@ -12,6 +10,7 @@ from __future__ import annotations
 import argparse
 import json
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
 
@@ -22,9 +21,9 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from diffusionbench.benchmarks.simpleeval import shapes_world as world
-from diffusionbench.benchmarks.simpleeval.shapes import training_pair
-from diffusionbench.benchmarks.simpleeval.stream import Stream
-from diffusionbench.benchmarks.simpleeval.toy_scorers import FOLDER, NAMES, ToyClip, ToyScorer, ToyVqa, tokens
+from diffusionbench.benchmarks.simpleeval.renderer import training_pair
+from diffusionbench.benchmarks.simpleeval.stream import HashStream
+from diffusionbench.benchmarks.simpleeval.stress.toy_scorers import FOLDER, NAMES, ToyClip, ToyScorer, ToyVqa, tokens
 from diffusionbench.schema import file_digest
 from diffusionbench.writing import write_atomic
 
@@ -33,30 +32,26 @@ EPOCHS: Final = {"toy_clipscore": 14, "toy_vqascore": 2}
 #: Wordings and one-fact negatives per pair, drawn once; an epoch takes one wording and all negatives.
 CHANGED: Final = 7
 RECIPE: Final = {"pairs": PAIRS, "batch": BATCH, "rate": RATE, "clip": CLIP, "seed": "toy"}
-
-
 #: Images uint8 [n, 3, 64, 64], tokens of captions and of one-fact negatives, each [n, CHANGED, 24].
 Pairs = tuple[Tensor, Tensor, Tensor]
 
 
-def changed(named: dict[str, str], stream: Stream) -> dict[str, str]:
-    """The same named facts with one of them made another value that keeps the two groups apart."""
+def changed(named: dict[str, str], stream: HashStream) -> dict[str, str]:
+    """Return named facts with one of them made another value that keeps the two groups apart."""
     two = world.num_groups(named) == 2
     while True:
         slot = stream.choice(sorted(named))
-        kind = world.kind(slot)
-        values = world.COUNTS[:2] if two and kind == "count" else world.VOCABULARY[kind]
-        out = {**named, slot: stream.choice([value for value in values if value != named[slot]])}
+        out = {**named, slot: stream.choice([value for value in world.allowed(slot, two) if value != named[slot]])}
         if not two or (out["shape1"] != out["shape2"] and out["colour1"] != out["colour2"]):
             return out
 
 
 def data(start: int, count: int) -> Pairs:
-    """Training pairs start..start + count - 1 of seed "toy"."""
+    """Render training pairs start..start + count - 1 of seed "toy"."""
     images, captions, negatives = [], [], []
     for index in range(start, start + count):
         image, caption, scene = training_pair("toy", index)
-        stream = Stream("toy", f"negative/{index}")
+        stream = HashStream("toy", f"negative/{index}")
         words = set(caption.replace(".", " ").replace(":", " ").split())
         named = {
             slot: fact
@@ -71,7 +66,7 @@ def data(start: int, count: int) -> Pairs:
 
 
 def loss_of(model: ToyScorer, images: Tensor, right: Tensor, wrong: Tensor) -> Tensor:
-    """In-batch and one-fact contrast for the dual encoder; yes/no cross-entropy for the other.
+    """Return in-batch and one-fact contrast for the dual encoder; yes/no cross-entropy for the other.
 
     Args:
         images: float [B, 3, H, W] in 0..1.
@@ -99,7 +94,7 @@ def loss_of(model: ToyScorer, images: Tensor, right: Tensor, wrong: Tensor) -> T
 
 @torch.no_grad()
 def accuracies(model: ToyScorer, images: Tensor, right: Tensor, wrong: Tensor) -> dict[str, float]:
-    """Two-way accuracy against one-fact negatives and yes/no accuracy on both halves."""
+    """Return two-way accuracy against one-fact negatives and yes/no accuracy on both halves."""
     model.eval()
     pixels = images.float() / 255
     yes = model.score(pixels, right[:, 0])
@@ -168,19 +163,19 @@ def ship(model: ToyScorer, name: str, held: Pairs, epochs: int, out: Path) -> No
     write_atomic(card, json.dumps(facts, indent=2) + "\n")
 
 
-def main() -> None:
+def main(names: Sequence[str], out: Path) -> None:
     """Train, check and write the scorers."""
+    pairs, held = data(0, PAIRS), data(PAIRS, HELD)
+    for name in names:
+        # The yes/no scorer begins with the towers of the dual encoder, which took most of the learning.
+        towers = out / f"{NAMES[0]}.safetensors" if name != NAMES[0] else None
+        model = train(name, pairs, held, EPOCHS[name], towers)
+        ship(model, name, held, EPOCHS[name], out)
+
+
+if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("names", nargs="*", default=NAMES, help="which scorers; default both")
     parser.add_argument("--out", type=Path, default=FOLDER)
     arguments = parser.parse_args()
-    pairs, held = data(0, PAIRS), data(PAIRS, HELD)
-    for name in arguments.names:
-        # The yes/no scorer begins with the towers of the dual encoder, which took most of the learning.
-        towers = arguments.out / f"{NAMES[0]}.safetensors" if name != NAMES[0] else None
-        model = train(name, pairs, held, EPOCHS[name], towers)
-        ship(model, name, held, EPOCHS[name], arguments.out)
-
-
-if __name__ == "__main__":
-    main()
+    main(arguments.names, arguments.out)

@@ -1,0 +1,338 @@
+"""The score card of one set: the number with its interval, its parts, its guards and its status."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+
+from diffusionbench.benchmarks.simpleeval import guards, open_world, shapes_world
+from diffusionbench.benchmarks.simpleeval.answers import (
+    STRATA,
+    SetAnswers,
+    by_cell,
+    credit_by_cell,
+    headline,
+    held_by_cell,
+    nanmean,
+    resampling,
+    single_credit,
+)
+from diffusionbench.benchmarks.simpleeval.claims import Claim, kind_of
+from diffusionbench.benchmarks.simpleeval.evidence import OPEN_RULE, SHAPES_RULE, ConsensusRule
+from diffusionbench.benchmarks.simpleeval.guards import Baselines, Guard, Variety
+from diffusionbench.stats import Estimate
+
+#: Above this share of unscored blocks the score does not stand for the set.
+INCOMPLETE: Final = 0.01
+
+
+#: Recall and precision of the scorers on labelled images with which a family of the `open` world enters the headline.
+RECALL, PRECISION = 0.40, 0.90
+COMPETENCE: Final = Path(__file__).with_name("competence-v1.json")
+
+
+@dataclass(frozen=True)
+class WorldScoring:
+    """How a world is scored.
+
+    Attributes:
+        key: metric key.
+        rule: of its scorers.
+        headline: families that enter the score.
+        baselines: of the guards, or None where they are unmeasured.
+        related_models: words that mark a network as one that shares its encoder with a scorer.
+        provisional: whether the competence of the scorers is still unmeasured.
+        ceiling: the score of images known to be right, where measured.
+    """
+
+    key: str
+    rule: ConsensusRule
+    headline: tuple[str, ...]
+    baselines: Baselines | None
+    related_models: tuple[str, ...] = ()
+    provisional: bool = False
+    ceiling: float | None = None
+
+
+def able_families(families: tuple[str, ...], path: Path = COMPETENCE) -> tuple[tuple[str, ...], bool]:
+    """Return the families whose scorers are good enough, and whether that is provisional for want of a measurement.
+
+    Args:
+        families: of the world.
+        path: recall and precision by family, measured once per version on labelled images; until that file exists,
+            all families
+    """
+    if not path.exists():
+        return families, True
+    found: dict[str, Any] = json.loads(path.read_text())["families"]
+    return tuple(name for name in families if name in found and is_able(found[name])), False
+
+
+def is_able(found: Mapping[str, float]) -> bool:
+    """Return whether recall and precision of a family let it into the headline."""
+    return found["recall"] >= RECALL and found["precision"] >= PRECISION
+
+
+#: Baselines: medians over `simulate(p)`, p = 0.9, 0.8, 0.7, 0.6 on public-0 (docs/simpleeval.md).
+SHAPES: Final = WorldScoring(
+    key="simpleeval_shapes_v1",
+    rule=SHAPES_RULE,
+    headline=shapes_world.FAMILIES,
+    baselines=Baselines(clean=0.0, split=0.0, variety=0.9),
+    ceiling=1.0,
+)
+_ABLE, _PROVISIONAL = able_families(open_world.FAMILIES)
+#: Never run on the real weights of its scorers: until it is, it has no baselines and stays provisional.
+OPEN: Final = WorldScoring(
+    key="simpleeval_v1",
+    rule=OPEN_RULE,
+    headline=_ABLE,
+    baselines=None,
+    related_models=("openai/clip", "clip-vit-base-patch32", "align-base", "coyo-align"),
+    provisional=_PROVISIONAL,
+)
+
+
+@dataclass(frozen=True)
+class PartScore:
+    """Score of the blocks that hold a combination never rendered for training, or of those that do not."""
+
+    score: float
+    blocks: int
+
+
+@dataclass(frozen=True)
+class ScoreCard:
+    """Everything reported about one generator on one set; see docs/simpleeval.md for each field."""
+
+    key: str
+    score: Estimate
+    families: Mapping[str, Estimate]
+    strata: Mapping[str, float]
+    headline: tuple[str, ...]
+    single: Estimate
+    held: Estimate
+    block: float
+    abstained: float
+    kappa: float
+    alone: tuple[float, float]
+    composition: Mapping[str, PartScore]
+    ceiling: float | None
+    guards: tuple[Guard, ...]
+    status: str
+    doubts: tuple[str, ...]
+    seed: str
+    layout: str
+    set_digest: str
+    num_prompts: int
+    images_per_prompt: int
+    unscored: tuple[str, ...]
+
+    def values(self) -> dict[str, Estimate]:
+        """Return all values under their final metric keys; a family without a scored block has none."""
+        parts = {f"{self.key}_{name}": value for name, value in self.families.items()}
+        every = {self.key: self.score, f"{self.key}_single": self.single, f"{self.key}_held": self.held, **parts}
+        return {key: value for key, value in every.items() if np.isfinite(value.value)}
+
+    def facts(self) -> dict[str, Any]:
+        """Return the facts that stand in a record beside the values, as plain JSON."""
+        return {
+            "status": self.status,
+            "doubts": list(self.doubts),
+            "seed": self.seed,
+            "seed_kind": kind_of(self.seed),
+            "layout": self.layout,
+            "set_digest": self.set_digest,
+            "headline": list(self.headline),
+            "strata": {name: _or_none(value) for name, value in self.strata.items()},
+            "block": self.block,
+            "abstained": self.abstained,
+            "kappa": self.kappa,
+            "alone": list(self.alone),
+            "composition": {
+                name: {"score": _or_none(part.score), "blocks": part.blocks} for name, part in self.composition.items()
+            },
+            "ceiling": self.ceiling,
+            "guards": {
+                guard.key: {
+                    "name": guard.name,
+                    "value": guard.value,
+                    # JSON has no infinity; an effect without any spread is as far out as can be.
+                    "z": None if guard.z is None else float(np.clip(guard.z, -1e6, 1e6)),
+                    "flagged": guard.flagged,
+                    "note": guard.note,
+                }
+                for guard in self.guards
+            },
+        }
+
+    def text(self) -> str:
+        """Return the card as printed: one line first, then the table."""
+        names = list(self.families)
+        flags = [guard.key for guard in self.guards if guard.flagged]
+        low, high = self.score.interval or (float("nan"), float("nan"))
+        width = max(10, *(len(name) + 1 for name in names))
+        row = "".join(f"{name + ('' if name in self.headline else '*'):>{width}}" for name in names)
+        marks = "  (* diagnostic)" if set(names) - set(self.headline) else ""
+        ceiling = "" if self.ceiling is None else f"   ceiling {self.ceiling:.2f}"
+        lines = [
+            f"{self.key}  {self.score.value:.3f} [{low:.3f}, {high:.3f}]  set {self.seed}  "
+            f"{self.num_prompts} prompts x {self.images_per_prompt}  unscored {len(self.unscored)}  "
+            f"guards: {', '.join(flags) or 'clean'}  status: {self.status}",
+            f"{'family':<8}{row}{marks}",
+            f"{'score':<8}" + "".join(f"{self.families[name].value:>{width}.2f}" for name in names),
+            f"easy/medium/hard {'/'.join(f'{self.strata[name]:.2f}' for name in STRATA)}   "
+            f"single {self.single.value:.2f}   held {self.held.value:.2f}   block {self.block:.2f}   "
+            f"abstained {self.abstained:.2f}   kappa {self.kappa:.2f}   A alone {self.alone[0]:.2f}   "
+            f"B alone {self.alone[1]:.2f}{ceiling}",
+        ]
+        if self.composition:
+            seen, held = self.composition["seen"], self.composition["held_out"]
+            lines.append(
+                f"without blocks that hold a combination never rendered for training {seen.score:.3f} ({seen.blocks} "
+                f"blocks), those alone {held.score:.3f} ({held.blocks})"
+            )
+        if self.doubts:
+            lines.append("not ranked: " + "; ".join(self.doubts))
+        return "\n".join([*lines, "guards  " + "  ".join(_printed(guard) for guard in self.guards)])
+
+
+def _or_none(value: float) -> float | None:
+    return value if np.isfinite(value) else None
+
+
+def _printed(guard: Guard) -> str:
+    if guard.value is None:
+        return f"{guard.name} -"
+    if guard.name == "regen":
+        return f"regen {guard.note}"
+    return f"{guard.name} {guard.value:+.3f}" + ("!" if guard.flagged else "")
+
+
+def score_card(
+    answers: SetAnswers, scoring: WorldScoring, claim: Claim | None = None, looks: Variety | None = None
+) -> ScoreCard:
+    """Score a set.
+
+    Args:
+        answers: of all scored blocks.
+        scoring: families and baselines.
+        claim: facts about the generator.
+        looks: variety of its images.
+    """
+    claim = claim or Claim()
+    prompt_set = answers.prompt_set
+    chosen = [prompt_set.families.index(name) for name in scoring.headline]
+    weights = np.concatenate([np.ones((1, len(answers.blocks))), resampling(answers)])
+    n = len(answers.blocks) * 4 * prompt_set.images_per_prompt
+    unscored = len(prompt_set.prompts) * prompt_set.images_per_prompt - n
+    cells = {name: credit_by_cell(answers, name, weights) for name in ("consensus", "A", "B")}
+    right = answers.right["consensus"]
+    single = by_cell(answers, single_credit(right, answers.options), weights)
+    held = nanmean(nanmean(held_by_cell(answers, answers.held, weights)))
+    by_family = nanmean(cells["consensus"])
+    strata = nanmean(cells["consensus"][0, chosen].T)
+    found = guards.run(answers, weights, chosen, scoring.baselines, claim, looks, scoring.related_models)
+    status, why = status_of(scoring, len(answers.blocks) / prompt_set.num_blocks, prompt_set.seed, claim, found)
+    return ScoreCard(
+        key=scoring.key,
+        score=_estimate(headline(cells["consensus"], chosen), n, unscored),
+        families={name: _estimate(by_family[:, i], n, unscored) for i, name in enumerate(prompt_set.families)},
+        strata={name: float(strata[i]) for i, name in enumerate(STRATA)},
+        headline=scoring.headline,
+        single=_estimate(headline(single, chosen), n, unscored),
+        held=_estimate(held, n, unscored),
+        block=float(right.all(axis=(1, 3)).mean()),
+        abstained=answers.abstained,
+        kappa=answers.kappa,
+        alone=(float(headline(cells["A"][:1], chosen)[0]), float(headline(cells["B"][:1], chosen)[0])),
+        composition=_composition(answers, chosen),
+        ceiling=scoring.ceiling,
+        guards=found,
+        status=status,
+        doubts=tuple(why),
+        seed=prompt_set.seed,
+        layout=prompt_set.layout,
+        set_digest=prompt_set.digest,
+        num_prompts=len(prompt_set.prompts),
+        images_per_prompt=prompt_set.images_per_prompt,
+        unscored=answers.missing,
+    )
+
+
+def _estimate(values: np.ndarray, scored: int, unscored: int) -> Estimate:
+    """Return the first value with standard error and 95 % interval over the others, bootstrap replicates."""
+    replicates = values[1:][np.isfinite(values[1:])]
+    stderr = interval = None
+    if len(replicates) > 1:
+        low, high = np.percentile(replicates, (2.5, 97.5))
+        stderr, interval = float(replicates.std(ddof=1)), (float(low), float(high))
+    return Estimate(
+        value=float(values[0]),
+        stderr=stderr,
+        interval=interval,
+        method="none" if stderr is None else "block bootstrap",
+        scored=scored,
+        unscored=unscored,
+    )
+
+
+def _composition(answers: SetAnswers, chosen: Sequence[int]) -> dict[str, PartScore]:
+    """Return the score of blocks with ("held_out") and without a combination never rendered for training ("seen")."""
+    if answers.prompt_set.world != "shapes":
+        return {}
+    touched = np.asarray(
+        [
+            any(shapes_world.touches_held_out(twin.facts) for twin in answers.prompt_set.block(int(b)))
+            for b in answers.blocks
+        ]
+    )
+    if not touched.any() or touched.all():
+        return {}
+    parts = np.stack([~touched, touched])
+    both = headline(credit_by_cell(answers, "consensus", parts.astype(float)), chosen)
+    return {name: PartScore(float(both[i]), int(parts[i].sum())) for i, name in enumerate(("seen", "held_out"))}
+
+
+def status_of(
+    scoring: WorldScoring, scored: float, seed: str, claim: Claim, found: Sequence[Guard]
+) -> tuple[str, list[str]]:
+    """Return the status of a score, and the reasons why it is not ranked.
+
+    Args:
+        scoring: of the world.
+        scored: share of blocks with all their images.
+        seed: of the prompt set.
+        claim: facts about the generator.
+        found: the guards.
+
+    Returns:
+        The first that holds of incomplete, provisional, flagged, dependent, unverified (questions that may be known, or
+        none to compare with), not regenerated, ranked; and the reasons, none where it is ranked.
+    """
+    if 1 - scored > INCOMPLETE:
+        return "incomplete", [f"{1 - scored:.1%} of the blocks are unscored"]
+    if scoring.provisional:
+        # Before any flag: baselines of guards are as unmeasured as the scorers.
+        return "provisional", ["the competence of this world's scorers was never measured"]
+    flags = [guard for guard in found if guard.flagged]
+    if raised := [guard.name for guard in flags if guard.key != "G10"]:
+        return "flagged: " + ", ".join(raised), [
+            f"guard {guard.name} is raised ({guard.note or guard.key})" for guard in flags
+        ]
+    if flags:
+        return "dependent", ["a network of the generator shares its encoder with a scorer"]
+    doubts = claim.doubts(seed)
+    if not doubts and claim.public is None:
+        doubts = ["no score of the same weights on public-0 stands beside it (key 'public' of the claim)"]
+    if doubts:
+        return "unverified", doubts
+    regenerated = next(guard for guard in found if guard.key == "G9")
+    if regenerated.value is None:
+        return "not regenerated", [regenerated.note]
+    return "ranked", []

@@ -1,0 +1,113 @@
+"""Checks by others: images sampled again from the weights (guard G9), and the claims of a record.
+
+Whoever checks draws at random which images are sampled again, after all were handed in: nobody can spare those alone.
+"""
+
+from __future__ import annotations
+
+import json
+import secrets
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from diffusionbench import record as records
+from diffusionbench.benchmarks.simpleeval import guards, scorecard
+from diffusionbench.benchmarks.simpleeval.claims import Claim, claim_of
+from diffusionbench.errors import RequestError
+from diffusionbench.limits import reads_extra
+from diffusionbench.prompts import PROMPTS, PromptChoice, PromptList
+from diffusionbench.request import Evaluation
+from diffusionbench.sample import Sample
+from diffusionbench.source import ImageSource, PromptFolderSource, UnreadableImages
+
+
+def draw_again(prompts: PromptList) -> str:
+    """Draw 2 % of a set's images by the operating system's randomness, as JSON Lines: file, text and noise seed."""
+    chosen = sorted(secrets.SystemRandom().sample(range(prompts.count), guards.num_regenerated(prompts.count)))
+    samples = map(prompts.sample, chosen)
+    rows = [{"file": f"{sample.file}.png", "text": sample.prompt, "seed": sample.seed} for sample in samples]
+    return "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+
+
+def differences(samples: Sequence[Sample], images: ImageSource, again: ImageSource) -> dict[str, float]:
+    """Compare images with the same samples made again from their ruled noise seeds.
+
+    Args:
+        samples: of the set; those that either source lacks are left out.
+        images: as they were handed in.
+        again: the weights as a source, or a folder of images they made.
+
+    Returns:
+        Mean absolute difference in 8-bit levels by `<prompt id>/<k>`; 255 where the sizes differ.
+    """
+    out = {}
+    for sample in samples:
+        try:
+            (second,), (first,) = again.images([sample]), images.images([sample])
+        except UnreadableImages:
+            continue
+        same_size = first.shape == second.shape
+        out[sample.file] = float(np.abs(first.astype(float) - second).mean()) if same_size else 255.0
+    return out
+
+
+def compare_again(evaluation: Evaluation, images: ImageSource, folder: Path) -> Evaluation:
+    """Return the evaluation with the differences to images that were sampled again.
+
+    Raises:
+        RequestError: if the folder holds no image of the set.
+    """
+    samples, choice = evaluation.samples(images), evaluation.request.prompts
+    found = differences(samples, images, PromptFolderSource(folder))
+    if not found or choice is None:
+        raise RequestError(
+            f"folder {folder} holds no image of this set, such as {samples[0].file}.png. Sample those again "
+            "that `diffusionbench prompts --again` draws."
+        )
+    claim = {**choice.claim, "again": found}
+    return evaluation.updated(prompts=choice.model_copy(update={"claim": claim}))
+
+
+@reads_extra
+def verify_record(path: Path) -> str:
+    """Check a record of SimpleEval: its set digest must be that of its seed and layout, and its status must hold.
+
+    Raises:
+        RequestError: if the record has no SimpleEval score, or does not hold.
+    """
+    found = records.load(path)
+    worlds = {scoring.key: scoring for scoring in (scorecard.OPEN, scorecard.SHAPES)}
+    facts = {key: value for key, value in records.facts_of(found).items() if key in worlds}
+    if not facts:
+        raise RequestError(f"record {path} has no SimpleEval score. Score images with --metrics simpleeval_v1 first.")
+    lines = []
+    for key, fact in facts.items():
+        claim = claim_of(PromptChoice.model_validate(found.extra["request"]["prompts"]))
+        opened = PROMPTS.load(key).open(fact["seed"], fact["layout"])
+        if opened.digest != fact["set_digest"]:
+            raise RequestError(
+                f"record {path}: seed {fact['seed']} gives the set {opened.digest[:12]}, and the record names "
+                f"{fact['set_digest'][:12]}. It was made by another version or changed; score the images again."
+            )
+        reasons = _unranked(worlds[key], fact, claim, opened.count)
+        if fact["status"] == "ranked" and reasons:
+            raise RequestError(f"record {path} calls itself ranked, but {reasons[0]}. Do not rank it.")
+        lines.append(f"{key}: set {opened.digest[:12]} is that of seed {fact['seed']}; status {fact['status']}")
+        lines += [f"  not ranked: {reason}" for reason in reasons]
+    return "\n".join(lines)
+
+
+def _unranked(scoring: scorecard.WorldScoring, fact: dict[str, Any], claim: Claim, images: int) -> list[str]:
+    """Return why a score is not ranked, by its record and by the repository's list."""
+    found = [
+        guards.Guard(name, one["name"], one["value"], flagged=bool(one["flagged"]), note=one["note"])
+        for name, one in fact["guards"].items()
+        if name != "G9"
+    ]
+    # The record's own G9 might be made up, so the images sampled again are counted once more.
+    found.append(guards.regeneration(claim.again, guards.num_regenerated(images)))
+    scored = 0.0 if fact["status"] == "incomplete" else 1.0
+    return scorecard.status_of(scoring, scored, fact["seed"], claim, found)[1]

@@ -1,0 +1,198 @@
+"""Commands around benchmarks: write a prompt set, verify SimpleEval's seeds and records, attack a metric."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from diffusionbench import bounds
+from diffusionbench.errors import RequestError
+from diffusionbench.shown import lines
+from diffusionbench.writing import check_gives_way, check_place, write_result, write_results
+
+simpleeval = typer.Typer(
+    no_args_is_help=True,
+    help="""Seeds and sealed sets of SimpleEval.
+
+Examples:
+
+  diffusionbench simpleeval verify --record record.json
+
+  diffusionbench simpleeval verify --seed bound-3fa9 --weights model.safetensors
+
+  diffusionbench simpleeval verify --name autumn --secret 5f0c --commitment 91ab
+""",
+)
+
+Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+
+
+def register(app: typer.Typer) -> None:
+    """Add the verbs to a program."""
+    app.command()(prompts)
+    app.command()(stress)
+    app.add_typer(simpleeval, name="simpleeval")
+
+
+def prompts(
+    name: Annotated[str, typer.Option("--set", help="Prompt set; see `diffusionbench ls prompts`.")],
+    seed: Annotated[
+        str, typer.Option(help="Seed of the set: public-0 .. public-4, a bound or a sealed one.")
+    ] = "public-0",
+    layout: Annotated[str | None, typer.Option(help="Size of the set; without it the smallest.")] = None,
+    out: Annotated[Path | None, typer.Option(help="Folder for prompts.jsonl.")] = None,
+    weights: Annotated[Path | None, typer.Option(help="Bind the seed to this weights file.")] = None,
+    beacon: Annotated[str, typer.Option(help="Public random value published after the weights' hash.")] = "none",
+    again: Annotated[
+        bool, typer.Option("--again", help="Also draw 2 % of the images, to be sampled again, into again.jsonl.")
+    ] = False,
+    as_json: Json = False,
+) -> None:
+    """Write a prompt set, one JSON object a line, and print its statistics.
+
+    Examples:
+
+      diffusionbench prompts --set simpleeval_v1 --seed public-0 --layout standard --out prompts/
+
+      diffusionbench prompts --set simpleeval_shapes_v1 --layout quick --out prompts/
+
+      diffusionbench prompts --set simpleeval_v1 --weights model.safetensors --out prompts/
+
+      diffusionbench prompts --set simpleeval_v1 --seed bound-3fa9 --again --out prompts/
+
+    Image k of a prompt belongs into `<prompt id>/<k>.png`, sampled from the k-th of the line's noise claims.
+    """
+    from diffusionbench.benchmarks.simpleeval.claims import bound_seed, weights_digest
+    from diffusionbench.benchmarks.simpleeval.prompts import overlaps
+    from diffusionbench.benchmarks.simpleeval.verification import draw_again
+    from diffusionbench.prompts import PROMPTS
+
+    if out is not None:
+        check_place(out, "folder")
+        check_place(out / "prompts.jsonl")
+    elif again:
+        raise RequestError("--again writes a file. Say with --out into which folder.")
+    source = PROMPTS.load(name)
+    opened = source.open(bound_seed(weights_digest(weights), beacon) if weights else seed, layout)
+    if out is not None:
+        # The first key of the first line.
+        files = {out / "prompts.jsonl": (opened.jsonl, opened.jsonl.partition(":")[0])}
+        if again:
+            files[out / "again.jsonl"] = draw_again(opened), '{"file": "'
+        write_results(files)
+    known = {other: PROMPTS.load(other) for other in sorted(PROMPTS) if other != name}
+    common = {other: overlaps(opened.texts, theirs.open("public-0").texts) for other, theirs in known.items()}
+    if as_json:
+        facts = {
+            "name": opened.name,
+            "sha256": opened.digest,
+            "prompts": len(opened.items),
+            "images_per_prompt": opened.images_per_prompt,
+            "overlaps": {other: {"exact": exact, "near": near} for other, (exact, near) in common.items()},
+            "file": str(out / "prompts.jsonl") if out else None,
+        }
+        typer.echo(json.dumps(facts))
+        return
+    typer.echo(source.summary(opened))
+    for other, (exact, near) in common.items():
+        typer.echo(f"overlap with {other}: {exact} exact, {near} near")
+    if out is not None:
+        typer.echo(str(out / "prompts.jsonl"))
+
+
+@simpleeval.command()
+def verify(
+    seed: Annotated[str | None, typer.Option(help="Bound or sealed seed to verify.")] = None,
+    weights: Annotated[Path | None, typer.Option(help="Weights file a bound seed must follow from.")] = None,
+    digest: Annotated[str | None, typer.Option(help="SHA-256 of those weights, in place of the file.")] = None,
+    beacon: Annotated[str, typer.Option(help="Public random value, if one was used.")] = "none",
+    name: Annotated[str | None, typer.Option(help="Name of a sealed set.")] = None,
+    secret: Annotated[str | None, typer.Option(help="Its revealed secret, 64 hex digits.")] = None,
+    commitment: Annotated[str | None, typer.Option(help="Commitment that its operator published.")] = None,
+    record: Annotated[Path | None, typer.Option(help="A record: its set must be the one of its seed.")] = None,
+) -> None:
+    """Check that a bound seed follows from the weights, that a sealed set is the one committed to, or a record's set.
+
+    Examples:
+
+      diffusionbench simpleeval verify --seed bound-3fa9 --weights model.safetensors
+
+      diffusionbench simpleeval verify --name autumn --secret 5f0c --commitment 91ab
+
+      diffusionbench simpleeval verify --record records/mine.json
+    """
+    from diffusionbench.benchmarks.simpleeval import claims
+    from diffusionbench.benchmarks.simpleeval.verification import verify_record
+
+    if record is not None:
+        typer.echo(lines(verify_record(record)))
+    elif name is not None and secret is not None and commitment is not None:
+        typer.echo(f"sealed set '{name}' is the one committed to; seed {claims.sealed_seed(name, secret, commitment)}")
+        if commitment not in [row.commitment for row in claims.published().sealed]:
+            typer.echo("not ranked: that commitment is not in the repository's list (simpleeval/published.yaml)")
+    elif seed is not None and (weights is not None or digest is not None):
+        sha256 = digest or "" if weights is None else claims.weights_digest(weights)
+        found = claims.bound_seed(sha256, beacon)
+        if found != seed:
+            raise RequestError(
+                f"seed {seed} does not follow from these weights and beacon '{beacon}', which give {found}. "
+                "The questions may be older than the weights; do not rank this score."
+            )
+        typer.echo(f"{seed} follows from these weights")
+        for doubt in claims.doubts(seed, sha256, beacon, claims.published()):
+            typer.echo(f"not ranked: {doubt}")
+    else:
+        raise RequestError(
+            "nothing to verify. Give --record FILE, or --seed with --weights or --digest, "
+            "or --name, --secret and --commitment."
+        )
+
+
+def stress(
+    metric: Annotated[str, typer.Argument(help="Metric to attack.")] = "simpleeval_shapes_v1",
+    against: Annotated[
+        str, typer.Option(help="Metrics to stand beside it, separated by commas.")
+    ] = "toy_clipscore,toy_vqascore",
+    attacks: Annotated[str, typer.Option(help="Attacks, separated by commas, such as A1,A4; or all.")] = "all",
+    layout: Annotated[str, typer.Option(help="quick or standard.")] = "quick",
+    seed: Annotated[str, typer.Option(help="Prompt set that is attacked.")] = "public-0",
+    accuracy: Annotated[
+        float, typer.Option(min=0, max=1, callback=bounds.number, help="Share of facts right in the base images.")
+    ] = 0.6,
+    out: Annotated[Path | None, typer.Option(help="JSON file for the result.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Attack a metric and print the gain of a hacker; exit code 3 where a requirement is missed.
+
+    Examples:
+
+      diffusionbench stress simpleeval_shapes_v1 --against toy_clipscore,toy_vqascore
+
+      diffusionbench stress simpleeval_shapes_v1 --attacks A5,A7
+
+      diffusionbench stress simpleeval_shapes_v1 --layout standard --out stress.json
+    """
+    from diffusionbench.benchmarks.simpleeval.stress import harness
+
+    if out is not None:
+        check_place(out)
+        check_gives_way(out, '"set_digest": "')
+    names = [metric, *(name for name in against.split(",") if name)]
+    chosen = list(harness.ATTACKS) if attacks == "all" else attacks.split(",")
+    result = harness.run(names, chosen, layout=layout, seed=seed, accuracy=accuracy, progress=_progress)
+    text = json.dumps(result.facts(), indent=2)
+    try:
+        if out is not None:
+            write_result(out, text + "\n")
+    finally:
+        # A result that cannot be written is not lost.
+        typer.echo(text if as_json else result.text())
+    if result.missed:
+        raise typer.Exit(3)
+
+
+def _progress(line: str) -> None:
+    typer.echo(line, err=True)

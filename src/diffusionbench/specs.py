@@ -1,0 +1,105 @@
+"""The rows of the tables that benchmarks bring: judges, metrics and prompt sets. Nothing here imports torch or numpy.
+
+They stand apart from the tables, so that a benchmark's folder can hold its rows and a table can import them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from math import inf
+from typing import Any, Literal
+
+
+@dataclass(frozen=True, kw_only=True)
+class JudgeSpec:
+    """One row of `JUDGES`: all that a request is checked by, without code or weights.
+
+    Attributes:
+        name: its key in the table, and the ending of its metrics' keys.
+        title: what it is, in a few words, as in "accuracy by <title>".
+        load: "module:Class" of its `Judge`.
+        output: "array": a mapping of arrays with one row an image; "rows": a list with one row an image.
+        uses: names of the judges whose evidence it is given.
+        dim: width of its "features", 0 where it has none.
+        num_classes: width of its "logits" where these are the classes 0..num_classes - 1 of a request, else None.
+        classes: names of those classes, by which folders of images are numbered; None where they have none.
+        image_size: the only (height, width) it accepts, or None for any.
+        licence: of its weights.
+        sha256: of its weight file, or the first digits that are published; None where it has none.
+        kid_subset: images in a subset of the kernel distance in its features.
+        options: thresholds and other settings with their defaults; part of the digest.
+        self_test: whether it was shipped with outputs to test against.
+        in_protocol: whether its digest stands in a record's protocol; no only where the record holds it elsewhere.
+    """
+
+    name: str
+    title: str
+    load: str
+    output: Literal["array", "rows"] = "array"
+    uses: tuple[str, ...] = ()
+    dim: int = 0
+    num_classes: int | None = None
+    classes: tuple[str, ...] | None = None
+    image_size: tuple[int, int] | None = None
+    licence: str
+    sha256: str | None = None
+    kid_subset: int = 1000
+    options: Mapping[str, Any] = field(default_factory=dict)
+    self_test: bool = False
+    in_protocol: bool = True
+
+
+@dataclass(frozen=True, kw_only=True)
+class MetricSpec:
+    """One metric key, for people and for the checks of a request.
+
+    Attributes:
+        key: final lower-case name, as stored in records.
+        title: for people, a few words.
+        higher_is_better: direction; None where there is no better end, or none is known.
+        axis: "class_conditional", "t2i" or "reconstruction"; None where unknown.
+        low, high: closed range of possible values.
+        unit: "share" for 0..1, "dB", or "" for none.
+        about: what is computed, with its source.
+        judges: names in `JUDGES` of those whose evidence it reduces.
+        reference: what it takes of the real images as each of its judges sees them; nothing where one is not named.
+        items: what every image must have been made for, None where that plays no part.
+        prompts: key in `PROMPTS` of the only set whose images it judges, or None for any.
+        min_samples: smallest number of images it is defined for.
+        load: "module:Class" of its `Metric`, or None where nothing here computes it.
+    """
+
+    key: str
+    title: str
+    higher_is_better: bool | None
+    axis: str | None = None
+    low: float = -inf
+    high: float = inf
+    unit: str = ""
+    about: str = ""
+    judges: tuple[str, ...] = ()
+    reference: Mapping[str, Literal["moments", "features"]] = field(default_factory=dict)
+    items: Literal["classes", "prompts"] | None = None
+    prompts: str | None = None
+    min_samples: int = 1
+    load: str | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class PromptSpec:
+    """One row of `PROMPTS`.
+
+    Attributes:
+        name: its key in the table, and what records call it.
+        title: one line for users.
+        licence: of the texts.
+        layouts: sizes it comes in, the smallest first.
+        load: "module:name" of its `PromptSource`.
+    """
+
+    name: str
+    title: str
+    licence: str
+    layouts: tuple[str, ...]
+    load: str
