@@ -284,7 +284,7 @@ def cache_manifest(path: Path) -> None:
 
 
 def prompts(path: Path) -> None:
-    from nanogen.export import read_prompts
+    from nanogen.sample import read_prompts
 
     read_prompts(path)
 

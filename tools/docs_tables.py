@@ -73,11 +73,11 @@ def of_recipe(records: Iterable[Record], name: str, guidance: float | None = Non
 def measured(records: Sequence[Record]) -> str:
     """Return when, where and how often the trainings behind a table were made."""
     seeds = sorted({record.extra["seed"] for record in records if "seed" in record.extra})
-    spread = (
-        f"one training, seed {seeds[0]}; ± is half the 95 % interval over the draw of images"
-        if len(seeds) == 1
-        else f"mean ± standard deviation over training seeds {', '.join(map(str, seeds))}"
-    )
+    if len(seeds) > 1:
+        spread = f"mean ± standard deviation over training seeds {', '.join(map(str, seeds))}"
+    else:
+        trained = f"one training, seed {seeds[0]}; " if seeds else ""
+        spread = f"{trained}± is half the 95 % interval over the draw of images"
     dates = sorted({(record.provenance.created or "")[:10] for record in records})
     machines = sorted({record.provenance.hardware or "" for record in records})
     precisions = sorted({record.protocol.precision for record in records if record.protocol.precision})
@@ -116,8 +116,11 @@ def scenes(records: Sequence[Record], base: str) -> list[str]:
         keys = (SCENES_KEY, *(f"{SCENES_KEY}_{family}" for family in SCENES))
         values = [cell([record.values[key] for record in found], 2) for key in keys]
         rows.append([linked(found[0].title, found, base), *values])
-    every = [record for name in trained for record in of_recipe(records, name)]
-    return [*table(["", "score", *SCENES], rows), "", f"*{measured(every)}*"]
+    return [
+        *table(["", "score", *SCENES], rows),
+        "",
+        f"*{measured([one for name in shown for one in of_recipe(records, name)])}*",
+    ]
 
 
 def recipes(records: Sequence[Record], base: str) -> list[str]:

@@ -48,6 +48,14 @@ def assemble(evaluation: Evaluation, images: ImageSet, found: Findings) -> Recor
     entries, faults = images.entries(request.count), images.unreadable(request.count)
     protocol = _protocol(evaluation, found)
     pixels = images_digest(entries)
+    values = _values(estimates, len(faults))
+    # Stated of metrics of other packages, so that a board can rank them anywhere.
+    for key, row in evaluation.metrics.items():
+        if key not in METRICS.own:
+            values[key] = values[key].model_copy(update={"higher_is_better": row.higher_is_better})
+    unjudged = [
+        f"image {sample}: {reason}" for estimate in estimates.values() for sample, reason in estimate.unjudged.items()
+    ]
     facts = {key: dict(estimate.facts) for key, estimate in estimates.items() if estimate.facts}
     return Record(
         kind="measured",
@@ -57,10 +65,10 @@ def assemble(evaluation: Evaluation, images: ImageSet, found: Findings) -> Recor
         title=request.title,
         family=request.family,
         protocol=protocol,
-        values=_directed(_values(estimates, len(faults))),
+        values=values,
         anchors={name: _values(values, 0) for name, values in found.anchors.items()},
         breakdown=_by_class(estimates, entries),
-        unscored=(*faults.values(), *_unjudged(estimates)),
+        unscored=(*faults.values(), *unjudged),
         partial=bool(faults) or any(estimate.unscored for estimate in estimates.values()),
         provenance=_provenance(evaluation, images, pixels, found),
         extra={
@@ -89,22 +97,6 @@ def _values(estimates: dict[str, Estimate], unreadable: int) -> dict[str, Value]
         values |= {key: Value(value=number, scored=estimate.scored) for key, number in estimate.extra.items()}
         values |= {key: _value(part, unreadable) for key, part in estimate.parts.items()}
     return values
-
-
-def _directed(values: dict[str, Value]) -> dict[str, Value]:
-    """State the direction of metrics of other packages, so that a board can rank them anywhere."""
-    others = {key: row for key, row in METRICS.items() if key in values and key not in METRICS.own}
-    stated = {
-        key: values[key].model_copy(update={"higher_is_better": row.higher_is_better}) for key, row in others.items()
-    }
-    return values | stated
-
-
-def _unjudged(estimates: dict[str, Estimate]) -> list[str]:
-    """Name the images that some metric has no evidence of."""
-    return [
-        f"image {sample}: {reason}" for estimate in estimates.values() for sample, reason in estimate.unjudged.items()
-    ]
 
 
 def _by_class(estimates: dict[str, Estimate], entries: Sequence[StoredImage]) -> dict[str, dict[str, Value]]:

@@ -68,6 +68,7 @@ class Protocol(Strict):
     prompts: str | None = None
     prompts_digest: str | None = None
     seed: Whole | None = None
+    noise: str | None = Field(None, description="rule by which a sample's noise follows from seed and index")
     sampler: str | None = None
     num_steps: Whole | None = None
     shift: float | None = None

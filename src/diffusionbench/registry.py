@@ -1,4 +1,4 @@
-"""Literal tables of names to lazily imported objects, open to other packages through entry points."""
+"""Literal tables of rows, open to other packages through entry points; the code of a row is imported when needed."""
 
 from __future__ import annotations
 
@@ -19,55 +19,6 @@ def nearest(name: str, known: list[str]) -> str:
     # A name of thousands of letters is like no other, and takes minutes to compare.
     close = difflib.get_close_matches(name, known, n=1) if len(name) < LONGEST else []
     return f"Did you mean '{close[0]}'?" if close else f"Known: {few(sorted(known), first=24) or 'none'}."
-
-
-class Registry(Mapping[str, str]):
-    """A table of names to "module:attribute" strings; nothing is imported before `load`.
-
-    Args:
-        kind: what one entry is, in words, for messages ("latent space").
-        entries: the literal table.
-        group: entry-point group by which other packages add names (style 2.5).
-    """
-
-    def __init__(self, kind: str, entries: dict[str, str], group: str) -> None:
-        self.kind = kind
-        self.group = group
-        self._own = dict(entries)
-
-    def _table(self) -> dict[str, str]:
-        table = dict(self._own)
-        for point in entry_points(group=self.group):
-            if table.setdefault(point.name, point.value) != point.value:
-                raise UserError(
-                    f"{self.kind} '{point.name}' is registered twice: {table[point.name]} and {point.value} "
-                    f"(entry point group '{self.group}'). Rename one of them."
-                )
-        return table
-
-    def __getitem__(self, name: str) -> str:
-        table = self._table()
-        if name not in table:
-            raise UserError(f"unknown {self.kind} '{name}'. {nearest(name, list(table))}")
-        return table[name]
-
-    def __contains__(self, name: object) -> bool:
-        return name in self._table()
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._table())
-
-    def __len__(self) -> int:
-        return len(self._table())
-
-    def load(self, name: str) -> Any:
-        """Import and return the object behind a name.
-
-        Raises:
-            UserError: if the name is unknown; the nearest known name is suggested.
-        """
-        module, _, attribute = self[name].partition(":")
-        return getattr(importlib.import_module(module), attribute)
 
 
 class HasCode(Protocol):
@@ -107,6 +58,11 @@ class Table(Mapping[str, RowT]):
         rows = {**self._derived(), **self.own}
         for point in entry_points(group=self.group):
             row = point.load()
+            if not hasattr(row, "load"):
+                raise UserError(
+                    f"{self.kind} '{point.name}' is no row of this version: {point.value} (entry point group "
+                    f"'{self.group}') must name one. See examples/colours for how rows are written."
+                )
             if rows.setdefault(point.name, row) != row:
                 raise UserError(
                     f"{self.kind} '{point.name}' is registered twice, once by {point.value} (entry point group "

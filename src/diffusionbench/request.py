@@ -30,6 +30,7 @@ _ORDER: Final = 1000
 class Sampling(Strict):
     """How a generator made the images; None where unknown. Two different ones never share stored images."""
 
+    noise: str | None = None
     sampler: str | None = None
     num_steps: int | None = None
     shift: float | None = None
@@ -153,11 +154,6 @@ class Evaluation:
         self.prompts: PromptList | None = None
         if request.prompts is not None:
             self.prompts = open_prompts(request.prompts)
-        elif AXES[request.axis].asks == "prompts":
-            raise RequestError(
-                f"axis '{request.axis}' needs a prompt set, and neither a metric nor the request names one. Known: "
-                f"{', '.join(sorted(PROMPTS))}."
-            )
 
     def updated(self, **changes: Any) -> Evaluation:
         """Return the same evaluation of a changed request; what names something may not change."""
@@ -168,6 +164,7 @@ class Evaluation:
     @property
     def full_count(self) -> int:
         """Images of a complete evaluation of a generator."""
+        self._check_prompts()
         return self.axis.full_count(self.prompts)
 
     @property
@@ -185,6 +182,7 @@ class Evaluation:
 
     def samples(self, source: ImageSource, count: int | None = None) -> list[Sample]:
         """Return the samples of a source, as many as the request asks for if no other count is given."""
+        self._check_prompts()
         asked = self.request.count if count is None else count
         return self.axis.samples(Asked(asked, self.request.num_classes, self.reference, self.prompts, source.labels))
 
@@ -243,8 +241,16 @@ class Evaluation:
                     f"metric '{key}' needs at least {spec.min_samples} images, and {request.count} were asked for or "
                     "found. Give more images or leave the metric out."
                 )
+        self._check_prompts()
         for judge in self.judges:
             JUDGES.load(judge.name).check()
+
+    def _check_prompts(self) -> None:
+        if self.prompts is None and AXES[self.request.axis].asks == "prompts":
+            raise RequestError(
+                f"axis '{self.request.axis}' needs a prompt set, and neither a metric nor the request names one. "
+                f"Known: {', '.join(sorted(PROMPTS))}."
+            )
 
     def _check_comparison(self, key: str, spec: MetricSpec) -> None:
         """Refuse a metric whose prompts or real images are others, or not there."""

@@ -205,7 +205,7 @@ class JudgingPass:
     def __init__(self, evaluation: Evaluation, device: str, progress: Progress | None = None) -> None:
         """Load the judges."""
         self.evaluation = evaluation
-        self._device = check_device(device)
+        check_device(device)
         self._progress = progress
         # Building a network draws random weights first, which must not disturb a training run.
         with torch.random.fork_rng():
@@ -248,7 +248,7 @@ class JudgingPass:
         references = {
             name: JudgedReference(reference, self.judges[name]) for name in spec.reference if reference is not None
         }
-        context = Context(references, self.evaluation.prompts, self.evaluation.request.prompts, self._device)
+        context = Context(references, self.evaluation.prompts, self.evaluation.request.prompts)
         with in_float32():
             metric: Metric = METRICS.load(spec.key)(spec, context)
             return metric

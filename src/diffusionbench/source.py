@@ -8,7 +8,7 @@ from __future__ import annotations
 import hashlib
 import os
 import re
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Final, Protocol
@@ -18,14 +18,7 @@ import numpy as np
 from diffusionbench import bounds
 from diffusionbench.archives import Archive, ImageRows
 from diffusionbench.errors import DataError, RequestError
-from diffusionbench.files import (
-    ImageFolder,
-    LeftOut,
-    list_images,
-    number_classes,
-    open_image_folder,
-    read_lines,
-)
+from diffusionbench.files import LeftOut, list_images, number_classes, open_image_folder, read_lines
 from diffusionbench.images import UnreadableImage, decode
 from diffusionbench.sample import Sample
 from diffusionbench.schema import digest, file_digest
@@ -40,7 +33,7 @@ class ImageSource(Protocol):
     """Anything that gives an image for a sample; the image depends on the source's digest and the sample only.
 
     Attributes:
-        description: for people: where the images come from.
+        description: where the images come from, in words.
         digest: SHA-256 of what the images depend on (weights, files).
         preferred_batch: samples to ask for at once.
         image_size: (height, width) of its images, or None where not known before the first.
@@ -81,10 +74,66 @@ class UnreadableImages(DataError):  # noqa: N818
         self.reasons = dict(reasons)
 
 
-class FolderSource:
-    """Images in a folder, in natural order of their names; their classes are its subfolders (docs/data.md)."""
+class _ImageFiles:
+    """Images in files below a folder, all of one size."""
 
     preferred_batch = 64
+    folder: Path
+    files: Sequence[Path]
+    classes: tuple[str, ...] | None = None
+    notes: tuple[str, ...] = ()
+
+    def _file(self, sample: Sample) -> Path:
+        raise NotImplementedError
+
+    @cached_property
+    def image_size(self) -> tuple[int, int] | None:
+        """Size of the first readable image, or None if there is none."""
+        for file in self.files:
+            try:
+                return _decode(file).shape[:2]
+            except UnreadableImage:
+                continue
+        return None
+
+    def images(self, samples: Sequence[Sample]) -> np.ndarray:
+        """Return the samples' images; grey and palette files become RGB without loss.
+
+        Raises:
+            UnreadableImages: naming each that is missing or cannot be decoded.
+            DataError: if one has another size than the first, transparency, or more than 8 bits a channel.
+        """
+        arrays, reasons = [], {}
+        for sample in samples:
+            file = self._file(sample)
+            try:
+                arrays.append(_decode(file))
+            except UnreadableImage as error:
+                reasons[sample.id] = error.fault
+                continue
+            size = arrays[-1].shape[:2]
+            if size != self.image_size:
+                raise DataError(
+                    f"{printable(str(file))} is {_size(size)}, the first image of {printable(str(self.folder))} is "
+                    f"{_size(self.image_size)}. All images of one set must have one size."
+                )
+        if reasons:
+            raise UnreadableImages(reasons)
+        return np.stack(arrays)
+
+    def _digests(self) -> list[str | None]:
+        """Return the SHA-256 of each file, or None of one that cannot be read: its image is named when asked for."""
+        found: list[str | None] = []
+        for file in self.files:
+            try:
+                found.append(file_digest(file))
+            except OSError:
+                found.append(None)
+        return found
+
+
+class FolderSource(_ImageFiles):
+    """Images in a folder, in natural order of their names; their classes are its subfolders (docs/data.md)."""
 
     def __init__(
         self, folder: Path, labels: Sequence[int | None] | None = None, known: Sequence[str] | None = None
@@ -105,102 +154,32 @@ class FolderSource:
         self.folder = found.root
         self.files = [found.root / name for name in found.images]
         self.description = f"folder {printable(str(folder))}"
-        self.classes: tuple[str, ...] | None = None
         self.labels: tuple[int | None, ...] = (None,) * len(self.files)
         if labels is not None:
             self.labels = _matching(labels, len(self.files), printable(str(folder)))
         elif found.classes is not None:
-            self._number(found, known)
+            numbers, lacking = number_classes(found.classes, known)
+            if not lacking or len(numbers) <= len(known or numbers):
+                self.labels = tuple(numbers[name.partition("/")[0]] for name in found.images)
+            self.classes = tuple(map(printable, known if known is not None and not lacking else numbers))
         for name in found.empty:
             found.left_out.add("folders without images", name)
         self.notes = tuple(filter(None, [found.left_out.sentence(folder)]))
 
-    def _number(self, found: ImageFolder, known: Sequence[str] | None) -> None:
-        numbers, lacking = number_classes(found.classes or (), known)
-        if not lacking or len(numbers) <= len(known or numbers):
-            self.labels = tuple(numbers[name.partition("/")[0]] for name in found.images)
-        names = known if known is not None and not lacking else numbers
-        self.classes = tuple(map(printable, names))
+    def _file(self, sample: Sample) -> Path:
+        return self.files[sample.id]
 
     @cached_property
     def digest(self) -> str:
         """SHA-256 over names, contents and labels of the images."""
         names = [file.relative_to(self.folder).as_posix() for file in self.files]
-        return digest([names, _digests(self.files), self.labels])
-
-    @cached_property
-    def image_size(self) -> tuple[int, int] | None:
-        """Size of the first readable image, or None if there is none."""
-        return _first_size(self.files)
-
-    def images(self, samples: Sequence[Sample]) -> np.ndarray:
-        """Return the samples' images; grey and palette files become RGB without loss.
-
-        Raises:
-            UnreadableImages: naming each file that cannot be decoded.
-            DataError: if one has another size than the first, transparency, or more than 8 bits a channel.
-        """
-        return _read_all({sample.id: self.files[sample.id] for sample in samples}, self.image_size, self.folder)
+        return digest([names, self._digests(), self.labels])
 
 
-def _read_all(files: Mapping[int, Path | UnreadableImage], size: tuple[int, int] | None, folder: Path) -> np.ndarray:
-    """Decode the files by sample id; one that is known to be unreadable stands there as its error."""
-    arrays, reasons = [], {}
-    for sample, file in files.items():
-        try:
-            if isinstance(file, UnreadableImage):
-                raise file
-            arrays.append(_decode(file))
-        except UnreadableImage as error:
-            reasons[sample] = error.fault
-            continue
-        if arrays[-1].shape[:2] != size:
-            raise DataError(
-                f"{printable(str(file))} is {_size(arrays[-1].shape[:2])}, the first image of "
-                f"{printable(str(folder))} is {_size(size)}. All images of one set must have one size."
-            )
-    if reasons:
-        raise UnreadableImages(reasons)
-    return np.stack(arrays)
-
-
-def _decode(file: Path) -> np.ndarray:
-    """Decode one image as uint8 [H, W, 3]."""
-    name = printable(str(file))
-    try:
-        data = file.read_bytes()
-    except OSError as error:
-        reason = "it is a link to nothing" if file.is_symlink() and not os.path.exists(file) else error.strerror
-        raise UnreadableImage(f"cannot read image {name}: {reason}") from None
-    return np.asarray(decode(data, name, transparency="refuse"))
-
-
-def _digests(files: Iterable[Path]) -> list[str | None]:
-    """Return the SHA-256 of each file, or None of one that cannot be read: it is named when its image is asked for."""
-    found: list[str | None] = []
-    for file in files:
-        try:
-            found.append(file_digest(file))
-        except OSError:
-            found.append(None)
-    return found
-
-
-def _first_size(files: Iterable[Path]) -> tuple[int, int] | None:
-    for file in files:
-        try:
-            return _decode(file).shape[:2]
-        except UnreadableImage:
-            continue
-    return None
-
-
-class PromptFolderSource:
+class PromptFolderSource(_ImageFiles):
     """Images that were made for a prompt set, under its own file names: `<prompt id>/<k>.png` below a folder."""
 
-    preferred_batch = 64
     labels = None
-    classes: tuple[str, ...] | None = None
 
     def __init__(self, folder: Path, wanted: Collection[str] | None = None) -> None:
         """List the images; which of them are needed is the axis's business.
@@ -214,47 +193,45 @@ class PromptFolderSource:
         self.folder = folder
         self.description = f"folder {printable(str(folder))}"
         left_out = LeftOut()
-        names = list_images(folder, left_out)
-        if not names:
+        self._by_stem: dict[str, Path] = {}
+        for name in list_images(folder, left_out):
+            stem = os.path.splitext(name)[0]
+            if stem in self._by_stem:
+                raise DataError(
+                    f"{printable(str(self._by_stem[stem]))} and {printable(str(folder / name))} are both image "
+                    f"{printable(stem)}. Keep one of them."
+                )
+            self._by_stem[stem] = folder / name
+            if wanted is not None and stem not in wanted:
+                left_out.add("images that the prompt set does not name", name)
+        if not self._by_stem:
             raise DataError(
                 f"{self.description} has no images. Make them with the names that `diffusionbench prompts` lists: "
                 "<prompt id>/<k>.png."
             )
-        self._files: dict[str, Path] = {}
-        for name in names:
-            stem = os.path.splitext(name)[0]
-            if stem in self._files:
-                raise DataError(
-                    f"{printable(str(self._files[stem]))} and {printable(str(folder / name))} are both image "
-                    f"{printable(stem)}. Keep one of them."
-                )
-            self._files[stem] = folder / name
-            if wanted is not None and stem not in wanted:
-                left_out.add("images that the prompt set does not name", name)
+        self.files = list(self._by_stem.values())
         self.notes = tuple(filter(None, [left_out.sentence(folder)]))
+
+    def _file(self, sample: Sample) -> Path:
+        return self._by_stem.get(sample.file, self.folder / f"{sample.file}.png")
 
     @cached_property
     def digest(self) -> str:
         """SHA-256 over names and contents of the images."""
-        return digest([*zip(self._files, _digests(self._files.values()), strict=True)])
+        return digest([*zip(self._by_stem, self._digests(), strict=True)])
 
-    @cached_property
-    def image_size(self) -> tuple[int, int] | None:
-        """Size of the first readable image, or None if there is none."""
-        return _first_size(self._files.values())
 
-    def images(self, samples: Sequence[Sample]) -> np.ndarray:
-        """Return the samples' images.
-
-        Raises:
-            UnreadableImages: naming each that is missing or cannot be decoded.
-            DataError: if one has another size than the first.
-        """
-        files = {sample.id: self._files.get(sample.file) or self._missing(sample) for sample in samples}
-        return _read_all(files, self.image_size, self.folder)
-
-    def _missing(self, sample: Sample) -> UnreadableImage:
-        return UnreadableImage(f"{printable(str(self.folder / sample.file))}.png is missing")
+def _decode(file: Path) -> np.ndarray:
+    """Decode one image as uint8 [H, W, 3]."""
+    name = printable(str(file))
+    try:
+        data = file.read_bytes()
+    except OSError as error:
+        if not os.path.lexists(file):
+            raise UnreadableImage(f"{name} is missing") from None
+        reason = "it is a link to nothing" if not os.path.exists(file) else error.strerror
+        raise UnreadableImage(f"cannot read image {name}: {reason}") from None
+    return np.asarray(decode(data, name, transparency="refuse"))
 
 
 class ArchiveSource:
@@ -274,26 +251,25 @@ class ArchiveSource:
                 with N >= 1, or its labels cannot be read.
             RequestError: if the number of labels is another one.
         """
-        keys = archive_keys(path)
+        with Archive(path) as archive:
+            keys, left_out = archive.keys, LeftOut()
+            for name in archive.others:
+                left_out.add("members that are no arrays", name)
         others = [key for key in keys if key not in LABEL_KEYS and key not in STATISTICS_KEYS]
         if "arr_0" not in keys and len(others) != 1:
             raise DataError(
                 f"{path} holds {few(keys) or 'nothing'}. Images must be under the key arr_0, and their labels, "
                 "if there are any, under arr_1."
             )
-        self.path = path
-        self.description = f"archive {printable(str(path))}"
         image_key = "arr_0" if "arr_0" in keys else others[0]
-        self._rows = ImageRows(path, image_key)
-        count = self._rows.count
-        stored = [key for key in LABEL_KEYS if key in keys]
-        left_out = LeftOut()
-        with Archive(path) as archive:
-            for name in archive.others:
-                left_out.add("members that are no arrays", name)
         for key in others:
             if key != image_key:
                 left_out.add("arrays that are neither images nor labels", key)
+        self.path = path
+        self.description = f"archive {printable(str(path))}"
+        self._rows = ImageRows(path, image_key)
+        count = self._rows.count
+        stored = [key for key in LABEL_KEYS if key in keys]
         self.labels: tuple[int | None, ...] = (None,) * count
         if labels is not None:
             self.labels = _matching(labels, count, str(path))
@@ -365,7 +341,7 @@ class ConstantSource:
         self.digest = digest(["constant", image_size, level])
 
     def images(self, samples: Sequence[Sample]) -> np.ndarray:
-        """As many constant images."""
+        """Return as many constant images."""
         height, width = self.image_size or (1, 1)
         return np.full((len(samples), height, width, 3), self.level, np.uint8)
 

@@ -64,11 +64,6 @@ class SyntheticLatent(Latent):
         """Standard normal latents [B, C, h, w] of the space's shape."""
         return torch.randn(len(images), *self.spec.shape(images.shape[-1]), device=images.device)
 
-    def decode(self, latents: torch.Tensor) -> torch.Tensor:
-        """Grey images of the right size."""
-        size = latents.shape[-1] * self.spec.stride
-        return torch.full((len(latents), 3, size, size), 0.5, device=latents.device)
-
 
 class SyntheticConditioner:
     """Stands for a conditioner whose data and encoder are not needed: classes in turn, or captions of one length."""

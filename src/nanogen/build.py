@@ -17,7 +17,7 @@ from nanogen.objectives import OBJECTIVES
 from nanogen.objectives.base import Objective
 from nanogen.precision import Precision
 from nanogen.resolve import Derived, resolve
-from nanogen.rng import generator
+from nanogen.rng import initial_seed
 
 
 @dataclass(frozen=True)
@@ -84,7 +84,7 @@ def build_losses(config: Config, components: Components, net: DDT) -> dict[str, 
     taps = (*components.derived.shape.taps, *net.heads)
     for name, values in config.losses.items():
         with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(generator(config.seed, f"weights of {name}").initial_seed())
+            torch.manual_seed(initial_seed(config.seed, f"weights of {name}"))
             loss = LOSSES.load(name)(LOSSES[name].options.model_validate(values), components)
         for tap in loss.taps:
             if tap not in taps:

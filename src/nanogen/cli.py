@@ -164,7 +164,7 @@ def sample(
     changes = [*(overrides or []), *([] if guidance is None else [f"guidance.scale={guidance}"])]
     parse_labels(labels)
     _check_use_of_run(run, changes)
-    from nanogen.export import read_prompts, sample_run
+    from nanogen.sample import read_prompts, sample_run
 
     wanted = [*(prompt or []), *([] if prompts is None else read_prompts(prompts))]
     if sample_run(run, changes, labels, wanted, num, seed or 0, batch_size, out):
@@ -201,7 +201,7 @@ def evaluate(
     }
     changes = [*(overrides or []), *(f"{key}={value}" for key, value in given.items() if value is not None)]
     _check_use_of_run(run, changes)
-    from nanogen.export import evaluate_run
+    from nanogen.evaluate import evaluate_run
 
     record = evaluate_run(run, changes, tuned, out)
     if record is None:

@@ -7,8 +7,9 @@ below the command line and `train.py` sees these models.
 from __future__ import annotations
 
 import io
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -61,7 +62,7 @@ def read_yaml(text: str, file: str) -> CommentedMap:
         reason = getattr(error, "problem", None) or str(error).partition("\n")[0]
         raise ConfigError(f"{where}: not valid YAML: {clipped(reason, 200)}.") from None
     except Exception as error:
-        # Its constructors raise whatever Python does: an integer of 5,000 digits, the 99th of a month, a map in itself.
+        # Constructors raise any error of Python: an integer of 5,000 digits, the 99th of a month, a map in itself.
         raise ConfigError(f"{file}: a value cannot be read ({clipped(str(error), 200)}). Write another one.") from None
     if tree is None:
         return CommentedMap()
@@ -80,7 +81,7 @@ def _too_large(file: str) -> ConfigError:
 
 
 def _check_extent(text: str, file: str) -> None:
-    """Refuse what would take minutes or the whole stack to build, from the stream of its events."""
+    """Refuse text that would take minutes or the whole stack to build, by the stream of its events."""
     if len(text) > MAX_CHARACTERS:
         raise _too_large(file)
     level = 0
@@ -183,27 +184,31 @@ def method_names() -> list[str]:
     return [str(name) for name in read_own("methods.yaml")[0]]
 
 
-def _task(name: str) -> list[tuple[CommentedMap, str]]:
-    """Return the file of a task, and before it that of the task which it is `like`."""
-    tree, file = read_own("task", f"{name}.yaml")
+@cache
+def _base() -> ConfigLayer:
+    return ConfigLayer.of(*read_own("base.yaml"))
+
+
+def _read_task(name: str) -> tuple[CommentedMap, str]:
+    return read_own("task", f"{name}.yaml")
+
+
+def _read_method(name: str) -> tuple[CommentedMap, str]:
+    table, file = read_own("methods.yaml")
+    return table[name], file
+
+
+def _with_like(
+    name: str, known: Sequence[str], read: Callable[[str], tuple[CommentedMap, str]]
+) -> list[tuple[CommentedMap, str]]:
+    """Return the tree and file of a task or method, and before them those of the one that it is `like`."""
+    tree, file = read(name)
     like = tree.pop("like", None)
     if like is None:
         return [(tree, file)]
-    if like not in task_names() or "like" in read_own("task", f"{like}.yaml")[0]:
-        raise ConfigError(f"{file}: the task is like '{like}', which must be a task without 'like'.")
-    return [*_task(like), (tree, file)]
-
-
-def _method(name: str) -> ConfigLayer:
-    """Return the row of a method, over the row which it is `like`."""
-    table, file = read_own("methods.yaml")
-    row = dict(table[name])
-    like = row.pop("like", None)
-    if like is not None and (like not in table or "like" in table[like]):
-        raise ConfigError(f"{file}: row '{name}' is like '{like}', which must be a row without 'like'.")
-    origin = f"{file}:{table.lc.key(name)[0] + 1}"
-    own = {key: Leaf(leaf.value, origin) for key, leaf in ConfigLayer.of(row, file).items()}
-    return ConfigLayer({**(_method(like) if like is not None else {}), **own})
+    if like not in known or "like" in read(like)[0]:
+        raise ConfigError(f"{file}: '{name}' is like '{like}', which must be one of {few(known)}, without 'like'.")
+    return [*_with_like(like, known, read), (tree, file)]
 
 
 def _command_line(override: str) -> ConfigLayer:
@@ -223,7 +228,7 @@ class ComposedConfig:
 
     Attributes:
         config: the checked values.
-        origins: dotted key -> "file:line", "command line" or what counted it.
+        origins: dotted key -> "file:line" or "command line".
         choice: the task, method and scale it was composed for.
         layers: the layers that were merged; later ones win.
     """
@@ -273,25 +278,25 @@ def compose(
     if not task and "task" not in use:
         raise ConfigError(f"no task given. Choose one with --task: {', '.join(task_names())}.")
     task = choose("task", task, task_names())
-    trees = _task(task)
+    tasks = _with_like(task, task_names(), _read_task)
     defaults: dict[str, str] = {}
-    for tree, _ in trees:
+    for tree, _ in tasks:
         defaults |= tree.pop("use", {})
-    blocks = [(tree.pop("scales", {}), name) for tree, name in trees]
-    method = choose("method", method, method_names(), defaults["method"], trees[-1][1])
-    scale = choose("scale", scale, SCALES, defaults["scale"], trees[-1][1])
+    blocks = [(tree.pop("scales", {}), name) for tree, name in tasks]
+    method = choose("method", method, method_names(), defaults["method"], tasks[-1][1])
+    scale = choose("scale", scale, SCALES, defaults["scale"], tasks[-1][1])
 
-    scale_file = read_own("scale", f"{scale}.yaml")
+    scale_tree, scale_file = read_own("scale", f"{scale}.yaml")
+    methods = _with_like(method, method_names(), _read_method)
     layers = [
-        (scale_file[1], ConfigLayer.of(*scale_file)),
-        *((name, ConfigLayer.of(tree, name)) for tree, name in trees),
+        (scale_file, ConfigLayer.of(scale_tree, scale_file)),
+        *((name, ConfigLayer.of(tree, name)) for tree, name in tasks),
         *((f"{name} scales.{scale}", ConfigLayer.of(block.get(scale, {}), name)) for block, name in blocks),
-        (f"configs/methods.yaml {method}", _method(method)),
+        *((f"{name} {method}", ConfigLayer.of(tree, name)) for tree, name in methods),
         (str(file), ConfigLayer.of(mine, str(file))),
         *(("command line", _command_line(override)) for override in overrides),
     ]
-    base = ConfigLayer.of(*read_own("base.yaml"))
-    config, origins = _merge(base, [layer for _, layer in layers])
+    config, origins = _merge(_base(), [layer for _, layer in layers])
     names = dict.fromkeys(["configs/base.yaml", *(name for name, layer in layers if layer)])
     return ComposedConfig(config, origins, {"task": task, "method": method, "scale": scale}, tuple(names))
 
@@ -306,7 +311,7 @@ def reload(values: Mapping[str, Any], origin: str) -> Config:
     if isinstance(latent, Mapping) and "memory" in latent:
         # The name of `latent.cache_mb` in configs of before.
         values = {**values, "latent": {"cache_mb" if key == "memory" else key: latent[key] for key in latent}}
-    return _merge(ConfigLayer.of(*read_own("base.yaml")), [ConfigLayer.of(values, origin)])[0]
+    return _merge(_base(), [ConfigLayer.of(values, origin)])[0]
 
 
 def changed(config: Config, overrides: Iterable[str], allowed: Sequence[str], why: str) -> Config:
@@ -342,7 +347,7 @@ def check_overrides(overrides: Iterable[str]) -> None:
     layers = [_command_line(override) for override in overrides]
     # The keys of open sections depend on the row that the stored config names.
     closed = (ConfigLayer({k: leaf for k, leaf in layer.items() if not k.startswith(tuple(_OPEN))}) for layer in layers)
-    _merge(ConfigLayer.of(*read_own("base.yaml")), list(closed))
+    _merge(_base(), list(closed))
 
 
 def check_reference(composed: ComposedConfig) -> None:
@@ -385,12 +390,12 @@ def _merge(base: ConfigLayer, layers: Sequence[ConfigLayer]) -> tuple[Config, di
     tree: dict[str, Any] = {}
     for key, leaf in merged.items():
         *sections, last = key.split(".")
-        place = tree
+        node = tree
         for section in sections:
-            place = place.setdefault(section, {})
-            if not isinstance(place, dict):
+            node = node.setdefault(section, {})
+            if not isinstance(node, dict):
                 raise ConfigError(f"{leaf.origin}: '{key}': '{section}' is a value, which holds no others.")
-        place[last] = leaf.value
+        node[last] = leaf.value
     try:
         config = Config.model_validate(tree)
     except ValidationError as error:
@@ -414,7 +419,7 @@ def _refuse_key(key: str, leaf: Leaf, known: list[str]) -> None:
 
 
 def _check_kinds(values: Mapping[str, Any], merged: Mapping[str, Leaf], prefix: str = "") -> None:
-    """Refuse what the models would convert: words to numbers, `no` or 1 to a truth value, `true` to 1."""
+    """Refuse values that the models would convert: words to numbers, `no` or 1 to a truth value, `true` to 1."""
     for key, value in leaves(values, prefix).items():
         leaf = merged.get(key)
         if leaf and any(isinstance(leaf.value, kind) != isinstance(value, kind) for kind in (bool, str)):

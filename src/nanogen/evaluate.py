@@ -1,4 +1,4 @@
-"""Presents a network to the benchmark as an image source; the same way in training and after it.
+"""Evaluations and sample grids of a network, made the same way in training and after it.
 
 Noise has its own seeds, and the network is the averaged copy: nothing here can change the training.
 """
@@ -21,7 +21,7 @@ from diffusionbench.errors import CheckpointError, ConfigError, DataError, Reque
 from diffusionbench.images import decode_rgb, grid, save_png
 from diffusionbench.metrics import METRICS
 from diffusionbench.prompts import PromptChoice, open_prompts
-from diffusionbench.record import Guidance, Record, load
+from diffusionbench.record import Guidance, Record, check_record_place, load
 from diffusionbench.request import EvalRequest, Evaluation, Sampling, check_metric_axis
 from diffusionbench.sample import Sample
 from diffusionbench.writing import write_errors
@@ -29,20 +29,20 @@ from nanogen import parallel
 from nanogen.build import Components
 from nanogen.conditions import CONDITIONS, SampleSpec
 from nanogen.config import Config
-from nanogen.pipeline import ImagePipeline
+from nanogen.pipeline import ImagePipeline, open_weights
 from nanogen.resolve import resolve
-from nanogen.rng import Draws, SeededDraws
+from nanogen.rng import PositionalNoise, SeededNoise
 from nanogen.run import EVALS, SAMPLES, Run
 
 # Columns of a sample grid.
 COLUMNS = 10
 
 
-def asked(asks: Sequence[SampleSpec]) -> dict[str, object]:
-    """Return what was asked for, for the metadata of a picture of many images."""
-    if all(ask.caption is None for ask in asks):
-        return {"labels": [ask.label for ask in asks]}
-    return {"prompts": [ask.caption for ask in asks]}
+def metadata(specs: Sequence[SampleSpec]) -> dict[str, list[int | None] | list[str | None]]:
+    """Return the labels or the prompts of many images, by that name."""
+    if all(spec.caption is None for spec in specs):
+        return {"labels": [spec.label for spec in specs]}
+    return {"prompts": [spec.caption for spec in specs]}
 
 
 class NetworkSource:
@@ -62,8 +62,7 @@ class NetworkSource:
         self.seed = seed
         self.preferred_batch = batch_size
         self.description = description
-        latent_shape, stride = pipeline.components.derived.shape.latent_shape, pipeline.components.derived.latent.stride
-        self.image_size: tuple[int, int] | None = (latent_shape[1] * stride, latent_shape[2] * stride)
+        self.image_size: tuple[int, int] | None = (pipeline.components.derived.image_size,) * 2
 
     @cached_property
     def digest(self) -> str:
@@ -75,13 +74,13 @@ class NetworkSource:
         return sha.hexdigest()
 
     def images(self, samples: Sequence[Sample]) -> np.ndarray:
-        """uint8 [B, H, W, 3]; image i depends on (weights, label or prompt, seed, i) only."""
+        """Return uint8 [B, H, W, 3]; image i depends on (weights, label or prompt, seed, i) only."""
         prompts = [sample.prompt for sample in samples if sample.prompt is not None]
         condition = self.pipeline.components.conditioner([sample.label for sample in samples], prompts or None)
         device, given = self.pipeline.components.device, [sample.seed for sample in samples if sample.seed is not None]
         if given:
-            return self.pipeline(condition, SeededDraws(given, device))
-        return self.pipeline(condition, Draws(self.seed, [(sample.id,) for sample in samples], device))
+            return self.pipeline(condition, SeededNoise(given, device))
+        return self.pipeline(condition, PositionalNoise(self.seed, [sample.id for sample in samples], device))
 
 
 def _evaluation(config: Config, components: Components, method: str, step: int | None) -> Evaluation:
@@ -109,11 +108,16 @@ def _evaluation(config: Config, components: Components, method: str, step: int |
     )
     evaluation = Evaluation(request)
     asked = config.eval.num_samples
-    return evaluation.updated(count=evaluation.full_count if asked == "auto" else asked)
+    # Samples of a prompt set that rules their noise carry the seeds of their generators.
+    ruled = evaluation.prompts is not None and evaluation.prompts.noise_seeds is not None
+    return evaluation.updated(
+        count=evaluation.full_count if asked == "auto" else asked,
+        sampling=request.sampling.model_copy(update={"noise": None if ruled else config.noise}),
+    )
 
 
 def _prompts(config: Config) -> PromptChoice | None:
-    """The prompt set whose images the metrics judge, or None if they need none.
+    """Return the prompt set whose images the metrics judge, or None if they need none.
 
     Raises:
         ConfigError: if they judge images of different sets.
@@ -187,7 +191,6 @@ def evaluate(
     config: Config,
     run: Run,
     step: int,
-    progress: runner.Progress | None = None,
     save: bool = True,
 ) -> Record | None:
     """Make the images that are missing and score them; every process calls it.
@@ -205,36 +208,41 @@ def evaluate(
         RunError: if the run's folder is moved or deleted meanwhile.
     """
     scale, seed = config.guidance.scale, config.eval.seed
-    evaluation = _evaluation(config, components, run.facts["method"], step)
+    with parallel.agreed():
+        check_axis(config)
+        evaluation = _evaluation(config, components, run.facts["method"], step)
     command = f"nanogen eval {run.path} --guidance {scale:g} --num {evaluation.request.count} --seed {seed}"
     if (choice := evaluation.request.prompts) is not None:
         command += f" eval.prompt_seed={choice.seed} eval.prompt_layout={choice.layout or 'null'}"
     source = _source(net, components, config, f"{run.path.name}, step {step}")
     classes = run.facts.get("classes")
-    facts = {"checkpoint_digest": source.digest, "command": command, "classes": classes and tuple(classes)}
-    evaluation = evaluation.updated(**facts)
+    evaluation = evaluation.updated(
+        checkpoint_digest=source.digest, command=command, classes=classes and tuple(classes)
+    )
     started = time.perf_counter()
     main, images = parallel.is_main(), run.path / EVALS / "images"
     with parallel.agreed(), _written(f"evaluation of {run.path}"):
-        check_axis(config)
         evaluation.check(source)
         if main:
             run.check_there()
             runner.open_store(evaluation, source, images)
     with parallel.agreed(), _written(f"evaluation of {run.path}"):
         store = runner.open_store(evaluation, source, images)
-        runner.fill(evaluation, source, store, parallel.rank(), parallel.world_size(), progress)
+        runner.fill(evaluation, source, store, parallel.rank(), parallel.world_size())
     record = None
     with parallel.agreed(), _written(f"evaluation of {run.path}"):
         if main:
-            record = runner.score(evaluation, store, components.device, progress)
+            record = runner.score(evaluation, store, components.device)
             seconds = record.provenance.model_copy(update={"wall_seconds": time.perf_counter() - started})
             record = record.model_copy(update={"provenance": seconds})
             if save:
                 run.check_there()
                 place = record_path(run.path, step, config)
+                if "noise" not in run.facts:
+                    # Records of the version that trained it were of other images.
+                    place = place.with_name(f"{place.stem}-{config.noise}.json")
                 if finished_record(run.path, step, config) is None:
-                    # Whatever has the name of a record here was ours: half of one is replaced.
+                    # A file of this name is an earlier record, or half of one.
                     place.unlink(missing_ok=True)
                 record.save(place)
     return record
@@ -253,29 +261,59 @@ def finished_record(run: Path, step: int, config: Config) -> Record | None:
     return record if set(config.eval.metrics) <= record.values.keys() and record.provenance.step == step else None
 
 
-def grid_path(run: Path, step: int) -> Path:
-    """Return where the sample grid of a step lies."""
+def evaluate_run(path: Path, overrides: Sequence[str], tuned: bool, out: Path | None) -> Record | None:
+    """Score a run's newest weights.
+
+    Args:
+        overrides: of sampler.*, guidance.* and eval.*.
+        tuned: the method's tuned guidance on times [0, 0.9].
+        out: where the caller will save the record, which is checked first; None: it is saved in the run's folder.
+
+    Returns:
+        The record, in the main process.
+    """
+    if out is not None:
+        check_record_place(out)
+    with parallel.processes() as device:
+        with parallel.agreed():
+            loaded = open_weights(path, device)
+            if loaded.run is None:
+                raise CheckpointError(f"{path} is a file. Give the run folder, so that the record can name its run.")
+            config = loaded.changed(overrides)
+            if tuned:
+                if config.eval.tuned_scale == 1:
+                    raise RequestError(
+                        "this method has no tuned guidance scale (eval.tuned_scale is 1). Give --guidance."
+                    )
+                guidance = [f"guidance.scale={config.eval.tuned_scale}", "guidance.interval=[0.0, 0.9]"]
+                config = loaded.changed([*overrides, *guidance])
+            if not config.eval.metrics:
+                raise RequestError(f"{path} names no metric. Choose with --metrics; see `diffusionbench ls metrics`.")
+        return evaluate(loaded.net, loaded.components, config, loaded.run, loaded.step, save=out is None)
+
+
+def _grid_path(run: Path, step: int) -> Path:
     return run / SAMPLES / f"step-{step:08d}.png"
 
 
 def has_grid(run: Path, step: int) -> bool:
     """Return whether the sample grid of a step lies there, whole."""
     try:
-        decode_rgb(grid_path(run, step).read_bytes(), "")
+        decode_rgb(_grid_path(run, step).read_bytes(), "")
     except (OSError, DataError):
         return False
     return True
 
 
 def sample_grid(
-    net: nn.Module, components: Components, config: Config, run: Run, step: int, asks: Sequence[SampleSpec]
+    net: nn.Module, components: Components, config: Config, run: Run, step: int, specs: Sequence[SampleSpec]
 ) -> None:
-    """Write a grid of samples, one per entry of `asks`; only the main process works."""
+    """Write a grid of samples, one per spec; only the main process works."""
     if not parallel.is_main():
         return
     pipeline = ImagePipeline.from_config(net, components, config)
-    images = pipeline.in_batches(asks, config.eval.seed, range(len(asks)), config.eval.batch_size)
-    facts = {"step": step, "seed": config.eval.seed, "guidance": config.guidance.scale, **asked(asks)}
+    images = pipeline.in_batches(specs, config.eval.seed, range(len(specs)), config.eval.batch_size)
+    facts = {"step": step, "seed": config.eval.seed, "guidance": config.guidance.scale, **metadata(specs)}
     run.check_there()
     with _written(f"sample grid of {run.path}"):
-        save_png(grid(images, COLUMNS), grid_path(run.path, step), facts)
+        save_png(grid(images, COLUMNS), _grid_path(run.path, step), facts)

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -18,14 +18,15 @@ from diffusionbench.shown import clipped
 from nanogen import checkpoint
 from nanogen.build import Components, build_components, build_network
 from nanogen.conditions import SampleSpec
-from nanogen.config import Config, reload
+from nanogen.config import Config, changed, reload
 from nanogen.guidance import classifier_free
+from nanogen.log import say
 from nanogen.model.condition import Condition
 from nanogen.model.dit import DDT
-from nanogen.precision import Precision, autocast
+from nanogen.precision import Precision, autocast, choose
 from nanogen.resolve import resolve
-from nanogen.rng import Draws, SeededDraws
-from nanogen.run import check_same
+from nanogen.rng import PositionalNoise, SeededNoise
+from nanogen.run import Run, check_same, read
 from nanogen.samplers import SAMPLERS, time_grid
 
 
@@ -56,7 +57,7 @@ class ImagePipeline:
         return cls(net, components, sampler.name, sampler.num_steps, shift, guidance.scale, guidance.interval)
 
     @torch.no_grad()
-    def __call__(self, condition: Condition, noise: Draws | SeededDraws) -> np.ndarray:
+    def __call__(self, condition: Condition, noise: PositionalNoise | SeededNoise) -> np.ndarray:
         """Make one batch.
 
         Args:
@@ -80,27 +81,35 @@ class ImagePipeline:
             images = components.latent.decode(objective.latent(state))
         return to_uint8(images.float())
 
-    def in_batches(self, asks: Sequence[SampleSpec], seed: int, ids: Sequence[int], batch_size: int) -> np.ndarray:
+    def in_batches(self, specs: Sequence[SampleSpec], seed: int, ids: Sequence[int], batch_size: int) -> np.ndarray:
         """Make images of classes or captions, uint8 [n, H, W, 3], `batch_size` at a time."""
         made = []
         for start in range(0, len(ids), batch_size):
-            part = slice(start, start + batch_size)
-            condition = self.components.conditioner(
-                [ask.label for ask in asks[part]], [ask.caption for ask in asks[part] if ask.caption is not None]
-            )
-            made.append(self(condition, Draws(seed, [(index,) for index in ids[part]], self.components.device)))
+            batch, indices = specs[start : start + batch_size], ids[start : start + batch_size]
+            captions = [spec.caption for spec in batch if spec.caption is not None]
+            condition = self.components.conditioner([spec.label for spec in batch], captions)
+            made.append(self(condition, PositionalNoise(seed, indices, self.components.device)))
         return np.concatenate(made)
 
 
 @dataclass(frozen=True)
 class Loaded:
-    """Averaged weights from a file, with the config in its header."""
+    """Averaged weights from a file, with the config in its header and the run whose folder they lie in."""
 
     config: Config
     net: DDT
     components: Components
     step: int
     path: Path
+    run: Run | None = None
+
+    def changed(self, overrides: Iterable[str]) -> Config:
+        """Return the config with other values of sampler.*, guidance.* and eval.*.
+
+        Raises:
+            ConfigError: for any other change.
+        """
+        return changed(self.config, overrides, ("sampler", "guidance", "eval"), f"{self.path} is trained")
 
 
 def load(weights: Path, expected: Config | None, device: str, precision: Precision) -> Loaded:
@@ -126,7 +135,7 @@ def load(weights: Path, expected: Config | None, device: str, precision: Precisi
         )
     held, needed = sum(map(torch.numel, tensors.values())), components.derived.shape.num_parameters()
     if needed > 10 * held:
-        # Not even built to be compared: a config may ask for a network that no memory holds.
+        # It is not built for a comparison: a config may ask for a network that no memory holds.
         raise CheckpointError(
             f"weights {weights} is of another architecture: its config has {needed:,} parameters, it holds {held:,}."
         )
@@ -151,3 +160,22 @@ def _config_and_step(weights: Path, header: Mapping[str, str]) -> tuple[Config, 
             "nanogen wrote."
         ) from None
     return reload(values, str(weights)), step
+
+
+def open_weights(path: Path, device: str) -> Loaded:
+    """Return the newest intact weights of a run folder, or those in a file.
+
+    Raises:
+        CheckpointError: if there are none, or they do not belong to the run's config.
+    """
+    if path.is_file():
+        _, header = checkpoint.read_weights(path)
+        asked = header.get("precision", "auto")
+        return load(path, None, device, choose(asked, device))  # type: ignore[arg-type]
+    run = read(path)
+    newest, damaged = checkpoint.newest(run.checkpoints)
+    for problem in damaged:
+        say(f"{problem}; using {newest.path.name if newest else 'none'}")
+    if newest is None:
+        raise CheckpointError(f"{path} has no intact checkpoint yet. Start its `nanogen train` command again.")
+    return replace(load(newest.weights, run.config, device, run.facts["precision"]), path=path, run=run)

@@ -1,4 +1,4 @@
-"""What can be computed once before training: text states."""
+"""Preparation that is computed once before training: text states."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def prepare_text(config: Config, out: Path, dtype: str) -> CacheManifest | None:
         dtype: of the stored states.
 
     Returns:
-        What the cache says about itself, in the main process.
+        The description of the cache, in the main process.
 
     Raises:
         ConfigError: if the config has no text encoder or the data no captions.

@@ -19,11 +19,13 @@ class Derived:
     """Values that a config implies.
 
     Attributes:
+        image_size: pixels a side.
         latent: the latent space.
         shape: the network.
         train_shift, sampler_shift: of the time distribution and of the sampling grid.
     """
 
+    image_size: int
     latent: LatentSpec
     shape: Shape
     train_shift: float
@@ -78,6 +80,7 @@ def resolve(config: Config) -> Derived:
     natural = time_shift(shape.latent_shape)
     time, sampler = config.time.shift, config.sampler.shift
     return Derived(
+        image_size=size,
         latent=latent,
         shape=shape,
         train_shift=natural if time == "auto" else time,

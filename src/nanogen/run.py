@@ -179,6 +179,12 @@ def check_data(run: Run, facts: dict[str, Any]) -> None:
     Raises:
         CheckpointError: saying what differs.
     """
+    if run.facts.get("noise") != facts["noise"]:
+        raise CheckpointError(
+            f"{run.path} was trained with the noise of an earlier version: it can be sampled and scored, not continued."
+            f" Finish it with the version that began it (commit {run.facts.get('commit')}), or use another run name "
+            "(--run NAME)."
+        )
     known, found = run.facts.get("classes"), facts["classes"]
     if known is not None and known != found:
         differs = f"{len(known)} classes, found {len(found or ())}"
@@ -299,6 +305,7 @@ def describe(
         "version": 1,
         **choice,
         "config_hash": config.hash,
+        "noise": config.noise,
         "precision": precision,
         "data_digest": data.digest,
         "classes": None if data.classes is None else list(data.classes),

@@ -210,6 +210,7 @@ class Config(Section):
     """A complete, checked config. `objective` and `losses` hold the settings that the rows of their tables declare."""
 
     seed: Seed
+    noise: Literal["blake2b-1"]
     latent: LatentConfig
     model: ModelConfig
     condition: ConditionConfig

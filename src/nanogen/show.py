@@ -19,7 +19,7 @@ from nanogen.text import ENCODERS
 
 
 def derived_values(derived: Derived) -> dict[str, Any]:
-    """Return what a config implies, by name."""
+    """Return the derived values of a config by name."""
     shape = derived.shape
     return {
         "latent_shape": list(shape.latent_shape),
@@ -34,7 +34,7 @@ def derived_values(derived: Derived) -> dict[str, Any]:
 
 
 def _derive(config: Config) -> tuple[Derived | None, str]:
-    """Return what follows from a config, or None and the reason where that is known only once the data is read.
+    """Return the derived values of a config, or None and the reason where they depend on the data.
 
     Raises:
         ConfigError: if the parts do not fit each other.
@@ -91,7 +91,7 @@ def as_difference(names: tuple[str, str], pair: tuple[ComposedConfig, ComposedCo
     """Return the keys in which two composed configs differ, with both values; derived values are not among them.
 
     Args:
-        names: what the two are called.
+        names: of the two.
         pair: the two.
         as_json: one JSON object, key -> [first value, second value].
     """
@@ -100,7 +100,7 @@ def as_difference(names: tuple[str, str], pair: tuple[ComposedConfig, ComposedCo
         return json.dumps({key: list(values) for key, values in found.items()}, indent=2)
     choice = pair[0].choice
     rows = [("key", *names), *((key, *(json.dumps(value) for value in values)) for key, values in found.items())]
-    widths = [max(len(row[place]) for row in rows) for place in range(3)]
+    widths = [max(len(row[column]) for row in rows) for column in range(3)]
     lines = [
         "  ".join(word.ljust(width) for word, width in zip(row, widths, strict=True)).rstrip()
         for row in [rows[0], tuple("-" * width for width in widths), *rows[1:]]

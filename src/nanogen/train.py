@@ -32,7 +32,7 @@ from nanogen.losses.base import weighted_terms
 from nanogen.model.dit import DDT
 from nanogen.optim import NonFiniteLoss, Schedule, Updater, adamw
 from nanogen.outputs import Outputs
-from nanogen.rng import Draws, generator
+from nanogen.rng import PositionalNoise, initial_seed
 from nanogen.run import Run, check_data, describe, open_run
 from nanogen.settings import to_steps
 from nanogen.stop import Stop
@@ -112,7 +112,7 @@ def latents_of(batch: Batch, parts: Components) -> Tensor:
 def build(config: Config, parts: Components, num_images: int) -> Trainee:
     """Return the network with its initial weights, which depend on the seed only, and its optimizer."""
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(generator(config.seed, "weights").initial_seed())
+        torch.manual_seed(initial_seed(config.seed, "weights"))
         model = build_network(parts).to(parts.device)
     if config.train.compile:
         model.compile_blocks()
@@ -162,16 +162,16 @@ def updates(
         means: dict[str, Tensor] = {}
         for micro in range(accumulation):
             batch = next(loader)
-            draws = Draws(config.seed, [(step, position) for position in batch.positions], parts.device)
+            noise = PositionalNoise(config.seed, batch.positions, parts.device, step)
             mark("data")
             x = latents_of(batch, parts)  # [B, C, h, w]
             condition = parts.conditioner(batch.label, batch.caption)
-            condition = condition.dropped(draws.uniform("drop") < config.condition.drop_prob)
+            condition = condition.dropped(noise.uniform("drop") < config.condition.drop_prob)
             mark("encode")
             # The wrapped network decides in its forward pass whether its backward pass averages gradients.
             with parallel.local_gradients(trainee.net, local=micro < accumulation - 1):
                 with precision.autocast(parts.precision, parts.device):
-                    terms = weighted_terms(parts.objective, losses, trainee.net, x, condition, draws, batch)
+                    terms = weighted_terms(parts.objective, losses, trainee.net, x, condition, noise, batch)
                     total = torch.stack([term.mean() for term in terms.values()]).sum()
                 mark("forward")
                 (total / accumulation).backward()

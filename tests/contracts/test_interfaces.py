@@ -24,16 +24,16 @@ from nanogen.model.layers import FinalLayer, rotary_angles, unpatchify
 from nanogen.objectives.base import Objective, Pass
 from nanogen.objectives.flow import Flow
 from nanogen.pipeline import ImagePipeline
-from nanogen.rng import Draws
+from nanogen.rng import PositionalNoise
 from nanogen.samplers import SAMPLERS, time_grid
 
 
-def noise(num: int, step: int = 0) -> Draws:
-    return Draws(0, [(step, position) for position in range(num)])
+def noise(num: int, step: int = 0) -> PositionalNoise:
+    return PositionalNoise(0, range(num), step=step)
 
 
-def noise_of_samples(num: int) -> Draws:
-    return Draws(0, [(index,) for index in range(num)])
+def noise_of_samples(num: int) -> PositionalNoise:
+    return PositionalNoise(0, range(num))
 
 
 # Two times: the mean velocity over [r, t], trained with a derivative along the path (MeanFlow, arXiv 2505.13447).

@@ -8,16 +8,20 @@ import pytest
 
 from diffusionbench.errors import RequestError
 from diffusionbench.judges import JUDGES, Unjudged
+from diffusionbench.prompts import PROMPTS
 from diffusionbench.sample import Item, plain_item
 
 # For a judge that asks questions, or is given the evidence of others: three items it can be asked about.
-ITEMS: dict[str, tuple[Item, ...]] = {}
+ITEMS: dict[str, tuple[Item, ...]] = {
+    "simpleeval_open": PROMPTS.load("simpleeval_v1").open("public-0", "quick").items[:3],
+    "simpleeval_shapes": PROMPTS.load("simpleeval_shapes_v1").open("public-0", "quick").items[:3],
+}
 # For each option of a judge another value than the default.
 OPTIONS: dict[str, dict[str, object]] = {}
 
 
 @pytest.fixture(params=list(JUDGES))
-def row(request, inception_installed):
+def row(request, inception_installed, encoders_installed):
     found = JUDGES[request.param]
     needs_items = found.output == "rows" or found.uses
     assert not needs_items or request.param in ITEMS, f"judge '{request.param}' needs an entry in ITEMS of this test"
@@ -116,6 +120,6 @@ def test_a_self_test_passes_where_the_row_says_there_is_one(row):
         assert JUDGES.load(row.name)("cpu").self_test() < 1e-5
 
 
-def test_digests_differ(inception_installed):
+def test_digests_differ(inception_installed, encoders_installed):
     digests = [JUDGES.load(name)("cpu").digest for name in JUDGES]
     assert len(set(digests)) == len(digests)

@@ -40,8 +40,10 @@ def test_a_row_describes_its_space_without_weights(name):
     assert spec.stride > 0
     assert spec.title
     assert (spec.load is None) == (spec.unavailable is not None)
-    # Weights of others are named with their licence.
-    assert bool(spec.licence) >= bool(spec.hub)
+    # Weights of others are named with their licence, and used at a pinned commit only.
+    if spec.hub:
+        assert spec.licence
+        assert spec.revision or spec.load is None
 
 
 @pytest.mark.parametrize("name", [name for name, spec in LATENTS.items() if spec.load is None])

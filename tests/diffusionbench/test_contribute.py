@@ -18,7 +18,7 @@ from nanogen.config import compose
 ROOT = Path(__file__).parents[2]
 PAGES = sorted(path for path in (ROOT / "docs" / "contribute").glob("*.md") if path.name != "README.md")
 KINDS = (
-    *("latent", "objective", "loss", "optimizer", "condition", "data-set", "metric", "judge", "reference"),
+    *("latent", "objective", "loss", "condition", "data-set", "metric", "judge", "reference"),
     *("prompt-set", "axis", "benchmark", "method", "result"),
 )
 # Pages whose code is a row of a table under contract tests, and the tests.
@@ -26,7 +26,6 @@ CONTRACTS = {
     "latent": "latents",
     "objective": "objectives",
     "loss": "losses",
-    "optimizer": "optimizers",
     "condition": "conditions",
     "data-set": "datasets",
     "metric": "metrics",
@@ -128,7 +127,7 @@ def test_the_row_of_the_method_page_is_a_config():
     name, _, overrides = row.strip().splitlines()[-1].partition(": ")
     assert name == "my-method"
     keys = [part.replace(": ", "=") for part in overrides.strip("{}").split(", ")]
-    assert compose("imagenet256", None, None, None, keys).config.latent == "sd-vae-ema"
+    assert compose("imagenet256", None, None, None, keys).config.latent.name == "sd-vae-ema"
 
 
 def test_the_benchmark_page_shows_the_files_of_the_example():

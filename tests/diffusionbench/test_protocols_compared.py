@@ -24,6 +24,7 @@ CONTENTS = {
     "prompts": ("one", "two"),
     "prompts_digest": ("a" * 64, "b" * 64),
     "seed": (0, 1),
+    "noise": (None, "blake2b-1"),
     "sampler": ("euler", "heun"),
     "num_steps": (25, 50),
     "shift": (1.0, 2.0),
@@ -34,7 +35,7 @@ CONTENTS = {
     "notes": (("a",), ("b",)),
 }
 # Another draw under the same rules, and remarks.
-NO_RULE = {"seed", "notes"}
+NO_RULE = {"seed", "noise", "notes"}
 # How a method makes its images is its own affair: a board sets such results side by side.
 OWN_AFFAIR = {"sampler", "num_steps", "shift", "guidance", "ema", "precision"}
 

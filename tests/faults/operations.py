@@ -25,7 +25,7 @@ KILLED = 137
 GROWING = {"open", "write", "fsync", "mkdir", "rename", "exchange"}
 # Written by code that is no Python, and therefore taken as one operation each: (module, function, place of the path).
 FOREIGN = (("safetensors.torch", "serialize_file", 1),)
-PRELOAD = ["nanogen.cli", "nanogen.train", "nanogen.prepare", "nanogen.export", "nanogen.report", "nanogen.bench"]
+PRELOAD = ["nanogen.cli", "nanogen.train", "nanogen.prepare", "nanogen.sample", "nanogen.report", "nanogen.bench"]
 PRELOAD += [
     "diffusionbench.runner",
     "diffusionbench.views.site.build",

@@ -9,9 +9,10 @@ from PIL import Image
 from tiny import MODEL, QUIET, losses
 from watch import register
 
+from diffusionbench.errors import ConfigError
 from nanogen.build import build_components
 from nanogen.checkpoint import newest, read_weights
-from nanogen.config import compose
+from nanogen.config import compose, reload
 from nanogen.data.memory import CachedLatents, cache_latents
 from nanogen.data.opening import open_dataset
 from nanogen.data.order import batches, in_order
@@ -124,3 +125,12 @@ def test_in_order_gives_every_item_once(folder, workers):
     images = torch.cat([batch.image for batch in read]).permute(0, 2, 3, 1).numpy()
     np.testing.assert_array_equal(images, np.stack([data[index].image for index in range(IMAGES)]))
     assert torch.cat([batch.label for batch in read]).tolist() == [data[index].label for index in range(IMAGES)]
+
+
+def test_a_config_of_before_is_read_under_the_name_of_today(folder):
+    config = composition(folder, "latent.cache_mb=7").config
+    stored = config.model_dump(mode="json")
+    stored["latent"] = {"name": stored["latent"]["name"], "memory": 7}
+    assert reload(stored, "run") == config
+    with pytest.raises(ConfigError, match=r"latent\.memory"):
+        composition(folder, "latent.memory=7")

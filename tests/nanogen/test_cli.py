@@ -181,10 +181,10 @@ def test_ls_lists_everything(nanogen):
     code, out, _ = nanogen("ls", "--json")
     tables = json.loads(out)
     assert code == 0
-    assert {"tasks", "methods", "scales", "latents", "objectives", "losses", "data", "conditions", "encoders"} == set(
-        tables
-    )
-    assert all(text for table in tables.values() for text in table.values())
+    lists = "tasks methods scales latents objectives losses samplers data conditions encoders"
+    assert set(tables) == set(lists.split())
+    # A row says what it is in words, never where its code is.
+    assert all(text and "nanogen." not in text for table in tables.values() for text in table.values())
     assert tables["latents"]["sd-vae-ema"].endswith(
         "4 channels, stride 8, licence MIT, arXiv 2112.10752, cannot run yet"
     )
@@ -217,10 +217,8 @@ def test_bench_needs_no_data_and_no_weights(nanogen):
 
 
 WRONG = {
-    "train --task digitz": "Did you mean 'digits'?",
     "train --task digits --method sd-vae-ema": "cannot be cut",
     "train --task imagenet256 --data {pictures}": "cannot run: its autoencoder",
-    "train --task imagefolder": "data",
     "train --task imagefolder --data {tmp}/absent": "does not exist",
     "train --task imagefolder --data {empty}": "holds no data set",
     "train --task imagefolder --data {corrupt} data.image_size=8 data.workers=0": "3.png",
@@ -229,15 +227,9 @@ WRONG = {
     "train --task digits eval.metrics=[fid] eval.reference=digits": "needs its weights",
     "train --task digits eval.reference=digitz": "unknown reference 'digitz'",
     "train --task digits eval.num_samples=50": "needs at least 200 images",
-    "train --task digits --run {file}/run": "cannot be written",
-    "sample {run} --labels 0-12": "labels must lie in 0..9, found 10, 11, 12",
     "sample {run} --labels x": "expected classes such as",
-    "sample {run} --out x.gif": "expected grid.png",
     "sample {run} model.encoder_depth=2": "model.encoder_depth is 1, asked: 2",
     "sample {tmp}/absent": "is not a run folder",
-    "eval {run} --metrics fidd": "Did you mean 'fid'?",
-    "eval {run} --tuned": "no tuned guidance",
-    "report {tmp}": "is not a run folder",
     "show --task digits guidance.scal=2": "Did you mean 'guidance.scale'?",
     "ls latent": "unknown list 'latent'",
     "bench --task imagefolder --synthetic": "Set condition.num_classes=N",

@@ -8,9 +8,8 @@ import pytest
 from pydantic import ValidationError
 
 from diffusionbench.errors import ConfigError
-from nanogen.config import SCALES, changed, compose, differences, leaves, method_names, reload, task_names, to_yaml
+from nanogen.config import SCALES, compose, differences, leaves, method_names, reload, task_names, to_yaml
 from nanogen.resolve import pixel_patch, resolve
-from nanogen.settings import due, to_steps
 
 CHOICES = list(product(task_names(), method_names(), SCALES))
 
@@ -37,42 +36,6 @@ def test_every_choice_resolves_or_says_why_not(task, method, scale):
             resolve(config)
     else:
         assert resolve(config).shape.num_parameters() > 0
-
-
-def test_later_layers_win_and_every_value_knows_its_line(tmp_path):
-    file = tmp_path / "mine.yaml"
-    file.write_text("use: {task: digits}\noptim:\n  lr: 1e-3\ntrain.batch_size: 32\n")
-    composition = compose(file=file, overrides=["train.batch_size=16"])
-    config, origins = composition.config, composition.origins
-    assert (config.optim.lr, origins["optim.lr"]) == (1e-3, f"{file}:3")
-    assert (config.train.batch_size, origins["train.batch_size"]) == (16, "command line")
-    assert config.data.image_size == 8
-    assert origins["data.image_size"].startswith("configs/task/digits.yaml:")
-    assert origins["time.shift"].startswith("configs/scale/laptop.yaml:")
-    assert origins["sampler.shift"].startswith("configs/methods.yaml:")
-    assert origins["seed"].startswith("configs/base.yaml:")
-    # The task's block for a scale comes after the task and before the method.
-    assert config.train.duration == "600 steps"
-    assert compose("digits", scale="paper").config.train.duration == "80 epochs"
-    assert composition.choice == {"task": "digits", "method": "pixel-v", "scale": "laptop"}
-
-
-def test_dots_mean_nesting_and_a_bare_name_is_the_plugin(tmp_path):
-    nested, dotted = tmp_path / "nested.yaml", tmp_path / "dotted.yaml"
-    nested.write_text("objective: {name: flow, predict: x}\nlatent: {name: pixel}\n")
-    dotted.write_text("objective: flow\nobjective.predict: x\nlatent: pixel\n")
-    assert compose("digits", file=nested).config == compose("digits", file=dotted).config
-
-
-def test_yaml_traps_are_closed(tmp_path):
-    """YAML 1.2: 1e-4 is a number, and `no` is a word."""
-    file = tmp_path / "traps.yaml"
-    file.write_text("optim.lr: 1e-4\ndata.path: no\n")
-    config = compose("digits", file=file).config
-    assert config.optim.lr == 1e-4
-    assert config.data.path == "no"
-    assert compose("digits", overrides=["optim.lr=1e-4"]).config.optim.lr == 1e-4
-    assert compose("digits", overrides=["train.grad_clip=.inf"]).config.train.grad_clip == float("inf")
 
 
 def test_a_config_is_frozen():
@@ -115,8 +78,6 @@ def test_wrong_overrides_end_in_a_sentence(override):
 @pytest.mark.parametrize(
     "arguments, message",
     [
-        ({"task": "digit"}, r"unknown task 'digit'\. Did you mean 'digits'\?"),
-        ({"task": "digits", "method": "pixel-w"}, r"unknown method 'pixel-w'\. Did you mean 'pixel-v'\?"),
         ({"task": "digits", "scale": "laptops"}, r"unknown scale 'laptops'\. Did you mean 'laptop'\?"),
         ({}, r"no task given\. Choose one with --task"),
     ],
@@ -129,10 +90,8 @@ def test_wrong_names_are_refused(arguments, message):
 @pytest.mark.parametrize(
     "text, message",
     [
-        ("optim.lr: 1\n\nguidance.scal: 2\n", r"mine\.yaml:3: unknown key 'guidance\.scal'"),
         ("optim:\n  lr: fast\n", r"mine\.yaml:2: optim\.lr: .*number"),
         ("optim.lr: 1\noptim: {lr: 2}\n", r"mine\.yaml:2: 'optim\.lr' is written twice; also .*mine\.yaml:1"),
-        ("use: {tsk: digits}\n", r"'use' takes task, method and scale"),
         ("- a\n- b\n", r"a config consists of 'key: value' lines, found a list\."),
         ("words\n", r"a config consists of 'key: value' lines, found the value words\."),
         ("a: [1\n", r"mine\.yaml:\d: not valid YAML"),
@@ -143,11 +102,6 @@ def test_wrong_files_are_refused_with_their_line(text, message, tmp_path):
     file.write_text(text)
     with pytest.raises(ConfigError, match=message):
         compose("digits", file=file)
-
-
-def test_a_missing_file_is_refused(tmp_path):
-    with pytest.raises(ConfigError, match=r"absent\.yaml: .*No such file"):
-        compose("digits", file=tmp_path / "absent.yaml")
 
 
 @pytest.mark.parametrize(
@@ -186,31 +140,10 @@ def test_derived_values_follow_the_latent_space():
     assert (laptop.train_shift, laptop.sampler_shift) == (1, 1)
 
 
-def test_only_allowed_sections_change_after_training():
-    config = compose("digits").config
-    assert changed(config, ["guidance.scale=2"], ["guidance"], "trained").guidance.scale == 2
-    # The same value again is no change.
-    changed(config, ["train.batch_size=64"], ["guidance"], "trained")
-    with pytest.raises(ConfigError, match=r"trained: train\.batch_size is 64, asked: 32\. Allowed here: guidance\.\*"):
-        changed(config, ["train.batch_size=32"], ["guidance"], "trained")
-
-
 def test_differences_name_keys_and_both_values():
     a, b = compose("digits").config, compose("digits", overrides=["optim.lr=1", "seed=3"]).config
     assert differences(a, b) == {"seed": (42, 3), "optim.lr": (0.002, 1.0)}
     assert a.hash != b.hash
-
-
-def test_durations_become_steps_once():
-    assert to_steps("600 steps", 64, 1438) == 600
-    assert to_steps("100k steps", 64, 1438) == 100_000
-    assert to_steps("80 epochs", 1024, 1_281_167) == 100_080
-    assert to_steps("50M images", 1024, 1) == 48_828
-    assert to_steps("1.5k steps", 1, 1) == 1500
-    assert to_steps("1 epoch", 64, 1438) == 22
-    assert to_steps("never", 64, 1438) is None
-    assert [step for step in range(7) if due(step, 3)] == [3, 6]
-    assert not due(5, None)
 
 
 def test_guidance_of_the_imagenet_protocol_is_only_that_protocols():

@@ -288,7 +288,7 @@ def asked(observe: Callable[[Any], Any]) -> Callable[..., Any]:
 
     def observed(folder: Path, *overrides: str) -> Any:
         config = open_data(tiny(1, *overrides).config)[1]
-        return observe(evaluate._request(config, build_components(config, "cpu", "float32"), "toy", None, None))
+        return observe(evaluate._evaluation(config, build_components(config, "cpu", "float32"), "toy", None).request)
 
     return observed
 
@@ -391,6 +391,7 @@ FIELDS = {
 }
 # Fields that show in a command of their own, each in the test that is named here.
 ELSEWHERE = {
+    "noise": "test_run_folders.py::test_a_run_with_the_noise_of_an_earlier_version_is_sampled_and_scored",
     "condition.cache": "test_t2i.py::test_a_cache_gives_the_same_losses_and_the_encoder_stays_closed",
     "eval.tuned_scale": "test_sampling_uses.py::test_the_tuned_scale_acts_on_its_interval",
 }

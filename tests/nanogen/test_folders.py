@@ -17,7 +17,7 @@ from nanogen.data.detect import detect
 from nanogen.data.opening import open_dataset
 from nanogen.datasets.captionfolder import open_captioned
 from nanogen.datasets.imagefolder import open_folder
-from nanogen.export import _write, read_prompts, sample_run
+from nanogen.sample import _write, read_prompts, sample_run
 
 PICTURE = encoded(pixels())
 
@@ -187,7 +187,7 @@ def test_samples_lie_in_folders_of_their_classes_names(tmp_path, classes, folder
 def test_the_place_of_samples_is_checked_before_weights_are_read(tmp_path, out, monkeypatch):
     make(tmp_path, "full/1.png", "file")
     (tmp_path / "here.png").mkdir()
-    monkeypatch.setattr("nanogen.export.open_weights", lambda *given: sys.exit("weights were read"))
+    monkeypatch.setattr("nanogen.sample.open_weights", lambda *given: sys.exit("weights were read"))
     with pytest.raises(RequestError, match=r"is not empty|cannot be written"):
         sample_run(tmp_path / "run", [], "", [], None, 0, None, tmp_path / out)
 

@@ -15,11 +15,11 @@ from tiny import words
 
 from diffusionbench.errors import CheckpointError, ConfigError, DataError
 from nanogen.config import compose
-from nanogen.export import read_prompts
 from nanogen.model.dit import DDT
 from nanogen.model.released import from_released
 from nanogen.pipeline import load
 from nanogen.resolve import resolve
+from nanogen.sample import read_prompts
 from nanogen.text import open_spec
 from nanogen.text.cache import CacheManifest, check_index, read_manifest
 

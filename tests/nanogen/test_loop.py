@@ -16,7 +16,7 @@ from nanogen.build import build_components
 from nanogen.conditions.classes import ClassConditioner
 from nanogen.data.order import Order, batches
 from nanogen.ema import decay_at
-from nanogen.rng import Draws
+from nanogen.rng import PositionalNoise
 from nanogen.times import shift_time
 from nanogen.train import build, open_data, train, updates
 
@@ -30,12 +30,12 @@ def test_the_network_sees_the_data_with_the_noise_and_time_of_each_place(accumul
     loader = batches(data, seed=11, batch_size=8)
     for step in range(3):
         batch = next(loader)
-        draws = Draws(11, [(step, position) for position in range(8)])
-        t = shift_time(torch.sigmoid(-0.4 + 0.8 * draws.normal("time")), 3.0)
-        eps = draws.normal("noise", (3, 8, 8))
+        noise = PositionalNoise(11, range(8), step=step)
+        t = shift_time(torch.sigmoid(-0.4 + 0.8 * noise.normal("time")), 3.0)
+        eps = noise.normal("noise", (3, 8, 8))
         x = 2 * batch.image.float() / 255 - 1
         z = (1 - t[:, None, None, None]) * x + t[:, None, None, None] * eps
-        labels = batch.label.masked_fill(draws.uniform("drop") < 0.4, 10)
+        labels = batch.label.masked_fill(noise.uniform("drop") < 0.4, 10)
         calls = seen.calls[step * accumulation : (step + 1) * accumulation]
         torch.testing.assert_close(torch.cat([call[0] for call in calls]), z)
         torch.testing.assert_close(torch.cat([call[1] for call in calls]), t)
@@ -91,7 +91,7 @@ def test_the_numbers_of_a_step_are_those_before_clipping():
     # At the start the network's output is 0: the loss is the mean square of the velocity.
     data, config = open_data(tiny(1).config)
     batch = next(batches(data, seed=config.seed, batch_size=8))
-    eps = Draws(config.seed, [(0, position) for position in range(8)]).normal("noise", (3, 8, 8))
+    eps = PositionalNoise(config.seed, range(8), step=0).normal("noise", (3, 8, 8))
     velocity = eps - (2 * batch.image.float() / 255 - 1)
     assert seen.values[0]["loss/flow"].item() == pytest.approx(velocity.square().mean().item(), rel=1e-5)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import hashlib
 import json
 import os
 import shutil
@@ -10,11 +11,12 @@ from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
+from safetensors.torch import save_file
 from tiny import tiny
 
 from diffusionbench import runner
 from diffusionbench.errors import CheckpointError, RunError
-from nanogen import checkpoint, evaluate, log, report
+from nanogen import checkpoint, evaluate, export, log, report
 from nanogen import run as runs
 from nanogen.log import Log
 from nanogen.train import open_data, train
@@ -420,6 +422,51 @@ def test_a_run_without_a_list_of_classes_continues_on_the_same_data_alone(copy):
     runs.check_data(runs.read(copy), facts)
     with pytest.raises(CheckpointError, match="can be sampled and scored, not continued"):
         runs.check_data(runs.read(copy), {**facts, "data_digest": "other"})
+
+
+# A run of a version with other noise
+
+
+def without_noise(path: Path) -> None:
+    """Leave a run folder as versions before the rule `blake2b-1` wrote it."""
+
+    def cut(text: str) -> str:
+        values = json.loads(text)
+        return json.dumps({key: value for key, value in values.items() if key != "noise"})
+
+    config = path / "config.yaml"
+    config.write_text(config.read_text().replace("noise: blake2b-1\n", ""))
+    (path / "run.json").write_text(cut((path / "run.json").read_text()))
+    for folder in (path / "checkpoints").iterdir():
+        tensors, header = checkpoint.read_weights(folder / "ema.safetensors")
+        save_file(tensors, folder / "ema.safetensors", header | {key: cut(header[key]) for key in ("config", "run")})
+        manifest = json.loads((folder / "manifest.json").read_text())
+        data = (folder / "ema.safetensors").read_bytes()
+        manifest["files"]["ema.safetensors"] = {"bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()}
+        (folder / "manifest.json").write_text(json.dumps(manifest))
+
+
+@pytest.mark.parametrize("damaged", [None, "config.yaml", "run.json"])
+def test_a_run_with_the_noise_of_an_earlier_version_is_not_continued(damaged, copy):
+    without_noise(copy)
+    if damaged is not None:
+        (copy / damaged).write_text("")
+    for _ in range(2):
+        with pytest.raises(CheckpointError, match="noise of an earlier version: it can be sampled and scored"):
+            run(copy, 4)
+    assert steps_of(copy) == ["step-00000002", "step-00000004"]
+
+
+def test_a_run_with_the_noise_of_an_earlier_version_is_sampled_and_scored(copy, tmp_path):
+    without_noise(copy)
+    assert "noise" not in (copy / "config.yaml").read_text()
+    before = {path.name: path.read_bytes() for path in (copy / "evals").glob("*.json")}
+    record = export.evaluate_run(copy, [], False, None)
+    assert record.protocol.noise == "blake2b-1"
+    assert export.sample_run(copy, [], "", [], 2, 0, None, tmp_path / "grid.png")
+    after = {path.name: path.read_bytes() for path in (copy / "evals").glob("*.json")}
+    # The records that it has are of other images.
+    assert before.items() < after.items()
 
 
 @pytest.mark.parametrize("name", ["notes.txt", "state/notes.txt", "more/grid.png"])

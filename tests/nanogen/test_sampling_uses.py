@@ -21,9 +21,10 @@ from watch import Sampling, sampling
 from diffusionbench.record import load
 from nanogen import checkpoint, evaluate
 from nanogen.build import build_components
-from nanogen.export import evaluate_run, sample_run
-from nanogen.rng import Draws
+from nanogen.evaluate import evaluate_run
+from nanogen.rng import PositionalNoise
 from nanogen.run import read
+from nanogen.sample import sample_run
 from nanogen.samplers import time_grid
 from nanogen.train import build, open_data, train
 
@@ -96,7 +97,7 @@ def test_sampler_and_guidance_act(use):
 
 def test_noise_belongs_to_the_seed_and_the_place(use):
     seen, _ = use
-    wanted = Draws(4, [(index,) for index in range(12)]).normal("image", (3, 8, 8))
+    wanted = PositionalNoise(4, range(12)).normal("image", (3, 8, 8))
     assert torch.equal(torch.cat(seen.noise), wanted)
 
 

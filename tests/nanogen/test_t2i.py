@@ -19,7 +19,7 @@ from diffusionbench.errors import UserError
 from diffusionbench.record import load
 from nanogen.cli import app
 from nanogen.config import compose, differences
-from nanogen.export import evaluate_run
+from nanogen.evaluate import evaluate_run
 
 pytest.importorskip("transformers", reason="text encoders need the extra t2i")
 
@@ -107,19 +107,18 @@ def test_the_first_images_of_an_evaluation_follow_the_prompt_sets_seeds(run, tmp
     """Noise is fixed by the set, so that choosing the best of several would show."""
     import torch
 
-    from diffusionbench.axes import AXES
-    from nanogen.evaluate import NetworkSource, _request
+    from nanogen.evaluate import NetworkSource, _evaluation
     from nanogen.pipeline import ImagePipeline, load
-    from nanogen.rng import SeededDraws
+    from nanogen.rng import SeededNoise
 
     weights = sorted((run / "checkpoints").glob("*/ema.safetensors"))[-1]
     loaded = load(weights, None, "cpu", "float32")
-    request = _request(loaded.config, loaded.components, "test", None, None)
-    samples = AXES.load("t2i")().samples(request, None, None)
-    noise = SeededDraws([samples[0].seed]).normal("image", (3, 24, 24))
-    assert torch.equal(noise[0], torch.randn(3, 24, 24, generator=torch.Generator().manual_seed(samples[0].seed)))
+
     pipeline = ImagePipeline.from_config(loaded.net, loaded.components, loaded.config)
     source = NetworkSource(pipeline, 0, 4, "test")
+    samples = _evaluation(loaded.config, loaded.components, "test", None).samples(source)
+    noise = SeededNoise([samples[0].seed]).normal("image", (3, 24, 24))
+    assert torch.equal(noise[0], torch.randn(3, 24, 24, generator=torch.Generator().manual_seed(samples[0].seed)))
     together, alone = source.images(samples[:3]), source.images(samples[2:3])
     assert np.abs(together[2].astype(int) - alone[0]).max() <= 1
     assert not np.array_equal(together[0], together[1])
@@ -218,7 +217,7 @@ def test_prompts_become_images_that_carry_them(run, tmp_path):
         (["train", "--task", "shapes", "data.image_size=48"], "drawn at 24, 32, 64, 128 pixels"),
         (["train", "--task", "digits", "condition.kind=text", "condition.encoder=minilm-l6"], "has no captions"),
         (["train", "--task", "shapes", "condition.kind=class"], "data has no labels"),
-        (["eval", "{run}", "--metrics", "fd_digits"], "needs a reference"),
+        (["eval", "{run}", "--metrics", "fd_digits"], "needs a prompt set"),
         (["eval", "{run}", "eval.prompt_seed=mine"], "'mine' is no seed of SimpleEval"),
         (["show", "--diff", "digits", "shape"], "unknown task 'shape'"),
         (["prepare", "text", "--task", "shapes", "--out", "text", "--dtype", "float64"], "float64: unknown"),

@@ -24,7 +24,7 @@ from nanogen import checkpoint, log
 from nanogen.ema import decay_at
 from nanogen.objectives.flow import Flow
 from nanogen.optim import NonFiniteLoss, Schedule
-from nanogen.rng import Draws
+from nanogen.rng import PositionalNoise
 from nanogen.train import build, open_data, train, updates
 
 
@@ -267,23 +267,11 @@ def test_every_parameter_gets_a_gradient():
         pass
     trainee.updater.optimizer.zero_grad()
     batch = next(loader)
-    draws = Draws(0, [(9, position) for position in batch.positions])
+    noise = PositionalNoise(0, batch.positions, step=9)
     condition = parts.conditioner(batch.label, None)
     x = parts.latent.encode(batch.image.float() / 255)
-    parts.objective.loss(trainee.net, x, condition, draws).terms["flow"].mean().backward()
+    parts.objective.loss(trainee.net, x, condition, noise).terms["flow"].mean().backward()
     assert [name for name, parameter in trainee.model.named_parameters() if parameter.grad is None] == []
-
-
-def test_noise_belongs_to_its_place():
-    whole = Draws(3, [(5, position) for position in range(6)]).normal("noise", (2, 4))
-    part = Draws(3, [(5, position) for position in (4, 1)]).normal("noise", (2, 4))
-    assert torch.equal(part, whole[[4, 1]])
-    others = [Draws(4, [(5, 0)]), Draws(3, [(6, 0)]), Draws(3, [(5, 1)])]
-    assert all(not torch.equal(other.normal("noise", (2, 4))[0], whole[0]) for other in others)
-    assert not torch.equal(Draws(3, [(5, 0)]).normal("time", (2, 4))[0], whole[0])
-    many = Draws(0, [(0, position) for position in range(2000)]).normal("noise", (8,))
-    assert many.mean().item() == pytest.approx(0, abs=0.03)
-    assert many.std().item() == pytest.approx(1, abs=0.02)
 
 
 def test_schedule_of_the_published_recipe():

@@ -136,10 +136,10 @@ def sampling() -> Iterator[Sampling]:
         seen.drift.append((seen.noise[-1] - latents).mean().item())
         return (latents + 1) / 2
 
-    def make(self: ImagePipeline, condition, draws):
+    def make(self: ImagePipeline, condition, noise):
         seen.nets.append(self.net)
         seen.labels.append(condition.labels.tolist())
-        return call(self, condition, draws)
+        return call(self, condition, noise)
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Flow, "velocity", velocity)

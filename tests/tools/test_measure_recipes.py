@@ -9,7 +9,7 @@ import pytest
 
 import measure_recipes
 from diffusionbench.record import Guidance, Protocol, Provenance, Record, Value, load
-from diffusionbench.study.points import subject
+from diffusionbench.study.points import method_key
 from nanogen.config import compose
 
 
@@ -53,7 +53,7 @@ def programs(tmp_path, monkeypatch):
 
 def test_a_recipe_gives_a_record_for_each_guidance(programs):
     records = list(measure_recipes.measure("digits", 42))
-    assert [subject(record) for record in records] == ["toy-ae", "toy-ae", "toy-ae-guidance-2"]
+    assert [method_key(record) for record in records] == ["toy-ae", "toy-ae", "toy-ae-guidance-2"]
     assert records[0].extra == {
         "request": {"seed": 0},
         "facts": {"fd_digits": {"status": "fine"}},

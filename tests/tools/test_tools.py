@@ -18,7 +18,8 @@ def test_the_table_names_every_tool_and_no_other():
 
 @pytest.mark.parametrize("tool", TOOLS, ids=lambda path: path.stem)
 def test_a_tool_has_a_test_and_help(tool):
-    assert (ROOT / "tests" / "tools" / f"test_{tool.stem}.py").exists()
+    tests = "".join(path.read_text("utf-8") for path in (ROOT / "tests").rglob("test_*.py"))
+    assert re.search(rf"^import .*\b{tool.stem}\b", tests, re.MULTILINE), f"no test imports {tool.name}"
     done = subprocess.run([sys.executable, tool, "--help"], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert tool.name in done.stdout

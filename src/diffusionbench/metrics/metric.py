@@ -27,13 +27,11 @@ class Context:
         references: the real images as each judge sees them, by the judge's name.
         prompts: the opened prompt set, or None.
         choice: the choice that led to it, or None.
-        device: where a metric with networks of its own runs them.
     """
 
     references: Mapping[str, JudgedReference] = field(default_factory=dict)
     prompts: PromptList | None = None
     choice: PromptChoice | None = None
-    device: str = "cpu"
 
 
 class Metric:

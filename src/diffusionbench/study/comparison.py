@@ -39,7 +39,7 @@ class Comparison:
         return bool(self.protocol or self.missing) or unequal
 
     def as_dict(self) -> dict[str, Any]:
-        """Plain data."""
+        """Return plain data."""
         return {"differs": self.differs, **asdict(self)}
 
     def as_text(self) -> str:
@@ -59,8 +59,8 @@ def compare(first: Record, second: Record) -> Comparison:
         for record in (first, second)
     ]
     a, b = first.protocol.model_dump(mode="json"), second.protocol.model_dump(mode="json")
-    # Another seed is another draw under the same protocol.
-    protocol = {key: (a[key], b[key]) for key in a if a[key] != b[key] and key not in ("seed", "notes")}
+    # Another seed, or another noise rule, is another draw under the same protocol.
+    protocol = {key: (a[key], b[key]) for key in a if a[key] != b[key] and key not in ("seed", "noise", "notes")}
     shared = [key for key in scores[0] if key in scores[1]]
     missing = {key: "first" for key in scores[0] if key not in shared}
     missing |= {key: "second" for key in scores[1] if key not in shared}

@@ -1,4 +1,4 @@
-"""The table of condition kinds: from classes or captions to what the network is told.
+"""The table of condition kinds: how classes or captions become the condition of a network.
 
 To add a kind: one file with a subclass of `Conditioner`, and one row in `CONDITIONS`. Loop, sampler and evaluation
 do not ask which kind they serve. Conditions as tensors, and how they become tokens, are in `nanogen.model`. Rows are
@@ -48,7 +48,7 @@ class ConditionKind:
         title: one line for users.
         load: "module:Class" of its `Conditioner`, constructed as `kind(settings, device)`.
         shape: maps settings to the arguments of `nanogen.model.shape.Shape` that they decide.
-        answers: what an axis of the benchmark may ask of a network with it; None where an axis of its own knows.
+        answers: the requests of the benchmark that it can serve; None where an axis of its own decides.
     """
 
     title: str
@@ -58,7 +58,7 @@ class ConditionKind:
 
 
 class Conditioner:
-    """Turns what a batch or a request carries into a condition on a device.
+    """Maps the labels or captions of a batch or a request to a condition on a device.
 
     Args:
         settings: the `condition` section of a config.
@@ -70,23 +70,23 @@ class Conditioner:
 
     @staticmethod
     def infer_from_data(settings: Settings, data: Dataset) -> dict[str, Any]:
-        """Return the settings with what is counted in the data.
+        """Return the settings with the numbers that are counted in the data.
 
         Raises:
-            ConfigError: if the data lacks what this kind needs.
+            ConfigError: if the data has no labels or captions, as this kind needs them.
         """
         raise NotImplementedError
 
     @property
     def digest(self) -> str:
-        """SHA-256 of whatever beside the network decides what a condition means, or ""."""
+        """SHA-256 of the frozen weights that make conditions, or "" without any."""
         return ""
 
     def __call__(self, labels: Sequence[int | None] | Tensor | None, captions: Sequence[str] | None) -> Condition:
         """Return the condition of B images.
 
         Raises:
-            RequestError: if what this kind needs is missing or out of range.
+            RequestError: if labels or captions are missing or out of range.
         """
         raise NotImplementedError
 
@@ -103,11 +103,11 @@ class Conditioner:
         raise NotImplementedError
 
     def examples(self, data: Dataset, num: int) -> list[SampleSpec]:
-        """Return what the sample grids of a training show."""
+        """Return the classes or captions of the sample grids of a training."""
         raise NotImplementedError
 
     def notes(self) -> list[str]:
-        """Return what a user should know of the conditions made since the last call, one sentence each."""
+        """Return warnings about the conditions made since the last call, one sentence each."""
         return []
 
 

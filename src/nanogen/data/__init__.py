@@ -1,4 +1,4 @@
-"""What one data set is: a sized map from an index to an image and its condition. The table is `nanogen.datasets`.
+"""The base of data sets: sized maps from an index to an image and its condition. The table is `nanogen.datasets`.
 
 A data set knows neither models nor steps; order and position are `order.py`'s.
 """
@@ -45,22 +45,23 @@ class Component:
     blocks: tuple[int, ...] | None = None
 
 
+@dataclass(kw_only=True, eq=False)
 class Dataset:
-    """Base of all data sets; one that can be pickled, as loader processes get a copy.
+    """Base of all data sets; each can be pickled, as loader processes get a copy.
 
     Attributes:
+        digest: SHA-256 that changes when the list of images or captions does.
         num_classes: number of classes, or None where examples have no label.
         classes: their names in the order of the labels, or None where unknown.
         captioned: whether every example has a caption.
-        digest: SHA-256 that changes when the list of images or captions does.
         left_out: sentence about the files that are not read, or None.
         defects: sentences about samples known to be incomplete, at most 20; reading one raises DataError.
     """
 
+    digest: str
     num_classes: int | None = None
     classes: tuple[str, ...] | None = None
     captioned: bool = False
-    digest: str
     left_out: str | None = None
     defects: tuple[str, ...] = ()
 
@@ -89,7 +90,7 @@ class Dataset:
 
     @property
     def components(self) -> tuple[Component, ...]:
-        """How the indices lie (`plan.py`): one component without blocks, unless a data set says otherwise."""
+        """Return how the indices lie (`plan.py`): one component without blocks, unless a data set says otherwise."""
         return (Component(len(self)),)
 
 
@@ -97,9 +98,13 @@ class Wrapped(Dataset):
     """Base of data sets that change the examples of another, neither their number nor their order."""
 
     def __init__(self, dataset: Dataset) -> None:
+        super().__init__(
+            digest=dataset.digest,
+            num_classes=dataset.num_classes,
+            classes=dataset.classes,
+            captioned=dataset.captioned,
+        )
         self.dataset = dataset
-        self.num_classes, self.classes = dataset.num_classes, dataset.classes
-        self.captioned, self.digest = dataset.captioned, dataset.digest
 
     @property
     def components(self) -> tuple[Component, ...]:
@@ -107,6 +112,12 @@ class Wrapped(Dataset):
 
     def __len__(self) -> int:
         return len(self.dataset)
+
+
+def locate(starts: np.ndarray, index: int) -> tuple[int, int]:
+    """Return the number of the run of indices that holds an index, and the place in it; runs begin at `starts`."""
+    number = int(starts.searchsorted(index, side="right")) - 1
+    return number, index - int(starts[number])
 
 
 @dataclass(frozen=True)

@@ -19,7 +19,7 @@ import numpy as np
 from diffusionbench.errors import DataError
 from diffusionbench.writing import write_atomic, write_errors
 from nanogen import parallel
-from nanogen.data import Batch, Dataset, Example, Wrapped
+from nanogen.data import Batch, Dataset, Example, Wrapped, locate
 from nanogen.log import say
 
 # Samples that are tried in the place of one.
@@ -57,20 +57,20 @@ class Skipping(Wrapped):
         return self._read(self.dataset.caption, index)[0]
 
     def _read(self, read: Callable[[int], ReadT], index: int) -> tuple[ReadT, str | None]:
-        """Read a sample, else the first that can be read after it in its block, from whose end it goes on at the start.
+        """Read a sample, else the next one of its block that can be read; after the last one comes the first.
 
         Returns:
-            What was read, and the sentence about the sample itself where it could not be read.
+            The caption or example, and the sentence about the sample itself where that could not be read.
         """
         if not 0 <= index < len(self):
             raise IndexError(index)
-        block = int(np.searchsorted(self._starts, index, side="right")) - 1
-        start, size = int(self._starts[block]), int(self._starts[block + 1] - self._starts[block])
+        block, inside = locate(self._starts, index)
+        start, size = index - inside, int(self._starts[block + 1] - self._starts[block])
         others = min(size - 1, TRIES)
         problem = None
         for step in range(1 + others):
             try:
-                return read(start + (index - start + step) % size), problem
+                return read(start + (inside + step) % size), problem
             except DataError as error:
                 problem = problem or str(error)
         rest = f" The next {others} samples could not be read either." if others else ""

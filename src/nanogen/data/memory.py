@@ -39,11 +39,8 @@ class ArrayDataset(Dataset):
     """
 
     images: np.ndarray
-    digest: str
     labels: np.ndarray | None = None
     captions: Sequence[str] | None = None
-    classes: tuple[str, ...] | None = None
-    num_classes: int | None = None
 
     def __post_init__(self) -> None:
         self.captioned = self.captions is not None

@@ -9,7 +9,7 @@ from dataclasses import replace
 import numpy as np
 
 from diffusionbench.errors import ConfigError, DataError
-from nanogen.data import Component, Dataset, Example, Wrapped
+from nanogen.data import Component, Dataset, Example, Wrapped, locate
 from nanogen.data.memory import ArrayDataset
 
 # Where a template has the name of the class.
@@ -71,8 +71,8 @@ class Mixture(Dataset):
     def _place(self, index: int) -> tuple[Dataset, int]:
         if not 0 <= index < len(self):
             raise IndexError(index)
-        number = int(np.searchsorted(self._starts, index, side="right")) - 1
-        return self.datasets[number], index - int(self._starts[number])
+        number, inside = locate(self._starts, index)
+        return self.datasets[number], inside
 
 
 class ClassCaptions(Wrapped):

@@ -112,12 +112,8 @@ def batches(
 
     Args:
         dataset: a data set, or its latents.
-        seed: seed of the run.
-        batch_size: images of one step over all ranks and micro-batches.
+        seed, batch_size, rank, world, accumulation: see `Order`.
         first_step: number of optimizer updates already made.
-        rank: this process.
-        world: number of processes.
-        accumulation: micro-batches of one step on one rank.
         workers: processes that decode ahead; 0 decodes here. Changes nothing but the speed.
 
     Raises:
@@ -182,7 +178,7 @@ def _gather(dataset: Dataset, micro: MicroBatch) -> Batch:
 
 
 class _Worker:
-    """Runs in a worker; errors of the data come back as values, as a DataLoader would bury their message."""
+    """Makes batches in a worker; errors of the data come back as values, as a DataLoader would bury their message."""
 
     def __init__(self, dataset: Dataset) -> None:
         self.dataset = dataset
@@ -199,7 +195,7 @@ def _end_with_parent(worker: int) -> None:
 
     A scheduler signals all processes of a job at once: the training then finishes its step, which needs batches.
     """
-    # What multiprocessing's own thread prints when its parent has closed a connection.
+    # multiprocessing's own thread would print a traceback when its parent has closed a connection.
     sys.excepthook = lambda kind, *more: None if issubclass(kind, OSError) else sys.__excepthook__(kind, *more)
     if not hasattr(signal, "sigwaitinfo"):
         return

@@ -35,6 +35,13 @@ def existing(path: Path, name: str) -> Path:
     return path
 
 
+def existing_folder(path: Path, name: str) -> Path:
+    """Return the path of a data set that is a folder; raises as `existing`."""
+    if not existing(path, name).is_dir():
+        raise DataError(f"data set '{name}': {path} is a file. Give the folder that holds the pictures.")
+    return path
+
+
 def check_local(path: Path) -> None:
     """Check that a path means a place on this machine.
 
@@ -47,7 +54,7 @@ def check_local(path: Path) -> None:
 
 
 def is_pattern(path: Path) -> bool:
-    """Tell a pattern such as `train-*.tar` or `{00000..00099}.tar` from a path; a file of that very name is none."""
+    """Return whether a path is a pattern such as `train-*.tar` or `{0..99}.tar`, and no file has that very name."""
     return bool(_MAGIC.search(str(path)) or _BRACES.search(str(path))) and not path.exists()
 
 
@@ -127,7 +134,7 @@ def find_files(path: Path, split: str, name: str, ending: str, left_out: LeftOut
 
 
 def _reason(file: str, inside: str, split: str, ending: str, is_of_other_split: bool) -> str:
-    """Why a file of a folder is not read, in the plural."""
+    """Return why a file of a folder is not read, as a noun in the plural."""
     if is_of_other_split:
         return f"files without '{split}' in their names"
     if os.path.dirname(file) != inside:
@@ -150,7 +157,7 @@ def _of_split(files: list[str], path: Path, split: str) -> list[str]:
 
 
 def _listed(path: Path, inside: str, names: Collection[str], ending: str) -> list[str]:
-    """Files of one folder; `save_to_disk` lists its Arrow files, as others may lie beside them."""
+    """Return the files of one folder; `save_to_disk` lists its Arrow files, as others may lie beside them."""
     state = path / inside / "state.json"
     if ending == ".arrow" and state.is_file():
         try:
@@ -166,7 +173,7 @@ def _listed(path: Path, inside: str, names: Collection[str], ending: str) -> lis
 
 
 def _matching(pattern: Path, name: str, ending: str, left_out: LeftOut) -> list[Path]:
-    """Files that match a pattern, each once and in natural order."""
+    """Return the files that match a pattern, each once and in natural order."""
     check_local(pattern)
     expanded = expand_braces(str(pattern))
     matches = {one: _globbed(one, left_out) for one in expanded}

@@ -32,13 +32,7 @@ class StoredImages(Dataset):
     """
 
     image_size: int
-    digest: str
     labels: np.ndarray | None = None
-    classes: tuple[str, ...] | None = None
-    num_classes: int | None = None
-    captioned: bool = False
-    left_out: str | None = None
-    defects: tuple[str, ...] = ()
 
     def read(self, index: int) -> bytes:
         """Return the bytes of one image file; DataError if there are none."""

@@ -11,26 +11,27 @@ are counted as left out.
 from __future__ import annotations
 
 import hashlib
-import json
 import os
 import re
 import tarfile
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import BinaryIO, Literal
 
 import numpy as np
+from pydantic import ConfigDict, NonNegativeInt, ValidationError
 
 from diffusionbench.errors import DataError, RequestError
 from diffusionbench.files import IMAGE_SUFFIXES, LeftOut, is_hidden
 from diffusionbench.folders import cache_folder
+from diffusionbench.schema import Strict
 from diffusionbench.shown import printable
 from diffusionbench.writing import check_gives_way, write_atomic
 from nanogen.data.caption_text import MAX_CAPTION, caption_from_json, decode_caption
 from nanogen.data.stored import MAX_DEFECTS
 
-VERSION = 2
 TEXTS = (".txt", ".json")
 # The first line of an index holds facts and a few sentences.
 MAX_HEADER = 2**20
@@ -50,31 +51,45 @@ RECORD = np.dtype(
 )
 
 
-@dataclass(frozen=True)
-class Summary:
-    """What is known of a shard without loading its records.
+class IndexFacts(Strict):
+    """The first line of an index: what is known of a shard without loading its records.
 
     Attributes:
-        shard: the tar file.
+        bytes, changed: size and time of change (ns) of the shard that was indexed.
         samples: number of keys.
+        key_bytes: length of all keys together.
         digest: SHA-256 over records and captions.
+        records: SHA-256 of the rest of the index file.
         defects: sentences about incomplete samples, at most `MAX_DEFECTS`.
         left_out: reason -> number of members that are not read, and the first one's name.
+    """
+
+    model_config = ConfigDict(strict=True)
+
+    version: Literal[2] = 2
+    bytes: NonNegativeInt
+    changed: int
+    samples: NonNegativeInt
+    key_bytes: NonNegativeInt
+    digest: str
+    records: str
+    defects: tuple[str, ...]
+    left_out: dict[str, tuple[NonNegativeInt, str]]
+
+
+@dataclass(frozen=True)
+class IndexedShard:
+    """A shard with an index.
+
+    Attributes:
+        path: the tar file.
+        facts: the first line of its index.
         index: the index file, or None where neither folder could be written.
     """
 
-    shard: Path
-    samples: int
-    digest: str
-    defects: tuple[str, ...]
-    left_out: dict[str, tuple[int, str]]
+    path: Path
+    facts: IndexFacts
     index: Path | None
-
-    @classmethod
-    def of(cls, shard: Path, header: dict[str, Any], index: Path | None) -> Summary:
-        """Return the summary that the first line of an index gives."""
-        left_out = {reason: (count, name) for reason, (count, name) in header["left_out"].items()}
-        return cls(shard, header["samples"], header["digest"], tuple(header["defects"]), left_out, index)
 
 
 @dataclass(frozen=True)
@@ -101,7 +116,7 @@ class KeyFiles:
 
     @property
     def is_complete(self) -> bool:
-        """Whether there are an image and a caption; JSON without a caption may describe another field."""
+        """True with an image and a caption; JSON without a caption may describe another field."""
         return self.image is not None and self.text is not None and not (self.is_json and self.problem is not None)
 
 
@@ -118,11 +133,11 @@ def missing(shard: Path, key: str, image: bool) -> str:
     return f"{what} is an image without a caption. Add {key}.txt or {key}.json, or remove the image."
 
 
-# The index file: a line with its own SHA-256 and facts in JSON, then the records, then the keys.
+# The index file: a line with the SHA-256 of its facts and the facts in JSON, then the records, then the keys.
 
 
-def known_index(shard: Path) -> Summary | None:
-    """Return the summary of a shard from an index file that fits it; None where there is none.
+def known_index(shard: Path) -> IndexedShard | None:
+    """Return a shard with an index file that fits it; None where there is none.
 
     Raises:
         DataError: if the shard is missing or unreadable.
@@ -141,67 +156,72 @@ def known_index(shard: Path) -> Summary | None:
             size = place.stat().st_size
         except OSError:
             continue
-        header = _parsed(line)
-        if header is None or (header["bytes"], header["changed"]) != (stat.st_size, stat.st_mtime_ns):
+        facts = _parsed(line)
+        if facts is None or (facts.bytes, facts.changed) != (stat.st_size, stat.st_mtime_ns):
             continue
-        if size == len(line) + header["samples"] * RECORD.itemsize + header["key_bytes"]:
-            return Summary.of(shard, header, place)
+        if size == len(line) + facts.samples * RECORD.itemsize + facts.key_bytes:
+            return IndexedShard(shard, facts, place)
     return None
 
 
-def make_index(shard: Path) -> Summary:
-    """Return the summary of a shard after walking it; its index file is written.
+def make_index(shard: Path) -> IndexedShard:
+    """Walk a shard and write its index file.
 
     Raises:
         DataError: if the shard is missing, unreadable, damaged, or names a sample twice.
     """
     try:
-        stat = shard.stat()
-        header, records = build(shard)
+        facts, records = build(shard)
     except OSError as error:
         raise DataError(_unreadable(shard, error)) from None
-    header |= {"version": VERSION, "bytes": stat.st_size, "changed": stat.st_mtime_ns}
-    return Summary.of(shard, header, next((place for place in _places(shard) if _save(place, header, records)), None))
+    content = facts.model_dump_json().encode()
+    line = hashlib.sha256(content).hexdigest().encode() + b" " + content + b"\n"
+    for place in _places(shard):
+        with suppress(OSError, RequestError):
+            # Other programs know files of that name too.
+            check_gives_way(place, '"key_bytes":')
+            write_atomic(place, line + records.table.tobytes() + records.keys)
+            return IndexedShard(shard, facts, place)
+    return IndexedShard(shard, facts, None)
 
 
 def _unreadable(shard: Path, error: OSError) -> str:
     return f"cannot read {shard}: {error.strerror}. Correct its path or permissions."
 
 
-def load(summary: Summary) -> Records:
-    """Return the records behind a summary, from the index file if it is whole, else from the shard.
+def load(shard: IndexedShard) -> Records:
+    """Return the records of a shard, from the index file if it is whole, else from the shard.
 
     Raises:
         DataError: if the shard was changed since, or is damaged.
         OSError: if the shard cannot be read.
     """
-    records = None if summary.index is None else _saved_records(summary.index, summary.digest)
+    records = None if shard.index is None else _saved_records(shard.index, shard.facts.digest)
     if records is None:
-        header, records = build(summary.shard)
-        if header["digest"] != summary.digest:
-            raise DataError(f"{summary.shard} was changed since it was indexed. Start the same command again.")
+        facts, records = build(shard.path)
+        if facts.digest != shard.facts.digest:
+            raise DataError(f"{shard.path} was changed since it was indexed. Start the same command again.")
     return records
 
 
 def _saved_records(place: Path, digest: str) -> Records | None:
     try:
         with place.open("rb") as file:
-            header = _parsed(file.readline(MAX_HEADER))
+            facts = _parsed(file.readline(MAX_HEADER))
             rest = file.read()
     except OSError:
         return None
-    if header is None or header["digest"] != digest or hashlib.sha256(rest).hexdigest() != header["records"]:
+    if facts is None or facts.digest != digest or hashlib.sha256(rest).hexdigest() != facts.records:
         return None
-    length = header["samples"] * RECORD.itemsize
-    if len(rest) != length + header["key_bytes"]:
+    length = facts.samples * RECORD.itemsize
+    if len(rest) != length + facts.key_bytes:
         return None
-    records = Records(np.frombuffer(rest[:length], RECORD), rest[length:])
-    ends = records.table["key_end"]
-    inside = all(
-        (records.table[kind] <= header["bytes"]).all() and (records.table[f"{kind}_size"] <= header["bytes"]).all()
-        for kind in ("image", "text")
+    table, keys = np.frombuffer(rest[:length], RECORD), rest[length:]
+    inside = all((table[name] <= facts.bytes).all() for name in ("image", "image_size", "text", "text_size"))
+    ends = table["key_end"]
+    return (
+        Records(table, keys) if inside and (np.diff(ends, prepend=0) >= 0).all() and (ends <= len(keys)).all() else None
     )
-    return records if inside and (np.diff(ends, prepend=0) >= 0).all() and (ends <= len(records.keys)).all() else None
 
 
 def _places(shard: Path) -> list[Path]:
@@ -211,40 +231,20 @@ def _places(shard: Path) -> list[Path]:
     return [shard.with_name(f"{shard.name}.index"), cached]
 
 
-def _parsed(line: bytes) -> dict[str, Any] | None:
+def _parsed(line: bytes) -> IndexFacts | None:
     """Return the facts in the first line of an index; None where it does not hold them."""
     digest, _, content = line.rstrip(b"\n").partition(b" ")
-    if hashlib.sha256(content).hexdigest().encode() != digest:
-        return None
-    try:
-        header = json.loads(content)
-        numbers = [header[key] for key in ("version", "bytes", "changed", "samples", "key_bytes")]
-        words = [header["digest"], header["records"], *header["defects"], *header["left_out"]]
-        counts = [count for count, _ in header["left_out"].values()]
-        words += [name for _, name in header["left_out"].values()]
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
-        return None
-    is_sound = all(type(number) is int and number >= 0 for number in numbers + counts)
-    return header if is_sound and numbers[0] == VERSION and all(isinstance(word, str) for word in words) else None
-
-
-def _save(place: Path, header: dict[str, Any], records: Records) -> bool:
-    rest = records.table.tobytes() + records.keys
-    content = json.dumps(header | {"records": hashlib.sha256(rest).hexdigest()}).encode()
-    try:
-        # Other programs know files of that name too.
-        check_gives_way(place, '"key_bytes": ')
-        write_atomic(place, hashlib.sha256(content).hexdigest().encode() + b" " + content + b"\n" + rest)
-    except (OSError, RequestError):
-        return False
-    return True
+    if hashlib.sha256(content).hexdigest().encode() == digest:
+        with suppress(ValidationError):
+            return IndexFacts.model_validate_json(content)
+    return None
 
 
 # The shard itself.
 
 
-def build(shard: Path) -> tuple[dict[str, Any], Records]:
-    """Walk a shard; gives the facts for the first line of the index and the records.
+def build(shard: Path) -> tuple[IndexFacts, Records]:
+    """Walk a shard; gives the first line of its index and the records.
 
     Raises:
         DataError: if the shard is damaged, ends early, or names a sample twice.
@@ -254,6 +254,7 @@ def build(shard: Path) -> tuple[dict[str, Any], Records]:
     left_out = LeftOut()
     sha = hashlib.sha256()
     with shard.open("rb") as file:
+        stat = os.fstat(file.fileno())
         for member in _members(file, shard):
             parts = [part for part in member.name.split("/") if part not in ("", ".", "..")]
             name = "/".join(parts)
@@ -285,19 +286,22 @@ def build(shard: Path) -> tuple[dict[str, Any], Records]:
         if sample.kinds >= set(TEXTS):
             left_out.add(".json files beside a .txt", f"{key}.json")
     records = _records(samples)
-    sha.update(records.table.tobytes())
-    sha.update(records.keys)
-    return {
-        "samples": len(samples),
-        "key_bytes": len(records.keys),
-        "digest": sha.hexdigest(),
-        "defects": _defects(samples, shard)[:MAX_DEFECTS],
-        "left_out": left_out.found,
-    }, records
+    rest = records.table.tobytes() + records.keys
+    sha.update(rest)
+    return IndexFacts(
+        bytes=stat.st_size,
+        changed=stat.st_mtime_ns,
+        samples=len(samples),
+        key_bytes=len(records.keys),
+        digest=sha.hexdigest(),
+        records=hashlib.sha256(rest).hexdigest(),
+        defects=tuple(_defects(samples, shard)[:MAX_DEFECTS]),
+        left_out=left_out.found,
+    ), records
 
 
 class _Header(tarfile.TarInfo):
-    """A header whose size is a plain number that a reader may trust to allocate memory for."""
+    """A header whose size is a plain number, small enough where it is read into memory."""
 
     _OCTAL = re.compile(rb" *[0-7]* *(\0.*)?", re.DOTALL)
 
@@ -323,14 +327,14 @@ def _members(file: BinaryIO, shard: Path) -> Iterator[tarfile.TarInfo]:
     try:
         tar = tarfile.TarFile(fileobj=file, tarinfo=_Header)
         while (member := tar.next()) is not None:
-            # They would all be kept.
+            # Otherwise every member stays in memory.
             tar.members.clear()  # type: ignore[attr-defined]
             if member.size < 0 or tar.offset > end:
                 raise DataError(early)
             if not member.isdir() and not member.name.endswith("/"):
                 yield member
             start = tar.offset
-    # A stranger's header meets them all in the standard library.
+    # A damaged header leads to each of these in the standard library.
     except (tarfile.TarError, ValueError, IndexError, OverflowError, RecursionError) as error:
         if str(error) in ("unexpected end of data", "empty header", "truncated header"):
             raise DataError(early) from None

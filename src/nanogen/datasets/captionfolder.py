@@ -23,7 +23,7 @@ from diffusionbench.errors import DataError
 from diffusionbench.files import IMAGE_SUFFIXES, LeftOut, is_image, is_split, list_images, natural_key, no_split
 from diffusionbench.shown import few, printable
 from nanogen.data.caption_text import CAPTION_FIELDS, MAX_CAPTION, METADATA, caption_from_fields, decode_caption
-from nanogen.data.paths import existing
+from nanogen.data.paths import existing_folder
 from nanogen.data.stored import MAX_DEFECTS, ImageFiles, empty_images
 
 # Name of each image, or of what there is of an incomplete sample -> its caption, or what is wrong with it.
@@ -59,18 +59,13 @@ class CaptionedFiles(ImageFiles):
 def open_captioned(path: Path, image_size: int, split: str) -> CaptionedFiles:
     """Open a folder of images with captions: `NAME.txt` beside `NAME.png`, or a `metadata.jsonl` or `metadata.csv`.
 
-    Args:
-        path: the folder, or one that holds a folder per split; subfolders are read too, hidden entries are not.
-        image_size: side of the cropped images in pixels.
-        split: "train" or the name of a subfolder.
+    It may hold a folder per split; subfolders are read too, hidden entries are not.
 
     Raises:
         DataError: if the folder is missing or unreadable, holds no image, or its table of captions is damaged.
             Images without captions and captions without images are listed in `defects`.
     """
-    folder = existing(path, "captionfolder")
-    if not folder.is_dir():
-        raise DataError(f"data set 'captionfolder': {folder} is a file. Give the folder that holds the pictures.")
+    folder = existing_folder(path, "captionfolder")
     left_out = LeftOut()
     root, sizes = _split_root(folder, list_images(folder, left_out, also=(".txt", *METADATA)), split, left_out)
     tables = [name for name in METADATA if name in sizes]

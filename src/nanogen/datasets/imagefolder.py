@@ -11,25 +11,17 @@ import numpy as np
 from diffusionbench.errors import DataError
 from diffusionbench.files import IMAGE_SUFFIXES, number_classes, open_image_folder
 from diffusionbench.shown import printable
-from nanogen.data.paths import existing
+from nanogen.data.paths import existing_folder
 from nanogen.data.stored import MAX_DEFECTS, ImageFiles, empty_images
 
 
 def open_folder(path: Path, image_size: int, split: str) -> ImageFiles:
-    """Open a folder of class folders of images.
-
-    Args:
-        path: the folder, or one that holds a folder per split.
-        image_size: side of the cropped images in pixels.
-        split: "train" or the name of a subfolder.
+    """Open a folder of class folders of images, or one that holds such a folder per split.
 
     Raises:
         DataError: if the folder is missing, has no class folders, or a class folder has no image.
     """
-    folder = existing(path, "imagefolder")
-    if not folder.is_dir():
-        raise DataError(f"data set 'imagefolder': {folder} is a file. Give the folder that holds the class folders.")
-    found = open_image_folder(folder, split)
+    found = open_image_folder(existing_folder(path, "imagefolder"), split)
     where = printable(str(found.root))
     if found.classes is None:
         raise DataError(

@@ -21,11 +21,11 @@ import numpy as np
 
 from diffusionbench.errors import DataError
 from diffusionbench.files import LeftOut
-from nanogen.data import Component
+from nanogen.data import Component, locate
 from nanogen.data.caption_text import caption_from_json, decode_caption
 from nanogen.data.paths import find_files
 from nanogen.data.stored import MAX_DEFECTS, StoredImages
-from nanogen.data.tarindex import Records, Summary, known_index, load, make_index, missing, named
+from nanogen.data.tarindex import IndexedShard, Records, known_index, load, make_index, missing, named
 from nanogen.log import say
 
 # Shards whose file and records one process keeps open; a group of shards is smaller.
@@ -39,9 +39,9 @@ MANY_SHARDS = 20
 class OpenShard:
     """One shard opened for reading."""
 
-    def __init__(self, summary: Summary) -> None:
-        self.records: Records = load(summary)
-        self.handle = os.open(summary.shard, os.O_RDONLY)
+    def __init__(self, shard: IndexedShard) -> None:
+        self.records: Records = load(shard)
+        self.handle = os.open(shard.path, os.O_RDONLY)
         weakref.finalize(self, os.close, self.handle)
 
 
@@ -49,23 +49,23 @@ class TarShards(StoredImages):
     """Images and captions of several shards by number; reading shares no position, so copies in workers are safe.
 
     Args:
-        summaries: the shards in order, each with at least one sample.
+        shards: in order, each with at least one sample.
     """
 
-    def __init__(self, summaries: list[Summary], image_size: int, left_out: str | None) -> None:
+    def __init__(self, shards: list[IndexedShard], image_size: int, left_out: str | None) -> None:
         sha = hashlib.sha256()
-        for summary in summaries:
-            line = f"{summary.shard.name}\0{summary.samples}\0{summary.digest}\n"
+        for shard in shards:
+            line = f"{shard.path.name}\0{shard.facts.samples}\0{shard.facts.digest}\n"
             sha.update(line.encode("utf-8", "surrogateescape"))
         super().__init__(
             image_size=image_size,
             digest=sha.hexdigest(),
             captioned=True,
             left_out=left_out,
-            defects=tuple(defect for shard in summaries for defect in shard.defects)[:MAX_DEFECTS],
+            defects=tuple(defect for shard in shards for defect in shard.facts.defects)[:MAX_DEFECTS],
         )
-        self.summaries = summaries
-        self._starts = np.cumsum([0, *(shard.samples for shard in summaries)])
+        self.shards = shards
+        self._starts = np.cumsum([0, *(shard.facts.samples for shard in shards)])
         self._open: OrderedDict[int, OpenShard] = OrderedDict()
 
     def __getstate__(self) -> dict[str, Any]:
@@ -76,45 +76,41 @@ class TarShards(StoredImages):
 
     @property
     def components(self) -> tuple[Component, ...]:
-        return (Component(len(self), blocks=tuple(shard.samples for shard in self.summaries)),)
+        return (Component(len(self), blocks=tuple(shard.facts.samples for shard in self.shards)),)
 
     def name(self, index: int) -> str:
-        number, row = self._place(index)
-        return named(self.summaries[number].shard, self._shard(number).records.key(row))
+        number, row = locate(self._starts, index)
+        return named(self.shards[number].path, self._shard(number).records.key(row))
 
     def key(self, index: int) -> str:
         """Return the sample's key, as WebDataset's `__key__`."""
-        number, row = self._place(index)
+        number, row = locate(self._starts, index)
         return self._shard(number).records.key(row)
 
     def read(self, index: int) -> bytes:
         return self._file(index, "image")
 
     def caption(self, index: int) -> str:
-        number, row = self._place(index)
+        number, row = locate(self._starts, index)
         is_json = self._shard(number).records.table["is_json"][row]
         return (caption_from_json if is_json else decode_caption)(self._file(index, "text"), self.name(index))
-
-    def _place(self, index: int) -> tuple[int, int]:
-        number = int(np.searchsorted(self._starts, index, side="right")) - 1
-        return number, index - int(self._starts[number])
 
     def _shard(self, number: int) -> OpenShard:
         if number in self._open:
             self._open.move_to_end(number)
             return self._open[number]
         try:
-            opened = OpenShard(self.summaries[number])
+            opened = OpenShard(self.shards[number])
         except OSError as error:
-            raise DataError(f"cannot read {self.summaries[number].shard}: {error.strerror}. Restore it.") from None
+            raise DataError(f"cannot read {self.shards[number].path}: {error.strerror}. Restore it.") from None
         self._open[number] = opened
         if len(self._open) > OPEN_SHARDS:
             self._open.popitem(last=False)
         return opened
 
     def _file(self, index: int, kind: str) -> bytes:
-        number, row = self._place(index)
-        opened, shard = self._shard(number), self.summaries[number].shard
+        number, row = locate(self._starts, index)
+        opened, shard = self._shard(number), self.shards[number].path
         record = opened.records.table[row]
         position, length = int(record[kind]), int(record[f"{kind}_size"])
         if not position:
@@ -128,14 +124,14 @@ class TarShards(StoredImages):
         return data
 
 
-def _indexed(shards: list[Path]) -> list[Summary]:
+def _indexed(paths: list[Path]) -> list[IndexedShard]:
     with ThreadPoolExecutor(INDEXING_THREADS) as pool:
-        known = list(pool.map(known_index, shards))
-        new = [shard for shard, summary in zip(shards, known, strict=True) if summary is None]
+        known = dict(zip(paths, pool.map(known_index, paths), strict=True))
+        new = [path for path, shard in known.items() if shard is None]
         if len(new) >= MANY_SHARDS:
             say(f"indexing {len(new)} tar shards; this is done once")
-        made = {summary.shard: summary for summary in pool.map(make_index, new)}
-    return [summary or made[shard] for shard, summary in zip(shards, known, strict=True)]
+        known |= zip(new, pool.map(make_index, new), strict=True)
+    return [shard for shard in known.values() if shard is not None]
 
 
 def open_tars(path: Path, image_size: int, split: str) -> TarShards:
@@ -145,25 +141,20 @@ def open_tars(path: Path, image_size: int, split: str) -> TarShards:
     shards and beside them is counted. Each shard is indexed once. Samples lie in the order of shards and keys;
     the order of an epoch shuffles shards in groups.
 
-    Args:
-        path: file, pattern or folder.
-        image_size: side of the cropped images in pixels.
-        split: "train" or another; see `find_files`.
-
     Raises:
         DataError: if there is no shard or no sample, or a shard is unreadable, compressed, damaged, ends early or
             names a sample twice. Images without captions and captions without images are listed in `defects`.
     """
     left_out = LeftOut()
-    shards = _indexed(find_files(path, split, "tars", ".tar", left_out))
-    for shard in shards:
-        for reason, (count, name) in shard.left_out.items():
-            left_out.add(reason, f"{shard.shard.name}: {name}", count)
-    summaries = [shard for shard in shards if shard.samples]
-    if not summaries:
-        refusal = f"{shards[0].shard} holds no image with a caption (KEY.jpg and KEY.txt or KEY.json). Remove it."
+    found = _indexed(find_files(path, split, "tars", ".tar", left_out))
+    for shard in found:
+        for reason, (count, name) in shard.facts.left_out.items():
+            left_out.add(reason, f"{shard.path.name}: {name}", count)
+    shards = [shard for shard in found if shard.facts.samples]
+    if not shards:
+        refusal = f"{found[0].path} holds no image with a caption (KEY.jpg and KEY.txt or KEY.json). Remove it."
         raise DataError(f"{refusal} {left_out.sentence(path) or ''}".rstrip())
-    for shard in shards:
-        if not shard.samples:
-            left_out.add("shards without a sample", shard.shard.name)
-    return TarShards(summaries, image_size, left_out.sentence(path))
+    for shard in found:
+        if not shard.facts.samples:
+            left_out.add("shards without a sample", shard.path.name)
+    return TarShards(shards, image_size, left_out.sentence(path))

@@ -33,7 +33,7 @@ class LatentSpec:
         hub: Hugging Face repository of the weights, "org/name"; "" for none.
         revision: its pinned commit; "" where it is not pinned.
         licence: of the weights, as an SPDX name where there is one.
-        gated: whether the licence must be accepted on the hub before a download.
+        gated: the licence must be accepted on the hub before a download.
         paper: arXiv number.
         unavailable: why it cannot run yet, in one clause, or None.
     """
@@ -79,7 +79,7 @@ class Latent:
     digest: str = ""
 
     def __init__(self, spec: LatentSpec, device: str) -> None:
-        """Load what the maps need; pixels need nothing."""
+        """Load the weights of the maps; pixels have none."""
 
     def encode(self, images: Tensor) -> Tensor:
         """Map float32 [B, 3, H, W] in [0, 1] to float32 [B, C, h, w], about mean 0 and deviation 1."""

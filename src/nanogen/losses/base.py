@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from nanogen.losses import LossOptions
 from nanogen.objectives.base import Network, Objective, Pass, State
-from nanogen.rng import Draws
+from nanogen.rng import PositionalNoise
 
 if TYPE_CHECKING:
     from nanogen.build import Components
@@ -46,7 +46,7 @@ def weighted_terms(
     net: Network,
     x: State,
     condition: Condition,
-    noise: Draws,
+    noise: PositionalNoise,
     batch: Any = None,
 ) -> dict[str, Tensor]:
     """Return the terms of an objective and of extra losses over one forward pass, float32 [B], each with its weight.

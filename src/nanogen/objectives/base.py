@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
-from nanogen.rng import Draws
+from nanogen.rng import PositionalNoise
 
 if TYPE_CHECKING:
     from nanogen.model.condition import Condition
@@ -70,7 +70,7 @@ class Objective:
         net: Network,
         x: State,
         condition: Condition,
-        noise: Draws,
+        noise: PositionalNoise,
         taps: tuple[str, ...] = (),
         batch: Any = None,
     ) -> tuple[dict[str, Tensor], Pass]:

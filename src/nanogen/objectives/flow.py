@@ -13,7 +13,7 @@ from torch import Tensor
 
 from nanogen.objectives import FlowOptions
 from nanogen.objectives.base import Network, Objective, Pass
-from nanogen.rng import Draws
+from nanogen.rng import PositionalNoise
 from nanogen.times import logit_normal, shift_time
 
 if TYPE_CHECKING:
@@ -34,7 +34,7 @@ class Flow(Objective):
         net: Network,
         x: Tensor,
         condition: Condition,
-        noise: Draws,
+        noise: PositionalNoise,
         taps: tuple[str, ...] = (),
         batch: Any = None,
     ) -> tuple[dict[str, Tensor], Pass]:

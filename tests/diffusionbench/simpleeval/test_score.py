@@ -75,7 +75,7 @@ def test_perfect_and_silent_generators():
     M = {"size": 2}
     expected = np.mean([-1 / (M.get(name, 4) ** 2 - 1) for name in quick().families])
     assert mute.score.value == pytest.approx(expected)
-    assert mute.abstained == 1
+    assert mute.answers.abstained == 1
 
 
 @pytest.mark.parametrize("seed", range(4))
@@ -128,7 +128,7 @@ def test_unscored_blocks_are_counted_and_named():
     votes[name] = [votes[name][0], None]
     del votes[quick().prompts[9].id]
     found = score(quick(), votes)
-    assert found.unscored == (f"{name}/1", f"{quick().prompts[9].id}/0", f"{quick().prompts[9].id}/1")
+    assert found.answers.missing == (f"{name}/1", f"{quick().prompts[9].id}/0", f"{quick().prompts[9].id}/1")
     assert found.score.scored == 70 * 8
     assert found.score.unscored == 16
     assert found.status == "incomplete"
@@ -351,10 +351,10 @@ def test_held_out_combinations_are_reported_apart():
             votes[prompt.id] = [np.full_like(vote, -1) for vote in votes[prompt.id]]
     found = score(prompt_set, votes)
     seen, held = found.composition["seen"], found.composition["held_out"]
-    assert (seen.score, seen.blocks + held.blocks, held.blocks) == (1.0, 72, len(touched))
-    assert held.score < 0 < found.score.value < 1
-    assert found.facts()["composition"]["seen"] == {"score": 1.0, "blocks": seen.blocks}
-    assert f"those alone {held.score:.3f} ({held.blocks})" in found.text()
+    assert (seen["score"], seen["blocks"] + held["blocks"], held["blocks"]) == (1.0, 72, len(touched))
+    assert held["score"] < 0 < found.score.value < 1
+    assert found.facts()["composition"]["seen"] == {"score": 1.0, "blocks": seen["blocks"]}
+    assert f"those alone {held['score']:.3f} ({held['blocks']})" in found.text()
 
 
 SAME = {f"{i}": 0.0 for i in range(guards.num_regenerated(576))}
@@ -421,7 +421,7 @@ def test_every_part_of_a_report_is_of_its_own_answers():
     result = answers.collect_answers(quick(), votes, RULE)
     found = scorecard.score_card(result, scorecard.SHAPES)
     assert quick().num_blocks % 4 == 0
-    assert (found.block, found.abstained) == (0.375, 0.625)
+    assert (found.block, found.answers.abstained) == (0.375, 0.625)
     assert found.alone == (1.0, found.score.value)
     assert found.single.value < 0.5
     # Near a normal distribution 95 % are 1.96 errors on either side.

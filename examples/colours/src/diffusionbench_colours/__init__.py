@@ -1,9 +1,7 @@
 """The rows of a small benchmark from outside DiffusionBench's tree: an axis, a prompt set, a judge and a metric."""
 
 from diffusionbench.axes import AxisSpec
-from diffusionbench.judges import JudgeSpec
-from diffusionbench.metrics import MetricSpec
-from diffusionbench.prompts import PromptSpec
+from diffusionbench.specs import JudgeSpec, MetricSpec, PromptSpec
 
 NAMES = ("red", "green", "blue")
 

@@ -5,9 +5,9 @@ from collections.abc import Sequence
 import numpy as np
 
 from diffusionbench.errors import RequestError
-from diffusionbench.metrics import MetricSpec
 from diffusionbench.metrics.metric import Context, Metric
 from diffusionbench.sample import Sample
+from diffusionbench.specs import MetricSpec
 from diffusionbench.stats import Estimate
 from diffusionbench_colours import NAMES
 

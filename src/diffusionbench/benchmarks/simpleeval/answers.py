@@ -77,15 +77,7 @@ def collect_answers(prompt_set: PromptSet, predictions: Predictions, rule: Conse
         DataError: if no block is complete.
     """
     K = prompt_set.images_per_prompt
-    have = {prompt.id: [*predictions.get(prompt.id, ()), *[None] * K][:K] for prompt in prompt_set.prompts}
-    missing = tuple(f"{name}/{k}" for name, images in have.items() for k, one in enumerate(images) if one is None)
-    gone = {identity.split("/")[-3] for identity in missing}
-    blocks = [b for b in range(prompt_set.num_blocks) if f"{b:04d}" not in gone]
-    if not blocks:
-        raise DataError(
-            f"no block of the {prompt_set.num_blocks} in set '{prompt_set.seed}' has all its images: "
-            f"{len(missing)} are missing, the first is {missing[0]}. Make {K} images for every prompt."
-        )
+    blocks, missing = _complete(prompt_set, predictions)
     n = len(blocks)
     right = {name: np.zeros((n, 4, K, 2), bool) for name in ("consensus", "A", "B", "clean")}
     upright, mirror = np.zeros((2, n, 4, K, 2))
@@ -94,7 +86,7 @@ def collect_answers(prompt_set: PromptSet, predictions: Predictions, rule: Conse
     probes = _Probes(prompt_set, n)
     for place, twin, k in np.ndindex(n, 4, K):
         prompt = prompt_set.block(blocks[place])[twin]
-        found = have[prompt.id][k]
+        found = predictions[prompt.id][k]
         assert found is not None
         alone, requested = majority(found, rule.need), wanted(prompt)
         both = consensus(alone)
@@ -128,6 +120,21 @@ def collect_answers(prompt_set: PromptSet, predictions: Predictions, rule: Conse
         free=probes.free,
         missing=missing,
     )
+
+
+def _complete(prompt_set: PromptSet, predictions: Predictions) -> tuple[list[int], tuple[str, ...]]:
+    """Return the blocks with all their images, and the names of the missing images."""
+    K = prompt_set.images_per_prompt
+    have = {prompt.id: [*predictions.get(prompt.id, ()), *[None] * K][:K] for prompt in prompt_set.prompts}
+    missing = tuple(f"{name}/{k}" for name, images in have.items() for k, one in enumerate(images) if one is None)
+    gone = {identity.split("/")[-3] for identity in missing}
+    blocks = [b for b in range(prompt_set.num_blocks) if f"{b:04d}" not in gone]
+    if not blocks:
+        raise DataError(
+            f"no block of the {prompt_set.num_blocks} in set '{prompt_set.seed}' has all its images: "
+            f"{len(missing)} are missing, the first is {missing[0]}. Make {K} images for every prompt."
+        )
+    return blocks, missing
 
 
 class _Probes:

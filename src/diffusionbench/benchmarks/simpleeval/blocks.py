@@ -11,9 +11,9 @@ import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
-from typing import Any, Final, Protocol
+from typing import Any, ClassVar, Final
 
-from diffusionbench.benchmarks.simpleeval.stream import HashStream
+from diffusionbench.benchmarks.simpleeval.stream import BalancedSampler, HashStream
 
 #: Answer to a question about a fact that the prompt leaves open.
 FREE: Final = -1
@@ -70,8 +70,21 @@ class Draft:
         return tuple(asked)
 
 
-class BlockSampler(Protocol):
-    """Draws the blocks of one set and remembers which facts were used."""
+class BlockSampler:
+    """Draws the blocks of one set and remembers which facts were used.
+
+    Attributes:
+        items: kind of fact -> the facts that are drawn evenly.
+    """
+
+    items: ClassVar[Mapping[str, Sequence[str]]]
+
+    def __init__(self, seed: str) -> None:
+        # Distractors of held questions have samplers of their own: what they skip must not become the next facts.
+        self.asked, self.held = (
+            {kind: BalancedSampler(facts, HashStream(seed, f"{path}/{kind}")) for kind, facts in self.items.items()}
+            for path in ("deck", "held")
+        )
 
     def draw(self, type_: str, stratum: str, stream: HashStream) -> Draft:
         """Draw one block.
@@ -84,7 +97,7 @@ class BlockSampler(Protocol):
         Raises:
             DeadEndError: if no legal fact is left for a slot.
         """
-        ...
+        raise NotImplementedError
 
 
 @dataclass(frozen=True)
@@ -96,7 +109,7 @@ class PromptWorld:
         families: families with a place in the score, in the order they are printed.
         layouts: layout -> (blocks per cell, images per prompt), the smallest first.
         vocabulary: kind of fact -> facts.
-        sampler: makes a `BlockSampler` from a seed.
+        sampler: made from a seed.
         caption: (facts, template) to text.
         kind: slot to kind of fact.
         space: number of distinct scenes.
@@ -106,7 +119,7 @@ class PromptWorld:
     families: tuple[str, ...]
     layouts: Mapping[str, tuple[int, int]]
     vocabulary: Mapping[str, Sequence[str]]
-    sampler: Callable[[str], BlockSampler]
+    sampler: type[BlockSampler]
     caption: Callable[[Mapping[str, str], str], str]
     kind: Callable[[str], str]
     space: Callable[[], int]

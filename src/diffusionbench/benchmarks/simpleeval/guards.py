@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 
@@ -62,6 +62,17 @@ class Guard:
     z: float | None = None
     flagged: bool = False
     note: str = ""
+
+    def facts(self) -> dict[str, Any]:
+        """Return all but the key as plain JSON; an effect without spread has a z of 1e6, as JSON has no infinity."""
+        z = None if self.z is None else float(np.clip(self.z, -1e6, 1e6))
+        return {"name": self.name, "value": self.value, "z": z, "flagged": self.flagged, "note": self.note}
+
+    def __str__(self) -> str:
+        """Return name and value as a card prints them."""
+        if self.value is None:
+            return f"{self.name} -"
+        return f"regen {self.note}" if self.name == "regen" else f"{self.name} {self.value:+.3f}{'!' * self.flagged}"
 
 
 @dataclass(frozen=True)

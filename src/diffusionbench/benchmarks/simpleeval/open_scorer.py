@@ -57,7 +57,7 @@ class DualEncoder(Protocol):
 
 
 @dataclass(frozen=True)
-class EncoderSpec:
+class DualEncoderSpec:
     """Origin and input of one encoder.
 
     Attributes:
@@ -79,7 +79,7 @@ class EncoderSpec:
     licence: str
 
 
-CLIP: Final = EncoderSpec(
+CLIP: Final = DualEncoderSpec(
     name="clip-vit-base-patch32",
     model="openai/clip-vit-base-patch32",
     architecture="CLIPModel",
@@ -89,7 +89,7 @@ CLIP: Final = EncoderSpec(
     max_tokens=77,
     licence="MIT",
 )
-ALIGN: Final = EncoderSpec(
+ALIGN: Final = DualEncoderSpec(
     name="align-base",
     model="kakaobrain/align-base",
     architecture="AlignModel",
@@ -104,7 +104,7 @@ ALIGN: Final = EncoderSpec(
 class HubEncoder:
     """A CLIP or ALIGN model loaded through transformers."""
 
-    def __init__(self, spec: EncoderSpec, device: str = "cpu", model: str | None = None) -> None:
+    def __init__(self, spec: DualEncoderSpec, device: str = "cpu", model: str | None = None) -> None:
         """Load weights and tokenizer.
 
         Args:

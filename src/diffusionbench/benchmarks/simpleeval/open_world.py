@@ -13,9 +13,9 @@ from typing import Final
 
 import numpy as np
 
-from diffusionbench.benchmarks.simpleeval.blocks import Contrast, Draft, PromptWorld
+from diffusionbench.benchmarks.simpleeval.blocks import BlockSampler, Contrast, Draft, PromptWorld
 from diffusionbench.benchmarks.simpleeval.open_words import Noun, caption, clash, kind_of, owner_of, vocabulary
-from diffusionbench.benchmarks.simpleeval.stream import BalancedSampler, HashStream
+from diffusionbench.benchmarks.simpleeval.stream import HashStream
 
 FAMILIES: Final = (
     "object", "colour", "material", "action", "companion", "relation", "count", "place", "light", "style", "binding",
@@ -63,16 +63,6 @@ Context = Mapping[str, Sequence[str]]
 def kind(slot: str) -> str:
     """Return the kind of fact of a slot, with nouns told apart by object and companion."""
     return slot if slot in ("object", "companion") else kind_of(slot)
-
-
-def _samplers(seed: str, path: str) -> dict[str, BalancedSampler]:
-    """One sampler a kind; animals and things are drawn apart, because a block wants one or the other."""
-    nouns = vocabulary().nouns
-    items = {name: facts for name, facts in VOCABULARY.items() if name not in ("object", "companion")}
-    for slot in ("object", "companion"):
-        items[slot] = tuple(name for name in nouns if nouns[name].group != "animal")
-        items[f"{slot} animal"] = tuple(name for name in nouns if nouns[name].group == "animal")
-    return {name: BalancedSampler(facts, HashStream(seed, f"{path}/{name}")) for name, facts in items.items()}
 
 
 @dataclass
@@ -132,12 +122,14 @@ class Plan:
         return out
 
 
-class OpenBlockSampler:
-    """Draws the blocks of one set; see `BlockSampler`."""
+class OpenBlockSampler(BlockSampler):
+    """Draws blocks of natural scenes; animals and things apart, because a block wants one or the other."""
 
-    def __init__(self, seed: str) -> None:
-        # Distractors of held questions have samplers of their own: what they skip must not become the next facts.
-        self._asked, self._held = _samplers(seed, "deck"), _samplers(seed, "held")
+    items = VOCABULARY | {
+        f"{slot}{kind}": tuple(name for name, noun in vocabulary().nouns.items() if (noun.group == "animal") == animal)
+        for slot in ("object", "companion")
+        for kind, animal in (("", False), (" animal", True))
+    }
 
     def draw(self, type_: str, stratum: str, stream: HashStream) -> Draft:
         """See `BlockSampler.draw`."""
@@ -184,7 +176,7 @@ class OpenBlockSampler:
                 return False
             return _apart(fact, slot, plan, chosen) and _fits(fact, slot, plan, context, refused)
 
-        samplers = self._held if held else self._asked
+        samplers = self.held if held else self.asked
         return samplers[f"{slot} animal" if slot in plan.animals else kind(slot)].next(legal)
 
 

@@ -56,7 +56,8 @@ class SimpleEval(Metric):
         card = self.card()
         # Images that never came are counted by whoever asked for them; seen ones in a broken block are named here.
         values = {
-            key: replace(value, unscored=value.unscored - len(card.unscored)) for key, value in card.values().items()
+            key: replace(value, unscored=value.unscored - len(card.answers.missing))
+            for key, value in card.values().items()
         }
         facts = {
             **card.facts(),
@@ -69,7 +70,7 @@ class SimpleEval(Metric):
                 for prompt, images in self._predictions.items()
             },
         }
-        return replace(values.pop(card.key), parts=values, facts=facts)
+        return replace(values.pop(self.spec.key), parts=values, facts=facts)
 
     def _verdicts(self) -> dict[str, list[list[str | None]]]:
         """Return by sample id rows of factor, requested fact, and the fact both scorers saw or None."""

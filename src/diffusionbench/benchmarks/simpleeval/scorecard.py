@@ -99,119 +99,86 @@ OPEN: Final = WorldScoring(
 
 
 @dataclass(frozen=True)
-class PartScore:
-    """Score of the blocks that hold a combination never rendered for training, or of those that do not."""
-
-    score: float
-    blocks: int
-
-
-@dataclass(frozen=True)
 class ScoreCard:
-    """Everything reported about one generator on one set; see docs/simpleeval.md for each field."""
+    """Everything reported about one generator on one set; see docs/simpleeval.md for each field.
 
-    key: str
+    Attributes:
+        composition: "seen" and "held_out" -> "score" and number of "blocks".
+    """
+
+    scoring: WorldScoring
+    answers: SetAnswers
     score: Estimate
     families: Mapping[str, Estimate]
     strata: Mapping[str, float]
-    headline: tuple[str, ...]
     single: Estimate
     held: Estimate
     block: float
-    abstained: float
-    kappa: float
     alone: tuple[float, float]
-    composition: Mapping[str, PartScore]
-    ceiling: float | None
+    composition: Mapping[str, Mapping[str, float]]
     guards: tuple[Guard, ...]
     status: str
-    doubts: tuple[str, ...]
-    seed: str
-    layout: str
-    set_digest: str
-    num_prompts: int
-    images_per_prompt: int
-    unscored: tuple[str, ...]
+    doubts: Sequence[str]
 
     def values(self) -> dict[str, Estimate]:
         """Return all values under their final metric keys; a family without a scored block has none."""
-        parts = {f"{self.key}_{name}": value for name, value in self.families.items()}
-        every = {self.key: self.score, f"{self.key}_single": self.single, f"{self.key}_held": self.held, **parts}
-        return {key: value for key, value in every.items() if np.isfinite(value.value)}
+        key = self.scoring.key
+        parts = {f"{key}_{name}": value for name, value in self.families.items()}
+        every = {key: self.score, f"{key}_single": self.single, f"{key}_held": self.held, **parts}
+        return {name: value for name, value in every.items() if np.isfinite(value.value)}
 
     def facts(self) -> dict[str, Any]:
         """Return the facts that stand in a record beside the values, as plain JSON."""
+        prompt_set = self.answers.prompt_set
         return {
             "status": self.status,
             "doubts": list(self.doubts),
-            "seed": self.seed,
-            "seed_kind": kind_of(self.seed),
-            "layout": self.layout,
-            "set_digest": self.set_digest,
-            "headline": list(self.headline),
-            "strata": {name: _or_none(value) for name, value in self.strata.items()},
+            "seed": prompt_set.seed,
+            "seed_kind": kind_of(prompt_set.seed),
+            "layout": prompt_set.layout,
+            "set_digest": prompt_set.digest,
+            "headline": list(self.scoring.headline),
+            "strata": {name: value if np.isfinite(value) else None for name, value in self.strata.items()},
             "block": self.block,
-            "abstained": self.abstained,
-            "kappa": self.kappa,
+            "abstained": self.answers.abstained,
+            "kappa": self.answers.kappa,
             "alone": list(self.alone),
             "composition": {
-                name: {"score": _or_none(part.score), "blocks": part.blocks} for name, part in self.composition.items()
+                name: {**part, "score": part["score"] if np.isfinite(part["score"]) else None}
+                for name, part in self.composition.items()
             },
-            "ceiling": self.ceiling,
-            "guards": {
-                guard.key: {
-                    "name": guard.name,
-                    "value": guard.value,
-                    # JSON has no infinity; an effect without any spread is as far out as can be.
-                    "z": None if guard.z is None else float(np.clip(guard.z, -1e6, 1e6)),
-                    "flagged": guard.flagged,
-                    "note": guard.note,
-                }
-                for guard in self.guards
-            },
+            "ceiling": self.scoring.ceiling,
+            "guards": {guard.key: guard.facts() for guard in self.guards},
         }
 
     def text(self) -> str:
         """Return the card as printed: one line first, then the table."""
-        names = list(self.families)
+        names, prompt_set, ceiling = list(self.families), self.answers.prompt_set, self.scoring.ceiling
         flags = [guard.key for guard in self.guards if guard.flagged]
         low, high = self.score.interval or (float("nan"), float("nan"))
         width = max(10, *(len(name) + 1 for name in names))
-        row = "".join(f"{name + ('' if name in self.headline else '*'):>{width}}" for name in names)
-        marks = "  (* diagnostic)" if set(names) - set(self.headline) else ""
-        ceiling = "" if self.ceiling is None else f"   ceiling {self.ceiling:.2f}"
+        row = "".join(f"{name + ('' if name in self.scoring.headline else '*'):>{width}}" for name in names)
+        marks = "  (* diagnostic)" if set(names) - set(self.scoring.headline) else ""
         lines = [
-            f"{self.key}  {self.score.value:.3f} [{low:.3f}, {high:.3f}]  set {self.seed}  "
-            f"{self.num_prompts} prompts x {self.images_per_prompt}  unscored {len(self.unscored)}  "
-            f"guards: {', '.join(flags) or 'clean'}  status: {self.status}",
+            f"{self.scoring.key}  {self.score.value:.3f} [{low:.3f}, {high:.3f}]  set {prompt_set.seed}  "
+            f"{len(prompt_set.prompts)} prompts x {prompt_set.images_per_prompt}  "
+            f"unscored {len(self.answers.missing)}  guards: {', '.join(flags) or 'clean'}  status: {self.status}",
             f"{'family':<8}{row}{marks}",
             f"{'score':<8}" + "".join(f"{self.families[name].value:>{width}.2f}" for name in names),
             f"easy/medium/hard {'/'.join(f'{self.strata[name]:.2f}' for name in STRATA)}   "
             f"single {self.single.value:.2f}   held {self.held.value:.2f}   block {self.block:.2f}   "
-            f"abstained {self.abstained:.2f}   kappa {self.kappa:.2f}   A alone {self.alone[0]:.2f}   "
-            f"B alone {self.alone[1]:.2f}{ceiling}",
+            f"abstained {self.answers.abstained:.2f}   kappa {self.answers.kappa:.2f}   A alone {self.alone[0]:.2f}   "
+            f"B alone {self.alone[1]:.2f}" + ("" if ceiling is None else f"   ceiling {ceiling:.2f}"),
         ]
         if self.composition:
             seen, held = self.composition["seen"], self.composition["held_out"]
             lines.append(
-                f"without blocks that hold a combination never rendered for training {seen.score:.3f} ({seen.blocks} "
-                f"blocks), those alone {held.score:.3f} ({held.blocks})"
+                f"without blocks that hold a combination never rendered for training {seen['score']:.3f} "
+                f"({seen['blocks']} blocks), those alone {held['score']:.3f} ({held['blocks']})"
             )
         if self.doubts:
             lines.append("not ranked: " + "; ".join(self.doubts))
-        return "\n".join([*lines, "guards  " + "  ".join(_printed(guard) for guard in self.guards)])
-
-
-def _or_none(value: float) -> float | None:
-    return value if np.isfinite(value) else None
-
-
-def _printed(guard: Guard) -> str:
-    if guard.value is None:
-        return f"{guard.name} -"
-    if guard.name == "regen":
-        return f"regen {guard.note}"
-    return f"{guard.name} {guard.value:+.3f}" + ("!" if guard.flagged else "")
+        return "\n".join([*lines, "guards  " + "  ".join(map(str, self.guards))])
 
 
 def score_card(
@@ -240,28 +207,19 @@ def score_card(
     found = guards.run(answers, weights, chosen, scoring.baselines, claim, looks, scoring.related_models)
     status, why = status_of(scoring, len(answers.blocks) / prompt_set.num_blocks, prompt_set.seed, claim, found)
     return ScoreCard(
-        key=scoring.key,
+        scoring=scoring,
+        answers=answers,
         score=_estimate(headline(cells["consensus"], chosen), n, unscored),
         families={name: _estimate(by_family[:, i], n, unscored) for i, name in enumerate(prompt_set.families)},
         strata={name: float(strata[i]) for i, name in enumerate(STRATA)},
-        headline=scoring.headline,
         single=_estimate(headline(single, chosen), n, unscored),
         held=_estimate(held, n, unscored),
         block=float(right.all(axis=(1, 3)).mean()),
-        abstained=answers.abstained,
-        kappa=answers.kappa,
         alone=(float(headline(cells["A"][:1], chosen)[0]), float(headline(cells["B"][:1], chosen)[0])),
         composition=_composition(answers, chosen),
-        ceiling=scoring.ceiling,
         guards=found,
         status=status,
-        doubts=tuple(why),
-        seed=prompt_set.seed,
-        layout=prompt_set.layout,
-        set_digest=prompt_set.digest,
-        num_prompts=len(prompt_set.prompts),
-        images_per_prompt=prompt_set.images_per_prompt,
-        unscored=answers.missing,
+        doubts=why,
     )
 
 
@@ -282,7 +240,7 @@ def _estimate(values: np.ndarray, scored: int, unscored: int) -> Estimate:
     )
 
 
-def _composition(answers: SetAnswers, chosen: Sequence[int]) -> dict[str, PartScore]:
+def _composition(answers: SetAnswers, chosen: Sequence[int]) -> dict[str, dict[str, float]]:
     """Return the score of blocks with ("held_out") and without a combination never rendered for training ("seen")."""
     if answers.prompt_set.world != "shapes":
         return {}
@@ -296,7 +254,9 @@ def _composition(answers: SetAnswers, chosen: Sequence[int]) -> dict[str, PartSc
         return {}
     parts = np.stack([~touched, touched])
     both = headline(credit_by_cell(answers, "consensus", parts.astype(float)), chosen)
-    return {name: PartScore(float(both[i]), int(parts[i].sum())) for i, name in enumerate(("seen", "held_out"))}
+    return {
+        name: {"score": float(both[i]), "blocks": int(parts[i].sum())} for i, name in enumerate(("seen", "held_out"))
+    }
 
 
 def status_of(

@@ -9,9 +9,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Final
 
-from diffusionbench.benchmarks.simpleeval.blocks import Contrast, Draft, PromptWorld
+from diffusionbench.benchmarks.simpleeval.blocks import BlockSampler, Contrast, Draft, PromptWorld
 from diffusionbench.benchmarks.simpleeval.open_words import article
-from diffusionbench.benchmarks.simpleeval.stream import BalancedSampler, HashStream
+from diffusionbench.benchmarks.simpleeval.stream import HashStream
 
 SHAPES: Final = ("circle", "square", "triangle", "plus", "ring", "star")
 COLOURS: Final = {
@@ -74,15 +74,10 @@ def num_groups(facts: Mapping[str, str]) -> int:
     return 2 if "shape2" in facts else 1
 
 
-class ShapesBlockSampler:
-    """Draws the blocks of one set; see `BlockSampler`."""
+class ShapesBlockSampler(BlockSampler):
+    """Draws blocks of two-by-two scenes of shapes."""
 
-    def __init__(self, seed: str) -> None:
-        # Distractors of held questions have samplers of their own: what they skip must not become the next facts.
-        self._asked, self._held = (
-            {name: BalancedSampler(items, HashStream(seed, f"{path}/{name}")) for name, items in VOCABULARY.items()}
-            for path in ("deck", "held")
-        )
+    items = VOCABULARY
 
     def draw(self, type_: str, stratum: str, stream: HashStream) -> Draft:
         """See `BlockSampler.draw`."""
@@ -138,7 +133,7 @@ class ShapesBlockSampler:
     ) -> tuple[str, ...]:
         pool = [item for item in allowed(slot, two) if item not in taken]
         chosen = list(given)
-        sampler = (self._held if given else self._asked)[kind(slot)]
+        sampler = (self.held if given else self.asked)[kind(slot)]
         while len(chosen) < min(OPTIONS, len(pool)):
             chosen.append(sampler.next(lambda item: item in pool and item not in chosen))
         return tuple(stream.shuffle(chosen))
@@ -147,7 +142,7 @@ class ShapesBlockSampler:
         values = allowed(slot, two)
         if slot == "relation" and type_.startswith("binding-colour"):
             values = RELATIONS[:2] if type_.endswith("horizontal") else RELATIONS[2:]
-        return self._asked[kind(slot)].next(lambda item: item in values and item not in taken)
+        return self.asked[kind(slot)].next(lambda item: item in values and item not in taken)
 
 
 def allowed(slot: str, two: bool) -> tuple[str, ...]:

@@ -77,6 +77,21 @@ class Outcome:
         """Return the hack gap of a metric: its gain less what was truly gained, float64 [1 + R]."""
         return self.gains[metric] - np.maximum(self.truth, 0)
 
+    @property
+    def transfer_gap(self) -> float | None:
+        """Gain of the attacked metric less the mean gain of the others."""
+        others = [float(gain[0]) for name, gain in self.gains.items() if name != self.target]
+        if self.target is None or self.target not in self.gains or not others:
+            return None
+        return float(self.gains[self.target][0]) - float(np.mean(others))
+
+    def cell(self, metric: str) -> str:
+        """Return gain and hack gap of a metric with its interval, as the table prints them."""
+        if metric not in self.gains:
+            return "-"
+        value, low, high = interval(self.gap(metric))
+        return f"{self.gains[metric][0]:.3f}, {value:.3f} [{low:.3f}, {high:.3f}]"
+
     def others(self, metrics: Sequence[str]) -> dict[str, float]:
         """Return the numbers beside the values of the metrics."""
         return {name: value for name, value in self.values.items() if name not in metrics}

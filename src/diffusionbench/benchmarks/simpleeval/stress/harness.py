@@ -100,22 +100,21 @@ class StressReport:
             "base": self.base,
             "oracle": self.oracle,
             "break_radius": {name: self.break_radius(name) for name in self.metrics},
-            "outcomes": [self._row(outcome) for outcome in self.outcomes],
+            "outcomes": [
+                {
+                    "attack": outcome.attack,
+                    "detail": outcome.detail,
+                    "target": outcome.target,
+                    "values": dict(outcome.values),
+                    "gain": {name: interval(gain) for name, gain in outcome.gains.items()},
+                    "true_gain": interval(outcome.truth),
+                    "hack_gap": {name: interval(outcome.gap(name)) for name in outcome.gains},
+                    "transfer_gap": outcome.transfer_gap,
+                    "flags": dict(outcome.flags),
+                }
+                for outcome in self.outcomes
+            ],
             "checks": [check.__dict__ for check in self.checks],
-        }
-
-    @staticmethod
-    def _row(outcome: Outcome) -> dict[str, Any]:
-        return {
-            "attack": outcome.attack,
-            "detail": outcome.detail,
-            "target": outcome.target,
-            "values": dict(outcome.values),
-            "gain": {name: interval(gain) for name, gain in outcome.gains.items()},
-            "true_gain": interval(outcome.truth),
-            "hack_gap": {name: interval(outcome.gap(name)) for name in outcome.gains},
-            "transfer_gap": _transfer(outcome),
-            "flags": dict(outcome.flags),
         }
 
     def text(self) -> str:
@@ -128,11 +127,13 @@ class StressReport:
             head,
         ]
         for outcome in self.outcomes:
-            cells = "".join(f"{_cell(outcome, name):>{wide}}" for name in self.metrics)
+            cells = "".join(f"{outcome.cell(name):>{wide}}" for name in self.metrics)
             flags = "".join(f"  {name}: {'yes' if raised else 'no'}" for name, raised in outcome.flags.items())
             beside = "".join(f"  {name} {value:+.3f}" for name, value in outcome.others(self.metrics).items())
             lines.append(f"{outcome.attack + ' ' + outcome.detail:<46}{outcome.truth[0]:>10.3f}{cells}{flags}{beside}")
-        lines.append("break radius  " + "  ".join(f"{name} {self._radius(name)}" for name in self.metrics))
+        radii = {name: self.break_radius(name) for name in self.metrics}
+        shown = (f"{name} {'not reached' if radius is None else f'{radius}/255'}" for name, radius in radii.items())
+        lines.append("break radius  " + "  ".join(shown))
         for check in self.checks:
             sign = ">=" if check.at_least else "<="
             verdict = "MISSED" if check.missed else "holds"
@@ -140,25 +141,6 @@ class StressReport:
                 f"{verdict:<7} {check.what}: {check.value:.3f} [{check.low:.3f}, {check.high:.3f}] {sign} {check.limit}"
             )
         return "\n".join(lines)
-
-    def _radius(self, metric: str) -> str:
-        radius = self.break_radius(metric)
-        return "not reached" if radius is None else f"{radius}/255"
-
-
-def _cell(outcome: Outcome, metric: str) -> str:
-    if metric not in outcome.gains:
-        return "-"
-    value, low, high = interval(outcome.gap(metric))
-    return f"{outcome.gains[metric][0]:.3f}, {value:.3f} [{low:.3f}, {high:.3f}]"
-
-
-def _transfer(outcome: Outcome) -> float | None:
-    """Return the gain of the attacked metric less the mean gain of the others."""
-    others = [float(gain[0]) for name, gain in outcome.gains.items() if name != outcome.target]
-    if outcome.target is None or outcome.target not in outcome.gains or not others:
-        return None
-    return float(outcome.gains[outcome.target][0]) - float(np.mean(others))
 
 
 def run(
