@@ -11,7 +11,7 @@ from typing import Any, Final
 
 from diffusionbench.catalog import metric_info
 from diffusionbench.registry import require
-from diffusionbench.views.figure import OTHER, STYLES
+from diffusionbench.views.figure import ALL_STYLES
 from diffusionbench.views.site import contents
 from diffusionbench.views.terminal import digits
 
@@ -34,10 +34,9 @@ def asset(name: str) -> str:
 
 def stylesheet() -> str:
     """Return the style of all pages, with the colours of the families."""
-    styles = {**STYLES, "other": OTHER}
-    light = "".join(f"--{key}:{style.colour};" for key, style in styles.items())
-    dark = "".join(f"--{key}:{style.dark};" for key, style in styles.items())
-    marks = "".join(f".fam-{key}{{--mark:var(--{key})}}" for key in styles)
+    light = "".join(f"--{key}:{style.colour};" for key, style in ALL_STYLES.items())
+    dark = "".join(f"--{key}:{style.dark};" for key, style in ALL_STYLES.items())
+    marks = "".join(f".fam-{key}{{--mark:var(--{key})}}" for key in ALL_STYLES)
     return f"{asset(STYLE)}\n:root{{{light}}}\n@media (prefers-color-scheme:dark){{:root{{{dark}}}}}\n{marks}\n"
 
 
@@ -55,7 +54,7 @@ def safe_link(url: str | None) -> str | None:
 
 
 class Pages:
-    """Renders templates.
+    """Render templates.
 
     Raises:
         MissingPackageError: if jinja2 is not installed.
@@ -96,8 +95,8 @@ class Pages:
             depth: folders between the page and the root of the site.
             here: the page's entry in the navigation.
             scripts: assets to run, in order; they read `data`.
-            data: what the scripts read, as JSON.
-            values: what the template names.
+            data: input of the scripts, handed over as JSON.
+            values: variables of the template.
         """
         texts = [f"\n{asset(name)}" for name in scripts]
         return str(
