@@ -117,7 +117,7 @@ def figure(
         score_set, guidance, family, select: as in `points.select_points`.
 
     Returns:
-        Four panels; one that cannot be drawn (no such metric, mixed protocols, two records for one method) has a problem.
+        Four panels; `problem` says why one cannot be drawn (no such metric, mixed protocols, two records of a method).
 
     Raises:
         RequestError: for an unknown set, guidance, family or name.
