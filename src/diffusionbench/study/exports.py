@@ -23,7 +23,6 @@ from diffusionbench.study.points import guidance_state, method_key
 from diffusionbench.writing import write_atomic
 
 EVERY_EVAL_EVER: Final = "0.3.0"
-RELATIONSHIPS: Final = ("first_party", "third_party", "collaborative", "other")
 
 
 def record_schema() -> dict[str, Any]:
@@ -31,26 +30,16 @@ def record_schema() -> dict[str, Any]:
     return {"$schema": "https://json-schema.org/draft/2020-12/schema", **Record.model_json_schema()}
 
 
-def every_eval_ever(
-    record: Record,
-    *,
-    retrieved: float | None = None,
-    organization: str = "DiffusionBench",
-    relationship: str = "other",
-) -> dict[str, Any]:
+def every_eval_ever(record: Record, *, retrieved: float | None = None) -> dict[str, Any]:
     """Return a record as one Every Eval Ever object (schema 0.3.0).
 
     Args:
         record: any record.
         retrieved: Unix time of retrieval; by default the record's creation.
-        organization: who provides the data.
-        relationship: of the evaluator to the model, one of `RELATIONSHIPS`.
 
     Raises:
         RequestError: if no time is known, or the format cannot hold a value.
     """
-    if relationship not in RELATIONSHIPS:
-        raise RequestError(f"unknown relationship '{relationship}'. Known: {', '.join(RELATIONSHIPS)}.")
     created = record.provenance.created
     if retrieved is None:
         if created is None:
@@ -65,8 +54,8 @@ def every_eval_ever(
         "source_metadata": {
             "source_name": record.provenance.source,
             "source_type": "evaluation_run" if measured else "documentation",
-            "source_organization_name": organization,
-            "evaluator_relationship": relationship,
+            "source_organization_name": "DiffusionBench",
+            "evaluator_relationship": "other",
             "additional_details": {"record": record.id, "kind": record.kind},
         },
         "eval_library": {
@@ -142,13 +131,12 @@ def _eee_result(record: Record, key: str, value: Value) -> dict[str, Any]:
     }
 
 
-def hub_results(record: Record, dataset: str, *, revision: str | None = None) -> list[dict[str, Any]]:
+def hub_results(record: Record, dataset: str) -> list[dict[str, Any]]:
     """Return a record as entries of the Hub's `.eval_results/*.yaml`.
 
     Args:
         record: any record.
         dataset: id of the benchmark's data set on the Hub ("owner/name"); each metric key is a task of it.
-        revision: commit of that data set.
 
     Raises:
         RequestError: if the id is not of that form, or a value is not finite.
@@ -161,7 +149,7 @@ def hub_results(record: Record, dataset: str, *, revision: str | None = None) ->
         if not math.isfinite(value.value):
             raise RequestError(f"metric '{key}' cannot be exported: {value.value} is not finite.")
         entry: dict[str, Any] = {
-            "dataset": {"id": dataset, "task_id": key, **({"revision": revision} if revision else {})},
+            "dataset": {"id": dataset, "task_id": key},
             "value": value.value,
         }
         if record.provenance.created:
@@ -179,14 +167,14 @@ def hub_results(record: Record, dataset: str, *, revision: str | None = None) ->
     return entries
 
 
-def hub_yaml(record: Record, dataset: str, *, revision: str | None = None) -> str:
+def hub_yaml(record: Record, dataset: str) -> str:
     """Return `hub_results` as the text of a YAML file."""
     from ruamel.yaml import YAML
 
     text = io.StringIO()
     yaml = YAML()
     yaml.width = 4096
-    yaml.dump(hub_results(record, dataset, revision=revision), text)
+    yaml.dump(hub_results(record, dataset), text)
     return text.getvalue()
 
 

@@ -124,18 +124,16 @@ def figure(
     """
     pool = in_set(records, score_set)
     present = {key for record in pool for key in record.values}
-    x = _horizontal(pool, guidance) if score_set == MEASURED else "fid"
+    x = "fid"
+    if score_set == MEASURED:
+        # Only the Inception network gives an FID; laptop-scale results have the Frechet distance of the digits judge.
+        held = {key for record in pool if guidance_state(record) == guidance for key in record.values}
+        x = "fd_digits" if "fid" not in held and "fd_digits" in held else "fid"
     pick = partial(select_points, pool, x, guidance=guidance, score_set=score_set, family=family, select=select)
     panels = [_panel(pick, x, name, score_set, present) for name in BENCHMARKS]
     if all(panel.problem for panel in panels) and (select or family):
         raise RequestError(str(panels[0].problem))
     return Figure(score_set, guidance, x, tuple(panels))
-
-
-def _horizontal(pool: Sequence[Record], guidance: str) -> str:
-    """Return FID or, for laptop-scale results without one, the Frechet distance of the digits judge."""
-    held = {key for record in pool if guidance_state(record) == guidance for key in record.values}
-    return "fd_digits" if "fid" not in held and "fd_digits" in held else "fid"
 
 
 def _panel(pick: Callable[[str], Selection], x: str, benchmark: str, score_set: str, present: set[str]) -> FigurePanel:

@@ -18,7 +18,7 @@ from rich.text import Text
 
 from diffusionbench.catalog import direction, metric_info
 from diffusionbench.errors import RequestError
-from diffusionbench.record import Guidance, Record, Value, facts_of
+from diffusionbench.record import Record, Value, facts_of
 from diffusionbench.shown import FIRST, cell, few, lines, printable
 from diffusionbench.study.analysis import Study, SubsetCoefficient
 from diffusionbench.study.board import SHOWN, Board, BoardRow, Cell, column_id
@@ -107,7 +107,10 @@ def print_record(record: Record, as_json: bool = False) -> None:
         print(json.dumps(record.model_dump(mode="json"), indent=2))
         return
     protocol = record.protocol
-    guidance = "" if protocol.guidance is None else f", guidance {_scale(protocol.guidance)}"
+    guidance = ""
+    if protocol.guidance is not None:
+        scale = protocol.guidance.scale
+        guidance = ", guidance " + ("of a strength not stated" if scale is None else f"{scale:g}")
     against = f"on prompts {protocol.prompts}" if protocol.prompts else f"against {protocol.reference}"
     right: dict[str, Any] = {"justify": "right"}
     columns = [Column("metric"), Column("value", **right), Column("95 % interval"), Column("n", **right)]
@@ -131,10 +134,6 @@ def print_record(record: Record, as_json: bool = False) -> None:
             console.print(note)
         if len(notes) > FIRST:
             console.print(f"and {len(notes) - FIRST:,} more (--json has them all)")
-
-
-def _scale(guidance: Guidance) -> str:
-    return "of a strength not stated" if guidance.scale is None else f"{guidance.scale:g}"
 
 
 def _uncertainty(value: Value) -> str:

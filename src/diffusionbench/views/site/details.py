@@ -171,15 +171,12 @@ def _by_axis(records: Sequence[Record]) -> list[dict[str, Any]]:
     for axis in dict.fromkeys(record.protocol.axis for record in records):
         alike = [record for record in records if record.protocol.axis == axis]
         keys = list(dict.fromkeys(key for record in alike for key in record.values))
-        alike.sort(key=lambda record: guidance_state(record) == "cfg")
-        found.append({"keys": keys, "rows": [(_row_title(record), record) for record in alike]})
+        rows = []
+        for record in sorted(alike, key=lambda record: guidance_state(record) == "cfg"):
+            in_title = record.variant is None or record.variant.replace("nfe-", "nfe=") in record.title.lower()
+            rows.append((record.title if in_title else f"{record.title} ({record.variant})", record))
+        found.append({"keys": keys, "rows": rows})
     return found
-
-
-def _row_title(record: Record) -> str:
-    """Return the title, with the variant where the title does not contain it."""
-    said = record.variant is None or record.variant.replace("nfe-", "nfe=") in record.title.lower()
-    return record.title if said else f"{record.title} ({record.variant})"
 
 
 # --- Metrics ---------------------------------------------------------------------------------------------------------
