@@ -14,6 +14,7 @@ from nanogen.datasets import DATASETS
 from nanogen.latents import LATENTS, LatentSpec
 from nanogen.losses import LOSSES
 from nanogen.objectives import OBJECTIVES
+from nanogen.optimizers import OPTIMIZERS
 from nanogen.resolve import Derived, resolve
 from nanogen.samplers import SAMPLERS
 from nanogen.text import ENCODERS
@@ -120,6 +121,7 @@ def tables() -> dict[str, dict[str, str]]:
     methods, _ = read_own("methods.yaml")
     titled: dict[str, Table[Any]] = {
         "objectives": OBJECTIVES,
+        "optimizers": OPTIMIZERS,
         "losses": LOSSES,
         "samplers": SAMPLERS,
         "data": DATASETS,
