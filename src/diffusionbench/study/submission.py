@@ -128,7 +128,7 @@ def _named(path: Path) -> RecordCheck:
 
 def _problems(record: Record) -> Iterator[str]:
     if record.kind != "measured":
-        yield f"kind: '{record.kind}' records come from the importer only; a submission is 'measured'"
+        yield f"kind: '{record.kind}' records are shipped with the package; a submission is 'measured'"
     if record.partial:
         yield "partial: something that was asked for is missing; submit a complete evaluation"
     if not record.values:
@@ -270,7 +270,7 @@ def _warnings(record: Record) -> Iterator[str]:
 
 
 class _Known:
-    """Records seen so far, by id and by measurement, with where each stands."""
+    """Records seen so far with their places, by id and by measurement."""
 
     def __init__(self) -> None:
         self._ids: dict[str, str] = {}
