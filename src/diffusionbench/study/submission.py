@@ -9,7 +9,7 @@ import json
 import math
 import os
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -138,7 +138,12 @@ def _problems(record: Record) -> Iterator[str]:
     yield from _names(record)
     yield from _hashes(record)
     yield from _sources(record)
-    for where, values in _all_values(record):
+    parts = {
+        "values": record.values,
+        **{f"anchors.{name}": values for name, values in record.anchors.items()},
+        **{f"breakdown.{name}": values for name, values in record.breakdown.items()},
+    }
+    for where, values in parts.items():
         for key, value in values.items():
             yield from _value(f"{where}.{key}", key, value, record.protocol.count)
     if record.provenance.selftest == "failed":
@@ -214,14 +219,6 @@ def _prompts(record: Record) -> Iterator[str]:
             f"protocol.prompts_digest: {protocol.prompts_digest[:12]} is not the hash {found[:12]} of "
             f"'{protocol.prompts}' with seed {seed}; it was made by another version or changed"
         )
-
-
-def _all_values(record: Record) -> Iterator[tuple[str, Mapping[str, Value]]]:
-    yield "values", record.values
-    for name, values in record.anchors.items():
-        yield f"anchors.{name}", values
-    for name, values in record.breakdown.items():
-        yield f"breakdown.{name}", values
 
 
 def _value(where: str, key: str, value: Value, count: int | None) -> Iterator[str]:
