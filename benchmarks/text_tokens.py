@@ -26,7 +26,7 @@ from nanogen.config import compose
 from nanogen.data import Batch
 from nanogen.data.order import batches
 from nanogen.model.condition import TextCondition
-from nanogen.train import build, open_data, updates
+from nanogen.train import build, flow_updates, open_data
 
 LENGTH = 256
 
@@ -64,9 +64,9 @@ def main() -> None:
     losses: dict[str, list[float]] = {}
     for turn in range(options.rounds + 1):
         for side, parts in sides.items():
-            trainee = build(config, parts, len(data))
+            state = build(config, parts, len(data))
             start = time.perf_counter()
-            values = [one["loss/flow"] for one in updates(trainee, parts, config, repeat(kept), options.steps)]
+            values = [one["loss/flow"] for one in flow_updates(state, parts, config, repeat(kept), options.steps)]
             if turn:  # The first turn warms up.
                 seconds[side].append((time.perf_counter() - start) / options.steps)
             losses[side] = [value.item() for value in values]

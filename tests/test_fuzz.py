@@ -268,7 +268,7 @@ def read_config(path: Path) -> None:
     from nanogen.config import compose
     from nanogen.show import as_text
 
-    as_text(compose(file=path), None, why=True)
+    as_text(compose(file=path), why=True)
 
 
 def sample(path: Path) -> None:

@@ -1,4 +1,4 @@
-"""The record of one evaluation, put together from what was asked and what was found."""
+"""Assembles the record of one evaluation from the request and the findings."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from diffusionbench.stats import Estimate
 
 @dataclass(frozen=True, kw_only=True)
 class Findings:
-    """What an evaluation found.
+    """Findings of an evaluation.
 
     Attributes:
         estimates: of every metric, by key.

@@ -23,7 +23,7 @@ from nanogen.latents import Latent, LatentSpec
 from nanogen.model.condition import ClassCondition, Condition, TextCondition
 from nanogen.model.shape import Shape
 from nanogen.resolve import resolve
-from nanogen.train import build, open_data, training_source, updates
+from nanogen.train import build, flow_updates, open_data, training_source
 
 # Dense bfloat16 peak in FLOP/s, from the makers' data sheets; no figure is made up for other devices.
 PEAKS = {"H100": 989e12, "H200": 989e12, "A100": 312e12}
@@ -122,11 +122,12 @@ def bench(config: Config, synthetic: bool, steps: int, warmup: int, num_text_tok
                 accumulation=config.train.accumulation,
                 workers=config.data.workers,
             )
-        trainee = build(config, components, num_images)
+        state = build(config, components, num_images)
         lengths: list[int] = []
-        trainee.model.condition.register_forward_hook(lambda net, given, out: lengths.append(out[0].shape[1]))
+        net: Any = state.module.net
+        net.condition.register_forward_hook(lambda net, given, out: lengths.append(out[0].shape[1]))
         clock = Clock(device)
-        loop = updates(trainee, components, config, loader, warmup + steps, clock)
+        loop = flow_updates(state, components, config, loader, warmup + steps, clock)
         for _ in islice(loop, warmup):
             pass
         clock.restart()

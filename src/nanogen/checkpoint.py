@@ -10,20 +10,16 @@ from __future__ import annotations
 import os
 import re
 import shutil
-import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
-import torch.distributed.checkpoint as dcp
 from pydantic import ValidationError
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
-from torch.distributed.checkpoint.state_dict import get_state_dict, set_state_dict
 
 from diffusionbench.errors import CheckpointError, Told
 from diffusionbench.folders import strangers
@@ -32,6 +28,8 @@ from diffusionbench.schema import Strict, file_digest
 from diffusionbench.shown import few
 from diffusionbench.writing import sync, write_atomic
 from nanogen import parallel
+from nanogen.log import say
+from nanogen.state import TrainState, stored_name
 
 MANIFEST, WEIGHTS, STATE = "manifest.json", "ema.safetensors", "state"
 METADATA = f"{STATE}/.metadata"
@@ -47,7 +45,7 @@ class Entry(Strict):
 
 
 class Manifest(Strict):
-    """What a checkpoint consists of: every file but this one, by its name in the folder."""
+    """The files of a checkpoint but this one, by name in the folder."""
 
     step: int
     files: dict[str, Entry]
@@ -65,44 +63,34 @@ class Checkpoint:
         return self.path / WEIGHTS
 
 
-def save(
-    folder: Path,
-    step: int,
-    model: nn.Module,
-    optimizer: torch.optim.Optimizer,
-    ema: nn.Module,
-    header: Mapping[str, str],
-    keep: int,
-) -> None:
-    """Write the state after `step` updates; every process calls it.
+def save(folder: Path, state: TrainState, header: Mapping[str, str], keep: int) -> None:
+    """Write a training state; every process calls it.
 
     Args:
-        folder: the run's checkpoint folder.
-        model, optimizer: training state.
-        ema: averaged network; also written as `ema.safetensors`.
-        header: strings for that file's header (config, step, commit, ...).
+        folder: of the run's checkpoints.
+        header: strings for the header of the weights file (config, commit, ...); step and skipped updates join them.
         keep: checkpoints to keep; older ones are removed once this one would outlast a power cut.
 
     Raises:
         CheckpointError: if the disk is full or not writable; older checkpoints are untouched.
         Told: if that happened to another process.
     """
+    step = state.step
     temporary = folder / f".step-{step:08d}.tmp"
     main = parallel.is_main()
+    header = {**header, "step": str(step), "skipped": f"{state.updater.skipped.item():.0f}"}
     try:
         with parallel.agreed(), _written(step, folder):
             if main:
                 folder.mkdir(exist_ok=True)
                 sweep(folder)
                 temporary.mkdir()
-        with parallel.agreed(), _written(step, folder), warnings.catch_warnings():
-            # Says that one process saves alone, which is what we want.
-            warnings.simplefilter("ignore", UserWarning)
-            dcp.save(_state(model, optimizer, ema), checkpoint_id=temporary / STATE)
+        with parallel.agreed(), _written(step, folder):
+            parallel.save(_tree(state), temporary / STATE)
+        average = {name: parallel.full(tensor).contiguous() for name, tensor in state.averaged().items()}
         with parallel.agreed(), _written(step, folder):
             if main:
-                average = {name: parameter.contiguous() for name, parameter in ema.named_parameters()}
-                save_file(average, temporary / WEIGHTS, dict(header))
+                save_file(average, temporary / WEIGHTS, header)
                 _finish(temporary, step)
                 prune(folder, step, keep)
     except (CheckpointError, Told):
@@ -115,22 +103,26 @@ def save(
 def _written(step: int, folder: Path) -> Iterator[None]:
     try:
         yield
-    except (OSError, SafetensorError, dcp.api.CheckpointException) as error:
+    except (OSError, SafetensorError) as error:
         raise CheckpointError(
-            f"checkpoint of step {step} could not be written to {folder}: {_reason(error)}. "
+            f"checkpoint of step {step} could not be written to {folder}: {error}. "
             "Older checkpoints are untouched; make room and start the same command again."
         ) from None
 
 
-def _reason(error: BaseException) -> str:
-    if isinstance(error, dcp.api.CheckpointException):
-        return "; ".join(sorted({str(failure[0]) for failure in error.failures.values()}))
-    return str(error)
+def _tree(state: TrainState) -> dict[str, Any]:
+    """Return all that a checkpoint holds of a training, for `parallel.save` and `parallel.load`."""
+    optimizer = parallel.optimizer_state(state.module, state.updater.optimizers)
+    return {
+        "model": state.module.tensors(),
+        "optimizer": _renamed(optimizer, stored_name),
+        "ema": state.averaged(),
+    }
 
 
-def _state(model: nn.Module, optimizer: torch.optim.Optimizer, ema: nn.Module) -> dict[str, Any]:
-    weights, moments = get_state_dict(model, optimizer)
-    return {"model": weights, "optimizer": moments, "ema": dict(ema.named_parameters())}
+def _renamed(optimizer: dict[str, Any], rename: Callable[[str], str]) -> dict[str, Any]:
+    groups = [{**group, "params": [rename(name) for name in group["params"]]} for group in optimizer["param_groups"]]
+    return {"state": {rename(name): value for name, value in optimizer["state"].items()}, "param_groups": groups}
 
 
 def _finish(temporary: Path, step: int) -> None:
@@ -157,9 +149,7 @@ def _finish(temporary: Path, step: int) -> None:
 def prune(folder: Path, step: int, keep: int) -> None:
     """Remove checkpoints older than that of `step`, which is intact, so that `keep` are left.
 
-    One with files of somebody else in it stays.
-
-    Newer ones were found damaged and go when their step comes again.
+    Those with files of somebody else in them stay. Newer ones were found damaged and go when their step comes again.
 
     Raises:
         OSError: if that is not possible.
@@ -177,7 +167,7 @@ def prune(folder: Path, step: int, keep: int) -> None:
 
 
 def _others(path: Path) -> list[str]:
-    """What lies in the folder of a checkpoint and is no part of any."""
+    """Return the files in the folder of a checkpoint that belong to no checkpoint."""
     ours = {MANIFEST, WEIGHTS, METADATA}
     return [name for name in strangers(path, ours) if not _SHARD.fullmatch(name)]
 
@@ -230,7 +220,7 @@ def newest(folder: Path) -> tuple[Checkpoint | None, list[str]]:
 
 
 def _problem(path: Path, step: int) -> str | None:
-    """What is wrong with a checkpoint, or None."""
+    """Return why a checkpoint cannot be used, or None."""
     try:
         manifest = Manifest.model_validate_json(read_small(path / MANIFEST))
     except (OSError, ValidationError):
@@ -254,23 +244,44 @@ def _problem(path: Path, step: int) -> str | None:
     return None
 
 
-def restore(checkpoint: Checkpoint, model: nn.Module, optimizer: torch.optim.Optimizer, ema: nn.Module) -> None:
-    """Load the training state in place; every process calls it.
+def num_bytes(state: TrainState) -> int:
+    """Return about how large a checkpoint is: weights, two moments and two copies of the average."""
+    return 5 * sum(tensor.numel() * tensor.element_size() for tensor in state.module.tensors().values())
+
+
+def restore(checkpoint: Checkpoint, state: TrainState) -> None:
+    """Load a training state in place; every process calls it.
 
     Raises:
         CheckpointError: if it is another network's.
     """
-    state = _state(model, optimizer, ema)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", UserWarning)
-        try:
-            dcp.load(state, checkpoint_id=checkpoint.path / STATE)
-        except dcp.api.CheckpointException as error:
-            raise CheckpointError(
-                f"checkpoint {checkpoint.path} cannot be loaded: {_reason(error)}. Remove it to continue from the one "
-                "before."
-            ) from None
-    set_state_dict(model, optimizer, model_state_dict=state["model"], optim_state_dict=state["optimizer"])
+    tree = _tree(state)
+    try:
+        parallel.load(tree, checkpoint.path / STATE)
+    except OSError as error:
+        raise CheckpointError(
+            f"checkpoint {checkpoint.path} cannot be loaded: {error}. Remove it to continue from the one before."
+        ) from None
+    # Weights and average were loaded in place.
+    names = {stored_name(name): name for name, _ in state.module.named_parameters()}
+    parallel.set_optimizer_state(state.module, state.updater.optimizers, _renamed(tree["optimizer"], names.__getitem__))
+    state.step = checkpoint.step
+    state.updater.skipped.fill_(float(read_header(checkpoint.weights).get("skipped", 0)))
+
+
+def resume(folder: Path, state: TrainState) -> None:
+    """Load the newest intact checkpoint of a folder, if it has one; newer ones that are damaged are named.
+
+    Raises:
+        CheckpointError: see `newest` and `restore`.
+    """
+    found, damaged = parallel.from_main(lambda: newest(folder))
+    if parallel.is_main():
+        for problem in damaged:
+            say(f"{problem}; using {found.path.name if found else 'no checkpoint: starting over'}")
+    if found is not None:
+        with parallel.agreed():
+            restore(found, state)
 
 
 @contextmanager

@@ -32,6 +32,7 @@ from nanogen.datasets import DATASETS
 from nanogen.latents import LATENTS
 from nanogen.losses import LOSSES
 from nanogen.objectives import OBJECTIVES
+from nanogen.optimizers import OPTIMIZERS
 from nanogen.samplers import SAMPLERS
 from nanogen.settings import Config
 
@@ -455,6 +456,7 @@ def _check_names(config: Config, merged: Mapping[str, Leaf]) -> None:
         _check_options(LOSSES, name, options, f"losses.{name}", merged)
     tables: dict[str, tuple[Table[Any], Sequence[str]]] = {
         "latent.name": (LATENTS, [config.latent.name]),
+        "optim.name": (OPTIMIZERS, [config.optim.name]),
         "data.name": (DATASETS, [config.data.name]),
         "condition.kind": (CONDITIONS, [config.condition.kind]),
         "sampler.name": (SAMPLERS, [config.sampler.name]),

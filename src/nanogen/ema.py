@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import copy
+from typing import Generic, TypeVar
 
 import torch
 from torch import nn
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 
+ModuleT = TypeVar("ModuleT", bound=nn.Module)
+
 
 def decay_at(step: int, decay: float, ramp: bool) -> float:
-    """Decay of the update number `step` (from 0).
+    """Return the decay of the update number `step` (from 0).
 
     Args:
         decay: the cap; per step.
@@ -19,21 +22,32 @@ def decay_at(step: int, decay: float, ramp: bool) -> float:
     return min(decay, (1 + step) / (10 + step)) if ramp else decay
 
 
-class EMA:
-    """Average of a model; starts as its copy.
+class EMA(Generic[ModuleT]):
+    """Average of the trainable parameters of a module; starts as its copy.
+
+    Buffers follow the module's; frozen parameters are shared with it.
 
     Attributes:
-        model: the averaged network, in evaluation mode and without gradients.
+        module: the averaged copy, in evaluation mode and without gradients.
     """
 
-    def __init__(self, model: nn.Module, decay: float, ramp: bool) -> None:
-        self.model = copy.deepcopy(model).float().requires_grad_(False).eval()
+    def __init__(self, module: ModuleT, decay: float, ramp: bool) -> None:
+        frozen = {id(weight): weight for weight in module.parameters() if not weight.requires_grad}
+        self.module: ModuleT = copy.deepcopy(module, frozen).float().requires_grad_(False).eval()
         self.decay = decay
         self.ramp = ramp
-        self._averages = list(self.model.parameters())
-        self._weights = list(model.parameters())
+        pairs = zip(self.module.parameters(), module.parameters(), strict=True)
+        self._averages, self._weights = map(list, zip(*(pair for pair in pairs if pair[1].requires_grad), strict=True))
+        stored = module.state_dict()
+        self._buffers = [
+            (copied, buffer)
+            for (name, buffer), copied in zip(module.named_buffers(), self.module.buffers(), strict=True)
+            if name in stored
+        ]
 
     @torch.no_grad()
     def update(self, step: int) -> None:
         """Average in the weights after update number `step` (from 0)."""
         get_ema_multi_avg_fn(decay_at(step, self.decay, self.ramp))(self._averages, self._weights, None)
+        for copied, buffer in self._buffers:
+            copied.copy_(buffer)

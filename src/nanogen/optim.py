@@ -1,14 +1,14 @@
-"""The optimizer, its learning rate as a function of the step, and the refusal of non-finite updates."""
+"""The learning rate as a function of the step, and updates by one or more optimizers that must be finite."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
-from diffusionbench.errors import RunError
+from diffusionbench.errors import ConfigError, RunError
 from nanogen import parallel
 
 
@@ -47,29 +47,33 @@ class Schedule:
         return lr * (1 - (1 - self.final_factor) * done)
 
 
-def adamw(
-    parameters: Iterable[nn.Parameter], betas: tuple[float, float], eps: float, weight_decay: float
-) -> torch.optim.AdamW:
-    """AdamW over all parameters in one group; the rate is set at every step."""
-    return torch.optim.AdamW(parameters, lr=0.0, betas=betas, eps=eps, weight_decay=weight_decay, fused=True)
-
-
 class Updater:
     """Makes updates and refuses those that are not finite, without waiting for the device.
 
-    The fused optimizer skips an update on the device when its `found_inf` is set. In mode "stop" the flag is sticky:
-    after a refused update nothing moves until the host, one step later at most, reads it and raises. In mode "skip"
-    only the update at hand is skipped, and counted.
+    A torch optimizer that takes `found_inf` skips an update on the device where that is 1. In mode "stop" the flag is
+    sticky: after a refused update nothing moves until the host, one step later at most, reads it and raises. In mode
+    "skip" only the update at hand is skipped, and counted.
 
     Args:
-        optimizer: fused AdamW.
+        optimizers: each parameter is in one of them.
         grad_clip: largest global L2 norm of the gradient; inf is off.
         stop: whether a non-finite update ends training.
+
+    Raises:
+        ConfigError: if an optimizer cannot skip an update.
     """
 
-    def __init__(self, optimizer: torch.optim.AdamW, grad_clip: float, stop: bool) -> None:
-        self.optimizer = optimizer
-        self.parameters = [p for group in optimizer.param_groups for p in group["params"]]
+    def __init__(self, optimizers: Sequence[torch.optim.Optimizer], grad_clip: float, stop: bool) -> None:
+        for optimizer in optimizers:
+            if not getattr(optimizer, "_step_supports_amp_scaling", False):
+                raise ConfigError(
+                    f"optimizer {type(optimizer).__name__} takes no `found_inf`, so it would make updates that are not "
+                    "finite. Use one of torch's fused optimizers."
+                )
+        self.optimizers = optimizers
+        self.parameters = [
+            weight for optimizer in optimizers for group in optimizer.param_groups for weight in group["params"]
+        ]
         self.grad_clip = grad_clip
         self.stop = stop
         self.skipped = torch.zeros((), device=self.parameters[0].device)
@@ -98,12 +102,13 @@ class Updater:
         refused = parallel.all_max((~finite).float())
         self.skipped = self.skipped + refused
         self._refused = torch.maximum(self._refused, refused) if self.stop else refused
-        for group in self.optimizer.param_groups:
-            group["lr"] = lr
-        # The protocol by which torch's gradient scaler tells the fused optimizer to leave everything as it is.
-        self.optimizer.found_inf = self._refused  # type: ignore[attr-defined]
-        self.optimizer.step()
-        self.optimizer.zero_grad(set_to_none=True)
+        for optimizer in self.optimizers:
+            for group in optimizer.param_groups:
+                group["lr"] = lr * group.get("lr_scale", 1.0)
+            # The protocol by which torch's gradient scaler tells an optimizer to leave everything as it is.
+            optimizer.found_inf = self._refused  # type: ignore[attr-defined]
+            optimizer.step()
+            optimizer.zero_grad(set_to_none=True)
         if self.stop:
             self._pending = _Pending.of(step, self._refused, terms)
             if self._pending.event is None:

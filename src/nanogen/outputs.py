@@ -1,13 +1,17 @@
-"""What a training leaves: log lines, checkpoints, sample grids and records, each once and when it is due."""
+"""What a training leaves, each once and when it is due: log lines, checkpoints, and of a run grids and records.
+
+Every process calls these classes, and the main one writes.
+"""
 
 from __future__ import annotations
 
 import json
 import os
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from contextlib import suppress
-from typing import TYPE_CHECKING
+from dataclasses import dataclass
+from pathlib import Path
 
 from torch import Tensor
 
@@ -19,61 +23,60 @@ from nanogen.data import Dataset
 from nanogen.data.corrupt import CorruptLog
 from nanogen.log import Log, say
 from nanogen.progress import Progress
-from nanogen.run import Run
+from nanogen.run import CHECKPOINTS, Run
 from nanogen.settings import due, to_steps
+from nanogen.state import TrainState
 from nanogen.stop import Stop
 
-if TYPE_CHECKING:
-    from nanogen.train import Trainee
+
+@dataclass(frozen=True)
+class Periods:
+    """How often a training writes.
+
+    Attributes:
+        batch_size: images of one update, over all processes.
+        log_every, checkpoint_every: updates; None for the last one alone.
+        keep: checkpoints to keep.
+        sinks: of the log, see `nanogen.log.Log`.
+    """
+
+    batch_size: int
+    log_every: int | None
+    checkpoint_every: int | None
+    keep: int
+    sinks: tuple[str, ...] = ()
 
 
 class Outputs:
-    """Writes what is due after each step; every process calls it, and the main one writes.
+    """Log lines and checkpoints.
 
     Args:
-        run: whose folder is held.
-        trainee: what is trained; its updates say which step it is.
-        data: whose examples the sample grids show.
+        folder: of the training, held by this process.
+        state: says which step it is.
         last: step at which training ends; everything is due there.
-        tally: of corrupt samples, where they are counted.
-        stop: may end a grid or an evaluation at once.
+        header: strings for the header of each weights file.
+
+    Attributes:
+        saved: step of the newest checkpoint; 0 where there is none.
 
     Raises:
         CheckpointError: if the log cannot be written.
     """
 
-    def __init__(
-        self,
-        run: Run,
-        config: Config,
-        parts: Components,
-        trainee: Trainee,
-        data: Dataset,
-        last: int,
-        tally: CorruptLog | None,
-        stop: Stop,
-    ) -> None:
-        def period(duration: str) -> int | None:
-            return to_steps(duration, config.train.batch_size, len(data))
-
-        self.run, self.config, self.parts, self.trainee, self.last = run, config, parts, trainee, last
-        self.tally, self.stop = tally, stop
-        self.log_every, self.sample_every = period(config.log.every), period(config.sample.every)
-        self.checkpoint_every, self.eval_every = period(config.train.checkpoint_every), period(config.eval.every)
-        self.asks = parts.conditioner.examples(data, config.sample.num)
-        self.saved = trainee.updates
-        self.started, self.since = time.perf_counter(), trainee.updates
+    def __init__(self, folder: Path, state: TrainState, last: int, periods: Periods, header: Mapping[str, str]) -> None:
+        self.folder, self.state, self.last, self.periods, self.header = folder, state, last, periods, header
+        self.saved = state.step
+        self.started, self.since = time.perf_counter(), state.step
         self.log: Log | None = None
         self.progress: Progress | None = None
         with parallel.agreed():
             if parallel.is_main():
-                self.folder = os.stat(run.path)
-                self.log = Log(run.path, config.log.sinks, trainee.updates)
-                wanted = trainee.updates - trainee.updates % self.log_every if self.log_every else 0
+                self.log = Log(folder, periods.sinks, state.step)
+                wanted = state.step - state.step % periods.log_every if periods.log_every else 0
                 if self.log.last < wanted:
                     lacking = f"has no lines from step {self.log.last + 1} to {wanted}"
                     say(f"{self.log.path} {lacking}; they are not made again")
-                self.progress = Progress(trainee.updates, last)
+                self.progress = Progress(state.step, last)
 
     def __enter__(self) -> Outputs:
         return self
@@ -84,13 +87,11 @@ class Outputs:
                 opened.close()
 
     def catch_up(self) -> None:
-        """Do what the step that training continues from lacks: it was stopped after the checkpoint."""
-        if self.trainee.updates:
-            if self.log is not None:
-                # What cannot be removed goes with the next checkpoint.
-                with suppress(OSError):
-                    checkpoint.prune(self.run.checkpoints, self.trainee.updates, self.config.train.keep)
-            self._draw_and_score(missing=True)
+        """Make what the step that training continues from lacks: it was stopped after the checkpoint."""
+        if self.state.step and self.log is not None:
+            # What cannot be removed goes with the next checkpoint.
+            with suppress(OSError):
+                checkpoint.prune(self.folder / CHECKPOINTS, self.state.step, self.periods.keep)
 
     def after_step(self, values: Mapping[str, Tensor]) -> None:
         """Write what is due after an update.
@@ -100,95 +101,150 @@ class Outputs:
 
         Raises:
             CheckpointError: if something cannot be written.
-            RunError: if the run folder is gone.
+            RunError: if the folder is gone.
             NonFiniteLoss: if the update was refused.
             Stopped: by a signal, in a grid or an evaluation; the step itself is complete.
         """
-        step = self.trainee.updates
-        logging, saving = (due(step, every) or step == self.last for every in (self.log_every, self.checkpoint_every))
-        corrupt = {}
-        if logging or saving:
-            with parallel.agreed():
-                self._check_folder()
-            if self.tally is not None:
-                # Also with each checkpoint: a run that continues from it knows what it met before.
-                with parallel.agreed():
-                    corrupt = {"corrupt": self.tally.collect(step)}
+        step = self.state.step
+        periods = (self.periods.log_every, self.periods.checkpoint_every)
+        logging, saving = (due(step, every) or step == self.last for every in periods)
+        if not logging and not saving:
+            return
+        with parallel.agreed():
+            self.check_folder()
+        # Also with each checkpoint: a run that continues from it knows what it met before.
+        counts = self.counts()
         if logging:
-            self._tell(step, values, corrupt)
+            numbers = {name: parallel.all_mean(value).item() for name, value in values.items()}
+            self._tell(step, numbers, counts)
         if saving:
-            self.trainee.updater.check()
+            self.state.updater.check()
             self.save()
-        self._draw_and_score()
 
     def save(self) -> None:
         """Write a checkpoint of the step, unless there is one."""
-        step, config, trainee = self.trainee.updates, self.config, self.trainee
-        if self.saved == step:
+        if self.saved == self.state.step:
             return
         with parallel.agreed():
-            self._check_folder()
+            self.check_folder()
             if self.log is not None:
                 self.log.sync()
-        header = {
-            "config": json.dumps(config.model_dump(mode="json")),
-            "config_hash": config.hash,
-            "run": json.dumps(self.run.facts),
-            "step": str(step),
-            "commit": str(self.run.facts.get("commit")),
-            "precision": self.parts.precision,
-            "condition_digest": self.parts.conditioner.digest,
-            "ema_decay": str(config.train.ema_decay),
-            "skipped": f"{trainee.updater.skipped.item():.0f}",
-        }
-        checkpoint.save(
-            self.run.checkpoints,
-            step,
-            trainee.model,
-            trainee.updater.optimizer,
-            trainee.ema.model,
-            header,
-            config.train.keep,
-        )
-        self.saved = step
+        checkpoint.save(self.folder / CHECKPOINTS, self.state, self.header, self.periods.keep)
+        self.saved = self.state.step
 
-    def _tell(self, step: int, values: Mapping[str, Tensor], corrupt: Mapping[str, float]) -> None:
-        numbers = {name: parallel.all_mean(value).item() for name, value in values.items()}
+    def _tell(self, step: int, numbers: dict[str, float], counts: Mapping[str, float]) -> None:
         now = time.perf_counter()
-        numbers["lr"] = self.trainee.schedule(step - 1)
-        numbers["skipped"] = self.trainee.updater.skipped.item()
-        numbers |= corrupt
-        numbers["images_per_second"] = (step - self.since) * self.config.train.batch_size / (now - self.started)
+        numbers["lr"] = self.state.schedule(step - 1)
+        numbers["skipped"] = self.state.updater.skipped.item()
+        numbers |= counts
+        numbers["images_per_second"] = (step - self.since) * self.periods.batch_size / (now - self.started)
         self.started, self.since = now, step
         with parallel.agreed():
             if self.log is not None and self.progress is not None:
                 self.log.write(step, numbers)
                 self.progress.show(step, numbers)
-                for note in self.parts.conditioner.notes():
+                for note in self.notes():
                     say(note)
 
+    def check_folder(self) -> None:
+        """Refuse to write where the training no longer is."""
+
+    def counts(self) -> dict[str, float]:
+        """Return further numbers for a log line; every process calls it."""
+        return {}
+
+    def notes(self) -> Iterable[str]:
+        """Return sentences for the terminal."""
+        return ()
+
+
+class RunOutputs(Outputs):
+    """Sample grids and records beside what `Outputs` writes, for a run of `nanogen train`.
+
+    Args:
+        data: whose examples the sample grids show.
+        corrupt: counts corrupt samples, or None where they end the run.
+        stop: may end a grid or an evaluation at once.
+    """
+
+    def __init__(
+        self,
+        run: Run,
+        components: Components,
+        state: TrainState,
+        data: Dataset,
+        last: int,
+        corrupt: CorruptLog | None,
+        stop: Stop,
+    ) -> None:
+        config: Config = run.config
+
+        def period(duration: str) -> int | None:
+            return to_steps(duration, config.train.batch_size, len(data))
+
+        periods = Periods(
+            batch_size=config.train.batch_size,
+            log_every=period(config.log.every),
+            checkpoint_every=period(config.train.checkpoint_every),
+            keep=config.train.keep,
+            sinks=config.log.sinks,
+        )
+        header = {
+            "config": json.dumps(config.model_dump(mode="json")),
+            "config_hash": config.hash,
+            "run": json.dumps(run.facts),
+            "commit": str(run.facts.get("commit")),
+            "precision": components.precision,
+            "condition_digest": components.conditioner.digest,
+            "latent_digest": components.latent.digest,
+            "ema_decay": str(config.train.ema_decay),
+        }
+        self.run, self.config, self.components, self.corrupt, self.stop = run, config, components, corrupt, stop
+        self.sample_every, self.eval_every = period(config.sample.every), period(config.eval.every)
+        self.examples = components.conditioner.examples(data, config.sample.num)
+        self.stat = os.stat(run.path) if parallel.is_main() else None
+        super().__init__(run.path, state, last, periods, header)
+
+    def catch_up(self) -> None:
+        super().catch_up()
+        if self.state.step:
+            self._draw_and_score(missing=True)
+
+    def after_step(self, values: Mapping[str, Tensor]) -> None:
+        super().after_step(values)
+        self._draw_and_score()
+
+    def check_folder(self) -> None:
+        if self.log is not None:
+            self.run.check_there(self.stat)
+
+    def counts(self) -> dict[str, float]:
+        if self.corrupt is None:
+            return {}
+        with parallel.agreed():
+            return {"corrupt": self.corrupt.collect(self.state.step)}
+
+    def notes(self) -> Iterable[str]:
+        return self.components.conditioner.notes()
+
     def _draw_and_score(self, missing: bool = False) -> None:
-        """The sample grid and the record of a step where they are due; only what is `missing`, or both anew."""
-        step, net, run, config = self.trainee.updates, self.trainee.ema.model, self.run, self.config
+        """Make the sample grid and the record of a step where they are due; only what is `missing`, or both anew."""
+        step, net, run, config = self.state.step, self.state.ema.module.net, self.run, self.config
         with self.stop.deferred(False):
             if step == self.last or due(step, self.sample_every):
                 with parallel.agreed():
                     if self.log is not None and not (missing and evaluate.has_grid(run.path, step)):
-                        self._check_folder()
-                        evaluate.sample_grid(net, self.parts, config, run, step, self.asks)
+                        self.check_folder()
+                        evaluate.sample_grid(net, self.components, config, run, step, self.examples)
             if config.eval.metrics and (step == self.last or due(step, self.eval_every)):
                 record = None
                 if missing:
                     record = parallel.from_main(lambda: evaluate.finished_record(run.path, step, config))
                 try:
-                    record = record or evaluate.evaluate(net, self.parts, config, run, step)
+                    record = record or evaluate.evaluate(net, self.components, config, run, step)
                 except UserError:
-                    self._check_folder()
+                    self.check_folder()
                     raise
                 with parallel.agreed():
                     if self.log is not None and record is not None:
                         self.log.write_record(step, {key: value.value for key, value in record.values.items()})
-
-    def _check_folder(self) -> None:
-        if self.log is not None:
-            self.run.check_there(self.folder)

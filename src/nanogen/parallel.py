@@ -3,14 +3,20 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator
+import warnings
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
+from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
+import torch.distributed.checkpoint as dcp
 from torch import Tensor, nn
+from torch.distributed.checkpoint.state_dict import get_optimizer_state_dict, set_optimizer_state_dict
+from torch.distributed.tensor import DTensor
+from torch.nn.parallel import DistributedDataParallel
 
 from diffusionbench.errors import ConfigError, RunError, Stopped, Told, UserError
 from diffusionbench.shown import first_line
@@ -131,13 +137,12 @@ def from_main(make: Callable[[], T]) -> T:
     return made[0]
 
 
-def wrap(model: nn.Module, device: str) -> nn.Module:
-    """Return the model with averaged gradients; itself where there is one process."""
+def wrap(module: nn.Module) -> nn.Module:
+    """Return the module with gradients averaged over the processes; itself where there is one process."""
     if world_size() == 1:
-        return model
-    from torch.nn.parallel import DistributedDataParallel
-
-    return DistributedDataParallel(model, device_ids=None if device == "cpu" else [device])
+        return module
+    device = next(module.parameters()).device
+    return DistributedDataParallel(module, device_ids=None if device.type == "cpu" else [device])
 
 
 @contextmanager
@@ -148,12 +153,6 @@ def local_gradients(model: nn.Module, local: bool) -> Iterator[None]:
             yield
     else:
         yield
-
-
-def barrier() -> None:
-    """Wait for all processes."""
-    if dist.is_initialized():
-        dist.barrier()
 
 
 def all_max(value: Tensor) -> Tensor:
@@ -179,3 +178,52 @@ def gather(mine: dict[int, Any]) -> dict[int, Any] | None:
     parts: list[Any] | None = [None] * world_size() if is_main() else None
     dist.gather_object(mine, parts)
     return None if parts is None else {key: value for part in parts for key, value in part.items()}
+
+
+def full(tensor: Tensor) -> Tensor:
+    """Return a tensor whole where each process holds a part of it; itself otherwise. Every process calls it."""
+    return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
+
+
+# Training state on disk: every process writes its part, under names that do not depend on how it was cut.
+
+
+def optimizer_state(module: nn.Module, optimizers: Sequence[torch.optim.Optimizer]) -> dict[str, Any]:
+    """Return the state of a module's optimizers: "state" by parameter name, and "param_groups"."""
+    return get_optimizer_state_dict(module, optimizers)
+
+
+def set_optimizer_state(module: nn.Module, optimizers: Sequence[torch.optim.Optimizer], state: dict[str, Any]) -> None:
+    """Load what `optimizer_state` returned."""
+    set_optimizer_state_dict(module, optimizers, state)
+
+
+def save(state: dict[str, Any], folder: Path) -> None:
+    """Write nested tensors and plain values.
+
+    Raises:
+        OSError: if that is not possible; the reasons of all processes are in its message.
+    """
+    with _told():
+        dcp.save(state, checkpoint_id=folder)
+
+
+def load(state: dict[str, Any], folder: Path) -> None:
+    """Read into the tensors of a state as `save` was given; its plain values are replaced.
+
+    Raises:
+        OSError: if the files are damaged or hold something else.
+    """
+    with _told():
+        dcp.load(state, checkpoint_id=folder)
+
+
+@contextmanager
+def _told() -> Iterator[None]:
+    try:
+        with warnings.catch_warnings():
+            # Says that one process saves alone, which is what we want.
+            warnings.simplefilter("ignore", UserWarning)
+            yield
+    except dcp.api.CheckpointException as error:
+        raise OSError("; ".join(sorted({str(failure[0]) for failure in error.failures.values()}))) from None

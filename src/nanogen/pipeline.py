@@ -26,7 +26,7 @@ from nanogen.model.dit import DDT
 from nanogen.precision import Precision, autocast, choose
 from nanogen.resolve import resolve
 from nanogen.rng import PositionalNoise, SeededNoise
-from nanogen.run import Run, check_same, read
+from nanogen.run import Run, ensure_same_config, read
 from nanogen.samplers import SAMPLERS, time_grid
 
 
@@ -123,15 +123,23 @@ def load(weights: Path, expected: Config | None, device: str, precision: Precisi
         CheckpointError: if the file is unreadable, of another config or of another architecture.
     """
     tensors, header = checkpoint.read_weights(weights)
+    # What extra losses learned serves training alone.
+    tensors = {name: tensor for name, tensor in tensors.items() if not name.startswith("losses.")}
     config, step = _config_and_step(weights, header)
     if expected is not None:
-        check_same(weights, config, expected, "in the run folder")
+        ensure_same_config(weights, config, expected, "in the run folder")
     components = build_components(config, device, precision)
     trained_with = header.get("condition_digest", "")
     if trained_with != components.conditioner.digest:
         raise CheckpointError(
             f"weights {weights} were trained with text encoder {trained_with[:12]}, found "
             f"{components.conditioner.digest[:12]}. Install or restore the one it was trained with."
+        )
+    latent_digest = header.get("latent_digest", components.latent.digest)
+    if latent_digest != components.latent.digest:
+        raise CheckpointError(
+            f"weights {weights} were trained in latent space '{config.latent.name}' with weights {latent_digest[:12]}, "
+            f"found {components.latent.digest[:12]}. Restore those it was trained with."
         )
     held, needed = sum(map(torch.numel, tensors.values())), components.derived.shape.num_parameters()
     if needed > 10 * held:

@@ -17,15 +17,17 @@ from diffusionbench.errors import CheckpointError, ConfigError, RunError
 from diffusionbench.limits import parse_json, read_small
 from diffusionbench.writing import make_folder, write_atomic
 from nanogen import checkpoint
+from nanogen.build import Components
 from nanogen.config import Config, differences, read_yaml, reload, to_yaml
 from nanogen.data import Dataset
 from nanogen.lock import LOCK, locked
 from nanogen.log import say
 from nanogen.precision import Precision
+from nanogen.state import TrainState
 
 # Values that change neither weights nor what is written about them: a run may continue under others. `data.corrupt`
 # is one, as either value trains on the same samples or stops.
-FREE = ("log.", "data.workers", "data.path", "data.corrupt", "train.keep")
+RESUMABLE_KEYS = ("log.", "data.workers", "data.path", "data.corrupt", "train.keep")
 # What a stopped writer leaves of the two files that are written first; older versions named it after the file.
 _TEMPORARY = re.compile(r"\.(config\.yaml|run\.json|diffusionbench)[.-].*\.tmp")
 CONFIG, FACTS, CHECKPOINTS, SAMPLES, EVALS = "config.yaml", "run.json", "checkpoints", "samples", "evals"
@@ -159,13 +161,13 @@ def _write(run: Run) -> None:
     write_atomic(run.path / CONFIG, to_yaml(run.config))
 
 
-def check_same(path: Path, stored: Config, asked: Config, what: str) -> None:
+def ensure_same_config(path: Path, stored: Config, asked: Config, what: str) -> None:
     """Refuse another config than the stored one.
 
     Raises:
         CheckpointError: naming the keys that differ with both values.
     """
-    found = {key: pair for key, pair in differences(stored, asked).items() if not key.startswith(FREE)}
+    found = {key: pair for key, pair in differences(stored, asked).items() if not key.startswith(RESUMABLE_KEYS)}
     if found:
         listed = "; ".join(f"{key}: {old} there, {new} {what}" for key, (old, new) in found.items())
         raise CheckpointError(
@@ -173,7 +175,7 @@ def check_same(path: Path, stored: Config, asked: Config, what: str) -> None:
         )
 
 
-def check_data(run: Run, facts: dict[str, Any]) -> None:
+def ensure_same_data(run: Run, facts: dict[str, Any]) -> None:
     """Refuse other data than a run was trained with, or the same in another order: a label would mean another class.
 
     Raises:
@@ -185,18 +187,20 @@ def check_data(run: Run, facts: dict[str, Any]) -> None:
             f" Finish it with the version that began it (commit {run.facts.get('commit')}), or use another run name "
             "(--run NAME)."
         )
-    known, found = run.facts.get("classes"), facts["classes"]
-    if known is not None and known != found:
-        differs = f"{len(known)} classes, found {len(found or ())}"
-        for place, (old, new) in enumerate(zip(known, found or (), strict=False)):
+    classes, found = run.facts.get("classes"), facts["classes"]
+    if classes is not None and classes != found:
+        differs = f"{len(classes)} classes, found {len(found or ())}"
+        for place, (old, new) in enumerate(zip(classes, found or (), strict=False)):
             if old != new:
                 differs = f"class {place} called {old!r}, found {new!r}"
                 break
         raise CheckpointError(
             f"{run.path} was trained with {differs}. Restore the data, or use another run name (--run NAME)."
         )
-    for key in ("data_digest", "condition_digest", "version"):
-        if run.facts.get(key, "") != facts[key]:
+    for key in ("data_digest", "condition_digest", "latent_digest", "losses_digest", "version"):
+        # Runs of earlier versions say nothing of latent space and losses.
+        known = run.facts.get(key, facts[key] if key in ("latent_digest", "losses_digest") else "")
+        if known != facts[key]:
             reason = ""
             if key == "data_digest":
                 reason = "Images, labels or captions were added, removed or changed since. "
@@ -206,7 +210,7 @@ def check_data(run: Run, facts: dict[str, Any]) -> None:
                     "nothing else has changed, the run keeps its classes and can be sampled and scored, not continued. "
                 )
             raise CheckpointError(
-                f"{run.path} was trained with {key.replace('_', ' ')} {run.facts.get(key, '')}, found {facts[key]}. "
+                f"{run.path} was trained with {key.replace('_', ' ')} {known}, found {facts[key]}. "
                 f"{reason}Restore it, or use another run name (--run NAME)."
             )
 
@@ -284,7 +288,7 @@ def _continued(path: Path, config: Config) -> Run:
         run = _read(path)
     except DamagedError as error:
         run = _restored(path, error)
-    check_same(path, run.config, config, "asked")
+    ensure_same_config(path, run.config, config, "asked")
     make_folder(run.checkpoints)
     checkpoint.sweep(run.checkpoints)
     return Run(path, config, run.facts)
@@ -293,10 +297,9 @@ def _continued(path: Path, config: Config) -> Run:
 def describe(
     config: Config,
     choice: dict[str, str],
-    precision: str,
     data: Dataset,
-    condition_digest: str,
-    device: str,
+    components: Components,
+    state: TrainState,
     command: Sequence[str],
 ) -> dict[str, Any]:
     """Return the facts of a new run."""
@@ -306,13 +309,15 @@ def describe(
         **choice,
         "config_hash": config.hash,
         "noise": config.noise,
-        "precision": precision,
+        "precision": components.precision,
         "data_digest": data.digest,
         "classes": None if data.classes is None else list(data.classes),
-        "condition_digest": condition_digest,
+        "condition_digest": components.conditioner.digest,
+        "latent_digest": components.latent.digest,
+        "losses_digest": {name: str(loss.digest) for name, loss in state.module.losses.items() if loss.digest},
         "commit": commit,
         "dirty": dirty,
         "packages": provenance.packages(),
-        "hardware": provenance.hardware(device),
+        "hardware": provenance.hardware(components.device),
         "command": " ".join(command),
     }

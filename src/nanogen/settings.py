@@ -141,6 +141,7 @@ class TimeConfig(Section):
 
 
 class OptimConfig(Section):
+    name: str
     lr: float = Field(gt=0, le=bounds.LARGEST)
     betas: tuple[Share, Share]
     eps: float = Field(gt=0, le=1)

@@ -16,8 +16,8 @@ from nanogen.cli import main
 wrap, reductions = parallel.wrap, []
 
 
-def counting(model, device):
-    net = wrap(model, device)
+def counting(module):
+    net = wrap(module)
 
     def hook(state, bucket):
         reductions[-1] += 1

@@ -57,7 +57,7 @@ def largest_gradient(seen) -> tuple[float, float, float, float]:
     name = "final.linear.weight"
     gradient = seen.applied[0][name].flatten()
     place = int(gradient.abs().argmax())
-    state = seen.trainee.updater.optimizer.state[dict(seen.trainee.model.named_parameters())[name]]
+    state = seen.state.updater.optimizers[0].state[dict(seen.state.module.net.named_parameters())[name]]
     change = (seen.weights[1][name] - seen.weights[0][name]).flatten()[place].item()
     averages = (state[key].flatten()[place].item() for key in ("exp_avg", "exp_avg_sq"))
     return gradient[place].item(), change, *averages
@@ -83,7 +83,7 @@ def decay_of_weights(seen) -> float:
 def average_decay(seen) -> float:
     name = "final.linear.weight"
     before, after = seen.weights[0][name], seen.weights[1][name]
-    average = dict(seen.trainee.ema.model.named_parameters())[name]
+    average = dict(seen.state.ema.module.net.named_parameters())[name]
     return ((average - after) / (before - after)).median().item()
 
 
@@ -122,11 +122,11 @@ def after_nan(folder: Path, *overrides: str) -> str:
 
 
 def shape(name: str) -> Callable[..., Any]:
-    return lambda folder, *overrides: getattr(training(0, *overrides).trainee.model.shape, name)
+    return lambda folder, *overrides: getattr(training(0, *overrides).state.module.net.shape, name)
 
 
 def blocks(folder: Path, *overrides: str) -> list[int]:
-    model = training(0, *overrides).trainee.model
+    model = training(0, *overrides).state.module.net
     return [len(model.encoder), len(model.decoder)]
 
 

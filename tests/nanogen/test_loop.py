@@ -18,7 +18,7 @@ from nanogen.data.order import Order, batches
 from nanogen.ema import decay_at
 from nanogen.rng import PositionalNoise
 from nanogen.times import shift_time
-from nanogen.train import build, open_data, train, updates
+from nanogen.train import build, flow_updates, open_data, train
 
 OTHER = ("seed=11", "time.mu=-0.4", "time.sigma=0.8", "time.shift=3", "condition.drop_prob=0.4")
 
@@ -75,12 +75,12 @@ class Replicated(nn.Module):
 def test_gradients_are_shared_in_the_last_micro_batch_alone(monkeypatch):
     data, config = open_data(tiny(2, "train.accumulation=4").config)
     parts = build_components(config, "cpu", "float32")
-    trainee = build(config, parts, len(data))
-    trainee.net = Replicated(trainee.model)
+    state = build(config, parts, len(data))
+    state.net = Replicated(state.module.net)
     monkeypatch.setattr(parallel, "world_size", lambda: 2)
-    for _ in updates(trainee, parts, config, batches(data, seed=0, batch_size=8, accumulation=4), 2):
+    for _ in flow_updates(state, parts, config, batches(data, seed=0, batch_size=8, accumulation=4), 2):
         pass
-    assert trainee.net.seen == [True, True, True, False] * 2
+    assert state.net.seen == [True, True, True, False] * 2
 
 
 def test_the_numbers_of_a_step_are_those_before_clipping():
@@ -99,7 +99,7 @@ def test_the_numbers_of_a_step_are_those_before_clipping():
 @pytest.mark.parametrize("ramp", ["true", "false"])
 def test_the_average_takes_every_step_with_its_own_decay(ramp):
     seen = training(4, f"train.ema_ramp={ramp}", "train.ema_decay=0.3", "optim.lr=0.05")
-    for name, average in seen.trainee.ema.model.named_parameters():
+    for name, average in seen.state.ema.module.net.named_parameters():
         wanted = seen.weights[0][name]
         for step, weights in enumerate(seen.weights[1:]):
             decay = decay_at(step, 0.3, ramp == "true")
@@ -124,7 +124,7 @@ def test_an_extra_loss_trains_what_it_measures_by_its_weight(monkeypatch):
 def test_the_rates_are_those_of_the_schedule():
     overrides = ("optim.warmup=2 steps", "optim.decay_start=3 steps", "optim.decay_end=5 steps")
     seen = training(6, *overrides, "optim.final_factor=0.2", "optim.lr=1e-3")
-    assert seen.rates == [seen.trainee.schedule(step) for step in range(6)]
+    assert seen.rates == [seen.state.schedule(step) for step in range(6)]
     assert seen.rates[0] == pytest.approx(5e-4)
     assert seen.rates[2] == pytest.approx(1e-3)
     assert seen.rates[4] == pytest.approx(6e-4)

@@ -16,7 +16,8 @@ from nanogen.conditions import SampleSpec
 from nanogen.data.order import batches
 from nanogen.model.layers import DecoderBlock, EncoderBlock
 from nanogen.pipeline import ImagePipeline
-from nanogen.train import Trainee, build, open_data, train, updates
+from nanogen.state import TrainState
+from nanogen.train import build, flow_updates, open_data, train
 
 # A product in bfloat16 is right to 2^-8 = 0.4 %; what a whole network loses stays within a few of these.
 LOSS, GRADIENT, GREY_LEVELS = 0.01, 0.05, 3.0
@@ -27,46 +28,45 @@ def opened():
     return open_data(tiny(1, "seed=3").config)
 
 
-def lively(opened, kind: precision.Precision) -> tuple[Trainee, Components]:
+def lively(opened, kind: precision.Precision) -> tuple[TrainState, Components]:
     """A network whose output is not 0, the same for every number type."""
     data, config = opened
     parts = build_components(config, "cpu", kind)
-    trainee = build(config, parts, len(data))
+    state = build(config, parts, len(data))
     stream = torch.Generator().manual_seed(0)
-    for net in (trainee.model, trainee.ema.model):
+    for net in (state.module.net, state.ema.module.net):
         stream.manual_seed(0)
         for weight in net.parameters():
             weight.data += 0.1 * torch.randn(weight.shape, generator=stream)
-    return trainee, parts
+    return state, parts
 
 
-def first_step(opened, kind: precision.Precision) -> tuple[Trainee, dict[str, torch.Tensor]]:
+def first_step(opened, kind: precision.Precision) -> tuple[TrainState, dict[str, torch.Tensor]]:
     data, config = opened
-    trainee, parts = lively(opened, kind)
-    values = next(updates(trainee, parts, config, batches(data, seed=3, batch_size=8), 1))
-    return trainee, values
+    state, parts = lively(opened, kind)
+    values = next(flow_updates(state, parts, config, batches(data, seed=3, batch_size=8), 1))
+    return state, values
 
 
 def test_a_training_step_agrees_with_float32(opened):
-    (exact, wanted), (trainee, found) = first_step(opened, "float32"), first_step(opened, "bfloat16")
+    (exact, wanted), (state, found) = first_step(opened, "float32"), first_step(opened, "bfloat16")
     assert found["loss/flow"].item() == pytest.approx(wanted["loss/flow"].item(), rel=LOSS)
     assert found["grad_norm"].item() == pytest.approx(wanted["grad_norm"].item(), rel=GRADIENT)
     assert found["loss/flow"].item() != wanted["loss/flow"].item()
-    moments = [trainee.updater.optimizer.state[weight]["exp_avg"] for weight in trainee.model.parameters()]
-    truth = [exact.updater.optimizer.state[weight]["exp_avg"] for weight in exact.model.parameters()]
+    moments = [state.updater.optimizers[0].state[weight]["exp_avg"] for weight in state.module.net.parameters()]
+    truth = [exact.updater.optimizers[0].state[weight]["exp_avg"] for weight in exact.module.net.parameters()]
     left, right = (torch.cat([one.flatten() for one in many]) for many in (moments, truth))
     assert torch.cosine_similarity(left, right, dim=0).item() > 1 - GRADIENT
-    assert {tensor.dtype for tensor in (*moments, *trainee.model.parameters(), *trainee.ema.model.parameters())} == {
-        torch.float32
-    }
+    weights = (*state.module.parameters(), *state.ema.module.parameters())
+    assert {tensor.dtype for tensor in (*moments, *weights)} == {torch.float32}
     assert {value.dtype for value in found.values()} == {torch.float32}
 
 
 def test_a_sample_agrees_with_float32(opened):
     images = {}
     for kind in ("float32", "bfloat16"):
-        trainee, parts = lively(opened, kind)
-        pipeline = ImagePipeline(trainee.ema.model, parts, "heun", 4, 1.0, 1.5, (0.0, 1.0))
+        state, parts = lively(opened, kind)
+        pipeline = ImagePipeline(state.ema.module.net, parts, "heun", 4, 1.0, 1.5, (0.0, 1.0))
         images[kind] = pipeline.in_batches([SampleSpec(label) for label in range(6)], 0, range(6), 6)
     gap = np.abs(images["float32"].astype(float) - images["bfloat16"])
     assert 0 < gap.mean() < GREY_LEVELS
@@ -74,23 +74,23 @@ def test_a_sample_agrees_with_float32(opened):
 
 
 def test_products_are_bfloat16_and_the_residual_stream_is_float32(opened):
-    trainee, parts = lively(opened, "bfloat16")
+    state, parts = lively(opened, "bfloat16")
     seen: dict[type, set[torch.dtype]] = {EncoderBlock: set(), DecoderBlock: set(), nn.Linear: set()}
-    for module in trainee.model.modules():
+    for module in state.module.net.modules():
         if type(module) in seen:
             module.register_forward_hook(lambda module, given, out: seen[type(module)].add(out.dtype))
     z = torch.randn(2, *parts.derived.shape.latent_shape)
     with torch.no_grad(), precision.autocast(parts.precision, "cpu"):
-        pred = trainee.model(z, torch.tensor([0.2, 0.9]), parts.conditioner([1, 2], None)).pred
+        pred = state.module.net(z, torch.tensor([0.2, 0.9]), parts.conditioner([1, 2], None)).pred
     assert seen == {EncoderBlock: {torch.float32}, DecoderBlock: {torch.float32}, nn.Linear: {torch.bfloat16}}
     assert pred.dtype == torch.float32
 
 
 def test_the_sampler_state_is_float32(opened):
-    trainee, parts = lively(opened, "bfloat16")
+    state, parts = lively(opened, "bfloat16")
     handed = []
-    trainee.model.register_forward_pre_hook(lambda module, given: handed.extend(given[:2]))
-    pipeline = ImagePipeline(trainee.model, parts, "euler", 2, 1.0, 1.0, (0.0, 1.0))
+    state.module.net.register_forward_pre_hook(lambda module, given: handed.extend(given[:2]))
+    pipeline = ImagePipeline(state.module.net, parts, "euler", 2, 1.0, 1.0, (0.0, 1.0))
     pipeline.in_batches([SampleSpec(1)], 0, [0], 1)
     assert {tensor.dtype for tensor in handed} == {torch.float32}
 

@@ -212,15 +212,16 @@ def test_where_one_process_fails_all_end_and_one_says_why(tmp_path):
 
 LOST = """
 import os, sys
+from torch.distributed import barrier
 from diffusionbench.errors import DataError, run_program
 from nanogen import parallel
 
 def program():
     with parallel.processes():
-        parallel.barrier()
+        barrier()
         if os.environ["RANK"] == "1":
             raise DataError("image 7 cannot be read")
-        parallel.barrier()
+        barrier()
 
 run_program(program, "interrupted")
 """

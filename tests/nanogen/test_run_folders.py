@@ -19,6 +19,7 @@ from diffusionbench.errors import CheckpointError, RunError
 from nanogen import checkpoint, evaluate, export, log, report
 from nanogen import run as runs
 from nanogen.log import Log
+from nanogen.pipeline import ImagePipeline
 from nanogen.train import open_data, train
 
 SETTINGS = ("train.precision=float32", "train.checkpoint_every=2 steps", "sample.every=2 steps", "eval.every=2 steps")
@@ -407,21 +408,21 @@ def test_a_run_keeps_the_list_of_its_classes(whole):
     facts = json.loads((whole / "run.json").read_text())
     assert facts["classes"] == list("0123456789")
     run = runs.read(whole)
-    runs.check_data(run, facts)
+    runs.ensure_same_data(run, facts)
     swapped = {**facts, "classes": [*"1023456789"]}
     with pytest.raises(CheckpointError, match="with class 0 called '0', found '1'"):
-        runs.check_data(run, swapped)
+        runs.ensure_same_data(run, swapped)
     with pytest.raises(CheckpointError, match="with 10 classes, found 0"):
-        runs.check_data(run, {**facts, "classes": None})
+        runs.ensure_same_data(run, {**facts, "classes": None})
 
 
 def test_a_run_without_a_list_of_classes_continues_on_the_same_data_alone(copy):
     facts = json.loads((copy / "run.json").read_text())
     earlier = {key: value for key, value in facts.items() if key != "classes"}
     (copy / "run.json").write_text(json.dumps(earlier))
-    runs.check_data(runs.read(copy), facts)
+    runs.ensure_same_data(runs.read(copy), facts)
     with pytest.raises(CheckpointError, match="can be sampled and scored, not continued"):
-        runs.check_data(runs.read(copy), {**facts, "data_digest": "other"})
+        runs.ensure_same_data(runs.read(copy), {**facts, "data_digest": "other"})
 
 
 # A run of a version with other noise
@@ -525,7 +526,7 @@ def test_a_run_whose_folder_is_gone_fails_and_makes_no_other(gone, tmp_path, mon
     assert path.exists() == (gone == "replaced")
 
 
-@pytest.mark.parametrize("during", [(runner, "read"), (runner, "score"), (evaluate, "in_batches")])
+@pytest.mark.parametrize("during", [(runner, "read"), (runner, "score"), (ImagePipeline, "in_batches")])
 def test_a_run_whose_folder_goes_while_it_is_drawn_or_scored_makes_no_other(during, tmp_path, monkeypatch):
     path, (module, name) = tmp_path / "run", during
     real = getattr(module, name)

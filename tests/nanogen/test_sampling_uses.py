@@ -112,18 +112,18 @@ def test_the_network_is_the_averaged_one(use):
 
 def build_like(run: Path) -> torch.nn.Module:
     data, config = open_data(read(run).config)
-    return build(config, build_components(config, "cpu", "float32"), len(data)).model
+    return build(config, build_components(config, "cpu", "float32"), len(data)).module.net
 
 
 def test_the_file_of_weights_holds_the_average_and_the_state_both(trained):
     data, config = open_data(tiny(3, *PLAIN, *SCORED, *AVERAGE).config)
-    trainee = build(config, build_components(config, "cpu", "float32"), len(data))
+    state = build(config, build_components(config, "cpu", "float32"), len(data))
     newest, _ = checkpoint.newest(trained / "checkpoints")
-    checkpoint.restore(newest, trainee.model, trainee.updater.optimizer, trainee.ema.model)
+    checkpoint.restore(newest, state)
     stored = load_file(newest.weights)
-    averaged, raw = dict(trainee.ema.model.named_parameters()), dict(trainee.model.named_parameters())
+    averaged, raw = dict(state.ema.module.net.named_parameters()), dict(state.module.net.named_parameters())
     assert all(torch.equal(averaged[name], stored[name]) for name in stored)
-    assert not trainee.ema.model.training
+    assert not state.ema.module.net.training
     apart = (stored["final.linear.weight"] - raw["final.linear.weight"]).abs().mean()
     assert apart > 0.1 * raw["final.linear.weight"].abs().mean()
 

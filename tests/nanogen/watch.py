@@ -22,7 +22,8 @@ from nanogen.objectives import OBJECTIVES, FlowOptions, ObjectiveSpec
 from nanogen.objectives.base import Pass
 from nanogen.objectives.flow import Flow
 from nanogen.pipeline import ImagePipeline
-from nanogen.train import Trainee, build, open_data, training_source, updates
+from nanogen.state import TrainState
+from nanogen.train import build, flow_updates, open_data, training_source
 
 
 class Other(Flow):
@@ -60,7 +61,7 @@ class Training:
 
     config: Config
     parts: Components
-    trainee: Trainee
+    state: TrainState
     calls: list[tuple] = field(default_factory=list)
     rates: list[float] = field(default_factory=list)
     applied: list[dict[str, Tensor]] = field(default_factory=list)
@@ -77,25 +78,25 @@ def training(steps: int, *overrides: str) -> Training:
     """Make updates of a tiny network on the digits; equal requests share what was seen."""
     data, config = open_data(tiny(steps, *overrides).config)
     parts = build_components(config, "cpu", "float32")
-    trainee = build(config, parts, len(data))
-    seen = Training(config, parts, trainee)
-    trainee.model.register_forward_pre_hook(lambda module, given: seen.calls.append(given))
+    state = build(config, parts, len(data))
+    seen = Training(config, parts, state)
+    state.module.net.register_forward_pre_hook(lambda module, given: seen.calls.append(given))
 
     def note(optimizer: torch.optim.Optimizer, *given: object) -> None:
         seen.rates.append(optimizer.param_groups[0]["lr"])
-        seen.applied.append({name: weight.grad.clone() for name, weight in trainee.model.named_parameters()})
+        seen.applied.append({name: weight.grad.clone() for name, weight in state.module.net.named_parameters()})
 
-    trainee.updater.optimizer.register_step_pre_hook(note)
-    seen.weights.append(copied(trainee.model))
+    state.updater.optimizers[0].register_step_pre_hook(note)
+    seen.weights.append(copied(state.module.net))
     loader = batches(
         training_source(data, config, parts),
         seed=config.seed,
         batch_size=config.train.batch_size,
         accumulation=config.train.accumulation,
     )
-    for values in updates(trainee, parts, config, loader, steps):
+    for values in flow_updates(state, parts, config, loader, steps):
         seen.values.append(values)
-        seen.weights.append(copied(trainee.model))
+        seen.weights.append(copied(state.module.net))
     return seen
 
 

@@ -50,7 +50,7 @@ def forward(weights: Mapping[str, Tensor], grey: Tensor) -> tuple[Tensor, Tensor
 
 
 def to_grey(images: np.ndarray) -> Tensor:
-    """Mean of the three channels of uint8 [B, H, W, 3], and of the areas of an 8x8 grid, as float32 [B, 1, 8, 8].
+    """Return the mean of the channels of uint8 [B, H, W, 3], and of the areas of an 8x8 grid, as float32 [B, 1, 8, 8].
 
     Images of 8x8 are taken as they are, and a digit that was enlarged by repeating pixels is the same digit again.
     """
