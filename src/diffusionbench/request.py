@@ -19,7 +19,7 @@ from diffusionbench.prompts import PROMPTS, PromptChoice, PromptList, open_promp
 from diffusionbench.record import MAX_NAME, Guidance
 from diffusionbench.references.resolve import resolve
 from diffusionbench.sample import Sample
-from diffusionbench.schema import Strict, digest
+from diffusionbench.schema import Strict, digest, identity
 from diffusionbench.shown import clipped, few
 from diffusionbench.source import ImageSource
 
@@ -201,7 +201,7 @@ class Evaluation:
             {
                 "axis": request.axis,
                 "seed": request.seed,
-                "sampling": request.sampling.model_dump(mode="json"),
+                "sampling": identity(request.sampling, "noise"),
                 "source": source.digest,
                 "checkpoint": request.checkpoint_digest,
                 "order": order,

@@ -54,8 +54,6 @@ def to_grey(images: np.ndarray) -> Tensor:
 
     Images of 8x8 are taken as they are, and a digit that was enlarged by repeating pixels is the same digit again.
     """
-    import torch
-
     grey = torch.from_numpy(images.astype(np.float32).mean(axis=-1) / 255)[:, None]
     return grey if grey.shape[2:] == (SIZE, SIZE) else F.adaptive_avg_pool2d(grey, SIZE)
 

@@ -352,7 +352,10 @@ def _rank(
     places = mid_ranks(means)
     noise, fixed = _noise(complete, columns)
     intervals = _intervals(values, noise, axes, draws, seed)
-    front = _front(values)
+    # On the Pareto front are rows that no other row matches or beats everywhere and beats somewhere.
+    no_worse = (values[None] <= values[:, None]).all(2)
+    better = (values[None] < values[:, None]).any(2)
+    front = ~np.any(no_worse & better, axis=1)
     dropped, place_range = _sensitivity(complete, ranks, columns, places)
     ranked = [
         replace(
@@ -406,13 +409,6 @@ def _intervals(
             ranks[:, :, j] = mid_ranks(values[:, j])
     low, high = np.quantile(_mean_rank(ranks, axes), [0.025, 0.975], axis=0)
     return [(float(a), float(b)) for a, b in zip(low, high, strict=True)]
-
-
-def _front(values: np.ndarray) -> np.ndarray:
-    """Return the rows that no other row matches or beats everywhere and beats somewhere, bool [rows]; low is better."""
-    no_worse = (values[None] <= values[:, None]).all(2)
-    better = (values[None] < values[:, None]).any(2)
-    return np.asarray(~np.any(no_worse & better, axis=1))
 
 
 def _sensitivity(

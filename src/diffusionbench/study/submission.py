@@ -9,7 +9,7 @@ import json
 import math
 import os
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -128,7 +128,7 @@ def _named(path: Path) -> RecordCheck:
 
 def _problems(record: Record) -> Iterator[str]:
     if record.kind != "measured":
-        yield f"kind: '{record.kind}' records come from the importer only; a submission is 'measured'"
+        yield f"kind: '{record.kind}' records are shipped with the package; a submission is 'measured'"
     if record.partial:
         yield "partial: something that was asked for is missing; submit a complete evaluation"
     if not record.values:
@@ -138,7 +138,12 @@ def _problems(record: Record) -> Iterator[str]:
     yield from _names(record)
     yield from _hashes(record)
     yield from _sources(record)
-    for where, values in _all_values(record):
+    parts = {
+        "values": record.values,
+        **{f"anchors.{name}": values for name, values in record.anchors.items()},
+        **{f"breakdown.{name}": values for name, values in record.breakdown.items()},
+    }
+    for where, values in parts.items():
         for key, value in values.items():
             yield from _value(f"{where}.{key}", key, value, record.protocol.count)
     if record.provenance.selftest == "failed":
@@ -216,14 +221,6 @@ def _prompts(record: Record) -> Iterator[str]:
         )
 
 
-def _all_values(record: Record) -> Iterator[tuple[str, Mapping[str, Value]]]:
-    yield "values", record.values
-    for name, values in record.anchors.items():
-        yield f"anchors.{name}", values
-    for name, values in record.breakdown.items():
-        yield f"breakdown.{name}", values
-
-
 def _value(where: str, key: str, value: Value, count: int | None) -> Iterator[str]:
     info = metric_info(key)
     numbers = [value.value, *([] if value.stderr is None else [value.stderr]), *(value.interval or ())]
@@ -270,7 +267,7 @@ def _warnings(record: Record) -> Iterator[str]:
 
 
 class _Known:
-    """Records seen so far, by id and by measurement, with where each stands."""
+    """Records seen so far with their places, by id and by measurement."""
 
     def __init__(self) -> None:
         self._ids: dict[str, str] = {}

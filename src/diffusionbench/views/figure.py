@@ -34,7 +34,7 @@ UNSTATED: Final = "not stated"
 
 @dataclass(frozen=True)
 class FamilyStyle:
-    """How a family is drawn: a colour (Okabe and Ito 2008) and a shape, either of which is enough to tell it.
+    """Colour (Okabe and Ito 2008) and shape of a family's marks; either alone identifies it.
 
     Attributes:
         colour, dark: on a light and on a dark background.

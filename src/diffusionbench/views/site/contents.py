@@ -47,13 +47,13 @@ class Contents:
 
     @cached_property
     def sets(self) -> tuple[str, ...]:
-        """Sets that have records, the paper's first."""
+        """Return the sets that have records, the paper's first."""
         held = {score_set_of(record) for record in self.records}
         return tuple(name for name in SETS if name in held)
 
     @cached_property
     def boards(self) -> dict[str, Board]:
-        """The leaderboard of each set; large ones draw fewer re-scorings, and say so."""
+        """Return the leaderboard of each set; large ones draw fewer re-scorings, as their notes say."""
         found = {}
         for name in self.sets:
             rows = max(1, len(in_set(self.records, name)))
@@ -62,7 +62,7 @@ class Contents:
 
     @cached_property
     def figures(self) -> dict[str, dict[str, Figure]]:
-        """Figure 1 by set and state of guidance, for the sets that have one."""
+        """Return Figure 1 by set and state of guidance, for the sets that have one."""
         return {
             # "all" also keeps the published families that the study does not chart; measured records are all kept.
             name: {

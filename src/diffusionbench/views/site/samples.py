@@ -58,7 +58,7 @@ class Store:
 
     @cached_property
     def entries(self) -> dict[int, tuple[tuple[int, int | None, str | None, str], Path, int]]:
-        """By image id: [id, label, prompt, hash], the archive it lies in, and its row there."""
+        """Return by image id: [id, label, prompt, hash], its archive, and its row there."""
         found: dict[int, tuple[tuple[int, int | None, str | None, str], Path, int]] = {}
         for path in sorted(self.folder.glob("*.json")):
             if path.stem == "store":
