@@ -25,8 +25,9 @@ import scipy
 import scipy.linalg
 
 from diffusionbench.metrics import METRICS
-from diffusionbench.metrics.frechet import FrechetMetric, frechet_distance, frechet_from_features, moments
+from diffusionbench.metrics.frechet import FrechetMetric, frechet_distance, frechet_from_features
 from diffusionbench.metrics.metric import Context
+from diffusionbench.moments import moments
 from diffusionbench.references.reference import JudgedReference
 from diffusionbench.sample import Sample
 

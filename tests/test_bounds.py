@@ -16,8 +16,8 @@ from pydantic import BaseModel
 import diffusionbench.cli
 import nanogen.cli
 from diffusionbench import bounds
-from diffusionbench.devices import check_device
 from diffusionbench.errors import ConfigError, RequestError, UserError
+from diffusionbench.provenance import check_device
 from nanogen.conditions import parse_labels
 from nanogen.config import Config, compose, leaves, read_own
 from nanogen.losses import LOSSES

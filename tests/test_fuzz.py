@@ -220,7 +220,7 @@ def score_images(path: Path) -> None:
 
 
 def moments(path: Path) -> None:
-    from diffusionbench.metrics.frechet import load_moments
+    from diffusionbench.moments import load_moments
 
     load_moments(path)
 

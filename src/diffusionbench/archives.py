@@ -26,17 +26,9 @@ MOST_BYTES: Final = 2 * 2**30
 MOST_ARRAYS: Final = 10_000
 # What `zipfile` raises on damaged and on made-up files.
 FAULTS: Final = (
-    OSError,
-    EOFError,
-    ValueError,
-    RuntimeError,
-    TypeError,
-    LookupError,
-    OverflowError,
-    zipfile.BadZipFile,
-    zlib.error,
-    struct.error,
-)
+    OSError, EOFError, ValueError, RuntimeError, TypeError, LookupError, OverflowError,
+    zipfile.BadZipFile, zlib.error, struct.error,
+)  # fmt: skip
 
 
 class Archive:

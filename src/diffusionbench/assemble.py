@@ -6,7 +6,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 
@@ -57,6 +57,11 @@ def assemble(evaluation: Evaluation, images: ImageSet, found: Findings) -> Recor
         f"image {sample}: {reason}" for estimate in estimates.values() for sample, reason in estimate.unjudged.items()
     ]
     facts = {key: dict(estimate.facts) for key, estimate in estimates.items() if estimate.facts}
+    # Images that repeat an earlier one pixel for pixel.
+    first: dict[str, int] = {}
+    pairs = [
+        [first[entry.sha256], entry.id] for entry in entries if first.setdefault(entry.sha256, entry.id) != entry.id
+    ]
     return Record(
         kind="measured",
         # Other metrics on the same images are another record, and an id is also a file name.
@@ -73,7 +78,7 @@ def assemble(evaluation: Evaluation, images: ImageSet, found: Findings) -> Recor
         provenance=_provenance(evaluation, images, pixels, found),
         extra={
             "request": request.model_dump(mode="json"),
-            **_duplicates(entries),
+            **({"duplicates": {"count": len(pairs), "first": pairs[:5]}} if pairs else {}),
             **({"facts": facts} if facts else {}),
         },
     )
@@ -150,15 +155,6 @@ def _provenance(evaluation: Evaluation, images: ImageSet, pixels: str, found: Fi
         wall_seconds=round(images.seconds() + found.seconds, 3),
         selftest=found.selftest,
     )
-
-
-def _duplicates(entries: Sequence[StoredImage]) -> dict[str, Any]:
-    """Count the images that repeat an earlier one pixel for pixel and name the first pairs; nothing where none does."""
-    first: dict[str, int] = {}
-    pairs = [
-        [first[entry.sha256], entry.id] for entry in entries if first.setdefault(entry.sha256, entry.id) != entry.id
-    ]
-    return {"duplicates": {"count": len(pairs), "first": pairs[:5]}} if pairs else {}
 
 
 def _slug(name: str) -> str:

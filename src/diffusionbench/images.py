@@ -150,7 +150,15 @@ def decode(data: bytes, name: str, transparency: Literal["drop", "refuse"]) -> I
         # Pillow's warnings are of metadata and of sizes that it reads all the same.
         with warnings.catch_warnings(action="ignore"):
             image = Image.open(io.BytesIO(data), formats=FORMATS)
-            _check_content(image, data, name)
+            # Pillow would reduce these in silence to one frame or to 8 bits. The other pictures of an MPO file are
+            # previews or a second view of the first.
+            frames = getattr(image, "n_frames", 1)
+            if frames > 1 and image.format != "MPO":
+                raise DataError(f"image {name} holds {frames} frames. Save the one that counts as a file of its own.")
+            if image.mode.startswith(("I", "F")) or _is_deep(image, data):
+                raise DataError(
+                    f"image {name} has more than 8 bits a channel. Save it with 8 bits a channel, RGB or grey."
+                )
             image.load()
             return _as_rgb(_upright(image), name, transparency)
     except (DataError, MemoryError):
@@ -161,16 +169,6 @@ def decode(data: bytes, name: str, transparency: Literal["drop", "refuse"]) -> I
         if isinstance(error, Image.UnidentifiedImageError):
             reason = "it is no known image format"
         raise UnreadableImage(f"cannot read image {name}: {reason}") from None
-
-
-def _check_content(image: Image.Image, data: bytes, name: str) -> None:
-    """Refuse what Pillow would reduce in silence to one frame or to 8 bits."""
-    frames = getattr(image, "n_frames", 1)
-    # The other pictures of an MPO file are previews or a second view of the first.
-    if frames > 1 and image.format != "MPO":
-        raise DataError(f"image {name} holds {frames} frames. Save the one that counts as a file of its own.")
-    if image.mode.startswith(("I", "F")) or _is_deep(image, data):
-        raise DataError(f"image {name} has more than 8 bits a channel. Save it with 8 bits a channel, RGB or grey.")
 
 
 def _is_deep(image: Image.Image, data: bytes) -> bool:

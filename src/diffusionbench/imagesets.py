@@ -79,8 +79,7 @@ def read(source: ImageSource, samples: Sequence[Sample]) -> tuple[list[Sample], 
         images = source.images(kept)
     except UnreadableImages as error:
         faults = error.reasons
-        kept = [sample for sample in samples if sample.id not in faults]
-        if not kept:
+        if not (kept := [sample for sample in samples if sample.id not in faults]):
             return [], None, faults
         images = source.images(kept)
     if images.dtype != np.uint8 or images.ndim != 4 or images.shape[::3] != (len(kept), 3):

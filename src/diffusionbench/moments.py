@@ -126,10 +126,7 @@ class Moments:
         """
         if self.count < 2:
             raise RequestError(f"a covariance needs at least 2 images, got {self.count}. Give more images.")
-        whole = Moments(self.dim)
-        if self._mean is not None and self._scatter is not None:
-            whole._combine(self._folded, self._mean, self._scatter)
-        whole._pending, whole._waiting = list(self._pending), self._waiting
+        whole = Moments(self.dim).merge(self)
         whole._fold()
         assert whole._mean is not None
         assert whole._scatter is not None

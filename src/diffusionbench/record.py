@@ -17,7 +17,7 @@ from diffusionbench.errors import RequestError
 from diffusionbench.limits import read_small
 from diffusionbench.schema import Strict
 from diffusionbench.shown import clipped, few, printable
-from diffusionbench.writing import check_gives_way, check_place, write_result
+from diffusionbench.writing import check_gives_way, check_place, write_results
 
 SCHEMA_VERSION: Final = 1
 # An id is also a file name, and those end at 255 bytes.
@@ -136,8 +136,7 @@ class Record(Strict):
             RequestError: if it cannot be written there, or a file that is no record would be lost.
         """
         text = json.dumps(self.model_dump(mode="json"), indent=2, ensure_ascii=False)
-        check_gives_way(path, MARK)
-        write_result(path, text + "\n")
+        write_results({path: (text + "\n", MARK)})
 
 
 def check_record_place(path: Path) -> None:

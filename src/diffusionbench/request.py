@@ -15,9 +15,9 @@ from diffusionbench.errors import RequestError
 from diffusionbench.files import class_key
 from diffusionbench.judges import JUDGES, JudgeSpec
 from diffusionbench.metrics import METRICS, MetricSpec
-from diffusionbench.prompts import PROMPTS, PromptChoice, PromptList, open_prompts
+from diffusionbench.prompts import PROMPTS, PromptChoice, open_prompts
 from diffusionbench.record import MAX_NAME, Guidance
-from diffusionbench.references.resolve import resolve
+from diffusionbench.references.opening import resolve
 from diffusionbench.sample import Sample
 from diffusionbench.schema import Strict, digest, identity
 from diffusionbench.shown import clipped, few
@@ -151,9 +151,7 @@ class Evaluation:
         self.judges = judge_order(self.metrics.values())
         self.axis: Axis = AXES.load(request.axis)()
         self.reference = None if request.reference is None else resolve(request.reference)
-        self.prompts: PromptList | None = None
-        if request.prompts is not None:
-            self.prompts = open_prompts(request.prompts)
+        self.prompts = None if request.prompts is None else open_prompts(request.prompts)
 
     def updated(self, **changes: Any) -> Evaluation:
         """Return the same evaluation of a changed request; what names something may not change."""

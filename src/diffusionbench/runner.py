@@ -15,7 +15,6 @@ import numpy as np
 import torch
 
 from diffusionbench.assemble import Findings, assemble
-from diffusionbench.devices import check_device
 from diffusionbench.errors import DataError, RequestError
 from diffusionbench.imagesets import ImageSet, ImageStream, read
 from diffusionbench.judges import JUDGES, TOLERANCE
@@ -23,6 +22,7 @@ from diffusionbench.judges.float32 import in_float32
 from diffusionbench.judges.judge import Evidence, Judge
 from diffusionbench.metrics import METRICS, MetricSpec
 from diffusionbench.metrics.metric import Context, Metric
+from diffusionbench.provenance import check_device
 from diffusionbench.record import Record
 from diffusionbench.references.reference import JudgedReference
 from diffusionbench.request import Evaluation, judge_order
@@ -30,7 +30,7 @@ from diffusionbench.sample import Sample, plain_item
 from diffusionbench.shown import few
 from diffusionbench.source import ImageSource
 from diffusionbench.stats import Estimate
-from diffusionbench.store import CHUNK, ImageStore, StoreManifest
+from diffusionbench.store import CHUNK, STORE, ImageStore, StoreManifest
 
 Progress = Callable[[str, int, int], None]
 """Called with what is being done, how many images are done, and of how many."""
@@ -79,33 +79,20 @@ def rescore(
         DataError: if the folder is no store, or lacks an image.
         UserError: where the request does not fit the stored images.
     """
-    store = ImageStore(_only_store(store_dir))
-    known = store.manifest.request
-    store.check_whole(store.asked())
-    evaluation = Evaluation(
-        known.model_copy(
-            update={
-                "metrics": metrics,
-                "reference": reference or known.reference,
-                "count": store.asked(),
-                "command": command,
-            }
-        )
-    )
+    inside = [path.parent for path in sorted(store_dir.glob(f"*/{STORE}"))]
+    if inside and not (store_dir / STORE).exists():
+        if len(inside) > 1:
+            names = few([path.name for path in inside])
+            raise DataError(f"{store_dir} holds {len(inside)} image stores ({names}). Name one of them.")
+        store_dir = inside[0]
+    store = ImageStore(store_dir)
+    known, count = store.manifest.request, store.asked()
+    store.check_whole(count)
+    named = {"metrics": metrics, "reference": reference or known.reference}
+    evaluation = Evaluation(known.model_copy(update={**named, "count": count, "command": command}))
     evaluation.check_metrics()
-    evaluation.check_labels(entry.sample() for entry in store.entries(store.asked()))
+    evaluation.check_labels(entry.sample() for entry in store.entries(count))
     return score(evaluation, store, device, progress)
-
-
-def _only_store(folder: Path) -> Path:
-    """Return a store's own folder, also where the one that holds it was meant."""
-    inside = sorted(path.parent for path in folder.glob("*/store.json"))
-    if (folder / "store.json").exists() or not inside:
-        return folder
-    if len(inside) > 1:
-        names = few([path.name for path in inside])
-        raise DataError(f"{folder} holds {len(inside)} image stores ({names}). Name one of them.")
-    return inside[0]
 
 
 def open_store(evaluation: Evaluation, source: ImageSource, root: Path) -> ImageStore:
@@ -202,10 +189,17 @@ class JudgingPass:
         self, what: str, images: ImageSet, count: int, specs: dict[str, MetricSpec]
     ) -> tuple[dict[str, Estimate], int]:
         """Return estimates of some of the metrics over a set's first `count` images, and how many were readable."""
-        metrics = {key: self._metric(spec) for key, spec in specs.items()}
+        reference, prompts = self.evaluation.reference, self.evaluation.prompts
+        metrics: dict[str, Metric] = {}
+        for key, spec in specs.items():
+            references = {
+                name: JudgedReference(reference, self.judges[name]) for name in spec.reference if reference is not None
+            }
+            with in_float32():
+                context = Context(references, prompts, self.evaluation.request.prompts)
+                metrics[key] = METRICS.load(spec.key)(spec, context)
         needed = {row.name for row in judge_order(specs.values())}
         seen = 0
-        prompts = self.evaluation.prompts
         for samples, batch in images.batches(count):
             if prompts is not None:
                 # A store does not keep all that the prompt set says of an image.
@@ -225,16 +219,6 @@ class JudgingPass:
                 self._progress(what, seen, count)
         self._check_number(specs, images, seen, count)
         return {key: metric.compute() for key, metric in metrics.items()}, seen
-
-    def _metric(self, spec: MetricSpec) -> Metric:
-        reference = self.evaluation.reference
-        references = {
-            name: JudgedReference(reference, self.judges[name]) for name in spec.reference if reference is not None
-        }
-        context = Context(references, self.evaluation.prompts, self.evaluation.request.prompts)
-        with in_float32():
-            metric: Metric = METRICS.load(spec.key)(spec, context)
-            return metric
 
     def _check_number(self, specs: dict[str, MetricSpec], images: ImageSet, seen: int, count: int) -> None:
         faults = list(images.unreadable(count).values())

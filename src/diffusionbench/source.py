@@ -154,10 +154,8 @@ class FolderSource(_ImageFiles):
         self.folder = found.root
         self.files = [found.root / name for name in found.images]
         self.description = f"folder {printable(str(folder))}"
-        self.labels: tuple[int | None, ...] = (None,) * len(self.files)
-        if labels is not None:
-            self.labels = _matching(labels, len(self.files), printable(str(folder)))
-        elif found.classes is not None:
+        self.labels = _matching(labels, len(self.files), printable(str(folder)))
+        if labels is None and found.classes is not None:
             numbers, lacking = number_classes(found.classes, known)
             if not lacking or len(numbers) <= len(known or numbers):
                 self.labels = tuple(numbers[name.partition("/")[0]] for name in found.images)
@@ -268,19 +266,14 @@ class ArchiveSource:
         self.path = path
         self.description = f"archive {printable(str(path))}"
         self._rows = ImageRows(path, image_key)
-        count = self._rows.count
         stored = [key for key in LABEL_KEYS if key in keys]
-        self.labels: tuple[int | None, ...] = (None,) * count
-        if labels is not None:
-            self.labels = _matching(labels, count, str(path))
-        elif len(stored) > 1:
+        if labels is None and len(stored) > 1:
             raise DataError(f"{path} holds labels twice, as {' and '.join(stored)}. Keep one of these arrays.")
-        elif stored:
-            found = _stored_labels(path, stored[0])
-            if found is None:
+        if labels is None and stored:
+            labels = _stored_labels(path, stored[0])
+            if labels is None:
                 left_out.add("arrays of texts, so that images have no labels", stored[0])
-            else:
-                self.labels = _matching(found, count, str(path))
+        self.labels = _matching(labels, self._rows.count, str(path))
         self.notes = tuple(filter(None, [left_out.sentence(path)]))
 
     @cached_property
@@ -306,9 +299,7 @@ class ArraySource:
     def __init__(self, images: np.ndarray, labels: Sequence[int | None] | np.ndarray | None, description: str) -> None:
         """Take uint8 [N, H, W, 3] and N labels or None."""
         self.array = images
-        self.labels: tuple[int | None, ...] = (None,) * len(images)
-        if labels is not None:
-            self.labels = _matching(np.asarray(labels).tolist(), len(images), description)
+        self.labels = _matching(None if labels is None else np.asarray(labels).tolist(), len(images), description)
         self.description = description
 
     @cached_property
@@ -400,7 +391,10 @@ def archive_keys(path: Path) -> list[str]:
         return archive.keys
 
 
-def _matching(labels: Sequence[int | None], count: int, what: str) -> tuple[int | None, ...]:
+def _matching(labels: Sequence[int | None] | None, count: int, what: str) -> tuple[int | None, ...]:
+    """Return one label an image, None for each where none are given."""
+    if labels is None:
+        return (None,) * count
     if len(labels) != count:
         raise RequestError(f"{len(labels)} labels were given and {what} has {count} images. Give one label per image.")
     for image, label in enumerate(labels):

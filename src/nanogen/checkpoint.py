@@ -22,11 +22,10 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from diffusionbench.errors import CheckpointError, Told
-from diffusionbench.folders import strangers
 from diffusionbench.limits import read_small
 from diffusionbench.schema import Strict, file_digest
 from diffusionbench.shown import few
-from diffusionbench.writing import sync, write_atomic
+from diffusionbench.writing import strangers, sync, write_atomic
 from nanogen import parallel
 from nanogen.log import say
 from nanogen.state import TrainState, stored_name

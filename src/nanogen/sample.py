@@ -11,9 +11,8 @@ import numpy as np
 
 from diffusionbench.errors import RequestError
 from diffusionbench.files import are_folder_names, read_lines
-from diffusionbench.folders import whole_folder
 from diffusionbench.images import encode_png, grid, save_png
-from diffusionbench.writing import check_gives_way, check_place, write_atomic, write_errors
+from diffusionbench.writing import check_gives_way, check_place, whole_folder, write_atomic, write_errors
 from nanogen import evaluate, parallel
 from nanogen.conditions import SampleSpec
 from nanogen.log import say

@@ -9,7 +9,7 @@ from PIL import Image
 from diffusionbench.errors import MissingPackageError
 from diffusionbench.judges.digits import DigitsJudge
 from diffusionbench.references import REFERENCES
-from diffusionbench.references.resolve import resolve
+from diffusionbench.references.opening import resolve
 from diffusionbench.sample import Sample
 
 BY_PATH = ("labelled folder", "flat folder", "labelled archive", "statistics")

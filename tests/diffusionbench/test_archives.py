@@ -11,7 +11,7 @@ import pytest
 
 from diffusionbench.archives import Archive
 from diffusionbench.errors import DataError
-from diffusionbench.metrics.frechet import load_moments
+from diffusionbench.moments import load_moments
 from diffusionbench.source import ArchiveSource, read_labels
 
 IMAGES = np.zeros((4, 8, 8, 3), np.uint8)

@@ -11,9 +11,9 @@ from diffusionbench.judges import JUDGES, digits, inception
 from diffusionbench.judges.digits import DigitsJudge
 from diffusionbench.judges.float32 import features_of, in_float32
 from diffusionbench.judges.inception import Inception
-from diffusionbench.references import image_reference as folders
+from diffusionbench.references import opening
 from diffusionbench.references.digits import DigitsReference
-from diffusionbench.references.image_reference import ImageReference
+from diffusionbench.references.opening import ImageReference
 from diffusionbench.source import ArraySource
 
 BACKENDS = torch.backends
@@ -175,6 +175,6 @@ def test_precision_is_part_of_the_digest_and_of_what_is_cached(
     monkeypatch.setenv("DIFFUSIONBENCH_CACHE", str(tmp_path / "cache"))
     reference, judge = ImageReference(write(tmp_path / "real", noise(5))), DigitsJudge()
     reference.features(judge)
-    monkeypatch.setattr(folders, "PRECISION", "bfloat16")
+    monkeypatch.setattr(opening, "PRECISION", "bfloat16")
     reference.features(judge)
     assert len(list((tmp_path / "cache" / "features").iterdir())) == 2

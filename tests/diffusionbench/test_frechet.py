@@ -8,12 +8,10 @@ from diffusionbench.errors import DataError, RequestError
 from diffusionbench.metrics.frechet import (
     _TILE,
     FewSamples,
-    Moments,
     frechet_distance,
     frechet_from_features,
-    load_moments,
-    moments,
 )
+from diffusionbench.moments import Moments, load_moments, moments
 
 
 def gaussian(count: int, width: int, seed: int, scale: float = 1.0, shift: float = 0.0) -> np.ndarray:

@@ -15,10 +15,11 @@ from diffusionbench import runner
 from diffusionbench.judges.digits import DigitsJudge
 from diffusionbench.metrics import METRICS
 from diffusionbench.metrics import kid as kid_module
-from diffusionbench.metrics.frechet import frechet_distance, moments
+from diffusionbench.metrics.frechet import frechet_distance
 from diffusionbench.metrics.inception_score import inception_score
 from diffusionbench.metrics.kid import kid
 from diffusionbench.metrics.precision_recall import precision_recall
+from diffusionbench.moments import moments
 from diffusionbench.references import digits
 from diffusionbench.references.digits import DigitsReference
 from diffusionbench.sample import Sample, plain_item

@@ -8,9 +8,7 @@ from diffusionbench.judges import DIGITS
 from diffusionbench.judges.digits import DigitsJudge
 from diffusionbench.references import digits
 from diffusionbench.references.digits import DigitsReference
-from diffusionbench.references.image_reference import ImageReference
-from diffusionbench.references.resolve import resolve
-from diffusionbench.references.statistics_reference import StatisticsReference
+from diffusionbench.references.opening import ImageReference, StatisticsReference, resolve
 
 
 @pytest.fixture(autouse=True)

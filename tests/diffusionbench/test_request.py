@@ -6,8 +6,7 @@ import numpy as np
 import pytest
 from pydantic import ValidationError
 
-from diffusionbench.axes.axis import Asked
-from diffusionbench.axes.class_conditional import ClassConditional
+from diffusionbench.axes.axis import Asked, ClassConditional
 from diffusionbench.errors import MissingPackageError, RequestError, UserError
 from diffusionbench.judges import JUDGES
 from diffusionbench.judges import digits as judge

@@ -15,7 +15,7 @@ from diffusionbench.errors import DataError, RequestError
 from diffusionbench.files import open_image_folder
 from diffusionbench.record import load
 from diffusionbench.references import digits
-from diffusionbench.references.resolve import resolve
+from diffusionbench.references.opening import resolve
 from diffusionbench.source import ArchiveSource, FolderSource, PromptFolderSource, read_labels
 from diffusionbench.writing import check_place, write_result
 

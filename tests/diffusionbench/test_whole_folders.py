@@ -9,10 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from diffusionbench import folders, writing
+from diffusionbench import writing
 from diffusionbench.errors import RequestError
-from diffusionbench.folders import recover, strangers, whole_folder
-from diffusionbench.writing import check_gives_way
+from diffusionbench.writing import check_gives_way, recover, strangers, whole_folder
 
 
 @pytest.fixture(autouse=True)
@@ -41,9 +40,9 @@ def unsupported(one, other):
     raise OSError(errno.EINVAL, "Invalid argument")
 
 
-@pytest.mark.parametrize("exchange", [folders._exchange, unsupported])
+@pytest.mark.parametrize("exchange", [writing._exchange, unsupported])
 def test_a_folder_takes_the_place_of_another(tmp_path, monkeypatch, exchange):
-    monkeypatch.setattr(folders, "_exchange", exchange)
+    monkeypatch.setattr(writing, "_exchange", exchange)
     out = tmp_path / "out"
     out.mkdir()
     for content in ("first", "second", "third"):
@@ -71,7 +70,7 @@ def test_everything_is_on_the_disk_before_it_is_in_place(tmp_path, monkeypatch):
 
 def test_between_two_renames_the_old_folder_is_put_back(tmp_path, monkeypatch):
     """Where two names cannot change places in one step, and the process dies while neither is there."""
-    monkeypatch.setattr(folders, "_exchange", unsupported)
+    monkeypatch.setattr(writing, "_exchange", unsupported)
     out = tmp_path / "out"
     make(out, "old")
     child = os.fork()
@@ -102,7 +101,7 @@ def test_an_error_leaves_the_old_folder_and_nothing_else(tmp_path, monkeypatch):
     def refused(one, other):
         raise OSError(errno.EACCES, "Permission denied")
 
-    monkeypatch.setattr(folders, "_exchange", refused)
+    monkeypatch.setattr(writing, "_exchange", refused)
     with pytest.raises(OSError, match="Permission denied"):
         make(out, "new")
     with pytest.raises(KeyboardInterrupt):

@@ -84,7 +84,7 @@ class Watch:
         self._wrap_open()
         for module, name, place in FOREIGN:
             self._wrap_foreign(import_module(module), name, place)
-        self._wrap_exchange(import_module("diffusionbench.folders"))
+        self._wrap_exchange(import_module("diffusionbench.writing"))
 
     def _wrap(self, name: str, kind: str) -> None:
         real = getattr(os, name)

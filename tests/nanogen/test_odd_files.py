@@ -11,7 +11,7 @@ from odd_files import READ, REFUSED, encoded, pixels, turned
 
 from diffusionbench.errors import DataError
 from diffusionbench.images import decode, decode_rgb
-from diffusionbench.references.image_reference import ImageReference
+from diffusionbench.references.opening import ImageReference
 from diffusionbench.sample import Sample
 from diffusionbench.shown import printable
 from diffusionbench.source import FolderSource, PromptFolderSource, UnreadableImages

@@ -7,10 +7,11 @@ import pytest
 import torch
 
 from diffusionbench.judges.inception import Inception, InceptionNet
-from diffusionbench.metrics.frechet import frechet_distance, frechet_from_features, moments
+from diffusionbench.metrics.frechet import frechet_distance, frechet_from_features
 from diffusionbench.metrics.inception_score import inception_score
 from diffusionbench.metrics.kid import kid
 from diffusionbench.metrics.precision_recall import precision_recall
+from diffusionbench.moments import moments
 from diffusionbench.schema import file_digest
 
 pytestmark = pytest.mark.oracle

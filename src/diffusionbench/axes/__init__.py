@@ -29,13 +29,13 @@ class AxisSpec:
 CLASS_CONDITIONAL: Final = AxisSpec(
     name="class_conditional",
     title="images of given classes, as of ImageNet",
-    load="diffusionbench.axes.class_conditional:ClassConditional",
+    load="diffusionbench.axes.axis:ClassConditional",
 )
 T2I: Final = AxisSpec(
     name="t2i",
     title="images of the texts of a prompt set",
     asks="prompts",
-    load="diffusionbench.axes.t2i:TextToImage",
+    load="diffusionbench.axes.axis:TextToImage",
 )
 
 AXES: Final = Table("axis", {row.name: row for row in (CLASS_CONDITIONAL, T2I)}, group="diffusionbench.axes")

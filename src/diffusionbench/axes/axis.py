@@ -1,13 +1,15 @@
-"""The base class of axes, and their argument."""
+"""The base class of axes, their argument, and the axes of classes and of prompts."""
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from diffusionbench.errors import RequestError
 from diffusionbench.prompts import PromptList
 from diffusionbench.references.reference import Reference
-from diffusionbench.sample import Sample
+from diffusionbench.sample import Sample, plain_item
 
 
 @dataclass(frozen=True)
@@ -43,3 +45,74 @@ class Axis:
     def full_count(self, prompts: PromptList | None) -> int:
         """Return the images of a complete evaluation of a generator."""
         raise NotImplementedError
+
+
+class ClassConditional(Axis):
+    """Classes in the order of the reference's evaluation set, or those of the images that exist already."""
+
+    def full_count(self, prompts: PromptList | None) -> int:
+        """Return 50,000, as published ImageNet figures have it (docs/protocol.md)."""
+        return 50_000
+
+    def samples(self, asked: Asked) -> list[Sample]:
+        """See `Axis.samples`.
+
+        A reference without labels leaves the order 0, 1, ..., C - 1, 0, ... over the request's `num_classes`.
+        """
+        count, reference, classes = asked.count, asked.reference, asked.num_classes
+        if classes is None and reference is not None:
+            classes = reference.num_classes
+        if asked.given is not None:
+            if count > len(asked.given):
+                raise RequestError(
+                    f"{count} images were asked for and there are {len(asked.given)}. "
+                    f"Add images or ask for at most {len(asked.given)}."
+                )
+            labels = list(asked.given[:count])
+        elif reference is not None and reference.num_classes is not None:
+            labels = reference.labels(count)
+        elif classes is not None:
+            labels = [sample % classes for sample in range(count)]
+        else:
+            labels = [None] * count
+        ranks: Counter[int | None] = Counter()
+        samples = []
+        for place, label in enumerate(labels):
+            if label is not None and not 0 <= label < (classes or label + 1):
+                raise RequestError(
+                    f"image {place} has the label {label}; the {classes} classes of this request are "
+                    f"0..{classes - 1 if classes else 0}. Correct the labels or choose another reference."
+                )
+            samples.append(Sample(place, plain_item(label), ranks[label]))
+            ranks[label] += 1
+        return samples
+
+
+class TextToImage(Axis):
+    """The prompts of a set in its order, K images each: sample id = prompt * K + k."""
+
+    def full_count(self, prompts: PromptList | None) -> int:
+        """Return every image of the prompt set."""
+        assert prompts is not None
+        return prompts.count
+
+    def samples(self, asked: Asked) -> list[Sample]:
+        """See `Axis.samples`. Images that exist already are found by the set's file names.
+
+        Raises:
+            RequestError: if more images are asked for than the set has, or the images have no names of prompts.
+        """
+        prompts = asked.prompts
+        assert prompts is not None
+        if asked.count > prompts.count:
+            raise RequestError(
+                f"{asked.count} images were asked for, and prompt set '{prompts.name}' has {len(prompts.items)} "
+                f"prompts with {prompts.images_per_prompt} images each. Ask for at most {prompts.count}, or choose a "
+                "larger layout."
+            )
+        if asked.given is not None:
+            raise RequestError(
+                "an axis of prompts must know the prompt of each image, and a folder of unnamed images does not tell. "
+                f"Name them as the prompt set does: {prompts.sample(0).file}.png and so on."
+            )
+        return [prompts.sample(place) for place in range(asked.count)]

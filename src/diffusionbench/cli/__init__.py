@@ -15,8 +15,8 @@ import typer
 
 from diffusionbench import bounds
 from diffusionbench.cli import benchmarks, records
-from diffusionbench.devices import check_device
 from diffusionbench.errors import DataError, RequestError, RunError, run_program
+from diffusionbench.provenance import check_device, examine
 from diffusionbench.shown import printable
 from diffusionbench.writing import check_place
 
@@ -418,8 +418,6 @@ def doctor(as_json: Json = False) -> None:
 
       diffusionbench doctor --json > installation.json
     """
-    from diffusionbench.doctor import examine
-
     found: dict[str, Any] = examine()
     print(json.dumps(found, indent=2) if as_json else "\n".join(f"{key}: {value}" for key, value in found.items()))
 

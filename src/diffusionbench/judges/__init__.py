@@ -44,7 +44,7 @@ DIGITS: Final = JudgeSpec(
 PIXELS: Final = JudgeSpec(
     name="pixels",
     title="the images themselves, for metrics that judge pictures",
-    load="diffusionbench.judges.pixels:Pixels",
+    load="diffusionbench.judges.judge:Pixels",
     licence="none",
 )
 INCEPTION: Final = JudgeSpec(

@@ -78,22 +78,12 @@ class DigitsJudge(Judge):
         super().__init__(device, options)
         self.check()
         self._weights = {name: tensor.to(device) for name, tensor in load_file(WEIGHTS).items()}
-        self.digest = self.digest_of(
-            {
-                "weights": card()["sha256"],
-                "input": "mean of RGB / 255",
-                "features": "hidden, SiLU",
-                "precision": PRECISION,
-            }
-        )
+        facts = {"input": "mean of RGB / 255", "features": "hidden, SiLU", "precision": PRECISION}
+        self.digest = self.digest_of({"weights": card()["sha256"], **facts})
 
     @classmethod
     def check(cls) -> Needs:
-        """Verify that the weights are there and whole, without loading them.
-
-        Raises:
-            RequestError: saying what is wrong with them.
-        """
+        """See `Judge.check`."""
         verify_bundled_weights("judge 'digits'", WEIGHTS, card()["sha256"])
         return Needs(files=(WEIGHTS,))
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any, Final
 
 import numpy as np
@@ -36,7 +36,10 @@ def in_float32() -> Iterator[None]:
     # Outer switches first: an inner one that was never set shows the outer one's value.
     outer = [_swapped(switch, "none") for switch in whole]
     inner = [_swapped(switch, "ieee") for switch in parts]
-    products, convolutions = torch.get_float32_matmul_precision(), _older_convolutions()
+    products, convolutions = torch.get_float32_matmul_precision(), True
+    # torch shows the older switch only while it agrees with the newer ones.
+    with suppress(RuntimeError):
+        convolutions = bool(torch.backends.cudnn.allow_tf32)
     try:
         _set(products="highest", convolutions=False)
         for switch in parts:
@@ -64,14 +67,6 @@ def _swapped(switch: Any, value: str) -> str:
     before: str = switch.fp32_precision
     switch.fp32_precision = value
     return before
-
-
-def _older_convolutions() -> bool:
-    """Return what `cudnn.allow_tf32` was set to last: torch shows it only while it agrees with the newer switches."""
-    try:
-        return bool(torch.backends.cudnn.allow_tf32)
-    except RuntimeError:
-        return True
 
 
 def features_of(judge: Judge, images: np.ndarray) -> np.ndarray:

@@ -19,13 +19,13 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from diffusionbench.errors import RequestError
-from diffusionbench.folders import cache_folder
 from diffusionbench.judges import INCEPTION
 from diffusionbench.judges.float32 import PRECISION, in_float32
 from diffusionbench.judges.judge import Evidence, Judge, Needs
 from diffusionbench.sample import Item
 from diffusionbench.schema import file_digest
 from diffusionbench.shown import first_line
+from diffusionbench.writing import cache_folder
 
 WEIGHTS_FILE: Final = "weights-inception-2015-12-05-6726825d.pth"
 WEIGHTS_URL: Final = f"https://github.com/toshas/torch-fidelity/releases/download/v0.2.0/{WEIGHTS_FILE}"
@@ -102,7 +102,6 @@ class Mixed(nn.Module):
         super().__init__()
         self._pool = pool if pool_width else "halve"
         self._chains: list[list[list[str]]] = []
-        self.width = pool_width or channels
         for name, convs in branches.items():
             chain, width_in = [], channels
             for index, (width, kernel) in enumerate(convs):
@@ -116,7 +115,6 @@ class Mixed(nn.Module):
                 chain.append(list(shapes))
                 width_in = width
             self._chains.append(chain)
-            self.width += width_in * len(chain[-1])
         if pool_width:
             self.branch_pool = ConvBlock(channels, pool_width, 1)
 
@@ -201,21 +199,17 @@ class InceptionNet(nn.Module):
         x = (resize_tf1(images.to(self.fc.weight.dtype), _SIZE) - 128) / 128
         x = self.Conv2d_2b_3x3(self.Conv2d_2a_3x3(self.Conv2d_1a_3x3(x)))
         x = F.max_pool2d(x, 3, stride=2)
-        taps = {"64": _average(x)}
+        taps = {"64": x.mean(dim=(2, 3))}
         x = self.Conv2d_4a_3x3(self.Conv2d_3b_1x1(x))
         x = F.max_pool2d(x, 3, stride=2)
-        taps["192"] = _average(x)
+        taps["192"] = x.mean(dim=(2, 3))
         x = self.Mixed_5d(self.Mixed_5c(self.Mixed_5b(x)))
         x = self.Mixed_6e(self.Mixed_6d(self.Mixed_6c(self.Mixed_6b(self.Mixed_6a(x)))))
-        taps["768"] = _average(x)
-        taps["2048"] = _average(self.Mixed_7c(self.Mixed_7b(self.Mixed_7a(x))))
+        taps["768"] = x.mean(dim=(2, 3))
+        taps["2048"] = self.Mixed_7c(self.Mixed_7b(self.Mixed_7a(x))).mean(dim=(2, 3))
         taps["logits_unbiased"] = taps["2048"] @ self.fc.weight.T
         taps["logits"] = taps["logits_unbiased"] + self.fc.bias
         return taps
-
-
-def _average(x: Tensor) -> Tensor:
-    return x.mean(dim=(2, 3))
 
 
 def find_weights(path: Path | None = None) -> Path:
@@ -225,12 +219,12 @@ def find_weights(path: Path | None = None) -> Path:
         RequestError: if it is not there; says what to fetch and where to put it.
     """
     place = path or cache_folder() / WEIGHTS_FILE
-    if not place.is_file():
-        raise RequestError(
-            f"judge 'inception' needs its weights at {place}, which is not there. "
-            f"Fetch {WEIGHTS_URL} and put the file there."
-        )
-    return place
+    if place.is_file():
+        return place
+    raise RequestError(
+        f"judge 'inception' needs its weights at {place}, which is not there. Fetch {WEIGHTS_URL} and put the file "
+        "there."
+    )
 
 
 def load_net(path: Path) -> tuple[InceptionNet, str]:
@@ -250,12 +244,10 @@ def load_net(path: Path) -> tuple[InceptionNet, str]:
         )
     net = InceptionNet()
     try:
-        state: Any = torch.load(path, map_location="cpu", weights_only=True)
-        net.load_state_dict(state)
+        net.load_state_dict(torch.load(path, map_location="cpu", weights_only=True))
     except (RuntimeError, TypeError, AttributeError, EOFError, pickle.UnpicklingError) as error:
-        reason = first_line(error)
         raise RequestError(
-            f"weights {path}: not those of the 2015 Inception network ({reason}). Fetch {WEIGHTS_URL}."
+            f"weights {path}: not those of the 2015 Inception network ({first_line(error)}). Fetch {WEIGHTS_URL}."
         ) from None
     return net, found
 
@@ -282,11 +274,7 @@ class Inception(Judge):
 
     @classmethod
     def check(cls) -> Needs:
-        """Verify that the weights are there, without reading them.
-
-        Raises:
-            RequestError: if they are not.
-        """
+        """See `Judge.check`; the weights are not read."""
         return Needs(files=(find_weights(),))
 
     @in_float32()

@@ -1,4 +1,4 @@
-"""The base class of judges."""
+"""The base class of judges, and the judge that hands images on."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any, ClassVar
 import numpy as np
 
 from diffusionbench.errors import RequestError
-from diffusionbench.judges import JudgeSpec, Unjudged
+from diffusionbench.judges import PIXELS, JudgeSpec, Unjudged
 from diffusionbench.registry import nearest
 from diffusionbench.sample import Item
 from diffusionbench.schema import digest
@@ -106,3 +106,16 @@ class Judge:
         It passes within `judges.TOLERANCE`.
         """
         raise NotImplementedError
+
+
+class Pixels(Judge):
+    """Hands the images themselves to metrics that judge pictures rather than feature vectors."""
+
+    spec = PIXELS
+    digest = digest("pixels")
+
+    def __call__(
+        self, images: np.ndarray, items: Sequence[Item] = (), given: Mapping[str, Evidence] | None = None
+    ) -> Mapping[str, np.ndarray]:
+        """Return uint8 [B, H, W, 3] as {"images": the same}."""
+        return {"images": images}

@@ -81,16 +81,6 @@ def _recall(judge: JudgeSpec) -> MetricSpec:
     )
 
 
-def _accuracy(judge: JudgeSpec) -> MetricSpec:
-    about = f"share of samples that {judge.title} takes for the class asked for"
-    return replace(
-        _share(f"accuracy_{judge.name}", f"Accuracy ({judge.name})", about, _CLASS),
-        judges=(judge.name,),
-        items="classes",
-        load="diffusionbench.metrics.accuracy:AccuracyMetric",
-    )
-
-
 def of_judge(judge: JudgeSpec) -> list[MetricSpec]:
     """Return the metrics that a judge brings by having features, and logits of classes."""
     rows: list[MetricSpec] = []
@@ -100,7 +90,14 @@ def of_judge(judge: JudgeSpec) -> list[MetricSpec]:
         rows += [_precision(judge), _recall(judge)]
     if judge.output == "array" and judge.num_classes:
         score = _is(judge)
-        rows += [score, _spread(f"{score.key}_std", f"{score.title}, spread over splits"), _accuracy(judge)]
+        about = f"share of samples that {judge.title} takes for the class asked for"
+        accuracy = replace(
+            _share(f"accuracy_{judge.name}", f"Accuracy ({judge.name})", about, _CLASS),
+            judges=(judge.name,),
+            items="classes",
+            load="diffusionbench.metrics.accuracy:AccuracyMetric",
+        )
+        rows += [score, _spread(f"{score.key}_std", f"{score.title}, spread over splits"), accuracy]
     return rows
 
 

@@ -17,19 +17,9 @@ from diffusionbench.errors import RequestError
 from diffusionbench.judges.judge import Evidence
 from diffusionbench.metrics import MetricSpec
 from diffusionbench.metrics.metric import Context, Metric
-from diffusionbench.moments import Moments, as_matrix, check_width, checked_moments, load_moments, moments
+from diffusionbench.moments import Moments, as_matrix, check_width, checked_moments, moments
 from diffusionbench.sample import Sample
 from diffusionbench.stats import GROUPS, Estimate, Grouping
-
-__all__ = [
-    "FewSamples",
-    "FrechetMetric",
-    "Moments",
-    "frechet_distance",
-    "frechet_from_features",
-    "load_moments",
-    "moments",
-]
 
 # Width of the blocks in which triangular matrices are multiplied: the fastest of 128, 256 and 512 at d = 2048.
 _TILE = 256
@@ -255,7 +245,12 @@ class FrechetMetric(Metric):
         else:
             self._fold(sorted(self._early))
             value = frechet_distance(*self._without(None), self._mean, self._cov)
-            replicates = self._replicates() if defined else []
+            # All replicates share the factor of the reference.
+            factor, trace = _factor(self._cov), float(np.trace(self._cov))
+            replicates = [
+                _distance(mean - self._mean, float(np.trace(cov)), trace, _root_trace(factor, cov))
+                for mean, cov in map(self._without, range(GROUPS if defined else 0))
+            ]
         return self.seen.jackknifed(value, replicates)
 
     def _without(self, group: int | None) -> tuple[np.ndarray, np.ndarray]:
@@ -264,11 +259,3 @@ class FrechetMetric(Metric):
             if index != group:
                 merged.merge(part)
         return merged.compute()
-
-    def _replicates(self) -> list[float]:
-        """Return the distance without each group; the factor of the reference is shared by all of them."""
-        factor, trace = _factor(self._cov), float(np.trace(self._cov))
-        left = map(self._without, range(GROUPS))
-        return [
-            _distance(mean - self._mean, float(np.trace(cov)), trace, _root_trace(factor, cov)) for mean, cov in left
-        ]

@@ -76,13 +76,13 @@ def _log_softmax(logits: np.ndarray) -> np.ndarray:
     return shifted - np.log(np.exp(shifted).sum(axis=1, keepdims=True))
 
 
-def _without_groups(logits: np.ndarray, groups: np.ndarray, variant: Variant) -> list[float]:
+def _without_groups(logits: np.ndarray, groups: np.ndarray) -> list[float]:
     """Return the score without each group of images, the chunks left as they are; nan where a chunk would be empty.
 
     A new shuffle for each replicate would add its own noise, three times over, to the standard error.
     """
     scores = []
-    for chunk in _chunks(len(logits), variant):
+    for chunk in _chunks(len(logits), "upstream"):
         log_p = _log_softmax(logits[chunk].astype(np.float64))
         p = np.exp(log_p)
         member = np.zeros((len(chunk), GROUPS))
@@ -107,5 +107,5 @@ class InceptionScoreMetric(Metric):
         self.seen.check()
         rows, groups = self.seen.by_id(self.rows)
         value, std = inception_score(rows)
-        replicates = _without_groups(rows, groups, "upstream")
+        replicates = _without_groups(rows, groups)
         return self.seen.jackknifed(value, replicates, {f"{self.spec.key}_std": std})

@@ -38,13 +38,19 @@ def kid(
     """
     generated = as_matrix(generated, "generated features")
     reference = as_matrix(reference, "reference features")
-    _check_sizes(generated, reference, subsets, subset_size)
     nothing = np.zeros(len(generated), dtype=np.int64)
     values, _ = _over_subsets(generated, reference, nothing, subsets, subset_size, seed)
     return float(values.mean()), float(values.std())
 
 
-def _check_sizes(generated: np.ndarray, reference: np.ndarray, subsets: int, subset_size: int) -> None:
+def _over_subsets(
+    generated: np.ndarray, reference: np.ndarray, groups: np.ndarray, subsets: int, subset_size: int, seed: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return the MMD of each subset [s], and without each group of generated images [s, GROUPS] (nan if undefined).
+
+    Raises:
+        RequestError: if widths differ, or a set is smaller than a subset.
+    """
     check_width(generated, reference)
     if subsets < 1 or subset_size < 2:
         raise RequestError(
@@ -56,12 +62,6 @@ def _check_sizes(generated: np.ndarray, reference: np.ndarray, subsets: int, sub
                 f"KID over subsets of {subset_size} needs as many {what} images, got {len(rows)}. "
                 f"Give more images or a smaller subset size."
             )
-
-
-def _over_subsets(
-    generated: np.ndarray, reference: np.ndarray, groups: np.ndarray, subsets: int, subset_size: int, seed: int
-) -> tuple[np.ndarray, np.ndarray]:
-    """Return the MMD of each subset [s], and without each group of generated images [s, GROUPS] (nan if undefined)."""
     stream = np.random.RandomState(seed)
     values, without = np.empty(subsets), np.empty((subsets, GROUPS))
     for index in range(subsets):
@@ -115,7 +115,6 @@ class KidMetric(Metric):
         self.seen.check()
         rows, groups = self.seen.by_id(self.rows)
         size = self.spec.min_samples
-        _check_sizes(rows, self.real_features, _SUBSETS, size)
         values, without = _over_subsets(rows, self.real_features, groups, _SUBSETS, size, _SEED)
         std_key = self.spec.key.removesuffix("_mean") + "_std"
         return self.seen.jackknifed(float(values.mean()), without.mean(axis=0).tolist(), {std_key: float(values.std())})

@@ -1,4 +1,4 @@
-"""The table of references by name: the real images that generated ones are compared with (`references.resolve`)."""
+"""The table of references by name: the real images that generated ones are compared with (`references.opening`)."""
 
 from __future__ import annotations
 

@@ -25,10 +25,9 @@ from pydantic import ConfigDict, NonNegativeInt, ValidationError
 
 from diffusionbench.errors import DataError, RequestError
 from diffusionbench.files import IMAGE_SUFFIXES, LeftOut, is_hidden
-from diffusionbench.folders import cache_folder
 from diffusionbench.schema import Strict
 from diffusionbench.shown import printable
-from diffusionbench.writing import check_gives_way, write_atomic
+from diffusionbench.writing import cache_folder, check_gives_way, write_atomic
 from nanogen.data.caption_text import MAX_CAPTION, caption_from_json, decode_caption
 from nanogen.data.stored import MAX_DEFECTS
 

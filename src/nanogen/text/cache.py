@@ -22,10 +22,9 @@ from torch import Tensor
 from diffusionbench import bounds
 from diffusionbench.archives import Archive
 from diffusionbench.errors import DataError
-from diffusionbench.folders import check_replaceable, whole_folder
 from diffusionbench.limits import read_small
 from diffusionbench.schema import Strict, file_digest
-from diffusionbench.writing import write_errors
+from diffusionbench.writing import check_replaceable, whole_folder, write_errors
 from nanogen.text.encoder import TextEncoder
 
 # Captions encoded between two writes.

@@ -8,14 +8,13 @@ from pathlib import Path
 from typing import Final
 
 from diffusionbench.errors import RequestError
-from diffusionbench.folders import check_replaceable, whole_folder
 from diffusionbench.limits import parse_json, read_small
 from diffusionbench.record import Record
 from diffusionbench.views.site import details, overview
 from diffusionbench.views.site.contents import Contents
 from diffusionbench.views.site.render import STYLE, Pages, stylesheet
 from diffusionbench.views.site.samples import find_stores
-from diffusionbench.writing import write_errors
+from diffusionbench.writing import check_replaceable, whole_folder, write_errors
 
 # The list of a site's files: a folder that holds these and no others may be replaced.
 MARK: Final = "site.json"

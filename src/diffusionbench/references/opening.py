@@ -1,26 +1,27 @@
-"""Any folder or archive of real images as a reference; what a judge made of it is kept, keyed by content."""
+"""Opens references by name or path: folders and archives of real images, and files of means and covariances."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from functools import cached_property
+from functools import cache, cached_property
 from pathlib import Path
 
 import numpy as np
 
 from diffusionbench.archives import Archive
-from diffusionbench.errors import DataError
-from diffusionbench.folders import cache_folder
+from diffusionbench.errors import DataError, RequestError
 from diffusionbench.imagesets import ImageStream
 from diffusionbench.judges.float32 import PRECISION, features_of
 from diffusionbench.judges.judge import Judge
 from diffusionbench.moments import Moments, load_moments
+from diffusionbench.references import REFERENCES
 from diffusionbench.references.reference import Reference
+from diffusionbench.registry import nearest
 from diffusionbench.sample import Sample, plain_item
-from diffusionbench.schema import digest
+from diffusionbench.schema import digest, file_digest
 from diffusionbench.shown import printable
-from diffusionbench.source import ArchiveSource, ImageSource, archive_keys, open_source
-from diffusionbench.writing import write_atomic
+from diffusionbench.source import STATISTICS_KEYS, ArchiveSource, ImageSource, archive_keys, open_source
+from diffusionbench.writing import cache_folder, write_atomic
 
 
 class ClassMeans:
@@ -149,3 +150,67 @@ class ImageReference(Reference):
                 "set DIFFUSIONBENCH_CACHE to a folder that can be written."
             ) from None
         return made
+
+
+class StatisticsReference(Reference):
+    """Moments from an .npz; FID against other statistics is another number, so the record names file and hash.
+
+    Raises:
+        DataError: if the file holds no moments.
+    """
+
+    offers = frozenset({"moments"})
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.name = printable(path.name)
+        self._moments = load_moments(path)
+
+    @cached_property
+    def digest(self) -> str:
+        """SHA-256 of the file."""
+        return file_digest(self.path)
+
+    def moments(self, judge: Judge) -> tuple[np.ndarray, np.ndarray]:
+        """Return the file's moments.
+
+        Raises:
+            RequestError: if their width is not the judge's.
+        """
+        if len(self._moments[0]) != judge.spec.dim:
+            raise RequestError(
+                f"reference statistics {self.path} have width {len(self._moments[0])}, and judge '{judge.name}' gives "
+                f"{judge.spec.dim}. Give statistics of the same judge."
+            )
+        return self._moments
+
+
+@cache
+def _named(name: str) -> Reference:
+    found: Reference = REFERENCES.load(name)()
+    return found
+
+
+def resolve(reference: str) -> Reference:
+    """Return a reference by its name in `REFERENCES` (one object per process) or by path.
+
+    A path is a folder of images, an .npz of images (`arr_0`, perhaps with `mu` and `sigma`), or an .npz of
+    statistics alone.
+
+    Raises:
+        RequestError: if it is neither a name nor a path.
+        DataError: if the file or folder holds no reference.
+    """
+    if reference in REFERENCES:
+        return _named(reference)
+    path = Path(reference)
+    if not path.exists():
+        raise RequestError(
+            f"unknown reference '{reference}': it is no name and no file or folder. "
+            f"{nearest(reference, list(REFERENCES))}"
+        )
+    if path.is_file() and path.suffix.lower() == ".npz":
+        keys = archive_keys(path)
+        if "arr_0" not in keys and set(keys) & set(STATISTICS_KEYS):
+            return StatisticsReference(path)
+    return ImageReference(path)
