@@ -139,19 +139,18 @@ def show(path: Path) -> None:
     from diffusionbench.study.comparison import compare
     from diffusionbench.study.points import load_folder, select_points
     from diffusionbench.study.submission import check_folder
-    from diffusionbench.views import board_text
+    from diffusionbench.views import terminal
     from diffusionbench.views.site.build import files
     from diffusionbench.views.site.contents import Contents
-    from diffusionbench.views.terminal import print_record
 
     found = load(path)
-    print_record(found)
+    terminal.print_record(found)
     compare(found, found).as_text()
     json.dumps(found.model_dump(mode="json"))
     records = load_folder(path.parent)
     board = build(records, "measured", draws=20)
-    board_text.as_csv(board, board.columns)
-    board_text.as_markdown(board, board.columns)
+    terminal.board_csv(board, board.columns)
+    terminal.board_markdown(board, board.columns)
     check_folder(path.parent)
     list(files(Contents(tuple(records))))
     for make in (
@@ -269,7 +268,7 @@ def read_config(path: Path) -> None:
     from nanogen.config import compose
     from nanogen.show import as_text
 
-    as_text(compose(file=path), None, why=True)
+    as_text(compose(file=path), why=True)
 
 
 def sample(path: Path) -> None:

@@ -51,7 +51,7 @@ def linked(text: str, records: Sequence[Record], base: str) -> str:
 
 
 def of_recipe(records: Iterable[Record], name: str, guidance: float | None = None) -> list[Record]:
-    """Return the records of a recipe at one guidance scale, by training seed.
+    """Return the records of a recipe, or those at one guidance scale, by training seed and guidance.
 
     Raises:
         LookupError: if there is none.
@@ -65,9 +65,14 @@ def of_recipe(records: Iterable[Record], name: str, guidance: float | None = Non
     if not found:
         raise LookupError(
             f"records/ has no record of recipe '{name}'{'' if guidance is None else f' at guidance {guidance:g}'}. "
-            f"Run: python tools/measure_recipes.py {name}"
+            f"Run: python tools/measure_recipes.py {'pictures' if name.startswith('pictures') else name}"
         )
-    return sorted(found, key=lambda record: record.extra.get("seed", 0))
+
+    def place(record: Record) -> tuple[int, float]:
+        guidance = record.protocol.guidance
+        return record.extra.get("seed", 0), (guidance.scale or 0) if guidance else 0
+
+    return sorted(found, key=place)
 
 
 def measured(records: Sequence[Record]) -> str:
@@ -131,7 +136,9 @@ def recipes(records: Sequence[Record], base: str) -> list[str]:
         for record in of_recipe(records, name):
             key = SCENES_KEY if SCENES_KEY in record.values else "fd_digits"
             commands = f"`{record.extra['train']}`, `{record.provenance.command}`"
-            rows.append([linked(record.title, [record], base), commands, f"`{key}` {cell([record.values[key]])}"])
+            guidance = record.protocol.guidance
+            title = record.title if guidance is None else f"{record.title}, guidance {guidance.scale:g}"
+            rows.append([linked(title, [record], base), commands, f"`{key}` {cell([record.values[key]])}"])
     return table(["recipe", "commands", "result"], rows)
 
 

@@ -1,4 +1,4 @@
-"""Arrays in the .npz files of strangers: a header is believed only as far as the bytes that follow it.
+"""Arrays in untrusted .npz files: a header is believed only as far as the bytes that follow it.
 
 Arrays are never pickled, and folded by numpy's own two ways only: a few bytes of any other unfold to gigabytes.
 """
@@ -167,7 +167,7 @@ class ImageRows:
 
 
 def _header(file: IO[bytes]) -> tuple[tuple[int, ...], bool, np.dtype[Any]]:
-    """Shape, order and type from the start of a .npy stream.
+    """Return shape, order and type from the start of a .npy stream.
 
     Raises:
         ValueError: if there is none, or it claims what no array has.

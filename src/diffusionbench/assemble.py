@@ -1,4 +1,4 @@
-"""The record of one evaluation, put together from what was asked and what was found."""
+"""Assembles the record of one evaluation from the request and the findings."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from diffusionbench.imagesets import ImageSet, StoredImage, images_digest
 from diffusionbench.metrics import METRICS
 from diffusionbench.record import MAX_ID, Protocol, Provenance, Record, Value
 from diffusionbench.request import Evaluation
-from diffusionbench.schema import digest
+from diffusionbench.schema import digest, identity
 from diffusionbench.stats import Estimate
 
 
 @dataclass(frozen=True, kw_only=True)
 class Findings:
-    """What an evaluation found.
+    """Findings of an evaluation.
 
     Attributes:
         estimates: of every metric, by key.
@@ -60,7 +60,7 @@ def assemble(evaluation: Evaluation, images: ImageSet, found: Findings) -> Recor
     return Record(
         kind="measured",
         # Other metrics on the same images are another record, and an id is also a file name.
-        id=f"{_slug(request.method)}-{digest([protocol.model_dump(mode='json'), pixels, sorted(estimates)])[:12]}",
+        id=f"{_slug(request.method)}-{digest([identity(protocol, 'noise'), pixels, sorted(estimates)])[:12]}",
         method=request.method,
         title=request.title,
         family=request.family,

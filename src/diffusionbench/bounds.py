@@ -1,4 +1,4 @@
-"""How large a number may be that a user types: the one table, for the options of both programs and for configs.
+"""Upper bounds of the numbers that users type: one table for the options of both programs and for configs.
 
 A bound lies far above what anybody has used and far below what a machine dies of; it catches the slip of a finger and
 the hostile file before anything is allocated. Nothing here imports torch.
@@ -48,7 +48,7 @@ MEMORY: Final = 2**30
 
 
 def number(value: float | None) -> float | None:
-    """Give a number back; as the callback of an option, as NaN is neither below nor above any bound.
+    """Return a number; the callback of an option, as NaN is neither below nor above any bound.
 
     Raises:
         RequestError: if it is NaN.

@@ -1,4 +1,4 @@
-"""Where judges may run."""
+"""Names of torch devices."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ _FORM: Final = re.compile(r"cpu|mps|cuda(?::([0-9]{1,3}))?")
 
 
 def check_device(device: str) -> str:
-    """Give a device back if something can be computed on it here; torch is imported only where it must be asked.
+    """Return a device if something can be computed on it here; torch is imported only where it must be asked.
 
     Raises:
         RequestError: if the name is none of "cpu", "cuda", "cuda:N" and "mps", or torch finds no such device.

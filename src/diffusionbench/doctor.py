@@ -1,4 +1,4 @@
-"""What an installation has: versions, weights, and the one mismatch that breaks packages beside a CPU torch."""
+"""State of an installation: versions, weights, and the one mismatch that breaks packages beside a CPU torch."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which files below a folder count, in which order, and how classes are numbered: one rule for every reader.
+"""Listing of folders: which files count, in which order, and how classes are numbered; one rule for every reader.
 
 Training, scoring and references list folders with these functions, so that a class has one number everywhere.
 """
@@ -18,7 +18,7 @@ from diffusionbench.errors import DataError
 from diffusionbench.limits import read_small
 from diffusionbench.shown import printable
 
-# What Pillow decodes without a plugin and people store pictures in.
+# Formats that Pillow decodes without a plugin and users store pictures in.
 IMAGE_SUFFIXES: Final = (
     ".png", ".jpg", ".jpeg", ".jpe", ".jfif", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm", ".avif",
 )  # fmt: skip
@@ -41,14 +41,10 @@ def natural_key(name: str) -> tuple[tuple[str, str], ...]:
 
     Names whose numbers have equally many digits keep the order of strings.
     """
-    return tuple([_part_key(part) for part in name.split("/")])
+    return tuple([(_NUMBER.sub(_by_length, part), part) for part in name.split("/")])
 
 
-def _part_key(part: str) -> tuple[str, str]:
-    return _NUMBER.sub(_as_sortable, part), part
-
-
-def _as_sortable(number: re.Match[str]) -> str:
+def _by_length(number: re.Match[str]) -> str:
     # A number compares by its length without leading zeros, then by its digits: names may have thousands of them.
     digits = number[0].lstrip("0")
     return f"{len(digits):05d}{digits}"
@@ -75,7 +71,7 @@ def no_split(folder: Path | str, split: str) -> DataError:
 
 
 class LeftOut:
-    """What a reader did not read.
+    """Counts what a reader leaves out.
 
     Attributes:
         found: number and first name by reason.
@@ -102,7 +98,9 @@ class LeftOut:
         return f"{printable(str(where))}: left out {'; '.join(parts)}."
 
 
-def walk_files(folder: Path, left_out: LeftOut) -> Iterator[tuple[str, int]]:
+def walk_files(
+    folder: Path, left_out: LeftOut, prefix: str = "", above: tuple[tuple[int, int], ...] = ()
+) -> Iterator[tuple[str, int]]:
     """Give all files below a folder one by one, as name relative to it, with "/", and bytes; in natural order.
 
     Links are followed. A link to nothing is listed with 0 bytes, so that reading it names it; a link to a folder that
@@ -110,24 +108,15 @@ def walk_files(folder: Path, left_out: LeftOut) -> Iterator[tuple[str, int]]:
 
     Args:
         left_out: counts what is not listed.
+        prefix, above: of a folder further down, its name and the folders that hold it.
 
     Raises:
         DataError: if a folder cannot be read.
     """
-    yield from _walk(folder, "", (_identity(folder),), left_out)
-
-
-def list_files(folder: Path, left_out: LeftOut) -> dict[str, int]:
-    """Return all files of `walk_files`: name -> bytes."""
-    return dict(walk_files(folder, left_out))
-
-
-def _walk(
-    folder: Path, prefix: str, above: tuple[tuple[int, int], ...], left_out: LeftOut
-) -> Iterator[tuple[str, int]]:
+    above = above or (_identity(folder),)
     try:
         with os.scandir(folder) as opened:
-            entries = sorted(opened, key=lambda entry: _part_key(entry.name))
+            entries = sorted(opened, key=lambda entry: natural_key(entry.name))
     except OSError as error:
         raise _unreadable(folder, error) from None
     for entry in entries:
@@ -146,13 +135,18 @@ def _walk(
             elif len(above) == MAX_LEVELS:
                 left_out.add(f"folders more than {MAX_LEVELS} levels down", name)
             else:
-                yield from _walk(Path(entry.path), f"{name}/", (*above, identity), left_out)
+                yield from walk_files(Path(entry.path), left_out, f"{name}/", (*above, identity))
         elif is_file:
             yield name, entry.stat().st_size
         elif not os.path.exists(entry.path):
             yield name, 0
         else:
             left_out.add("entries that are neither file nor folder", name)
+
+
+def list_files(folder: Path, left_out: LeftOut) -> dict[str, int]:
+    """Return all files of `walk_files`: name -> bytes."""
+    return dict(walk_files(folder, left_out))
 
 
 def _identity(folder: Path) -> tuple[int, int]:

@@ -83,7 +83,7 @@ def to_uint8(images: Tensor | np.ndarray, rule: Rule = "truncate") -> np.ndarray
 
 
 def center_crop(image: Image.Image, size: int) -> Image.Image:
-    """Shrink or enlarge to `size` on the short side and cut the centre square, as the ImageNet references were made.
+    """Return the centre square, `size` on the short side, as the ImageNet references were made.
 
     Halves with a box filter while the short side is at least twice the target, then resizes with bicubic
     interpolation, then crops; sides are rounded to whole pixels and an odd margin leaves its extra pixel at the

@@ -1,4 +1,4 @@
-"""Small files that a stranger wrote: regular ones only, up to a size, and JSON up to a depth.
+"""Untrusted small files: regular ones only, up to a size, and JSON up to a depth.
 
 A folder, a pipe without a writer, a link to nothing, gigabytes or 100,000 brackets under an expected name end in one
 error that the caller turns into a sentence, never in a wait, a full memory or a full stack.
@@ -10,7 +10,7 @@ import errno
 import json
 import os
 import stat
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from functools import wraps
 from pathlib import Path
 from typing import Any, Final, ParamSpec, TypeVar
@@ -62,14 +62,11 @@ def parse_json(content: bytes | str) -> Any:
         raise TooDeepError from None
     level = [value]
     for _ in range(LEVELS):
-        level = [child for one in level for child in _children(one)]
+        inside = [list(one.values()) if isinstance(one, dict) else one for one in level if isinstance(one, dict | list)]
+        level = [child for children in inside for child in children]
     if level:
         raise TooDeepError
     return value
-
-
-def _children(value: Any) -> Iterable[Any]:
-    return value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
 
 
 def reads_extra(read: Callable[P, T]) -> Callable[P, T]:

@@ -119,7 +119,7 @@ class Moments:
         return self
 
     def compute(self) -> tuple[np.ndarray, np.ndarray]:
-        """Mean float64 [d] and unbiased covariance (divisor n - 1) float64 [d, d] of everything seen.
+        """Return mean float64 [d] and unbiased covariance (divisor n - 1) float64 [d, d] of everything seen.
 
         Raises:
             RequestError: if fewer than two rows were seen.
@@ -164,7 +164,7 @@ class Moments:
 
 
 def moments(features: Any) -> tuple[np.ndarray, np.ndarray]:
-    """Mean float64 [d] and unbiased covariance float64 [d, d] of features [n, d].
+    """Return mean float64 [d] and unbiased covariance float64 [d, d] of features [n, d].
 
     Raises:
         RequestError: if there are fewer than two rows, or a value is not finite.
@@ -173,7 +173,7 @@ def moments(features: Any) -> tuple[np.ndarray, np.ndarray]:
 
 
 def load_moments(path: str | Path) -> tuple[np.ndarray, np.ndarray]:
-    """Mean float64 [d] and covariance float64 [d, d] from an `.npz` file of reference statistics.
+    """Return mean float64 [d] and covariance float64 [d, d] from an `.npz` file of reference statistics.
 
     The keys are (`mu`, `sigma`), else (`ref_mu`, `ref_sigma`).
 

@@ -1,4 +1,4 @@
-"""Which code, packages and machine a number comes from."""
+"""Code, packages and machine that a number comes from."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ PACKAGES = ("diffusionbench", "torch", "numpy", "pillow", "safetensors", "scikit
 
 
 def packages() -> dict[str, str]:
-    """Versions of Python and of the packages that a number can depend on, as far as they are installed."""
+    """Return versions of Python and of the packages that a number can depend on, as far as they are installed."""
     found = {"python": platform.python_version()}
     for name in PACKAGES:
         try:
@@ -23,7 +23,7 @@ def packages() -> dict[str, str]:
 
 
 def commit(of: Path = Path(__file__)) -> tuple[str | None, bool | None]:
-    """Commit of the repository that tracks a file, and whether tracked files differ from it; (None, None) without."""
+    """Return the commit of the repository that tracks a file, and whether files differ; (None, None) without."""
 
     def git(*arguments: str) -> str:
         command = ["git", "-C", str(of.parent), *arguments]
@@ -38,7 +38,7 @@ def commit(of: Path = Path(__file__)) -> tuple[str | None, bool | None]:
 
 
 def hardware(device: str = "cpu") -> str:
-    """Processor and number of usable cores; for an accelerator its name in front."""
+    """Return processor and number of usable cores; for an accelerator its name in front."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     described = f"{_processor()}, {cores} cores"
     if device.startswith("cuda"):

@@ -55,7 +55,7 @@ class Guidance(Strict):
 class Protocol(Strict):
     """Under which rules the images were made and scored. Records whose protocols differ are not compared silently.
 
-    A field is None where it is unknown or has no meaning (a stranger's folder tells nothing of its sampler).
+    A field is None where it is unknown or has no meaning (a folder of images tells nothing of its sampler).
     """
 
     name: str = Field(description="short name of the rule set, such as 'class_conditional' or 'paper-2026-06'")
@@ -99,7 +99,7 @@ class Provenance(Strict):
 
 
 class Record(Strict):
-    """One generator, one protocol, all its values.
+    """All values of one generator under one protocol.
 
     Attributes:
         method: row of the method table, or the generator's own name.

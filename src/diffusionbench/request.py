@@ -1,4 +1,4 @@
-"""One evaluation as a value that can be stored, and all that can be checked before it costs anything."""
+"""Requests that can be stored, and evaluations: a request with all that it names, checked before any work."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from diffusionbench.prompts import PROMPTS, PromptChoice, PromptList, open_promp
 from diffusionbench.record import MAX_NAME, Guidance
 from diffusionbench.references.resolve import resolve
 from diffusionbench.sample import Sample
-from diffusionbench.schema import Strict, digest
+from diffusionbench.schema import Strict, digest, identity
 from diffusionbench.shown import clipped, few
 from diffusionbench.source import ImageSource
 
@@ -28,7 +28,7 @@ _ORDER: Final = 1000
 
 
 class Sampling(Strict):
-    """How a generator made the images; None where unknown. Two different ones never share stored images."""
+    """Settings with which a generator made the images, None where unknown; other settings have other stored images."""
 
     noise: str | None = None
     sampler: str | None = None
@@ -41,7 +41,7 @@ class Sampling(Strict):
 
 
 class EvalRequest(Strict):
-    """What to score and how.
+    """Names what to score and how.
 
     Attributes:
         metrics: keys in `METRICS`.
@@ -201,7 +201,7 @@ class Evaluation:
             {
                 "axis": request.axis,
                 "seed": request.seed,
-                "sampling": request.sampling.model_dump(mode="json"),
+                "sampling": identity(request.sampling, "noise"),
                 "source": source.digest,
                 "checkpoint": request.checkpoint_digest,
                 "order": order,

@@ -1,4 +1,4 @@
-"""One evaluation from request to record: the same path for a checkpoint, in training, and for a stranger's folder.
+"""One evaluation from request to record: the same path for a checkpoint, in training, and for any folder of images.
 
 `run` is all of it. A job of several processes calls `open_store`, then `fill` on each, then `score` on one.
 """
@@ -134,45 +134,25 @@ def fill(
     absent = {sample.id for sample in store.missing([sample for group in mine for sample in group])}
     total = sum(len(group) for group in mine)
     done = total - len(absent)
-    chunk = ChunkBuffer(store)
+    kept: list[Sample] = []
+    arrays: list[np.ndarray] = []
+    faults: dict[int, str] = {}
+    started = time.perf_counter()
     for group in mine:
         wanted = [sample for sample in group if sample.id in absent]
         if wanted:
-            started = time.perf_counter()
-            samples, images, faults = read(source, wanted)
-            chunk.take(samples, images, faults, time.perf_counter() - started)
+            samples, images, unreadable = read(source, wanted)
+            kept += samples
+            arrays += [] if images is None else [images]
+            faults |= unreadable
             done += len(wanted)
+        # Batches are gathered until they are worth a file.
+        if len(kept) + len(faults) >= (CHUNK if group is not mine[-1] else 1):
+            seconds = time.perf_counter() - started
+            store.add(kept, np.concatenate(arrays) if arrays else None, faults, seconds)
+            kept, arrays, faults, started = [], [], {}, time.perf_counter()
         if progress:
             progress("images", done, total)
-    chunk.close()
-
-
-class ChunkBuffer:
-    """Gathers batches until they are worth a file."""
-
-    def __init__(self, store: ImageStore) -> None:
-        self._store = store
-        self._clear()
-
-    def _clear(self) -> None:
-        self._samples: list[Sample] = []
-        self._images: list[np.ndarray] = []
-        self._faults: dict[int, str] = {}
-        self._seconds = 0.0
-
-    def take(self, samples: list[Sample], images: np.ndarray | None, faults: dict[int, str], seconds: float) -> None:
-        self._samples += samples
-        self._images += [] if images is None else [images]
-        self._faults |= faults
-        self._seconds += seconds
-        if len(self._samples) + len(self._faults) >= CHUNK:
-            self.close()
-
-    def close(self) -> None:
-        if self._samples or self._faults:
-            images = np.concatenate(self._images) if self._images else None
-            self._store.add(self._samples, images, self._faults, self._seconds)
-        self._clear()
 
 
 def score(evaluation: Evaluation, images: ImageSet, device: str = "cpu", progress: Progress | None = None) -> Record:
@@ -225,8 +205,11 @@ class JudgingPass:
         metrics = {key: self._metric(spec) for key, spec in specs.items()}
         needed = {row.name for row in judge_order(specs.values())}
         seen = 0
-        for given, batch in images.batches(count):
-            samples = self._with_items(given)
+        prompts = self.evaluation.prompts
+        for samples, batch in images.batches(count):
+            if prompts is not None:
+                # A store does not keep all that the prompt set says of an image.
+                samples = [prompts.sample(one.id) if one.prompt is not None else one for one in samples]
             self.evaluation.check_size((batch.shape[1], batch.shape[2]))
             seen += len(samples)
             # Metrics that judge by networks of their own are as exact as judges.
@@ -252,13 +235,6 @@ class JudgingPass:
         with in_float32():
             metric: Metric = METRICS.load(spec.key)(spec, context)
             return metric
-
-    def _with_items(self, samples: list[Sample]) -> list[Sample]:
-        """Return the samples with all that the prompt set says of them, which a store does not keep."""
-        prompts = self.evaluation.prompts
-        if prompts is None:
-            return samples
-        return [sample if sample.prompt is None else prompts.sample(sample.id) for sample in samples]
 
     def _check_number(self, specs: dict[str, MetricSpec], images: ImageSet, seen: int, count: int) -> None:
         faults = list(images.unreadable(count).values())

@@ -18,8 +18,13 @@ class Strict(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
+def identity(model: BaseModel, *added: str) -> dict[str, Any]:
+    """Return a model as plain values for a digest; fields added later count once they are set, so old digests stay."""
+    return model.model_dump(mode="json", exclude={name for name in added if getattr(model, name) is None})
+
+
 def canonical_json(value: Any) -> str:
-    """JSON with sorted keys and no spaces: equal values give equal text."""
+    """Return JSON with sorted keys and no spaces: equal values give equal text."""
     if isinstance(value, BaseModel):
         value = value.model_dump(mode="json")
     return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False)

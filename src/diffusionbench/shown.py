@@ -1,4 +1,4 @@
-"""What strangers wrote, as it may be shown: nothing acts on a terminal or a spreadsheet, and no list has no end."""
+"""Makes untrusted text safe to show: nothing acts on a terminal or a spreadsheet, and every list ends."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _FORMULA: Final = ("=", "+", "-", "@", "\t", "\r", "\n", "＝", "＋", "－", "�
 
 
 def printable(text: str) -> str:
-    """Return the text on one line and as valid Unicode, whatever a stranger or a file system put into it.
+    """Return the text on one line and as valid Unicode, whatever a file or a file system put into it.
 
     Control characters, direction marks and lone surrogates are made visible, as in "\\x1b[2J"; a byte of a name that is
     no UTF-8 as "\\xe9". Spaces and joiners that words are written with stay.
@@ -31,17 +31,17 @@ def _visible(character: str) -> str:
 
 
 def lines(text: str) -> str:
-    """As `printable`, of a text of several lines."""
+    """Apply `printable` to each line of a text."""
     return "\n".join(map(printable, text.split("\n")))
 
 
 def message(text: str) -> str:
-    """As `lines`, none of them without end."""
+    """Apply `printable` and `clipped` to each line of a text."""
     return "\n".join(clipped(printable(line)) for line in text.split("\n"))
 
 
 def clipped(text: str, most: int = LONGEST) -> str:
-    """A text of at most `most` characters, or so many of it and how many more there are."""
+    """Return a text of at most `most` characters, or so many of it and how many more there are."""
     return text if len(text) <= most else f"{text[:most]}... ({len(text) - most:,} characters more)"
 
 
@@ -51,12 +51,12 @@ def first_line(error: BaseException) -> str:
 
 
 def few(names: Sequence[object], separator: str = ", ", first: int = FIRST) -> str:
-    """The first names of a list, and how many more there are; a single one more is named as well."""
+    """Return the first names of a list, and how many more there are; a single one more is named as well."""
     shown = names if len(names) <= first + 1 else names[:first]
     more = [f"and {len(names) - len(shown):,} more"] if len(shown) < len(names) else []
     return separator.join([*(clipped(str(name), _ITEM) for name in shown), *more])
 
 
 def cell(text: str) -> str:
-    """A cell of a CSV file: a spreadsheet runs one that starts like a formula, full width too; no name of ours does."""
+    """Return a cell of a CSV file; one that starts like a formula, which a spreadsheet would run, gets a quote."""
     return f"'{text}" if text.startswith(_FORMULA) else text

@@ -1,4 +1,4 @@
-"""A value with its uncertainty, and the few ways we form one (`Estimate`).
+"""Estimates: values with their uncertainty, and the few ways to form one.
 
 Every uncertainty here covers the draw of images only: neither training seeds nor the bias of a finite number of images.
 """
@@ -82,7 +82,7 @@ class Estimate:
 
 
 def jackknife(replicates: Sequence[float]) -> float | None:
-    """Standard error by the delete-one-group jackknife.
+    """Return the standard error by the delete-one-group jackknife.
 
     Args:
         replicates: the value without group 0, without group 1, ...; nan where it is not defined.

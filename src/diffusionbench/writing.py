@@ -77,7 +77,7 @@ def _new_temporary(folder: Path) -> IO[bytes]:
 
 
 def lock(handle: int) -> bool:
-    """Lock an open file or folder until it is closed or the process ends; whether nobody else holds its lock.
+    """Lock an open file or folder until it is closed or the process ends; return whether nobody else holds its lock.
 
     Where the file system has no locks, what was changed within a day counts as held.
     """

@@ -7,7 +7,6 @@ import sys
 import time
 from collections import defaultdict
 from collections.abc import Iterator
-from dataclasses import replace
 from itertools import islice
 from typing import Any
 
@@ -57,46 +56,25 @@ class Clock:
 class SyntheticLatent(Latent):
     """Stands for a latent space whose weights are not needed: images become noise of the right shape."""
 
-    def __init__(self, spec: LatentSpec) -> None:
+    def __init__(self, spec: LatentSpec, device: str) -> None:
         self.spec = spec
 
     def encode(self, images: torch.Tensor) -> torch.Tensor:
-        """Standard normal latents [B, C, h, w] of the space's shape."""
         return torch.randn(len(images), *self.spec.shape(images.shape[-1]), device=images.device)
 
 
-class SyntheticConditioner:
+class SyntheticConditioner(Conditioner):
     """Stands for a conditioner whose data and encoder are not needed: classes in turn, or captions of one length."""
-
-    digest = ""
 
     def __init__(self, shape: Shape, num_text_tokens: int, device: str) -> None:
         self.shape, self.num_text_tokens, self.device = shape, num_text_tokens, device
 
     def __call__(self, labels: Any, captions: Any) -> Condition:
-        """A condition for as many images as there are labels."""
-        if self.shape.text_width is None:
-            assert self.shape.num_classes is not None
+        if self.shape.num_classes is not None:
             return ClassCondition(labels.to(self.device) % self.shape.num_classes, self.shape.num_classes)
+        assert self.shape.text_width is not None
         size = (len(labels), self.num_text_tokens, self.shape.text_width)
         return TextCondition(torch.randn(size, device=self.device), None)
-
-
-class CountingConditioner:
-    """A conditioner that remembers how many text tokens its batches had."""
-
-    def __init__(self, inner: Conditioner) -> None:
-        self.inner = inner
-        self.lengths: list[int] = []
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self.inner, name)
-
-    def __call__(self, labels: Any, captions: Any) -> Condition:
-        condition = self.inner(labels, captions)
-        if isinstance(condition, TextCondition):
-            self.lengths.append(condition.states.shape[1])
-        return condition
 
 
 def _synthetic_batches(config: Config) -> Iterator[Batch]:
@@ -128,8 +106,8 @@ def bench(config: Config, synthetic: bool, steps: int, warmup: int, num_text_tok
         chosen = precision.choose(config.train.precision, device)
         if synthetic:
             derived = resolve(config)
-            conditioner: Any = SyntheticConditioner(derived.shape, num_text_tokens, device)
-            components = build_components(config, device, chosen, SyntheticLatent(derived.latent), conditioner)
+            conditioner = SyntheticConditioner(derived.shape, num_text_tokens, device)
+            components = build_components(config, device, chosen, SyntheticLatent(derived.latent, device), conditioner)
             num_images = config.train.batch_size
             loader = _synthetic_batches(config)
         else:
@@ -144,18 +122,19 @@ def bench(config: Config, synthetic: bool, steps: int, warmup: int, num_text_tok
                 accumulation=config.train.accumulation,
                 workers=config.data.workers,
             )
-        counting: Any = CountingConditioner(components.conditioner)
-        components = replace(components, conditioner=counting)
         state = build(config, components, num_images)
+        lengths: list[int] = []
+        net: Any = state.module.net
+        net.condition.register_forward_hook(lambda net, given, out: lengths.append(out[0].shape[1]))
         clock = Clock(device)
         loop = flow_updates(state, components, config, loader, warmup + steps, clock)
         for _ in islice(loop, warmup):
             pass
         clock.restart()
-        counting.lengths.clear()
+        lengths.clear()
         for _ in loop:
             pass
-        text = sum(counting.lengths) / len(counting.lengths) if counting.lengths else None
+        text = None if components.derived.shape.text_width is None else sum(lengths) / len(lengths)
         return _summary(config, components, clock, steps, device, text)
 
 
@@ -170,7 +149,8 @@ def _summary(
     if device.startswith("cuda") and components.precision == "bfloat16":
         name = torch.cuda.get_device_name(device)
         peak = next((value for key, value in PEAKS.items() if key in name), None)
-    memory = torch.cuda.max_memory_allocated() if device.startswith("cuda") else _resident_bytes()
+    # Linux counts resident memory in KiB, macOS in bytes.
+    resident = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
     return {
         "images_per_second": images / seconds,
         "seconds_per_step": seconds / steps,
@@ -179,7 +159,7 @@ def _summary(
         "model_gflops_per_image": flops / 1e9,
         "model_tflops_per_second": achieved / 1e12,
         "share_of_peak": None if peak is None else achieved / peak,
-        "peak_memory_bytes": memory,
+        "peak_memory_bytes": torch.cuda.max_memory_allocated() if device.startswith("cuda") else resident,
         "text_tokens": text,
         "parameters": components.derived.shape.num_parameters(),
         "batch_size": config.train.batch_size,
@@ -193,9 +173,3 @@ def _summary(
         "packages": provenance.packages(),
         "config_hash": config.hash,
     }
-
-
-def _resident_bytes() -> int:
-    """Largest resident size so far; Linux counts in KiB, macOS in bytes."""
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak if sys.platform == "darwin" else 1024 * peak

@@ -206,7 +206,7 @@ def evaluate(
     record = evaluate_run(run, changes, tuned, out)
     if record is None:
         return
-    from diffusionbench.cli import print_record
+    from diffusionbench.views.terminal import print_record
 
     try:
         if out is not None:

@@ -84,6 +84,7 @@ class NetworkSource:
 
 
 def _evaluation(config: Config, components: Components, method: str, step: int | None) -> Evaluation:
+    check_axis(config)
     request = EvalRequest(
         axis=config.eval.axis,
         metrics=config.eval.metrics,
@@ -170,7 +171,6 @@ def check(config: Config, components: Components, classes: Sequence[str] | None 
     Raises:
         UserError: see `diffusionbench.request.Evaluation.check`.
     """
-    check_axis(config)
     evaluation = _evaluation(config, components, "check", None).updated(classes=classes)
     evaluation.check(_source(nn.Identity(), components, config, ""))
 
@@ -207,21 +207,20 @@ def evaluate(
         UserError: see `diffusionbench.runner.run`.
         RunError: if the run's folder is moved or deleted meanwhile.
     """
-    scale, seed = config.guidance.scale, config.eval.seed
-    with parallel.agreed():
-        check_axis(config)
-        evaluation = _evaluation(config, components, run.facts["method"], step)
-    command = f"nanogen eval {run.path} --guidance {scale:g} --num {evaluation.request.count} --seed {seed}"
-    if (choice := evaluation.request.prompts) is not None:
-        command += f" eval.prompt_seed={choice.seed} eval.prompt_layout={choice.layout or 'null'}"
-    source = _source(net, components, config, f"{run.path.name}, step {step}")
-    classes = run.facts.get("classes")
-    evaluation = evaluation.updated(
-        checkpoint_digest=source.digest, command=command, classes=classes and tuple(classes)
-    )
     started = time.perf_counter()
     main, images = parallel.is_main(), run.path / EVALS / "images"
+    source = _source(net, components, config, f"{run.path.name}, step {step}")
     with parallel.agreed(), _written(f"evaluation of {run.path}"):
+        evaluation = _evaluation(config, components, run.facts["method"], step)
+        count, choice, classes = evaluation.request.count, evaluation.request.prompts, run.facts.get("classes")
+        command = (
+            f"nanogen eval {run.path} --guidance {config.guidance.scale:g} --num {count} --seed {config.eval.seed}"
+        )
+        if choice is not None:
+            command += f" eval.prompt_seed={choice.seed} eval.prompt_layout={choice.layout or 'null'}"
+        evaluation = evaluation.updated(
+            checkpoint_digest=source.digest, command=command, classes=classes and tuple(classes)
+        )
         evaluation.check(source)
         if main:
             run.check_there()

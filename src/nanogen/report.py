@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import io
 import json
 import re
 from collections.abc import Sequence
@@ -11,11 +10,8 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-from PIL import Image
-
 from diffusionbench.errors import DataError, RequestError
-from diffusionbench.images import decode_rgb
+from diffusionbench.images import decode_rgb, encode_png
 from diffusionbench.metrics import METRICS
 from diffusionbench.record import Record, Value, facts_of
 from diffusionbench.record import load as load_record
@@ -26,9 +22,9 @@ from nanogen import log
 from nanogen import run as runs
 from nanogen.config import differences
 
-# Judged images that are shown: the first of the evaluation, nothing selected.
+# Judged images on the page: the first of the evaluation, nothing selected.
 _JUDGED = 24
-# At most this many points of a curve are drawn; the file keeps all of them.
+# Points of a curve on the page; the log file keeps all of them.
 _MAX_POINTS = 600
 
 
@@ -54,11 +50,10 @@ def write_report(paths: Sequence[Path], out: Path | None = None) -> Path:
     template = jinja2.Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True).from_string(
         (files("nanogen") / "templates" / "report.html").read_text(encoding="utf-8")
     )
-    configs = [side["run"].config for side in sides]
     page = template.render(
         sides=sides,
         name=" and ".join(side["name"] for side in sides),
-        changed=differences(*configs) if len(configs) == 2 else {},
+        changed=differences(*(side["run"].config for side in sides)) if len(sides) == 2 else {},
         show=json.dumps,
     )
     out = out or paths[0] / "report.html"
@@ -68,60 +63,50 @@ def write_report(paths: Sequence[Path], out: Path | None = None) -> Path:
 
 
 def _side(path: Path) -> dict[str, Any]:
-    """What the page tells about one run."""
+    """Return the values of the template for one run."""
     run = runs.read(path)
     lines = log.read(path / "metrics.jsonl")
-    records = [load_record(file) for file in sorted((path / runs.EVALS).glob("*.json"))]
+    records = [load_record(file) for file in sorted((path / runs.EVALS).glob("*.json"), reverse=True)]
     return {
         "run": run,
         "name": path.name,
         "facts": run.facts,
         "grids": _grids(path),
         "curve": _curve(lines),
-        "tables": [_table(record) for record in reversed(records)],
-        "judged": next(filter(None, (_judged(path, record) for record in reversed(records))), []),
+        "tables": [_table(record) for record in records],
+        "judged": next(filter(None, (_judged(path, record) for record in records)), []),
         "last": lines[-1] if lines else {},
         "config": (path / runs.CONFIG).read_text(encoding="utf-8"),
     }
 
 
 def _judged(path: Path, record: Record) -> list[dict[str, Any]]:
-    """The first images of a record whose metric says what it saw, each with its prompt and its verdicts."""
-    told = [facts["verdicts"] for facts in facts_of(record).values() if "verdicts" in facts]
-    verdicts: dict[str, list[list[str | None]]] = told[0] if told else {}
-    store = _store_of(path, record) if verdicts else None
-    if store is None:
+    """Return the first images of a record that has a verdict on each image, with their prompts and verdicts."""
+    verdicts = next((facts["verdicts"] for facts in facts_of(record).values() if "verdicts" in facts), None)
+    if not verdicts:
         return []
+    free = {"metrics", "reference", "count", "command"}
+    request = {key: value for key, value in record.extra.get("request", {}).items() if key not in free}
+    stores = (ImageStore(file.parent) for file in sorted((path / runs.EVALS / "images").glob("*/store.json")))
+    same = (one for one in stores if one.manifest.request.model_dump(mode="json", exclude=free) == request)
+    store = next(same, None)
     found = []
-    for samples, images in store.batches(min(store.count(), _JUDGED)):
+    for samples, images in store.batches(min(store.count(), _JUDGED)) if store else ():
         for sample, image in zip(samples, images, strict=True):
             rows = [
                 {"what": what, "asked": asked, "seen": seen or "unclear", "right": asked == seen}
                 for what, asked, seen in verdicts.get(str(sample.id), [])
             ]
-            found.append({"prompt": sample.prompt, "uri": _png_uri(image), "rows": rows})
+            found.append({"prompt": sample.prompt, "uri": _png_uri(encode_png(image)), "rows": rows})
     return found
 
 
-def _store_of(path: Path, record: Record) -> ImageStore | None:
-    """The stored images that a record was made from."""
-    free = {"metrics", "reference", "count", "command"}
-    for file in sorted((path / runs.EVALS / "images").glob("*/store.json")):
-        store = ImageStore(file.parent)
-        made = store.manifest.request.model_dump(mode="json", exclude=free)
-        if made == {key: value for key, value in record.extra.get("request", {}).items() if key not in free}:
-            return store
-    return None
-
-
-def _png_uri(image: np.ndarray) -> str:
-    buffer = io.BytesIO()
-    Image.fromarray(image).save(buffer, "PNG")
-    return f"data:image/png;base64,{base64.b64encode(buffer.getvalue()).decode()}"
+def _png_uri(data: bytes) -> str:
+    return f"data:image/png;base64,{base64.b64encode(data).decode()}"
 
 
 def _grids(path: Path) -> list[dict[str, Any]]:
-    """The newest sample grid, then earlier ones, as data URIs; damaged ones are left out, and counted."""
+    """Return the sample grids as data URIs, newest first; damaged ones are left out, and counted."""
     found, damaged = [], []
     for file in sorted((path / runs.SAMPLES).glob("step-*.png"), reverse=True):
         step = file.stem.removeprefix("step-")
@@ -131,18 +116,16 @@ def _grids(path: Path) -> list[dict[str, Any]]:
             data = file.read_bytes()
             decode_rgb(data, file.name)
         except (OSError, DataError):
-            damaged.append(file)
+            damaged.append(file.name)
             continue
-        found.append({"step": int(step), "uri": f"data:image/png;base64,{base64.b64encode(data).decode()}"})
+        found.append({"step": int(step), "uri": _png_uri(data)})
     if damaged:
-        log.say(
-            f"{path}: {len(damaged)} sample grid(s) cannot be read and are left out, the first is {damaged[0].name}"
-        )
+        log.say(f"{path}: {len(damaged)} sample grid(s) cannot be read and are left out, the first is {damaged[0]}")
     return found
 
 
 def _curve(lines: list[dict[str, Any]]) -> str:
-    """Loss by step as an SVG picture."""
+    """Return the losses by step as an SVG picture."""
     points = [
         {"step": line["step"], "loss": value, "term": name.removeprefix("loss/")}
         for line in lines
@@ -167,19 +150,20 @@ def _curve(lines: list[dict[str, Any]]) -> str:
 
 
 def _table(record: Record) -> dict[str, Any]:
-    """A record's rows: what was measured, with its interval, between its anchors."""
+    """Return the values of a record, with their uncertainty, between its anchors."""
     rows = []
     for key, value in record.values.items():
         spec = METRICS.get(key)
+        anchors = {name: values.get(key) for name, values in record.anchors.items()}
         rows.append(
             {
                 "key": key,
                 "title": spec.title if spec else key,
                 "better": "" if spec is None else "higher" if spec.higher_is_better else "lower",
-                "value": _number(value),
+                "value": f"{value.value:.4g}",
                 "uncertainty": _uncertainty(value),
                 "scored": value.scored,
-                "anchors": {name: _anchor(values.get(key), value) for name, values in record.anchors.items()},
+                "anchors": {name: _anchor(anchor, value.scored) for name, anchor in anchors.items()},
             }
         )
     return {
@@ -191,14 +175,10 @@ def _table(record: Record) -> dict[str, Any]:
     }
 
 
-def _number(value: Value | None) -> str:
-    return "–" if value is None else f"{value.value:.4g}"
-
-
-def _anchor(anchor: Value | None, value: Value) -> str:
-    if anchor is None or anchor.scored == value.scored:
-        return _number(anchor)
-    return f"{_number(anchor)} (n = {anchor.scored})"
+def _anchor(anchor: Value | None, scored: int | None) -> str:
+    if anchor is None:
+        return "–"
+    return f"{anchor.value:.4g}" + ("" if anchor.scored == scored else f" (n = {anchor.scored})")
 
 
 def _uncertainty(value: Value) -> str:

@@ -1,4 +1,4 @@
-"""What follows from a config: latent shape, patch, network, time shifts. Derived, never written; no torch."""
+"""Latent shape, patch, network and time shifts that follow from a config. Derived, never written; no torch."""
 
 from __future__ import annotations
 

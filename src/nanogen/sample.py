@@ -69,7 +69,7 @@ def sample_run(
             have, else the number. PNG files hold what was asked for in their metadata.
 
     Returns:
-        Whether this process wrote them.
+        True in the process that wrote them.
 
     Raises:
         UserError: for whatever is wrong with the request.

@@ -6,9 +6,10 @@ import json
 from typing import Any
 
 from diffusionbench.errors import ConfigError
+from diffusionbench.registry import Table
 from diffusionbench.shown import printable
 from nanogen.conditions import CONDITIONS
-from nanogen.config import SCALES, ComposedConfig, Config, differences, leaves, method_names, read_own, task_names
+from nanogen.config import SCALES, ComposedConfig, Config, differences, leaves, read_own, task_names
 from nanogen.datasets import DATASETS
 from nanogen.latents import LATENTS, LatentSpec
 from nanogen.losses import LOSSES
@@ -111,25 +112,28 @@ def as_difference(names: tuple[str, str], pair: tuple[ComposedConfig, ComposedCo
 
 
 def tables() -> dict[str, dict[str, str]]:
-    """Everything that can be chosen: list -> name -> a few words."""
+    """Return everything that can be chosen: list -> name -> a few words."""
 
     def headline(*parts: str) -> str:
         tree, _ = read_own(*parts)
         return tree.ca.comment[1][0].value.lstrip("# ").strip().partition(" -- ")[2]
 
-    rows, _ = read_own("methods.yaml")
+    methods, _ = read_own("methods.yaml")
+    titled: dict[str, Table[Any]] = {
+        "objectives": OBJECTIVES,
+        "optimizers": OPTIMIZERS,
+        "losses": LOSSES,
+        "samplers": SAMPLERS,
+        "data": DATASETS,
+        "conditions": CONDITIONS,
+        "encoders": ENCODERS,
+    }
     return {
         "tasks": {name: headline("task", f"{name}.yaml") for name in task_names()},
-        "methods": {name: ", ".join(f"{key}: {value}" for key, value in rows[name].items()) for name in method_names()},
+        "methods": {name: ", ".join(f"{key}: {value}" for key, value in row.items()) for name, row in methods.items()},
         "scales": {name: headline("scale", f"{name}.yaml") for name in SCALES},
         "latents": {name: _latent_line(spec) for name, spec in LATENTS.items()},
-        "objectives": {name: row.title for name, row in OBJECTIVES.items()},
-        "optimizers": {name: row.title for name, row in OPTIMIZERS.items()},
-        "losses": {name: row.title for name, row in LOSSES.items()},
-        "samplers": {name: row.title for name, row in SAMPLERS.items()},
-        "data": {name: row.title for name, row in DATASETS.items()},
-        "conditions": {name: row.title for name, row in CONDITIONS.items()},
-        "encoders": {name: row.title for name, row in ENCODERS.items()},
+        **{name: {key: row.title for key, row in table.items()} for name, table in titled.items()},
     }
 
 

@@ -17,6 +17,7 @@ PACKAGE = '''
 from dataclasses import replace
 
 import numpy as np
+import torch
 
 from diffusionbench.axes import AxisSpec
 from diffusionbench.axes.axis import Axis
@@ -43,6 +44,12 @@ class Flipped(Flow):
         return -super().velocity(net, z, t, r, condition)
 
 
+class Restless(Flow):
+    def loss(self, net, x, *given):
+        return super().loss(net, x + 0.1 * torch.randn_like(x), *given)
+
+
+RESTLESS = ObjectiveSpec(title="restless", options=Named, load="planted:Restless")
 SOUND = ObjectiveSpec(title="sound", options=Named, load="nanogen.objectives.flow:Flow")
 FLIPPED = ObjectiveSpec(title="flipped", options=Named, load="planted:Flipped")
 
@@ -64,8 +71,28 @@ class Weighted(Small):
         return {name: self.weight * term for name, term in super().forward(p).items()}
 
 
-SMALL, DETACHED, WEIGHTED = (
-    LossSpec(title=name, options=LossOptions, load=f"planted:{name}") for name in ("Small", "Detached", "Weighted")
+class Mapped(Small):
+    def __init__(self, options, components):
+        super().__init__(options, components)
+        self.scale = torch.nn.Parameter(torch.ones(()))
+
+    def forward(self, p):
+        return {name: self.scale * term for name, term in super().forward(p).items()}
+
+
+class Unregistered(Mapped):
+    def __init__(self, options, components):
+        super().__init__(options, components)
+        self._hidden = [self._parameters.pop("scale")]
+
+    @property
+    def scale(self):
+        return self._hidden[0]
+
+
+SMALL, DETACHED, WEIGHTED, MAPPED, UNREGISTERED = (
+    LossSpec(title=name, options=LossOptions, load=f"planted:{name}")
+    for name in ("Small", "Detached", "Weighted", "Mapped", "Unregistered")
 )
 
 
@@ -139,8 +166,14 @@ SHARE = replace(METRICS.own["accuracy_digits"], key="share_digits", load="plante
 BY_BATCH = replace(METRICS.own["accuracy_digits"], key="by_batch_digits", load="planted:ByBatch")
 '''
 ENTRIES = {
-    "nanogen.objectives": {"sound": "SOUND", "flipped": "FLIPPED"},
-    "nanogen.losses": {"small": "SMALL", "detached": "DETACHED", "weighted": "WEIGHTED"},
+    "nanogen.objectives": {"sound": "SOUND", "flipped": "FLIPPED", "restless": "RESTLESS"},
+    "nanogen.losses": {
+        "small": "SMALL",
+        "detached": "DETACHED",
+        "weighted": "WEIGHTED",
+        "mapped": "MAPPED",
+        "unregistered": "UNREGISTERED",
+    },
     "nanogen.datasets": {"unknown": "UNKNOWN"},
     "diffusionbench.axes": {"in_turn": "IN_TURN", "in_blocks": "IN_BLOCKS"},
     "diffusionbench.judges": {"plain": "PLAIN", "centred": "CENTRED", "deaf": "DEAF"},
@@ -149,6 +182,8 @@ ENTRIES = {
 # The faulty ones, and a test that must fail for each.
 FAULTS = {
     "flipped": "test_the_velocity_leads_from_data_to_noise",
+    "restless": "test_random_numbers_come_from_the_noise",
+    "unregistered": "test_what_it_trains_is_registered_and_gets_a_gradient",
     "detached": "test_terms_reach_what_they_are_read_from_and_keep_to_their_image",
     "weighted": "test_the_weight_is_left_to_the_caller",
     "unknown": "test_openers_take_path_size_and_split",

@@ -3,19 +3,20 @@
 import csv
 import io
 import json
+from dataclasses import asdict
 
 import numpy as np
 import pytest
 from typer import Typer
 from typer.testing import CliRunner
 
-from diffusionbench.cli.board import register
+from diffusionbench.cli.records import register
 from diffusionbench.errors import RequestError
 from diffusionbench.record import Guidance, Protocol, Provenance, Record, Value
 from diffusionbench.study import published
 from diffusionbench.study.board import HOLISTIC, build, column_id, keep, order
 from diffusionbench.study.points import gather
-from diffusionbench.views.board_text import as_csv, as_dict, as_markdown, shown
+from diffusionbench.views.terminal import board_csv, board_markdown, shown
 
 PAPER = published.PAPER
 
@@ -218,12 +219,12 @@ def test_empty_and_broken_values():
 
 
 def test_csv_and_json_name_the_records(paper):
-    table = list(csv.DictReader(io.StringIO(as_csv(paper, shown(paper)))))
+    table = list(csv.DictReader(io.StringIO(board_csv(paper, shown(paper)))))
     assert len(table) == 35
     first = next(line for line in table if line["name"] == "dinov2-b")
     assert (float(first["fid"]), first["fid record"]) == (2.14, "paper-2026-06.imagenet.dinov2-b.none")
     assert first["geneval_overall record"] == "paper-2026-06.t2i.dinov2-b"
-    content = json.loads(json.dumps(as_dict(paper), allow_nan=False))
+    content = json.loads(json.dumps(asdict(paper), allow_nan=False))
     assert content["rows"][0]["cells"]["fid"]["record"].startswith("paper-2026-06.imagenet.")
 
 
@@ -231,9 +232,9 @@ def test_hostile_titles(tmp_path):
     evil = "=cmd|x[red]\x1b[1m<script>`*_\n"
     make("evil", "class_conditional", {"fid": 1.0}, title=evil).save(tmp_path / "evil.json")
     board = build(gather([tmp_path]), "measured")
-    line = next(csv.reader(io.StringIO(as_csv(board, shown(board)).split("\n", 1)[1])))
+    line = next(csv.reader(io.StringIO(board_csv(board, shown(board)).split("\n", 1)[1])))
     assert line[2] == "'" + evil
-    markdown = as_markdown(board, shown(board)).splitlines()
+    markdown = board_markdown(board, shown(board)).splitlines()
     assert r"=cmd\|x\[red\]\\x1b\[1m\<script\>\`\*\_\\n" in markdown[2]
     output = run("board", "--set", "measured", "--records", str(tmp_path)).output
     assert "\x1b" not in output

@@ -7,7 +7,7 @@ from pathlib import Path
 from typer import Typer
 from typer.testing import CliRunner
 
-from diffusionbench.cli.board import register
+from diffusionbench.cli.records import register
 from diffusionbench.study import findings
 
 PAGE = Path(__file__).parents[2] / "docs" / "findings.md"

@@ -45,6 +45,7 @@ SAMPLING = {
     "ema": True,
     "precision": "bfloat16",
     "quantisation": "round",
+    "noise": "blake2b-1",
 }
 SOURCE = ConstantSource((8, 8))
 PROMPTS = PromptChoice(name="simpleeval_shapes_v1")

@@ -5,7 +5,7 @@ import pytest
 from diffusionbench.references import digits
 from diffusionbench.request import EvalRequest, Evaluation
 from diffusionbench.runner import rescore, run
-from diffusionbench.source import ArraySource
+from diffusionbench.source import ArraySource, ConstantSource
 
 
 @pytest.fixture(scope="module")
@@ -32,3 +32,13 @@ def test_the_order_of_the_metrics_is_no_difference(real):
     one = run(request("accuracy_digits", "fd_digits"), real)
     other = run(request("fd_digits", "accuracy_digits"), real)
     assert other.id == one.id
+
+
+def test_ids_and_keys_are_those_of_earlier_versions():
+    asked = EvalRequest(metrics=("is_digits",), num_classes=7, count=24, method="grey", title="G")
+    evaluation, source = Evaluation(asked), ConstantSource((8, 8))
+    assert run(evaluation, source).id == "grey-e6bd3a7fe494"
+    assert evaluation.image_key(source) == "8599774dbefb198b5c65499813e8a3a630a7646151ef0b9787d43684ea0bcba8"
+    named = evaluation.updated(sampling=asked.sampling.model_copy(update={"noise": "blake2b-1"}))
+    assert named.image_key(source) != evaluation.image_key(source)
+    assert run(named, source).id != "grey-e6bd3a7fe494"

@@ -7,6 +7,7 @@ import os
 import re
 import subprocess
 import sys
+from dataclasses import asdict
 from html.parser import HTMLParser
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
@@ -28,7 +29,6 @@ from diffusionbench.store import ImageStore, StoreManifest
 from diffusionbench.study import board, published
 from diffusionbench.study.points import select_points
 from diffusionbench.study.published import FAMILIES
-from diffusionbench.views.board_text import as_dict
 from diffusionbench.views.figure import BENCHMARKS, GUIDANCE, STYLES, chart, figure, summary, write
 from diffusionbench.views.site.build import MARK, build
 from diffusionbench.views.site.contents import slug
@@ -78,7 +78,7 @@ def pages(site):
 
 
 def run(*arguments):
-    from diffusionbench.cli.site import register
+    from diffusionbench.cli.records import register
 
     app = Typer()
     register(app)
@@ -248,7 +248,7 @@ def test_a_failed_build_leaves_the_earlier_site(tmp_path, monkeypatch):
         yield "half.html", "<p>"
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("diffusionbench.views.site.metric_pages.pages", fail)
+    monkeypatch.setattr("diffusionbench.views.site.details.metric_pages", fail)
     with pytest.raises(RequestError, match="cannot be written: No space left on device"):
         build(hostile(), out)
     assert {path: path.read_bytes() for path in out.rglob("*") if path.is_file()} == before
@@ -297,7 +297,7 @@ def test_downloads_hold_everything(site):
     assert found == {point.name: (point.x, point.y) for point in chosen}
     boards = json.loads((site / "data" / f"leaderboard-{published.PAPER}.json").read_text(encoding="utf-8"))
     paper = [record for record in published.records() if record.protocol.name == published.PAPER]
-    assert boards == json.loads(json.dumps(as_dict(board.build(paper, published.PAPER))))
+    assert boards == json.loads(json.dumps(asdict(board.build(paper, published.PAPER))))
     assert (site / "data" / f"leaderboard-{published.PAPER}.csv").is_file()
 
 

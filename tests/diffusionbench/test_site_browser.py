@@ -11,12 +11,12 @@ from site_records import HOSTILE, hostile, measured, pair
 from typer import Typer
 from typer.testing import CliRunner
 
-from diffusionbench.cli.board import register
+from diffusionbench.cli.records import register
 from diffusionbench.study import published
 from diffusionbench.study.correlate import fit_line, pearson
 from diffusionbench.study.points import select_points
 from diffusionbench.views.site.build import build
-from diffusionbench.views.study_text import number, span
+from diffusionbench.views.terminal import number, span
 
 pytestmark = pytest.mark.browser
 

@@ -10,14 +10,14 @@ import pytest
 from typer import Typer
 from typer.testing import CliRunner
 
-from diffusionbench.cli.board import register
+from diffusionbench.cli.records import register
 from diffusionbench.errors import RequestError
 from diffusionbench.record import Guidance, Protocol, Provenance, Record, Value
 from diffusionbench.study import published
 from diffusionbench.study.analysis import BetweenFamilies, analyse, rescoring_noise
 from diffusionbench.study.correlate import kendall, partial, pearson, spearman
 from diffusionbench.study.points import check_one_protocol, families, gather, load_folder, select_points
-from diffusionbench.views.study_text import as_dict
+from diffusionbench.views.terminal import study_dict
 
 
 def record(name, axis, values, *, count=100, family="rae", guidance=1.0, stderr=None, variant=None, title=None):
@@ -132,7 +132,7 @@ def test_too_few(n):
     assert study.pearson.value is study.spearman.value is study.kendall.value is study.within.value is None
     assert study.line is None
     assert study.attenuation == ()
-    json.dumps(as_dict(study), allow_nan=False)
+    json.dumps(study_dict(study), allow_nan=False)
 
 
 def test_one_family_has_no_share_between():
@@ -150,7 +150,7 @@ def test_identical_x_and_lonely_family():
     parts = {p.name: p.coefficient for p in study.per_family}
     assert parts["pixel"].value is None
     assert study.within.n == 4
-    json.dumps(as_dict(study), allow_nan=False)
+    json.dumps(study_dict(study), allow_nan=False)
 
 
 def test_missing_metrics_are_named():
@@ -293,10 +293,10 @@ def test_hostile_names_are_text(tmp_path):
 
 def test_imports_neither_torch_nor_a_metric():
     code = (
-        "import sys, diffusionbench.cli.board, diffusionbench.views.study_text, diffusionbench.study.points;"
+        "import sys, diffusionbench.cli.records, diffusionbench.views.terminal, diffusionbench.study.points;"
         "from diffusionbench.study import published; published.records();"
         "bad = {m.split('.')[0] for m in sys.modules} & {'torch', 'transformers', 'scipy', 'pandas'};"
-        "bad |= {m for m in sys.modules if m.startswith('diffusionbench.metrics')};"
+        "bad |= {m for m in sys.modules if m.startswith('diffusionbench.metrics.')};"
         "assert not bad, bad"
     )
     subprocess.run([sys.executable, "-c", code], check=True)

@@ -6,7 +6,7 @@ import pytest
 from typer import Typer
 from typer.testing import CliRunner
 
-from diffusionbench.cli.board import register
+from diffusionbench.cli.records import register
 from diffusionbench.errors import RequestError
 from diffusionbench.metrics import METRICS
 from diffusionbench.prompts import PROMPTS
@@ -136,7 +136,7 @@ def test_schema_breaches_come_together(tmp_path):
 @pytest.mark.parametrize(
     "changes, message",
     [
-        ({"kind": "published"}, "'published' records come from the importer only"),
+        ({"kind": "published"}, "'published' records are shipped with the package"),
         ({"partial": True}, "partial: something that was asked for is missing"),
         ({"values": {}}, "holds no value"),
         ({"family": "vea"}, "unknown family 'vea'. Did you mean 'vae'"),

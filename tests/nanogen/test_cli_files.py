@@ -17,7 +17,7 @@ from tiny import words
 
 from diffusionbench.errors import RequestError
 from diffusionbench.record import load as load_record
-from nanogen import cli, export
+from nanogen import cli, sample
 from nanogen.checkpoint import newest, read_weights
 from nanogen.config import method_names, task_names
 from nanogen.datasets import DATASETS
@@ -340,7 +340,7 @@ def test_sample_takes_no_file_of_others_for_its_own(refused, nanogen, trained, t
 
 
 def test_a_folder_of_samples_is_whole_or_absent(refused, nanogen, trained, tmp_path, monkeypatch):
-    command, calls, real = ("sample", trained, "--labels", "3", "--num", 4, "--out", "folder"), [], export.encode_png
+    command, calls, real = ("sample", trained, "--labels", "3", "--num", 4, "--out", "folder"), [], sample.encode_png
 
     def full(*given):
         calls.append(given)
@@ -348,7 +348,7 @@ def test_a_folder_of_samples_is_whole_or_absent(refused, nanogen, trained, tmp_p
             raise OSError(errno.ENOSPC, "No space left on device")
         return real(*given)
 
-    monkeypatch.setattr(export, "encode_png", full)
+    monkeypatch.setattr(sample, "encode_png", full)
     assert "No space left" in refused(*command, error="RequestError")
     assert listing(tmp_path) == []
     assert nanogen(*command).code == 0

@@ -16,7 +16,7 @@ from tiny import tiny
 
 from diffusionbench import runner
 from diffusionbench.errors import CheckpointError, RunError
-from nanogen import checkpoint, evaluate, export, log, report
+from nanogen import checkpoint, evaluate, log, report, sample
 from nanogen import run as runs
 from nanogen.log import Log
 from nanogen.pipeline import ImagePipeline
@@ -462,9 +462,9 @@ def test_a_run_with_the_noise_of_an_earlier_version_is_sampled_and_scored(copy, 
     without_noise(copy)
     assert "noise" not in (copy / "config.yaml").read_text()
     before = {path.name: path.read_bytes() for path in (copy / "evals").glob("*.json")}
-    record = export.evaluate_run(copy, [], False, None)
+    record = evaluate.evaluate_run(copy, [], False, None)
     assert record.protocol.noise == "blake2b-1"
-    assert export.sample_run(copy, [], "", [], 2, 0, None, tmp_path / "grid.png")
+    assert sample.sample_run(copy, [], "", [], 2, 0, None, tmp_path / "grid.png")
     after = {path.name: path.read_bytes() for path in (copy / "evals").glob("*.json")}
     # The records that it has are of other images.
     assert before.items() < after.items()

@@ -1,4 +1,4 @@
-"""The base class of axes, and what one is given."""
+"""The base class of axes, and their argument."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from diffusionbench.sample import Sample
 
 @dataclass(frozen=True)
 class Asked:
-    """What a request asks an axis for.
+    """Facts of a request that an axis turns into samples.
 
     Attributes:
         count: images to score.

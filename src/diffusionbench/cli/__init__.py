@@ -1,4 +1,7 @@
-"""The command line of DiffusionBench: parse, call one library function, print. No torch before a verb needs it."""
+"""The command line of DiffusionBench: parse, call the library, print.
+
+A verb imports what it needs when it runs, so that --help answers at once and without torch.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from diffusionbench import bounds
-from diffusionbench.cli import benchmarks, board, site
+from diffusionbench.cli import benchmarks, records
 from diffusionbench.devices import check_device
 from diffusionbench.errors import DataError, RequestError, RunError, run_program
 from diffusionbench.shown import printable
@@ -21,7 +24,7 @@ if TYPE_CHECKING:
     from diffusionbench.benchmarks.simpleeval.claims import ClaimFile
     from diffusionbench.prompts import PromptChoice
     from diffusionbench.record import Record
-    from diffusionbench.request import Evaluation
+    from diffusionbench.request import EvalRequest, Evaluation
     from diffusionbench.source import GivenImages
 
 app = typer.Typer(
@@ -44,11 +47,41 @@ Examples:
 """,
 )
 
+# What is scored.
+Images = Annotated[Path, typer.Argument(help="folder of images, or .npz with arr_0 uint8 [N, H, W, 3]")]
+Axis = Annotated[str, typer.Option("--axis", help="see `diffusionbench ls axes`")]
+Labels = Annotated[
+    Path | None, typer.Option("--labels", help="file with one class label a line, in natural order of names")
+]
+Prompts = Annotated[str | None, typer.Option("--prompts", help="prompt set the images were made for")]
+Claim = Annotated[
+    Path | None, typer.Option("--claim", help="YAML file about prompt set and generator; see docs/simpleeval.md")
+]
+Count = Annotated[
+    int | None, typer.Option("--num", min=1, max=bounds.IMAGES, help="score the first N images; default all")
+]
+# What the record says of the generator.
+Method = Annotated[str | None, typer.Option("--method", help="name of the generator in the record")]
+Title = Annotated[str | None, typer.Option("--title", help="name of the generator for display; default the method")]
+Family = Annotated[str | None, typer.Option("--family", help="kind of generator, as on the board (pixel, vae, rae)")]
+GuidanceScale = Annotated[
+    float | None,
+    typer.Option(
+        "--guidance",
+        min=0,
+        max=bounds.GUIDANCE,
+        callback=bounds.number,
+        help="guidance scale the images were made with; 1 is none",
+    ),
+]
+# How it is scored, and where results go.
 Metrics = Annotated[str, typer.Option("--metrics", help="comma-separated; see `diffusionbench ls metrics`")]
 Reference = Annotated[str | None, typer.Option("--reference", help="name, or path of real images or statistics")]
-Json = Annotated[bool, typer.Option("--json", help="print JSON and nothing else")]
-Out = Annotated[Path | None, typer.Option("--out", help="record file; without it the record is only printed")]
 Device = Annotated[str, typer.Option("--device", callback=check_device, help="of the judges: cpu, cuda, cuda:N or mps")]
+Store = Annotated[Path | None, typer.Option("--store", help="keep decoded images here, to continue and to score again")]
+Out = Annotated[Path | None, typer.Option("--out", help="record file; without it the record is only printed")]
+DryRun = Annotated[bool, typer.Option("--dry-run", help="check the request, score nothing")]
+Json = Annotated[bool, typer.Option("--json", help="print JSON and nothing else")]
 RecordFile = Annotated[Path, typer.Argument(help="a record's JSON file")]
 
 
@@ -57,17 +90,10 @@ def main() -> None:
     run_program(app, "interrupted; with --store the same command continues")
 
 
-def print_record(record: Record, as_json: bool = False) -> None:
-    """Print a record as a table, or as JSON."""
-    from diffusionbench.views.terminal import print_record as as_table
-
-    if as_json:
-        print(json.dumps(record.model_dump(mode="json"), indent=2))
-    else:
-        as_table(record)
-
-
 def _finish(record: Record, out: Path | None, as_json: bool) -> None:
+    """Save and print a record; raise an error where it is partial or its judges failed their self-test."""
+    from diffusionbench.views.terminal import print_record
+
     try:
         if out is not None:
             record.save(out)
@@ -90,39 +116,25 @@ def _finish(record: Record, out: Path | None, as_json: bool) -> None:
 
 @app.command()
 def run(
-    images: Annotated[Path, typer.Argument(help="folder of images, or .npz with arr_0 uint8 [N, H, W, 3]")],
+    images: Images,
     metrics: Metrics = "",
-    axis: Annotated[str, typer.Option("--axis", help="see `diffusionbench ls axes`")] = "class_conditional",
+    axis: Axis = "class_conditional",
     reference: Reference = None,
-    labels: Annotated[
-        Path | None, typer.Option(help="file with one class label a line, in natural order of names")
-    ] = None,
-    prompts: Annotated[str | None, typer.Option(help="prompt set the images were made for")] = None,
-    claim: Annotated[
-        Path | None, typer.Option(help="YAML file about prompt set and generator; see docs/simpleeval.md")
-    ] = None,
-    count: Annotated[
-        int | None, typer.Option("--num", min=1, max=bounds.IMAGES, help="score the first N images; default all")
-    ] = None,
-    method: Annotated[str | None, typer.Option(help="what the record calls the generator")] = None,
-    title: Annotated[str | None, typer.Option(help="the generator's name for people; default the method")] = None,
-    family: Annotated[str | None, typer.Option(help="kind of generator, as on the board (pixel, vae, rae)")] = None,
-    guidance: Annotated[
-        float | None,
-        typer.Option(
-            min=0,
-            max=bounds.GUIDANCE,
-            callback=bounds.number,
-            help="guidance scale the images were made with; 1 is none",
-        ),
-    ] = None,
-    store: Annotated[Path | None, typer.Option(help="keep decoded images here, to continue and to score again")] = None,
+    labels: Labels = None,
+    prompts: Prompts = None,
+    claim: Claim = None,
+    count: Count = None,
+    method: Method = None,
+    title: Title = None,
+    family: Family = None,
+    guidance: GuidanceScale = None,
+    store: Store = None,
     out: Out = None,
     device: Device = "cpu",
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="check the request, score nothing")] = False,
+    dry_run: DryRun = False,
     as_json: Json = False,
 ) -> None:
-    """Score images that anybody made: request, source, store, metrics, record.
+    """Score images of any generator, and write a record.
 
     Examples:
 
@@ -136,48 +148,26 @@ def run(
     """
     from diffusionbench.benchmarks.simpleeval.claims import read_claim
     from diffusionbench.record import Guidance
-    from diffusionbench.request import EvalRequest, Evaluation, Sampling
-    from diffusionbench.runner import run as run_request
-    from diffusionbench.views.terminal import progress_line
+    from diffusionbench.request import EvalRequest, Sampling
 
     _check_places(out, store)
     _check_texts(reference=reference, method=method, title=title, family=family)
-    claimed = None if claim is None else read_claim(claim)
+    names, claimed = _names(metrics), None if claim is None else read_claim(claim)
+    choice = _prompt_choice(axis, labels, names[0], prompts, claimed)
     name = method or printable(images.resolve().stem) or "images"
+    sampling = Sampling(guidance=None if guidance is None else Guidance(scale=guidance))
+    generator: dict[str, Any] = {"method": name, "title": title or name, "family": family, "sampling": sampling}
     request = EvalRequest(
-        axis=axis,
-        metrics=_names(metrics),
-        reference=reference,
-        prompts=_prompt_choice(axis, labels, _names(metrics)[0], prompts, claimed),
-        count=count or 1,
-        method=name,
-        title=title or name,
-        family=family,
-        sampling=Sampling(guidance=None if guidance is None else Guidance(scale=guidance)),
-        command=_command(),
+        axis=axis, metrics=names, reference=reference, prompts=choice, count=count or 1, command=_command(), **generator
     )
-    evaluation = Evaluation(request)
-    source, found = _images(evaluation, images, labels)
-    evaluation = evaluation.updated(count=count or found, classes=source.classes)
-    evaluation.check(source)
-    if claimed is not None and claimed.again is not None:
-        from diffusionbench.benchmarks.simpleeval.verification import compare_again
-
-        evaluation = compare_again(evaluation, source, claimed.folder / claimed.again)
+    evaluation, source = _opened(request, images, labels, count, claimed)
     notes = [*source.notes, *(evaluation.reference.notes if evaluation.reference else ())]
     for note in notes:
         print(note, file=sys.stderr)
     if dry_run:
         print(evaluation.request.model_dump_json(indent=2))
         return
-    try:
-        record = run_request(evaluation, source, store, device, progress_line())
-    except OSError as error:
-        where = error.filename or store or images
-        raise RequestError(f"{where} cannot be read or written: {error.strerror or error}.") from None
-    if notes:
-        record = record.model_copy(update={"extra": {**record.extra, "left_out": notes}})
-    _finish(record, out, as_json)
+    _finish(_scored(evaluation, source, images, store, device, notes), out, as_json)
 
 
 def _check_places(out: Path | None, store: Path | None = None) -> None:
@@ -230,15 +220,41 @@ def _prompt_choice(
     return PromptChoice(name=name) if claim is None else claim.choice(name, metric)
 
 
-def _images(evaluation: Evaluation, images: Path, labels: Path | None) -> tuple[GivenImages, int]:
-    """The images as the axis tells them apart, and how many there should be."""
+def _opened(
+    request: EvalRequest, images: Path, labels: Path | None, count: int | None, claim: ClaimFile | None
+) -> tuple[Evaluation, GivenImages]:
+    """Return a checked evaluation and its images, as the axis tells them apart; without a count, of all images."""
+    from diffusionbench.benchmarks.simpleeval.verification import compare_again
+    from diffusionbench.request import Evaluation
     from diffusionbench.source import PromptFolderSource, open_source, read_labels
 
+    evaluation = Evaluation(request)
+    source: GivenImages
     if evaluation.prompts is not None:
         wanted = evaluation.prompts.files_of_images()
-        return PromptFolderSource(images, set(wanted)), len(wanted)
-    source = open_source(images, None if labels is None else read_labels(labels), evaluation.classes)
-    return source, len(source.labels)
+        source, found = PromptFolderSource(images, set(wanted)), len(wanted)
+    else:
+        source = open_source(images, None if labels is None else read_labels(labels), evaluation.classes)
+        found = len(source.labels)
+    evaluation = evaluation.updated(count=count or found, classes=source.classes)
+    evaluation.check(source)
+    if claim is not None and claim.again is not None:
+        evaluation = compare_again(evaluation, source, claim.folder / claim.again)
+    return evaluation, source
+
+
+def _scored(
+    evaluation: Evaluation, source: GivenImages, images: Path, store: Path | None, device: str, notes: list[str]
+) -> Record:
+    from diffusionbench.runner import run as run_request
+    from diffusionbench.views.terminal import progress_line
+
+    try:
+        record = run_request(evaluation, source, store, device, progress_line())
+    except OSError as error:
+        where = error.filename or store or images
+        raise RequestError(f"{where} cannot be read or written: {error.strerror or error}.") from None
+    return record.model_copy(update={"extra": {**record.extra, "left_out": notes}}) if notes else record
 
 
 @app.command()
@@ -268,7 +284,7 @@ def score(
 
 
 def _command() -> str:
-    """What was typed, as a record holds it."""
+    """Return the command line, as a record holds it."""
     return printable(shlex.join(["diffusionbench", *sys.argv[1:]]))
 
 
@@ -292,13 +308,14 @@ def inspect(record: RecordFile, as_json: Json = False) -> None:
       diffusionbench inspect outputs/demo/evals/step-00000600-euler50-guidance1-0-1-n359-seed0.json
     """
     from diffusionbench.record import load
+    from diffusionbench.views.terminal import print_record
 
     print_record(load(record), as_json)
 
 
 @app.command()
 def compare(first: RecordFile, second: RecordFile, as_json: Json = False) -> None:
-    """Say where two records differ beyond their uncertainty; exit code 3 if they do, or if their protocols differ.
+    """Compare two records; exit code 3 if values differ beyond their uncertainty, or protocols differ.
 
     Examples:
 
@@ -391,7 +408,7 @@ def selftest(as_json: Json = False) -> None:
 
 @app.command()
 def doctor(as_json: Json = False) -> None:
-    """Say what this installation has and lacks.
+    """Print what this installation has and lacks.
 
     Examples:
 
@@ -407,6 +424,5 @@ def doctor(as_json: Json = False) -> None:
     print(json.dumps(found, indent=2) if as_json else "\n".join(f"{key}: {value}" for key, value in found.items()))
 
 
-board.register(app)
-site.register(app)
+records.register(app)
 benchmarks.register(app)

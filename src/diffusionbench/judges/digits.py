@@ -50,12 +50,10 @@ def forward(weights: Mapping[str, Tensor], grey: Tensor) -> tuple[Tensor, Tensor
 
 
 def to_grey(images: np.ndarray) -> Tensor:
-    """Mean of the three channels of uint8 [B, H, W, 3], and of the areas of an 8x8 grid, as float32 [B, 1, 8, 8].
+    """Return the mean of the channels of uint8 [B, H, W, 3], and of the areas of an 8x8 grid, as float32 [B, 1, 8, 8].
 
     Images of 8x8 are taken as they are, and a digit that was enlarged by repeating pixels is the same digit again.
     """
-    import torch
-
     grey = torch.from_numpy(images.astype(np.float32).mean(axis=-1) / 255)[:, None]
     return grey if grey.shape[2:] == (SIZE, SIZE) else F.adaptive_avg_pool2d(grey, SIZE)
 

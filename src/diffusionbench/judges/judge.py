@@ -16,12 +16,12 @@ from diffusionbench.sample import Item
 from diffusionbench.schema import digest
 
 Evidence = Mapping[str, np.ndarray] | Sequence[Mapping[str, Any] | Unjudged]
-"""What a judge returns for B images: arrays of B rows by name, or B rows."""
+"""Output of a judge for B images: arrays of B rows by name, or B rows."""
 
 
 @dataclass(frozen=True)
 class Needs:
-    """What a judge needs, as `Judge.check` found it.
+    """Requirements of a judge, as `Judge.check` found them.
 
     Attributes:
         files: weight files that are read.

@@ -193,10 +193,9 @@ _ROWS: Final = (
 )
 
 
-def _of_other_judges() -> dict[str, MetricSpec]:
-    return {row.key: row for name in JUDGES if name not in JUDGES.own for row in of_judge(JUDGES[name])}
-
-
 METRICS: Final = Table(
-    "metric", {row.key: row for row in _ROWS}, group="diffusionbench.metrics", derived=_of_other_judges
+    "metric",
+    {row.key: row for row in _ROWS},
+    group="diffusionbench.metrics",
+    derived=lambda: {row.key: row for name in JUDGES if name not in JUDGES.own for row in of_judge(JUDGES[name])},
 )

@@ -40,7 +40,7 @@ _NEGATIVE = 1e-6
 
 
 def frechet_distance(mean_a: Any, cov_a: Any, mean_b: Any, cov_b: Any) -> float:
-    """Squared Frechet distance between two Gaussians; tiny negative rounding is 0.
+    """Return the squared Frechet distance between two Gaussians; tiny negative rounding is 0.
 
     Args:
         mean_a, mean_b: [d].
@@ -67,7 +67,7 @@ def frechet_distance(mean_a: Any, cov_a: Any, mean_b: Any, cov_b: Any) -> float:
 
 
 def frechet_from_features(a: Any, b: Any) -> float:
-    """Squared Frechet distance between two sets of features [n, d], [m, d] of at least two rows each.
+    """Return the squared Frechet distance between two sets of features [n, d], [m, d] of at least two rows each.
 
     With no more samples than dimensions the trace comes from products of the samples themselves: faster and more
     exact than singular covariances.
@@ -107,7 +107,7 @@ class FewSamples:
         self._products = self._rows @ cov @ self._rows.T
 
     def distance(self, keep: np.ndarray | None = None) -> float:
-        """Distance of the chosen rows (bool [n], all where None); at least two."""
+        """Return the distance of the chosen rows (bool [n], all where None); at least two."""
         rows, products = self._rows, self._products
         if keep is not None:
             rows, products = rows[keep], products[np.ix_(keep, keep)]
@@ -127,7 +127,7 @@ class _Factor(NamedTuple):
 
 
 def _factor(cov: np.ndarray) -> _Factor:
-    """The Cholesky factor at full rank, scaled eigenvectors of the r positive values below."""
+    """Return the Cholesky factor at full rank, scaled eigenvectors of the r positive values below."""
     floor = len(cov) * np.finfo(np.float64).eps
     try:
         lower = np.linalg.cholesky(cov)
@@ -148,7 +148,7 @@ def _factor(cov: np.ndarray) -> _Factor:
 
 
 def _root_trace(factor: _Factor, cov: np.ndarray) -> float:
-    """tr (F F^T cov)^(1/2)."""
+    """Return tr (F F^T cov)^(1/2)."""
     if not factor.triangular:
         return _roots(factor.matrix.T @ cov @ factor.matrix)
     # Block by block, past the zeros above the diagonal of F and without the upper half of the result, which
@@ -165,7 +165,7 @@ def _root_trace(factor: _Factor, cov: np.ndarray) -> float:
 
 
 def _roots(product: np.ndarray) -> float:
-    """Sum of the square roots of the eigenvalues of a symmetric matrix [r, r], of which only the lower half is read.
+    """Return the sum of square roots of the eigenvalues of a symmetric matrix [r, r]; only its lower half is read.
 
     Negative eigenvalues are rounding, so 0.
     """
@@ -181,7 +181,7 @@ def _roots(product: np.ndarray) -> float:
 
 
 def _centred(features: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Mean [d], and rows X [n, d] with X^T X = the unbiased covariance."""
+    """Return mean [d], and rows X [n, d] with X^T X = the unbiased covariance."""
     rows = features.astype(np.float64)
     mean = rows.mean(axis=0)
     return mean, (rows - mean) / np.sqrt(len(rows) - 1)
@@ -255,8 +255,7 @@ class FrechetMetric(Metric):
         else:
             self._fold(sorted(self._early))
             value = frechet_distance(*self._without(None), self._mean, self._cov)
-            factor = _factor(self._cov) if defined else None
-            replicates = [self._replicate(group, factor) for group in range(GROUPS)] if factor is not None else []
+            replicates = self._replicates() if defined else []
         return self.seen.jackknifed(value, replicates)
 
     def _without(self, group: int | None) -> tuple[np.ndarray, np.ndarray]:
@@ -266,8 +265,10 @@ class FrechetMetric(Metric):
                 merged.merge(part)
         return merged.compute()
 
-    def _replicate(self, group: int, factor: _Factor) -> float:
-        """Return the distance without one group; the factor of the reference is shared by all of them."""
-        mean, cov = self._without(group)
-        root = _root_trace(factor, cov)
-        return _distance(mean - self._mean, float(np.trace(cov)), float(np.trace(self._cov)), root)
+    def _replicates(self) -> list[float]:
+        """Return the distance without each group; the factor of the reference is shared by all of them."""
+        factor, trace = _factor(self._cov), float(np.trace(self._cov))
+        left = map(self._without, range(GROUPS))
+        return [
+            _distance(mean - self._mean, float(np.trace(cov)), trace, _root_trace(factor, cov)) for mean, cov in left
+        ]

@@ -23,7 +23,7 @@ _EPSILON = np.float32(1e-10)
 
 
 def inception_score(logits: Any, variant: Variant = "upstream") -> tuple[float, float]:
-    """Inception Score of class logits, without the bias of the last layer for the Inception network.
+    """Return the Inception Score of class logits, without the bias of the last layer for the Inception network.
 
     Args:
         logits: [n, c] of all images in the order of the set, NumPy or torch; at least 10 rows.
@@ -43,7 +43,7 @@ def inception_score(logits: Any, variant: Variant = "upstream") -> tuple[float, 
 
 
 def _chunks(count: int, variant: Variant) -> list[np.ndarray]:
-    """Row indices of every chunk."""
+    """Return the row indices of every chunk."""
     if variant == "upstream":
         order, size = np.random.RandomState(0).permutation(count), count // _CHUNKS
         return [order[k * size : (k + 1) * size] for k in range(_CHUNKS)]
@@ -56,7 +56,7 @@ def _chunks(count: int, variant: Variant) -> list[np.ndarray]:
 
 
 def _score(logits: np.ndarray, variant: Variant) -> float:
-    """exp of the mean Kullback-Leibler divergence of one chunk from its own mean."""
+    """Return exp of the mean Kullback-Leibler divergence of one chunk from its own mean."""
     dtype = np.float64 if variant == "torch_fidelity" else np.float32
     log_p = _log_softmax(logits.astype(dtype))
     p = np.exp(log_p)
@@ -77,7 +77,7 @@ def _log_softmax(logits: np.ndarray) -> np.ndarray:
 
 
 def _without_groups(logits: np.ndarray, groups: np.ndarray, variant: Variant) -> list[float]:
-    """The score without each group of images, the chunks left as they are; nan where a chunk would be empty.
+    """Return the score without each group of images, the chunks left as they are; nan where a chunk would be empty.
 
     A new shuffle for each replicate would add its own noise, three times over, to the standard error.
     """

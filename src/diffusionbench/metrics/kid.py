@@ -21,7 +21,7 @@ _SUBSETS, _SUBSET_SIZE, _SEED = 100, 1000, 2020
 def kid(
     generated: Any, reference: Any, subsets: int = _SUBSETS, subset_size: int = _SUBSET_SIZE, seed: int = _SEED
 ) -> tuple[float, float]:
-    """Kernel Inception Distance; may be slightly negative.
+    """Return the Kernel Inception Distance; it may be slightly negative.
 
     Args:
         generated: features [n, d], NumPy or torch.
@@ -61,7 +61,7 @@ def _check_sizes(generated: np.ndarray, reference: np.ndarray, subsets: int, sub
 def _over_subsets(
     generated: np.ndarray, reference: np.ndarray, groups: np.ndarray, subsets: int, subset_size: int, seed: int
 ) -> tuple[np.ndarray, np.ndarray]:
-    """MMD of every subset float64 [s], and without each group of generated images [s, GROUPS] (nan where undefined)."""
+    """Return the MMD of each subset [s], and without each group of generated images [s, GROUPS] (nan if undefined)."""
     stream = np.random.RandomState(seed)
     values, without = np.empty(subsets), np.empty((subsets, GROUPS))
     for index in range(subsets):
@@ -91,7 +91,7 @@ class _KernelSums:
         self._xy = member.T @ _kernel(x, y).mean(axis=1)
 
     def mmd(self, keep: np.ndarray) -> float:
-        """Unbiased squared MMD of the kept groups (bool [GROUPS]); nan with fewer than two rows."""
+        """Return the unbiased squared MMD of the kept groups (bool [GROUPS]); nan with fewer than two rows."""
         count = self._counts[keep].sum()
         if count < 2:
             return float("nan")

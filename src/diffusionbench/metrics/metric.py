@@ -21,7 +21,7 @@ from diffusionbench.stats import GROUPS, Estimate, groups_of, jackknife, jackkni
 
 @dataclass(frozen=True)
 class Context:
-    """What the evidence of an evaluation is compared with.
+    """Real images and prompts that the evidence of an evaluation is compared with.
 
     Attributes:
         references: the real images as each judge sees them, by the judge's name.
@@ -209,13 +209,5 @@ class SampleAccumulator:
             hits, groups = self.by_id([np.array(per_sample)])
             left = [hits[groups != group] for group in range(GROUPS)] if self.groups_filled() else []
             return replace(self.jackknifed(value, [float(part.mean()) for part in left]), per_sample=per_sample)
-        return Estimate(
-            value=value,
-            stderr=None,
-            interval=wilson(successes, len(per_sample)),
-            method="wilson",
-            scored=len(per_sample),
-            unscored=len(self.unjudged),
-            unjudged=self.unjudged,
-            per_sample=per_sample,
-        )
+        interval = wilson(successes, len(per_sample))
+        return replace(self.jackknifed(value, []), interval=interval, method="wilson", per_sample=per_sample)

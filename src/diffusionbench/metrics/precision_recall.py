@@ -25,7 +25,7 @@ _EQUAL = 1e-13
 
 
 def precision_recall(generated: Any, reference: Any, k: int = _NEIGHBOURS) -> tuple[float, float]:
-    """Precision and recall, both in 0..1.
+    """Return precision and recall, both in 0..1.
 
     Args:
         generated: features [n, d], NumPy or torch, n > k.
@@ -46,7 +46,7 @@ def precision_recall(generated: Any, reference: Any, k: int = _NEIGHBOURS) -> tu
 
 
 def _prepared(generated: Any, reference: Any, k: int) -> tuple[np.ndarray, np.ndarray]:
-    """Both sets in float64, moved so that the reference's mean is 0: distances stay, rounding shrinks."""
+    """Return both sets in float64, moved so that the reference's mean is 0: distances stay, rounding shrinks."""
     if k < 1:
         raise RequestError(f"precision and recall need k >= 1 neighbours, got {k}. Use 3, the published value.")
     generated = as_matrix(generated, "generated features", min_rows=k + 1).astype(np.float64)
@@ -57,7 +57,7 @@ def _prepared(generated: Any, reference: Any, k: int) -> tuple[np.ndarray, np.nd
 
 
 def _distances(x: np.ndarray, y: np.ndarray) -> Iterator[tuple[slice, np.ndarray]]:
-    """Squared distances [b, m] from blocks of rows of x to all of y."""
+    """Give squared distances [b, m] from blocks of rows of x to all of y."""
     x_norms, y_norms = (np.einsum("nd,nd->n", rows, rows) for rows in (x, y))
     floor = _EQUAL * max(x_norms.max(), y_norms.max())
     step = max(1, _BLOCK_NUMBERS // len(y))
@@ -72,7 +72,7 @@ def _distances(x: np.ndarray, y: np.ndarray) -> Iterator[tuple[slice, np.ndarray
 
 
 def _radii(points: np.ndarray, k: int) -> np.ndarray:
-    """Squared distance [n] from each point to its k-th nearest other point."""
+    """Return the squared distance [n] from each point to its k-th nearest other point."""
     radii = np.empty(len(points))
     for block, squared in _distances(points, points):
         radii[block] = np.partition(squared, k, axis=1)[:, k]
@@ -80,7 +80,7 @@ def _radii(points: np.ndarray, k: int) -> np.ndarray:
 
 
 def _inside(points: np.ndarray, centres: np.ndarray, radii: np.ndarray) -> np.ndarray:
-    """bool [n]: whether each point lies in a ball."""
+    """Return bool [n], true where a point lies in a ball."""
     inside = np.empty(len(points), dtype=bool)
     for block, squared in _distances(points, centres):
         inside[block] = (squared <= radii).any(axis=1)
@@ -88,7 +88,7 @@ def _inside(points: np.ndarray, centres: np.ndarray, radii: np.ndarray) -> np.nd
 
 
 def _radii_without_groups(points: np.ndarray, groups: np.ndarray, k: int) -> np.ndarray:
-    """Squared radii [GROUPS, n] when each group is left out; -1, a ball around nothing, for its own points."""
+    """Return squared radii [GROUPS, n] when each group is left out; -1, a ball around nothing, for its own points."""
     radii = np.empty((GROUPS, len(points)))
     members = [np.flatnonzero(groups == group) for group in range(GROUPS)]
     for block, squared in _distances(points, points):

@@ -43,7 +43,7 @@ class ClassMeans:
 class ImageReference(Reference):
     """Real images by path: moments and features of all of them, and the anchor of class means where they are labelled.
 
-    No image is held out of a stranger's folder, so there is no anchor of held-out images. An archive that also holds
+    No image is held out of a user's folder, so there is no anchor of held-out images. An archive that also holds
     `mu` and `sigma`, as published reference batches do, gives those as the moments of a judge of their width.
 
     Raises:

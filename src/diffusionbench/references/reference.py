@@ -70,7 +70,7 @@ class JudgedReference:
 
     @property
     def name(self) -> str:
-        """What records call it."""
+        """Name in records."""
         return self.reference.name
 
     def moments(self) -> tuple[np.ndarray, np.ndarray]:

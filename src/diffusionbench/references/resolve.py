@@ -1,4 +1,4 @@
-"""From the name or path of a reference to the reference."""
+"""Opens references by name or path."""
 
 from __future__ import annotations
 

@@ -3,14 +3,14 @@
 The holistic rank:
 
 1. Holistic columns: FID without and with guidance (axis class_conditional), GenEval, DPG-Bench and GenAI-Bench (axis
-   t2i). SimpleEval is shown but not counted among published figures, which print it in one chart only.
-2. Ranked are the rows that hold every holistic column, so that no row gains from a rival's missing value. Within a
-   column the best value has rank 1; ties share their mean rank.
-3. The rank of an axis is the mean over its columns; the mean rank is the mean over the axes, so that an axis with
-   more metrics does not weigh more. Places order the mean ranks.
-4. The interval of a mean rank comes from drawing every value again with the noise of one scoring (a record's own
-   standard error, else the published re-scoring); a value of unknown noise is held fixed.
-5. On the Pareto front are the ranked rows that no other ranked row matches or beats in every holistic column.
+   t2i). SimpleEval is shown, but not counted for published figures: they print it in one chart only.
+2. Only rows that hold every holistic column are ranked, so that missing values change no rank. Within a column the best
+   value has rank 1; ties share their mean rank.
+3. The rank of an axis is the mean over its columns; the mean rank is the mean over the axes, so that the number of
+   metrics does not weight an axis. Places order the mean ranks.
+4. The interval of a mean rank: every value is drawn again with the noise of one scoring (the record's own standard
+   error, else the published re-scoring); values of unknown noise stay fixed.
+5. The Pareto front: ranked rows that no other ranked row matches or beats in every holistic column.
 
 Ranks are formed over the whole score set before rows are filtered, so a filter never changes a rank.
 """
@@ -42,7 +42,7 @@ from diffusionbench.study.points import (
 )
 
 HOLISTIC: Final = ("fid", "fid@cfg", "geneval_overall", "dpgbench", "genaibench_overall")
-# Among measured records our own SimpleEval and the laptop scale's distances count as well.
+# For measured records our own SimpleEval and the digits' distance count, too.
 HOLISTIC_MEASURED: Final = (*HOLISTIC, "simpleeval_v1", "fd_digits", "fd_digits@cfg", "simpleeval_shapes_v1")
 SHOWN: Final = (
     *HOLISTIC,
@@ -62,8 +62,8 @@ class Column:
     """One metric under one protocol.
 
     Attributes:
-        id: metric key, "@cfg" where guided or "@unstated" where the record does not say, and in brackets what tells
-            its protocol from that of a like column.
+        id: metric key, "@cfg" where guided or "@unstated" where the record does not say, and in brackets the fields
+            in which its protocol differs from that of a similar column.
     """
 
     id: str
@@ -149,7 +149,7 @@ def build(
     draws: int = DRAWS,
     seed: int = 0,
 ) -> Board:
-    """Lay the records of one set out as a leaderboard.
+    """Return the leaderboard of one set.
 
     Args:
         records: any mixture; only those of the set are used.
@@ -175,9 +175,10 @@ def build(
     if undirected := [name for name in chosen if by_id[name].higher_is_better is None]:
         raise RequestError(f"column '{undirected[0]}' cannot be ranked: whether higher is better is not known.")
     ranked, sensitivity, fixed = _rank(rows, [by_id[name] for name in chosen], draws, seed)
+    display = [*chosen, *(name for name in SHOWN if name not in chosen), *known]
     return Board(
         score_set=score_set,
-        columns=tuple(sorted(columns, key=lambda column: _display_order(column.id, chosen, known))),
+        columns=tuple(sorted(columns, key=lambda column: display.index(column.id))),
         rows=tuple(ranked),
         holistic=chosen,
         sensitivity=sensitivity,
@@ -187,12 +188,8 @@ def build(
     )
 
 
-def _display_order(identifier: str, chosen: Sequence[str], known: Sequence[str]) -> int:
-    return [*chosen, *(name for name in SHOWN if name not in chosen), *known].index(identifier)
-
-
 def column_id(name: str, score_set: str, known: Sequence[str]) -> str:
-    """Return the column that a name given by a user stands for: an id, or a metric with an optional "@cfg".
+    """Return the column id for a name given by a user: an id, or a metric with an optional "@cfg".
 
     Raises:
         RequestError: if the board has no such column.
@@ -211,7 +208,7 @@ def column_id(name: str, score_set: str, known: Sequence[str]) -> str:
 
 
 def keep(board: Board, *, family: Sequence[str] = (), kind: str | None = None) -> Board:
-    """Return the board with some of its rows; ranks stay those of the whole set.
+    """Return the board with some of its rows and their ranks in the whole set.
 
     Raises:
         RequestError: for an unknown family or kind.
@@ -224,7 +221,7 @@ def keep(board: Board, *, family: Sequence[str] = (), kind: str | None = None) -
 
 
 def order(board: Board, by: str = "place", *, reverse: bool = False) -> Board:
-    """Return the board sorted, best first; rows without the value come last in either direction.
+    """Return the board sorted, best first; rows without the value are last in both directions.
 
     Args:
         board: any board.
@@ -256,7 +253,7 @@ def order(board: Board, by: str = "place", *, reverse: bool = False) -> Board:
 
 
 def _columns(pool: Sequence[Record]) -> tuple[list[Column], dict[str, dict[str, str]]]:
-    """The columns, and for each record id the column of each of its metrics: one protocol, one column."""
+    """Return the columns, one per protocol, and by record id and metric the column of each value."""
     groups: dict[tuple[str, str], list[list[Record]]] = {}
     for record in pool:
         state = guidance_state(record)
@@ -278,7 +275,7 @@ def _columns(pool: Sequence[Record]) -> tuple[list[Column], dict[str, dict[str, 
         labels = _labels([group[0].protocol for group in alike])
         guided = {"@cfg": ", guided", "@unstated": ", guidance not stated"}.get(suffix, "")
         for group, label in zip(alike, labels, strict=True):
-            # A stranger's metric may be called "fid@cfg", and must not stand for the column of that id.
+            # A metric of another package may be called "fid@cfg", and must not take the id of that column.
             identifier = re.sub(r"[@\[\]#]", "_", key) + suffix + label
             if any(column.id == identifier for column in columns):
                 identifier += f"#{len(columns)}"
@@ -291,17 +288,17 @@ def _columns(pool: Sequence[Record]) -> tuple[list[Column], dict[str, dict[str, 
 
 
 def _labels(protocols: Sequence[Protocol]) -> list[str]:
-    """What tells like columns apart, such as "[count=5000]"; nothing where there is only one."""
+    """Return suffixes that distinguish columns of one metric, such as "[count=5000]"; none for a single column."""
     if len(protocols) == 1:
         return [""]
     fields = [name for name in COMPARED if len({str(getattr(p, name)) for p in protocols}) > 1]
     labels = ["[" + ",".join(f"{name}={str(getattr(p, name))[:12]}" for name in fields) + "]" for p in protocols]
-    # Extractor weights or shortened digests may be all that differs.
+    # Protocols may differ in extractor weights only, or in the end of a digest.
     return [f"{label[:-1]}#{i + 1}]" if labels.count(label) > 1 else label for i, label in enumerate(labels)]
 
 
 def _rows(pool: Sequence[Record], placed: dict[str, dict[str, str]]) -> list[BoardRow]:
-    """One row for each method; a second record for a taken cell opens a further row."""
+    """Return one row per method, and further rows for further records of the same cell."""
     slots: dict[str, list[list[Record]]] = {}
     for record in pool:
         wanted = set(placed.get(record.id, {}).values())
@@ -321,7 +318,7 @@ def _rows(pool: Sequence[Record], placed: dict[str, dict[str, str]]) -> list[Boa
                     cells[placed[record.id][key]] = Cell(
                         value.value, record.id, value.stderr, value.interval, printed_digits(record, key)
                     )
-            # The title of a text-to-image row tells more (training length), so the last one wins.
+            # The last title wins: text-to-image titles contain the training length.
             rows.append(
                 BoardRow(
                     name=name if index == 0 else f"{name}#{index + 1}",
@@ -355,7 +352,10 @@ def _rank(
     places = mid_ranks(means)
     noise, fixed = _noise(complete, columns)
     intervals = _intervals(values, noise, axes, draws, seed)
-    front = _front(values)
+    # On the Pareto front are rows that no other row matches or beats everywhere and beats somewhere.
+    no_worse = (values[None] <= values[:, None]).all(2)
+    better = (values[None] < values[:, None]).any(2)
+    front = ~np.any(no_worse & better, axis=1)
     dropped, place_range = _sensitivity(complete, ranks, columns, places)
     ranked = [
         replace(
@@ -374,14 +374,14 @@ def _rank(
 
 
 def _mean_rank(ranks: np.ndarray, axes: Sequence[str]) -> np.ndarray:
-    """Ranks [..., columns] -> mean over axes of the mean over the columns of an axis [...]."""
+    """Return the mean over axes of the mean rank [..., columns] over the columns of an axis, [...]."""
     masks = [np.array([axis == name for axis in axes]) for name in dict.fromkeys(axes)]
     # Rounded, so that equal means reached by different sums stay ties.
     return np.asarray(np.round(np.mean([ranks[..., mask].mean(-1) for mask in masks], axis=0), 9))
 
 
 def _noise(rows: Sequence[BoardRow], columns: Sequence[Column]) -> tuple[np.ndarray, tuple[str, ...]]:
-    """Standard deviation of one scoring of each cell [rows, columns], and the columns where it is not known."""
+    """Return the standard deviation of one scoring of each cell [rows, columns], and the columns of unknown noise."""
     noise = np.zeros((len(rows), len(columns)))
     fixed = []
     for j, column in enumerate(columns):
@@ -409,13 +409,6 @@ def _intervals(
             ranks[:, :, j] = mid_ranks(values[:, j])
     low, high = np.quantile(_mean_rank(ranks, axes), [0.025, 0.975], axis=0)
     return [(float(a), float(b)) for a, b in zip(low, high, strict=True)]
-
-
-def _front(values: np.ndarray) -> np.ndarray:
-    """Rows that no other row matches or beats everywhere and beats somewhere (lower is better)."""
-    no_worse = (values[None] <= values[:, None]).all(2)
-    better = (values[None] < values[:, None]).any(2)
-    return np.asarray(~np.any(no_worse & better, axis=1))
 
 
 def _sensitivity(

@@ -1,4 +1,4 @@
-"""Two records side by side: where protocols differ, and where values differ beyond their uncertainty."""
+"""Compare two records: protocols, and values with their uncertainty."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _Z = 1.96
 
 @dataclass(frozen=True)
 class Difference:
-    """One metric in both records; `beyond` is None where an uncertainty is missing."""
+    """One metric in both records; `beyond`: more than 1.96 joint standard errors apart, None without uncertainty."""
 
     first: float
     second: float
@@ -26,7 +26,7 @@ class Difference:
 
 @dataclass(frozen=True)
 class Comparison:
-    """What two records have in common and what not."""
+    """Differing protocol fields, shared values, and metrics that only one of two records holds."""
 
     protocol: dict[str, tuple[Any, Any]]
     values: dict[str, Difference]
@@ -34,16 +34,16 @@ class Comparison:
 
     @property
     def differs(self) -> bool:
-        """Whether anything stands against calling the two results equal."""
+        """True unless both records hold the same metrics, under one protocol, with equal values."""
         unequal = any(d.beyond or (d.beyond is None and d.first != d.second) for d in self.values.values())
         return bool(self.protocol or self.missing) or unequal
 
     def as_dict(self) -> dict[str, Any]:
-        """Plain data."""
+        """Return plain data."""
         return {"differs": self.differs, **asdict(self)}
 
     def as_text(self) -> str:
-        """Return one line per finding."""
+        """Return one line per difference or shared value."""
         lines = [f"protocols differ in {key}: {a} and {b}" for key, (a, b) in self.protocol.items()]
         lines += [f"{key}: only in the {which} record" for key, which in self.missing.items()]
         for key, found in self.values.items():
@@ -53,16 +53,13 @@ class Comparison:
 
 
 def compare(first: Record, second: Record) -> Comparison:
-    """Compare scores that both records hold; independent draws of images are assumed.
-
-    A number without a direction is a spread beside a score, not a score, and is left out.
-    """
+    """Compare two records, assuming independent draws of images; values without a direction are no scores."""
     scores = [
         {key: value for key, value in record.values.items() if direction(key, value) is not None}
         for record in (first, second)
     ]
     a, b = first.protocol.model_dump(mode="json"), second.protocol.model_dump(mode="json")
-    # Another seed, or another rule of noise, is another draw under the same rules.
+    # Another seed, or another noise rule, is another draw under the same protocol.
     protocol = {key: (a[key], b[key]) for key in a if a[key] != b[key] and key not in ("seed", "noise", "notes")}
     shared = [key for key in scores[0] if key in scores[1]]
     missing = {key: "first" for key in scores[0] if key not in shared}

@@ -175,9 +175,16 @@ def partial(
             columns = order[labels[order] == label]
             shuffled[:, columns] = rng.permuted(np.tile(v[columns], (draws, 1)), axis=1)
         p_value = _p_value(shuffled @ u, float(u @ v))
-    fisher = fisher_interval(value, n, count - 1)
+    return _with_fisher("partial", n, value, p_value, draws, seed, given=count - 1)
+
+
+def _with_fisher(
+    kind: str, n: int, value: float, p_value: float | None, draws: int, seed: int, given: int = 0
+) -> Coefficient:
+    fisher = fisher_interval(value, n, given)
+    reason = "for fewer than 4 points" if n - given < 4 else "where |r| is 1"
     return Coefficient(
-        kind="partial",
+        kind=kind,
         n=n,
         value=value,
         interval=fisher,
@@ -185,13 +192,8 @@ def partial(
         fisher=fisher,
         draws=draws,
         seed=seed,
-        note=_no_fisher(n - (count - 1)) if fisher is None else None,
+        note=f"interval not defined {reason}" if fisher is None else None,
     )
-
-
-def _no_fisher(freedom: int) -> str:
-    few = "for fewer than 4 points" if freedom < 4 else "where |r| is 1"
-    return f"interval not defined {few}"
 
 
 def _checked(x: Floats, y: Floats) -> tuple[Array, Array]:
@@ -214,26 +216,17 @@ def _coefficient(kind: str, x: Floats, y: Floats, draws: int, seed: int) -> Coef
     a, b = _standard(a), _standard(b)
     value_of, resampled, permuted = _KINDS[kind]
     value = min(1.0, max(-1.0, value_of(a, b)))
-    interval = fisher = note = None
+    p_value = _permutation_p(a, b, permuted, draws, seed) if draws else None
     if resampled is None:
-        interval = fisher = fisher_interval(value, n)
-        note = _no_fisher(n) if interval is None else None
-    elif n < 4:
+        return _with_fisher(kind, n, value, p_value, draws, seed)
+    interval = note = None
+    if n < 4:
         note = "interval not defined for fewer than 4 points"
     elif draws:
         drawn = [resampled(a, b, counts) for counts in _blocks(_drawn_counts, seed, draws, n)]
         interval, note = _percentiles(np.concatenate(drawn))
-    p_value = _permutation_p(a, b, permuted, draws, seed) if draws else None
     return Coefficient(
-        kind=kind,
-        n=n,
-        value=value,
-        interval=interval,
-        p_value=p_value,
-        fisher=fisher,
-        draws=draws,
-        seed=seed,
-        note=note,
+        kind=kind, n=n, value=value, interval=interval, p_value=p_value, draws=draws, seed=seed, note=note
     )
 
 

@@ -1,4 +1,4 @@
-"""A record in the formats of others: Every Eval Ever JSON and the Hub's `.eval_results` YAML, and our own schema.
+"""Records in other formats: Every Eval Ever JSON and the Hub's `.eval_results` YAML; and the schema of our own.
 
 `python -m diffusionbench.study.exports --schema records/record.schema.json` writes the JSON Schema of a record.
 """
@@ -23,34 +23,23 @@ from diffusionbench.study.points import guidance_state, method_key
 from diffusionbench.writing import write_atomic
 
 EVERY_EVAL_EVER: Final = "0.3.0"
-RELATIONSHIPS: Final = ("first_party", "third_party", "collaborative", "other")
 
 
 def record_schema() -> dict[str, Any]:
-    """JSON Schema (2020-12) of a record."""
+    """Return the JSON Schema (2020-12) of a record."""
     return {"$schema": "https://json-schema.org/draft/2020-12/schema", **Record.model_json_schema()}
 
 
-def every_eval_ever(
-    record: Record,
-    *,
-    retrieved: float | None = None,
-    organization: str = "DiffusionBench",
-    relationship: str = "other",
-) -> dict[str, Any]:
+def every_eval_ever(record: Record, *, retrieved: float | None = None) -> dict[str, Any]:
     """Return a record as one Every Eval Ever object (schema 0.3.0).
 
     Args:
         record: any record.
-        retrieved: Unix time at which the data were obtained; the record's creation if not given.
-        organization: who provides the data.
-        relationship: of the evaluator to the model, one of `RELATIONSHIPS`.
+        retrieved: Unix time of retrieval; by default the record's creation.
 
     Raises:
         RequestError: if no time is known, or the format cannot hold a value.
     """
-    if relationship not in RELATIONSHIPS:
-        raise RequestError(f"unknown relationship '{relationship}'. Known: {', '.join(RELATIONSHIPS)}.")
     created = record.provenance.created
     if retrieved is None:
         if created is None:
@@ -65,8 +54,8 @@ def every_eval_ever(
         "source_metadata": {
             "source_name": record.provenance.source,
             "source_type": "evaluation_run" if measured else "documentation",
-            "source_organization_name": organization,
-            "evaluator_relationship": relationship,
+            "source_organization_name": "DiffusionBench",
+            "evaluator_relationship": "other",
             "additional_details": {"record": record.id, "kind": record.kind},
         },
         "eval_library": {
@@ -90,7 +79,7 @@ def every_eval_ever(
 
 
 def _scores(record: Record) -> dict[str, Value]:
-    """The values that are scores; a spread that stands beside one (such as kid_std) has no better end."""
+    """Return the values that are scores, without auxiliary ones such as kid_std."""
     return {key: value for key, value in record.values.items() if not is_auxiliary(key, record.values)}
 
 
@@ -132,22 +121,22 @@ def _eee_result(record: Record, key: str, value: Value) -> dict[str, Any]:
             "max_score": info.high if math.isfinite(info.high) else "Infinity",
         },
         "score_details": score,
-        "generation_config": {"additional_details": _strings(protocol.model_dump(mode="json", exclude_none=True))},
+        # Free fields of the format hold strings only; other values are written as JSON.
+        "generation_config": {
+            "additional_details": {
+                name: one if isinstance(one, str) else canonical_json(one)
+                for name, one in protocol.model_dump(mode="json", exclude_none=True).items()
+            }
+        },
     }
 
 
-def _strings(content: dict[str, Any]) -> dict[str, str]:
-    """The format's free fields hold strings only; anything richer is written as JSON."""
-    return {key: value if isinstance(value, str) else canonical_json(value) for key, value in content.items()}
-
-
-def hub_results(record: Record, dataset: str, *, revision: str | None = None) -> list[dict[str, Any]]:
+def hub_results(record: Record, dataset: str) -> list[dict[str, Any]]:
     """Return a record as entries of the Hub's `.eval_results/*.yaml`.
 
     Args:
         record: any record.
         dataset: id of the benchmark's data set on the Hub ("owner/name"); each metric key is a task of it.
-        revision: commit of that data set.
 
     Raises:
         RequestError: if the id is not of that form, or a value is not finite.
@@ -160,34 +149,32 @@ def hub_results(record: Record, dataset: str, *, revision: str | None = None) ->
         if not math.isfinite(value.value):
             raise RequestError(f"metric '{key}' cannot be exported: {value.value} is not finite.")
         entry: dict[str, Any] = {
-            "dataset": {"id": dataset, "task_id": key, **({"revision": revision} if revision else {})},
+            "dataset": {"id": dataset, "task_id": key},
             "value": value.value,
         }
         if record.provenance.created:
             entry["date"] = record.provenance.created
         if record.provenance.url:
             entry["source"] = {"url": record.provenance.url, "name": f"DiffusionBench record {record.id}"}
-        entry["notes"] = _hub_notes(record, value)
+        notes = [
+            f"protocol {record.protocol.name}",
+            {"cfg": "guided", "none": "without guidance", None: None}[guidance_state(record)],
+            f"{record.protocol.count} images" if record.protocol.count else None,
+            f"standard error {value.stderr:.3g}" if value.stderr is not None else None,
+        ]
+        entry["notes"] = ", ".join(filter(None, notes))
         entries.append(entry)
     return entries
 
 
-def _hub_notes(record: Record, value: Value) -> str:
-    protocol = record.protocol
-    state = {"cfg": "guided", "none": "without guidance", None: None}[guidance_state(record)]
-    parts = [f"protocol {protocol.name}", state, f"{protocol.count} images" if protocol.count else None]
-    parts.append(f"standard error {value.stderr:.3g}" if value.stderr is not None else None)
-    return ", ".join(part for part in parts if part)
-
-
-def hub_yaml(record: Record, dataset: str, *, revision: str | None = None) -> str:
-    """`hub_results` as the text of a YAML file."""
+def hub_yaml(record: Record, dataset: str) -> str:
+    """Return `hub_results` as the text of a YAML file."""
     from ruamel.yaml import YAML
 
     text = io.StringIO()
     yaml = YAML()
     yaml.width = 4096
-    yaml.dump(hub_results(record, dataset, revision=revision), text)
+    yaml.dump(hub_results(record, dataset), text)
     return text.getvalue()
 
 

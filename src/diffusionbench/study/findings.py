@@ -1,6 +1,7 @@
-"""The study's claims against its own figures: `python -m diffusionbench.study.findings --out docs/findings.md`.
+"""Check the published study's claims against its own figures, as a page of Markdown.
 
-Every number in the page is computed here from the shipped records, with the command that prints it.
+`python -m diffusionbench.study.findings --out docs/findings.md` writes it. Every number in it is computed here from the
+shipped records, with the command that prints it.
 """
 
 from __future__ import annotations
@@ -60,7 +61,7 @@ def number(one: Coefficient) -> str:
 
 
 def verdict(coefficients: Iterable[Coefficient]) -> str:
-    """How many of the 95 % intervals exclude 0, and how many exclude what is usually called strong (|r| > 0.8)."""
+    """Return how many of the 95 % intervals exclude 0, and how many exclude a strong relation (|r| >= 0.8)."""
     spans = [one.fisher for one in coefficients if one.fisher is not None]
     away = sum(low > 0 or high < 0 for low, high in spans)
     weak = sum(max(abs(low), abs(high)) < 0.8 for low, high in spans)
@@ -70,8 +71,7 @@ def verdict(coefficients: Iterable[Coefficient]) -> str:
 def page() -> str:
     """Return the whole page as Markdown."""
     sections = (_blog, _paper, _pixel, _ranks, _best, _noise, _imagenet_metrics, _agreement, _longer, _reproduced)
-    parts = [_HEAD, *("\n".join(section()) for section in sections)]
-    return "\n\n".join(parts) + "\n"
+    return "\n\n".join([_HEAD, *(block for section in sections for block in section())]) + "\n"
 
 
 _HEAD: Final = """# Findings
@@ -83,60 +83,56 @@ choice of methods: 21 to 24 chosen models are no random sample, so read them as 
 falls and text-to-image scores rise as models improve, so a useful FID shows as a negative r."""
 
 
-def _table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> Iterator[str]:
-    yield "| " + " | ".join(head) + " |"
-    yield "|" + "---|" * len(head)
-    for row in rows:
-        yield "| " + " | ".join(row) + " |"
+def _table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    return "\n".join([f"| {' | '.join(head)} |", "|" + "---|" * len(head), *(f"| {' | '.join(row)} |" for row in rows)])
 
 
-def _commands(*lines: str) -> Iterator[str]:
-    yield ""
-    yield "```sh"
-    yield from lines
-    yield "```"
+def _commands(*lines: str) -> str:
+    return "\n".join(["```sh", *lines, "```"])
 
 
 def _title(key: str) -> str:
     return metric_info(key).title
 
 
+def _label(one: Study) -> str:
+    return f"{_title(one.selection.y_key)}, {'guided' if one.selection.guidance == 'cfg' else 'unguided'}"
+
+
+def _both_guidances(family: tuple[str, ...] = ()) -> list[Study]:
+    return [study(y, guidance=guidance, family=family) for guidance in ("cfg", "none") for y in T2I]
+
+
 def _blog() -> Iterator[str]:
     yield '## The announcement: r is "about -0.30 and -0.36"'
-    yield ""
     studies = [study(y, score_set=published.BLOG, family=LATENT) for y in (*T2I, "simpleeval")]
     yield "Set `blog-2026-05`, 21 latent methods, FID without guidance."
-    yield ""
-    yield from _table(
+    yield _table(
         ("against", "Pearson r", "p"),
         [(_title(s.selection.y_key), number(s.pearson), f"{s.pearson.p_value:.4f}") for s in studies],
     )
-    yield ""
     yield (
         "The two numbers are reproduced. The announcement names only these two metrics: on the other two of its own "
         f"figure the relation is closer. {verdict(s.pearson for s in studies)}"
     )
-    yield from _commands(*(command(s, LATENT) for s in studies))
+    yield _commands(*(command(s, LATENT) for s in studies))
 
 
 def _paper() -> Iterator[str]:
     yield '## The paper: r is "between -0.377 and -0.580"'
-    yield ""
     yield "Set `paper-2026-06`, 21 latent methods."
-    yield ""
     tuned = [study(y, guidance="cfg", family=LATENT) for y in T2I]
     plain = [study(y, family=LATENT) for y in T2I]
-    yield from _table(
+    yield _table(
         ("against", "guided FID", "unguided FID"),
         [(_title(a.selection.y_key), number(a.pearson), number(b.pearson)) for a, b in zip(tuned, plain, strict=True)],
     )
-    yield ""
     yield (
         "Reproduced for guided FID. Which FID is taken matters as much as which benchmark: guided, "
         f"{_weakest(tuned)} is related least; unguided, {_weakest(plain)}. "
         f"Guided: {verdict(s.pearson for s in tuned)} Unguided: {verdict(s.pearson for s in plain)}"
     )
-    yield from _commands(*(command(s, LATENT) for s in (*tuned, *plain)))
+    yield _commands(*(command(s, LATENT) for s in (*tuned, *plain)))
 
 
 def _weakest(studies: Sequence[Study]) -> str:
@@ -145,26 +141,15 @@ def _weakest(studies: Sequence[Study]) -> str:
 
 def _pixel() -> Iterator[str]:
     yield "## How much of the pooled r is the contrast between families"
-    yield ""
     yield "Set `paper-2026-06`, 24 methods; end-to-end VAEs count as VAEs."
-    yield ""
-    studies = [study(y, guidance=guidance) for guidance in ("cfg", "none") for y in T2I]
+    studies = _both_guidances()
     rows = []
     for s in studies:
         without = {part.name: part.coefficient for part in s.without_family}
-        share = s.between.share
-        rows.append(
-            (
-                f"{_title(s.selection.y_key)}, {'guided' if s.selection.guidance == 'cfg' else 'unguided'}",
-                number(s.pearson),
-                number(without["pixel"]),
-                number(s.within),
-                "not defined" if share is None else f"{100 * share:.0f} %",
-            )
-        )
+        share = "not defined" if s.between.share is None else f"{100 * s.between.share:.0f} %"
+        rows.append((_label(s), number(s.pearson), number(without["pixel"]), number(s.within), share))
     head = ("against", "pooled", "without pixel space", "within families (partial)", "covariance between families")
-    yield from _table(head, rows)
-    yield ""
+    yield _table(head, rows)
     latent = study("geneval", family=LATENT)
     yield (
         "Three pixel-space methods near the end of both axes carry a large part of the pooled correlation: without "
@@ -172,54 +157,40 @@ def _pixel() -> Iterator[str]:
         "lower FID than VAEs of the same text-to-image score, and this offset hides the relation: on GenEval r is "
         f"{float(latent.pearson):+.2f} over the 21, yet {number(latent.within)} within their families."
     )
-    yield from _commands(*(command(s) for s in studies))
+    yield _commands(*(command(s) for s in studies))
 
 
 def _ranks() -> Iterator[str]:
     yield "## Does ImageNet rank predict text-to-image rank"
-    yield ""
-    rows = []
-    studies = []
-    for family, name in ((LATENT, "21 latent"), ((), "24")):
-        for guidance in ("cfg", "none"):
-            for y in T2I:
-                s = study(y, guidance=guidance, family=family)
-                studies.append((s, family))
-                rows.append(
-                    (
-                        f"{_title(s.selection.y_key)}, {'guided' if guidance == 'cfg' else 'unguided'}, {name}",
-                        number(s.spearman),
-                        number(s.kendall),
-                        f"{s.kendall.p_value:.4f}",
-                    )
-                )
-    yield from _table(("against, methods", "Spearman rho (bootstrap)", "Kendall tau-b (bootstrap)", "p of tau"), rows)
-    taus = [s.kendall.value for s, _ in studies if s.kendall.value is not None]
-    yield ""
+    groups: tuple[tuple[tuple[str, ...], str], ...] = ((LATENT, "21 latent"), ((), "24"))
+    studies = [(s, family, name) for family, name in groups for s in _both_guidances(family)]
+    rows = [
+        (f"{_label(s)}, {name}", number(s.spearman), number(s.kendall), f"{s.kendall.p_value:.4f}")
+        for s, _, name in studies
+    ]
+    yield _table(("against, methods", "Spearman rho (bootstrap)", "Kendall tau-b (bootstrap)", "p of tau"), rows)
+    taus = [s.kendall.value for s, *_ in studies if s.kendall.value is not None]
     yield (
         "Kendall's tau says how often two methods keep their order: a pair is ordered alike on both axes in "
         f"(1 - tau) / 2 of the pairs without ties, here {50 * (1 - max(taus)):.0f} % to {50 * (1 - min(taus)):.0f} %."
     )
-    yield from _commands(*(command(s, family) for s, family in studies))
+    yield _commands(*(command(s, family) for s, family, _ in studies))
 
 
 def _best() -> Iterator[str]:
     yield "## Among the best on ImageNet"
-    yield ""
     rows = []
-    studies = [study(y, guidance=guidance) for guidance in ("cfg", "none") for y in T2I]
+    studies = _both_guidances()
     for s in studies:
         parts = {part.name: part.coefficient for part in s.top}
-        label = f"{_title(s.selection.y_key)}, {'guided' if s.selection.guidance == 'cfg' else 'unguided'}"
-        rows.append((label, *(number(parts[f"best {k}"]) for k in (10, 15, 20)), number(s.pearson)))
-    yield from _table(("against", "best 10 by FID", "best 15", "best 20", "all 24"), rows)
-    yield ""
+        rows.append((_label(s), *(number(parts[f"best {k}"]) for k in (10, 15, 20)), number(s.pearson)))
+    yield _table(("against", "best 10 by FID", "best 15", "best 20", "all 24"), rows)
     yield (
         "Among the ten best the answer depends on the FID: "
         f"guided, {verdict(_best_ten(studies[:3]))} Unguided, {verdict(_best_ten(studies[3:]))} "
         "A narrow range weakens any correlation, so a small r here is no proof that the relation is absent."
     )
-    yield from _commands(*(command(s) for s in studies))
+    yield _commands(*(command(s) for s in studies))
 
 
 def _best_ten(studies: Sequence[Study]) -> list[Coefficient]:
@@ -228,7 +199,6 @@ def _best_ten(studies: Sequence[Study]) -> list[Coefficient]:
 
 def _noise() -> Iterator[str]:
     yield "## Can noise of the scores explain it"
-    yield ""
     studies = [study(y, guidance="cfg", family=LATENT) for y in T2I]
     rows = []
     for s in studies:
@@ -247,21 +217,18 @@ def _noise() -> Iterator[str]:
             )
         )
     head = ("metric", "sd of one scoring", "r of a perfect relation", "r", "r without noise", "sd of r, scored again")
-    yield from _table(head, rows)
-    yield ""
+    yield _table(head, rows)
     yield (
         "No. The two score sets measured the same 24 models twice; the noise of one scoring is the standard deviation "
         "of the differences over sqrt 2. It is small beside the spread of the methods, so it hides almost nothing. "
         "The noise of FID and of training again is not published and is not in these numbers."
     )
-    yield from _commands(*(command(s, LATENT) for s in studies))
+    yield _commands(*(command(s, LATENT) for s in studies))
 
 
 def _imagenet_metrics() -> Iterator[str]:
     yield "## Is another ImageNet metric a better guide"
-    yield ""
     yield "Set `paper-2026-06`, 21 latent methods, guided; the sign is turned so that + means better on both."
-    yield ""
     rows = []
     spans = []
     for x in IMAGENET:
@@ -270,10 +237,9 @@ def _imagenet_metrics() -> Iterator[str]:
         sign = 1 if metric_info(x).higher_is_better else -1
         spans += found
         rows.append((_title(x), *(_signed(one, sign) for one in found)))
-    yield from _table(("ImageNet metric", *(_title(f"{y}_overall" if y != "dpgbench" else y) for y in T2I)), rows)
-    yield ""
+    yield _table(("ImageNet metric", *(_title(f"{y}_overall" if y != "dpgbench" else y) for y in T2I)), rows)
     yield (f"{len(spans)} coefficients are compared here, so a few intervals clear 0 by chance alone. {verdict(spans)}")
-    yield from _commands("diffusionbench correlate --x fdr_dinov2 --y geneval --guidance cfg --family latent")
+    yield _commands("diffusionbench correlate --x fdr_dinov2 --y geneval --guidance cfg --family latent")
 
 
 def _signed(one: Coefficient, sign: int) -> str:
@@ -285,10 +251,9 @@ def _signed(one: Coefficient, sign: int) -> str:
 
 def _agreement() -> Iterator[str]:
     yield "## Do the text-to-image benchmarks agree with each other"
-    yield ""
     pairs = [("geneval", "dpgbench"), ("geneval", "genaibench"), ("dpgbench", "genaibench"), ("geneval", "simpleeval")]
     studies = [study(y, x=x, family=LATENT) for x, y in pairs]
-    yield from _table(
+    yield _table(
         ("pair, 21 latent methods", "Pearson r", "Kendall tau-b (bootstrap)"),
         [
             (
@@ -299,14 +264,12 @@ def _agreement() -> Iterator[str]:
             for s in studies
         ],
     )
-    yield ""
     yield "This is the mark to hold FID against: no predictor can be expected to agree with them more than they do."
-    yield from _commands(*(command(s, LATENT) for s in studies))
+    yield _commands(*(command(s, LATENT) for s in studies))
 
 
 def _longer() -> Iterator[str]:
     yield "## How much training longer moves a score"
-    yield ""
     by_id = {record.id: record for record in published.records(published.PAPER)}
     noise = {key: rescoring_noise(key) for key in ("geneval_overall", "dpgbench", "genaibench_overall")}
     rows = []
@@ -323,19 +286,17 @@ def _longer() -> Iterator[str]:
             largest = max(largest, size)
             cells.append(f"{change:+.3f} ({size:.1f})")
         rows.append((METHODS[record.method].published, *cells))
-    yield from _table(("200K against 100K iterations", *map(_title, noise)), rows)
-    yield ""
+    yield _table(("200K against 100K iterations", *map(_title, noise)), rows)
     yield (
         "In brackets: the change in standard deviations of a difference of two scorings. The largest is "
         f"{largest:.1f}: the length of training moves single methods by far more than scoring noise, up and down, so "
         "small gaps at 100K iterations are not a property of the latent space alone."
     )
-    yield from _commands("diffusionbench board --set paper-2026-06 --columns geneval,dpgbench,genaibench --sort name")
+    yield _commands("diffusionbench board --set paper-2026-06 --columns geneval,dpgbench,genaibench --sort name")
 
 
 def _reproduced() -> Iterator[str]:
     yield "## Do the re-implementations reach the original numbers"
-    yield ""
     rows = []
     records = {record.id: record for record in published.records(published.REPRODUCIBILITY)}
     better = 0
@@ -346,13 +307,12 @@ def _reproduced() -> Iterator[str]:
         a, b = original.values["fid"].value, again.values["fid"].value
         better += b < a
         rows.append((original.title.removesuffix(" (original paper)"), f"{a:.2f}", f"{b:.2f}", f"{b - a:+.2f}"))
-    yield from _table(("method", "FID, original paper", "FID, re-implemented", "difference"), rows)
-    yield ""
+    yield _table(("method", "FID, original paper", "FID, re-implemented", "difference"), rows)
     yield (
         f"In {better} of {len(rows)} cases the re-implementation has the lower FID. Sizes differ (JiT: 88M against "
         "131M parameters), so this shows that the code is not handicapped, not that two numbers agree."
     )
-    yield from _commands(f"diffusionbench board --set {published.REPRODUCIBILITY} --sort name")
+    yield _commands(f"diffusionbench board --set {published.REPRODUCIBILITY} --sort name")
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

@@ -302,7 +302,7 @@ def select_points(
     family: Sequence[str] = (),
     select: Sequence[str] = (),
 ) -> Selection:
-    """Pair two metrics over methods, within one score set and one protocol per metric.
+    """Return the points of two metrics over methods, within one score set and one protocol per metric.
 
     Args:
         records: any mixture; only those of the set are used.

@@ -1,6 +1,6 @@
-"""What a record must satisfy before it stands on the board: `submit` checks one, `validate` a folder.
+"""Check records for the board: `submit` checks one, `validate` a folder.
 
-A problem refuses the record; a warning is shown to its author and to the reviewer. All of them are reported at once.
+A problem refuses the record; a warning is shown to its author and reviewer. All are reported at once.
 """
 
 from __future__ import annotations
@@ -9,10 +9,10 @@ import json
 import math
 import os
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 from pydantic import ValidationError
 
@@ -31,20 +31,20 @@ from diffusionbench.study.published import FAMILIES
 _SHA256 = re.compile(r"^[0-9a-f]{64}$")
 _COMMIT = re.compile(r"^[0-9a-f]{7,64}$")
 _MAX_NAME: Final = 120
-# Scored against held-out real images of its own reference, a generator that does better deserves a second look.
+# A generator with a better score than held-out real images is reported.
 _ANCHOR: Final = "held_out"
 
 
 @dataclass(frozen=True)
-class Report:
-    """What was found about one file; `record` is None where the file does not fit the schema."""
+class RecordCheck:
+    """Problems and warnings of one file; `record` is None where the file does not fit the schema."""
 
     record: Record | None
     problems: tuple[str, ...]
     warnings: tuple[str, ...]
 
 
-def check(path: Path, folder: Path | None = None) -> Report:
+def check(path: Path, folder: Path | None = None) -> RecordCheck:
     """Check one record for submission.
 
     Args:
@@ -54,7 +54,7 @@ def check(path: Path, folder: Path | None = None) -> Report:
     return _check(path, record_files(folder) if folder is not None and folder.is_dir() else [])
 
 
-def _check(path: Path, files: Sequence[Path]) -> Report:
+def _check(path: Path, files: Sequence[Path]) -> RecordCheck:
     """Check one record, against others for duplicates."""
     report = _read(path)
     if report.record is None:
@@ -70,10 +70,10 @@ def _check(path: Path, files: Sequence[Path]) -> Report:
         else:
             known.add(str(other), found)
     problems = (*report.problems, *known.duplicates(report.record))
-    return Report(report.record, problems, (*report.warnings, *unreadable))
+    return RecordCheck(report.record, problems, (*report.warnings, *unreadable))
 
 
-def check_folder(folder: Path) -> dict[Path, Report]:
+def check_folder(folder: Path) -> dict[Path, RecordCheck]:
     """Check every record below a folder, or one file, each against all others there.
 
     Raises:
@@ -93,11 +93,11 @@ def check_folder(folder: Path) -> dict[Path, Report]:
             known.add(str(path), report.record)
             if path.name != f"{report.record.id}.json":
                 problems = (*problems, f"the file must be named {report.record.id}.json, as its id")
-        checked[path] = Report(report.record, problems, report.warnings)
+        checked[path] = RecordCheck(report.record, problems, report.warnings)
     return checked
 
 
-def write(report: Report, folder: Path) -> Path:
+def write(report: RecordCheck, folder: Path) -> Path:
     """Write a record without problems under the name of its id.
 
     Raises:
@@ -110,25 +110,25 @@ def write(report: Report, folder: Path) -> Path:
     return path
 
 
-def _read(path: Path) -> Report:
+def _read(path: Path) -> RecordCheck:
     try:
         record = Record.model_validate_json(read_record(path))
     except ValidationError as error:
-        return Report(None, tuple(breaches(error)), ())
-    return Report(record, tuple(_problems(record)), tuple(_warnings(record)))
+        return RecordCheck(None, tuple(breaches(error)), ())
+    return RecordCheck(record, tuple(_problems(record)), tuple(_warnings(record)))
 
 
-def _named(path: Path) -> Report:
-    """As `_read`; a file of a folder that cannot be read is a problem of its own, and the others are checked."""
+def _named(path: Path) -> RecordCheck:
+    """Return `_read`, with a file that cannot be read as a problem instead of an error."""
     try:
         return _read(path)
     except RequestError as error:
-        return Report(None, (str(error),), ())
+        return RecordCheck(None, (str(error),), ())
 
 
 def _problems(record: Record) -> Iterator[str]:
     if record.kind != "measured":
-        yield f"kind: '{record.kind}' records come from the importer only; a submission is 'measured'"
+        yield f"kind: '{record.kind}' records are shipped with the package; a submission is 'measured'"
     if record.partial:
         yield "partial: something that was asked for is missing; submit a complete evaluation"
     if not record.values:
@@ -138,14 +138,19 @@ def _problems(record: Record) -> Iterator[str]:
     yield from _names(record)
     yield from _hashes(record)
     yield from _sources(record)
-    for where, values in _all_values(record):
+    parts = {
+        "values": record.values,
+        **{f"anchors.{name}": values for name, values in record.anchors.items()},
+        **{f"breakdown.{name}": values for name, values in record.breakdown.items()},
+    }
+    for where, values in parts.items():
         for key, value in values.items():
             yield from _value(f"{where}.{key}", key, value, record.protocol.count)
     if record.provenance.selftest == "failed":
-        yield "provenance.selftest: failed; the installation that scored this gives wrong numbers. Run: " + (
-            "diffusionbench selftest"
-        )
-    if not _finite(record.extra):
+        yield "provenance.selftest: failed; that installation gives wrong numbers. Run: diffusionbench selftest"
+    try:
+        json.dumps(record.extra, allow_nan=False)
+    except ValueError:
         yield "extra: holds a number that is not finite"
 
 
@@ -181,7 +186,7 @@ def _hashes(record: Record) -> Iterator[str]:
 
 
 def _sources(record: Record) -> Iterator[str]:
-    """What a reader needs to trust or repeat a measured number."""
+    """Yield the missing facts without which a measured number cannot be repeated."""
     protocol, provenance = record.protocol, record.provenance
     if protocol.reference is not None and protocol.reference_digest is None:
         yield "protocol.reference_digest: missing; the hash says which real images were compared with"
@@ -197,7 +202,7 @@ def _sources(record: Record) -> Iterator[str]:
 
 
 def _prompts(record: Record) -> Iterator[str]:
-    """Whether the prompt set has the hash that its seed and layout give, where the set is known here."""
+    """Yield a problem where a known prompt set has another hash than its seed and layout give."""
     protocol = record.protocol
     request = record.extra.get("request")
     chosen = request.get("prompts") if isinstance(request, dict) else None
@@ -216,14 +221,6 @@ def _prompts(record: Record) -> Iterator[str]:
         )
 
 
-def _all_values(record: Record) -> Iterator[tuple[str, Mapping[str, Value]]]:
-    yield "values", record.values
-    for name, values in record.anchors.items():
-        yield f"anchors.{name}", values
-    for name, values in record.breakdown.items():
-        yield f"breakdown.{name}", values
-
-
 def _value(where: str, key: str, value: Value, count: int | None) -> Iterator[str]:
     info = metric_info(key)
     numbers = [value.value, *([] if value.stderr is None else [value.stderr]), *(value.interval or ())]
@@ -231,7 +228,8 @@ def _value(where: str, key: str, value: Value, count: int | None) -> Iterator[st
         yield f"{where}: holds a number that is not finite"
         return
     if not info.low <= value.value <= info.high:
-        yield f"{where}: {value.value:g} is outside the possible range {_range(info.low, info.high)}"
+        possible = f"[{info.low:g}, {info.high:g}]" if math.isfinite(info.high) else f"from {info.low:g}"
+        yield f"{where}: {value.value:g} is outside the possible range {possible}"
     if value.stderr is not None and value.stderr < 0:
         yield f"{where}.stderr: {value.stderr:g} is negative"
     if value.interval is not None and value.interval[0] > value.interval[1]:
@@ -240,10 +238,6 @@ def _value(where: str, key: str, value: Value, count: int | None) -> Iterator[st
         yield f"{where}: counts must be positive"
     elif where.startswith("values") and count is not None and (value.scored or 0) + value.unscored > count:
         yield f"{where}: {value.scored} scored and {value.unscored} unscored are more than the {count} asked for"
-
-
-def _range(low: float, high: float) -> str:
-    return f"[{low:g}, {high:g}]" if math.isfinite(high) else f"from {low:g}"
 
 
 def _warnings(record: Record) -> Iterator[str]:
@@ -267,13 +261,13 @@ def _warnings(record: Record) -> Iterator[str]:
         real = record.anchors.get(_ANCHOR, {}).get(key)
         higher = metric_info(key).higher_is_better
         better = real is not None and higher is not None and (value.value > real.value) == higher
-        # The same images in other batches differ by rounding.
+        # The same images in other batches give values that differ by rounding.
         if real is not None and better and not math.isclose(value.value, real.value, rel_tol=1e-3):
             yield f"values.{key}: {value.value:g} is better than held-out real images ({real.value:g})"
 
 
 class _Known:
-    """Records seen so far, by id and by measurement, with where each stands."""
+    """Records seen so far with their places, by id and by measurement."""
 
     def __init__(self) -> None:
         self._ids: dict[str, str] = {}
@@ -287,7 +281,7 @@ class _Known:
             self._measurements.setdefault(measurement, (record.id, where))
 
     def duplicates(self, record: Record) -> Iterator[str]:
-        """Give what a record repeats."""
+        """Yield a problem where a record repeats an id or a measurement."""
         if record.id in self._ids:
             yield f"id: '{record.id}' stands in another record already, {self._ids[record.id]}"
             return
@@ -297,16 +291,8 @@ class _Known:
 
 
 def _measurement(record: Record) -> str | None:
-    """What makes two records one measurement: images and protocol and metrics."""
+    """Return a digest of images, protocol and metrics: equal for repeated records of one measurement."""
     if record.provenance.images_digest is None:
         return None
     protocol = record.protocol.model_dump(mode="json", exclude={"notes"})
     return digest([protocol, record.provenance.images_digest, sorted(record.values)])
-
-
-def _finite(value: Any) -> bool:
-    try:
-        json.dumps(value, allow_nan=False)
-    except ValueError:
-        return False
-    return True

@@ -1,7 +1,7 @@
 """Figure 1: text-to-image scores against ImageNet FID, one panel for each benchmark; its data, and a static picture.
 
-The interactive page (`views.site`) and the picture for papers draw the same `Figure`, whose points are those
-of `points.select_points`, so neither can disagree with `diffusionbench correlate`.
+The interactive page (`views.site`) and the picture for papers draw the same `Figure`, with the points of
+`points.select_points`, which `diffusionbench correlate` takes, too.
 """
 
 from __future__ import annotations
@@ -21,12 +21,12 @@ from diffusionbench.record import Record
 from diffusionbench.registry import require
 from diffusionbench.study.correlate import fit_line, pearson
 from diffusionbench.study.points import MEASURED, Point, Selection, guidance_state, in_set, select_points
-from diffusionbench.views.study_text import UNDEFINED, number, span
+from diffusionbench.views.terminal import ARROWS, UNDEFINED, number, span
 from diffusionbench.writing import check_gives_way, write_atomic, write_errors
 
 BENCHMARKS: Final = ("geneval", "dpgbench", "genaibench", "simpleeval")
 GUIDANCE: Final = ("none", "cfg")
-# Endings, and what tells a figure of that kind from other files.
+# Endings, and a text that only our figures of that kind contain: other files are not replaced.
 FORMATS: Final = {".svg": 'class="marks"', ".png": "diffusionbench figure", ".pdf": "/Producer (svg2pdf)"}
 STATES: Final = {"none": "without guidance", "cfg": "tuned guidance"}
 UNSTATED: Final = "not stated"
@@ -34,12 +34,12 @@ UNSTATED: Final = "not stated"
 
 @dataclass(frozen=True)
 class FamilyStyle:
-    """How a family is drawn: colours of Okabe and Ito 2008, and a shape, so that neither alone must be told apart.
+    """Colour (Okabe and Ito 2008) and shape of a family's marks; either alone identifies it.
 
     Attributes:
         colour, dark: on a light and on a dark background.
         shape: name in Vega's vocabulary.
-        shown: whether the interactive figure shows the family at first: the study's latent methods.
+        shown: visible in the interactive figure at first: the study's latent methods.
     """
 
     title: str
@@ -68,17 +68,20 @@ PATHS: Final = {
     "cross": "M-2,-5.8H2V-2H5.8V2H2V5.8H-2V2H-5.8V-2H-2Z",
 }
 OTHER: Final = FamilyStyle("Other", "#8C8C8C", "#9A9A9A", "triangle-right", True)
+ALL_STYLES: Final = {**STYLES, "other": OTHER}
+# Points of 1/72 inch.
+_PANEL_WIDTH: Final = 260
 
 
 @dataclass(frozen=True)
-class Panel:
+class FigurePanel:
     """One benchmark.
 
     Attributes:
-        key: metric key of the score set; the key asked for where the set does not hold it.
+        key: metric key of the score set; where the set does not hold it, the requested one.
         points: methods that have both metrics.
         left_out: (name, reason) of methods that have one of the two.
-        problem: why there is nothing to draw, as the error says it.
+        problem: the error message, where the panel cannot be drawn.
     """
 
     key: str
@@ -96,7 +99,7 @@ class Figure:
     score_set: str
     guidance: str
     x_key: str
-    panels: tuple[Panel, ...]
+    panels: tuple[FigurePanel, ...]
 
 
 def figure(
@@ -114,14 +117,18 @@ def figure(
         score_set, guidance, family, select: as in `points.select_points`.
 
     Returns:
-        Four panels; one that cannot be drawn (no such metric, mixed protocols, two records for one method) says why.
+        Four panels; `problem` says why one cannot be drawn (no such metric, mixed protocols, two records of a method).
 
     Raises:
-        RequestError: for an unknown set, guidance, family or name: whatever no panel could be drawn for.
+        RequestError: for an unknown set, guidance, family or name.
     """
     pool = in_set(records, score_set)
     present = {key for record in pool for key in record.values}
-    x = _horizontal(pool, guidance) if score_set == MEASURED else "fid"
+    x = "fid"
+    if score_set == MEASURED:
+        # Only the Inception network gives an FID; laptop-scale results have the Frechet distance of the digits judge.
+        held = {key for record in pool if guidance_state(record) == guidance for key in record.values}
+        x = "fd_digits" if "fid" not in held and "fd_digits" in held else "fid"
     pick = partial(select_points, pool, x, guidance=guidance, score_set=score_set, family=family, select=select)
     panels = [_panel(pick, x, name, score_set, present) for name in BENCHMARKS]
     if all(panel.problem for panel in panels) and (select or family):
@@ -129,13 +136,7 @@ def figure(
     return Figure(score_set, guidance, x, tuple(panels))
 
 
-def _horizontal(pool: Sequence[Record], guidance: str) -> str:
-    """FID, or among laptop-scale results the digits' distance; only the Inception network produces an FID."""
-    held = {key for record in pool if guidance_state(record) == guidance for key in record.values}
-    return "fd_digits" if "fid" not in held and "fd_digits" in held else "fid"
-
-
-def _panel(pick: Callable[[str], Selection], x: str, benchmark: str, score_set: str, present: set[str]) -> Panel:
+def _panel(pick: Callable[[str], Selection], x: str, benchmark: str, score_set: str, present: set[str]) -> FigurePanel:
     name = benchmark
     if benchmark == "simpleeval" and score_set == MEASURED and "simpleeval_v1" not in present:
         name = "simpleeval_shapes_v1" if "simpleeval_shapes_v1" in present else benchmark
@@ -146,13 +147,13 @@ def _panel(pick: Callable[[str], Selection], x: str, benchmark: str, score_set: 
         info = metric_info(
             SIMPLEEVAL.get(score_set, "simpleeval_v1") if name == "simpleeval" else ALIASES.get(name, name)
         )
-        return Panel(info.key, info.title, info.about, problem=absent or str(error))
+        return FigurePanel(info.key, info.title, info.about, problem=absent or str(error))
     info = metric_info(chosen.y_key)
-    return Panel(info.key, info.title, info.about, chosen.points, chosen.left_out)
+    return FigurePanel(info.key, info.title, info.about, chosen.points, chosen.left_out)
 
 
 def _absent(x: str, y: str, score_set: str, present: set[str]) -> str | None:
-    """That no record of the set holds a metric, said without a suggestion: nobody has asked for a name here."""
+    """Return a message if no record of the set holds a metric; without "did you mean", as no user typed the name."""
     for name in (x, y):
         try:
             resolve_metric(name, score_set, present)
@@ -162,14 +163,13 @@ def _absent(x: str, y: str, score_set: str, present: set[str]) -> str | None:
     return None
 
 
-def write(path: Path, shown: Figure, *, columns: int = 2, width: int = 260) -> None:
+def write(path: Path, shown: Figure, *, columns: int = 2) -> None:
     """Draw a figure as SVG, PNG (300 dots per inch) or PDF, by the ending of the file's name.
 
     Args:
         path: the file.
-        shown: what to draw.
+        shown: the figure.
         columns: panels side by side.
-        width: of one panel, in points of 1/72 inch.
 
     Raises:
         RequestError: for another ending, nothing to draw, or a file that cannot be written.
@@ -181,7 +181,7 @@ def write(path: Path, shown: Figure, *, columns: int = 2, width: int = 260) -> N
     if not any(panel.points for panel in shown.panels):
         reasons = "; ".join(dict.fromkeys(panel.problem or "no method has both metrics" for panel in shown.panels))
         raise RequestError(f"figure of set '{shown.score_set}' has no points: {reasons}")
-    spec = json.dumps(chart(shown, columns=columns, width=width))
+    spec = json.dumps(chart(shown, columns=columns))
     convert = require("vl_convert", "site", "A figure")
     content: bytes | str
     if ending == ".svg":
@@ -196,7 +196,7 @@ def write(path: Path, shown: Figure, *, columns: int = 2, width: int = 260) -> N
 
 
 def _signed(png: bytes) -> bytes:
-    """The same picture and resolution, with a line of text that says what made it."""
+    """Return the same PNG with a "Software" entry, by which it is later recognised as ours."""
     from PIL import Image, PngImagePlugin
 
     picture, text, signed = Image.open(io.BytesIO(png)), PngImagePlugin.PngInfo(), io.BytesIO()
@@ -205,12 +205,12 @@ def _signed(png: bytes) -> bytes:
     return signed.getvalue()
 
 
-def chart(shown: Figure, *, columns: int = 2, width: int = 260) -> dict[str, Any]:
+def chart(shown: Figure, *, columns: int = 2) -> dict[str, Any]:
     """Return the Vega-Lite specification of a figure."""
     altair = require("altair", "site", "A figure")
     present = {_style_key(point.family) for panel in shown.panels for point in panel.points}
-    styles = [style for key, style in {**STYLES, "other": OTHER}.items() if key in present]
-    drawn = [_draw(altair, panel, styles, axis_title(shown), width) for panel in shown.panels]
+    styles = [style for key, style in ALL_STYLES.items() if key in present]
+    drawn = [_draw(altair, panel, styles, axis_title(shown)) for panel in shown.panels]
     whole = (
         altair.concat(*drawn, columns=columns, bounds="flush", spacing={"row": 92, "column": 66})
         .configure(font="Liberation Sans, Arial, Helvetica, sans-serif", background="white", padding=8)
@@ -234,31 +234,30 @@ def _style_key(family: str | None) -> str:
 
 
 def x_name(key: str) -> str:
-    """Return the horizontal metric for people."""
+    """Return the title of the horizontal metric."""
     info = metric_info(key)
     return f"ImageNet {info.title}" if key == "fid" else info.title
 
 
 def with_arrow(title: str, key: str) -> str:
-    """Return a title with the direction that is better."""
-    return title + {True: " ↑", False: " ↓", None: ""}[metric_info(key).higher_is_better]
+    """Return a title with an arrow in the better direction."""
+    return title + ARROWS[metric_info(key).higher_is_better]
 
 
 def axis_title(shown: Figure) -> str:
-    """Return what stands below the horizontal axis."""
+    """Return the title of the horizontal axis."""
     return f"{with_arrow(x_name(shown.x_key), shown.x_key)}, {STATES[shown.guidance]}"
 
 
 def summary(points: Sequence[Point]) -> str:
-    """Return what `correlate` says of the points, in one line: r, its Fisher z interval, n."""
+    """Return r, its Fisher z interval and n in one line, as `correlate` prints them."""
     one = pearson([p.x for p in points], [p.y for p in points], draws=0)
     return f"r = {number(one.value)}, 95 % {span(one.fisher)}, n = {one.n}"
 
 
-def _draw(altair: Any, panel: Panel, styles: Sequence[FamilyStyle], x_title: str, width: int) -> Any:
-    by_key = {**STYLES, "other": OTHER}
+def _draw(altair: Any, panel: FigurePanel, styles: Sequence[FamilyStyle], x_title: str) -> Any:
     values = [
-        {"x": p.x, "y": p.y, "family": by_key[_style_key(p.family)].title, "method": p.title} for p in panel.points
+        {"x": p.x, "y": p.y, "family": ALL_STYLES[_style_key(p.family)].title, "method": p.title} for p in panel.points
     ]
     titles = [style.title for style in styles]
     x = altair.X("x:Q", title=x_title, scale=_scale(altair, [p.x for p in panel.points]))
@@ -287,19 +286,16 @@ def _draw(altair: Any, panel: Panel, styles: Sequence[FamilyStyle], x_title: str
         )
     subtitle = panel.problem or (summary(panel.points) if panel.points else f"{UNDEFINED}: no method has both metrics")
     return altair.layer(*layers).properties(
-        width=width, height=round(width * 0.7), title={"text": panel.title, "subtitle": _folded(subtitle, width)}
+        width=_PANEL_WIDTH,
+        height=round(_PANEL_WIDTH * 0.7),
+        title={"text": panel.title, "subtitle": textwrap.wrap(subtitle, _PANEL_WIDTH // 5)[:4]},
     )
 
 
 def _scale(altair: Any, values: Sequence[float]) -> Any:
-    """A scale with some room around the values, so that no mark is cut."""
+    """Return a scale with a margin around the values, so that no mark is cut."""
     if not values:
         return altair.Scale(domain=[0, 1])
     low, high = min(values), max(values)
     room = (high - low) * 0.06 or abs(high) * 0.05 or 0.5
     return altair.Scale(domain=[low - room, high + room], nice=False, zero=False)
-
-
-def _folded(text: str, width: int) -> list[str]:
-    """Lines that fit above a panel."""
-    return textwrap.wrap(text, max(30, width // 5))[:4]

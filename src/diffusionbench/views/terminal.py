@@ -1,65 +1,131 @@
-"""Records as tables for the terminal."""
+"""Records, boards and studies as text for the terminal, and boards as Markdown and CSV."""
 
 from __future__ import annotations
 
+import csv
+import io
 import json
+import re
 import sys
-from collections.abc import Callable, Mapping
-from typing import Any
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict
+from typing import Any, Final
 
+from rich import box
 from rich.console import Console
-from rich.table import Table
+from rich.table import Column, Table
 from rich.text import Text
 
+from diffusionbench.catalog import direction, metric_info
 from diffusionbench.errors import RequestError
-from diffusionbench.metrics import METRICS
-from diffusionbench.record import Guidance, Record, Value, facts_of
-from diffusionbench.shown import FIRST, lines, printable
+from diffusionbench.record import Record, Value, facts_of
+from diffusionbench.shown import FIRST, cell, few, lines, printable
+from diffusionbench.study.analysis import Study, SubsetCoefficient
+from diffusionbench.study.board import SHOWN, Board, BoardRow, Cell, column_id
+from diffusionbench.study.board import Column as BoardColumn
+from diffusionbench.study.correlate import Coefficient
+
+ABSENT: Final = "-"
+UNDEFINED: Final = "not defined"
+ARROWS: Final = {True: " ↑", False: " ↓", None: ""}
+# Columns for a file or a pipe, which has no width of its own: wide tables must not be folded to 80 there.
+_PIPE: Final = 180
 
 
 class PlainConsole(Console):
-    """Shows every string in what it prints as it is: no markup, no emoji, and control characters made visible."""
+    """A console that prints strings unchanged: no markup, no emoji, and control characters made visible."""
 
     def __init__(self, width: int | None = None) -> None:
-        """Take the columns of a table, None: those of the terminal."""
+        """Take the number of columns; None: the terminal's."""
         super().__init__(file=sys.stdout, width=width, markup=False, emoji=False, highlight=False)
 
     def render_str(self, text: str, **options: Any) -> Text:
-        """Render a string as it is; every one that rich prints, alone or in a table, passes here."""
+        """Render a string unchanged; every string that rich prints, alone or in a table, passes here."""
         return super().render_str(printable(text), **options)
 
 
-def uncertainty(value: Value) -> str:
-    """Return the 95 % interval, else the standard error, else a dash."""
-    if value.interval is not None:
-        return f"{value.interval[0]:.4g} .. {value.interval[1]:.4g}"
-    return "–" if value.stderr is None else f"± {value.stderr:.2g}"
+# --- Numbers and tables ----------------------------------------------------------------------------------------------
 
 
-def print_record(record: Record) -> None:
-    """Print values with intervals, and the anchors between which they lie, to stdout."""
+def digits(value: float, printed: str | None = None) -> str:
+    """Return a value as its published table printed it, else three decimals below 1 and four significant digits."""
+    if printed is not None:
+        return printed
+    return f"{value:.3f}" if abs(value) < 1 else f"{value:.4g}"
+
+
+def with_error(found: Cell) -> str:
+    """Return a cell's value with its standard error or else its interval, where one is known."""
+    text = digits(found.value, found.printed)
+    if found.stderr is not None:
+        return f"{text} ± {found.stderr:.2g}"
+    return text if found.interval is None else f"{text} [{found.interval[0]:.4g}, {found.interval[1]:.4g}]"
+
+
+def number(value: float | None, digits: int = 4) -> str:
+    """Return a signed number, or "not defined"."""
+    return UNDEFINED if value is None else f"{value:+.{digits}f}"
+
+
+def span(interval: tuple[float, float] | None, digits: int = 3) -> str:
+    """Return "[low, high]", or "not defined"."""
+    return UNDEFINED if interval is None else f"[{interval[0]:+.{digits}f}, {interval[1]:+.{digits}f}]"
+
+
+def _table(title: str, columns: Iterable[Any], rows: Iterable[Sequence[str]], **options: Any) -> Table:
+    """Return a table of texts; columns are heads, or `Column`s with more than a head."""
+    table = Table(*columns, title=title, title_justify="left", **options)
+    for row in rows:
+        table.add_row(*row)
+    return table
+
+
+def to_csv(head: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
+    """Return a table as CSV; text that a spreadsheet would run as a formula is quoted."""
+    text = io.StringIO()
+    for row in (head, *rows):
+        csv.writer(text, lineterminator="\n").writerow([cell(one) if isinstance(one, str) else one for one in row])
+    return text.getvalue()
+
+
+def to_markdown(head: Sequence[str], rows: Iterable[Sequence[str]], right: Iterable[int] = ()) -> str:
+    """Return a table as Markdown, columns at the places `right` aligned to the right; cells must be escaped."""
+    rule = ["---:" if place in right else "---" for place in range(len(head))]
+    return "\n".join([f"| {' | '.join(head)} |", f"|{'|'.join(rule)}|", *(f"| {' | '.join(row)} |" for row in rows)])
+
+
+def _escape(text: str) -> str:
+    return re.sub(r"([\\`*_\[\]<>|~&])", r"\\\1", printable(text))
+
+
+# --- A record --------------------------------------------------------------------------------------------------------
+
+
+def print_record(record: Record, as_json: bool = False) -> None:
+    """Print a record's values with intervals and anchors to stdout, or the whole record as JSON."""
+    if as_json:
+        print(json.dumps(record.model_dump(mode="json"), indent=2))
+        return
     protocol = record.protocol
-    guidance = "" if protocol.guidance is None else f", guidance {_scale(protocol.guidance)}"
+    guidance = ""
+    if protocol.guidance is not None:
+        scale = protocol.guidance.scale
+        guidance = ", guidance " + ("of a strength not stated" if scale is None else f"{scale:g}")
     against = f"on prompts {protocol.prompts}" if protocol.prompts else f"against {protocol.reference}"
-    table = Table(title=f"{record.title}: {protocol.axis} {against}{guidance}", title_justify="left")
-    table.add_column("metric")
-    table.add_column("value", justify="right")
-    table.add_column("95 % interval")
-    table.add_column("n", justify="right")
-    table.add_column("better")
-    for name in record.anchors:
-        table.add_column(name.replace("_", " "), justify="right")
-    directions = {key: spec.higher_is_better for key, spec in METRICS.items()}
+    right: dict[str, Any] = {"justify": "right"}
+    columns = [Column("metric"), Column("value", **right), Column("95 % interval"), Column("n", **right)]
+    columns += [Column("better"), *(Column(name.replace("_", " "), **right) for name in record.anchors)]
+    rows = []
     for key, value in record.values.items():
-        better = {True: "higher", False: "lower", None: ""}[directions.get(key)]
+        better = {True: "higher", False: "lower", None: ""}[direction(key, value)]
         anchors = [values.get(key) for values in record.anchors.values()]
         shown = ["–" if anchor is None else f"{anchor.value:.4g}" for anchor in anchors]
-        number = "–" if value.scored is None else str(value.scored)
-        table.add_row(key, f"{value.value:.4g}", uncertainty(value), number, better, *shown)
+        scored = "–" if value.scored is None else str(value.scored)
+        rows.append([key, f"{value.value:.4g}", _uncertainty(value), scored, better, *shown])
     # Tables are results; a narrow pipe must not cut them.
     console = PlainConsole()
     console.width = max(console.width, 110)
-    console.print(table)
+    console.print(_table(f"{record.title}: {protocol.axis} {against}{guidance}", columns, rows))
     for fact in facts_of(record).values():
         if isinstance(text := fact.get("text"), str):
             print(lines(text))
@@ -70,12 +136,249 @@ def print_record(record: Record) -> None:
             console.print(f"and {len(notes) - FIRST:,} more (--json has them all)")
 
 
-def _scale(guidance: Guidance) -> str:
-    return "of a strength not stated" if guidance.scale is None else f"{guidance.scale:g}"
+def _uncertainty(value: Value) -> str:
+    if value.interval is not None:
+        return f"{value.interval[0]:.4g} .. {value.interval[1]:.4g}"
+    return "–" if value.stderr is None else f"± {value.stderr:.2g}"
+
+
+# --- A board ---------------------------------------------------------------------------------------------------------
+
+
+def shown(board: Board, names: Sequence[str] = ()) -> list[BoardColumn]:
+    """Return the columns to print: those named, all for "all", else the headline ones (all where there are none)."""
+    known = [column.id for column in board.columns]
+    if "all" in names:
+        return list(board.columns)
+    if names:
+        wanted = [column_id(name, board.score_set, known) for name in names]
+        return [column for name in wanted for column in board.columns if column.id == name]
+    headline = (*board.holistic, *SHOWN)
+    # Records that do not state their guidance have columns of their own, which are headline columns too.
+    usual = [c for c in board.columns if c.id.split("[")[0].removesuffix("@unstated") in headline]
+    return usual or list(board.columns)
+
+
+def print_board(board: Board, columns: Sequence[BoardColumn], trace: bool = False) -> None:
+    """Print the table, the definition of the rank, and its sensitivity to each column.
+
+    Args:
+        board: rows in the order of printing.
+        columns: which to print.
+        trace: also print the record of each cell.
+    """
+    axes = holistic_axes(board)
+    heads = [Column(head, no_wrap=True) for head in ("place", "method", "family", "kind")]
+    for column in columns:
+        title = column.title + ARROWS[column.higher_is_better]
+        heads.append(Column(title, justify="right", overflow="fold", min_width=6))
+    for head in (*(f"{axis.split('_')[0]} rank" for axis in axes), "mean rank", "95 %", "places"):
+        heads.append(Column(head, justify="right", overflow="fold", min_width=4))
+    heads.append(Column("front", no_wrap=True))
+    rows = []
+    for row in board.rows:
+        ranks = [_rank(row.axis_ranks.get(axis)) for axis in axes]
+        places = ABSENT if row.places is None else f"{_rank(row.places[0])}-{_rank(row.places[1])}"
+        ranks += [_rank(row.mean_rank), _rank_interval(row) or ABSENT, places]
+        rows.append([*_facts(row), *_cells(row, columns), *ranks, "yes" if row.pareto else ""])
+    title = f"{board.score_set}: {len(board.rows)} rows; every cell is one record's value (--trace, --json, --csv)"
+    console = PlainConsole(None if sys.stdout.isatty() else _PIPE)
+    console.print(_table(title, heads, rows, box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0)))
+    for line in rank_notes(board):
+        console.print(line)
+    if hidden := len(board.columns) - len(columns):
+        console.print(f"not shown: {hidden} further column{'s' * (hidden > 1)} (--columns all)")
+    for row in board.rows if trace else ():
+        for column in columns:
+            if column.id in row.cells:
+                console.print(f"{row.name}  {column.id}  {row.cells[column.id].record}")
+
+
+def rank_notes(board: Board) -> list[str]:
+    """Return sentences on how the mean rank was formed and how it changes when one column is dropped."""
+    if not board.holistic:
+        return ["mean rank: not defined; no column of this set counts towards it. Choose some with --holistic."]
+    lines = [
+        "mean rank: mean over the axes of the mean rank over " + ", ".join(board.holistic) + "; ranked are rows that "
+        "have all of them; front: no ranked row matches or beats it in every one"
+    ]
+    if not any(row.place is not None for row in board.rows):
+        return [*lines, "no row has every one of these columns: ranks are not defined. Choose columns with --holistic."]
+    if board.draws:
+        fixed = f"; noise not known, held fixed: {', '.join(board.fixed)}" if board.fixed else ""
+        lines.append(f"95 %: every value drawn again with its noise, {board.draws} draws, seed {board.seed}{fixed}")
+    if board.sensitivity:
+        lines.append("places: lowest and highest place when any one of these columns is dropped")
+    for one in board.sensitivity:
+        tau = UNDEFINED if one.tau is None else f"{one.tau:.3f}"
+        lines.append(
+            f"without {one.column}: Kendall tau with this order {tau}, largest move {one.largest_shift:g} places "
+            f"({one.moved}), first {one.first}"
+        )
+    return lines
+
+
+def board_csv(board: Board, columns: Sequence[BoardColumn]) -> str:
+    """Return CSV with one row per method; beside each value its standard error and the id of its record."""
+    axes = holistic_axes(board)
+    head = ["place", "name", "title", "family", "kind"]
+    for column in columns:
+        head += [column.id, f"{column.id} stderr", f"{column.id} record"]
+    head += [*(f"rank {axis}" for axis in axes), "mean rank", "rank low", "rank high", "pareto"]
+    rows = []
+    for row in board.rows:
+        values: list[Any] = [row.place, row.name, row.title, row.family or "", row.kind]
+        for column in columns:
+            found = row.cells.get(column.id)
+            values += [found.value, found.stderr, found.record] if found else [None, None, None]
+        values += [row.axis_ranks.get(axis) for axis in axes]
+        rows.append([*values, row.mean_rank, *(row.interval or (None, None)), row.pareto])
+    return to_csv(head, rows)
+
+
+def board_markdown(board: Board, columns: Sequence[BoardColumn]) -> str:
+    """Return a Markdown table with the records of each row in the last column, and the notes on the rank below."""
+    head = ["place", "method", "family", "kind", *(column.title for column in columns), "mean rank", "records"]
+    rows = []
+    for row in board.rows:
+        ids = dict.fromkeys(row.cells[column.id].record for column in columns if column.id in row.cells)
+        rank = _rank(row.mean_rank) + (f" ({_rank_interval(row)})" if row.interval else "")
+        records = ", ".join(f"`{identifier}`" for identifier in ids)
+        rows.append([*map(_escape, _facts(row)), *_cells(row, columns), rank, records])
+    table = to_markdown([*map(_escape, head)], rows, right=range(4, len(head) - 1))
+    return "\n".join([table, "", *(f"- {_escape(line)}" for line in rank_notes(board))]) + "\n"
+
+
+def holistic_axes(board: Board) -> list[str]:
+    """Return the axes of the columns that form the mean rank."""
+    return list(dict.fromkeys(column.axis for column in board.columns if column.id in board.holistic))
+
+
+def _facts(row: BoardRow) -> list[str]:
+    return [_rank(row.place), row.title, row.family or ABSENT, row.kind]
+
+
+def _cells(row: BoardRow, columns: Sequence[BoardColumn]) -> list[str]:
+    return [with_error(row.cells[column.id]) if column.id in row.cells else ABSENT for column in columns]
+
+
+def _rank(value: float | None) -> str:
+    return ABSENT if value is None else f"{value:.1f}".removesuffix(".0")
+
+
+def _rank_interval(row: BoardRow) -> str:
+    return "" if row.interval is None else f"{row.interval[0]:.1f}-{row.interval[1]:.1f}"
+
+
+# --- A study ---------------------------------------------------------------------------------------------------------
+
+
+def study_dict(study: Study) -> dict[str, Any]:
+    """Return the whole study as plain data; what is not defined is None."""
+    selection = study.selection
+    names = ("name", "title", "family", "x", "y", "x_record", "y_record")
+    return asdict(study) | {
+        "selection": {
+            "score_set": selection.score_set,
+            "guidance": selection.guidance,
+            "x": selection.x_key,
+            "y": selection.y_key,
+            "points": [{name: getattr(point, name) for name in names} for point in selection.points],
+            "left_out": [{"name": name, "reason": reason} for name, reason in selection.left_out],
+        }
+    }
+
+
+def print_study(study: Study) -> None:
+    """Print every part of a study."""
+    console = PlainConsole(None if sys.stdout.isatty() else _PIPE)
+    for part in _parts(study):
+        console.print(part)
+
+
+def _parts(study: Study) -> Iterator[str | Table]:
+    selection = study.selection
+    x, y = metric_info(selection.x_key), metric_info(selection.y_key)
+    condition = f", guidance {selection.guidance}" if "class_conditional" in (x.axis, y.axis) else ""
+    better = {True: "higher is better", False: "lower is better", None: "direction unknown"}
+    yield f"{x.title} ({better[x.higher_is_better]}) against {y.title} ({better[y.higher_is_better]})"
+    yield f"set {selection.score_set}{condition}, {len(selection.points)} methods"
+    yield _coefficients("over all methods", [study.pearson, study.spearman, study.kendall], study.draws)
+    line = study.line
+    fitted = UNDEFINED if line is None else f"{line.intercept:.4f} {line.slope:+.5f} * {selection.x_key}"
+    yield f"line: {selection.y_key} = {fitted}"
+    yield _subsets("within each family (Pearson)", study.per_family)
+    yield _coefficients("within families together: partial correlation given family", [study.within], study.draws)
+    between = study.between
+    share = UNDEFINED if between.share is None else f"{100 * between.share:.0f} %"
+    yield (
+        f"between families: r of the {between.families} family means {number(between.value)}; "
+        f"share of the pooled covariance that lies between families: {share}"
+    )
+    if study.without_family:
+        yield _subsets("without one family (Pearson)", study.without_family)
+    if study.top:
+        yield _subsets(f"methods that are best on {selection.x_key}", study.top)
+    largest = [(one.name, number(one.without), number(one.change)) for one in study.influence[:5]]
+    yield _table("influence of single methods (largest five)", ("without", "r", "change"), largest)
+    yield from _noise_lines(study)
+    reasons: dict[str, list[str]] = {}
+    for name, reason in selection.left_out:
+        reasons.setdefault(reason, []).append(name)
+    for reason, names in reasons.items():
+        yield f"not among the points: {few(names, first=40)} ({reason})"
+    yield (
+        f"bootstrap and permutations: {study.draws} draws, seed {study.seed}; intervals are 95 % over the choice of "
+        "methods"
+    )
+
+
+def _coefficients(title: str, coefficients: Iterable[Coefficient], draws: int) -> Table:
+    names = {"pearson": "Pearson r", "spearman": "Spearman rho", "kendall": "Kendall tau-b", "partial": "partial r"}
+    rows: list[Sequence[str]] = []
+    for one in coefficients:
+        by = "bootstrap" if one.kind in ("spearman", "kendall") else "Fisher z"
+        not_drawn = by == "bootstrap" and not draws and one.value is not None
+        interval = "not drawn" if not_drawn else span(one.interval)
+        rows.append((names[one.kind], number(one.value), interval, by, _p(one), str(one.n)))
+        if one.note:
+            rows.append(("", one.note))
+    return _table(title, ("", "value", "95 %", "by", "p", "n"), rows)
+
+
+def _subsets(title: str, parts: Iterable[SubsetCoefficient]) -> Table:
+    rows = [
+        (part.name, number(one.value), span(one.interval), _p(one), str(one.n))
+        for part in parts
+        for one in (part.coefficient,)
+    ]
+    return _table(title, ("", "r", "Fisher z 95 %", "p", "n"), rows)
+
+
+def _p(one: Coefficient) -> str:
+    return "" if one.p_value is None else f"{one.p_value:.4f}"
+
+
+def _noise_lines(study: Study) -> Iterator[str]:
+    for key, noise in ((study.selection.x_key, study.noise_x), (study.selection.y_key, study.noise_y)):
+        known = "not known; taken as none" if noise is None else f"sd {noise.sd:.4g} ({noise.source})"
+        yield f"noise of one scoring of {key}: {known}"
+    for one in study.attenuation:
+        ceiling = UNDEFINED if one.ceiling is None else f"{one.ceiling:.4f}"
+        again = "" if one.rescored_sd is None else f"; scoring again moves r by {one.rescored_sd:.4f} (sd)"
+        yield (
+            f"{one.scope}: a perfect relation would show |r| = {ceiling}; "
+            f"r without noise {number(one.corrected)}{again}"
+        )
+    if not study.attenuation:
+        yield f"attenuation by noise: {UNDEFINED}"
+
+
+# --- Lists and progress ----------------------------------------------------------------------------------------------
 
 
 def print_tables(known: Mapping[str, Mapping[str, str]], what: str, as_json: bool) -> None:
-    """Print what can be chosen: all tables of names with a few words each, or the one called `what`.
+    """Print tables of names with a few words each: all of them, or the one called `what`.
 
     Raises:
         RequestError: if there is no such table.
@@ -94,7 +397,7 @@ def print_tables(known: Mapping[str, Mapping[str, str]], what: str, as_json: boo
 
 
 def progress_line(unit: str = "images") -> Callable[[str, int, int], None] | None:
-    """Return what shows on one line of stderr how far the work is; None where nobody watches."""
+    """Return a function that shows progress on one line of stderr; None where stderr is no terminal."""
     if not sys.stderr.isatty():
         return None
 

@@ -308,6 +308,7 @@ class _Header(tarfile.TarInfo):
     @classmethod
     def frombuf(cls, buf: bytes | bytearray, encoding: str, errors: str) -> _Header:
         found = super().frombuf(buf, encoding, errors)
+        # A negative size would read the whole file.
         is_number = buf[124] & 0x80 or cls._OCTAL.fullmatch(buf[124:136])
         if not is_number or found.size < 0 or (found.type in b"xXgLK" and found.size > MAX_EXTRA):
             raise tarfile.HeaderError("no size that is allowed")

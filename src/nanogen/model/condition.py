@@ -1,4 +1,4 @@
-"""Conditions as tensors, and how they become tokens. The one place where a condition is dropped.
+"""Conditions as tensors, and the tokens made of them.
 
 A condition knows its own null, so neither loop nor sampler asks which kind it is.
 """
@@ -15,7 +15,7 @@ from nanogen.model.layers import RMSNorm
 
 
 class Condition(Protocol):
-    """What every kind of condition can do."""
+    """The condition of B images."""
 
     def dropped(self, drop: Tensor) -> Condition:
         """Return the same batch with the null condition where bool [B] `drop` is True."""
@@ -55,7 +55,7 @@ class TextCondition:
         return TextCondition(self.states, (mask if self.mask is None else self.mask) & ~drop[:, None])
 
     def null(self) -> TextCondition:
-        # Tokens that nobody sees need not be computed.
+        # A masked token changes nothing, so none is computed.
         return TextCondition(self.states[:, :0], None)
 
 
@@ -70,7 +70,7 @@ class ClassTokens(nn.Module):
         nn.init.normal_(self.offsets, std=width**-0.5)
 
     def forward(self, condition: ClassCondition) -> tuple[Tensor, Tensor | None]:
-        """Tokens [B, num_tokens, width]; nothing is masked."""
+        """Return tokens [B, num_tokens, width] and no mask."""
         return self.table(condition.labels)[:, None] + self.offsets, None
 
 
@@ -83,7 +83,7 @@ class TextTokens(nn.Module):
         self.proj = nn.Linear(text_width, width)
 
     def forward(self, condition: TextCondition) -> tuple[Tensor, Tensor | None]:
-        """Tokens [B, L, width] and the mask bool [B, L] or None."""
+        """Return tokens [B, L, width] and the mask bool [B, L] or None."""
         return self.proj(self.norm(condition.states.float())), condition.mask
 
 
@@ -106,7 +106,7 @@ class TimeTokens(nn.Module):
         nn.init.normal_(second.weight, std=0.02)
 
     def forward(self, t: Tensor) -> tuple[Tensor, Tensor]:
-        """Embed t float32 [B]: e(t) [B, width], and the tokens e(t) + offsets [B, num_tokens, width]."""
+        """Map t float32 [B] to its embedding [B, width] and the tokens, embedding + offsets [B, num_tokens, width]."""
         angles = 2 * torch.pi * t[:, None] * self.frequencies
         embedding = self.mlp(torch.cat([angles.sin(), angles.cos()], dim=-1))
         return embedding, embedding[:, None] + self.offsets

@@ -28,7 +28,7 @@ class RMSNorm(nn.Module):
 
 
 def rotary_angles(rows: int, columns: int, head_width: int) -> Tensor:
-    """Angles of two-dimensional rotary embedding, rows first.
+    """Return the angles of two-dimensional rotary embedding, rows first.
 
     Returns:
         float32 [rows * columns, head_width / 2]; angle a turns components 2a and 2a + 1.
@@ -43,7 +43,7 @@ def rotary_angles(rows: int, columns: int, head_width: int) -> Tensor:
 
 
 def rotary_table(rows: int, columns: int, head_width: int) -> Tensor:
-    """Cosines and sines as `rotate` wants them, float32 [2, N, head_width]."""
+    """Return cosines and signed sines for `rotate`, float32 [2, N, head_width]."""
     angles = rotary_angles(rows, columns, head_width)
     cos = angles.cos().repeat_interleave(2, dim=-1)
     sin = torch.stack([-angles.sin(), angles.sin()], dim=-1).flatten(-2)
@@ -57,13 +57,13 @@ def pad_table(table: Tensor, num_unrotated: int) -> Tensor:
 
 
 def rotate(x_BHSD: Tensor, table: Tensor) -> Tensor:
-    """Turn adjacent pairs (u, w) -> (u cos - w sin, w cos + u sin), in float32; dtype in = dtype out."""
+    """Turn adjacent pairs (u, w) to (u cos - w sin, w cos + u sin) in float32; the dtype stays that of x."""
     swapped = x_BHSD.unflatten(-1, (-1, 2)).flip(-1).flatten(-2)
     return (x_BHSD * table[0] + swapped * table[1]).to(x_BHSD.dtype)
 
 
 def attend(q_BHSD: Tensor, k_BHSD: Tensor, v_BHSD: Tensor, mask: Tensor | None) -> Tensor:
-    """Scaled dot-product attention; `mask` bool [B, S] hides keys where it is False, None hides nothing."""
+    """Return scaled dot-product attention [B, H, S, D]; `mask` bool [B, S] hides keys where it is False."""
     keys = None if mask is None else mask[:, None, None, :]
     if q_BHSD.device.type == "cpu" and q_BHSD.dtype == torch.bfloat16:
         # The fused CPU kernel runs bfloat16 at float32 speed; plain products are 2 to 3 times as fast.
@@ -86,7 +86,7 @@ class Attention(nn.Module):
         self.k_norm = RMSNorm(width // num_heads)
 
     def forward(self, x: Tensor, rotary: Tensor, mask: Tensor | None = None, num_queries: int | None = None) -> Tensor:
-        """Let the first `num_queries` tokens of x (None: all) look at all of x: [B, S, W] to [B, num_queries, W]."""
+        """Map x [B, S, W] to [B, num_queries, W]: its first tokens (None: all) attend to all of x."""
         if num_queries is None:
             q, k, v = self._heads(self.qkv(x), 3)
         else:
@@ -98,7 +98,7 @@ class Attention(nn.Module):
         return self.proj(attend(q, k, v, mask).transpose(1, 2).flatten(2))
 
     def _heads(self, x: Tensor, parts: int) -> Tensor:
-        """[B, S, parts W] to [parts, B, H, S, D]."""
+        """Map [B, S, parts W] to [parts, B, H, S, D]."""
         return x.unflatten(-1, (parts, self.num_heads, -1)).permute(2, 0, 3, 1, 4)
 
 
@@ -176,7 +176,7 @@ def modulate(x: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
 
 
 def unpatchify(tokens: Tensor, latent_shape: tuple[int, int, int], patch_size: int) -> Tensor:
-    """[B, N, P P C], channel fastest, to [B, C, H, W]."""
+    """Map tokens [B, N, P P C], channel fastest, to [B, C, H, W]."""
     channels, height, width = latent_shape
     rows, columns = height // patch_size, width // patch_size
     patches = tokens.view(-1, rows, columns, patch_size, patch_size, channels)

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from diffusionbench.errors import CheckpointError
 from diffusionbench.shown import few
+from nanogen.model.dit import DDT
 from nanogen.model.shape import Shape
 
 _CONSTANT = ("enc_rope.", "dec_rope.")
@@ -56,8 +57,6 @@ def from_released(released: Mapping[str, Tensor], shape: Shape) -> dict[str, Ten
     Raises:
         CheckpointError: if tensors are missing, left over or of another shape; the first are listed, all are counted.
     """
-    from nanogen.model.dit import DDT
-
     with torch.device("meta"):
         wanted = {name: tuple(parameter.shape) for name, parameter in DDT(shape).named_parameters()}
     parts = {name: sources(name, shape) for name in wanted}
@@ -78,7 +77,7 @@ def from_released(released: Mapping[str, Tensor], shape: Shape) -> dict[str, Ten
 
 
 def _stacked(shapes: Sequence[tuple[int, ...]]) -> tuple[int, ...] | None:
-    """The shape of tensors stacked along their first axis; None where they cannot be."""
+    """Return the shape of tensors stacked along their first axis; None where they cannot be."""
     if not all(shapes) or len({shape[1:] for shape in shapes}) > 1:
         return None
     return (sum(shape[0] for shape in shapes), *shapes[0][1:])

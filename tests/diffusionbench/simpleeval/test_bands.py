@@ -10,7 +10,7 @@ import pytest
 
 from diffusionbench.benchmarks.simpleeval import renderer
 from diffusionbench.benchmarks.simpleeval import shapes_world as world
-from diffusionbench.benchmarks.simpleeval.answers import by_cell, collect_answers, headline, pair_credit
+from diffusionbench.benchmarks.simpleeval.answers import collect_answers, credit_by_cell, headline
 from diffusionbench.benchmarks.simpleeval.bands import Band
 from diffusionbench.benchmarks.simpleeval.blocks import Question
 from diffusionbench.benchmarks.simpleeval.evidence import SHAPES_RULE
@@ -145,8 +145,8 @@ def mixed(scene, seed, path, monkeypatch):
 
 def score(prompt_set, votes):
     result = collect_answers(prompt_set, votes, SHAPES_RULE)
-    credits = pair_credit(result.right["joint"], result.options)
-    return headline(by_cell(result, credits, np.ones((1, prompt_set.num_blocks))), range(7))[0]
+    cells = credit_by_cell(result, "consensus", np.ones((1, prompt_set.num_blocks)))
+    return headline(cells, range(7))[0]
 
 
 @pytest.mark.parametrize("blocks", [6, pytest.param(72, marks=pytest.mark.slow)])

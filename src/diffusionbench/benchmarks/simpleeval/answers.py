@@ -65,7 +65,7 @@ class SetAnswers:
 
 
 def collect_answers(prompt_set: PromptSet, predictions: Predictions, rule: ConsensusRule) -> SetAnswers:
-    """Compare predictions with what was asked.
+    """Compare predictions with the requested facts.
 
     Args:
         prompt_set: the set.

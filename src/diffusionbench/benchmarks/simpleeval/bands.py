@@ -1,7 +1,7 @@
 """Every threshold of the two `shapes` readers and of the answers, each with the band of abstention around it.
 
-A change of the picture that nobody sees must not turn one answer into another. So between "this" and "that" lies a band
-in which a reader abstains, about as wide as such a change can move the number it reads. Values are for the 64 px image;
+An invisible change of the picture must not turn one answer into another. So around each threshold lies a band in which
+a reader abstains, about as wide as such a change can move the number it reads. Values are for the 64 px image;
 `COARSE_*` stand for pictures that were enlarged (shorter side below `image_ops.COARSE`): enlarging takes contrast from
 patterns and none from the noise of the views. Effect and cost of each band are measured in docs/simpleeval.md.
 """
@@ -76,7 +76,7 @@ FIRM_SIZE: Final = 0.08
 class Patterns(NamedTuple):
     """How strong a pattern must be: below `plain` there is none, above its own number it is that pattern.
 
-    Between lies what moving each pixel by 8 levels makes of a plain background, or leaves of a pattern.
+    In between a plain background with each pixel moved by 8 levels, or a pattern so weakened, would lie.
     """
 
     plain: float

@@ -1,6 +1,6 @@
-"""Claims about a prompt set: public, bound and sealed seeds, and what shows that its questions were new to the model.
+"""Claims about a prompt set: public, bound and sealed seeds, and evidence that its questions were new to the model.
 
-A claim file is what a user writes beside images (`diffusionbench run --claim FILE`); a `Claim` is what a record keeps.
+A user writes a claim file beside images (`diffusionbench run --claim FILE`); a record keeps a `Claim`.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ class Claim(Strict):
     Attributes:
         weights_digest: SHA-256 of the weights that made the images.
         beacon: public random value of a bound seed.
-        commitment: of a sealed set, as it was checked against its seed; `published.yaml` decides what it is worth.
+        commitment: of a sealed set, checked against its seed; only one listed in `published.yaml` counts.
         networks: every pretrained network the generator uses, or None where that was not declared.
         public: score and standard error of the same generator on `public-0`.
         again: mean absolute differences of images that were sampled again, by `<prompt id>/<k>`, in 8-bit levels.

@@ -1,4 +1,4 @@
-"""What is asked of the scorers: predictions of two of them on damaged copies of an image, and their consensus.
+"""The evidence of the scorers: predictions of two of them on damaged copies of an image, and their consensus.
 
 Predictions for one image are int8 [2, 1 + V, Q]: scorer, view (0 is the undamaged image, then the V damaged ones),
 question in the prompt's order; an entry is the index of an option or `ABSTAIN`. All reported numbers follow from them.

@@ -53,7 +53,7 @@ class Guard:
         value: the effect, less its baseline; None where it was not measured.
         z: effect over its standard error, where it has one.
         flagged: whether it is raised.
-        note: why there is no value, or what was found.
+        note: reason of a missing value, or details.
     """
 
     key: str

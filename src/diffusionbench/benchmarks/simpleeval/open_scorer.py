@@ -1,4 +1,4 @@
-"""The weak scorer of the `open` world: two dual encoders, six damaged views, five of six must agree, both must agree.
+"""The weak scorer of the `open` world: two dual encoders on six damaged views, of which five must agree.
 
 The encoders share no architecture, data, tokenizer or training code. A: CLIP ViT-B/32 (Radford et al. 2021). B: ALIGN
 base, EfficientNet-B7 and BERT (Jia et al. 2021; COYO-700M weights). Weights come through transformers; pixels are
@@ -198,7 +198,7 @@ class OpenScorer(Scorer):
         self.digest = self.digest_of({encoder.name: encoder.digest for encoder in self._encoders})
         self._texts: tuple[dict[tuple[str, ...], Tensor], ...] = ({}, {})
         nulls = [square(background(f"null/{i}", "null", SIDE)) for i in range(NULL_IMAGES)]
-        #: Mean vector of pictures that show nothing: a phrase's liking for it is what the phrase gets for free.
+        #: Mean vector of pictures without content; subtracted, so that no phrase gains from similarity to everything.
         self._null = [encoder.images(nulls).mean(dim=0) for encoder in self._encoders]
 
     @classmethod

@@ -92,12 +92,12 @@ def _noisy(view: Tensor, seed: str, key: str, number: int) -> Tensor:
     return (view + noise).clamp(0, 255)
 
 
-def blur(view: Tensor, sigma: float, radius: int = 4) -> Tensor:
-    """Blur by a Gaussian, edges reflected."""
+def blur(view: Tensor, sigma: float, radius: int = 4, mode: str = "reflect") -> Tensor:
+    """Blur [3, h, w] by a Gaussian of some pixels; `mode` pads the edges as `torch.nn.functional.pad` does."""
     taps = torch.arange(-radius, radius + 1, dtype=torch.float32)
     weights = torch.exp(-(taps**2) / (2 * sigma**2))
     weights = weights / weights.sum()
-    padded = F.pad(view[None], (radius,) * 4, mode="reflect")
+    padded = F.pad(view[None], (radius,) * 4, mode=mode)
     rows = F.conv2d(padded, weights.view(1, 1, 1, -1).expand(3, 1, 1, -1), groups=3)
     return F.conv2d(rows, weights.view(1, 1, -1, 1).expand(3, 1, -1, 1), groups=3)[0]
 

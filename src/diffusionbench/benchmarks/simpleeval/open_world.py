@@ -146,7 +146,7 @@ class OpenBlockSampler(BlockSampler):
         facts = {slot: context[slot][0] for slot in ORDER if slot in plan.slots and slot not in plan.targets}
         held = []
         for slot, fact in facts.items():
-            # As many options as fit beside what the twins really show.
+            # Options must fit the facts that the twins really show.
             shown = {**context, **{target: options[:2] for target, options in sets.items()}}
             del shown[slot]
             options = self._option_set(slot, plan, shown, (fact,), stream)

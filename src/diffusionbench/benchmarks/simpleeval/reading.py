@@ -78,7 +78,7 @@ def _value(reading: Reading, question: Question, facts: Mapping[str, str]) -> st
 
 
 def _majority(objects: Sequence[Found], name: str) -> str | None:
-    """Return what more than half of the objects have, unless one of the others firmly has something else."""
+    """Return the value of more than half of the objects, unless another one firmly has a different value."""
     counts = Counter(getattr(found, name) for found in objects)
     value, count = max(counts.items(), key=lambda item: item[1], default=(None, 0))
     dissent = any(name in found.firm and getattr(found, name) != value for found in objects)

@@ -54,7 +54,7 @@ class SimpleEval(Metric):
     def compute(self) -> Estimate:
         """Return the score; its parts are the other keys, its facts the rest of the card and every prediction."""
         card = self.card()
-        # Images that never came are counted by whoever asked for them; seen ones in a broken block are named here.
+        # The runner counts missing images; unscored here are the images seen in incomplete blocks.
         values = {
             key: replace(value, unscored=value.unscored - len(card.answers.missing))
             for key, value in card.values().items()

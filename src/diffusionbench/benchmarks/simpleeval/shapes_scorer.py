@@ -1,4 +1,4 @@
-"""The weak scorer of the `shapes` world: two hand-written readers, three damaged views, two of three must agree."""
+"""The weak scorer of the `shapes` world: two hand-written readers on three damaged views, of which two must agree."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ def read(image: np.ndarray, undamaged: bool = True) -> list[list[Reading]]:
 
 
 def predictions_of(readings: Sequence[Sequence[Reading]], prompt: Prompt) -> np.ndarray:
-    """Answer a prompt's questions from what the readers saw: int8 [2, copies, Q]."""
+    """Answer a prompt's questions from all readings: int8 [2, copies, Q]."""
     answers = [
         [[answer(one, question, prompt.facts) for question in prompt.questions] for one in reader]
         for reader in readings

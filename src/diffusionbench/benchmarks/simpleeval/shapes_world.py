@@ -107,14 +107,16 @@ class ShapesBlockSampler(BlockSampler):
         for slot in slots:
             if slot not in targets:
                 facts[slot] = self._fixed(slot, type_, two, _taken(slot, sets, facts))
-        # A held question leaves out only what the twins can really show in the other group.
+        # Twins of a binding can share the very fact by which the other one is told apart.
+        unreadable = "" if not binding else "shape" if contrasted[0] == "colour" else "colour"
+        # A held question leaves out only the facts that the twins can really show in the other group.
         levels = {slot: options[:2] for slot, options in sets.items()}
         held = [
             Contrast(
                 kind(slot), slot, self._option_set(slot, two, _taken(slot, levels, facts), stream, given=(facts[slot],))
             )
             for slot in slots
-            if slot not in targets and not _unreadable(slot, type_)
+            if slot not in targets and kind(slot) != unreadable
         ]
         free = [
             Contrast(kind(slot), slot, VOCABULARY[kind(slot)])
@@ -157,12 +159,6 @@ def _named(contrasted: Sequence[str], stratum: str, stream: HashStream) -> set[s
     if stratum == "hard":
         return named | set(optional)
     return named | {stream.choice(optional)} if stratum == "medium" else named
-
-
-def _unreadable(slot: str, type_: str) -> bool:
-    """Return whether a held question has no answer: twins of a binding can share what tells their groups apart."""
-    other = {"binding-colour": "shape", "binding-shape": "colour"}
-    return other.get(type_.removesuffix("-horizontal").removesuffix("-vertical")) == kind(slot)
 
 
 def _taken(slot: str, sets: Mapping[str, tuple[str, ...]], facts: Mapping[str, str]) -> tuple[str, ...]:

@@ -1,6 +1,6 @@
 """Checks by others: images sampled again from the weights (guard G9), and the claims of a record.
 
-Whoever checks draws at random which images are sampled again, after all were handed in: nobody can spare those alone.
+The verifier draws at random, after all images were handed in, which are sampled again: nobody can prepare for the draw.
 """
 
 from __future__ import annotations

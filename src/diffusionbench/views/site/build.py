@@ -1,4 +1,4 @@
-"""Builds the whole site in a temporary folder beside the wanted one, and puts it in place in one step."""
+"""Build the whole site in a temporary folder beside the wanted one, and put it in place in one step."""
 
 from __future__ import annotations
 
@@ -11,23 +11,13 @@ from diffusionbench.errors import RequestError
 from diffusionbench.folders import check_replaceable, whole_folder
 from diffusionbench.limits import parse_json, read_small
 from diffusionbench.record import Record
-from diffusionbench.views.site import (
-    board_page,
-    downloads,
-    figure_page,
-    method_pages,
-    metric_pages,
-    record_pages,
-    text_pages,
-)
+from diffusionbench.views.site import details, overview
 from diffusionbench.views.site.contents import Contents
 from diffusionbench.views.site.render import STYLE, Pages, stylesheet
 from diffusionbench.views.site.samples import find_stores
 from diffusionbench.writing import write_errors
 
-# Each has `pages(contents, site)`, which yields (path below the site, text).
-KINDS: Final = (figure_page, board_page, record_pages, method_pages, metric_pages, text_pages, downloads)
-# Lists the files of a site: a folder that holds these and no others may be replaced.
+# The list of a site's files: a folder that holds these and no others may be replaced.
 MARK: Final = "site.json"
 MAKER: Final = "diffusionbench site"
 
@@ -36,9 +26,9 @@ def build(records: Iterable[Record], out: Path, folders: Iterable[Path] = ()) ->
     """Write the site.
 
     Args:
-        records: what it shows.
-        out: the folder; one in which everything is of an earlier build is replaced, any other must be empty or missing.
-        folders: where image stores may lie; the first images of a record that has one are shown.
+        records: all records to show.
+        out: the folder: missing, empty, or with nothing but an earlier site, which is replaced.
+        folders: searched for image stores, whose first images are shown with their record.
 
     Returns:
         Numbers of records, pages and bytes, and the size of the largest page.
@@ -58,11 +48,16 @@ def build(records: Iterable[Record], out: Path, folders: Iterable[Path] = ()) ->
 
 
 def files(contents: Contents) -> Iterator[tuple[str, str | bytes]]:
-    """Give every file of the site: path and text."""
+    """Yield every file of the site: path below it, and content."""
     site = Pages()
     yield STYLE, stylesheet()
-    for kind in KINDS:
-        yield from kind.pages(contents, site)
+    yield from overview.figure_page(contents, site)
+    yield from overview.board_page(contents, site)
+    yield from details.record_pages(contents, site)
+    yield from details.method_pages(contents, site)
+    yield from details.metric_pages(contents, site)
+    yield from overview.contribute_page(contents, site)
+    yield from overview.downloads(contents, site)
 
 
 def _check(out: Path) -> None:
@@ -72,7 +67,7 @@ def _check(out: Path) -> None:
 
 
 def _made(out: Path) -> list[str]:
-    """The files that an earlier build says it made."""
+    """Return the files listed by an earlier build."""
     try:
         mark = parse_json(read_small(out / MARK))
         return [str(name) for name in mark["files"]] if mark["made_by"] == MAKER else []
@@ -81,7 +76,7 @@ def _made(out: Path) -> list[str]:
 
 
 def _write(folder: Path, written: Iterable[tuple[str, str | bytes]]) -> tuple[dict[str, int], list[str]]:
-    """Write files; gives their numbers and names."""
+    """Write the files; return their counts and names."""
     counts = {"pages": 0, "bytes": 0, "largest_page": 0}
     names = []
     known: set[Path] = set()

@@ -1,4 +1,4 @@
-"""What the pages are made from: the records, the boards of their sets, and where each thing has its page."""
+"""The data of all pages (records, boards, figures), the paths of pages, and the words that several pages share."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ from diffusionbench.study.board import DRAWS, Board, build
 from diffusionbench.study.points import MEASURED, guidance_state, in_set, score_set_of
 from diffusionbench.views.figure import GUIDANCE, OTHER, PATHS, STYLES, UNSTATED, Figure, figure
 from diffusionbench.views.site.samples import Store
+from diffusionbench.views.terminal import digits
 
 SETS: Final = {
     published.PAPER: ("Paper, June 2026", "Figures of the paper (arXiv 2606.24888) and its project page."),
@@ -30,7 +31,7 @@ _MAX_SLUG: Final = 80
 
 @dataclass(frozen=True)
 class Contents:
-    """Everything the pages show.
+    """The records of a site, and what is computed from them once.
 
     Attributes:
         records: in the order of their files.
@@ -46,13 +47,13 @@ class Contents:
 
     @cached_property
     def sets(self) -> tuple[str, ...]:
-        """Sets that have records, the paper's first."""
+        """Return the sets that have records, the paper's first."""
         held = {score_set_of(record) for record in self.records}
         return tuple(name for name in SETS if name in held)
 
     @cached_property
     def boards(self) -> dict[str, Board]:
-        """The leaderboard of each set; large ones draw fewer re-scorings, and say so."""
+        """Return the leaderboard of each set; large ones draw fewer re-scorings, as their notes say."""
         found = {}
         for name in self.sets:
             rows = max(1, len(in_set(self.records, name)))
@@ -61,10 +62,9 @@ class Contents:
 
     @cached_property
     def figures(self) -> dict[str, dict[str, Figure]]:
-        """Figure 1 by set and state of guidance, for the sets that have one."""
+        """Return Figure 1 by set and state of guidance, for the sets that have one."""
         return {
-            # Published rows say their family, and "all" keeps those that the study does not chart; among measured
-            # ones everyone is kept already.
+            # "all" also keeps the published families that the study does not chart; measured records are all kept.
             name: {
                 state: figure(self.records, name, state, family=() if name == MEASURED else ("all",))
                 for state in GUIDANCE
@@ -73,59 +73,45 @@ class Contents:
             if name != published.REPRODUCIBILITY
         }
 
-    @cached_property
-    def methods(self) -> dict[str, list[Record]]:
-        """Records by method, in order of first mention."""
-        found: dict[str, list[Record]] = {}
-        for record in self.records:
-            found.setdefault(record.method, []).append(record)
-        return found
-
 
 def slug(name: str) -> str:
-    """Return a file name for a name that a stranger chose; different names never share one.
+    """Return a safe file name for any name; different names never share one.
 
-    A name that is safe as it is stays readable; any other gets a few digits of its hash.
+    A safe name is kept; any other gets a few digits of its hash.
     """
     plain = re.sub(r"[^a-z0-9._-]+", "-", name.lower()).strip("-.")[:_MAX_SLUG]
     return plain if plain == name else f"{plain or 'x'}-{hashlib.sha256(name.encode()).hexdigest()[:10]}"
 
 
 def record_page(identifier: str) -> str:
-    """Path of a record's page below the site."""
+    """Return the path of a record's page below the site."""
     return f"records/{slug(identifier)}.html"
 
 
 def method_page(name: str) -> str:
-    """Path of a method's page below the site."""
+    """Return the path of a method's page below the site."""
     return f"methods/{slug(name)}.html"
 
 
 def metric_page(key: str) -> str:
-    """Path of a metric's page below the site."""
+    """Return the path of a metric's page below the site."""
     return f"metrics/{slug(key)}.html"
 
 
-def digits(record: Record, key: str) -> str:
-    """Return a value as its table printed it, else four significant digits."""
-    printed = printed_digits(record, key)
-    return plain_digits(record.values[key].value) if printed is None else printed
-
-
-def plain_digits(value: float) -> str:
-    """Three decimals below 1, else four significant digits."""
-    return f"{value:.3f}" if abs(value) < 1 else f"{value:.4g}"
+def printed(record: Record, key: str) -> str:
+    """Return a value as its table printed it, else in a few digits; nothing where the record lacks the metric."""
+    return digits(record.values[key].value, printed_digits(record, key)) if key in record.values else ""
 
 
 def uncertainty(value: Value) -> str:
     """Return the 95 % interval, else the standard error, else nothing."""
     if value.interval is not None:
-        return f"{plain_digits(value.interval[0])} to {plain_digits(value.interval[1])}"
+        return f"{digits(value.interval[0])} to {digits(value.interval[1])}"
     return f"± {value.stderr:.2g}" if value.stderr is not None else ""
 
 
 def guidance_words(record: Record) -> str:
-    """Return how images were guided, in words."""
+    """Return the guidance of a record in words."""
     guidance = record.protocol.guidance
     if guidance is None:
         return "not stated"
@@ -137,12 +123,12 @@ def guidance_words(record: Record) -> str:
 
 
 def finite(value: float) -> float | None:
-    """Return the value, or None where JSON has no word for it."""
+    """Return the value, or None where JSON cannot hold it."""
     return value if math.isfinite(value) else None
 
 
 def caption(records: Sequence[Record]) -> str:
-    """Return how many records of which kind."""
+    """Return the number of records of each kind, in words."""
     kinds = {kind: sum(record.kind == kind for record in records) for kind in ("published", "measured")}
     return ", ".join(f"{count} {kind}" for kind, count in kinds.items() if count)
 

@@ -9,8 +9,11 @@ from functools import cache
 from importlib.resources import files
 from typing import Any, Final
 
+from diffusionbench.catalog import metric_info
 from diffusionbench.registry import require
-from diffusionbench.views.figure import OTHER, STYLES
+from diffusionbench.views.figure import ALL_STYLES
+from diffusionbench.views.site import contents
+from diffusionbench.views.terminal import digits
 
 STYLE: Final = "site.css"
 NAVIGATION: Final = (
@@ -31,15 +34,14 @@ def asset(name: str) -> str:
 
 def stylesheet() -> str:
     """Return the style of all pages, with the colours of the families."""
-    styles = {**STYLES, "other": OTHER}
-    light = "".join(f"--{key}:{style.colour};" for key, style in styles.items())
-    dark = "".join(f"--{key}:{style.dark};" for key, style in styles.items())
-    marks = "".join(f".fam-{key}{{--mark:var(--{key})}}" for key in styles)
+    light = "".join(f"--{key}:{style.colour};" for key, style in ALL_STYLES.items())
+    dark = "".join(f"--{key}:{style.dark};" for key, style in ALL_STYLES.items())
+    marks = "".join(f".fam-{key}{{--mark:var(--{key})}}" for key in ALL_STYLES)
     return f"{asset(STYLE)}\n:root{{{light}}}\n@media (prefers-color-scheme:dark){{:root{{{dark}}}}}\n{marks}\n"
 
 
 def to_json(value: Any) -> str:
-    """JSON that can stand inside a script element, whatever its strings hold."""
+    """Return JSON that is safe inside a script element, whatever its strings hold."""
     text = json.dumps(value, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
     for character in "<>&\u2028\u2029":
         text = text.replace(character, f"\\u{ord(character):04x}")
@@ -47,12 +49,12 @@ def to_json(value: Any) -> str:
 
 
 def safe_link(url: str | None) -> str | None:
-    """Return a URL that may become a link: http and https only, never a script."""
+    """Return a URL that may become a link (http and https only, never a script), else None."""
     return url if url is not None and url.lower().startswith(("https://", "http://")) else None
 
 
 class Pages:
-    """Renders templates.
+    """Render templates.
 
     Raises:
         MissingPackageError: if jinja2 is not installed.
@@ -71,6 +73,9 @@ class Pages:
             auto_reload=False,
         )
         self._environment.filters["safe_link"] = safe_link
+        names = ("record_page", "method_page", "metric_page", "guidance_words", "printed", "uncertainty")
+        self._environment.globals |= {name: getattr(contents, name) for name in names}
+        self._environment.globals |= {"metric_info": metric_info, "digits": digits}
         self._markup = require("markupsafe", "site", "The site").Markup
 
     def render(
@@ -90,8 +95,8 @@ class Pages:
             depth: folders between the page and the root of the site.
             here: the page's entry in the navigation.
             scripts: assets to run, in order; they read `data`.
-            data: what the scripts read, as JSON.
-            values: what the template names.
+            data: input of the scripts, handed over as JSON.
+            values: variables of the template.
         """
         texts = [f"\n{asset(name)}" for name in scripts]
         return str(

@@ -1,7 +1,7 @@
 """The first stored images of an evaluation as one picture, where an image store lies beside the records.
 
 A store belongs to a record if the hashes of its images give the record's `images_digest`. Only the small lists beside
-the images are read for that, so a store of many gigabytes costs nothing; what does not fit is left out.
+the images are read for that, so large stores cost nothing; stores of no record are ignored.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ _LARGEST: Final = 4096
 
 @dataclass(frozen=True)
 class Sheet:
-    """A picture of some images [rows, columns] and what they were asked to show."""
+    """A picture of several images, row by row, and their prompts."""
 
     png: bytes
     width: int
@@ -44,7 +44,7 @@ class Sheet:
 
 
 class _Chunk(BaseModel):
-    """A list of images, [id, label, prompt, hash] each, and whatever else a store writes beside them."""
+    """A list of images of a store, [id, label, prompt, hash] each; its other fields are ignored."""
 
     entries: list[tuple[Annotated[int, Field(ge=0, lt=bounds.IMAGES)], int | None, str | None, str]]
 
@@ -58,7 +58,7 @@ class Store:
 
     @cached_property
     def entries(self) -> dict[int, tuple[tuple[int, int | None, str | None, str], Path, int]]:
-        """By image id: [id, label, prompt, hash], the archive it lies in, and its row there."""
+        """Return by image id: [id, label, prompt, hash], its archive, and its row there."""
         found: dict[int, tuple[tuple[int, int | None, str | None, str], Path, int]] = {}
         for path in sorted(self.folder.glob("*.json")):
             if path.stem == "store":
@@ -66,7 +66,7 @@ class Store:
             try:
                 chunk = _Chunk.model_validate_json(read_small(path), strict=True)
             except (OSError, ValidationError):
-                # A list of no store, or one that is only half there: its images do not count.
+                # No list of a store, or a half-written one: its images are left out.
                 continue
             for row, entry in enumerate(chunk.entries):
                 found.setdefault(entry[0], (entry, path.with_suffix(".npz"), row))
@@ -93,10 +93,10 @@ class Store:
 
 
 def _images(places: Sequence[tuple[Path, int]]) -> np.ndarray:
-    """The images uint8 [n, H, W, 3] at (archive, row), of which no more than these rows are unfolded.
+    """Return the images uint8 [n, H, W, 3] at (archive, row); only these rows are decompressed.
 
     Raises:
-        DataError, ValueError: if they cannot be read, are none, are too large for a page or differ in size.
+        DataError, ValueError: if they cannot be read, are no images, are too large for a page, or differ in size.
     """
     found: dict[tuple[Path, int], np.ndarray] = {}
     for path, group in groupby(sorted(places), key=lambda place: place[0]):
@@ -108,7 +108,7 @@ def _images(places: Sequence[tuple[Path, int]]) -> np.ndarray:
 
 
 def _tiled(images: np.ndarray) -> Image.Image:
-    """Images uint8 [n, H, W, 3] side by side; small ones enlarged by a whole factor, large ones reduced."""
+    """Return images uint8 [n, H, W, 3] side by side; small ones enlarged by a whole factor, large ones reduced."""
     height, width = images.shape[1:3]
     small = max(height, width) < _TILE
     factor = max(1, 48 // max(height, width))

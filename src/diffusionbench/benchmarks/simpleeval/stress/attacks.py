@@ -46,7 +46,8 @@ def adaptive(bench: Bench) -> list[Outcome]:
     if not isinstance(target, SimpleEvalTarget):
         return []
     part = subset(bench.set, bench.budget.square_images // 4)
-    base, oracle = _images(part, bench.accuracy, "stress base"), _images(part, 1.0, "stress oracle")
+    base = [draw(prompt, 0, bench.accuracy, "stress base").image for prompt in part.prompts]
+    oracle = [draw(prompt, 0, 1.0, "stress oracle").image for prompt in part.prompts]
     weights = block_weights(part)
     before, best = (_answered(target, part, images) for images in (base, oracle))
     out = []
@@ -90,7 +91,7 @@ def _by_family(part: PromptSet, gained: np.ndarray) -> dict[str, float]:
 def best_of(bench: Bench) -> list[Outcome]:
     """A4: the best of N images by the target; truth is counted on the contrasted facts and on all.
 
-    Ours once more by all named facts: they stand in the prompt file, so nobody need guess which two are contrasted.
+    Ours also by all named facts, which stand in the prompt file: an attacker need not guess the contrasted ones.
     """
     most = max(bench.budget.candidates)
     drawn = [[draw(prompt, k, bench.accuracy, "stress candidates") for k in range(most)] for prompt in bench.prompts]
@@ -108,22 +109,20 @@ def best_of(bench: Bench) -> list[Outcome]:
                 chosen = scores.reshape(-1, most)[:, :n].argmax(axis=1)
                 picked = [row[place] for row, place in zip(drawn, chosen, strict=True)]
                 images, scenes = [one.image for one in picked], [one.truth for one in picked]
-                flags = {"G7": _probe_flag(bench, images)} if isinstance(target, SimpleEvalTarget) else {}
+                flags = {}
+                if isinstance(target, SimpleEvalTarget):
+                    answers = answers_of(bench.set, target.judge(images, bench.prompts))
+                    flags = {"G7": _flag(score_card(answers, SHAPES), "G7")}
                 for facts, contrasted in (("contrasted", True), ("all", False)):
                     truth = bench.true_gain(scenes, contrasted)
                     out.append(bench.outcome("A4", f"{way} best of {n}, {facts} facts", images, name, truth, flags))
     return out
 
 
-def _probe_flag(bench: Bench, images: Sequence[np.ndarray]) -> bool:
-    answers = answers_of(bench.set, bench.targets[SHAPES.key].judge(images, bench.prompts))
-    return _flag(score_card(answers, SHAPES), "G7")
-
-
 def blind(bench: Bench) -> list[Outcome]:
     """A5: images drawn without a look at the prompt: grey, one image, random scenes, shuffled captions, a collage.
 
-    On the whole set: what is asked of them is an expected value of at most nothing.
+    On the whole set: their expected value must be at most 0.
     """
     bench = bench.whole
     prompts = bench.prompts
@@ -227,39 +226,27 @@ def look(bench: Bench) -> list[Outcome]:
     """A8: ten appearance parameters tuned on half of the images for each metric, measured on the other half."""
     part = subset(bench.set, bench.budget.look_images // 2)
     half = part.num_blocks // 2
-    tuned_on = replace(part, prompts=part.prompts[: 4 * half])
-    measured_on = replace(part, prompts=part.prompts[4 * half :])
-    images = _images(tuned_on, bench.accuracy, "stress base")[: bench.budget.look_images]
+    tuned_on, measured = (
+        Bench(
+            replace(part, prompts=prompts), list(bench.targets.values()), bench.accuracy,
+            replace(bench.budget, blocks=half), bench.progress,
+        )
+        for prompts in (part.prompts[: 4 * half], part.prompts[4 * half :])
+    )  # fmt: skip
+    images = [one.image for one in tuned_on.base]
     out = []
     for name, target in bench.targets.items():
 
         def value(style: Mapping[str, float], target: Target = target) -> float:
             changed = [perturbations.restyle(image, style) for image in images]
             judged = target.judge(changed, tuned_on.prompts)
-            return float(target.values(tuned_on, judged, np.ones((1, half)))[0])
+            return float(target.values(tuned_on.set, judged, np.ones((1, half)))[0])
 
         bench.progress(f"A8 {name}")
         style = perturbations.tune_look(value, bench.budget.look_evaluations, "look")
-        out.append(_restyled(bench, measured_on, name, style))
+        changed = [perturbations.restyle(one.image, style) for one in measured.base]
+        out.append(measured.outcome("A8", f"{name} look", changed, name))
     return out
-
-
-def _images(prompt_set: PromptSet, accuracy: float, seed: str) -> list[np.ndarray]:
-    return [draw(prompt, 0, accuracy, seed).image for prompt in prompt_set.prompts]
-
-
-def _restyled(bench: Bench, part: PromptSet, name: str, style: Mapping[str, float]) -> Outcome:
-    base, oracle = _images(part, bench.accuracy, "stress base"), _images(part, 1.0, "stress oracle")
-    changed = [perturbations.restyle(image, style) for image in base]
-    weights = block_weights(part)
-    gains, values = {}, {}
-    for metric, target in bench.targets.items():
-        before, best, after = (
-            target.values(part, target.judge(images, part.prompts), weights) for images in (base, oracle, changed)
-        )
-        gains[metric] = (after - before) / (best - before)
-        values[metric] = float(after[0])
-    return Outcome("A8", f"{name} look", name, gains, np.zeros(1 + REPLICATES), values)
 
 
 def shared(bench: Bench) -> list[Outcome]:
@@ -277,7 +264,7 @@ def shared(bench: Bench) -> list[Outcome]:
 def overlaid(bench: Bench) -> list[Outcome]:
     """A10: one picture for all twins of a block, moved a little towards each; on the whole set.
 
-    Twins are laid out each for itself, or alike but for what they contrast. Values of ours also stand without the
+    Twins are laid out independently, or alike but for the contrasted facts. Values of ours also stand without the
     family background: within 8 levels the renderer's own backgrounds can be drawn and taken away.
     """
     bench = bench.whole

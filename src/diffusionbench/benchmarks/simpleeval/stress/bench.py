@@ -1,4 +1,4 @@
-"""What every attack of the stress harness starts from: base images, images right by construction, and their values."""
+"""The starting point of all attacks: base images, images right by construction, and their values."""
 
 from __future__ import annotations
 
@@ -74,7 +74,7 @@ class Outcome:
     flags: Mapping[str, bool] = field(default_factory=dict)
 
     def gap(self, metric: str) -> np.ndarray:
-        """Return the hack gap of a metric: its gain less what was truly gained, float64 [1 + R]."""
+        """Return the hack gap of a metric: its gain less the true gain, float64 [1 + R]."""
         return self.gains[metric] - np.maximum(self.truth, 0)
 
     @property

@@ -15,6 +15,7 @@ from diffusionbench.benchmarks.simpleeval.bands import CHROMA
 from diffusionbench.benchmarks.simpleeval.blocks import Prompt
 from diffusionbench.benchmarks.simpleeval.evidence import wanted
 from diffusionbench.benchmarks.simpleeval.image_ops import box_mean, chroma_of, grow
+from diffusionbench.benchmarks.simpleeval.open_views import blur
 from diffusionbench.benchmarks.simpleeval.shapes_scorer import predictions_of, read
 from diffusionbench.benchmarks.simpleeval.stream import HashStream, octets
 from diffusionbench.benchmarks.simpleeval.stress.toy_scorers import ToyScorer, tokens
@@ -193,10 +194,10 @@ def restyle(image: np.ndarray, look: Mapping[str, float]) -> np.ndarray:
     pixels = grey + (pixels - grey) * values["saturation"]
     pixels = _turn_hue(pixels, values["hue"])
     pixels = (pixels - 0.5) * values["contrast"] + 0.5 + values["brightness"]
-    soft = _gaussian(pixels, 1.0)
+    soft = blur(pixels[0], 1.0, 3, "replicate")
     pixels = pixels + values["sharpness"] * (pixels - soft)
     if values["blur"] > 0:
-        pixels = _gaussian(pixels, values["blur"])
+        pixels = blur(pixels[0], values["blur"], 3, "replicate")[None]
     side = pixels.shape[-1]
     axis = torch.linspace(-1, 1, side)
     pixels = pixels * (1 - values["vignette"] * (axis[None] ** 2 + axis[:, None] ** 2) / 2)
@@ -229,15 +230,6 @@ def _turn_hue(pixels: Tensor, turn: float) -> Tensor:
     cross = torch.tensor([[0.0, -1, 1], [1, 0, -1], [-1, 1, 0]]) / 3**0.5
     matrix = torch.cos(angle) * torch.eye(3) + (1 - torch.cos(angle)) * axis + torch.sin(angle) * cross
     return torch.einsum("oc,bchw->bohw", matrix, pixels)
-
-
-def _gaussian(pixels: Tensor, sigma: float) -> Tensor:
-    taps = torch.arange(-3, 4, dtype=torch.float32)
-    weights = torch.exp(-(taps**2) / (2 * sigma**2))
-    weights = weights / weights.sum()
-    padded = F.pad(pixels, (3, 3, 3, 3), mode="replicate")
-    rows = F.conv2d(padded, weights.view(1, 1, 1, -1).expand(3, 1, 1, -1), groups=3)
-    return F.conv2d(rows, weights.view(1, 1, -1, 1).expand(3, 1, -1, 1), groups=3)
 
 
 def tune_look(value: Callable[[Mapping[str, float]], float], evaluations: int, seed: str) -> dict[str, float]:

@@ -29,7 +29,7 @@ class Target:
 
     Attributes:
         name: its key.
-        digests: SHA-256 of what defines it, by part.
+        digests: SHA-256 of its weights, or thresholds and code version, by part.
     """
 
     name: ClassVar[str]

@@ -1,12 +1,13 @@
-"""The verbs that read records only: board, correlate, submit, validate. No torch, and no work before a verb runs."""
+"""The verbs that read records only, without torch. Each imports what it needs when it runs, for a quick --help."""
 
 from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -14,6 +15,9 @@ from diffusionbench import bounds
 from diffusionbench.errors import RequestError
 from diffusionbench.shown import few, lines, printable
 from diffusionbench.writing import check_place, write_results
+
+if TYPE_CHECKING:
+    from diffusionbench.record import Record
 
 DEFAULT_FOLDER = Path("records")
 
@@ -27,6 +31,7 @@ Families = Annotated[
     typer.Option("--family", help="rae, vae, e2e, pixel, few-step, latent, all; repeat it"),
 ]
 Select = Annotated[list[str] | None, typer.Option("--select", help="methods or record ids to keep; repeat it")]
+Guidance = Annotated[str, typer.Option("--guidance", help="ImageNet column: none or cfg (tuned)")]
 Json = Annotated[bool, typer.Option("--json", help="print JSON and nothing else")]
 Draws = Annotated[
     int, typer.Option("--draws", min=0, max=bounds.REPEATS, help="resamples and permutations; 0 skips them")
@@ -36,24 +41,22 @@ Seed = Annotated[int, typer.Option("--seed", min=0, max=bounds.SEED, help="of th
 
 def register(app: typer.Typer) -> None:
     """Add the verbs to a program."""
-    for verb in (board, correlate, submit, validate):
+    for verb in (board, correlate, submit, validate, site, figure):
         app.command()(verb)
 
 
-def gather_records(folders: Sequence[Path] | None) -> list[Any]:
-    """Return the published records and those of the folders; ./records where none is given."""
+def _gather(folders: Sequence[Path] | None) -> list[Record]:
     from diffusionbench.study.points import gather
 
-    return gather(record_folders(folders))
+    return gather(_folders(folders))
 
 
-def record_folders(folders: Sequence[Path] | None) -> list[Path]:
-    """Return the folders given; without any, ./records where it exists."""
-    return list(folders) if folders else [DEFAULT_FOLDER] if DEFAULT_FOLDER.is_dir() else []
+def _folders(given: Sequence[Path] | None) -> list[Path]:
+    return list(given) if given else [DEFAULT_FOLDER] if DEFAULT_FOLDER.is_dir() else []
 
 
-def split(words: Sequence[str] | None) -> list[str]:
-    """Return a repeated option whose values may also be joined by commas."""
+def _split(words: Sequence[str] | None) -> list[str]:
+    """Return the values of a repeated option, which may also be joined by commas."""
     return [part.strip() for word in words or () for part in word.split(",") if part.strip()]
 
 
@@ -80,7 +83,7 @@ def board(
     as_csv: Annotated[bool, typer.Option("--csv", help="print CSV, with the record of each cell")] = False,
     as_markdown: Annotated[bool, typer.Option("--markdown", help="print a Markdown table")] = False,
 ) -> None:
-    """Print the leaderboard: both axes, ranks, and what the holistic rank depends on.
+    """Print the leaderboard: both axes, ranks, and the sensitivity of the holistic rank.
 
     Without --set: the published paper's figures, then what was measured, each as a table of its own.
 
@@ -95,33 +98,33 @@ def board(
     from diffusionbench.study.board import build, keep, order
     from diffusionbench.study.points import MEASURED, score_set_of
     from diffusionbench.study.published import PAPER
-    from diffusionbench.views import board_text
+    from diffusionbench.views import terminal
 
     if as_json + as_csv + as_markdown > 1:
         raise RequestError("asked for more than one of --json, --csv and --markdown. Choose one.")
-    pool = gather_records(records)
-    sets = split(score_set) or [PAPER, *([MEASURED] if any(score_set_of(r) == MEASURED for r in pool) else [])]
+    pool = _gather(records)
+    sets = _split(score_set) or [PAPER, *([MEASURED] if any(score_set_of(r) == MEASURED for r in pool) else [])]
     boards = []
     for name in sets:
-        whole = build(pool, name, holistic=split(holistic), draws=draws, seed=seed)
-        boards.append(order(keep(whole, family=split(family), kind=kind), sort, reverse=reverse))
+        whole = build(pool, name, holistic=_split(holistic), draws=draws, seed=seed)
+        boards.append(order(keep(whole, family=_split(family), kind=kind), sort, reverse=reverse))
     if as_json:
-        print(json.dumps({"boards": [board_text.as_dict(one) for one in boards]}, indent=2))
+        print(json.dumps({"boards": [asdict(one) for one in boards]}, indent=2))
         return
     for one in boards:
-        chosen = board_text.shown(one, split(columns))
+        chosen = terminal.shown(one, _split(columns))
         if as_csv:
-            print(lines(board_text.as_csv(one, chosen)), end="")
+            print(lines(terminal.board_csv(one, chosen)), end="")
         elif as_markdown:
-            print(board_text.as_markdown(one, chosen))
+            print(terminal.board_markdown(one, chosen))
         else:
-            board_text.print_board(one, _console(), chosen, trace)
+            terminal.print_board(one, chosen, trace)
 
 
 def correlate(
     x: Annotated[str, typer.Option("--x", help="metric on the horizontal axis")] = "fid",
     y: Annotated[str, typer.Option("--y", help="metric on the vertical axis")] = "geneval",
-    guidance: Annotated[str, typer.Option("--guidance", help="ImageNet column: none or cfg (tuned)")] = "none",
+    guidance: Guidance = "none",
     score_set: ScoreSet = "paper-2026-06",
     family: Families = None,
     select: Select = None,
@@ -134,7 +137,7 @@ def correlate(
     seed: Seed = 0,
     as_json: Json = False,
 ) -> None:
-    """Say how well one metric predicts another over methods, and what that answer hangs on.
+    """Correlate two metrics over methods: coefficients, intervals, families, influence of single methods, noise.
 
     Examples:
 
@@ -146,25 +149,18 @@ def correlate(
     """
     from diffusionbench.study.analysis import TOP, analyse
     from diffusionbench.study.points import select_points
-    from diffusionbench.views.study_text import as_dict, print_study
+    from diffusionbench.views import terminal
 
-    asked = split(family)
+    asked = _split(family)
     selection = select_points(
-        gather_records(records), x, y, guidance=guidance, score_set=score_set, family=asked, select=split(select)
+        _gather(records), x, y, guidance=guidance, score_set=score_set, family=asked, select=_split(select)
     )
     separate = any(name.lower() in ("e2e", "e2e-vae") for name in asked)
     study = analyse(selection, separate_e2e=separate, draws=draws, seed=seed, top=top or TOP)
     if as_json:
-        print(json.dumps(as_dict(study), indent=2))
+        print(json.dumps(terminal.study_dict(study), indent=2))
     else:
-        print_study(study, _console())
-
-
-def _console() -> Any:
-    from diffusionbench.views.terminal import PlainConsole
-
-    # A file or a pipe has no width; a wide table must not be folded to 80 columns there.
-    return PlainConsole(None if sys.stdout.isatty() else 180)
+        terminal.print_study(study)
 
 
 def submit(
@@ -190,48 +186,37 @@ def submit(
 
       diffusionbench submit record.json --records ../diffusionbench/records --json
     """
-    from diffusionbench.study import submission
+    from diffusionbench.study import exports, submission
 
     if not dry_run:
         check_place(records, "folder")
         for file in filter(None, (every_eval_ever, hub)):
             check_place(file)
     report = submission.check(result, records)
-    exports = {} if report.problems else _exports(report.record, every_eval_ever, hub, hub_dataset)
+    files: dict[Path, tuple[str, str]] = {}
     path = None
-    if not report.problems and not dry_run:
-        # The record comes last: where something cannot be written, nothing has been submitted.
-        write_results(exports)
-        path = submission.write(report, records)
+    if report.record is not None and not report.problems:
+        if every_eval_ever is not None:
+            text = json.dumps(exports.every_eval_ever(report.record), indent=2) + "\n"
+            files[every_eval_ever] = text, '"evaluation_id": "diffusionbench-'
+        if hub is not None:
+            files[hub] = exports.hub_yaml(report.record, hub_dataset), "notes: protocol "
+        if not dry_run:
+            # The record comes last: where something cannot be written, nothing has been submitted.
+            write_results(files)
+            path = submission.write(report, records)
     if as_json:
         content = {"problems": report.problems, "warnings": report.warnings, "file": str(path) if path else None}
         print(json.dumps(content, indent=2))
     else:
-        for warning in report.warnings:
-            print(printable(f"warning: {warning}"), file=sys.stderr)
+        _warn(report.warnings)
         if path:
-            for file in exports:
+            for file in files:
                 print(f"wrote {file}")
             print(f"wrote {path}. Add it in a pull request, and nothing else.")
         elif not report.problems:
             print("the record can be submitted; nothing was written (--dry-run)")
-    if report.problems:
-        raise RequestError(_listed(f"record {result} cannot be submitted", report.problems))
-
-
-def _exports(
-    record: Any, every_eval_ever: Path | None, hub: Path | None, hub_dataset: str
-) -> dict[Path, tuple[str, str]]:
-    """The files to write beside the record, by path: content, and what marks a file as an earlier one."""
-    from diffusionbench.study import exports
-
-    files = {}
-    if every_eval_ever is not None:
-        text = json.dumps(exports.every_eval_ever(record), indent=2) + "\n"
-        files[every_eval_ever] = text, '"evaluation_id": "diffusionbench-'
-    if hub is not None:
-        files[hub] = exports.hub_yaml(record, hub_dataset), "notes: protocol "
-    return files
+    _refuse(f"record {result} cannot be submitted", report.problems)
 
 
 def validate(
@@ -256,13 +241,69 @@ def validate(
     if as_json:
         print(json.dumps({"records": len(reports), "problems": problems, "warnings": warnings}, indent=2))
     else:
-        for warning in warnings:
-            print(printable(f"warning: {warning}"), file=sys.stderr)
+        _warn(warnings)
         if not problems:
             print("1 record is valid" if len(reports) == 1 else f"{len(reports)} records are valid")
+    _refuse(f"{len(problems)} problem{'s' * (len(problems) > 1)} in {folder}", problems)
+
+
+def _warn(warnings: Iterable[str]) -> None:
+    for warning in warnings:
+        print(printable(f"warning: {warning}"), file=sys.stderr)
+
+
+def _refuse(what: str, problems: Sequence[str]) -> None:
     if problems:
-        raise RequestError(_listed(f"{len(problems)} problem{'s' * (len(problems) > 1)} in {folder}", problems))
+        raise RequestError(f"{what}:\n" + few([f"  - {problem}" for problem in problems], "\n", 100))
 
 
-def _listed(what: str, problems: Sequence[str]) -> str:
-    return f"{what}:\n" + few([f"  - {problem}" for problem in problems], "\n", 100)
+def site(
+    out: Annotated[Path, typer.Option("--out", help="folder: new, empty, or an earlier site")],
+    records: Folders = None,
+    as_json: Json = False,
+) -> None:
+    """Build the website: the interactive figure, the leaderboard, a page for each record, method and metric.
+
+    Open index.html; no server and no network is needed.
+
+    Examples:
+
+      diffusionbench site --out public
+
+      diffusionbench site --out public --records records --records outputs
+
+      diffusionbench site --out /tmp/preview --json
+    """
+    from diffusionbench.views.site.build import build
+
+    check_place(out, "folder")
+    counts = build(_gather(records), out, _folders(records))
+    index = out / "index.html"
+    print(json.dumps({**counts, "index": str(index)}, indent=2) if as_json else index)
+
+
+def figure(
+    out: Annotated[Path, typer.Option("--out", help="file: .svg, .png or .pdf")],
+    score_set: ScoreSet = "paper-2026-06",
+    guidance: Guidance = "none",
+    family: Families = None,
+    select: Select = None,
+    records: Folders = None,
+    columns: Annotated[int, typer.Option("--columns", min=1, max=4, help="panels side by side")] = 2,
+) -> None:
+    """Draw Figure 1 for a paper: text-to-image scores against ImageNet FID, with r, its interval and n.
+
+    Examples:
+
+      diffusionbench figure --out fig1.svg
+
+      diffusionbench figure --out fig1.png --guidance cfg --family latent
+
+      diffusionbench figure --out fig1.pdf --set blog-2026-05 --columns 4
+    """
+    from diffusionbench.views import figure as figures
+
+    check_place(out)
+    chosen = figures.figure(_gather(records), score_set, guidance, family=_split(family), select=_split(select))
+    figures.write(out, chosen, columns=columns)
+    print(out)

@@ -1,0 +1,249 @@
+"""The lists of methods and metrics, and one page for each record, method and metric.
+
+Templates read records themselves, through the functions of `contents` that `render.Pages` hands to them.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from statistics import median
+from typing import Any, Final
+
+from diffusionbench.catalog import CATALOG, direction, metric_info
+from diffusionbench.record import Record, Value
+from diffusionbench.schema import canonical_json
+from diffusionbench.study.analysis import rescoring_noise
+from diffusionbench.study.points import guidance_state, score_set_of
+from diffusionbench.study.published import METHODS
+from diffusionbench.views.figure import STYLES
+from diffusionbench.views.site.contents import (
+    SETS,
+    Contents,
+    caption,
+    family_look,
+    guidance_words,
+    method_page,
+    metric_page,
+    record_page,
+    uncertainty,
+)
+from diffusionbench.views.site.render import Pages
+from diffusionbench.views.site.samples import sheet_of
+from diffusionbench.views.terminal import digits
+
+AXES: Final = {
+    "class_conditional": "Class-conditional",
+    "t2i": "Text-to-image",
+    "reconstruction": "Reconstruction",
+    None: "Of other packages",
+}
+BETTER: Final = {True: "higher is better", False: "lower is better", None: "no better end"}
+# Rows of one set on a metric's page; the data files hold all.
+_LISTED: Final = 200
+
+
+def _set_title(name: str) -> str:
+    return SETS[name][0] if name in SETS else name
+
+
+def _by_set(records: Sequence[Record]) -> dict[str, list[Record]]:
+    found: dict[str, list[Record]] = {}
+    for record in records:
+        found.setdefault(score_set_of(record), []).append(record)
+    return found
+
+
+# --- Records ---------------------------------------------------------------------------------------------------------
+
+
+def record_pages(contents: Contents, site: Pages) -> Iterator[tuple[str, str | bytes]]:
+    """Yield (path, HTML) of every record, and (path, PNG) of its samples."""
+    for record in contents.records:
+        path = record_page(record.id)
+        picture = path.removesuffix(".html") + ".png"
+        sheet = sheet_of(record, contents.stores)
+        if sheet is not None:
+            yield picture, sheet.png
+        keys = list(dict.fromkeys(key for values in record.breakdown.values() for key in values))
+        yield (
+            path,
+            site.render(
+                "record.html",
+                depth=1,
+                record=record,
+                family=STYLES[record.family].title if record.family in STYLES else record.family,
+                set_name=score_set_of(record),
+                set_title=_set_title(score_set_of(record)),
+                better={key: direction(key, value) for key, value in record.values.items()},
+                notes=[f"{key}: {value.note}" for key, value in record.values.items() if value.note],
+                breakdown=[
+                    (name, [_part(values.get(key)) for key in keys]) for name, values in record.breakdown.items()
+                ],
+                breakdown_heads=[metric_info(key).title if key in CATALOG else key for key in keys],
+                sections=_sections(record),
+                samples=sheet,
+                picture=picture,
+                known=any(uncertainty(value) for value in record.values.values()),
+                counted=any(value.scored is not None for value in record.values.values()),
+            ),
+        )
+
+
+def _part(value: Value | None) -> str:
+    if value is None:
+        return ""
+    beside = uncertainty(value)
+    return digits(value.value) + (f" ({beside})" if beside else "")
+
+
+def _sections(record: Record) -> Iterator[tuple[str, list[tuple[str, str]]]]:
+    """Yield protocol, provenance and further facts as names and texts, without those that are not known."""
+    protocol = record.protocol.model_dump(mode="json", exclude={"guidance"}, exclude_none=True)
+    yield "Protocol", _facts(protocol | {"guidance": guidance_words(record)})
+    provenance = record.provenance.model_dump(mode="json", exclude={"command"}, exclude_none=True)
+    yield "Provenance", _facts({"record": record.id, **provenance})
+    if extra := {key: value for key, value in record.extra.items() if key != "printed"}:
+        yield "Further facts", _facts(extra)
+
+
+def _facts(content: Mapping[str, Any]) -> list[tuple[str, str]]:
+    facts: list[tuple[str, str]] = []
+    for name, value in content.items():
+        shown = name.replace("_", " ")
+        if isinstance(value, dict):
+            facts += ((f"{shown}: {key}", _text(one)) for key, one in value.items() if one is not None)
+        elif isinstance(value, list):
+            facts += ((shown.removesuffix("s"), _text(one)) for one in value)
+        else:
+            facts.append((shown, _text(value)))
+    return facts
+
+
+def _text(value: Any) -> str:
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    return value if isinstance(value, str) else canonical_json(value)
+
+
+# --- Methods ---------------------------------------------------------------------------------------------------------
+
+
+def method_pages(contents: Contents, site: Pages) -> Iterator[tuple[str, str]]:
+    """Yield (path, HTML) of the list of methods and of every method."""
+    methods: dict[str, list[Record]] = {}
+    for record in contents.records:
+        methods.setdefault(record.method, []).append(record)
+    groups: dict[str, list[dict[str, str]]] = {}
+    pages = []
+    for name, records in methods.items():
+        known = METHODS.get(name)
+        family = next((record.family for record in records if record.family), "")
+        title = known.published if known else next((r.title for r in records if r.variant is None), name)
+        facts = [("name here", name)]
+        if known:
+            facts.append(("name in the published tables", known.published))
+            facts.append(("name in the public implementation", known.upstream))
+        entry = {"title": title, "page": method_page(name), "caption": caption(records)}
+        groups.setdefault(family, []).append(entry)
+        page = site.render(
+            "method.html",
+            depth=1,
+            name=name,
+            title=title,
+            family=family_look(family)["title"],
+            latent=known.latent if known else None,
+            caption=caption(records),
+            facts=facts,
+            sets=[{"title": _set_title(key), "groups": _by_axis(held)} for key, held in _by_set(records).items()],
+        )
+        pages.append((method_page(name), page))
+    keys = [*(key for key in STYLES if key in groups), *sorted(groups.keys() - STYLES.keys())]
+    listed = [(family_look(key), sorted(groups[key], key=lambda entry: entry["title"].casefold())) for key in keys]
+    yield "methods.html", site.render("methods.html", here="methods.html", groups=listed)
+    yield from pages
+
+
+def _by_axis(records: Sequence[Record]) -> list[dict[str, Any]]:
+    """Return the tables of a method's records, one for each axis, unguided records first."""
+    found = []
+    for axis in dict.fromkeys(record.protocol.axis for record in records):
+        alike = [record for record in records if record.protocol.axis == axis]
+        keys = list(dict.fromkeys(key for record in alike for key in record.values))
+        rows = []
+        for record in sorted(alike, key=lambda record: guidance_state(record) == "cfg"):
+            in_title = record.variant is None or record.variant.replace("nfe-", "nfe=") in record.title.lower()
+            rows.append((record.title if in_title else f"{record.title} ({record.variant})", record))
+        found.append({"keys": keys, "rows": rows})
+    return found
+
+
+# --- Metrics ---------------------------------------------------------------------------------------------------------
+
+
+def metric_pages(contents: Contents, site: Pages) -> Iterator[tuple[str, str]]:
+    """Yield (path, HTML) of the list of metrics and of every metric that is in the catalog or in a record."""
+    holders: dict[str, list[Record]] = {key: [] for key in CATALOG}
+    for record in contents.records:
+        for key in record.values:
+            holders.setdefault(key, []).append(record)
+    groups: dict[str, list[dict[str, Any]]] = {title: [] for title in AXES.values()}
+    pages = []
+    for key, records in holders.items():
+        info = metric_info(key)
+        better = direction(key, records[0].values[key]) if records else info.higher_is_better
+        entry = {"key": key, "info": info, "better": BETTER[better], "count": len(records)}
+        groups[AXES.get(info.axis, AXES[None])].append(entry)
+        paper = re.search(r"arXiv (\d{4}\.\d{4,5})", info.about)
+        # A Frechet distance may come out a rounding error below zero; its mathematical range is shown.
+        low = 0 if -0.01 < info.low < 0 else info.low
+        ends = f"{low:g}" if low > -math.inf else "no lower end", f"{info.high:g}" if info.high < math.inf else "open"
+        facts = [
+            ("key in records", key),
+            ("what is computed", info.about or "not described; the metric belongs to another package"),
+            ("direction", BETTER[better]),
+            ("range", " to ".join(ends) + (f" ({info.unit})" if info.unit else "")),
+            ("noise of one scoring", _noise(key, records)),
+            ("records", str(len(records))),
+        ]
+        page = site.render(
+            "metric.html",
+            depth=1,
+            key=key,
+            title=info.title,
+            facts=facts,
+            reference=f"https://arxiv.org/abs/{paper[1]}" if paper else None,
+            groups=_ranked(key, records, better),
+        )
+        pages.append((metric_page(key), page))
+    listed = [(title, entries) for title, entries in groups.items() if entries]
+    yield "metrics.html", site.render("metrics.html", here="metrics.html", groups=listed)
+    yield from pages
+
+
+def _noise(key: str, records: Sequence[Record]) -> str:
+    parts = []
+    if (published := rescoring_noise(key)) is not None:
+        parts.append(f"standard deviation {published.sd:.4f}: {published.source}")
+    if errors := [error for record in records if (error := record.values[key].stderr) is not None]:
+        parts.append(f"median standard error {median(errors):.3g} over {len(errors)} records")
+    return "; ".join(parts) or "not known: no record states it, and no two published sets hold it"
+
+
+def _ranked(key: str, records: Sequence[Record], better: bool | None) -> list[dict[str, Any]]:
+    """Return the records of each set, best first, values that are not finite last."""
+
+    def order(record: Record) -> float:
+        value = record.values[key].value
+        return math.inf if not math.isfinite(value) else -value if better else value
+
+    return [
+        {
+            "title": _set_title(name),
+            "known": any(uncertainty(record.values[key]) for record in held),
+            "more": max(0, len(held) - _LISTED),
+            "records": (held if better is None else sorted(held, key=order))[:_LISTED],
+        }
+        for name, held in _by_set(records).items()
+    ]

@@ -1,0 +1,232 @@
+"""Pages about all records: Figure 1, the leaderboard, how to contribute, and the files to download.
+
+The first two hand JSON to a script of theirs, which draws, sorts and filters.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from dataclasses import is_dataclass
+from typing import Any, Final
+
+from diffusionbench.shown import few
+from diffusionbench.study.board import Board, BoardRow
+from diffusionbench.views.figure import (
+    BENCHMARKS,
+    OTHER,
+    STATES,
+    STYLES,
+    UNSTATED,
+    Figure,
+    FigurePanel,
+    axis_title,
+    with_arrow,
+    x_name,
+)
+from diffusionbench.views.site.contents import (
+    SETS,
+    Contents,
+    caption,
+    family_look,
+    finite,
+    method_page,
+    printed,
+    record_page,
+)
+from diffusionbench.views.site.render import Pages, to_json
+from diffusionbench.views.terminal import board_csv, holistic_axes, rank_notes, shown, to_csv, with_error
+
+# Names shown for one reason why methods are not among the points, before "and N more".
+_NAMED: Final = 12
+# Bytes of rows above which the further columns of a board are in its CSV only, so that the page opens at once.
+_BUDGET: Final = 900_000
+_POINT_COLUMNS: Final = (
+    "set", "guidance", "method", "title", "family", "x_metric", "x", "x_record", "y_metric", "y", "y_record"
+)  # fmt: skip
+
+
+def figure_page(contents: Contents, site: Pages) -> Iterator[tuple[str, str]]:
+    """Yield the path and HTML of the first page."""
+    sets: list[dict[str, Any]] = []
+    for name, states in contents.figures.items():
+        views = {state: _view(contents, figure) for state, figure in states.items()}
+        sets.append({"key": name, "title": SETS[name][0], "about": SETS[name][1], "views": views})
+    held = {m["family"] for one in sets for view in one["views"].values() for m in view["methods"]}
+    named = [key for key in STYLES if key in held]
+    families = [
+        {"key": key, "shown": STYLES.get(key, OTHER).shown, **family_look(key)}
+        for key in [*named, *sorted(held - set(named))]
+    ]
+    yield (
+        "index.html",
+        site.render(
+            "index.html",
+            here="index.html",
+            scripts=("stats.js", "axes.js", "figure.js"),
+            data={"sets": sets, "families": families},
+            sets=sets,
+            families=families,
+            states=STATES,
+            benchmarks=BENCHMARKS,
+        ),
+    )
+
+
+def _view(contents: Contents, figure: Figure) -> dict[str, Any]:
+    """Return one state of the figure: the methods once, and for each panel the values of their indices."""
+    methods: dict[str, dict[str, Any]] = {}
+    reasons: dict[str, dict[str, None]] = {}
+    for panel in figure.panels:
+        for point in panel.points:
+            record = contents.by_id[point.x_record]
+            methods.setdefault(
+                point.name,
+                {
+                    "name": point.name,
+                    "title": point.title,
+                    "family": point.family or UNSTATED,
+                    "page": method_page(record.method),
+                    "record": record.id,
+                    "x": point.x,
+                    "shown": printed(record, figure.x_key),
+                },
+            )
+        for name, reason in panel.left_out:
+            reasons.setdefault(reason, {})[name] = None
+    title = f"{x_name(figure.x_key)}, {STATES[figure.guidance]}"
+    places = {name: place for place, name in enumerate(methods)}
+    return {
+        "x": {"key": figure.x_key, "title": title, "axis": axis_title(figure)},
+        "methods": list(methods.values()),
+        "panels": [_panel(contents, panel, places) for panel in figure.panels],
+        "leftOut": [f"{reason}: {few([*names], first=_NAMED)}" for reason, names in reasons.items()],
+    }
+
+
+def _panel(contents: Contents, panel: FigurePanel, places: dict[str, int]) -> dict[str, Any]:
+    return {
+        "key": panel.key,
+        "title": panel.title,
+        "axis": with_arrow(panel.title.split(" (")[0], panel.key),
+        "about": panel.about,
+        "problem": panel.problem,
+        "points": [
+            [places[p.name], p.y, printed(contents.by_id[p.y_record], panel.key), p.y_record] for p in panel.points
+        ],
+    }
+
+
+def board_page(contents: Contents, site: Pages) -> Iterator[tuple[str, str]]:
+    """Yield the path and HTML of the leaderboard."""
+    sets = [_board(name, board, True) for name, board in contents.boards.items()]
+    if len(to_json(sets)) > _BUDGET:
+        sets = [_board(name, board, False) for name, board in contents.boards.items()]
+    families = {
+        row.family or UNSTATED: family_look(row.family) for board in contents.boards.values() for row in board.rows
+    }
+    data = {"sets": sets, "families": families}
+    yield (
+        "leaderboard.html",
+        site.render("leaderboard.html", here="leaderboard.html", scripts=("axes.js", "board.js"), data=data, sets=sets),
+    )
+
+
+def _board(name: str, board: Board, every_column: bool) -> dict[str, Any]:
+    headline = {column.id for column in shown(board)}
+    columns = [column for column in board.columns if every_column or column.id in headline]
+    axes = holistic_axes(board)
+    more = [] if every_column else ["further columns are in the CSV of the data page"]
+    return {
+        "key": name,
+        "title": SETS[name][0],
+        "about": SETS[name][1],
+        "axes": axes,
+        "kinds": len({row.kind for row in board.rows}),
+        "columns": [
+            {
+                "id": column.id,
+                "title": column.title,
+                "axis": column.axis,
+                "better": column.higher_is_better,
+                "headline": column.id in headline,
+            }
+            for column in columns
+        ],
+        "rows": [_row(row, [column.id for column in columns], axes) for row in board.rows],
+        "notes": [*rank_notes(board), *more],
+    }
+
+
+def _row(row: BoardRow, columns: list[str], axes: list[str]) -> dict[str, Any]:
+    cells = [row.cells.get(column) for column in columns]
+    return {
+        "name": row.name,
+        "title": row.title,
+        "family": row.family or UNSTATED,
+        "kind": row.kind,
+        "page": method_page(row.method),
+        "place": row.place,
+        "mean": row.mean_rank,
+        "interval": row.interval,
+        "places": row.places,
+        "pareto": row.pareto,
+        "axisRanks": [row.axis_ranks.get(axis) for axis in axes],
+        "cells": [cell and (finite(cell.value), with_error(cell), record_page(cell.record)) for cell in cells],
+    }
+
+
+def contribute_page(contents: Contents, site: Pages) -> Iterator[tuple[str, str]]:
+    """Yield the path and HTML of the page on how to contribute."""
+    yield "contribute.html", site.render("contribute.html", here="contribute.html")
+
+
+def downloads(contents: Contents, site: Pages) -> Iterator[tuple[str, str]]:
+    """Yield (path, text) of the files to download, and the page that lists them."""
+    points = [
+        (name, state, p.name, p.title, p.family, figure.x_key, p.x, p.x_record, panel.key, p.y, p.y_record)
+        for name, states in contents.figures.items()
+        for state, figure in states.items()
+        for panel in figure.panels
+        for p in panel.points
+    ]
+    as_dicts = [dict(zip(_POINT_COLUMNS, point, strict=True)) for point in points]
+    files = [
+        (
+            "data/figure1.csv",
+            "the points of Figure 1: every set, state of guidance and panel",
+            to_csv(_POINT_COLUMNS, points),
+        ),
+        ("data/figure1.json", "the same as JSON", _json(as_dicts)),
+    ]
+    for name, board in contents.boards.items():
+        about = f"leaderboard, all columns: {SETS[name][0]}"
+        files.append((f"data/leaderboard-{name}.csv", about, board_csv(board, board.columns)))
+        files.append((f"data/leaderboard-{name}.json", "the same as JSON, with ranks and sensitivity", _json(board)))
+    # Line by line: a file of thousands of records stays readable by tools that stream.
+    lines = "".join(f"{record.model_dump_json()}\n" for record in contents.records)
+    files.append(("data/records.jsonl", "every record, one a line", lines))
+    yield from ((path, text) for path, _, text in files)
+    entries = [(path, about) for path, about, _ in files]
+    count, kinds = len(contents.records), caption(contents.records)
+    yield "data.html", site.render("data.html", here="data.html", entries=entries, count=count, caption=kinds)
+
+
+def _json(content: Any) -> str:
+    shape: dict[str, Any] = {"separators": (",", ":"), "ensure_ascii": False, "allow_nan": False, "default": vars}
+    try:
+        text = json.dumps(content, **shape)
+    except ValueError:
+        text = json.dumps(_defined(content), **shape)
+    return text + "\n"
+
+
+def _defined(content: Any) -> Any:
+    """Return the content with null for numbers that JSON cannot hold."""
+    if isinstance(content, float):
+        return finite(content)
+    if is_dataclass(content):
+        return _defined(vars(content))
+    if isinstance(content, dict):
+        return {key: _defined(value) for key, value in content.items()}
+    return [_defined(value) for value in content] if isinstance(content, list | tuple) else content
