@@ -101,6 +101,7 @@ def train() -> dict[str, Tensor]:
 
     def step_loss(batch: Batch, noise: PositionalNoise) -> dict[str, Tensor]:
         assert batch.image is not None
+        assert batch.label is not None
         grey = to_grey(batch.image.permute(0, 2, 3, 1).numpy())
         logits = state.net(shifted(grey, RECIPE["shift"], noise.uniform("shift", (2,))))
         loss = F.cross_entropy(logits, batch.label, label_smoothing=RECIPE["label_smoothing"], reduction="none")
