@@ -17,12 +17,12 @@ from nanogen.build import build_components, build_losses, build_network
 from nanogen.guidance import classifier_free, internal
 from nanogen.latents import LATENTS, Latent, LatentSpec
 from nanogen.losses import LOSSES, LossOptions, LossSpec
-from nanogen.losses.base import ExtraLoss, weighted_terms
+from nanogen.losses.loss import ExtraLoss, weighted_terms
 from nanogen.model.condition import ClassCondition
 from nanogen.model.dit import DDT, Head, Output
 from nanogen.model.layers import FinalLayer, rotary_angles, unpatchify
-from nanogen.objectives.base import Objective, Pass
 from nanogen.objectives.flow import Flow
+from nanogen.objectives.objective import Objective, Pass
 from nanogen.pipeline import ImagePipeline
 from nanogen.rng import PositionalNoise
 from nanogen.samplers import SAMPLERS, time_grid

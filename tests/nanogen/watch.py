@@ -17,10 +17,10 @@ from nanogen.config import Config
 from nanogen.data.order import batches
 from nanogen.latents.pixel import Pixel
 from nanogen.losses import LOSSES, LossOptions, LossSpec
-from nanogen.losses.base import ExtraLoss
+from nanogen.losses.loss import ExtraLoss
 from nanogen.objectives import OBJECTIVES, FlowOptions, ObjectiveSpec
-from nanogen.objectives.base import Pass
 from nanogen.objectives.flow import Flow
+from nanogen.objectives.objective import Pass
 from nanogen.pipeline import ImagePipeline
 from nanogen.state import TrainState
 from nanogen.train import build, flow_updates, open_data, training_source
