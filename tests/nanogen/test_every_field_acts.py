@@ -349,6 +349,9 @@ FIELDS = {
         lambda one: 3 * one,
         ("losses={encoded: {weight: 1}}",),
     ),
+    "optim.name": Field(
+        "momentum", once(lambda seen: [type(one).__name__ for one in seen.state.updater.optimizers]), ["SGD", "AdamW"]
+    ),
     "optim.lr": Field("1e-3", once(lambda seen: abs(largest_gradient(seen)[1])), 1e-3),
     "optim.betas": Field("[0.5, 0.75]", once(betas), [0.5, 0.75]),
     "optim.eps": Field("0.25", once(epsilon), 0.25, ("train.grad_clip=.inf",)),
