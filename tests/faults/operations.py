@@ -165,14 +165,14 @@ class Watch:
 
         setattr(module, name, wrapped)
 
-    def _wrap_exchange(self, folders: Any) -> None:
-        real = folders._exchange
+    def _wrap_exchange(self, writing: Any) -> None:
+        real = writing._exchange
 
         def wrapped(one: Path, other: Path) -> None:
             self("exchange", _absolute(one), _absolute(other))
             real(one, other)
 
-        folders._exchange = wrapped
+        writing._exchange = wrapped
 
 
 def _behind(handle: int) -> str:
