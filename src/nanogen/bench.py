@@ -11,6 +11,7 @@ from itertools import islice
 from typing import Any
 
 import torch
+from torch import nn
 
 from diffusionbench import provenance
 from nanogen import parallel, precision
@@ -135,12 +136,13 @@ def bench(config: Config, synthetic: bool, steps: int, warmup: int, num_text_tok
         for _ in loop:
             pass
         text = None if components.derived.shape.text_width is None else sum(lengths) / len(lengths)
-        return _summary(config, components, clock, steps, device, text)
+        return _summary(config, components, net, clock, steps, text)
 
 
 def _summary(
-    config: Config, components: Components, clock: Clock, steps: int, device: str, text: float | None
+    config: Config, components: Components, net: nn.Module, clock: Clock, steps: int, text: float | None
 ) -> dict[str, Any]:
+    device = components.device
     seconds = sum(clock.seconds.values())
     images = steps * config.train.batch_size
     flops = 3 * components.derived.shape.forward_flops(round(text or 0))
@@ -161,7 +163,7 @@ def _summary(
         "share_of_peak": None if peak is None else achieved / peak,
         "peak_memory_bytes": torch.cuda.max_memory_allocated() if device.startswith("cuda") else resident,
         "text_tokens": text,
-        "parameters": components.derived.shape.num_parameters(),
+        "parameters": sum(weight.numel() for weight in net.parameters()),
         "batch_size": config.train.batch_size,
         "accumulation": config.train.accumulation,
         "steps": steps,

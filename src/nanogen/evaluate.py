@@ -8,8 +8,7 @@ from __future__ import annotations
 import hashlib
 import time
 from collections.abc import Sequence
-from contextlib import AbstractContextManager
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 
 import numpy as np
@@ -36,6 +35,7 @@ from nanogen.run import EVALS, SAMPLES, Run
 
 # Columns of a sample grid.
 COLUMNS = 10
+_written = partial(write_errors, remedy="Make room and start it again.", kind=CheckpointError)
 
 
 def metadata(specs: Sequence[SampleSpec]) -> dict[str, list[int | None] | list[str | None]]:
@@ -49,18 +49,15 @@ class NetworkSource:
     """A network as the benchmark's image source.
 
     Args:
-        pipeline: makes images.
-        seed: of the noise.
-        batch_size: samples per call.
+        pipeline: makes images, with the seed and batch size of its config's evaluation.
         description: for the record's provenance.
     """
 
     labels: Sequence[int | None] | None = None
 
-    def __init__(self, pipeline: ImagePipeline, seed: int, batch_size: int, description: str) -> None:
+    def __init__(self, pipeline: ImagePipeline, description: str) -> None:
         self.pipeline = pipeline
-        self.seed = seed
-        self.preferred_batch = batch_size
+        self.preferred_batch = pipeline.config.eval.batch_size
         self.description = description
         self.image_size: tuple[int, int] | None = (pipeline.components.derived.image_size,) * 2
 
@@ -80,7 +77,8 @@ class NetworkSource:
         device, given = self.pipeline.components.device, [sample.seed for sample in samples if sample.seed is not None]
         if given:
             return self.pipeline(condition, SeededNoise(given, device))
-        return self.pipeline(condition, PositionalNoise(self.seed, [sample.id for sample in samples], device))
+        seed = self.pipeline.config.eval.seed
+        return self.pipeline(condition, PositionalNoise(seed, [sample.id for sample in samples], device))
 
 
 def _evaluation(config: Config, components: Components, method: str, step: int | None) -> Evaluation:
@@ -140,11 +138,6 @@ def prompt_texts(config: Config) -> tuple[str, ...]:
     return () if choice is None else open_prompts(choice).texts
 
 
-def _source(net: nn.Module, components: Components, config: Config, description: str) -> NetworkSource:
-    pipeline = ImagePipeline.from_config(net, components, config)
-    return NetworkSource(pipeline, config.eval.seed, config.eval.batch_size, description)
-
-
 def check_axis(config: Config) -> None:
     """Refuse an evaluation that asks for what the network does not draw, or metrics that judge by something else.
 
@@ -172,7 +165,7 @@ def check(config: Config, components: Components, classes: Sequence[str] | None 
         UserError: see `diffusionbench.request.Evaluation.check`.
     """
     evaluation = _evaluation(config, components, "check", None).updated(classes=classes)
-    evaluation.check(_source(nn.Identity(), components, config, ""))
+    evaluation.check(NetworkSource(ImagePipeline(nn.Identity(), components, config), ""))
 
 
 def record_path(run: Path, step: int, config: Config) -> Path:
@@ -185,19 +178,11 @@ def record_path(run: Path, step: int, config: Config) -> Path:
     return run / EVALS / f"step-{step:08d}-{name}-n{config.eval.num_samples}-seed{seed}.json"
 
 
-def evaluate(
-    net: nn.Module,
-    components: Components,
-    config: Config,
-    run: Run,
-    step: int,
-    save: bool = True,
-) -> Record | None:
+def evaluate(pipeline: ImagePipeline, run: Run, step: int, save: bool = True) -> Record | None:
     """Make the images that are missing and score them; every process calls it.
 
     Args:
-        net: averaged network after `step` updates.
-        config: of the run, with the sampler, guidance and evaluation to use.
+        pipeline: of the averaged network after `step` updates.
         save: write the record into the run's folder of evaluations.
 
     Returns:
@@ -208,8 +193,9 @@ def evaluate(
         RunError: if the run's folder is moved or deleted meanwhile.
     """
     started = time.perf_counter()
+    config, components = pipeline.config, pipeline.components
     main, images = parallel.is_main(), run.path / EVALS / "images"
-    source = _source(net, components, config, f"{run.path.name}, step {step}")
+    source = NetworkSource(pipeline, f"{run.path.name}, step {step}")
     with parallel.agreed(), _written(f"evaluation of {run.path}"):
         evaluation = _evaluation(config, components, run.facts["method"], step)
         count, choice, classes = evaluation.request.count, evaluation.request.prompts, run.facts.get("classes")
@@ -247,10 +233,6 @@ def evaluate(
     return record
 
 
-def _written(what: str) -> AbstractContextManager[None]:
-    return write_errors(what, "Make room and start it again.", CheckpointError)
-
-
 def finished_record(run: Path, step: int, config: Config) -> Record | None:
     """Return the record of a step's evaluation, or None where it is missing, cut off or lacks one of the metrics."""
     try:
@@ -278,17 +260,17 @@ def evaluate_run(path: Path, overrides: Sequence[str], tuned: bool, out: Path | 
             loaded = open_weights(path, device)
             if loaded.run is None:
                 raise CheckpointError(f"{path} is a file. Give the run folder, so that the record can name its run.")
-            config = loaded.changed(overrides)
+            pipeline = loaded.pipeline(overrides)
             if tuned:
-                if config.eval.tuned_scale == 1:
+                scale = pipeline.config.eval.tuned_scale
+                if scale == 1:
                     raise RequestError(
                         "this method has no tuned guidance scale (eval.tuned_scale is 1). Give --guidance."
                     )
-                guidance = [f"guidance.scale={config.eval.tuned_scale}", "guidance.interval=[0.0, 0.9]"]
-                config = loaded.changed([*overrides, *guidance])
-            if not config.eval.metrics:
+                pipeline = loaded.pipeline([*overrides, f"guidance.scale={scale}", "guidance.interval=[0.0, 0.9]"])
+            if not pipeline.config.eval.metrics:
                 raise RequestError(f"{path} names no metric. Choose with --metrics; see `diffusionbench ls metrics`.")
-        return evaluate(loaded.net, loaded.components, config, loaded.run, loaded.step, save=out is None)
+        return evaluate(pipeline, loaded.run, loaded.step, save=out is None)
 
 
 def _grid_path(run: Path, step: int) -> Path:
@@ -304,13 +286,11 @@ def has_grid(run: Path, step: int) -> bool:
     return True
 
 
-def sample_grid(
-    net: nn.Module, components: Components, config: Config, run: Run, step: int, specs: Sequence[SampleSpec]
-) -> None:
+def sample_grid(pipeline: ImagePipeline, run: Run, step: int, specs: Sequence[SampleSpec]) -> None:
     """Write a grid of samples, one per spec; only the main process works."""
     if not parallel.is_main():
         return
-    pipeline = ImagePipeline.from_config(net, components, config)
+    config = pipeline.config
     images = pipeline.in_batches(specs, config.eval.seed, config.eval.batch_size)
     facts = {"step": step, "seed": config.eval.seed, "guidance": config.guidance.scale, **metadata(specs)}
     run.check_there()

@@ -22,6 +22,7 @@ from nanogen.config import Config
 from nanogen.data import Dataset
 from nanogen.data.corrupt import CorruptLog
 from nanogen.log import Log, say
+from nanogen.pipeline import ImagePipeline
 from nanogen.progress import Progress
 from nanogen.run import CHECKPOINTS, Run
 from nanogen.settings import due, to_steps
@@ -229,19 +230,20 @@ class RunOutputs(Outputs):
 
     def _draw_and_score(self, missing: bool = False) -> None:
         """Make the sample grid and the record of a step where they are due; only what is `missing`, or both anew."""
-        step, net, run, config = self.state.step, self.state.ema.module.net, self.run, self.config
+        step, run, config = self.state.step, self.run, self.config
+        pipeline = ImagePipeline(self.state.ema.module.net, self.components, config)
         with self.stop.deferred(False):
             if step == self.last or due(step, self.sample_every):
                 with parallel.agreed():
                     if self.log is not None and not (missing and evaluate.has_grid(run.path, step)):
                         self.check_folder()
-                        evaluate.sample_grid(net, self.components, config, run, step, self.examples)
+                        evaluate.sample_grid(pipeline, run, step, self.examples)
             if config.eval.metrics and (step == self.last or due(step, self.eval_every)):
                 record = None
                 if missing:
                     record = parallel.from_main(lambda: evaluate.finished_record(run.path, step, config))
                 try:
-                    record = record or evaluate.evaluate(net, self.components, config, run, step)
+                    record = record or evaluate.evaluate(pipeline, run, step)
                 except UserError:
                     self.check_folder()
                     raise

@@ -37,24 +37,12 @@ class ImagePipeline:
     Attributes:
         net: trained network in evaluation mode.
         components: what it was trained with.
-        sampler, num_steps, shift: solver of the flow and its grid of times.
-        scale, interval: classifier-free guidance.
+        config: whose sampler and guidance are used, which may be others than those of the training.
     """
 
     net: nn.Module
     components: Components
-    sampler: str
-    num_steps: int
-    shift: float
-    scale: float
-    interval: tuple[float, float]
-
-    @classmethod
-    def from_config(cls, net: nn.Module, components: Components, config: Config) -> ImagePipeline:
-        """Use the sampler and guidance of a config, which may be others than those of the training."""
-        sampler, guidance = config.sampler, config.guidance
-        shift = resolve(config).sampler_shift
-        return cls(net, components, sampler.name, sampler.num_steps, shift, guidance.scale, guidance.interval)
+    config: Config
 
     @torch.no_grad()
     def __call__(self, condition: Condition, noise: PositionalNoise | SeededNoise) -> np.ndarray:
@@ -68,16 +56,18 @@ class ImagePipeline:
             uint8 [B, H, W, 3]; decoder output clamped to [0, 1], times 255, truncated.
         """
         components, objective = self.components, self.components.objective
+        sampler, guidance = self.config.sampler, self.config.guidance
         null = condition.null()
         velocity = classifier_free(
             lambda z, t, r: objective.velocity(self.net, z, t, r, condition),
             lambda z, t, r: objective.velocity(self.net, z, t, r, null),
-            self.scale,
-            self.interval,
+            guidance.scale,
+            guidance.interval,
         )
+        times = time_grid(sampler.num_steps, resolve(self.config).sampler_shift)
         initial = objective.initial(noise, components.derived.shape.latent_shape)
         with autocast(components.precision, components.device):
-            state = SAMPLERS.load(self.sampler)(velocity, initial, time_grid(self.num_steps, self.shift))
+            state = SAMPLERS.load(sampler.name)(velocity, initial, times)
             images = components.latent.decode(objective.latent(state))
         return to_uint8(images.float())
 
@@ -104,13 +94,14 @@ class Loaded:
     path: Path
     run: Run | None = None
 
-    def changed(self, overrides: Iterable[str]) -> Config:
-        """Return the config with other values of sampler.*, guidance.* and eval.*.
+    def pipeline(self, overrides: Iterable[str]) -> ImagePipeline:
+        """Return the network ready to make images, with other values of sampler.*, guidance.* and eval.*.
 
         Raises:
             ConfigError: for any other change.
         """
-        return changed(self.config, overrides, ("sampler", "guidance", "eval"), f"{self.path} is trained")
+        config = changed(self.config, overrides, ("sampler", "guidance", "eval"), f"{self.path} is trained")
+        return ImagePipeline(self.net, self.components, config)
 
 
 def load(weights: Path, expected: Config | None, device: str, precision: Precision) -> Loaded:

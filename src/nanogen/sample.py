@@ -17,7 +17,7 @@ from diffusionbench.writing import check_gives_way, check_place, whole_folder, w
 from nanogen import evaluate, parallel
 from nanogen.conditions import SampleSpec
 from nanogen.log import say
-from nanogen.pipeline import ImagePipeline, open_weights
+from nanogen.pipeline import open_weights
 
 DEFAULT_NUM = 64
 # Text that every grid and archive of samples holds, and no other file.
@@ -83,13 +83,12 @@ def sample_run(path: Path, overrides: Sequence[str], request: SampleRequest, out
     with parallel.processes() as device:
         with parallel.agreed():
             loaded = open_weights(path, device)
-            config, conditioner = loaded.changed(overrides), loaded.components.conditioner
+            pipeline, conditioner = loaded.pipeline(overrides), loaded.components.conditioner
             specs = conditioner.parse_specs(request.labels, request.prompts)
         num = request.num or max(DEFAULT_NUM, len(request.prompts))
         wanted = [specs[index % len(specs)] for index in range(num)]
-        pipeline = ImagePipeline.from_config(loaded.net, loaded.components, config)
         # Whole batches in the order of one process: equal batches give equal bits.
-        size = request.batch_size or config.eval.batch_size
+        size = request.batch_size or pipeline.config.eval.batch_size
         with parallel.agreed():
             mine = {
                 start: pipeline.in_batches(wanted[start : start + size], request.seed, size, start)
@@ -98,6 +97,7 @@ def sample_run(path: Path, overrides: Sequence[str], request: SampleRequest, out
         parts = parallel.gather(mine)
         with parallel.agreed():
             if parts is not None:
+                config = pipeline.config
                 facts = {"seed": request.seed, "guidance": config.guidance.scale, "step": loaded.step}
                 classes = None if loaded.run is None else loaded.run.facts.get("classes")
                 images = np.concatenate([parts[start] for start in sorted(parts)])

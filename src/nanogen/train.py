@@ -288,8 +288,9 @@ def train(composition: ComposedConfig, run_dir: Path, device: str, command: list
         components = replace(job.components, precision=run.facts["precision"])
         checkpoint.resume(run.checkpoints, state)
         if parallel.is_main():
+            size = sum(weight.numel() for weight in state.module.net.parameters())
             say(
-                f"{run_dir}: {components.derived.shape.num_parameters():,} parameters, {len(data):,} images, {last} "
+                f"{run_dir}: {size:,} parameters, {len(data):,} images, {last} "
                 f"steps of batch {config.train.batch_size}, {components.precision} on {device}, "
                 f"{parallel.world_size()} process(es){f'; continuing after step {state.step}' if state.step else ''}"
             )

@@ -180,8 +180,10 @@ def test_a_pair_goes_through_loss_sampler_guidance_and_pipeline(sampler):
     torch.testing.assert_close(end.image, wanted.image, atol=1e-5, rtol=0)
     torch.testing.assert_close(end.vector, wanted.vector, atol=1e-5, rtol=0)
 
-    components = replace(build_components(tiny(1).config, "cpu", "float32"), objective=objective)
-    pipeline = ImagePipeline(PointFlow(), components, sampler, 6, 1.0, 1.5, (0.0, 1.0))
+    solver = (f"sampler.name={sampler}", "sampler.num_steps=6", "sampler.shift=1")
+    config = tiny(1, *solver, "guidance.scale=1.5", "guidance.interval=[0, 1]").config
+    components = replace(build_components(config, "cpu", "float32"), objective=objective)
+    pipeline = ImagePipeline(PointFlow(), components, config)
     images = pipeline(condition, noise(3))
     assert images.shape == (3, 8, 8, 3)
     shown = (255 * (wanted.image[:, 0, 0, 0] + 1) / 2).tolist()
@@ -422,7 +424,7 @@ def test_a_grid_need_not_be_square(wide):
     terms = weighted_terms(components.objective, {}, net, components.latent.encode(IMAGES), CLASSES, noise(4))
     terms["flow"].mean().backward()
     assert net.final.linear.weight.grad.abs().sum() > 0
-    made = ImagePipeline.from_config(net, components, config)
+    made = ImagePipeline(net, components, config)
     images = made.in_batches(components.conditioner.parse_specs("0-3", []), 0, 2)
     # At the start the velocity is 0, so the images are the noise itself.
     start = components.latent.decode(noise_of_samples(4).normal("image", (3, 4, 16))).clamp(0, 1)

@@ -21,11 +21,12 @@ from nanogen.train import build, flow_updates, open_data, train
 
 # A product in bfloat16 is right to 2^-8 = 0.4 %; what a whole network loses stays within a few of these.
 LOSS, GRADIENT, GREY_LEVELS = 0.01, 0.05, 3.0
+PLAIN = ["sampler.shift=1", "guidance.scale=1.5", "guidance.interval=[0, 1]"]
 
 
 @pytest.fixture(scope="module")
 def opened():
-    return open_data(tiny(1, "seed=3").config)
+    return open_data(tiny(1, "seed=3", "sampler.name=heun", "sampler.num_steps=4", *PLAIN).config)
 
 
 def lively(opened, kind: precision.Precision) -> tuple[TrainState, Components]:
@@ -66,7 +67,7 @@ def test_a_sample_agrees_with_float32(opened):
     images = {}
     for kind in ("float32", "bfloat16"):
         state, parts = lively(opened, kind)
-        pipeline = ImagePipeline(state.ema.module.net, parts, "heun", 4, 1.0, 1.5, (0.0, 1.0))
+        pipeline = ImagePipeline(state.ema.module.net, parts, opened[1])
         images[kind] = pipeline.in_batches([SampleSpec(label) for label in range(6)], 0, 6)
     gap = np.abs(images["float32"].astype(float) - images["bfloat16"])
     assert 0 < gap.mean() < GREY_LEVELS
@@ -90,7 +91,7 @@ def test_the_sampler_state_is_float32(opened):
     state, parts = lively(opened, "bfloat16")
     handed = []
     state.module.net.register_forward_pre_hook(lambda module, given: handed.extend(given[:2]))
-    pipeline = ImagePipeline(state.module.net, parts, "euler", 2, 1.0, 1.0, (0.0, 1.0))
+    pipeline = ImagePipeline(state.module.net, parts, opened[1])
     pipeline.in_batches([SampleSpec(1)], 0, 1)
     assert {tensor.dtype for tensor in handed} == {torch.float32}
 

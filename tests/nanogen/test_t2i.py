@@ -108,14 +108,12 @@ def test_the_first_images_of_an_evaluation_follow_the_prompt_sets_seeds(run, tmp
     import torch
 
     from nanogen.evaluate import NetworkSource, _evaluation
-    from nanogen.pipeline import ImagePipeline, load
+    from nanogen.pipeline import load
     from nanogen.rng import SeededNoise
 
     weights = sorted((run / "checkpoints").glob("*/ema.safetensors"))[-1]
     loaded = load(weights, None, "cpu", "float32")
-
-    pipeline = ImagePipeline.from_config(loaded.net, loaded.components, loaded.config)
-    source = NetworkSource(pipeline, 0, 4, "test")
+    source = NetworkSource(loaded.pipeline(["eval.seed=0", "eval.batch_size=4"]), "test")
     samples = _evaluation(loaded.config, loaded.components, "test", None).samples(source)
     noise = SeededNoise([samples[0].seed]).normal("image", (3, 24, 24))
     assert torch.equal(noise[0], torch.randn(3, 24, 24, generator=torch.Generator().manual_seed(samples[0].seed)))
@@ -124,7 +122,7 @@ def test_the_first_images_of_an_evaluation_follow_the_prompt_sets_seeds(run, tmp
     assert not np.array_equal(together[0], together[1])
     # The seed of the set rules, and neither the place nor the evaluation's own seed.
     moved = [dataclasses.replace(samples[0], id=9)]
-    other = NetworkSource(pipeline, 5, 4, "test")
+    other = NetworkSource(loaded.pipeline(["eval.seed=5", "eval.batch_size=4"]), "test")
     assert np.array_equal(other.images(moved), source.images(samples[:1]))
 
 
@@ -217,7 +215,7 @@ def test_prompts_become_images_that_carry_them(run, tmp_path):
         (["train", "--task", "shapes", "data.image_size=48"], "drawn at 24, 32, 64, 128 pixels"),
         (["train", "--task", "digits", "condition.kind=text", "condition.encoder=minilm-l6"], "has no captions"),
         (["train", "--task", "shapes", "condition.kind=class"], "data has no labels"),
-        (["eval", "{run}", "--metrics", "fd_digits"], "needs a prompt set"),
+        (["eval", "{run}", "--metrics", "fd_digits"], "needs a reference"),
         (["eval", "{run}", "eval.prompt_seed=mine"], "'mine' is no seed of SimpleEval"),
         (["show", "--diff", "digits", "shape"], "unknown task 'shape'"),
         (["prepare", "text", "--task", "shapes", "--out", "text", "--dtype", "float64"], "float64: unknown"),

@@ -83,9 +83,6 @@ class DDT(nn.Module):
         for name, head_width in (("encoder", e // shape.encoder_num_heads), ("decoder", d // shape.decoder_num_heads)):
             # Constant, so it is computed and never stored.
             self.register_buffer(f"{name}_rotary", rotary_table(*shape.grid, head_width), persistent=False)
-        self._initialize()
-
-    def _initialize(self) -> None:
         for name, parameter in self.named_parameters():
             if name.startswith(("encoder_embed.", "decoder_embed.")):
                 if name.endswith("weight"):

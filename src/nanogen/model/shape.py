@@ -77,7 +77,7 @@ class Shape:
         return self.patch_size**2 * self.latent_shape[0]
 
     def num_parameters(self) -> int:
-        """Learnable values, exactly; a test holds this equal to the network itself."""
+        """Learnable values of the network without heads of an objective, exactly."""
         e, d, p = self.encoder_hidden_size, self.decoder_hidden_size, self.token_width
         time = NUM_FREQUENCIES + self.num_time_tokens * e + _linear(2 * NUM_FREQUENCIES, e) + _linear(e, e)
         time *= self.num_times
