@@ -68,10 +68,8 @@ def collect_answers(prompt_set: PromptSet, predictions: Predictions, rule: Conse
     """Compare predictions with the requested facts.
 
     Args:
-        prompt_set: the set.
         predictions: prompt id -> K arrays int8 [2, 1 + V, Q] (`evidence.py`), None where the image could not be
             judged. A block with a missing image is not scored.
-        rule: of the scorers.
 
     Raises:
         DataError: if no block is complete.

@@ -67,10 +67,5 @@ def spoil(facts: Mapping[str, str], accuracy: float, stream: HashStream) -> dict
 
 def truth_answers(prompt: Prompt, truth: Mapping[str, str]) -> np.ndarray:
     """Return the answers of a perfect reader: int8 [Q], -1 where the true fact is not among the options."""
-    return np.asarray(
-        [
-            question.options.index(truth[question.slot]) if truth[question.slot] in question.options else -1
-            for question in prompt.questions
-        ],
-        np.int8,
-    )
+    shown = [(truth[question.slot], question.options) for question in prompt.questions]
+    return np.asarray([options.index(fact) if fact in options else -1 for fact, options in shown], np.int8)
