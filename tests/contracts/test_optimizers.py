@@ -1,4 +1,4 @@
-"""What every optimizer promises: each parameter once, at the scheduled rate, no update that is not finite, exact resume."""
+"""Promises of every optimizer: each parameter once, the scheduled rate, refusal of non-finite updates, exact resume."""
 
 from __future__ import annotations
 

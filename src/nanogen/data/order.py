@@ -7,13 +7,13 @@ sees the same images at the same positions. Nothing here draws from a shared ran
 
 from __future__ import annotations
 
+import itertools
 import os
 import signal
 import sys
 import threading
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import torch
@@ -129,7 +129,8 @@ def batches(
         accumulation=accumulation,
         components=dataset.components,
     )
-    return _read(dataset, _Endless(order, first_step), workers)
+    plan = (micro for step in itertools.count(first_step) for micro in order.micro_batches(step))
+    return _read(dataset, plan, workers)
 
 
 def in_order(dataset: Dataset | SupportsBatches, batch_size: int, workers: int = 0) -> Iterator[Batch]:
@@ -141,20 +142,6 @@ def in_order(dataset: Dataset | SupportsBatches, batch_size: int, workers: int =
     starts = range(0, len(dataset), batch_size)
     indices = (np.arange(start, min(start + batch_size, len(dataset))) for start in starts)
     return _read(dataset, [MicroBatch(some, some.tolist()) for some in indices], workers)
-
-
-@dataclass(frozen=True)
-class _Endless:
-    """All micro-batches of a rank from one step on; unlike a generator it can be sent to a worker."""
-
-    order: Order
-    first_step: int
-
-    def __iter__(self) -> Iterator[MicroBatch]:
-        step = self.first_step
-        while True:
-            yield from self.order.micro_batches(step)
-            step += 1
 
 
 def _read(dataset: Dataset | SupportsBatches, plan: Iterable[MicroBatch], workers: int) -> Iterator[Batch]:
@@ -210,17 +197,12 @@ def _end_with_parent(worker: int) -> None:
     threading.Thread(target=wait, daemon=True).start()
 
 
-def _unchanged(batch: Any) -> Any:
-    return batch
-
-
 def _prefetch(dataset: Dataset, plan: Iterable[MicroBatch], workers: int) -> Iterator[Batch]:
     loader: DataLoader = DataLoader(
         _Worker(dataset),  # type: ignore[arg-type]
         batch_size=None,
         sampler=plan,
         num_workers=workers,
-        collate_fn=_unchanged,
         worker_init_fn=_end_with_parent,
         # Its own generator: otherwise starting the workers would advance torch's global stream.
         generator=torch.Generator(),

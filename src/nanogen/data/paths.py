@@ -23,31 +23,18 @@ _BRACES = re.compile(
 )
 
 
-def existing(path: Path, name: str) -> Path:
-    """Return the path of a data set.
-
-    Raises:
-        DataError: if nothing is there.
-    """
+def existing(path: Path, name: str, must_be_folder: bool = False) -> Path:
+    """Return the path of a data set; DataError if nothing is there, or a file where only a folder can be read."""
     check_local(path)
     if not path.exists():
         raise DataError(f"data set '{name}': {path} does not exist. Give the path of a file or folder that does.")
-    return path
-
-
-def existing_folder(path: Path, name: str) -> Path:
-    """Return the path of a data set that is a folder; raises as `existing`."""
-    if not existing(path, name).is_dir():
+    if must_be_folder and not path.is_dir():
         raise DataError(f"data set '{name}': {path} is a file. Give the folder that holds the pictures.")
     return path
 
 
 def check_local(path: Path) -> None:
-    """Check that a path means a place on this machine.
-
-    Raises:
-        DataError: if it is an address, as of a web page, a bucket or the hub, or a command.
-    """
+    """Refuse an address (of a web page, a bucket or the hub) and a command with a DataError."""
     # A path joins the two slashes of an address to one.
     if re.match(r"(pipe|hf):|[A-Za-z][A-Za-z0-9+.-]+:/", str(path)) and not os.path.lexists(path):
         raise DataError(f"data {path} is not on this machine. Fetch it, and give the path of the file or folder.")
@@ -128,18 +115,14 @@ def find_files(path: Path, split: str, name: str, ending: str, left_out: LeftOut
         raise DataError(f"{path} holds no {ending} file. {remedy or 'Give a folder that does, or the file itself.'}")
     others = set(files) - chosen.keys()
     for file in names:
-        if file not in chosen and not _is_companion(file, names):
-            left_out.add(_reason(file, inside, split, ending, file in others), file)
+        if file in others:
+            left_out.add(f"files without '{split}' in their names", file)
+        elif file not in chosen and not _is_companion(file, names):
+            unlisted = (
+                "files that state.json does not list" if file.lower().endswith(ending) else "files of other kinds"
+            )
+            left_out.add(unlisted if os.path.dirname(file) == inside else "files in other folders", file)
     return [path / file for file in chosen]
-
-
-def _reason(file: str, inside: str, split: str, ending: str, is_of_other_split: bool) -> str:
-    """Return why a file of a folder is not read, as a noun in the plural."""
-    if is_of_other_split:
-        return f"files without '{split}' in their names"
-    if os.path.dirname(file) != inside:
-        return "files in other folders"
-    return "files that state.json does not list" if file.lower().endswith(ending) else "files of other kinds"
 
 
 def _is_companion(file: str, names: Container[str]) -> bool:

@@ -17,8 +17,9 @@ import tarfile
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field
+from itertools import islice
 from pathlib import Path
-from typing import BinaryIO, Literal
+from typing import BinaryIO, Literal, cast
 
 import numpy as np
 from pydantic import ConfigDict, NonNegativeInt, ValidationError
@@ -119,6 +120,32 @@ class KeyFiles:
         """True with an image and a caption; JSON without a caption may describe another field."""
         return self.image is not None and self.text is not None and not (self.is_json and self.problem is not None)
 
+    def add(self, suffix: str, member: tarfile.TarInfo, content: bytes, name: str) -> None:
+        """Take a file of the key; DataError if there is one of its kind already."""
+        kind = suffix if suffix in TEXTS else "image"
+        if kind in self.kinds:
+            what = "two images" if kind == "image" else f"two files {kind}"
+            raise DataError(f"{name} has {what}: the key is there twice. Give every sample its own key.")
+        self.kinds.add(kind)
+        if kind == "image":
+            self.image = member.offset_data, member.size
+        elif kind == ".txt" or self.text is None:
+            # Beside a text file a JSON file holds other facts.
+            self.text = member.offset_data, min(member.size, MAX_CAPTION + 1)
+            self.is_json, self.problem = kind == ".json", None
+            try:
+                (caption_from_json if self.is_json else decode_caption)(content, name)
+            except DataError as error:
+                self.problem = str(error)
+
+    def defect(self, shard: Path, key: str) -> str | None:
+        """Return the sentence about a sample that cannot be read, or None."""
+        if self.image is None or self.text is None:
+            return missing(shard, key, image=self.image is None)
+        if self.image[1] == 0:
+            return f"the image of {named(shard, key)} is empty. Replace it, or remove the sample."
+        return self.problem
+
 
 def named(shard: Path, key: str) -> str:
     """Return what messages call a sample."""
@@ -217,11 +244,10 @@ def _saved_records(place: Path, digest: str) -> Records | None:
     if len(rest) != length + facts.key_bytes:
         return None
     table, keys = np.frombuffer(rest[:length], RECORD), rest[length:]
-    inside = all((table[name] <= facts.bytes).all() for name in ("image", "image_size", "text", "text_size"))
     ends = table["key_end"]
-    return (
-        Records(table, keys) if inside and (np.diff(ends, prepend=0) >= 0).all() and (ends <= len(keys)).all() else None
-    )
+    is_valid = (np.diff(ends, prepend=0) >= 0).all() and (ends <= len(keys)).all()
+    is_valid &= all((table[name] <= facts.bytes).all() for name in ("image", "image_size", "text", "text_size"))
+    return Records(table, keys) if is_valid else None
 
 
 def _places(shard: Path) -> list[Path]:
@@ -260,9 +286,8 @@ def build(shard: Path) -> tuple[IndexFacts, Records]:
             name = "/".join(parts)
             key, _, ending = name.rpartition(".")
             suffix = f".{ending.lower()}"
-            problem = _problem(member)
-            if problem is not None:
-                left_out.add(problem, name)
+            if member.unread is not None:
+                left_out.add(member.unread, name)
             elif any(map(is_hidden, parts)):
                 left_out.add("hidden members", name)
             elif not key or (suffix not in IMAGE_SUFFIXES and suffix not in TEXTS):
@@ -272,21 +297,28 @@ def build(shard: Path) -> tuple[IndexFacts, Records]:
                 if suffix in TEXTS:
                     file.seek(member.offset_data)
                     content = file.read(min(member.size, MAX_CAPTION + 1))
-                _place(samples.setdefault(key, KeyFiles()), suffix, member, content, named(shard, key))
+                samples.setdefault(key, KeyFiles()).add(suffix, member, content, named(shard, key))
                 sha.update(content)
     for key in [key for key, sample in samples.items() if not sample.is_complete]:
-        if _is_field(key, samples):
+        # `KEY.seg` belongs to the image `KEY`.
+        shorter = (key[:place] for place in range(key.rfind("/") + 1, len(key)) if key[place] == ".")
+        if any(one in samples and samples[one].image is not None for one in shorter):
             left_out.add("further fields of a sample", key)
         elif samples[key].image is None and os.path.basename(key).startswith("__"):
             left_out.add("notes about the shard", key)
         else:
             continue
         del samples[key]
-    for key, sample in samples.items():
+    table = np.zeros(len(samples), RECORD)
+    for row, (key, sample) in enumerate(samples.items()):
+        table[row] = (*(sample.image or (0, 0)), *(sample.text or (0, 0)), sample.is_json, 0)
         if sample.kinds >= set(TEXTS):
             left_out.add(".json files beside a .txt", f"{key}.json")
-    records = _records(samples)
-    rest = records.table.tobytes() + records.keys
+    keys = [os.fsencode(key) for key in samples]
+    table["key_end"] = np.cumsum([len(key) for key in keys])
+    records = Records(table, b"".join(keys))
+    rest = table.tobytes() + records.keys
+    defects = (sample.defect(shard, key) for key, sample in samples.items())
     sha.update(rest)
     return IndexFacts(
         bytes=stat.st_size,
@@ -295,7 +327,7 @@ def build(shard: Path) -> tuple[IndexFacts, Records]:
         key_bytes=len(records.keys),
         digest=sha.hexdigest(),
         records=hashlib.sha256(rest).hexdigest(),
-        defects=tuple(_defects(samples, shard)[:MAX_DEFECTS]),
+        defects=tuple(islice((defect for defect in defects if defect is not None), MAX_DEFECTS)),
         left_out=left_out.found,
     ), records
 
@@ -314,8 +346,19 @@ class _Header(tarfile.TarInfo):
             raise tarfile.HeaderError("no size that is allowed")
         return found
 
+    @property
+    def unread(self) -> str | None:
+        """The kind of the member, in the plural, if it is no file whose content stands there; else None."""
+        if self.issparse():
+            return "sparse files inside a tar"
+        if self.islnk() or self.issym():
+            return "links inside a tar"
+        if self.isdev():
+            return "devices inside a tar"
+        return None if self.isreg() else "members of an unknown kind"
 
-def _members(file: BinaryIO, shard: Path) -> Iterator[tarfile.TarInfo]:
+
+def _members(file: BinaryIO, shard: Path) -> Iterator[_Header]:
     """Yield the members of a tar in order, folders apart; the content of each lies within the file.
 
     Raises:
@@ -327,7 +370,7 @@ def _members(file: BinaryIO, shard: Path) -> Iterator[tarfile.TarInfo]:
         raise DataError(f"{shard} is empty (0 bytes). Fetch it again.")
     try:
         tar = tarfile.TarFile(fileobj=file, tarinfo=_Header)
-        while (member := tar.next()) is not None:
+        while (member := cast(_Header | None, tar.next())) is not None:
             # Otherwise every member stays in memory.
             tar.members.clear()  # type: ignore[attr-defined]
             if member.size < 0 or tar.offset > end:
@@ -356,62 +399,3 @@ def _members(file: BinaryIO, shard: Path) -> Iterator[tarfile.TarInfo]:
 def _damaged(shard: Path, position: int) -> DataError:
     problem = "is no tar file, or a compressed one" if not position else f"is damaged at byte {position:,}"
     return DataError(f"{shard} {problem}. Fetch it again, or unpack it to a plain .tar.")
-
-
-def _problem(member: tarfile.TarInfo) -> str | None:
-    """Return what a member is, in the plural, if it is no file whose content stands there."""
-    if member.issparse():
-        return "sparse files inside a tar"
-    if member.islnk() or member.issym():
-        return "links inside a tar"
-    if member.isdev():
-        return "devices inside a tar"
-    return None if member.isreg() else "members of an unknown kind"
-
-
-def _place(sample: KeyFiles, suffix: str, member: tarfile.TarInfo, content: bytes, name: str) -> None:
-    kind = suffix if suffix in TEXTS else "image"
-    if kind in sample.kinds:
-        what = "two images" if kind == "image" else f"two files {kind}"
-        raise DataError(f"{name} has {what}: the key is there twice. Give every sample its own key.")
-    sample.kinds.add(kind)
-    if kind == "image":
-        sample.image = member.offset_data, member.size
-    elif kind == ".txt" or sample.text is None:
-        # Beside a text file a JSON file holds other facts.
-        sample.text = member.offset_data, min(member.size, MAX_CAPTION + 1)
-        sample.is_json, sample.problem = kind == ".json", None
-        try:
-            (caption_from_json if sample.is_json else decode_caption)(content, name)
-        except DataError as error:
-            sample.problem = str(error)
-
-
-def _is_field(key: str, samples: dict[str, KeyFiles]) -> bool:
-    """Return whether an incomplete `KEY.seg` belongs to the image `KEY`."""
-    folder, _, base = key.rpartition("/")
-    pieces = base.split(".")
-    keys = (os.path.join(folder, ".".join(pieces[:count])) for count in range(1, len(pieces)))
-    return any(one in samples and samples[one].image is not None for one in keys)
-
-
-def _defects(samples: dict[str, KeyFiles], shard: Path) -> list[str]:
-    found = []
-    for key, sample in samples.items():
-        if sample.image is None or sample.text is None:
-            found.append(missing(shard, key, image=sample.image is None))
-        elif sample.image[1] == 0:
-            found.append(f"the image of {named(shard, key)} is empty. Replace it, or remove the sample.")
-        elif sample.problem is not None:
-            found.append(sample.problem)
-    return found
-
-
-def _records(samples: dict[str, KeyFiles]) -> Records:
-    table = np.zeros(len(samples), RECORD)
-    keys = [os.fsencode(key) for key in samples]
-    for row, sample in enumerate(samples.values()):
-        image, text = sample.image or (0, 0), sample.text or (0, 0)
-        table[row] = (*image, *text, sample.is_json, 0)
-    table["key_end"] = np.cumsum([len(key) for key in keys])
-    return Records(table, b"".join(keys))

@@ -23,7 +23,7 @@ from diffusionbench.errors import DataError
 from diffusionbench.files import IMAGE_SUFFIXES, LeftOut, is_image, is_split, list_images, natural_key, no_split
 from diffusionbench.shown import few, printable
 from nanogen.data.caption_text import CAPTION_FIELDS, MAX_CAPTION, METADATA, caption_from_fields, decode_caption
-from nanogen.data.paths import existing_folder
+from nanogen.data.paths import existing
 from nanogen.data.stored import MAX_DEFECTS, ImageFiles, empty_images
 
 # Name of each image, or of what there is of an incomplete sample -> its caption, or what is wrong with it.
@@ -65,7 +65,7 @@ def open_captioned(path: Path, image_size: int, split: str) -> CaptionedFiles:
         DataError: if the folder is missing or unreadable, holds no image, or its table of captions is damaged.
             Images without captions and captions without images are listed in `defects`.
     """
-    folder = existing_folder(path, "captionfolder")
+    folder = existing(path, "captionfolder", must_be_folder=True)
     left_out = LeftOut()
     root, sizes = _split_root(folder, list_images(folder, left_out, also=(".txt", *METADATA)), split, left_out)
     tables = [name for name in METADATA if name in sizes]

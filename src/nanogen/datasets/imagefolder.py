@@ -11,7 +11,7 @@ import numpy as np
 from diffusionbench.errors import DataError
 from diffusionbench.files import IMAGE_SUFFIXES, number_classes, open_image_folder
 from diffusionbench.shown import printable
-from nanogen.data.paths import existing_folder
+from nanogen.data.paths import existing
 from nanogen.data.stored import MAX_DEFECTS, ImageFiles, empty_images
 
 
@@ -21,7 +21,7 @@ def open_folder(path: Path, image_size: int, split: str) -> ImageFiles:
     Raises:
         DataError: if the folder is missing, has no class folders, or a class folder has no image.
     """
-    found = open_image_folder(existing_folder(path, "imagefolder"), split)
+    found = open_image_folder(existing(path, "imagefolder", must_be_folder=True), split)
     where = printable(str(found.root))
     if found.classes is None:
         raise DataError(
