@@ -52,14 +52,7 @@ def kind(slot: str) -> str:
 
 @dataclass
 class Plan:
-    """Which slots a block has, before any fact is drawn.
-
-    Attributes:
-        type: block type.
-        targets: slots of the two contrasts.
-        animals: nouns that are animals.
-        slots: every named slot.
-    """
+    """Slots of a block before any fact is drawn: the contrasted ones, the nouns that are animals, all named ones."""
 
     type: str
     targets: tuple[str, str]

@@ -77,8 +77,7 @@ class Responses(NamedTuple):
 
     Attributes:
         values: float32 [templates, h, w].
-        top, left: of the box, in steps.
-        step: pixels of the image to one of the map.
+        top, left: of the box, in steps of so many pixels of the image.
         shapes, radii: of the templates, int64 [templates]; radii in pixels of the image.
     """
 

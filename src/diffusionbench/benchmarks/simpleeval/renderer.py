@@ -77,15 +77,11 @@ def complete(facts: Mapping[str, str], stream: HashStream) -> dict[str, str]:
 
 
 def render(scene: Mapping[str, str], seed: str, path: str, size: int = CANVAS) -> np.ndarray:
-    """Paint a scene.
+    """Paint a scene: uint8 [size, size, 3], size 1..64 or 128.
 
     Args:
         scene: facts by slot (`shapes_world`); sizes and background may be missing and are then drawn.
         seed, path: everything not stated by the scene follows from these two.
-        size: side in pixels, 1..64 or 128.
-
-    Returns:
-        uint8 [size, size, 3].
 
     Raises:
         ValueError: if the size is not supported.
@@ -120,11 +116,7 @@ def background(path: str, seed: str, size: int) -> np.ndarray:
 
 
 def shrink(image: np.ndarray, size: int) -> np.ndarray:
-    """Shrink to `size` x `size` by the exact area mean, in integers, rounded half up.
-
-    Args:
-        image: uint8 [S, S, 3] with S >= size.
-    """
+    """Shrink uint8 [S, S, 3] to `size` <= S by the exact area mean, in integers, rounded half up."""
     shares, block = _shares(image.shape[0], size)
     planes = np.ascontiguousarray(image.transpose(2, 0, 1), np.float64)
     means = (shares @ planes @ shares.T + block * block / 2) / (block * block)
@@ -314,10 +306,7 @@ def inside_shape(shape: str, u: np.ndarray, v: np.ndarray) -> np.ndarray:
 def training_pair(seed: str, index: int, size: int = CANVAS) -> tuple[np.ndarray, str, dict[str, str]]:
     """Return one training example; held-out combinations of colour and shape never appear.
 
-    Args:
-        seed: any text; sets from different seeds are unrelated.
-        index: 0, 1, ...; the example depends on (seed, index) alone.
-        size: side in pixels.
+    The example depends on (seed, index) alone; sets from different seeds are unrelated.
 
     Returns:
         image uint8 [size, size, 3], caption, and the complete scene (facts by slot).

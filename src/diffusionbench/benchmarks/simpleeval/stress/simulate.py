@@ -27,13 +27,11 @@ class Simulated:
 
 
 def simulate(prompt_set: PromptSet, accuracy: float, seed: str, size: int = renderer.CANVAS) -> Iterator[Simulated]:
-    """Yield images of a prompt-following generator, in the order of the set, K for each prompt.
+    """Yield images of a prompt-following generator for a set of the shapes world, in its order, K for each prompt.
 
     Args:
-        prompt_set: a set of the shapes world.
         accuracy: probability in 0..1 that a named fact is right; a wrong one is another value, uniformly.
         seed: any text; images of two seeds are independent.
-        size: side in pixels.
     """
     for prompt in prompt_set.prompts:
         for k in range(prompt_set.images_per_prompt):
