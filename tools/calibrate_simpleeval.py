@@ -28,7 +28,7 @@ from diffusionbench.benchmarks.simpleeval.prompts import build
 from diffusionbench.benchmarks.simpleeval.scorecard import SHAPES, ScoreCard, score_card
 from diffusionbench.benchmarks.simpleeval.shapes_scorer import ShapesScorer
 from diffusionbench.benchmarks.simpleeval.stream import HashStream, octets
-from diffusionbench.benchmarks.simpleeval.stress.bench import subset
+from diffusionbench.benchmarks.simpleeval.stress.baseline import subset
 from diffusionbench.benchmarks.simpleeval.stress.perturbations import restyle
 from diffusionbench.benchmarks.simpleeval.stress.simulate import draw, simulate, truth_answers
 from diffusionbench.benchmarks.simpleeval.stress.targets import SimpleEvalTarget

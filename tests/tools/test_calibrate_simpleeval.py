@@ -8,7 +8,7 @@ import pytest
 
 import calibrate_simpleeval as calibrate
 from diffusionbench.benchmarks.simpleeval.prompts import build
-from diffusionbench.benchmarks.simpleeval.stress.bench import subset
+from diffusionbench.benchmarks.simpleeval.stress.baseline import subset
 from diffusionbench.benchmarks.simpleeval.stress.targets import SimpleEvalTarget
 
 #: By how much a rung may lie above the one before it.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 from pathlib import Path
 from typing import Annotated
@@ -182,7 +183,8 @@ def stress(
         check_gives_way(out, '"set_digest": "')
     names = [metric, *(name for name in against.split(",") if name)]
     chosen = list(harness.ATTACKS) if attacks == "all" else attacks.split(",")
-    result = harness.run(names, chosen, layout=layout, seed=seed, accuracy=accuracy, progress=_progress)
+    progress = functools.partial(typer.echo, err=True)
+    result = harness.run(names, chosen, layout=layout, seed=seed, accuracy=accuracy, progress=progress)
     text = json.dumps(result.facts(), indent=2)
     try:
         if out is not None:
@@ -192,7 +194,3 @@ def stress(
         typer.echo(text if as_json else result.text())
     if result.missed:
         raise typer.Exit(3)
-
-
-def _progress(line: str) -> None:
-    typer.echo(line, err=True)

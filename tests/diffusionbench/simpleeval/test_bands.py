@@ -20,7 +20,7 @@ from diffusionbench.benchmarks.simpleeval.reader_filters import read_filters
 from diffusionbench.benchmarks.simpleeval.reading import Found, Reading, answer
 from diffusionbench.benchmarks.simpleeval.shapes_scorer import predictions_of, read
 from diffusionbench.benchmarks.simpleeval.stress import perturbations
-from diffusionbench.benchmarks.simpleeval.stress.bench import subset
+from diffusionbench.benchmarks.simpleeval.stress.baseline import subset
 from diffusionbench.benchmarks.simpleeval.stress.simulate import draw, truth_answers
 
 FIRM = frozenset({"shape", "size"})
@@ -107,7 +107,7 @@ def paint(things, base=128):
 
 
 def thing(shape, colour, radius, x, y):
-    return renderer.Thing(1, shape, world.COLOURS[colour], round(64 * radius), round(64 * x), round(64 * y), 5)
+    return renderer.Thing(shape, world.COLOURS[colour], round(64 * radius), round(64 * x), round(64 * y), 5)
 
 
 @pytest.mark.parametrize("shift", [(1.5, 0), (-1, 0), (0, 2), (2, 1)])
@@ -132,11 +132,11 @@ def mixed(scene, seed, path, monkeypatch):
 
     def spoiled(facts, stream):
         found = things(facts, stream)
-        if len(found) < 3 or found[0].group != found[-1].group:
+        if len(found) < 3 or found[0].shape != found[-1].shape:
             return found
         odd = found[-1]
         shape = world.SHAPES[(world.SHAPES.index(odd.shape) + 1) % len(world.SHAPES)]
-        return [*found[:-1], replace(odd, shape=shape, radius=380 if odd.radius > 500 else 600)]
+        return [*found[:-1], odd._replace(shape=shape, radius=380 if odd.radius > 500 else 600)]
 
     with monkeypatch.context() as patch:
         patch.setattr(renderer, "_things", spoiled)
@@ -191,7 +191,7 @@ def test_a_colour_between_two_is_not_both(first, second, share):
     right = []
     for wanted, target in ((first, one), (second, other)):
         rgb = tuple(np.rint(between + np.clip(target - between, -8, 8)).astype(int).tolist())
-        image = paint([replace(thing("circle", "red", 10, 32, 32), colour=rgb)])
+        image = paint([thing("circle", "red", 10, 32, 32)._replace(colour=rgb)])
         seen = [[one.objects[0].colour for one in reader] for reader in read(image, undamaged=False)]
         right.append(all(reader.count(wanted) >= 2 for reader in seen))
     assert not all(right)

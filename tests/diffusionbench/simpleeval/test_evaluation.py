@@ -13,7 +13,7 @@ from diffusionbench.benchmarks.simpleeval import guards, score, shapes_world
 from diffusionbench.benchmarks.simpleeval.prompts import build
 from diffusionbench.benchmarks.simpleeval.score import ShapesSimpleEval
 from diffusionbench.benchmarks.simpleeval.shapes_scorer import ShapesScorer
-from diffusionbench.benchmarks.simpleeval.stress.bench import share
+from diffusionbench.benchmarks.simpleeval.stress.baseline import share
 from diffusionbench.benchmarks.simpleeval.stress.simulate import draw, simulate
 from diffusionbench.benchmarks.simpleeval.verification import differences
 from diffusionbench.cli import app

@@ -10,7 +10,7 @@ import torch
 from diffusionbench.benchmarks.simpleeval.prompts import build
 from diffusionbench.benchmarks.simpleeval.shapes_scorer import read
 from diffusionbench.benchmarks.simpleeval.stress import TARGETS, attacks, harness, perturbations, toy_scorers
-from diffusionbench.benchmarks.simpleeval.stress.bench import BUDGETS, Bench, Outcome, block_weights, share, subset
+from diffusionbench.benchmarks.simpleeval.stress.baseline import BUDGETS, Bench, Outcome, block_weights, share, subset
 from diffusionbench.benchmarks.simpleeval.stress.simulate import draw
 from diffusionbench.benchmarks.simpleeval.stress.targets import SimpleEvalTarget
 from diffusionbench.errors import DataError

@@ -68,10 +68,8 @@ def collect_answers(prompt_set: PromptSet, predictions: Predictions, rule: Conse
     """Compare predictions with the requested facts.
 
     Args:
-        prompt_set: the set.
         predictions: prompt id -> K arrays int8 [2, 1 + V, Q] (`evidence.py`), None where the image could not be
             judged. A block with a missing image is not scored.
-        rule: of the scorers.
 
     Raises:
         DataError: if no block is complete.
@@ -230,12 +228,7 @@ def resampling(answers: SetAnswers, replicates: int = REPLICATES) -> np.ndarray:
 def by_cell(answers: SetAnswers, values: np.ndarray, weights: np.ndarray) -> np.ndarray:
     """Return weighted means over contrasts by family and stratum.
 
-    Args:
-        values: float64 [n, 2].
-        weights: float64 [R, n].
-
-    Returns:
-        float64 [R, F, 3]; NaN where a cell has no block.
+    Values float64 [n, 2] and weights float64 [R, n] give float64 [R, F, 3], NaN where a cell has no block.
     """
     F = len(answers.prompt_set.families)
     place = answers.families * len(STRATA) + answers.strata[:, None]

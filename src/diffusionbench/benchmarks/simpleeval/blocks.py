@@ -87,12 +87,7 @@ class BlockSampler:
         )
 
     def draw(self, type_: str, stratum: str, stream: HashStream) -> Draft:
-        """Draw one block.
-
-        Args:
-            type_: block type of the world.
-            stratum: "easy", "medium" or "hard".
-            stream: the block's own.
+        """Draw one block of a type of the world, "easy", "medium" or "hard", by its own stream.
 
         Raises:
             DeadEndError: if no legal fact is left for a slot.

@@ -128,12 +128,7 @@ def _name_and_secret(sealed: str) -> tuple[str, str]:
 
 
 def check(seed: str, weights_digest: str | None, beacon: str, published: str | None) -> None:
-    """Refuse a seed that does not follow from the facts it is said to follow from; missing facts are not checked.
-
-    Args:
-        seed: of the prompt set.
-        weights_digest, beacon: of a bound seed.
-        published: the commitment of a sealed seed.
+    """Refuse a seed that does not follow from weights and beacon (bound), or from a commitment (sealed), if given.
 
     Raises:
         RequestError: if weights or commitment do not give this seed, or belong to a seed of another kind.
@@ -204,12 +199,7 @@ def published(path: Path | None = None) -> Published:
 def doubts(seed: str, weights_digest: str | None, beacon: str, known: Published) -> list[str]:
     """Return why the questions of a seed may be older than the weights that answer them; empty where they cannot be.
 
-    A submitter's own word does not count: hashes, beacons and commitments are those of the repository's list.
-
-    Args:
-        seed: of the prompt set.
-        weights_digest, beacon: as the record names them.
-        known: `published()`.
+    A submitter's own word does not count: hashes, beacons and commitments are those of the list `known`.
     """
     kind = kind_of(seed)
     if kind not in ("bound", "sealed"):
@@ -273,11 +263,7 @@ class ClaimFile(Strict):
     again: Line | None = None
 
     def choice(self, name: str, metric: str) -> PromptChoice:
-        """Return the prompt set with its checked claim, all but the images sampled again.
-
-        Args:
-            name: of the prompt set.
-            metric: key of the metric that judges the images.
+        """Return the prompt set `name` with its checked claim, all but the images sampled again, for one metric.
 
         Raises:
             RequestError: if the weights are no file, the record on the public set does not fit, or the seed does not

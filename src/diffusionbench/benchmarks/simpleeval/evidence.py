@@ -85,13 +85,9 @@ def difference_hash(image: np.ndarray) -> np.ndarray:
 
 
 def majority(predictions: np.ndarray, need: int) -> np.ndarray:
-    """Return each scorer's own answer: the option that at least `need` damaged views name, else `ABSTAIN`.
+    """Map predictions int8 [..., 1 + V, Q] to each scorer's own answers int8 [..., Q].
 
-    Args:
-        predictions: int8 [..., 1 + V, Q].
-
-    Returns:
-        int8 [..., Q].
+    An answer is the option that at least `need` damaged views name, else `ABSTAIN`.
     """
     damaged = predictions[..., 1:, :]
     answer = np.full(damaged.shape[:-2] + damaged.shape[-1:], ABSTAIN, np.int8)

@@ -158,16 +158,11 @@ def run(
     looks: Variety | None = None,
     related_models: Sequence[str] = (),
 ) -> tuple[Guard, ...]:
-    """Return all guards of one result.
+    """Return all guards of one result; a missing baseline or fact of the claim leaves its guards unmeasured.
 
     Args:
-        answers: of the set.
         weights: of the blocks, float64 [1 + R, n]: ones, then bootstrap replicates.
         chosen: indices of the headline families.
-        baselines: of this world; None where no honest generator was measured yet.
-        claim: facts about the generator; a missing one leaves its guard unmeasured.
-        looks: variety of the images.
-        related_models: words that mark a network as one that shares its encoder with a scorer.
     """
 
     def score(name: str) -> np.ndarray:
@@ -182,13 +177,27 @@ def run(
     if claim.public is None:
         seed = Guard("G1", "seed", None, note="no score on public-0 beside a bound or sealed one")
     else:
-        stderr = float(np.hypot(claim.public[1], np.std(found[1:], ddof=1)))
-        seed = _gap("G1", "seed", claim.public[0] - float(found[0]), stderr)
+        value, stderr = claim.public
+        seed = _gap("G1", "seed", value - found[0], float(np.hypot(stderr, np.std(found[1:], ddof=1))))
     if baselines is None:
         clean, split = (Guard(key, name, None, note=UNKNOWN) for key, name in (("G3", "clean"), ("G5", "split")))
     else:
         clean = _sampled("G3", "clean", score("clean") - found - baselines.clean)
         split = _sampled("G5", "split", score("A") - score("B") - baselines.split, both_ways=True)
+    if looks is None or baselines is None:
+        varied = Guard("G8", "variety", None, note=UNKNOWN if baselines is None else "needs two images a prompt")
+    else:
+        spread = min((entropy(counts) for counts in answers.free.values()), default=1.0)
+        relative = looks.ratio / baselines.variety
+        flagged = relative < 0.5 or looks.near_copies > NEAR_COPIES or spread < ENTROPY
+        note = f"near-copies in {looks.near_copies:.1%} of prompts, entropy of free facts {spread:.2f}"
+        varied = Guard("G8", "variety", relative, flagged=flagged, note=note)
+    if claim.networks is None:
+        encoders = Guard("G10", "encoders", None, note="the generator's networks were not declared")
+    else:
+        # A scorer can favour images that were made with its own encoder.
+        shared = [name for name in claim.networks if any(word in name.lower() for word in related_models)]
+        encoders = Guard("G10", "encoders", float(len(shared)), flagged=bool(shared), note=", ".join(shared))
     return (
         seed,
         _paraphrase(answers, chosen),
@@ -196,9 +205,9 @@ def run(
         _sampled("G4", "mirror", mirror),
         split,
         _sampled("G7", "probe", probe),
-        _variety(answers, baselines, looks),
+        varied,
         regeneration(claim.again, num_regenerated(len(prompts.prompts) * prompts.images_per_prompt)),
-        _encoders(claim.networks, related_models),
+        encoders,
     )
 
 
@@ -232,16 +241,6 @@ def _paraphrase(answers: SetAnswers, chosen: Sequence[int]) -> Guard:
     return _gap("G2", "paraphrase", float(np.mean(gaps)), float(np.std(gaps, ddof=1) / np.sqrt(len(gaps))))
 
 
-def _variety(answers: SetAnswers, baselines: Baselines | None, found: Variety | None) -> Guard:
-    if found is None or baselines is None:
-        return Guard("G8", "variety", None, note=UNKNOWN if baselines is None else "needs two images a prompt")
-    spread = min((entropy(counts) for counts in answers.free.values()), default=1.0)
-    relative = found.ratio / baselines.variety
-    flagged = relative < 0.5 or found.near_copies > NEAR_COPIES or spread < ENTROPY
-    note = f"near-copies in {found.near_copies:.1%} of prompts, entropy of free facts {spread:.2f}"
-    return Guard("G8", "variety", relative, flagged=flagged, note=note)
-
-
 def num_regenerated(images: int) -> int:
     """Return how many of a set's images are sampled again: 2 %."""
     return max(1, round(images / REGENERATED))
@@ -261,11 +260,3 @@ def regeneration(again: Mapping[str, float], needed: int) -> Guard:
     if len(again) < needed:
         return Guard("G9", "regen", None, note=f"{len(again)} of {needed} images were sampled again")
     return Guard("G9", "regen", 1.0, note=note)
-
-
-def _encoders(networks: Sequence[str] | None, related_models: Sequence[str]) -> Guard:
-    """Return G10, the shared-encoder check: a scorer can favour images made with its own encoder."""
-    if networks is None:
-        return Guard("G10", "encoders", None, note="the generator's networks were not declared")
-    shared = [name for name in networks if any(word in name.lower() for word in related_models)]
-    return Guard("G10", "encoders", float(len(shared)), flagged=bool(shared), note=", ".join(shared))

@@ -88,15 +88,7 @@ def quantile(values: np.ndarray, share: float) -> float:
 
 
 def components(mask: np.ndarray, diagonal: bool) -> np.ndarray:
-    """Label the connected parts of a mask.
-
-    Args:
-        mask: bool [H, W].
-        diagonal: whether corners connect (8 neighbours instead of 4).
-
-    Returns:
-        int64 [H, W]: 0 outside, 1..n inside.
-    """
+    """Label the connected parts of bool [H, W], by corners too if `diagonal`: int64 [H, W], 0 outside, 1..n inside."""
     height, width = mask.shape
     padded = np.zeros((height, width + 2), np.int8)
     padded[:, 1:-1] = mask

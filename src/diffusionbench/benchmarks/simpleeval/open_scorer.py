@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Final, Protocol
+from typing import Any, Final
 
 import numpy as np
 import torch
@@ -34,26 +34,6 @@ NULL_IMAGES: Final = 32
 LEFT, RIGHT, TOP, BOTTOM = range(1, 5)
 #: View 0 is the undamaged image.
 FLIPPED: Final = (False, *OPEN_RULE.mirrored)
-
-
-class DualEncoder(Protocol):
-    """Maps images and texts to vectors of one space.
-
-    Attributes:
-        name: for records.
-        digest: SHA-256 over the weights.
-    """
-
-    name: str
-    digest: str
-
-    def images(self, views: Sequence[Tensor]) -> Tensor:
-        """Map views float32 [3, h, w] in 0..255, of any sizes, to unit vectors float32 [B, d] on the CPU."""
-        ...
-
-    def texts(self, sentences: Sequence[str]) -> Tensor:
-        """Map sentences to unit vectors float32 [B, d] on the CPU."""
-        ...
 
 
 @dataclass(frozen=True)
@@ -102,15 +82,15 @@ ALIGN: Final = DualEncoderSpec(
 
 
 class HubEncoder:
-    """A CLIP or ALIGN model loaded through transformers."""
+    """A CLIP or ALIGN model loaded through transformers: maps images and texts to vectors of one space.
+
+    Attributes:
+        name: for records.
+        digest: SHA-256 over the weights.
+    """
 
     def __init__(self, spec: DualEncoderSpec, device: str = "cpu", model: str | None = None) -> None:
-        """Load weights and tokenizer.
-
-        Args:
-            spec: which encoder.
-            device: where it runs; bfloat16 towers on a GPU, float32 on a CPU.
-            model: local folder in place of the hub id.
+        """Load weights (bfloat16 towers on a GPU, float32 on a CPU) and tokenizer; `model` replaces the hub id.
 
         Raises:
             MissingPackageError: if transformers is not installed.
@@ -136,7 +116,7 @@ class HubEncoder:
 
     @torch.no_grad()
     def images(self, views: Sequence[Tensor]) -> Tensor:
-        """See `DualEncoder.images`."""
+        """Map views float32 [3, h, w] in 0..255, of any sizes, to unit vectors float32 [B, d] on the CPU."""
         out = []
         for start in range(0, len(views), BATCH):
             pixels = torch.stack([to_input(view, self._spec.side) for view in views[start : start + BATCH]])
@@ -149,7 +129,7 @@ class HubEncoder:
 
     @torch.no_grad()
     def texts(self, sentences: Sequence[str]) -> Tensor:
-        """See `DualEncoder.texts`."""
+        """Map sentences to unit vectors float32 [B, d] on the CPU."""
         out = []
         for start in range(0, len(sentences), BATCH):
             numbers = self._tokenizer(
@@ -185,7 +165,7 @@ class OpenScorer(Scorer):
         self,
         device: str = "cpu",
         options: Mapping[str, Any] | None = None,
-        encoders: tuple[DualEncoder, DualEncoder] | None = None,
+        encoders: tuple[HubEncoder, HubEncoder] | None = None,
     ) -> None:
         """Load the published pair of encoders, or take another pair.
 
@@ -214,33 +194,24 @@ class OpenScorer(Scorer):
     def predict(self, images: Sequence[np.ndarray], prompts: Sequence[Prompt]) -> list[np.ndarray]:
         """See `Scorer.predict`."""
         copies = [views(image, prompt.id.split("/")[0]) for image, prompt in zip(images, prompts, strict=True)]
+        # By image: the regions of its views, whole and, where asked, left, right, top, bottom.
+        regions = [
+            [(view, *halves(view)) if _by_place(prompt) else (view,) for view in seen]
+            for seen, prompt in zip(copies, prompts, strict=True)
+        ]
+        flat = [view for one in regions for region in zip(*one, strict=True) for view in region]
         out = [np.zeros((2, len(FLIPPED), len(prompt.questions)), np.int8) for prompt in prompts]
         for number, encoder in enumerate(self._encoders):
             self._prepare_texts(number, prompts)
-            for place, vectors in enumerate(self._vectors(encoder, copies, prompts)):
-                prompt = prompts[place]
+            encoded = iter(encoder.images(flat).split(len(FLIPPED)))
+            for prompt, seen, answers in zip(prompts, regions, out, strict=True):
+                vectors = torch.stack([next(encoded) for _ in seen[0]])  # [regions, 7, d]
                 for view, flipped in enumerate(FLIPPED):
-                    regions = [vectors[region][view] for region in range(len(vectors))]
-                    out[place][number, view] = [
-                        self._answer(number, regions, question, prompt, flipped) for question in prompt.questions
+                    answers[number, view] = [
+                        self._answer(number, vectors[:, view], question, prompt, flipped)
+                        for question in prompt.questions
                     ]
         return out
-
-    @staticmethod
-    def _vectors(
-        encoder: DualEncoder, copies: Sequence[Sequence[Tensor]], prompts: Sequence[Prompt]
-    ) -> list[list[Tensor]]:
-        """Return vectors [7, d] by image and region (whole; where asked left, right, top, bottom)."""
-        flat: list[Tensor] = []
-        counts = []
-        for seen, prompt in zip(copies, prompts, strict=True):
-            regions: list[tuple[Tensor, ...]] = [
-                (view, *halves(view)) if _by_place(prompt) else (view,) for view in seen
-            ]
-            counts.append(len(regions[0]))
-            flat += [region[i] for i in range(len(regions[0])) for region in regions]
-        encoded = iter(encoder.images(flat).split(len(FLIPPED)))
-        return [[next(encoded) for _ in range(count)] for count in counts]
 
     def _prepare_texts(self, number: int, prompts: Sequence[Prompt]) -> None:
         """Encode every sentence that is new, in one go."""
@@ -259,7 +230,7 @@ class OpenScorer(Scorer):
         means = F.normalize(vectors.view(len(ordered), -1, vectors.shape[-1]).mean(dim=1), dim=-1)
         known.update(zip(ordered, means, strict=True))
 
-    def _answer(self, number: int, regions: Sequence[Tensor], question: Question, prompt: Prompt, flipped: bool) -> int:
+    def _answer(self, number: int, regions: Tensor, question: Question, prompt: Prompt, flipped: bool) -> int:
         texts = torch.stack([self._texts[number][key] for key in _texts(question, prompt.facts)])
         if kind_of(question.slot) == "relation":
             across, down = _displacement(regions, texts)
@@ -294,7 +265,7 @@ def _texts(question: Question, facts: Mapping[str, str]) -> list[tuple[str, ...]
     return [scorer_texts("object" if kind == "noun" else kind, option, noun) for option in question.options]
 
 
-def _displacement(regions: Sequence[Tensor], nouns: Tensor) -> tuple[float, float]:
+def _displacement(regions: Tensor, nouns: Tensor) -> tuple[float, float]:
     """Return how much further left, and up, the first noun is than the second: a difference of differences."""
     first_less_second = nouns[0] - nouns[1]
     left, right, top, bottom = (float(regions[i] @ first_less_second) for i in (LEFT, RIGHT, TOP, BOTTOM))

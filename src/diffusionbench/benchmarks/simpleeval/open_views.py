@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-from functools import lru_cache
 from typing import Final
 
 import numpy as np
@@ -114,25 +113,15 @@ def block_dct(view: Tensor, quality: int) -> Tensor:
     ycbcr[0] -= 128
     rows, columns = padded.shape[1] // 8, padded.shape[2] // 8
     blocks = ycbcr.reshape(3, rows, 8, columns, 8).permute(0, 1, 3, 2, 4)
-    basis, table = _basis(), _table(quality)
+    # The orthonormal DCT-II, [8, 8].
+    k, n = torch.arange(8.0)[:, None], torch.arange(8.0)[None]
+    basis = torch.cos(torch.pi * (2 * n + 1) * k / 16) / 2
+    basis[0] /= 2**0.5
+    scale = 5000 // quality if quality < 50 else 200 - 2 * quality
+    table = torch.tensor([max(1, (scale * entry + 50) // 100) for entry in _LUMINANCE]).float().reshape(8, 8)
     coefficients = torch.round(basis @ blocks @ basis.T / table) * table
     blocks = basis.T @ coefficients @ basis
     ycbcr = blocks.permute(0, 1, 3, 2, 4).reshape(3, rows * 8, columns * 8)
     ycbcr[0] += 128
     rgb = torch.einsum("oc,chw->ohw", torch.linalg.inv(matrix), ycbcr)
     return rgb[:, :height, :width].clamp(0, 255)
-
-
-@lru_cache(maxsize=1)
-def _basis() -> Tensor:
-    """Return the orthonormal DCT-II, [8, 8]."""
-    k, n = torch.arange(8.0)[:, None], torch.arange(8.0)[None]
-    basis = torch.cos(torch.pi * (2 * n + 1) * k / 16) / 2
-    basis[0] /= 2**0.5
-    return basis
-
-
-@lru_cache(maxsize=4)
-def _table(quality: int) -> Tensor:
-    scale = 5000 // quality if quality < 50 else 200 - 2 * quality
-    return torch.tensor([max(1, (scale * entry + 50) // 100) for entry in _LUMINANCE]).float().reshape(8, 8)

@@ -21,25 +21,10 @@ FAMILIES: Final = (
     "object", "colour", "material", "action", "companion", "relation", "count", "place", "light", "style", "binding",
 )  # fmt: skip
 TYPES: Final = (
-    "object-colour",
-    "object-place",
-    "object-relation",
-    "colour-action",
-    "colour-light",
-    "material-place",
-    "material-companion",
-    "material-count",
-    "action-style",
-    "action-companion",
-    "relation-companion",
-    "relation-style",
-    "count-light",
-    "count-style",
-    "place-light",
-    "binding-colour",
-    "binding-material",
-    "binding-action",
-)
+    "object-colour", "object-place", "object-relation", "colour-action", "colour-light", "material-place",
+    "material-companion", "material-count", "action-style", "action-companion", "relation-companion", "relation-style",
+    "count-light", "count-style", "place-light", "binding-colour", "binding-material", "binding-action",
+)  # fmt: skip
 OPTIONS: Final = 4
 LAYOUTS: Final = {"quick": (2, 2), "standard": (10, 4), "wide": (20, 2)}
 #: Facts are settled in this order, so that each finds the ones it depends on; light decides which places are left.
@@ -67,19 +52,34 @@ def kind(slot: str) -> str:
 
 @dataclass
 class Plan:
-    """Which slots a block has, before any fact is drawn.
-
-    Attributes:
-        type: block type.
-        targets: slots of the two contrasts.
-        animals: nouns that are animals.
-        slots: every named slot.
-    """
+    """Slots of a block before any fact is drawn: the contrasted ones, the nouns that are animals, all named ones."""
 
     type: str
     targets: tuple[str, str]
     animals: set[str]
     slots: set[str]
+
+    @classmethod
+    def of(cls, type_: str, stream: HashStream) -> Plan:
+        """Return contrasted slots, the slots they need, and which nouns are animals."""
+        families = type_.split("-")
+        if families[0] == "binding":
+            name = families[1]
+            animals = {"object", "companion"} if name == "action" else set()
+            targets = (name, f"companion_{name}")
+            return cls(type_, targets, animals, {"object", "companion", "relation", *targets})
+        if "action" in families:
+            animals = {"object"}
+        elif {"colour", "material"} & set(families):
+            animals = set()
+        else:
+            animals = {"object"} if stream.below(3) == 0 else set()
+        first, second = ("companion_colour" if name == "colour" and animals else name for name in families)
+        needed = {"object"} | ({"companion"} if {"relation", "companion_colour"} & {first, second} else set())
+        plan = cls(type_, (first, second), animals, needed | {first, second})
+        if "companion" in plan.slots:
+            plan.choose_companion(stream)
+        return plan
 
     @property
     def binding(self) -> str | None:
@@ -121,6 +121,23 @@ class Plan:
             out += [name for name in ("colour", "material") if name not in kinds]
         return out
 
+    def fits(self, fact: str, slot: str, context: Context, refused: frozenset[str]) -> bool:
+        """Return whether a fact goes with all that the other slots hold or may hold; a noun, without refused tags."""
+        words = vocabulary()
+        if slot in ("object", "companion"):
+            noun = words.nouns[fact]
+            if refused & noun.tags:
+                return False
+            for other in context.get("companion" if slot == "object" else "object", ()):
+                same_class = words.nouns[other].group == noun.group and self.binding != "action"
+                if same_class or words.alike("noun", fact, other):
+                    return False
+        # Both nouns of a binding take every option.
+        slots = self.targets if self.binding and slot in self.targets else (slot,)
+        return not any(
+            clash((one, fact), (other, value)) for one in slots for other, values in context.items() for value in values
+        )
+
 
 class OpenBlockSampler(BlockSampler):
     """Draws blocks of natural scenes; animals and things apart, because a block wants one or the other."""
@@ -133,7 +150,7 @@ class OpenBlockSampler(BlockSampler):
 
     def draw(self, type_: str, stratum: str, stream: HashStream) -> Draft:
         """See `BlockSampler.draw`."""
-        plan = _plan(type_, stream)
+        plan = Plan.of(type_, stream)
         plan.fill(stratum, stream)
         context: dict[str, tuple[str, ...]] = {"binding": (plan.binding,)} if plan.binding else {}
         sets: dict[str, tuple[str, ...]] = {}
@@ -170,64 +187,21 @@ class OpenBlockSampler(BlockSampler):
         sideways = slot == "relation" and plan.binding is not None and not chosen
         own = [kind_of(name) for name in plan.slots if name != slot and owner_of(name) == slot]
         refused = frozenset(tag for name in own for tag in REFUSES[name])
+        words = vocabulary()
+        # Things come from different classes.
+        apart = kind_of(slot) == "noun" and slot not in plan.animals
+        groups = {words.nouns[one].group for one in chosen} if apart else set()
 
         def legal(fact: str) -> bool:
-            if sideways and fact not in HORIZONTAL:
+            """Return whether a fact goes with all others, and is easily told from the chosen ones."""
+            if (sideways and fact not in HORIZONTAL) or any(words.alike(kind_of(slot), fact, one) for one in chosen):
                 return False
-            return _apart(fact, slot, plan, chosen) and _fits(fact, slot, plan, context, refused)
+            if groups and words.nouns[fact].group in groups:
+                return False
+            return plan.fits(fact, slot, context, refused)
 
         samplers = self.held if held else self.asked
         return samplers[f"{slot} animal" if slot in plan.animals else kind(slot)].next(legal)
-
-
-def _plan(type_: str, stream: HashStream) -> Plan:
-    """Return contrasted slots, the slots they need, and which nouns are animals."""
-    families = type_.split("-")
-    if families[0] == "binding":
-        name = families[1]
-        animals = {"object", "companion"} if name == "action" else set()
-        targets = (name, f"companion_{name}")
-        return Plan(type_, targets, animals, {"object", "companion", "relation", *targets})
-    if "action" in families:
-        animals = {"object"}
-    elif {"colour", "material"} & set(families):
-        animals = set()
-    else:
-        animals = {"object"} if stream.below(3) == 0 else set()
-    first, second = ("companion_colour" if name == "colour" and animals else name for name in families)
-    needed = {"object"} | ({"companion"} if {"relation", "companion_colour"} & {first, second} else set())
-    plan = Plan(type_, (first, second), animals, needed | {first, second})
-    if "companion" in plan.slots:
-        plan.choose_companion(stream)
-    return plan
-
-
-def _fits(fact: str, slot: str, plan: Plan, context: Context, refused: frozenset[str]) -> bool:
-    """Return whether a fact goes with every fact the other slots hold or may hold; a noun, without refused tags."""
-    words = vocabulary()
-    if slot in ("object", "companion"):
-        noun = words.nouns[fact]
-        if refused & noun.tags:
-            return False
-        for other in context.get("companion" if slot == "object" else "object", ()):
-            same_class = words.nouns[other].group == noun.group and plan.binding != "action"
-            if same_class or words.alike("noun", fact, other):
-                return False
-    # Both nouns of a binding take every option.
-    slots = plan.targets if plan.binding and slot in plan.targets else (slot,)
-    return not any(
-        clash((one, fact), (other, value)) for one in slots for other, values in context.items() for value in values
-    )
-
-
-def _apart(fact: str, slot: str, plan: Plan, chosen: Sequence[str]) -> bool:
-    """Return whether a fact is easily told from those chosen already; things come from different classes."""
-    words = vocabulary()
-    if any(words.alike(kind_of(slot), fact, other) for other in chosen):
-        return False
-    if kind_of(slot) == "noun" and slot not in plan.animals:
-        return all(words.nouns[fact].group != words.nouns[other].group for other in chosen)
-    return True
 
 
 @cache

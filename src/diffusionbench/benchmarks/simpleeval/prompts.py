@@ -76,7 +76,6 @@ def build(world: str, seed: str, layout: str = "standard", avoid: Collection[str
     Args:
         world: "open" or "shapes".
         seed: "public-0" ... "public-4", a bound seed or a sealed one (`claims.py`).
-        layout: size of the set, a key of the world's layouts.
         avoid: normalised texts of other prompt sets; a block that holds one is drawn again.
 
     Raises:

@@ -28,36 +28,25 @@ REACH: Final = {"circle": 0.98, "square": 1.22, "triangle": 1.30, "plus": 1.12, 
 
 
 def read_components(image: np.ndarray, native: int | None = None) -> Reading:
-    """Read one image.
-
-    Args:
-        image: uint8 [H, W, 3] of any size.
-        native: shorter side before it was enlarged; None is that of `image`.
-    """
+    """Read one image uint8 [H, W, 3] of any size; `native` is its shorter side before it was enlarged."""
     coarse = (native or min(image.shape[:2])) < COARSE
     image = resize(image)
     smooth = box_mean(image)
     chroma = chroma_of(smooth)
     mask = chroma > bands.CHROMA
     labels = components(mask, diagonal=True)
-    areas = np.bincount(labels.ravel())
-    # Enlarging took contrast from patterns and none from the noise of the views, which the box mean takes away again.
-    free = smooth if coarse else image
+    # Every component, also a fainter one, must be vivid enough to be there for certain.
+    clear = True
+    for parts in (components(chroma > bands.FAINT, diagonal=True), labels):
+        areas = np.bincount(parts.ravel())
+        vivid = np.bincount(parts.ravel(), (chroma >= bands.VIVID).ravel())
+        clear &= not ((areas >= bands.MIN_AREA) & (vivid < bands.VIVID_SHARE * areas))[1:].any()
     objects = tuple(
         _object(image, chroma, labels == label) for label in range(1, len(areas)) if areas[label] >= bands.MIN_AREA
     )
-    background = _background(free, ~grow(mask, 2), bands.COARSE_COVARIANCE if coarse else bands.COVARIANCE)
-    return Reading(objects, background, _clear(chroma, labels))
-
-
-def _clear(chroma: np.ndarray, labels: np.ndarray) -> bool:
-    """Return whether every component, also a fainter one, is vivid enough to be there for certain."""
-    for parts in (labels, components(chroma > bands.FAINT, diagonal=True)):
-        areas = np.bincount(parts.ravel())
-        vivid = np.bincount(parts.ravel(), (chroma >= bands.VIVID).ravel())
-        if ((areas >= bands.MIN_AREA) & (vivid < bands.VIVID_SHARE * areas))[1:].any():
-            return False
-    return True
+    # Enlarging took contrast from patterns and none from the noise of the views, which the box mean takes away again.
+    background = _background(smooth if coarse else image, ~grow(mask, 2), coarse)
+    return Reading(objects, background, clear)
 
 
 def _object(colours: np.ndarray, chroma: np.ndarray, mask: np.ndarray) -> Found:
@@ -74,9 +63,18 @@ def _object(colours: np.ndarray, chroma: np.ndarray, mask: np.ndarray) -> Found:
     filled = outside != outside[0, 0]
     y, x = np.nonzero(filled)
     centre_y, centre_x = y.mean(), x.mean()
-    reach, spectrum = _profile(y - centre_y, x - centre_x)
-    shape, sure, firm_shape = _shape(filled, 1 - part.sum() / filled.sum(), spectrum)
-    radius = reach / 2 / REACH[shape]
+    dy, dx = y - centre_y, x - centre_x
+    radii = np.hypot(dy, dx)
+    # The largest radius at each angle; Fourier magnitudes 3, 4, 5 of it against its mean tell the shape.
+    bins = ((np.arctan2(dy, dx) / (2 * np.pi) + 0.5) * ANGLES).astype(int) % ANGLES
+    profile = np.zeros(ANGLES)
+    np.maximum.at(profile, bins, radii)
+    seen = np.flatnonzero(profile > 0)
+    if len(seen) < ANGLES:
+        profile = np.interp(np.arange(ANGLES), seen, profile[seen], period=ANGLES)
+    magnitudes = np.abs(np.fft.rfft(profile))
+    shape, sure, firm_shape = _shape(filled, 1 - part.sum() / filled.sum(), magnitudes[3:6] / magnitudes[0])
+    radius = float(radii.max()) / 2 / REACH[shape]
     large = bands.RADIUS.met(radius)
     firm = {"shape": firm_shape, "size": bands.FIRM_RADIUS.met(radius) is not None}
     return Found(
@@ -90,7 +88,7 @@ def _object(colours: np.ndarray, chroma: np.ndarray, mask: np.ndarray) -> Found:
 
 
 def _shape(filled: np.ndarray, holes: float, spectrum: np.ndarray) -> tuple[str, bool, bool]:
-    """Return the likeliest shape of an outline, whether it is far enough from the others to be named, and to be firm.
+    """Return the likeliest shape, whether it is far enough from the others to be named, and to be firm.
 
     Args:
         filled: bool [H, W], the component without its holes.
@@ -122,21 +120,6 @@ def doubled(field: np.ndarray) -> np.ndarray:
     return field
 
 
-def _profile(dy: np.ndarray, dx: np.ndarray) -> tuple[float, np.ndarray]:
-    """Return the largest radius and the Fourier magnitudes 3, 4, 5 of radius over angle against its mean."""
-    radii = np.hypot(dy, dx)
-    bins = ((np.arctan2(dy, dx) / (2 * np.pi) + 0.5) * ANGLES).astype(int) % ANGLES
-    profile = np.zeros(ANGLES)
-    np.maximum.at(profile, bins, radii)
-    seen = np.flatnonzero(profile > 0)
-    if len(seen) == 0:
-        return 0.0, np.zeros(3)
-    if len(seen) < ANGLES:
-        profile = np.interp(np.arange(ANGLES), seen, profile[seen], period=ANGLES)
-    magnitudes = np.abs(np.fft.rfft(profile))
-    return float(radii.max()), magnitudes[3:6] / magnitudes[0]
-
-
 def hull_area(mask: np.ndarray) -> float:
     """Area of the convex hull of the pixel corners of a mask (monotone chain, integers)."""
     points: set[tuple[int, int]] = set()
@@ -160,18 +143,31 @@ def hull_area(mask: np.ndarray) -> float:
     return abs(doubled) / 2
 
 
-def _background(image: np.ndarray, free: np.ndarray, limits: bands.Patterns) -> str | None:
+def _background(image: np.ndarray, free: np.ndarray, coarse: bool) -> str | None:
     if free.sum() < SIDE:
         return None
+    limits = bands.COARSE_COVARIANCE if coarse else bands.COVARIANCE
     luminance = image.astype(np.float32) @ LUMA
     y, x = np.nonzero(free)
     plane = np.stack([np.ones_like(y), y, x], axis=1).astype(np.float64)
     values = luminance[free].astype(np.float64)
     values -= plane @ np.linalg.solve(plane.T @ plane, plane.T @ values)
-    energy = _covariance(values, free)
+    field = np.zeros(free.shape)
+    field[free] = values
+    right, down = free[:, 1:] & free[:, :-1], free[1:] & free[:-1]
+    # Mean product of neighbours, to the right or below, whichever is larger: white noise drops out.
+    energy = max(
+        float((field[:, 1:] * field[:, :-1]).sum() / max(right.sum(), 1)),
+        float((field[1:] * field[:-1]).sum() / max(down.sum(), 1)),
+    )
     if energy < limits.plain:
         return "plain"
-    lines = bands.LINES.met(max(_between(values, places) for places in (y, x)) / energy)
+    between = []
+    for places in (y, x):
+        counts = np.bincount(places, minlength=SIDE)
+        means = np.bincount(places, values, minlength=SIDE) / np.maximum(counts, 1)
+        between.append(float((counts * means**2).sum() / counts.sum()))
+    lines = bands.LINES.met(max(between) / energy)
     if lines is None:
         return None
     if lines:
@@ -182,21 +178,3 @@ def _background(image: np.ndarray, free: np.ndarray, limits: bands.Patterns) -> 
         return None
     kind = "dotted" if dots else "checkered"
     return kind if energy > getattr(limits, kind) else None
-
-
-def _covariance(values: np.ndarray, free: np.ndarray) -> float:
-    """Return the mean product of neighbours, to the right or below, whichever is larger: white noise drops out."""
-    field = np.zeros(free.shape)
-    field[free] = values
-    right, down = free[:, 1:] & free[:, :-1], free[1:] & free[:-1]
-    return max(
-        float((field[:, 1:] * field[:, :-1]).sum() / max(right.sum(), 1)),
-        float((field[1:] * field[:-1]).sum() / max(down.sum(), 1)),
-    )
-
-
-def _between(values: np.ndarray, places: np.ndarray) -> float:
-    """Return the variance of the means of rows, or of columns."""
-    counts = np.bincount(places, minlength=SIDE)
-    means = np.bincount(places, values, minlength=SIDE) / np.maximum(counts, 1)
-    return float((counts * means**2).sum() / counts.sum())

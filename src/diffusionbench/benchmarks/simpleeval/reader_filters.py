@@ -50,6 +50,15 @@ SPREAD_FLOOR: Final = 4
 #: Cycles per image beyond which there is no pattern of this world; from `NOISE` on there is noise alone.
 FINEST, NOISE = 16, 22
 PLACES: Final = np.arange(SIDE)
+_TAPS: Final = np.arange(-24, 25)
+_GAUSS: Final = np.exp(-(_TAPS**2) / (2 * 8.0**2))
+#: Gaussian of sigma 8 along one axis as a matrix, edges repeated.
+BLUR: Final = np.stack(
+    [
+        np.bincount(np.clip(row + _TAPS, 0, SIDE - 1), _GAUSS / _GAUSS.sum(), minlength=SIDE).astype(np.float32)
+        for row in PLACES
+    ]
+)
 
 
 class Filters(NamedTuple):
@@ -68,8 +77,7 @@ class Responses(NamedTuple):
 
     Attributes:
         values: float32 [templates, h, w].
-        top, left: of the box, in steps.
-        step: pixels of the image to one of the map.
+        top, left: of the box, in steps of so many pixels of the image.
         shapes, radii: of the templates, int64 [templates]; radii in pixels of the image.
     """
 
@@ -109,6 +117,23 @@ class Peak(NamedTuple):
     def radius(self) -> int:
         """Radius of the best template, in pixels."""
         return int(self.radii[self.values.argmax()])
+
+    def found(self, rgb: np.ndarray, margin: float) -> Found:
+        """Describe the object by its best template, where that beats templates of other shape or size by enough."""
+        best = np.full(len(world.SHAPES), -1, np.float32)
+        np.maximum.at(best, self.shapes, self.values)
+        second, first = np.partition(best, -2)[-2:]
+        large = self.radii >= LARGE
+        lead = self.values[large].max() - self.values[~large].max()
+        firm = {"shape": first - second >= bands.FIRM_SHAPE, "size": abs(lead) >= bands.FIRM_SIZE}
+        return Found(
+            shape=world.SHAPES[int(best.argmax())] if first - second >= margin else None,
+            colour=colour_name(rgb),
+            size="large" if lead > 0 else "small",
+            x=float(self.column),
+            y=float(self.row),
+            firm=frozenset(name for name, sure in firm.items() if sure),
+        )
 
 
 @lru_cache(maxsize=2 * len(SIDES))
@@ -155,49 +180,25 @@ def read_filters(image: np.ndarray, native: int | None = None) -> Reading:
     labels = np.full(gate.shape, -1)
     labels[seen] = colour_labels(pixels[seen])
     mass = np.bincount(labels[seen], gate[seen], minlength=len(NAMES))
-    responses = {
-        int(colour): _responses(gate * (labels == colour), mass[colour]) for colour in np.flatnonzero(mass >= MIN_MASS)
-    }
+    responses: dict[int, list[Responses]] = {}
+    for colour in np.flatnonzero(mass >= MIN_MASS).tolist():
+        own = gate * (labels == colour)
+        responses[colour] = [_correlate(own, RADII, step=1)]
+        if mass[colour] > LARGE_MASS:
+            half = own.reshape(SIDE // 2, 2, -1, 2).mean(axis=(1, 3))
+            responses[colour].append(_correlate(half, HALF_RADII, step=2))
     margin = bands.COARSE_SHAPE_MARGIN if coarse else bands.SHAPE_MARGIN
     objects, clear = [], True
     for peak in _peaks(responses):
         inside = (labels == peak.colour) & _near(peak.row, peak.column, peak.radius)
-        vivid = quantile(chroma[inside], 1 - bands.VIVID_SHARE)
-        clear &= bool(vivid >= bands.VIVID)
-        objects.append(
-            _object(peak, np.median(pixels[inside & (chroma >= quantile(chroma[inside], bands.PURE))], axis=0), margin)
-        )
+        clear &= quantile(chroma[inside], 1 - bands.VIVID_SHARE) >= bands.VIVID
+        pure = inside & (chroma >= quantile(chroma[inside], bands.PURE))
+        objects.append(peak.found(np.median(pixels[pure], axis=0), margin))
     return Reading(tuple(objects), _background(pixels @ LUMA, ~grow(chroma > COVERED, 2), coarse), clear)
 
 
 def _near(row: int, column: int, radius: float) -> np.ndarray:
     return (PLACES[:, None] - row) ** 2 + (PLACES - column) ** 2 <= radius**2
-
-
-def _object(peak: Peak, rgb: np.ndarray, margin: float) -> Found:
-    """Describe an object by its best template, where that beats templates of other shape or size by enough."""
-    best = np.full(len(world.SHAPES), -1, np.float32)
-    np.maximum.at(best, peak.shapes, peak.values)
-    second, first = np.partition(best, -2)[-2:]
-    large = peak.radii >= LARGE
-    lead = peak.values[large].max() - peak.values[~large].max()
-    firm = {"shape": first - second >= bands.FIRM_SHAPE, "size": abs(lead) >= bands.FIRM_SIZE}
-    return Found(
-        shape=world.SHAPES[int(best.argmax())] if first - second >= margin else None,
-        colour=colour_name(rgb),
-        size="large" if lead > 0 else "small",
-        x=float(peak.column),
-        y=float(peak.row),
-        firm=frozenset(name for name, sure in firm.items() if sure),
-    )
-
-
-def _responses(gate: np.ndarray, mass: float) -> list[Responses]:
-    """Return correlations of one colour's map with the renderer's objects, and at half the size with larger ones."""
-    found = [_correlate(gate, RADII, step=1)]
-    if mass > LARGE_MASS:
-        found.append(_correlate(gate.reshape(SIDE // 2, 2, -1, 2).mean(axis=(1, 3)), HALF_RADII, step=2))
-    return found
 
 
 def _peaks(responses: Mapping[int, Sequence[Responses]]) -> list[Peak]:
@@ -245,8 +246,7 @@ def _background(luminance: np.ndarray, free: np.ndarray, coarse: bool) -> str | 
     if free.sum() < SIDE:
         return None
     filled = np.where(free, luminance, luminance[free].mean())
-    blur = _blur_matrix()
-    detail = np.where(free, filled - blur @ filled @ blur.T, 0)
+    detail = np.where(free, filled - BLUR @ filled @ BLUR.T, 0)
     detail -= detail.sum() / free.sum() * free
     power = np.abs(np.fft.fft2(detail)) ** 2
     frequency = np.abs(np.fft.fftfreq(SIDE, 1 / SIDE)).astype(int)
@@ -271,15 +271,3 @@ def _background(luminance: np.ndarray, free: np.ndarray, coarse: bool) -> str | 
         return None
     kind = "checkered" if checks else "dotted"
     return kind if energy > getattr(limits, kind) else None
-
-
-@lru_cache(maxsize=1)
-def _blur_matrix() -> np.ndarray:
-    """Return a Gaussian of sigma 8 along one axis as a matrix, edges repeated."""
-    taps = np.arange(-24, 25)
-    weights = np.exp(-(taps**2) / (2 * 8.0**2))
-    weights /= weights.sum()
-    matrix = np.zeros((SIDE, SIDE))
-    for row in range(SIDE):
-        np.add.at(matrix[row], np.clip(row + taps, 0, SIDE - 1), weights)
-    return matrix.astype(np.float32)

@@ -16,8 +16,7 @@ from diffusionbench.benchmarks.simpleeval.evidence import ABSTAIN
 class Found:
     """One object: x to the right and y down, in pixels of the 64 px image; None where it cannot be told.
 
-    Attributes:
-        firm: which of "shape" and "size" are far from every threshold.
+    `firm` holds which of "shape" and "size" are far from every threshold.
     """
 
     shape: str | None
@@ -30,65 +29,53 @@ class Found:
 
 @dataclass(frozen=True)
 class Reading:
-    """All objects and the background of one image, as one reader sees them.
+    """All objects and the background (None where it cannot be told) of one image, as one reader sees them.
 
-    Attributes:
-        background: None where it cannot be told.
-        clear: False where something is neither clearly there nor clearly not; then no fact of an object can be told.
+    `clear` is False where something is neither clearly there nor clearly not; then no fact of an object can be told.
     """
 
     objects: tuple[Found, ...]
     background: str | None
     clear: bool = True
 
+    def fact(self, slot: str, facts: Mapping[str, str]) -> str | None:
+        """Return the fact of a slot, or None; of several objects, that of more than half unless another firmly differs.
+
+        Args:
+            facts: everything the prompt names; objects are found by the facts that are not asked for.
+        """
+        name = world.kind(slot)
+        if name == "background":
+            return self.background
+        if not self.clear:
+            return None
+        two = world.num_groups(facts) == 2
+        # Twins of a colour binding can share the colour; their shapes differ in every twin, and the other way round.
+        anchor = "shape" if name == "colour" or (two and facts.get("colour1") == facts.get("colour2")) else "colour"
+
+        def having(group: str) -> list[Found]:
+            return [found for found in self.objects if getattr(found, anchor) == facts[anchor + group]]
+
+        if name == "relation":
+            return _relation(having("1"), having("2"))
+        objects = self.objects if name == "colour" and not two else having(slot[-1])
+        if name == "count":
+            # Three circles and a square are not four circles.
+            shapes = {found.shape for found in objects if "shape" in found.firm}
+            countable = 1 <= len(objects) <= len(world.COUNTS) and len(shapes) < 2
+            return world.COUNTS[len(objects) - 1] if countable else None
+        counts = Counter(getattr(found, name) for found in objects)
+        value, count = max(counts.items(), key=lambda item: item[1], default=(None, 0))
+        if name == "colour":
+            return value if len(counts) == 1 else None
+        dissent = any(name in found.firm and getattr(found, name) != value for found in objects)
+        return None if dissent or 2 * count <= len(objects) else value
+
 
 def answer(reading: Reading, question: Question, facts: Mapping[str, str]) -> int:
-    """Return the index of the option the reading supports, or `ABSTAIN`.
-
-    Args:
-        question: one of the prompt's.
-        facts: everything the prompt names; objects are found by the facts that are not asked for.
-    """
-    value = _value(reading, question, facts)
+    """Return the index of the option the reading supports, or `ABSTAIN`; `facts` is everything the prompt names."""
+    value = reading.fact(question.slot, facts)
     return question.options.index(value) if value in question.options else ABSTAIN
-
-
-def _value(reading: Reading, question: Question, facts: Mapping[str, str]) -> str | None:
-    name = world.kind(question.slot)
-    if name == "background":
-        return reading.background
-    if not reading.clear:
-        return None
-    two = world.num_groups(facts) == 2
-    # Twins of a colour binding can share the colour; their shapes differ in every twin, and the other way round.
-    anchor = "shape" if name == "colour" or (two and facts.get("colour1") == facts.get("colour2")) else "colour"
-
-    def having(group: str) -> list[Found]:
-        return [found for found in reading.objects if getattr(found, anchor) == facts[anchor + group]]
-
-    if name == "relation":
-        return _relation(having("1"), having("2"))
-    objects = reading.objects if name == "colour" and not two else having(question.slot[-1])
-    if name == "count":
-        return _count(objects)
-    if name == "colour":
-        colours = {found.colour for found in objects}
-        return colours.pop() if len(colours) == 1 else None
-    return _majority(objects, name)
-
-
-def _majority(objects: Sequence[Found], name: str) -> str | None:
-    """Return the value of more than half of the objects, unless another one firmly has a different value."""
-    counts = Counter(getattr(found, name) for found in objects)
-    value, count = max(counts.items(), key=lambda item: item[1], default=(None, 0))
-    dissent = any(name in found.firm and getattr(found, name) != value for found in objects)
-    return None if dissent or 2 * count <= len(objects) else value
-
-
-def _count(objects: Sequence[Found]) -> str | None:
-    """Return the number word, unless two firmly differ in shape: three circles and a square are not four circles."""
-    shapes = {found.shape for found in objects if "shape" in found.firm}
-    return world.COUNTS[len(objects) - 1] if 1 <= len(objects) <= len(world.COUNTS) and len(shapes) < 2 else None
 
 
 def _relation(first: Sequence[Found], second: Sequence[Found]) -> str | None:

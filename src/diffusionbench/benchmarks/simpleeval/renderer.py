@@ -7,9 +7,9 @@ Canvas 64 x 64 pixels, coordinates in 1/64 pixel, 4 x 4 samples a pixel. Other s
 from __future__ import annotations
 
 import functools
+import itertools
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Final, NamedTuple
 
 import numpy as np
@@ -30,6 +30,8 @@ TRIES_PER_OBJECT, LAYOUTS, REDRAWS = 60, 400, 20
 BOUNDS: Final = {"circle": 1000, "square": 1246, "triangle": 1331, "plus": 1143, "ring": 1080, "star": 1290}
 #: Shapes that are unions of boxes |u| <= a, |v| <= b.
 BOXES: Final = {"square": ((880, 880),), "plus": ((370, 1080), (1080, 370))}
+#: Sample positions along one axis of the doubled canvas, in 1/64 px.
+SAMPLES: Final = np.arange(2 * CANVAS * 4, dtype=np.int32) * 16 + 8
 #: Octet -> octet mod 11 - 5 as a signed byte.
 GRAIN: Final = bytes((octet % 11 - 5) % 256 for octet in range(256))
 STAR: Final = tuple(
@@ -42,11 +44,9 @@ class NoLayoutError(Exception):
     """No placement of a scene's objects was found."""
 
 
-@dataclass(frozen=True)
-class Thing:
-    """One object to paint: group, shape, colour (RGB), radius and centre in 1/64 px, rotation in degrees."""
+class Thing(NamedTuple):
+    """One object to paint: shape, colour (RGB), radius and centre in 1/64 px, rotation in degrees."""
 
-    group: int
     shape: str
     colour: tuple[int, int, int]
     radius: int
@@ -77,15 +77,11 @@ def complete(facts: Mapping[str, str], stream: HashStream) -> dict[str, str]:
 
 
 def render(scene: Mapping[str, str], seed: str, path: str, size: int = CANVAS) -> np.ndarray:
-    """Paint a scene.
+    """Paint a scene: uint8 [size, size, 3], size 1..64 or 128.
 
     Args:
         scene: facts by slot (`shapes_world`); sizes and background may be missing and are then drawn.
         seed, path: everything not stated by the scene follows from these two.
-        size: side in pixels, 1..64 or 128.
-
-    Returns:
-        uint8 [size, size, 3].
 
     Raises:
         ValueError: if the size is not supported.
@@ -120,11 +116,7 @@ def background(path: str, seed: str, size: int) -> np.ndarray:
 
 
 def shrink(image: np.ndarray, size: int) -> np.ndarray:
-    """Shrink to `size` x `size` by the exact area mean, in integers, rounded half up.
-
-    Args:
-        image: uint8 [S, S, 3] with S >= size.
-    """
+    """Shrink uint8 [S, S, 3] to `size` <= S by the exact area mean, in integers, rounded half up."""
     shares, block = _shares(image.shape[0], size)
     planes = np.ascontiguousarray(image.transpose(2, 0, 1), np.float64)
     means = (shares @ planes @ shares.T + block * block / 2) / (block * block)
@@ -174,28 +166,8 @@ def _things(facts: Mapping[str, str], stream: HashStream) -> list[Thing]:
     ]
     radii = [stream.between(*RADII[facts[f"size{group}"]]) for group in groups]
     relation = facts.get("relation") if 2 in groups else None
-    plan = _plan(groups, radii, relation)
-    for _ in range(LAYOUTS):
-        centres = _layout(plan, stream)
-        if centres is not None and (relation is None or _clear(groups, centres, relation in ("left", "right"))):
-            break
-    else:
-        raise NoLayoutError
-    things = []
-    for group, radius, (x, y) in zip(groups, radii, centres, strict=True):
-        degrees = stream.between(-12, 12)
-        brightness = stream.between(88, 106)
-        red, green, blue = (
-            min(255, max(0, channel * brightness // 100 + stream.between(-10, 10)))
-            for channel in world.COLOURS[facts[f"colour{group}"]]
-        )
-        things.append(Thing(group, facts[f"shape{group}"], (red, green, blue), radius, x, y, degrees))
-    return things
-
-
-def _plan(groups: Sequence[int], radii: Sequence[int], relation: str | None) -> list[Place]:
-    """Return the region of each object's centre; these rules alone decide how a layout uses its stream."""
     side, middle = CANVAS * UNIT, CANVAS * UNIT // 2
+    # These rules alone decide how a layout uses its stream.
     places = []
     for number, (group, radius) in enumerate(zip(groups, radii, strict=True)):
         margin = 5 * radius // 4 + UNIT
@@ -207,14 +179,29 @@ def _plan(groups: Sequence[int], radii: Sequence[int], relation: str | None) -> 
         y = near if relation in ("above", "below") else whole
         gaps = [(5 * (radius + other) // 4 + 128) ** 2 for other in radii[:number]]
         places.append(Place(x[0], x[1] - x[0] + 1, y[0], y[1] - y[0] + 1, gaps))
-    return places
+    for _ in range(LAYOUTS):
+        centres = _layout(places, stream)
+        if centres is not None and (relation is None or _clear(groups, centres, relation in ("left", "right"))):
+            break
+    else:
+        raise NoLayoutError
+    things = []
+    for group, radius, (cx, cy) in zip(groups, radii, centres, strict=True):
+        degrees = stream.between(-12, 12)
+        brightness = stream.between(88, 106)
+        red, green, blue = (
+            min(255, max(0, channel * brightness // 100 + stream.between(-10, 10)))
+            for channel in world.COLOURS[facts[f"colour{group}"]]
+        )
+        things.append(Thing(facts[f"shape{group}"], (red, green, blue), radius, cx, cy, degrees))
+    return things
 
 
-def _layout(plan: Sequence[Place], stream: HashStream) -> list[tuple[int, int]] | None:
+def _layout(places: Sequence[Place], stream: HashStream) -> list[tuple[int, int]] | None:
     """Draw centres by rejection, or None; most of a picture's draws happen here, so they are written out."""
     draw = stream.u64
     centres: list[tuple[int, int]] = []
-    for low_x, span_x, low_y, span_y, gaps in plan:
+    for low_x, span_x, low_y, span_y, gaps in places:
         limit_x, limit_y = 2**64 // span_x * span_x, 2**64 // span_y * span_y
         near = [(*centre, gap) for centre, gap in zip(centres, gaps, strict=True)]
         for _ in range(TRIES_PER_OBJECT):
@@ -248,19 +235,13 @@ def _clear(groups: Sequence[int], centres: Sequence[tuple[int, int]], horizontal
     return 2 * along >= 3 * across
 
 
-@functools.lru_cache(maxsize=2)
-def _samples(scale: int) -> np.ndarray:
-    """Return sample positions along one axis, in 1/64 px of the doubled or single canvas."""
-    return np.arange(CANVAS * scale * 4, dtype=np.int32) * 16 + 8
-
-
 def _paint(image: np.ndarray, thing: Thing, scale: int) -> None:
     x, y, radius = thing.x * scale, thing.y * scale, thing.radius * scale
     reach = BOUNDS[thing.shape] * radius // 1024 + 4
     left, right = max(0, (x - reach) // UNIT), min(CANVAS * scale, (x + reach) // UNIT + 1)
     top, bottom = max(0, (y - reach) // UNIT), min(CANVAS * scale, (y + reach) // UNIT + 1)
-    dx = _samples(scale)[4 * left : 4 * right] - x
-    dy = _samples(scale)[4 * top : 4 * bottom, None] - y
+    dx = SAMPLES[4 * left : 4 * right] - x
+    dy = SAMPLES[4 * top : 4 * bottom, None] - y
     cos, sin = COS[thing.degrees], COS[thing.degrees - 90]
     if thing.shape in BOXES:
         inside = _inside_boxes(BOXES[thing.shape], radius, (dx * cos, dy * sin), (-dx * sin, dy * cos))
@@ -325,10 +306,7 @@ def inside_shape(shape: str, u: np.ndarray, v: np.ndarray) -> np.ndarray:
 def training_pair(seed: str, index: int, size: int = CANVAS) -> tuple[np.ndarray, str, dict[str, str]]:
     """Return one training example; held-out combinations of colour and shape never appear.
 
-    Args:
-        seed: any text; sets from different seeds are unrelated.
-        index: 0, 1, ...; the example depends on (seed, index) alone.
-        size: side in pixels.
+    The example depends on (seed, index) alone; sets from different seeds are unrelated.
 
     Returns:
         image uint8 [size, size, 3], caption, and the complete scene (facts by slot).
@@ -343,30 +321,22 @@ def training_scene(seed: str, index: int) -> tuple[str, dict[str, str]]:
 
 
 def _training_scene(seed: str, index: int) -> tuple[str, str, dict[str, str]]:
-    redraw = 0
-    while True:
+    for redraw in itertools.count():
         path = f"train/{index}" + (f"/r{redraw}" if redraw else "")
         stream = HashStream(seed, path)
-        scene = _any_scene(stream)
-        pairs = {(scene[f"colour{g}"], scene[f"shape{g}"]) for g in range(1, world.num_groups(scene) + 1)}
-        if not pairs & world.HELD_OUT:
+        groups = stream.between(1, 2)
+        scene: dict[str, str] = {}
+        for group in range(1, groups + 1):
+            scene[f"shape{group}"] = stream.choice([item for item in world.SHAPES if item != scene.get("shape1")])
+            scene[f"colour{group}"] = stream.choice([item for item in world.COLOURS if item != scene.get("colour1")])
+            scene[f"size{group}"] = stream.choice(world.SIZES)
+            scene[f"count{group}"] = stream.choice(world.COUNTS[: 4 if groups == 1 else 2])
+        if groups == 2:
+            scene["relation"] = stream.choice(world.RELATIONS)
+        scene["background"] = stream.choice(world.BACKGROUNDS)
+        if not world.touches_held_out(scene):
             break
-        redraw += 1
     template = f"T{stream.below(4)}"
     hidden = [name for name in ("size", "background") if stream.below(4) == 0]
     named = {slot: fact for slot, fact in scene.items() if world.kind(slot) not in hidden}
     return path, world.caption(named, template), scene
-
-
-def _any_scene(stream: HashStream) -> dict[str, str]:
-    groups = stream.between(1, 2)
-    scene: dict[str, str] = {}
-    for group in range(1, groups + 1):
-        scene[f"shape{group}"] = stream.choice([item for item in world.SHAPES if item != scene.get("shape1")])
-        scene[f"colour{group}"] = stream.choice([item for item in world.COLOURS if item != scene.get("colour1")])
-        scene[f"size{group}"] = stream.choice(world.SIZES)
-        scene[f"count{group}"] = stream.choice(world.COUNTS[: 4 if groups == 1 else 2])
-    if groups == 2:
-        scene["relation"] = stream.choice(world.RELATIONS)
-    scene["background"] = stream.choice(world.BACKGROUNDS)
-    return scene

@@ -29,8 +29,6 @@ from diffusionbench.stats import Estimate
 
 #: Above this share of unscored blocks the score does not stand for the set.
 INCOMPLETE: Final = 0.01
-
-
 #: Recall and precision of the scorers on labelled images with which a family of the `open` world enters the headline.
 RECALL, PRECISION = 0.40, 0.90
 COMPETENCE: Final = Path(__file__).with_name("competence-v1.json")
@@ -62,10 +60,7 @@ class WorldScoring:
 def able_families(families: tuple[str, ...], path: Path = COMPETENCE) -> tuple[tuple[str, ...], bool]:
     """Return the families whose scorers are good enough, and whether that is provisional for want of a measurement.
 
-    Args:
-        families: of the world.
-        path: recall and precision by family, measured once per version on labelled images; until that file exists,
-            all families
+    Recall and precision by family are measured once per version on labelled images; until `path` exists, all pass.
     """
     if not path.exists():
         return families, True
@@ -184,14 +179,7 @@ class ScoreCard:
 def score_card(
     answers: SetAnswers, scoring: WorldScoring, claim: Claim | None = None, looks: Variety | None = None
 ) -> ScoreCard:
-    """Score a set.
-
-    Args:
-        answers: of all scored blocks.
-        scoring: families and baselines.
-        claim: facts about the generator.
-        looks: variety of its images.
-    """
+    """Score a set by the answers to its complete blocks, a claim about the generator, and the variety of its images."""
     claim = claim or Claim()
     prompt_set = answers.prompt_set
     chosen = [prompt_set.families.index(name) for name in scoring.headline]
@@ -262,14 +250,7 @@ def _composition(answers: SetAnswers, chosen: Sequence[int]) -> dict[str, dict[s
 def status_of(
     scoring: WorldScoring, scored: float, seed: str, claim: Claim, found: Sequence[Guard]
 ) -> tuple[str, list[str]]:
-    """Return the status of a score, and the reasons why it is not ranked.
-
-    Args:
-        scoring: of the world.
-        scored: share of blocks with all their images.
-        seed: of the prompt set.
-        claim: facts about the generator.
-        found: the guards.
+    """Return the status of a score, and the reasons why it is not ranked; `scored` is the share of complete blocks.
 
     Returns:
         The first that holds of incomplete, provisional, flagged, dependent, unverified (questions that may be known, or

@@ -43,19 +43,9 @@ HELD_OUT: Final = frozenset(
 
 FAMILIES: Final = ("colour", "shape", "size", "relation", "count", "background", "binding")
 TYPES: Final = (
-    "colour-shape",
-    "colour-count",
-    "colour-relation",
-    "shape-size",
-    "shape-background",
-    "size-relation",
-    "size-count",
-    "count-background",
-    "relation-background",
-    "binding-colour-horizontal",
-    "binding-colour-vertical",
-    "binding-shape",
-)
+    "colour-shape", "colour-count", "colour-relation", "shape-size", "shape-background", "size-relation", "size-count",
+    "count-background", "relation-background", "binding-colour-horizontal", "binding-colour-vertical", "binding-shape",
+)  # fmt: skip
 OPTIONS: Final = 4
 #: Layout -> (blocks per cell, images per prompt).
 LAYOUTS: Final = {"quick": (2, 2), "standard": (5, 4), "full": (15, 4)}
@@ -87,7 +77,9 @@ class ShapesBlockSampler(BlockSampler):
         two = binding or "relation" in contrasted or (stratum == "hard" and "count" not in contrasted)
         groups = (1, 2) if two else (1,)
         subject = stream.choice(groups)
-        named = _named(contrasted, stratum, stream)
+        named = {"size", "background"} & set(contrasted)
+        optional = [name for name in ("size", "background") if name not in contrasted]
+        named |= set(optional) if stratum == "hard" else {stream.choice(optional)} if stratum == "medium" else set()
         slots = [name + str(group) for group in groups for name in ("shape", "colour", "count")]
         slots += [f"size{group}" for group in groups if "size" in named]
         slots += ["relation"] if two else []
@@ -106,7 +98,11 @@ class ShapesBlockSampler(BlockSampler):
             sets[slot] = sets[targets[0]] if binding and sets else self._option_set(slot, two, (), stream)
         for slot in slots:
             if slot not in targets:
-                facts[slot] = self._fixed(slot, type_, two, _taken(slot, sets, facts))
+                values, taken = allowed(slot, two), _taken(slot, sets, facts)
+                if slot == "relation" and type_.startswith("binding-colour"):
+                    values = RELATIONS[:2] if type_.endswith("horizontal") else RELATIONS[2:]
+                legal = [item for item in values if item not in taken]
+                facts[slot] = self.asked[kind(slot)].next(legal.__contains__)
         # Twins of a binding can share the very fact by which the other one is told apart.
         unreadable = "" if not binding else "shape" if contrasted[0] == "colour" else "colour"
         # A held question leaves out only the facts that the twins can really show in the other group.
@@ -140,25 +136,10 @@ class ShapesBlockSampler(BlockSampler):
             chosen.append(sampler.next(lambda item: item in pool and item not in chosen))
         return tuple(stream.shuffle(chosen))
 
-    def _fixed(self, slot: str, type_: str, two: bool, taken: Sequence[str]) -> str:
-        values = allowed(slot, two)
-        if slot == "relation" and type_.startswith("binding-colour"):
-            values = RELATIONS[:2] if type_.endswith("horizontal") else RELATIONS[2:]
-        return self.asked[kind(slot)].next(lambda item: item in values and item not in taken)
-
 
 def allowed(slot: str, two: bool) -> tuple[str, ...]:
     """Return the facts a slot may hold, with one group or two."""
     return COUNTS[:2] if two and kind(slot) == "count" else VOCABULARY[kind(slot)]
-
-
-def _named(contrasted: Sequence[str], stratum: str, stream: HashStream) -> set[str]:
-    """Return which of size and background are named."""
-    optional = [name for name in ("size", "background") if name not in contrasted]
-    named = {name for name in ("size", "background") if name in contrasted}
-    if stratum == "hard":
-        return named | set(optional)
-    return named | {stream.choice(optional)} if stratum == "medium" else named
 
 
 def _taken(slot: str, sets: Mapping[str, tuple[str, ...]], facts: Mapping[str, str]) -> tuple[str, ...]:

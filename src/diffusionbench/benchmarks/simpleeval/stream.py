@@ -29,20 +29,20 @@ def octets(seed: str, path: str, n: int) -> bytes:
     return hashlib.shake_256(joined(seed, path)).digest(n)
 
 
-def _numbers(seed: str, path: str) -> Iterator[int]:
-    prefix = hashlib.sha256(joined(seed, path, ""))
-    for block in itertools.count():
-        hasher = prefix.copy()
-        hasher.update(b"%d" % block)
-        yield from _FOUR.unpack(hasher.digest())
-
-
 class HashStream:
     """Unsigned 64-bit numbers that depend on (version, seed, path) alone."""
 
     def __init__(self, seed: str, path: str) -> None:
+        prefix = hashlib.sha256(joined(seed, path, ""))
+
+        def numbers() -> Iterator[int]:
+            for block in itertools.count():
+                hasher = prefix.copy()
+                hasher.update(b"%d" % block)
+                yield from _FOUR.unpack(hasher.digest())
+
         #: Next number in 0..2^64-1. The bare iterator, because renderers draw hundreds of numbers a picture.
-        self.u64: Final[Callable[[], int]] = _numbers(seed, path).__next__
+        self.u64: Final[Callable[[], int]] = numbers().__next__
 
     def below(self, n: int) -> int:
         """Return a uniform integer in 0..n-1, without modulo bias.

@@ -9,13 +9,12 @@ import json
 import secrets
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from diffusionbench import record as records
 from diffusionbench.benchmarks.simpleeval import guards, scorecard
-from diffusionbench.benchmarks.simpleeval.claims import Claim, claim_of
+from diffusionbench.benchmarks.simpleeval.claims import claim_of
 from diffusionbench.errors import RequestError
 from diffusionbench.limits import reads_extra
 from diffusionbench.prompts import PROMPTS, PromptChoice, PromptList
@@ -33,12 +32,7 @@ def draw_again(prompts: PromptList) -> str:
 
 
 def differences(samples: Sequence[Sample], images: ImageSource, again: ImageSource) -> dict[str, float]:
-    """Compare images with the same samples made again from their ruled noise seeds.
-
-    Args:
-        samples: of the set; those that either source lacks are left out.
-        images: as they were handed in.
-        again: the weights as a source, or a folder of images they made.
+    """Compare images with the same samples made `again` from their ruled noise seeds; missing ones are left out.
 
     Returns:
         Mean absolute difference in 8-bit levels by `<prompt id>/<k>`; 255 where the sizes differ.
@@ -92,22 +86,17 @@ def verify_record(path: Path) -> str:
                 f"record {path}: seed {fact['seed']} gives the set {opened.digest[:12]}, and the record names "
                 f"{fact['set_digest'][:12]}. It was made by another version or changed; score the images again."
             )
-        reasons = _unranked(worlds[key], fact, claim, opened.count)
+        shown = [
+            guards.Guard(name, one["name"], one["value"], flagged=bool(one["flagged"]), note=one["note"])
+            for name, one in fact["guards"].items()
+            if name != "G9"
+        ]
+        # The record's own G9 might be made up, so the images sampled again are counted once more.
+        shown.append(guards.regeneration(claim.again, guards.num_regenerated(opened.count)))
+        scored = 0.0 if fact["status"] == "incomplete" else 1.0
+        _, reasons = scorecard.status_of(worlds[key], scored, fact["seed"], claim, shown)
         if fact["status"] == "ranked" and reasons:
             raise RequestError(f"record {path} calls itself ranked, but {reasons[0]}. Do not rank it.")
         lines.append(f"{key}: set {opened.digest[:12]} is that of seed {fact['seed']}; status {fact['status']}")
         lines += [f"  not ranked: {reason}" for reason in reasons]
     return "\n".join(lines)
-
-
-def _unranked(scoring: scorecard.WorldScoring, fact: dict[str, Any], claim: Claim, images: int) -> list[str]:
-    """Return why a score is not ranked, by its record and by the repository's list."""
-    found = [
-        guards.Guard(name, one["name"], one["value"], flagged=bool(one["flagged"]), note=one["note"])
-        for name, one in fact["guards"].items()
-        if name != "G9"
-    ]
-    # The record's own G9 might be made up, so the images sampled again are counted once more.
-    found.append(guards.regeneration(claim.again, guards.num_regenerated(images)))
-    scored = 0.0 if fact["status"] == "incomplete" else 1.0
-    return scorecard.status_of(scoring, scored, fact["seed"], claim, found)[1]

@@ -17,7 +17,7 @@ from diffusionbench.benchmarks.simpleeval.prompts import build
 from diffusionbench.benchmarks.simpleeval.scorecard import SHAPES, ScoreCard, score_card
 from diffusionbench.benchmarks.simpleeval.stream import HashStream
 from diffusionbench.benchmarks.simpleeval.stress import perturbations
-from diffusionbench.benchmarks.simpleeval.stress.bench import REPLICATES, Bench, Outcome, block_weights, subset
+from diffusionbench.benchmarks.simpleeval.stress.baseline import REPLICATES, Bench, Outcome, block_weights, subset
 from diffusionbench.benchmarks.simpleeval.stress.simulate import draw, spoil, truth_answers
 from diffusionbench.benchmarks.simpleeval.stress.targets import SimpleEvalTarget, Target, ToyTarget, answers_of, right
 
@@ -49,6 +49,7 @@ def adaptive(bench: Bench) -> list[Outcome]:
     base = [draw(prompt, 0, bench.accuracy, "stress base").image for prompt in part.prompts]
     oracle = [draw(prompt, 0, 1.0, "stress oracle").image for prompt in part.prompts]
     weights = block_weights(part)
+    families = np.asarray([[part.block(b)[0].questions[h].family for h in (0, 1)] for b in range(part.num_blocks)])
     before, best = (_answered(target, part, images) for images in (base, oracle))
     out = []
     for levels in bench.budget.square_levels:
@@ -60,6 +61,12 @@ def adaptive(bench: Bench) -> list[Outcome]:
             )
             after = _answered(target, part, changed)
             gained, room = (weights @ one.mean(axis=(1, 2)) for one in (after - before, best - before))
+            by_contrast = (after - before).mean(axis=1)
+            by_family = {
+                f"{name} gained": float(by_contrast[families == name].mean())
+                for name in part.families
+                if name in families
+            }
             out.append(
                 Outcome(
                     "A2",
@@ -67,7 +74,7 @@ def adaptive(bench: Bench) -> list[Outcome]:
                     target.name,
                     {target.name: gained / room},
                     np.zeros(1 + REPLICATES),
-                    {target.name: float(after.mean()), **_by_family(part, after - before)},
+                    {target.name: float(after.mean()), **by_family},
                 )
             )
     return out
@@ -78,14 +85,6 @@ def _answered(target: SimpleEvalTarget, part: PromptSet, images: Sequence[np.nda
     judged = target.judge(images, part.prompts)
     found = [right(one, prompt)[:2] for one, prompt in zip(judged, part.prompts, strict=True)]
     return np.asarray(found, float).reshape(-1, 4, 2)
-
-
-def _by_family(part: PromptSet, gained: np.ndarray) -> dict[str, float]:
-    """Return the mean of [blocks, 4, 2] over the contrasts of each family that was asked."""
-    names = np.asarray([[part.block(b)[0].questions[h].family for h in (0, 1)] for b in range(part.num_blocks)])
-    return {
-        f"{name} gained": float(gained.mean(axis=1)[names == name].mean()) for name in part.families if name in names
-    }
 
 
 def best_of(bench: Bench) -> list[Outcome]:
@@ -133,12 +132,15 @@ def blind(bench: Bench) -> list[Outcome]:
     other = [(j + 4) % len(prompts) if j // 4 == i // 4 else j for i, j in enumerate(other)]
     random_set = build("shapes", "public-4", "quick").prompts
     scenes = [draw(random_set[i % len(random_set)], i // len(random_set), 1.0, "random") for i in range(len(prompts))]
+    # Sixteen right images of the set, shrunk into one.
+    small = [bench.oracle[i * max(1, len(prompts) // 16)].image[::4, ::4] for i in range(16)]
+    collage = np.concatenate([np.concatenate(small[row : row + 4], axis=1) for row in (0, 4, 8, 12)], axis=0)
     sources = {
         "grey": [grey] * len(prompts),
         "one image": [bench.oracle[0].image] * len(prompts),
         "random scenes": [one.image for one in scenes],
         "shuffled captions": [bench.oracle[i].image for i in other],
-        "collage of everything": [_collage(bench)] * len(prompts),
+        "collage of everything": [collage] * len(prompts),
     }
     shown: dict[str, list[dict[str, str]]] = {
         "one image": [dict(bench.oracle[0].truth)] * len(prompts),
@@ -150,13 +152,6 @@ def blind(bench: Bench) -> list[Outcome]:
         bench.outcome("A5", name, images, None, bench.true_gain(shown.get(name, nothing)))
         for name, images in sources.items()
     ]
-
-
-def _collage(bench: Bench) -> np.ndarray:
-    """Shrink sixteen right images of the set into one."""
-    step = max(1, len(bench.oracle) // 16)
-    small = [bench.oracle[i * step].image[::4, ::4] for i in range(16)]
-    return np.concatenate([np.concatenate(small[row * 4 : row * 4 + 4], axis=1) for row in range(4)], axis=0)
 
 
 def words(bench: Bench) -> list[Outcome]:

@@ -14,7 +14,7 @@ import numpy as np
 
 from diffusionbench.benchmarks.simpleeval.prompts import build
 from diffusionbench.benchmarks.simpleeval.stress import TARGETS, attacks
-from diffusionbench.benchmarks.simpleeval.stress.bench import BUDGETS, Bench, Outcome, interval
+from diffusionbench.benchmarks.simpleeval.stress.baseline import BUDGETS, Bench, Outcome, interval
 from diffusionbench.errors import RequestError
 from diffusionbench.registry import nearest
 
@@ -157,7 +157,6 @@ def run(
         metrics: keys in `TARGETS`; the first is the one under test.
         attacks: keys in `ATTACKS`.
         layout: "quick" or "standard"; decides set and budgets.
-        seed: of the prompt set.
         accuracy: share of facts right in the base images, above 0 and below 1.
         progress: gets a line before each step.
 
@@ -206,20 +205,19 @@ def _checks(outcome: Outcome, layout: str) -> list[Check]:
             "A8": {f"{OURS} look": 0.03},
             "A9": {" 8/255": 0.03},
         }
-        limit_of = limits.get(name, {})
-        for ending, limit in limit_of.items():
+        for ending, limit in limits.get(name, {}).items():
             if detail.endswith(ending):
                 found.append(_check(outcome, f"{name} {detail}, gap of ours", outcome.gap(OURS), limit, layout))
+    plain: list[tuple[str, float, float]] = []
     if name == "A5" and OURS in outcome.values:
-        value = outcome.values[OURS]
-        found.append(Check(f"A5 {detail}, score of ours", value, value, value, 0.01, False, value > 0.01))
+        plain.append(("score of ours", outcome.values[OURS], 0.01))
     if name == "A10" and detail.endswith(" 8/255") and OURS in outcome.values:
-        for what, key, limit in (("score", OURS, 0.03), ("score without background", "without background", 0.0)):
-            value = outcome.values[key]
-            found.append(Check(f"A10 {detail}, {what} of ours", value, value, value, limit, False, value > limit))
+        plain.append(("score of ours", outcome.values[OURS], 0.03))
+        plain.append(("score without background of ours", outcome.values["without background"], 0.0))
     if name == "A2" and " 8/255" in detail:
-        gained = outcome.values.get("background gained", 0.0)
-        found.append(Check(f"A2 {detail}, background gained", gained, gained, gained, 0.03, False, gained > 0.03))
+        plain.append(("background gained", outcome.values.get("background gained", 0.0), 0.03))
+    for what, value, limit in plain:
+        found.append(Check(f"{name} {detail}, {what}", value, value, value, limit, False, value > limit))
     if name == "A4" and detail == f"{OURS} best of 16, all facts":
         found.append(_yes(outcome, "A4 best of 16 raises the probe guard", "G7"))
     if name == "A7":

@@ -187,18 +187,25 @@ LOOKS: Final = {
 def restyle(image: np.ndarray, look: Mapping[str, float]) -> np.ndarray:
     """Change the look of uint8 [H, W, 3]; missing entries of `LOOKS` stay neutral."""
     values = {name: look.get(name, row[0]) for name, row in LOOKS.items()}
-    pixels = to_tensor([image])
+    pixels, side = to_tensor([image]), image.shape[0]
     if values["zoom"] != 1:
-        pixels = _zoom(pixels, values["zoom"])
+        size = round(side * values["zoom"])
+        pixels = F.interpolate(pixels, size=(size, size), mode="bilinear", antialias=True, align_corners=False)
+        before, after = int((side - size) / 2), side - size - int((side - size) / 2)
+        pixels = F.pad(pixels, (before, after, before, after), mode="replicate")
     grey = (pixels * torch.tensor((0.299, 0.587, 0.114)).view(1, 3, 1, 1)).sum(dim=1, keepdim=True)
     pixels = grey + (pixels - grey) * values["saturation"]
-    pixels = _turn_hue(pixels, values["hue"])
+    # Colours turn about the grey axis.
+    angle = torch.tensor(values["hue"] * 2 * torch.pi)
+    mean = torch.full((3, 3), 1 / 3)
+    cross = torch.tensor([[0.0, -1, 1], [1, 0, -1], [-1, 1, 0]]) / 3**0.5
+    turn = torch.cos(angle) * torch.eye(3) + (1 - torch.cos(angle)) * mean + torch.sin(angle) * cross
+    pixels = torch.einsum("oc,bchw->bohw", turn, pixels)
     pixels = (pixels - 0.5) * values["contrast"] + 0.5 + values["brightness"]
     soft = blur(pixels[0], 1.0, 3, "replicate")
     pixels = pixels + values["sharpness"] * (pixels - soft)
     if values["blur"] > 0:
         pixels = blur(pixels[0], values["blur"], 3, "replicate")[None]
-    side = pixels.shape[-1]
     axis = torch.linspace(-1, 1, side)
     pixels = pixels * (1 - values["vignette"] * (axis[None] ** 2 + axis[:, None] ** 2) / 2)
     if values["grain"] > 0:
@@ -209,27 +216,6 @@ def restyle(image: np.ndarray, look: Mapping[str, float]) -> np.ndarray:
         pixels[..., :border, :] = pixels[..., -border:, :] = 0
         pixels[..., :border] = pixels[..., -border:] = 0
     return to_images(pixels)[0]
-
-
-def _zoom(pixels: Tensor, factor: float) -> Tensor:
-    side = pixels.shape[-1]
-    size = round(side * factor)
-    scaled = F.interpolate(pixels, size=(size, size), mode="bilinear", antialias=True, align_corners=False)
-    if size >= side:
-        start = (size - side) // 2
-        return scaled[..., start : start + side, start : start + side]
-    before = (side - size) // 2
-    after = side - size - before
-    return F.pad(scaled, (before, after, before, after), mode="replicate")
-
-
-def _turn_hue(pixels: Tensor, turn: float) -> Tensor:
-    """Rotate colours about the grey axis by `turn` of a full circle."""
-    angle = torch.tensor(turn * 2 * torch.pi)
-    axis = torch.full((3, 3), 1 / 3)
-    cross = torch.tensor([[0.0, -1, 1], [1, 0, -1], [-1, 1, 0]]) / 3**0.5
-    matrix = torch.cos(angle) * torch.eye(3) + (1 - torch.cos(angle)) * axis + torch.sin(angle) * cross
-    return torch.einsum("oc,bchw->bohw", matrix, pixels)
 
 
 def tune_look(value: Callable[[Mapping[str, float]], float], evaluations: int, seed: str) -> dict[str, float]:

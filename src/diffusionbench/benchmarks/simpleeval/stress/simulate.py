@@ -27,13 +27,11 @@ class Simulated:
 
 
 def simulate(prompt_set: PromptSet, accuracy: float, seed: str, size: int = renderer.CANVAS) -> Iterator[Simulated]:
-    """Yield images of a prompt-following generator, in the order of the set, K for each prompt.
+    """Yield images of a prompt-following generator for a set of the shapes world, in its order, K for each prompt.
 
     Args:
-        prompt_set: a set of the shapes world.
         accuracy: probability in 0..1 that a named fact is right; a wrong one is another value, uniformly.
         seed: any text; images of two seeds are independent.
-        size: side in pixels.
     """
     for prompt in prompt_set.prompts:
         for k in range(prompt_set.images_per_prompt):
@@ -67,10 +65,5 @@ def spoil(facts: Mapping[str, str], accuracy: float, stream: HashStream) -> dict
 
 def truth_answers(prompt: Prompt, truth: Mapping[str, str]) -> np.ndarray:
     """Return the answers of a perfect reader: int8 [Q], -1 where the true fact is not among the options."""
-    return np.asarray(
-        [
-            question.options.index(truth[question.slot]) if truth[question.slot] in question.options else -1
-            for question in prompt.questions
-        ],
-        np.int8,
-    )
+    shown = [(truth[question.slot], question.options) for question in prompt.questions]
+    return np.asarray([options.index(fact) if fact in options else -1 for fact, options in shown], np.int8)

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Final
 
 import torch
+from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -134,8 +135,6 @@ def load(name: str) -> ToyScorer:
     Raises:
         DataError: if its weights are missing or are not the ones that were shipped.
     """
-    from safetensors.torch import load_file
-
     path, card = FOLDER / f"{name}.safetensors", FOLDER / "toy_scorers.json"
     facts = json.loads(card.read_text()) if card.exists() else {}
     if not path.exists() or file_digest(path) != facts.get(name, {}).get("sha256"):
