@@ -224,7 +224,14 @@ def _coefficient(kind: str, x: Floats, y: Floats, draws: int, seed: int) -> Coef
         note = "interval not defined for fewer than 4 points"
     elif draws:
         drawn = [resampled(a, b, counts) for counts in _blocks(_drawn_counts, seed, draws, n)]
-        interval, note = _percentiles(np.concatenate(drawn))
+        values = np.concatenate(drawn)
+        finite = values[np.isfinite(values)]
+        if finite.size < 0.8 * values.size:
+            note = "bootstrap interval not defined: a variable is constant in too many resamples"
+        else:
+            low, high = np.quantile(finite, [0.025, 0.975])
+            interval, missing = (float(low), float(high)), values.size - finite.size
+            note = f"{missing} of {values.size} resamples were constant" if missing else None
     return Coefficient(
         kind=kind, n=n, value=value, interval=interval, p_value=p_value, draws=draws, seed=seed, note=note
     )
@@ -274,16 +281,6 @@ def _blocks(drawn: Callable[[int, int, int], Iterator[Array]], seed: int, draws:
 @lru_cache(maxsize=32)
 def _kept(drawn: Callable[[int, int, int], Iterator[Array]], seed: int, draws: int, n: int) -> tuple[Array, ...]:
     return tuple(drawn(seed, draws, n))
-
-
-def _percentiles(values: Array) -> tuple[tuple[float, float] | None, str | None]:
-    """Return the middle 95 % of the resamples in which the coefficient exists, and a note on the others."""
-    finite = values[np.isfinite(values)]
-    if finite.size < 0.8 * values.size:
-        return None, "bootstrap interval not defined: a variable is constant in too many resamples"
-    low, high = np.quantile(finite, [0.025, 0.975])
-    missing = values.size - finite.size
-    return (float(low), float(high)), f"{missing} of {values.size} resamples were constant" if missing else None
 
 
 def _permutation_p(

@@ -19,7 +19,6 @@ from diffusionbench.views.figure import (
     STYLES,
     UNSTATED,
     Figure,
-    FigurePanel,
     axis_title,
     with_arrow,
     x_name,
@@ -99,21 +98,21 @@ def _view(contents: Contents, figure: Figure) -> dict[str, Any]:
     return {
         "x": {"key": figure.x_key, "title": title, "axis": axis_title(figure)},
         "methods": list(methods.values()),
-        "panels": [_panel(contents, panel, places) for panel in figure.panels],
-        "leftOut": [f"{reason}: {few([*names], first=_NAMED)}" for reason, names in reasons.items()],
-    }
-
-
-def _panel(contents: Contents, panel: FigurePanel, places: dict[str, int]) -> dict[str, Any]:
-    return {
-        "key": panel.key,
-        "title": panel.title,
-        "axis": with_arrow(panel.title.split(" (")[0], panel.key),
-        "about": panel.about,
-        "problem": panel.problem,
-        "points": [
-            [places[p.name], p.y, printed(contents.by_id[p.y_record], panel.key), p.y_record] for p in panel.points
+        "panels": [
+            {
+                "key": panel.key,
+                "title": panel.title,
+                "axis": with_arrow(panel.title.split(" (")[0], panel.key),
+                "about": panel.about,
+                "problem": panel.problem,
+                "points": [
+                    [places[p.name], p.y, printed(contents.by_id[p.y_record], panel.key), p.y_record]
+                    for p in panel.points
+                ],
+            }
+            for panel in figure.panels
         ],
+        "leftOut": [f"{reason}: {few([*names], first=_NAMED)}" for reason, names in reasons.items()],
     }
 
 
