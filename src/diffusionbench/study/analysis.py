@@ -178,11 +178,6 @@ def analyse(
     within = partial(x, y, list(labels), draws=draws, seed=seed)
     noise_x = _noise(selection.x_key, [p.x_value for p in points])
     noise_y = _noise(selection.y_key, [p.y_value for p in points])
-    attenuation: tuple[Attenuation, ...] = ()
-    if (noise_x or noise_y) and pooled.value is not None:
-        sds = (noise_x.sd if noise_x else 0.0, noise_y.sd if noise_y else 0.0)
-        rescored = _rescored_sd(x, y, sds, draws, seed)
-        attenuation = tuple(_attenuation(x, y, labels, (pooled.value, within.value), sds, rescored))
     influence = []
     for index, point in enumerate(points):
         without = pearson(np.delete(x, index), np.delete(y, index), draws=0).value
@@ -207,7 +202,7 @@ def analyse(
         top=tuple(part(f"best {size}", goodness >= np.sort(goodness)[-size]) for size in sizes),
         noise_x=noise_x,
         noise_y=noise_y,
-        attenuation=attenuation,
+        attenuation=tuple(_attenuation(x, y, labels, (pooled.value, within.value), (noise_x, noise_y), draws, seed)),
         draws=draws,
         seed=seed,
     )
@@ -233,11 +228,25 @@ def _attenuation(
     x: np.ndarray,
     y: np.ndarray,
     labels: np.ndarray,
-    coefficients: tuple[float, float | None],
-    sds: tuple[float, float],
-    rescored_sd: float | None,
+    coefficients: tuple[float | None, float | None],
+    noise: tuple[Noise | None, Noise | None],
+    draws: int,
+    seed: int,
 ) -> Iterator[Attenuation]:
+    """Yield the effect of noise on the pooled coefficient, and on the one within families where it is another."""
     pooled, within = coefficients
+    if pooled is None or noise == (None, None):
+        return
+    sds = [one.sd if one else 0.0 for one in noise]
+    rescored_sd = None
+    if draws and len(x) > 3:
+        rng = np.random.default_rng(np.random.SeedSequence([seed, 4]))
+        drawn = []
+        for size in block_sizes(draws, len(x)):
+            u, v = (values + sd * rng.standard_normal((size, len(x))) for values, sd in zip((x, y), sds, strict=True))
+            u, v = u - u.mean(1, keepdims=True), v - v.mean(1, keepdims=True)
+            drawn.append((u * v).sum(1) / np.sqrt((u * u).sum(1) * (v * v).sum(1)))
+        rescored_sd = float(np.concatenate(drawn).std(ddof=1))
     yield _scope("pooled", pooled, (float(x.var(ddof=1)), float(y.var(ddof=1))), sds, rescored_sd)
     kept = np.array([np.count_nonzero(labels == label) > 1 for label in labels], dtype=bool)
     groups = set(labels[kept])
@@ -249,21 +258,8 @@ def _attenuation(
         yield _scope("within families", within, (var_x, var_y), sds, None)
 
 
-def _rescored_sd(x: np.ndarray, y: np.ndarray, sds: tuple[float, float], draws: int, seed: int) -> float | None:
-    """Return the standard deviation of r over re-scorings of the same methods, drawn with normal noise."""
-    if not draws or len(x) < 4:
-        return None
-    rng = np.random.default_rng(np.random.SeedSequence([seed, 4]))
-    drawn = []
-    for size in block_sizes(draws, len(x)):
-        u, v = (values + sd * rng.standard_normal((size, len(x))) for values, sd in zip((x, y), sds, strict=True))
-        u, v = u - u.mean(1, keepdims=True), v - v.mean(1, keepdims=True)
-        drawn.append((u * v).sum(1) / np.sqrt((u * u).sum(1) * (v * v).sum(1)))
-    return float(np.concatenate(drawn).std(ddof=1))
-
-
 def _scope(
-    name: str, r: float, variances: tuple[float, float], sds: tuple[float, float], rescored_sd: float | None
+    name: str, r: float, variances: tuple[float, float], sds: Sequence[float], rescored_sd: float | None
 ) -> Attenuation:
     x, y = (1 - sd**2 / var if var > 0 else -math.inf for var, sd in zip(variances, sds, strict=True))
     ceiling = math.sqrt(x * y) if min(x, y) > 0 else None

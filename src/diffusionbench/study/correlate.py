@@ -216,7 +216,15 @@ def _coefficient(kind: str, x: Floats, y: Floats, draws: int, seed: int) -> Coef
     a, b = _standard(a), _standard(b)
     value_of, resampled, permuted = _KINDS[kind]
     value = min(1.0, max(-1.0, value_of(a, b)))
-    p_value = _permutation_p(a, b, permuted, draws, seed) if draws else None
+    p_value = None
+    if draws:
+        observed = float(permuted(a, b, np.arange(n)[None])[0])
+        if n <= _EXHAUSTIVE:
+            orders = np.array(list(permutations(range(n))))
+            p_value = float(np.mean(_at_least(permuted(a, b, orders), observed)))
+        else:
+            drawn = [permuted(a, b, orders) for orders in _blocks(_drawn_orders, seed, draws, n)]
+            p_value = _p_value(np.concatenate(drawn), observed)
     if resampled is None:
         return _with_fisher(kind, n, value, p_value, draws, seed)
     interval = note = None
@@ -281,18 +289,6 @@ def _blocks(drawn: Callable[[int, int, int], Iterator[Array]], seed: int, draws:
 @lru_cache(maxsize=32)
 def _kept(drawn: Callable[[int, int, int], Iterator[Array]], seed: int, draws: int, n: int) -> tuple[Array, ...]:
     return tuple(drawn(seed, draws, n))
-
-
-def _permutation_p(
-    a: Array, b: Array, permuted: Callable[[Array, Array, Array], Array], draws: int, seed: int
-) -> float:
-    n = a.size
-    observed = float(permuted(a, b, np.arange(n)[None])[0])
-    if n <= _EXHAUSTIVE:
-        orders = np.array(list(permutations(range(n))))
-        return float(np.mean(_at_least(permuted(a, b, orders), observed)))
-    drawn = [permuted(a, b, orders) for orders in _blocks(_drawn_orders, seed, draws, n)]
-    return _p_value(np.concatenate(drawn), observed)
 
 
 def _at_least(drawn: Array, observed: float) -> Array:
