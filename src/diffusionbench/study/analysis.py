@@ -23,7 +23,7 @@ from diffusionbench.study.correlate import (
     pearson,
     spearman,
 )
-from diffusionbench.study.points import Selection, merge_e2e, method_key
+from diffusionbench.study.points import Selection, method_key
 
 TOP: Final = (5, 10, 15, 20)
 
@@ -168,7 +168,8 @@ def analyse(
     """
     points = selection.points
     x, y = np.array([p.x for p in points]), np.array([p.y for p in points])
-    labels = np.array([merge_e2e(p.family, separate_e2e) or "not stated" for p in points], dtype=object)
+    merged: dict[str | None, str | None] = {} if separate_e2e else {"e2e-vae": "vae"}
+    labels = np.array([merged.get(p.family, p.family) or "not stated" for p in points], dtype=object)
     names = list(dict.fromkeys(labels))
 
     def part(name: str, mask: np.ndarray) -> SubsetCoefficient:

@@ -223,10 +223,7 @@ def keep(board: Board, *, family: Sequence[str] = (), kind: str | None = None) -
 def order(board: Board, by: str = "place", *, reverse: bool = False) -> Board:
     """Return the board sorted, best first; rows without the value are last in both directions.
 
-    Args:
-        board: any board.
-        by: "place", "name", "family", an axis, or a column.
-        reverse: worst first.
+    `by` is "place", "name", "family", an axis, or a column; `reverse` puts the worst first.
 
     Raises:
         RequestError: for an unknown column.

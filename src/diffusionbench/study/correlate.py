@@ -109,13 +109,8 @@ def kendall(x: Floats, y: Floats, *, draws: int = DRAWS, seed: int = 0) -> Coeff
 def fisher_interval(r: float, n: int, given: int = 0) -> tuple[float, float] | None:
     """Return the 95 % interval of a correlation by Fisher's z: tanh(atanh r -+ 1.96 / sqrt(n - given - 3)).
 
-    Args:
-        r: the coefficient.
-        n: points.
-        given: variables held constant in a partial correlation.
-
-    Returns:
-        (low, high), or None for n - given < 4 or |r| = 1, where it is not defined.
+    `given` variables are held constant in a partial correlation. None for n - given < 4 or |r| = 1, where it is not
+    defined.
     """
     if n - given < 4 or abs(r) >= 1 - 1e-12:
         return None

@@ -45,12 +45,7 @@ class RecordCheck:
 
 
 def check(path: Path, folder: Path | None = None) -> RecordCheck:
-    """Check one record for submission.
-
-    Args:
-        path: the record's file.
-        folder: the records already there, for duplicates; need not exist.
-    """
+    """Check one record for submission; `folder` holds the records already there, for duplicates, and need not exist."""
     return _check(path, record_files(folder) if folder is not None and folder.is_dir() else [])
 
 

@@ -158,12 +158,7 @@ def _absent(x: str, y: str, score_set: str, present: set[str]) -> str | None:
 
 
 def write(path: Path, shown: Figure, *, columns: int = 2) -> None:
-    """Draw a figure as SVG, PNG (300 dots per inch) or PDF, by the ending of the file's name.
-
-    Args:
-        path: the file.
-        shown: the figure.
-        columns: panels side by side.
+    """Draw a figure as SVG, PNG (300 dots per inch) or PDF, by the ending of the file's name, with panels in columns.
 
     Raises:
         RequestError: for another ending, nothing to draw, or a file that cannot be written.

@@ -62,14 +62,14 @@ def with_error(found: Cell) -> str:
     return text if found.interval is None else f"{text} [{found.interval[0]:.4g}, {found.interval[1]:.4g}]"
 
 
-def number(value: float | None, digits: int = 4) -> str:
+def number(value: float | None) -> str:
     """Return a signed number, or "not defined"."""
-    return UNDEFINED if value is None else f"{value:+.{digits}f}"
+    return UNDEFINED if value is None else f"{value:+.4f}"
 
 
-def span(interval: tuple[float, float] | None, digits: int = 3) -> str:
+def span(interval: tuple[float, float] | None) -> str:
     """Return "[low, high]", or "not defined"."""
-    return UNDEFINED if interval is None else f"[{interval[0]:+.{digits}f}, {interval[1]:+.{digits}f}]"
+    return UNDEFINED if interval is None else f"[{interval[0]:+.3f}, {interval[1]:+.3f}]"
 
 
 def _table(title: str, columns: Iterable[Any], rows: Iterable[Sequence[str]], **options: Any) -> Table:
@@ -159,10 +159,7 @@ def shown(board: Board, names: Sequence[str] = ()) -> list[BoardColumn]:
 def print_board(board: Board, columns: Sequence[BoardColumn], trace: bool = False) -> None:
     """Print the table, the definition of the rank, and its sensitivity to each column.
 
-    Args:
-        board: rows in the order of printing.
-        columns: which to print.
-        trace: also print the record of each cell.
+    With `trace`, also the record of each cell.
     """
     axes = holistic_axes(board)
     heads = [Column(head, no_wrap=True) for head in ("place", "method", "family", "kind")]
@@ -350,11 +347,8 @@ def _coefficients(title: str, coefficients: Iterable[Coefficient], draws: int) -
 
 
 def _subsets(title: str, parts: Iterable[SubsetCoefficient]) -> Table:
-    rows = [
-        (part.name, number(one.value), span(one.interval), _p(one), str(one.n))
-        for part in parts
-        for one in (part.coefficient,)
-    ]
+    named = [(part.name, part.coefficient) for part in parts]
+    rows = [(name, number(one.value), span(one.interval), _p(one), str(one.n)) for name, one in named]
     return _table(title, ("", "r", "Fisher z 95 %", "p", "n"), rows)
 
 

@@ -69,7 +69,7 @@ def files(contents: Contents) -> Iterator[tuple[str, str | bytes]]:
     yield from details.record_pages(contents, site)
     yield from details.method_pages(contents, site)
     yield from details.metric_pages(contents, site)
-    yield from overview.contribute_page(contents, site)
+    yield "contribute.html", site.render("contribute.html", here="contribute.html")
     yield from overview.downloads(contents, site)
 
 

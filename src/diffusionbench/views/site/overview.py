@@ -1,4 +1,4 @@
-"""Pages about all records: Figure 1, the leaderboard, how to contribute, and the files to download.
+"""Pages about all records: Figure 1, the leaderboard, and the files to download.
 
 The first two hand JSON to a script of theirs, which draws, sorts and filters.
 """
@@ -173,11 +173,6 @@ def _row(row: BoardRow, columns: list[str], axes: list[str]) -> dict[str, Any]:
         "axisRanks": [row.axis_ranks.get(axis) for axis in axes],
         "cells": [cell and (finite(cell.value), with_error(cell), record_page(cell.record)) for cell in cells],
     }
-
-
-def contribute_page(contents: Contents, site: Pages) -> Iterator[tuple[str, str]]:
-    """Yield the path and HTML of the page on how to contribute."""
-    yield "contribute.html", site.render("contribute.html", here="contribute.html")
 
 
 def downloads(contents: Contents, site: Pages) -> Iterator[tuple[str, str]]:
