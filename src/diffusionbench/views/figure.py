@@ -14,6 +14,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
+from PIL import Image, PngImagePlugin
+
 from diffusionbench.catalog import ALIASES, CATALOG, SIMPLEEVAL, metric_info, resolve_metric
 from diffusionbench.errors import RequestError
 from diffusionbench.record import Record
@@ -176,8 +178,6 @@ def write(path: Path, shown: Figure, *, columns: int = 2) -> None:
     if ending == ".svg":
         content = convert.vegalite_to_svg(spec)
     elif ending == ".png":
-        from PIL import Image, PngImagePlugin
-
         # A "Software" entry, by which the file is later recognised as ours.
         text, signed = PngImagePlugin.PngInfo(), io.BytesIO()
         text.add_text("Software", FORMATS[".png"])
