@@ -423,7 +423,7 @@ def test_a_grid_need_not_be_square(wide):
     terms["flow"].mean().backward()
     assert net.final.linear.weight.grad.abs().sum() > 0
     made = ImagePipeline.from_config(net, components, config)
-    images = made.in_batches(components.conditioner.parse_specs("0-3", []), 0, range(4), 2)
+    images = made.in_batches(components.conditioner.parse_specs("0-3", []), 0, 2)
     # At the start the velocity is 0, so the images are the noise itself.
     start = components.latent.decode(noise_of_samples(4).normal("image", (3, 4, 16))).clamp(0, 1)
     wanted = (255 * start.permute(0, 2, 3, 1)).numpy()
