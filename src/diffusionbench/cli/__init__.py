@@ -37,10 +37,6 @@ Examples:
 
   diffusionbench run images/ --reference digits --metrics fd_digits,accuracy_digits
 
-  diffusionbench inspect record.json
-
-  diffusionbench ls metrics
-
   diffusionbench board
 
   diffusionbench correlate --x fid --y geneval
@@ -150,8 +146,7 @@ def run(
     from diffusionbench.record import Guidance
     from diffusionbench.request import EvalRequest, Sampling
 
-    _check_places(out, store)
-    _check_texts(reference=reference, method=method, title=title, family=family)
+    _check_options(out, store, reference=reference, method=method, title=title, family=family)
     names, claimed = _names(metrics), None if claim is None else read_claim(claim)
     choice = _prompt_choice(axis, labels, names[0], prompts, claimed)
     name = method or printable(images.resolve().stem) or "images"
@@ -170,18 +165,15 @@ def run(
     _finish(_scored(evaluation, source, images, store, device, notes), out, as_json)
 
 
-def _check_places(out: Path | None, store: Path | None = None) -> None:
+def _check_options(out: Path | None, store: Path | None = None, **texts: str | None) -> None:
+    """Check that results can be written, and that a record can hold the texts: lines of UTF-8 without controls."""
     from diffusionbench.record import check_record_place
 
     if out is not None:
         check_record_place(out)
     if store is not None:
         check_place(store, "folder")
-
-
-def _check_texts(**options: str | None) -> None:
-    """Check that a record can hold what was typed: a line of UTF-8 without control characters."""
-    for option, text in options.items():
+    for option, text in texts.items():
         if text is not None and printable(text) != text:
             raise RequestError(
                 f"a record cannot hold --{option} {printable(text)}: it is no line of UTF-8 text. Choose another name; "
@@ -279,7 +271,7 @@ def score(
     from diffusionbench.runner import rescore
     from diffusionbench.views.terminal import progress_line
 
-    _check_places(out)
+    _check_options(out)
     _finish(rescore(store, _names(metrics), reference, device, progress_line(), _command()), out, as_json)
 
 
@@ -352,25 +344,20 @@ def list_names(
 
       diffusionbench ls references --json
     """
-    from diffusionbench.views.terminal import print_tables
-
-    print_tables(_tables(), what, as_json)
-
-
-def _tables() -> dict[str, dict[str, str]]:
     from diffusionbench.axes import AXES
     from diffusionbench.judges import JUDGES
     from diffusionbench.metrics import METRICS
     from diffusionbench.prompts import PROMPTS
     from diffusionbench.references import REFERENCES
+    from diffusionbench.views.terminal import print_tables
 
-    def metric(key: str) -> str:
+    metrics = {}
+    for key in METRICS.with_code:
         spec = METRICS[key]
         better = "higher" if spec.higher_is_better else "lower"
-        return f"{spec.title}: {spec.about}; {better} is better; from {spec.min_samples} images"
-
-    return {
-        "metrics": {key: metric(key) for key in METRICS.with_code},
+        metrics[key] = f"{spec.title}: {spec.about}; {better} is better; from {spec.min_samples} images"
+    tables = {
+        "metrics": metrics,
         "judges": {key: f"{row.title}; {row.licence}" for key, row in JUDGES.items()},
         "references": {key: f"{row.title}; {row.licence}" for key, row in REFERENCES.items()},
         "axes": {key: f"{row.title}; asks for {row.asks}" for key, row in AXES.items()},
@@ -378,6 +365,7 @@ def _tables() -> dict[str, dict[str, str]]:
             key: f"{row.title}; layouts {', '.join(row.layouts)}; {row.licence}" for key, row in PROMPTS.items()
         },
     }
+    print_tables(tables, what, as_json)
 
 
 @app.command()

@@ -26,6 +26,11 @@ Folders = Annotated[
     typer.Option("--records", help="folder of records to add to the published ones; ./records where it exists"),
 ]
 ScoreSet = Annotated[str, typer.Option("--set", help="paper-2026-06, blog-2026-05 or measured")]
+ScoreSets = Annotated[list[str] | None, typer.Option("--set", help="paper-2026-06, blog-2026-05, measured; repeat it")]
+Columns = Annotated[
+    list[str] | None, typer.Option("--columns", help='to show, such as fid@cfg or geneval, or "all"; repeat it')
+]
+Holistic = Annotated[list[str] | None, typer.Option("--holistic", help="columns that form the mean rank; repeat it")]
 Families = Annotated[
     list[str] | None,
     typer.Option("--family", help="rae, vae, e2e, pixel, few-step, latent, all; repeat it"),
@@ -61,20 +66,13 @@ def _split(words: Sequence[str] | None) -> list[str]:
 
 
 def board(
-    score_set: Annotated[
-        list[str] | None, typer.Option("--set", help="paper-2026-06, blog-2026-05, measured; repeat it")
-    ] = None,
-    columns: Annotated[
-        list[str] | None,
-        typer.Option("--columns", help='to show, such as fid@cfg or geneval, or "all"; repeat it'),
-    ] = None,
+    score_set: ScoreSets = None,
+    columns: Columns = None,
     sort: Annotated[str, typer.Option("--sort", help="place, name, family, an axis or a column")] = "place",
     reverse: Annotated[bool, typer.Option("--reverse", help="worst first")] = False,
     family: Families = None,
     kind: Annotated[str | None, typer.Option("--kind", help="measured or published")] = None,
-    holistic: Annotated[
-        list[str] | None, typer.Option("--holistic", help="columns that form the mean rank; repeat it")
-    ] = None,
+    holistic: Holistic = None,
     records: Folders = None,
     draws: Annotated[int, typer.Option("--draws", min=0, max=100_000, help="re-scorings behind rank intervals")] = 2000,
     seed: Seed = 0,

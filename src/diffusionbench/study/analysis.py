@@ -23,7 +23,7 @@ from diffusionbench.study.correlate import (
     pearson,
     spearman,
 )
-from diffusionbench.study.points import Point, Selection, merge_e2e, method_key
+from diffusionbench.study.points import Selection, method_key
 
 TOP: Final = (5, 10, 15, 20)
 
@@ -168,7 +168,8 @@ def analyse(
     """
     points = selection.points
     x, y = np.array([p.x for p in points]), np.array([p.y for p in points])
-    labels = np.array([merge_e2e(p.family, separate_e2e) or "not stated" for p in points], dtype=object)
+    merged: dict[str | None, str | None] = {} if separate_e2e else {"e2e-vae": "vae"}
+    labels = np.array([merged.get(p.family, p.family) or "not stated" for p in points], dtype=object)
     names = list(dict.fromkeys(labels))
 
     def part(name: str, mask: np.ndarray) -> SubsetCoefficient:
@@ -178,11 +179,14 @@ def analyse(
     within = partial(x, y, list(labels), draws=draws, seed=seed)
     noise_x = _noise(selection.x_key, [p.x_value for p in points])
     noise_y = _noise(selection.y_key, [p.y_value for p in points])
-    attenuation: tuple[Attenuation, ...] = ()
-    if noise_x or noise_y:
-        sds = (noise_x.sd if noise_x else 0.0, noise_y.sd if noise_y else 0.0)
-        rescored = None if pooled.value is None else _rescored_sd(x, y, sds, draws, seed)
-        attenuation = tuple(_attenuation(x, y, labels, pooled, within, sds, rescored))
+    influence = []
+    for index, point in enumerate(points):
+        without = pearson(np.delete(x, index), np.delete(y, index), draws=0).value
+        change = None if without is None or pooled.value is None else without - pooled.value
+        influence.append(LeaveOneOut(point.name, without, change))
+    better = direction(selection.x_key, points[0].x_value) if points else None
+    goodness = x if better else -x
+    sizes = [size for size in top if better is not None and 0 < size < len(x)]
     return Study(
         selection=selection,
         separate_e2e=separate_e2e,
@@ -194,11 +198,12 @@ def analyse(
         within=within,
         between=_between(x, y, labels),
         without_family=tuple(part(name, labels != name) for name in names) if len(names) > 1 else (),
-        influence=_leave_one_out(points, x, y, pooled),
-        top=_top(selection, x, y, top, draws, seed),
+        influence=tuple(sorted(influence, key=lambda one: (-abs(one.change or 0.0), one.name))),
+        # Ties with the k-th best are kept.
+        top=tuple(part(f"best {size}", goodness >= np.sort(goodness)[-size]) for size in sizes),
         noise_x=noise_x,
         noise_y=noise_y,
-        attenuation=attenuation,
+        attenuation=tuple(_attenuation(x, y, labels, (pooled.value, within.value), (noise_x, noise_y), draws, seed)),
         draws=draws,
         seed=seed,
     )
@@ -220,71 +225,42 @@ def _between(x: np.ndarray, y: np.ndarray, labels: np.ndarray) -> BetweenFamilie
     return BetweenFamilies(len(names), max(-1.0, min(1.0, covariance / math.sqrt(spread))) if defined else None, share)
 
 
-def _leave_one_out(
-    points: Sequence[Point], x: np.ndarray, y: np.ndarray, pooled: Coefficient
-) -> tuple[LeaveOneOut, ...]:
-    """Return Pearson's r without each method, the largest change first."""
-    found = []
-    for index, point in enumerate(points):
-        without = pearson(np.delete(x, index), np.delete(y, index), draws=0).value
-        change = None if without is None or pooled.value is None else without - pooled.value
-        found.append(LeaveOneOut(point.name, without, change))
-    return tuple(sorted(found, key=lambda one: (-abs(one.change or 0.0), one.name)))
-
-
-def _top(
-    selection: Selection, x: np.ndarray, y: np.ndarray, sizes: Sequence[int], draws: int, seed: int
-) -> tuple[SubsetCoefficient, ...]:
-    """Return the coefficients of the best k on x, ties with the k-th included; none where x has no direction."""
-    better = direction(selection.x_key, selection.points[0].x_value) if selection.points else None
-    if better is None:
-        return ()
-    goodness = x if better else -x
-    found = []
-    for size in sizes:
-        if 0 < size < len(x):
-            chosen = goodness >= np.sort(goodness)[-size]
-            found.append(SubsetCoefficient(f"best {size}", pearson(x[chosen], y[chosen], draws=draws, seed=seed)))
-    return tuple(found)
-
-
 def _attenuation(
     x: np.ndarray,
     y: np.ndarray,
     labels: np.ndarray,
-    pooled: Coefficient,
-    within: Coefficient,
-    sds: tuple[float, float],
-    rescored_sd: float | None,
+    coefficients: tuple[float | None, float | None],
+    noise: tuple[Noise | None, Noise | None],
+    draws: int,
+    seed: int,
 ) -> Iterator[Attenuation]:
-    if pooled.value is None:
+    """Yield the effect of noise on the pooled coefficient, and on the one within families where it is another."""
+    pooled, within = coefficients
+    if pooled is None or noise == (None, None):
         return
-    yield _scope("pooled", pooled.value, (float(x.var(ddof=1)), float(y.var(ddof=1))), sds, rescored_sd)
+    sds = [one.sd if one else 0.0 for one in noise]
+    rescored_sd = None
+    if draws and len(x) > 3:
+        rng = np.random.default_rng(np.random.SeedSequence([seed, 4]))
+        drawn = []
+        for size in block_sizes(draws, len(x)):
+            u, v = (values + sd * rng.standard_normal((size, len(x))) for values, sd in zip((x, y), sds, strict=True))
+            u, v = u - u.mean(1, keepdims=True), v - v.mean(1, keepdims=True)
+            drawn.append((u * v).sum(1) / np.sqrt((u * u).sum(1) * (v * v).sum(1)))
+        rescored_sd = float(np.concatenate(drawn).std(ddof=1))
+    yield _scope("pooled", pooled, (float(x.var(ddof=1)), float(y.var(ddof=1))), sds, rescored_sd)
     kept = np.array([np.count_nonzero(labels == label) > 1 for label in labels], dtype=bool)
     groups = set(labels[kept])
     freedom = int(kept.sum()) - len(groups)
-    if within.value is not None and len(groups) > 1:
+    if within is not None and len(groups) > 1:
         var_x, var_y = (
             sum(float(((v[labels == g] - v[labels == g].mean()) ** 2).sum()) for g in groups) / freedom for v in (x, y)
         )
-        yield _scope("within families", within.value, (var_x, var_y), sds, None)
-
-
-def _rescored_sd(x: np.ndarray, y: np.ndarray, sds: tuple[float, float], draws: int, seed: int) -> float | None:
-    """Return the standard deviation of r over re-scorings of the same methods, drawn with normal noise."""
-    if not draws or len(x) < 4:
-        return None
-    rng = np.random.default_rng(np.random.SeedSequence([seed, 4]))
-    drawn = []
-    for size in block_sizes(draws, len(x)):
-        u, v = (values + sd * rng.standard_normal((size, len(x))) for values, sd in zip((x, y), sds, strict=True))
-        u, v = u - u.mean(1, keepdims=True), v - v.mean(1, keepdims=True)
-        drawn.append((u * v).sum(1) / np.sqrt((u * u).sum(1) * (v * v).sum(1)))
-    return float(np.concatenate(drawn).std(ddof=1))
+        yield _scope("within families", within, (var_x, var_y), sds, None)
 
 
 def _scope(
-    name: str, r: float, variances: tuple[float, float], sds: tuple[float, float], rescored_sd: float | None
+    name: str, r: float, variances: tuple[float, float], sds: Sequence[float], rescored_sd: float | None
 ) -> Attenuation:
     x, y = (1 - sd**2 / var if var > 0 else -math.inf for var, sd in zip(variances, sds, strict=True))
     ceiling = math.sqrt(x * y) if min(x, y) > 0 else None

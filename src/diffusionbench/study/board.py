@@ -223,10 +223,7 @@ def keep(board: Board, *, family: Sequence[str] = (), kind: str | None = None) -
 def order(board: Board, by: str = "place", *, reverse: bool = False) -> Board:
     """Return the board sorted, best first; rows without the value are last in both directions.
 
-    Args:
-        board: any board.
-        by: "place", "name", "family", an axis, or a column.
-        reverse: worst first.
+    `by` is "place", "name", "family", an axis, or a column; `reverse` puts the worst first.
 
     Raises:
         RequestError: for an unknown column.
@@ -340,9 +337,8 @@ def _rank(
     for row in rows:
         missing = [c.id for c in columns if c.id not in row.cells or not math.isfinite(row.cells[c.id].value)]
         (others if missing or not columns else complete).append(replace(row, missing=tuple(missing)))
-    fixed: tuple[str, ...] = ()
     if not complete:
-        return others, (), fixed
+        return others, (), ()
     # Lower is better from here on.
     signs = np.array([-1.0 if column.higher_is_better else 1.0 for column in columns])
     values = np.array([[row.cells[column.id].value for column in columns] for row in complete]) * signs
@@ -350,8 +346,7 @@ def _rank(
     ranks = np.stack([mid_ranks(column) for column in values.T], axis=1)
     means = _mean_rank(ranks, axes)
     places = mid_ranks(means)
-    noise, fixed = _noise(complete, columns)
-    intervals = _intervals(values, noise, axes, draws, seed)
+    intervals, fixed = _intervals(complete, columns, values, draws, seed)
     # On the Pareto front are rows that no other row matches or beats everywhere and beats somewhere.
     no_worse = (values[None] <= values[:, None]).all(2)
     better = (values[None] < values[:, None]).any(2)
@@ -380,25 +375,19 @@ def _mean_rank(ranks: np.ndarray, axes: Sequence[str]) -> np.ndarray:
     return np.asarray(np.round(np.mean([ranks[..., mask].mean(-1) for mask in masks], axis=0), 9))
 
 
-def _noise(rows: Sequence[BoardRow], columns: Sequence[Column]) -> tuple[np.ndarray, tuple[str, ...]]:
-    """Return the standard deviation of one scoring of each cell [rows, columns], and the columns of unknown noise."""
-    noise = np.zeros((len(rows), len(columns)))
-    fixed = []
+def _intervals(
+    rows: Sequence[BoardRow], columns: Sequence[Column], values: np.ndarray, draws: int, seed: int
+) -> tuple[list[tuple[float, float]] | None, tuple[str, ...]]:
+    """Return the interval of the mean rank of each row, and the columns of unknown noise."""
+    noise = np.zeros_like(values)
     for j, column in enumerate(columns):
         published = rescoring_noise(column.key)
         for i, row in enumerate(rows):
             own = row.cells[column.id].stderr
             noise[i, j] = own if own is not None else published.sd if published else 0.0
-        if not noise[:, j].any():
-            fixed.append(column.id)
-    return noise, tuple(fixed)
-
-
-def _intervals(
-    values: np.ndarray, noise: np.ndarray, axes: Sequence[str], draws: int, seed: int
-) -> list[tuple[float, float]] | None:
+    fixed = tuple(column.id for j, column in enumerate(columns) if not noise[:, j].any())
     if not draws or not noise.any():
-        return None
+        return None, fixed
     rng = np.random.default_rng(np.random.SeedSequence([seed, 5]))
     ranks = np.empty((draws, *values.shape))
     for j in range(values.shape[1]):
@@ -407,8 +396,8 @@ def _intervals(
             ranks[:, :, j] = drawn.argsort(1).argsort(1) + 1
         else:
             ranks[:, :, j] = mid_ranks(values[:, j])
-    low, high = np.quantile(_mean_rank(ranks, axes), [0.025, 0.975], axis=0)
-    return [(float(a), float(b)) for a, b in zip(low, high, strict=True)]
+    low, high = np.quantile(_mean_rank(ranks, [column.axis for column in columns]), [0.025, 0.975], axis=0)
+    return [(float(a), float(b)) for a, b in zip(low, high, strict=True)], fixed
 
 
 def _sensitivity(

@@ -64,16 +64,16 @@ def compare(first: Record, second: Record) -> Comparison:
     shared = [key for key in scores[0] if key in scores[1]]
     missing = {key: "first" for key in scores[0] if key not in shared}
     missing |= {key: "second" for key in scores[1] if key not in shared}
-    values = {key: _difference(scores[0][key], scores[1][key]) for key in shared}
+    values = {}
+    for key in shared:
+        one, other = (held[key].value for held in scores)
+        errors = [_stderr(held[key]) for held in scores]
+        joint, beyond = None, False if one == other else None
+        if errors[0] is not None and errors[1] is not None:
+            joint = math.hypot(errors[0], errors[1])
+            beyond = abs(one - other) > _Z * joint
+        values[key] = Difference(one, other, joint, beyond)
     return Comparison(protocol, values, missing)
-
-
-def _difference(a: Value, b: Value) -> Difference:
-    errors = [_stderr(a), _stderr(b)]
-    if errors[0] is None or errors[1] is None:
-        return Difference(a.value, b.value, None, False if a.value == b.value else None)
-    joint = math.hypot(errors[0], errors[1])
-    return Difference(a.value, b.value, joint, abs(a.value - b.value) > _Z * joint)
 
 
 def _stderr(value: Value) -> float | None:

@@ -109,13 +109,8 @@ def kendall(x: Floats, y: Floats, *, draws: int = DRAWS, seed: int = 0) -> Coeff
 def fisher_interval(r: float, n: int, given: int = 0) -> tuple[float, float] | None:
     """Return the 95 % interval of a correlation by Fisher's z: tanh(atanh r -+ 1.96 / sqrt(n - given - 3)).
 
-    Args:
-        r: the coefficient.
-        n: points.
-        given: variables held constant in a partial correlation.
-
-    Returns:
-        (low, high), or None for n - given < 4 or |r| = 1, where it is not defined.
+    `given` variables are held constant in a partial correlation. None for n - given < 4 or |r| = 1, where it is not
+    defined.
     """
     if n - given < 4 or abs(r) >= 1 - 1e-12:
         return None
@@ -216,7 +211,15 @@ def _coefficient(kind: str, x: Floats, y: Floats, draws: int, seed: int) -> Coef
     a, b = _standard(a), _standard(b)
     value_of, resampled, permuted = _KINDS[kind]
     value = min(1.0, max(-1.0, value_of(a, b)))
-    p_value = _permutation_p(a, b, permuted, draws, seed) if draws else None
+    p_value = None
+    if draws:
+        observed = float(permuted(a, b, np.arange(n)[None])[0])
+        if n <= _EXHAUSTIVE:
+            orders = np.array(list(permutations(range(n))))
+            p_value = float(np.mean(_at_least(permuted(a, b, orders), observed)))
+        else:
+            drawn = [permuted(a, b, orders) for orders in _blocks(_drawn_orders, seed, draws, n)]
+            p_value = _p_value(np.concatenate(drawn), observed)
     if resampled is None:
         return _with_fisher(kind, n, value, p_value, draws, seed)
     interval = note = None
@@ -224,7 +227,14 @@ def _coefficient(kind: str, x: Floats, y: Floats, draws: int, seed: int) -> Coef
         note = "interval not defined for fewer than 4 points"
     elif draws:
         drawn = [resampled(a, b, counts) for counts in _blocks(_drawn_counts, seed, draws, n)]
-        interval, note = _percentiles(np.concatenate(drawn))
+        values = np.concatenate(drawn)
+        finite = values[np.isfinite(values)]
+        if finite.size < 0.8 * values.size:
+            note = "bootstrap interval not defined: a variable is constant in too many resamples"
+        else:
+            low, high = np.quantile(finite, [0.025, 0.975])
+            interval, missing = (float(low), float(high)), values.size - finite.size
+            note = f"{missing} of {values.size} resamples were constant" if missing else None
     return Coefficient(
         kind=kind, n=n, value=value, interval=interval, p_value=p_value, draws=draws, seed=seed, note=note
     )
@@ -274,28 +284,6 @@ def _blocks(drawn: Callable[[int, int, int], Iterator[Array]], seed: int, draws:
 @lru_cache(maxsize=32)
 def _kept(drawn: Callable[[int, int, int], Iterator[Array]], seed: int, draws: int, n: int) -> tuple[Array, ...]:
     return tuple(drawn(seed, draws, n))
-
-
-def _percentiles(values: Array) -> tuple[tuple[float, float] | None, str | None]:
-    """Return the middle 95 % of the resamples in which the coefficient exists, and a note on the others."""
-    finite = values[np.isfinite(values)]
-    if finite.size < 0.8 * values.size:
-        return None, "bootstrap interval not defined: a variable is constant in too many resamples"
-    low, high = np.quantile(finite, [0.025, 0.975])
-    missing = values.size - finite.size
-    return (float(low), float(high)), f"{missing} of {values.size} resamples were constant" if missing else None
-
-
-def _permutation_p(
-    a: Array, b: Array, permuted: Callable[[Array, Array, Array], Array], draws: int, seed: int
-) -> float:
-    n = a.size
-    observed = float(permuted(a, b, np.arange(n)[None])[0])
-    if n <= _EXHAUSTIVE:
-        orders = np.array(list(permutations(range(n))))
-        return float(np.mean(_at_least(permuted(a, b, orders), observed)))
-    drawn = [permuted(a, b, orders) for orders in _blocks(_drawn_orders, seed, draws, n)]
-    return _p_value(np.concatenate(drawn), observed)
 
 
 def _at_least(drawn: Array, observed: float) -> Array:

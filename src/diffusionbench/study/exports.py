@@ -34,7 +34,7 @@ def every_eval_ever(record: Record, *, retrieved: float | None = None) -> dict[s
     """Return a record as one Every Eval Ever object (schema 0.3.0).
 
     Args:
-        record: any record.
+        record: of any kind.
         retrieved: Unix time of retrieval; by default the record's creation.
 
     Raises:
@@ -134,9 +134,7 @@ def _eee_result(record: Record, key: str, value: Value) -> dict[str, Any]:
 def hub_results(record: Record, dataset: str) -> list[dict[str, Any]]:
     """Return a record as entries of the Hub's `.eval_results/*.yaml`.
 
-    Args:
-        record: any record.
-        dataset: id of the benchmark's data set on the Hub ("owner/name"); each metric key is a task of it.
+    `dataset` is the benchmark's data set on the Hub ("owner/name"); each metric key is a task of it.
 
     Raises:
         RequestError: if the id is not of that form, or a value is not finite.
@@ -148,10 +146,7 @@ def hub_results(record: Record, dataset: str) -> list[dict[str, Any]]:
     for key, value in _scores(record).items():
         if not math.isfinite(value.value):
             raise RequestError(f"metric '{key}' cannot be exported: {value.value} is not finite.")
-        entry: dict[str, Any] = {
-            "dataset": {"id": dataset, "task_id": key},
-            "value": value.value,
-        }
+        entry: dict[str, Any] = {"dataset": {"id": dataset, "task_id": key}, "value": value.value}
         if record.provenance.created:
             entry["date"] = record.provenance.created
         if record.provenance.url:

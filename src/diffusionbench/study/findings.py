@@ -70,7 +70,7 @@ def verdict(coefficients: Iterable[Coefficient]) -> str:
 
 def page() -> str:
     """Return the whole page as Markdown."""
-    sections = (_blog, _paper, _pixel, _ranks, _best, _noise, _imagenet_metrics, _agreement, _longer, _reproduced)
+    sections = (_claims, _relation, _explanations, _training)
     return "\n\n".join([_HEAD, *(block for section in sections for block in section())]) + "\n"
 
 
@@ -87,8 +87,12 @@ def _table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     return "\n".join([f"| {' | '.join(head)} |", "|" + "---|" * len(head), *(f"| {' | '.join(row)} |" for row in rows)])
 
 
-def _commands(*lines: str) -> str:
+def _block(*lines: str) -> str:
     return "\n".join(["```sh", *lines, "```"])
+
+
+def _commands(studies: Iterable[Study], family: Sequence[str] = ()) -> str:
+    return _block(*(command(one, family) for one in studies))
 
 
 def _title(key: str) -> str:
@@ -103,7 +107,11 @@ def _both_guidances(family: tuple[str, ...] = ()) -> list[Study]:
     return [study(y, guidance=guidance, family=family) for guidance in ("cfg", "none") for y in T2I]
 
 
-def _blog() -> Iterator[str]:
+def _weakest(studies: Sequence[Study]) -> str:
+    return _title(min(studies, key=lambda s: abs(float(s.pearson))).selection.y_key)
+
+
+def _claims() -> Iterator[str]:
     yield '## The announcement: r is "about -0.30 and -0.36"'
     studies = [study(y, score_set=published.BLOG, family=LATENT) for y in (*T2I, "simpleeval")]
     yield "Set `blog-2026-05`, 21 latent methods, FID without guidance."
@@ -115,14 +123,11 @@ def _blog() -> Iterator[str]:
         "The two numbers are reproduced. The announcement names only these two metrics: on the other two of its own "
         f"figure the relation is closer. {verdict(s.pearson for s in studies)}"
     )
-    yield _commands(*(command(s, LATENT) for s in studies))
-
-
-def _paper() -> Iterator[str]:
+    yield _commands(studies, LATENT)
     yield '## The paper: r is "between -0.377 and -0.580"'
     yield "Set `paper-2026-06`, 21 latent methods."
-    tuned = [study(y, guidance="cfg", family=LATENT) for y in T2I]
-    plain = [study(y, family=LATENT) for y in T2I]
+    studies = _both_guidances(LATENT)
+    tuned, plain = studies[:3], studies[3:]
     yield _table(
         ("against", "guided FID", "unguided FID"),
         [(_title(a.selection.y_key), number(a.pearson), number(b.pearson)) for a, b in zip(tuned, plain, strict=True)],
@@ -132,90 +137,65 @@ def _paper() -> Iterator[str]:
         f"{_weakest(tuned)} is related least; unguided, {_weakest(plain)}. "
         f"Guided: {verdict(s.pearson for s in tuned)} Unguided: {verdict(s.pearson for s in plain)}"
     )
-    yield _commands(*(command(s, LATENT) for s in (*tuned, *plain)))
+    yield _commands(studies, LATENT)
 
 
-def _weakest(studies: Sequence[Study]) -> str:
-    return _title(min(studies, key=lambda s: abs(float(s.pearson))).selection.y_key)
-
-
-def _pixel() -> Iterator[str]:
+def _relation() -> Iterator[str]:
     yield "## How much of the pooled r is the contrast between families"
     yield "Set `paper-2026-06`, 24 methods; end-to-end VAEs count as VAEs."
-    studies = _both_guidances()
-    rows = []
+    studies, latent = _both_guidances(), study("geneval", family=LATENT)
+    rows: list[Sequence[str]] = []
     for s in studies:
-        without = {part.name: part.coefficient for part in s.without_family}
+        (without,) = (part.coefficient for part in s.without_family if part.name == "pixel")
         share = "not defined" if s.between.share is None else f"{100 * s.between.share:.0f} %"
-        rows.append((_label(s), number(s.pearson), number(without["pixel"]), number(s.within), share))
+        rows.append((_label(s), number(s.pearson), number(without), number(s.within), share))
     head = ("against", "pooled", "without pixel space", "within families (partial)", "covariance between families")
     yield _table(head, rows)
-    latent = study("geneval", family=LATENT)
     yield (
         "Three pixel-space methods near the end of both axes carry a large part of the pooled correlation: without "
         "them it is weaker in every row. But the 21 that remain are no single cloud either. Unguided, RAEs reach a "
         "lower FID than VAEs of the same text-to-image score, and this offset hides the relation: on GenEval r is "
         f"{float(latent.pearson):+.2f} over the 21, yet {number(latent.within)} within their families."
     )
-    yield _commands(*(command(s) for s in studies))
-
-
-def _ranks() -> Iterator[str]:
+    yield _commands(studies)
     yield "## Does ImageNet rank predict text-to-image rank"
-    groups: tuple[tuple[tuple[str, ...], str], ...] = ((LATENT, "21 latent"), ((), "24"))
-    studies = [(s, family, name) for family, name in groups for s in _both_guidances(family)]
+    both = [*((s, "21 latent", LATENT) for s in _both_guidances(LATENT)), *((s, "24", ()) for s in studies)]
     rows = [
         (f"{_label(s)}, {name}", number(s.spearman), number(s.kendall), f"{s.kendall.p_value:.4f}")
-        for s, _, name in studies
+        for s, name, _ in both
     ]
     yield _table(("against, methods", "Spearman rho (bootstrap)", "Kendall tau-b (bootstrap)", "p of tau"), rows)
-    taus = [s.kendall.value for s, *_ in studies if s.kendall.value is not None]
+    taus = [float(s.kendall) for s, *_ in both]
     yield (
         "Kendall's tau says how often two methods keep their order: a pair is ordered alike on both axes in "
         f"(1 - tau) / 2 of the pairs without ties, here {50 * (1 - max(taus)):.0f} % to {50 * (1 - min(taus)):.0f} %."
     )
-    yield _commands(*(command(s, family) for s, family, _ in studies))
-
-
-def _best() -> Iterator[str]:
+    yield _block(*(command(s, family) for s, _, family in both))
     yield "## Among the best on ImageNet"
-    rows = []
-    studies = _both_guidances()
-    for s in studies:
-        parts = {part.name: part.coefficient for part in s.top}
-        rows.append((_label(s), *(number(parts[f"best {k}"]) for k in (10, 15, 20)), number(s.pearson)))
+    best = [{part.name: part.coefficient for part in s.top} for s in studies]
+    rows = [
+        (_label(s), *(number(parts[f"best {k}"]) for k in (10, 15, 20)), number(s.pearson))
+        for s, parts in zip(studies, best, strict=True)
+    ]
     yield _table(("against", "best 10 by FID", "best 15", "best 20", "all 24"), rows)
+    ten = [parts["best 10"] for parts in best]
     yield (
         "Among the ten best the answer depends on the FID: "
-        f"guided, {verdict(_best_ten(studies[:3]))} Unguided, {verdict(_best_ten(studies[3:]))} "
+        f"guided, {verdict(ten[:3])} Unguided, {verdict(ten[3:])} "
         "A narrow range weakens any correlation, so a small r here is no proof that the relation is absent."
     )
-    yield _commands(*(command(s) for s in studies))
+    yield _commands(studies)
 
 
-def _best_ten(studies: Sequence[Study]) -> list[Coefficient]:
-    return [part.coefficient for one in studies for part in one.top if part.name == "best 10"]
-
-
-def _noise() -> Iterator[str]:
+def _explanations() -> Iterator[str]:
     yield "## Can noise of the scores explain it"
     studies = [study(y, guidance="cfg", family=LATENT) for y in T2I]
-    rows = []
+    rows: list[Sequence[str]] = []
     for s in studies:
-        pooled = s.attenuation[0]
-        assert s.noise_y is not None
-        assert pooled.ceiling is not None
-        assert pooled.corrected is not None
-        rows.append(
-            (
-                _title(s.selection.y_key),
-                f"{s.noise_y.sd:.4f}",
-                f"{pooled.ceiling:.3f}",
-                f"{s.pearson.value:+.4f}",
-                f"{pooled.corrected:+.4f}",
-                f"{pooled.rescored_sd:.4f}",
-            )
-        )
+        pooled, noise = s.attenuation[0], s.noise_y
+        assert noise is not None
+        shown = [f"{noise.sd:.4f}", f"{pooled.ceiling:.3f}", f"{s.pearson.value:+.4f}", f"{pooled.corrected:+.4f}"]
+        rows.append((_title(s.selection.y_key), *shown, f"{pooled.rescored_sd:.4f}"))
     head = ("metric", "sd of one scoring", "r of a perfect relation", "r", "r without noise", "sd of r, scored again")
     yield _table(head, rows)
     yield (
@@ -223,61 +203,45 @@ def _noise() -> Iterator[str]:
         "of the differences over sqrt 2. It is small beside the spread of the methods, so it hides almost nothing. "
         "The noise of FID and of training again is not published and is not in these numbers."
     )
-    yield _commands(*(command(s, LATENT) for s in studies))
-
-
-def _imagenet_metrics() -> Iterator[str]:
+    yield _commands(studies, LATENT)
     yield "## Is another ImageNet metric a better guide"
     yield "Set `paper-2026-06`, 21 latent methods, guided; the sign is turned so that + means better on both."
-    rows = []
-    spans = []
+    rows, found = [], []
     for x in IMAGENET:
-        chosen = [select_points(published.records(), x, y, guidance="cfg", family=LATENT).points for y in T2I]
-        found = [pearson([p.x for p in points], [p.y for p in points], draws=0) for points in chosen]
-        sign = 1 if metric_info(x).higher_is_better else -1
-        spans += found
-        rows.append((_title(x), *(_signed(one, sign) for one in found)))
+        sign, cells = (1 if metric_info(x).higher_is_better else -1), []
+        for y in T2I:
+            points = select_points(published.records(), x, y, guidance="cfg", family=LATENT).points
+            one = pearson([p.x for p in points], [p.y for p in points], draws=0)
+            assert one.fisher is not None
+            low, high = sorted(sign * end for end in one.fisher)
+            cells.append(f"{sign * float(one):+.2f} [{low:+.2f}, {high:+.2f}]")
+            found.append(one)
+        rows.append((_title(x), *cells))
     yield _table(("ImageNet metric", *(_title(f"{y}_overall" if y != "dpgbench" else y) for y in T2I)), rows)
-    yield (f"{len(spans)} coefficients are compared here, so a few intervals clear 0 by chance alone. {verdict(spans)}")
-    yield _commands("diffusionbench correlate --x fdr_dinov2 --y geneval --guidance cfg --family latent")
-
-
-def _signed(one: Coefficient, sign: int) -> str:
-    if one.value is None or one.fisher is None:
-        return "not defined"
-    low, high = sorted(sign * end for end in one.fisher)
-    return f"{sign * one.value:+.2f} [{low:+.2f}, {high:+.2f}]"
-
-
-def _agreement() -> Iterator[str]:
+    yield f"{len(found)} coefficients are compared here, so a few intervals clear 0 by chance alone. {verdict(found)}"
+    yield _block("diffusionbench correlate --x fdr_dinov2 --y geneval --guidance cfg --family latent")
     yield "## Do the text-to-image benchmarks agree with each other"
     pairs = [("geneval", "dpgbench"), ("geneval", "genaibench"), ("dpgbench", "genaibench"), ("geneval", "simpleeval")]
     studies = [study(y, x=x, family=LATENT) for x, y in pairs]
-    yield _table(
-        ("pair, 21 latent methods", "Pearson r", "Kendall tau-b (bootstrap)"),
-        [
-            (
-                f"{_title(s.selection.x_key)} - {_title(s.selection.y_key)}",
-                number(s.pearson),
-                number(s.kendall),
-            )
-            for s in studies
-        ],
-    )
+    rows = [
+        (f"{_title(s.selection.x_key)} - {_title(s.selection.y_key)}", number(s.pearson), number(s.kendall))
+        for s in studies
+    ]
+    yield _table(("pair, 21 latent methods", "Pearson r", "Kendall tau-b (bootstrap)"), rows)
     yield "This is the mark to hold FID against: no predictor can be expected to agree with them more than they do."
-    yield _commands(*(command(s, LATENT) for s in studies))
+    yield _commands(studies, LATENT)
 
 
-def _longer() -> Iterator[str]:
+def _training() -> Iterator[str]:
     yield "## How much training longer moves a score"
-    by_id = {record.id: record for record in published.records(published.PAPER)}
+    records = {record.id: record for record in published.records(published.PAPER)}
     noise = {key: rescoring_noise(key) for key in ("geneval_overall", "dpgbench", "genaibench_overall")}
-    rows = []
+    rows: list[Sequence[str]] = []
     largest = 0.0
-    for record in by_id.values():
+    for record in records.values():
         if record.variant != "200k":
             continue
-        before = by_id[record.id.removesuffix(".200k")]
+        before = records[record.id.removesuffix(".200k")]
         cells = []
         for key, one in noise.items():
             change = record.values[key].value - before.values[key].value
@@ -292,14 +256,10 @@ def _longer() -> Iterator[str]:
         f"{largest:.1f}: the length of training moves single methods by far more than scoring noise, up and down, so "
         "small gaps at 100K iterations are not a property of the latent space alone."
     )
-    yield _commands("diffusionbench board --set paper-2026-06 --columns geneval,dpgbench,genaibench --sort name")
-
-
-def _reproduced() -> Iterator[str]:
+    yield _block("diffusionbench board --set paper-2026-06 --columns geneval,dpgbench,genaibench --sort name")
     yield "## Do the re-implementations reach the original numbers"
-    rows = []
     records = {record.id: record for record in published.records(published.REPRODUCIBILITY)}
-    better = 0
+    rows, better = [], 0
     for original in records.values():
         if original.variant != "original":
             continue
@@ -312,7 +272,7 @@ def _reproduced() -> Iterator[str]:
         f"In {better} of {len(rows)} cases the re-implementation has the lower FID. Sizes differ (JiT: 88M against "
         "131M parameters), so this shows that the code is not handicapped, not that two numbers agree."
     )
-    yield _commands(f"diffusionbench board --set {published.REPRODUCIBILITY} --sort name")
+    yield _block(f"diffusionbench board --set {published.REPRODUCIBILITY} --sort name")
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

@@ -219,11 +219,6 @@ def families(names: Sequence[str]) -> tuple[str, ...]:
     return tuple(family for family in FAMILIES if family in keys)
 
 
-def merge_e2e(family: str | None, separate: bool) -> str | None:
-    """Return the group of a family in an analysis; end-to-end VAEs count as VAEs unless `separate`."""
-    return "vae" if family == "e2e-vae" and not separate else family
-
-
 def _candidates(records: Iterable[Record], key: str, guidance: str) -> dict[str, list[Record]]:
     """Return the records that hold a metric, by method key; guidance selects class-conditional records only."""
     found: dict[str, list[Record]] = {}

@@ -17,7 +17,7 @@ from typing import Final
 from pydantic import ValidationError
 
 from diffusionbench.axes import AXES
-from diffusionbench.catalog import CATALOG, direction, is_auxiliary, metric_info
+from diffusionbench.catalog import direction, is_auxiliary, metric_info
 from diffusionbench.errors import RequestError, UserError
 from diffusionbench.metrics import METRICS
 from diffusionbench.prompts import PROMPTS
@@ -45,12 +45,7 @@ class RecordCheck:
 
 
 def check(path: Path, folder: Path | None = None) -> RecordCheck:
-    """Check one record for submission.
-
-    Args:
-        path: the record's file.
-        folder: the records already there, for duplicates; need not exist.
-    """
+    """Check one record for submission; `folder` holds the records already there, for duplicates, and need not exist."""
     return _check(path, record_files(folder) if folder is not None and folder.is_dir() else [])
 
 
@@ -135,9 +130,18 @@ def _problems(record: Record) -> Iterator[str]:
         yield "values: the record holds no value"
     if record.family is not None and record.family not in FAMILIES:
         yield f"family: unknown family '{record.family}'. {nearest(record.family, list(FAMILIES))}"
-    yield from _names(record)
+    for name, text in (("method", record.method), ("title", record.title)):
+        if not text.strip() or len(text) > _MAX_NAME or not text.isprintable():
+            yield f"{name}: must be 1 to {_MAX_NAME} printable characters"
+    url = record.provenance.url
+    if url is not None and not re.match(r"^https?://[^\s]+$", url):
+        yield "provenance.url: must start with https:// or http://"
+    for key, value in record.values.items():
+        # A metric of another package states its own direction.
+        if key not in METRICS and direction(key, value) is None and not is_auxiliary(key, record.values):
+            yield f"values.{key}: unknown metric '{key}'. {nearest(key, sorted(METRICS))}"
     yield from _hashes(record)
-    yield from _sources(record)
+    yield from _prompts(record)
     parts = {
         "values": record.values,
         **{f"anchors.{name}": values for name, values in record.anchors.items()},
@@ -154,21 +158,8 @@ def _problems(record: Record) -> Iterator[str]:
         yield "extra: holds a number that is not finite"
 
 
-def _names(record: Record) -> Iterator[str]:
-    for name, text in (("method", record.method), ("title", record.title)):
-        if not text.strip() or len(text) > _MAX_NAME or not text.isprintable():
-            yield f"{name}: must be 1 to {_MAX_NAME} printable characters"
-    url = record.provenance.url
-    if url is not None and not re.match(r"^https?://[^\s]+$", url):
-        yield "provenance.url: must start with https:// or http://"
-    for key, value in record.values.items():
-        # A metric of another package states its own direction.
-        known = key in CATALOG or key in METRICS or direction(key, value) is not None
-        if not known and not is_auxiliary(key, record.values):
-            yield f"values.{key}: unknown metric '{key}'. {nearest(key, sorted({*CATALOG, *METRICS}))}"
-
-
 def _hashes(record: Record) -> Iterator[str]:
+    """Yield malformed hashes, and missing facts without which a measured number cannot be repeated."""
     protocol, provenance = record.protocol, record.provenance
     hashes = {
         "protocol.reference_digest": protocol.reference_digest,
@@ -184,10 +175,6 @@ def _hashes(record: Record) -> Iterator[str]:
     if provenance.commit is not None and not _COMMIT.match(provenance.commit):
         yield "provenance.commit: not a commit (7 to 64 hex digits)"
 
-
-def _sources(record: Record) -> Iterator[str]:
-    """Yield the missing facts without which a measured number cannot be repeated."""
-    protocol, provenance = record.protocol, record.provenance
     if protocol.reference is not None and protocol.reference_digest is None:
         yield "protocol.reference_digest: missing; the hash says which real images were compared with"
     if protocol.prompts is not None and protocol.prompts_digest is None:
@@ -198,7 +185,6 @@ def _sources(record: Record) -> Iterator[str]:
         yield "provenance.images_digest: missing; the hash says which images were scored"
     if provenance.commit is None and "diffusionbench" not in provenance.packages:
         yield "provenance: neither a commit nor the version of diffusionbench is stated"
-    yield from _prompts(record)
 
 
 def _prompts(record: Record) -> Iterator[str]:

@@ -9,18 +9,19 @@ from __future__ import annotations
 import io
 import json
 import textwrap
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any, Final
+
+from PIL import Image, PngImagePlugin
 
 from diffusionbench.catalog import ALIASES, CATALOG, SIMPLEEVAL, metric_info, resolve_metric
 from diffusionbench.errors import RequestError
 from diffusionbench.record import Record
 from diffusionbench.registry import require
 from diffusionbench.study.correlate import fit_line, pearson
-from diffusionbench.study.points import MEASURED, Point, Selection, guidance_state, in_set, select_points
+from diffusionbench.study.points import MEASURED, Point, guidance_state, in_set, select_points
 from diffusionbench.views.terminal import ARROWS, UNDEFINED, number, span
 from diffusionbench.writing import check_gives_way, write_atomic, write_errors
 
@@ -129,27 +130,22 @@ def figure(
         # Only the Inception network gives an FID; laptop-scale results have the Frechet distance of the digits judge.
         held = {key for record in pool if guidance_state(record) == guidance for key in record.values}
         x = "fd_digits" if "fid" not in held and "fd_digits" in held else "fid"
-    pick = partial(select_points, pool, x, guidance=guidance, score_set=score_set, family=family, select=select)
-    panels = [_panel(pick, x, name, score_set, present) for name in BENCHMARKS]
+    panels = []
+    for name in BENCHMARKS:
+        if name == "simpleeval" and score_set == MEASURED and "simpleeval_v1" not in present:
+            name = "simpleeval_shapes_v1" if "simpleeval_shapes_v1" in present else name
+        try:
+            chosen = select_points(pool, x, name, guidance=guidance, score_set=score_set, family=family, select=select)
+        except RequestError as error:
+            key = SIMPLEEVAL.get(score_set, "simpleeval_v1") if name == "simpleeval" else ALIASES.get(name, name)
+            info, problem = metric_info(key), _absent(x, name, score_set, present) or str(error)
+            panels.append(FigurePanel(info.key, info.title, info.about, problem=problem))
+        else:
+            info = metric_info(chosen.y_key)
+            panels.append(FigurePanel(info.key, info.title, info.about, chosen.points, chosen.left_out))
     if all(panel.problem for panel in panels) and (select or family):
         raise RequestError(str(panels[0].problem))
     return Figure(score_set, guidance, x, tuple(panels))
-
-
-def _panel(pick: Callable[[str], Selection], x: str, benchmark: str, score_set: str, present: set[str]) -> FigurePanel:
-    name = benchmark
-    if benchmark == "simpleeval" and score_set == MEASURED and "simpleeval_v1" not in present:
-        name = "simpleeval_shapes_v1" if "simpleeval_shapes_v1" in present else benchmark
-    try:
-        chosen = pick(name)
-    except RequestError as error:
-        absent = _absent(x, name, score_set, present)
-        info = metric_info(
-            SIMPLEEVAL.get(score_set, "simpleeval_v1") if name == "simpleeval" else ALIASES.get(name, name)
-        )
-        return FigurePanel(info.key, info.title, info.about, problem=absent or str(error))
-    info = metric_info(chosen.y_key)
-    return FigurePanel(info.key, info.title, info.about, chosen.points, chosen.left_out)
 
 
 def _absent(x: str, y: str, score_set: str, present: set[str]) -> str | None:
@@ -164,12 +160,7 @@ def _absent(x: str, y: str, score_set: str, present: set[str]) -> str | None:
 
 
 def write(path: Path, shown: Figure, *, columns: int = 2) -> None:
-    """Draw a figure as SVG, PNG (300 dots per inch) or PDF, by the ending of the file's name.
-
-    Args:
-        path: the file.
-        shown: the figure.
-        columns: panels side by side.
+    """Draw a figure as SVG, PNG (300 dots per inch) or PDF, by the ending of the file's name, with panels in columns.
 
     Raises:
         RequestError: for another ending, nothing to draw, or a file that cannot be written.
@@ -187,22 +178,17 @@ def write(path: Path, shown: Figure, *, columns: int = 2) -> None:
     if ending == ".svg":
         content = convert.vegalite_to_svg(spec)
     elif ending == ".png":
-        content = _signed(convert.vegalite_to_png(spec, scale=300 / 72, ppi=72))
+        # A "Software" entry, by which the file is later recognised as ours.
+        text, signed = PngImagePlugin.PngInfo(), io.BytesIO()
+        text.add_text("Software", FORMATS[".png"])
+        picture = Image.open(io.BytesIO(convert.vegalite_to_png(spec, scale=300 / 72, ppi=72)))
+        picture.save(signed, "PNG", dpi=picture.info["dpi"], pnginfo=text)
+        content = signed.getvalue()
     else:
         content = convert.vegalite_to_pdf(spec)
     check_gives_way(path, FORMATS[ending])
     with write_errors(f"figure {path}"):
         write_atomic(path, content)
-
-
-def _signed(png: bytes) -> bytes:
-    """Return the same PNG with a "Software" entry, by which it is later recognised as ours."""
-    from PIL import Image, PngImagePlugin
-
-    picture, text, signed = Image.open(io.BytesIO(png)), PngImagePlugin.PngInfo(), io.BytesIO()
-    text.add_text("Software", FORMATS[".png"])
-    picture.save(signed, "PNG", dpi=picture.info["dpi"], pnginfo=text)
-    return signed.getvalue()
 
 
 def chart(shown: Figure, *, columns: int = 2) -> dict[str, Any]:

@@ -7,7 +7,7 @@ import io
 import json
 import re
 import sys
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict
 from typing import Any, Final
 
@@ -18,7 +18,7 @@ from rich.text import Text
 
 from diffusionbench.catalog import direction, metric_info
 from diffusionbench.errors import RequestError
-from diffusionbench.record import Record, Value, facts_of
+from diffusionbench.record import Record, facts_of
 from diffusionbench.shown import FIRST, cell, few, lines, printable
 from diffusionbench.study.analysis import Study, SubsetCoefficient
 from diffusionbench.study.board import SHOWN, Board, BoardRow, Cell, column_id
@@ -62,14 +62,14 @@ def with_error(found: Cell) -> str:
     return text if found.interval is None else f"{text} [{found.interval[0]:.4g}, {found.interval[1]:.4g}]"
 
 
-def number(value: float | None, digits: int = 4) -> str:
+def number(value: float | None) -> str:
     """Return a signed number, or "not defined"."""
-    return UNDEFINED if value is None else f"{value:+.{digits}f}"
+    return UNDEFINED if value is None else f"{value:+.4f}"
 
 
-def span(interval: tuple[float, float] | None, digits: int = 3) -> str:
+def span(interval: tuple[float, float] | None) -> str:
     """Return "[low, high]", or "not defined"."""
-    return UNDEFINED if interval is None else f"[{interval[0]:+.{digits}f}, {interval[1]:+.{digits}f}]"
+    return UNDEFINED if interval is None else f"[{interval[0]:+.3f}, {interval[1]:+.3f}]"
 
 
 def _table(title: str, columns: Iterable[Any], rows: Iterable[Sequence[str]], **options: Any) -> Table:
@@ -121,7 +121,10 @@ def print_record(record: Record, as_json: bool = False) -> None:
         anchors = [values.get(key) for values in record.anchors.values()]
         shown = ["–" if anchor is None else f"{anchor.value:.4g}" for anchor in anchors]
         scored = "–" if value.scored is None else str(value.scored)
-        rows.append([key, f"{value.value:.4g}", _uncertainty(value), scored, better, *shown])
+        spread = "–" if value.stderr is None else f"± {value.stderr:.2g}"
+        if value.interval is not None:
+            spread = f"{value.interval[0]:.4g} .. {value.interval[1]:.4g}"
+        rows.append([key, f"{value.value:.4g}", spread, scored, better, *shown])
     # Tables are results; a narrow pipe must not cut them.
     console = PlainConsole()
     console.width = max(console.width, 110)
@@ -134,12 +137,6 @@ def print_record(record: Record, as_json: bool = False) -> None:
             console.print(note)
         if len(notes) > FIRST:
             console.print(f"and {len(notes) - FIRST:,} more (--json has them all)")
-
-
-def _uncertainty(value: Value) -> str:
-    if value.interval is not None:
-        return f"{value.interval[0]:.4g} .. {value.interval[1]:.4g}"
-    return "–" if value.stderr is None else f"± {value.stderr:.2g}"
 
 
 # --- A board ---------------------------------------------------------------------------------------------------------
@@ -162,10 +159,7 @@ def shown(board: Board, names: Sequence[str] = ()) -> list[BoardColumn]:
 def print_board(board: Board, columns: Sequence[BoardColumn], trace: bool = False) -> None:
     """Print the table, the definition of the rank, and its sensitivity to each column.
 
-    Args:
-        board: rows in the order of printing.
-        columns: which to print.
-        trace: also print the record of each cell.
+    With `trace`, also the record of each cell.
     """
     axes = holistic_axes(board)
     heads = [Column(head, no_wrap=True) for head in ("place", "method", "family", "kind")]
@@ -291,43 +285,49 @@ def study_dict(study: Study) -> dict[str, Any]:
 
 def print_study(study: Study) -> None:
     """Print every part of a study."""
-    console = PlainConsole(None if sys.stdout.isatty() else _PIPE)
-    for part in _parts(study):
-        console.print(part)
-
-
-def _parts(study: Study) -> Iterator[str | Table]:
+    show = PlainConsole(None if sys.stdout.isatty() else _PIPE).print
     selection = study.selection
     x, y = metric_info(selection.x_key), metric_info(selection.y_key)
     condition = f", guidance {selection.guidance}" if "class_conditional" in (x.axis, y.axis) else ""
     better = {True: "higher is better", False: "lower is better", None: "direction unknown"}
-    yield f"{x.title} ({better[x.higher_is_better]}) against {y.title} ({better[y.higher_is_better]})"
-    yield f"set {selection.score_set}{condition}, {len(selection.points)} methods"
-    yield _coefficients("over all methods", [study.pearson, study.spearman, study.kendall], study.draws)
+    show(f"{x.title} ({better[x.higher_is_better]}) against {y.title} ({better[y.higher_is_better]})")
+    show(f"set {selection.score_set}{condition}, {len(selection.points)} methods")
+    show(_coefficients("over all methods", [study.pearson, study.spearman, study.kendall], study.draws))
     line = study.line
     fitted = UNDEFINED if line is None else f"{line.intercept:.4f} {line.slope:+.5f} * {selection.x_key}"
-    yield f"line: {selection.y_key} = {fitted}"
-    yield _subsets("within each family (Pearson)", study.per_family)
-    yield _coefficients("within families together: partial correlation given family", [study.within], study.draws)
+    show(f"line: {selection.y_key} = {fitted}")
+    show(_subsets("within each family (Pearson)", study.per_family))
+    show(_coefficients("within families together: partial correlation given family", [study.within], study.draws))
     between = study.between
     share = UNDEFINED if between.share is None else f"{100 * between.share:.0f} %"
-    yield (
+    show(
         f"between families: r of the {between.families} family means {number(between.value)}; "
         f"share of the pooled covariance that lies between families: {share}"
     )
     if study.without_family:
-        yield _subsets("without one family (Pearson)", study.without_family)
+        show(_subsets("without one family (Pearson)", study.without_family))
     if study.top:
-        yield _subsets(f"methods that are best on {selection.x_key}", study.top)
+        show(_subsets(f"methods that are best on {selection.x_key}", study.top))
     largest = [(one.name, number(one.without), number(one.change)) for one in study.influence[:5]]
-    yield _table("influence of single methods (largest five)", ("without", "r", "change"), largest)
-    yield from _noise_lines(study)
+    show(_table("influence of single methods (largest five)", ("without", "r", "change"), largest))
+    for key, noise in ((study.selection.x_key, study.noise_x), (study.selection.y_key, study.noise_y)):
+        known = "not known; taken as none" if noise is None else f"sd {noise.sd:.4g} ({noise.source})"
+        show(f"noise of one scoring of {key}: {known}")
+    for one in study.attenuation:
+        ceiling = UNDEFINED if one.ceiling is None else f"{one.ceiling:.4f}"
+        again = "" if one.rescored_sd is None else f"; scoring again moves r by {one.rescored_sd:.4f} (sd)"
+        show(
+            f"{one.scope}: a perfect relation would show |r| = {ceiling}; "
+            f"r without noise {number(one.corrected)}{again}"
+        )
+    if not study.attenuation:
+        show(f"attenuation by noise: {UNDEFINED}")
     reasons: dict[str, list[str]] = {}
     for name, reason in selection.left_out:
         reasons.setdefault(reason, []).append(name)
     for reason, names in reasons.items():
-        yield f"not among the points: {few(names, first=40)} ({reason})"
-    yield (
+        show(f"not among the points: {few(names, first=40)} ({reason})")
+    show(
         f"bootstrap and permutations: {study.draws} draws, seed {study.seed}; intervals are 95 % over the choice of "
         "methods"
     )
@@ -347,31 +347,13 @@ def _coefficients(title: str, coefficients: Iterable[Coefficient], draws: int) -
 
 
 def _subsets(title: str, parts: Iterable[SubsetCoefficient]) -> Table:
-    rows = [
-        (part.name, number(one.value), span(one.interval), _p(one), str(one.n))
-        for part in parts
-        for one in (part.coefficient,)
-    ]
+    named = [(part.name, part.coefficient) for part in parts]
+    rows = [(name, number(one.value), span(one.interval), _p(one), str(one.n)) for name, one in named]
     return _table(title, ("", "r", "Fisher z 95 %", "p", "n"), rows)
 
 
 def _p(one: Coefficient) -> str:
     return "" if one.p_value is None else f"{one.p_value:.4f}"
-
-
-def _noise_lines(study: Study) -> Iterator[str]:
-    for key, noise in ((study.selection.x_key, study.noise_x), (study.selection.y_key, study.noise_y)):
-        known = "not known; taken as none" if noise is None else f"sd {noise.sd:.4g} ({noise.source})"
-        yield f"noise of one scoring of {key}: {known}"
-    for one in study.attenuation:
-        ceiling = UNDEFINED if one.ceiling is None else f"{one.ceiling:.4f}"
-        again = "" if one.rescored_sd is None else f"; scoring again moves r by {one.rescored_sd:.4f} (sd)"
-        yield (
-            f"{one.scope}: a perfect relation would show |r| = {ceiling}; "
-            f"r without noise {number(one.corrected)}{again}"
-        )
-    if not study.attenuation:
-        yield f"attenuation by noise: {UNDEFINED}"
 
 
 # --- Lists and progress ----------------------------------------------------------------------------------------------

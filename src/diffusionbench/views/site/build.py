@@ -39,7 +39,20 @@ def build(records: Iterable[Record], out: Path, folders: Iterable[Path] = ()) ->
     _check(out)
     contents = Contents(tuple(records), tuple(find_stores(folders)))
     with write_errors(f"site {out}"), whole_folder(out, _check) as made:
-        counts, names = _write(made, files(contents))
+        counts = {"pages": 0, "bytes": 0, "largest_page": 0}
+        names = []
+        for name, text in files(contents):
+            path = made / name
+            path.parent.mkdir(parents=True, exist_ok=True)
+            content = text.encode() if isinstance(text, str) else text
+            # "x": two pages under one name would be a bug, not a page to lose.
+            with path.open("xb") as file:
+                file.write(content)
+            names.append(name)
+            counts["bytes"] += len(content)
+            if name.endswith(".html"):
+                counts["pages"] += 1
+                counts["largest_page"] = max(counts["largest_page"], len(content))
         counts["records"] = len(contents.records)
         mark = {"made_by": MAKER, **counts, "files": [*names, MARK]}
         (made / MARK).write_text(json.dumps(mark) + "\n", encoding="utf-8")
@@ -55,42 +68,16 @@ def files(contents: Contents) -> Iterator[tuple[str, str | bytes]]:
     yield from details.record_pages(contents, site)
     yield from details.method_pages(contents, site)
     yield from details.metric_pages(contents, site)
-    yield from overview.contribute_page(contents, site)
+    yield "contribute.html", site.render("contribute.html", here="contribute.html")
     yield from overview.downloads(contents, site)
 
 
 def _check(out: Path) -> None:
     if out.resolve() == Path.cwd():
         raise RequestError(f"site {out} is the current folder, which cannot be replaced. Give a folder inside it.")
-    check_replaceable(out, "site", _made(out), RequestError)
-
-
-def _made(out: Path) -> list[str]:
-    """Return the files listed by an earlier build."""
     try:
         mark = parse_json(read_small(out / MARK))
-        return [str(name) for name in mark["files"]] if mark["made_by"] == MAKER else []
+        earlier = [str(name) for name in mark["files"]] if mark["made_by"] == MAKER else []
     except (OSError, ValueError, KeyError, TypeError):
-        return []
-
-
-def _write(folder: Path, written: Iterable[tuple[str, str | bytes]]) -> tuple[dict[str, int], list[str]]:
-    """Write the files; return their counts and names."""
-    counts = {"pages": 0, "bytes": 0, "largest_page": 0}
-    names = []
-    known: set[Path] = set()
-    for name, text in written:
-        path = folder / name
-        if path.parent not in known:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            known.add(path.parent)
-        content = text.encode() if isinstance(text, str) else text
-        # "x": two pages under one name would be a bug, not a page to lose.
-        with path.open("xb") as file:
-            file.write(content)
-        names.append(name)
-        counts["bytes"] += len(content)
-        if name.endswith(".html"):
-            counts["pages"] += 1
-            counts["largest_page"] = max(counts["largest_page"], len(content))
-    return counts, names
+        earlier = []
+    check_replaceable(out, "site", earlier, RequestError)

@@ -12,7 +12,7 @@ from statistics import median
 from typing import Any, Final
 
 from diffusionbench.catalog import CATALOG, direction, metric_info
-from diffusionbench.record import Record, Value
+from diffusionbench.record import Record
 from diffusionbench.schema import canonical_json
 from diffusionbench.study.analysis import rescoring_noise
 from diffusionbench.study.points import guidance_state, score_set_of
@@ -31,7 +31,6 @@ from diffusionbench.views.site.contents import (
 )
 from diffusionbench.views.site.render import Pages
 from diffusionbench.views.site.samples import sheet_of
-from diffusionbench.views.terminal import digits
 
 AXES: Final = {
     "class_conditional": "Class-conditional",
@@ -67,6 +66,14 @@ def record_pages(contents: Contents, site: Pages) -> Iterator[tuple[str, str | b
         if sheet is not None:
             yield picture, sheet.png
         keys = list(dict.fromkeys(key for values in record.breakdown.values() for key in values))
+        protocol = record.protocol.model_dump(mode="json", exclude={"guidance"}, exclude_none=True)
+        provenance = record.provenance.model_dump(mode="json", exclude={"command"}, exclude_none=True)
+        sections = [
+            ("Protocol", _facts(protocol | {"guidance": guidance_words(record)})),
+            ("Provenance", _facts({"record": record.id, **provenance})),
+        ]
+        if extra := {key: value for key, value in record.extra.items() if key != "printed"}:
+            sections.append(("Further facts", _facts(extra)))
         yield (
             path,
             site.render(
@@ -78,34 +85,15 @@ def record_pages(contents: Contents, site: Pages) -> Iterator[tuple[str, str | b
                 set_title=_set_title(score_set_of(record)),
                 better={key: direction(key, value) for key, value in record.values.items()},
                 notes=[f"{key}: {value.note}" for key, value in record.values.items() if value.note],
-                breakdown=[
-                    (name, [_part(values.get(key)) for key in keys]) for name, values in record.breakdown.items()
-                ],
+                breakdown=[(name, [values.get(key) for key in keys]) for name, values in record.breakdown.items()],
                 breakdown_heads=[metric_info(key).title if key in CATALOG else key for key in keys],
-                sections=_sections(record),
+                sections=sections,
                 samples=sheet,
                 picture=picture,
                 known=any(uncertainty(value) for value in record.values.values()),
                 counted=any(value.scored is not None for value in record.values.values()),
             ),
         )
-
-
-def _part(value: Value | None) -> str:
-    if value is None:
-        return ""
-    beside = uncertainty(value)
-    return digits(value.value) + (f" ({beside})" if beside else "")
-
-
-def _sections(record: Record) -> Iterator[tuple[str, list[tuple[str, str]]]]:
-    """Yield protocol, provenance and further facts as names and texts, without those that are not known."""
-    protocol = record.protocol.model_dump(mode="json", exclude={"guidance"}, exclude_none=True)
-    yield "Protocol", _facts(protocol | {"guidance": guidance_words(record)})
-    provenance = record.provenance.model_dump(mode="json", exclude={"command"}, exclude_none=True)
-    yield "Provenance", _facts({"record": record.id, **provenance})
-    if extra := {key: value for key, value in record.extra.items() if key != "printed"}:
-        yield "Further facts", _facts(extra)
 
 
 def _facts(content: Mapping[str, Any]) -> list[tuple[str, str]]:
@@ -199,12 +187,17 @@ def metric_pages(contents: Contents, site: Pages) -> Iterator[tuple[str, str]]:
         # A Frechet distance may come out a rounding error below zero; its mathematical range is shown.
         low = 0 if -0.01 < info.low < 0 else info.low
         ends = f"{low:g}" if low > -math.inf else "no lower end", f"{info.high:g}" if info.high < math.inf else "open"
+        again = rescoring_noise(key)
+        noise = f"standard deviation {again.sd:.4f}: {again.source}" if again else ""
+        if errors := [error for record in records if (error := record.values[key].stderr) is not None]:
+            own = f"median standard error {median(errors):.3g} over {len(errors)} records"
+            noise = f"{noise}; {own}" if noise else own
         facts = [
             ("key in records", key),
             ("what is computed", info.about or "not described; the metric belongs to another package"),
             ("direction", BETTER[better]),
             ("range", " to ".join(ends) + (f" ({info.unit})" if info.unit else "")),
-            ("noise of one scoring", _noise(key, records)),
+            ("noise of one scoring", noise or "not known: no record states it, and no two published sets hold it"),
             ("records", str(len(records))),
         ]
         page = site.render(
@@ -220,15 +213,6 @@ def metric_pages(contents: Contents, site: Pages) -> Iterator[tuple[str, str]]:
     listed = [(title, entries) for title, entries in groups.items() if entries]
     yield "metrics.html", site.render("metrics.html", here="metrics.html", groups=listed)
     yield from pages
-
-
-def _noise(key: str, records: Sequence[Record]) -> str:
-    parts = []
-    if (published := rescoring_noise(key)) is not None:
-        parts.append(f"standard deviation {published.sd:.4f}: {published.source}")
-    if errors := [error for record in records if (error := record.values[key].stderr) is not None]:
-        parts.append(f"median standard error {median(errors):.3g} over {len(errors)} records")
-    return "; ".join(parts) or "not known: no record states it, and no two published sets hold it"
 
 
 def _ranked(key: str, records: Sequence[Record], better: bool | None) -> list[dict[str, Any]]:

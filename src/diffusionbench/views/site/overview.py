@@ -1,4 +1,4 @@
-"""Pages about all records: Figure 1, the leaderboard, how to contribute, and the files to download.
+"""Pages about all records: Figure 1, the leaderboard, and the files to download.
 
 The first two hand JSON to a script of theirs, which draws, sorts and filters.
 """
@@ -19,7 +19,6 @@ from diffusionbench.views.figure import (
     STYLES,
     UNSTATED,
     Figure,
-    FigurePanel,
     axis_title,
     with_arrow,
     x_name,
@@ -99,21 +98,21 @@ def _view(contents: Contents, figure: Figure) -> dict[str, Any]:
     return {
         "x": {"key": figure.x_key, "title": title, "axis": axis_title(figure)},
         "methods": list(methods.values()),
-        "panels": [_panel(contents, panel, places) for panel in figure.panels],
-        "leftOut": [f"{reason}: {few([*names], first=_NAMED)}" for reason, names in reasons.items()],
-    }
-
-
-def _panel(contents: Contents, panel: FigurePanel, places: dict[str, int]) -> dict[str, Any]:
-    return {
-        "key": panel.key,
-        "title": panel.title,
-        "axis": with_arrow(panel.title.split(" (")[0], panel.key),
-        "about": panel.about,
-        "problem": panel.problem,
-        "points": [
-            [places[p.name], p.y, printed(contents.by_id[p.y_record], panel.key), p.y_record] for p in panel.points
+        "panels": [
+            {
+                "key": panel.key,
+                "title": panel.title,
+                "axis": with_arrow(panel.title.split(" (")[0], panel.key),
+                "about": panel.about,
+                "problem": panel.problem,
+                "points": [
+                    [places[p.name], p.y, printed(contents.by_id[p.y_record], panel.key), p.y_record]
+                    for p in panel.points
+                ],
+            }
+            for panel in figure.panels
         ],
+        "leftOut": [f"{reason}: {few([*names], first=_NAMED)}" for reason, names in reasons.items()],
     }
 
 
@@ -174,11 +173,6 @@ def _row(row: BoardRow, columns: list[str], axes: list[str]) -> dict[str, Any]:
         "axisRanks": [row.axis_ranks.get(axis) for axis in axes],
         "cells": [cell and (finite(cell.value), with_error(cell), record_page(cell.record)) for cell in cells],
     }
-
-
-def contribute_page(contents: Contents, site: Pages) -> Iterator[tuple[str, str]]:
-    """Yield the path and HTML of the page on how to contribute."""
-    yield "contribute.html", site.render("contribute.html", here="contribute.html")
 
 
 def downloads(contents: Contents, site: Pages) -> Iterator[tuple[str, str]]:

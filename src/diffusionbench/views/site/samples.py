@@ -7,10 +7,11 @@ the images are read for that, so large stores cost nothing; stores of no record 
 from __future__ import annotations
 
 import io
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import groupby
+from operator import itemgetter
 from pathlib import Path
 from typing import Annotated, Final
 
@@ -80,31 +81,23 @@ class Store:
         return self._digests[count]
 
     def sheet(self) -> Sheet | None:
-        """Return the first images; None where they cannot be read or differ in size."""
+        """Return the first images; None where they cannot be read, are too large for a page, or differ in size."""
         chosen = [self.entries[number] for number in sorted(self.entries)[:SHOWN]]
         try:
-            picture = _tiled(_images([(path, row) for _, path, row in chosen]))
+            images: dict[tuple[Path, int], np.ndarray] = {}
+            for path, places in groupby(sorted((path, row) for _, path, row in chosen), key=itemgetter(0)):
+                rows = ImageRows(path, "images")
+                if max(rows.size) > _LARGEST:
+                    return None
+                images |= {place: rows.read(place[1]) for place in places}
+            # Only these rows were decompressed; images of different sizes do not stack.
+            picture = _tiled(np.stack([images[path, row] for _, path, row in chosen]))
         except (DataError, ValueError, Image.DecompressionBombError):
             return None
         buffer = io.BytesIO()
         picture.save(buffer, format="PNG", optimize=True)
         prompts = tuple(entry[2] for entry, _, _ in chosen if entry[2] is not None)
         return Sheet(buffer.getvalue(), picture.width, picture.height, len(chosen), prompts)
-
-
-def _images(places: Sequence[tuple[Path, int]]) -> np.ndarray:
-    """Return the images uint8 [n, H, W, 3] at (archive, row); only these rows are decompressed.
-
-    Raises:
-        DataError, ValueError: if they cannot be read, are no images, are too large for a page, or differ in size.
-    """
-    found: dict[tuple[Path, int], np.ndarray] = {}
-    for path, group in groupby(sorted(places), key=lambda place: place[0]):
-        rows = ImageRows(path, "images")
-        if max(rows.size) > _LARGEST:
-            raise ValueError("images are larger than a page shows")
-        found |= {place: rows.read(place[1]) for place in group}
-    return np.stack([found[place] for place in places])
 
 
 def _tiled(images: np.ndarray) -> Image.Image:
