@@ -1,4 +1,4 @@
-"""Which files a path means: one file, a pattern, or the files of one split in a folder."""
+"""Find the files that a path means: one file, a pattern, or the files of one split in a folder."""
 
 from __future__ import annotations
 
@@ -118,10 +118,8 @@ def find_files(path: Path, split: str, name: str, ending: str, left_out: LeftOut
         if file in others:
             left_out.add(f"files without '{split}' in their names", file)
         elif file not in chosen and not _is_companion(file, names):
-            unlisted = (
-                "files that state.json does not list" if file.lower().endswith(ending) else "files of other kinds"
-            )
-            left_out.add(unlisted if os.path.dirname(file) == inside else "files in other folders", file)
+            reason = "files that state.json does not list" if file.lower().endswith(ending) else "files of other kinds"
+            left_out.add(reason if os.path.dirname(file) == inside else "files in other folders", file)
     return [path / file for file in chosen]
 
 
