@@ -79,7 +79,8 @@ class TarShards(StoredImages):
         return (Component(len(self), blocks=tuple(shard.facts.samples for shard in self.shards)),)
 
     def name(self, index: int) -> str:
-        return named(self.shards[locate(self._starts, index)[0]].path, self.key(index))
+        number, row = locate(self._starts, index)
+        return named(self.shards[number].path, self._shard(number).records.key(row))
 
     def key(self, index: int) -> str:
         """Return the sample's key, as WebDataset's `__key__`."""
