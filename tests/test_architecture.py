@@ -69,6 +69,7 @@ PARTS = [
     "model",
     "conditions",
     "objectives",
+    "optimizers",
     "losses",
     "latents",
     "data",
@@ -224,6 +225,12 @@ def test_model_objective_sampler_and_guidance_do_not_import_each_other(part):
 def test_tensor_code_sees_no_config_objects():
     for part in ["model", "samplers", "guidance", "times", "rng", "ema"]:
         assert arrows(f"nanogen.{part}", ["pydantic", "ruamel"]) == []
+
+
+def test_several_processes_are_the_business_of_one_module():
+    known = arrows("nanogen", ["torch.distributed", "torch.nn.parallel"])
+    assert {line.split(" -> ")[0] for line in known} == {"nanogen.parallel"}
+    assert arrows("diffusionbench", ["torch.distributed", "torch.nn.parallel"]) == []
 
 
 def test_only_the_program_itself_imports_the_command_line():

@@ -18,7 +18,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from diffusionbench.benchmarks.simpleeval.stress import simulate
+from diffusionbench.benchmarks.simpleeval.stress.simulate import simulate
 from diffusionbench.images import save_png, to_uint8
 from diffusionbench.prompts import PROMPTS
 from diffusionbench.record import Record, facts_of, load
@@ -103,7 +103,7 @@ def named(record: Record, title: str, family: str, variant: str | None, facts: d
 def pictures() -> Iterator[Record]:
     """Draw the scenes of the prompts in three ways, and score them."""
     prompt_set = PROMPTS.load(PROMPT_SET).open(SEED).detail
-    drawn = list(simulate.simulate(prompt_set, 1.0, "pictures", SIZE))
+    drawn = list(simulate(prompt_set, 1.0, "pictures", SIZE))
     ids = [f"{one.prompt.id}/{one.k}" for one in drawn]
     images = np.stack([one.image for one in drawn])
     # Half of the set away, so that no picture meets another prompt of its own block.

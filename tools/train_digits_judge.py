@@ -1,8 +1,9 @@
 """Train the judge of digits anew: `python tools/train_digits_judge.py`.
 
 Recipe: training split only (1,438 images), 60 epochs of AdamW with a cosine rate, batch 64, whole-pixel shifts of
-at most one, label smoothing 0.05. Half a minute on one CPU core. The held-out split is looked at once, at the end.
-The shipped weights fix what a score means, so training again makes another judge, with other scores.
+at most one, label smoothing 0.05, in the loop of `nanogen.train`. Half a minute on one CPU core. The held-out split is
+used once, at the end. The shipped weights fix what a score means: they were made by this recipe with other random
+numbers, and training again gives another judge, with other scores.
 """
 
 from __future__ import annotations
@@ -17,12 +18,20 @@ from typing import Any
 import numpy as np
 import torch
 from safetensors.torch import save
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 
-from diffusionbench.judges.digits import CARD, WEIGHTS, WIDTH, forward, to_grey
+from diffusionbench.judges.digits import CARD, SIZE, WEIGHTS, WIDTH, forward, to_grey
 from diffusionbench.references import digits
 from diffusionbench.writing import write_atomic
+from nanogen.config import compose
+from nanogen.data import Batch
+from nanogen.data.order import batches
+from nanogen.datasets.digits import open_digits
+from nanogen.optimizers.adamw import adamw
+from nanogen.rng import PositionalNoise
+from nanogen.state import Trained, TrainState
+from nanogen.train import updates
 
 RECIPE: dict[str, Any] = {
     "seed": 0,
@@ -42,43 +51,66 @@ SHAPES = {
 }
 
 
-def initial(generator: torch.Generator) -> dict[str, Tensor]:
-    """He-normal weights and zero biases."""
-    weights = {}
-    for name, shape in SHAPES.items():
-        std = math.sqrt(2 / math.prod(shape[1:]))
-        weights[f"{name}.weight"] = (torch.randn(shape, generator=generator) * std).requires_grad_()
-        weights[f"{name}.bias"] = torch.zeros(shape[0], requires_grad=True)
-    return weights
+class Classifier(nn.Module):
+    """The judge's network with its weights as parameters: He-normal, biases zero."""
+
+    def __init__(self, seed: int) -> None:
+        super().__init__()
+        generator = torch.Generator().manual_seed(seed)
+        self.layers = nn.ModuleDict()
+        for name, shape in SHAPES.items():
+            layer = nn.Module()
+            layer.weight = nn.Parameter(torch.randn(shape, generator=generator) * math.sqrt(2 / math.prod(shape[1:])))
+            layer.bias = nn.Parameter(torch.zeros(shape[0]))
+            self.layers[name] = layer
+
+    def weights(self) -> dict[str, Tensor]:
+        """Return the parameters by the names of the weight file."""
+        return {name.removeprefix("layers."): weight for name, weight in self.named_parameters()}
+
+    def forward(self, grey: Tensor) -> Tensor:
+        """Map float32 [B, 1, 8, 8] in [0, 1] to logits [B, 10]."""
+        return forward(self.weights(), grey)[1]
 
 
-def shifted(grey: Tensor, reach: int, generator: torch.Generator) -> Tensor:
-    """Return each image of [B, 1, 8, 8] moved by up to `reach` whole pixels in both directions; black moves in."""
+def shifted(grey: Tensor, reach: int, uniform: Tensor) -> Tensor:
+    """Return each image of [B, 1, 8, 8] moved by up to `reach` whole pixels in both directions; black moves in.
+
+    Args:
+        uniform: float32 [B, 2] in [0, 1), which decides the moves.
+    """
     size = grey.shape[-1]
     padded = F.pad(grey, (reach,) * 4)[:, 0]
-    corners = torch.randint(0, 2 * reach + 1, (2, len(grey), 1), generator=generator)
-    rows, columns = corners + torch.arange(size)
+    rows, columns = (uniform.T[..., None] * (2 * reach + 1)).long() + torch.arange(size)
     return padded[torch.arange(len(grey))[:, None, None], rows[:, :, None], columns[:, None, :]][:, None]
 
 
 def train() -> dict[str, Tensor]:
     """Return the trained weights by name."""
-    generator = torch.Generator().manual_seed(RECIPE["seed"])
-    images, labels = digits.read("train")
-    grey, target = to_grey(images), torch.from_numpy(labels)
-    weights = initial(generator)
-    batches = math.ceil(len(grey) / RECIPE["batch"])
-    optimizer = torch.optim.AdamW(weights.values(), lr=RECIPE["rate"], weight_decay=RECIPE["weight_decay"])
-    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, RECIPE["epochs"] * batches)
-    for _ in range(RECIPE["epochs"]):
-        for chosen in torch.randperm(len(grey), generator=generator).split(RECIPE["batch"]):
-            _, logits = forward(weights, shifted(grey[chosen], RECIPE["shift"], generator))
-            loss = F.cross_entropy(logits, target[chosen], label_smoothing=RECIPE["label_smoothing"])
-            optimizer.zero_grad()
-            loss.backward()
-            optimizer.step()
-            schedule.step()
-    return {name: tensor.detach().contiguous() for name, tensor in weights.items()}
+    data = open_digits(None, SIZE, "train")
+    net = Classifier(RECIPE["seed"])
+    optim = compose("digits", overrides=[f"optim.weight_decay={RECIPE['weight_decay']}"]).config.optim
+    last = RECIPE["epochs"] * (len(data) // RECIPE["batch"])
+    state = TrainState.begin(
+        Trained(net),
+        lambda parameters: adamw(parameters, optim),
+        lambda step: RECIPE["rate"] * (1 + math.cos(math.pi * step / last)) / 2,
+        ema_decay=0.0,
+        grad_clip=math.inf,
+    )
+
+    def step_loss(batch: Batch, noise: PositionalNoise) -> dict[str, Tensor]:
+        assert batch.image is not None
+        assert batch.label is not None
+        grey = to_grey(batch.image.permute(0, 2, 3, 1).numpy())
+        logits = state.net(shifted(grey, RECIPE["shift"], noise.uniform("shift", (2,))))
+        loss = F.cross_entropy(logits, batch.label, label_smoothing=RECIPE["label_smoothing"], reduction="none")
+        return {"cross_entropy": loss}
+
+    loader = batches(data, seed=RECIPE["seed"], batch_size=RECIPE["batch"])
+    for _ in updates(state, step_loss, loader, last, seed=RECIPE["seed"]):
+        pass
+    return {name: weight.detach().contiguous() for name, weight in net.weights().items()}
 
 
 def self_test(weights: dict[str, Tensor]) -> dict[str, Any]:

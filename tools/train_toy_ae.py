@@ -1,14 +1,11 @@
 """Train the autoencoder `toy-ae` anew: `python tools/train_toy_ae.py --device cuda`.
 
 Rendered scenes of a seed of its own (131,072, mirrored at random) and, one in eleven, digits of the training split,
-both at 32 px. Loss: L1 plus L2, coloured pixels three times, plus 1.5 times the L1 distance of the detail, without
-which faint patterns are blurred away. The decoder sees latents plus noise of a deviation drawn from [0, 1.4] per image:
-a network that was trained for minutes makes large errors, and a code that survives noise survives them. Muon 0.02 for
-the inner kernels, AdamW 2e-3 for the rest, with a cosine. 1.5 million images: less than a minute on an H200, in mixed
-precision; five hours on one core. Writes `toy_ae.safetensors` (16-bit) and `toy_ae.json`.
+both at 32 px. Loss: `nanogen.tokenizer.reconstruction`. Muon 0.02 for the inner kernels, AdamW 2e-3 for the rest, with
+a cosine. 1.5 million images: minutes on an H200, in mixed precision; five hours on one core. The same command
+continues. Writes `toy_ae.safetensors` (16-bit) and `toy_ae.json`.
 
-Sources: latents under noise, Yang et al. 2025 (arXiv 2507.15856) and Zheng et al. 2025 (arXiv 2510.11690); Muon,
-Jordan et al. 2024 (kellerjordan.github.io/posts/muon).
+Source of Muon: Jordan et al. 2024 (kellerjordan.github.io/posts/muon).
 """
 
 from __future__ import annotations
@@ -17,8 +14,7 @@ import argparse
 import hashlib
 import json
 import math
-import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
 from pathlib import Path
@@ -26,15 +22,20 @@ from typing import Any, Final
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from safetensors.torch import save
-from torch import Tensor
+from torch import Tensor, nn
 
 from diffusionbench.benchmarks.simpleeval import renderer
+from diffusionbench.schema import digest
 from diffusionbench.writing import write_atomic
+from nanogen.data import Batch
 from nanogen.datasets.digits import open_digits
 from nanogen.latents import LATENTS
 from nanogen.latents.toy import CARD, SIZE, WEIGHTS, Autoencoder
+from nanogen.outputs import Periods
+from nanogen.rng import PositionalNoise
+from nanogen.tokenizer.first_stage import FirstStage, train_tokenizer
+from nanogen.tokenizer.reconstruction import Reconstruction
 
 RECIPE: Final[dict[str, Any]] = {
     "seed": 0,
@@ -54,34 +55,54 @@ SCENES: Final = "toy-ae"
 HELD_OUT: Final = 512
 
 
-class Muon:
+class Muon(torch.optim.Optimizer):
     """Momentum whose matrix is brought near the closest orthogonal one by five Newton-Schulz steps.
 
     Args:
         parameters: kernels [out, in, height, width], taken as matrices [out, rest].
         momentum: of the gradient, in Nesterov's form.
+        lr_scale: rate in units of the schedule.
     """
 
-    def __init__(self, parameters: Sequence[Tensor], momentum: float = 0.95) -> None:
-        self.parameters, self.momentum = parameters, momentum
-        self.means = [torch.zeros_like(parameter) for parameter in parameters]
+    # It leaves everything as it is where `found_inf` is 1.
+    _step_supports_amp_scaling = True
+
+    def __init__(self, parameters: list[nn.Parameter], momentum: float = 0.95, lr_scale: float = 1.0) -> None:
+        super().__init__(parameters, {"lr": 0.0, "momentum": momentum, "lr_scale": lr_scale})
 
     @torch.no_grad()
-    def step(self, rate: Tensor) -> None:
-        """Take one step at a rate, float32 []."""
-        for parameter, mean in zip(self.parameters, self.means, strict=True):
-            assert parameter.grad is not None
-            mean.mul_(self.momentum).add_(parameter.grad)
-            update = (parameter.grad + self.momentum * mean).flatten(1)
-            tall = update.shape[0] > update.shape[1]
-            update = update.T if tall else update
-            update = update / (update.norm() + 1e-7)
-            for _ in range(5):
-                gram = update @ update.T
-                update = 3.4445 * update + (-4.775 * gram + 2.0315 * gram @ gram) @ update
-            update = update.T if tall else update
-            scale = max(1.0, update.shape[0] / update.shape[1]) ** 0.5
-            parameter.sub_(update.reshape(parameter.shape) * (rate * scale))
+    def step(self, closure: None = None) -> None:  # type: ignore[override]
+        """Take one step at the rate of each group."""
+        for group in self.param_groups:
+            for parameter in group["params"]:
+                mean = self.state[parameter].setdefault("mean", torch.zeros_like(parameter))
+                refused = getattr(self, "found_inf", torch.zeros((), device=mean.device)) > 0
+                moved = group["momentum"] * mean + parameter.grad
+                mean.copy_(torch.where(refused, mean, moved))
+                update = orthogonal((parameter.grad + group["momentum"] * moved).flatten(1)).reshape(parameter.shape)
+                parameter.sub_(torch.where(refused, torch.zeros_like(update), group["lr"] * update))
+
+
+def orthogonal(matrix: Tensor) -> Tensor:
+    """Return a matrix near the closest orthogonal one, scaled by sqrt(rows / columns) where it is tall."""
+    tall = matrix.shape[0] > matrix.shape[1]
+    update = matrix.T if tall else matrix
+    update = update / (update.norm() + 1e-7)
+    for _ in range(5):
+        gram = update @ update.T
+        update = 3.4445 * update + (-4.775 * gram + 2.0315 * gram @ gram) @ update
+    scale = max(1.0, matrix.shape[0] / matrix.shape[1]) ** 0.5
+    return scale * (update.T if tall else update)
+
+
+def optimizers(parameters: Mapping[str, nn.Parameter]) -> list[torch.optim.Optimizer]:
+    """Return Muon for the kernels between hidden layers, AdamW for the rest."""
+    inner = [weight for weight in parameters.values() if weight.dim() == 4 and min(weight.shape[:2]) > 3]
+    rest = [weight for weight in parameters.values() if all(weight is not other for other in inner)]
+    return [
+        Muon(inner, lr_scale=RECIPE["muon"] / RECIPE["rate"]),
+        torch.optim.AdamW(rest, lr=0.0, betas=(0.9, 0.99), weight_decay=0.0, fused=True),
+    ]
 
 
 def scene(index: int) -> np.ndarray:
@@ -103,108 +124,65 @@ def handwritten(split: str) -> Tensor:
 
 
 def signed(images: Tensor) -> Tensor:
-    """uint8 to float32 in [-1, 1]."""
+    """Map uint8 to float32 in [-1, 1]."""
     return images.float() / 127.5 - 1
 
 
-def detail(images: Tensor) -> Tensor:
-    """Return what is left of [B, 3, H, W] when the mean of 5x5 pixels is taken off."""
-    return images - F.avg_pool2d(F.pad(images, (2, 2, 2, 2), mode="reflect"), 5, 1)
+def batches(step: int, rendered: Tensor, digits: Tensor) -> Iterator[Batch]:
+    """Give the batches from a step on: scenes, half of them mirrored, then digits."""
+    positions = list(range(RECIPE["batch"]))
+    num_scenes = RECIPE["batch"] - RECIPE["digits"]
+    while True:
+        noise = PositionalNoise(RECIPE["seed"], positions, step=step)
+        chosen, mirrored = noise.uniform("image"), noise.uniform("mirror") < 0.5
+        pictures = rendered[(chosen[:num_scenes] * len(rendered)).long()]
+        pictures = torch.where(mirrored[:num_scenes, None, None, None], pictures.flip(3), pictures)
+        numbers = digits[(chosen[num_scenes:] * len(digits)).long()]
+        yield Batch(torch.cat([pictures, numbers]), None, None, positions)
+        step += 1
 
 
-def loss_of(decoded: Tensor, images: Tensor) -> Tensor:
-    """L1 plus L2 of [B, 3, H, W], with more weight where an image has colour (chroma above 0.4 of 2), plus detail."""
-    chroma = images.amax(1, keepdim=True) - images.amin(1, keepdim=True)
-    weight = 1 + (RECIPE["coloured"] - 1) * (chroma > 0.4)
-    error = decoded - images
-    fine = (detail(decoded) - detail(images)).abs().mean()
-    return ((error.abs() + error.square()) * weight).mean() + RECIPE["detail"] * fine
+def reconstruction_loss(device: str) -> Callable[..., dict[str, Tensor]]:
+    """Return the step's loss; the network runs in bfloat16 on a GPU."""
+    compare = Reconstruction(RECIPE["noise"], RECIPE["coloured"], RECIPE["detail"])
+
+    def step_loss(net: Callable[..., Any], batch: Batch, noise: PositionalNoise) -> dict[str, Tensor]:
+        assert batch.image is not None
+        images = signed(batch.image.to(device)).contiguous(memory_format=torch.channels_last)
+
+        def run(images: Tensor, disturb: Callable[[Tensor], Tensor]) -> Tensor:
+            with torch.autocast(device, torch.bfloat16, enabled=device == "cuda"):
+                return net(images, disturb).float()
+
+        return compare(run, images, noise)
+
+    return step_loss
 
 
-class Training:
-    """The network, its two optimizers, and a step whose every tensor stays on the device.
-
-    Args:
-        steps: of the whole training, for the cosine.
-        device: "cpu" or "cuda".
-        rendered, digits: uint8 [n, 3, 32, 32].
-    """
-
-    def __init__(self, steps: int, device: str, rendered: Tensor, digits: Tensor) -> None:
-        torch.manual_seed(RECIPE["seed"])
-        self.device, self.steps = device, steps
-        self.rendered, self.digits = rendered.to(device), digits.to(device)
-        self.model = Autoencoder(CHANNELS).to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-        self.parameters = list(self.model.parameters())
-        inner = [parameter for parameter in self.parameters if parameter.dim() == 4 and min(parameter.shape[:2]) > 3]
-        rest = [parameter for parameter in self.parameters if all(parameter is not other for other in inner)]
-        self.muon = Muon(inner)
-        self.rate, self.muon_rate = torch.zeros((), device=device), torch.zeros((), device=device)
-        self.adamw = torch.optim.AdamW(
-            rest, lr=self.rate, betas=(0.9, 0.99), weight_decay=0.0, fused=True, capturable=device == "cuda"
-        )
-
-    def set_rates(self, step: int) -> None:
-        """Warm-up and cosine, for the step number `step` (from 0)."""
-        schedule = min(1.0, (step + 1) / 100) * (0.5 + 0.5 * math.cos(math.pi * step / self.steps))
-        self.rate.fill_(RECIPE["rate"] * schedule)
-        self.muon_rate.fill_(RECIPE["muon"] * schedule)
-
-    def batch(self) -> Tensor:
-        """Return images in [-1, 1], float32 [B, 3, 32, 32]: scenes, half of them mirrored, then digits."""
-        chosen = torch.randint(len(self.rendered), (RECIPE["batch"] - RECIPE["digits"],), device=self.device)
-        mirrored = torch.rand(len(chosen), 1, 1, 1, device=self.device) < 0.5
-        pictures = self.rendered[chosen]
-        numbers = self.digits[torch.randint(len(self.digits), (RECIPE["digits"],), device=self.device)]
-        return signed(torch.cat([torch.where(mirrored, pictures.flip(3), pictures), numbers]))
-
-    def step(self) -> Tensor:
-        """Take one step at the rates last set; returns its loss, float32 []."""
-        images = self.batch().contiguous(memory_format=torch.channels_last)
-        with torch.autocast(self.device, torch.bfloat16, enabled=self.device == "cuda"):
-            latents = self.model.encode(images).float()
-            level = RECIPE["noise"] * torch.rand(len(images), 1, 1, 1, device=self.device)
-            decoded = self.model.decode(latents + level * torch.randn_like(latents)).float()
-        loss = loss_of(decoded, images)
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(self.parameters, 1.0, foreach=True)
-        self.adamw.step()
-        self.muon.step(self.muon_rate)
-        self.model.zero_grad(set_to_none=True)
-        return loss.detach()
-
-
-def captured(step: Callable[[], Tensor]) -> Callable[[], Tensor]:
-    """A step recorded as one CUDA graph: a thousand small kernels cost one launch. Takes three steps to warm up."""
-    stream = torch.cuda.Stream()
-    stream.wait_stream(torch.cuda.current_stream())
-    with torch.cuda.stream(stream):
-        for _ in range(3):
-            step()
-    torch.cuda.current_stream().wait_stream(stream)
-    graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
-        loss = step()
-
-    def replay() -> Tensor:
-        graph.replay()
-        return loss
-
-    return replay
-
-
-def train(steps: int, device: str) -> Autoencoder:
+def train(folder: Path, steps: int, device: str) -> Autoencoder:
     """Return the trained network, on the CPU."""
-    training = Training(steps, device, scenes(0, RECIPE["scenes"]), handwritten("train"))
-    training.set_rates(0)
-    step = captured(training.step) if device == "cuda" else training.step
-    start = time.monotonic()
-    for number in range(steps):
-        training.set_rates(number)
-        loss = step()
-        if (number + 1) % 500 == 0:
-            print(f"step {number + 1}  loss {loss.item():.4f}  {time.monotonic() - start:.0f} s", flush=True)
-    return training.model.cpu().eval().requires_grad_(False)
+    torch.manual_seed(RECIPE["seed"])
+    net = Autoencoder(CHANNELS).to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    rendered, digits = scenes(0, RECIPE["scenes"]), handwritten("train")
+
+    def schedule(step: int) -> float:
+        """Warm up, then fall along a cosine."""
+        return RECIPE["rate"] * min(1, (step + 1) / 100) * (0.5 + 0.5 * math.cos(math.pi * step / steps))
+
+    stage = FirstStage(
+        name=digest(RECIPE | {"steps": steps})[:12],
+        net=net,
+        loss=reconstruction_loss(device),
+        loader=lambda step: batches(step, rendered, digits),
+        optimizers=optimizers,
+        schedule=schedule,
+        last=steps,
+        periods=Periods(RECIPE["batch"], log_every=100, checkpoint_every=500, keep=1),
+        seed=RECIPE["seed"],
+    )
+    trained = train_tokenizer(folder, stage).module.net
+    assert isinstance(trained, Autoencoder)
+    return trained.cpu().eval().requires_grad_(False)
 
 
 def psnr(model: Autoencoder, images: Tensor, noise: float = 0.0) -> float:
@@ -215,11 +193,11 @@ def psnr(model: Autoencoder, images: Tensor, noise: float = 0.0) -> float:
     return 10 * math.log10(4 / (decoded - signed(images)).square().mean().item())
 
 
-def main(folder: Path = WEIGHTS.parent, steps: int = RECIPE["steps"], device: str = "cpu") -> dict[str, Any]:
-    """Train, measure on held-out images, write weights and card into `folder`; returns the card."""
+def main(out: Path, run: Path, steps: int = RECIPE["steps"], device: str = "cpu") -> dict[str, Any]:
+    """Train in the folder `run`, measure on held-out images, write weights and card into `out`; returns the card."""
     tensors = {
         name: tensor.half() if tensor.dim() > 1 else tensor.float()
-        for name, tensor in train(steps, device).state_dict().items()
+        for name, tensor in train(run, steps, device).state_dict().items()
         if not name.endswith("num_batches_tracked")
     }
     payload = save({name: tensor.contiguous() for name, tensor in tensors.items()})
@@ -239,15 +217,16 @@ def main(folder: Path = WEIGHTS.parent, steps: int = RECIPE["steps"], device: st
         },
         "sha256": hashlib.sha256(payload).hexdigest(),
     }
-    write_atomic(folder / WEIGHTS.name, payload)
-    write_atomic(folder / CARD.name, json.dumps(card, indent=2) + "\n")
+    write_atomic(out / WEIGHTS.name, payload)
+    write_atomic(out / CARD.name, json.dumps(card, indent=2) + "\n")
     return card
 
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description="Train the autoencoder toy-ae anew.")
     parser.add_argument("--out", type=Path, default=WEIGHTS.parent, help="folder for weights and card")
+    parser.add_argument("--run", type=Path, default=Path("outputs/toy-ae"), help="folder of the training")
     parser.add_argument("--steps", type=int, default=RECIPE["steps"], help="optimizer steps")
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu", help="where to train")
     arguments = parser.parse_args()
-    print(json.dumps(main(arguments.out, arguments.steps, arguments.device), indent=2))
+    print(json.dumps(main(arguments.out, arguments.run, arguments.steps, arguments.device), indent=2))

@@ -11,10 +11,10 @@ from nanogen.conditions import CONDITIONS, Conditioner
 from nanogen.config import Config
 from nanogen.latents import Latent, open_latent
 from nanogen.losses import LOSSES
-from nanogen.losses.base import ExtraLoss
+from nanogen.losses.loss import ExtraLoss
 from nanogen.model.dit import DDT
 from nanogen.objectives import OBJECTIVES
-from nanogen.objectives.base import Objective
+from nanogen.objectives.objective import Objective
 from nanogen.precision import Precision
 from nanogen.resolve import Derived, resolve
 from nanogen.rng import initial_seed

@@ -164,10 +164,10 @@ def sample(
     changes = [*(overrides or []), *([] if guidance is None else [f"guidance.scale={guidance}"])]
     parse_labels(labels)
     _check_use_of_run(run, changes)
-    from nanogen.sample import read_prompts, sample_run
+    from nanogen.sample import SampleRequest, read_prompts, sample_run
 
     wanted = [*(prompt or []), *([] if prompts is None else read_prompts(prompts))]
-    if sample_run(run, changes, labels, wanted, num, seed or 0, batch_size, out):
+    if sample_run(run, changes, SampleRequest(labels, wanted, num, seed or 0, batch_size), out):
         print(out)
 
 

@@ -311,7 +311,7 @@ def sample_grid(
     if not parallel.is_main():
         return
     pipeline = ImagePipeline.from_config(net, components, config)
-    images = pipeline.in_batches(specs, config.eval.seed, range(len(specs)), config.eval.batch_size)
+    images = pipeline.in_batches(specs, config.eval.seed, config.eval.batch_size)
     facts = {"step": step, "seed": config.eval.seed, "guidance": config.guidance.scale, **metadata(specs)}
     run.check_there()
     with _written(f"sample grid of {run.path}"):

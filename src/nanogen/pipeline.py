@@ -81,13 +81,14 @@ class ImagePipeline:
             images = components.latent.decode(objective.latent(state))
         return to_uint8(images.float())
 
-    def in_batches(self, specs: Sequence[SampleSpec], seed: int, ids: Sequence[int], batch_size: int) -> np.ndarray:
-        """Make images of classes or captions, uint8 [n, H, W, 3], `batch_size` at a time."""
+    def in_batches(self, specs: Sequence[SampleSpec], seed: int, batch_size: int, first: int = 0) -> np.ndarray:
+        """Make images first, first + 1, ... of classes or captions, uint8 [n, H, W, 3], `batch_size` at a time."""
         made = []
-        for start in range(0, len(ids), batch_size):
-            batch, indices = specs[start : start + batch_size], ids[start : start + batch_size]
+        for start in range(0, len(specs), batch_size):
+            batch = specs[start : start + batch_size]
             captions = [spec.caption for spec in batch if spec.caption is not None]
             condition = self.components.conditioner([spec.label for spec in batch], captions)
+            indices = range(first + start, first + start + len(batch))
             made.append(self(condition, PositionalNoise(seed, indices, self.components.device)))
         return np.concatenate(made)
 

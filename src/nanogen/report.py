@@ -13,7 +13,7 @@ from typing import Any
 from diffusionbench.errors import DataError, RequestError
 from diffusionbench.images import decode_rgb, encode_png
 from diffusionbench.metrics import METRICS
-from diffusionbench.record import Record, Value, facts_of
+from diffusionbench.record import Record, facts_of
 from diffusionbench.record import load as load_record
 from diffusionbench.registry import require
 from diffusionbench.store import ImageStore
@@ -45,39 +45,36 @@ def write_report(paths: Sequence[Path], out: Path | None = None) -> Path:
     """
     if len(paths) > 2:
         raise RequestError(f"a report shows one run or two side by side, found {len(paths)}. Name at most two.")
-    sides = [_side(path) for path in paths]
+    sides: list[dict[str, Any]] = []
+    for path in paths:
+        run, lines = runs.read(path), log.read(path / "metrics.jsonl")
+        records = [load_record(file) for file in sorted((path / runs.EVALS).glob("*.json"), reverse=True)]
+        sides.append(
+            {
+                "run": run,
+                "grids": sample_grids(path),
+                "curve": _curve(lines),
+                "records": records,
+                "judged": next(filter(None, (_judged(path, record) for record in records)), []),
+                "last": lines[-1] if lines else {},
+                "config": (path / runs.CONFIG).read_text(encoding="utf-8"),
+            }
+        )
     jinja2 = require("jinja2", "demo", "A report")
     template = jinja2.Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True).from_string(
         (files("nanogen") / "templates" / "report.html").read_text(encoding="utf-8")
     )
     page = template.render(
         sides=sides,
-        name=" and ".join(side["name"] for side in sides),
+        name=" and ".join(path.name for path in paths),
         changed=differences(*(side["run"].config for side in sides)) if len(sides) == 2 else {},
+        metrics=METRICS,
         show=json.dumps,
     )
     out = out or paths[0] / "report.html"
     check_gives_way(out, "NanoGen report</title>")
     write_result(out, page)
     return out
-
-
-def _side(path: Path) -> dict[str, Any]:
-    """Return the values of the template for one run."""
-    run = runs.read(path)
-    lines = log.read(path / "metrics.jsonl")
-    records = [load_record(file) for file in sorted((path / runs.EVALS).glob("*.json"), reverse=True)]
-    return {
-        "run": run,
-        "name": path.name,
-        "facts": run.facts,
-        "grids": _grids(path),
-        "curve": _curve(lines),
-        "tables": [_table(record) for record in records],
-        "judged": next(filter(None, (_judged(path, record) for record in records)), []),
-        "last": lines[-1] if lines else {},
-        "config": (path / runs.CONFIG).read_text(encoding="utf-8"),
-    }
 
 
 def _judged(path: Path, record: Record) -> list[dict[str, Any]]:
@@ -105,7 +102,7 @@ def _png_uri(data: bytes) -> str:
     return f"data:image/png;base64,{base64.b64encode(data).decode()}"
 
 
-def _grids(path: Path) -> list[dict[str, Any]]:
+def sample_grids(path: Path) -> list[dict[str, Any]]:
     """Return the sample grids as data URIs, newest first; damaged ones are left out, and counted."""
     found, damaged = [], []
     for file in sorted((path / runs.SAMPLES).glob("step-*.png"), reverse=True):
@@ -147,41 +144,3 @@ def _curve(lines: list[dict[str, Any]]) -> str:
         .properties(width=640, height=240, background="white")
     )
     return convert.vegalite_to_svg(json.dumps(chart.to_dict()))
-
-
-def _table(record: Record) -> dict[str, Any]:
-    """Return the values of a record, with their uncertainty, between its anchors."""
-    rows = []
-    for key, value in record.values.items():
-        spec = METRICS.get(key)
-        anchors = {name: values.get(key) for name, values in record.anchors.items()}
-        rows.append(
-            {
-                "key": key,
-                "title": spec.title if spec else key,
-                "better": "" if spec is None else "higher" if spec.higher_is_better else "lower",
-                "value": f"{value.value:.4g}",
-                "uncertainty": _uncertainty(value),
-                "scored": value.scored,
-                "anchors": {name: _anchor(anchor, value.scored) for name, anchor in anchors.items()},
-            }
-        )
-    return {
-        "record": record,
-        "rows": rows,
-        "anchor_names": list(record.anchors),
-        "guidance": record.protocol.guidance,
-        "json": json.dumps(record.provenance.model_dump(mode="json", exclude_none=True), indent=2),
-    }
-
-
-def _anchor(anchor: Value | None, scored: int | None) -> str:
-    if anchor is None:
-        return "–"
-    return f"{anchor.value:.4g}" + ("" if anchor.scored == scored else f" (n = {anchor.scored})")
-
-
-def _uncertainty(value: Value) -> str:
-    if value.interval is not None:
-        return f"{value.interval[0]:.4g} to {value.interval[1]:.4g}"
-    return "not defined" if value.stderr is None else f"± {value.stderr:.2g} (standard error)"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import zipfile
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
 
@@ -44,26 +45,31 @@ def read_prompts(file: Path) -> list[str]:
     return list(places)
 
 
-def sample_run(
-    path: Path,
-    overrides: Sequence[str],
-    labels: str,
-    prompts: Sequence[str],
-    num: int | None,
-    seed: int,
-    batch_size: int | None,
-    out: Path,
-) -> bool:
+@dataclass(frozen=True)
+class SampleRequest:
+    """Images that a user asks for; image i depends on (weights, label or prompt, seed, i) only.
+
+    Attributes:
+        labels: classes such as "0-9", taken in turn.
+        prompts: captions, taken in turn.
+        num: images; None: 64, or one for each prompt if there are more.
+        seed: of the noise.
+        batch_size: images at once; None: the run's.
+    """
+
+    labels: str = ""
+    prompts: Sequence[str] = ()
+    num: int | None = None
+    seed: int = 0
+    batch_size: int | None = None
+
+
+def sample_run(path: Path, overrides: Sequence[str], request: SampleRequest, out: Path) -> bool:
     """Make images and write them; under torchrun the processes share the work.
 
     Args:
         path: run folder or weights file.
         overrides: of sampler.*, guidance.* and eval.*.
-        labels: classes such as "0-9", taken in turn.
-        prompts: captions, taken in turn.
-        num: images; None: 64, or one for each prompt if there are more.
-        seed: image i depends on (weights, label or prompt, seed, i) only.
-        batch_size: images at once; None: the run's.
         out: `.png` for a grid, `.npz` for an archive (arr_0 images, arr_1 labels or prompts), else a folder of PNG
             files in one subfolder per class or prompt: the class's name where the run knows names that folders can
             have, else the number. PNG files hold what was asked for in their metadata.
@@ -78,28 +84,26 @@ def sample_run(
     with parallel.processes() as device:
         with parallel.agreed():
             loaded = open_weights(path, device)
-            config = loaded.changed(overrides)
-            specs = loaded.components.conditioner.parse_specs(labels, prompts)
-        num = num or max(DEFAULT_NUM, len(prompts))
+            config, conditioner = loaded.changed(overrides), loaded.components.conditioner
+            specs = conditioner.parse_specs(request.labels, request.prompts)
+        num = request.num or max(DEFAULT_NUM, len(request.prompts))
         wanted = [specs[index % len(specs)] for index in range(num)]
         pipeline = ImagePipeline.from_config(loaded.net, loaded.components, config)
         # Whole batches in the order of one process: equal batches give equal bits.
-        size = batch_size or config.eval.batch_size
-        starts = range(0, num, size)[parallel.rank() :: parallel.world_size()]
+        size = request.batch_size or config.eval.batch_size
         with parallel.agreed():
             mine = {
-                start: pipeline.in_batches(
-                    wanted[start : start + size], seed, range(start, min(start + size, num)), size
-                )
-                for start in starts
+                start: pipeline.in_batches(wanted[start : start + size], request.seed, size, start)
+                for start in range(0, num, size)[parallel.rank() :: parallel.world_size()]
             }
         parts = parallel.gather(mine)
-        facts = {"seed": seed, "guidance": config.guidance.scale, "step": loaded.step, "config_hash": config.hash}
-        classes = None if loaded.run is None else loaded.run.facts.get("classes")
         with parallel.agreed():
             if parts is not None:
-                _write(np.concatenate([parts[start] for start in sorted(parts)]), wanted, out, facts, classes)
-                for note in loaded.components.conditioner.notes():
+                facts = {"seed": request.seed, "guidance": config.guidance.scale, "step": loaded.step}
+                classes = None if loaded.run is None else loaded.run.facts.get("classes")
+                images = np.concatenate([parts[start] for start in sorted(parts)])
+                write_samples(images, wanted, out, {**facts, "config_hash": config.hash}, classes)
+                for note in conditioner.notes():
                     say(note)
         return parts is not None
 
@@ -116,39 +120,35 @@ def _check_out(out: Path) -> None:
         raise RequestError(f"--out {out} is {found}. Name a new folder.")
 
 
-def _write(
+def write_samples(
     images: np.ndarray, specs: Sequence[SampleSpec], out: Path, facts: dict[str, object], classes: Sequence[str] | None
 ) -> None:
+    """Write images of as many specs, with the facts in the metadata of PNG files; see `sample_run`."""
     with write_errors(f"--out {out}"):
         if out.suffix:
             _check_out(out)
         if out.suffix == ".png":
-            columns = min(evaluate.COLUMNS, len(set(specs))) if len(set(specs)) > 1 else evaluate.COLUMNS
-            save_png(grid(images, min(columns, len(images))), out, {**facts, **evaluate.metadata(specs)})
+            kinds = len(set(specs))
+            columns = min(evaluate.COLUMNS, len(images), kinds if kinds > 1 else evaluate.COLUMNS)
+            save_png(grid(images, columns), out, {**facts, **evaluate.metadata(specs)})
         elif out.suffix == ".npz":
             (texts,) = evaluate.metadata(specs).values()
             write_atomic(out, lambda file: _save_archive(file, {"arr_0": images, "arr_1": np.array(texts)}))
         else:
+            is_named = classes is not None and are_folder_names(classes)
             with whole_folder(out, _check_out) as made:
-                _write_folder(images, specs, made, facts, classes)
-
-
-def _write_folder(
-    images: np.ndarray, specs: Sequence[SampleSpec], out: Path, facts: dict[str, object], classes: Sequence[str] | None
-) -> None:
-    is_named = classes is not None and are_folder_names(classes)
-    for index, (image, spec) in enumerate(zip(images, specs, strict=True)):
-        shown = {"label": spec.label} if spec.caption is None else {"prompt": spec.caption}
-        # By its name a class is found again in a reference, whose numbers may be others.
-        folder = classes[spec.label] if classes and is_named and spec.label is not None else spec.folder
-        file = out / folder / f"{index:06d}.png"
-        file.parent.mkdir(exist_ok=True)
-        # The folder is brought to the disk as a whole.
-        file.write_bytes(encode_png(image, {**facts, "index": index, **shown}))
+                for index, (image, spec) in enumerate(zip(images, specs, strict=True)):
+                    shown = {"label": spec.label} if spec.caption is None else {"prompt": spec.caption}
+                    # By its name a class is found again in a reference, whose numbers may be others.
+                    name = classes[spec.label] if classes and is_named and spec.label is not None else spec.folder
+                    file = made / name / f"{index:06d}.png"
+                    file.parent.mkdir(exist_ok=True)
+                    # The folder is brought to the disk as a whole.
+                    file.write_bytes(encode_png(image, {**facts, "index": index, **shown}))
 
 
 def _save_archive(file: IO[bytes], arrays: dict[str, np.ndarray]) -> None:
-    """As `numpy.savez`, which can leave no mark."""
+    """Write as `numpy.savez` does, which can leave no mark."""
     with zipfile.ZipFile(file, "w") as archive:
         for name, array in arrays.items():
             with archive.open(f"{name}.npy", "w", force_zip64=True) as member:

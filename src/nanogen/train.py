@@ -28,7 +28,7 @@ from nanogen.data.memory import SupportsBatches, cache_latents
 from nanogen.data.opening import open_dataset
 from nanogen.data.order import Order, batches, in_order
 from nanogen.log import say
-from nanogen.losses.base import weighted_terms
+from nanogen.losses.loss import weighted_terms
 from nanogen.optim import NonFiniteLoss, Schedule
 from nanogen.optimizers import OPTIMIZERS
 from nanogen.outputs import Outputs, RunOutputs

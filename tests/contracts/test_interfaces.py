@@ -17,12 +17,12 @@ from nanogen.build import build_components, build_losses, build_network
 from nanogen.guidance import classifier_free, internal
 from nanogen.latents import LATENTS, Latent, LatentSpec
 from nanogen.losses import LOSSES, LossOptions, LossSpec
-from nanogen.losses.base import ExtraLoss, weighted_terms
+from nanogen.losses.loss import ExtraLoss, weighted_terms
 from nanogen.model.condition import ClassCondition
 from nanogen.model.dit import DDT, Head, Output
 from nanogen.model.layers import FinalLayer, rotary_angles, unpatchify
-from nanogen.objectives.base import Objective, Pass
 from nanogen.objectives.flow import Flow
+from nanogen.objectives.objective import Objective, Pass
 from nanogen.pipeline import ImagePipeline
 from nanogen.rng import PositionalNoise
 from nanogen.samplers import SAMPLERS, time_grid
@@ -423,7 +423,7 @@ def test_a_grid_need_not_be_square(wide):
     terms["flow"].mean().backward()
     assert net.final.linear.weight.grad.abs().sum() > 0
     made = ImagePipeline.from_config(net, components, config)
-    images = made.in_batches(components.conditioner.parse_specs("0-3", []), 0, range(4), 2)
+    images = made.in_batches(components.conditioner.parse_specs("0-3", []), 0, 2)
     # At the start the velocity is 0, so the images are the noise itself.
     start = components.latent.decode(noise_of_samples(4).normal("image", (3, 4, 16))).clamp(0, 1)
     wanted = (255 * start.permute(0, 2, 3, 1)).numpy()

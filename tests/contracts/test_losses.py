@@ -10,9 +10,9 @@ from pydantic import ValidationError
 
 from nanogen.data import Batch
 from nanogen.losses import LOSSES
-from nanogen.losses.base import ExtraLoss
+from nanogen.losses.loss import ExtraLoss
 from nanogen.model.condition import ClassCondition
-from nanogen.objectives.base import Pass
+from nanogen.objectives.objective import Pass
 
 # Settings beside the weight; a loss that is not listed is made from its weight alone.
 EXAMPLES: dict[str, dict] = {}

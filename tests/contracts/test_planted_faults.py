@@ -29,7 +29,7 @@ from diffusionbench.sample import Sample, plain_item
 from diffusionbench.schema import Strict, digest
 from nanogen.datasets import DatasetRow
 from nanogen.losses import LossOptions, LossSpec
-from nanogen.losses.base import ExtraLoss
+from nanogen.losses.loss import ExtraLoss
 from nanogen.objectives import ObjectiveSpec
 from nanogen.objectives.flow import Flow
 

@@ -253,6 +253,9 @@ def test_command(tmp_path):
     assert [board["score_set"] for board in both] == [PAPER, "measured"]
     assert [row["name"] for row in both[1]["rows"]] == ["mine"]
     assert "mine" not in {row["name"] for row in both[0]["rows"]}
+    beside = run("board", "--records", str(tmp_path), "--sort", "geneval")
+    assert (beside.exit_code, beside.output.count("left out: board 'measured': unknown column 'geneval'")) == (0, 1)
+    assert run("board", "--records", str(tmp_path), "--set", "measured", "--sort", "geneval").exit_code == 1
     refused = run("board", "--csv", "--json")
     assert "Choose one" in str(refused.exception)
     assert "| 21 | PixelGen | pixel |" in run("board", "--markdown", "--family", "pixel").output

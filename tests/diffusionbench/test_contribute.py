@@ -18,7 +18,7 @@ from nanogen.config import compose
 ROOT = Path(__file__).parents[2]
 PAGES = sorted(path for path in (ROOT / "docs" / "contribute").glob("*.md") if path.name != "README.md")
 KINDS = (
-    *("latent", "objective", "loss", "condition", "data-set", "metric", "judge", "reference"),
+    *("latent", "objective", "loss", "optimizer", "condition", "data-set", "metric", "judge", "reference"),
     *("prompt-set", "axis", "benchmark", "method", "result"),
 )
 # Pages whose code is a row of a table under contract tests, and the tests.
@@ -26,6 +26,7 @@ CONTRACTS = {
     "latent": "latents",
     "objective": "objectives",
     "loss": "losses",
+    "optimizer": "optimizers",
     "condition": "conditions",
     "data-set": "datasets",
     "metric": "metrics",

@@ -225,7 +225,7 @@ def test_names_that_are_no_utf8_are_scored(bench, tmp_path, noise, write):
     code, _, err = bench("run", "real", "--reference", os.fsdecode(b"\xe9"), "--metrics", "fd_digits")
     assert code == 2
     assert r"a record cannot hold --reference \xe9:" in err
-    for option in ("--method", "--title", "--family", "--networks", "--beacon"):
+    for option in ("--method", "--title", "--family"):
         code, _, err = bench("run", "real", "--reference", "digits", "--metrics", "fd_digits", option, "\udce9")
         assert code == 2
         assert rf"a record cannot hold {option} \xe9:" in err

@@ -20,7 +20,7 @@ from tiny import tiny
 from torch import nn
 from watch import Sampling, register, sampling, training
 
-from diffusionbench.errors import ConfigError
+from diffusionbench.errors import ConfigError, UserError
 from diffusionbench.record import load
 from nanogen import evaluate, log
 from nanogen.build import build_components
@@ -288,7 +288,11 @@ def asked(observe: Callable[[Any], Any]) -> Callable[..., Any]:
 
     def observed(folder: Path, *overrides: str) -> Any:
         config = open_data(tiny(1, *overrides).config)[1]
-        return observe(evaluate._evaluation(config, build_components(config, "cpu", "float32"), "toy", None).request)
+        components = build_components(config, "cpu", "float32")
+        try:
+            return observe(evaluate._evaluation(config, components, "toy", None).request)
+        except UserError:
+            return "refused"
 
     return observed
 
@@ -304,7 +308,13 @@ TEMPLATE = "data.template='a {class}'"
 BLACK_AND_WHITE = ("data.name=imagefolder", "data.path=['{data}/black', '{data}/white']", TEMPLATE)
 CAPTIONS = ("condition.kind=text", "condition.encoder=minilm-l6")
 SCORED = ("eval.metrics=[accuracy_digits]", "eval.num_samples=12")
-TEXT_SCORED = ("eval.axis=t2i", "eval.metrics=[simpleeval_shapes_v1]")
+TEXT_SCORED = (
+    "eval.axis=t2i",
+    "eval.metrics=[simpleeval_shapes_v1]",
+    "data.name=shapes",
+    "data.image_size=24",
+    *CAPTIONS,
+)
 STEADY = ("guidance.scale=1", "sampler.num_steps=2", "sampler.shift=1", *SCORED)
 GUIDED = ("guidance.scale=3", "guidance.interval=[0, 1]", "sampler.num_steps=4", "sampler.shift=1", *SCORED)
 FIELDS = {
@@ -348,6 +358,9 @@ FIELDS = {
         once(lambda seen: seen.values[0]["loss/encoded"].item()),
         lambda one: 3 * one,
         ("losses={encoded: {weight: 1}}",),
+    ),
+    "optim.name": Field(
+        "momentum", once(lambda seen: [type(one).__name__ for one in seen.state.updater.optimizers]), ["SGD", "AdamW"]
     ),
     "optim.lr": Field("1e-3", once(lambda seen: abs(largest_gradient(seen)[1])), 1e-3),
     "optim.betas": Field("[0.5, 0.75]", once(betas), [0.5, 0.75]),

@@ -17,7 +17,7 @@ from nanogen.data.detect import detect
 from nanogen.data.opening import open_dataset
 from nanogen.datasets.captionfolder import open_captioned
 from nanogen.datasets.imagefolder import open_folder
-from nanogen.sample import _write, read_prompts, sample_run
+from nanogen.sample import SampleRequest, read_prompts, sample_run, write_samples
 
 PICTURE = encoded(pixels())
 
@@ -177,7 +177,7 @@ ASKS = [SampleSpec(label=0, folder="0"), SampleSpec(label=1, folder="1"), Sample
 )
 def test_samples_lie_in_folders_of_their_classes_names(tmp_path, classes, folders):
     images = np.stack([pixels(seed) for seed in range(3)])
-    _write(images, ASKS, tmp_path / "s", {}, classes)
+    write_samples(images, ASKS, tmp_path / "s", {}, classes)
     assert sorted(os.listdir(tmp_path / "s")) == folders
     if folders == list(classes or ()):
         assert FolderSource(tmp_path / "s", known=("bee", "ant")).labels == (1, 1, 0)
@@ -189,7 +189,7 @@ def test_the_place_of_samples_is_checked_before_weights_are_read(tmp_path, out, 
     (tmp_path / "here.png").mkdir()
     monkeypatch.setattr("nanogen.sample.open_weights", lambda *given: sys.exit("weights were read"))
     with pytest.raises(RequestError, match=r"is not empty|cannot be written"):
-        sample_run(tmp_path / "run", [], "", [], None, 0, None, tmp_path / out)
+        sample_run(tmp_path / "run", [], SampleRequest(), tmp_path / out)
 
 
 def test_a_judge_of_digits_does_not_judge_other_classes(tmp_path, capsys, monkeypatch):

@@ -67,7 +67,7 @@ def test_a_sample_agrees_with_float32(opened):
     for kind in ("float32", "bfloat16"):
         state, parts = lively(opened, kind)
         pipeline = ImagePipeline(state.ema.module.net, parts, "heun", 4, 1.0, 1.5, (0.0, 1.0))
-        images[kind] = pipeline.in_batches([SampleSpec(label) for label in range(6)], 0, range(6), 6)
+        images[kind] = pipeline.in_batches([SampleSpec(label) for label in range(6)], 0, 6)
     gap = np.abs(images["float32"].astype(float) - images["bfloat16"])
     assert 0 < gap.mean() < GREY_LEVELS
     assert images["float32"].std() > 10 * GREY_LEVELS
@@ -91,7 +91,7 @@ def test_the_sampler_state_is_float32(opened):
     handed = []
     state.module.net.register_forward_pre_hook(lambda module, given: handed.extend(given[:2]))
     pipeline = ImagePipeline(state.module.net, parts, "euler", 2, 1.0, 1.0, (0.0, 1.0))
-    pipeline.in_batches([SampleSpec(1)], 0, [0], 1)
+    pipeline.in_batches([SampleSpec(1)], 0, 1)
     assert {tensor.dtype for tensor in handed} == {torch.float32}
 
 

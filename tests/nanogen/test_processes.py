@@ -17,10 +17,11 @@ import pytest
 from tiny import environment, tiny, words
 
 from diffusionbench.errors import CheckpointError, ConfigError, RunError, Stopped, lacking
-from nanogen import checkpoint, cli, evaluate, lock, outputs, parallel
+from nanogen import checkpoint, cli, lock, outputs, parallel
 from nanogen import train as training
 from nanogen.data import Dataset, Example, order
 from nanogen.data.order import in_order
+from nanogen.pipeline import ImagePipeline
 from nanogen.train import train
 
 SETTINGS = ("train.precision=float32", "train.batch_size=4", "sample.num=1")
@@ -239,7 +240,7 @@ def test_a_process_that_ends_in_mid_work_takes_the_others_along_without_a_traceb
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGUSR1])
-@pytest.mark.parametrize("owner, name", [(training, "latents_of"), (evaluate, "in_batches")])
+@pytest.mark.parametrize("owner, name", [(training, "latents_of"), (ImagePipeline, "in_batches")])
 def test_a_signal_ends_a_training_with_a_checkpoint(number, owner, name, tmp_path, monkeypatch):
     """It comes in the middle of the second step, or in that of its sample grid."""
     path, calls, real = tmp_path / "run", [], getattr(owner, name)

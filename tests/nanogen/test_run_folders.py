@@ -464,7 +464,7 @@ def test_a_run_with_the_noise_of_an_earlier_version_is_sampled_and_scored(copy, 
     before = {path.name: path.read_bytes() for path in (copy / "evals").glob("*.json")}
     record = evaluate.evaluate_run(copy, [], False, None)
     assert record.protocol.noise == "blake2b-1"
-    assert sample.sample_run(copy, [], "", [], 2, 0, None, tmp_path / "grid.png")
+    assert sample.sample_run(copy, [], sample.SampleRequest(num=2), tmp_path / "grid.png")
     after = {path.name: path.read_bytes() for path in (copy / "evals").glob("*.json")}
     # The records that it has are of other images.
     assert before.items() < after.items()
@@ -502,7 +502,7 @@ def test_a_report_leaves_out_grids_that_are_none(copy, capsys):
         file.unlink()
     (copy / "samples" / "step-00000002.png").mkdir()
     (copy / "samples" / "step-00000004.png").symlink_to("nowhere")
-    assert report._grids(copy) == []
+    assert report.sample_grids(copy) == []
     said = capsys.readouterr().err
     assert "2 sample grid(s) cannot be read and are left out, the first is step-00000004.png" in said
 

@@ -24,7 +24,7 @@ from nanogen.build import build_components
 from nanogen.evaluate import evaluate_run
 from nanogen.rng import PositionalNoise
 from nanogen.run import read
-from nanogen.sample import sample_run
+from nanogen.sample import SampleRequest, sample_run
 from nanogen.samplers import time_grid
 from nanogen.train import build, open_data, train
 
@@ -72,7 +72,7 @@ def scored_in_training(folder: Path, trained: Path) -> tuple[Sampling, Path]:
 
 def sampled(folder: Path, trained: Path) -> tuple[Sampling, Path]:
     with sampling() as seen:
-        sample_run(trained, SETTINGS, "", [], 12, 4, 5, folder / "images.npz")
+        sample_run(trained, SETTINGS, SampleRequest(num=12, seed=4, batch_size=5), folder / "images.npz")
     return seen, trained
 
 
@@ -169,7 +169,7 @@ def test_images_are_cut_to_8_bits(trained, tmp_path):
     """Truncated, as records say, never rounded."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("nanogen.latents.pixel.Pixel.decode", lambda self, z: torch.full_like(z, 100.9 / 255))
-        sample_run(trained, [], "", [], 3, 0, None, tmp_path / "images.npz")
+        sample_run(trained, [], SampleRequest(num=3), tmp_path / "images.npz")
     assert set(np.load(tmp_path / "images.npz")["arr_0"].flatten().tolist()) == {100}
 
 
@@ -221,6 +221,6 @@ def test_the_record_of_a_training_tells_its_precision_and_its_config(tmp_path):
 
 def test_an_archive_says_of_each_image_what_it_shows(trained, tmp_path):
     with sampling() as seen:
-        sample_run(trained, [], "3,1", [], 5, 0, 2, tmp_path / "images.npz")
+        sample_run(trained, [], SampleRequest("3,1", num=5, batch_size=2), tmp_path / "images.npz")
     assert [label for labels in seen.labels for label in labels] == [3, 1, 3, 1, 3]
     assert np.load(tmp_path / "images.npz")["arr_1"].tolist() == [3, 1, 3, 1, 3]

@@ -10,8 +10,10 @@ import train_toy_ae
 from diffusionbench.errors import RequestError
 from diffusionbench.judges.digits import WEIGHTS as JUDGE
 from diffusionbench.schema import file_digest
+from nanogen import log
 from nanogen.latents import open_latent, toy
 from nanogen.latents.toy import CARD, WEIGHTS, card
+from nanogen.tokenizer.reconstruction import Reconstruction, detail
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -78,8 +80,9 @@ def test_the_script_learns_and_writes_weights_with_their_card(tmp_path, monkeypa
     monkeypatch.setattr(train_toy_ae, "RECIPE", recipe | small)
     monkeypatch.setattr(train_toy_ae, "handwritten", lambda split: digits)
     monkeypatch.setattr(train_toy_ae, "HELD_OUT", 16)
-    before = train_toy_ae.main(tmp_path, steps=1)
-    made = train_toy_ae.main(tmp_path, steps=50)
+    before = train_toy_ae.main(tmp_path, tmp_path / "one", steps=1)
+    made = train_toy_ae.main(tmp_path, tmp_path / "run", steps=50)
+    assert [line["step"] for line in log.read(tmp_path / "run" / "metrics.jsonl")] == [50]
     assert made["psnr"]["scenes"] > before["psnr"]["scenes"] + 0.3
     assert json.loads((tmp_path / CARD.name).read_text()) == made
     assert file_digest(tmp_path / WEIGHTS.name) == made["sha256"]
@@ -93,18 +96,29 @@ def test_processes_render_the_scenes_of_one(monkeypatch):
 
 
 def test_the_loss_sees_a_faint_pattern_and_no_shade():
-    flat = torch.zeros(1, 3, 16, 16)
-    pattern = 0.1 * (torch.arange(16) % 2 * 2.0 - 1).expand(1, 3, 16, 16)
-    assert train_toy_ae.detail(flat + 0.3).abs().max() < 1e-6
-    plain = (pattern.abs() + pattern.square()).mean()
-    assert train_toy_ae.loss_of(pattern, flat) > plain + 0.7 * train_toy_ae.RECIPE["detail"] * 0.1
+    flat = torch.zeros(2, 3, 16, 16)
+    pattern = 0.1 * (torch.arange(16) % 2 * 2.0 - 1).expand(2, 3, 16, 16)
+    assert detail(flat + 0.3).abs().max() < 1e-6
+    terms = Reconstruction(noise=0.0, coloured=3.0, detail=1.5).terms(pattern, flat)
+    assert terms["pixels"].tolist() == pytest.approx([0.11] * 2)
+    assert terms["detail"].min() > 0.7 * 1.5 * 0.1
+    # A colour counts threefold.
+    red = torch.tensor([0.5, -0.5, -0.5])[None, :, None, None].expand(2, 3, 16, 16)
+    assert Reconstruction(0.0, 3.0, 1.5).terms(flat, red)["pixels"].tolist() == pytest.approx([3 * 0.75] * 2)
 
 
 @pytest.mark.parametrize("shape", [(8, 3, 3, 3), (30, 5, 1, 1)], ids=["wide", "tall"])
 def test_a_step_of_muon_is_nearly_orthogonal(shape):
     kernel = torch.zeros(shape, requires_grad=True)
     kernel.grad = torch.randn(shape, generator=torch.Generator().manual_seed(0))
-    train_toy_ae.Muon([kernel]).step(torch.tensor(1.0))
+    muon = train_toy_ae.Muon([kernel])
+    muon.param_groups[0]["lr"] = 1.0
+    muon.found_inf = torch.ones(())
+    muon.step()
+    assert kernel.abs().max() == 0
+    assert muon.state[kernel]["mean"].abs().max() == 0
+    muon.found_inf = torch.zeros(())
+    muon.step()
     rows, columns = kernel.flatten(1).shape
     values = torch.linalg.svdvals(kernel.detach().flatten(1)) / max(1, rows / columns) ** 0.5
     assert values.min() > 0.6

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cache
@@ -17,11 +17,14 @@ from nanogen.config import Config
 from nanogen.data.order import batches
 from nanogen.latents.pixel import Pixel
 from nanogen.losses import LOSSES, LossOptions, LossSpec
-from nanogen.losses.base import ExtraLoss
+from nanogen.losses.loss import ExtraLoss
 from nanogen.objectives import OBJECTIVES, FlowOptions, ObjectiveSpec
-from nanogen.objectives.base import Pass
 from nanogen.objectives.flow import Flow
+from nanogen.objectives.objective import Pass
+from nanogen.optimizers import OPTIMIZERS, OptimizerSpec
+from nanogen.optimizers.adamw import adamw
 from nanogen.pipeline import ImagePipeline
+from nanogen.settings import OptimConfig
 from nanogen.state import TrainState
 from nanogen.train import build, flow_updates, open_data, training_source
 
@@ -39,12 +42,41 @@ class Encoded(ExtraLoss):
         return {"encoded": p.features["encoder"].square().flatten(1).mean(1)}
 
 
+class Projected(ExtraLoss):
+    """An extra loss with a projection that it trains and a frozen network that it compares with."""
+
+    taps = ("encoder",)
+    digest = "5" * 64
+
+    def __init__(self, options: LossOptions, components: Components) -> None:
+        super().__init__(options, components)
+        width = components.derived.shape.encoder_hidden_size
+        self.projection = nn.Linear(width, 3)
+        self.teacher = nn.Sequential(nn.Conv2d(3, 3, 1), nn.BatchNorm2d(3)).requires_grad_(False).eval()
+
+    def forward(self, p: Pass) -> dict[str, Tensor]:
+        wanted = self.teacher(p.x).mean((2, 3))[:, None]
+        return {"projected": (self.projection(p.features["encoder"]) - wanted).square().flatten(1).mean(1)}
+
+
+def momentum(parameters: Mapping[str, nn.Parameter], optim: OptimConfig) -> list[torch.optim.Optimizer]:
+    """SGD with momentum for matrices, AdamW for the rest."""
+    matrices = {name: weight for name, weight in parameters.items() if weight.ndim >= 2}
+    rest = {name: weight for name, weight in parameters.items() if weight.ndim < 2}
+    sgd = torch.optim.SGD([{"params": list(matrices.values()), "lr_scale": 3.0}], lr=0.0, momentum=0.9, fused=True)
+    return [sgd, *adamw(rest, optim)]
+
+
 def register(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Add an objective `other` and an extra loss `encoded` for one test."""
+    """Add an objective `other`, extra losses `encoded` and `projected`, and an optimizer `momentum` for one test."""
     other = ObjectiveSpec(title="flow again", options=FlowOptions, load="watch:Other")
     encoded = LossSpec(title="mean square of the encoder's features", options=LossOptions, load="watch:Encoded")
     monkeypatch.setitem(OBJECTIVES._rows, "other", other)
     monkeypatch.setitem(LOSSES._rows, "encoded", encoded)
+    projected = LossSpec(title="distance of projected features", options=LossOptions, load="watch:Projected")
+    monkeypatch.setitem(LOSSES._rows, "projected", projected)
+    two = OptimizerSpec(title="SGD for matrices, AdamW for the rest", load="watch:momentum")
+    monkeypatch.setitem(OPTIMIZERS._rows, "momentum", two)
 
 
 @dataclass

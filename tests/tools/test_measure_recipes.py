@@ -96,8 +96,8 @@ def test_pictures_are_drawn_three_ways(tmp_path, monkeypatch):
             extra={"request": {}},
         ).save(Path(words[words.index("--out") + 1]))
 
-    original = measure_recipes.simulate.simulate
-    monkeypatch.setattr(measure_recipes.simulate, "simulate", lambda *words: list(islice(original(*words), 8)))
+    original = measure_recipes.simulate
+    monkeypatch.setattr(measure_recipes, "simulate", lambda *words: list(islice(original(*words), 8)))
     monkeypatch.setattr(measure_recipes, "run", run)
     records = list(measure_recipes.pictures())
     assert [record.title for record in records] == list(measure_recipes.PICTURES.values())

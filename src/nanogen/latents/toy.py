@@ -6,6 +6,7 @@ It stands in for the large autoencoders where nothing may be downloaded. Its dec
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Final
 
@@ -83,6 +84,10 @@ class Autoencoder(nn.Module):
     def decode(self, latents: Tensor) -> Tensor:
         """Map float32 [B, channels, h, w] to float32 [B, 3, 8h, 8w], about [-1, 1]."""
         return self.decoder(latents)
+
+    def forward(self, images: Tensor, disturb: Callable[[Tensor], Tensor]) -> Tensor:
+        """Return what is decoded from disturbed latents [B, channels, H/8, W/8], for training."""
+        return self.decode(disturb(self.encode(images).float()))
 
 
 def card() -> dict[str, Any]:

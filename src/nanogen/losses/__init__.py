@@ -1,6 +1,6 @@
 """The table of extra losses: terms beside the objective's, read off the forward pass that is made anyway.
 
-To add a loss: one file here with an `ExtraLoss` (see `base.py`), its options, and one row in `LOSSES`.
+To add a loss: one file here with an `ExtraLoss` (see `loss.py`), its options, and one row in `LOSSES`.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """The table of objectives: the mathematics of a method, as a training loss and the velocity that belongs to it.
 
-To add an objective: one file here with an `Objective` (see `base.py`), its options, and one row in `OBJECTIVES`.
+To add an objective: one file here with an `Objective` (see `objective.py`), its options, and one row in `OBJECTIVES`.
 """
 
 from __future__ import annotations

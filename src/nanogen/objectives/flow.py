@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from torch import Tensor
 
 from nanogen.objectives import FlowOptions
-from nanogen.objectives.base import Network, Objective, Pass
+from nanogen.objectives.objective import Network, Objective, Pass
 from nanogen.rng import PositionalNoise
 from nanogen.times import logit_normal, shift_time
 

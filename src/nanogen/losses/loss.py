@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING, Any
 from torch import Tensor, nn
 
 from nanogen.losses import LossOptions
-from nanogen.objectives.base import Network, Objective, Pass, State
+from nanogen.model.condition import Condition
+from nanogen.objectives.objective import Network, Objective, Pass, State
 from nanogen.rng import PositionalNoise
 
 if TYPE_CHECKING:
     from nanogen.build import Components
-    from nanogen.model.condition import Condition
 
 
 class ExtraLoss(nn.Module):
