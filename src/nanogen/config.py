@@ -53,7 +53,14 @@ def read_yaml(text: str, file: str) -> CommentedMap:
         ConfigError: with file and line, if it is not that, or unfolds to more values or levels than a config has.
     """
     try:
-        _check_extent(text, file)
+        # Text that would take minutes or the whole stack to build is known by the stream of its events.
+        if len(text) > MAX_CHARACTERS:
+            raise _too_large(file)
+        level = 0
+        for count, event in enumerate(YAML(typ="rt").parse(text)):
+            level += isinstance(event, CollectionStartEvent) - isinstance(event, CollectionEndEvent)
+            if level > MAX_LEVELS or count > 2 * MAX_VALUES:
+                raise _too_large(f"{file}:{event.start_mark.line + 1}")
         tree = YAML(typ="rt").load(text)
     except ConfigError:
         raise
@@ -79,17 +86,6 @@ def _too_large(file: str) -> ConfigError:
         f"{file}: a config has at most {MAX_CHARACTERS:,} characters, {MAX_VALUES:,} values (aliases unfolded) and "
         f"{MAX_LEVELS} levels. Write a shorter one."
     )
-
-
-def _check_extent(text: str, file: str) -> None:
-    """Refuse text that would take minutes or the whole stack to build, by the stream of its events."""
-    if len(text) > MAX_CHARACTERS:
-        raise _too_large(file)
-    level = 0
-    for count, event in enumerate(YAML(typ="rt").parse(text)):
-        level += isinstance(event, CollectionStartEvent) - isinstance(event, CollectionEndEvent)
-        if level > MAX_LEVELS or count > 2 * MAX_VALUES:
-            raise _too_large(f"{file}:{event.start_mark.line + 1}")
 
 
 def _check_unfolded(tree: CommentedMap, file: str) -> None:
@@ -190,10 +186,6 @@ def _base() -> ConfigLayer:
     return ConfigLayer.of(*read_own("base.yaml"))
 
 
-def _read_task(name: str) -> tuple[CommentedMap, str]:
-    return read_own("task", f"{name}.yaml")
-
-
 def _read_method(name: str) -> tuple[CommentedMap, str]:
     table, file = read_own("methods.yaml")
     return table[name], file
@@ -279,7 +271,7 @@ def compose(
     if not task and "task" not in use:
         raise ConfigError(f"no task given. Choose one with --task: {', '.join(task_names())}.")
     task = choose("task", task, task_names())
-    tasks = _with_like(task, task_names(), _read_task)
+    tasks = _with_like(task, task_names(), lambda name: read_own("task", f"{name}.yaml"))
     defaults: dict[str, str] = {}
     for tree, _ in tasks:
         defaults |= tree.pop("use", {})

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from typing import Any
 
 from diffusionbench.errors import ConfigError
@@ -118,6 +119,17 @@ def tables() -> dict[str, dict[str, str]]:
         tree, _ = read_own(*parts)
         return tree.ca.comment[1][0].value.lstrip("# ").strip().partition(" -- ")[2]
 
+    def facts(spec: LatentSpec) -> Iterator[str]:
+        yield from (f"{spec.channels} channels", f"stride {spec.stride}")
+        if spec.licence:
+            yield f"licence {spec.licence}"
+        if spec.gated:
+            yield "gated"
+        if spec.paper:
+            yield f"arXiv {spec.paper}"
+        if spec.unavailable:
+            yield "cannot run yet"
+
     methods, _ = read_own("methods.yaml")
     titled: dict[str, Table[Any]] = {
         "objectives": OBJECTIVES,
@@ -132,15 +144,6 @@ def tables() -> dict[str, dict[str, str]]:
         "tasks": {name: headline("task", f"{name}.yaml") for name in task_names()},
         "methods": {name: ", ".join(f"{key}: {value}" for key, value in row.items()) for name, row in methods.items()},
         "scales": {name: headline("scale", f"{name}.yaml") for name in SCALES},
-        "latents": {name: _latent_line(spec) for name, spec in LATENTS.items()},
+        "latents": {name: f"{spec.title}: {', '.join(facts(spec))}" for name, spec in LATENTS.items()},
         **{name: {key: row.title for key, row in table.items()} for name, table in titled.items()},
     }
-
-
-def _latent_line(spec: LatentSpec) -> str:
-    facts = [f"{spec.channels} channels", f"stride {spec.stride}"]
-    facts += [f"licence {spec.licence}"] if spec.licence else []
-    facts += ["gated"] if spec.gated else []
-    facts += [f"arXiv {spec.paper}"] if spec.paper else []
-    facts += ["cannot run yet"] if spec.unavailable else []
-    return f"{spec.title}: {', '.join(facts)}"

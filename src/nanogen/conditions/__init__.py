@@ -153,10 +153,6 @@ def _class_shape(settings: Settings) -> dict[str, Any]:
     return {"num_classes": settings["num_classes"]}
 
 
-def _text_shape(settings: Settings) -> dict[str, Any]:
-    return {"text_width": open_spec(settings["encoder"]).width}
-
-
 CONDITIONS = Table(
     "condition kind",
     {
@@ -169,7 +165,7 @@ CONDITIONS = Table(
         "text": ConditionKind(
             title="a caption per image, through a frozen text encoder",
             load="nanogen.conditions.captions:TextConditioner",
-            shape=_text_shape,
+            shape=lambda settings: {"text_width": open_spec(settings["encoder"]).width},
             answers="prompts",
         ),
     },

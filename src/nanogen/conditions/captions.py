@@ -64,11 +64,7 @@ class TextConditioner(Conditioner):
         return self._encoder.digest
 
     def __call__(self, labels: Sequence[int | None] | Tensor | None, captions: Sequence[str] | None) -> TextCondition:
-        """Look up or encode captions.
-
-        Raises:
-            RequestError: if there are none.
-        """
+        """Look up or encode captions; RequestError if there are none."""
         if not captions:
             raise RequestError("this network draws captions, and none was given. Give a prompt for every image.")
         return TextCondition(*self._states(captions))

@@ -1,4 +1,4 @@
-"""Which columns of a table hold images, labels and captions, and what types they may have.
+"""Choose the columns of a table that hold images, labels and captions, and check their types.
 
 The names count first; then what the description in the schema (key `huggingface`) calls an Image or a ClassLabel.
 """
@@ -33,12 +33,7 @@ class Columns:
 
 
 class TableSchema:
-    """The Arrow schema of one file.
-
-    Args:
-        schema: the schema.
-        path: the file, for messages.
-    """
+    """The Arrow schema of one file; `path` is for messages."""
 
     def __init__(self, schema: Any, path: Path) -> None:
         self.schema, self.path = schema, path
@@ -98,14 +93,14 @@ class TableSchema:
         return tuple(names) if is_list else None
 
     def check(self, columns: Columns) -> None:
-        """Check that the chosen columns are there once, with types that can be read.
-
-        Raises:
-            DataError: if one is not.
-        """
+        """Raise DataError unless each chosen column is there once, with a type that can be read."""
         readers = {
             columns.image: (self._holds_images, "a struct of bytes and path, or bytes, is", "Keep one image a row"),
-            columns.label: (self._is_integer, "integers are", "Replace the names by numbers"),
+            columns.label: (
+                lambda kind: self._types.is_integer(self._value_type(kind)),
+                "integers are",
+                "Replace the names by numbers",
+            ),
             columns.caption: (self._is_text, "strings are", "Keep one caption a row"),
         }
         for name in readers:

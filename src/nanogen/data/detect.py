@@ -1,4 +1,4 @@
-"""Which data set fits a path that a user gave."""
+"""Find the data set that fits a path that a user gave."""
 
 from __future__ import annotations
 
@@ -39,7 +39,13 @@ def detect(path: Path) -> str:
     if not path.is_dir():
         raise DataError(f"data {path} does not exist. Give {known}.")
     folders = [folder for folder in (path, path / "train", path / "data") if folder.is_dir()]
-    files = [file for folder in folders for file in _files_in(folder)]
+    files: list[Path] = []
+    for folder in folders:
+        try:
+            with os.scandir(folder) as entries:
+                files += sorted(Path(one.path) for one in entries if not one.name.startswith(".") and not one.is_dir())
+        except OSError as error:
+            raise DataError(f"cannot read folder {folder}: {error.strerror}. Correct its permissions.") from None
     tables = {endings[file.suffix.lower()]: file for file in reversed(files) if file.suffix.lower() in endings}
     found = set(tables) - ({"parquet"} if _holds_facts_only(files) else set())
     if not found and any(_has_captions(folder) for folder in folders):
@@ -58,15 +64,6 @@ def detect(path: Path) -> str:
     if not found:
         raise DataError(f"{path} holds no data set that can be read. Give {known}.")
     return found.pop()
-
-
-def _files_in(folder: Path) -> list[Path]:
-    """Return the files directly in a folder, in the order of the names, without hidden ones."""
-    try:
-        with os.scandir(folder) as found:
-            return sorted(Path(entry.path) for entry in found if not entry.name.startswith(".") and not entry.is_dir())
-    except OSError as error:
-        raise DataError(f"cannot read folder {folder}: {error.strerror}. Correct its permissions.") from None
 
 
 def _holds_facts_only(files: list[Path]) -> bool:

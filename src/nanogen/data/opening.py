@@ -58,24 +58,22 @@ def open_dataset(
     twice = next((one for one, place in zip(paths, places, strict=False) if places.count(place) > 1), None)
     if twice is not None:
         raise ConfigError(f"data.path names {twice} twice. Name it once, and set its share in data.weights.")
-    opened = [_open(name, one, image_size, split, template, corrupt == "skip") for one in paths]
+    row, kind = DATASETS[name], f"data set '{name}'"
+    opened = []
+    for one in paths:
+        if row.takes_path and not one:
+            raise DataError(f"{kind} needs a path, and none was given. Set data.path or use --data PATH.")
+        if one and not row.takes_path:
+            raise DataError(f"{kind} reads no path, but got {one}. Leave data.path out.")
+        dataset: Dataset = DATASETS.load(name)(Path(one) if one else None, image_size, split)
+        if dataset.left_out is not None and parallel.is_main():
+            say(dataset.left_out)
+        if dataset.defects and corrupt == "stop":
+            count = f"at least {MAX_DEFECTS}" if len(dataset.defects) == MAX_DEFECTS else f"{len(dataset.defects)}"
+            raise DataError(
+                f"{dataset.defects[0]} Incomplete samples: {count}; data.corrupt=skip trains without them, naming each."
+            )
+        opened.append(dataset if template is None else with_template(dataset, template, name))
     data = opened[0] if len(opened) == 1 else Mixture(opened, weights or [len(dataset) for dataset in opened])
     # Images in memory are decoded: none can be corrupt.
     return Skipping(data) if corrupt == "skip" and not isinstance(data, ArrayDataset) else data
-
-
-def _open(name: str, path: str | None, image_size: int, split: str, template: str | None, skip: bool) -> Dataset:
-    takes_path = DATASETS[name].takes_path
-    if takes_path and not path:
-        raise DataError(f"data set '{name}' needs a path, and none was given. Set data.path or use --data PATH.")
-    if path and not takes_path:
-        raise DataError(f"data set '{name}' reads no path, but got {path}. Leave data.path out.")
-    dataset: Dataset = DATASETS.load(name)(Path(path) if path else None, image_size, split)
-    if dataset.left_out is not None and parallel.is_main():
-        say(dataset.left_out)
-    if dataset.defects and not skip:
-        count = f"at least {MAX_DEFECTS}" if len(dataset.defects) == MAX_DEFECTS else f"{len(dataset.defects)}"
-        raise DataError(
-            f"{dataset.defects[0]} Incomplete samples: {count}; data.corrupt=skip trains without them, naming each."
-        )
-    return dataset if template is None else with_template(dataset, template, name)

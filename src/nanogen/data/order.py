@@ -1,4 +1,4 @@
-"""Which images a step trains on, and the loader that brings them: a function of the step alone.
+"""Choose and load the images of a training step: a function of the step alone.
 
 The order depends on (seed, epoch, components of the data set: `plan.py`); the global batch of a step on the order and
 the batch size. Ranks and micro-batches only cut it up, so a run that continues, or runs on another number of processes,
@@ -52,9 +52,7 @@ class Order:
 
     Attributes:
         size: images in the data set.
-        seed: seed of the run.
         batch_size: images of one step over all ranks and micro-batches.
-        rank: this process.
         world: number of processes.
         accumulation: micro-batches of one step on one rank.
         components: of the data set; by default one without blocks.

@@ -1,4 +1,4 @@
-"""Which files a path means: one file, a pattern, or the files of one split in a folder."""
+"""Find the files that a path means: one file, a pattern, or the files of one split in a folder."""
 
 from __future__ import annotations
 
@@ -108,7 +108,17 @@ def find_files(path: Path, split: str, name: str, ending: str, left_out: LeftOut
     names = list_files(path, left_out)
     inside = next((folder for folder in (split, "", "data") if _listed(path, folder, names, ending)), "")
     files = _listed(path, inside, names, ending)
-    chosen = dict.fromkeys(files if inside == split else _of_split(files, path, split))
+    chosen = dict.fromkeys(files)
+    if inside != split:
+        words = {file: set(re.split(r"[^a-z0-9]+", PurePath(file).stem.lower())) for file in files}
+        named = [file for file in files if split in words[file]]
+        has_splits = any(is_split(word) and not word.startswith("train") for file in files for word in words[file])
+        if files and not named and (split != "train" or has_splits):
+            found = f"{os.path.basename(files[0])}{', ...' * (len(files) > 1)}"
+            raise DataError(
+                f"{path} holds no file of split '{split}'. Found: {found}. Give the path of the file itself."
+            )
+        chosen = dict.fromkeys(named or files)
     if not chosen:
         below = [file for file in names if file.lower().endswith(ending)]
         remedy = f"Below it there are (first: {below[0]}): give --data '{path}/**/*{ending}'." if below else None
@@ -118,25 +128,13 @@ def find_files(path: Path, split: str, name: str, ending: str, left_out: LeftOut
         if file in others:
             left_out.add(f"files without '{split}' in their names", file)
         elif file not in chosen and not _is_companion(file, names):
-            unlisted = (
-                "files that state.json does not list" if file.lower().endswith(ending) else "files of other kinds"
-            )
-            left_out.add(unlisted if os.path.dirname(file) == inside else "files in other folders", file)
+            reason = "files that state.json does not list" if file.lower().endswith(ending) else "files of other kinds"
+            left_out.add(reason if os.path.dirname(file) == inside else "files in other folders", file)
     return [path / file for file in chosen]
 
 
 def _is_companion(file: str, names: Container[str]) -> bool:
     return os.path.basename(file) in COMPANIONS or (file.endswith(".tar.index") and file[: -len(".index")] in names)
-
-
-def _of_split(files: list[str], path: Path, split: str) -> list[str]:
-    words = {file: set(re.split(r"[^a-z0-9]+", PurePath(file).stem.lower())) for file in files}
-    named = [file for file in files if split in words[file]]
-    others = any(is_split(word) and not word.startswith("train") for file in files for word in words[file])
-    if files and not named and (split != "train" or others):
-        found = f"{os.path.basename(files[0])}{', ...' * (len(files) > 1)}"
-        raise DataError(f"{path} holds no file of split '{split}'. Found: {found}. Give the path of the file itself.")
-    return named or files
 
 
 def _listed(path: Path, inside: str, names: Collection[str], ending: str) -> list[str]:

@@ -1,4 +1,4 @@
-"""Which indices of a data set stand where in the endless sequence of a run.
+"""Compute the places of a data set's indices in the endless sequence of a run.
 
 A data set is one component, or several that are mixed by weight. Each is passed over in epochs without replacement.
 Its images may lie in blocks that are stored together, such as tar shards: then the blocks are shuffled, taken in
@@ -33,14 +33,10 @@ def epoch_order(size: int, seed: int, epoch: int, number: int = 0) -> np.ndarray
 
 
 def epoch_slice(component: Component, seed: int, epoch: int, places: np.ndarray, number: int = 0) -> np.ndarray:
-    """Return the indices int64 within a component that stand at some places of one pass over it.
+    """Return the indices int64 within component `number` that stand at some places of one pass over it.
 
     Args:
-        component: the component.
-        seed: seed of the run.
-        epoch: number of the pass.
         places: int64 in [0, component.size), in ascending order.
-        number: of the component in its data set.
     """
     if component.blocks is None:
         return epoch_order(component.size, seed, epoch, number)[places]
@@ -86,12 +82,6 @@ def mixed(components: tuple[Component, ...], seed: int, first: int, count: int) 
 
     Components are drawn in proportion to their weights with low discrepancy: after any number of positions each was
     drawn as often as its share says, to within the number of components. Each walks its own epochs.
-
-    Args:
-        components: at least one.
-        seed: seed of the run.
-        first: position from the start of the run.
-        count: number of positions.
 
     Raises:
         ConfigError: if the run is longer than 2^32 images.

@@ -44,16 +44,14 @@ class CaptionedFiles(ImageFiles):
     captioned: bool = True
 
     def read(self, index: int) -> bytes:
-        self._check_complete(index)
+        # Without a caption the sample is not read.
+        self.caption(index)
         return super().read(index)
 
     def caption(self, index: int) -> str:
-        self._check_complete(index)
-        return self.captions[index]
-
-    def _check_complete(self, index: int) -> None:
         if index in self.problems:
             raise DataError(self.problems[index])
+        return self.captions[index]
 
 
 def open_captioned(path: Path, image_size: int, split: str) -> CaptionedFiles:
@@ -129,27 +127,22 @@ def _from_texts(root: Path, files: list[str], images: set[str]) -> Found:
     for name in images:
         stem = os.path.splitext(name)[0]
         if stem in texts:
-            found[name] = _read_text(root / texts[stem])
+            where = printable(str(root / texts[stem]))
+            try:
+                with (root / texts[stem]).open("rb") as file:
+                    found[name] = decode_caption(file.read(MAX_CAPTION + 1), where)
+            except OSError as error:
+                found[name] = DataError(f"cannot read caption {where}: {error.strerror}. Replace or remove it.")
+            except DataError as error:
+                found[name] = error
         else:
             missing = f"image {printable(str(root / name))} has no caption."
             remedy = f"Write one into {printable(os.path.basename(stem))}.txt, or remove the image."
             found[name] = DataError(f"{missing} {remedy}")
     for stem in texts.keys() - {os.path.splitext(name)[0] for name in images}:
         where = printable(str(root / texts[stem]))
-        lonely = DataError(f"caption {where} has no image beside it. Add the image, or remove the caption.")
-        found[texts[stem]] = lonely
+        found[texts[stem]] = DataError(f"caption {where} has no image beside it. Add the image or remove the caption.")
     return found
-
-
-def _read_text(path: Path) -> str | DataError:
-    where = printable(str(path))
-    try:
-        with path.open("rb") as file:
-            return decode_caption(file.read(MAX_CAPTION + 1), where)
-    except OSError as error:
-        return DataError(f"cannot read caption {where}: {error.strerror}. Replace or remove it.")
-    except DataError as error:
-        return error
 
 
 def _from_table(root: Path, table: str, images: set[str]) -> Found:
@@ -162,7 +155,7 @@ def _from_table(root: Path, table: str, images: set[str]) -> Found:
     except UnicodeDecodeError as error:
         raise DataError(f"{path} is not UTF-8 (byte {error.start}). Convert it, for example with iconv.") from None
     found: Found = {}
-    for line, row in (_csv_rows if path.suffix == ".csv" else _json_rows)(path, text):
+    for line, row in _rows(path, text):
         if not isinstance(row, dict) or not isinstance(row.get("file_name"), str):
             raise DataError(f"{path} line {line} has no field 'file_name'. Add it, or remove the line.")
         name = posixpath.normpath(row["file_name"])
@@ -184,25 +177,22 @@ def _from_table(root: Path, table: str, images: set[str]) -> Found:
     return found
 
 
-def _json_rows(path: Path, text: str) -> list[tuple[int, Any]]:
-    rows = []
-    for line, words in enumerate(text.split("\n"), 1):
-        if words.strip():
-            try:
-                rows.append((line, json.loads(words)))
-            except (ValueError, RecursionError):
-                raise DataError(f"{path} line {line} is not valid JSON. Correct or remove it.") from None
-    return rows
-
-
-def _csv_rows(path: Path, text: str) -> list[tuple[int, Any]]:
-    """Return the line on which each row begins, and its cells by the names in the first row."""
+def _rows(path: Path, text: str) -> list[tuple[int, Any]]:
+    """Return the line on which each row begins, and its value; of CSV the cells by the names in the first row."""
+    rows: list[tuple[int, Any]] = []
+    line = 1
+    if path.suffix == ".jsonl":
+        try:
+            for line, words in enumerate(text.split("\n"), 1):
+                if words.strip():
+                    rows.append((line, json.loads(words)))
+        except (ValueError, RecursionError):
+            raise DataError(f"{path} line {line} is not valid JSON. Correct or remove it.") from None
+        return rows
     # The limit belongs to the process; no cell is longer than the text.
     limit = csv.field_size_limit(max(len(text), 1))
     reader = csv.reader(io.StringIO(text, newline=""), strict=True)
     head: list[str] = []
-    rows: list[tuple[int, Any]] = []
-    line = 1
     try:
         for cells in reader:
             if not head:

@@ -33,12 +33,7 @@ ROW_GROUP_CACHE = 512 * 2**20
 
 
 class Rows:
-    """Base of the rows of several files in order.
-
-    Args:
-        files: the files.
-        counts: rows of each.
-    """
+    """Base of the rows of several files in order; `counts` are the rows of each."""
 
     def __init__(self, files: list[Path], counts: list[int]) -> None:
         self.files = files
@@ -79,29 +74,24 @@ class ParquetRows(Rows):
     def sizes(self, file: int) -> list[int]:
         return [number for group in self._groups[file] for number in (group.num_rows, group.total_byte_size)]
 
-    def column(self, file: int, name: str) -> Any:
-        with self._open(file) as opened:
-            return opened.read(columns=[name], use_threads=False).column(name)
+    def column(self, file: int, name: str, group: int | None = None) -> Any:
+        """Return a column of a file, or of one of its row groups."""
+        groups = range(len(self._groups[file])) if group is None else [group]
+        path, metadata = self.files[file], self._metadata[file]
+        with self._parquet.ParquetFile(path, metadata=metadata, memory_map=True, pre_buffer=False) as opened:
+            return opened.read_row_groups(groups, columns=[name], use_threads=False).column(name)
 
     def cell(self, file: int, row: int, name: str) -> Any:
         group = int(np.searchsorted(self._firsts[file], row, side="right")) - 1
         column = self._cache.get((file, group))
         if column is None:
-            column = _read(self.files[file], self._read_group, file, group, name)
+            column = _read(self.files[file], self.column, file, name, group)
             self._cached += column.nbytes
             while self._cache and self._cached > ROW_GROUP_CACHE:
                 self._cached -= self._cache.popitem(last=False)[1].nbytes
             self._cache[file, group] = column
         self._cache.move_to_end((file, group))
         return column[row - int(self._firsts[file][group])]
-
-    def _read_group(self, file: int, group: int, name: str) -> Any:
-        with self._open(file) as opened:
-            return opened.read_row_group(group, columns=[name], use_threads=False).column(name)
-
-    def _open(self, file: int) -> Any:
-        metadata = self._metadata[file]
-        return self._parquet.ParquetFile(self.files[file], metadata=metadata, memory_map=True, pre_buffer=False)
 
 
 class ArrowRows(Rows):

