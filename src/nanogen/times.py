@@ -1,4 +1,4 @@
-"""Times of training and of sampling: distribution and shift. t = 0 is data, t = 1 is noise. No torch is loaded here."""
+"""Times of training and of sampling: distribution and shift. t = 0 is data, t = 1 is noise. Loads torch only to draw."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, TypeVar
 
 if TYPE_CHECKING:
+    import torch
     from torch import Tensor
 
 Times = TypeVar("Times", "float", "Tensor")
@@ -20,22 +21,28 @@ def to_float32(value: float) -> float:
     return struct.unpack("f", struct.pack("f", value))[0]
 
 
-def logit_normal(normal: Tensor, mean: float = 0.0, std: float = 1.0) -> Tensor:
-    """Return times in (0, 1) whose logit is normal.
+def logit_normal(
+    n: int | Tensor, mean: float = 0.0, std: float = 1.0, generator: torch.Generator | None = None
+) -> Tensor:
+    """Return times in (0, 1) whose logit is normal, float32 [n].
 
     Args:
-        normal: standard normal numbers float32 [B].
+        n: how many to draw, or standard normal numbers float32 [B] to use instead of drawing.
         mean: of the logit; above 0 favours noise.
         std: of the logit, > 0.
+        generator: CPU generator to draw from.
 
     Raises:
         ValueError: if the deviation is not positive.
 
     Source: Esser et al. 2024 (arXiv 2403.03206).
     """
+    import torch
+
     if not std > 0:
         raise ValueError(f"the deviation of a logit-normal must be positive, got {std}")
-    return (mean + std * normal).sigmoid()
+    normal = torch.randn(n, generator=generator) if isinstance(n, int) else n
+    return torch.sigmoid(mean + std * normal)
 
 
 def shift_time(t: Times, shift: float) -> Times:

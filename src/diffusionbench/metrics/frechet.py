@@ -17,9 +17,11 @@ from diffusionbench.errors import RequestError
 from diffusionbench.judges.judge import Evidence
 from diffusionbench.metrics import MetricSpec
 from diffusionbench.metrics.metric import Context, Metric
-from diffusionbench.moments import Moments, as_matrix, check_width, checked_moments, moments
+from diffusionbench.moments import Moments, as_matrix, check_width, checked_moments, load_moments, moments
 from diffusionbench.sample import Sample
 from diffusionbench.stats import GROUPS, Estimate, Grouping
+
+__all__ = ["FewSamples", "Moments", "frechet_distance", "frechet_from_features", "load_moments", "moments"]
 
 # Width of the blocks in which triangular matrices are multiplied: the fastest of 128, 256 and 512 at d = 2048.
 _TILE = 256
