@@ -10,7 +10,7 @@ NAMES = {
     "diffusionbench.metrics.frechet": {
         "moments": "features",
         "frechet_distance": "mean_a cov_a mean_b cov_b",
-        "frechet_from_features": "generated reference",
+        "frechet_from_features": "a b",
         "load_moments": "path",
         "Moments": "",
     },

@@ -1,4 +1,4 @@
-"""Times of training and of sampling: distribution and shift. t = 0 is data, t = 1 is noise. Loads torch only to draw."""
+"""Distribution and shift of times. t = 0 is data, t = 1 is noise. Torch is loaded only to draw."""
 
 from __future__ import annotations
 

@@ -93,7 +93,7 @@ def test_time_shift_follows_the_latent(shape, shift):
 )
 def test_grid_values_and_guided_steps(shift, first, middle, last, guided):
     times = time_grid(50, shift)
-    assert [times[index] for index in (0, 1, 25, 49, 50)] == pytest.approx([1, first, middle, last, 0], abs=1e-6)
+    assert [times[index].item() for index in (0, 1, 25, 49, 50)] == pytest.approx([1, first, middle, last, 0], abs=1e-6)
     seen = []
     weak = classifier_free(lambda z, t, r: 0.0, lambda z, t, r: seen.append(t) or 0.0, 2.0, (0.0, 0.9))
     euler(weak, 0.0, times)
@@ -120,7 +120,7 @@ def test_both_ends_of_a_guidance_interval_hold_on_every_grid(shift):
 
     for steps in range(1, 101):
         exact = [exact_time(k, steps, shift) for k in range(steps, -1, -1)]
-        times = time_grid(steps, float(shift))
+        times = time_grid(steps, float(shift)).tolist()
         # Rounded once: what a person writes down for a time rounds to the same float32.
         assert times == [np.float32(float(t)) for t in exact]
         for place, end in enumerate(map(float, exact)):
@@ -137,7 +137,7 @@ def test_both_ends_of_a_guidance_interval_hold_on_every_grid(shift):
 def test_the_grid_is_the_published_one_to_the_last_place():
     for steps in range(1, 101):
         published = 1 - torch.arange(steps + 1, dtype=torch.float32) / steps
-        assert (torch.tensor(time_grid(steps)) - published).abs().max() <= 2**-24
+        assert (time_grid(steps) - published).abs().max() <= 2**-24
 
 
 def test_times_and_ends_are_compared_as_float32():
@@ -252,7 +252,7 @@ def test_guidance_moves_towards_the_class():
     assert plain.mean(0).tolist() == pytest.approx(MEANS[0].tolist(), abs=0.05)
     assert sample(3.0, (0.0, 1.0)).mean(0)[0] < plain.mean(0)[0] - 0.1
     # Outside the interval guidance does nothing at all.
-    times = time_grid(100)
+    times = time_grid(100).tolist()
     untouched = (times[50] + 1e-4, times[49] - 1e-4)
     torch.testing.assert_close(sample(3.0, untouched), plain, rtol=0, atol=0)
 

@@ -31,7 +31,7 @@ from nanogen.train import build, open_data, train
 SETTINGS = ["sampler.name=heun", "sampler.num_steps=4", "sampler.shift=2", "guidance.scale=3"]
 SETTINGS += ["guidance.interval=[0.3, 0.7]"]
 # Times 1, 0.86, 0.67, 0.4, 0: the conditional velocity is asked for at each, and by Heun twice but at the last.
-TIMES = time_grid(4, 2.0)
+TIMES = time_grid(4, 2.0).tolist()
 STEPS = [early - late for early, late in pairwise(TIMES)]
 # Guided at 0.67 and 0.4: Heun takes the mean of both ends of a step, and the last step is Euler's.
 ENDS = [3.0 if 0.3 <= time <= 0.7 else 1.0 for time in TIMES]
