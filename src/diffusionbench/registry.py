@@ -22,7 +22,7 @@ def nearest(name: str, known: list[str]) -> str:
 
 
 class HasCode(Protocol):
-    """What every row of a `Table` has: "module:name" of its code, or None where there is none."""
+    """The one field that every row of a `Table` has: "module:name" of its code, or None where there is none."""
 
     @property
     def load(self) -> str | None: ...

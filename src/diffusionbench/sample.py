@@ -9,7 +9,7 @@ from typing import Any
 
 @dataclass(frozen=True)
 class Item:
-    """What is asked for: a row of a prompt set, a class, or an image to be reconstructed.
+    """A request for an image: a row of a prompt set, a class, or an image to be reconstructed.
 
     Attributes:
         key: stable name such as "geneval/00017" or "class/207"; texts may repeat, keys may not.

@@ -52,11 +52,11 @@ class JudgeSpec:
 
 @dataclass(frozen=True, kw_only=True)
 class MetricSpec:
-    """One metric key, for people and for the checks of a request.
+    """One metric key, for users and for the checks of a request.
 
     Attributes:
         key: final lower-case name, as stored in records.
-        title: for people, a few words.
+        title: a few words for users.
         higher_is_better: direction; None where there is no better end, or none is known.
         axis: "class_conditional", "t2i" or "reconstruction"; None where unknown.
         low, high: closed range of possible values.

@@ -83,7 +83,7 @@ def _read(handle: int) -> dict[str, Any]:
 
 
 def _lives(holder: dict[str, Any]) -> bool:
-    """Whether the process that a lock file names may be there; of other machines nothing is known."""
+    """Return whether the process that a lock file names may be alive; True for processes of other machines."""
     pid, host = holder.get("pid"), holder.get("host")
     if not isinstance(pid, int) or not isinstance(host, str):
         return False

@@ -1,4 +1,4 @@
-"""What a run says while it works: `metrics.jsonl`, the terminal, and optional sinks that never block or ask."""
+"""Output of a run while it works: `metrics.jsonl`, the terminal, and optional sinks that never block or ask."""
 
 from __future__ import annotations
 

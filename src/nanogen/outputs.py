@@ -1,4 +1,4 @@
-"""What a training leaves, each once and when it is due: log lines, checkpoints, and of a run grids and records.
+"""Files of a training, each written once and when it is due: log lines, checkpoints, and of a run grids and records.
 
 Every process calls these classes, and the main one writes.
 """

@@ -252,7 +252,7 @@ def _is_run(path: Path) -> bool:
 
 
 def _is_unfinished(path: Path) -> bool:
-    """Whether a folder holds nothing but what a run leaves that was stopped while its folder was made."""
+    """Return whether a folder holds nothing but what a run leaves that was stopped while its folder was made."""
     for entry in path.iterdir():
         if entry.name == CHECKPOINTS and entry.is_dir() and not any(entry.iterdir()):
             continue

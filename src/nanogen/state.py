@@ -17,7 +17,7 @@ Optimizers = Callable[[Mapping[str, nn.Parameter]], list[torch.optim.Optimizer]]
 
 
 class Trained(nn.Module):
-    """What one training trains together; a forward pass is the network's.
+    """Modules that one training trains together; a forward pass is the network's.
 
     Attributes:
         net: the network.

@@ -32,7 +32,7 @@ class Asked:
 
 
 class Axis:
-    """What is asked of a generator."""
+    """The items that a generator is asked for."""
 
     def samples(self, asked: Asked) -> list[Sample]:
         """Return the samples: a pure function of its argument, and a shorter request is the start of a longer one.

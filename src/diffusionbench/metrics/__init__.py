@@ -185,7 +185,9 @@ _ROWS: Final = (
     ),
     _reconstruction("psnr", "PSNR", True, "peak signal over the root mean squared error", low=0, unit="dB"),
     _reconstruction("ssim", "SSIM", True, "structural similarity; Wang et al. 2004", low=-1, high=1),
-    _reconstruction("lpips", "LPIPS", False, "distance of deep features, fitted to people; arXiv 1801.03924", low=0),
+    _reconstruction(
+        "lpips", "LPIPS", False, "distance of deep features, fitted to human judgements; arXiv 1801.03924", low=0
+    ),
     _distance("rfid", "rFID", "FID of reconstructions", axis="reconstruction"),
 )
 
