@@ -11,7 +11,7 @@ from types import ModuleType
 from typing import Any, Protocol, TypeVar
 
 from diffusionbench.errors import MissingPackageError, UserError
-from diffusionbench.shown import LONGEST, few
+from diffusionbench.shown import LONGEST, few, first_line
 
 
 def nearest(name: str, known: list[str]) -> str:
@@ -56,18 +56,29 @@ class Table(Mapping[str, RowT]):
     @cached_property
     def _rows(self) -> dict[str, RowT]:
         rows = {**self._derived(), **self.own}
+        kinds: Any = tuple({type(row) for row in self.own.values()}) or (object,)
         for point in entry_points(group=self.group):
-            row = point.load()
-            if not hasattr(row, "load"):
+            where = f"{point.value} (entry point group '{self.group}')"
+            try:
+                row = point.load()
+            except Exception as error:
+                # The module of another package raises whatever Python does.
                 raise UserError(
-                    f"{self.kind} '{point.name}' is no row of this version: {point.value} (entry point group "
-                    f"'{self.group}') must name one. See examples/colours for how rows are written."
+                    f"{self.kind} '{point.name}' cannot be imported from {where}: {type(error).__name__}: "
+                    f"{first_line(error)}. Correct or uninstall the package that names it."
+                ) from error
+            if not hasattr(row, "load") or not isinstance(row, kinds):
+                raise UserError(
+                    f"{self.kind} '{point.name}' is no row of this version: {where} must name one. See "
+                    "examples/colours for how rows are written."
+                )
+            if (own := getattr(row, "name", None) or getattr(row, "key", None) or point.name) != point.name:
+                raise UserError(
+                    f"{self.kind} '{point.name}' is a row of another name: {where} names '{own}'. Write the same name "
+                    "in both places."
                 )
             if rows.setdefault(point.name, row) != row:
-                raise UserError(
-                    f"{self.kind} '{point.name}' is registered twice, once by {point.value} (entry point group "
-                    f"'{self.group}'). Rename one of them."
-                )
+                raise UserError(f"{self.kind} '{point.name}' is registered twice, once by {where}. Rename one of them.")
         return rows
 
     @property

@@ -6,9 +6,12 @@ from importlib.metadata import EntryPoint
 import pytest
 
 from diffusionbench import registry
+from diffusionbench.axes import AXES
 from diffusionbench.errors import UserError
 from diffusionbench.judges import DIGITS, JUDGES
 from diffusionbench.metrics import METRICS
+from diffusionbench.prompts import PROMPTS
+from diffusionbench.references import REFERENCES
 from diffusionbench.registry import Table
 from diffusionbench.request import EvalRequest, Evaluation
 
@@ -16,9 +19,10 @@ from diffusionbench.request import EvalRequest, Evaluation
 @dataclass(frozen=True)
 class Line:
     load: str | None = "json:loads"
+    name: str | None = None
 
 
-OTHER, CLASS = Line("json:dumps"), int
+OTHER, NAMED, CLASS = Line("json:dumps"), Line(name="second"), int
 
 
 @pytest.fixture
@@ -51,12 +55,20 @@ def test_rows_of_other_packages_join_the_own_ones(installed):
     [
         ({"one": "OTHER"}, r"line 'one' is registered twice, once by .*:OTHER .* Rename one"),
         ({"two": "CLASS"}, r"line 'two' is no row of this version: .*:CLASS .* must name one"),
+        ({"two": "DIGITS"}, r"line 'two' is no row of this version: .*:DIGITS .* must name one"),
+        ({"two": "NAMED"}, r"line 'two' is a row of another name: .*:NAMED .* names 'second'\. Write"),
+        ({"two": "ABSENT"}, r"line 'two' cannot be imported from .*:ABSENT .*: AttributeError: .* uninstall"),
     ],
 )
 def test_entry_points_that_do_not_fit_are_named(installed, values, message):
     installed(**values)
     with pytest.raises(UserError, match=message):
         list(table())
+
+
+@pytest.mark.parametrize("table", [JUDGES, METRICS, PROMPTS, AXES, REFERENCES], ids=lambda table: table.kind)
+def test_rows_bear_the_name_of_their_place(table):
+    assert [getattr(row, "name", None) or row.key for row in table.values()] == list(table)
 
 
 def test_a_failed_look_up_suggests_what_can_be_computed():
