@@ -7,14 +7,15 @@ import numpy as np
 import pytest
 
 from diffusionbench import runner
+from diffusionbench.errors import RequestError
 from diffusionbench.judges import JUDGES, JudgeSpec, Unjudged
 from diffusionbench.judges.judge import Judge
 from diffusionbench.metrics import METRICS, MetricSpec
 from diffusionbench.metrics.frechet import FrechetMetric
-from diffusionbench.metrics.metric import Metric
+from diffusionbench.metrics.metric import Metric, SampleAccumulator
 from diffusionbench.record import load
 from diffusionbench.references.digits import DigitsReference
-from diffusionbench.sample import plain_item
+from diffusionbench.sample import Sample, plain_item
 from diffusionbench.source import ArraySource
 from diffusionbench.stats import Estimate, wilson
 
@@ -195,3 +196,18 @@ def test_one_metric_of_six_judges_takes_one_pass_of_each(monkeypatch, ask, noise
         generated, real = (rows[:, 0].astype(np.float64) for rows in (kind()(images)["features"], features[kind]))
         distances.append((generated.mean() - real.mean()) ** 2 + (generated.std(ddof=1) - real.std(ddof=1)) ** 2)
     assert record.values["fd6"].value == pytest.approx(np.mean(distances), rel=1e-6)
+
+
+def test_evidence_of_the_other_kind_is_refused_in_a_sentence():
+    seen = SampleAccumulator("sure", 1)
+    samples = [Sample(0), Sample(1)]
+    with pytest.raises(RequestError, match="metric 'sure' needs 'features' from its judge, which returned rows, no ar"):
+        seen.add([{"right": True}, {"right": False}], "features", samples)
+    with pytest.raises(RequestError, match="metric 'sure' needs one row for each of 2 samples, got arrays by name"):
+        seen.add_rows({"features": np.zeros((2, 3)), "logits": np.zeros((2, 3))}, samples)
+
+
+def test_where_no_image_could_be_judged_the_reason_is_said(thirds, ask):
+    message = r"'in_thirds' needs at least 1 images; 0 were scored and 20 could not be \(the first: too dark to tell\)"
+    with pytest.raises(RequestError, match=message):
+        runner.run(ask(metrics=("in_thirds",), reference=None), pictures([0] * 20))

@@ -108,10 +108,11 @@ class SampleAccumulator:
         Raises:
             RequestError: if the array is missing or of the wrong shape, or a sample comes a second time.
         """
-        if output not in evidence:
+        if not isinstance(evidence, Mapping) or output not in evidence:
+            found = (", ".join(sorted(evidence)) or "nothing") if isinstance(evidence, Mapping) else "rows, no arrays"
             raise RequestError(
-                f"metric '{self.key}' needs '{output}' from its judge, which returned "
-                f"{', '.join(sorted(evidence)) or 'nothing'}. Choose a judge that has it."
+                f"metric '{self.key}' needs '{output}' from its judge, which returned {found}. Choose a judge that has "
+                "it."
             )
         rows = evidence[output]
         if rows.ndim != 2 or len(rows) != len(samples):
@@ -132,10 +133,10 @@ class SampleAccumulator:
         Raises:
             RequestError: if there is another number of rows, or a sample comes a second time.
         """
-        if len(evidence) != len(samples):
+        if isinstance(evidence, Mapping) or len(evidence) != len(samples):
+            found = "arrays by name" if isinstance(evidence, Mapping) else len(evidence)
             raise RequestError(
-                f"metric '{self.key}' needs one row for each of {len(samples)} samples, got {len(evidence)}. Correct "
-                "the judge."
+                f"metric '{self.key}' needs one row for each of {len(samples)} samples, got {found}. Correct the judge."
             )
         kept = self._keep(samples, [row.reason if isinstance(row, Unjudged) else None for row in evidence])
         return list(zip([row for row in evidence if not isinstance(row, Unjudged)], kept, strict=True))
@@ -163,7 +164,8 @@ class SampleAccumulator:
             RequestError: if fewer than `min_samples` images were scored.
         """
         if len(self.scored) < self.min_samples:
-            unscored = f" and {len(self.unjudged)} could not be" if self.unjudged else ""
+            reason = next(iter(self.unjudged.values()), "")
+            unscored = f" and {len(self.unjudged)} could not be (the first: {reason})" if self.unjudged else ""
             raise RequestError(
                 f"metric '{self.key}' needs at least {self.min_samples} images; {len(self.scored)} were "
                 f"scored{unscored}. Ask for more images or leave the metric out."

@@ -18,6 +18,7 @@ from diffusionbench.benchmarks.simpleeval.stress.simulate import draw, simulate
 from diffusionbench.benchmarks.simpleeval.verification import differences
 from diffusionbench.cli import app
 from diffusionbench.errors import RequestError
+from diffusionbench.judges import Unjudged
 from diffusionbench.metrics import METRICS
 from diffusionbench.metrics.metric import Context
 from diffusionbench.prompts import PROMPTS, PromptChoice
@@ -172,6 +173,25 @@ class OneNoise(Generator):
 
     def images(self, samples):
         return np.stack([self.draw(sample, 0).image for sample in samples])
+
+
+def test_images_that_the_judge_cannot_judge_are_named_and_counted(tiny, folder, monkeypatch):
+    answer_by(monkeypatch, abstain)
+    judged = ShapesScorer.__call__
+
+    def all_but_one(scorer, images, items, given=None):
+        rows = judged(scorer, images, items, given)
+        return [
+            Unjudged("no scene") if item.key == tiny.prompts[5].id else row
+            for item, row in zip(items, rows, strict=True)
+        ]
+
+    monkeypatch.setattr(ShapesScorer, "__call__", all_but_one)
+    record = runner.run(request(), PromptFolderSource(folder))
+    assert record.unscored == ("image 5: no scene",)
+    assert record.partial
+    # The other images of the block are seen, and unscored with it.
+    assert record.values["simpleeval_shapes_v1"].unscored == 4
 
 
 def test_regeneration_tells_the_ruled_images_from_chosen_ones(tiny):

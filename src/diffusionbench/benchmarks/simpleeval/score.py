@@ -54,11 +54,9 @@ class SimpleEval(Metric):
     def compute(self) -> Estimate:
         """Return the score; its parts are the other keys, its facts the rest of the card and every prediction."""
         card = self.card()
-        # The runner counts missing images; unscored here are the images seen in incomplete blocks.
-        values = {
-            key: replace(value, unscored=value.unscored - len(card.answers.missing))
-            for key, value in card.values().items()
-        }
+        # The runner counts images that were not seen; unscored here are those seen, unjudged or in incomplete blocks.
+        unseen = len(card.answers.missing) - len(self.seen.unjudged)
+        values = {key: replace(value, unscored=value.unscored - unseen) for key, value in card.values().items()}
         facts = {
             **card.facts(),
             "verdicts": self._verdicts(),
@@ -70,7 +68,7 @@ class SimpleEval(Metric):
                 for prompt, images in self._predictions.items()
             },
         }
-        return replace(values.pop(self.spec.key), parts=values, facts=facts)
+        return replace(values.pop(self.spec.key), parts=values, facts=facts, unjudged=self.seen.unjudged)
 
     def _verdicts(self) -> dict[str, list[list[str | None]]]:
         """Return by sample id rows of factor, requested fact, and the fact both scorers saw or None."""
