@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import os
 
 import numpy as np
 import pytest
@@ -90,8 +91,10 @@ def test_a_run_refuses_seeds_that_do_not_follow(tmp_path):
     sealed = "sealed-autumn-" + "0a" * 32
     with pytest.raises(RequestError, match="not the one committed to"):
         run(seed=sealed, commitment="0" * 64)
-    with pytest.raises(RequestError, match="no such file"):
-        run(seed="public-0", weights="model.safetensors")
+    os.mkfifo(tmp_path / "pipe")
+    for name in ("model.safetensors", "pipe", "."):
+        with pytest.raises(RequestError, match="no such file"):
+            run(seed="public-0", weights=name)
     (tmp_path / "model.safetensors").write_bytes(b"weights")
     with pytest.raises(RequestError, match="does not follow from these weights"):
         run(seed="bound-" + "0" * 32, weights="model.safetensors")
@@ -105,7 +108,7 @@ def test_a_run_refuses_seeds_that_do_not_follow(tmp_path):
 @pytest.mark.parametrize(
     ("text", "said"),
     [
-        ("seed: 7", "seed: Input should be a valid string"),
+        ("seed: 7", "seed is 7, and a line of 1 to 1,000 printable characters is allowed"),
         ("sed: public-0", "unknown key 'sed'. Did you mean 'seed'"),
         ("- seed", "does not consist of 'key: value' lines"),
         ("just words", "does not consist of 'key: value' lines"),
@@ -113,13 +116,13 @@ def test_a_run_refuses_seeds_that_do_not_follow(tmp_path):
         ("1: 2", "does not consist of 'key: value' lines"),
         ("seed: [", "is not valid YAML"),
         ("seed: a\nseed: b", "is not valid YAML"),
-        ("networks: clip", "networks: Input should be a valid tuple"),
-        ('beacon: "\\e[2J"', "beacon: Value error, one line of 1 to 1,000 printable characters"),
+        ("networks: clip", "networks is 'clip', and a list of texts, such as [a, b], is allowed"),
+        ('beacon: "\\e[2J"', "beacon is '\\x1b[2J', and a line of 1 to 1,000 printable characters is"),
         (f"beacon: {'9' * 5000}", "is not valid YAML"),
         ("&a [*a, *a]", "does not consist of 'key: value' lines"),
         ("[" * 9000, "is not valid YAML"),
         ("x" * 20_000, "has 20,000 bytes"),
-        ("weights: ''", "weights: Value error"),
+        ("weights: ''", "weights is '', and a line of"),
         ("public: nowhere.json", "nowhere.json"),
     ],
 )

@@ -231,7 +231,7 @@ def doubts(seed: str, weights_digest: str | None, beacon: str, known: Published)
 
 def _line(text: str) -> str:
     if not text or printable(text) != text or len(text) > 1000:
-        raise ValueError("one line of 1 to 1,000 printable characters is allowed")
+        raise ValueError("not one line of 1 to 1,000 printable characters")
     return text
 
 
@@ -310,9 +310,13 @@ def read_claim(path: Path) -> ClaimFile:
         return ClaimFile.model_validate({**tree, "folder": path.parent})
     except ValidationError as error:
         first = error.errors()[0]
-        where = ".".join(str(part) for part in first["loc"])
+        where, found = ".".join(str(part) for part in first["loc"]), clipped(repr(first["input"]), 80)
+        allowed = (
+            "a list of texts, such as [a, b]," if where == "networks" else "a line of 1 to 1,000 printable characters"
+        )
         raise RequestError(
-            f"claim {path}: {where}: {first['msg']}. Put text in quotes where YAML reads it as another kind of value."
+            f"claim {path}: {where} is {found}, and {allowed} is allowed. Put a text in quotes where YAML reads it as "
+            "another kind of value."
         ) from None
 
 
@@ -320,12 +324,16 @@ def weights_digest(weights: Path) -> str:
     """Return the SHA-256 of a weights file.
 
     Raises:
-        RequestError: if there is none.
+        RequestError: if there is none, or it cannot be read.
     """
+    reason = "no such file"
     try:
-        return file_digest(weights)
-    except OSError:
-        raise RequestError(f"weights {weights}: no such file. Give the safetensors file that samples.") from None
+        # A pipe that nobody writes to would wait for ever.
+        if weights.is_file():
+            return file_digest(weights)
+    except OSError as error:
+        reason = f"it cannot be read ({error.strerror})"
+    raise RequestError(f"weights {weights}: {reason}. Give the safetensors file that samples.")
 
 
 @reads_extra
