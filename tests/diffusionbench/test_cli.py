@@ -207,7 +207,7 @@ def test_comparison_ends_with_3_where_results_or_rules_differ(bench, digits_fold
     assert found["values"]["fd_digits"]["beyond"]
 
 
-def test_lists_name_everything_that_can_be_chosen(bench):
+def test_lists_name_everything_that_can_be_chosen(bench, monkeypatch):
     from diffusionbench.metrics import METRICS
 
     code, out, _ = bench("ls", "--json")
@@ -219,6 +219,8 @@ def test_lists_name_everything_that_can_be_chosen(bench):
     text = bench("ls", "metrics")[1]
     assert all(key in text for key in METRICS.with_code)
     assert "lower is better" in text
+    monkeypatch.setitem(METRICS._rows, "odd", replace(METRICS["fd_digits"], key="odd", higher_is_better=None))
+    assert "no better end" in bench("ls", "metrics")[1]
 
 
 def test_the_installation_is_told(bench):

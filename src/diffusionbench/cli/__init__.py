@@ -352,10 +352,11 @@ def list_names(
     from diffusionbench.views.terminal import print_tables
 
     metrics = {}
+    directions = {True: "higher is better", False: "lower is better", None: "no better end"}
     for key in METRICS.with_code:
         spec = METRICS[key]
-        better = "higher" if spec.higher_is_better else "lower"
-        metrics[key] = f"{spec.title}: {spec.about}; {better} is better; from {spec.min_samples} images"
+        number = f"from {spec.min_samples} images" if spec.min_samples > 1 else "from one image"
+        metrics[key] = f"{spec.title}: {spec.about}; {directions[spec.higher_is_better]}; {number}"
     tables = {
         "metrics": metrics,
         "judges": {key: f"{row.title}; {row.licence}" for key, row in JUDGES.items()},
