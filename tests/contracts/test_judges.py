@@ -80,6 +80,7 @@ def test_evidence_is_of_the_kind_that_the_row_says(row):
     if row.output == "rows":
         assert len(found) == 3
         assert all(isinstance(one, Unjudged) or json.loads(json.dumps(one)) == one for one in found)
+        assert not all(isinstance(one, Unjudged) for one in found), "an item of ITEMS that it can judge is needed"
         return
     assert all(len(rows) == 3 for rows in found.values())
     if row.dim:
