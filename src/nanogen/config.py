@@ -372,6 +372,7 @@ def _merge(base: ConfigLayer, layers: Sequence[ConfigLayer]) -> tuple[Config, di
     """Return the checked config of `base` under `layers`, and the origin of each key."""
     merged = dict(base)
     for layer in layers:
+        _leave_objective(merged, layer)
         for key, leaf in layer.items():
             if "" in key.split(".") or (key not in base and not key.startswith(tuple(_OPEN))):
                 _refuse_key(key, leaf, list(base))
@@ -396,6 +397,17 @@ def _merge(base: ConfigLayer, layers: Sequence[ConfigLayer]) -> tuple[Config, di
     _check_kinds(config.model_dump(), merged)
     _check_names(config, merged)
     return config, {key: merged[key].origin for key in merged}
+
+
+def _leave_objective(merged: dict[str, Leaf], layer: ConfigLayer) -> None:
+    """Remove the options of an objective that a layer replaces by one without them; what a user typed stays."""
+    name = layer.get("objective.name")
+    if name is None or name.value == merged["objective.name"].value or name.value not in list(OBJECTIVES):
+        return
+    kept = {f"objective.{field}" for field in OBJECTIVES[name.value].options.model_fields}
+    for key in [key for key in merged if key.startswith("objective.") and key not in kept]:
+        if merged[key].origin != "command line":
+            del merged[key]
 
 
 def _refuse_key(key: str, leaf: Leaf, known: list[str]) -> None:

@@ -187,11 +187,23 @@ def training_source(data: Dataset, config: Config, components: Components) -> Da
 
 @torch.no_grad()
 def latents_of(batch: Batch, components: Components) -> Tensor:
-    """Return the latents of a batch, float32 [B, C, h, w] on the device: kept, or encoded now."""
+    """Return the latents of a batch, float32 [B, C, h, w] on the device: kept, or encoded now.
+
+    Raises:
+        ConfigError: if the codec makes latents of another shape than its row states.
+    """
     if batch.image is None:
         assert batch.latent is not None
         return batch.latent.to(components.device, non_blocking=True)
-    return components.latent.encode(batch.image.to(components.device, non_blocking=True).float() / 255)
+    latents = components.latent.encode(batch.image.to(components.device, non_blocking=True).float() / 255)
+    stated = components.derived.shape.latent_shape
+    if latents.shape[1:] != stated:
+        raise ConfigError(
+            f"the row of the latent space states latents of shape {list(stated)}, its codec made "
+            f"{list(latents.shape[1:])} of images of {batch.image.shape[-1]} px. Set data.image_size to a size of the "
+            "codec, or correct channels, stride or grid of the row."
+        )
+    return latents
 
 
 def build(config: Config, components: Components, num_images: int) -> TrainState:

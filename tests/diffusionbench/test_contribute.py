@@ -104,10 +104,19 @@ def outcome(tmp_path_factory) -> dict[str, set[str]]:
     command += [str(tests / "contracts" / f"test_{table}.py") for table in CONTRACTS.values()]
     environment = os.environ | {"PYTHONPATH": f"{site}{os.pathsep}{ROOT / 'src'}"}
     done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True)
-    found: dict[str, set[str]] = {"output": {done.stdout + done.stderr}}
+    found: dict[str, set[str]] = {"output": {done.stdout + done.stderr}, "site": {str(site)}}
     for word, node in re.findall(r"^(PASSED|FAILED|ERROR|SKIPPED) (.*?)(?: - .*)?$", done.stdout, re.MULTILINE):
         found.setdefault(word, set()).add(node)
     return found
+
+
+def test_the_rows_of_the_pages_are_chosen_by_the_command_line(outcome):
+    (site,) = outcome["site"]
+    words = ["latent=inverted", "objective.name=early", "losses.small.weight=0.1", "optim.name=momentum"]
+    command = [sys.executable, "-m", "nanogen", "train", "--task", "digits", "--dry-run", *words]
+    environment = os.environ | {"PYTHONPATH": f"{site}{os.pathsep}{ROOT / 'src'}"}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
 
 
 @pytest.mark.parametrize("kind", CONTRACTS)
