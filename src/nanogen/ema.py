@@ -25,7 +25,7 @@ def decay_at(step: int, decay: float, ramp: bool) -> float:
 class EMA(Generic[ModuleT]):
     """Average of the trainable parameters of a module; starts as its copy.
 
-    Buffers follow the module's; frozen parameters are shared with it.
+    Buffers follow the module's; frozen parameters are shared with it and keep their number type.
 
     Attributes:
         module: the averaged copy, in evaluation mode and without gradients.
@@ -33,11 +33,13 @@ class EMA(Generic[ModuleT]):
 
     def __init__(self, module: ModuleT, decay: float, ramp: bool) -> None:
         frozen = {id(weight): weight for weight in module.parameters() if not weight.requires_grad}
-        self.module: ModuleT = copy.deepcopy(module, frozen).float().requires_grad_(False).eval()
+        self.module: ModuleT = copy.deepcopy(module, frozen).requires_grad_(False).eval()
         self.decay = decay
         self.ramp = ramp
         pairs = zip(self.module.parameters(), module.parameters(), strict=True)
         self._averages, self._weights = map(list, zip(*(pair for pair in pairs if pair[1].requires_grad), strict=True))
+        for average in self._averages:
+            average.data = average.float()
         stored = module.state_dict()
         self._buffers = [
             (copied, buffer)

@@ -9,6 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from diffusionbench.errors import ConfigError
+from diffusionbench.shown import few
 from nanogen import parallel
 from nanogen.ema import EMA
 from nanogen.optim import Updater
@@ -94,6 +96,19 @@ class TrainState:
     @property
     def device(self) -> torch.device:
         return next(self.module.parameters()).device
+
+    def check_gradients(self) -> None:
+        """Refuse what several processes cannot share: they wait for a gradient of each trainable parameter.
+
+        Raises:
+            ConfigError: naming the parameters that have none.
+        """
+        if parallel.world_size() > 1 and any(weight.grad is None for weight in self.updater.parameters):
+            idle = [name for name, weight in self.module.parameters_by_name().items() if weight.grad is None]
+            raise ConfigError(
+                f"several processes need a gradient of each trainable parameter, and step {self.step} gave none to "
+                f"{few(idle)}. Freeze them (requires_grad_(False)), let a term depend on them, or use one process."
+            )
 
     def averaged(self) -> dict[str, Tensor]:
         """Return the average by the names of a checkpoint."""

@@ -70,6 +70,7 @@ def updates(
 
     Raises:
         NonFiniteLoss: before any update with a non-finite loss or gradient.
+        ConfigError: if a trainable parameter has no gradient that several processes could share.
         DataError: if an image cannot be read.
     """
     while state.step < last:
@@ -87,6 +88,7 @@ def updates(
             for name, term in terms.items():
                 means[name] = means.get(name, 0) + term.detach().mean() / accumulation
             mark("backward")
+        state.check_gradients()
         norm = state.updater.step(step, state.schedule(step), means)
         mark("optimizer")
         state.ema.update(step)

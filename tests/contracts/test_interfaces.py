@@ -265,6 +265,14 @@ def test_an_extra_loss_has_taps_and_weights_of_its_own(setting):
     assert net.encoder[1].attn.qkv.weight.grad is None
 
 
+def test_every_tap_passes_gradients_on(setting):
+    net = setting()[2]
+    features = net(IMAGES, torch.full((4,), 0.5), CLASSES, taps=net.shape.taps).features
+    assert all(feature.requires_grad for feature in features.values())
+    features["time"].sum().backward()
+    assert net.time.mlp[0].weight.grad.abs().sum() > 0
+
+
 def test_taps_leave_the_prediction_as_it_is_and_are_checked(setting, monkeypatch):
     config, components, net = setting(projected=1.0)
     with torch.no_grad():
@@ -361,6 +369,7 @@ def test_a_head_is_trained_and_stored_with_the_network_and_read_by_its_tap(setti
     terms["early"].sum().backward()
     gradients = {name: parameter.grad for name, parameter in net.named_parameters()}
     assert all(gradients[name].abs().sum() > 0 for name in names)
+    assert gradients["encoder.0.attn.qkv.weight"].abs().sum() > 0
     assert gradients["encoder.1.attn.qkv.weight"] is None
     with torch.no_grad():
         z = noise(4).normal("image", (3, 8, 8))

@@ -10,7 +10,7 @@ import torch
 from tiny import tiny
 from torch import nn
 
-from nanogen import precision
+from nanogen import checkpoint, precision
 from nanogen.build import Components, build_components
 from nanogen.conditions import SampleSpec
 from nanogen.data.order import batches
@@ -112,3 +112,4 @@ def test_a_run_keeps_the_precision_it_began_with(tmp_path, monkeypatch, capsys):
     run = train(tiny(2, "train.precision=auto"), tmp_path, "cpu", ["test"])
     assert "bfloat16 on cpu" in capsys.readouterr().err
     assert run.facts["precision"] == json.loads((tmp_path / "run.json").read_text())["precision"] == "bfloat16"
+    assert checkpoint.read_header(next(run.checkpoints.glob("*/ema.safetensors")))["precision"] == "bfloat16"

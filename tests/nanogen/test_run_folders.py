@@ -416,6 +416,13 @@ def test_a_run_keeps_the_list_of_its_classes(whole):
         runs.ensure_same_data(run, {**facts, "classes": None})
 
 
+@pytest.mark.parametrize("key", ["data_digest", "condition_digest", "latent_digest", "losses_digest", "version"])
+def test_a_run_keeps_all_that_its_weights_depend_on(key, whole):
+    facts = json.loads((whole / "run.json").read_text())
+    with pytest.raises(CheckpointError, match=f"was trained with {key.replace('_', ' ')} .*, found other"):
+        runs.ensure_same_data(runs.read(whole), {**facts, key: "other"})
+
+
 def test_a_run_without_a_list_of_classes_continues_on_the_same_data_alone(copy):
     facts = json.loads((copy / "run.json").read_text())
     earlier = {key: value for key, value in facts.items() if key != "classes"}

@@ -16,9 +16,10 @@ from torch import Tensor, nn
 from watch import Projected, momentum, register, training
 
 from diffusionbench.errors import CheckpointError, ConfigError
-from nanogen import checkpoint
+from nanogen import checkpoint, parallel
 from nanogen.build import build_components
 from nanogen.data import Batch
+from nanogen.ema import EMA
 from nanogen.latents.toy import Autoencoder, ToyAE
 from nanogen.optim import NonFiniteLoss, Updater
 from nanogen.outputs import Periods
@@ -120,6 +121,26 @@ def test_the_average_follows_the_weights_of_extra_losses(monkeypatch):
     assert average.teacher[0].weight.data_ptr() == weights.teacher[0].weight.data_ptr()
 
 
+def test_a_frozen_network_keeps_its_number_type():
+    net = nn.Sequential(nn.Linear(2, 2).bfloat16(), nn.Linear(2, 2).bfloat16().requires_grad_(False))
+    average = EMA(net, 0.5, ramp=False).module
+    assert [weight.dtype for weight in net.parameters()] == 4 * [torch.bfloat16]
+    assert [weight.dtype for weight in average.parameters()] == 2 * [torch.float32] + 2 * [torch.bfloat16]
+
+
+def test_a_parameter_without_a_gradient_is_named_where_processes_share_them(monkeypatch):
+    register(monkeypatch)
+    training.cache_clear()
+    state = training(0, PROJECTED).state
+    training.cache_clear()
+    state.check_gradients()
+    for weight in state.module.net.parameters():
+        weight.grad = torch.zeros_like(weight)
+    monkeypatch.setattr(parallel, "world_size", lambda: 2)
+    with pytest.raises(ConfigError, match=r"step 0 gave none to losses\.projected\.projection\.weight, .*Freeze"):
+        state.check_gradients()
+
+
 def test_sampling_leaves_extra_losses_out(tmp_path, monkeypatch):
     register(monkeypatch)
     run(tmp_path / "run", 2, PROJECTED)
@@ -129,13 +150,14 @@ def test_sampling_leaves_extra_losses_out(tmp_path, monkeypatch):
 
 def test_a_run_keeps_the_frozen_networks_of_its_losses(tmp_path, monkeypatch):
     register(monkeypatch)
-    run(tmp_path / "run", 2, PROJECTED)
+    both = "losses={encoded: {weight: 1}, projected: {weight: 0.5}}"
+    run(tmp_path / "run", 2, both)
     assert read(tmp_path / "run").facts["losses_digest"] == {"projected": "5" * 64}
     header = checkpoint.read_header(tmp_path / "run" / "checkpoints" / "step-00000002" / "ema.safetensors")
     assert json.loads(header["run"])["losses_digest"] == {"projected": "5" * 64}
     monkeypatch.setattr(Projected, "digest", "6" * 64)
     with pytest.raises(CheckpointError, match=r"trained with losses digest .*55.*, found .*66.*Restore it, or use"):
-        run(tmp_path / "run", 2, PROJECTED)
+        run(tmp_path / "run", 2, both)
 
 
 def test_a_run_keeps_the_weights_of_its_latent_space(tmp_path, monkeypatch):
@@ -156,11 +178,14 @@ def test_a_run_keeps_the_weights_of_its_latent_space(tmp_path, monkeypatch):
         load(weights, None, "cpu", "float32")
 
 
+@pytest.mark.parametrize("optimizer", ["adamw", "momentum"])
 @pytest.mark.parametrize("clip", [0.25, math.inf])
-def test_the_gradient_of_everything_is_clipped_together(clip, monkeypatch):
+def test_the_gradient_of_everything_is_clipped_together(clip, optimizer, monkeypatch):
     register(monkeypatch)
     training.cache_clear()
-    state = training(0, PROJECTED, f"train.grad_clip={clip if clip < math.inf else '.inf'}").state
+    state = training(
+        0, PROJECTED, f"optim.name={optimizer}", f"train.grad_clip={clip if clip < math.inf else '.inf'}"
+    ).state
     training.cache_clear()
     for weight in state.module.parameters_by_name().values():
         weight.grad = torch.ones_like(weight)
