@@ -14,9 +14,9 @@ from diffusionbench.judges import JudgeSpec
 from diffusionbench.judges.float32 import PRECISION
 from diffusionbench.judges.judge import Judge
 from diffusionbench.moments import Moments, has_moments
-from diffusionbench.references import REFERENCES
+from diffusionbench.references import REFERENCES, Role
 from diffusionbench.references.blocks import BLOCK, feature_block, real_images
-from diffusionbench.references.reference import Reference, Role
+from diffusionbench.references.reference import Reference
 from diffusionbench.references.statistics import StatisticsReference, agreed_role
 from diffusionbench.registry import nearest
 from diffusionbench.sample import Sample

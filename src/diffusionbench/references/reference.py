@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
 
 import numpy as np
 
 from diffusionbench.errors import RequestError
 from diffusionbench.judges import JudgeSpec
 from diffusionbench.judges.judge import Judge
+from diffusionbench.references import Role
 from diffusionbench.source import ImageSource
-
-Role = Literal["train", "val", "test"]
 
 
 class Reference:

@@ -19,7 +19,8 @@ from diffusionbench.judges import JudgeSpec
 from diffusionbench.judges.judge import Judge
 from diffusionbench.limits import parse_json, read_small
 from diffusionbench.moments import load_moments
-from diffusionbench.references.reference import Reference, Role
+from diffusionbench.references import Role
+from diffusionbench.references.reference import Reference
 from diffusionbench.schema import Strict, file_digest
 from diffusionbench.shown import few, printable
 
