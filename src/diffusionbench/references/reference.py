@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Final
 
 import numpy as np
 
@@ -11,6 +12,9 @@ from diffusionbench.judges import JudgeSpec
 from diffusionbench.judges.judge import Judge
 from diffusionbench.references import Role
 from diffusionbench.source import ImageSource
+
+ASSERTED: Final = "asserted: "
+"""How what made statistics begins where only the user says so."""
 
 
 class Reference:
@@ -47,6 +51,13 @@ class Reference:
         None where the judge sees the images itself.
         """
         return None
+
+    def asserted(self, judge: str) -> str | None:
+        """Return what of a judge's statistics only the user says, in words, or None."""
+        said = self.made_by(judge)
+        if said is None or not said.startswith(ASSERTED):
+            return None
+        return f"that {self.name} holds statistics of '{judge}' is the user's word"
 
     def check(self, judge: JudgeSpec) -> None:
         """Refuse a judge for which it has nothing, as its row tells before any weight is loaded.

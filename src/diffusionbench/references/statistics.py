@@ -20,7 +20,7 @@ from diffusionbench.judges.judge import Judge
 from diffusionbench.limits import parse_json, read_small
 from diffusionbench.moments import load_moments
 from diffusionbench.references import Role
-from diffusionbench.references.reference import Reference
+from diffusionbench.references.reference import ASSERTED, Reference
 from diffusionbench.schema import Strict, file_digest
 from diffusionbench.shown import few, printable
 
@@ -137,7 +137,7 @@ class StatisticsReference(Reference):
         if manifest is None and known is not None:
             self._made_by: str | None = known.made_by
         else:
-            self._made_by = self.extractor if told or asserted is None else f"asserted: {asserted}"
+            self._made_by = self.extractor if told or asserted is None else f"{ASSERTED}{asserted}"
         self.count = told.count if told else None
         self.image_size = manifest.image_size if manifest else None
         self.role = agreed_role(path, told.role if told else None, role)
