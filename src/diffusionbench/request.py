@@ -11,7 +11,7 @@ from pydantic import Field, field_validator
 from diffusionbench import bounds
 from diffusionbench.axes import AXES
 from diffusionbench.axes.axis import Asked, Axis
-from diffusionbench.errors import RequestError
+from diffusionbench.errors import RequestError, UserError
 from diffusionbench.files import class_key
 from diffusionbench.judges import JUDGES, JudgeSpec
 from diffusionbench.metrics import METRICS, MetricSpec
@@ -114,12 +114,20 @@ def check_metric_axis(axis: str, metrics: Iterable[str]) -> None:
 
 
 def judge_order(metrics: Iterable[MetricSpec]) -> list[JudgeSpec]:
-    """Return the judges that metrics need, each once, by name, behind those whose evidence it uses."""
+    """Return the judges that metrics need, each once, by name, behind those whose evidence it uses.
+
+    Raises:
+        UserError: if a judge is unknown, or uses its own evidence by way of others.
+    """
     order: dict[str, JudgeSpec] = {}
 
-    def place(name: str) -> None:
+    def place(name: str, *above: str) -> None:
+        if name in above:
+            raise UserError(
+                f"judges use each other in a circle: {', '.join((*above, name))}. Correct their rows' uses."
+            )
         for used in JUDGES[name].uses:
-            place(used)
+            place(used, *above, name)
         order.setdefault(name, JUDGES[name])
 
     for name in sorted({judge for spec in metrics for judge in spec.judges}):
