@@ -183,7 +183,7 @@ def train(name: str, pairs: Pairs, epochs: int, towers: Path | None = None) -> T
     if towers is not None:
         known = {key: value for key, value in load_file(towers).items() if key != "log_scale"}
         model.load_state_dict(known, strict=False)
-    model.to(memory_format=torch.channels_last)
+    model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     steps = steps_per_epoch(len(pairs), BATCH)
     optim = compose(
         "shapes", overrides=["optim.weight_decay=0.05", "optim.betas=[0.9, 0.999]", "optim.eps=1e-8"]

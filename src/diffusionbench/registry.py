@@ -121,8 +121,8 @@ class Table(Mapping[str, RowT]):
             if name in self.own:
                 raise
             raise UserError(
-                f"{self.kind} '{name}' cannot be loaded: its row names '{where}' ({first_line(error)}). Correct the row, "
-                "or uninstall the package that brings it."
+                f"{self.kind} '{name}' cannot be loaded: its row names '{where}' ({first_line(error)}). Correct "
+                "the row, or uninstall the package that brings it."
             ) from error
 
 
