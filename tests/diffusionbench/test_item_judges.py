@@ -39,7 +39,8 @@ class Thirds(Judge):
         super().__init__(device, options)
         self.digest = self.digest_of("thirds")
 
-    def questions(self, item):
+    @classmethod
+    def questions(cls, item):
         return (f"is it in third {item.label % 3}?",)
 
     def __call__(self, images, items=(), given=None):
