@@ -1,8 +1,8 @@
 """Keeps what judges made of images, so that scoring needs neither an image nor a judge a second time.
 
-An evidence store is a folder beside the images, with one folder a judge: `judge.json` says which judge it is; a chunk
-is a `NAME.json`, which lists the rows and the hashes of the chunk's other files, with arrays as `NAME.ARRAY.npy`, as the
-judge gave them, or other rows as the lines of `NAME.jsonl`. The `NAME.json` is written last and alone makes a chunk
+An evidence store is a folder beside the images, with one folder a judge: `judge.json` says which judge it is. A chunk
+is a `NAME.json`, which lists its rows and the hashes of its other files: arrays as `NAME.ARRAY.npy`, as the judge gave
+them, or rows of plain values as the lines of `NAME.jsonl`. The `NAME.json` is written last and alone makes a chunk
 count, so several processes may add to one store at once, and a process may die at any moment.
 
 The key of a row is (SHA-256 of the image, digest of what was asked about it): evidence survives another order of the
@@ -25,7 +25,7 @@ from pydantic import ValidationError
 
 from diffusionbench.errors import DataError, RequestError
 from diffusionbench.judges import JudgeSpec, Unjudged
-from diffusionbench.judges.judge import Evidence, JudgeFacts
+from diffusionbench.judges.judge import Evidence, JudgeFacts, JudgeManifest
 from diffusionbench.limits import parse_json, read_small
 from diffusionbench.schema import Strict, digest, file_digest
 from diffusionbench.shown import first_line
@@ -41,18 +41,6 @@ Keep = Literal["moments", "features"]
 
 Key = tuple[str, str]
 """SHA-256 of an image's pixels, and the digest of what was asked about it ("" for nothing)."""
-
-
-class JudgeManifest(Strict):
-    """Says which judge a folder of evidence is of.
-
-    Attributes:
-        self_test: outcome of the judge's self-test where it judged first, in words.
-    """
-
-    schema_version: Literal[1] = 1
-    facts: JudgeFacts
-    self_test: str | None = None
 
 
 class EvidenceChunk(Strict):
@@ -103,7 +91,7 @@ class EvidenceStore:
         found = []
         for path in sorted(self.folder.glob(f"*/{MANIFEST}")) if self.folder else ():
             try:
-                found.append(JudgeManifest.model_validate_json(read_small(path)))
+                found.append(JudgeManifest.model_validate_json(read_small(path, 2**20)))
             except (OSError, ValidationError):
                 continue
         return found
@@ -120,19 +108,13 @@ class EvidenceStore:
             KeyError: if one is not here.
         """
         places = [self._index(judge)[key] for key in keys]
-        opened = {place.chunk: self._open(judge, place.chunk) for place in places}
-        lines = [opened[place.chunk] for place in places]
-        if any(isinstance(chunk, list) for chunk in lines):
-            return [_parsed(chunk[place.row]) for chunk, place in zip(lines, places, strict=True)]
-        arrays: list[Any] = lines
-        return {
-            name: np.stack([chunk[name][place.row] for chunk, place in zip(arrays, places, strict=True)])
-            for name in arrays[0]
-        }
+        opened: dict[str, Any] = {place.chunk: self._open(judge, place.chunk) for place in places}
+        if isinstance(opened[places[0].chunk], list):
+            return [_parsed(opened[chunk][row]) for chunk, row in places]
+        names = opened[places[0].chunk]
+        return {name: np.stack([opened[chunk][name][row] for chunk, row in places]) for name in names}
 
-    def add(
-        self, judge: JudgeFacts, keys: Sequence[Key], evidence: Evidence, self_test: str | None = None
-    ) -> None:
+    def add(self, judge: JudgeFacts, keys: Sequence[Key], evidence: Evidence, self_test: str | None = None) -> None:
         """Keep the evidence of some rows as one chunk.
 
         Raises:
@@ -242,13 +224,16 @@ def _files(judge: str, evidence: Evidence) -> dict[str, bytes]:
     return {"jsonl": "".join(f"{line_of(judge, row)}\n" for row in evidence).encode()}
 
 
-def line_of(judge: str, row: Mapping[str, Any] | Unjudged) -> str:
+def line_of(judge: str, row: Mapping[str, Any] | Unjudged, about: Mapping[str, Any] | None = None) -> str:
     """Return a row of evidence as a line of JSON, from which an equal row is read back.
+
+    Args:
+        about: what stands before it in the line, by name.
 
     Raises:
         RequestError: if there is none.
     """
-    wrapped = {"unjudged": row.reason} if isinstance(row, Unjudged) else {"row": row}
+    wrapped = {**(about or {}), **({"unjudged": row.reason} if isinstance(row, Unjudged) else {"row": row})}
     try:
         line = json.dumps(wrapped, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
         fault = None if json.loads(line) == wrapped else "it reads back as another value"

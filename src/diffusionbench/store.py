@@ -167,18 +167,18 @@ class ImageStore:
         self._refresh()
         return max([self.manifest.request.count, *(sample + 1 for sample in (*self._place, *self._faults))])
 
-    def check_whole(self, count: int) -> None:
-        """Check that the first `count` samples are there.
+    def check_whole(self, count: int, start: int = 0) -> None:
+        """Check that the samples from `start` to `count` - 1 are there.
 
         Raises:
             DataError: if one is missing or its chunk is damaged.
         """
         self._refresh()
-        gaps = [sample for sample in range(count) if sample not in self._place and sample not in self._faults]
+        gaps = [sample for sample in range(start, count) if sample not in self._place and sample not in self._faults]
         if gaps:
             raise DataError(
-                f"image store {self.folder} lacks {len(gaps):,} of {count:,} images (first: {gaps[0]}), or their files "
-                "are damaged. Run the command that filled it again: it makes only what is missing."
+                f"image store {self.folder} lacks {len(gaps):,} of {count - start:,} images (first: {gaps[0]}), or "
+                "their files are damaged. Run the command that filled it again: it makes only what is missing."
             )
 
     def batches(self, count: int) -> Iterator[tuple[list[Sample], np.ndarray]]:

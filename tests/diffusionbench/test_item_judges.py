@@ -190,7 +190,8 @@ def test_one_metric_of_six_judges_takes_one_pass_of_each(monkeypatch, ask, noise
         monkeypatch.setattr(kind, "calls", 0)
     images = noise(20)
     record = runner.run(ask(metrics=("fd6",)), ArraySource(images, LABELS, "noise"))
-    assert [kind.calls for kind in SIX] == [20] * 6
+    # The self-test of a judge without stored outputs, then the images.
+    assert [kind.calls for kind in SIX] == [3 + 1 + 20] * 6
     assert record.protocol.extractors.keys() == set(names)
     distances = []
     for kind in SIX:

@@ -10,7 +10,7 @@ import torch
 
 from diffusionbench.errors import RequestError
 from diffusionbench.judges import JUDGES, JudgeSpec
-from diffusionbench.judges.judge import Evidence, Judge, JudgeFacts
+from diffusionbench.judges.judge import Evidence, Judge, JudgeFacts, JudgeManifest
 from diffusionbench.judges.selftest import self_test
 from diffusionbench.sample import Item
 
@@ -20,25 +20,26 @@ class DeferredJudge(Judge):
 
     Attributes:
         spec: the row.
+        tested: outcome of the self-test in words, of the one before the evidence where it was not loaded here.
     """
 
     spec: JudgeSpec  # type: ignore[misc]
 
     def __init__(
-        self, row: JudgeSpec, device: str, used: Mapping[str, DeferredJudge], facts: JudgeFacts | None = None
+        self, row: JudgeSpec, device: str, used: Mapping[str, DeferredJudge], known: JudgeManifest | None = None
     ) -> None:
-        """Take a row, the judges whose evidence it uses, and the judge that evidence is of, where there is some.
-
-        Raises:
-            RequestError: once it has to judge and is another one than the evidence is of.
-        """
+        """Take a row, the judges whose evidence it uses, and what evidence says of it, where there is some."""
         self.spec = row
         self.device = device
         self.options = dict(row.options)
-        self.loaded = False
+        self.tested = None if known is None else known.self_test
         self._used = used
-        self._known = facts
-        self.self_test_said: str | None = None
+        self._known = None if known is None else known.facts
+
+    @property
+    def is_known(self) -> bool:
+        """Whether its facts are known without loading it."""
+        return self._known is not None or "_code" in vars(self)
 
     @cached_property
     def facts(self) -> JudgeFacts:
@@ -70,8 +71,7 @@ class DeferredJudge(Judge):
         # Building a network draws random weights first, which must not disturb a training run.
         with torch.random.fork_rng():
             judge: Judge = JUDGES.load(self.name)(self.device)
-            self.self_test_said = str(self_test(judge, self.device))
-        self.loaded = True
+            self.tested = str(self_test(judge, self.device))
         return judge
 
     def _facts_of(self, judge: Judge) -> JudgeFacts:

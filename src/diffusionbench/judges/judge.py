@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 
@@ -39,7 +39,7 @@ class JudgeFacts(Strict):
 
     Attributes:
         digest: of the judge, see there.
-        version, precision, options: of its row, all of them in the digest; for messages, and to know it without weights.
+        version, precision, options: of its row; the digest covers them, and without weights they tell it apart.
         uses: keys of the judges whose evidence it was given, by name.
     """
 
@@ -59,6 +59,18 @@ class JudgeFacts(Strict):
         """Return whether a row of the table may be this judge; only its weights can tell for certain."""
         own, its = ([of.name, of.version, of.precision, dict(of.options)] for of in (self, row))
         return digest(own) == digest(its) and self.uses.keys() == set(row.uses)
+
+
+class JudgeManifest(Strict):
+    """Says which judge a folder of evidence is of.
+
+    Attributes:
+        self_test: outcome of the judge's self-test where it judged first, in words.
+    """
+
+    schema_version: Literal[1] = 1
+    facts: JudgeFacts
+    self_test: str | None = None
 
 
 class Judge:

@@ -1,4 +1,4 @@
-"""Self-tests of judges: before the first image is made, once for each digest and device, then kept in the cache folder."""
+"""Self-tests of judges: before the first image is made, once for each digest and device, kept in the cache folder."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def self_test(judge: Judge, device: str) -> SelfTest:
     facts = [judge.digest, provenance.hardware(device), packages.get("torch"), packages.get("numpy"), TOLERANCE]
     file = cache_folder() / "selftests" / f"{digest(facts)}.json"
     with suppress(OSError, ValueError, TypeError):
-        return SelfTest(**parse_json(read_small(file)))
+        return SelfTest(**parse_json(read_small(file, 2**12)))
     found = _tested(judge)
     # Not kept, it is made again.
     with suppress(OSError):
