@@ -129,6 +129,7 @@ class JudgingPass:
         for name in self.judges:
             if name in absent:
                 self.judges[name].load()
+                self.evaluation.check_loaded(self.judges[name])
 
     def refuse_other_versions(self) -> None:
         """Refuse evidence of judges that are other ones here under the same name.
@@ -188,14 +189,17 @@ class JudgingPass:
         return {key: metric.compute() for key, metric in metrics.items()}, seen
 
     def _metrics(self, specs: Mapping[str, MetricSpec]) -> dict[str, Metric]:
-        reference, prompts = self.evaluation.reference, self.evaluation.prompts
         metrics: dict[str, Metric] = {}
         for key, spec in specs.items():
             references = {
-                name: JudgedReference(reference, self.judges[name]) for name in spec.reference if reference is not None
+                name: JudgedReference(reference, self.judges[name])
+                for name, reference in self.evaluation.references.items()
+                if name in spec.reference
             }
+            for name in references:
+                self.evaluation.check_loaded(self.judges[name])
             with in_float32():
-                context = Context(references, prompts, self.evaluation.request.prompts)
+                context = Context(references, self.evaluation.prompts, self.evaluation.request.prompts)
                 metrics[key] = METRICS.load(spec.key)(spec, context)
         return metrics
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -127,12 +128,14 @@ def rescore(
     device: str = "cpu",
     progress: Progress | None = None,
     command: str | None = None,
+    **references: Any,
 ) -> Record:
     """Score a store's images; none is made, and none is judged of which there is evidence.
 
     Args:
         store_dir: the store's folder, or one with a single store in it.
         reference: None: the one of the request that filled the store.
+        references: the other fields of `EvalRequest` about real images.
         command: what to type to get this record again.
 
     Raises:
@@ -142,8 +145,8 @@ def rescore(
     store = find_store(store_dir)
     known, count = store.manifest.request, store.asked()
     store.check_whole(count)
-    named = {"metrics": metrics, "reference": reference or known.reference}
-    evaluation = Evaluation(known.model_copy(update={**named, "count": count, "command": command}))
+    asked = known.with_metrics(metrics, reference=reference, **references)
+    evaluation = Evaluation(asked.model_copy(update={"count": count, "command": command}))
     evaluation.check_metrics(judges=False)
     evaluation.check_labels(entry.sample() for entry in store.entries(count))
     return score(evaluation, store, device, progress)
@@ -242,11 +245,15 @@ def _scored(pass_: JudgingPass, images: ImageSet) -> Record:
 
 
 def _anchors(pass_: JudgingPass, count: int) -> tuple[dict[str, dict[str, Estimate]], tuple[str, ...]]:
-    """Score the reference's anchors at the generated count; also say what must be said where that is not possible."""
+    """Score each reference's anchors at the generated count; also say what must be said where that is not possible."""
     found: dict[str, dict[str, Estimate]] = {}
     notes: list[str] = []
-    reference, metrics = pass_.evaluation.reference, pass_.evaluation.metrics
-    for name, source in (reference.anchors(count) if reference else {}).items():
+    anchors = [
+        (name, source, pass_.evaluation.compared_with(reference))
+        for reference in pass_.evaluation.distinct_references
+        for name, source in reference.anchors(count).items()
+    ]
+    for name, source, metrics in anchors:
         samples = [Sample(place, plain_item(label)) for place, label in enumerate(source.labels or ())]
         number = len(samples)
         if number < count:
@@ -254,5 +261,6 @@ def _anchors(pass_: JudgingPass, count: int) -> tuple[dict[str, dict[str, Estima
         fitting = {key: spec for key, spec in metrics.items() if number >= spec.min_samples}
         for key in sorted(metrics.keys() - fitting.keys()):
             notes.append(f"anchor {name}: {number} images are too few for {key}, which is not scored on it")
-        found[name], _ = pass_(f"anchor {name}", ImageStream(source, samples), number, fitting)
+        values, _ = pass_(f"anchor {name}", ImageStream(source, samples), number, fitting)
+        found.setdefault(name, {}).update(values)
     return found, tuple(notes)
