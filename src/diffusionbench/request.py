@@ -208,8 +208,8 @@ class Evaluation:
         for judge in (*request.references, *request.reference_extractors):
             if judge not in comparing:
                 raise RequestError(
-                    f"a reference of judge '{JUDGES[judge].name}' was given, and no metric asked for compares through "
-                    f"it. Leave it out, or ask for such a metric; those asked for compare through: "
+                    f"a reference or its extractor was named for judge '{JUDGES[judge].name}', and no metric asked for "
+                    f"compares through it. Leave it out; those asked for compare through: "
                     f"{', '.join(sorted(comparing)) or 'none'}."
                 )
         shared = [judge for judge in request.reference_extractors if judge not in request.references]
