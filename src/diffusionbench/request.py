@@ -357,10 +357,12 @@ class Evaluation:
         for judge, needed in spec.reference.items():
             reference = self.reference_of(judge)
             if reference is None:
-                given = f"one only for judge {', '.join(self.references)}" if self.references else "none"
+                lacks = ", and none was given"
+                if self.references:
+                    lacks = f" for judge '{judge}', and one was given for {', '.join(self.references)} only"
                 raise RequestError(
-                    f"metric '{key}' on axis '{self.request.axis}' needs a reference for judge '{judge}', and {given} "
-                    "was given. Name real images or their statistics with --reference."
+                    f"metric '{key}' on axis '{self.request.axis}' needs a reference{lacks}. Name real images, or "
+                    f"statistics of '{judge}', with --reference."
                 )
             reference.check(JUDGES[judge])
             if needed not in reference.offers:
