@@ -16,12 +16,14 @@ from pathlib import Path
 from typing import IO, Final, Literal
 
 import numpy as np
+import torch
 
 from diffusionbench import __version__
 from diffusionbench.archives import MOST_BYTES
 from diffusionbench.errors import DataError, RequestError
 from diffusionbench.judges import JUDGES
 from diffusionbench.judges.judge import Judge
+from diffusionbench.judges.selftest import self_test
 from diffusionbench.limits import parse_json, read_small
 from diffusionbench.moments import Moments
 from diffusionbench.references import Role
@@ -55,7 +57,7 @@ _MAKER: Final = f"diffusionbench {__version__}"
 
 Progress = Callable[[str, int, int], None]
 Part = tuple[int, int]
-"""(i, n): part i of n, from 1."""
+"""(i, n): part i of n, from 1, as `parts.Part`."""
 
 
 class Plan(Strict):
@@ -92,9 +94,13 @@ def prepare_reference(
     Raises:
         UserError: before any image is judged, if the request is at fault or another's file would be lost.
         DataError: if an image cannot be read; what was made before it is kept.
+        RunError: before any image is judged, if the judge fails its self-test.
     """
     source = _checked(images, judge, out, features)
-    loaded: Judge = JUDGES.load(judge)(device)
+    # Building a network draws random weights first, which must not disturb the program around it.
+    with torch.random.fork_rng():
+        loaded: Judge = JUDGES.load(judge)(device)
+        self_test(loaded, device)
     plan, keys, count = Plan(extractor=judge, extractor_digest=loaded.digest), block_keys(source), len(source.labels)
     source_digest = digest(keys)
     if (done := _earlier(out, plan, source_digest, role, features)) is not None:
@@ -134,8 +140,8 @@ def prepare_reference(
 def _checked(images: Path, judge: str, out: Path, features: bool) -> FolderSource | ArchiveSource:
     """Check all that can be known before the judge is loaded; return the images."""
     row = JUDGES[judge]
-    if row.output != "array" or not row.dim:
-        able = [name for name, one in JUDGES.items() if one.output == "array" and one.dim]
+    able = [name for name, one in JUDGES.items() if one.output == "array" and one.dim and not one.uses]
+    if judge not in able:
         raise RequestError(f"judge '{judge}' gives no features to make statistics of. Those that do: {few(able)}.")
     if out.suffix.lower() != ".npz":
         raise RequestError(f"statistics are an .npz file, and --out names {out}. Choose a name that ends in .npz.")
