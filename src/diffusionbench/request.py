@@ -100,7 +100,7 @@ class EvalRequest(Strict):
 
     def without_references(self, metrics: tuple[str, ...]) -> EvalRequest:
         """Return the request for other metrics, with no real images."""
-        none = {"reference": None, "references": {}, "reference_extractors": (), "reference_role": None}
+        none: dict[str, Any] = {"reference": None, "references": {}, "reference_extractors": (), "reference_role": None}
         return self.model_copy(update={"metrics": metrics, **none})
 
     @field_validator("metrics")

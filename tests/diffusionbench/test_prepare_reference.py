@@ -10,7 +10,7 @@ import pytest
 from twins import add_twin
 
 from diffusionbench import cli, runner
-from diffusionbench.errors import DataError, RequestError, UserError
+from diffusionbench.errors import DataError, RequestError, RunError, UserError
 from diffusionbench.judges.digits import DigitsJudge
 from diffusionbench.references import blocks, preparing
 from diffusionbench.references.opening import resolve
@@ -38,8 +38,9 @@ def real(tmp_path, noise):
 
 @pytest.fixture
 def judged(monkeypatch):
-    """Numbers of images in the batches that the judge was given."""
+    """Numbers of images in the batches that the judge was given, without its self-test."""
     seen, call = [], DigitsJudge.__call__
+    monkeypatch.setattr(preparing, "self_test", lambda judge, device: None)
 
     def counted(self, images, items=(), given=None):
         seen.append(len(images))
@@ -248,6 +249,13 @@ def test_wrong_requests_end_before_an_image_is_judged(real, tmp_path, noise, jud
     with pytest.raises(RequestError, match="Leave out --features"):
         prepare_reference(real, "digits", tmp_path / "out.npz", features=True)
     assert judged == []
+    assert not list(tmp_path.glob("out*"))
+
+
+def test_a_judge_that_fails_its_self_test_makes_nothing(real, tmp_path, monkeypatch):
+    monkeypatch.setattr(DigitsJudge, "self_test", lambda self: 0.1)
+    with pytest.raises(RunError, match="judge 'digits' fails its self-test"):
+        prepare_reference(real, "digits", tmp_path / "out.npz")
     assert not list(tmp_path.glob("out*"))
 
 

@@ -9,7 +9,7 @@ from twins import Twin, add_twin
 
 from diffusionbench import runner
 from diffusionbench.errors import DataError, RequestError
-from diffusionbench.judges import DIGITS
+from diffusionbench.judges import DIGITS, deferred
 from diffusionbench.judges.digits import DigitsJudge
 from diffusionbench.references import statistics
 from diffusionbench.references.opening import resolve
@@ -111,6 +111,7 @@ def test_a_judge_of_another_digest_is_refused_before_an_image_is_judged(stats, a
 
     made = DigitsJudge.__init__
     monkeypatch.setattr(DigitsJudge, "__init__", other)
+    monkeypatch.setattr(deferred, "self_test", lambda *given: None)
     monkeypatch.setattr(DigitsJudge, "__call__", lambda *given: pytest.fail("an image was judged"))
     with pytest.raises(RequestError, match=r"with the digest \w{12}\.\.\., and the one here has \w{12}\.\.\."):
         runner.run(ask(metrics=("fd_digits",), reference=str(stats)), ArraySource(noise(20), None, "images"))
