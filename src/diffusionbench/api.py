@@ -1,4 +1,4 @@
-"""The Python interface: score a function, a path or an array, and get a record. `diffusionbench.evaluate` is this one."""
+"""The Python interface, as `diffusionbench.evaluate` and `diffusionbench.compare`: images in, a record out."""
 
 from __future__ import annotations
 
@@ -140,7 +140,7 @@ def _prompts(
     return choice, axis
 
 
-def _given(source: Source, name: str | None, batch: int, version: str | None) -> tuple[Path | ImageSource, str]:
+def _given(source: Any, name: str | None, batch: int, version: str | None) -> tuple[Path | ImageSource, str]:
     """Return a path or an opened source, and what the record calls the generator."""
     if isinstance(source, np.ndarray | Tensor | list | tuple):
         images, _ = to_images(source, len(source), "the caller")

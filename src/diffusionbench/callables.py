@@ -10,7 +10,7 @@ import sys
 import traceback
 import uuid
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any, Final, Literal
+from typing import Any, Final, Literal
 
 import numpy as np
 from PIL import Image
@@ -19,22 +19,18 @@ from torch import Tensor
 from diffusionbench.errors import DataError, RequestError, RunError, UserError, lacking
 from diffusionbench.images import as_rgb, to_uint8
 from diffusionbench.registry import Table, nearest
+from diffusionbench.request import REPEAT_LIMIT, Evaluation
 from diffusionbench.sample import Sample
 from diffusionbench.schema import digest
 from diffusionbench.shown import clipped, first_line, printable
 from diffusionbench.source import ImageSource
 from diffusionbench.specs import SourceSpec
 
-if TYPE_CHECKING:
-    from diffusionbench.request import Evaluation
-
 Function = Callable[..., Any]
 
 SOURCES: Final[Table[SourceSpec]] = Table("source", {}, group="diffusionbench.sources")
 # What a function is given, by name.
 ARGUMENTS: Final = ("labels", "prompts", "seeds")
-# Mean absolute difference in grey levels between two images of one sample above which a function does not repeat itself.
-REPEATS: Final = 2.0
 # Floats may leave [0, 1] by half a grey level, as resizing and reduced precision do.
 _SLACK: Final = 0.5 / 255
 _NAMED: Final = re.compile(r"[A-Za-z_][\w.-]*:.*", re.DOTALL)
@@ -78,7 +74,7 @@ class CallableSource:
     @property
     def deterministic(self) -> bool | None:
         """Whether it makes the same images again, alone as in a batch; None before `repeat`."""
-        return None if self.difference is None else self.difference <= REPEATS
+        return None if self.difference is None else self.difference <= REPEAT_LIMIT
 
     def check(self, samples: Sequence[Sample], judged_by: Sequence[str] = ()) -> None:
         """Check that the function takes what the samples ask for.
@@ -121,7 +117,11 @@ class CallableSource:
             values[asked] = [sample.label if asked == "labels" else sample.prompt for sample in samples]  # type: ignore[misc]
         try:
             returned = self.function(
-                **{key: value for key, value in values.items() if key in (self._required if value is None else self.takes)}
+                **{
+                    key: value
+                    for key, value in values.items()
+                    if key in (self._required if value is None else self.takes)
+                }
             )
         except (UserError, RunError):
             raise
@@ -331,4 +331,4 @@ def examine(evaluation: Evaluation, source: ImageSource) -> Evaluation:
     sampling = evaluation.request.sampling
     if source.floats and sampling.quantisation is None:
         sampling = sampling.model_copy(update={"quantisation": "truncate"})
-    return evaluation.updated(sampling=sampling)
+    return evaluation.updated(sampling=sampling, repeat_error=source.difference)

@@ -58,7 +58,9 @@ class Model:
             ConfigError: if guidance or steps are out of range.
         """
         if (labels is None) == (prompts is None):
-            raise RequestError("an image is drawn for each label or for each prompt. Give labels=[...] or prompts=[...].")
+            raise RequestError(
+                "an image is drawn for each label or for each prompt. Give labels=[...] or prompts=[...]."
+            )
         texts, numbers = _texts(prompts), _numbers("labels", labels, bounds.CLASSES)
         count = len(numbers if prompts is None else texts)
         noise = [noise_seed(0, SAMPLE, place) for place in range(count)]

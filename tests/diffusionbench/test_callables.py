@@ -34,7 +34,7 @@ FORMS = {
     "torch": torch.from_numpy,
     "torch channels first": lambda images: torch.from_numpy(images).permute(0, 3, 1, 2),
     "torch float64": lambda images: torch.from_numpy(images).double() / 255,
-    "torch floats channels first": lambda images: (torch.from_numpy(images).permute(0, 3, 1, 2) / 255),
+    "torch floats channels first": lambda images: torch.from_numpy(images).permute(0, 3, 1, 2) / 255,
     "torch with gradient": lambda images: (torch.from_numpy(images) / 255).requires_grad_(),
     "Pillow": lambda images: [Image.fromarray(image) for image in images],
     "a tuple of opaque RGBA": lambda images: tuple(Image.fromarray(image).convert("RGBA") for image in images),
@@ -227,7 +227,9 @@ def test_an_image_that_depends_on_its_batch_is_found():
 
 def test_a_difference_in_one_image_alone_is_not_averaged_away():
     calls = iter(range(1000))
-    source = CallableSource(lambda seeds: np.stack([np.full((8, 8, 3), 3 * (s == 101 and next(calls)), np.uint8) for s in seeds]))
+    source = CallableSource(
+        lambda seeds: np.stack([np.full((8, 8, 3), 3 * (s == 101 and next(calls)), np.uint8) for s in seeds])
+    )
     source.repeat(labelled(2))
     assert source.difference == 3
 
@@ -294,6 +296,8 @@ def test_a_file_of_that_name_is_a_file(here):
 def test_a_registered_source_opens_its_argument(monkeypatch):
     row = SourceSpec(name="toys", title="toys by their colour", load="my_toys:open")
     monkeypatch.setitem(callables.SOURCES._rows, "toys", row)
-    monkeypatch.setitem(sys.modules, "my_toys", type("M", (), {"open": staticmethod(lambda argument: ("opened", argument))}))
+    monkeypatch.setitem(
+        sys.modules, "my_toys", type("M", (), {"open": staticmethod(lambda argument: ("opened", argument))})
+    )
     assert open_named("toys:red one") == ("opened", "red one")
     assert open_named("toys:") == ("opened", "")

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from html import escape
 
 from diffusionbench.catalog import direction
-from diffusionbench.record import Record, Value
+from diffusionbench.record import Record, Value, reference_names
 from diffusionbench.shown import few, printable
 
 _BETTER = {True: "↑", False: "↓", None: ""}
@@ -34,9 +34,9 @@ def _cells(row: Sequence[str], tag: str) -> str:
 
 def _title(record: Record) -> str:
     protocol = record.protocol
-    against = sorted({used.name for used in protocol.references.values()})
+    against = reference_names(protocol)
     facts = [f"on prompts {protocol.prompts}" if protocol.prompts else protocol.axis]
-    facts += [f"against {few(against)}"] if against else []
+    facts += [f"against {against}"] if against else []
     facts += [] if protocol.count is None else [f"{protocol.count:,} images"]
     return printable(f"{record.title} ({record.id}): {', '.join(facts)}")
 
