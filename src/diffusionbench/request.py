@@ -19,9 +19,9 @@ from diffusionbench.prompts import PROMPTS, PromptChoice, open_prompts
 from diffusionbench.record import MAX_NAME, Guidance
 from diffusionbench.references.opening import resolve
 from diffusionbench.sample import Sample
-from diffusionbench.schema import Strict, digest, identity
+from diffusionbench.schema import Strict, digest
 from diffusionbench.shown import clipped, few
-from diffusionbench.source import ImageSource
+from diffusionbench.source import ImageSource, exists_already
 
 # Enough of the label order to tell two orders apart: every class of ImageNet appears.
 _ORDER: Final = 1000
@@ -189,13 +189,25 @@ class Evaluation:
     def samples(self, source: ImageSource, count: int | None = None) -> list[Sample]:
         """Return the samples of a source, as many as the request asks for if no other count is given."""
         self._check_prompts()
-        asked = self.request.count if count is None else count
-        return self.axis.samples(Asked(asked, self.request.num_classes, self.reference, self.prompts, source.labels))
+        return self.axis.samples(
+            Asked(
+                count=self.request.count if count is None else count,
+                num_classes=self.request.num_classes,
+                reference=self.reference,
+                prompts=self.prompts,
+                given=source.labels,
+                seed=self._seed(source),
+            )
+        )
+
+    def _seed(self, source: ImageSource) -> int | None:
+        return None if exists_already(source) else self.request.seed
 
     def image_key(self, source: ImageSource) -> str:
         """Return the SHA-256 of all that the images depend on.
 
-        Neither metrics nor count are among it: a longer request continues a shorter one.
+        Neither metrics nor count are among it: a longer request continues a shorter one. What is None does not count,
+        so that images stay found when requests get a new field.
         """
         request = self.request
         order: object = None
@@ -203,16 +215,15 @@ class Evaluation:
             order = self.prompts.digest
         elif source.labels is None:
             order = [[s.label, s.prompt] for s in self.samples(source, _ORDER)]
-        return digest(
-            {
-                "axis": request.axis,
-                "seed": request.seed,
-                "sampling": identity(request.sampling, "noise"),
-                "source": source.digest,
-                "checkpoint": request.checkpoint_digest,
-                "order": order,
-            }
-        )
+        facts = {
+            "axis": request.axis,
+            "seed": self._seed(source),
+            "sampling": request.sampling.model_dump(mode="json", exclude_none=True) or None,
+            "source": source.digest,
+            "checkpoint": request.checkpoint_digest,
+            "order": order,
+        }
+        return digest({name: value for name, value in facts.items() if value is not None})
 
     def check(self, source: ImageSource) -> None:
         """Check all that can be known before a weight is loaded or an image is made.
