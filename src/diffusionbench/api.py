@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +12,7 @@ from PIL.Image import Image
 from pydantic import ValidationError
 from torch import Tensor
 
-from diffusionbench import runner
+from diffusionbench import bounds, runner
 from diffusionbench.axes import AXES
 from diffusionbench.callables import CallableSource, examine, is_named, open_named, to_images
 from diffusionbench.errors import RequestError
@@ -21,8 +21,9 @@ from diffusionbench.prompts import PromptChoice
 from diffusionbench.record import Guidance, Record, breaches, load
 from diffusionbench.request import EvalRequest, Evaluation, Sampling
 from diffusionbench.shown import few, printable
-from diffusionbench.source import ArraySource, ImageSource, PromptFolderSource, open_source, read_labels
+from diffusionbench.source import ArraySource, ImageSource, PromptFolderSource, exists_already, open_source, read_labels
 from diffusionbench.study import comparison
+from diffusionbench.writing import check_place
 
 Source = str | Path | np.ndarray | Tensor | Sequence[Image] | Callable[..., Any] | ImageSource
 """What can be scored: a folder or .npz, images in memory, a function or its name "module:function", or a source."""
@@ -79,32 +80,36 @@ def evaluate(
             than images.
         RunError: if a function raises an exception.
     """
-    keys = tuple(re.split(r"[\s,]+", metrics.strip(" ,\n")) if isinstance(metrics, str) else metrics)
+    keys = tuple(name for name in re.split(r"[\s,]+", metrics) if name) if isinstance(metrics, str) else tuple(metrics)
+    if not 1 <= batch <= bounds.BATCH:
+        raise RequestError(f"batch={batch} was given. A function is asked for 1 to {bounds.BATCH:,} images at once.")
+    if store is not None:
+        check_place(Path(store), "folder")
     choice, axis = _prompts(keys, prompts, axis)
     given, called = _given(source, name, batch, version)
-    sampling: Sampling = getattr(given, "sampling", Sampling())
-    if guidance is not None:
-        sampling = sampling.model_copy(update={"guidance": Guidance(scale=guidance)})
-    request = _request(
-        axis=axis,
-        metrics=keys,
-        reference=None if reference is None else str(reference),
-        prompts=choice,
-        count=1 if num is None else num,
-        num_classes=classes,
-        seed=seed,
-        method=called,
-        title=title or called,
-        family=family,
-        sampling=sampling,
-    )
-    evaluation = Evaluation(request)
+    # What only the source knows of its images.
+    facts: Mapping[str, Any] = getattr(given, "facts", {})
+    if guidance is not None and "sampling" in facts:
+        raise RequestError(f"guidance={guidance} was given, and {given} states its own. Leave it out.")
+    fields = {
+        "axis": axis,
+        "metrics": keys,
+        "reference": None if reference is None else str(reference),
+        "prompts": choice,
+        "count": 1 if num is None else num,
+        "seed": seed,
+        "method": called,
+        "title": title or called,
+        "family": family,
+        "sampling": Sampling(guidance=None if guidance is None else Guidance(scale=guidance)),
+        **facts,
+        **({} if classes is None else {"num_classes": classes}),
+    }
+    evaluation = Evaluation(_request(fields))
     images = _images(given, evaluation, labels)
-    if not is_generator(images) and classes is not None:
+    if exists_already(images) and classes is not None:
         raise RequestError(f"classes={classes} was given, and {images.description} holds images already. Leave it out.")
-    evaluation = evaluation.updated(
-        count=num or number_of(images, evaluation), classes=getattr(images, "classes", None)
-    )
+    evaluation = evaluation.updated(count=num or _number(images, evaluation), classes=getattr(images, "classes", None))
     evaluation.check(images)
     evaluation = examine(evaluation, images)
     record = runner.run(evaluation, images, None if store is None else Path(store), device, progress)
@@ -178,17 +183,12 @@ def _images(
     return open_source(given, read, evaluation.classes)
 
 
-def is_generator(images: ImageSource) -> bool:
-    """Return whether a source makes what is asked for, and holds no images that exist already."""
-    return images.labels is None and not isinstance(images, PromptFolderSource)
-
-
-def number_of(images: ImageSource, evaluation: Evaluation) -> int:
+def _number(images: ImageSource, evaluation: Evaluation) -> int:
     """Return how many images there are to score: all that exist, or a complete evaluation of a generator."""
     return evaluation.full_count if images.labels is None else len(images.labels)
 
 
-def _request(**fields: Any) -> EvalRequest:
+def _request(fields: Mapping[str, Any]) -> EvalRequest:
     try:
         return EvalRequest(**fields)
     except ValidationError as error:

@@ -100,8 +100,8 @@ class CallableSource:
                 "metrics and prompts that fit it."
             )
         raise RequestError(
-            f"{self.description} takes {' or '.join(sorted(self.takes - {'seeds'}))}, and none are known to ask for. Say "
-            "how many classes there are, give a reference with labels, or name a prompt set."
+            f"{self.description} takes {' or '.join(sorted(self.takes - {'seeds'}))}, and none are known to ask for. "
+            "Say how many classes there are, give a reference with labels, or name a prompt set."
         )
 
     def images(self, samples: Sequence[Sample]) -> np.ndarray:
@@ -111,18 +111,33 @@ class CallableSource:
             DataError: if the function returns something else than B images of one size.
             RunError: if it raises an exception.
         """
-        asked = _asked(samples)
-        values = {"labels": None, "prompts": None, "seeds": [sample.seed for sample in samples]}
-        if asked is not None:
-            values[asked] = [sample.label if asked == "labels" else sample.prompt for sample in samples]  # type: ignore[misc]
-        try:
-            returned = self.function(
-                **{
-                    key: value
-                    for key, value in values.items()
-                    if key in (self._required if value is None else self.takes)
-                }
+        images, floats = to_images(self._call(samples), len(samples), self.description)
+        before, self.floats = self.floats, floats
+        if before not in (None, floats):
+            raise DataError(
+                f"{self.description} returned {'floats' if floats else '8-bit values'}, and "
+                f"{'8-bit values' if floats else 'floats'} before. Return one type always."
             )
+        size, known = images.shape[1:3], self.image_size
+        if known is not None and known != size:
+            raise DataError(
+                f"{self.description} returned images of {size[0]}x{size[1]}, and of {known[0]}x{known[1]} before "
+                "(height x width). All must have one size."
+            )
+        self.image_size = size
+        return images
+
+    def _call(self, samples: Sequence[Sample]) -> Any:
+        """Return what the function returns, or raises with its place."""
+        asked = _asked(samples)
+        values: dict[str, list[Any] | None] = {
+            "labels": [sample.label for sample in samples] if asked == "labels" else None,
+            "prompts": [sample.prompt for sample in samples] if asked == "prompts" else None,
+            "seeds": [sample.seed for sample in samples],
+        }
+        given = {key: values[key] for key in self.takes if values[key] is not None or key in self._required}
+        try:
+            return self.function(**given)
         except (UserError, RunError):
             raise
         except Exception as error:
@@ -133,21 +148,6 @@ class CallableSource:
                 f"{self.description}, asked for {len(samples)} image(s), raised {type(error).__name__}: "
                 f"{first_line(error)} ({last.filename}:{last.lineno}). Correct it and start again."
             ) from error
-        images, floats = to_images(returned, len(samples), self.description)
-        before, self.floats = self.floats, floats
-        if before not in (None, floats):
-            raise DataError(
-                f"{self.description} returned {'floats' if floats else '8-bit values'}, and "
-                f"{'8-bit values' if floats else 'floats'} before. Return one type always."
-            )
-        size = images.shape[1:3]
-        if self.image_size not in (None, size):
-            raise DataError(
-                f"{self.description} returned images of {size[0]}x{size[1]}, and of "
-                f"{self.image_size[0]}x{self.image_size[1]} before (height x width). All must have one size."  # type: ignore[index]
-            )
-        self.image_size = size
-        return images
 
     def repeat(self, samples: Sequence[Sample]) -> None:
         """Make the first two samples twice, in a batch and each alone, and note how far the images are apart.
@@ -299,7 +299,8 @@ def open_named(text: str) -> Function | ImageSource:
     # The module of another person raises whatever Python does.
     except Exception as error:
         raise RequestError(
-            f"source '{shown}': module '{name}' cannot be imported: {type(error).__name__}: {first_line(error)}. {remedy}"
+            f"source '{shown}': module '{name}' cannot be imported: {type(error).__name__}: {first_line(error)}. "
+            f"{remedy}"
         ) from error
     for part in rest.split("."):
         if not hasattr(found, part):
