@@ -14,11 +14,12 @@ from torch import Tensor
 
 from diffusionbench import bounds, runner
 from diffusionbench.axes import AXES
-from diffusionbench.callables import CallableSource, examine, is_named, open_named, to_images
+from diffusionbench.callables import as_source, examine, facts_of, is_named, open_named, to_images
 from diffusionbench.errors import RequestError
 from diffusionbench.metrics import METRICS
 from diffusionbench.prompts import PromptChoice
 from diffusionbench.record import Guidance, Record, breaches, load
+from diffusionbench.references import Role
 from diffusionbench.request import EvalRequest, Evaluation, Sampling
 from diffusionbench.shown import few, printable
 from diffusionbench.source import ArraySource, ImageSource, PromptFolderSource, exists_already, open_source, read_labels
@@ -36,7 +37,9 @@ def evaluate(
     source: Source,
     *,
     metrics: str | Sequence[str],
-    reference: str | Path | None = None,
+    reference: str | Path | Mapping[str, str | Path] | None = None,
+    reference_extractor: str | Sequence[str] = (),
+    reference_role: Role | None = None,
     prompts: str | PromptChoice | None = None,
     num: int | None = None,
     classes: int | None = None,
@@ -59,7 +62,9 @@ def evaluate(
         source: a function of `labels` or `prompts`, and `seeds`, that returns images (see `callables.to_images`); its
             name "module:function"; a folder or .npz; an array or tensor of images, or a list of Pillow images.
         metrics: keys, separated by spaces or commas, or a sequence of them.
-        reference: name of a reference, or path of real images or statistics.
+        reference: name of a reference, or path of real images or statistics; or these by judge.
+        reference_extractor: judges whose statistics you say those are that nothing else tells whose they are.
+        reference_role: which split you say the real images are: "train", "val" or "test".
         prompts: prompt set to ask for; by default the one that the metrics judge.
         num: images to score; by default all that exist already, or a complete evaluation of a generator.
         classes: ask a function for labels 0 .. classes - 1, in turn; by default for those of the reference.
@@ -87,14 +92,15 @@ def evaluate(
         check_place(Path(store), "folder")
     choice, axis = _prompts(keys, prompts, axis)
     given, called = _given(source, name, batch, version)
-    # What only the source knows of its images.
-    facts: Mapping[str, Any] = getattr(given, "facts", {})
+    facts = {} if isinstance(given, Path) else facts_of(given)
     if guidance is not None and "sampling" in facts:
-        raise RequestError(f"guidance={guidance} was given, and {given} states its own. Leave it out.")
+        raise RequestError(f"guidance={guidance} was given, and the source states its own. Leave it out.")
     fields = {
         "axis": axis,
         "metrics": keys,
-        "reference": None if reference is None else str(reference),
+        **_real_images(reference),
+        "reference_extractors": [reference_extractor] if isinstance(reference_extractor, str) else reference_extractor,
+        "reference_role": reference_role,
         "prompts": choice,
         "count": 1 if num is None else num,
         "seed": seed,
@@ -113,7 +119,7 @@ def evaluate(
     evaluation.check(images)
     evaluation = examine(evaluation, images)
     record = runner.run(evaluation, images, None if store is None else Path(store), device, progress)
-    notes = [*getattr(images, "notes", ()), *(evaluation.reference.notes if evaluation.reference else ())]
+    notes = [*getattr(images, "notes", ()), *(note for one in evaluation.distinct_references for note in one.notes)]
     return record.model_copy(update={"extra": {**record.extra, "left_out": notes}}) if notes else record
 
 
@@ -154,15 +160,13 @@ def _given(source: Any, name: str | None, batch: int, version: str | None) -> tu
         if not is_named(str(source)):
             return Path(source), name or printable(Path(source).resolve().stem) or "images"
         name, source = name or printable(str(source)), open_named(str(source))
-    if hasattr(source, "images") and hasattr(source, "digest"):
-        return source, name or "images"
-    if not callable(source):
+    if not callable(source) and not hasattr(source, "images"):
         raise RequestError(
             f"source is an object of type {type(source).__name__}. Give a function, a path, an array of images or "
             '"module:function".'
         )
     called = name or getattr(source, "__name__", "").strip("<>") or type(source).__name__
-    return CallableSource(source, called, batch, version), called
+    return as_source(source, called, batch, version), called
 
 
 def _images(
@@ -186,6 +190,12 @@ def _images(
 def _number(images: ImageSource, evaluation: Evaluation) -> int:
     """Return how many images there are to score: all that exist, or a complete evaluation of a generator."""
     return evaluation.full_count if images.labels is None else len(images.labels)
+
+
+def _real_images(reference: str | Path | Mapping[str, str | Path] | None) -> dict[str, Any]:
+    if isinstance(reference, Mapping):
+        return {"references": {judge: str(one) for judge, one in reference.items()}}
+    return {"reference": None if reference is None else str(reference)}
 
 
 def _request(fields: Mapping[str, Any]) -> EvalRequest:

@@ -9,7 +9,7 @@ import re
 import sys
 import traceback
 import uuid
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final, Literal
 
 import numpy as np
@@ -315,6 +315,18 @@ def open_named(text: str) -> Function | ImageSource:
 
 def _public(found: Any) -> list[str]:
     return [name for name in dir(found) if not name.startswith("_") and callable(getattr(found, name, None))]
+
+
+def as_source(found: Function | ImageSource, name: str, batch: int, version: str | None) -> ImageSource:
+    """Return a function as a source, see `CallableSource`; a source stays as it is."""
+    if hasattr(found, "images") and hasattr(found, "digest"):
+        return found  # type: ignore[return-value]
+    return CallableSource(found, name, batch, version)
+
+
+def facts_of(source: ImageSource) -> Mapping[str, Any]:
+    """Return the fields of a request that only a source knows, such as its sampler, as its attribute `facts`."""
+    return getattr(source, "facts", {})
 
 
 def examine(evaluation: Evaluation, source: ImageSource) -> Evaluation:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import operator
+import shlex
 from collections.abc import Sequence
 from functools import lru_cache
 from pathlib import Path
@@ -14,6 +15,7 @@ from diffusionbench import bounds
 from diffusionbench.errors import RequestError
 from diffusionbench.provenance import check_device
 from diffusionbench.sample import SAMPLE, noise_seed
+from nanogen.evaluate import NetworkSource, request_facts
 from nanogen.pipeline import ImagePipeline, Loaded, open_weights
 from nanogen.rng import SeededNoise
 
@@ -58,9 +60,7 @@ class Model:
             ConfigError: if guidance or steps are out of range.
         """
         if (labels is None) == (prompts is None):
-            raise RequestError(
-                "an image is drawn for each label or for each prompt. Give labels=[...] or prompts=[...]."
-            )
+            raise RequestError("an image is drawn for each label or each prompt. Give labels=[...] or prompts=[...].")
         texts, numbers = _texts(prompts), _numbers("labels", labels, bounds.CLASSES)
         count = len(numbers if prompts is None else texts)
         noise = [noise_seed(0, SAMPLE, place) for place in range(count)]
@@ -95,6 +95,26 @@ def load(path: str | Path, device: str | None = None) -> Model:
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
     check_device(device)
     return Model(open_weights(Path(path), device))
+
+
+def open_source(argument: str) -> NetworkSource:
+    """Return a network as a source of the benchmark.
+
+    Args:
+        argument: run folder or weights file, then overrides of sampler.*, guidance.* and eval.*, as on a command line.
+
+    Raises:
+        UserError: see `load`, and `nanogen.pipeline.Loaded.pipeline`.
+    """
+    path, *overrides = shlex.split(argument) or [""]
+    model = load(path)
+    loaded, pipeline = model.loaded, model.loaded.pipeline(overrides)
+    source = NetworkSource(pipeline, f"{Path(path).resolve().name}, step {loaded.step}")
+    facts = request_facts(pipeline.config, pipeline.components)
+    if facts["num_classes"] is not None:
+        facts["sampling"] = facts["sampling"].model_copy(update={"noise": pipeline.config.noise})
+    source.facts = {**facts, "step": loaded.step, "checkpoint_digest": source.digest}
+    return source
 
 
 def _texts(prompts: Sequence[str] | None) -> list[str]:
