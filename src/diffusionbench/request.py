@@ -54,6 +54,7 @@ class EvalRequest(Strict):
         classes: names of the images' classes in the order of their labels; None where they have none.
         num_classes: for a generator whose reference has no labels: ask for 0, 1, ..., in turn.
         config_hash, checkpoint_digest, step, command: provenance that only the caller knows.
+        trained_with: names of judges or networks that the method was trained with.
     """
 
     axis: str = "class_conditional"
@@ -73,6 +74,7 @@ class EvalRequest(Strict):
     checkpoint_digest: str | None = None
     step: int | None = None
     command: str | None = None
+    trained_with: tuple[str, ...] = ()
 
     @field_validator("metrics")
     @classmethod
