@@ -18,7 +18,7 @@ Ranks are formed over the whole board before rows are filtered, so a filter neve
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Final
 
@@ -30,8 +30,16 @@ from diffusionbench.record import SEVERITY, Record
 from diffusionbench.registry import nearest
 from diffusionbench.study.analysis import rescoring_noise
 from diffusionbench.study.cells import Cell, best_status, cell_of, setting_of, status_of
-from diffusionbench.study.columns import BoardSpec, Column, board_spec, declared, place_of
-from diffusionbench.study.correlate import block_sizes, kendall, mid_ranks
+from diffusionbench.study.columns import (
+    MEASURED,
+    BoardSpec,
+    Column,
+    board_spec,
+    declared,
+    place_of,
+    score_set_of,
+)
+from diffusionbench.study.correlate import kendall, mid_ranks
 from diffusionbench.study.points import families, in_set, method_key
 
 DRAWS: Final = 2000
@@ -170,6 +178,39 @@ def build(
     )
 
 
+def chosen_boards(
+    records: Iterable[Record], names: Sequence[str], boards: Mapping[str, BoardSpec] | None = None
+) -> list[BoardSpec]:
+    """Return the boards for names given by a user: of a board, of a set ("measured": every board over it), or "all".
+
+    Args:
+        records: a board that was not named itself is left out where none of them holds a metric of it.
+        names: empty: the first board, and those over measured records.
+        boards: to choose from; None: those declared.
+
+    Raises:
+        RequestError: for an unknown name.
+    """
+    known = declared() if boards is None else boards
+    current = [board for name, board in known.items() if "@" not in name]
+    found: dict[str, BoardSpec] = {}
+    for name in names or [current[0].name, MEASURED]:
+        if name in known:
+            found[name] = known[name]
+            continue
+        over = current if name == "all" else [board for board in current if board.records == name]
+        if not over and names:
+            raise RequestError(f"unknown board '{name}'. {nearest(name, [*known, MEASURED, 'all'])}")
+        pool = list(records)
+        filled = [board for board in over if any(_belongs(record, board) for record in pool)]
+        found |= {board.name: board for board in (filled or over if names else filled)}
+    return list(found.values())
+
+
+def _belongs(record: Record, board: BoardSpec) -> bool:
+    return score_set_of(record) == board.records and any(column.key in record.values for column in board.columns)
+
+
 def column_id(name: str, score_set: str, known: Sequence[str]) -> str:
     """Return the column id for a name given by a user: an id, or a metric with an optional "@cfg".
 
@@ -244,14 +285,15 @@ def _rows(
     keys = {column.id: column.key for column in spec.columns}
     listed: list[Listed] = []
     for record in pool:
-        placed, reasons = {}, {}
+        placed: dict[str, Column] = {}
+        reasons: dict[str, str] = {}
         for key in record.values:
             if key in by_key:
-                column, reason = place_of(record, key, by_key[key])
-                if column is None:
+                found, reason = place_of(record, key, by_key[key])
+                if found is None:
                     reasons[key] = reason
                 else:
-                    placed[column.id] = column
+                    placed[found.id] = found
         if placed:
             setting = f"{record.protocol.axis} {setting_of(record)}"
             groups = methods.setdefault(method_key(record), {}).setdefault(setting, {})
@@ -282,9 +324,7 @@ def _listed(record: Record, reasons: dict[str, str]) -> Listed:
     return Listed(record.id, record.method, record.title, record.kind, cells, reason)
 
 
-def _slots(
-    settings: dict[str, dict[str, list[Record]]], keys: dict[str, str]
-) -> list[list[dict[str, list[Record]]]]:
+def _slots(settings: dict[str, dict[str, list[Record]]], keys: dict[str, str]) -> list[list[dict[str, list[Record]]]]:
     """Return the settings of a method that share a row, row by row: no column stands twice in a row.
 
     Settings with better statuses come first, then older ones, so that no later record takes a row apart.

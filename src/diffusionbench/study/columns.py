@@ -61,12 +61,11 @@ class ColumnGroup(Strict):
     def _fields(cls, protocol: Mapping[str, Any]) -> Mapping[str, Any]:
         for path in protocol:
             head, *rest = path.split(".")
-            parts = {"judges": JudgeUsed, "references": ReferenceUsed}.get(head)
-            known = head in Protocol.model_fields and (
-                (len(rest) == 2 and rest[1] in parts.model_fields) if parts else not rest
-            )
+            parts = {"judges": JudgeUsed.model_fields, "references": ReferenceUsed.model_fields}.get(head)
+            known = head in Protocol.model_fields and ((len(rest) == 2 and rest[1] in parts) if parts else not rest)
             if not known:
-                raise ValueError(f"no field of a protocol is called '{path}'. {nearest(path, [*Protocol.model_fields])}")
+                names = [*Protocol.model_fields, "judges.NAME.digest", "references.NAME.digest"]
+                raise ValueError(f"no field of a protocol is called '{path}'. {nearest(path, names)}")
         return protocol
 
 
@@ -179,26 +178,35 @@ def score_set_of(record: Record) -> str:
     return record.protocol.name if record.kind == "published" else MEASURED
 
 
+def read_file(path: Path) -> BoardFile:
+    """Return a file of boards, checked.
+
+    Raises:
+        RequestError: if it cannot be read or breaks the schema; every breach is named.
+    """
+    where = f"boards {printable(str(path))}"
+    try:
+        text = read_small(path, MOST).decode()
+        # A few hundred bytes of aliases unfold to more than memory holds.
+        if re.search(r"(^|[\s\[{,:-])[&*][A-Za-z0-9]", text):
+            raise RequestError(f"{where}: anchors and aliases (& and *) are not read. Write the content out.")
+        return BoardFile.model_validate(YAML(typ="safe").load(text))
+    except OSError as error:
+        raise RequestError(f"{where}: {error.strerror}. Give the path of a YAML file of boards.") from None
+    except ValidationError as error:
+        raise RequestError(f"{where}: {few(breaches(error), '; ')}") from None
+    except (YAMLError, ValueError, RecursionError) as error:
+        reason = first_line(error)
+        raise RequestError(f"{where} is no YAML: {reason}. See diffusionbench/study/boards.yaml.") from None
+
+
 def read_boards(path: Path = BOARDS) -> tuple[BoardSpec, ...]:
     """Return the newest version of every board that a file declares, then the older ones as "name@version".
 
     Raises:
         RequestError: if the file cannot be read or breaks the schema; every breach is named.
     """
-    where = f"boards {printable(str(path))}"
-    try:
-        text = read_small(path, MOST).decode()
-        if re.search(r"(^|[\s\[{,:-])[&*][A-Za-z0-9]", text):
-            raise RequestError(f"{where}: anchors and aliases (& and *) are not read. Write the content out.")
-        content = YAML(typ="safe").load(text)
-    except OSError as error:
-        raise RequestError(f"{where}: {error.strerror}. Give the path of a YAML file of boards.") from None
-    except (YAMLError, ValueError, RecursionError) as error:
-        raise RequestError(f"{where} is no YAML: {first_line(error)}. See study/boards.yaml for an example.") from None
-    try:
-        file = BoardFile.model_validate(content)
-    except ValidationError as error:
-        raise RequestError(f"{where}: {few(breaches(error), '; ')}") from None
+    file = read_file(path)
     newest = {board.name: max(one.version for one in file.boards if one.name == board.name) for board in file.boards}
     found = [
         BoardSpec(
@@ -213,6 +221,12 @@ def read_boards(path: Path = BOARDS) -> tuple[BoardSpec, ...]:
         for board in file.boards
     ]
     return tuple(sorted(found, key=lambda board: "@" in board.name))
+
+
+@cache
+def accepted() -> Accepted:
+    """Return the digests that the boards of this package accept."""
+    return read_file(BOARDS).accepted
 
 
 @cache
@@ -245,10 +259,12 @@ def place_of(record: Record, key: str, columns: Sequence[Column]) -> tuple[Colum
 def _columns(board: DeclaredBoard, accepted: Accepted) -> list[Column]:
     found = []
     for group in board.columns:
-        rules = {f"judges.{name}.digest": accepted.judges.get(name, ()) for name in group.judges}
-        rules |= {f"references.{judge}.digest": accepted.references.get(of, ()) for judge, of in group.references.items()}
+        rules: dict[str, tuple[Scalar, ...]] = {}
+        rules |= {f"judges.{name}.digest": accepted.judges.get(name, ()) for name in group.judges}
+        for judge, name in group.references.items():
+            rules[f"references.{judge}.digest"] = accepted.references.get(name, ())
         rules |= {path: one if isinstance(one, tuple) else (one,) for path, one in group.protocol.items()}
-        for key, guidance in product(group.metrics, group.guidance or (None,)):
+        for guidance, key in product(group.guidance or (None,), group.metrics):
             info = metric_info(key)
             title = (group.title or info.title) + (", guided" if guidance == "cfg" else "")
             better = METRICS[key].higher_is_better if key in METRICS else info.higher_is_better
@@ -274,4 +290,6 @@ def _shown(content: Any) -> str:
 def _wanted(accepted: Sequence[Scalar]) -> str:
     if not accepted:
         return "the column accepts none yet"
-    return "the column insists on " + few([str(one)[:12] if one is not None else "none stated" for one in accepted], " or ", 3)
+    if accepted == (STATED,):
+        return "the column insists on one"
+    return "the column insists on " + few([_shown(one)[:12] for one in accepted], " or ", 3)
