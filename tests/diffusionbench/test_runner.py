@@ -89,15 +89,16 @@ def test_the_whole_record_of_a_folder(record, held_out, tmp_path):
         assert record.anchors["held_out"][key].scored == 359
         assert record.anchors["class_means"][key].scored == 359
     protocol, provenance = record.protocol, record.provenance
-    assert (protocol.axis, protocol.reference, protocol.count, protocol.seed) == ("class_conditional", "digits", 359, 3)
+    assert (protocol.axis, protocol.count, protocol.seed) == ("class_conditional", 359, 3)
     assert (protocol.sampler, protocol.num_steps, protocol.quantisation, protocol.ema) == (
         "euler",
         50,
         "truncate",
         True,
     )
-    assert protocol.extractors == {"digits": DigitsJudge().digest}
-    assert protocol.reference_digest == digits.DigitsReference().digest
+    assert {name: used.digest for name, used in protocol.judges.items()} == {"digits": DigitsJudge().digest}
+    used = protocol.references["digits"]
+    assert (used.name, used.digest) == ("digits", digits.DigitsReference().digest)
     assert not record.partial
     assert provenance.source == f"folder {held_out}"
     assert (provenance.config_hash, provenance.step) == ("c", 7)
@@ -260,11 +261,13 @@ def test_nothing_readable_or_too_little_is_an_error(ask, noise, write, tmp_path,
 
 
 class Parted(Spy):
-    """A spy with a part, and one single value too few."""
+    """A spy with a part, and values of single images of which the last is missing."""
 
     def compute(self):
         whole = super().compute()
-        return replace(whole, parts={"spy_half": whole}, per_sample=[1.0] * (whole.scored - 1))
+        return replace(
+            whole, parts={"spy_half": whole}, per_sample={sample.id: 1.0 for sample in self.seen.scored[:-1]}
+        )
 
 
 def test_parts_of_a_metric_count_what_could_not_be_read(ask, noise, write, tmp_path, metric):
@@ -277,8 +280,10 @@ def test_parts_of_a_metric_count_what_could_not_be_read(ask, noise, write, tmp_p
         "spy_half": (19, 1),
     }
     assert record.values["spy"].higher_is_better is False
-    # Which image lacks its value is not known, so no class has a mean.
-    assert record.breakdown == {}
+    # A class keeps its mean without the images that have no value, and says so.
+    found = {name: (part["spy"].scored, part["spy"].unscored) for name, part in record.breakdown.items()}
+    assert found == {f"class {label}": (1, 1) if label == 9 else (2, 0) for label in range(10)} | {"class 2": (1, 0)}
+    assert record.breakdown["class 9"]["spy"].status == "partial"
 
 
 def test_the_time_of_making_images_counts(ask, noise, tmp_path, monkeypatch):
