@@ -201,12 +201,16 @@ def read_file(path: Path) -> BoardFile:
 
 
 def read_boards(path: Path = BOARDS) -> tuple[BoardSpec, ...]:
-    """Return the newest version of every board that a file declares, then the older ones as "name@version".
+    """Return the boards of a file, see `boards_of`.
 
     Raises:
         RequestError: if the file cannot be read or breaks the schema; every breach is named.
     """
-    file = read_file(path)
+    return boards_of(read_file(path))
+
+
+def boards_of(file: BoardFile) -> tuple[BoardSpec, ...]:
+    """Return the newest version of every board that a file declares, then the older ones as "name@version"."""
     newest = {board.name: max(one.version for one in file.boards if one.name == board.name) for board in file.boards}
     found = [
         BoardSpec(
