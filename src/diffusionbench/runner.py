@@ -190,14 +190,13 @@ class JudgingPass:
     ) -> tuple[dict[str, Estimate], int]:
         """Return estimates of some of the metrics over a set's first `count` images, and how many were readable."""
         reference, prompts = self.evaluation.reference, self.evaluation.prompts
-        metrics: dict[str, Metric] = {}
-        for key, spec in specs.items():
-            references = {
-                name: JudgedReference(reference, self.judges[name]) for name in spec.reference if reference is not None
-            }
-            with in_float32():
-                context = Context(references, prompts, self.evaluation.request.prompts)
-                metrics[key] = METRICS.load(spec.key)(spec, context)
+        references: dict[str, JudgedReference] = {}
+        if reference is not None:
+            compared = {name for spec in specs.values() for name in spec.reference}
+            references = {name: JudgedReference(reference, self.judges[name]) for name in compared}
+        context = Context(references, prompts, self.evaluation.request.prompts)
+        with in_float32():
+            metrics: dict[str, Metric] = {key: METRICS.load(spec.key)(spec, context) for key, spec in specs.items()}
         needed = {row.name for row in judge_order(specs.values())}
         seen = 0
         for samples, batch in images.batches(count):

@@ -62,7 +62,7 @@ class Estimate:
         scored: images (or prompts) behind the value.
         unscored: images that could not be judged.
         unjudged: why not, by sample id, where that is known of single images.
-        per_sample: value of each scored image in the order seen, where one exists.
+        per_sample: value of each scored image by rising id, where one exists.
         extra: numbers that belong beside the value, by record key, such as {"kid_std": 0.0004}.
         parts: further values of the same metric under their own final keys (families, tags, variants).
         facts: what a record keeps beside the values, as plain JSON.
