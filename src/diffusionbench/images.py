@@ -27,6 +27,12 @@ Rule = Literal["truncate", "round"]
 # What is decoded, whatever a file's name says: formats of pictures, and none that runs another program.
 FORMATS: Final = ("PNG", "JPEG", "WEBP", "BMP", "GIF", "TIFF", "PPM", "AVIF")
 _TIFF_BITS: Final = 258
+# Bytes at the start of a file that tell its format.
+HEAD: Final = 16
+_STARTS: Final = {
+    b"\x89PNG": "png", b"\xff\xd8\xff": "jpeg", b"BM": "bmp", b"GIF8": "gif", b"II*\0": "tiff", b"MM\0*": "tiff",
+    b"P5": "ppm", b"P6": "ppm",
+}  # fmt: skip
 # EXIF orientation -> what brings the picture upright.
 _TURNS: Final = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -107,6 +113,15 @@ def center_crop(image: Image.Image, size: int) -> Image.Image:
         return image
     left, top = (image.width - size) // 2, (image.height - size) // 2
     return image.crop((left, top, left + size, top + size))
+
+
+def format_of(head: bytes) -> str | None:
+    """Return the format of an image file by its first `HEAD` bytes, whatever it is called; None where that is none."""
+    if head[:4] == b"RIFF" and head[8:12] == b"WEBP":
+        return "webp"
+    if head[4:12] in (b"ftypavif", b"ftypavis"):
+        return "avif"
+    return next((name for start, name in _STARTS.items() if head.startswith(start)), None)
 
 
 class UnreadableImage(DataError):  # noqa: N818

@@ -108,13 +108,22 @@ class Table(Mapping[str, RowT]):
         """Import and return the code of a row.
 
         Raises:
-            UserError: if the name is unknown (the nearest known name is suggested), or its row has no code.
+            UserError: if the name is unknown (the nearest known name is suggested), its row has no code, or the row of
+                another package names code that is not there.
         """
         where = self[name].load
         if where is None:
             raise UserError(f"{self.kind} '{name}' is known by its published figures only: nothing here computes it.")
         module, _, attribute = where.partition(":")
-        return getattr(importlib.import_module(module), attribute)
+        try:
+            return getattr(importlib.import_module(module), attribute)
+        except (ImportError, AttributeError) as error:
+            if name in self.own:
+                raise
+            raise UserError(
+                f"{self.kind} '{name}' cannot be loaded: its row names '{where}' ({first_line(error)}). Correct "
+                "the row, or uninstall the package that brings it."
+            ) from error
 
 
 def require(package: str, extra: str, purpose: str) -> ModuleType:

@@ -11,7 +11,7 @@ from pydantic import Field, field_validator
 from diffusionbench import bounds
 from diffusionbench.axes import AXES
 from diffusionbench.axes.axis import Asked, Axis
-from diffusionbench.errors import RequestError
+from diffusionbench.errors import RequestError, UserError
 from diffusionbench.files import class_key
 from diffusionbench.judges import JUDGES, JudgeSpec
 from diffusionbench.metrics import METRICS, MetricSpec
@@ -19,9 +19,9 @@ from diffusionbench.prompts import PROMPTS, PromptChoice, open_prompts
 from diffusionbench.record import MAX_NAME, Guidance
 from diffusionbench.references.opening import resolve
 from diffusionbench.sample import Sample
-from diffusionbench.schema import Strict, digest, identity
+from diffusionbench.schema import Strict, digest
 from diffusionbench.shown import clipped, few
-from diffusionbench.source import ImageSource
+from diffusionbench.source import ImageSource, exists_already
 
 # Enough of the label order to tell two orders apart: every class of ImageNet appears.
 _ORDER: Final = 1000
@@ -54,6 +54,7 @@ class EvalRequest(Strict):
         classes: names of the images' classes in the order of their labels; None where they have none.
         num_classes: for a generator whose reference has no labels: ask for 0, 1, ..., in turn.
         config_hash, checkpoint_digest, step, command: provenance that only the caller knows.
+        trained_with: names of judges or networks that the method was trained with.
     """
 
     axis: str = "class_conditional"
@@ -73,6 +74,7 @@ class EvalRequest(Strict):
     checkpoint_digest: str | None = None
     step: int | None = None
     command: str | None = None
+    trained_with: tuple[str, ...] = ()
 
     @field_validator("metrics")
     @classmethod
@@ -114,12 +116,20 @@ def check_metric_axis(axis: str, metrics: Iterable[str]) -> None:
 
 
 def judge_order(metrics: Iterable[MetricSpec]) -> list[JudgeSpec]:
-    """Return the judges that metrics need, each once, by name, behind those whose evidence it uses."""
+    """Return the judges that metrics need, each once, by name, behind those whose evidence it uses.
+
+    Raises:
+        UserError: if a judge is unknown, or uses its own evidence by way of others.
+    """
     order: dict[str, JudgeSpec] = {}
 
-    def place(name: str) -> None:
+    def place(name: str, *above: str) -> None:
+        if name in above:
+            raise UserError(
+                f"judges use each other in a circle: {', '.join((*above, name))}. Correct their rows' uses."
+            )
         for used in JUDGES[name].uses:
-            place(used)
+            place(used, *above, name)
         order.setdefault(name, JUDGES[name])
 
     for name in sorted({judge for spec in metrics for judge in spec.judges}):
@@ -181,13 +191,25 @@ class Evaluation:
     def samples(self, source: ImageSource, count: int | None = None) -> list[Sample]:
         """Return the samples of a source, as many as the request asks for if no other count is given."""
         self._check_prompts()
-        asked = self.request.count if count is None else count
-        return self.axis.samples(Asked(asked, self.request.num_classes, self.reference, self.prompts, source.labels))
+        return self.axis.samples(
+            Asked(
+                count=self.request.count if count is None else count,
+                num_classes=self.request.num_classes,
+                reference=self.reference,
+                prompts=self.prompts,
+                given=source.labels,
+                seed=self._seed(source),
+            )
+        )
+
+    def _seed(self, source: ImageSource) -> int | None:
+        return None if exists_already(source) else self.request.seed
 
     def image_key(self, source: ImageSource) -> str:
         """Return the SHA-256 of all that the images depend on.
 
-        Neither metrics nor count are among it: a longer request continues a shorter one.
+        Neither metrics nor count are among it: a longer request continues a shorter one. What is None does not count,
+        so that images stay found when requests get a new field.
         """
         request = self.request
         order: object = None
@@ -195,16 +217,15 @@ class Evaluation:
             order = self.prompts.digest
         elif source.labels is None:
             order = [[s.label, s.prompt] for s in self.samples(source, _ORDER)]
-        return digest(
-            {
-                "axis": request.axis,
-                "seed": request.seed,
-                "sampling": identity(request.sampling, "noise"),
-                "source": source.digest,
-                "checkpoint": request.checkpoint_digest,
-                "order": order,
-            }
-        )
+        facts = {
+            "axis": request.axis,
+            "seed": self._seed(source),
+            "sampling": request.sampling.model_dump(mode="json", exclude_none=True) or None,
+            "source": source.digest,
+            "checkpoint": request.checkpoint_digest,
+            "order": order,
+        }
+        return digest({name: value for name, value in facts.items() if value is not None})
 
     def check(self, source: ImageSource) -> None:
         """Check all that can be known before a weight is loaded or an image is made.

@@ -30,7 +30,7 @@ from nanogen.conditions import CONDITIONS, SampleSpec
 from nanogen.config import Config
 from nanogen.pipeline import ImagePipeline, open_weights
 from nanogen.resolve import resolve
-from nanogen.rng import PositionalNoise, SeededNoise
+from nanogen.rng import SeededNoise
 from nanogen.run import EVALS, SAMPLES, Run
 
 # Columns of a sample grid.
@@ -49,11 +49,12 @@ class NetworkSource:
     """A network as the benchmark's image source.
 
     Args:
-        pipeline: makes images, with the seed and batch size of its config's evaluation.
+        pipeline: makes images, with the batch size of its config's evaluation.
         description: for the record's provenance.
     """
 
     labels: Sequence[int | None] | None = None
+    image_format: str | None = None
 
     def __init__(self, pipeline: ImagePipeline, description: str) -> None:
         self.pipeline = pipeline
@@ -71,14 +72,20 @@ class NetworkSource:
         return sha.hexdigest()
 
     def images(self, samples: Sequence[Sample]) -> np.ndarray:
-        """Return uint8 [B, H, W, 3]; image i depends on (weights, label or prompt, seed, i) only."""
+        """Return uint8 [B, H, W, 3]; each depends on the weights and on the sample's label or prompt and its seed only.
+
+        Raises:
+            RequestError: if a sample has no seed.
+        """
         prompts = [sample.prompt for sample in samples if sample.prompt is not None]
         condition = self.pipeline.components.conditioner([sample.label for sample in samples], prompts or None)
-        device, given = self.pipeline.components.device, [sample.seed for sample in samples if sample.seed is not None]
-        if given:
-            return self.pipeline(condition, SeededNoise(given, device))
-        seed = self.pipeline.config.eval.seed
-        return self.pipeline(condition, PositionalNoise(seed, [sample.id for sample in samples], device))
+        seeds = [sample.seed for sample in samples if sample.seed is not None]
+        if len(seeds) < len(samples):
+            raise RequestError(
+                f"{len(samples) - len(seeds)} of {len(samples)} samples have no seed, and a network takes its noise "
+                "from nothing else. Ask for samples through an evaluation, or give each a seed."
+            )
+        return self.pipeline(condition, SeededNoise(seeds, self.pipeline.components.device))
 
 
 def _evaluation(config: Config, components: Components, method: str, step: int | None) -> Evaluation:

@@ -25,7 +25,7 @@ from nanogen.model.condition import Condition
 from nanogen.model.dit import DDT
 from nanogen.precision import Precision, autocast, choose
 from nanogen.resolve import resolve
-from nanogen.rng import PositionalNoise, SeededNoise
+from nanogen.rng import SeededNoise, sampling_noise
 from nanogen.run import Run, ensure_same_config, read
 from nanogen.samplers import SAMPLERS, time_grid
 
@@ -45,7 +45,7 @@ class ImagePipeline:
     config: Config
 
     @torch.no_grad()
-    def __call__(self, condition: Condition, noise: PositionalNoise | SeededNoise) -> np.ndarray:
+    def __call__(self, condition: Condition, noise: SeededNoise) -> np.ndarray:
         """Make one batch.
 
         Args:
@@ -79,7 +79,7 @@ class ImagePipeline:
             captions = [spec.caption for spec in batch if spec.caption is not None]
             condition = self.components.conditioner([spec.label for spec in batch], captions)
             indices = range(first + start, first + start + len(batch))
-            made.append(self(condition, PositionalNoise(seed, indices, self.components.device)))
+            made.append(self(condition, sampling_noise(seed, indices, self.components.device)))
         return np.concatenate(made)
 
 

@@ -139,7 +139,7 @@ def test_pictures_of_another_size_are_resized_and_cropped_in_the_middle(height, 
 def test_cifar_is_enlarged(judge):
     table = pytest.importorskip("pyarrow.parquet", reason="pyarrow is not installed")
     rows = table.read_table(shared("images", "cifar10", "test.parquet")).slice(0, 120).to_pylist()
-    images = np.stack([np.asarray(Image.open(io.BytesIO(row["img"]["bytes"])).convert("RGB")) for row in rows])
+    images = np.stack([np.asarray(Image.open(io.BytesIO(row["image"]["bytes"])).convert("RGB")) for row in rows])
     real = judge(images[:60])["features"]
     halves = [np.asarray(Image.fromarray(one).resize((16, 16), Image.Resampling.BICUBIC)) for one in images[60:]]
     found = [judge(images[60:]), judge(np.stack(halves)), judge(noise(60, 32, 32))]

@@ -15,8 +15,7 @@ import pytest
 from site_records import measured
 
 from diffusionbench import cli
-from diffusionbench.assemble import _slug
-from diffusionbench.record import MAX_ID, Guidance, Protocol, Record, load
+from diffusionbench.record import MAX_ID, Guidance, Protocol, Record, load, slug
 from diffusionbench.schema import digest
 from diffusionbench.shown import LONGEST, cell, few, message, printable
 from diffusionbench.study.board import build
@@ -254,7 +253,7 @@ def test_a_name_longer_than_a_file_name_is_refused_before_anything_is_scored(ben
         code, _, err = bench(*words, option, "x" * 400)
         assert code == 2
         assert "400 characters" in err
-    assert len(_slug("x" * 300)) + 13 <= MAX_ID
+    assert len(slug("x" * 300)) + 13 <= MAX_ID
 
 
 def chunk(folder: Path, images: bytes | np.ndarray, entries: object, how: int = zipfile.ZIP_DEFLATED) -> None:

@@ -13,7 +13,7 @@ from diffusionbench.metrics import METRICS
 from diffusionbench.prompts import PROMPTS
 from diffusionbench.references import REFERENCES
 from diffusionbench.registry import Table
-from diffusionbench.request import EvalRequest, Evaluation
+from diffusionbench.request import EvalRequest, Evaluation, judge_order
 
 
 @dataclass(frozen=True)
@@ -23,6 +23,7 @@ class Line:
 
 
 OTHER, NAMED, CLASS = Line("json:dumps"), Line(name="second"), int
+NO_MODULE, NO_NAME = Line("json.nothing:dumps"), Line("json:nothing")
 
 
 @pytest.fixture
@@ -48,6 +49,20 @@ def test_rows_of_other_packages_join_the_own_ones(installed):
     assert found.own.keys() == {"one", "printed"}
     assert found.with_code == ["three", "one", "two"]
     assert found.load("two")([1]) == "[1]"
+
+
+@pytest.mark.parametrize("value, fault", [("NO_MODULE", "No module named 'json.nothing'"), ("NO_NAME", "no attribute")])
+def test_a_row_whose_code_is_not_there_is_named(installed, value, fault):
+    installed(two=value)
+    with pytest.raises(UserError, match=rf"line 'two' cannot be loaded: its row names 'json.*{fault}.*uninstall"):
+        table().load("two")
+
+
+def test_judges_that_use_each_other_are_refused(monkeypatch):
+    rows = {"a": replace(DIGITS, name="a", uses=("b",)), "b": replace(DIGITS, name="b", uses=("a",))}
+    monkeypatch.setattr("diffusionbench.request.JUDGES", rows)
+    with pytest.raises(UserError, match="in a circle: a, b, a"):
+        judge_order([replace(METRICS["fd_digits"], judges=("a",))])
 
 
 @pytest.mark.parametrize(

@@ -19,10 +19,10 @@ from tiny import tiny
 from watch import Sampling, sampling
 
 from diffusionbench.record import load
+from diffusionbench.sample import noise_seed
 from nanogen import checkpoint, evaluate
 from nanogen.build import build_components
 from nanogen.evaluate import evaluate_run
-from nanogen.rng import PositionalNoise
 from nanogen.run import read
 from nanogen.sample import SampleRequest, sample_run
 from nanogen.samplers import time_grid
@@ -97,7 +97,8 @@ def test_sampler_and_guidance_act(use):
 
 def test_noise_belongs_to_the_seed_and_the_place(use):
     seen, _ = use
-    wanted = PositionalNoise(4, range(12)).normal("image", (3, 8, 8))
+    streams = (torch.Generator().manual_seed(noise_seed(4, "sample", place)) for place in range(12))
+    wanted = torch.stack([torch.randn(3, 8, 8, generator=stream) for stream in streams])
     assert torch.equal(torch.cat(seen.noise), wanted)
 
 

@@ -27,11 +27,21 @@ def test_a_negative_caption_differs_in_one_fact():
 
 
 def test_pairs_are_pictures_with_right_and_wrong_captions():
-    images, right, wrong = tool.data(0, 3)
-    assert (images.shape, images.dtype) == ((3, 3, 64, 64), torch.uint8)
-    assert right.shape == wrong.shape == (3, tool.CHANGED, toy_scorers.SLOTS)
-    again = tool.data(2, 1)
-    assert all(torch.equal(part[2:], other) for part, other in zip((images, right, wrong), again, strict=True))
+    pairs, again = tool.data(0, 3), tool.data(2, 1)
+    assert (pairs.images.shape, pairs.images.dtype) == ((3, 3, 64, 64), torch.uint8)
+    assert pairs.right.shape == pairs.wrong.shape == (3, tool.CHANGED, toy_scorers.SLOTS)
+    for name in ("images", "right", "wrong"):
+        assert torch.equal(getattr(pairs, name)[2:], getattr(again, name))
+
+
+def test_the_rate_is_that_of_a_one_cycle_schedule():
+    optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], tool.RATE)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, tool.RATE, total_steps=50)
+    for step in range(50):
+        assert tool.one_cycle(step, 50) == pytest.approx(optimizer.param_groups[0]["lr"], rel=1e-9)
+        optimizer.step()
+        if step < 49:
+            schedule.step()
 
 
 def test_scorers_are_trained_written_and_read_back(tmp_path, monkeypatch):
@@ -52,13 +62,13 @@ def test_scorers_are_trained_written_and_read_back(tmp_path, monkeypatch):
 
 def test_a_right_caption_lowers_the_loss():
     torch.manual_seed(0)
-    images, right, wrong = tool.data(0, 4)
-    pixels = images.float() / 255
+    pairs = tool.data(0, 4)
+    pixels = pairs.images.float() / 255
     for model in (toy_scorers.ToyClip(), toy_scorers.ToyVqa()):
         optimizer = torch.optim.Adam(model.parameters(), 1e-3)
         losses = []
         for _ in range(4):
-            loss = tool.loss_of(model, pixels, right[:, 0], wrong)
+            loss = tool.loss_of(model, pixels, pairs.right[:, 0], pairs.wrong).mean()
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()

@@ -227,10 +227,11 @@ class SampleAccumulator:
         """
         successes = int(sum(per_sample))
         value = successes / len(per_sample)
+        by_id = dict(zip(sorted(sample.id for sample in self.scored), per_sample, strict=True))
         prompts = [sample.prompt for sample in self.scored if sample.label is None and sample.prompt is not None]
         if len(set(prompts)) < len(prompts):
             hits, groups = np.array(per_sample), self.groups
             left = [hits[groups != group] for group in range(GROUPS)] if self.groups_filled() else []
-            return replace(self.jackknifed(value, [float(part.mean()) for part in left]), per_sample=per_sample)
+            return replace(self.jackknifed(value, [float(part.mean()) for part in left]), per_sample=by_id)
         interval = wilson(successes, len(per_sample))
-        return replace(self.jackknifed(value, []), interval=interval, method="wilson", per_sample=per_sample)
+        return replace(self.jackknifed(value, []), interval=interval, method="wilson", per_sample=by_id)

@@ -28,6 +28,7 @@ class ClassMeans:
     """Gives the mean image of each label asked for; as many as there are labels, none of them held in memory twice."""
 
     preferred_batch = 64
+    image_format = "raw"
     description = "class means of the reference"
 
     def __init__(self, means: Mapping[int | None, np.ndarray], labels: Sequence[int | None]) -> None:

@@ -27,18 +27,17 @@ import numpy as np
 
 from diffusionbench.catalog import direction, metric_info, resolve_metric
 from diffusionbench.errors import RequestError
-from diffusionbench.record import Protocol, Record, printed_digits
+from diffusionbench.protocol import COMPARED, protocol_difference
+from diffusionbench.record import Protocol, Record, printed_digits, reference_names
 from diffusionbench.registry import nearest
 from diffusionbench.study.analysis import rescoring_noise
 from diffusionbench.study.correlate import kendall, mid_ranks
 from diffusionbench.study.points import (
-    COMPARED,
     MEASURED,
     families,
     guidance_state,
     in_set,
     method_key,
-    protocol_difference,
 )
 
 HOLISTIC: Final = ("fid", "fid@cfg", "geneval_overall", "dpgbench", "genaibench_overall")
@@ -260,7 +259,7 @@ def _columns(pool: Sequence[Record]) -> tuple[list[Column], dict[str, dict[str, 
         for key in record.values:
             alike = groups.setdefault((key, suffix), [])
             for group in alike:
-                if not protocol_difference(group[0].protocol, record.protocol):
+                if not protocol_difference(group[0], record, key):
                     group.append(record)
                     break
             else:
@@ -288,8 +287,9 @@ def _labels(protocols: Sequence[Protocol]) -> list[str]:
     """Return suffixes that distinguish columns of one metric, such as "[count=5000]"; none for a single column."""
     if len(protocols) == 1:
         return [""]
-    fields = [name for name in COMPARED if len({str(getattr(p, name)) for p in protocols}) > 1]
-    labels = ["[" + ",".join(f"{name}={str(getattr(p, name))[:12]}" for name in fields) + "]" for p in protocols]
+    facts = [{"reference": reference_names(p)} | {name: str(getattr(p, name)) for name in COMPARED} for p in protocols]
+    fields = [name for name in facts[0] if len({one[name] for one in facts}) > 1]
+    labels = ["[" + ",".join(f"{name}={one[name][:12]}" for name in fields) + "]" for one in facts]
     # Protocols may differ in extractor weights only, or in the end of a digest.
     return [f"{label[:-1]}#{i + 1}]" if labels.count(label) > 1 else label for i, label in enumerate(labels)]
 

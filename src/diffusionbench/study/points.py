@@ -16,7 +16,8 @@ from typing import Final, Literal
 from diffusionbench.catalog import resolve_metric
 from diffusionbench.errors import RequestError
 from diffusionbench.limits import TooDeepError, parse_json, read_small
-from diffusionbench.record import Protocol, Record, Value, load
+from diffusionbench.protocol import protocol_difference
+from diffusionbench.record import Record, Value, load
 from diffusionbench.registry import nearest
 from diffusionbench.shown import few, message, printable
 from diffusionbench.study import published
@@ -29,20 +30,6 @@ LATENT: Final = ("rae", "vae", "e2e-vae")
 CHARTED: Final = (*LATENT, "pixel")
 FAMILY_ALIASES: Final = {"e2e": "e2e-vae", "fewstep": "few-step", "pixels": "pixel"}
 GROUPS: Final = {"latent": LATENT, "charted": CHARTED, "all": FAMILIES}
-
-# Fields of a protocol that must agree before two values of one metric are compared. How a method samples (steps, shift,
-# guidance scale) is part of the method and may differ.
-COMPARED: Final = (
-    "name",
-    "axis",
-    "reference",
-    "reference_digest",
-    "count",
-    "images_per_prompt",
-    "prompts",
-    "prompts_digest",
-    "quantisation",
-)
 
 _OUTLINE: Final = {"schema_version", "kind", "values", "protocol", "provenance"}
 
@@ -231,17 +218,6 @@ def _candidates(records: Iterable[Record], key: str, guidance: str) -> dict[str,
     return found
 
 
-def protocol_difference(left: Protocol, right: Protocol) -> dict[str, tuple[object, object]]:
-    """Return the compared fields in which two protocols differ, with both contents."""
-    pairs = {field: (getattr(left, field), getattr(right, field)) for field in COMPARED}
-    different = {field: pair for field, pair in pairs.items() if pair[0] != pair[1]}
-    shared = left.extractors.keys() & right.extractors.keys()
-    if changed := sorted(name for name in shared if left.extractors[name] != right.extractors[name]):
-        name = changed[0]
-        different[f"extractors.{name}"] = (left.extractors[name], right.extractors[name])
-    return different
-
-
 def check_one_protocol(records: Sequence[Record], key: str) -> None:
     """Check that all values were measured under one protocol.
 
@@ -249,7 +225,7 @@ def check_one_protocol(records: Sequence[Record], key: str) -> None:
         RequestError: naming two records and each field in which their protocols differ.
     """
     for record in records[1:]:
-        if difference := protocol_difference(records[0].protocol, record.protocol):
+        if difference := protocol_difference(records[0], record, key):
             fields = few([f"{field}: {a!r} and {b!r}" for field, (a, b) in difference.items()], "; ")
             raise RequestError(
                 f"mixed protocols in one comparison of {key}: '{records[0].id}' and '{record.id}' differ in {fields}. "

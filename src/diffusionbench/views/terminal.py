@@ -18,7 +18,7 @@ from rich.text import Text
 
 from diffusionbench.catalog import direction, metric_info
 from diffusionbench.errors import RequestError
-from diffusionbench.record import Record, facts_of
+from diffusionbench.record import Record, facts_of, reference_names
 from diffusionbench.shown import FIRST, cell, few, lines, printable
 from diffusionbench.study.analysis import Study, SubsetCoefficient
 from diffusionbench.study.board import SHOWN, Board, BoardRow, Cell, column_id
@@ -111,7 +111,7 @@ def print_record(record: Record, as_json: bool = False) -> None:
     if protocol.guidance is not None:
         scale = protocol.guidance.scale
         guidance = ", guidance " + ("of a strength not stated" if scale is None else f"{scale:g}")
-    against = f"on prompts {protocol.prompts}" if protocol.prompts else f"against {protocol.reference}"
+    against = f"on prompts {protocol.prompts}" if protocol.prompts else f"against {reference_names(protocol) or None}"
     right: dict[str, Any] = {"justify": "right"}
     columns = [Column("metric"), Column("value", **right), Column("95 % interval"), Column("n", **right)]
     columns += [Column("better"), *(Column(name.replace("_", " "), **right) for name in record.anchors)]
