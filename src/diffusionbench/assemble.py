@@ -141,6 +141,9 @@ def _doubts(evaluation: Evaluation, found: Findings, spec: MetricSpec) -> list[t
         doubts.append(("flagged", "a judge failed its self-test"))
     if {*spec.judges} & {*evaluation.request.trained_with}:
         doubts.append(("flagged", "trained on the metric"))
+    for judge in spec.reference:
+        if (reference := evaluation.reference_of(judge)) and (asserted := reference.asserted(judge)):
+            doubts.append(("asserted", asserted))
     return doubts
 
 
@@ -189,17 +192,16 @@ def _per_sample(estimates: Mapping[str, Estimate], entries: Sequence[StoredImage
 
 
 def _protocol(evaluation: Evaluation, found: Findings) -> Protocol:
-    request, reference, prompts = evaluation.request, evaluation.reference, evaluation.prompts
+    request, prompts = evaluation.request, evaluation.prompts
     return Protocol(
         name=request.protocol or request.axis,
         axis=request.axis,
         judges={name: JudgeUsed(digest=judge) for name, judge in found.judges.items()},
-        references={}
-        if reference is None
-        else {
-            judge: ReferenceUsed(name=reference.name, digest=reference.digest)
-            for spec in evaluation.metrics.values()
-            for judge in spec.reference
+        references={
+            judge: ReferenceUsed(
+                name=reference.name, digest=reference.digest, role=reference.role, made_by=reference.made_by(judge)
+            )
+            for judge, reference in sorted(evaluation.references.items())
         },
         count=request.count,
         images_per_prompt=prompts.images_per_prompt if prompts else None,

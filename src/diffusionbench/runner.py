@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable
 from itertools import groupby
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -67,12 +67,14 @@ def rescore(
     device: str = "cpu",
     progress: Progress | None = None,
     command: str | None = None,
+    **references: Any,
 ) -> Record:
     """Score a store's images with other metrics; no image is made.
 
     Args:
         store_dir: the store's folder, or one with a single store in it.
         reference: None: the one of the request that filled the store.
+        references: the other fields of `EvalRequest` about real images.
         command: what to type to get this record again.
 
     Raises:
@@ -88,8 +90,8 @@ def rescore(
     store = ImageStore(store_dir)
     known, count = store.manifest.request, store.asked()
     store.check_whole(count)
-    named = {"metrics": metrics, "reference": reference or known.reference}
-    evaluation = Evaluation(known.model_copy(update={**named, "count": count, "command": command}))
+    asked = known.with_metrics(metrics, reference=reference, **references)
+    evaluation = Evaluation(asked.model_copy(update={"count": count, "command": command}))
     evaluation.check_metrics()
     evaluation.check_labels(entry.sample() for entry in store.entries(count))
     return score(evaluation, store, device, progress)
@@ -177,6 +179,8 @@ class JudgingPass:
         # Building a network draws random weights first, which must not disturb a training run.
         with torch.random.fork_rng():
             self.judges: dict[str, Judge] = {row.name: JUDGES.load(row.name)(device) for row in evaluation.judges}
+        for judge in self.judges.values():
+            evaluation.check_loaded(judge)
 
     def self_test(self) -> Literal["passed", "failed"] | None:
         """Test the judges that were shipped with outputs; None where none was."""
@@ -189,11 +193,13 @@ class JudgingPass:
         self, what: str, images: ImageSet, count: int, specs: dict[str, MetricSpec]
     ) -> tuple[dict[str, Estimate], int]:
         """Return estimates of some of the metrics over a set's first `count` images, and how many were readable."""
-        reference, prompts = self.evaluation.reference, self.evaluation.prompts
-        references: dict[str, JudgedReference] = {}
-        if reference is not None:
-            compared = {name for spec in specs.values() for name in spec.reference}
-            references = {name: JudgedReference(reference, self.judges[name]) for name in compared}
+        prompts = self.evaluation.prompts
+        compared = {name for spec in specs.values() for name in spec.reference}
+        references = {
+            name: JudgedReference(reference, self.judges[name])
+            for name, reference in self.evaluation.references.items()
+            if name in compared
+        }
         context = Context(references, prompts, self.evaluation.request.prompts)
         with in_float32():
             metrics: dict[str, Metric] = {key: METRICS.load(spec.key)(spec, context) for key, spec in specs.items()}
@@ -232,11 +238,15 @@ class JudgingPass:
 
 
 def _anchors(pass_: JudgingPass, count: int) -> tuple[dict[str, dict[str, Estimate]], tuple[str, ...]]:
-    """Score the reference's anchors at the generated count; also say what must be said where that is not possible."""
+    """Score each reference's anchors at the generated count; also say what must be said where that is not possible."""
     found: dict[str, dict[str, Estimate]] = {}
     notes: list[str] = []
-    reference, metrics = pass_.evaluation.reference, pass_.evaluation.metrics
-    for name, source in (reference.anchors(count) if reference else {}).items():
+    anchors = [
+        (name, source, pass_.evaluation.compared_with(reference))
+        for reference in pass_.evaluation.distinct_references
+        for name, source in reference.anchors(count).items()
+    ]
+    for name, source, metrics in anchors:
         samples = [Sample(place, plain_item(label)) for place, label in enumerate(source.labels or ())]
         number = len(samples)
         if number < count:
@@ -244,5 +254,6 @@ def _anchors(pass_: JudgingPass, count: int) -> tuple[dict[str, dict[str, Estima
         fitting = {key: spec for key, spec in metrics.items() if number >= spec.min_samples}
         for key in sorted(metrics.keys() - fitting.keys()):
             notes.append(f"anchor {name}: {number} images are too few for {key}, which is not scored on it")
-        found[name], _ = pass_(f"anchor {name}", ImageStream(source, samples), number, fitting)
+        values, _ = pass_(f"anchor {name}", ImageStream(source, samples), number, fitting)
+        found.setdefault(name, {}).update(values)
     return found, tuple(notes)

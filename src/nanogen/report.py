@@ -82,7 +82,7 @@ def _judged(path: Path, record: Record) -> list[dict[str, Any]]:
     verdicts = next((facts["verdicts"] for facts in facts_of(record).values() if "verdicts" in facts), None)
     if not verdicts:
         return []
-    free = {"metrics", "reference", "count", "command"}
+    free = {"metrics", "count", "command"} | {"reference", "references", "reference_extractors", "reference_role"}
     request = {key: value for key, value in record.extra.get("request", {}).items() if key not in free}
     stores = (ImageStore(file.parent) for file in sorted((path / runs.EVALS / "images").glob("*/store.json")))
     same = (one for one in stores if one.manifest.request.model_dump(mode="json", exclude=free) == request)

@@ -264,6 +264,7 @@ class Inception(Judge):
     """
 
     spec = INCEPTION
+    preprocessing = _PREPROCESSING
 
     def __init__(
         self, device: str = "cpu", options: Mapping[str, Any] | None = None, weights: str | Path | None = None
