@@ -333,8 +333,24 @@ class Evaluation:
         self.check_labels(self.samples(source))
         self.check_size(source.image_size)
 
-    def check_metrics(self) -> None:
+    def check_judges(self) -> None:
+        """Check metrics and judges as far as images are judged by them: names, prompts, weights and packages.
+
+        Raises:
+            UserError: as `check`.
+        """
+        check_metric_axis(self.request.axis, self.metrics)
+        self._check_prompts()
+        for key, spec in self.metrics.items():
+            self._check_prompt_set(key, spec)
+        for judge in self.judges:
+            JUDGES.load(judge.name).check()
+
+    def check_metrics(self, judges: bool = True) -> None:
         """Check what a request says without its images: names, reference, counts, weights.
+
+        Args:
+            judges: whether judges must be there, which only matters where evidence is absent.
 
         Raises:
             UserError: as `check`.
@@ -356,7 +372,7 @@ class Evaluation:
                     "found. Give more images or leave the metric out."
                 )
         self._check_prompts()
-        for judge in self.judges:
+        for judge in self.judges if judges else ():
             JUDGES.load(judge.name).check()
 
     def _check_prompts(self) -> None:
@@ -366,13 +382,16 @@ class Evaluation:
                 f"Known: {', '.join(sorted(PROMPTS))}."
             )
 
-    def _check_comparison(self, key: str, spec: MetricSpec) -> None:
-        """Refuse a metric whose prompts or real images are others, or not there."""
+    def _check_prompt_set(self, key: str, spec: MetricSpec) -> None:
         if self.prompts is not None and spec.prompts not in (None, self.prompts.name):
             raise RequestError(
                 f"metric '{key}' judges images of prompt set '{spec.prompts}', and the images are of "
                 f"'{self.prompts.name}'. Choose the matching metric or prompt set."
             )
+
+    def _check_comparison(self, key: str, spec: MetricSpec) -> None:
+        """Refuse a metric whose prompts or real images are others, or not there."""
+        self._check_prompt_set(key, spec)
         for judge, needed in spec.reference.items():
             reference = self.reference_of(judge)
             if reference is None:

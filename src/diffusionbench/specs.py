@@ -35,6 +35,9 @@ class JudgeSpec:
         hub: repositories of the Hugging Face hub that hold its weights.
         kid_subset: images in a subset of the kernel distance in its features.
         options: thresholds and other settings with their defaults; part of the digest.
+        version: of its own code: another number where it may judge some image otherwise; part of the digest.
+        precision: of its arithmetic; part of the digest.
+        kept: whether its evidence is kept beside the images; no where it is the images themselves.
         self_test: whether it was shipped with outputs to test against.
         in_protocol: whether its digest stands in a record's protocol; no only where the record holds it elsewhere.
     """
@@ -58,6 +61,9 @@ class JudgeSpec:
     hub: tuple[str, ...] = ()
     kid_subset: int = 1000
     options: Mapping[str, Any] = field(default_factory=dict)
+    version: int = 1
+    precision: str = "float32"
+    kept: bool = True
     self_test: bool = False
     in_protocol: bool = True
 

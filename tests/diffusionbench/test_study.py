@@ -12,7 +12,7 @@ from typer.testing import CliRunner
 
 from diffusionbench.cli.records import register
 from diffusionbench.errors import RequestError
-from diffusionbench.record import Guidance, Protocol, Provenance, Record, Value
+from diffusionbench.record import Guidance, JudgeUsed, Protocol, Provenance, Record, Value
 from diffusionbench.study import published
 from diffusionbench.study.analysis import BetweenFamilies, analyse, rescoring_noise
 from diffusionbench.study.correlate import kendall, partial, pearson, spearman
@@ -185,9 +185,13 @@ def test_mixed_protocols_are_named():
         select_points(records, score_set="measured")
     assert len(select_points(records, score_set="measured", select=["m0", "m1"]).points) == 2
     a, b = records[0], records[2]
-    changed = b.model_copy(update={"protocol": b.protocol.model_copy(update={"extractors": {"inception": "f" * 64}})})
-    base = a.model_copy(update={"protocol": a.protocol.model_copy(update={"extractors": {"inception": "0" * 64}})})
-    with pytest.raises(RequestError, match=r"extractors\.inception"):
+    changed = b.model_copy(
+        update={"protocol": b.protocol.model_copy(update={"judges": {"inception": JudgeUsed(digest="f" * 64)}})}
+    )
+    base = a.model_copy(
+        update={"protocol": a.protocol.model_copy(update={"judges": {"inception": JudgeUsed(digest="0" * 64)}})}
+    )
+    with pytest.raises(RequestError, match=r"judges\.inception\.digest"):
         check_one_protocol([base, changed], "fid")
 
 

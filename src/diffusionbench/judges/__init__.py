@@ -50,6 +50,7 @@ PIXELS: Final = JudgeSpec(
     title="the images themselves, for metrics that judge pictures",
     load="diffusionbench.judges.judge:Pixels",
     licence="none",
+    kept=False,
 )
 INCEPTION: Final = JudgeSpec(
     name="inception",
