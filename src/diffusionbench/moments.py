@@ -16,17 +16,12 @@ from diffusionbench.archives import Archive
 from diffusionbench.errors import DataError, RequestError
 from diffusionbench.shown import few
 
-<<<<<<< HEAD
 BLOCK: Final = 1000
 """Rows whose products are summed at once. Whole blocks, in the order seen, keep the sum independent of batch size to
 the last bit; parts of a set begin at multiples of this number."""
-=======
-# Rows held back before they are folded into the moments. Folding whole blocks, in the order seen, makes the result
-# independent of batch size to the last bit; 512 rows are enough for a fast product.
-_BLOCK: Final = 512
+
 # Names under which files of statistics keep a mean and a covariance, the preferred ones first.
 MOMENT_KEYS: Final = (("mu", "sigma"), ("ref_mu", "ref_sigma"))
->>>>>>> refs
 
 
 def as_matrix(values: Any, what: str, min_rows: int = 1) -> np.ndarray:

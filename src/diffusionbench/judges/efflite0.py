@@ -161,6 +161,7 @@ class EfficientNetLite0(Judge):
     """
 
     spec = EFFLITE0
+    preprocessing = _PREPROCESSING
 
     def __init__(self, device: str = "cpu", options: Mapping[str, Any] | None = None) -> None:
         super().__init__(device, options)
@@ -190,13 +191,13 @@ class EfficientNetLite0(Judge):
                 f"judge 'efflite0' needs uint8 images [B, H, W, 3], got {images.dtype} {images.shape}. Convert them "
                 "first, with a stated rounding."
             )
-        parts = []
+        found: dict[str, list[np.ndarray]] = {"features": [], "logits": []}
         with torch.inference_mode():
             for start in range(0, len(images), _AT_ONCE):
-                features, logits = self._net(prepare(images[start : start + _AT_ONCE]).to(self.device))
-                parts.append((features.cpu().numpy(), logits.cpu().numpy()))
-        features, logits = (np.concatenate(arrays) for arrays in zip(*parts, strict=True))
-        return {"features": features, "logits": logits}
+                outputs = self._net(prepare(images[start : start + _AT_ONCE]).to(self.device))
+                for rows, output in zip(found.values(), outputs, strict=True):
+                    rows.append(output.cpu().numpy())
+        return {name: np.concatenate(rows) for name, rows in found.items()}
 
     def self_test(self) -> float:
         """See `Judge.self_test`; the worst of the stored outputs of `patterns`."""
