@@ -28,6 +28,9 @@ from diffusionbench.source import ImageSource, exists_already
 
 # Enough of the label order to tell two orders apart: every class of ImageNet appears.
 _ORDER: Final = 1000
+# Grey levels of mean absolute difference up to which two images count as the same: a function that exceeds them between
+# two images of one sample is not deterministic.
+REPEAT_LIMIT: Final = 2.0
 
 
 class Sampling(Strict):
@@ -61,6 +64,8 @@ class EvalRequest(Strict):
         num_classes: for a generator whose reference has no labels: ask for 0, 1, ..., in turn.
         config_hash, checkpoint_digest, step, command: provenance that only the caller knows.
         trained_with: names of judges or networks that the method was trained with.
+        repeat_error: mean absolute difference in grey levels between two images that a function made of one sample;
+            None where that was not tried.
     """
 
     axis: str = "class_conditional"
@@ -84,6 +89,7 @@ class EvalRequest(Strict):
     step: int | None = None
     command: str | None = None
     trained_with: tuple[str, ...] = ()
+    repeat_error: float | None = None
 
     def with_metrics(self, metrics: tuple[str, ...], **references: Any) -> EvalRequest:
         """Return the request for other metrics, with other real images where any field about them is given.

@@ -9,9 +9,10 @@ import hashlib
 import json
 import shlex
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import cached_property, partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from pydantic import ValidationError
@@ -58,10 +59,14 @@ class NetworkSource:
     Args:
         pipeline: makes images, with the batch size of its config's evaluation.
         description: for the record's provenance.
+
+    Attributes:
+        facts: fields of a request that only the source knows, where the caller does not know them either.
     """
 
     labels: Sequence[int | None] | None = None
     image_format: str | None = None
+    facts: Mapping[str, Any] = {}
 
     def __init__(self, pipeline: ImagePipeline, description: str) -> None:
         self.pipeline = pipeline
@@ -95,6 +100,24 @@ class NetworkSource:
         return self.pipeline(condition, SeededNoise(seeds, self.pipeline.components.device))
 
 
+def request_facts(config: Config, components: Components) -> dict[str, Any]:
+    """Return the fields of a request that say what network makes the images, and how."""
+    return {
+        "num_classes": components.derived.shape.num_classes,
+        "sampling": Sampling(
+            sampler=config.sampler.name,
+            num_steps=config.sampler.num_steps,
+            shift=resolve(config).sampler_shift,
+            guidance=Guidance(scale=config.guidance.scale, interval=config.guidance.interval),
+            ema=True,
+            precision=components.precision,
+            quantisation="truncate",
+        ),
+        "config_hash": config.hash,
+        "trained_with": tuple(sorted({judge for name in config.losses for judge in LOSSES[name].judges})),
+    }
+
+
 def _evaluation(config: Config, components: Components, method: str, step: int | None) -> Evaluation:
     check_axis(config)
     request = EvalRequest(
@@ -107,19 +130,8 @@ def _evaluation(config: Config, components: Components, method: str, step: int |
         seed=config.eval.seed,
         method=method,
         title=method,
-        num_classes=components.derived.shape.num_classes,
-        sampling=Sampling(
-            sampler=config.sampler.name,
-            num_steps=config.sampler.num_steps,
-            shift=resolve(config).sampler_shift,
-            guidance=Guidance(scale=config.guidance.scale, interval=config.guidance.interval),
-            ema=True,
-            precision=components.precision,
-            quantisation="truncate",
-        ),
-        config_hash=config.hash,
         step=step,
-        trained_with=tuple(sorted({judge for name in config.losses for judge in LOSSES[name].judges})),
+        **request_facts(config, components),
     )
     # References of judges that only other metrics name have no meaning here.
     evaluation = Evaluation(request.with_metrics(request.metrics))
