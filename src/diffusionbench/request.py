@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from copy import copy
 from typing import Any, Final, Literal
 
@@ -130,28 +130,6 @@ class EvalRequest(Strict):
                 "a shorter one with --method or --title."
             )
         return name
-
-
-def references_by_judge(given: Sequence[str]) -> dict[str, Any]:
-    """Return the fields `reference` and `references` of a request from "REF" or "JUDGE=REF" of each.
-
-    A path may hold "=": only the name of a judge before the first one counts.
-
-    Raises:
-        RequestError: if two are given for one judge, or two for all.
-    """
-    found: dict[str, str] = {}
-    for one in given:
-        judge, equals, name = one.partition("=")
-        if not (equals and judge in JUDGES):
-            judge, name = "", one
-        if judge in found:
-            raise RequestError(
-                f"two references are given for {f'judge {judge!r}' if judge else 'all judges'}: {found[judge]} and "
-                f"{name}. Name one; --reference JUDGE=REF gives a judge its own."
-            )
-        found[judge] = name
-    return {"reference": found.pop("", None), "references": found}
 
 
 def check_metric_axis(axis: str, metrics: Iterable[str]) -> None:

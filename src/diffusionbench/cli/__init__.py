@@ -17,7 +17,7 @@ from diffusionbench import bounds
 from diffusionbench.cli import benchmarks, prepare, records
 from diffusionbench.errors import DataError, RequestError, RunError, run_program
 from diffusionbench.provenance import check_device, examine
-from diffusionbench.references import check_role
+from diffusionbench.references import check_role, references_by_judge
 from diffusionbench.shown import printable
 from diffusionbench.writing import check_place
 
@@ -186,8 +186,6 @@ def run(
 
 def _real_images(given: list[str] | None, extractors: list[str] | None, role: str | None) -> dict[str, Any]:
     """Return the fields of a request that name real images and say whose and which they are."""
-    from diffusionbench.request import references_by_judge
-
     for name in given or ():
         _check_text("reference", name)
     fields = {**references_by_judge(given or ()), "reference_extractors": tuple(extractors or ())}
