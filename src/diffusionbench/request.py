@@ -28,6 +28,9 @@ from diffusionbench.source import ImageSource, exists_already
 
 # Enough of the label order to tell two orders apart: every class of ImageNet appears.
 _ORDER: Final = 1000
+# Grey levels of mean absolute difference up to which two images count as the same: a function that exceeds them between
+# two images of one sample is not deterministic.
+REPEAT_LIMIT: Final = 2.0
 
 
 class Sampling(Strict):
@@ -61,6 +64,8 @@ class EvalRequest(Strict):
         num_classes: for a generator whose reference has no labels: ask for 0, 1, ..., in turn.
         config_hash, checkpoint_digest, step, command: provenance that only the caller knows.
         trained_with: names of judges or networks that the method was trained with.
+        repeat_error: mean absolute difference in grey levels between two images that a function made of one sample;
+            None where that was not tried.
     """
 
     axis: str = "class_conditional"
@@ -84,6 +89,7 @@ class EvalRequest(Strict):
     step: int | None = None
     command: str | None = None
     trained_with: tuple[str, ...] = ()
+    repeat_error: float | None = None
 
     def with_metrics(self, metrics: tuple[str, ...], **references: Any) -> EvalRequest:
         """Return the request for other metrics, with other real images where any field about them is given.
@@ -92,12 +98,16 @@ class EvalRequest(Strict):
         """
         given = {field: value for field, value in references.items() if value}
         if given:
-            given = {"reference": None, "references": {}, "reference_extractors": (), "reference_role": None, **given}
-        else:
-            comparing = {judge for key in metrics for judge in METRICS[key].reference}
-            given["references"] = {judge: name for judge, name in self.references.items() if judge in comparing}
-            given["reference_extractors"] = tuple(judge for judge in self.reference_extractors if judge in comparing)
-        return self.model_copy(update={"metrics": metrics, **given})
+            return self.without_references(metrics).model_copy(update=given)
+        comparing = {judge for key in metrics for judge in METRICS[key].reference}
+        own = {judge: name for judge, name in self.references.items() if judge in comparing}
+        extractors = tuple(judge for judge in self.reference_extractors if judge in comparing)
+        return self.model_copy(update={"metrics": metrics, "references": own, "reference_extractors": extractors})
+
+    def without_references(self, metrics: tuple[str, ...]) -> EvalRequest:
+        """Return the request for other metrics, with no real images."""
+        none: dict[str, Any] = {"reference": None, "references": {}, "reference_extractors": (), "reference_role": None}
+        return self.model_copy(update={"metrics": metrics, **none})
 
     @field_validator("metrics")
     @classmethod
@@ -216,8 +226,8 @@ class Evaluation:
         for judge in (*request.references, *request.reference_extractors):
             if judge not in comparing:
                 raise RequestError(
-                    f"a reference of judge '{JUDGES[judge].name}' was given, and no metric asked for compares through "
-                    f"it. Leave it out, or ask for such a metric; those asked for compare through: "
+                    f"a reference or its extractor was named for judge '{JUDGES[judge].name}', and no metric asked for "
+                    f"compares through it. Leave it out; those asked for compare through: "
                     f"{', '.join(sorted(comparing)) or 'none'}."
                 )
         shared = [judge for judge in request.reference_extractors if judge not in request.references]
@@ -333,8 +343,24 @@ class Evaluation:
         self.check_labels(self.samples(source))
         self.check_size(source.image_size)
 
-    def check_metrics(self) -> None:
+    def check_judges(self) -> None:
+        """Check metrics and judges as far as images are judged by them: names, prompts, weights and packages.
+
+        Raises:
+            UserError: as `check`.
+        """
+        check_metric_axis(self.request.axis, self.metrics)
+        self._check_prompts()
+        for key, spec in self.metrics.items():
+            self._check_prompt_set(key, spec)
+        for judge in self.judges:
+            JUDGES.load(judge.name).check()
+
+    def check_metrics(self, judges: bool = True) -> None:
         """Check what a request says without its images: names, reference, counts, weights.
+
+        Args:
+            judges: whether judges must be there, which only matters where evidence is absent.
 
         Raises:
             UserError: as `check`.
@@ -356,7 +382,7 @@ class Evaluation:
                     "found. Give more images or leave the metric out."
                 )
         self._check_prompts()
-        for judge in self.judges:
+        for judge in self.judges if judges else ():
             JUDGES.load(judge.name).check()
 
     def _check_prompts(self) -> None:
@@ -366,20 +392,25 @@ class Evaluation:
                 f"Known: {', '.join(sorted(PROMPTS))}."
             )
 
-    def _check_comparison(self, key: str, spec: MetricSpec) -> None:
-        """Refuse a metric whose prompts or real images are others, or not there."""
+    def _check_prompt_set(self, key: str, spec: MetricSpec) -> None:
         if self.prompts is not None and spec.prompts not in (None, self.prompts.name):
             raise RequestError(
                 f"metric '{key}' judges images of prompt set '{spec.prompts}', and the images are of "
                 f"'{self.prompts.name}'. Choose the matching metric or prompt set."
             )
+
+    def _check_comparison(self, key: str, spec: MetricSpec) -> None:
+        """Refuse a metric whose prompts or real images are others, or not there."""
+        self._check_prompt_set(key, spec)
         for judge, needed in spec.reference.items():
             reference = self.reference_of(judge)
             if reference is None:
-                given = f"one only for judge {', '.join(self.references)}" if self.references else "none"
+                lacks = ", and none was given"
+                if self.references:
+                    lacks = f" for judge '{judge}', and one was given for {', '.join(self.references)} only"
                 raise RequestError(
-                    f"metric '{key}' on axis '{self.request.axis}' needs a reference for judge '{judge}', and {given} "
-                    "was given. Name real images or their statistics with --reference."
+                    f"metric '{key}' on axis '{self.request.axis}' needs a reference{lacks}. Name real images, or "
+                    f"statistics of '{judge}', with --reference."
                 )
             reference.check(JUDGES[judge])
             if needed not in reference.offers:

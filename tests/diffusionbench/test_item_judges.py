@@ -39,7 +39,8 @@ class Thirds(Judge):
         super().__init__(device, options)
         self.digest = self.digest_of("thirds")
 
-    def questions(self, item):
+    @classmethod
+    def questions(cls, item):
         return (f"is it in third {item.label % 3}?",)
 
     def __call__(self, images, items=(), given=None):
@@ -189,7 +190,8 @@ def test_one_metric_of_six_judges_takes_one_pass_of_each(monkeypatch, ask, noise
         monkeypatch.setattr(kind, "calls", 0)
     images = noise(20)
     record = runner.run(ask(metrics=("fd6",)), ArraySource(images, LABELS, "noise"))
-    assert [kind.calls for kind in SIX] == [20] * 6
+    # The self-test of a judge without stored outputs, then the images.
+    assert [kind.calls for kind in SIX] == [3 + 1 + 20] * 6
     assert record.protocol.judges.keys() == set(names)
     distances = []
     for kind in SIX:

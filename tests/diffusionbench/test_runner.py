@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from diffusionbench import runner
-from diffusionbench.errors import DataError, RequestError
+from diffusionbench.errors import DataError, RequestError, RunError
 from diffusionbench.judges import JUDGES
 from diffusionbench.judges.digits import DigitsJudge
 from diffusionbench.metrics import METRICS, MetricSpec
@@ -33,7 +33,7 @@ class Spy(Metric):
         self.made.append(self)
 
     def compute(self):
-        firsts = np.concatenate(self.rows)[:, 0].astype(np.float64)
+        firsts = self.rows[:, 0].astype(np.float64)
         return Estimate(value=float(firsts.mean()), stderr=None, interval=None, method="none", scored=len(firsts))
 
 
@@ -198,7 +198,7 @@ def test_each_judge_sees_each_image_once(ask, metric, noise, monkeypatch):
     request = ask(metrics=(key, "accuracy_digits"), count=100, reference=None)
     runner.run(request, ArraySource(noise(100), np.arange(100) % 10, "noise"))
     # The self-test, then the images.
-    assert seen == [8, 100]
+    assert seen == [8, 50, 50]
     assert [sample.id for sample in Spy.made[-1].seen.scored] == list(range(100))
     assert [sample.label for sample in Spy.made[-1].seen.scored] == [index % 10 for index in range(100)]
 
@@ -294,18 +294,20 @@ def test_the_time_of_making_images_counts(ask, noise, tmp_path, monkeypatch):
     assert runner.score(request, store).provenance.wall_seconds > 1000
 
 
-def test_one_extractor_that_fails_its_self_test_fails_the_record(ask, noise, metric, monkeypatch):
+def test_one_judge_that_fails_its_self_test_stops_before_an_image_is_made(ask, noise, metric, monkeypatch, tmp_path):
     class Broken(DigitsJudge):
         def self_test(self):
-            return 1.0
+            return float("nan")
 
     real = JUDGES.load
     monkeypatch.setattr(JUDGES, "load", lambda name: Broken if name == "broken" else real(name))
     monkeypatch.setitem(JUDGES._rows, "broken", replace(JUDGES["digits"], name="broken"))
     key = metric(spec("spy", judge="broken"))
     source = ArraySource(noise(20), np.arange(20) % 10, "noise")
-    record = runner.run(ask(metrics=("accuracy_digits", key), reference=None), source)
-    assert record.provenance.selftest == "failed"
+    monkeypatch.setattr(source, "images", lambda samples: pytest.fail("an image was made"))
+    for store in (None, tmp_path):
+        with pytest.raises(RunError, match=r"fails its self-test: .* shipped with \(largest relative deviation nan"):
+            runner.run(ask(metrics=("accuracy_digits", key), reference=None), source, store)
 
 
 def test_sizes_unknown_before_the_first_image_are_checked_on_it(ask, noise, monkeypatch):

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from diffusionbench import bounds
-from diffusionbench.cli import benchmarks, records
+from diffusionbench.cli import benchmarks, prepare, records
 from diffusionbench.errors import DataError, RequestError, RunError, run_program
 from diffusionbench.provenance import check_device, examine
 from diffusionbench.references import check_role
@@ -97,7 +97,7 @@ RecordFile = Annotated[Path, typer.Argument(help="a record's JSON file")]
 
 def main() -> None:
     """Run a command; wrong use ends with exit code 2 and one sentence, a failed run with 1."""
-    run_program(app, "interrupted; with --store the same command continues")
+    run_program(app, "interrupted; the same command continues, `run` where it has --store")
 
 
 def _finish(record: Record, out: Path | None, as_json: bool) -> None:
@@ -426,4 +426,5 @@ def doctor(as_json: Json = False) -> None:
 
 
 records.register(app)
+prepare.register(app)
 benchmarks.register(app)

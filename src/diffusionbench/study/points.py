@@ -150,11 +150,14 @@ def load_folder(folder: Path) -> list[Record]:
 
 
 def record_files(folder: Path, nested: bool = True) -> list[Path]:
-    """Return the JSON files in a folder (and below it) that may be records, without schemas and hidden files."""
+    """Return the JSON files in a folder (and below it) that may be records.
+
+    Not schemas, hidden files and the attachments of records, which lie in folders `ID.evidence`.
+    """
     return sorted(
         path
         for path in (folder.rglob if nested else folder.glob)("*.json")
-        if not any(part.startswith(".") for part in path.relative_to(folder).parts)
+        if not any(part.startswith(".") or part.endswith(".evidence") for part in path.relative_to(folder).parts)
         and not path.name.endswith(".schema.json")
     )
 
