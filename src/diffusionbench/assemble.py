@@ -86,7 +86,7 @@ def assemble(evaluation: Evaluation, images: ImageSet, found: Findings) -> Recor
         method=request.method,
         title=request.title,
         family=request.family,
-        protocol=_protocol(evaluation, found, samples),
+        protocol=_protocol(evaluation, images, found, samples),
         values=values,
         anchors={name: _values(evaluation, found, anchor, 0) for name, anchor in found.anchors.items()},
         breakdown=_by_class(evaluation, found, entries),
@@ -208,7 +208,7 @@ def _attached(text: str) -> Attachment:
     return Attachment(sha256=hashlib.sha256(text.encode()).hexdigest(), text=text)
 
 
-def _protocol(evaluation: Evaluation, found: Findings, samples: Sequence[Sample]) -> Protocol:
+def _protocol(evaluation: Evaluation, images: ImageSet, found: Findings, samples: Sequence[Sample]) -> Protocol:
     request, prompts = evaluation.request, evaluation.prompts
     return Protocol(
         name=request.protocol or request.axis,
@@ -225,7 +225,9 @@ def _protocol(evaluation: Evaluation, found: Findings, samples: Sequence[Sample]
         images_per_prompt=prompts.images_per_prompt if prompts else None,
         prompts=prompts.name if prompts else None,
         prompts_digest=prompts.digest if prompts else None,
-        seed=request.seed,
+        # Only a generator's samples have seeds; of images that exist already nobody knows it.
+        seed=request.seed if any(sample.seed is not None for sample in samples) else None,
+        image_format=images.image_format,
         notes=found.notes,
         **request.sampling.model_dump(),
     )
