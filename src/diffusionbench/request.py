@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from copy import copy
 from typing import Any, Final, Literal
 
@@ -28,6 +28,15 @@ from diffusionbench.source import ImageSource, exists_already
 
 # Enough of the label order to tell two orders apart: every class of ImageNet appears.
 _ORDER: Final = 1000
+
+
+# The fields of a request that compares with no real images.
+NO_REFERENCE: Final[Mapping[str, Any]] = {
+    "reference": None,
+    "references": {},
+    "reference_extractors": (),
+    "reference_role": None,
+}
 
 
 class Sampling(Strict):
@@ -92,7 +101,7 @@ class EvalRequest(Strict):
         """
         given = {field: value for field, value in references.items() if value}
         if given:
-            given = {"reference": None, "references": {}, "reference_extractors": (), "reference_role": None, **given}
+            given = {**NO_REFERENCE, **given}
         else:
             comparing = {judge for key in metrics for judge in METRICS[key].reference}
             given["references"] = {judge: name for judge, name in self.references.items() if judge in comparing}
@@ -102,10 +111,6 @@ class EvalRequest(Strict):
     @field_validator("metrics")
     @classmethod
     def _distinct(cls, metrics: tuple[str, ...]) -> tuple[str, ...]:
-        if not metrics:
-            raise RequestError(
-                f"no metric was asked for. Name at least one of: {', '.join(sorted(METRICS.with_code))}."
-            )
         twice = sorted({key for key in metrics if metrics.count(key) > 1})
         if twice:
             raise RequestError(f"metric '{twice[0]}' is asked for twice. Name each metric once.")
@@ -330,6 +335,14 @@ class Evaluation:
                 the wrong size, missing weights or packages.
         """
         self.check_metrics()
+        self.check_images(source)
+
+    def check_images(self, source: ImageSource) -> None:
+        """Check all that can be known of the images before one is made.
+
+        Raises:
+            UserError: too few images, missing or impossible labels, images of the wrong size.
+        """
         self.check_labels(self.samples(source))
         self.check_size(source.image_size)
 
@@ -356,6 +369,10 @@ class Evaluation:
             UserError: as `check`.
         """
         request = self.request
+        if not request.metrics:
+            raise RequestError(
+                f"no metric was asked for. Name at least one of: {', '.join(sorted(METRICS.with_code))}."
+            )
         check_metric_axis(request.axis, self.metrics)
         if request.prompts is not None and AXES[request.axis].asks != "prompts":
             raise RequestError(
