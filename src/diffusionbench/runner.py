@@ -19,7 +19,7 @@ from diffusionbench.imagesets import ImageSet, ImageStream, read
 from diffusionbench.judging import JudgingPass, Progress, Rows
 from diffusionbench.parts import WHOLE, Part, find_store, in_batches
 from diffusionbench.record import JudgeUsed, Record
-from diffusionbench.request import NO_REFERENCE, Evaluation
+from diffusionbench.request import Evaluation
 from diffusionbench.sample import Sample, plain_item
 from diffusionbench.source import ImageSource
 from diffusionbench.stats import Estimate
@@ -106,7 +106,7 @@ def judge(
     store = find_store(store_dir)
     known = store.manifest.request
     # Real images play no part yet, and may lie on another machine.
-    evaluation = Evaluation(known.model_copy(update={"metrics": metrics, **NO_REFERENCE}))
+    evaluation = Evaluation(known.without_references(metrics))
     evaluation.check_judges()
     ids: Sequence[int] = store.ids()
     if part is not None:
