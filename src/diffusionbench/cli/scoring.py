@@ -154,7 +154,7 @@ def judge(
 
       diffusionbench judge work/ --metrics fd_digits,accuracy_digits
 
-      diffusionbench judge work/ --metrics fid --part 3/8 --device cuda
+      diffusionbench judge work/ --metrics fid --part 3/8 --json
 
       diffusionbench judge work/ --metrics fid --anew
     """
