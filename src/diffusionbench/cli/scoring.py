@@ -193,9 +193,15 @@ def score(
     from diffusionbench.views.terminal import progress_line
 
     _check_options(out)
-    asked = {"device": device, "progress": progress_line(), "command": _command()}
     with _file_errors(store):
-        record = rescore(store, _names(metrics), **asked, **_real_images(real))
+        record = rescore(
+            store,
+            _names(metrics),
+            device=device,
+            progress=progress_line(),
+            command=_command(),
+            **_real_images(real),
+        )
     _finish(record, out, as_json)
 
 
