@@ -29,6 +29,8 @@ from diffusionbench.specs import SourceSpec
 Function = Callable[..., Any]
 
 SOURCES: Final[Table[SourceSpec]] = Table("source", {}, group="diffusionbench.sources")
+# Images that a function is asked for at once.
+BATCH: Final = 64
 # What a function is given, by name.
 ARGUMENTS: Final = ("labels", "prompts", "seeds")
 # Floats may leave [0, 1] by half a grey level, as resizing and reduced precision do.
@@ -47,7 +49,7 @@ class CallableSource:
 
     labels = None
 
-    def __init__(self, function: Function, name: str = "", batch: int = 64, version: str | None = None) -> None:
+    def __init__(self, function: Function, name: str = "", batch: int = BATCH, version: str | None = None) -> None:
         """Look at the function's arguments; it is not called.
 
         Args:
@@ -246,6 +248,15 @@ def _name(function: Function) -> str:
     """Return "module:name" of a function, a method, or an object's class."""
     named = function if hasattr(function, "__qualname__") else type(function)
     return printable(f"{named.__module__}:{named.__qualname__}")
+
+
+def importable(function: Function) -> str | None:
+    """Return the "module:name" by which `open_named` finds a function, or None where it does not."""
+    module = sys.modules.get(getattr(function, "__module__", None) or "")
+    name = getattr(function, "__qualname__", "")
+    if module is None or module.__name__ == "__main__" or getattr(module, name, None) is not function:
+        return None
+    return _name(function)
 
 
 def _arguments(function: Function, who: str) -> tuple[frozenset[str], frozenset[str]]:
