@@ -189,19 +189,18 @@ class JudgingPass:
         return {key: metric.compute() for key, metric in metrics.items()}, seen
 
     def _metrics(self, specs: Mapping[str, MetricSpec]) -> dict[str, Metric]:
-        metrics: dict[str, Metric] = {}
-        for key, spec in specs.items():
-            references = {
-                name: JudgedReference(reference, self.judges[name])
-                for name, reference in self.evaluation.references.items()
-                if name in spec.reference
-            }
-            for name in references:
-                self.evaluation.check_loaded(self.judges[name])
-            with in_float32():
-                context = Context(references, self.evaluation.prompts, self.evaluation.request.prompts)
-                metrics[key] = METRICS.load(spec.key)(spec, context)
-        return metrics
+        compared = {name for spec in specs.values() for name in spec.reference}
+        references = {
+            name: JudgedReference(reference, self.judges[name])
+            for name, reference in self.evaluation.references.items()
+            if name in compared
+        }
+        for name in references:
+            self.evaluation.check_loaded(self.judges[name])
+        # One for all, so that they hold evidence and features of real images once.
+        context = Context(references, self.evaluation.prompts, self.evaluation.request.prompts)
+        with in_float32():
+            return {key: METRICS.load(spec.key)(spec, context) for key, spec in specs.items()}
 
     def _walk(
         self, what: str, batches: Iterable[Batch], total: int

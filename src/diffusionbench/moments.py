@@ -16,9 +16,10 @@ from diffusionbench.archives import Archive
 from diffusionbench.errors import DataError, RequestError
 from diffusionbench.shown import few
 
-# Rows held back before they are folded into the moments. Folding whole blocks, in the order seen, makes the result
-# independent of batch size to the last bit; 512 rows are enough for a fast product.
-_BLOCK: Final = 512
+BLOCK: Final = 1000
+"""Rows whose products are summed at once. Whole blocks, in the order seen, keep the sum independent of batch size to
+the last bit; parts of a set begin at multiples of this number."""
+
 # Names under which files of statistics keep a mean and a covariance, the preferred ones first.
 MOMENT_KEYS: Final = (("mu", "sigma"), ("ref_mu", "ref_sigma"))
 
@@ -97,11 +98,11 @@ class Moments:
         rows = as_matrix(features, "features", min_rows=0)
         self._check_dim(rows.shape[1])
         while len(rows):
-            part, rows = rows[: _BLOCK - self._waiting], rows[_BLOCK - self._waiting :]
+            part, rows = rows[: BLOCK - self._waiting], rows[BLOCK - self._waiting :]
             # Callers may reuse their buffer.
             self._pending.append(part.copy())
             self._waiting += len(part)
-            if self._waiting == _BLOCK:
+            if self._waiting == BLOCK:
                 self._fold()
         return self
 

@@ -98,12 +98,16 @@ class EvalRequest(Strict):
         """
         given = {field: value for field, value in references.items() if value}
         if given:
-            given = {"reference": None, "references": {}, "reference_extractors": (), "reference_role": None, **given}
-        else:
-            comparing = {judge for key in metrics for judge in METRICS[key].reference}
-            given["references"] = {judge: name for judge, name in self.references.items() if judge in comparing}
-            given["reference_extractors"] = tuple(judge for judge in self.reference_extractors if judge in comparing)
-        return self.model_copy(update={"metrics": metrics, **given})
+            return self.without_references(metrics).model_copy(update=given)
+        comparing = {judge for key in metrics for judge in METRICS[key].reference}
+        own = {judge: name for judge, name in self.references.items() if judge in comparing}
+        extractors = tuple(judge for judge in self.reference_extractors if judge in comparing)
+        return self.model_copy(update={"metrics": metrics, "references": own, "reference_extractors": extractors})
+
+    def without_references(self, metrics: tuple[str, ...]) -> EvalRequest:
+        """Return the request for other metrics, with no real images."""
+        none: dict[str, Any] = {"reference": None, "references": {}, "reference_extractors": (), "reference_role": None}
+        return self.model_copy(update={"metrics": metrics, **none})
 
     @field_validator("metrics")
     @classmethod
@@ -222,8 +226,8 @@ class Evaluation:
         for judge in (*request.references, *request.reference_extractors):
             if judge not in comparing:
                 raise RequestError(
-                    f"a reference of judge '{JUDGES[judge].name}' was given, and no metric asked for compares through "
-                    f"it. Leave it out, or ask for such a metric; those asked for compare through: "
+                    f"a reference or its extractor was named for judge '{JUDGES[judge].name}', and no metric asked for "
+                    f"compares through it. Leave it out; those asked for compare through: "
                     f"{', '.join(sorted(comparing)) or 'none'}."
                 )
         shared = [judge for judge in request.reference_extractors if judge not in request.references]
@@ -401,10 +405,12 @@ class Evaluation:
         for judge, needed in spec.reference.items():
             reference = self.reference_of(judge)
             if reference is None:
-                given = f"one only for judge {', '.join(self.references)}" if self.references else "none"
+                lacks = ", and none was given"
+                if self.references:
+                    lacks = f" for judge '{judge}', and one was given for {', '.join(self.references)} only"
                 raise RequestError(
-                    f"metric '{key}' on axis '{self.request.axis}' needs a reference for judge '{judge}', and {given} "
-                    "was given. Name real images or their statistics with --reference."
+                    f"metric '{key}' on axis '{self.request.axis}' needs a reference{lacks}. Name real images, or "
+                    f"statistics of '{judge}', with --reference."
                 )
             reference.check(JUDGES[judge])
             if needed not in reference.offers:

@@ -27,6 +27,12 @@ class JudgeSpec:
         image_size: the only (height, width) it accepts, or None for any.
         licence: of its weights.
         sha256: of its weight file, or the first digits that are published; None where it has none.
+        package: the package that brings its weights or is needed to read them, as registries call it; None for none.
+        extra: of ours, which installs that package.
+        file: its weight file, in the package's folder or else in the cache folder; None where the judge ships with it.
+        url: where that file can be fetched.
+        size: of the file in bytes, 0 where unknown.
+        hub: repositories of the Hugging Face hub that hold its weights.
         kid_subset: images in a subset of the kernel distance in its features.
         options: thresholds and other settings with their defaults; part of the digest.
         version: of its own code: another number where it may judge some image otherwise; part of the digest.
@@ -47,6 +53,12 @@ class JudgeSpec:
     image_size: tuple[int, int] | None = None
     licence: str
     sha256: str | None = None
+    package: str | None = None
+    extra: str | None = None
+    file: str | None = None
+    url: str | None = None
+    size: int = 0
+    hub: tuple[str, ...] = ()
     kid_subset: int = 1000
     options: Mapping[str, Any] = field(default_factory=dict)
     version: int = 1

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from diffusionbench import bounds
-from diffusionbench.cli import benchmarks, records
+from diffusionbench.cli import benchmarks, prepare, records
 from diffusionbench.errors import DataError, RequestError, RunError, run_program
 from diffusionbench.provenance import check_device, examine
 from diffusionbench.references import check_role
@@ -97,7 +97,7 @@ RecordFile = Annotated[Path, typer.Argument(help="a record's JSON file")]
 
 def main() -> None:
     """Run a command; wrong use ends with exit code 2 and one sentence, a failed run with 1."""
-    run_program(app, "interrupted; with --store the same command continues")
+    run_program(app, "interrupted; the same command continues, `run` where it has --store")
 
 
 def _finish(record: Record, out: Path | None, as_json: bool) -> None:
@@ -343,30 +343,6 @@ def inspect(record: RecordFile, as_json: Json = False) -> None:
     print_record(load(record), as_json)
 
 
-@app.command()
-def compare(first: RecordFile, second: RecordFile, as_json: Json = False) -> None:
-    """Compare two records; exit code 3 if values differ beyond their uncertainty, or protocols differ.
-
-    Examples:
-
-      diffusionbench compare a.json b.json
-
-      diffusionbench compare a.json b.json --json
-
-      diffusionbench compare outputs/one/evals/a.json outputs/two/evals/b.json
-    """
-    from diffusionbench.record import load
-    from diffusionbench.study.comparison import compare as compare_records
-
-    result = compare_records(load(first), load(second))
-    if as_json:
-        print(json.dumps(result.as_dict(), indent=2))
-    else:
-        print(result.as_text())
-    if result.differs:
-        raise typer.Exit(3)
-
-
 @app.command("ls")
 def list_names(
     what: Annotated[str, typer.Argument(help="metrics, judges, references, axes or prompts")] = "",
@@ -450,4 +426,5 @@ def doctor(as_json: Json = False) -> None:
 
 
 records.register(app)
+prepare.register(app)
 benchmarks.register(app)

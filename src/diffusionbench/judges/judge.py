@@ -84,10 +84,12 @@ class Judge:
         options: the row's options with what was asked for in their place.
         digest: SHA-256 over weights, preprocessing, options, precision and version of its code: equal digests mean
             comparable evidence.
+        preprocessing: what it does to an image before its network, in words.
     """
 
     spec: ClassVar[JudgeSpec]
     digest: str
+    preprocessing: ClassVar[str] = ""
 
     def __init__(self, device: str = "cpu", options: Mapping[str, Any] | None = None) -> None:
         """Take torch's name of a device, and options that differ from the row's.

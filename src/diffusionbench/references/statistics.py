@@ -27,6 +27,9 @@ from diffusionbench.shown import few, printable
 MANIFEST: Final = ".manifest.json"
 """What the name of a manifest adds to that of its file."""
 
+FORMAT: Final = "diffusionbench-statistics-1"
+"""Stands in every manifest, and in nothing else."""
+
 Sha256 = Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
 
 
