@@ -134,16 +134,18 @@ def evaluate(
 
 
 def compare(first: Record | str | Path, second: Record | str | Path) -> comparison.Comparison:
-    """Compare two records, each given as it is or by its file.
+    """Compare two records, each given as it is or by its file; `print` shows the comparison.
 
     Raises:
         RequestError: if a file is no record.
+        DataError: if what lies beside a record is damaged.
     """
-    return comparison.compare(_record(first), _record(second))
+    paths = [None if isinstance(given, Record) else Path(given) for given in (first, second)]
+    return comparison.compare(_record(first), _record(second), paths=paths)
 
 
 def _record(given: Record | str | Path) -> Record:
-    return given if isinstance(given, Record) else load(Path(given))
+    return given if isinstance(given, Record) else load(given)
 
 
 def _prompts(
