@@ -66,7 +66,7 @@ class CallableSource:
         self.function = function
         self.description = f"function {_name(function)}"
         self.takes, self._required = _arguments(function, self.description)
-        self.preferred_batch = batch
+        self.preferred_batch, self.version = batch, version
         self.digest = digest(["function", _name(function), name, uuid.uuid4().hex if version is None else version])
         self.image_size: tuple[int, int] | None = None
         self.image_format: str | None = None
@@ -335,7 +335,7 @@ def as_source(found: Function | ImageSource, name: str, batch: int, version: str
     return CallableSource(found, name, batch, version)
 
 
-def facts_of(source: ImageSource) -> Mapping[str, Any]:
+def facts_of(source: ImageSource | None) -> Mapping[str, Any]:
     """Return the fields of a request that only a source knows, such as its sampler, as its attribute `facts`."""
     return getattr(source, "facts", {})
 
