@@ -26,7 +26,7 @@ from diffusionbench.record import (
     record_id,
     worst,
 )
-from diffusionbench.request import Evaluation
+from diffusionbench.request import REPEAT_LIMIT, Evaluation
 from diffusionbench.schema import canonical_json
 from diffusionbench.stats import Estimate
 
@@ -96,6 +96,7 @@ def assemble(evaluation: Evaluation, images: ImageSet, found: Findings) -> Recor
             "request": request.model_dump(mode="json"),
             **({"duplicates": {"count": len(pairs), "first": pairs[:5]}} if pairs else {}),
             **({"facts": facts} if facts else {}),
+            **({} if request.repeat_error is None else {"deterministic": request.repeat_error <= REPEAT_LIMIT}),
             **({"self_tests": found.self_tests} if found.self_tests else {}),
         },
     )
@@ -142,6 +143,8 @@ def _values(
 def _doubts(evaluation: Evaluation, found: Findings, spec: MetricSpec) -> list[tuple[Status, str]]:
     """Return what keeps every value of a metric from a place on a leaderboard."""
     doubts = [*found.doubts]
+    if (apart := evaluation.request.repeat_error or 0) > REPEAT_LIMIT:
+        doubts.append(("asserted", f"not deterministic: images of one sample are {apart:.3g} grey levels apart"))
     if found.selftest == "failed" and any(JUDGES[judge].self_test for judge in spec.judges):
         doubts.append(("flagged", "a judge failed its self-test"))
     if {*spec.judges} & {*evaluation.request.trained_with}:

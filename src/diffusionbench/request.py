@@ -28,6 +28,9 @@ from diffusionbench.source import ImageSource, exists_already
 
 # Enough of the label order to tell two orders apart: every class of ImageNet appears.
 _ORDER: Final = 1000
+# Grey levels of mean absolute difference up to which two images count as the same: a function that exceeds them between
+# two images of one sample is not deterministic.
+REPEAT_LIMIT: Final = 2.0
 
 
 class Sampling(Strict):
@@ -61,6 +64,8 @@ class EvalRequest(Strict):
         num_classes: for a generator whose reference has no labels: ask for 0, 1, ..., in turn.
         config_hash, checkpoint_digest, step, command: provenance that only the caller knows.
         trained_with: names of judges or networks that the method was trained with.
+        repeat_error: mean absolute difference in grey levels between two images that a function made of one sample;
+            None where that was not tried.
     """
 
     axis: str = "class_conditional"
@@ -84,6 +89,7 @@ class EvalRequest(Strict):
     step: int | None = None
     command: str | None = None
     trained_with: tuple[str, ...] = ()
+    repeat_error: float | None = None
 
     def with_metrics(self, metrics: tuple[str, ...], **references: Any) -> EvalRequest:
         """Return the request for other metrics, with other real images where any field about them is given.
@@ -92,12 +98,16 @@ class EvalRequest(Strict):
         """
         given = {field: value for field, value in references.items() if value}
         if given:
-            given = {"reference": None, "references": {}, "reference_extractors": (), "reference_role": None, **given}
-        else:
-            comparing = {judge for key in metrics for judge in METRICS[key].reference}
-            given["references"] = {judge: name for judge, name in self.references.items() if judge in comparing}
-            given["reference_extractors"] = tuple(judge for judge in self.reference_extractors if judge in comparing)
-        return self.model_copy(update={"metrics": metrics, **given})
+            return self.without_references(metrics).model_copy(update=given)
+        comparing = {judge for key in metrics for judge in METRICS[key].reference}
+        own = {judge: name for judge, name in self.references.items() if judge in comparing}
+        extractors = tuple(judge for judge in self.reference_extractors if judge in comparing)
+        return self.model_copy(update={"metrics": metrics, "references": own, "reference_extractors": extractors})
+
+    def without_references(self, metrics: tuple[str, ...]) -> EvalRequest:
+        """Return the request for other metrics, with no real images."""
+        none: dict[str, Any] = {"reference": None, "references": {}, "reference_extractors": (), "reference_role": None}
+        return self.model_copy(update={"metrics": metrics, **none})
 
     @field_validator("metrics")
     @classmethod
@@ -395,10 +405,12 @@ class Evaluation:
         for judge, needed in spec.reference.items():
             reference = self.reference_of(judge)
             if reference is None:
-                given = f"one only for judge {', '.join(self.references)}" if self.references else "none"
+                lacks = ", and none was given"
+                if self.references:
+                    lacks = f" for judge '{judge}', and one was given for {', '.join(self.references)} only"
                 raise RequestError(
-                    f"metric '{key}' on axis '{self.request.axis}' needs a reference for judge '{judge}', and {given} "
-                    "was given. Name real images or their statistics with --reference."
+                    f"metric '{key}' on axis '{self.request.axis}' needs a reference{lacks}. Name real images, or "
+                    f"statistics of '{judge}', with --reference."
                 )
             reference.check(JUDGES[judge])
             if needed not in reference.offers:

@@ -106,7 +106,7 @@ def judge(
     store = find_store(store_dir)
     known = store.manifest.request
     # Real images play no part yet, and may lie on another machine.
-    evaluation = Evaluation(known.model_copy(update={"metrics": metrics, "reference": None}))
+    evaluation = Evaluation(known.without_references(metrics))
     evaluation.check_judges()
     ids: Sequence[int] = store.ids()
     if part is not None:

@@ -1,4 +1,4 @@
-"""The rows of the tables that benchmarks bring: judges, metrics and prompt sets. Nothing here imports torch or numpy.
+"""The rows of the tables that other packages bring: judges, metrics, prompt sets, sources; without torch or numpy.
 
 They stand apart from the tables, so that a benchmark's folder can hold its rows and a table can import them.
 """
@@ -120,4 +120,20 @@ class PromptSpec:
     title: str
     licence: str
     layouts: tuple[str, ...]
+    load: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class SourceSpec:
+    """One row of `SOURCES`: how the text "NAME:ARGUMENT" becomes images.
+
+    Attributes:
+        name: its key in the table.
+        title: what the argument names, in a few words.
+        load: "module:name" of a function of the argument ("" where there is none) that returns an `ImageSource`, or
+            a function as `diffusionbench.callables.CallableSource` takes it.
+    """
+
+    name: str
+    title: str
     load: str

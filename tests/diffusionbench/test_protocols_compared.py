@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 
 import pytest
+from declaring import declare
 
 from diffusionbench.errors import RequestError
 from diffusionbench.protocol import COMPARED, NOT_COMPARED, protocol_difference
@@ -78,22 +79,56 @@ def test_every_field_has_an_entry():
 def test_two_records_are_told_apart_by_every_rule(field):
     found = compare(*pair(field))
     assert found.differs == (field not in NO_RULE)
-    assert set(found.protocol) == ({field} - NO_RULE)
+    assert {name.split(".")[0] for name in found.protocol} == ({field} - NO_RULE)
+    # How a method samples is told and keeps no values apart; any other rule refuses the comparison, by its name.
+    one = found.values["fd_digits"]
+    assert found.sampling == tuple({field} & OWN_AFFAIR)
+    assert {name.split(".")[0] for name in one.refused} == ({field} - NO_RULE - OWN_AFFAIR)
+    assert (one.beyond is None) == bool(one.refused)
     assert not compare(*[pair(field)[0]] * 2).differs
 
 
 @pytest.mark.parametrize("field", CONTENTS)
-def test_a_board_has_one_column_for_one_protocol(field):
+def test_points_are_of_one_protocol(field):
     records = pair(field)
     free = NO_RULE | OWN_AFFAIR
     assert bool(protocol_difference(*records, "fd_digits")) == (field not in free)
-    columns = build(records, "measured", draws=0).columns
-    assert len(columns) == (1 if field in free else 2)
     if field in free:
         check_one_protocol(records, "fd_digits")
     else:
         with pytest.raises(RequestError, match=f"mixed protocols .* differ in {field}"):
             check_one_protocol(records, "fd_digits")
+
+
+@pytest.mark.parametrize("field", [field for field in CONTENTS if field not in ("guidance", "tuning", "notes")])
+def test_a_column_holds_the_fields_that_it_insists_on_and_no_others(field):
+    records = pair(field)
+    path, accepted = {
+        "judges": ("judges.digits.digest", A),
+        "references": ("references.digits.name", "digits"),
+    }.get(field, (field, CONTENTS[field][0]))
+    column = {"metrics": ["fd_digits"], "axis": "class_conditional"}
+    free = build(records, declare(column), draws=0)
+    assert len(free.columns) == 1
+    assert [row.name for row in free.rows] == (["a"] if field == "axis" else ["a", "b"])
+    board = build(records, declare({**column, "protocol": {path: accepted}}), draws=0)
+    assert [row.name for row in board.rows] == ["a"]
+    (held,) = board.listed
+    assert (held.record, held.reason.split(" is ")[0]) == ("b", path if field != "axis" else "axis")
+
+
+@pytest.mark.parametrize("kind, name", [("judges", "digits"), ("references", "digits")])
+def test_a_column_accepts_the_digests_of_its_judges_and_references(kind, name):
+    used = {"judges": ({"digest": A}, {"digest": B}), "references": ({"name": "x", "digest": A}, {"name": "x"})}[kind]
+    records = [record(one, **{kind: {name: facts}}) for one, facts in zip("ab", used, strict=True)]
+    asked = {"judges": [name]} if kind == "judges" else {"references": {"digits": name}}
+    spec = declare({"metrics": ["fd_digits"], **asked}, accepted={kind: {name: [A]}})
+    board = build(records, spec, draws=0)
+    assert [row.name for row in board.rows] == ["a"]
+    assert board.listed[0].reason.startswith(f"{kind}.digits.digest is ")
+    none = build(records, declare({"metrics": ["fd_digits"], **asked}, accepted={kind: {name: []}}), draws=0)
+    assert none.rows == ()
+    assert "the column accepts none yet" in none.listed[0].reason
 
 
 @pytest.mark.parametrize(
@@ -142,7 +177,7 @@ def test_the_error_of_a_difference_is_that_of_both(first, second, stderr):
         record(name).model_copy(update={"values": {"fd_digits": one}})
         for name, one in zip("ab", (first, second), strict=True)
     ]
-    assert compare(*records).values["fd_digits"].stderr == pytest.approx(stderr)
+    assert compare(*records).values["fd_digits"].stderr == pytest.approx(stderr, rel=1e-4)
 
 
 @pytest.mark.parametrize("gap, interval", [(2.4, (1.0, 2.0)), (3.2, (1.0, 1.0))])
@@ -151,5 +186,5 @@ def test_the_interval_of_a_rank_holds_95_percent(gap, interval):
     records = []
     for name, value in (("a", 1.0), ("b", 1.0 + gap)):
         records.append(record(name).model_copy(update={"values": {"fd_digits": Value(value=value, stderr=1.0)}}))
-    rows = {row.name: row for row in build(records, "measured", holistic=("fd_digits",), draws=4000).rows}
+    rows = {row.name: row for row in build(records, declare({"metrics": ["fd_digits"], "rank": True}), draws=4000).rows}
     assert rows["a"].interval == interval

@@ -89,7 +89,7 @@ def test_other_rules_are_told_and_another_seed_is_not_another_rule():
     told = compare(record(), record(count=200, references={"inception": ReferenceUsed(name="other")}))
     assert told.differs
     other = {"name": "other", "digest": None, "role": None, "made_by": None}
-    assert told.protocol == {"count": (100, 200), "references": ({}, {"inception": other})}
+    assert told.protocol == {"count": (100, 200), "references.inception": (None, other)}
     assert "protocols differ in count: 100 and 200" in told.as_text()
     assert not compare(record(seed=0), record(seed=1)).differs
     missing = compare(record(), record(value(1.0) | {"kid_mean": Value(value=1)}))

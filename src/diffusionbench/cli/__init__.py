@@ -343,30 +343,6 @@ def inspect(record: RecordFile, as_json: Json = False) -> None:
     print_record(load(record), as_json)
 
 
-@app.command()
-def compare(first: RecordFile, second: RecordFile, as_json: Json = False) -> None:
-    """Compare two records; exit code 3 if values differ beyond their uncertainty, or protocols differ.
-
-    Examples:
-
-      diffusionbench compare a.json b.json
-
-      diffusionbench compare a.json b.json --json
-
-      diffusionbench compare outputs/one/evals/a.json outputs/two/evals/b.json
-    """
-    from diffusionbench.record import load
-    from diffusionbench.study.comparison import compare as compare_records
-
-    result = compare_records(load(first), load(second))
-    if as_json:
-        print(json.dumps(result.as_dict(), indent=2))
-    else:
-        print(result.as_text())
-    if result.differs:
-        raise typer.Exit(3)
-
-
 @app.command("ls")
 def list_names(
     what: Annotated[str, typer.Argument(help="metrics, judges, references, axes or prompts")] = "",

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import json
-import re
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from diffusionbench.errors import RequestError
 from diffusionbench.provenance import check_device
 from diffusionbench.references import check_role
 from diffusionbench.shown import printable
@@ -32,20 +30,6 @@ Examples:
 def register(app: typer.Typer) -> None:
     """Add the verbs to a program."""
     app.add_typer(prepare, name="prepare")
-
-
-def part_of(text: str | None) -> tuple[int, int] | None:
-    """Return (i, n) of "i/n", part i of n counted from 1.
-
-    Raises:
-        RequestError: if it is no such pair.
-    """
-    if text is None:
-        return None
-    found = re.fullmatch(r"([0-9]{1,6})/([0-9]{1,6})", text, re.ASCII)
-    if found is None or not 1 <= int(found[1]) <= int(found[2]):
-        raise RequestError(f"--part {text!r} is no part. Give it as i/n with i from 1 to n, such as 2/8.")
-    return int(found[1]), int(found[2])
 
 
 @prepare.command()
@@ -78,10 +62,11 @@ def reference(
 
       diffusionbench prepare reference real/ --judge inception --out real.npz --part 1/2
     """
+    from diffusionbench.parts import Part
     from diffusionbench.references.preparing import prepare_reference
     from diffusionbench.views.terminal import progress_line
 
-    given: Any = {"role": role, "features": features, "part": part_of(part), "device": device}
+    given: Any = {"role": role, "features": features, "part": Part.parse(part) if part else None, "device": device}
     manifest = prepare_reference(images, judge, out, **given, progress=progress_line())
     if as_json:
         print(json.dumps({"part": part} if manifest is None else manifest.model_dump(mode="json"), indent=2))

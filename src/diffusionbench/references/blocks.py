@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path
 from typing import Final
 
 import numpy as np
@@ -12,9 +14,31 @@ from diffusionbench.imagesets import ImageStream
 from diffusionbench.judges.float32 import features_of
 from diffusionbench.judges.judge import Judge
 from diffusionbench.sample import Sample, plain_item
+from diffusionbench.schema import digest, file_digest
 from diffusionbench.source import ArchiveSource, FolderSource
 
 BLOCK: Final = 1000
+
+
+def block_ranges(count: int) -> list[range]:
+    """Return which of `count` images belong to each block."""
+    return [range(start, min(start + BLOCK, count)) for start in range(0, count, BLOCK)]
+
+
+def block_keys(source: FolderSource | ArchiveSource) -> list[str]:
+    """Return a hash of each block's images: where some change, only their blocks need to be made again."""
+    blocks = block_ranges(len(source.labels))
+    if isinstance(source, ArchiveSource):
+        whole = file_digest(source.path)
+        return [digest([whole, rows.start, rows.stop]) for rows in blocks]
+    return [digest([_file_digest(source.files[place]) for place in rows]) for rows in blocks]
+
+
+def _file_digest(path: Path) -> str | None:
+    # An image that cannot be read is named where it is read as one.
+    with suppress(OSError):
+        return file_digest(path)
+    return None
 
 
 def real_images(
@@ -35,15 +59,14 @@ def real_images(
         )
 
 
-def feature_block(source: FolderSource | ArchiveSource, judge: Judge, block: int) -> np.ndarray:
-    """Return the features float32 [n, d] of block 0, 1, ..., whose batches start where the block does.
+def feature_block(source: FolderSource | ArchiveSource, judge: Judge, rows: range) -> np.ndarray:
+    """Return the features float32 [n, d] of a block's images; its batches start where the block does.
 
     Raises:
         DataError: if an image cannot be read, or its features are not finite; the first is named.
     """
-    start = block * BLOCK
     found = []
-    for samples, images in real_images(source, start, start + BLOCK):
+    for samples, images in real_images(source, rows.start, rows.stop):
         found.append(features_of(judge, images))
         bad = ~np.isfinite(found[-1]).all(axis=1)
         if bad.any():

@@ -15,7 +15,7 @@ from diffusionbench.judges.float32 import PRECISION
 from diffusionbench.judges.judge import Judge
 from diffusionbench.moments import Moments, has_moments
 from diffusionbench.references import REFERENCES, Role
-from diffusionbench.references.blocks import BLOCK, feature_block, real_images
+from diffusionbench.references.blocks import block_ranges, feature_block, real_images
 from diffusionbench.references.reference import Reference
 from diffusionbench.references.statistics import StatisticsReference, agreed_role
 from diffusionbench.registry import nearest
@@ -166,8 +166,8 @@ class ImageReference(Reference):
         if kept is not None:
             yield kept["features"]
             return
-        for block in range(-(-len(self._labels) // BLOCK)):
-            yield feature_block(self._source, judge, block)
+        for rows in block_ranges(len(self._labels)):
+            yield feature_block(self._source, judge, rows)
 
     def _place(self, what: str, judge: Judge) -> Path:
         return cache_folder() / "features" / f"{digest([self.digest, judge.digest, PRECISION])}-{what}.npz"

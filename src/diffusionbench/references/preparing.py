@@ -9,23 +9,25 @@ from __future__ import annotations
 import hashlib
 import os
 import zipfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path
 from typing import IO, Final, Literal
 
 import numpy as np
+import torch
 
 from diffusionbench import __version__
 from diffusionbench.archives import MOST_BYTES
 from diffusionbench.errors import DataError, RequestError
 from diffusionbench.judges import JUDGES
 from diffusionbench.judges.judge import Judge
+from diffusionbench.judges.selftest import self_test
 from diffusionbench.limits import parse_json, read_small
 from diffusionbench.moments import Moments
 from diffusionbench.references import Role
-from diffusionbench.references.blocks import BLOCK, feature_block
+from diffusionbench.references.blocks import block_keys, block_ranges, feature_block
 from diffusionbench.references.statistics import (
     FORMAT,
     Manifest,
@@ -33,7 +35,7 @@ from diffusionbench.references.statistics import (
     manifest_place,
     read_manifest,
 )
-from diffusionbench.schema import Strict, file_digest
+from diffusionbench.schema import Strict, digest, file_digest
 from diffusionbench.shown import few
 from diffusionbench.source import ArchiveSource, FolderSource, open_source
 from diffusionbench.writing import (
@@ -55,27 +57,15 @@ _MAKER: Final = f"diffusionbench {__version__}"
 
 Progress = Callable[[str, int, int], None]
 Part = tuple[int, int]
-"""(i, n): part i of n, from 1."""
+"""(i, n): part i of n, from 1, as `parts.Part`."""
 
 
 class Plan(Strict):
-    """What the blocks of a folder belong to."""
+    """Whose features the blocks of a folder are."""
 
     format: Literal["diffusionbench-blocks-1"] = "diffusionbench-blocks-1"
-    source_digest: str
     extractor: str
     extractor_digest: str
-    count: int
-
-    @property
-    def blocks(self) -> int:
-        """Number of blocks."""
-        return -(-self.count // BLOCK)
-
-    def of_part(self, part: Part | None) -> range:
-        """Return the blocks of a part; it may have none."""
-        index, parts = part or (1, 1)
-        return range((index - 1) * self.blocks // parts, index * self.blocks // parts)
 
 
 def prepare_reference(
@@ -104,21 +94,28 @@ def prepare_reference(
     Raises:
         UserError: before any image is judged, if the request is at fault or another's file would be lost.
         DataError: if an image cannot be read; what was made before it is kept.
+        RunError: before any image is judged, if the judge fails its self-test.
     """
     source = _checked(images, judge, out, features)
-    loaded: Judge = JUDGES.load(judge)(device)
-    plan = Plan(source_digest=source.digest, extractor=judge, extractor_digest=loaded.digest, count=len(source.labels))
-    if (done := _earlier(out, plan, role, features)) is not None:
+    # Building a network draws random weights first, which must not disturb the program around it.
+    with torch.random.fork_rng():
+        loaded: Judge = JUDGES.load(judge)(device)
+        self_test(loaded, device)
+    plan, keys, count = Plan(extractor=judge, extractor_digest=loaded.digest), block_keys(source), len(source.labels)
+    source_digest = digest(keys)
+    if (done := _earlier(out, plan, source_digest, role, features)) is not None:
         return done
-    folder = BlockFolder(out.with_name(out.name + PARTS), plan, loaded.spec.dim)
+    folder = BlockFolder(out.with_name(out.name + PARTS), plan, keys, block_ranges(count), loaded.spec.dim)
     if not folder.is_there():
         _check_out(out)
+    index, parts = part or (1, 1)
     with folder.opened(shared=part is not None):
-        for block in plan.of_part(part):
+        for block in range((index - 1) * len(keys) // parts, index * len(keys) // parts):
+            rows = folder.blocks[block]
             if folder.find(block) is None:
-                folder.add(block, feature_block(source, loaded, block))
+                folder.add(block, feature_block(source, loaded, rows))
             if progress:
-                progress("features", min(plan.count, (block + 1) * BLOCK), plan.count)
+                progress("features", rows.stop, count)
         if part is not None:
             return None
         made = folder.write(features)
@@ -128,10 +125,10 @@ def prepare_reference(
             extractor=judge,
             extractor_digest=loaded.digest,
             preprocessing=loaded.preprocessing,
-            count=plan.count,
+            count=count,
             image_size=source.image_size,
             source=source.description,
-            source_digest=plan.source_digest,
+            source_digest=source_digest,
             role=role,
             made_by=_MAKER,
         )
@@ -143,8 +140,8 @@ def prepare_reference(
 def _checked(images: Path, judge: str, out: Path, features: bool) -> FolderSource | ArchiveSource:
     """Check all that can be known before the judge is loaded; return the images."""
     row = JUDGES[judge]
-    if row.output != "array" or not row.dim:
-        able = [name for name, one in JUDGES.items() if one.output == "array" and one.dim]
+    able = [name for name, one in JUDGES.items() if one.output == "array" and one.dim and not one.uses]
+    if judge not in able:
         raise RequestError(f"judge '{judge}' gives no features to make statistics of. Those that do: {few(able)}.")
     if out.suffix.lower() != ".npz":
         raise RequestError(f"statistics are an .npz file, and --out names {out}. Choose a name that ends in .npz.")
@@ -168,13 +165,13 @@ def _checked(images: Path, judge: str, out: Path, features: bool) -> FolderSourc
     return source
 
 
-def _earlier(out: Path, plan: Plan, role: Role | None, features: bool) -> Manifest | None:
-    """Return the manifest of an earlier result of the same plan, or None; another role is written into it."""
+def _earlier(out: Path, plan: Plan, source_digest: str, role: Role | None, features: bool) -> Manifest | None:
+    """Return the manifest of an earlier result of the same images and judge, or None; a new role is written into it."""
     manifest = _own_manifest(out)
     if manifest is None or manifest.sha256 != file_digest(out):
         return None
-    same = (manifest.source_digest, manifest.extractor, manifest.extractor_digest, manifest.count)
-    if same != (plan.source_digest, plan.extractor, plan.extractor_digest, plan.count):
+    found = (manifest.source_digest, manifest.extractor, manifest.extractor_digest)
+    if found != (source_digest, plan.extractor, plan.extractor_digest):
         return None
     if features and "features" not in StatisticsReference(out).offers:
         return None
@@ -225,11 +222,19 @@ def _write_manifest(out: Path, manifest: Manifest) -> None:
 
 
 class BlockFolder:
-    """Blocks of features on the disk, each a file of float32 named by its index and its hash."""
+    """Blocks of features on the disk, each a file of float32 whose name holds the hashes of its images and of itself.
 
-    def __init__(self, folder: Path, plan: Plan, dim: int) -> None:
+    Args:
+        keys: hash of each block's images.
+        blocks: images of each block.
+        dim: width of the features.
+    """
+
+    def __init__(self, folder: Path, plan: Plan, keys: Sequence[str], blocks: Sequence[range], dim: int) -> None:
         self.folder = folder
+        self.blocks = blocks
         self._plan = plan
+        self._keys = keys
         self._dim = dim
 
     def is_there(self) -> bool:
@@ -251,10 +256,9 @@ class BlockFolder:
             raise RequestError(f"{self.folder} holds no parts of this version, or damaged ones. {remedy}") from None
         if found != self._plan:
             raise RequestError(
-                f"{self.folder} holds parts of other statistics: of judge '{found.extractor}' "
-                f"({found.extractor_digest[:12]}...) and {found.count:,} images ({found.source_digest[:12]}...), and "
-                f"asked for are '{self._plan.extractor}' ({self._plan.extractor_digest[:12]}...) and "
-                f"{self._plan.count:,} ({self._plan.source_digest[:12]}...). {remedy}"
+                f"{self.folder} holds parts of other statistics: of judge '{found.extractor}' with the digest "
+                f"{found.extractor_digest[:12]}..., and asked for are those of '{self._plan.extractor}' with "
+                f"{self._plan.extractor_digest[:12]}.... {remedy}"
             )
         return True
 
@@ -279,19 +283,18 @@ class BlockFolder:
         finally:
             os.close(handle)
 
-    def _rows(self, block: int) -> int:
-        return min(BLOCK, self._plan.count - block * BLOCK)
-
     def find(self, block: int) -> np.ndarray | None:
         """Return a block's features float32 [n, d], or None where it is not there or damaged."""
-        for path in sorted(self.folder.glob(f"block-{block:06d}-*.f32")):
+        size = len(self.blocks[block]) * self._dim * 4
+        for path in sorted(self.folder.glob(f"block-{block:06d}-{self._keys[block][:16]}-*.f32")):
             data = path.read_bytes()
-            if len(data) == self._rows(block) * self._dim * 4 and path == self._file(block, data):
+            if len(data) == size and path == self._file(block, data):
                 return np.frombuffer(data, np.float32).reshape(-1, self._dim)
         return None
 
     def _file(self, block: int, data: bytes) -> Path:
-        return self.folder / f"block-{block:06d}-{hashlib.sha256(data).hexdigest()[:16]}.f32"
+        own = hashlib.sha256(data).hexdigest()
+        return self.folder / f"block-{block:06d}-{self._keys[block][:16]}-{own[:16]}.f32"
 
     def add(self, block: int, features: np.ndarray) -> None:
         """Keep a block.
@@ -311,7 +314,7 @@ class BlockFolder:
     def write(self, features: bool) -> Path:
         """Write moments, and perhaps features, of all blocks into the folder; return the file."""
         moments = Moments(self._dim)
-        for block in range(self._plan.blocks):
+        for block in range(len(self.blocks)):
             moments.update(self._read(block))
         mean, cov = moments.compute()
         with write_errors(self.folder, "Make room there; the same command continues."):
@@ -325,11 +328,11 @@ class BlockFolder:
                 with archive.open(f"{name}.npy", "w", force_zip64=True) as file:
                     np.lib.format.write_array(file, array, allow_pickle=False)
             if features:
-                shape = (self._plan.count, self._dim)
+                shape = (self.blocks[-1].stop, self._dim)
                 header = {"descr": "<f4", "fortran_order": False, "shape": shape}
                 with archive.open("features.npy", "w", force_zip64=True) as file:
                     np.lib.format.write_array_header_1_0(file, header)
-                    for block in range(self._plan.blocks):
+                    for block in range(len(self.blocks)):
                         file.write(self._read(block).tobytes())
 
     def remove(self) -> None:
