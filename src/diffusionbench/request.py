@@ -192,6 +192,11 @@ def judge_order(metrics: Iterable[MetricSpec]) -> list[JudgeSpec]:
     return list(order.values())
 
 
+def _are_names(classes: Sequence[str] | None) -> bool:
+    """Return whether classes are called by more than their numbers."""
+    return classes is not None and any(name != str(place) for place, name in enumerate(classes))
+
+
 class Evaluation:
     """A request with all that it names, each opened once for the whole run.
 
@@ -440,7 +445,8 @@ class Evaluation:
         real = [(one.classes, judged, f"the classes of reference '{one.name}'") for one in self.distinct_references]
         known = next((classes for classes, _, _ in real if classes is not None), judged)
         for found, wanted, whose in (*real, (self.request.classes, known, "the folders")):
-            if found is None or wanted is None:
+            if found is None or wanted is None or (_are_names(wanted) and not _are_names(found)):
+                # Where classes have numbers alone, `check_labels` counts them.
                 continue
             keys = [*map(class_key, wanted)]
             # A set of images may lack the last classes.
@@ -458,6 +464,7 @@ class Evaluation:
         Raises:
             RequestError: naming the first metric and image.
         """
+        samples = list(samples)
         reading = {
             key: JUDGES[spec.judges[0]].num_classes for key, spec in self.metrics.items() if spec.items == "classes"
         }
@@ -473,6 +480,24 @@ class Evaluation:
                         f"metric '{key}' knows the classes 0..{known - 1}, and image {sample.id} has the label "
                         f"{sample.label}. Leave the metric out, or choose one that knows all classes."
                     )
+
+        for key, spec in self.metrics.items():
+            if spec.items == "classes":
+                self._check_numbers(key, JUDGES[spec.judges[0]], samples)
+
+    def _check_numbers(self, key: str, judge: JudgeSpec, samples: Sequence[Sample]) -> None:
+        """Refuse numbers as labels that are not known to mean the judge's classes, where these have names."""
+        own = [self.request.classes, *(one.classes for one in self.distinct_references)]
+        if not _are_names(judge.classes) or any(map(_are_names, own)):
+            return
+        counts = (self.request.num_classes, *(one.num_classes for one in self.distinct_references))
+        found = next(filter(None, counts), 1 + max((sample.label or 0 for sample in samples), default=0))
+        if found != judge.num_classes:
+            raise RequestError(
+                f"metric '{key}' knows {judge.num_classes:,} classes ({few(judge.classes or (), first=3)}) in its own "
+                f"order, and these labels are numbers of {found:,} classes without names. Put the images into folders "
+                "of those names, or leave the metric out."
+            )
 
     def check_size(self, found: tuple[int, int] | None) -> None:
         """Refuse images of a (height, width) that the reference or a judge does not take; None is unknown.
