@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from copy import copy
 from typing import Any, Final, Literal
 
@@ -209,8 +209,11 @@ class Evaluation:
         axis: the axis' code.
     """
 
-    def __init__(self, request: EvalRequest) -> None:
+    def __init__(self, request: EvalRequest, opened: Mapping[str, Reference] | None = None) -> None:
         """Open all that the request names.
+
+        Args:
+            opened: references that only the caller can open, by the name that the request has for them.
 
         Raises:
             UserError: if a name is unknown (the nearest known one is suggested), or a file cannot be used.
@@ -223,10 +226,10 @@ class Evaluation:
         self.axis: Axis = AXES.load(request.axis)()
         self.references: dict[str, Reference] = {}
         self.reference: Reference | None = None
-        self._open_references()
+        self._open_references(opened or {})
         self.prompts = None if request.prompts is None else open_prompts(request.prompts)
 
-    def _open_references(self) -> None:
+    def _open_references(self, opened: Mapping[str, Reference]) -> None:
         request, comparing = self.request, {judge for spec in self.metrics.values() for judge in spec.reference}
         for judge in (*request.references, *request.reference_extractors):
             if judge not in comparing:
@@ -243,7 +246,8 @@ class Evaluation:
             )
         role = request.reference_role
         if request.reference is not None:
-            self.reference = resolve(request.reference, next(iter(shared), None), role)
+            known = opened.get(request.reference)
+            self.reference = known or resolve(request.reference, next(iter(shared), None), role)
             self.references = dict.fromkeys(sorted(comparing), self.reference)
         for judge, name in request.references.items():
             asserted = judge if judge in request.reference_extractors else None

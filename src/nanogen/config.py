@@ -37,6 +37,8 @@ from nanogen.samplers import SAMPLERS
 from nanogen.settings import Config
 
 SCALES = ("laptop", "single-gpu", "paper")
+# What `eval.reference` calls the images that are trained on.
+TRAINING_IMAGES = "training"
 # Largest YAML text; our own files have 200 values on 3 levels, in 10 kB.
 MAX_CHARACTERS, MAX_VALUES, MAX_LEVELS = 1_000_000, 10_000, 20
 # Sections whose keys are declared by the row that the config names.
@@ -350,7 +352,9 @@ def check_reference(composed: ComposedConfig) -> None:
         ConfigError: if `eval.metrics` are to be computed and `eval.reference` is neither a name nor a path.
     """
     name = composed.config.eval.reference
-    if name is None or not composed.config.eval.metrics or name in REFERENCES or Path(name).exists():
+    if name is None or not composed.config.eval.metrics or name in (*REFERENCES, TRAINING_IMAGES):
+        return
+    if Path(name).exists():
         return
     raise ConfigError(
         f"{composed.origins['eval.reference']}: eval.reference: unknown reference '{name}': it is no name and no file "
