@@ -166,7 +166,8 @@ def test_samples_as_grid_and_folder_and_from_a_weights_file(nanogen, trained, tm
     ]
 
 
-def test_show_prints_values_origins_and_the_exact_size(nanogen):
+def test_show_prints_values_origins_and_the_exact_size(nanogen, tmp_path, monkeypatch):
+    monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path))
     code, out, _ = nanogen("show", "--task", "imagenet256", "--method", "sd-vae-ema", "--scale", "paper", "--why")
     assert code == 0
     assert "# parameters: 611,304,996" in out

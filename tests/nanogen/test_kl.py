@@ -1,4 +1,4 @@
-"""Variational autoencoders through diffusers: shift and scale as stated, preprocessing, packing, files that are wrong."""
+"""Variational autoencoders through diffusers: shift and scale as stated, preprocessing, packing, wrong files."""
 
 from __future__ import annotations
 
