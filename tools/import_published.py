@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from diffusionbench.errors import DataError
-from diffusionbench.record import Guidance, Protocol, Provenance, Record, Value
+from diffusionbench.record import Guidance, Protocol, Provenance, Record, ReferenceUsed, Value
 from diffusionbench.registry import nearest
 from diffusionbench.study import published
 from diffusionbench.study.published import BLOG, METHODS, PAPER, REPRODUCIBILITY
@@ -125,7 +125,7 @@ def _imagenet_protocol(score_set: str, state: str, family: str, steps: int | Non
     return Protocol(
         name=score_set,
         axis="class_conditional",
-        reference="imagenet256",
+        references={"inception": ReferenceUsed(name="imagenet256")},
         sampler=None if few_step else "euler",
         num_steps=steps or 50,
         guidance=_guidance(state, (0.0, 1.0) if few_step else (0.0, 0.9)),
@@ -253,7 +253,7 @@ def reproducibility(folder: Path) -> Iterator[Record]:
             protocol=Protocol(
                 name=REPRODUCIBILITY,
                 axis="class_conditional",
-                reference="imagenet256",
+                references={"inception": ReferenceUsed(name="imagenet256")},
                 num_steps=None,
                 guidance=_guidance(row["guidance"], (0.0, 1.0)),
                 notes=(

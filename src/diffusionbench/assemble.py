@@ -2,20 +2,32 @@
 
 from __future__ import annotations
 
-import re
-from collections.abc import Sequence
+import hashlib
+import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Literal
 
-import numpy as np
-
 from diffusionbench import provenance
 from diffusionbench.imagesets import ImageSet, StoredImage, images_digest
-from diffusionbench.metrics import METRICS
-from diffusionbench.record import MAX_ID, Protocol, Provenance, Record, Value
-from diffusionbench.request import Evaluation
-from diffusionbench.schema import digest, identity
+from diffusionbench.judges import JUDGES
+from diffusionbench.metrics import METRICS, MetricSpec
+from diffusionbench.record import (
+    PER_SAMPLE,
+    Attachment,
+    JudgeUsed,
+    Protocol,
+    Provenance,
+    Record,
+    ReferenceUsed,
+    Status,
+    Value,
+    record_id,
+    worst,
+)
+from diffusionbench.request import REPEAT_LIMIT, Evaluation
+from diffusionbench.schema import canonical_json
 from diffusionbench.stats import Estimate
 
 
@@ -27,28 +39,32 @@ class Findings:
         estimates: of every metric, by key.
         anchors: the same of image sets that say what a value means, by their names; a metric may be missing.
         notes: what must be said of the anchors.
-        judges: digest of every judge that belongs into the protocol, by name.
+        judges: every judge that belongs into the protocol, by name.
+        self_tests: outcomes of the judges' self-tests in words, by name.
+        attachments: files beside the record, by name.
         selftest: whether the judges that can be tested give here what they were shipped with.
         device: where they ran.
         seconds: time of scoring.
+        doubts: status and reason of what keeps all values from a leaderboard, such as a source that is not repeatable.
     """
 
     estimates: dict[str, Estimate]
     anchors: dict[str, dict[str, Estimate]] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
-    judges: dict[str, str]
+    judges: dict[str, JudgeUsed]
+    self_tests: dict[str, str] = field(default_factory=dict)
+    attachments: dict[str, str] = field(default_factory=dict)
     selftest: Literal["passed", "failed"] | None
     device: str
     seconds: float
+    doubts: tuple[tuple[Status, str], ...] = ()
 
 
 def assemble(evaluation: Evaluation, images: ImageSet, found: Findings) -> Record:
     """Return the record of the first `request.count` images of a set."""
     request, estimates = evaluation.request, found.estimates
     entries, faults = images.entries(request.count), images.unreadable(request.count)
-    protocol = _protocol(evaluation, found)
-    pixels = images_digest(entries)
-    values = _values(estimates, len(faults))
+    values = _values(evaluation, found, estimates, len(faults))
     # Stated of metrics of other packages, so that a board can rank them anywhere.
     for key, row in evaluation.metrics.items():
         if key not in METRICS.own:
@@ -62,71 +78,143 @@ def assemble(evaluation: Evaluation, images: ImageSet, found: Findings) -> Recor
     pairs = [
         [first[entry.sha256], entry.id] for entry in entries if first.setdefault(entry.sha256, entry.id) != entry.id
     ]
-    return Record(
+    record = Record(
         kind="measured",
-        # Other metrics on the same images are another record, and an id is also a file name.
-        id=f"{_slug(request.method)}-{digest([identity(protocol, 'noise'), pixels, sorted(estimates)])[:12]}",
+        id="unnamed",
         method=request.method,
         title=request.title,
         family=request.family,
-        protocol=protocol,
+        protocol=_protocol(evaluation, found),
         values=values,
-        anchors={name: _values(values, 0) for name, values in found.anchors.items()},
-        breakdown=_by_class(estimates, entries),
+        anchors={name: _values(evaluation, found, anchor, 0) for name, anchor in found.anchors.items()},
+        breakdown=_by_class(evaluation, estimates, entries),
         unscored=(*faults.values(), *unjudged),
-        partial=bool(faults) or any(estimate.unscored for estimate in estimates.values()),
-        provenance=_provenance(evaluation, images, pixels, found),
+        provenance=_provenance(evaluation, images, images_digest(entries), found),
+        evidence=_per_sample(estimates, entries) | {name: _attached(text) for name, text in found.attachments.items()},
+        trained_with=request.trained_with,
         extra={
             "request": request.model_dump(mode="json"),
             **({"duplicates": {"count": len(pairs), "first": pairs[:5]}} if pairs else {}),
             **({"facts": facts} if facts else {}),
+            **({} if request.repeat_error is None else {"deterministic": request.repeat_error <= REPEAT_LIMIT}),
+            **({"self_tests": found.self_tests} if found.self_tests else {}),
         },
     )
+    return record.model_copy(update={"id": record_id(record)})
 
 
-def _value(estimate: Estimate, unreadable: int) -> Value:
-    return Value(
-        value=estimate.value,
-        stderr=estimate.stderr,
-        interval=estimate.interval,
-        method=estimate.method,
-        scored=estimate.scored,
-        unscored=estimate.unscored + unreadable,
-    )
-
-
-def _values(estimates: dict[str, Estimate], unreadable: int) -> dict[str, Value]:
+def _values(
+    evaluation: Evaluation, found: Findings, estimates: Mapping[str, Estimate], unreadable: int
+) -> dict[str, Value]:
     """Return values by key, with the numbers that some metrics put beside their own."""
-    values = {key: _value(estimate, unreadable) for key, estimate in estimates.items()}
-    for estimate in estimates.values():
-        values |= {key: Value(value=number, scored=estimate.scored) for key, number in estimate.extra.items()}
-        values |= {key: _value(part, unreadable) for key, part in estimate.parts.items()}
+    values: dict[str, Value] = {}
+    for key, estimate in estimates.items():
+        spec = evaluation.metrics[key]
+        shared = _doubts(evaluation, found, spec)
+
+        def value(
+            one: Estimate, shared: list[tuple[Status, str]] = shared, judges: tuple[str, ...] = spec.judges
+        ) -> Value:
+            doubts = [*shared]
+            if one.status != "ok":
+                doubts.append((one.status, one.reason or one.status))
+            if lost := one.unscored + unreadable:
+                doubts.append(("partial", f"{lost} could not be judged"))
+            status, reason = worst(doubts)
+            return Value(
+                value=one.value,
+                stderr=one.stderr,
+                interval=one.interval,
+                method=one.method,
+                scored=one.scored,
+                unscored=lost,
+                status=status,
+                reason=reason,
+                judges=judges,
+            )
+
+        values[key] = value(estimate)
+        beside = values[key].model_copy(update={"stderr": None, "interval": None, "method": None})
+        values |= {name: beside.model_copy(update={"value": number}) for name, number in estimate.extra.items()}
+        values |= {name: value(part) for name, part in estimate.parts.items()}
     return values
 
 
-def _by_class(estimates: dict[str, Estimate], entries: Sequence[StoredImage]) -> dict[str, dict[str, Value]]:
+def _doubts(evaluation: Evaluation, found: Findings, spec: MetricSpec) -> list[tuple[Status, str]]:
+    """Return what keeps every value of a metric from a place on a leaderboard."""
+    doubts = [*found.doubts]
+    if (apart := evaluation.request.repeat_error or 0) > REPEAT_LIMIT:
+        doubts.append(("asserted", f"not deterministic: images of one sample are {apart:.3g} grey levels apart"))
+    if found.selftest == "failed" and any(JUDGES[judge].self_test for judge in spec.judges):
+        doubts.append(("flagged", "a judge failed its self-test"))
+    if {*spec.judges} & {*evaluation.request.trained_with}:
+        doubts.append(("flagged", "trained on the metric"))
+    for judge in spec.reference:
+        if (reference := evaluation.reference_of(judge)) and (asserted := reference.asserted(judge)):
+            doubts.append(("asserted", asserted))
+    return doubts
+
+
+def _by_class(
+    evaluation: Evaluation, estimates: Mapping[str, Estimate], entries: Sequence[StoredImage]
+) -> dict[str, dict[str, Value]]:
     """Return the mean of each metric that judges single images, by the class that was asked for."""
+    ids: dict[int, list[int]] = {}
+    for entry in entries:
+        if entry.label is not None and entry.label >= 0:
+            ids.setdefault(entry.label, []).append(entry.id)
     parts: dict[str, dict[str, Value]] = {}
     for key, estimate in estimates.items():
-        if estimate.per_sample is None or len(estimate.per_sample) != len(entries):
-            continue
-        labels = np.array([-1 if entry.label is None else entry.label for entry in entries])
-        scores = np.array(estimate.per_sample)
-        for label in sorted(set(labels[labels >= 0].tolist())):
-            own = scores[labels == label]
-            part = Value(value=float(own.mean()), scored=len(own))
-            parts.setdefault(f"class {label}", {})[key] = part
+        scores = estimate.per_sample or {}
+        for label in sorted(ids):
+            own = [scores[sample] for sample in ids[label] if sample in scores]
+            if own:
+                lost = len(ids[label]) - len(own)
+                parts.setdefault(f"class {label}", {})[key] = Value(
+                    value=math.fsum(own) / len(own),
+                    scored=len(own),
+                    unscored=lost,
+                    status="partial" if lost else "ok",
+                    reason=f"{lost} could not be judged" if lost else None,
+                    judges=evaluation.metrics[key].judges,
+                )
     return parts
 
 
+def _per_sample(estimates: Mapping[str, Estimate], entries: Sequence[StoredImage]) -> dict[str, Attachment]:
+    """Return the attachment of the values of single images, by which two records are compared image by image."""
+    held = {key: estimate.per_sample for key, estimate in estimates.items() if estimate.per_sample is not None}
+    if not held:
+        return {}
+    samples = [entry.sample() for entry in entries]
+    text = canonical_json(
+        {
+            "samples": [
+                [sample.id, sample.item.key, sample.k, entry.sha256]
+                for sample, entry in zip(samples, entries, strict=True)
+            ],
+            "values": {key: [scores.get(sample.id) for sample in samples] for key, scores in held.items()},
+        }
+    )
+    return {PER_SAMPLE: _attached(text)}
+
+
+def _attached(text: str) -> Attachment:
+    return Attachment(sha256=hashlib.sha256(text.encode()).hexdigest(), text=text)
+
+
 def _protocol(evaluation: Evaluation, found: Findings) -> Protocol:
-    request, reference, prompts = evaluation.request, evaluation.reference, evaluation.prompts
+    request, prompts = evaluation.request, evaluation.prompts
     return Protocol(
         name=request.protocol or request.axis,
         axis=request.axis,
-        reference=reference.name if reference else None,
-        reference_digest=reference.digest if reference else None,
-        extractors=found.judges,
+        judges=found.judges,
+        references={
+            judge: ReferenceUsed(
+                name=reference.name, digest=reference.digest, role=reference.role, made_by=reference.made_by(judge)
+            )
+            for judge, reference in sorted(evaluation.references.items())
+        },
         count=request.count,
         images_per_prompt=prompts.images_per_prompt if prompts else None,
         prompts=prompts.name if prompts else None,
@@ -155,8 +243,3 @@ def _provenance(evaluation: Evaluation, images: ImageSet, pixels: str, found: Fi
         wall_seconds=round(images.seconds() + found.seconds, 3),
         selftest=found.selftest,
     )
-
-
-def _slug(name: str) -> str:
-    # A hash follows, and both together are a file name.
-    return re.sub(r"[^a-z0-9._-]+", "-", name.lower()).strip("-._")[: MAX_ID // 2] or "unnamed"

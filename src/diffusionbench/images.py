@@ -27,6 +27,12 @@ Rule = Literal["truncate", "round"]
 # What is decoded, whatever a file's name says: formats of pictures, and none that runs another program.
 FORMATS: Final = ("PNG", "JPEG", "WEBP", "BMP", "GIF", "TIFF", "PPM", "AVIF")
 _TIFF_BITS: Final = 258
+# Bytes at the start of a file that tell its format.
+HEAD: Final = 16
+_STARTS: Final = {
+    b"\x89PNG": "png", b"\xff\xd8\xff": "jpeg", b"BM": "bmp", b"GIF8": "gif", b"II*\0": "tiff", b"MM\0*": "tiff",
+    b"P5": "ppm", b"P6": "ppm",
+}  # fmt: skip
 # EXIF orientation -> what brings the picture upright.
 _TURNS: Final = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -109,6 +115,15 @@ def center_crop(image: Image.Image, size: int) -> Image.Image:
     return image.crop((left, top, left + size, top + size))
 
 
+def format_of(head: bytes) -> str | None:
+    """Return the format of an image file by its first `HEAD` bytes, whatever it is called; None where that is none."""
+    if head[:4] == b"RIFF" and head[8:12] == b"WEBP":
+        return "webp"
+    if head[4:12] in (b"ftypavif", b"ftypavis"):
+        return "avif"
+    return next((name for start, name in _STARTS.items() if head.startswith(start)), None)
+
+
 class UnreadableImage(DataError):  # noqa: N818
     """A file is no image that can be read, or a damaged one.
 
@@ -160,7 +175,7 @@ def decode(data: bytes, name: str, transparency: Literal["drop", "refuse"]) -> I
                     f"image {name} has more than 8 bits a channel. Save it with 8 bits a channel, RGB or grey."
                 )
             image.load()
-            return _as_rgb(_upright(image), name, transparency)
+            return as_rgb(_upright(image), name, transparency)
     except (DataError, MemoryError):
         raise
     # Pillow's decoders raise many unrelated types on damaged files.
@@ -196,7 +211,8 @@ def _upright(image: Image.Image) -> Image.Image:
     return image if turn is None else image.transpose(turn)
 
 
-def _as_rgb(image: Image.Image, name: str, transparency: Literal["drop", "refuse"]) -> Image.Image:
+def as_rgb(image: Image.Image, name: str, transparency: Literal["drop", "refuse"]) -> Image.Image:
+    """Return an image of any 8-bit mode as RGB; arguments and errors as of `decode`."""
     if image.mode in ("RGBA", "RGBa", "LA", "PA") or "transparency" in image.info:
         image = image.convert("RGBA")
         if transparency == "refuse" and image.getchannel("A").getextrema() != (255, 255):

@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import hashlib
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Final
+
+from diffusionbench.schema import digest
+
+# Of the noise of images that are made to be judged or shown.
+SAMPLE: Final = "sample"
 
 
 @dataclass(frozen=True)
@@ -41,10 +47,11 @@ class Sample:
     """One image to make or to judge.
 
     Attributes:
-        id: place in the evaluation, from 0; the noise of the image depends on (seed, id) only.
+        id: place in the evaluation, from 0.
         item: what was asked.
         k: which of several images of the item, from 0.
-        seed: of the sample's own noise where the prompt set rules it (in 0..2^63-1), else None: see `id`.
+        seed: of the generator of this sample's noise, in 0..2^63-1: `noise_seed(seed of the evaluation, "sample", id)`,
+            or what the prompt set rules; None where the image exists already.
     """
 
     id: int
@@ -66,3 +73,22 @@ class Sample:
     def file(self) -> str:
         """Where the image lies below a folder of images made for a prompt set, without the suffix."""
         return f"{self.item.key}/{self.k}"
+
+
+def noise_seed(seed: int, purpose: str, place: int) -> int:
+    """Return the seed of one generator, in 0..2^32 - 1: (base + place) mod 2^32.
+
+    The base is the first 4 bytes, little-endian, of blake2b("{seed}/{purpose}"): no two of 2^32 places share a stream.
+
+    Args:
+        seed: of the run or evaluation, >= 0.
+        purpose: what is drawn; `SAMPLE` for the images of an evaluation.
+        place: the sample's id, or its position in a batch; >= 0.
+    """
+    base = hashlib.blake2b(f"{seed}/{purpose}".encode()).digest()[:4]
+    return (int.from_bytes(base, "little") + place) % 2**32
+
+
+def items_digest(samples: Iterable[Sample]) -> str:
+    """Return the SHA-256 over what was asked for in order: keys, which image of an item, labels, texts and targets."""
+    return digest([[one.item.key, one.k, one.label, one.prompt, one.item.target] for one in samples])

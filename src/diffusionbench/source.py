@@ -19,7 +19,7 @@ from diffusionbench import bounds
 from diffusionbench.archives import Archive, ImageRows
 from diffusionbench.errors import DataError, RequestError
 from diffusionbench.files import LeftOut, list_images, number_classes, open_image_folder, read_lines
-from diffusionbench.images import UnreadableImage, decode
+from diffusionbench.images import HEAD, UnreadableImage, decode, format_of
 from diffusionbench.sample import Sample
 from diffusionbench.schema import digest, file_digest
 from diffusionbench.shown import clipped, few, printable
@@ -38,7 +38,10 @@ class ImageSource(Protocol):
         preferred_batch: samples to ask for at once.
         image_size: (height, width) of its images, or None where not known before the first.
         labels: class of every image that exists already, in order (None: unknown class); None for a generator,
-            which makes what the axis asks for.
+            which makes what the axis asks for, and for files that have the names of prompts.
+        image_format: how images that exist already are kept: "png", "jpeg", ..., several joined by "+", "npz", "tar",
+            "raw" in memory; None for a generator, which alone gets samples with seeds and takes its noise from
+            `Sample.seed` alone.
     """
 
     description: str
@@ -53,6 +56,9 @@ class ImageSource(Protocol):
     @property
     def labels(self) -> Sequence[int | None] | None: ...
 
+    @property
+    def image_format(self) -> str | None: ...
+
     def images(self, samples: Sequence[Sample]) -> np.ndarray:
         """Return the samples' images, uint8 [B, H, W, 3].
 
@@ -60,6 +66,11 @@ class ImageSource(Protocol):
             UnreadableImages: naming those that cannot be read; the others can still be asked for.
         """
         ...
+
+
+def exists_already(source: ImageSource) -> bool:
+    """Return whether a source's images were there before they were asked for; one without a format makes them."""
+    return getattr(source, "image_format", None) is not None or source.labels is not None
 
 
 class UnreadableImages(DataError):  # noqa: N818
@@ -95,6 +106,11 @@ class _ImageFiles:
             except UnreadableImage:
                 continue
         return None
+
+    @cached_property
+    def image_format(self) -> str:
+        """Formats by the files' first bytes, joined by "+"; "unknown" where none is an image."""
+        return "+".join(sorted({*filter(None, map(_format_of_file, self.files))})) or "unknown"
 
     def images(self, samples: Sequence[Sample]) -> np.ndarray:
         """Return the samples' images; grey and palette files become RGB without loss.
@@ -219,6 +235,14 @@ class PromptFolderSource(_ImageFiles):
         return digest([*zip(self._by_stem, self._digests(), strict=True)])
 
 
+def _format_of_file(file: Path) -> str | None:
+    try:
+        with file.open("rb") as opened:
+            return format_of(opened.read(HEAD))
+    except OSError:
+        return None
+
+
 def _decode(file: Path) -> np.ndarray:
     """Decode one image as uint8 [H, W, 3]."""
     name = printable(str(file))
@@ -239,6 +263,7 @@ class ArchiveSource:
     """
 
     preferred_batch = 64
+    image_format = "npz"
     classes: tuple[str, ...] | None = None
 
     def __init__(self, path: Path, labels: Sequence[int | None] | None = None) -> None:
@@ -295,6 +320,7 @@ class ArraySource:
     """Images held in memory."""
 
     preferred_batch = 128
+    image_format = "raw"
 
     def __init__(self, images: np.ndarray, labels: Sequence[int | None] | np.ndarray | None, description: str) -> None:
         """Take uint8 [N, H, W, 3] and N labels or None."""
@@ -323,6 +349,7 @@ class ConstantSource:
 
     preferred_batch = 64
     labels = None
+    image_format = None
 
     def __init__(self, image_size: tuple[int, int], level: int = 128) -> None:
         """Take (height, width) and a level in 0..255."""

@@ -9,7 +9,7 @@ import math
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 from diffusionbench.sample import Sample
 
@@ -17,8 +17,8 @@ GROUPS = 10
 """Groups of the delete-one-group jackknife."""
 
 # 97.5 % quantiles: standard normal, and Student's t with GROUPS - 1 = 9 degrees of freedom.
-_NORMAL_975 = 1.959963984540054
-_STUDENT_975 = 2.262157162854099
+NORMAL_975 = 1.959963984540054
+STUDENT_975 = 2.262157162854099
 
 
 class Grouping:
@@ -62,10 +62,11 @@ class Estimate:
         scored: images (or prompts) behind the value.
         unscored: images that could not be judged.
         unjudged: why not, by sample id, where that is known of single images.
-        per_sample: value of each scored image in the order seen, where one exists.
+        per_sample: value of each scored image by sample id, where one exists.
         extra: numbers that belong beside the value, by record key, such as {"kid_std": 0.0004}.
         parts: further values of the same metric under their own final keys (families, tags, variants).
         facts: what a record keeps beside the values, as plain JSON.
+        status, reason: what the metric itself says against a place on a leaderboard; unscored images count without it.
     """
 
     value: float
@@ -75,10 +76,12 @@ class Estimate:
     scored: int
     unscored: int = 0
     unjudged: Mapping[int, str] = field(default_factory=dict)
-    per_sample: list[float] | None = None
+    per_sample: Mapping[int, float] | None = None
     extra: dict[str, float] = field(default_factory=dict)
     parts: Mapping[str, Estimate] = field(default_factory=dict)
     facts: Mapping[str, Any] = field(default_factory=dict)
+    status: Literal["ok", "partial", "provisional", "flagged", "asserted"] = "ok"
+    reason: str | None = None
 
 
 def jackknife(replicates: Sequence[float]) -> float | None:
@@ -102,7 +105,7 @@ def jackknife(replicates: Sequence[float]) -> float | None:
 
 def jackknife_interval(value: float, stderr: float) -> tuple[float, float]:
     """95 % interval (low, high) around a value whose standard error comes from `GROUPS` groups (Student's t)."""
-    return value - _STUDENT_975 * stderr, value + _STUDENT_975 * stderr
+    return value - STUDENT_975 * stderr, value + STUDENT_975 * stderr
 
 
 def wilson(successes: int, count: int) -> tuple[float, float]:
@@ -119,8 +122,8 @@ def wilson(successes: int, count: int) -> tuple[float, float]:
     """
     if not 0 <= successes <= count or count == 0:
         raise ValueError(f"a share needs 0 <= successes <= count and count > 0, got {successes} of {count}")
-    share, square = successes / count, _NORMAL_975**2
+    share, square = successes / count, NORMAL_975**2
     centre = (share + square / (2 * count)) / (1 + square / count)
-    half = _NORMAL_975 / (1 + square / count) * math.sqrt(share * (1 - share) / count + square / (4 * count**2))
+    half = NORMAL_975 / (1 + square / count) * math.sqrt(share * (1 - share) / count + square / (4 * count**2))
     # Exactly 0 and 1 at the ends, where rounding would leave 1e-17.
     return (0.0 if successes == 0 else centre - half), (1.0 if successes == count else centre + half)

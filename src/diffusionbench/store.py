@@ -146,6 +146,16 @@ class ImageStore:
         write_atomic(self.folder / f"{name}.npz", data)
         write_atomic(self.folder / f"{name}.json", chunk.model_dump_json() + "\n")
 
+    def ids(self) -> list[int]:
+        """Return the samples that are here, unreadable ones among them, by rising id."""
+        self._refresh()
+        return sorted(self._place.keys() | self._faults.keys())
+
+    def chunks(self) -> list[str]:
+        """Return the names of the whole chunks: the files of one begin with its name and a dot."""
+        self._refresh()
+        return sorted(self._sound)
+
     def count(self) -> int:
         """Return how many samples from 0 on are there without a gap, unreadable ones among them."""
         self._refresh()
@@ -157,18 +167,18 @@ class ImageStore:
         self._refresh()
         return max([self.manifest.request.count, *(sample + 1 for sample in (*self._place, *self._faults))])
 
-    def check_whole(self, count: int) -> None:
-        """Check that the first `count` samples are there.
+    def check_whole(self, count: int, start: int = 0) -> None:
+        """Check that the samples from `start` to `count` - 1 are there.
 
         Raises:
             DataError: if one is missing or its chunk is damaged.
         """
         self._refresh()
-        gaps = [sample for sample in range(count) if sample not in self._place and sample not in self._faults]
+        gaps = [sample for sample in range(start, count) if sample not in self._place and sample not in self._faults]
         if gaps:
             raise DataError(
-                f"image store {self.folder} lacks {len(gaps):,} of {count:,} images (first: {gaps[0]}), or their files "
-                "are damaged. Run the command that filled it again: it makes only what is missing."
+                f"image store {self.folder} lacks {len(gaps):,} of {count - start:,} images (first: {gaps[0]}), or "
+                "their files are damaged. Run the command that filled it again: it makes only what is missing."
             )
 
     def batches(self, count: int) -> Iterator[tuple[list[Sample], np.ndarray]]:
@@ -178,7 +188,12 @@ class ImageStore:
             DataError: as `check_whole`.
         """
         self.check_whole(count)
-        stored = [sample for sample in range(count) if sample not in self._faults]
+        yield from self.some(range(count))
+
+    def some(self, ids: Sequence[int]) -> Iterator[tuple[list[Sample], np.ndarray]]:
+        """Give the images of those of some samples, of rising ids, that are here and readable."""
+        self._refresh()
+        stored = [sample for sample in ids if sample in self._place]
         for name, group in groupby(stored, key=lambda sample: self._place[sample][0]):
             images = self._read(name)
             rows = [self._place[sample][1] for sample in group]

@@ -25,7 +25,7 @@ from nanogen.model.condition import Condition
 from nanogen.model.dit import DDT
 from nanogen.precision import Precision, autocast, choose
 from nanogen.resolve import resolve
-from nanogen.rng import PositionalNoise, SeededNoise
+from nanogen.rng import SeededNoise, sampling_noise
 from nanogen.run import Run, ensure_same_config, read
 from nanogen.samplers import SAMPLERS, time_grid
 
@@ -45,7 +45,7 @@ class ImagePipeline:
     config: Config
 
     @torch.no_grad()
-    def __call__(self, condition: Condition, noise: PositionalNoise | SeededNoise) -> np.ndarray:
+    def __call__(self, condition: Condition, noise: SeededNoise) -> np.ndarray:
         """Make one batch.
 
         Args:
@@ -79,7 +79,7 @@ class ImagePipeline:
             captions = [spec.caption for spec in batch if spec.caption is not None]
             condition = self.components.conditioner([spec.label for spec in batch], captions)
             indices = range(first + start, first + start + len(batch))
-            made.append(self(condition, PositionalNoise(seed, indices, self.components.device)))
+            made.append(self(condition, sampling_noise(seed, indices, self.components.device)))
         return np.concatenate(made)
 
 
@@ -162,8 +162,8 @@ def _config_and_step(weights: Path, header: Mapping[str, str]) -> tuple[Config, 
     return reload(values, str(weights)), step
 
 
-def open_weights(path: Path, device: str) -> Loaded:
-    """Return the newest intact weights of a run folder, or those in a file.
+def open_weights(path: Path, device: str, step: int | None = None) -> Loaded:
+    """Return the newest intact weights of a run folder, or those of a step that it keeps, or those in a file.
 
     Raises:
         CheckpointError: if there are none, or they do not belong to the run's config.
@@ -173,7 +173,7 @@ def open_weights(path: Path, device: str) -> Loaded:
         asked = header.get("precision", "auto")
         return load(path, None, device, choose(asked, device))  # type: ignore[arg-type]
     run = read(path)
-    newest, damaged = checkpoint.newest(run.checkpoints)
+    newest, damaged = checkpoint.newest(run.checkpoints) if step is None else (checkpoint.at(run.checkpoints, step), [])
     for problem in damaged:
         say(f"{problem}; using {newest.path.name if newest else 'none'}")
     if newest is None:

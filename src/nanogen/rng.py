@@ -2,9 +2,10 @@
 
 The rule `noise: blake2b-1` of a config: the stream of one sample is a CPU generator seeded with (base + index) mod
 2^32. In training, base is the first 4 bytes, little-endian, of blake2b("{seed}/{purpose}/{step}") and index the
-position in the global batch; in sampling, base is that of blake2b("{seed}/{purpose}") and index the sample's. No two
-samples of one step or one evaluation share a stream. torch's CPU generator keeps 32 bits of its seed, so streams of
-different steps may coincide, at the rate of chance. Numbers are drawn in float32.
+position in the global batch; in sampling, base is that of blake2b("{seed}/sample") and index the sample's, and one
+stream gives all numbers of a sample in order of use. No two samples of one step or one evaluation share a stream.
+torch's CPU generator keeps 32 bits of its seed, so streams of different steps may coincide, at the rate of chance.
+Numbers are drawn in float32.
 """
 
 from __future__ import annotations
@@ -16,6 +17,8 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from torch import Tensor
+
+from diffusionbench.sample import SAMPLE, noise_seed
 
 
 def seed_sequence(seed: int, purpose: str, *index: int) -> np.random.SeedSequence:
@@ -30,12 +33,6 @@ def seed_sequence(seed: int, purpose: str, *index: int) -> np.random.SeedSequenc
     return np.random.SeedSequence([seed, number, *index])
 
 
-def noise_base(seed: int, purpose: str, step: int | None = None) -> int:
-    """Return the generator's seed for index 0, in 0..2^32 - 1; `step` is None in sampling."""
-    text = f"{seed}/{purpose}" if step is None else f"{seed}/{purpose}/{step}"
-    return int.from_bytes(hashlib.blake2b(text.encode()).digest()[:4], "little")
-
-
 def initial_seed(seed: int, purpose: str) -> int:
     """Return the 64-bit seed from which initial weights are drawn."""
     return int(seed_sequence(seed, purpose).generate_state(1, np.uint64)[0])
@@ -43,19 +40,19 @@ def initial_seed(seed: int, purpose: str) -> int:
 
 @dataclass(frozen=True)
 class PositionalNoise:
-    """The random numbers of B samples, by purpose; each sample has its own stream.
+    """The random numbers of B samples of one step of a training, by purpose; each sample has its own stream.
 
     Attributes:
-        seed: the run's or evaluation's seed.
-        indices: positions in the global batch in training, sample indices in sampling; all >= 0.
+        seed: the run's seed.
+        indices: positions in the global batch; all >= 0.
         device: where the numbers go.
-        step: finished updates in training; None in sampling.
+        step: finished updates.
     """
 
     seed: int
     indices: Sequence[int]
     device: str | torch.device = "cpu"
-    step: int | None = None
+    step: int = 0
 
     def normal(self, purpose: str, shape: tuple[int, ...] = ()) -> Tensor:
         """Return standard normal float32 [B, *shape]."""
@@ -67,14 +64,14 @@ class PositionalNoise:
 
     def _draw(self, fill: Callable[..., Tensor], purpose: str, shape: tuple[int, ...]) -> Tensor:
         numbers = torch.empty(len(self.indices), *shape)
-        base, generator = noise_base(self.seed, purpose, self.step), torch.Generator()
+        base, generator = noise_seed(self.seed, f"{purpose}/{self.step}", 0), torch.Generator()
         for row, index in zip(numbers, self.indices, strict=True):
             fill(row, generator=generator.manual_seed((base + index) % 2**32))
         return numbers.to(self.device, non_blocking=True)
 
 
 class SeededNoise:
-    """The random numbers of B samples whose protocol gives each generator its seed; drawn in order of use.
+    """The random numbers of B samples from one generator each, drawn in order of use.
 
     Args:
         seeds: one per sample, in 0..2^63 - 1.
@@ -88,3 +85,8 @@ class SeededNoise:
     def normal(self, purpose: str, shape: tuple[int, ...] = ()) -> Tensor:
         """Return the next standard normal float32 [B, *shape] of each stream."""
         return torch.stack([torch.randn(shape, generator=one) for one in self._generators]).to(self._device)
+
+
+def sampling_noise(seed: int, indices: Sequence[int], device: str | torch.device = "cpu") -> SeededNoise:
+    """Return the noise of images of an evaluation or a grid by their sample indices, as its axis seeds them."""
+    return SeededNoise([noise_seed(seed, SAMPLE, index) for index in indices], device)

@@ -24,16 +24,12 @@ from nanogen.model.layers import FinalLayer, rotary_angles, unpatchify
 from nanogen.objectives.flow import Flow
 from nanogen.objectives.objective import Objective, Pass
 from nanogen.pipeline import ImagePipeline
-from nanogen.rng import PositionalNoise
+from nanogen.rng import PositionalNoise, sampling_noise
 from nanogen.samplers import SAMPLERS, time_grid
 
 
 def noise(num: int, step: int = 0) -> PositionalNoise:
     return PositionalNoise(0, range(num), step=step)
-
-
-def noise_of_samples(num: int) -> PositionalNoise:
-    return PositionalNoise(0, range(num))
 
 
 # Two times: the mean velocity over [r, t], trained with a derivative along the path (MeanFlow, arXiv 2505.13447).
@@ -436,7 +432,7 @@ def test_a_grid_need_not_be_square(wide):
     made = ImagePipeline(net, components, config)
     images = made.in_batches(components.conditioner.parse_specs("0-3", []), 0, 2)
     # At the start the velocity is 0, so the images are the noise itself.
-    start = components.latent.decode(noise_of_samples(4).normal("image", (3, 4, 16))).clamp(0, 1)
+    start = components.latent.decode(sampling_noise(0, range(4)).normal("image", (3, 4, 16))).clamp(0, 1)
     wanted = (255 * start.permute(0, 2, 3, 1)).numpy()
     assert np.abs(images - wanted).max() <= 1
 

@@ -15,8 +15,7 @@ import pytest
 from site_records import measured
 
 from diffusionbench import cli
-from diffusionbench.assemble import _slug
-from diffusionbench.record import MAX_ID, Guidance, Protocol, Record, load
+from diffusionbench.record import MAX_ID, Guidance, Protocol, Record, ReferenceUsed, load, slug
 from diffusionbench.schema import digest
 from diffusionbench.shown import LONGEST, cell, few, message, printable
 from diffusionbench.study.board import build
@@ -141,7 +140,12 @@ def coded() -> Record:
     """A record whose every free text holds codes for the terminal, and guidance of a strength not stated."""
     evil = measured(CODES, "class_conditional", {"fid": 2.0, f"=x{CODES}": 1.0}, family=CODES, unscored=(CODES,))
     protocol = evil.protocol.model_copy(
-        update={"guidance": Guidance(scale=None), "reference": CODES, "notes": (CODES,), "sampler": CODES}
+        update={
+            "guidance": Guidance(scale=None),
+            "references": {CODES: ReferenceUsed(name=CODES)},
+            "notes": (CODES,),
+            "sampler": CODES,
+        }
     )
     facts = {"fid": {"text": f"one\n{CODES}"}, CODES: 3, "other": {"text": 4}}
     return evil.model_copy(
@@ -254,7 +258,7 @@ def test_a_name_longer_than_a_file_name_is_refused_before_anything_is_scored(ben
         code, _, err = bench(*words, option, "x" * 400)
         assert code == 2
         assert "400 characters" in err
-    assert len(_slug("x" * 300)) + 13 <= MAX_ID
+    assert len(slug("x" * 300)) + 13 <= MAX_ID
 
 
 def chunk(folder: Path, images: bytes | np.ndarray, entries: object, how: int = zipfile.ZIP_DEFLATED) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+
 import numpy as np
 import pytest
 from PIL import Image
@@ -12,7 +14,7 @@ from diffusionbench.prompts import PromptChoice
 from diffusionbench.record import Guidance
 from diffusionbench.request import EvalRequest, Sampling
 from diffusionbench.runner import fill, open_store
-from diffusionbench.sample import Sample, plain_item
+from diffusionbench.sample import Item, Sample, items_digest, noise_seed, plain_item
 from diffusionbench.source import ArchiveSource, ArraySource, ConstantSource, FolderSource, PromptFolderSource
 from diffusionbench.store import ImageStore
 
@@ -36,6 +38,7 @@ REQUEST = {
     "step": (7, False),
     "command": ("c", False),
     "classes": (("a", "b"), False),
+    "trained_with": (("digits",), False),
 }
 SAMPLING = {
     "sampler": "heun",
@@ -161,3 +164,79 @@ def test_an_image_is_told_by_all_its_values(noise, place):
     before, after = hashed(samples, images), hashed(samples, other)
     assert before[0] == after[0]
     assert before[1] != after[1]
+
+
+class Asking:
+    """A generator that remembers the seeds it was given."""
+
+    description = "asking generator"
+    digest = "0" * 64
+    labels = None
+    image_size = (8, 8)
+    image_format = None
+    preferred_batch = 4
+
+    def __init__(self):
+        self.seeds = []
+
+    def images(self, samples):
+        self.seeds += [sample.seed for sample in samples]
+        return np.zeros((len(samples), 8, 8, 3), np.uint8)
+
+
+def test_the_seed_of_a_request_arrives_at_any_source(ask, tmp_path):
+    """By the rule that is written down, from its own text."""
+    base = int.from_bytes(hashlib.blake2b(b"7/sample").digest()[:4], "little")
+    source, request = Asking(), ask(seed=7, count=20)
+    store = open_store(request, source, tmp_path)
+    fill(request, source, store)
+    assert source.seeds == [(base + place) % 2**32 for place in range(20)]
+    assert source.seeds == [noise_seed(7, "sample", place) for place in range(20)]
+
+
+def test_a_prompt_sets_own_seeds_rule_and_images_that_exist_have_none(ask, tmp_path, write, noise):
+    choice = PromptChoice(name="simpleeval_shapes_v1", layout="quick")
+    request = ask(axis="t2i", metrics=("simpleeval_shapes_v1",), reference=None, prompts=choice, seed=7)
+    ruled = request.prompts.noise_seeds
+    assert [sample.seed for sample in request.samples(Asking(), 3)] == [*ruled[0], ruled[1][0]][:3]
+    write(tmp_path / request.prompts.items[0].key, noise(2))
+    assert {sample.seed for sample in request.samples(PromptFolderSource(tmp_path), 3)} == {None}
+    assert {sample.seed for sample in ask(seed=7).samples(ArraySource(noise(20), None, "noise"))} == {None}
+
+
+def test_a_new_field_of_a_request_leaves_stored_images_where_they_are(ask):
+    class Later(EvalRequest):
+        colour: str | None = None
+
+    class LaterSampling(Sampling):
+        churn: float | None = None
+
+    before = ask(sampling=Sampling(num_steps=4))
+    after, source = ask(), Asking()
+    after.request = Later(**before.request.model_dump() | {"sampling": LaterSampling(num_steps=4)})
+    assert after.image_key(source) == before.image_key(source)
+    set_ = after.updated(sampling=LaterSampling(num_steps=4, churn=1.0))
+    assert set_.image_key(source) != before.image_key(source)
+
+
+def test_images_that_exist_have_one_key_whatever_seed_is_named(ask, noise):
+    source = ArraySource(noise(20), None, "noise")
+    assert ask(seed=1).image_key(source) == ask(seed=2).image_key(source)
+    assert ask(seed=1).image_key(Asking()) != ask(seed=2).image_key(Asking())
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        Sample(0, Item("b", 1, "text")),
+        Sample(0, Item("a", 2, "text")),
+        Sample(0, Item("a", 1, "other")),
+        Sample(0, Item("a", 1, "text"), 1),
+        Sample(0, Item("a", 1, "text", "x.png")),
+    ],
+)
+def test_the_digest_of_items_follows_order_labels_and_texts(other):
+    one, last = Sample(0, Item("a", 1, "text")), Sample(1, Item("z", 1, "text"))
+    assert items_digest([one, last]) != items_digest([other, last])
+    assert items_digest([one, last]) != items_digest([last, one])
+    assert items_digest([one]) == items_digest([Sample(5, Item("a", 1, "text", tags=("c",)), seed=3)])

@@ -403,7 +403,7 @@ FIELDS = {
     "eval.axis": Field("t2i", asked(lambda request: request.axis), "t2i", TEXT_SCORED[1:]),
     "eval.every": Field("2 steps", lambda *given: [one.provenance.step for one in records(*given)], [2, 4], SCORED),
     "eval.metrics": Field("[fd_digits]", record(lambda one: list(one.values)), ["fd_digits"], SCORED),
-    "eval.reference": Field("null", record(lambda one: one.protocol.reference), None, SCORED),
+    "eval.reference": Field("null", record(lambda one: one.protocol.references), None, SCORED),
     "eval.num_samples": Field("14", record(lambda one: one.protocol.count), 14, SCORED),
     "eval.prompt_seed": Field("public-1", asked(lambda request: request.prompts.seed), "public-1", TEXT_SCORED),
     "eval.prompt_layout": Field("standard", asked(lambda request: request.prompts.layout), "standard", TEXT_SCORED),

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from diffusionbench.errors import RequestError
 from diffusionbench.prompts import PromptList
 from diffusionbench.references.reference import Reference
-from diffusionbench.sample import Sample, plain_item
+from diffusionbench.sample import SAMPLE, Sample, noise_seed, plain_item
 
 
 @dataclass(frozen=True)
@@ -21,7 +21,9 @@ class Asked:
         num_classes: classes to ask for in turn where the reference has no labels, or None.
         reference: the real images, or None where no metric needs them.
         prompts: the opened prompt set, or None.
-        given: labels of images that exist already, in order; None for a generator.
+        given: labels of images that exist already, in order; None for a generator and where files have the names of
+            prompts.
+        seed: of a generator's noise; None where the images exist already.
     """
 
     count: int
@@ -29,6 +31,7 @@ class Asked:
     reference: Reference | None = None
     prompts: PromptList | None = None
     given: Sequence[int | None] | None = None
+    seed: int | None = None
 
 
 class Axis:
@@ -36,6 +39,8 @@ class Axis:
 
     def samples(self, asked: Asked) -> list[Sample]:
         """Return the samples: a pure function of its argument, and a shorter request is the start of a longer one.
+
+        Each has the seed of its noise (`seeded`), or none where `asked.seed` is None.
 
         Raises:
             RequestError: if there are fewer images than asked for, or a label is out of range.
@@ -83,7 +88,7 @@ class ClassConditional(Axis):
                     f"image {place} has the label {label}; the {classes} classes of this request are "
                     f"0..{classes - 1 if classes else 0}. Correct the labels or choose another reference."
                 )
-            samples.append(Sample(place, plain_item(label), ranks[label]))
+            samples.append(seeded(Sample(place, plain_item(label), ranks[label]), asked.seed))
             ranks[label] += 1
         return samples
 
@@ -115,4 +120,15 @@ class TextToImage(Axis):
                 "an axis of prompts must know the prompt of each image, and a folder of unnamed images does not tell. "
                 f"Name them as the prompt set does: {prompts.sample(0).file}.png and so on."
             )
-        return [prompts.sample(place) for place in range(asked.count)]
+        return [seeded(prompts.sample(place), asked.seed) for place in range(asked.count)]
+
+
+def seeded(sample: Sample, seed: int | None) -> Sample:
+    """Return a sample with the seed of its noise: the one that its prompt set rules, else by its id.
+
+    Args:
+        seed: of the evaluation; None where the image exists already, so that no seed is known.
+    """
+    if seed is None:
+        return replace(sample, seed=None)
+    return sample if sample.seed is not None else replace(sample, seed=noise_seed(seed, SAMPLE, sample.id))

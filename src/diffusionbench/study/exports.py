@@ -17,9 +17,10 @@ from typing import Any, Final
 from diffusionbench import __version__
 from diffusionbench.catalog import direction, is_auxiliary, metric_info
 from diffusionbench.errors import RequestError
-from diffusionbench.record import Record, Value
+from diffusionbench.record import Record, Value, reference_names
 from diffusionbench.schema import canonical_json
-from diffusionbench.study.points import guidance_state, method_key
+from diffusionbench.study.columns import guidance_state
+from diffusionbench.study.points import method_key
 from diffusionbench.writing import write_atomic
 
 EVERY_EVAL_EVER: Final = "0.3.0"
@@ -105,7 +106,7 @@ def _eee_result(record: Record, key: str, value: Value) -> dict[str, Any]:
         score["uncertainty"] = uncertainty
     if value.unscored:
         score["details"] = {"unscored": str(value.unscored)}
-    dataset = protocol.prompts or protocol.reference or protocol.name
+    dataset = protocol.prompts or reference_names(protocol) or protocol.name
     return {
         "evaluation_result_id": f"{record.id}/{key}",
         "evaluation_name": f"{protocol.axis}/{key}",

@@ -162,12 +162,13 @@ def _hashes(record: Record) -> Iterator[str]:
     """Yield malformed hashes, and missing facts without which a measured number cannot be repeated."""
     protocol, provenance = record.protocol, record.provenance
     hashes = {
-        "protocol.reference_digest": protocol.reference_digest,
         "protocol.prompts_digest": protocol.prompts_digest,
         "provenance.config_hash": provenance.config_hash,
         "provenance.checkpoint_digest": provenance.checkpoint_digest,
         "provenance.images_digest": provenance.images_digest,
-        **{f"protocol.extractors.{name}": value for name, value in protocol.extractors.items()},
+        "protocol.items_digest": protocol.items_digest,
+        **{f"protocol.judges.{name}.digest": used.digest for name, used in protocol.judges.items()},
+        **{f"protocol.references.{name}.digest": used.digest for name, used in protocol.references.items()},
     }
     for where, value in hashes.items():
         if value is not None and not _SHA256.match(value):
@@ -175,8 +176,9 @@ def _hashes(record: Record) -> Iterator[str]:
     if provenance.commit is not None and not _COMMIT.match(provenance.commit):
         yield "provenance.commit: not a commit (7 to 64 hex digits)"
 
-    if protocol.reference is not None and protocol.reference_digest is None:
-        yield "protocol.reference_digest: missing; the hash says which real images were compared with"
+    for name, used in protocol.references.items():
+        if used.digest is None:
+            yield f"protocol.references.{name}.digest: missing; the hash says which real images were compared with"
     if protocol.prompts is not None and protocol.prompts_digest is None:
         yield "protocol.prompts_digest: missing; the hash says which prompts were scored"
     if protocol.count is None:

@@ -16,6 +16,7 @@ from diffusionbench.benchmarks.simpleeval.evidence import consensus, majority
 from diffusionbench.benchmarks.simpleeval.guards import Looks, variety
 from diffusionbench.metrics import MetricSpec
 from diffusionbench.metrics.metric import Context, Metric
+from diffusionbench.record import simpleeval_status
 from diffusionbench.sample import Sample
 from diffusionbench.stats import Estimate
 
@@ -56,7 +57,11 @@ class SimpleEval(Metric):
         card = self.card()
         # The runner counts images that were not seen; unscored here are those seen, unjudged or in incomplete blocks.
         unseen = len(card.answers.missing) - len(self.seen.unjudged)
-        values = {key: replace(value, unscored=value.unscored - unseen) for key, value in card.values().items()}
+        status, reason = simpleeval_status(card.status), "; ".join([card.status, *card.doubts])
+        values = {
+            key: replace(value, unscored=value.unscored - unseen, status=status, reason=reason)
+            for key, value in card.values().items()
+        }
         facts = {
             **card.facts(),
             "verdicts": self._verdicts(),
