@@ -35,6 +35,10 @@ class Generator:
         Path | None, typer.Option("--labels", help="file with one class label a line, in natural order of names")
     ] = None
     prompts: Annotated[str | None, typer.Option("--prompts", help="prompt set the images are made for")] = None
+    layout: Annotated[
+        str | None,
+        typer.Option("--layout", help="how images lie: flat, folder, geneval, grid:RxC, npz, tar; default by names"),
+    ] = None
     claim: Annotated[
         Path | None, typer.Option("--claim", help="YAML file about prompt set and generator; see docs/simpleeval.md")
     ] = None

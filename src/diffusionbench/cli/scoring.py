@@ -325,7 +325,7 @@ def _examined(evaluation: Evaluation, source: ImageSource, part: Part | None) ->
 
 def _real_images(real: RealImages) -> dict[str, Any]:
     """Return the fields of a request that name real images and say whose and which they are."""
-    from diffusionbench.request import references_by_judge
+    from diffusionbench.references import references_by_judge
 
     for name in real.reference or ():
         _check_text("reference", name)
@@ -387,19 +387,21 @@ def _opened(
 ) -> tuple[Evaluation, ImageSource]:
     """Return a checked evaluation and its images, as the axis tells them apart; without a count, of all images."""
     from diffusionbench.benchmarks.simpleeval.verification import compare_again
+    from diffusionbench.layouts import parse_layout
     from diffusionbench.request import Evaluation
-    from diffusionbench.source import PromptFolderSource, open_source, read_labels
+    from diffusionbench.source import open_prompt_images, open_source, read_labels
 
     evaluation = Evaluation(request)
+    layout = None if generator.layout is None else parse_layout(generator.layout)
     source: ImageSource
     if not isinstance(images, Path):
         source, found = images, evaluation.full_count if images.labels is None else len(images.labels)
-    elif evaluation.prompts is not None:
-        wanted = evaluation.prompts.files_of_images()
-        source, found = PromptFolderSource(images, set(wanted)), len(wanted)
+    elif (prompts := evaluation.prompts) is not None:
+        wanted = [*map(prompts.sample, range(prompts.count))]
+        source, found = open_prompt_images(images, wanted, prompts.images_per_prompt, layout), len(wanted)
     else:
         labels = None if generator.labels is None else read_labels(generator.labels)
-        source = open_source(images, labels, evaluation.classes)
+        source = open_source(images, labels, evaluation.classes, layout)
         found = len(source.labels)
     evaluation = evaluation.updated(count=generator.count or found, classes=getattr(source, "classes", None))
     if request.metrics:
