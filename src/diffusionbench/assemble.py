@@ -228,6 +228,7 @@ def _protocol(evaluation: Evaluation, images: ImageSet, found: Findings, samples
         # Only a generator's samples have seeds; of images that exist already nobody knows it.
         seed=request.seed if any(sample.seed is not None for sample in samples) else None,
         image_format=images.image_format,
+        tuning=request.tuning,
         notes=found.notes,
         **request.sampling.model_dump(),
     )

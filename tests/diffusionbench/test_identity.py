@@ -11,7 +11,7 @@ from PIL import Image
 from diffusionbench.errors import DataError, RequestError
 from diffusionbench.imagesets import StoredImage, hashed, images_digest
 from diffusionbench.prompts import PromptChoice
-from diffusionbench.record import Guidance
+from diffusionbench.record import Guidance, Tuning
 from diffusionbench.request import EvalRequest, Sampling
 from diffusionbench.runner import fill, open_store
 from diffusionbench.sample import Item, Sample, items_digest, noise_seed, plain_item
@@ -39,6 +39,7 @@ REQUEST = {
     "command": ("c", False),
     "classes": (("a", "b"), False),
     "trained_with": (("digits",), False),
+    "tuning": (Tuning(split="train"), False),
 }
 SAMPLING = {
     "sampler": "heun",
