@@ -37,9 +37,7 @@ class Generator:
     prompts: Annotated[str | None, typer.Option("--prompts", help="prompt set the images are made for")] = None
     layout: Annotated[
         str | None,
-        typer.Option(
-            "--layout", help="how the images lie: flat, folder, geneval, grid:RxC, npz, tar; default by names"
-        ),
+        typer.Option("--layout", help="how images lie: flat, folder, geneval, grid:RxC, npz, tar; default by names"),
     ] = None
     claim: Annotated[
         Path | None, typer.Option("--claim", help="YAML file about prompt set and generator; see docs/simpleeval.md")

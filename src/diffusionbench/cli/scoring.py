@@ -398,16 +398,17 @@ def _opened(
     from diffusionbench.request import Evaluation
     from diffusionbench.source import open_prompt_images, open_source, read_labels
 
-    evaluation, lies = Evaluation(request), None if generator.layout is None else parse_layout(generator.layout)
+    evaluation = Evaluation(request)
+    layout = None if generator.layout is None else parse_layout(generator.layout)
     source: ImageSource
     if not isinstance(images, Path):
         source, found = images, evaluation.full_count if images.labels is None else len(images.labels)
     elif (prompts := evaluation.prompts) is not None:
-        samples = [*map(prompts.sample, range(prompts.count))]
-        source, found = open_prompt_images(images, samples, prompts.images_per_prompt, lies), len(samples)
+        wanted = [*map(prompts.sample, range(prompts.count))]
+        source, found = open_prompt_images(images, wanted, prompts.images_per_prompt, layout), len(wanted)
     else:
         labels = None if generator.labels is None else read_labels(generator.labels)
-        source = open_source(images, labels, evaluation.classes, lies)
+        source = open_source(images, labels, evaluation.classes, layout)
         found = len(source.labels)
     evaluation = evaluation.updated(count=generator.count or found, classes=getattr(source, "classes", None))
     if request.metrics:
