@@ -1,6 +1,7 @@
 """The command line: results on stdout, one sentence and exit code 2 for wrong use, nothing half-written."""
 
 import json
+import shlex
 import sys
 from dataclasses import replace
 
@@ -11,7 +12,7 @@ from PIL import Image
 from diffusionbench import cli
 from diffusionbench.axes import AXES
 from diffusionbench.judges.digits import DigitsJudge
-from diffusionbench.record import load
+from diffusionbench.record import load, record_id
 
 
 @pytest.fixture
@@ -268,3 +269,50 @@ def test_an_axis_says_itself_how_its_images_are_told_apart(bench, digits_folder,
     _, _, err = bench("run", digits_folder, *RUN, "--claim", claim, "--prompts", "simpleeval_v1")
     assert "axis 'class_conditional' asks for classes, so --prompts, --claim has no meaning there" in err
     assert "unknown axis 'word'. Did you mean 'words'?" in bench("run", digits_folder, *RUN, "--axis", "word")[2]
+
+
+VARIANTS = [
+    (),
+    ("--metrics", "accuracy_digits"),
+    ("--metrics", "accuracy_digits", "--num", 12),
+    ("--method", "my model", "--title", "Mine: 'quoted'", "--family", "vae"),
+    ("--guidance", 2),
+    ("--reference", "digits=REAL"),
+    ("--labels", "LABELS"),
+    ("--trained-with", "inception"),
+]
+
+
+def test_the_command_of_a_record_gives_it_again(bench, digits_folder, tmp_path, noise):
+    np.savez(tmp_path / "my real images.npz", arr_0=noise(40, seed=5))
+    (tmp_path / "my labels.txt").write_text("\n".join("3" * 20))
+    real, labels = "my real images.npz", "my labels.txt"
+    ids = []
+    for place, variant in enumerate(VARIANTS):
+        words = tuple(str(word).replace("REAL", real).replace("LABELS", labels) for word in variant)
+        metrics = () if "--metrics" in words else ("--metrics", "accuracy_digits,fd_digits")
+        reference = () if "--reference" in words else ("--reference", "digits")
+        verbs = [
+            ("run", digits_folder, *metrics, *reference, *words, "--store", f"work{place}"),
+            ("score", f"work{place}", "--metrics", "is_digits,accuracy_digits"),
+        ]
+        for verb in verbs:
+            code, out, err = bench(*verb, "--json")
+            assert code == 0, err
+            first = json.loads(out)
+            code, _, err = bench(*shlex.split(first["provenance"]["command"])[1:], "--out", "again.json")
+            assert code == 0, (first["provenance"]["command"], err)
+            again = load(tmp_path / "again.json")
+            assert again.id == record_id(again) == first["id"], verb
+            assert again.provenance.command == first["provenance"]["command"] + " --out again.json"
+            ids.append(first["id"])
+    # What a method was trained with is no part of what was measured, so the last is the first again.
+    assert ids[0] == ids[-2]
+    assert len({*ids[:-1:2]}) == len(VARIANTS) - 1
+
+
+def test_a_generator_that_was_trained_with_a_judge_is_flagged_on_its_metrics(bench, digits_folder):
+    code, out, _ = bench("run", digits_folder, *RUN, "--trained-with", "digits", "--trained-with", "dinov2", "--json")
+    record = json.loads(out)
+    assert (code, record["trained_with"]) == (0, ["digits", "dinov2"])
+    assert {value["status"] for value in record["values"].values()} == {"flagged"}

@@ -269,6 +269,8 @@ def _asked(
 
     for option in ("method", "title", "family"):
         _check_text(option, getattr(generator, option))
+    for name in generator.trained_with or ():
+        _check_text("trained-with", name)
     claim = None if generator.claim is None else read_claim(generator.claim)
     made = None
     if is_named(str(images)):
@@ -289,6 +291,7 @@ def _asked(
         title=generator.title or name,
         family=generator.family,
         seed=generator.seed or 0,
+        trained_with=tuple(generator.trained_with or ()),
         **{"sampling": sampling, **facts_of(made), **classes},
         **_real_images(real),
     )
