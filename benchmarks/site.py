@@ -21,7 +21,7 @@ from pathlib import Path
 
 import numpy as np
 
-from diffusionbench.record import Guidance, Protocol, Provenance, Record, Value
+from diffusionbench.record import Guidance, Protocol, Provenance, Record, ReferenceUsed, Value
 
 FAMILIES = ("rae", "vae", "e2e-vae", "pixel", "few-step", None)
 SCORES = ("geneval_overall", "dpgbench", "genaibench_overall", "simpleeval_v1")
@@ -81,7 +81,7 @@ def synthetic(count: int, seed: int = 0) -> list[Record]:
                     name=axis,
                     axis=axis,
                     count=5000,
-                    reference=None if axis == "t2i" else "imagenet256",
+                    references={} if axis == "t2i" else {"inception": ReferenceUsed(name="imagenet256")},
                     guidance=Guidance(scale=(1.0, 2.0, 6.0)[part]),
                 ),
                 values=values,

@@ -26,7 +26,7 @@ from diffusionbench.record import (
     record_id,
     worst,
 )
-from diffusionbench.request import Evaluation
+from diffusionbench.request import REPEAT_LIMIT, Evaluation
 from diffusionbench.schema import canonical_json
 from diffusionbench.stats import Estimate
 
@@ -39,7 +39,9 @@ class Findings:
         estimates: of every metric, by key.
         anchors: the same of image sets that say what a value means, by their names; a metric may be missing.
         notes: what must be said of the anchors.
-        judges: digest of every judge that belongs into the protocol, by name.
+        judges: every judge that belongs into the protocol, by name.
+        self_tests: outcomes of the judges' self-tests in words, by name.
+        attachments: files beside the record, by name.
         selftest: whether the judges that can be tested give here what they were shipped with.
         device: where they ran.
         seconds: time of scoring.
@@ -49,7 +51,9 @@ class Findings:
     estimates: dict[str, Estimate]
     anchors: dict[str, dict[str, Estimate]] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
-    judges: dict[str, str]
+    judges: dict[str, JudgeUsed]
+    self_tests: dict[str, str] = field(default_factory=dict)
+    attachments: dict[str, str] = field(default_factory=dict)
     selftest: Literal["passed", "failed"] | None
     device: str
     seconds: float
@@ -86,12 +90,14 @@ def assemble(evaluation: Evaluation, images: ImageSet, found: Findings) -> Recor
         breakdown=_by_class(evaluation, estimates, entries),
         unscored=(*faults.values(), *unjudged),
         provenance=_provenance(evaluation, images, images_digest(entries), found),
-        evidence=_per_sample(estimates, entries),
+        evidence=_per_sample(estimates, entries) | {name: _attached(text) for name, text in found.attachments.items()},
         trained_with=request.trained_with,
         extra={
             "request": request.model_dump(mode="json"),
             **({"duplicates": {"count": len(pairs), "first": pairs[:5]}} if pairs else {}),
             **({"facts": facts} if facts else {}),
+            **({} if request.repeat_error is None else {"deterministic": request.repeat_error <= REPEAT_LIMIT}),
+            **({"self_tests": found.self_tests} if found.self_tests else {}),
         },
     )
     return record.model_copy(update={"id": record_id(record)})
@@ -137,10 +143,15 @@ def _values(
 def _doubts(evaluation: Evaluation, found: Findings, spec: MetricSpec) -> list[tuple[Status, str]]:
     """Return what keeps every value of a metric from a place on a leaderboard."""
     doubts = [*found.doubts]
+    if (apart := evaluation.request.repeat_error or 0) > REPEAT_LIMIT:
+        doubts.append(("asserted", f"not deterministic: images of one sample are {apart:.3g} grey levels apart"))
     if found.selftest == "failed" and any(JUDGES[judge].self_test for judge in spec.judges):
         doubts.append(("flagged", "a judge failed its self-test"))
     if {*spec.judges} & {*evaluation.request.trained_with}:
         doubts.append(("flagged", "trained on the metric"))
+    for judge in spec.reference:
+        if (reference := evaluation.reference_of(judge)) and (asserted := reference.asserted(judge)):
+            doubts.append(("asserted", asserted))
     return doubts
 
 
@@ -185,21 +196,24 @@ def _per_sample(estimates: Mapping[str, Estimate], entries: Sequence[StoredImage
             "values": {key: [scores.get(sample.id) for sample in samples] for key, scores in held.items()},
         }
     )
-    return {PER_SAMPLE: Attachment(sha256=hashlib.sha256(text.encode()).hexdigest(), text=text)}
+    return {PER_SAMPLE: _attached(text)}
+
+
+def _attached(text: str) -> Attachment:
+    return Attachment(sha256=hashlib.sha256(text.encode()).hexdigest(), text=text)
 
 
 def _protocol(evaluation: Evaluation, found: Findings) -> Protocol:
-    request, reference, prompts = evaluation.request, evaluation.reference, evaluation.prompts
+    request, prompts = evaluation.request, evaluation.prompts
     return Protocol(
         name=request.protocol or request.axis,
         axis=request.axis,
-        judges={name: JudgeUsed(digest=judge) for name, judge in found.judges.items()},
-        references={}
-        if reference is None
-        else {
-            judge: ReferenceUsed(name=reference.name, digest=reference.digest)
-            for spec in evaluation.metrics.values()
-            for judge in spec.reference
+        judges=found.judges,
+        references={
+            judge: ReferenceUsed(
+                name=reference.name, digest=reference.digest, role=reference.role, made_by=reference.made_by(judge)
+            )
+            for judge, reference in sorted(evaluation.references.items())
         },
         count=request.count,
         images_per_prompt=prompts.images_per_prompt if prompts else None,

@@ -175,7 +175,7 @@ def decode(data: bytes, name: str, transparency: Literal["drop", "refuse"]) -> I
                     f"image {name} has more than 8 bits a channel. Save it with 8 bits a channel, RGB or grey."
                 )
             image.load()
-            return _as_rgb(_upright(image), name, transparency)
+            return as_rgb(_upright(image), name, transparency)
     except (DataError, MemoryError):
         raise
     # Pillow's decoders raise many unrelated types on damaged files.
@@ -211,7 +211,8 @@ def _upright(image: Image.Image) -> Image.Image:
     return image if turn is None else image.transpose(turn)
 
 
-def _as_rgb(image: Image.Image, name: str, transparency: Literal["drop", "refuse"]) -> Image.Image:
+def as_rgb(image: Image.Image, name: str, transparency: Literal["drop", "refuse"]) -> Image.Image:
+    """Return an image of any 8-bit mode as RGB; arguments and errors as of `decode`."""
     if image.mode in ("RGBA", "RGBa", "LA", "PA") or "transparency" in image.info:
         image = image.convert("RGBA")
         if transparency == "refuse" and image.getchannel("A").getextrema() != (255, 255):

@@ -6,6 +6,7 @@ Source: Chan, Golub and LeVeque 1983, for merging centred sums.
 from __future__ import annotations
 
 import sys
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, Final
 
@@ -15,9 +16,12 @@ from diffusionbench.archives import Archive
 from diffusionbench.errors import DataError, RequestError
 from diffusionbench.shown import few
 
-# Rows held back before they are folded into the moments. Folding whole blocks, in the order seen, makes the result
-# independent of batch size to the last bit; 512 rows are enough for a fast product.
-_BLOCK: Final = 512
+BLOCK: Final = 1000
+"""Rows whose products are summed at once. Whole blocks, in the order seen, keep the sum independent of batch size to
+the last bit; parts of a set begin at multiples of this number."""
+
+# Names under which files of statistics keep a mean and a covariance, the preferred ones first.
+MOMENT_KEYS: Final = (("mu", "sigma"), ("ref_mu", "ref_sigma"))
 
 
 def as_matrix(values: Any, what: str, min_rows: int = 1) -> np.ndarray:
@@ -94,11 +98,11 @@ class Moments:
         rows = as_matrix(features, "features", min_rows=0)
         self._check_dim(rows.shape[1])
         while len(rows):
-            part, rows = rows[: _BLOCK - self._waiting], rows[_BLOCK - self._waiting :]
+            part, rows = rows[: BLOCK - self._waiting], rows[BLOCK - self._waiting :]
             # Callers may reuse their buffer.
             self._pending.append(part.copy())
             self._waiting += len(part)
-            if self._waiting == _BLOCK:
+            if self._waiting == BLOCK:
                 self._fold()
         return self
 
@@ -169,6 +173,11 @@ def moments(features: Any) -> tuple[np.ndarray, np.ndarray]:
     return Moments().update(features).compute()
 
 
+def has_moments(keys: Iterable[str]) -> bool:
+    """Return whether arrays of these names are a mean and a covariance."""
+    return any({*pair} <= {*keys} for pair in MOMENT_KEYS)
+
+
 def load_moments(path: str | Path) -> tuple[np.ndarray, np.ndarray]:
     """Return mean float64 [d] and covariance float64 [d, d] from an `.npz` file of reference statistics.
 
@@ -181,7 +190,7 @@ def load_moments(path: str | Path) -> tuple[np.ndarray, np.ndarray]:
     if not path.exists():
         raise DataError(f"{what}: no such file. Give the path of an .npz file.")
     with Archive(path) as archive:
-        for keys in (("mu", "sigma"), ("ref_mu", "ref_sigma")):
+        for keys in MOMENT_KEYS:
             if set(keys) <= set(archive.keys):
                 mean, cov = map(archive.read, keys)
                 if not {mean.dtype.kind, cov.dtype.kind} <= set("fiu"):

@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import codecs
 import hashlib
+import importlib
 import json
 import re
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal
 
@@ -43,6 +45,9 @@ Status = Literal["ok", "partial", "provisional", "flagged", "asserted"]
 SEVERITY: Final[tuple[Status, ...]] = ("ok", "provisional", "asserted", "partial", "flagged")
 # SimpleEval's own words; any other, such as "unverified" or "dependent", is provisional.
 _SIMPLEEVAL: Final[Mapping[str, Status]] = {"ranked": "ok", "incomplete": "partial", "flagged": "flagged"}
+
+# Views read records, so that a record cannot import them.
+_VIEW: Final = partial(importlib.import_module, "diffusionbench.views.notebook")
 
 
 class Value(Strict):
@@ -195,13 +200,22 @@ class Record(Strict):
         """Whether anything that was asked for is missing."""
         return any(value.status == "partial" or value.unscored for value in self.values.values())
 
-    def save(self, path: Path) -> None:
+    def __repr__(self) -> str:
+        return _VIEW().as_text(self)
+
+    __str__ = __repr__
+
+    def _repr_html_(self) -> str:
+        """Return the record as a table, which a notebook shows."""
+        return _VIEW().as_html(self)
+
+    def save(self, path: str | Path) -> None:
         """Write the record as readable JSON, whole or not at all; long attachments into a folder beside it, first.
 
         Raises:
             RequestError: if it cannot be written there, or a file that is no record would be lost.
         """
-        mark = MARK.format(kind=self.kind)
+        path, mark = Path(path), MARK.format(kind=self.kind)
         check_gives_way(path, mark)
         content = self.model_dump(mode="json")
         for name, attached in self.evidence.items():
@@ -298,14 +312,14 @@ def printed_digits(record: Record, key: str) -> str | None:
     return digits if isinstance(digits, str) else None
 
 
-def load(path: Path) -> Record:
+def load(path: str | Path) -> Record:
     """Read one record.
 
     Raises:
         RequestError: if the file is missing, is not JSON or breaks the schema; every breach is named.
     """
     try:
-        return Record.model_validate_json(read_record(path))
+        return Record.model_validate_json(read_record(Path(path)))
     except ValidationError as error:
         raise RequestError(
             f"record {printable(str(path))} does not fit the schema: {few(breaches(error), '; ')}"

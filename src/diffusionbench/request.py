@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from copy import copy
 from typing import Any, Final, Literal
 
@@ -14,10 +14,13 @@ from diffusionbench.axes.axis import Asked, Axis
 from diffusionbench.errors import RequestError, UserError
 from diffusionbench.files import class_key
 from diffusionbench.judges import JUDGES, JudgeSpec
+from diffusionbench.judges.judge import Judge
 from diffusionbench.metrics import METRICS, MetricSpec
 from diffusionbench.prompts import PROMPTS, PromptChoice, open_prompts
 from diffusionbench.record import MAX_NAME, Guidance
+from diffusionbench.references import Role
 from diffusionbench.references.opening import resolve
+from diffusionbench.references.reference import Reference
 from diffusionbench.sample import Sample
 from diffusionbench.schema import Strict, digest
 from diffusionbench.shown import clipped, few
@@ -25,6 +28,9 @@ from diffusionbench.source import ImageSource, exists_already
 
 # Enough of the label order to tell two orders apart: every class of ImageNet appears.
 _ORDER: Final = 1000
+# Grey levels of mean absolute difference up to which two images count as the same: a function that exceeds them between
+# two images of one sample is not deterministic.
+REPEAT_LIMIT: Final = 2.0
 
 
 class Sampling(Strict):
@@ -45,7 +51,10 @@ class EvalRequest(Strict):
 
     Attributes:
         metrics: keys in `METRICS`.
-        reference: name in `REFERENCES` or a path; None if no metric compares with real images.
+        reference: name in `REFERENCES` or a path, for all judges; None if no metric compares with real images.
+        references: the same by judge, in its place.
+        reference_extractors: judges whose statistics the user says those are that nothing else tells whose they are.
+        reference_role: which split the user says the real images are.
         prompts: the texts to draw, on axis `t2i`.
         count: images to score.
         seed: of the generator's noise.
@@ -55,11 +64,16 @@ class EvalRequest(Strict):
         num_classes: for a generator whose reference has no labels: ask for 0, 1, ..., in turn.
         config_hash, checkpoint_digest, step, command: provenance that only the caller knows.
         trained_with: names of judges or networks that the method was trained with.
+        repeat_error: mean absolute difference in grey levels between two images that a function made of one sample;
+            None where that was not tried.
     """
 
     axis: str = "class_conditional"
     metrics: tuple[str, ...]
     reference: str | None = None
+    references: dict[str, str] = {}
+    reference_extractors: tuple[str, ...] = ()
+    reference_role: Role | None = None
     prompts: PromptChoice | None = None
     count: int = Field(ge=1, le=bounds.IMAGES)
     seed: int = Field(0, ge=0, le=bounds.SEED)
@@ -75,6 +89,25 @@ class EvalRequest(Strict):
     step: int | None = None
     command: str | None = None
     trained_with: tuple[str, ...] = ()
+    repeat_error: float | None = None
+
+    def with_metrics(self, metrics: tuple[str, ...], **references: Any) -> EvalRequest:
+        """Return the request for other metrics, with other real images where any field about them is given.
+
+        Without, it keeps its own, as far as the metrics compare with them.
+        """
+        given = {field: value for field, value in references.items() if value}
+        if given:
+            return self.without_references(metrics).model_copy(update=given)
+        comparing = {judge for key in metrics for judge in METRICS[key].reference}
+        own = {judge: name for judge, name in self.references.items() if judge in comparing}
+        extractors = tuple(judge for judge in self.reference_extractors if judge in comparing)
+        return self.model_copy(update={"metrics": metrics, "references": own, "reference_extractors": extractors})
+
+    def without_references(self, metrics: tuple[str, ...]) -> EvalRequest:
+        """Return the request for other metrics, with no real images."""
+        none: dict[str, Any] = {"reference": None, "references": {}, "reference_extractors": (), "reference_role": None}
+        return self.model_copy(update={"metrics": metrics, **none})
 
     @field_validator("metrics")
     @classmethod
@@ -97,6 +130,28 @@ class EvalRequest(Strict):
                 "a shorter one with --method or --title."
             )
         return name
+
+
+def references_by_judge(given: Sequence[str]) -> dict[str, Any]:
+    """Return the fields `reference` and `references` of a request from "REF" or "JUDGE=REF" of each.
+
+    A path may hold "=": only the name of a judge before the first one counts.
+
+    Raises:
+        RequestError: if two are given for one judge, or two for all.
+    """
+    found: dict[str, str] = {}
+    for one in given:
+        judge, equals, name = one.partition("=")
+        if not (equals and judge in JUDGES):
+            judge, name = "", one
+        if judge in found:
+            raise RequestError(
+                f"two references are given for {f'judge {judge!r}' if judge else 'all judges'}: {found[judge]} and "
+                f"{name}. Name one; --reference JUDGE=REF gives a judge its own."
+            )
+        found[judge] = name
+    return {"reference": found.pop("", None), "references": found}
 
 
 def check_metric_axis(axis: str, metrics: Iterable[str]) -> None:
@@ -143,7 +198,8 @@ class Evaluation:
     Attributes:
         metrics: rows by key.
         judges: rows of the judges that the metrics need, in the order in which they judge.
-        reference: the real images, or None; every judge that a metric names sees them itself.
+        references: the real images by judge, of every judge through which a metric compares with some.
+        reference: those that say which classes are asked for, or None.
         prompts: the opened prompt set, or None.
         axis: the axis' code.
     """
@@ -160,8 +216,61 @@ class Evaluation:
             METRICS.load(key)
         self.judges = judge_order(self.metrics.values())
         self.axis: Axis = AXES.load(request.axis)()
-        self.reference = None if request.reference is None else resolve(request.reference)
+        self.references: dict[str, Reference] = {}
+        self.reference: Reference | None = None
+        self._open_references()
         self.prompts = None if request.prompts is None else open_prompts(request.prompts)
+
+    def _open_references(self) -> None:
+        request, comparing = self.request, {judge for spec in self.metrics.values() for judge in spec.reference}
+        for judge in (*request.references, *request.reference_extractors):
+            if judge not in comparing:
+                raise RequestError(
+                    f"a reference or its extractor was named for judge '{JUDGES[judge].name}', and no metric asked for "
+                    f"compares through it. Leave it out; those asked for compare through: "
+                    f"{', '.join(sorted(comparing)) or 'none'}."
+                )
+        shared = [judge for judge in request.reference_extractors if judge not in request.references]
+        if len(shared) > 1:
+            raise RequestError(
+                f"one reference cannot hold the statistics of {' and '.join(shared)}. Give each judge its own, as "
+                "--reference JUDGE=FILE."
+            )
+        role = request.reference_role
+        if request.reference is not None:
+            self.reference = resolve(request.reference, next(iter(shared), None), role)
+            self.references = dict.fromkeys(sorted(comparing), self.reference)
+        for judge, name in request.references.items():
+            asserted = judge if judge in request.reference_extractors else None
+            self.references[judge] = resolve(name, asserted, role)
+        # The classes that a generator is asked for are those of real images that have some.
+        own = [*self.references.values()]
+        self.reference = self.reference or next((one for one in own if one.num_classes), next(iter(own), None))
+        for judge in request.reference_extractors:
+            if judge not in self.references or self.references[judge].made_by(judge) is None:
+                raise RequestError(
+                    f"--reference-extractor says whose statistics a file holds, and judge '{judge}' is given none. "
+                    "Leave the option out, or give the file with --reference."
+                )
+
+    def reference_of(self, judge: str) -> Reference | None:
+        """Return the real images with which a judge's evidence is compared, or None."""
+        return self.references.get(judge)
+
+    @property
+    def distinct_references(self) -> list[Reference]:
+        """The references of all judges, each once, that of the classes first."""
+        found = [*self.references.values()] if self.reference is None else [self.reference, *self.references.values()]
+        return list({id(one): one for one in found}.values())
+
+    def compared_with(self, reference: Reference) -> dict[str, MetricSpec]:
+        """Return the metrics that compare with these real images; those that give the classes have the others too."""
+        return {
+            key: spec
+            for key, spec in self.metrics.items()
+            if any(self.reference_of(judge) is reference for judge in spec.reference)
+            or (not spec.reference and reference is self.reference)
+        }
 
     def updated(self, **changes: Any) -> Evaluation:
         """Return the same evaluation of a changed request; what names something may not change."""
@@ -179,11 +288,7 @@ class Evaluation:
     def classes(self) -> tuple[str, ...] | None:
         """Names by which folders of images are numbered: the reference's, else those of a metric's judge."""
         judged = (self._judged_classes(spec) for spec in self.metrics.values())
-        return self._reference_classes or next(filter(None, judged), None)
-
-    @property
-    def _reference_classes(self) -> tuple[str, ...] | None:
-        return None if self.reference is None else self.reference.classes
+        return next(filter(None, (*(one.classes for one in self.distinct_references), *judged)), None)
 
     def _judged_classes(self, spec: MetricSpec) -> tuple[str, ...] | None:
         return JUDGES[spec.judges[0]].classes if spec.items == "classes" else None
@@ -238,8 +343,24 @@ class Evaluation:
         self.check_labels(self.samples(source))
         self.check_size(source.image_size)
 
-    def check_metrics(self) -> None:
+    def check_judges(self) -> None:
+        """Check metrics and judges as far as images are judged by them: names, prompts, weights and packages.
+
+        Raises:
+            UserError: as `check`.
+        """
+        check_metric_axis(self.request.axis, self.metrics)
+        self._check_prompts()
+        for key, spec in self.metrics.items():
+            self._check_prompt_set(key, spec)
+        for judge in self.judges:
+            JUDGES.load(judge.name).check()
+
+    def check_metrics(self, judges: bool = True) -> None:
         """Check what a request says without its images: names, reference, counts, weights.
+
+        Args:
+            judges: whether judges must be there, which only matters where evidence is absent.
 
         Raises:
             UserError: as `check`.
@@ -261,7 +382,7 @@ class Evaluation:
                     "found. Give more images or leave the metric out."
                 )
         self._check_prompts()
-        for judge in self.judges:
+        for judge in self.judges if judges else ():
             JUDGES.load(judge.name).check()
 
     def _check_prompts(self) -> None:
@@ -271,32 +392,54 @@ class Evaluation:
                 f"Known: {', '.join(sorted(PROMPTS))}."
             )
 
-    def _check_comparison(self, key: str, spec: MetricSpec) -> None:
-        """Refuse a metric whose prompts or real images are others, or not there."""
+    def _check_prompt_set(self, key: str, spec: MetricSpec) -> None:
         if self.prompts is not None and spec.prompts not in (None, self.prompts.name):
             raise RequestError(
                 f"metric '{key}' judges images of prompt set '{spec.prompts}', and the images are of "
                 f"'{self.prompts.name}'. Choose the matching metric or prompt set."
             )
-        for needed in spec.reference.values():
-            if self.reference is None:
+
+    def _check_comparison(self, key: str, spec: MetricSpec) -> None:
+        """Refuse a metric whose prompts or real images are others, or not there."""
+        self._check_prompt_set(key, spec)
+        for judge, needed in spec.reference.items():
+            reference = self.reference_of(judge)
+            if reference is None:
+                lacks = ", and none was given"
+                if self.references:
+                    lacks = f" for judge '{judge}', and one was given for {', '.join(self.references)} only"
                 raise RequestError(
-                    f"metric '{key}' on axis '{self.request.axis}' needs a reference, and none was given. Name one."
+                    f"metric '{key}' on axis '{self.request.axis}' needs a reference{lacks}. Name real images, or "
+                    f"statistics of '{judge}', with --reference."
                 )
-            if needed not in self.reference.offers:
+            reference.check(JUDGES[judge])
+            if needed not in reference.offers:
                 raise RequestError(
-                    f"metric '{key}' needs the {needed} of real images, and reference '{self.reference.name}' offers "
-                    f"only {', '.join(sorted(self.reference.offers))}. Give a folder or .npz of real images."
+                    f"metric '{key}' needs the {needed} of real images, and reference '{reference.name}' offers only "
+                    f"{', '.join(sorted(reference.offers))}. Give a folder or .npz of real images, or statistics made "
+                    "with `diffusionbench prepare reference --features`."
                 )
+            if needed == "features" and reference.count is not None and reference.count < spec.min_samples:
+                raise RequestError(
+                    f"metric '{key}' needs at least {spec.min_samples} real images, and reference '{reference.name}' "
+                    f"has {reference.count}. Give more real images or leave the metric out."
+                )
+
+    def check_loaded(self, judge: Judge) -> None:
+        """Refuse a judge that is not the one whose statistics it is given, as only its loaded weights tell.
+
+        Raises:
+            RequestError: naming the statistics and both digests.
+        """
+        if (reference := self.reference_of(judge.name)) is not None:
+            reference.check_loaded(judge)
 
     def _check_classes(self, key: str, spec: MetricSpec) -> None:
         """Refuse a metric that reads labels where these mean other classes than the reference or the judge knows."""
-        known = self._reference_classes
         judged = self._judged_classes(spec)
-        for found, wanted, whose in (
-            (known, judged, f"the classes of reference '{self.request.reference}'"),
-            (self.request.classes, known or judged, "the folders"),
-        ):
+        real = [(one.classes, judged, f"the classes of reference '{one.name}'") for one in self.distinct_references]
+        known = next((classes for classes, _, _ in real if classes is not None), judged)
+        for found, wanted, whose in (*real, (self.request.classes, known, "the folders")):
             if found is None or wanted is None:
                 continue
             keys = [*map(class_key, wanted)]
@@ -337,9 +480,8 @@ class Evaluation:
         Raises:
             RequestError: naming both sizes and who asks.
         """
-        wanted = {f"judge '{judge.name}'": judge.image_size for judge in self.judges}
-        if self.reference is not None:
-            wanted = {f"reference '{self.reference.name}'": self.reference.image_size, **wanted}
+        wanted = {f"reference '{one.name}'": one.image_size for one in self.distinct_references}
+        wanted |= {f"judge '{judge.name}'": judge.image_size for judge in self.judges}
         for whose, size in wanted.items():
             if found is not None and size is not None and tuple(found) != tuple(size):
                 raise RequestError(

@@ -1,4 +1,4 @@
-"""The rows of the tables that benchmarks bring: judges, metrics and prompt sets. Nothing here imports torch or numpy.
+"""The rows of the tables that other packages bring: judges, metrics, prompt sets, sources; without torch or numpy.
 
 They stand apart from the tables, so that a benchmark's folder can hold its rows and a table can import them.
 """
@@ -27,8 +27,17 @@ class JudgeSpec:
         image_size: the only (height, width) it accepts, or None for any.
         licence: of its weights.
         sha256: of its weight file, or the first digits that are published; None where it has none.
+        package: the package that brings its weights or is needed to read them, as registries call it; None for none.
+        extra: of ours, which installs that package.
+        file: its weight file, in the package's folder or else in the cache folder; None where the judge ships with it.
+        url: where that file can be fetched.
+        size: of the file in bytes, 0 where unknown.
+        hub: repositories of the Hugging Face hub that hold its weights.
         kid_subset: images in a subset of the kernel distance in its features.
         options: thresholds and other settings with their defaults; part of the digest.
+        version: of its own code: another number where it may judge some image otherwise; part of the digest.
+        precision: of its arithmetic; part of the digest.
+        kept: whether its evidence is kept beside the images; no where it is the images themselves.
         self_test: whether it was shipped with outputs to test against.
         in_protocol: whether its digest stands in a record's protocol; no only where the record holds it elsewhere.
     """
@@ -44,8 +53,17 @@ class JudgeSpec:
     image_size: tuple[int, int] | None = None
     licence: str
     sha256: str | None = None
+    package: str | None = None
+    extra: str | None = None
+    file: str | None = None
+    url: str | None = None
+    size: int = 0
+    hub: tuple[str, ...] = ()
     kid_subset: int = 1000
     options: Mapping[str, Any] = field(default_factory=dict)
+    version: int = 1
+    precision: str = "float32"
+    kept: bool = True
     self_test: bool = False
     in_protocol: bool = True
 
@@ -102,4 +120,20 @@ class PromptSpec:
     title: str
     licence: str
     layouts: tuple[str, ...]
+    load: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class SourceSpec:
+    """One row of `SOURCES`: how the text "NAME:ARGUMENT" becomes images.
+
+    Attributes:
+        name: its key in the table.
+        title: what the argument names, in a few words.
+        load: "module:name" of a function of the argument ("" where there is none) that returns an `ImageSource`, or
+            a function as `diffusionbench.callables.CallableSource` takes it.
+    """
+
+    name: str
+    title: str
     load: str

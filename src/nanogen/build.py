@@ -60,7 +60,7 @@ def build_components(
     return Components(
         derived=derived,
         objective=OBJECTIVES.load(name)(options, config.time.mu, config.time.sigma, derived.train_shift),
-        latent=latent or open_latent(config.latent.name, device),
+        latent=latent or open_latent(config.latent.name, device, config.latent.weights),
         conditioner=conditioner or CONDITIONS.load(config.condition.kind)(config.condition.model_dump(), device),
         device=device,
         precision=precision,

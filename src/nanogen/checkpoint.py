@@ -218,6 +218,24 @@ def newest(folder: Path) -> tuple[Checkpoint | None, list[str]]:
     return None, damaged
 
 
+def at(folder: Path, step: int) -> Checkpoint:
+    """Return the checkpoint of a step.
+
+    Raises:
+        CheckpointError: if it is not kept, or damaged.
+    """
+    kept = steps(folder)
+    if step not in kept:
+        raise CheckpointError(
+            f"{folder} keeps no checkpoint of step {step}; it keeps {few(kept) or 'none'}. Name one of them, or train "
+            "again with checkpoint.keep large enough."
+        )
+    path = folder / _name(step)
+    if problem := _problem(path, step):
+        raise CheckpointError(f"checkpoint {path} is damaged ({problem}). Name another step with --step.")
+    return Checkpoint(path, step)
+
+
 def _problem(path: Path, step: int) -> str | None:
     """Return why a checkpoint cannot be used, or None."""
     try:

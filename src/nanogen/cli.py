@@ -180,7 +180,12 @@ def evaluate(
     metrics: Annotated[str, typer.Option(help="comma-separated; default: the run's")] = "",
     num: Annotated[int | None, typer.Option(min=1, max=bounds.IMAGES, help="images; default: the run's")] = None,
     seed: Seed = None,
-    out: Annotated[Path | None, typer.Option(help="record file; default: in the run folder")] = None,
+    step: Annotated[
+        int | None, typer.Option(min=0, max=bounds.DURATION, help="of a checkpoint that is kept; default: the newest")
+    ] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="record file; default: in the run folder, by the record's id")
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """Score a trained run and write a record.
@@ -203,7 +208,7 @@ def evaluate(
     _check_use_of_run(run, changes)
     from nanogen.evaluate import evaluate_run
 
-    record = evaluate_run(run, changes, tuned, out)
+    record = evaluate_run(run, changes, tuned, out, step)
     if record is None:
         return
     from diffusionbench.views.terminal import print_record

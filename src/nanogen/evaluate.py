@@ -6,12 +6,16 @@ Noise has its own seeds, and the network is the averaged copy: nothing here can 
 from __future__ import annotations
 
 import hashlib
+import json
+import shlex
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import cached_property, partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+from pydantic import ValidationError
 from torch import nn
 
 from diffusionbench import runner
@@ -23,11 +27,14 @@ from diffusionbench.prompts import PromptChoice, open_prompts
 from diffusionbench.record import Guidance, Record, check_record_place, load
 from diffusionbench.request import EvalRequest, Evaluation, Sampling, check_metric_axis
 from diffusionbench.sample import Sample
+from diffusionbench.shown import printable
 from diffusionbench.writing import write_errors
 from nanogen import parallel
 from nanogen.build import Components
 from nanogen.conditions import CONDITIONS, SampleSpec
-from nanogen.config import Config
+from nanogen.config import Config, differences
+from nanogen.log import say
+from nanogen.losses import LOSSES
 from nanogen.pipeline import ImagePipeline, open_weights
 from nanogen.resolve import resolve
 from nanogen.rng import SeededNoise
@@ -51,10 +58,14 @@ class NetworkSource:
     Args:
         pipeline: makes images, with the batch size of its config's evaluation.
         description: for the record's provenance.
+
+    Attributes:
+        facts: fields of a request that only the source knows, where the caller does not know them either.
     """
 
     labels: Sequence[int | None] | None = None
     image_format: str | None = None
+    facts: Mapping[str, Any] = {}
 
     def __init__(self, pipeline: ImagePipeline, description: str) -> None:
         self.pipeline = pipeline
@@ -88,6 +99,24 @@ class NetworkSource:
         return self.pipeline(condition, SeededNoise(seeds, self.pipeline.components.device))
 
 
+def request_facts(config: Config, components: Components) -> dict[str, Any]:
+    """Return the fields of a request that say what network makes the images, and how."""
+    return {
+        "num_classes": components.derived.shape.num_classes,
+        "sampling": Sampling(
+            sampler=config.sampler.name,
+            num_steps=config.sampler.num_steps,
+            shift=resolve(config).sampler_shift,
+            guidance=Guidance(scale=config.guidance.scale, interval=config.guidance.interval),
+            ema=True,
+            precision=components.precision,
+            quantisation="truncate",
+        ),
+        "config_hash": config.hash,
+        "trained_with": tuple(sorted({judge for name in config.losses for judge in LOSSES[name].judges})),
+    }
+
+
 def _evaluation(config: Config, components: Components, method: str, step: int | None) -> Evaluation:
     check_axis(config)
     request = EvalRequest(
@@ -99,18 +128,8 @@ def _evaluation(config: Config, components: Components, method: str, step: int |
         seed=config.eval.seed,
         method=method,
         title=method,
-        num_classes=components.derived.shape.num_classes,
-        sampling=Sampling(
-            sampler=config.sampler.name,
-            num_steps=config.sampler.num_steps,
-            shift=resolve(config).sampler_shift,
-            guidance=Guidance(scale=config.guidance.scale, interval=config.guidance.interval),
-            ema=True,
-            precision=components.precision,
-            quantisation="truncate",
-        ),
-        config_hash=config.hash,
         step=step,
+        **request_facts(config, components),
     )
     evaluation = Evaluation(request)
     asked = config.eval.num_samples
@@ -175,16 +194,6 @@ def check(config: Config, components: Components, classes: Sequence[str] | None 
     evaluation.check(NetworkSource(ImagePipeline(nn.Identity(), components, config), ""))
 
 
-def record_path(run: Path, step: int, config: Config) -> Path:
-    """Return where the record of a step lies: one per guidance scale, interval, sampler, shift, count and seed."""
-    low, high = config.guidance.interval
-    sampler = f"{config.sampler.name}{config.sampler.num_steps}-shift{resolve(config).sampler_shift:g}"
-    name = f"{sampler}-guidance{config.guidance.scale:g}-{low:g}-{high:g}"
-    prompts = _prompts(config)
-    seed = config.eval.seed if prompts is None else "-".join(filter(None, (prompts.layout, prompts.seed)))
-    return run / EVALS / f"step-{step:08d}-{name}-n{config.eval.num_samples}-seed{seed}.json"
-
-
 def evaluate(pipeline: ImagePipeline, run: Run, step: int, save: bool = True) -> Record | None:
     """Make the images that are missing and score them; every process calls it.
 
@@ -205,14 +214,9 @@ def evaluate(pipeline: ImagePipeline, run: Run, step: int, save: bool = True) ->
     source = NetworkSource(pipeline, f"{run.path.name}, step {step}")
     with parallel.agreed(), _written(f"evaluation of {run.path}"):
         evaluation = _evaluation(config, components, run.facts["method"], step)
-        count, choice, classes = evaluation.request.count, evaluation.request.prompts, run.facts.get("classes")
-        command = (
-            f"nanogen eval {run.path} --guidance {config.guidance.scale:g} --num {count} --seed {config.eval.seed}"
-        )
-        if choice is not None:
-            command += f" eval.prompt_seed={choice.seed} eval.prompt_layout={choice.layout or 'null'}"
+        classes = run.facts.get("classes")
         evaluation = evaluation.updated(
-            checkpoint_digest=source.digest, command=command, classes=classes and tuple(classes)
+            checkpoint_digest=source.digest, command=_command(run, step, config), classes=classes and tuple(classes)
         )
         evaluation.check(source)
         if main:
@@ -229,33 +233,68 @@ def evaluate(pipeline: ImagePipeline, run: Run, step: int, save: bool = True) ->
             record = record.model_copy(update={"provenance": seconds})
             if save:
                 run.check_there()
-                place = record_path(run.path, step, config)
-                if "noise" not in run.facts:
-                    # Records of the version that trained it were of other images.
-                    place = place.with_name(f"{place.stem}-{config.noise}.json")
-                if finished_record(run.path, step, config) is None:
-                    # A file of this name is an earlier record, or half of one.
+                place = run.path / EVALS / f"{record.id}.json"
+                if _loaded(place) is None:
+                    # Half a record gives way; a whole one of this id is the same measurement.
                     place.unlink(missing_ok=True)
                 record.save(place)
     return record
 
 
-def finished_record(run: Path, step: int, config: Config) -> Record | None:
-    """Return the record of a step's evaluation, or None where it is missing, cut off or lacks one of the metrics."""
+def _command(run: Run, step: int, config: Config) -> str:
+    """Return what to type to get a record again: the weights by their step, and all in which the config differs."""
+    changes = [f"{key}={json.dumps(new)}" for key, (_, new) in differences(run.config, config).items()]
+    return printable(shlex.join(["nanogen", "eval", str(run.path), "--step", str(step), *changes]))
+
+
+def _loaded(path: Path) -> Record | None:
+    """Return a record, or None where there is none, or one that is cut off."""
     try:
-        record = load(record_path(run, step, config))
+        return load(path)
     except RequestError:
         return None
-    return record if set(config.eval.metrics) <= record.values.keys() and record.provenance.step == step else None
 
 
-def evaluate_run(path: Path, overrides: Sequence[str], tuned: bool, out: Path | None) -> Record | None:
-    """Score a run's newest weights.
+def records_of(run: Path) -> list[Record]:
+    """Return the records of a run that can be read, the newest step first; their files may have any name."""
+    files = sorted((run / EVALS).glob("*.json"))
+    found = [record for record in map(_loaded, files) if record is not None]
+    if damaged := len(files) - len(found):
+        say(f"{run}: {damaged} record(s) cannot be read and are left out, of {len(files)} in {EVALS}")
+    return sorted(
+        found, key=lambda record: (record.provenance.step or 0, record.provenance.created or ""), reverse=True
+    )
+
+
+def finished_record(pipeline: ImagePipeline, run: Run, step: int) -> Record | None:
+    """Return a record of a step that holds what `evaluate` would measure, or None where it is missing or cut off.
+
+    It is found by its content: records of earlier versions have other names.
+    """
+    wanted = _evaluation(pipeline.config, pipeline.components, run.facts["method"], step).request
+    free = {"metrics", "classes", "checkpoint_digest", "command", "trained_with"}
+    for record in records_of(run.path):
+        if record.provenance.step != step or not {*wanted.metrics} <= record.values.keys():
+            continue
+        try:
+            asked = EvalRequest.model_validate(record.extra.get("request"))
+        except (ValidationError, RequestError):
+            continue
+        if asked.model_dump(exclude=free) == wanted.model_dump(exclude=free):
+            return record
+    return None
+
+
+def evaluate_run(
+    path: Path, overrides: Sequence[str], tuned: bool, out: Path | None, step: int | None = None
+) -> Record | None:
+    """Score a run's weights.
 
     Args:
         overrides: of sampler.*, guidance.* and eval.*.
         tuned: the method's tuned guidance on times [0, 0.9].
         out: where the caller will save the record, which is checked first; None: it is saved in the run's folder.
+        step: of a checkpoint that the run keeps; None for the newest.
 
     Returns:
         The record, in the main process.
@@ -264,7 +303,7 @@ def evaluate_run(path: Path, overrides: Sequence[str], tuned: bool, out: Path | 
         check_record_place(out)
     with parallel.processes() as device:
         with parallel.agreed():
-            loaded = open_weights(path, device)
+            loaded = open_weights(path, device, step)
             if loaded.run is None:
                 raise CheckpointError(f"{path} is a file. Give the run folder, so that the record can name its run.")
             pipeline = loaded.pipeline(overrides)

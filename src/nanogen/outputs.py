@@ -241,7 +241,7 @@ class RunOutputs(Outputs):
             if config.eval.metrics and (step == self.last or due(step, self.eval_every)):
                 record = None
                 if missing:
-                    record = parallel.from_main(lambda: evaluate.finished_record(run.path, step, config))
+                    record = parallel.from_main(lambda: evaluate.finished_record(pipeline, run, step))
                 try:
                     record = record or evaluate.evaluate(pipeline, run, step)
                 except UserError:

@@ -162,8 +162,8 @@ def _config_and_step(weights: Path, header: Mapping[str, str]) -> tuple[Config, 
     return reload(values, str(weights)), step
 
 
-def open_weights(path: Path, device: str) -> Loaded:
-    """Return the newest intact weights of a run folder, or those in a file.
+def open_weights(path: Path, device: str, step: int | None = None) -> Loaded:
+    """Return the newest intact weights of a run folder, or those of a step that it keeps, or those in a file.
 
     Raises:
         CheckpointError: if there are none, or they do not belong to the run's config.
@@ -173,7 +173,7 @@ def open_weights(path: Path, device: str) -> Loaded:
         asked = header.get("precision", "auto")
         return load(path, None, device, choose(asked, device))  # type: ignore[arg-type]
     run = read(path)
-    newest, damaged = checkpoint.newest(run.checkpoints)
+    newest, damaged = checkpoint.newest(run.checkpoints) if step is None else (checkpoint.at(run.checkpoints, step), [])
     for problem in damaged:
         say(f"{problem}; using {newest.path.name if newest else 'none'}")
     if newest is None:

@@ -14,13 +14,13 @@ from diffusionbench.errors import DataError, RequestError
 from diffusionbench.images import decode_rgb, encode_png
 from diffusionbench.metrics import METRICS
 from diffusionbench.record import Record, facts_of
-from diffusionbench.record import load as load_record
 from diffusionbench.registry import require
 from diffusionbench.store import ImageStore
 from diffusionbench.writing import check_gives_way, write_result
 from nanogen import log
 from nanogen import run as runs
 from nanogen.config import differences
+from nanogen.evaluate import records_of
 
 # Judged images on the page: the first of the evaluation, nothing selected.
 _JUDGED = 24
@@ -48,7 +48,7 @@ def write_report(paths: Sequence[Path], out: Path | None = None) -> Path:
     sides: list[dict[str, Any]] = []
     for path in paths:
         run, lines = runs.read(path), log.read(path / "metrics.jsonl")
-        records = [load_record(file) for file in sorted((path / runs.EVALS).glob("*.json"), reverse=True)]
+        records = records_of(path)
         sides.append(
             {
                 "run": run,
@@ -82,7 +82,7 @@ def _judged(path: Path, record: Record) -> list[dict[str, Any]]:
     verdicts = next((facts["verdicts"] for facts in facts_of(record).values() if "verdicts" in facts), None)
     if not verdicts:
         return []
-    free = {"metrics", "reference", "count", "command"}
+    free = {"metrics", "count", "command"} | {"reference", "references", "reference_extractors", "reference_role"}
     request = {key: value for key, value in record.extra.get("request", {}).items() if key not in free}
     stores = (ImageStore(file.parent) for file in sorted((path / runs.EVALS / "images").glob("*/store.json")))
     same = (one for one in stores if one.manifest.request.model_dump(mode="json", exclude=free) == request)

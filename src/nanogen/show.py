@@ -123,8 +123,7 @@ def tables() -> dict[str, dict[str, str]]:
         yield from (f"{spec.channels} channels", f"stride {spec.stride}")
         if spec.licence:
             yield f"licence {spec.licence}"
-        if spec.gated:
-            yield "gated"
+        yield from dict.fromkeys(weights.terms for weights in spec.weights)
         if spec.paper:
             yield f"arXiv {spec.paper}"
         if spec.unavailable:

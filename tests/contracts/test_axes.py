@@ -47,7 +47,7 @@ def test_a_constant_source_ends_in_a_record(request_of, tmp_path):
     assert set(request.metrics) <= set(record.values)
     assert record.protocol.axis == AXES[request.axis].name == request.axis
     assert all(value.scored == request.count for value in record.values.values())
-    assert not record.partial
+    assert not any(value.unscored for value in record.values.values())
     assert record.extra["duplicates"]["count"] == request.count - 1
     record.save(tmp_path / "record.json")
     assert load(tmp_path / "record.json") == record

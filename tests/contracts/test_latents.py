@@ -4,13 +4,15 @@ from dataclasses import replace
 
 import pytest
 import torch
+from standins import WRITERS, install
 
-from diffusionbench.errors import RequestError
+from diffusionbench.errors import ConfigError, RequestError
 from nanogen import resolve as resolving
 from nanogen.config import compose
 from nanogen.latents import LATENTS, open_latent
 
-# Images that each space is known to reconstruct, as (levels, rise from left to right); a space that runs needs a line.
+# Images that each space is known to reconstruct, as (levels, rise from left to right). A space needs a line here, or,
+# where its weights do not ship, stand-ins in `standins.py`.
 EXAMPLES = {"pixel": ((0.25, 0.5, 0.8), 0.04), "toy-ae": ((0.25, 0.5, 0.8), 0.04)}
 
 
@@ -20,16 +22,27 @@ def name(request):
 
 
 @pytest.fixture(scope="module")
-def latent(name):
-    return open_latent(name, "cpu")
+def opened(name, tmp_path_factory):
+    """Opens the space, with stand-ins where its weights do not ship."""
+    with pytest.MonkeyPatch.context() as patch:
+        folder = None
+        if name in WRITERS:
+            folder = str(install(name, tmp_path_factory.mktemp("weights"), patch).folder)
+        yield lambda: open_latent(name, "cpu", folder)
+
+
+@pytest.fixture(scope="module")
+def latent(opened):
+    return opened()
 
 
 @pytest.fixture(scope="module")
 def images(name):
-    """Greys that rise a little from left to right, float32 [3, 3, 32, 32] in [0, 1]."""
-    assert name in EXAMPLES, f"give latent space '{name}' an example"
-    levels, rise = EXAMPLES[name]
-    return (torch.tensor(levels)[:, None, None, None] + torch.linspace(-rise, rise, 32)).expand(3, 3, 32, 32)
+    """Greys that rise a little from left to right, float32 [3, 3, 32, 32] in [0, 1], or of the space's own size."""
+    assert name in EXAMPLES or name in WRITERS, f"give latent space '{name}' an example or stand-ins"
+    levels, rise = EXAMPLES.get(name, ((0.25, 0.5, 0.8), 0.04))
+    size = LATENTS[name].image_size or 32
+    return (torch.tensor(levels)[:, None, None, None] + torch.linspace(-rise, rise, size)).expand(3, 3, size, size)
 
 
 @pytest.mark.parametrize("name", LATENTS)
@@ -40,10 +53,13 @@ def test_a_row_describes_its_space_without_weights(name):
     assert spec.stride > 0
     assert spec.title
     assert (spec.load is None) == (spec.unavailable is not None)
-    # Weights of others are named with their licence, and used at a pinned commit only.
-    if spec.hub:
-        assert spec.licence
-        assert spec.revision or spec.load is None
+    assert len({weights.part for weights in spec.weights}) == len(spec.weights)
+    for weights in spec.weights:
+        # Weights of others are named with their licence and origin, and pinned by commit or hash.
+        assert weights.licence
+        assert weights.names
+        assert weights.hub or weights.address
+        assert weights.revision or set(weights.sha256) == set(weights.names)
 
 
 @pytest.mark.parametrize("name", [name for name, spec in LATENTS.items() if spec.load is None])
@@ -52,28 +68,62 @@ def test_a_space_that_cannot_run_is_refused_with_the_reason(name):
         open_latent(name, "cpu")
 
 
+@torch.no_grad()
 def test_latents_have_the_declared_shape_and_no_gradient(name, latent, images):
     z = latent.encode(images)
-    assert (z.shape, z.dtype, z.requires_grad) == ((3, *LATENTS[name].shape(32)), torch.float32, False)
+    assert (z.shape, z.dtype, z.requires_grad) == ((3, *LATENTS[name].shape(images.shape[-1])), torch.float32, False)
     back = latent.decode(z)
     assert (back.shape, back.dtype, back.requires_grad) == (images.shape, torch.float32, False)
+    assert z.isfinite().all()
+    assert back.isfinite().all()
 
 
-def test_decoding_comes_back_to_the_image(latent, images):
+def test_decoding_comes_back_to_the_image(name, latent, images):
+    if name not in EXAMPLES:
+        pytest.skip("stand-ins have random weights; tests of the codec compare them with the model itself")
     assert (latent.decode(latent.encode(images)) - images).abs().mean() < 0.02
+
+
+def test_maps_are_deterministic(latent, images):
+    z = latent.encode(images)
+    assert torch.equal(latent.encode(images), z)
+    assert torch.equal(latent.decode(z), latent.decode(z))
 
 
 def test_images_of_a_batch_do_not_touch_each_other(latent, images):
     together = latent.encode(images)
-    torch.testing.assert_close(latent.encode(images[1:2]), together[1:2], atol=1e-5, rtol=1e-5)
-    torch.testing.assert_close(latent.decode(together[1:2]), latent.decode(together)[1:2], atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(latent.encode(images[1:2]), together[1:2], atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(latent.decode(together[1:2]), latent.decode(together)[1:2], atol=1e-4, rtol=1e-4)
 
 
-def test_the_digest_is_that_of_the_weights(name, latent):
+def test_the_digest_is_that_of_the_weights(latent, opened):
     """A space whose maps hold tensors says which; one that holds none has no digest."""
     held = [value for value in vars(latent).values() if isinstance(value, torch.nn.Module | torch.Tensor)]
     assert len(latent.digest) == (64 if held else 0)
-    assert open_latent(name, "cpu").digest == latent.digest
+    assert opened().digest == latent.digest
+
+
+@pytest.mark.parametrize("name", [name for name, spec in LATENTS.items() if spec.weights and spec.load])
+def test_missing_weights_are_one_sentence_with_origin_and_licence(name, tmp_path, monkeypatch):
+    monkeypatch.setenv("DIFFUSIONBENCH_CACHE", str(tmp_path))
+    monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path))
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    needed = LATENTS[name].weights[0]
+    with pytest.raises(RequestError, match=f"latent space '{name}' needs its {needed.part}") as refused:
+        open_latent(name, "cpu", str(tmp_path / "absent"))
+    sentence = str(refused.value)
+    assert f"licence {needed.licence}" in sentence
+    assert (needed.hub or needed.address) in sentence
+    assert "latent.weights" in sentence
+    assert ("gated" in sentence) == needed.gated
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_space_of_one_image_size_refuses_others():
+    spec = replace(LATENTS["toy-ae"], image_size=64)
+    assert spec.shape(64) == (16, 8, 8)
+    with pytest.raises(ConfigError, match=r"takes images of 64 pixels, data\.image_size is 32"):
+        spec.shape(32)
 
 
 def test_a_latent_may_have_other_rows_than_columns(monkeypatch):

@@ -20,6 +20,12 @@ def write_images(folder: Path, images: np.ndarray, labels=None) -> Path:
     return folder
 
 
+@pytest.fixture(autouse=True)
+def cache(tmp_path_factory, monkeypatch):
+    """A cache folder of its own: no test profits from the self-tests and features of another."""
+    monkeypatch.setenv("DIFFUSIONBENCH_CACHE", str(tmp_path_factory.mktemp("cache")))
+
+
 @pytest.fixture
 def noise():
     """A function: n different images of a size, uint8 [n, size, size, 3]."""

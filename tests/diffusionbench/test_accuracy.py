@@ -18,7 +18,7 @@ def judged(labels, answers):
 def test_the_share_of_right_answers_with_wilsons_interval():
     estimate = judged([0, 1, 2, 3, 9], [0, 1, 5, 3, 9]).compute()
     assert estimate.value == 0.8
-    assert estimate.per_sample == [1.0, 1.0, 0.0, 1.0, 1.0]
+    assert estimate.per_sample == dict(enumerate([1.0, 1.0, 0.0, 1.0, 1.0]))
     # Wilson's interval of 4 of 5 at 95 %.
     assert estimate.interval == pytest.approx((0.375535, 0.963776), abs=1e-5)
     assert (estimate.method, estimate.stderr) == ("wilson", None)

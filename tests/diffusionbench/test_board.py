@@ -1,24 +1,44 @@
-"""The leaderboard: cells trace to records, ranks follow their definition, one column holds one protocol."""
+"""Boards: cells trace to records, ranks follow their definition, and no record changes columns or ranks of others."""
 
 import csv
 import io
 import json
+import re
 from dataclasses import asdict
+from pathlib import Path
 
 import numpy as np
 import pytest
+from declaring import declare
 from typer import Typer
 from typer.testing import CliRunner
 
 from diffusionbench.cli.records import register
 from diffusionbench.errors import RequestError
+from diffusionbench.judges import JUDGES
 from diffusionbench.record import Guidance, Protocol, Provenance, Record, Value
+from diffusionbench.references import REFERENCES
 from diffusionbench.study import published
-from diffusionbench.study.board import HOLISTIC, build, column_id, keep, order
-from diffusionbench.study.points import gather
-from diffusionbench.views.terminal import board_csv, board_markdown, shown
+from diffusionbench.study.board import build, chosen_boards, column_id, keep, order
+from diffusionbench.study.cells import cell_of, status_of
+from diffusionbench.study.columns import BOARDS, accepted, declared, read_boards
+from diffusionbench.study.points import gather, select_points
+from diffusionbench.views.terminal import board_csv, board_markdown, rank_notes, shown, status_notes, with_error
 
 PAPER = published.PAPER
+HOLISTIC = ("fid", "fid@cfg", "geneval_overall", "dpgbench", "genaibench_overall")
+FID = declare({"metrics": ["fid"], "guidance": ["none"], "rank": True})
+THREE = declare(
+    {"metrics": ["fid"], "guidance": ["none"], "rank": True}, {"metrics": ["geneval_overall", "dpgbench"], "rank": True}
+)
+GENEVAL = declare({"metrics": ["geneval_overall"], "rank": True})
+ONE = """boards:
+- {name: a, version: 1, title: A, records: measured, columns: [{metrics: [fid]}]}
+"""
+OWN = """
+boards:
+- {name: mine, version: 1, title: Mine, records: measured, columns: [{metrics: [fid], guidance: [none], rank: true}]}
+"""
 
 
 def make(name, axis, values, *, guidance=1.0, count=100, suffix="", title=None, stderr=None):
@@ -79,7 +99,7 @@ def test_ranks_by_hand():
         records.append(make(name, "class_conditional", {"fid": fid}))
         records.append(make(name, "t2i", {"geneval_overall": geneval, "dpgbench": dpg}, guidance=6.0))
     records.append(make("lonely", "class_conditional", {"fid": 0.1}))
-    board = build(records, "measured")
+    board = build(records, THREE)
     rows = {row.name: row for row in board.rows}
     assert board.holistic == ("fid", "geneval_overall", "dpgbench")
     assert rows["a"].ranks == {"fid": 1, "geneval_overall": 1, "dpgbench": 3}
@@ -102,7 +122,7 @@ def test_noise_makes_the_interval():
         made = []
         for name, fid in (("a", 1.0), ("b", 1.1), ("c", 9.0)):
             made.append(make(name, "class_conditional", {"fid": fid}, stderr=stderr))
-        return build(made, "measured")
+        return build(made, FID)
 
     exact, noisy = world(None), world(0.5)
     assert all(row.interval is None for row in exact.rows)
@@ -116,13 +136,13 @@ def test_noise_makes_the_interval():
 def test_a_cell_has_its_own_noise_before_a_published_one():
     scores = (("a", 0.51, 0.3), ("b", 0.5, 0.3), ("c", 0.1, 0.0))
     made = [make(name, "t2i", {"geneval_overall": value}, stderr=stderr) for name, value, stderr in scores]
-    rows = {row.name: row for row in build(made, "measured").rows}
+    rows = {row.name: row for row in build(made, GENEVAL).rows}
     assert rows["a"].interval == rows["b"].interval == (1.0, 3.0)
     # Of two exact values the better one stays so, however another is moved.
     exact = [make("a", "class_conditional", {"fid": 1.0}, stderr=0.0)]
     exact += [make("b", "class_conditional", {"fid": 1.1}, stderr=0.0)]
     exact += [make("c", "class_conditional", {"fid": 9.0}, stderr=100.0)]
-    rows = {row.name: row for row in build(exact, "measured").rows}
+    rows = {row.name: row for row in build(exact, FID).rows}
     assert (rows["a"].interval, rows["b"].interval) == ((1.0, 2.0), (2.0, 3.0))
 
 
@@ -167,54 +187,238 @@ def test_sorting(paper):
         column_id("geneval@cfg", PAPER, [c.id for c in paper.columns])
 
 
-def test_one_protocol_one_column():
+def test_no_record_changes_the_columns_or_ranks_of_others():
+    """One FID of 5,000 images, one record of another metric, one of another guidance: all are listed, nothing moves."""
+    spec = declare({"metrics": ["fid"], "guidance": ["none", "cfg"], "protocol": {"count": 50_000}, "rank": True})
     records = [
-        make("a", "class_conditional", {"fid": 1.0}, count=50_000),
-        make("b", "class_conditional", {"fid": 2.0}, count=5_000),
-        make("c", "class_conditional", {"fid": 3.0}, count=50_000),
-        make("d", "class_conditional", {"fid": 4.0}, count=50_000, guidance=None),
+        make(name, "class_conditional", {"fid": value}, count=50_000, guidance=guidance, suffix=suffix)
+        for name, value in (("a", 1.0), ("b", 2.0), ("c", 3.0))
+        for guidance, suffix in ((1.0, ""), (1.5, ".cfg"))
     ]
-    board = build(records, "measured")
-    assert {c.id for c in board.columns} == {"fid[count=50000]", "fid[count=5000]", "fid@unstated"}
-    assert board.holistic == ()
-    assert all(row.place is None for row in board.rows)
-    chosen = build(records, "measured", holistic=["fid[count=50000]"])
-    assert {row.name: row.place for row in chosen.rows} == {"a": 1, "c": 2, "b": None, "d": None}
+    strangers = [
+        make("few", "class_conditional", {"fid": 0.1}, count=5_000, suffix=".few"),
+        make("digits", "class_conditional", {"fd_digits": 0.1}),
+        make("silent", "class_conditional", {"fid": 0.2}, count=50_000, guidance=None),
+        make("a", "class_conditional", {"fid": 9.0}, count=10_000, suffix=".again"),
+    ]
+    before, after = build(records, spec, siblings=[]), build([*strangers, *records], spec, siblings=[])
+    assert (after.columns, after.rows, after.sensitivity) == (before.columns, before.rows, before.sensitivity)
+    assert (before.holistic, before.listed) == (("fid", "fid@cfg"), ())
+    assert [row.place for row in before.rows] == [1, 2, 3]
+    assert {held.record: held.reason for held in after.listed} == {
+        "few.class_conditional.few": "count is 5000 (the column insists on 50000)",
+        "digits.class_conditional": "no column of a board holds its metrics",
+        "silent.class_conditional": "guidance is not stated (the column's is none)",
+        "a.class_conditional.again": "count is 10000 (the column insists on 50000)",
+    }
+    assert after.listed[0].values["fid"].value == 0.1
 
 
-def test_repeats_have_rows_of_their_own():
-    records = [
-        make("a", "class_conditional", {"fid": 1.0}),
-        make("a", "class_conditional", {"fid": 1.2}, suffix=".again"),
-        make("a", "class_conditional", {"fid": 0.8}, guidance=4.0, suffix=".cfg"),
+def test_a_record_that_another_board_holds_is_not_listed():
+    other = declare({"metrics": ["fd_digits"]}, name="other")
+    records = [make("a", "class_conditional", {"fd_digits": 1.0})]
+    assert build(records, FID, siblings=[FID, other]).listed == ()
+    assert [held.record for held in build(records, FID, siblings=[FID]).listed] == ["a.class_conditional"]
+
+
+@pytest.mark.parametrize(
+    "status, change, values",
+    [
+        ("partial", {}, {"status": "partial", "reason": "3 could not be judged"}),
+        ("partial", {}, {"unscored": 3}),
+        ("provisional", {}, {"status": "provisional", "reason": "not made again"}),
+        ("flagged", {}, {"status": "flagged", "reason": "guard"}),
+        ("asserted", {}, {"status": "asserted"}),
+        ("flagged", {"trained_with": ("inception",)}, {"judges": ("inception",)}),
+        ("flagged", {"trained_with": ("inception", "other")}, {}),
+        ("flagged", {"provenance": Provenance(source="made up", selftest="failed")}, {}),
+    ],
+)
+def test_only_ok_takes_a_place_and_everything_else_is_shown_with_its_reason(status, change, values):
+    doubtful = make("a", "class_conditional", {"fid": 0.5})
+    doubtful = doubtful.model_copy(update={"values": {"fid": Value(value=0.5, **values)}, **change})
+    others = [make(name, "class_conditional", {"fid": v}) for name, v in (("b", 1.0), ("c", 2.0))]
+    found, reason = status_of(doubtful, "fid")
+    assert found == status
+    assert reason
+    board = build([doubtful, *others], FID)
+    rows = {row.name: row for row in board.rows}
+    assert {name: row.place for name, row in rows.items()} == {"b": 1, "c": 2, "a": None}
+    assert rows["a"].missing == ("fid",)
+    assert with_error(rows["a"].cells["fid"]) == f"0.500 ({status})"
+    assert status_notes(board, board.columns) == [f"{status}, takes no place: a, FID: {reason}"]
+    table = list(csv.DictReader(io.StringIO(board_csv(board, board.columns))))
+    assert (table[-1]["fid status"], table[-1]["not ranked because"]) == (status, f"fid is {status}: {reason}")
+    assert f"0.500 ({status})" in board_markdown(board, board.columns)
+    assert reason in board_markdown(board, board.columns)
+    # A study's own board and its correlations take provisional values, too, and say so.
+    own = build([doubtful, *others], declare({"metrics": ["fid"], "rank": True}, statuses=["ok", "provisional"]))
+    assert {row.name: row.place for row in own.rows}["a"] == (1 if status == "provisional" else None)
+    assert "ok or provisional" in rank_notes(own)[0]
+    t2i = [make(name, "t2i", {"geneval_overall": 0.5 + i / 10}) for i, name in enumerate("abc")]
+    chosen = select_points([doubtful, *others, *t2i], score_set="measured")
+    if status == "provisional":
+        assert [p.name for p in chosen.points] == ["a", "b", "c"]
+        assert chosen.doubtful == [("a", "fid", "provisional", "not made again")]
+    else:
+        assert [p.name for p in chosen.points] == ["b", "c"]
+        assert chosen.left_out == (("a", f"fid is {status}: {reason}"),)
+
+
+def seeds(values, **changes):
+    made = []
+    for place, value in enumerate(values):
+        one = make("a", "class_conditional", {"fid": value}, suffix=f".{place}", stderr=0.2)
+        made.append(one.model_copy(update={"provenance": Provenance(source="made up", images_digest=f"{place}" * 64)}))
+    return made
+
+
+def test_repeats_are_one_row_with_their_mean_and_spread():
+    (row,) = build(seeds([1.0, 1.2, 1.7]), FID).rows
+    cell = row.cells["fid"]
+    assert (cell.n, cell.value, cell.spread) == (3, pytest.approx(1.3), pytest.approx(0.1300**0.5))
+    assert cell.stderr == cell.noise == pytest.approx((0.13 / 3) ** 0.5)
+    assert cell.records == ("a.class_conditional.0", "a.class_conditional.1", "a.class_conditional.2")
+    assert with_error(cell) == "1.3 ± 0.21, n = 3, sd 0.36"
+    # Close repeats tell less than the error that each of them states.
+    assert cell_of(seeds([1.0, 1.0, 1.0, 1.0]), "fid").stderr == pytest.approx(0.1)
+    # The same images scored twice are one repeat.
+    twice = seeds([1.0, 1.2])
+    twice[1] = twice[1].model_copy(update={"provenance": twice[0].provenance})
+    assert (cell_of(twice, "fid").n, len(cell_of(twice, "fid").records)) == (1, 2)
+    t2i = [make("a", "t2i", {"geneval_overall": 0.5})]
+    (point,) = select_points([*seeds([1.0, 1.2, 1.7]), *t2i], score_set="measured").points
+    assert (point.x, point.x_value.stderr) == (pytest.approx(1.3), cell.stderr)
+
+
+def test_another_setting_or_step_is_no_repeat_and_never_takes_a_row_apart():
+    """The older setting keeps the row, whatever else the method is submitted with and in whatever order."""
+    spec = declare({"metrics": ["fid"], "guidance": ["none", "cfg"], "rank": True})
+
+    def dated(record, day, **protocol):
+        when = record.provenance.model_copy(update={"created": f"2026-01-{day:02d}", "images_digest": f"{day:064d}"})
+        return record.model_copy(
+            update={"provenance": when, "protocol": record.protocol.model_copy(update=protocol), "id": f"r{day}"}
+        )
+
+    first = dated(make("a", "class_conditional", {"fid": 1.0}), 1, num_steps=50)
+    guided = dated(make("a", "class_conditional", {"fid": 0.8}, guidance=4.0), 2, num_steps=50)
+    later = [
+        dated(make("a", "class_conditional", {"fid": 0.1}), 3, num_steps=250),
+        dated(make("a", "class_conditional", {"fid": 0.1}, guidance=2.0), 4, num_steps=50),
     ]
-    rows = {row.name: {k: c.value for k, c in row.cells.items()} for row in build(records, "measured").rows}
-    assert rows == {"a": {"fid": 1.0, "fid@cfg": 0.8}, "a#2": {"fid": 1.2}}
+    broken = dated(make("a", "class_conditional", {"fid": 0.1}), 0, num_steps=9)
+    broken = broken.model_copy(update={"values": {"fid": Value(value=0.1, status="flagged", reason="guard")}})
+    for records in ([first, guided, *later, broken], [broken, *later, guided, first]):
+        rows = {row.name: row for row in build(records, spec, siblings=[]).rows}
+        assert {name: one.records for name, one in rows["a"].cells.items()} == {"fid": ("r1",), "fid@cfg": ("r2",)}
+        # What was added is ranked as a row of its own.
+        assert {name: row.place for name, row in rows.items()} == {"a": 2, "a#2": 1, "a#3": None}
+    stepped = later[0].model_copy(update={"protocol": first.protocol})
+    stepped = stepped.model_copy(update={"provenance": stepped.provenance.model_copy(update={"step": 9})})
+    assert len(build([first, stepped], FID, siblings=[]).rows) == 2
+
+
+def test_a_doubtful_repeat_is_listed_beside_the_mean_of_the_others():
+    made = seeds([1.0, 1.2, 9.0])
+    made[2] = made[2].model_copy(update={"values": {"fid": Value(value=9.0, status="partial", reason="3 lost")}})
+    board = build(made, FID)
+    assert board.rows[0].cells["fid"].value == pytest.approx(1.1)
+    assert [(held.record, held.reason) for held in board.listed] == [
+        ("a.class_conditional.2", "partial: 3 lost; the row shows values that are ok")
+    ]
+    wilson = {"fid": Value(value=1, interval=(0.804, 1.196))}
+    assert cell_of([made[0].model_copy(update={"values": wilson})], "fid").noise == pytest.approx(0.1, rel=1e-4)
+
+
+@pytest.mark.parametrize("score_set", ["paper-2026-06", "blog-2026-05"])
+def test_published_boards_are_those_of_the_first_edition(score_set):
+    expected = json.loads((Path(__file__).parent / "boards_published.json").read_text())[score_set]
+    board = build(published.records(), score_set)
+    assert (list(board.holistic), board.listed) == (expected["holistic"], ())
+    found = [[o.column, o.tau, o.largest_shift, o.moved, o.first] for o in board.sensitivity]
+    for one, other in zip(found, expected["sensitivity"], strict=True):
+        assert one == [other[0], pytest.approx(other[1]), *other[2:]]
+    assert [row.name for row in board.rows] == [*expected["rows"]]
+    for row in board.rows:
+        place, mean, interval, places, pareto = expected["rows"][row.name]
+        assert (row.place, row.mean_rank, row.pareto) == (place, mean, pareto)
+        assert row.interval == (interval and tuple(interval))
+        assert row.places == (places and tuple(places))
+
+
+def test_declared_boards_accept_the_digests_of_this_version():
+    """What fails here is entered by `python tools/board_pins.py --write`."""
+    for name in ("digits", "simpleeval_shapes"):
+        assert JUDGES.load(name)("cpu").digest in accepted().judges[name], name
+    assert REFERENCES.load("digits")().digest in accepted().references["digits"]
+
+
+@pytest.mark.parametrize(
+    "text, message",
+    [
+        ("boards: []", "boards: Tuple should have at least 1 item"),
+        (ONE.replace("measured", "other"), "unknown set 'other'"),
+        (ONE.replace("[fid]", "[fid], protocol: {cuont: 1}"), "no field of a protocol is called 'cuont'. Did you mean"),
+        (ONE.replace("[fid]", "[fid], protocol: {judges.a: 1}"), "no field of a protocol is called 'judges.a'"),
+        (ONE.replace("[fid]", "[fid, fid]"), "board 'a' declares column 'fid' twice"),
+        (ONE.replace("title: A", "title: A, ranks: 1"), "boards.0.ranks: Extra inputs are not permitted"),
+        (ONE + ONE.removeprefix("boards:"), "board 'a' has version 1 twice"),
+        ("boards: &a [*a, *a]", "anchors and aliases"),
+        ("boards: [", "is no YAML"),
+        ("[" * 5000, "is no YAML"),
+        ("\x00", "is no YAML"),
+    ],
+)
+def test_a_file_of_boards_that_is_none_is_one_sentence(tmp_path, text, message):
+    (tmp_path / "boards.yaml").write_text(text)
+    with pytest.raises(RequestError, match=re.escape(message)) as refused:
+        read_boards(tmp_path / "boards.yaml")
+    assert len(str(refused.value).splitlines()) == 1
+    with pytest.raises(RequestError, match="No such file"):
+        read_boards(tmp_path / "absent.yaml")
+
+
+def test_versions_stand_side_by_side(tmp_path):
+    old = BOARDS.read_text().replace("version: 1", "version: 2")
+    both = BOARDS.read_text() + old[old.index("boards:") + len("boards:") :]
+    (tmp_path / "boards.yaml").write_text(both)
+    names = [board.name for board in read_boards(tmp_path / "boards.yaml")]
+    assert names == [*declared(), *(f"{name}@1" for name in declared())]
+    known = {board.name: board for board in read_boards(tmp_path / "boards.yaml")}
+    assert [board.version for board in chosen_boards([], ["paper-2026-06@1", PAPER], known)] == [1, 2]
 
 
 def test_a_metric_of_another_package_is_shown_but_not_ranked():
     records = [make(n, "class_conditional", {"brightness": v}) for n, v in (("a", 1.0), ("b", 2.0))]
-    board = build(records, "measured")
+    spec = declare({"metrics": ["brightness"], "axis": "class_conditional"})
+    board = build(records, spec)
     assert [c.id for c in shown(board)] == ["brightness"]
+    assert len(board.rows) == 2
     with pytest.raises(RequestError, match="whether higher is better is not known"):
-        build(records, "measured", holistic=["brightness"])
+        build(records, spec, holistic=["brightness"])
 
 
-def test_headline_values_without_a_word_on_guidance_are_shown(tmp_path):
+def test_what_is_listed_is_printed_with_its_reason(tmp_path):
     silent = make("a", "class_conditional", {"fd_digits": 1.0, "kd_digits": 0.1}, guidance=None)
-    records = [silent, make("b", "t2i", {"geneval_overall": 0.5})]
-    assert [c.id for c in shown(build(records, "measured"))] == ["geneval_overall", "fd_digits@unstated"]
-    for record in records:
+    for record in (silent, make("b", "t2i", {"geneval_overall": 0.5})):
         record.save(tmp_path / f"{record.id}.json")
-    words = ("board", "--set", "measured", "--records", str(tmp_path))
-    assert "not shown: 1 further column (--columns all)" in run(*words).output
-    assert "not shown" not in run(*words, "--columns", "all").output
+    words = ("board", "--set", "measured-laptop", "--records", str(tmp_path))
+    # Words of one line, whatever the width.
+    said = " ".join(run(*words).output.split())
+    assert "listed, not ranked: a (a.class_conditional): fd_digits 1, kd_digits 0.100: guidance is not stated" in said
+    assert "listed, not ranked: b (b.t2i): geneval_overall 0.500: no column of a board holds its metrics" in said
+    assert "not shown: 10 further columns (--columns all)" in said
+    listed = json.loads(run(*words, "--json").output)["boards"][0]["listed"]
+    assert [one["record"] for one in listed] == ["a.class_conditional", "b.t2i"]
+    assert "no column of a board holds its metrics" in run(*words, "--csv").output
+    assert "no column of a board holds its metrics" in run(*words, "--markdown").output
 
 
 def test_empty_and_broken_values():
-    assert build([], "measured").rows == ()
+    assert build([], FID).rows == ()
     records = [make("a", "class_conditional", {"fid": float("nan")}), make("b", "class_conditional", {"fid": 1.0})]
-    rows = {row.name: row.place for row in build(records, "measured").rows}
+    rows = {row.name: row.place for row in build(records, FID).rows}
     assert rows == {"a": None, "b": 1}
 
 
@@ -231,12 +435,13 @@ def test_csv_and_json_name_the_records(paper):
 def test_hostile_titles(tmp_path):
     evil = "=cmd|x[red]\x1b[1m<script>`*_\n"
     make("evil", "class_conditional", {"fid": 1.0}, title=evil).save(tmp_path / "evil.json")
-    board = build(gather([tmp_path]), "measured")
+    (tmp_path / "boards.yaml").write_text(OWN)
+    board = build(gather([tmp_path]), FID)
     line = next(csv.reader(io.StringIO(board_csv(board, shown(board)).split("\n", 1)[1])))
     assert line[2] == "'" + evil
     markdown = board_markdown(board, shown(board)).splitlines()
     assert r"=cmd\|x\[red\]\\x1b\[1m\<script\>\`\*\_\\n" in markdown[2]
-    output = run("board", "--set", "measured", "--records", str(tmp_path)).output
+    output = run("board", "--boards", str(tmp_path / "boards.yaml"), "--records", str(tmp_path)).output
     assert "\x1b" not in output
     assert "[red]" in output
 
@@ -250,12 +455,20 @@ def test_command(tmp_path):
     assert "paper-2026-06.imagenet.jit.none" in run("board", "--trace").output
     make("mine", "class_conditional", {"fid": 1.0}).save(tmp_path / "mine.json")
     both = json.loads(run("board", "--records", str(tmp_path), "--json").output)["boards"]
-    assert [board["score_set"] for board in both] == [PAPER, "measured"]
-    assert [row["name"] for row in both[1]["rows"]] == ["mine"]
+    assert [board["score_set"] for board in both] == [PAPER, "measured-full"]
+    assert [held["record"] for held in both[1]["listed"]] == ["mine.class_conditional"]
     assert "mine" not in {row["name"] for row in both[0]["rows"]}
     beside = run("board", "--records", str(tmp_path), "--sort", "geneval")
-    assert (beside.exit_code, beside.output.count("left out: board 'measured': unknown column 'geneval'")) == (0, 1)
-    assert run("board", "--records", str(tmp_path), "--set", "measured", "--sort", "geneval").exit_code == 1
+    assert beside.exit_code == 0
+    assert beside.output.count("left out: board 'measured-full': unknown column 'geneval'") == 1
+    assert run("board", "--records", str(tmp_path), "--set", "measured-full", "--sort", "geneval").exit_code == 1
+    (tmp_path / "boards.yaml").write_text(OWN)
+    words = ("--boards", str(tmp_path / "boards.yaml"), "--records", str(tmp_path))
+    (own,) = json.loads(run("board", *words, "--json").output)["boards"]
+    assert (own["score_set"], [row["name"] for row in own["rows"]]) == ("mine", ["mine"])
     refused = run("board", "--csv", "--json")
     assert "Choose one" in str(refused.exception)
     assert "| 21 | PixelGen | pixel |" in run("board", "--markdown", "--family", "pixel").output
+    assert "unknown board 'papr'. Known: all, blog-2026-05" in str(run("board", "--set", "papr").exception)
+    sets = json.loads(run("board", "--set", "all", "--draws", "0", "--json").output)["boards"]
+    assert [one["score_set"] for one in sets][:2] == [PAPER, "blog-2026-05"]

@@ -15,7 +15,7 @@ import pytest
 from site_records import measured
 
 from diffusionbench import cli
-from diffusionbench.record import MAX_ID, Guidance, Protocol, Record, load, slug
+from diffusionbench.record import MAX_ID, Guidance, Protocol, Record, ReferenceUsed, load, slug
 from diffusionbench.schema import digest
 from diffusionbench.shown import LONGEST, cell, few, message, printable
 from diffusionbench.study.board import build
@@ -140,7 +140,12 @@ def coded() -> Record:
     """A record whose every free text holds codes for the terminal, and guidance of a strength not stated."""
     evil = measured(CODES, "class_conditional", {"fid": 2.0, f"=x{CODES}": 1.0}, family=CODES, unscored=(CODES,))
     protocol = evil.protocol.model_copy(
-        update={"guidance": Guidance(scale=None), "reference": CODES, "notes": (CODES,), "sampler": CODES}
+        update={
+            "guidance": Guidance(scale=None),
+            "references": {CODES: ReferenceUsed(name=CODES)},
+            "notes": (CODES,),
+            "sampler": CODES,
+        }
     )
     facts = {"fid": {"text": f"one\n{CODES}"}, CODES: 3, "other": {"text": 4}}
     return evil.model_copy(

@@ -38,6 +38,7 @@ REQUEST = {
     "step": (7, False),
     "command": ("c", False),
     "classes": (("a", "b"), False),
+    "trained_with": (("digits",), False),
 }
 SAMPLING = {
     "sampler": "heun",

@@ -39,7 +39,8 @@ class Thirds(Judge):
         super().__init__(device, options)
         self.digest = self.digest_of("thirds")
 
-    def questions(self, item):
+    @classmethod
+    def questions(cls, item):
         return (f"is it in third {item.label % 3}?",)
 
     def __call__(self, images, items=(), given=None):
@@ -116,7 +117,7 @@ def test_rows_of_evidence_become_a_value_and_the_unjudged_are_named(thirds, ask,
     assert value.interval == wilson(18, 19)
     assert record.unscored == ("image 4: too dark to tell",)
     assert record.partial
-    assert record.protocol.extractors.keys() == {"thirds", "means"}
+    assert record.protocol.judges.keys() == {"thirds", "means"}
     verdicts = record.extra["facts"]["in_thirds"]["verdicts"]
     assert verdicts["7"] == {"asked": "is it in third 1?", "seen": 2, "right": False}
     assert list(verdicts) == [str(place) for place in range(20) if place != 4]
@@ -189,8 +190,9 @@ def test_one_metric_of_six_judges_takes_one_pass_of_each(monkeypatch, ask, noise
         monkeypatch.setattr(kind, "calls", 0)
     images = noise(20)
     record = runner.run(ask(metrics=("fd6",)), ArraySource(images, LABELS, "noise"))
-    assert [kind.calls for kind in SIX] == [20] * 6
-    assert record.protocol.extractors.keys() == set(names)
+    # The self-test of a judge without stored outputs, then the images.
+    assert [kind.calls for kind in SIX] == [3 + 1 + 20] * 6
+    assert record.protocol.judges.keys() == set(names)
     distances = []
     for kind in SIX:
         generated, real = (rows[:, 0].astype(np.float64) for rows in (kind()(images)["features"], features[kind]))

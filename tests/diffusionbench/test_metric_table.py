@@ -130,8 +130,9 @@ def test_a_record_holds_each_value_under_its_own_name(ask):
     for key in keys:
         wanted = TABLE[key][0](outputs, shifted, reference, judge)
         assert record.values[key].value == pytest.approx(wanted, rel=1e-4), key
-    assert record.protocol.extractors == {"digits": judge.digest}
-    assert (record.protocol.reference, record.protocol.reference_digest) == ("digits", reference.digest)
+    assert {name: used.digest for name, used in record.protocol.judges.items()} == {"digits": judge.digest}
+    used = record.protocol.references["digits"]
+    assert (used.name, used.digest) == ("digits", reference.digest)
 
 
 def test_images_whose_features_are_not_finite_make_a_record_partial(ask, noise, monkeypatch):

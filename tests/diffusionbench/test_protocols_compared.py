@@ -5,24 +5,27 @@ from __future__ import annotations
 import math
 
 import pytest
+from declaring import declare
 
 from diffusionbench.errors import RequestError
-from diffusionbench.record import Guidance, Protocol, Provenance, Record, Value
+from diffusionbench.protocol import COMPARED, NOT_COMPARED, protocol_difference
+from diffusionbench.record import Guidance, JudgeUsed, Protocol, Provenance, Record, ReferenceUsed, Tuning, Value
 from diffusionbench.study.board import build
 from diffusionbench.study.comparison import compare
-from diffusionbench.study.points import check_one_protocol, protocol_difference
+from diffusionbench.study.points import check_one_protocol
 
+A, B = "a" * 64, "b" * 64
 # For each field two contents that differ.
 CONTENTS = {
     "name": ("class_conditional", "other"),
     "axis": ("class_conditional", "t2i"),
-    "reference": ("digits", "other"),
-    "reference_digest": ("a" * 64, "b" * 64),
-    "extractors": ({"digits": "a" * 64}, {"digits": "b" * 64}),
+    "judges": ({"digits": JudgeUsed(digest=A)}, {"digits": JudgeUsed(digest=B)}),
+    "references": ({"digits": ReferenceUsed(name="digits")}, {"digits": ReferenceUsed(name="other")}),
+    "items_digest": (A, B),
     "count": (100, 200),
     "images_per_prompt": (1, 2),
     "prompts": ("one", "two"),
-    "prompts_digest": ("a" * 64, "b" * 64),
+    "prompts_digest": (A, B),
     "seed": (0, 1),
     "noise": (None, "blake2b-1"),
     "sampler": ("euler", "heun"),
@@ -32,15 +35,20 @@ CONTENTS = {
     "quantisation": ("truncate", "round"),
     "ema": (True, False),
     "precision": ("float32", "bfloat16"),
+    "image_format": ("png", "jpeg"),
+    "tuning": (None, Tuning(split="train")),
     "notes": (("a",), ("b",)),
 }
 # Another draw under the same rules, and remarks.
 NO_RULE = {"seed", "noise", "notes"}
 # How a method makes its images is its own affair: a board sets such results side by side.
-OWN_AFFAIR = {"sampler", "num_steps", "shift", "guidance", "ema", "precision"}
+OWN_AFFAIR = {"sampler", "num_steps", "shift", "guidance", "ema", "precision", "tuning"}
+# What is said of a judge and of a reference.
+JUDGE = {"digest": (A, B), "precision": ("float32", "bfloat16"), "options": ({}, {"threshold": 0.3})}
+REFERENCE = {"name": ("one", "two"), "digest": (A, B), "role": ("train", "val"), "made_by": (None, "asserted: digits")}
 
 
-def record(name: str, /, **protocol: object) -> Record:
+def record(name: str, stated: tuple[str, ...] = ("digits",), /, **protocol: object) -> Record:
     given = {"name": "class_conditional", "axis": "class_conditional", "guidance": Guidance(scale=1.0)}
     return Record(
         kind="measured",
@@ -48,7 +56,7 @@ def record(name: str, /, **protocol: object) -> Record:
         method=name,
         title=name,
         protocol=Protocol.model_validate(given | protocol),
-        values={"fd_digits": Value(value=2.0, stderr=0.1)},
+        values={"fd_digits": Value(value=2.0, stderr=0.1, judges=stated)},
         provenance=Provenance(source="made up"),
     )
 
@@ -60,28 +68,99 @@ def pair(field: str) -> tuple[Record, Record]:
 
 def test_every_field_has_an_entry():
     assert CONTENTS.keys() == Protocol.model_fields.keys()
+    assert {*COMPARED, "judges", "references"} | {*NOT_COMPARED} == CONTENTS.keys()
+    assert not {*COMPARED} & {*NOT_COMPARED}
+    assert {*NOT_COMPARED} == NO_RULE | OWN_AFFAIR
+    assert JUDGE.keys() == JudgeUsed.model_fields.keys()
+    assert REFERENCE.keys() == ReferenceUsed.model_fields.keys()
 
 
 @pytest.mark.parametrize("field", CONTENTS)
 def test_two_records_are_told_apart_by_every_rule(field):
     found = compare(*pair(field))
     assert found.differs == (field not in NO_RULE)
-    assert set(found.protocol) == ({field} - NO_RULE)
+    assert {name.split(".")[0] for name in found.protocol} == ({field} - NO_RULE)
+    # How a method samples is told and keeps no values apart; any other rule refuses the comparison, by its name.
+    one = found.values["fd_digits"]
+    assert found.sampling == tuple({field} & OWN_AFFAIR)
+    assert {name.split(".")[0] for name in one.refused} == ({field} - NO_RULE - OWN_AFFAIR)
+    assert (one.beyond is None) == bool(one.refused)
     assert not compare(*[pair(field)[0]] * 2).differs
 
 
 @pytest.mark.parametrize("field", CONTENTS)
-def test_a_board_has_one_column_for_one_protocol(field):
+def test_points_are_of_one_protocol(field):
     records = pair(field)
     free = NO_RULE | OWN_AFFAIR
-    assert bool(protocol_difference(*(one.protocol for one in records))) == (field not in free)
-    columns = build(records, "measured", draws=0).columns
-    assert len(columns) == (1 if field in free else 2)
+    assert bool(protocol_difference(*records, "fd_digits")) == (field not in free)
     if field in free:
         check_one_protocol(records, "fd_digits")
     else:
         with pytest.raises(RequestError, match=f"mixed protocols .* differ in {field}"):
             check_one_protocol(records, "fd_digits")
+
+
+@pytest.mark.parametrize("field", [field for field in CONTENTS if field not in ("guidance", "tuning", "notes")])
+def test_a_column_holds_the_fields_that_it_insists_on_and_no_others(field):
+    records = pair(field)
+    path, accepted = {
+        "judges": ("judges.digits.digest", A),
+        "references": ("references.digits.name", "digits"),
+    }.get(field, (field, CONTENTS[field][0]))
+    column = {"metrics": ["fd_digits"], "axis": "class_conditional"}
+    free = build(records, declare(column), draws=0)
+    assert len(free.columns) == 1
+    assert [row.name for row in free.rows] == (["a"] if field == "axis" else ["a", "b"])
+    board = build(records, declare({**column, "protocol": {path: accepted}}), draws=0)
+    assert [row.name for row in board.rows] == ["a"]
+    (held,) = board.listed
+    assert (held.record, held.reason.split(" is ")[0]) == ("b", path if field != "axis" else "axis")
+
+
+@pytest.mark.parametrize("kind, name", [("judges", "digits"), ("references", "digits")])
+def test_a_column_accepts_the_digests_of_its_judges_and_references(kind, name):
+    used = {"judges": ({"digest": A}, {"digest": B}), "references": ({"name": "x", "digest": A}, {"name": "x"})}[kind]
+    records = [record(one, **{kind: {name: facts}}) for one, facts in zip("ab", used, strict=True)]
+    asked = {"judges": [name]} if kind == "judges" else {"references": {"digits": name}}
+    spec = declare({"metrics": ["fd_digits"], **asked}, accepted={kind: {name: [A]}})
+    board = build(records, spec, draws=0)
+    assert [row.name for row in board.rows] == ["a"]
+    assert board.listed[0].reason.startswith(f"{kind}.digits.digest is ")
+    none = build(records, declare({"metrics": ["fd_digits"], **asked}, accepted={kind: {name: []}}), draws=0)
+    assert none.rows == ()
+    assert "the column accepts none yet" in none.listed[0].reason
+
+
+@pytest.mark.parametrize(
+    "field, part, contents",
+    [
+        *(("judges", part, contents) for part, contents in JUDGE.items()),
+        *(("references", part, contents) for part, contents in REFERENCE.items()),
+    ],
+)
+@pytest.mark.parametrize("stated", [("digits",), ()])
+def test_every_fact_of_the_judge_and_the_reference_behind_a_value_counts(field, part, contents, stated):
+    """Also where a value does not state its judges, and for no other judge of the record."""
+    facts = {"judges": {"digest": A}, "references": {"name": "digits"}}[field]
+    named = [*zip("ab", contents, strict=True)]
+    records = [record(name, stated, **{field: {"digits": facts | {part: one}}}) for name, one in named]
+    assert protocol_difference(*records, "fd_digits") == {f"{field}.digits.{part}": contents}
+    beside = [record(name, **{field: {"digits": facts, "inception": facts | {part: one}}}) for name, one in named]
+    assert protocol_difference(*beside, "fd_digits") == {}
+
+
+def test_a_judge_that_only_one_record_names_is_a_difference_of_its_metrics_only():
+    both, other = {"digits": JudgeUsed(digest=A), "inception": JudgeUsed(digest=B)}, {"inception": JudgeUsed(digest=B)}
+    records = record("a", judges=both), record("b", judges=other)
+    assert [*protocol_difference(*records, "fd_digits")] == ["judges.digits"]
+    records = record("a", ("inception",), judges=both), record("b", ("inception",), judges=other)
+    assert protocol_difference(*records, "fd_digits") == {}
+
+
+def test_a_metric_without_real_images_does_not_care_which_others_were_compared_with():
+    records = [record(name, references={"digits": ReferenceUsed(name=name)}) for name in "ab"]
+    assert protocol_difference(*records, "accuracy_digits") == {}
+    assert [*protocol_difference(*records, "fd_digits")] == ["references.digits.name"]
 
 
 @pytest.mark.parametrize(
@@ -98,7 +177,7 @@ def test_the_error_of_a_difference_is_that_of_both(first, second, stderr):
         record(name).model_copy(update={"values": {"fd_digits": one}})
         for name, one in zip("ab", (first, second), strict=True)
     ]
-    assert compare(*records).values["fd_digits"].stderr == pytest.approx(stderr)
+    assert compare(*records).values["fd_digits"].stderr == pytest.approx(stderr, rel=1e-4)
 
 
 @pytest.mark.parametrize("gap, interval", [(2.4, (1.0, 2.0)), (3.2, (1.0, 1.0))])
@@ -107,5 +186,5 @@ def test_the_interval_of_a_rank_holds_95_percent(gap, interval):
     records = []
     for name, value in (("a", 1.0), ("b", 1.0 + gap)):
         records.append(record(name).model_copy(update={"values": {"fd_digits": Value(value=value, stderr=1.0)}}))
-    rows = {row.name: row for row in build(records, "measured", holistic=("fd_digits",), draws=4000).rows}
+    rows = {row.name: row for row in build(records, declare({"metrics": ["fd_digits"], "rank": True}), draws=4000).rows}
     assert rows["a"].interval == interval

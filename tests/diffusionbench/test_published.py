@@ -4,7 +4,8 @@ from collections import Counter
 
 from diffusionbench.catalog import metric_info
 from diffusionbench.study import published
-from diffusionbench.study.points import guidance_state, method_key, select_points
+from diffusionbench.study.columns import guidance_state
+from diffusionbench.study.points import method_key, select_points
 from diffusionbench.study.published import METHODS
 
 EXTRACTORS = ("inception", "convnext", "dinov2", "mae", "siglip")

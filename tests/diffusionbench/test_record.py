@@ -7,7 +7,7 @@ import pytest
 
 from diffusionbench import provenance
 from diffusionbench.errors import RequestError
-from diffusionbench.record import Guidance, Protocol, Provenance, Record, Value, load
+from diffusionbench.record import Guidance, Protocol, Provenance, Record, ReferenceUsed, Value, load
 from diffusionbench.study.comparison import compare
 
 
@@ -28,7 +28,7 @@ def test_a_record_survives_its_file(tmp_path):
     made.save(tmp_path / "deep" / "r.json")
     assert load(tmp_path / "deep" / "r.json") == made
     assert [file.name for file in (tmp_path / "deep").iterdir()] == ["r.json"]
-    assert json.loads((tmp_path / "deep" / "r.json").read_text())["schema_version"] == 1
+    assert json.loads((tmp_path / "deep" / "r.json").read_text())["schema_version"] == 2
 
 
 def test_a_record_takes_the_place_of_a_record_and_of_nothing_else(tmp_path):
@@ -86,9 +86,10 @@ def test_values_differ_beyond_their_joint_uncertainty(first, second, differs):
 
 
 def test_other_rules_are_told_and_another_seed_is_not_another_rule():
-    told = compare(record(), record(count=200, reference="other"))
+    told = compare(record(), record(count=200, references={"inception": ReferenceUsed(name="other")}))
     assert told.differs
-    assert told.protocol == {"count": (100, 200), "reference": (None, "other")}
+    other = {"name": "other", "digest": None, "role": None, "made_by": None}
+    assert told.protocol == {"count": (100, 200), "references.inception": (None, other)}
     assert "protocols differ in count: 100 and 200" in told.as_text()
     assert not compare(record(seed=0), record(seed=1)).differs
     missing = compare(record(), record(value(1.0) | {"kid_mean": Value(value=1)}))

@@ -8,7 +8,8 @@ from diffusionbench.judges import DIGITS
 from diffusionbench.judges.digits import DigitsJudge
 from diffusionbench.references import digits
 from diffusionbench.references.digits import DigitsReference
-from diffusionbench.references.opening import ImageReference, StatisticsReference, resolve
+from diffusionbench.references.opening import ImageReference, resolve
+from diffusionbench.references.statistics import StatisticsReference
 
 
 @pytest.fixture(autouse=True)
@@ -129,7 +130,8 @@ def test_features_are_kept_by_content_and_judge(tmp_path, noise, write, judge, c
     path = write(tmp_path / "real", noise(10))
     first = Counted(judge)
     made = ImageReference(path).features(first), ImageReference(path).moments(first)
-    assert first.calls == 2
+    # Moments are made from the features that were kept.
+    assert first.calls == 1
     again = Counted(judge)
     kept = ImageReference(path).features(again), ImageReference(path).moments(again)
     assert again.calls == 0
@@ -163,7 +165,7 @@ def test_a_reference_with_an_unreadable_image_is_refused(tmp_path, noise, write,
 def test_statistics_offer_moments_alone(tmp_path, judge):
     mean, cov = np.arange(64.0), np.eye(64) * 2
     np.savez(tmp_path / "stats.npz", mu=mean, sigma=cov)
-    reference = resolve(str(tmp_path / "stats.npz"))
+    reference = resolve(str(tmp_path / "stats.npz"), "digits")
     assert isinstance(reference, StatisticsReference)
     assert reference.offers == {"moments"}
     assert np.array_equal(reference.moments(judge)[0], mean)
@@ -172,18 +174,22 @@ def test_statistics_offer_moments_alone(tmp_path, judge):
         reference.features(judge)
     np.savez(tmp_path / "wide.npz", ref_mu=np.zeros(2048), ref_sigma=np.eye(2048))
     with pytest.raises(RequestError, match=r"width 2048, and judge 'digits' gives 64"):
-        resolve(str(tmp_path / "wide.npz")).moments(judge)
+        resolve(str(tmp_path / "wide.npz"), "digits").moments(judge)
 
 
-def test_a_reference_batch_gives_its_own_statistics_to_an_extractor_of_their_width(tmp_path, noise, judge):
+def test_a_reference_batch_gives_its_own_statistics_only_where_something_says_whose_they_are(tmp_path, noise, judge):
     mean, cov = np.arange(64.0), np.eye(64)
     np.savez(tmp_path / "batch.npz", arr_0=noise(10), mu=mean, sigma=cov)
-    reference = resolve(str(tmp_path / "batch.npz"))
-    assert np.array_equal(reference.moments(judge)[0], mean)
-    np.testing.assert_allclose(reference.features(judge), judge(noise(10))["features"], rtol=1e-5)
-    np.savez(tmp_path / "other.npz", arr_0=noise(10), mu=np.zeros(5), sigma=np.eye(5))
-    measured = resolve(str(tmp_path / "other.npz")).moments(judge)[0]
-    np.testing.assert_allclose(measured, judge(noise(10))["features"].mean(0), rtol=1e-4, atol=1e-6)
+    asserted = resolve(str(tmp_path / "batch.npz"), "digits")
+    assert np.array_equal(asserted.moments(judge)[0], mean)
+    assert asserted.made_by("digits") == "asserted: digits"
+    assert asserted.notes == ()
+    np.testing.assert_allclose(asserted.features(judge), judge(noise(10))["features"], rtol=1e-5)
+    for reference in (resolve(str(tmp_path / "batch.npz")), resolve(str(tmp_path / "batch.npz"), "inception")):
+        measured = reference.moments(judge)[0]
+        np.testing.assert_allclose(measured, judge(noise(10))["features"].mean(0), rtol=1e-4, atol=1e-6)
+        assert reference.made_by("digits") is None
+    assert "its mu and sigma are not used" in resolve(str(tmp_path / "batch.npz")).notes[0]
 
 
 def test_files_that_are_no_reference_are_refused(tmp_path):

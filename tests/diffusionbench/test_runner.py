@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from diffusionbench import runner
-from diffusionbench.errors import DataError, RequestError
+from diffusionbench.errors import DataError, RequestError, RunError
 from diffusionbench.judges import JUDGES
 from diffusionbench.judges.digits import DigitsJudge
 from diffusionbench.metrics import METRICS, MetricSpec
@@ -33,7 +33,7 @@ class Spy(Metric):
         self.made.append(self)
 
     def compute(self):
-        firsts = np.concatenate(self.rows)[:, 0].astype(np.float64)
+        firsts = self.rows[:, 0].astype(np.float64)
         return Estimate(value=float(firsts.mean()), stderr=None, interval=None, method="none", scored=len(firsts))
 
 
@@ -89,15 +89,16 @@ def test_the_whole_record_of_a_folder(record, held_out, tmp_path):
         assert record.anchors["held_out"][key].scored == 359
         assert record.anchors["class_means"][key].scored == 359
     protocol, provenance = record.protocol, record.provenance
-    assert (protocol.axis, protocol.reference, protocol.count, protocol.seed) == ("class_conditional", "digits", 359, 3)
+    assert (protocol.axis, protocol.count, protocol.seed) == ("class_conditional", 359, 3)
     assert (protocol.sampler, protocol.num_steps, protocol.quantisation, protocol.ema) == (
         "euler",
         50,
         "truncate",
         True,
     )
-    assert protocol.extractors == {"digits": DigitsJudge().digest}
-    assert protocol.reference_digest == digits.DigitsReference().digest
+    assert {name: used.digest for name, used in protocol.judges.items()} == {"digits": DigitsJudge().digest}
+    used = protocol.references["digits"]
+    assert (used.name, used.digest) == ("digits", digits.DigitsReference().digest)
     assert not record.partial
     assert provenance.source == f"folder {held_out}"
     assert (provenance.config_hash, provenance.step) == ("c", 7)
@@ -197,7 +198,7 @@ def test_each_judge_sees_each_image_once(ask, metric, noise, monkeypatch):
     request = ask(metrics=(key, "accuracy_digits"), count=100, reference=None)
     runner.run(request, ArraySource(noise(100), np.arange(100) % 10, "noise"))
     # The self-test, then the images.
-    assert seen == [8, 100]
+    assert seen == [8, 50, 50]
     assert [sample.id for sample in Spy.made[-1].seen.scored] == list(range(100))
     assert [sample.label for sample in Spy.made[-1].seen.scored] == [index % 10 for index in range(100)]
 
@@ -260,11 +261,13 @@ def test_nothing_readable_or_too_little_is_an_error(ask, noise, write, tmp_path,
 
 
 class Parted(Spy):
-    """A spy with a part, and one single value too few."""
+    """A spy with a part, and values of single images of which the last is missing."""
 
     def compute(self):
         whole = super().compute()
-        return replace(whole, parts={"spy_half": whole}, per_sample=[1.0] * (whole.scored - 1))
+        return replace(
+            whole, parts={"spy_half": whole}, per_sample={sample.id: 1.0 for sample in self.seen.scored[:-1]}
+        )
 
 
 def test_parts_of_a_metric_count_what_could_not_be_read(ask, noise, write, tmp_path, metric):
@@ -277,8 +280,10 @@ def test_parts_of_a_metric_count_what_could_not_be_read(ask, noise, write, tmp_p
         "spy_half": (19, 1),
     }
     assert record.values["spy"].higher_is_better is False
-    # Which image lacks its value is not known, so no class has a mean.
-    assert record.breakdown == {}
+    # A class keeps its mean without the images that have no value, and says so.
+    found = {name: (part["spy"].scored, part["spy"].unscored) for name, part in record.breakdown.items()}
+    assert found == {f"class {label}": (1, 1) if label == 9 else (2, 0) for label in range(10)} | {"class 2": (1, 0)}
+    assert record.breakdown["class 9"]["spy"].status == "partial"
 
 
 def test_the_time_of_making_images_counts(ask, noise, tmp_path, monkeypatch):
@@ -289,18 +294,20 @@ def test_the_time_of_making_images_counts(ask, noise, tmp_path, monkeypatch):
     assert runner.score(request, store).provenance.wall_seconds > 1000
 
 
-def test_one_extractor_that_fails_its_self_test_fails_the_record(ask, noise, metric, monkeypatch):
+def test_one_judge_that_fails_its_self_test_stops_before_an_image_is_made(ask, noise, metric, monkeypatch, tmp_path):
     class Broken(DigitsJudge):
         def self_test(self):
-            return 1.0
+            return float("nan")
 
     real = JUDGES.load
     monkeypatch.setattr(JUDGES, "load", lambda name: Broken if name == "broken" else real(name))
     monkeypatch.setitem(JUDGES._rows, "broken", replace(JUDGES["digits"], name="broken"))
     key = metric(spec("spy", judge="broken"))
     source = ArraySource(noise(20), np.arange(20) % 10, "noise")
-    record = runner.run(ask(metrics=("accuracy_digits", key), reference=None), source)
-    assert record.provenance.selftest == "failed"
+    monkeypatch.setattr(source, "images", lambda samples: pytest.fail("an image was made"))
+    for store in (None, tmp_path):
+        with pytest.raises(RunError, match=r"fails its self-test: .* shipped with \(largest relative deviation nan"):
+            runner.run(ask(metrics=("accuracy_digits", key), reference=None), source, store)
 
 
 def test_sizes_unknown_before_the_first_image_are_checked_on_it(ask, noise, monkeypatch):

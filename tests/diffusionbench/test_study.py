@@ -12,9 +12,10 @@ from typer.testing import CliRunner
 
 from diffusionbench.cli.records import register
 from diffusionbench.errors import RequestError
-from diffusionbench.record import Guidance, Protocol, Provenance, Record, Value
+from diffusionbench.record import Guidance, JudgeUsed, Protocol, Provenance, Record, ReferenceUsed, Value
 from diffusionbench.study import published
 from diffusionbench.study.analysis import BetweenFamilies, analyse, rescoring_noise
+from diffusionbench.study.columns import accepted
 from diffusionbench.study.correlate import kendall, partial, pearson, spearman
 from diffusionbench.study.points import check_one_protocol, families, gather, load_folder, select_points
 from diffusionbench.views.terminal import study_dict
@@ -185,17 +186,46 @@ def test_mixed_protocols_are_named():
         select_points(records, score_set="measured")
     assert len(select_points(records, score_set="measured", select=["m0", "m1"]).points) == 2
     a, b = records[0], records[2]
-    changed = b.model_copy(update={"protocol": b.protocol.model_copy(update={"extractors": {"inception": "f" * 64}})})
-    base = a.model_copy(update={"protocol": a.protocol.model_copy(update={"extractors": {"inception": "0" * 64}})})
-    with pytest.raises(RequestError, match=r"extractors\.inception"):
+    changed = b.model_copy(
+        update={"protocol": b.protocol.model_copy(update={"judges": {"inception": JudgeUsed(digest="f" * 64)}})}
+    )
+    base = a.model_copy(
+        update={"protocol": a.protocol.model_copy(update={"judges": {"inception": JudgeUsed(digest="0" * 64)}})}
+    )
+    with pytest.raises(RequestError, match=r"judges\.inception\.digest"):
         check_one_protocol([base, changed], "fid")
+
+
+def test_a_record_of_another_protocol_takes_no_point_from_those_that_fit_a_column():
+    used = {
+        "judges": {"digits": JudgeUsed(digest=accepted().judges["digits"][0])},
+        "references": {"digits": ReferenceUsed(name="digits", digest=accepted().references["digits"][0])},
+        "quantisation": "truncate",
+        "items_digest": "0" * 64,
+    }
+    records = [record(f"m{i}", "class_conditional", {"fd_digits": i, "accuracy_digits": i / 9}) for i in range(4)]
+    records = [
+        r.model_copy(update={"protocol": r.protocol.model_copy(update={**used, "count": 359 if i < 3 else 5_000})})
+        for i, r in enumerate(records)
+    ]
+    found = select_points(records, "fd_digits", "accuracy_digits", score_set="measured")
+    assert [p.name for p in found.points] == ["m0", "m1", "m2"]
+    why = "fd_digits fits no column: count is 5000 (the column insists on 359)"
+    assert found.left_out == (("m3", why),)
 
 
 def test_several_records_of_one_method():
     records = world([1, 2, 3], [1, 2, 3])
     again = records[0].model_copy(update={"id": "again", "values": {"fid": Value(value=7)}})
-    with pytest.raises(RequestError, match=r"2 records hold fid of 'm0': 'm0.class_conditional', 'again'"):
-        select_points([*records, again], score_set="measured")
+    # Repeats are averaged; of several settings the oldest counts, and the others are named.
+    chosen = select_points([*records, again], score_set="measured").points
+    assert {p.name: p.x for p in chosen} == {"m0": 4, "m1": 2, "m2": 3}
+    other = again.model_copy(update={"protocol": again.protocol.model_copy(update={"num_steps": 9})})
+    found = select_points([*records, other], score_set="measured")
+    assert {p.name: p.x for p in found.points} == {"m0": 1, "m1": 2, "m2": 3}
+    assert found.left_out == (
+        ("m0 (again)", "fid at another setting than the method's oldest record; choose it with --select"),
+    )
     chosen = select_points([*records, again], score_set="measured", select=["again", "m1", "m2"]).points
     assert {p.name: p.x for p in chosen} == {"m0": 7, "m1": 2, "m2": 3}
 

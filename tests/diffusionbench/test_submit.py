@@ -10,13 +10,14 @@ from diffusionbench.cli.records import register
 from diffusionbench.errors import RequestError
 from diffusionbench.metrics import METRICS
 from diffusionbench.prompts import PROMPTS
-from diffusionbench.record import Guidance, Protocol, Provenance, Record, Value, load
+from diffusionbench.record import Guidance, JudgeUsed, Protocol, Provenance, Record, ReferenceUsed, Value, load
 from diffusionbench.request import EvalRequest, Evaluation
 from diffusionbench.runner import run as run_request
 from diffusionbench.source import FolderSource
 from diffusionbench.study import published, submission
 
 HASH = "a" * 64
+PARTIAL = {"fid": Value(value=5.0, stderr=0.1, scored=999, unscored=1, status="partial", reason="1 is missing")}
 
 
 def good(**changes):
@@ -29,9 +30,8 @@ def good(**changes):
         protocol=Protocol(
             name="class_conditional",
             axis="class_conditional",
-            reference="imagenet256",
-            reference_digest=HASH,
-            extractors={"inception": HASH},
+            references={"inception": ReferenceUsed(name="imagenet256", digest=HASH)},
+            judges={"inception": JudgeUsed(digest=HASH)},
             count=1000,
             seed=0,
             guidance=Guidance(scale=1.0),
@@ -137,7 +137,7 @@ def test_schema_breaches_come_together(tmp_path):
     "changes, message",
     [
         ({"kind": "published"}, "'published' records are shipped with the package"),
-        ({"partial": True}, "partial: something that was asked for is missing"),
+        ({"values": PARTIAL}, "partial: something that was asked for is missing"),
         ({"values": {}}, "holds no value"),
         ({"family": "vea"}, "unknown family 'vea'. Did you mean 'vae'"),
         ({"title": "x" * 200}, "title: must be 1 to 120 printable"),
@@ -162,9 +162,13 @@ def test_refused(tmp_path, changes, message):
 @pytest.mark.parametrize(
     "part, changes, message",
     [
-        ("protocol", {"reference_digest": None}, "protocol.reference_digest: missing"),
-        ("protocol", {"reference_digest": "abc"}, "protocol.reference_digest: not a SHA-256"),
-        ("protocol", {"extractors": {"inception": "zz"}}, "protocol.extractors.inception: not a SHA-256"),
+        ("protocol", {"references": {"inception": ReferenceUsed(name="r")}}, "references.inception.digest: missing"),
+        (
+            "protocol",
+            {"references": {"inception": ReferenceUsed(name="r", digest="abc")}},
+            "references.inception.digest: not a SHA-256",
+        ),
+        ("protocol", {"judges": {"inception": JudgeUsed(digest="zz")}}, "judges.inception.digest: not a SHA-256"),
         ("protocol", {"prompts": "geneval"}, "protocol.prompts_digest: missing"),
         ("protocol", {"count": None}, "protocol.count: missing"),
         ("provenance", {"images_digest": None}, "provenance.images_digest: missing"),
@@ -189,7 +193,7 @@ def test_warnings(tmp_path):
         anchors={"held_out": {"fid": Value(value=2.0)}},
     )
     report = submission.check(saved(tmp_path, record))
-    assert report.problems == ()
+    assert [problem.split(":")[0] for problem in report.problems] == ["partial"]
     found = "\n".join(report.warnings)
     for part in (
         "uncommitted changes",
@@ -228,7 +232,7 @@ def test_duplicates(tmp_path):
 
 def test_validate_folder(tmp_path):
     saved(tmp_path, good(), "mine-1.json")
-    saved(tmp_path, good(id="mine-2", partial=True), "wrong-name.json")
+    saved(tmp_path, good(id="mine-2", values=PARTIAL), "wrong-name.json")
     (tmp_path / "half.json").write_text('{"schema_version": 1, "kind"')
     (tmp_path / ".tmp.json").write_text("{")
     (tmp_path / "record.schema.json").write_text("{}")
@@ -270,7 +274,7 @@ def test_submit_command(tmp_path):
     again = run("submit", str(path), "--records", str(folder), "--json")
     assert again.exit_code != 0
     assert "stands in another record" in json.loads(again.output)["problems"][0]
-    refused = run("submit", str(saved(tmp_path, good(partial=True, id="other"))), "--records", str(folder))
+    refused = run("submit", str(saved(tmp_path, good(values=PARTIAL, id="other"))), "--records", str(folder))
     assert isinstance(refused.exception, RequestError)
     assert not (folder / "other.json").exists()
 

@@ -67,7 +67,11 @@ def test_a_link_to_nothing_is_an_image_that_cannot_be_read(bench, tmp_path, nois
     (tmp_path / "s" / "00006.png").symlink_to("/nowhere/00006.png")
     (tmp_path / "s" / "00007.png").symlink_to("00007.png")
     code, record, err = values(bench, "s", "digits", "fd_digits")
-    assert (code, record["partial"], record["values"]["fd_digits"]["unscored"]) == (2, True, 2)
+    assert (code, record["values"]["fd_digits"]["status"], record["values"]["fd_digits"]["unscored"]) == (
+        2,
+        "partial",
+        2,
+    )
     assert "the first: cannot read image s/00006.png: it is a link to nothing. The record is marked partial." in err
     # What may have been a class folder is missed as a whole.
     (tmp_path / "s" / "cat").symlink_to("/nowhere/cat")

@@ -130,6 +130,15 @@ def blocks(folder: Path, *overrides: str) -> list[int]:
     return [len(model.encoder), len(model.decoder)]
 
 
+def weights_folder(folder: Path, *overrides: str) -> str | None:
+    asked: list[str | None] = []
+    config = open_data(tiny(1, *overrides).config)[1]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("nanogen.build.open_latent", lambda name, device, weights: asked.append(weights))
+        build_components(config, "cpu", "float32")
+    return asked[0]
+
+
 def compiled(folder: Path, *overrides: str) -> int:
     done: list[DDT] = []
     data, config = open_data(tiny(1, *overrides).config)
@@ -320,6 +329,7 @@ GUIDED = ("guidance.scale=3", "guidance.interval=[0, 1]", "sampler.num_steps=4",
 FIELDS = {
     "seed": Field("7", once(random_numbers, 2), None, ("condition.drop_prob=0.5",)),
     "latent.name": Field("toy-ae", once(lambda seen: tuple(seen.calls[0][0].shape[1:])), None, ("data.image_size=32",)),
+    "latent.weights": Field("elsewhere", weights_folder, "elsewhere"),
     "latent.cache_mb": Field("2", kept, "CachedLatents", ("latent.cache_mb=0",)),
     "model.encoder_depth": Field("2", blocks, [2, 1]),
     "model.encoder_hidden_size": Field("32", shape("encoder_hidden_size"), 32),
@@ -393,7 +403,7 @@ FIELDS = {
     "eval.axis": Field("t2i", asked(lambda request: request.axis), "t2i", TEXT_SCORED[1:]),
     "eval.every": Field("2 steps", lambda *given: [one.provenance.step for one in records(*given)], [2, 4], SCORED),
     "eval.metrics": Field("[fd_digits]", record(lambda one: list(one.values)), ["fd_digits"], SCORED),
-    "eval.reference": Field("null", record(lambda one: one.protocol.reference), None, SCORED),
+    "eval.reference": Field("null", record(lambda one: one.protocol.references), None, SCORED),
     "eval.num_samples": Field("14", record(lambda one: one.protocol.count), 14, SCORED),
     "eval.prompt_seed": Field("public-1", asked(lambda request: request.prompts.seed), "public-1", TEXT_SCORED),
     "eval.prompt_layout": Field("standard", asked(lambda request: request.prompts.layout), "standard", TEXT_SCORED),

@@ -14,9 +14,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from diffusionbench import bounds
-from diffusionbench.cli import benchmarks, records
+from diffusionbench.cli import benchmarks, prepare, records
 from diffusionbench.errors import DataError, RequestError, RunError, run_program
 from diffusionbench.provenance import check_device, examine
+from diffusionbench.references import check_role
 from diffusionbench.shown import printable
 from diffusionbench.writing import check_place
 
@@ -76,7 +77,20 @@ GuidanceScale = Annotated[
 ]
 # How it is scored, and where results go.
 Metrics = Annotated[str, typer.Option("--metrics", help="comma-separated; see `diffusionbench ls metrics`")]
-Reference = Annotated[str | None, typer.Option("--reference", help="name, or path of real images or statistics")]
+References = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--reference", help="name, or path of real images or statistics; JUDGE=REF for one judge alone; repeatable"
+    ),
+]
+Extractors = Annotated[
+    list[str] | None,
+    typer.Option("--reference-extractor", help="judge whose statistics an unknown file holds, as you assert"),
+]
+RealRole = Annotated[
+    str | None,
+    typer.Option("--reference-role", help="split of the real images: train, val or test", callback=check_role),
+]
 Device = Annotated[str, typer.Option("--device", callback=check_device, help="of the judges: cpu, cuda, cuda:N or mps")]
 Store = Annotated[Path | None, typer.Option("--store", help="keep decoded images here, to continue and to score again")]
 Out = Annotated[Path | None, typer.Option("--out", help="record file; without it the record is only printed")]
@@ -87,7 +101,7 @@ RecordFile = Annotated[Path, typer.Argument(help="a record's JSON file")]
 
 def main() -> None:
     """Run a command; wrong use ends with exit code 2 and one sentence, a failed run with 1."""
-    run_program(app, "interrupted; with --store the same command continues")
+    run_program(app, "interrupted; the same command continues, `run` where it has --store")
 
 
 def _finish(record: Record, out: Path | None, as_json: bool) -> None:
@@ -119,7 +133,9 @@ def run(
     images: Images,
     metrics: Metrics = "",
     axis: Axis = "class_conditional",
-    reference: Reference = None,
+    reference: References = None,
+    reference_extractor: Extractors = None,
+    reference_role: RealRole = None,
     labels: Labels = None,
     prompts: Prompts = None,
     layout: LayoutName = None,
@@ -143,7 +159,9 @@ def run(
 
       diffusionbench run images.npz --reference real/ --metrics fid,precision,recall --store work/
 
-      diffusionbench run images.npz --reference stats.npz --metrics fid --dry-run
+      diffusionbench run images.npz --reference stats.npz --reference-extractor inception --metrics fid --dry-run
+
+      diffusionbench run images.npz --reference digits --reference inception=stats.npz --metrics fid,fd_digits
 
       diffusionbench run samples/ --axis t2i --metrics simpleeval_shapes_v1 --claim claim.yaml
     """
@@ -151,23 +169,34 @@ def run(
     from diffusionbench.record import Guidance
     from diffusionbench.request import EvalRequest, Sampling
 
-    _check_options(out, store, reference=reference, method=method, title=title, family=family)
+    real = _real_images(reference, reference_extractor, reference_role)
+    _check_options(out, store, method=method, title=title, family=family)
     names, claimed = _names(metrics), None if claim is None else read_claim(claim)
     choice = _prompt_choice(axis, labels, names[0], prompts, claimed)
     name = method or printable(images.resolve().stem) or "images"
     sampling = Sampling(guidance=None if guidance is None else Guidance(scale=guidance))
     generator: dict[str, Any] = {"method": name, "title": title or name, "family": family, "sampling": sampling}
     request = EvalRequest(
-        axis=axis, metrics=names, reference=reference, prompts=choice, count=count or 1, command=_command(), **generator
+        axis=axis, metrics=names, prompts=choice, count=count or 1, command=_command(), **real, **generator
     )
     evaluation, source = _opened(request, images, labels, count, claimed, layout)
-    notes = [*source.notes, *(evaluation.reference.notes if evaluation.reference else ())]
+    notes = [*source.notes, *(note for one in evaluation.distinct_references for note in one.notes)]
     for note in notes:
         print(note, file=sys.stderr)
     if dry_run:
         print(evaluation.request.model_dump_json(indent=2))
         return
     _finish(_scored(evaluation, source, images, store, device, notes), out, as_json)
+
+
+def _real_images(given: list[str] | None, extractors: list[str] | None, role: str | None) -> dict[str, Any]:
+    """Return the fields of a request that name real images and say whose and which they are."""
+    from diffusionbench.request import references_by_judge
+
+    for name in given or ():
+        _check_text("reference", name)
+    fields = {**references_by_judge(given or ()), "reference_extractors": tuple(extractors or ())}
+    return {**fields, "reference_role": role}
 
 
 def _check_options(out: Path | None, store: Path | None = None, **texts: str | None) -> None:
@@ -179,11 +208,16 @@ def _check_options(out: Path | None, store: Path | None = None, **texts: str | N
     if store is not None:
         check_place(store, "folder")
     for option, text in texts.items():
-        if text is not None and printable(text) != text:
-            raise RequestError(
-                f"a record cannot hold --{option} {printable(text)}: it is no line of UTF-8 text. Choose another name; "
-                "a link to a file or folder will do."
-            )
+        if text is not None:
+            _check_text(option, text)
+
+
+def _check_text(option: str, text: str) -> None:
+    if printable(text) != text:
+        raise RequestError(
+            f"a record cannot hold --{option} {printable(text)}: it is no line of UTF-8 text. Choose another name; "
+            "a link to a file or folder will do."
+        )
 
 
 def _prompt_choice(
@@ -234,8 +268,7 @@ def _opened(
     evaluation, lies = Evaluation(request), None if layout is None else parse_layout(layout)
     source: GivenImages
     if (prompts := evaluation.prompts) is not None:
-        wanted = [*map(prompts.sample, range(prompts.count))]
-        source, found = open_prompt_images(images, wanted, prompts.images_per_prompt, lies), len(wanted)
+        source, found = open_prompt_images(images, prompts.samples(), prompts.images_per_prompt, lies), prompts.count
     else:
         source = open_source(images, None if labels is None else read_labels(labels), evaluation.classes, lies)
         found = len(source.labels)
@@ -264,7 +297,9 @@ def _scored(
 def score(
     store: Annotated[Path, typer.Argument(help="an image store, as `--store` or a run's evaluation left it")],
     metrics: Metrics = "",
-    reference: Reference = None,
+    reference: References = None,
+    reference_extractor: Extractors = None,
+    reference_role: RealRole = None,
     out: Out = None,
     device: Device = "cpu",
     as_json: Json = False,
@@ -283,7 +318,9 @@ def score(
     from diffusionbench.views.terminal import progress_line
 
     _check_options(out)
-    _finish(rescore(store, _names(metrics), reference, device, progress_line(), _command()), out, as_json)
+    real = _real_images(reference, reference_extractor, reference_role)
+    record = rescore(store, _names(metrics), device=device, progress=progress_line(), command=_command(), **real)
+    _finish(record, out, as_json)
 
 
 def _command() -> str:
@@ -314,30 +351,6 @@ def inspect(record: RecordFile, as_json: Json = False) -> None:
     from diffusionbench.views.terminal import print_record
 
     print_record(load(record), as_json)
-
-
-@app.command()
-def compare(first: RecordFile, second: RecordFile, as_json: Json = False) -> None:
-    """Compare two records; exit code 3 if values differ beyond their uncertainty, or protocols differ.
-
-    Examples:
-
-      diffusionbench compare a.json b.json
-
-      diffusionbench compare a.json b.json --json
-
-      diffusionbench compare outputs/one/evals/a.json outputs/two/evals/b.json
-    """
-    from diffusionbench.record import load
-    from diffusionbench.study.comparison import compare as compare_records
-
-    result = compare_records(load(first), load(second))
-    if as_json:
-        print(json.dumps(result.as_dict(), indent=2))
-    else:
-        print(result.as_text())
-    if result.differs:
-        raise typer.Exit(3)
 
 
 @app.command("ls")
@@ -423,4 +436,5 @@ def doctor(as_json: Json = False) -> None:
 
 
 records.register(app)
+prepare.register(app)
 benchmarks.register(app)

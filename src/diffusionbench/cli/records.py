@@ -26,7 +26,10 @@ Folders = Annotated[
     typer.Option("--records", help="folder of records to add to the published ones; ./records where it exists"),
 ]
 ScoreSet = Annotated[str, typer.Option("--set", help="paper-2026-06, blog-2026-05 or measured")]
-ScoreSets = Annotated[list[str] | None, typer.Option("--set", help="paper-2026-06, blog-2026-05, measured; repeat it")]
+Boards = Annotated[
+    list[str] | None,
+    typer.Option("--set", help='a board such as paper-2026-06, "measured" (all boards over it) or "all"; repeat it'),
+]
 Columns = Annotated[
     list[str] | None, typer.Option("--columns", help='to show, such as fid@cfg or geneval, or "all"; repeat it')
 ]
@@ -46,7 +49,7 @@ Seed = Annotated[int, typer.Option("--seed", min=0, max=bounds.SEED, help="of th
 
 def register(app: typer.Typer) -> None:
     """Add the verbs to a program."""
-    for verb in (board, correlate, submit, validate, site, figure):
+    for verb in (board, compare, correlate, submit, validate, site, figure):
         app.command()(verb)
 
 
@@ -66,7 +69,7 @@ def _split(words: Sequence[str] | None) -> list[str]:
 
 
 def board(
-    score_set: ScoreSets = None,
+    score_set: Boards = None,
     columns: Columns = None,
     sort: Annotated[str, typer.Option("--sort", help="place, name, family, an axis or a column")] = "place",
     reverse: Annotated[bool, typer.Option("--reverse", help="worst first")] = False,
@@ -74,16 +77,17 @@ def board(
     kind: Annotated[str | None, typer.Option("--kind", help="measured or published")] = None,
     holistic: Holistic = None,
     records: Folders = None,
+    boards: Annotated[Path | None, typer.Option("--boards", help="YAML file that declares boards of your own")] = None,
     draws: Annotated[int, typer.Option("--draws", min=0, max=100_000, help="re-scorings behind rank intervals")] = 2000,
     seed: Seed = 0,
-    trace: Annotated[bool, typer.Option("--trace", help="also print the record behind each cell")] = False,
+    trace: Annotated[bool, typer.Option("--trace", help="also print the records behind each cell")] = False,
     as_json: Json = False,
-    as_csv: Annotated[bool, typer.Option("--csv", help="print CSV, with the record of each cell")] = False,
+    as_csv: Annotated[bool, typer.Option("--csv", help="print CSV, with the records of each cell")] = False,
     as_markdown: Annotated[bool, typer.Option("--markdown", help="print a Markdown table")] = False,
 ) -> None:
-    """Print the leaderboard: both axes, ranks, and the sensitivity of the holistic rank.
+    """Print the leaderboards: declared columns, ranks, their sensitivity, and what takes no place with the reason.
 
-    Without --set: the published paper's figures, then what was measured, each as a table of its own.
+    Without --set: the published paper's figures, then what was measured, each board as a table of its own.
 
     Examples:
 
@@ -93,36 +97,65 @@ def board(
 
       diffusionbench board --set measured --records outputs --csv
     """
-    from diffusionbench.study.board import build, keep, order
-    from diffusionbench.study.points import MEASURED, score_set_of
-    from diffusionbench.study.published import PAPER
+    from diffusionbench.study.board import build, chosen_boards, keep, order
+    from diffusionbench.study.columns import declared, read_boards
     from diffusionbench.views import terminal
 
     if as_json + as_csv + as_markdown > 1:
         raise RequestError("asked for more than one of --json, --csv and --markdown. Choose one.")
-    pool = _gather(records)
-    sets = _split(score_set) or [PAPER, *([MEASURED] if any(score_set_of(r) == MEASURED for r in pool) else [])]
-    boards = []
-    for name in sets:
+    known = declared() if boards is None else {one.name: one for one in read_boards(boards)}
+    pool, names = _gather(records), _split(score_set)
+    found = []
+    for spec in chosen_boards(pool, names, known):
         try:
-            whole = build(pool, name, holistic=_split(holistic), draws=draws, seed=seed)
+            whole = build(pool, spec, holistic=_split(holistic), draws=draws, seed=seed, siblings=[*known.values()])
             ordered = order(keep(whole, family=_split(family), kind=kind), sort, reverse=reverse)
-            boards.append((ordered, terminal.shown(ordered, _split(columns))))
+            found.append((ordered, terminal.shown(ordered, _split(columns))))
         except RequestError as error:
-            # A column of the published board need not exist on the measured one, which nobody asked for by name.
-            if score_set or name == PAPER:
+            # A column of the published board need not exist on the measured ones, which nobody asked for by name.
+            if spec.name in names or spec == next(iter(known.values())):
                 raise
-            print(f"left out: board '{name}': {error}", file=sys.stderr)
+            print(f"left out: board '{spec.name}': {error}", file=sys.stderr)
     if as_json:
-        print(json.dumps({"boards": [asdict(one) for one, _ in boards]}, indent=2))
+        print(json.dumps({"boards": [asdict(one) for one, _ in found]}, indent=2))
         return
-    for one, chosen in boards:
+    for one, chosen in found:
         if as_csv:
             print(lines(terminal.board_csv(one, chosen)), end="")
         elif as_markdown:
             print(terminal.board_markdown(one, chosen))
         else:
             terminal.print_board(one, chosen, trace)
+
+
+def compare(
+    first: Annotated[Path, typer.Argument(help="a record's JSON file")],
+    second: Annotated[Path, typer.Argument(help="another one")],
+    draws: Annotated[int, typer.Option("--draws", min=100, max=bounds.REPEATS, help="of the paired bootstrap")] = (
+        10_000
+    ),
+    seed: Seed = 0,
+    as_json: Json = False,
+) -> None:
+    """Compare two records, image by image where both hold such values; unlike protocols are refused metric by metric.
+
+    Exit code 3 if values differ beyond their uncertainty, or protocols differ.
+
+    Examples:
+
+      diffusionbench compare a.json b.json
+
+      diffusionbench compare a.json b.json --json
+
+      diffusionbench compare outputs/one/evals/a.json outputs/two/evals/b.json --draws 2000 --seed 1
+    """
+    from diffusionbench.record import load
+    from diffusionbench.study import comparison
+
+    result = comparison.compare(load(first), load(second), paths=(first, second), draws=draws, seed=seed)
+    print(json.dumps(result.as_dict(), indent=2) if as_json else result.as_text())
+    if result.differs:
+        raise typer.Exit(3)
 
 
 def correlate(

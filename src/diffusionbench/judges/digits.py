@@ -68,6 +68,7 @@ class DigitsJudge(Judge):
     """Features and class logits of digits, seen at 8x8."""
 
     spec = DIGITS
+    preprocessing = "uint8, mean of the channels, areas of an 8 x 8 grid, / 255"
 
     def __init__(self, device: str = "cpu", options: Mapping[str, Any] | None = None) -> None:
         """Load the weights.

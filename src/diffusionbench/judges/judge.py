@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 
@@ -13,7 +13,7 @@ from diffusionbench.errors import RequestError
 from diffusionbench.judges import PIXELS, JudgeSpec, Unjudged
 from diffusionbench.registry import nearest
 from diffusionbench.sample import Item
-from diffusionbench.schema import digest
+from diffusionbench.schema import Strict, digest
 
 Evidence = Mapping[str, np.ndarray] | Sequence[Mapping[str, Any] | Unjudged]
 """Output of a judge for B images: arrays of B rows by name, or B rows."""
@@ -34,6 +34,45 @@ class Needs:
     memory_mb: int = 0
 
 
+class JudgeFacts(Strict):
+    """Which judge evidence is of: all that it depends on beside the image and what was asked about it.
+
+    Attributes:
+        digest: of the judge, see there.
+        version, precision, options: of its row; the digest covers them, and without weights they tell it apart.
+        uses: keys of the judges whose evidence it was given, by name.
+    """
+
+    name: str
+    digest: str
+    version: int = 1
+    precision: str = "float32"
+    options: dict[str, Any] = {}
+    uses: dict[str, str] = {}
+
+    @property
+    def key(self) -> str:
+        """SHA-256 over all of it."""
+        return digest(self)
+
+    def fits(self, row: JudgeSpec) -> bool:
+        """Return whether a row of the table may be this judge; only its weights can tell for certain."""
+        own, its = ([of.name, of.version, of.precision, dict(of.options)] for of in (self, row))
+        return digest(own) == digest(its) and self.uses.keys() == set(row.uses)
+
+
+class JudgeManifest(Strict):
+    """Says which judge a folder of evidence is of.
+
+    Attributes:
+        self_test: outcome of the judge's self-test where it judged first, in words.
+    """
+
+    schema_version: Literal[1] = 1
+    facts: JudgeFacts
+    self_test: str | None = None
+
+
 class Judge:
     """Frozen map from 8-bit images, and items where it asks questions, to evidence; constructing it loads its weights.
 
@@ -43,11 +82,14 @@ class Judge:
     Attributes:
         spec: its row of the table.
         options: the row's options with what was asked for in their place.
-        digest: SHA-256 over weights, preprocessing, options and precision: equal digests mean comparable evidence.
+        digest: SHA-256 over weights, preprocessing, options, precision and version of its code: equal digests mean
+            comparable evidence.
+        preprocessing: what it does to an image before its network, in words.
     """
 
     spec: ClassVar[JudgeSpec]
     digest: str
+    preprocessing: ClassVar[str] = ""
 
     def __init__(self, device: str = "cpu", options: Mapping[str, Any] | None = None) -> None:
         """Take torch's name of a device, and options that differ from the row's.
@@ -77,10 +119,16 @@ class Judge:
         return Needs()
 
     def digest_of(self, facts: object) -> str:
-        """Return the digest over what else the evidence depends on, and the options where there are any."""
-        return digest([facts, self.options] if self.options else facts)
+        """Return the digest over what else the evidence depends on, and what the row says of it.
 
-    def questions(self, item: Item) -> tuple[str, ...]:
+        Options, a later version and another precision than float32 count once they are there, so old digests stay.
+        """
+        row = {"version": self.spec.version, "precision": self.spec.precision, "options": self.options}
+        said = {key: value for key, value in row.items() if value not in (1, "float32", {})}
+        return digest([facts, said] if said else facts)
+
+    @classmethod
+    def questions(cls, item: Item) -> tuple[str, ...]:
         """Return what is asked about an image of an item; () if the evidence depends on the image alone."""
         return ()
 

@@ -12,7 +12,7 @@ from math import inf
 from typing import Final
 
 from diffusionbench.benchmarks import simpleeval
-from diffusionbench.judges import DIGITS, INCEPTION, JUDGES, JudgeSpec
+from diffusionbench.judges import DIGITS, EFFLITE0, INCEPTION, JUDGES, JudgeSpec
 from diffusionbench.registry import Table
 from diffusionbench.specs import MetricSpec
 
@@ -168,6 +168,7 @@ _ROWS: Final = (
         about="share of real images inside the sample manifold; arXiv 1904.06991",
     ),
     *of_judge(DIGITS),
+    *of_judge(EFFLITE0),
     _share("geneval_overall", "GenEval", f"{_GENEVAL}; mean of the six task scores"),
     _share("geneval_image_mean", "GenEval, mean over images", f"{_GENEVAL}; share of correct images"),
     _share("geneval_prompt_any", "GenEval, any image right", f"{_GENEVAL}; prompts with at least one correct image"),

@@ -23,7 +23,7 @@ class AccuracyMetric(Metric):
 
     def __init__(self, spec: MetricSpec, context: Context) -> None:
         super().__init__(spec, context)
-        self._correct: list[float] = []
+        self._correct: dict[int, float] = {}
 
     def take(self, rows: np.ndarray, samples: Sequence[Sample]) -> None:
         """See `Metric.take`.
@@ -38,9 +38,9 @@ class AccuracyMetric(Metric):
                     f"sample {sample.id} has {'none' if sample.label is None else sample.label}. "
                     f"Give the classes that were asked for or leave the metric out."
                 )
-            self._correct.append(float(row.argmax() == sample.label))
+            self._correct[sample.id] = float(row.argmax() == sample.label)
 
     def compute(self) -> Estimate:
         """Return the accuracy in 0..1 with its Wilson interval."""
         self.seen.check()
-        return self.seen.share(self._correct)
+        return self.seen.share([self._correct[index] for index in sorted(self._correct)])

@@ -8,18 +8,17 @@ Source: Heusel et al. 2017 (arXiv 1706.08500); Dowson and Landau 1982.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from diffusionbench.errors import RequestError
-from diffusionbench.judges.judge import Evidence
 from diffusionbench.metrics import MetricSpec
 from diffusionbench.metrics.metric import Context, Metric
 from diffusionbench.moments import Moments, as_matrix, check_width, checked_moments, load_moments, moments
 from diffusionbench.sample import Sample
-from diffusionbench.stats import GROUPS, Estimate, Grouping
+from diffusionbench.stats import GROUPS, Estimate
 
 __all__ = ["FewSamples", "Moments", "frechet_distance", "frechet_from_features", "load_moments", "moments"]
 
@@ -184,80 +183,53 @@ def _distance(shift: np.ndarray, trace_a: float, trace_b: float, root: float) ->
 
 
 class FrechetMetric(Metric):
-    """Frechet distance of the generated images to the reference's moments, streamed in `GROUPS` groups of images.
+    """Frechet distance of the generated images to the reference's moments.
 
-    The group of an image follows from those with smaller ids. So images are folded in the order of ids, and one that
-    comes early is held back until the smaller ids are there, or until the end where they never come.
+    The moments of each jackknife group are summed by themselves, `moments.BLOCK` of its images at a time in the order
+    of ids, so that neither parts nor batches nor order of arrival change a bit of the value.
     """
 
     def __init__(self, spec: MetricSpec, context: Context) -> None:
         super().__init__(spec, context)
         assert self.reference is not None
         self._mean, self._cov = checked_moments(*self.reference.moments(), f"reference '{self.reference.name}'")
-        self._groups = [Moments(len(self._mean)) for _ in range(GROUPS)]
-        self._grouping = Grouping()
-        self._next = 0
-        # By id; None for an image that could not be scored.
-        self._early: dict[int, tuple[Sample, np.ndarray] | None] = {}
-
-    def update(self, evidence: Mapping[str, Evidence], samples: Sequence[Sample]) -> None:
-        """See `Metric.update`."""
-        self._early.update(dict.fromkeys(sample.id for sample in samples))
-        super().update(evidence, samples)
-        first = self._next
-        while self._next in self._early:
-            self._next += 1
-        self._fold(range(first, self._next))
 
     def take(self, rows: np.ndarray, samples: Sequence[Sample]) -> None:
-        """See `Metric.take`; all rows are kept only while they are no more than the dimensions."""
+        """See `Metric.take`.
+
+        Raises:
+            RequestError: if the width is not that of the reference's moments.
+        """
         if rows.shape[1] != len(self._mean):
             raise RequestError(
                 f"metric '{self.spec.key}': features have width {rows.shape[1]}, the reference's moments "
                 f"{len(self._mean)}. Take both from the same judge."
             )
-        self._early.update({sample.id: (sample, row) for sample, row in zip(samples, rows, strict=True)})
-        if self._is_small():
-            self.rows.append(rows)
-        else:
-            self.rows = []
-
-    def _is_small(self) -> bool:
-        return len(self.seen.scored) <= len(self._mean)
-
-    def _fold(self, ids: Iterable[int]) -> None:
-        """Give images that were held back to the moments of their groups, in this order."""
-        ready: list[list[np.ndarray]] = [[] for _ in range(GROUPS)]
-        for held in (self._early.pop(index) for index in ids):
-            if held is not None:
-                ready[self._grouping(held[0])].append(held[1])
-        for moments_of_group, rows in zip(self._groups, ready, strict=True):
-            if rows:
-                moments_of_group.update(np.stack(rows))
+        super().take(rows, samples)
 
     def compute(self) -> Estimate:
         """Return the distance with its jackknife over groups of images, the reference fixed."""
         self.seen.check()
-        defined = self.seen.groups_filled()
-        if self._is_small():
-            rows, groups = self.seen.by_id(self.rows)
+        rows, groups, defined = self.rows, self.seen.groups, self.seen.groups_filled()
+        if len(rows) <= rows.shape[1]:
             few = FewSamples(rows, self._mean, self._cov)
             value = few.distance()
             replicates = [few.distance(groups != group) for group in range(GROUPS)] if defined else []
-        else:
-            self._fold(sorted(self._early))
-            value = frechet_distance(*self._without(None), self._mean, self._cov)
-            # All replicates share the factor of the reference.
-            factor, trace = _factor(self._cov), float(np.trace(self._cov))
-            replicates = [
-                _distance(mean - self._mean, float(np.trace(cov)), trace, _root_trace(factor, cov))
-                for mean, cov in map(self._without, range(GROUPS if defined else 0))
-            ]
+            return self.seen.jackknifed(value, replicates)
+        parts = [Moments(rows.shape[1]).update(rows[groups == group]) for group in range(GROUPS)]
+        value = frechet_distance(*_merged(parts), self._mean, self._cov)
+        # All replicates share the factor of the reference.
+        factor, trace = _factor(self._cov), float(np.trace(self._cov))
+        replicates = []
+        for group in range(GROUPS if defined else 0):
+            mean, cov = _merged(parts[:group] + parts[group + 1 :])
+            replicates.append(_distance(mean - self._mean, float(np.trace(cov)), trace, _root_trace(factor, cov)))
         return self.seen.jackknifed(value, replicates)
 
-    def _without(self, group: int | None) -> tuple[np.ndarray, np.ndarray]:
-        merged = Moments(len(self._mean))
-        for index, part in enumerate(self._groups):
-            if index != group:
-                merged.merge(part)
-        return merged.compute()
+
+def _merged(parts: Sequence[Moments]) -> tuple[np.ndarray, np.ndarray]:
+    """Return mean and covariance of all that several accumulators have seen."""
+    merged = Moments()
+    for part in parts:
+        merged.merge(part)
+    return merged.compute()

@@ -105,7 +105,7 @@ class InceptionScoreMetric(Metric):
     def compute(self) -> Estimate:
         """Return the mean over chunks, its jackknife, and the standard deviation over chunks under `<key>_std`."""
         self.seen.check()
-        rows, groups = self.seen.by_id(self.rows)
+        rows, groups = self.rows, self.seen.groups
         value, std = inception_score(rows)
         replicates = _without_groups(rows, groups)
         return self.seen.jackknifed(value, replicates, {f"{self.spec.key}_std": std})

@@ -113,7 +113,7 @@ class KidMetric(Metric):
     def compute(self) -> Estimate:
         """Return the mean over subsets, its jackknife, and the standard deviation over subsets under `<name>_std`."""
         self.seen.check()
-        rows, groups = self.seen.by_id(self.rows)
+        rows, groups = self.rows, self.seen.groups
         size = self.spec.min_samples
         values, without = _over_subsets(rows, self.real_features, groups, _SUBSETS, size, _SEED)
         std_key = self.spec.key.removesuffix("_mean") + "_std"

@@ -12,6 +12,7 @@ from diffusionbench.errors import RequestError
 from diffusionbench.judges import Unjudged
 from diffusionbench.judges.judge import Evidence
 from diffusionbench.metrics import MetricSpec
+from diffusionbench.metrics.features import SharedRows
 from diffusionbench.moments import as_matrix
 from diffusionbench.prompts import PromptChoice, PromptList
 from diffusionbench.references.reference import JudgedReference
@@ -21,7 +22,7 @@ from diffusionbench.stats import GROUPS, Estimate, groups_of, jackknife, jackkni
 
 @dataclass(frozen=True)
 class Context:
-    """Real images and prompts that the evidence of an evaluation is compared with.
+    """What the metrics of one pass share: real images and prompts to compare with, and the evidence they keep.
 
     Attributes:
         references: the real images as each judge sees them, by the judge's name.
@@ -32,12 +33,29 @@ class Context:
     references: Mapping[str, JudgedReference] = field(default_factory=dict)
     prompts: PromptList | None = None
     choice: PromptChoice | None = None
+    _kept: dict[tuple[str, str], SharedRows] = field(default_factory=dict)
+    _real: dict[str, np.ndarray] = field(default_factory=dict)
+
+    def kept(self, judge: str, output: str) -> SharedRows:
+        """Return the rows of one array of a judge that the metrics of this pass keep together."""
+        return self._kept.setdefault((judge, output), SharedRows())
+
+    def real_features(self, judge: str) -> np.ndarray:
+        """Return the reference's features [n, d] in a judge's eyes: read once, one array for all metrics.
+
+        Raises:
+            RequestError: if they are no matrix, or a value is not finite.
+        """
+        if judge not in self._real:
+            reference = self.references[judge]
+            self._real[judge] = as_matrix(reference.features(), f"features of reference '{reference.name}'")
+        return self._real[judge]
 
 
 class Metric:
     """One evaluation of one metric: given evidence batch by batch, asked for its value once.
 
-    Written for the common case, one output of one judge, of which `rows` keeps the batches.
+    Written for the common case, one output of one judge, whose rows all metrics of a pass keep together.
 
     Attributes:
         output: which array of the judge it reads.
@@ -53,11 +71,9 @@ class Metric:
         self.context = context
         self.seen = SampleAccumulator(spec.key, spec.min_samples)
         self.reference = context.references.get(spec.judges[0])
-        self.rows: list[np.ndarray] = []
         self.real_features = np.empty((0, 0))
         if self.reference is not None and spec.reference.get(spec.judges[0]) == "features":
-            what = f"features of reference '{self.reference.name}'"
-            self.real_features = as_matrix(self.reference.features(), what)
+            self.real_features = context.real_features(spec.judges[0])
 
     def update(self, evidence: Mapping[str, Evidence], samples: Sequence[Sample]) -> None:
         """Take one batch. A row that is not finite or is `Unjudged` is counted and named, never part of the value.
@@ -75,7 +91,12 @@ class Metric:
 
     def take(self, rows: np.ndarray, samples: Sequence[Sample]) -> None:
         """Keep the finite rows [b, width] of a batch, with their samples."""
-        self.rows.append(rows)
+        self.context.kept(self.spec.judges[0], self.output).add(rows, samples)
+
+    @property
+    def rows(self) -> np.ndarray:
+        """Kept rows [n, width] of the scored samples by rising id; read-only, the same array for all metrics."""
+        return self.context.kept(self.spec.judges[0], self.output).by_id(self.seen.scored)
 
     def compute(self) -> Estimate:
         """Return the value over everything seen, with its uncertainty.
@@ -171,14 +192,14 @@ class SampleAccumulator:
                 f"scored{unscored}. Ask for more images or leave the metric out."
             )
 
-    def by_id(self, batches: list[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
-        """Return the kept rows [n, ...] and their groups [n] by rising id: no value depends on arrival."""
-        order = np.argsort([sample.id for sample in self.scored])
-        return np.concatenate(batches)[order], np.array(list(groups_of(self.scored).values()))
+    @property
+    def groups(self) -> np.ndarray:
+        """Groups [n] of the scored samples by rising id: no value depends on arrival."""
+        return np.array(list(groups_of(self.scored).values()))
 
     def groups_filled(self) -> bool:
         """Return whether every group has an image."""
-        return len(set(groups_of(self.scored).values())) == GROUPS
+        return len(set(self.groups.tolist())) == GROUPS
 
     def jackknifed(self, value: float, replicates: Sequence[float], extra: dict[str, float] | None = None) -> Estimate:
         """Return the estimate whose uncertainty is the jackknife over groups of images.
@@ -199,17 +220,17 @@ class SampleAccumulator:
         )
 
     def share(self, per_sample: list[float]) -> Estimate:
-        """Return the estimate of a share of images, each 0 or 1 in the order seen.
+        """Return the estimate of a share of images, each 0 or 1, by rising id.
 
         Its interval is Wilson's where images are independent; several images of one prompt are not, and then the
         uncertainty is the jackknife over groups of prompts.
         """
         successes = int(sum(per_sample))
         value = successes / len(per_sample)
-        by_id = {sample.id: score for sample, score in zip(self.scored, per_sample, strict=True)}
+        by_id = dict(zip(sorted(sample.id for sample in self.scored), per_sample, strict=True))
         prompts = [sample.prompt for sample in self.scored if sample.label is None and sample.prompt is not None]
         if len(set(prompts)) < len(prompts):
-            hits, groups = self.by_id([np.array(per_sample)])
+            hits, groups = np.array(per_sample), self.groups
             left = [hits[groups != group] for group in range(GROUPS)] if self.groups_filled() else []
             return replace(self.jackknifed(value, [float(part.mean()) for part in left]), per_sample=by_id)
         interval = wilson(successes, len(per_sample))

@@ -107,7 +107,7 @@ class PrecisionMetric(Metric):
     def compute(self) -> Estimate:
         """Return the precision with its Wilson interval."""
         self.seen.check()
-        generated, reference = _prepared(np.concatenate(self.rows), self.real_features, _NEIGHBOURS)
+        generated, reference = _prepared(self.rows, self.real_features, _NEIGHBOURS)
         inside = _inside(generated, reference, _radii(reference, _NEIGHBOURS))
         return self.seen.share(inside.astype(float).tolist())
 
@@ -121,7 +121,7 @@ class RecallMetric(Metric):
     def compute(self) -> Estimate:
         """Return the recall with its jackknife over groups of images."""
         self.seen.check()
-        rows, groups = self.seen.by_id(self.rows)
+        rows, groups = self.rows, self.seen.groups
         generated, reference = _prepared(rows, self.real_features, _NEIGHBOURS)
         value = float(_inside(reference, generated, _radii(generated, _NEIGHBOURS)).mean())
         replicates: list[float] = []

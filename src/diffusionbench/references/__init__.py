@@ -3,9 +3,24 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, Literal, get_args
 
+from diffusionbench.errors import RequestError
 from diffusionbench.registry import Table
+
+Role = Literal["train", "val", "test"]
+"""Which split of its data set a reference is."""
+
+
+def check_role(role: str | None) -> str | None:
+    """Return the role of a reference; the callback of an option.
+
+    Raises:
+        RequestError: if it is none.
+    """
+    if role is not None and role not in get_args(Role):
+        raise RequestError(f"'{role}' is no role of a reference. Choose {', '.join(get_args(Role))}.")
+    return role
 
 
 @dataclass(frozen=True, kw_only=True)

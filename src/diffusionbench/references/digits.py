@@ -49,9 +49,11 @@ class DigitsReference(Reference):
     num_classes = 10
     classes = tuple("0123456789")
     offers = frozenset({"moments", "features"})
+    role = "train"
 
     def __init__(self) -> None:
         self._images, self._labels = read("train")
+        self.count = len(self._images)
         self._held_out = read("held_out")
         self._features: dict[str, np.ndarray] = {}
 

@@ -10,15 +10,17 @@ import numpy as np
 
 from diffusionbench.archives import Archive
 from diffusionbench.errors import DataError, RequestError
-from diffusionbench.imagesets import ImageStream
-from diffusionbench.judges.float32 import PRECISION, features_of
+from diffusionbench.judges import JudgeSpec
+from diffusionbench.judges.float32 import PRECISION
 from diffusionbench.judges.judge import Judge
-from diffusionbench.moments import Moments, load_moments
-from diffusionbench.references import REFERENCES
+from diffusionbench.moments import Moments, has_moments
+from diffusionbench.references import REFERENCES, Role
+from diffusionbench.references.blocks import block_ranges, feature_block, real_images
 from diffusionbench.references.reference import Reference
+from diffusionbench.references.statistics import StatisticsReference, agreed_role
 from diffusionbench.registry import nearest
-from diffusionbench.sample import Sample, plain_item
-from diffusionbench.schema import digest, file_digest
+from diffusionbench.sample import Sample
+from diffusionbench.schema import digest
 from diffusionbench.shown import printable
 from diffusionbench.source import STATISTICS_KEYS, ArchiveSource, ImageSource, archive_keys, open_source
 from diffusionbench.writing import cache_folder, write_atomic
@@ -46,16 +48,21 @@ class ImageReference(Reference):
     """Real images by path: moments and features of all of them, and the anchor of class means where they are labelled.
 
     No image is held out of a user's folder, so there is no anchor of held-out images. An archive that also holds
-    `mu` and `sigma`, as published reference batches do, gives those as the moments of a judge of their width.
+    `mu` and `sigma`, as published reference batches do, gives those as the moments of the judge whose they are, where
+    something says so; its images serve every judge.
+
+    Args:
+        path: of a folder or an archive.
+        asserted: judge whose statistics the user says `mu` and `sigma` are.
+        role: which split the user says the images are.
 
     Raises:
-        DataError: if there are no images.
+        DataError: if there are no images, or statistics beside them cannot be read.
     """
 
-    offers = frozenset({"moments", "features"})
-
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, asserted: str | None = None, role: Role | None = None) -> None:
         self.path = path
+        self.offers = frozenset({"moments", "features"})
         self.name = printable(path.name or str(path))
         self._source = open_source(path)
         self._labels = list(self._source.labels)
@@ -64,8 +71,23 @@ class ImageReference(Reference):
             self.num_classes = max(known) + 1
             # The classes of an archive are called by their numbers.
             self.classes = self._source.classes or tuple(map(str, range(self.num_classes)))
+        self.count = len(self._labels)
         self.notes = self._source.notes
         self.image_size = self._source.image_size
+        self._statistics: StatisticsReference | None = None
+        if isinstance(self._source, ArchiveSource) and has_moments(archive_keys(path)):
+            self._add_statistics(asserted, role)
+        self.role = agreed_role(path, self._statistics.role if self._statistics else None, role)
+
+    def _add_statistics(self, asserted: str | None, role: Role | None) -> None:
+        found = StatisticsReference(self.path, asserted, role)
+        if found.extractor is not None:
+            self._statistics = found
+            return
+        self.notes += (
+            f"{self.path}: its mu and sigma are not used, as nothing says which extractor made them; moments are made "
+            f"from its {self.count:,} images. If they are those of judge NAME, say so with --reference-extractor NAME.",
+        )
 
     @property
     def digest(self) -> str:
@@ -86,20 +108,28 @@ class ImageReference(Reference):
     def _class_means(self) -> dict[int | None, np.ndarray]:
         sums: dict[int | None, np.ndarray] = {}
         counts: dict[int | None, int] = {}
-        for samples, batch in self._batches():
+        for samples, batch in real_images(self._source):
             for sample, image in zip(samples, batch, strict=True):
                 sums[sample.label] = sums.get(sample.label, np.zeros(image.shape)) + image
                 counts[sample.label] = counts.get(sample.label, 0) + 1
         return {label: np.round(total / counts[label]).astype(np.uint8) for label, total in sums.items()}
 
-    def _batches(self) -> Iterator[tuple[list[Sample], np.ndarray]]:
-        samples = [Sample(index, plain_item(label)) for index, label in enumerate(self._labels)]
-        stream = ImageStream(self._source, samples)
-        yield from stream.batches(len(samples))
-        faults = list(stream.unreadable(len(samples)).values())
-        if faults:
-            # All reference images must be readable; skipping one would change the statistics.
-            raise DataError(f"reference {self.path}: {len(faults)} images cannot be read; the first: {faults[0]}.")
+    def made_by(self, judge: str) -> str | None:
+        """See `Reference.made_by`."""
+        return None if self._statistics is None else self._statistics.made_by(judge)
+
+    def _statistics_of(self, judge: JudgeSpec) -> StatisticsReference | None:
+        return None if self.made_by(judge.name) is None else self._statistics
+
+    def check(self, judge: JudgeSpec) -> None:
+        """See `Reference.check`."""
+        if found := self._statistics_of(judge):
+            found.check(judge)
+
+    def check_loaded(self, judge: Judge) -> None:
+        """See `Reference.check_loaded`."""
+        if found := self._statistics_of(judge.spec):
+            found.check_loaded(judge)
 
     def features(self, judge: Judge) -> np.ndarray:
         """Return features float32 [n, d]; computed once per content and judge, then read from the cache folder.
@@ -115,11 +145,10 @@ class ImageReference(Reference):
 
         Raises:
             DataError: if an image cannot be read; it is named.
+            RequestError: if the archive's statistics are those of this judge's name and not this judge's.
         """
-        if isinstance(self._source, ArchiveSource) and {"mu", "sigma"} <= set(archive_keys(self.path)):
-            mean, cov = load_moments(self.path)
-            if len(mean) == judge.spec.dim:
-                return mean, cov
+        if found := self._statistics_of(judge.spec):
+            return found.moments(judge)
 
         def make() -> dict[str, np.ndarray]:
             moments = Moments()
@@ -132,17 +161,31 @@ class ImageReference(Reference):
         return made["mu"], made["sigma"]
 
     def _features(self, judge: Judge) -> Iterator[np.ndarray]:
-        for _, batch in self._batches():
-            yield features_of(judge, batch)
+        """Give features block by block, from the cache folder where all of them are kept there."""
+        kept = self._kept("features", judge)
+        if kept is not None:
+            yield kept["features"]
+            return
+        for rows in block_ranges(len(self._labels)):
+            yield feature_block(self._source, judge, rows)
+
+    def _place(self, what: str, judge: Judge) -> Path:
+        return cache_folder() / "features" / f"{digest([self.digest, judge.digest, PRECISION])}-{what}.npz"
+
+    def _kept(self, what: str, judge: Judge) -> dict[str, np.ndarray] | None:
+        """Return arrays from the cache folder, or None where they are not there or no longer readable."""
+        try:
+            with Archive(self._place(what, judge)) as archive:
+                return {key: archive.read(key) for key in archive.keys}
+        except DataError:
+            return None
 
     def _cached(self, what: str, judge: Judge, make: Callable[[], dict[str, np.ndarray]]) -> dict[str, np.ndarray]:
         """Return arrays from the cache folder; made and kept there if they are not, or no longer readable."""
-        file = cache_folder() / "features" / f"{digest([self.digest, judge.digest, PRECISION])}-{what}.npz"
-        try:
-            with Archive(file) as archive:
-                return {key: archive.read(key) for key in archive.keys}
-        except DataError:
-            made = make()
+        kept = self._kept(what, judge)
+        if kept is not None:
+            return kept
+        file, made = self._place(what, judge), make()
         try:
             write_atomic(file, lambda stream: np.savez(stream, allow_pickle=False, **made))
         except OSError as error:
@@ -153,57 +196,30 @@ class ImageReference(Reference):
         return made
 
 
-class StatisticsReference(Reference):
-    """Moments from an .npz; FID against other statistics is another number, so the record names file and hash.
-
-    Raises:
-        DataError: if the file holds no moments.
-    """
-
-    offers = frozenset({"moments"})
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        self.name = printable(path.name)
-        self._moments = load_moments(path)
-
-    @cached_property
-    def digest(self) -> str:
-        """SHA-256 of the file."""
-        return file_digest(self.path)
-
-    def moments(self, judge: Judge) -> tuple[np.ndarray, np.ndarray]:
-        """Return the file's moments.
-
-        Raises:
-            RequestError: if their width is not the judge's.
-        """
-        if len(self._moments[0]) != judge.spec.dim:
-            raise RequestError(
-                f"reference statistics {self.path} have width {len(self._moments[0])}, and judge '{judge.name}' gives "
-                f"{judge.spec.dim}. Give statistics of the same judge."
-            )
-        return self._moments
-
-
 @cache
 def _named(name: str) -> Reference:
     found: Reference = REFERENCES.load(name)()
     return found
 
 
-def resolve(reference: str) -> Reference:
+def resolve(reference: str, asserted: str | None = None, role: Role | None = None) -> Reference:
     """Return a reference by its name in `REFERENCES` (one object per process) or by path.
 
     A path is a folder of images, an .npz of images (`arr_0`, perhaps with `mu` and `sigma`), or an .npz of
     statistics alone.
 
+    Args:
+        asserted: judge whose statistics the user says a file holds that nothing else tells whose they are.
+        role: which split the user says the images are.
+
     Raises:
-        RequestError: if it is neither a name nor a path.
+        RequestError: if it is neither a name nor a path, or the role is known to be another one.
         DataError: if the file or folder holds no reference.
     """
     if reference in REFERENCES:
-        return _named(reference)
+        named = _named(reference)
+        agreed_role(f"'{reference}'", named.role, role)
+        return named
     path = Path(reference)
     if not path.exists():
         raise RequestError(
@@ -213,5 +229,5 @@ def resolve(reference: str) -> Reference:
     if path.is_file() and path.suffix.lower() == ".npz":
         keys = archive_keys(path)
         if "arr_0" not in keys and set(keys) & set(STATISTICS_KEYS):
-            return StatisticsReference(path)
-    return ImageReference(path)
+            return StatisticsReference(path, asserted, role)
+    return ImageReference(path, asserted, role)

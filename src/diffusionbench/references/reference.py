@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Final
 
 import numpy as np
 
 from diffusionbench.errors import RequestError
+from diffusionbench.judges import JudgeSpec
 from diffusionbench.judges.judge import Judge
+from diffusionbench.references import Role
 from diffusionbench.source import ImageSource
+
+ASSERTED: Final = "asserted: "
+"""How what made statistics begins where only the user says so."""
 
 
 class Reference:
@@ -18,14 +23,18 @@ class Reference:
     Attributes:
         offers: what metrics can take from it: "moments", "features".
         name: what records call it.
+        role: which split of its data set the images are, or None where nobody said.
+        count: how many images it was made of, or None where unknown.
         image_size: (height, width) that every scored image must have, or None for any.
         num_classes: number of classes, or None where it has no labels.
         classes: their names in the order of their numbers, by which folders of scored images are numbered, or None.
         notes: what was not read of a user's files, in sentences.
     """
 
-    offers: ClassVar[frozenset[str]]
+    offers: frozenset[str]
     name: str
+    role: Role | None = None
+    count: int | None = None
     image_size: tuple[int, int] | None = None
     num_classes: int | None = None
     classes: tuple[str, ...] | None = None
@@ -35,6 +44,34 @@ class Reference:
     def digest(self) -> str:
         """SHA-256 over the images or the statistics file."""
         raise NotImplementedError
+
+    def made_by(self, judge: str) -> str | None:
+        """Return the name of the extractor whose statistics a judge is given, "asserted: NAME" where the user says so.
+
+        None where the judge sees the images itself.
+        """
+        return None
+
+    def asserted(self, judge: str) -> str | None:
+        """Return what of a judge's statistics only the user says, in words, or None."""
+        said = self.made_by(judge)
+        if said is None or not said.startswith(ASSERTED):
+            return None
+        return f"that {self.name} holds statistics of '{judge}' is the user's word"
+
+    def check(self, judge: JudgeSpec) -> None:
+        """Refuse a judge for which it has nothing, as its row tells before any weight is loaded.
+
+        Raises:
+            RequestError: if its statistics are another extractor's, or nothing says whose they are.
+        """
+
+    def check_loaded(self, judge: Judge) -> None:
+        """Refuse a judge that is not the one its statistics are of, as their digests tell.
+
+        Raises:
+            RequestError: naming both.
+        """
 
     def labels(self, count: int) -> list[int | None]:
         """Return the classes to ask a generator for: the first `count` of the evaluation order."""

@@ -10,7 +10,7 @@ from typing import Final
 import numpy as np
 
 from diffusionbench.catalog import direction
-from diffusionbench.record import Record, Value
+from diffusionbench.record import Record, Value, stderr_of
 from diffusionbench.study import published
 from diffusionbench.study.correlate import (
     DRAWS,
@@ -144,7 +144,7 @@ def rescoring_noise(key: str, records: Iterable[Record] | None = None) -> Noise 
 
 def _noise(key: str, values: Sequence[Value]) -> Noise | None:
     """Return the noise by the records' own standard errors where all have one, else by the published re-scoring."""
-    errors = [value.stderr for value in values if value.stderr is not None]
+    errors = [error for value in values if (error := stderr_of(value)) is not None]
     if values and len(errors) == len(values):
         return Noise(float(np.sqrt(np.mean(np.square(errors)))), "root mean square of the records' standard errors")
     return rescoring_noise(key)

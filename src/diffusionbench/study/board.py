@@ -1,86 +1,48 @@
 """The leaderboard, computed from records: both axes side by side, every cell with its record.
 
-The holistic rank:
-
-1. Holistic columns: FID without and with guidance (axis class_conditional), GenEval, DPG-Bench and GenAI-Bench (axis
-   t2i). SimpleEval is shown, but not counted for published figures: they print it in one chart only.
-2. Only rows that hold every holistic column are ranked, so that missing values change no rank. Within a column the best
-   value has rank 1; ties share their mean rank.
-3. The rank of an axis is the mean over its columns; the mean rank is the mean over the axes, so that the number of
-   metrics does not weight an axis. Places order the mean ranks.
-4. The interval of a mean rank: every value is drawn again with the noise of one scoring (the record's own standard
+1. Columns are declared (`columns`, `boards.yaml`). A value whose record fits no column is listed with the reason, and
+   takes part in nothing else.
+2. Repeats of one method under one column are one cell, their mean.
+3. The holistic rank is over the columns that the board declares for it. Only rows that hold a value of status "ok" in
+   every one are ranked, so that neither missing nor doubtful values change a rank.
+4. Within a column the best value has rank 1; ties share their mean rank. The rank of an axis is the mean over its
+   columns; the mean rank is the mean over the axes, so that the number of metrics does not weight an axis. Places order
+   the mean ranks.
+5. The interval of a mean rank: every value is drawn again with the noise of one scoring (the record's own standard
    error, else the published re-scoring); values of unknown noise stay fixed.
-5. The Pareto front: ranked rows that no other ranked row matches or beats in every holistic column.
+6. The Pareto front: ranked rows that no other ranked row matches or beats in every holistic column.
 
-Ranks are formed over the whole score set before rows are filtered, so a filter never changes a rank.
+Ranks are formed over the whole board before rows are filtered, so a filter never changes a rank.
 """
 
 from __future__ import annotations
 
 import math
-import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Final
 
 import numpy as np
 
-from diffusionbench.catalog import direction, metric_info, resolve_metric
+from diffusionbench.catalog import resolve_metric
 from diffusionbench.errors import RequestError
-from diffusionbench.protocol import COMPARED, protocol_difference
-from diffusionbench.record import Protocol, Record, printed_digits, reference_names
+from diffusionbench.record import SEVERITY, Record
 from diffusionbench.registry import nearest
 from diffusionbench.study.analysis import rescoring_noise
-from diffusionbench.study.correlate import kendall, mid_ranks
-from diffusionbench.study.points import (
+from diffusionbench.study.cells import Cell, best_status, cell_of, setting_of, status_of
+from diffusionbench.study.columns import (
     MEASURED,
-    families,
-    guidance_state,
-    in_set,
-    method_key,
+    BoardSpec,
+    Column,
+    board_spec,
+    declared,
+    place_of,
+    score_set_of,
 )
+from diffusionbench.study.correlate import kendall, mid_ranks
+from diffusionbench.study.points import families, in_set, method_key
 
-HOLISTIC: Final = ("fid", "fid@cfg", "geneval_overall", "dpgbench", "genaibench_overall")
-# For measured records our own SimpleEval and the digits' distance count, too.
-HOLISTIC_MEASURED: Final = (*HOLISTIC, "simpleeval_v1", "fd_digits", "fd_digits@cfg", "simpleeval_shapes_v1")
-SHOWN: Final = (
-    *HOLISTIC,
-    "simpleeval_published_2026_06",
-    "simpleeval_published_2026_05",
-    "simpleeval_v1",
-    "fd_digits",
-    "fd_digits@cfg",
-    "accuracy_digits",
-    "simpleeval_shapes_v1",
-)
 DRAWS: Final = 2000
-
-
-@dataclass(frozen=True)
-class Column:
-    """One metric under one protocol.
-
-    Attributes:
-        id: metric key, "@cfg" where guided or "@unstated" where the record does not say, and in brackets the fields
-            in which its protocol differs from that of a similar column.
-    """
-
-    id: str
-    key: str
-    axis: str
-    title: str
-    higher_is_better: bool | None
-
-
-@dataclass(frozen=True)
-class Cell:
-    """One value and the record that holds it; `printed` are the digits of a published table."""
-
-    value: float
-    record: str
-    stderr: float | None = None
-    interval: tuple[float, float] | None = None
-    printed: str | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -90,7 +52,7 @@ class BoardRow:
     Attributes:
         axis_ranks: mean rank over the holistic columns of each axis.
         places: lowest and highest place when any one holistic column is dropped.
-        missing: holistic columns it lacks.
+        missing: holistic columns in which it has no value that takes a place.
     """
 
     name: str
@@ -110,6 +72,24 @@ class BoardRow:
 
 
 @dataclass(frozen=True)
+class Listed:
+    """A record with values that stand in no column: listed, not ranked.
+
+    Attributes:
+        record: its id.
+        values: the values that have no place, by metric.
+        reason: why not, in words.
+    """
+
+    record: str
+    method: str
+    title: str
+    kind: str
+    values: dict[str, Cell]
+    reason: str
+
+
+@dataclass(frozen=True)
 class ColumnAblation:
     """The holistic order without one column: Kendall's tau with the full order, the largest change of place."""
 
@@ -122,18 +102,26 @@ class ColumnAblation:
 
 @dataclass(frozen=True, kw_only=True)
 class Board:
-    """One score set as a table.
+    """One declared board with its rows.
 
     Attributes:
-        columns: every column that a record of the set fills, holistic ones first.
+        score_set: name of the board.
+        columns: as declared, whether or not a record fills them.
+        listed: records that fit no column, in the order given.
         holistic: ids of the columns that form the mean rank.
+        statuses: of the values that take a place.
         fixed: holistic columns whose noise is not known.
     """
 
     score_set: str
+    version: int
+    title: str
+    about: str
     columns: tuple[Column, ...]
     rows: tuple[BoardRow, ...]
+    listed: tuple[Listed, ...]
     holistic: tuple[str, ...]
+    statuses: tuple[str, ...]
     sensitivity: tuple[ColumnAblation, ...]
     fixed: tuple[str, ...]
     draws: int
@@ -142,49 +130,85 @@ class Board:
 
 def build(
     records: Iterable[Record],
-    score_set: str,
+    board: str | BoardSpec,
     *,
     holistic: Sequence[str] = (),
     draws: int = DRAWS,
     seed: int = 0,
+    siblings: Sequence[BoardSpec] | None = None,
 ) -> Board:
-    """Return the leaderboard of one set.
+    """Return a board with its rows.
 
     Args:
-        records: any mixture; only those of the set are used.
-        score_set: published set or "measured".
-        holistic: column ids or metric aliases that form the mean rank; empty: the default of the set, as far as
-            the set has these columns.
+        records: any mixture; only those of the board's set are used.
+        board: name of a declared board, or a board.
+        holistic: column ids or metric aliases that form the mean rank; empty: those that the board declares.
         draws: re-scorings behind the interval of a mean rank; 0 skips it.
         seed: of them.
+        siblings: boards that may hold a record instead, so that it is not listed here; None: those declared.
 
     Raises:
-        RequestError: for an unknown set or column.
+        RequestError: for an unknown board or column.
     """
-    pool = in_set(records, score_set)
-    columns, placed = _columns(pool)
-    rows = _rows(pool, placed)
+    spec = board_spec(board) if isinstance(board, str) else board
+    columns = spec.columns
+    pool = in_set(records, spec.records)
+    others = [one for one in (declared().values() if siblings is None else siblings) if one.records == spec.records]
+    rows, listed = _rows(pool, spec, [one for one in others if one.name != spec.name and "@" not in one.name])
     known = [column.id for column in columns]
-    if holistic:
-        chosen = tuple(column_id(name, score_set, known) for name in holistic)
-    else:
-        default = HOLISTIC_MEASURED if score_set == MEASURED else HOLISTIC
-        chosen = tuple(name for name in default if name in known)
+    chosen = tuple(column_id(name, spec.name, known) for name in holistic) or tuple(c.id for c in columns if c.rank)
     by_id = {column.id: column for column in columns}
     if undirected := [name for name in chosen if by_id[name].higher_is_better is None]:
         raise RequestError(f"column '{undirected[0]}' cannot be ranked: whether higher is better is not known.")
-    ranked, sensitivity, fixed = _rank(rows, [by_id[name] for name in chosen], draws, seed)
-    display = [*chosen, *(name for name in SHOWN if name not in chosen), *known]
+    ranked, sensitivity, fixed = _rank(rows, [by_id[name] for name in chosen], spec.statuses, draws, seed)
     return Board(
-        score_set=score_set,
-        columns=tuple(sorted(columns, key=lambda column: display.index(column.id))),
+        score_set=spec.name,
+        version=spec.version,
+        title=spec.title,
+        about=spec.about,
+        columns=columns,
         rows=tuple(ranked),
+        listed=tuple(listed),
         holistic=chosen,
+        statuses=spec.statuses,
         sensitivity=sensitivity,
         fixed=fixed,
         draws=draws,
         seed=seed,
     )
+
+
+def chosen_boards(
+    records: Iterable[Record], names: Sequence[str], boards: Mapping[str, BoardSpec] | None = None
+) -> list[BoardSpec]:
+    """Return the boards for names given by a user: of a board, of a set ("measured": every board over it), or "all".
+
+    Args:
+        records: a board that was not named itself is left out where none of them holds a metric of it.
+        names: empty: the first board, and those over measured records.
+        boards: to choose from; None: those declared.
+
+    Raises:
+        RequestError: for an unknown name.
+    """
+    known = declared() if boards is None else boards
+    current = [board for name, board in known.items() if "@" not in name]
+    found: dict[str, BoardSpec] = {}
+    for name in names or [current[0].name, MEASURED]:
+        if name in known:
+            found[name] = known[name]
+            continue
+        over = current if name == "all" else [board for board in current if board.records == name]
+        if not over and names:
+            raise RequestError(f"unknown board '{name}'. {nearest(name, [*known, MEASURED, 'all'])}")
+        pool = list(records)
+        filled = [board for board in over if any(_belongs(record, board) for record in pool)]
+        found |= {board.name: board for board in (filled or over if names else filled)}
+    return list(found.values())
+
+
+def _belongs(record: Record, board: BoardSpec) -> bool:
+    return score_set_of(record) == board.records and any(column.key in record.values for column in board.columns)
 
 
 def column_id(name: str, score_set: str, known: Sequence[str]) -> str:
@@ -248,94 +272,113 @@ def order(board: Board, by: str = "place", *, reverse: bool = False) -> Board:
     return replace(board, rows=(*(row for row, _ in have), *(row for row in board.rows if id(row) not in present)))
 
 
-def _columns(pool: Sequence[Record]) -> tuple[list[Column], dict[str, dict[str, str]]]:
-    """Return the columns, one per protocol, and by record id and metric the column of each value."""
-    groups: dict[tuple[str, str], list[list[Record]]] = {}
+def _rows(
+    pool: Sequence[Record], spec: BoardSpec, siblings: Sequence[BoardSpec]
+) -> tuple[list[BoardRow], list[Listed]]:
+    """Return one row per method and setting, and the records with values that have no column."""
+    by_key: dict[str, list[Column]] = {}
+    for column in spec.columns:
+        by_key.setdefault(column.key, []).append(column)
+    elsewhere = [column for board in siblings for column in board.columns]
+    # By method, the records of each setting and what their values are placed under: [setting, {column: records}].
+    methods: dict[str, dict[str, dict[str, list[Record]]]] = {}
+    keys = {column.id: column.key for column in spec.columns}
+    listed: list[Listed] = []
     for record in pool:
-        state = guidance_state(record)
-        suffix = {"none": "", "cfg": "@cfg", None: "@unstated"}[state]
-        if record.protocol.axis != "class_conditional":
-            suffix = ""
+        placed: dict[str, Column] = {}
+        reasons: dict[str, str] = {}
         for key in record.values:
-            alike = groups.setdefault((key, suffix), [])
-            for group in alike:
-                if not protocol_difference(group[0], record, key):
-                    group.append(record)
-                    break
-            else:
-                alike.append([record])
-    columns: list[Column] = []
-    placed: dict[str, dict[str, str]] = {}
-    for (key, suffix), alike in groups.items():
-        info = metric_info(key)
-        labels = _labels([group[0].protocol for group in alike])
-        guided = {"@cfg": ", guided", "@unstated": ", guidance not stated"}.get(suffix, "")
-        for group, label in zip(alike, labels, strict=True):
-            # A metric of another package may be called "fid@cfg", and must not take the id of that column.
-            identifier = re.sub(r"[@\[\]#]", "_", key) + suffix + label
-            if any(column.id == identifier for column in columns):
-                identifier += f"#{len(columns)}"
-            better = direction(key, group[0].values[key])
-            axis = group[0].protocol.axis
-            columns.append(Column(identifier, key, axis, info.title + guided + label, better))
-            for record in group:
-                placed.setdefault(record.id, {})[key] = identifier
-    return columns, placed
+            if key in by_key:
+                found, reason = place_of(record, key, by_key[key])
+                if found is None:
+                    reasons[key] = reason
+                else:
+                    placed[found.id] = found
+        if placed:
+            setting = f"{record.protocol.axis} {setting_of(record)}"
+            groups = methods.setdefault(method_key(record), {}).setdefault(setting, {})
+            for name in placed:
+                groups.setdefault(name, []).append(record)
+        held = {column.key for column in elsewhere if column.key in record.values and not column.misfits(record)}
+        if reasons:
+            reasons = {key: reason for key, reason in reasons.items() if key not in held}
+            if reasons:
+                listed.append(_listed(record, reasons))
+        elif not placed and not any(column.key in record.values for column in elsewhere):
+            listed.append(_listed(record, dict.fromkeys(record.values, "no column of a board holds its metrics")))
+    rows = []
+    for name, settings in methods.items():
+        slots = _slots(settings, keys)
+        for index, slot in enumerate(slots):
+            row, left = _row(name if index == 0 else f"{name}#{index + 1}", slot, keys)
+            rows.append(row)
+            listed += left
+    return rows, listed
 
 
-def _labels(protocols: Sequence[Protocol]) -> list[str]:
-    """Return suffixes that distinguish columns of one metric, such as "[count=5000]"; none for a single column."""
-    if len(protocols) == 1:
-        return [""]
-    facts = [{"reference": reference_names(p)} | {name: str(getattr(p, name)) for name in COMPARED} for p in protocols]
-    fields = [name for name in facts[0] if len({one[name] for one in facts}) > 1]
-    labels = ["[" + ",".join(f"{name}={one[name][:12]}" for name in fields) + "]" for one in facts]
-    # Protocols may differ in extractor weights only, or in the end of a digest.
-    return [f"{label[:-1]}#{i + 1}]" if labels.count(label) > 1 else label for i, label in enumerate(labels)]
+def _listed(record: Record, reasons: dict[str, str]) -> Listed:
+    texts = dict.fromkeys(reasons.values())
+    # One reason of several metrics is said once.
+    reason = "; ".join(texts) if len(texts) == 1 else "; ".join(f"{key}: {text}" for key, text in reasons.items())
+    cells = {key: cell_of([record], key) for key in reasons}
+    return Listed(record.id, record.method, record.title, record.kind, cells, reason)
 
 
-def _rows(pool: Sequence[Record], placed: dict[str, dict[str, str]]) -> list[BoardRow]:
-    """Return one row per method, and further rows for further records of the same cell."""
-    slots: dict[str, list[list[Record]]] = {}
-    for record in pool:
-        wanted = set(placed.get(record.id, {}).values())
-        for slot in slots.setdefault(method_key(record), []):
-            taken = {column for other in slot for column in placed.get(other.id, {}).values()}
-            if not wanted & taken:
-                slot.append(record)
+def _slots(settings: dict[str, dict[str, list[Record]]], keys: dict[str, str]) -> list[list[dict[str, list[Record]]]]:
+    """Return the settings of a method that share a row, row by row: no column stands twice in a row.
+
+    Settings with better statuses come first, then older ones, so that no later record takes a row apart.
+    """
+
+    def order(groups: dict[str, list[Record]]) -> tuple[int, str]:
+        held = [(record, name) for name, records in groups.items() for record in records]
+        status = min(SEVERITY.index(status_of(record, keys[name])[0]) for record, name in held)
+        return status, min(record.provenance.created or "~" for record, _ in held)
+
+    slots: list[list[dict[str, list[Record]]]] = []
+    for groups in sorted(settings.values(), key=order):
+        for slot in slots:
+            if not any(groups.keys() & other.keys() for other in slot):
+                slot.append(groups)
                 break
         else:
-            slots[method_key(record)].append([record])
-    rows = []
-    for name, alike in slots.items():
-        for index, slot in enumerate(alike):
-            cells = {}
-            for record in slot:
-                for key, value in record.values.items():
-                    cells[placed[record.id][key]] = Cell(
-                        value.value, record.id, value.stderr, value.interval, printed_digits(record, key)
-                    )
-            # The last title wins: text-to-image titles contain the training length.
-            rows.append(
-                BoardRow(
-                    name=name if index == 0 else f"{name}#{index + 1}",
-                    method=slot[0].method,
-                    title=slot[-1].title,
-                    family=next((record.family for record in slot if record.family), None),
-                    kind=slot[0].kind,
-                    cells=cells,
-                )
-            )
-    return rows
+            slots.append([groups])
+    return slots
+
+
+def _row(name: str, slot: list[dict[str, list[Record]]], keys: dict[str, str]) -> tuple[BoardRow, list[Listed]]:
+    """Return the row of some settings, and the values that a better status of the same cell leaves out."""
+    cells, left = {}, []
+    for groups in slot:
+        for column, records in groups.items():
+            records.sort(key=lambda record: record.provenance.created or "~")
+            chosen, others = best_status(records, keys[column])
+            cells[column] = cell_of(chosen, keys[column])
+            for record in others:
+                status, reason = status_of(record, keys[column])
+                why = f"{status}: {reason}; the row shows values that are {cells[column].status}"
+                left.append(_listed(record, {keys[column]: why}))
+    firsts = [next(iter(groups.values()))[0] for groups in slot]
+    row = BoardRow(
+        name=name,
+        method=firsts[0].method,
+        # The last title wins: text-to-image titles contain the training length.
+        title=firsts[-1].title,
+        family=next((record.family for record in firsts if record.family), None),
+        kind=firsts[0].kind,
+        cells=cells,
+    )
+    return row, left
 
 
 def _rank(
-    rows: list[BoardRow], columns: Sequence[Column], draws: int, seed: int
+    rows: list[BoardRow], columns: Sequence[Column], statuses: Sequence[str], draws: int, seed: int
 ) -> tuple[list[BoardRow], tuple[ColumnAblation, ...], tuple[str, ...]]:
     complete: list[BoardRow] = []
     others: list[BoardRow] = []
     for row in rows:
-        missing = [c.id for c in columns if c.id not in row.cells or not math.isfinite(row.cells[c.id].value)]
+        counted = {name for name, one in row.cells.items() if one.status in statuses and math.isfinite(one.value)}
+        missing = [column.id for column in columns if column.id not in counted]
         (others if missing or not columns else complete).append(replace(row, missing=tuple(missing)))
     if not complete:
         return others, (), ()
@@ -383,7 +426,7 @@ def _intervals(
     for j, column in enumerate(columns):
         published = rescoring_noise(column.key)
         for i, row in enumerate(rows):
-            own = row.cells[column.id].stderr
+            own = row.cells[column.id].noise
             noise[i, j] = own if own is not None else published.sd if published else 0.0
     fixed = tuple(column.id for j, column in enumerate(columns) if not noise[:, j].any())
     if not draws or not noise.any():

@@ -19,7 +19,8 @@ from diffusionbench.catalog import direction, is_auxiliary, metric_info
 from diffusionbench.errors import RequestError
 from diffusionbench.record import Record, Value, reference_names
 from diffusionbench.schema import canonical_json
-from diffusionbench.study.points import guidance_state, method_key
+from diffusionbench.study.columns import guidance_state
+from diffusionbench.study.points import method_key
 from diffusionbench.writing import write_atomic
 
 EVERY_EVAL_EVER: Final = "0.3.0"

@@ -1,6 +1,7 @@
 """Records to comparable points: one per method, two metrics each, all under one protocol.
 
-`correlate`, `figure` and the site take their points from here, so all of them compare the same methods.
+`correlate`, `figure` and the site take their points from here, so all of them compare the same methods. Values count
+here that are ok or provisional; every other one, and every record of another protocol or setting, is left out by name.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final, Literal
+from typing import Final
 
 from diffusionbench.catalog import resolve_metric
 from diffusionbench.errors import RequestError
@@ -21,10 +22,12 @@ from diffusionbench.record import Record, Value, load
 from diffusionbench.registry import nearest
 from diffusionbench.shown import few, message, printable
 from diffusionbench.study import published
+from diffusionbench.study.cells import cell_of, setting_of, status_of
+from diffusionbench.study.columns import MEASURED, SETS, declared, guidance_state, place_of, score_set_of
 from diffusionbench.study.published import FAMILIES
 
-MEASURED: Final = "measured"
-SETS: Final = (*published.SCORE_SETS, MEASURED)
+#: Statuses of the values that correlations and figures take.
+COUNTED: Final = ("ok", "provisional")
 LATENT: Final = ("rae", "vae", "e2e-vae")
 # The families of the 24 methods that the published study charts.
 CHARTED: Final = (*LATENT, "pixel")
@@ -43,7 +46,7 @@ class Point:
         title: for display.
         family: key of `FAMILIES`, or None where the records do not say.
         x, y: values.
-        x_record, y_record: ids of the records that hold them.
+        x_record, y_record: ids of the records that hold them, the first of each where repeats are averaged.
         x_value, y_value: the values with their uncertainty.
     """
 
@@ -64,7 +67,8 @@ class Selection:
 
     Attributes:
         x_key, y_key: metric keys after aliases.
-        left_out: (name, reason) of each method that has one of the two metrics but is not among the points.
+        left_out: (name, reason) of each method that has one of the two metrics but is not among the points, and of each
+            record of a method whose other records are.
     """
 
     score_set: str
@@ -74,21 +78,18 @@ class Selection:
     points: tuple[Point, ...]
     left_out: tuple[tuple[str, str], ...]
 
-
-def guidance_state(record: Record) -> Literal["cfg", "none"] | None:
-    """Return "cfg" for guided images, "none" for unguided ones; None where the record does not say."""
-    guidance = record.protocol.guidance
-    return None if guidance is None else "none" if guidance.scale == 1.0 else "cfg"
+    @property
+    def doubtful(self) -> list[tuple[str, str, str, str | None]]:
+        """Return (name, metric, status, reason) of every value among the points that is not ok."""
+        pairs = [
+            (p.name, key, one) for p in self.points for key, one in ((self.x_key, p.x_value), (self.y_key, p.y_value))
+        ]
+        return [(name, key, one.status, one.reason) for name, key, one in pairs if one.status != "ok"]
 
 
 def method_key(record: Record) -> str:
     """Return the name of a method in comparisons: the method, with its variant where it has one."""
     return record.method if record.variant is None else f"{record.method}-{record.variant}"
-
-
-def score_set_of(record: Record) -> str:
-    """Return the set a record belongs to: the published one it was printed in, or "measured"."""
-    return record.protocol.name if record.kind == "published" else MEASURED
 
 
 def in_set(records: Iterable[Record], score_set: str) -> list[Record]:
@@ -149,11 +150,14 @@ def load_folder(folder: Path) -> list[Record]:
 
 
 def record_files(folder: Path, nested: bool = True) -> list[Path]:
-    """Return the JSON files in a folder (and below it) that may be records, without schemas and hidden files."""
+    """Return the JSON files in a folder (and below it) that may be records.
+
+    Not schemas, hidden files and the attachments of records, which lie in folders `ID.evidence`.
+    """
     return sorted(
         path
         for path in (folder.rglob if nested else folder.glob)("*.json")
-        if not any(part.startswith(".") for part in path.relative_to(folder).parts)
+        if not any(part.startswith(".") or part.endswith(".evidence") for part in path.relative_to(folder).parts)
         and not path.name.endswith(".schema.json")
     )
 
@@ -233,14 +237,6 @@ def check_one_protocol(records: Sequence[Record], key: str) -> None:
             )
 
 
-def single(candidates: list[Record], key: str, name: str) -> Record:
-    """Return the one record that holds a metric of a method; RequestError for several."""
-    if len(candidates) > 1:
-        ids = few([f"'{record.id}'" for record in candidates])
-        raise RequestError(f"{len(candidates)} records hold {key} of '{name}': {ids}. Choose one with --select ID.")
-    return candidates[0]
-
-
 def _chosen(records: list[Record], select: Sequence[str]) -> list[Record]:
     """Return the records selected by method key, method, title or id."""
     names = {record.id: {record.id, method_key(record), record.method, record.title} for record in records}
@@ -298,38 +294,51 @@ def select_points(
     if select:
         pool = _chosen(pool, select)
     pairs, left_out = _pair(pool, x_key, y_key, guidance, kept)
-    check_one_protocol([a for a, _ in pairs], x_key)
-    check_one_protocol([b for _, b in pairs], y_key)
-    found = [
-        Point(
-            name=method_key(a),
-            title=a.title,
-            family=a.family or b.family,
-            x=a.values[x_key].value,
-            y=b.values[y_key].value,
-            x_record=a.id,
-            y_record=b.id,
-            x_value=a.values[x_key],
-            y_value=b.values[y_key],
+    check_one_protocol([record for a, _ in pairs for record in a], x_key)
+    check_one_protocol([record for _, b in pairs for record in b], y_key)
+    found = []
+    for a, b in pairs:
+        x_value, y_value = _value(a, x_key), _value(b, y_key)
+        found.append(
+            Point(
+                name=method_key(a[0]),
+                title=a[0].title,
+                family=a[0].family or b[0].family,
+                x=x_value.value,
+                y=y_value.value,
+                x_record=a[0].id,
+                y_record=b[0].id,
+                x_value=x_value,
+                y_value=y_value,
+            )
         )
-        for a, b in pairs
-    ]
     return Selection(score_set, guidance, x_key, y_key, tuple(found), tuple(left_out))
+
+
+def _value(records: Sequence[Record], key: str) -> Value:
+    """Return a record's value with the status that holds for it, or the mean over repeats."""
+    status, reason = status_of(records[0], key)
+    own = records[0].values[key]
+    cell = cell_of(records, key)
+    if cell.n > 1:
+        own = Value(value=cell.value, stderr=cell.noise, method=f"mean of {cell.n} repeats", judges=own.judges)
+    return own.model_copy(update={"status": status, "reason": reason})
 
 
 def _pair(
     pool: Iterable[Record], x_key: str, y_key: str, guidance: str, kept: Sequence[str] | None
-) -> tuple[list[tuple[Record, Record]], list[tuple[str, str]]]:
-    """Return the records of each method with both metrics, and (name, reason) of each method left out."""
+) -> tuple[list[tuple[list[Record], list[Record]]], list[tuple[str, str]]]:
+    """Return the records of each method with both metrics, and (name, reason) of what is left out."""
     records = list(pool)
-    xs, ys = _candidates(records, x_key, guidance), _candidates(records, y_key, guidance)
-    pairs: list[tuple[Record, Record]] = []
+    held = {key: _candidates(records, key, guidance) for key in (x_key, y_key)}
+    xs, ys = held[x_key], held[y_key]
     left_out: list[tuple[str, str]] = []
     # Methods scored under another guidance only are no candidates, but must be named.
     others = {method_key(r): r for r in records if {x_key, y_key} & r.values.keys() and method_key(r) not in {*xs, *ys}}
     for name, record in others.items():
         state = {None: "not stated", "none": "none", "cfg": "cfg"}[guidance_state(record)]
         left_out.append((name, f"guidance {state}"))
+    names = []
     for name in dict.fromkeys([*xs, *ys]):
         family = (xs.get(name) or ys[name])[0].family
         if kept is not None and family not in kept:
@@ -339,10 +348,44 @@ def _pair(
         elif name not in ys:
             left_out.append((name, f"no {y_key}"))
         else:
-            a, b = single(xs[name], x_key, name), single(ys[name], y_key, name)
-            broken = [key for r, key in ((a, x_key), (b, y_key)) if not math.isfinite(r.values[key].value)]
-            if broken:
-                left_out.append((name, f"{broken[0]} is not finite"))
-            else:
-                pairs.append((a, b))
-    return pairs, left_out
+            names.append(name)
+    for key, found in held.items():
+        usable, reasons = _usable([record for name in names for record in found[name]], key)
+        held[key] = {name: [record for record in found[name] if record.id in usable] for name in names}
+        # A method that has records left is named with the records that it lost.
+        left_out += [
+            (f"{name} ({record.id})" if held[key][name] else name, reasons[record.id])
+            for name in names
+            for record in found[name]
+            if record.id in reasons
+        ]
+        names = [name for name in names if held[key][name]]
+    return [(held[x_key][name], held[y_key][name]) for name in names], left_out
+
+
+def _usable(records: Sequence[Record], key: str) -> tuple[set[str], dict[str, str]]:
+    """Return the ids of the records that can be compared, and why each of the others cannot.
+
+    Where protocols are mixed, those count that fit a declared column, if any do; of the settings of one method the
+    oldest counts. So one further record takes no point from others.
+    """
+    reasons: dict[str, str] = {}
+    for record in records:
+        status, reason = status_of(record, key)
+        if not math.isfinite(record.values[key].value):
+            reasons[record.id] = f"{key} is not finite"
+        elif status not in COUNTED:
+            reasons[record.id] = f"{key} is {status}: {reason}"
+    left = [record for record in records if record.id not in reasons]
+    if any(protocol_difference(left[0], record, key) for record in left[1:]):
+        boards = [board for board in declared().values() if board.records == score_set_of(left[0])]
+        columns = [column for board in boards for column in board.columns if column.key == key]
+        misfits = {record.id: place_of(record, key, columns)[1] for record in left}
+        if not all(misfits.values()):
+            reasons |= {name: f"{key} fits no column: {why}" for name, why in misfits.items() if why}
+            left = [record for record in left if record.id not in reasons]
+    oldest: dict[str, str] = {}
+    for record in sorted(left, key=lambda record: record.provenance.created or "~"):
+        if oldest.setdefault(method_key(record), setting_of(record)) != setting_of(record):
+            reasons[record.id] = f"{key} at another setting than the method's oldest record; choose it with --select"
+    return {record.id for record in records} - reasons.keys(), reasons

@@ -20,8 +20,9 @@ from diffusionbench.catalog import ALIASES, CATALOG, SIMPLEEVAL, metric_info, re
 from diffusionbench.errors import RequestError
 from diffusionbench.record import Record
 from diffusionbench.registry import require
+from diffusionbench.study.columns import MEASURED, guidance_state
 from diffusionbench.study.correlate import fit_line, pearson
-from diffusionbench.study.points import MEASURED, Point, guidance_state, in_set, select_points
+from diffusionbench.study.points import Point, in_set, select_points
 from diffusionbench.views.terminal import ARROWS, UNDEFINED, number, span
 from diffusionbench.writing import check_gives_way, write_atomic, write_errors
 

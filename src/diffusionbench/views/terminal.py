@@ -21,8 +21,9 @@ from diffusionbench.errors import RequestError
 from diffusionbench.record import Record, facts_of, reference_names
 from diffusionbench.shown import FIRST, cell, few, lines, printable
 from diffusionbench.study.analysis import Study, SubsetCoefficient
-from diffusionbench.study.board import SHOWN, Board, BoardRow, Cell, column_id
-from diffusionbench.study.board import Column as BoardColumn
+from diffusionbench.study.board import Board, BoardRow, column_id
+from diffusionbench.study.cells import Cell
+from diffusionbench.study.columns import Column as BoardColumn
 from diffusionbench.study.correlate import Coefficient
 
 ABSENT: Final = "-"
@@ -30,6 +31,8 @@ UNDEFINED: Final = "not defined"
 ARROWS: Final = {True: " ↑", False: " ↓", None: ""}
 # Columns for a file or a pipe, which has no width of its own: wide tables must not be folded to 80 there.
 _PIPE: Final = 180
+# Values and records without a place that are named below a board.
+_NOTES: Final = 20
 
 
 class PlainConsole(Console):
@@ -55,11 +58,15 @@ def digits(value: float, printed: str | None = None) -> str:
 
 
 def with_error(found: Cell) -> str:
-    """Return a cell's value with its standard error or else its interval, where one is known."""
+    """Return a cell's value with its standard error or else its interval, its repeats, and its status unless ok."""
     text = digits(found.value, found.printed)
     if found.stderr is not None:
-        return f"{text} ± {found.stderr:.2g}"
-    return text if found.interval is None else f"{text} [{found.interval[0]:.4g}, {found.interval[1]:.4g}]"
+        text += f" ± {found.stderr:.2g}"
+    elif found.interval is not None:
+        text += f" [{found.interval[0]:.4g}, {found.interval[1]:.4g}]"
+    if found.n > 1:
+        text += f", n = {found.n}" + ("" if found.spread is None else f", sd {found.spread:.2g}")
+    return text if found.status == "ok" else f"{text} ({found.status})"
 
 
 def number(value: float | None) -> str:
@@ -150,9 +157,7 @@ def shown(board: Board, names: Sequence[str] = ()) -> list[BoardColumn]:
     if names:
         wanted = [column_id(name, board.score_set, known) for name in names]
         return [column for name in wanted for column in board.columns if column.id == name]
-    headline = (*board.holistic, *SHOWN)
-    # Records that do not state their guidance have columns of their own, which are headline columns too.
-    usual = [c for c in board.columns if c.id.split("[")[0].removesuffix("@unstated") in headline]
+    usual = [column for column in board.columns if column.shown or column.id in board.holistic]
     return usual or list(board.columns)
 
 
@@ -175,17 +180,21 @@ def print_board(board: Board, columns: Sequence[BoardColumn], trace: bool = Fals
         places = ABSENT if row.places is None else f"{_rank(row.places[0])}-{_rank(row.places[1])}"
         ranks += [_rank(row.mean_rank), _rank_interval(row) or ABSENT, places]
         rows.append([*_facts(row), *_cells(row, columns), *ranks, "yes" if row.pareto else ""])
-    title = f"{board.score_set}: {len(board.rows)} rows; every cell is one record's value (--trace, --json, --csv)"
+    repeats = any(one.n > 1 for row in board.rows for one in row.cells.values())
+    content = "one record's value" + (", or the mean over repeats" if repeats else "")
+    title = f"{board.score_set}: {len(board.rows)} rows; every cell is {content} (--trace, --json, --csv)"
     console = PlainConsole(None if sys.stdout.isatty() else _PIPE)
     console.print(_table(title, heads, rows, box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0)))
     for line in rank_notes(board):
+        console.print(line)
+    for line in _first(status_notes(board, columns), "--json"):
         console.print(line)
     if hidden := len(board.columns) - len(columns):
         console.print(f"not shown: {hidden} further column{'s' * (hidden > 1)} (--columns all)")
     for row in board.rows if trace else ():
         for column in columns:
             if column.id in row.cells:
-                console.print(f"{row.name}  {column.id}  {row.cells[column.id].record}")
+                console.print(f"{row.name}  {column.id}  {' '.join(row.cells[column.id].records)}")
 
 
 def rank_notes(board: Board) -> list[str]:
@@ -194,10 +203,13 @@ def rank_notes(board: Board) -> list[str]:
         return ["mean rank: not defined; no column of this set counts towards it. Choose some with --holistic."]
     lines = [
         "mean rank: mean over the axes of the mean rank over " + ", ".join(board.holistic) + "; ranked are rows that "
-        "have all of them; front: no ranked row matches or beats it in every one"
+        "have all of them"
+        + ("" if board.statuses == ("ok",) else f" ({' or '.join(board.statuses)})")
+        + "; front: no ranked row matches or beats it in every one"
     ]
     if not any(row.place is not None for row in board.rows):
-        return [*lines, "no row has every one of these columns: ranks are not defined. Choose columns with --holistic."]
+        absent = "no row has a value that takes a place in every one of these columns: ranks are not defined."
+        return [*lines, f"{absent} Choose columns with --holistic."]
     if board.draws:
         fixed = f"; noise not known, held fixed: {', '.join(board.fixed)}" if board.fixed else ""
         lines.append(f"95 %: every value drawn again with its noise, {board.draws} draws, seed {board.seed}{fixed}")
@@ -212,35 +224,69 @@ def rank_notes(board: Board) -> list[str]:
     return lines
 
 
+def status_notes(board: Board, columns: Sequence[BoardColumn]) -> list[str]:
+    """Return one sentence for each value that takes no place, or takes one under a mark, and for each record listed."""
+    notes = []
+    for row in board.rows:
+        for column in columns:
+            one = row.cells.get(column.id)
+            if one is not None and one.status != "ok":
+                place = "" if one.status in board.statuses else ", takes no place"
+                notes.append(f"{one.status}{place}: {row.title}, {column.title}: {one.reason}")
+    for held in board.listed:
+        values = few([f"{key} {digits(one.value, one.printed)}" for key, one in held.values.items()], first=3)
+        notes.append(f"listed, not ranked: {held.title} ({held.record}): {values}: {held.reason}")
+    return notes
+
+
+def _first(notes: Sequence[str], option: str) -> list[str]:
+    """Return the first notes, and how many more there are."""
+    more = [f"and {len(notes) - _NOTES:,} more values and records without a place ({option} has them all)"]
+    return [*notes[:_NOTES], *(more if len(notes) > _NOTES else [])]
+
+
 def board_csv(board: Board, columns: Sequence[BoardColumn]) -> str:
-    """Return CSV with one row per method; beside each value its standard error and the id of its record."""
+    """Return CSV with one row per method, then the records that fit no column.
+
+    Beside each value stand its standard error, the number of repeats, its status with the reason, and its records.
+    """
     axes = holistic_axes(board)
     head = ["place", "name", "title", "family", "kind"]
     for column in columns:
-        head += [column.id, f"{column.id} stderr", f"{column.id} record"]
-    head += [*(f"rank {axis}" for axis in axes), "mean rank", "rank low", "rank high", "pareto"]
+        head += [column.id, *(f"{column.id} {fact}" for fact in ("stderr", "n", "status", "record"))]
+    head += [*(f"rank {axis}" for axis in axes), "mean rank", "rank low", "rank high", "pareto", "not ranked because"]
     rows = []
     for row in board.rows:
         values: list[Any] = [row.place, row.name, row.title, row.family or "", row.kind]
+        reasons = []
         for column in columns:
             found = row.cells.get(column.id)
-            values += [found.value, found.stderr, found.record] if found else [None, None, None]
+            if found is None:
+                values += [None] * 5
+                continue
+            values += [found.value, found.stderr, found.n, found.status, " ".join(found.records)]
+            if found.status != "ok":
+                reasons.append(f"{column.id} is {found.status}: {found.reason}")
         values += [row.axis_ranks.get(axis) for axis in axes]
-        rows.append([*values, row.mean_rank, *(row.interval or (None, None)), row.pareto])
+        rows.append([*values, row.mean_rank, *(row.interval or (None, None)), row.pareto, "; ".join(reasons)])
+    for held in board.listed:
+        facts = [None, held.record, held.title, "", held.kind]
+        rows.append([*facts, *[None] * (len(head) - len(facts) - 1), f"listed, not ranked: {held.reason}"])
     return to_csv(head, rows)
 
 
 def board_markdown(board: Board, columns: Sequence[BoardColumn]) -> str:
-    """Return a Markdown table with the records of each row in the last column, and the notes on the rank below."""
+    """Return a Markdown table with the records of each row in the last column, and the notes below."""
     head = ["place", "method", "family", "kind", *(column.title for column in columns), "mean rank", "records"]
     rows = []
     for row in board.rows:
-        ids = dict.fromkeys(row.cells[column.id].record for column in columns if column.id in row.cells)
+        held = [row.cells[column.id].records for column in columns if column.id in row.cells]
         rank = _rank(row.mean_rank) + (f" ({_rank_interval(row)})" if row.interval else "")
-        records = ", ".join(f"`{identifier}`" for identifier in ids)
+        records = ", ".join(f"`{identifier}`" for identifier in dict.fromkeys(name for ids in held for name in ids))
         rows.append([*map(_escape, _facts(row)), *_cells(row, columns), rank, records])
     table = to_markdown([*map(_escape, head)], rows, right=range(4, len(head) - 1))
-    return "\n".join([table, "", *(f"- {_escape(line)}" for line in rank_notes(board))]) + "\n"
+    notes = [*rank_notes(board), *_first(status_notes(board, columns), "--csv")]
+    return "\n".join([table, "", *(f"- {_escape(line)}" for line in notes)]) + "\n"
 
 
 def holistic_axes(board: Board) -> list[str]:

@@ -7,11 +7,13 @@ constructed as `codec(spec, device)`. Rows are read without torch and without we
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from diffusionbench.errors import ConfigError, RequestError
 from diffusionbench.registry import Table
+from nanogen.latents.files import WeightFiles
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -28,12 +30,12 @@ class LatentSpec:
         channels: C of the latent.
         stride: image pixels per latent position.
         grid: (rows, columns) of the latent where they do not follow from the image size; None: image size / stride.
+        image_size: the one size of images that it takes; None: any multiple of the stride.
         patch_size: side of a patch on the latent, or None where the config's `model.pixel_grid` decides.
         options: settings of the codec, such as the shift and scale of its latents.
-        hub: Hugging Face repository of the weights, "org/name"; "" for none.
-        revision: its pinned commit; "" where it is not pinned.
-        licence: of the weights, as an SPDX name where there is one.
-        gated: the licence must be accepted on the hub before a download.
+        weights: files that it needs and that do not ship with the package.
+        folder: where the user has them, which `open_latent` sets; None: the usual places.
+        licence: of weights that ship, as an SPDX name.
         paper: arXiv number.
         unavailable: why it cannot run yet, in one clause, or None.
     """
@@ -44,12 +46,12 @@ class LatentSpec:
     channels: int
     stride: int
     grid: tuple[int, int] | None = None
+    image_size: int | None = None
     patch_size: int | None
     options: Mapping[str, Any] = field(default_factory=dict)
-    hub: str = ""
-    revision: str = ""
+    weights: tuple[WeightFiles, ...] = ()
+    folder: Path | None = None
     licence: str = ""
-    gated: bool = False
     paper: str = ""
     unavailable: str | None = None
 
@@ -57,8 +59,13 @@ class LatentSpec:
         """Return the (channels, rows, columns) of the latent of a square image.
 
         Raises:
-            ConfigError: if the image size is no multiple of the stride.
+            ConfigError: if the space takes no images of this size.
         """
+        if self.image_size not in (None, image_size):
+            raise ConfigError(
+                f"latent space '{self.name}' takes images of {self.image_size} pixels, data.image_size is "
+                f"{image_size}. Choose another method or size."
+            )
         if self.grid is not None:
             return (self.channels, *self.grid)
         if image_size % self.stride:
@@ -109,6 +116,26 @@ _ROWS = (
         licence="Apache-2.0",
     ),
     LatentSpec(
+        name="taef2",
+        title="small autoencoder for the normalised FLUX.2 latent (madebyollin/taesd)",
+        load="nanogen.latents.taef2:TAEF2",
+        channels=128,
+        stride=16,
+        patch_size=1,
+        weights=(
+            WeightFiles(
+                part="autoencoder",
+                names=("taef2_encoder.pth", "taef2_decoder.pth"),
+                address="https://github.com/madebyollin/taesd at commit 5cccb12dc72074a4be35680c3b108548a7c69978",
+                licence="MIT",
+                sha256={
+                    "taef2_encoder.pth": "10a4e1021e89d7551eaf161352da8dbd0b1aa83872ae28b150c1df1ce2f147b6",
+                    "taef2_decoder.pth": "0a44a31e1ae59eb9dbf9359d24942fd3ef5928162c1800d97a28c61d51be0ab5",
+                },
+            ),
+        ),
+    ),
+    LatentSpec(
         name="sd-vae-ema",
         title="Stable Diffusion VAE, EMA weights (stabilityai/sd-vae-ft-ema)",
         load=None,
@@ -116,8 +143,15 @@ _ROWS = (
         stride=8,
         patch_size=2,
         options={"shift": 0.0, "scale": 0.18215},
-        hub="stabilityai/sd-vae-ft-ema",
-        licence="MIT",
+        weights=(
+            WeightFiles(
+                part="vae",
+                names=("config.json", "diffusion_pytorch_model.safetensors"),
+                hub="stabilityai/sd-vae-ft-ema",
+                revision="f04b2c4b98319346dad8c65879f680b1997b204a",
+                licence="MIT",
+            ),
+        ),
         paper="2112.10752",
         unavailable="its autoencoder is not wired in yet; `nanogen show` and `nanogen bench --synthetic` know its "
         "shape",
@@ -126,13 +160,17 @@ _ROWS = (
 LATENTS = Table("latent space", {row.name: row for row in _ROWS}, group="nanogen.latents")
 
 
-def open_latent(name: str, device: str) -> Latent:
+def open_latent(name: str, device: str, weights: str | None = None) -> Latent:
     """Construct a latent space on a device.
 
+    Args:
+        weights: folder of its weight files (`latent.weights`); None: the usual places.
+
     Raises:
-        RequestError: if it cannot run yet, or its weights are missing or damaged.
+        RequestError: if it cannot run yet, or its weights are missing.
+        CheckpointError: if they are damaged or others.
     """
-    spec = LATENTS[name]
+    spec = replace(LATENTS[name], folder=None if weights is None else Path(weights))
     if spec.unavailable is not None:
         raise RequestError(f"latent space '{name}' cannot run: {spec.unavailable}.")
     codec: type[Latent] = LATENTS.load(name)

@@ -28,11 +28,13 @@ class LossSpec:
         title: one line for users.
         options: model of its part of the `losses` section of a config.
         load: "module:Class" of the `ExtraLoss`.
+        judges: names in `diffusionbench ls judges` whose networks it trains with; their metrics flag such methods.
     """
 
     title: str
     options: type[LossOptions]
     load: str
+    judges: tuple[str, ...] = ()
 
 
 LOSSES: Table[LossSpec] = Table("extra loss", {}, group="nanogen.losses")

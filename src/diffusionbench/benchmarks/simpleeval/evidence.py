@@ -55,7 +55,8 @@ class Scorer(Judge):
         """Answer the questions on B images uint8 [H, W, 3] by their prompts: B arrays int8 [2, 1 + V, Q]."""
         raise NotImplementedError
 
-    def questions(self, item: Item) -> tuple[str, ...]:
+    @classmethod
+    def questions(cls, item: Item) -> tuple[str, ...]:
         """Return slot, options and the prompt's facts of each question; views of the open world depend on the seed."""
         prompt: Prompt = item.detail["prompt"]
         seed = prompt.id.split("/")[0]

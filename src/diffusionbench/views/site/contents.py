@@ -13,7 +13,8 @@ from typing import Any, Final
 from diffusionbench.record import Record, Value, printed_digits
 from diffusionbench.study import published
 from diffusionbench.study.board import DRAWS, Board, build
-from diffusionbench.study.points import MEASURED, guidance_state, in_set, score_set_of
+from diffusionbench.study.columns import MEASURED, guidance_state, score_set_of
+from diffusionbench.study.points import in_set
 from diffusionbench.views.figure import GUIDANCE, OTHER, PATHS, STYLES, UNSTATED, Figure, figure
 from diffusionbench.views.site.samples import Store
 from diffusionbench.views.terminal import digits

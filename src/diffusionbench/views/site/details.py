@@ -15,7 +15,7 @@ from diffusionbench.catalog import CATALOG, direction, metric_info
 from diffusionbench.record import Record
 from diffusionbench.schema import canonical_json
 from diffusionbench.study.analysis import rescoring_noise
-from diffusionbench.study.points import guidance_state, score_set_of
+from diffusionbench.study.columns import guidance_state, score_set_of
 from diffusionbench.study.published import METHODS
 from diffusionbench.views.figure import STYLES
 from diffusionbench.views.site.contents import (

@@ -1,0 +1,206 @@
+"""The Python interface, as `diffusionbench.evaluate` and `diffusionbench.compare`: images in, a record out."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL.Image import Image
+from pydantic import ValidationError
+from torch import Tensor
+
+from diffusionbench import bounds, runner
+from diffusionbench.axes import AXES
+from diffusionbench.callables import as_source, examine, facts_of, is_named, open_named, to_images
+from diffusionbench.errors import RequestError
+from diffusionbench.metrics import METRICS
+from diffusionbench.prompts import PromptChoice
+from diffusionbench.record import Guidance, Record, breaches, load
+from diffusionbench.references import Role
+from diffusionbench.request import EvalRequest, Evaluation, Sampling
+from diffusionbench.shown import few, printable
+from diffusionbench.source import ArraySource, ImageSource, exists_already, open_prompt_images, open_source, read_labels
+from diffusionbench.study import comparison
+from diffusionbench.writing import check_place
+
+Source = str | Path | np.ndarray | Tensor | Sequence[Image] | Callable[..., Any] | ImageSource
+"""What can be scored: a folder or .npz, images in memory, a function or its name "module:function", or a source."""
+
+# Fields of a request, as users call them here.
+_CALLED = {"count": "num", "num_classes": "classes", "method": "name"}
+
+
+def evaluate(
+    source: Source,
+    *,
+    metrics: str | Sequence[str],
+    reference: str | Path | Mapping[str, str | Path] | None = None,
+    reference_extractor: str | Sequence[str] = (),
+    reference_role: Role | None = None,
+    prompts: str | PromptChoice | None = None,
+    num: int | None = None,
+    classes: int | None = None,
+    labels: Sequence[int] | str | Path | None = None,
+    name: str | None = None,
+    title: str | None = None,
+    family: str | None = None,
+    guidance: float | None = None,
+    seed: int = 0,
+    axis: str | None = None,
+    batch: int = 64,
+    store: str | Path | None = None,
+    version: str | None = None,
+    device: str = "cpu",
+    progress: runner.Progress | None = None,
+) -> Record:
+    """Score images of any generator, and return a record; docs/python.md has examples.
+
+    Args:
+        source: a function of `labels` or `prompts`, and `seeds`, that returns images (see `callables.to_images`); its
+            name "module:function"; a folder or .npz; an array or tensor of images, or a list of Pillow images.
+        metrics: keys, separated by spaces or commas, or a sequence of them.
+        reference: name of a reference, or path of real images or statistics; or these by judge.
+        reference_extractor: judges whose statistics you say those are that nothing else tells whose they are.
+        reference_role: which split you say the real images are: "train", "val" or "test".
+        prompts: prompt set to ask for; by default the one that the metrics judge.
+        num: images to score; by default all that exist already, or a complete evaluation of a generator.
+        classes: ask a function for labels 0 .. classes - 1, in turn; by default for those of the reference.
+        labels: of images that exist already, or a file with one a line.
+        name, title, family: what the record calls the generator.
+        guidance: scale that the images are made with, for the record.
+        seed: from which the seeds of a function's samples follow.
+        axis: see `diffusionbench ls axes`; by default the one of prompts where a prompt set is asked for.
+        batch: most images to ask a function for at once.
+        store: folder that keeps the images.
+        version: of what a function's images depend on: where `store` has images of the same function, name and
+            version, they are used again. Without it they are made anew.
+        device: where judges run.
+        progress: called with what is being done, how many images are done, and of how many.
+
+    Raises:
+        UserError: before any image is made, where the request is at fault; or if a function returns something else
+            than images.
+        RunError: if a function raises an exception.
+    """
+    keys = tuple(name for name in re.split(r"[\s,]+", metrics) if name) if isinstance(metrics, str) else tuple(metrics)
+    if not 1 <= batch <= bounds.BATCH:
+        raise RequestError(f"batch={batch} was given. A function is asked for 1 to {bounds.BATCH:,} images at once.")
+    if store is not None:
+        check_place(Path(store), "folder")
+    choice, axis = _prompts(keys, prompts, axis)
+    given, called = _given(source, name, batch, version)
+    facts = {} if isinstance(given, Path) else facts_of(given)
+    if guidance is not None and "sampling" in facts:
+        raise RequestError(f"guidance={guidance} was given, and the source states its own. Leave it out.")
+    fields = {
+        "axis": axis,
+        "metrics": keys,
+        **_real_images(reference),
+        "reference_extractors": [reference_extractor] if isinstance(reference_extractor, str) else reference_extractor,
+        "reference_role": reference_role,
+        "prompts": choice,
+        "count": 1 if num is None else num,
+        "seed": seed,
+        "method": called,
+        "title": title or called,
+        "family": family,
+        "sampling": Sampling(guidance=None if guidance is None else Guidance(scale=guidance)),
+        **facts,
+        **({} if classes is None else {"num_classes": classes}),
+    }
+    evaluation = Evaluation(_request(fields))
+    images = _images(given, evaluation, labels)
+    if exists_already(images) and classes is not None:
+        raise RequestError(f"classes={classes} was given, and {images.description} holds images already. Leave it out.")
+    evaluation = evaluation.updated(count=num or _number(images, evaluation), classes=getattr(images, "classes", None))
+    evaluation.check(images)
+    evaluation = examine(evaluation, images)
+    record = runner.run(evaluation, images, None if store is None else Path(store), device, progress)
+    notes = [*getattr(images, "notes", ()), *(note for one in evaluation.distinct_references for note in one.notes)]
+    return record.model_copy(update={"extra": {**record.extra, "left_out": notes}}) if notes else record
+
+
+def compare(first: Record | str | Path, second: Record | str | Path) -> comparison.Comparison:
+    """Compare two records, each given as it is or by its file.
+
+    Raises:
+        RequestError: if a file is no record.
+    """
+    return comparison.compare(_record(first), _record(second))
+
+
+def _record(given: Record | str | Path) -> Record:
+    return given if isinstance(given, Record) else load(Path(given))
+
+
+def _prompts(
+    metrics: Sequence[str], prompts: str | PromptChoice | None, axis: str | None
+) -> tuple[PromptChoice | None, str]:
+    """Return the prompt set to ask for, None for classes, and the axis."""
+    specs = [METRICS[key] for key in metrics]
+    names = [spec.prompts for spec in specs if spec.prompts is not None]
+    choice = PromptChoice(name=prompts) if isinstance(prompts, str) else prompts
+    if axis is None:
+        asked = "prompts" if choice or any(spec.items == "prompts" for spec in specs) else "classes"
+        axis = next(key for key, row in AXES.items() if row.asks == asked)
+    if choice is None and names and AXES[axis].asks == "prompts":
+        choice = PromptChoice(name=names[0])
+    return choice, axis
+
+
+def _given(source: Any, name: str | None, batch: int, version: str | None) -> tuple[Path | ImageSource, str]:
+    """Return a path or an opened source, and what the record calls the generator."""
+    if isinstance(source, np.ndarray | Tensor | list | tuple):
+        images, _ = to_images(source, len(source), "the caller")
+        return ArraySource(images, None, "images in memory"), name or "images"
+    if isinstance(source, str | Path):
+        if not is_named(str(source)):
+            return Path(source), name or printable(Path(source).resolve().stem) or "images"
+        name, source = name or printable(str(source)), open_named(str(source))
+    if not callable(source) and not hasattr(source, "images"):
+        raise RequestError(
+            f"source is an object of type {type(source).__name__}. Give a function, a path, an array of images or "
+            '"module:function".'
+        )
+    called = name or getattr(source, "__name__", "").strip("<>") or type(source).__name__
+    return as_source(source, called, batch, version), called
+
+
+def _images(
+    given: Path | ImageSource, evaluation: Evaluation, labels: Sequence[int] | str | Path | None
+) -> ImageSource:
+    """Return a source with its labels, opening a path as the evaluation needs it."""
+    read = read_labels(Path(labels)) if isinstance(labels, str | Path) else labels
+    if isinstance(given, ArraySource):
+        return given if read is None else ArraySource(given.array, read, given.description)
+    if not isinstance(given, Path):
+        if read is not None:
+            raise RequestError(f"labels were given, and {given.description} has its own. Leave them out.")
+        return given
+    if (prompts := evaluation.prompts) is not None:
+        if read is not None:
+            raise RequestError("labels were given, and the images are told apart by their prompts. Leave them out.")
+        return open_prompt_images(given, prompts.samples(), prompts.images_per_prompt)
+    return open_source(given, read, evaluation.classes)
+
+
+def _number(images: ImageSource, evaluation: Evaluation) -> int:
+    """Return how many images there are to score: all that exist, or a complete evaluation of a generator."""
+    return evaluation.full_count if images.labels is None else len(images.labels)
+
+
+def _real_images(reference: str | Path | Mapping[str, str | Path] | None) -> dict[str, Any]:
+    if isinstance(reference, Mapping):
+        return {"references": {judge: str(one) for judge, one in reference.items()}}
+    return {"reference": None if reference is None else str(reference)}
+
+
+def _request(fields: Mapping[str, Any]) -> EvalRequest:
+    try:
+        return EvalRequest(**fields)
+    except ValidationError as error:
+        wrong = [re.sub(r"^\w+", lambda found: _CALLED.get(found[0], found[0]), breach) for breach in breaches(error)]
+        raise RequestError(f"the request cannot be carried out: {few(wrong, '; ')}. Correct it.") from None

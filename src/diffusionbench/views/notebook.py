@@ -1,0 +1,75 @@
+"""A record as a table: HTML for a notebook, text for `repr`."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from html import escape
+
+from diffusionbench.catalog import direction
+from diffusionbench.record import Record, Value, reference_names
+from diffusionbench.shown import few, printable
+
+_BETTER = {True: "↑", False: "↓", None: ""}
+
+
+def as_text(record: Record) -> str:
+    """Return a record's values as lines of text."""
+    table = _table(record)
+    widths = [max(map(len, column)) for column in zip(*table, strict=True)]
+    lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in table]
+    return "\n".join([_title(record), *lines, *_notes(record)])
+
+
+def as_html(record: Record) -> str:
+    """Return a record's values as an HTML table; nothing in it runs, whatever a record says."""
+    head, *rows = _table(record)
+    cells = [f"<tr>{_cells(head, 'th')}</tr>", *(f"<tr>{_cells(row, 'td')}</tr>" for row in rows)]
+    notes = "".join(f"<div><small>{escape(note)}</small></div>" for note in _notes(record))
+    return f"<div><strong>{escape(_title(record))}</strong></div><table>{''.join(cells)}</table>{notes}"
+
+
+def _cells(row: Sequence[str], tag: str) -> str:
+    return "".join(f"<{tag}>{escape(cell)}</{tag}>" for cell in row)
+
+
+def _title(record: Record) -> str:
+    protocol = record.protocol
+    against = reference_names(protocol)
+    facts = [f"on prompts {protocol.prompts}" if protocol.prompts else protocol.axis]
+    facts += [f"against {against}"] if against else []
+    facts += [] if protocol.count is None else [f"{protocol.count:,} images"]
+    return printable(f"{record.title} ({record.id}): {', '.join(facts)}")
+
+
+def _table(record: Record) -> list[tuple[str, ...]]:
+    """Return the head and a row per metric; anchors have a column each."""
+    rows = [("metric", "value", "95 % interval", "n", "status", *record.anchors)]
+    for key, value in record.values.items():
+        interval = "" if value.interval is None else f"[{_digits(value.interval[0])}, {_digits(value.interval[1])}]"
+        if value.interval is None and value.stderr is not None:
+            interval = f"± {value.stderr:.2g}"
+        scored = "" if value.scored is None else f"{value.scored:,}"
+        anchors = [_digits(values[key].value) if key in values else "" for values in record.anchors.values()]
+        name = f"{key} {_BETTER[direction(key, value)]}".strip()
+        rows.append((name, _digits(value.value), interval, scored, value.status, *anchors))
+    return [tuple(map(printable, row)) for row in rows]
+
+
+def _notes(record: Record) -> list[str]:
+    """Return why values are not "ok", and what was not scored."""
+    reasons: dict[str, list[str]] = {}
+    for key, value in record.values.items():
+        if value.status != "ok":
+            reasons.setdefault(_reason(value), []).append(key)
+    notes = [f"{few(keys)}: {reason}" for reason, keys in reasons.items()]
+    if record.unscored:
+        notes.append(f"{len(record.unscored):,} not scored; the first: {record.unscored[0]}")
+    return [printable(note) for note in [*notes, *record.protocol.notes]]
+
+
+def _reason(value: Value) -> str:
+    return f"{value.status}, {value.reason}" if value.reason else value.status
+
+
+def _digits(number: float) -> str:
+    return f"{number:.3f}" if abs(number) < 1 else f"{number:.4g}"

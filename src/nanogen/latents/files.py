@@ -1,0 +1,117 @@
+"""Weight files that do not ship with the package: what they are, where they are looked for, how a user gets them.
+
+Nothing here imports torch or opens a connection.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from diffusionbench.writing import cache_folder
+
+
+@dataclass(frozen=True, kw_only=True)
+class WeightFiles:
+    """Files of one origin that a latent space needs.
+
+    Attributes:
+        part: what they are in one word, which also names their folder below the one of the latent space.
+        names: the files, without folders. `NAME.safetensors` is taken in place of `NAME.pt` and `NAME.pth`.
+        hub: Hugging Face repository that holds them, "org/name"; "" for none.
+        revision: its pinned commit; "" where none is known: the hash of what was loaded then tells what was used.
+        subfolder: of the repository.
+        address: where else to get them.
+        licence: as an SPDX name where there is one.
+        gated: the licence must be accepted on the hub before a download.
+        sha256: of files whose content is pinned, by name.
+    """
+
+    part: str
+    names: tuple[str, ...]
+    hub: str = ""
+    revision: str = ""
+    subfolder: str = ""
+    address: str = ""
+    licence: str
+    gated: bool = False
+    sha256: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def origin(self) -> str:
+        """Where they come from, in words."""
+        if not self.hub:
+            return self.address
+        inside = f", folder {self.subfolder}" if self.subfolder else ""
+        return f"https://huggingface.co/{self.hub}{inside}{f', revision {self.revision}' if self.revision else ''}"
+
+    @property
+    def terms(self) -> str:
+        """Licence and gate, in words."""
+        return f"licence {self.licence}{', gated: accept it there first' if self.gated else ''}"
+
+    def places(self, name: str, folder: Path | None) -> Iterator[Path]:
+        """Give the folders in which they are looked for, the first first.
+
+        Args:
+            name: of the latent space.
+            folder: where the user has them (`latent.weights`).
+        """
+        for root in ([] if folder is None else [folder]) + [home(name)]:
+            yield from (root / self.part, root)
+        if self.hub and (snapshot := self.snapshot()) is not None:
+            yield snapshot
+
+    def snapshot(self) -> Path | None:
+        """Return the folder of the hub's own cache for the files; None where no commit is known."""
+        cache = os.environ.get("HF_HUB_CACHE") or Path(os.environ.get("HF_HOME") or "~/.cache/huggingface") / "hub"
+        repository = Path(cache).expanduser() / f"models--{self.hub.replace('/', '--')}"
+        commit = self.revision
+        if not commit:
+            try:
+                commit = (repository / "refs" / "main").read_text().strip()
+            except OSError:
+                return None
+        return repository / "snapshots" / commit / self.subfolder
+
+    def inside(self, folder: Path) -> list[Path] | None:
+        """Return the paths of all the files in a folder, or None where one is missing."""
+        found = []
+        for name in self.names:
+            path = folder / name
+            if path.suffix in (".pt", ".pth") and (converted := path.with_suffix(".safetensors")).is_file():
+                path = converted
+            if not path.is_file():
+                return None
+            found.append(path)
+        return found
+
+
+def home(name: str) -> Path:
+    """Return the folder in which the files of a latent space lie by default; DIFFUSIONBENCH_CACHE moves it."""
+    return cache_folder() / "latents" / name
+
+
+def locate(name: str, weights: WeightFiles, folder: Path | None = None) -> list[Path] | None:
+    """Return where files of a latent space lie, in the order of their names, or None where they are nowhere."""
+    return next((found for place in weights.places(name, folder) if (found := weights.inside(place))), None)
+
+
+def remedy(name: str, weights: WeightFiles) -> str:
+    """Return how a user gets the files of a latent space, in one sentence."""
+    files = " and ".join(weights.names)
+    return (
+        f"Get {files} from {weights.origin} ({weights.terms}), and put them into {home(name) / weights.part} or into a "
+        "folder that latent.weights names."
+    )
+
+
+def presence(name: str, needed: tuple[WeightFiles, ...], folder: Path | None = None) -> list[str]:
+    """Return what is missing of a latent space, each with how to get it; an empty list where all files are there."""
+    return [
+        f"its {weights.part} is missing. {remedy(name, weights)}"
+        for weights in needed
+        if locate(name, weights, folder) is None
+    ]

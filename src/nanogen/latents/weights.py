@@ -1,0 +1,102 @@
+"""Weight files of others, found or fetched, verified and read without running anything that they contain."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import pickle
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor
+
+from diffusionbench.errors import CheckpointError, RequestError
+from diffusionbench.registry import require
+from diffusionbench.schema import file_digest
+from diffusionbench.shown import first_line
+from nanogen.latents import LatentSpec
+from nanogen.latents.files import WeightFiles, locate, remedy
+from nanogen.log import say
+
+
+def obtain(spec: LatentSpec, part: str) -> list[Path]:
+    """Return the files of one part of a latent space, verified where their hash is pinned; fetch them if need be.
+
+    Raises:
+        RequestError: if they are nowhere and cannot be fetched; says how to get them.
+        CheckpointError: if one does not have the pinned hash.
+    """
+    (weights,) = (one for one in spec.weights if one.part == part)
+    found = locate(spec.name, weights, spec.folder)
+    if found is None and weights.hub:
+        fetch(spec, weights)
+        found = locate(spec.name, weights, spec.folder)
+    if found is None:
+        raise RequestError(f"latent space '{spec.name}' needs its {part}. {remedy(spec.name, weights)}")
+    if spec.folder is not None and spec.folder not in found[0].parents:
+        say(f"latent.weights {spec.folder} does not hold the {part} of '{spec.name}'; using {found[0].parent}")
+    for path in found:
+        expected = weights.sha256.get(path.name)
+        if expected is not None and (digest := file_digest(path)) != expected:
+            raise CheckpointError(
+                f"latent space '{spec.name}': {path} has SHA-256 {digest}, expected {expected}. The file is damaged or "
+                f"another one. {remedy(spec.name, weights)}"
+            )
+    return found
+
+
+def fetch(spec: LatentSpec, weights: WeightFiles) -> None:
+    """Fetch files from the hub into its cache; says first under which licence.
+
+    Raises:
+        RequestError: if they cannot be fetched; says how to get them.
+    """
+    lacks = f"latent space '{spec.name}' needs its {weights.part}"
+    if os.environ.get("HF_HUB_OFFLINE", "0") not in ("", "0"):
+        raise RequestError(f"{lacks}, and HF_HUB_OFFLINE is set. {remedy(spec.name, weights)}")
+    hub = require("huggingface_hub", "hub", f"Fetching the {weights.part} of latent space '{spec.name}'")
+    say(f"fetching the {weights.part} of '{spec.name}' from {weights.origin} ({weights.terms})")
+    inside = f"{weights.subfolder}/" if weights.subfolder else ""
+    patterns = [f"{inside}{name}" for name in weights.names]
+    try:
+        hub.snapshot_download(weights.hub, revision=weights.revision or None, allow_patterns=patterns)
+    except Exception as error:
+        raise RequestError(
+            f"{lacks}, which cannot be fetched: {first_line(error).rstrip('.')}. {remedy(spec.name, weights)}"
+        ) from None
+
+
+def read_tensors(path: Path, owner: str) -> dict[str, Any]:
+    """Return what a weight file holds, on the CPU: safetensors, or a pickle read by the restricted loader.
+
+    Args:
+        owner: what needs it, such as "latent space 'taef2'".
+
+    Raises:
+        CheckpointError: if it is damaged, holds anything but plain tensors and containers, or is no mapping.
+    """
+    try:
+        if path.suffix == ".safetensors":
+            return dict(load_file(path))
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except (OSError, RuntimeError, ValueError, EOFError, KeyError, pickle.UnpicklingError, SafetensorError) as error:
+        raise CheckpointError(
+            f"{owner}: {path} cannot be read as plain tensors: {first_line(error)}. The file is damaged or holds code; "
+            "get it again."
+        ) from None
+    if not isinstance(content, dict):
+        raise CheckpointError(f"{owner}: {path} holds a {type(content).__name__}, expected tensors by name.")
+    return content
+
+
+def tensors_digest(tensors: Mapping[str, Tensor]) -> str:
+    """Return the SHA-256 over names, types, shapes and values: equal for a file and its conversion."""
+    sha = hashlib.sha256()
+    for name, tensor in sorted(tensors.items()):
+        sha.update(f"{name} {tensor.dtype} {list(tensor.shape)}\n".encode())
+        sha.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)
+    return sha.hexdigest()
