@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from copy import copy
 from typing import Any, Final, Literal
 
@@ -112,10 +112,6 @@ class EvalRequest(Strict):
     @field_validator("metrics")
     @classmethod
     def _distinct(cls, metrics: tuple[str, ...]) -> tuple[str, ...]:
-        if not metrics:
-            raise RequestError(
-                f"no metric was asked for. Name at least one of: {', '.join(sorted(METRICS.with_code))}."
-            )
         twice = sorted({key for key in metrics if metrics.count(key) > 1})
         if twice:
             raise RequestError(f"metric '{twice[0]}' is asked for twice. Name each metric once.")
@@ -130,28 +126,6 @@ class EvalRequest(Strict):
                 "a shorter one with --method or --title."
             )
         return name
-
-
-def references_by_judge(given: Sequence[str]) -> dict[str, Any]:
-    """Return the fields `reference` and `references` of a request from "REF" or "JUDGE=REF" of each.
-
-    A path may hold "=": only the name of a judge before the first one counts.
-
-    Raises:
-        RequestError: if two are given for one judge, or two for all.
-    """
-    found: dict[str, str] = {}
-    for one in given:
-        judge, equals, name = one.partition("=")
-        if not (equals and judge in JUDGES):
-            judge, name = "", one
-        if judge in found:
-            raise RequestError(
-                f"two references are given for {f'judge {judge!r}' if judge else 'all judges'}: {found[judge]} and "
-                f"{name}. Name one; --reference JUDGE=REF gives a judge its own."
-            )
-        found[judge] = name
-    return {"reference": found.pop("", None), "references": found}
 
 
 def check_metric_axis(axis: str, metrics: Iterable[str]) -> None:
@@ -340,6 +314,14 @@ class Evaluation:
                 the wrong size, missing weights or packages.
         """
         self.check_metrics()
+        self.check_images(source)
+
+    def check_images(self, source: ImageSource) -> None:
+        """Check all that can be known of the images before one is made.
+
+        Raises:
+            UserError: too few images, missing or impossible labels, images of the wrong size.
+        """
         self.check_labels(self.samples(source))
         self.check_size(source.image_size)
 
@@ -366,6 +348,10 @@ class Evaluation:
             UserError: as `check`.
         """
         request = self.request
+        if not request.metrics:
+            raise RequestError(
+                f"no metric was asked for. Name at least one of: {', '.join(sorted(METRICS.with_code))}."
+            )
         check_metric_axis(request.axis, self.metrics)
         if request.prompts is not None and AXES[request.axis].asks != "prompts":
             raise RequestError(
