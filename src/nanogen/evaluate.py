@@ -33,10 +33,11 @@ from diffusionbench.writing import write_errors
 from nanogen import parallel
 from nanogen.build import Components
 from nanogen.conditions import CONDITIONS, SampleSpec
-from nanogen.config import Config, differences
+from nanogen.config import TRAINING_IMAGES, Config, differences
 from nanogen.log import say
 from nanogen.losses import LOSSES
 from nanogen.pipeline import ImagePipeline, open_weights
+from nanogen.reference import training_reference
 from nanogen.resolve import resolve
 from nanogen.rng import SeededNoise
 from nanogen.run import EVALS, SAMPLES, Run
@@ -134,7 +135,10 @@ def _evaluation(config: Config, components: Components, method: str, step: int |
         **request_facts(config, components),
     )
     # References of judges that only other metrics name have no meaning here.
-    evaluation = Evaluation(request.with_metrics(request.metrics))
+    request = request.with_metrics(request.metrics)
+    named = (request.reference, *request.references.values())
+    own = {TRAINING_IMAGES: training_reference(config)} if TRAINING_IMAGES in named else {}
+    evaluation = Evaluation(request, own)
     asked = config.eval.num_samples
     # Samples of a prompt set that rules their noise carry the seeds of their generators.
     ruled = evaluation.prompts is not None and evaluation.prompts.noise_seeds is not None

@@ -28,22 +28,37 @@ DryRun = Annotated[bool, typer.Option("--dry-run", help="check the request, scor
 
 @dataclass(frozen=True)
 class Generator:
-    """Whose images are scored: how they are told apart, and what the record says of them."""
+    """Whose images are scored: how they are made or told apart, and what the record says of them."""
 
     axis: Annotated[str, typer.Option("--axis", help="see `diffusionbench ls axes`")] = "class_conditional"
     labels: Annotated[
         Path | None, typer.Option("--labels", help="file with one class label a line, in natural order of names")
     ] = None
-    prompts: Annotated[str | None, typer.Option("--prompts", help="prompt set the images were made for")] = None
+    prompts: Annotated[str | None, typer.Option("--prompts", help="prompt set the images are made for")] = None
     layout: Annotated[
         str | None,
-        typer.Option("--layout", help="flat, folder, geneval, grid:RxC, npz or tar; default: as the files' names tell"),
+        typer.Option("--layout", help="how images lie: flat, folder, geneval, grid:RxC, npz, tar; default by names"),
     ] = None
     claim: Annotated[
         Path | None, typer.Option("--claim", help="YAML file about prompt set and generator; see docs/simpleeval.md")
     ] = None
     count: Annotated[
-        int | None, typer.Option("--num", min=1, max=bounds.IMAGES, help="score the first N images; default all")
+        int | None,
+        typer.Option("--num", min=1, max=bounds.IMAGES, help="images to score; default all, or a complete evaluation"),
+    ] = None
+    classes: Annotated[
+        int | None,
+        typer.Option("--classes", min=1, max=bounds.CLASSES, help="ask a function for the classes 0..N-1 in turn"),
+    ] = None
+    seed: Annotated[
+        int | None,
+        typer.Option("--seed", min=0, max=bounds.SEED, help="from which the seeds of a function's samples follow"),
+    ] = None
+    batch: Annotated[
+        int | None, typer.Option("--batch", min=1, max=bounds.BATCH, help="images to ask a function for at once")
+    ] = None
+    version: Annotated[
+        str | None, typer.Option("--version", help="of a function: stored images of an equal version are used again")
     ] = None
     method: Annotated[str | None, typer.Option("--method", help="name of the generator in the record")] = None
     title: Annotated[
@@ -59,7 +74,7 @@ class Generator:
             min=0,
             max=bounds.GUIDANCE,
             callback=bounds.number,
-            help="guidance scale the images were made with; 1 is none",
+            help="guidance scale the images are made with; 1 is none",
         ),
     ] = None
 

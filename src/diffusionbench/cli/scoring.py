@@ -35,9 +35,12 @@ if TYPE_CHECKING:
     from diffusionbench.prompts import PromptChoice
     from diffusionbench.record import Record
     from diffusionbench.request import EvalRequest, Evaluation
-    from diffusionbench.source import GivenImages
+    from diffusionbench.source import ImageSource
 
-Images = Annotated[Path, typer.Argument(help="folder or .tar of images, or .npz with arr_0 uint8 [N, H, W, 3]")]
+Images = Annotated[
+    Path,
+    typer.Argument(help="folder or .tar of images, .npz with arr_0, or module:function (docs/python.md)"),
+]
 
 
 def register(app: typer.Typer) -> None:
@@ -80,6 +83,8 @@ def run(
       diffusionbench run samples/ --axis t2i --metrics simpleeval_shapes_v1 --claim claim.yaml
 
       diffusionbench run grids/ --axis t2i --metrics simpleeval_v1 --layout grid:2x2
+
+      diffusionbench run my_model:generate --classes 10 --num 1000 --metrics accuracy_digits
     """
     from diffusionbench import runner
     from diffusionbench.views.terminal import progress_line
@@ -90,6 +95,7 @@ def run(
     if dry_run:
         print(evaluation.request.model_dump_json(indent=2))
         return
+    evaluation = _examined(evaluation, source, chosen)
     with _file_errors(store or images):
         if chosen is not None and store is not None:
             found = runner.run_part(evaluation, source, store, chosen, device, progress_line())
@@ -120,6 +126,8 @@ def sample(
       diffusionbench sample images.npz --store work/ --num 50000 --part 3/8
 
       diffusionbench sample samples/ --store work/ --axis t2i --prompts simpleeval_shapes_v1
+
+      diffusionbench sample my_model:generate --store work/ --classes 10 --num 1000 --version 1 --part 1/4
     """
     from diffusionbench import runner
     from diffusionbench.parts import WHOLE
@@ -133,6 +141,7 @@ def sample(
     if dry_run:
         print(evaluation.request.model_dump_json(indent=2))
         return
+    evaluation = _examined(evaluation, source, chosen)
     with _file_errors(store):
         kept = runner.open_store(evaluation, source, store)
         runner.fill(evaluation, source, kept, progress=progress_line(), part=chosen or WHOLE)
@@ -250,16 +259,25 @@ def _part(
 
 def _asked(
     images: Path, generator: Generator, real: RealImages, metrics: tuple[str, ...]
-) -> tuple[Evaluation, GivenImages, list[str]]:
+) -> tuple[Evaluation, ImageSource, list[str]]:
     """Return a checked evaluation, its images, and what was left out of files, which is also said."""
     from diffusionbench.benchmarks.simpleeval.claims import read_claim
+    from diffusionbench.callables import facts_of, is_named
     from diffusionbench.record import Guidance
     from diffusionbench.request import EvalRequest, Sampling
 
     for option in ("method", "title", "family"):
         _check_text(option, getattr(generator, option))
     claim = None if generator.claim is None else read_claim(generator.claim)
-    name = generator.method or printable(images.resolve().stem) or "images"
+    made = None
+    if is_named(str(images)):
+        name = generator.method or printable(str(images))
+        made = _made(str(images), name, generator)
+    else:
+        name = generator.method or printable(images.resolve().stem) or "images"
+        _check_generator(images, generator)
+    classes = {} if generator.classes is None else {"num_classes": generator.classes}
+    sampling = Sampling(guidance=None if generator.guidance is None else Guidance(scale=generator.guidance))
     request = EvalRequest(
         axis=generator.axis,
         metrics=metrics,
@@ -269,19 +287,50 @@ def _asked(
         method=name,
         title=generator.title or name,
         family=generator.family,
-        sampling=Sampling(guidance=None if generator.guidance is None else Guidance(scale=generator.guidance)),
+        seed=generator.seed or 0,
+        **{"sampling": sampling, **facts_of(made), **classes},
         **_real_images(real),
     )
-    evaluation, source = _opened(request, images, generator, claim)
-    notes = [*source.notes, *(note for one in evaluation.distinct_references for note in one.notes)]
+    evaluation, source = _opened(request, made or images, generator, claim)
+    notes = [*getattr(source, "notes", ()), *(note for one in evaluation.distinct_references for note in one.notes)]
     for note in notes:
         print(note, file=sys.stderr)
     return evaluation, source, notes
 
 
+def _made(named: str, name: str, generator: Generator) -> ImageSource:
+    """Return a function or another source by its name."""
+    from diffusionbench.callables import BATCH, as_source, facts_of, open_named
+
+    if generator.labels is not None:
+        raise RequestError(f"--labels is of images that exist already, and {named} makes them. Leave it out.")
+    source = as_source(open_named(named), name, generator.batch or BATCH, generator.version)
+    if generator.guidance is not None and "sampling" in facts_of(source):
+        raise RequestError(f"--guidance {generator.guidance:g} was given, and {named} states its own. Leave it out.")
+    return source
+
+
+def _check_generator(images: Path, generator: Generator) -> None:
+    """Refuse options about making images where they exist already."""
+    options = ("classes", "seed", "batch", "version")
+    if given := [f"--{option}" for option in options if getattr(generator, option) is not None]:
+        raise RequestError(
+            f"{', '.join(given)} is for functions that make images, and {images} is no module:function. Leave it out."
+        )
+
+
+def _examined(evaluation: Evaluation, source: ImageSource, part: Part | None) -> Evaluation:
+    """Return an evaluation with what a function shows by making its first samples."""
+    from diffusionbench.callables import CallableSource, examine
+
+    if part is not None and isinstance(source, CallableSource) and source.version is None:
+        raise RequestError("parts of a function's images belong together by their version. Name one with --version.")
+    return examine(evaluation, source)
+
+
 def _real_images(real: RealImages) -> dict[str, Any]:
     """Return the fields of a request that name real images and say whose and which they are."""
-    from diffusionbench.request import references_by_judge
+    from diffusionbench.references import references_by_judge
 
     for name in real.reference or ():
         _check_text("reference", name)
@@ -339,24 +388,26 @@ def _prompt_choice(generator: Generator, metric: str | None, claim: ClaimFile | 
 
 
 def _opened(
-    request: EvalRequest, images: Path, generator: Generator, claim: ClaimFile | None
-) -> tuple[Evaluation, GivenImages]:
+    request: EvalRequest, images: Path | ImageSource, generator: Generator, claim: ClaimFile | None
+) -> tuple[Evaluation, ImageSource]:
     """Return a checked evaluation and its images, as the axis tells them apart; without a count, of all images."""
     from diffusionbench.benchmarks.simpleeval.verification import compare_again
     from diffusionbench.layouts import parse_layout
     from diffusionbench.request import Evaluation
     from diffusionbench.source import open_prompt_images, open_source, read_labels
 
-    layout = None if generator.layout is None else parse_layout(generator.layout)
     evaluation = Evaluation(request)
-    source: GivenImages
-    if (prompts := evaluation.prompts) is not None:
+    layout = None if generator.layout is None else parse_layout(generator.layout)
+    source: ImageSource
+    if not isinstance(images, Path):
+        source, found = images, evaluation.full_count if images.labels is None else len(images.labels)
+    elif (prompts := evaluation.prompts) is not None:
         source, found = open_prompt_images(images, prompts.samples(), prompts.images_per_prompt, layout), prompts.count
     else:
         labels = None if generator.labels is None else read_labels(generator.labels)
         source = open_source(images, labels, evaluation.classes, layout)
         found = len(source.labels)
-    evaluation = evaluation.updated(count=generator.count or found, classes=source.classes)
+    evaluation = evaluation.updated(count=generator.count or found, classes=getattr(source, "classes", None))
     if request.metrics:
         evaluation.check(source)
     else:
