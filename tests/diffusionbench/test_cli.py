@@ -12,6 +12,7 @@ from PIL import Image
 
 from diffusionbench import cli
 from diffusionbench.axes import AXES
+from diffusionbench.images import save_png
 from diffusionbench.judges.digits import DigitsJudge
 from diffusionbench.record import load, record_id
 
@@ -94,10 +95,14 @@ def test_a_dry_run_checks_and_scores_nothing(bench, digits_folder, tmp_path):
     assert sorted(path.name for path in tmp_path.iterdir()) == ["images"]
 
 
-def test_stored_images_are_scored_again_and_missed_where_their_folder_is_gone(bench, digits_folder, tmp_path):
+def test_stored_images_are_scored_again_as_long_as_the_folder_is_there(bench, digits_folder, tmp_path):
     assert bench("run", digits_folder, "--reference", "digits", "--metrics", "accuracy_digits", "--store", "s")[0] == 0
     direct = json.loads(bench("run", digits_folder, "--reference", "digits", "--metrics", "fd_digits", "--json")[1])
-    code, out, _ = bench("score", "s", "--metrics", "fd_digits", "--json", "--out", "again.json")
+    digits_folder.rename(tmp_path / "elsewhere")
+    code, _, err = bench("score", "s", "--metrics", "fd_digits")
+    assert (code, "are gone: they were moved or deleted. Move them back." in err) == (2, True)
+    (tmp_path / "elsewhere").rename(digits_folder)
+    code, out, _ = bench("score", "s", "--metrics", "fd_digits", "--verify", "--json", "--out", "again.json")
     assert code == 0
     assert json.loads(out)["values"] == direct["values"]
     assert load(tmp_path / "again.json").values["fd_digits"].value == direct["values"]["fd_digits"]["value"]
@@ -263,9 +268,8 @@ def test_an_axis_says_itself_how_its_images_are_told_apart(bench, digits_folder,
     asked = ("run", digits_folder, "--axis", "words", "--metrics", "simpleeval_shapes_v1")
     claim = digits_folder.parent / "claim.yaml"
     claim.write_text("layout: quick\n")
-    first = digits_folder / "public-0" / "0000" / "00" / "0.png"
-    first.parent.mkdir(parents=True)
-    Image.new("RGB", (32, 32)).save(first)
+    for image in ("public-0/0000/00/0", "public-0/0000/00/1"):
+        save_png(np.zeros((8, 8, 3), np.uint8), digits_folder / f"{image}.png")
     code, out, err = bench(*asked, "--claim", claim, "--dry-run")
     assert code == 0, err
     assert json.loads(out)["prompts"]["layout"] == "quick"

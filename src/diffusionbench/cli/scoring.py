@@ -39,7 +39,7 @@ if TYPE_CHECKING:
 
 Images = Annotated[
     Path,
-    typer.Argument(help="folder of images, .npz with arr_0 uint8 [N, H, W, 3], or module:function (docs/python.md)"),
+    typer.Argument(help="folder or .tar of images, .npz with arr_0, or module:function (docs/python.md)"),
 ]
 
 
@@ -81,6 +81,8 @@ def run(
       diffusionbench run images.npz --reference digits --metrics fd_digits --store work/ --part 2/8
 
       diffusionbench run samples/ --axis t2i --metrics simpleeval_shapes_v1 --claim claim.yaml
+
+      diffusionbench run grids/ --axis t2i --metrics simpleeval_v1 --layout grid:2x2
 
       diffusionbench run my_model:generate --classes 10 --num 1000 --metrics accuracy_digits
     """
@@ -184,6 +186,9 @@ def score(
     store: StoreFolder,
     real: RealImages,
     metrics: Metrics = "",
+    verify: Annotated[
+        bool, typer.Option("--verify", help="read and hash all images first, also those that judges have seen")
+    ] = False,
     out: Out = None,
     device: Device = "cpu",
     as_json: Json = False,
@@ -209,6 +214,7 @@ def score(
             device=device,
             progress=progress_line(),
             command=_command(),
+            verify=verify,
             **_real_images(real),
         )
     _finish(record, out, as_json)
@@ -407,8 +413,7 @@ def _opened(
     if not isinstance(images, Path):
         source, found = images, evaluation.full_count if images.labels is None else len(images.labels)
     elif (prompts := evaluation.prompts) is not None:
-        wanted = [*map(prompts.sample, range(prompts.count))]
-        source, found = open_prompt_images(images, wanted, prompts.images_per_prompt, layout), len(wanted)
+        source, found = open_prompt_images(images, prompts.samples(), prompts.images_per_prompt, layout), prompts.count
     else:
         labels = None if generator.labels is None else read_labels(generator.labels)
         source = open_source(images, labels, evaluation.classes, layout)
