@@ -22,7 +22,7 @@ from diffusionbench.record import Guidance, Record, breaches, load
 from diffusionbench.references import Role
 from diffusionbench.request import EvalRequest, Evaluation, Sampling
 from diffusionbench.shown import few, printable
-from diffusionbench.source import ArraySource, ImageSource, PromptFolderSource, exists_already, open_source, read_labels
+from diffusionbench.source import ArraySource, ImageSource, exists_already, open_prompt_images, open_source, read_labels
 from diffusionbench.study import comparison
 from diffusionbench.writing import check_place
 
@@ -183,7 +183,8 @@ def _images(
     if evaluation.prompts is not None:
         if read is not None:
             raise RequestError("labels were given, and the images are told apart by their prompts. Leave them out.")
-        return PromptFolderSource(given, set(evaluation.prompts.files_of_images()))
+        prompts = evaluation.prompts
+        return open_prompt_images(given, [*map(prompts.sample, range(prompts.count))], prompts.images_per_prompt)
     return open_source(given, read, evaluation.classes)
 
 

@@ -132,28 +132,6 @@ class EvalRequest(Strict):
         return name
 
 
-def references_by_judge(given: Sequence[str]) -> dict[str, Any]:
-    """Return the fields `reference` and `references` of a request from "REF" or "JUDGE=REF" of each.
-
-    A path may hold "=": only the name of a judge before the first one counts.
-
-    Raises:
-        RequestError: if two are given for one judge, or two for all.
-    """
-    found: dict[str, str] = {}
-    for one in given:
-        judge, equals, name = one.partition("=")
-        if not (equals and judge in JUDGES):
-            judge, name = "", one
-        if judge in found:
-            raise RequestError(
-                f"two references are given for {f'judge {judge!r}' if judge else 'all judges'}: {found[judge]} and "
-                f"{name}. Name one; --reference JUDGE=REF gives a judge its own."
-            )
-        found[judge] = name
-    return {"reference": found.pop("", None), "references": found}
-
-
 def check_metric_axis(axis: str, metrics: Iterable[str]) -> None:
     """Refuse metrics that judge images by something else than the axis asks for.
 
@@ -251,7 +229,7 @@ class Evaluation:
             self.references = dict.fromkeys(sorted(comparing), self.reference)
         for judge, name in request.references.items():
             asserted = judge if judge in request.reference_extractors else None
-            self.references[judge] = resolve(name, asserted, role)
+            self.references[judge] = opened.get(name) or resolve(name, asserted, role)
         # The classes that a generator is asked for are those of real images that have some.
         own = [*self.references.values()]
         self.reference = self.reference or next((one for one in own if one.num_classes), next(iter(own), None))

@@ -155,8 +155,8 @@ def rescore(
 def open_store(evaluation: Evaluation, source: ImageSource, root: Path) -> ImageStore:
     """Return the store under `root` for these images: another checkpoint, seed or guidance has another subfolder."""
     key = evaluation.image_key(source)
-    manifest = StoreManifest(key=key, description=source.description, request=evaluation.request)
-    return ImageStore.create(root / key[:16], manifest)
+    manifest = StoreManifest.of(key, source, evaluation.request)
+    return ImageStore.create(root / key[:16], manifest, source)
 
 
 def fill(

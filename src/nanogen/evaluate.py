@@ -25,6 +25,7 @@ from diffusionbench.images import decode_rgb, grid, save_png
 from diffusionbench.metrics import METRICS
 from diffusionbench.prompts import PromptChoice, open_prompts
 from diffusionbench.record import Guidance, Record, check_record_place, load
+from diffusionbench.references import references_by_judge
 from diffusionbench.request import EvalRequest, Evaluation, Sampling, check_metric_axis
 from diffusionbench.sample import Sample
 from diffusionbench.shown import printable
@@ -123,7 +124,8 @@ def _evaluation(config: Config, components: Components, method: str, step: int |
     request = EvalRequest(
         axis=config.eval.axis,
         metrics=config.eval.metrics,
-        reference=config.eval.reference,
+        **references_by_judge(config.eval.references),
+        reference_extractors=config.eval.reference_extractors,
         prompts=_prompts(config),
         count=1,
         seed=config.eval.seed,
@@ -132,8 +134,10 @@ def _evaluation(config: Config, components: Components, method: str, step: int |
         step=step,
         **request_facts(config, components),
     )
-    own = {TRAINING_IMAGES: training_reference(config)} if config.eval.reference == TRAINING_IMAGES else {}
-    evaluation = Evaluation(request, own)
+    # References of judges that only other metrics name have no meaning here.
+    request = request.with_metrics(request.metrics)
+    own = TRAINING_IMAGES in (request.reference, *request.references.values())
+    evaluation = Evaluation(request, {TRAINING_IMAGES: training_reference(config)} if own else {})
     asked = config.eval.num_samples
     # Samples of a prompt set that rules their noise carry the seeds of their generators.
     ruled = evaluation.prompts is not None and evaluation.prompts.noise_seeds is not None

@@ -17,7 +17,7 @@ from diffusionbench import bounds
 from diffusionbench.cli import benchmarks, prepare, records
 from diffusionbench.errors import DataError, RequestError, RunError, run_program
 from diffusionbench.provenance import check_device, examine
-from diffusionbench.references import check_role
+from diffusionbench.references import check_role, references_by_judge
 from diffusionbench.shown import printable
 from diffusionbench.writing import check_place
 
@@ -51,6 +51,10 @@ Labels = Annotated[
     Path | None, typer.Option("--labels", help="file with one class label a line, in natural order of names")
 ]
 Prompts = Annotated[str | None, typer.Option("--prompts", help="prompt set the images were made for")]
+LayoutName = Annotated[
+    str | None,
+    typer.Option("--layout", help="how the images lie: flat, folder, geneval, grid:RxC, npz, tar; default by names"),
+]
 Claim = Annotated[
     Path | None, typer.Option("--claim", help="YAML file about prompt set and generator; see docs/simpleeval.md")
 ]
@@ -134,6 +138,7 @@ def run(
     reference_role: RealRole = None,
     labels: Labels = None,
     prompts: Prompts = None,
+    layout: LayoutName = None,
     claim: Claim = None,
     count: Count = None,
     method: Method = None,
@@ -174,7 +179,7 @@ def run(
     request = EvalRequest(
         axis=axis, metrics=names, prompts=choice, count=count or 1, command=_command(), **real, **generator
     )
-    evaluation, source = _opened(request, images, labels, count, claimed)
+    evaluation, source = _opened(request, images, labels, count, claimed, layout)
     notes = [*source.notes, *(note for one in evaluation.distinct_references for note in one.notes)]
     for note in notes:
         print(note, file=sys.stderr)
@@ -186,8 +191,6 @@ def run(
 
 def _real_images(given: list[str] | None, extractors: list[str] | None, role: str | None) -> dict[str, Any]:
     """Return the fields of a request that name real images and say whose and which they are."""
-    from diffusionbench.request import references_by_judge
-
     for name in given or ():
         _check_text("reference", name)
     fields = {**references_by_judge(given or ()), "reference_extractors": tuple(extractors or ())}
@@ -247,20 +250,26 @@ def _prompt_choice(
 
 
 def _opened(
-    request: EvalRequest, images: Path, labels: Path | None, count: int | None, claim: ClaimFile | None
+    request: EvalRequest,
+    images: Path,
+    labels: Path | None,
+    count: int | None,
+    claim: ClaimFile | None,
+    layout: str | None,
 ) -> tuple[Evaluation, GivenImages]:
     """Return a checked evaluation and its images, as the axis tells them apart; without a count, of all images."""
     from diffusionbench.benchmarks.simpleeval.verification import compare_again
+    from diffusionbench.layouts import parse_layout
     from diffusionbench.request import Evaluation
-    from diffusionbench.source import PromptFolderSource, open_source, read_labels
+    from diffusionbench.source import open_prompt_images, open_source, read_labels
 
-    evaluation = Evaluation(request)
+    evaluation, lies = Evaluation(request), None if layout is None else parse_layout(layout)
     source: GivenImages
-    if evaluation.prompts is not None:
-        wanted = evaluation.prompts.files_of_images()
-        source, found = PromptFolderSource(images, set(wanted)), len(wanted)
+    if (prompts := evaluation.prompts) is not None:
+        wanted = [*map(prompts.sample, range(prompts.count))]
+        source, found = open_prompt_images(images, wanted, prompts.images_per_prompt, lies), len(wanted)
     else:
-        source = open_source(images, None if labels is None else read_labels(labels), evaluation.classes)
+        source = open_source(images, None if labels is None else read_labels(labels), evaluation.classes, lies)
         found = len(source.labels)
     evaluation = evaluation.updated(count=count or found, classes=source.classes)
     evaluation.check(source)
