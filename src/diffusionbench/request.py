@@ -112,10 +112,6 @@ class EvalRequest(Strict):
     @field_validator("metrics")
     @classmethod
     def _distinct(cls, metrics: tuple[str, ...]) -> tuple[str, ...]:
-        if not metrics:
-            raise RequestError(
-                f"no metric was asked for. Name at least one of: {', '.join(sorted(METRICS.with_code))}."
-            )
         twice = sorted({key for key in metrics if metrics.count(key) > 1})
         if twice:
             raise RequestError(f"metric '{twice[0]}' is asked for twice. Name each metric once.")
@@ -327,6 +323,14 @@ class Evaluation:
                 the wrong size, missing weights or packages.
         """
         self.check_metrics()
+        self.check_images(source)
+
+    def check_images(self, source: ImageSource) -> None:
+        """Check all that can be known of the images before one is made.
+
+        Raises:
+            UserError: too few images, missing or impossible labels, images of the wrong size.
+        """
         self.check_labels(self.samples(source))
         self.check_size(source.image_size)
 
@@ -353,6 +357,10 @@ class Evaluation:
             UserError: as `check`.
         """
         request = self.request
+        if not request.metrics:
+            raise RequestError(
+                f"no metric was asked for. Name at least one of: {', '.join(sorted(METRICS.with_code))}."
+            )
         check_metric_axis(request.axis, self.metrics)
         if request.prompts is not None and AXES[request.axis].asks != "prompts":
             raise RequestError(

@@ -353,7 +353,7 @@ def check_reference(composed: ComposedConfig) -> None:
     """
     named = references_by_judge(composed.config.eval.references) if composed.config.eval.metrics else {}
     for name in (named.get("reference"), *named.get("references", {}).values()):
-        if name not in (None, TRAINING_IMAGES, *REFERENCES) and not Path(name).exists():
+        if name is not None and name not in (*REFERENCES, TRAINING_IMAGES) and not Path(name).exists():
             raise ConfigError(
                 f"{composed.origins['eval.reference']}: eval.reference: unknown reference '{name}': it is no name and "
                 f"no file or folder. {nearest(name, list(REFERENCES))}"

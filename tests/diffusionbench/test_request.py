@@ -52,9 +52,10 @@ def test_wrong_names_and_numbers_are_refused(ask, given, changes, message):
         ask(**changes).check(given())
 
 
-def test_no_metric_or_one_metric_twice_is_refused(ask):
+def test_no_metric_or_one_metric_twice_is_refused(ask, given):
     with pytest.raises(RequestError, match="no metric was asked for"):
-        ask(metrics=())
+        ask(metrics=()).check(given())
+    ask(metrics=()).check_images(given())
     with pytest.raises(RequestError, match="'fd_digits' is asked for twice"):
         ask(metrics=("fd_digits", "accuracy_digits", "fd_digits"))
     with pytest.raises(ValidationError):
