@@ -103,9 +103,14 @@ def prepare_reference(
         self_test(loaded, device)
     plan, keys, count = Plan(extractor=judge, extractor_digest=loaded.digest), block_keys(source), len(source.labels)
     source_digest = digest(keys)
-    if (done := _earlier(out, plan, source_digest, role, features)) is not None:
-        return done
     folder = BlockFolder(out.with_name(out.name + PARTS), plan, keys, block_ranges(count), loaded.spec.dim)
+    if (done := _earlier(out, plan, source_digest, role, features)) is not None:
+        # A process that was killed at its very end leaves its blocks.
+        with suppress(RequestError):
+            if folder.is_there():
+                with folder.opened(shared=False):
+                    folder.remove()
+        return done
     if not folder.is_there():
         _check_out(out)
     index, parts = part or (1, 1)
@@ -248,7 +253,8 @@ class BlockFolder:
         remedy = f"Remove {self.folder}, or choose another place with --out."
         if not self.folder.is_dir():
             raise RequestError(f"{self.folder} is needed for the parts of the result, and is no folder. {remedy}")
-        if not any(self.folder.iterdir()):
+        # A process that was killed or has just begun may have left no more than its unfinished first file.
+        if all(path.name.startswith(".diffusionbench-") for path in self.folder.iterdir()):
             return False
         try:
             found = Plan.model_validate(parse_json(read_small(self.folder / _PLAN, most=2**20)))
