@@ -37,6 +37,8 @@ from nanogen.samplers import SAMPLERS
 from nanogen.settings import Config
 
 SCALES = ("laptop", "single-gpu", "paper")
+# What `eval.reference` calls the images that are trained on.
+TRAINING_IMAGES = "training"
 # Largest YAML text; our own files have 200 values on 3 levels, in 10 kB.
 MAX_CHARACTERS, MAX_VALUES, MAX_LEVELS = 1_000_000, 10_000, 20
 # Sections whose keys are declared by the row that the config names.
@@ -351,7 +353,7 @@ def check_reference(composed: ComposedConfig) -> None:
     """
     named = references_by_judge(composed.config.eval.references) if composed.config.eval.metrics else {}
     for name in (named.get("reference"), *named.get("references", {}).values()):
-        if name is not None and name not in REFERENCES and not Path(name).exists():
+        if name is not None and name not in (*REFERENCES, TRAINING_IMAGES) and not Path(name).exists():
             raise ConfigError(
                 f"{composed.origins['eval.reference']}: eval.reference: unknown reference '{name}': it is no name and "
                 f"no file or folder. {nearest(name, list(REFERENCES))}"

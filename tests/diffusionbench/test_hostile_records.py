@@ -12,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from declaring import declare
 from site_records import measured
 
 from diffusionbench import cli
@@ -223,11 +224,15 @@ def test_no_cell_and_no_head_of_a_csv_is_a_formula(bench, tmp_path):
         name = f"{start}cmd|' /C calc'!A0"
         record = measured(name, "class_conditional", {name: 1.0}, id=f"r{place}", family=name)
         record.save(tmp_path / f"{place}.json")
-    code, out, _ = bench("board", "--set", "measured", "--records", tmp_path, "--draws", 0, "--csv", "--columns", "all")
-    assert code == 0
-    cells = [text for row in csv.reader(io.StringIO(out)) for text in row]
-    assert sum("cmd|" in text for text in cells) >= 9 * 6
-    assert not [text for text in cells if text.startswith(tuple("=+-@＝＋－＠\t"))]
+    names = ", ".join(json.dumps(f"{start}cmd|' /C calc'!A0") for start in "=+-@＝＋－＠\t")
+    board_ = "{name: a, version: 1, title: A, records: measured, columns: [{axis: class_conditional, metrics: [%s]}]}"
+    (tmp_path / "boards.yaml").write_text(f"boards: [{board_ % names}]")
+    for words, least in ((("--set", "measured"), 9 * 2), (("--boards", tmp_path / "boards.yaml"), 9 * 6)):
+        code, out, err = bench("board", *words, "--records", tmp_path, "--draws", 0, "--csv", "--columns", "all")
+        assert code == 0, err
+        cells = [text for row in csv.reader(io.StringIO(out)) for text in row]
+        assert sum("cmd|" in text for text in cells) >= least
+        assert not [text for text in cells if text.startswith(tuple("=+-@＝＋－＠\t"))]
     assert [cell(text) for text in ("-1", "a=1", "")] == ["'-1", "a=1", ""]
 
 
@@ -344,7 +349,10 @@ def test_a_metric_called_like_a_column_is_a_column_of_its_own():
             protocol=Protocol(name="c", axis="class_conditional", guidance=Guidance(scale=2.0)),
         ),
     ]
-    board = build(records, "measured")
+    spec = declare(
+        {"metrics": ["fid@cfg", "@"], "axis": "class_conditional"}, {"metrics": ["fid"], "guidance": ["cfg"]}
+    )
+    board = build(records, spec)
     assert {column.id: column.key for column in board.columns} == {"fid_cfg": "fid@cfg", "_": "@", "fid@cfg": "fid"}
     assert {row.name: len(row.cells) for row in board.rows} == {"a": 2, "b": 1}
 

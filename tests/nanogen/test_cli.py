@@ -166,7 +166,8 @@ def test_samples_as_grid_and_folder_and_from_a_weights_file(nanogen, trained, tm
     ]
 
 
-def test_show_prints_values_origins_and_the_exact_size(nanogen):
+def test_show_prints_values_origins_and_the_exact_size(nanogen, tmp_path, monkeypatch):
+    monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path))
     code, out, _ = nanogen("show", "--task", "imagenet256", "--method", "sd-vae-ema", "--scale", "paper", "--why")
     assert code == 0
     assert "# parameters: 611,304,996" in out
@@ -185,9 +186,7 @@ def test_ls_lists_everything(nanogen):
     assert set(tables) == set(lists.split())
     # A row says what it is in words, never where its code is.
     assert all(text and "nanogen." not in text for table in tables.values() for text in table.values())
-    assert tables["latents"]["sd-vae-ema"].endswith(
-        "4 channels, stride 8, licence MIT, arXiv 2112.10752, cannot run yet"
-    )
+    assert "4 channels, stride 8, licence MIT, arXiv 2112.10752" in tables["latents"]["sd-vae-ema"]
 
 
 def test_bench_accounts_for_the_whole_step(nanogen):
@@ -218,7 +217,7 @@ def test_bench_needs_no_data_and_no_weights(nanogen):
 
 WRONG = {
     "train --task digits --method sd-vae-ema": "cannot be cut",
-    "train --task imagenet256 --data {pictures}": "cannot run: its autoencoder",
+    "train --task imagenet256 --data {pictures}": "needs its vae, and HF_HUB_OFFLINE is set. Get config.json",
     "train --task imagefolder --data {tmp}/absent": "does not exist",
     "train --task imagefolder --data {empty}": "holds no data set",
     "train --task imagefolder --data {corrupt} data.image_size=8 data.workers=0": "3.png",
@@ -237,7 +236,9 @@ WRONG = {
 
 
 @pytest.mark.parametrize("line", WRONG)
-def test_wrong_use_ends_in_one_sentence_and_exit_code_2(line, nanogen, trained, tmp_path):
+def test_wrong_use_ends_in_one_sentence_and_exit_code_2(line, nanogen, trained, tmp_path, monkeypatch):
+    for name, value in {"HF_HUB_OFFLINE": "1", "HF_HUB_CACHE": tmp_path, "DIFFUSIONBENCH_CACHE": tmp_path}.items():
+        monkeypatch.setenv(name, str(value))
     (tmp_path / "empty").mkdir()
     (tmp_path / "file").write_text("not a folder")
     corrupt = pictures(tmp_path / "corrupt", classes=1, each=8)

@@ -22,7 +22,7 @@ from diffusionbench.record import Record, facts_of, reference_names
 from diffusionbench.shown import FIRST, cell, few, lines, printable
 from diffusionbench.study.analysis import Study, SubsetCoefficient
 from diffusionbench.study.board import Board, BoardRow, column_id
-from diffusionbench.study.cells import Cell
+from diffusionbench.study.cells import Cell, status_of
 from diffusionbench.study.columns import Column as BoardColumn
 from diffusionbench.study.correlate import Coefficient
 
@@ -123,9 +123,12 @@ def print_record(record: Record, as_json: bool = False) -> None:
     columns = [Column("metric"), Column("value", **right), Column("95 % interval"), Column("n", **right)]
     columns += [Column("better"), *(Column(name.replace("_", " "), **right) for name in record.anchors)]
     rows = []
+    doubts: dict[str, list[str]] = {}
     for key, value in record.values.items():
         better = {True: "higher", False: "lower", None: ""}[direction(key, value)]
         anchors = [values.get(key) for values in record.anchors.values()]
+        if (found := status_of(record, key))[0] != "ok":
+            doubts.setdefault(f"{found[0]}: {found[1]}", []).append(key)
         shown = ["–" if anchor is None else f"{anchor.value:.4g}" for anchor in anchors]
         scored = "–" if value.scored is None else str(value.scored)
         spread = "–" if value.stderr is None else f"± {value.stderr:.2g}"
@@ -136,6 +139,8 @@ def print_record(record: Record, as_json: bool = False) -> None:
     console = PlainConsole()
     console.width = max(console.width, 110)
     console.print(_table(f"{record.title}: {protocol.axis} {against}{guidance}", columns, rows))
+    for reason, keys in doubts.items():
+        console.print(f"{few(keys)}: {reason}")
     for fact in facts_of(record).values():
         if isinstance(text := fact.get("text"), str):
             print(lines(text))
@@ -325,6 +330,10 @@ def study_dict(study: Study) -> dict[str, Any]:
             "y": selection.y_key,
             "points": [{name: getattr(point, name) for name in names} for point in selection.points],
             "left_out": [{"name": name, "reason": reason} for name, reason in selection.left_out],
+            "doubtful": [
+                {"name": name, "metric": key, "status": status, "reason": reason}
+                for name, key, status, reason in selection.doubtful
+            ],
         }
     }
 
@@ -368,6 +377,11 @@ def print_study(study: Study) -> None:
         )
     if not study.attenuation:
         show(f"attenuation by noise: {UNDEFINED}")
+    doubts: dict[str, list[str]] = {}
+    for name, key, status, reason in selection.doubtful:
+        doubts.setdefault(f"{key} {status}: {reason}", []).append(name)
+    for reason, names in doubts.items():
+        show(f"among the points: {few(names, first=40)} ({reason})")
     reasons: dict[str, list[str]] = {}
     for name, reason in selection.left_out:
         reasons.setdefault(reason, []).append(name)

@@ -24,8 +24,10 @@ from diffusionbench.views.site.contents import (
     caption,
     family_look,
     guidance_words,
+    mark,
     method_page,
     metric_page,
+    not_ranked,
     record_page,
     uncertainty,
 )
@@ -91,6 +93,7 @@ def record_pages(contents: Contents, site: Pages) -> Iterator[tuple[str, str | b
                 samples=sheet,
                 picture=picture,
                 known=any(uncertainty(value) for value in record.values.values()),
+                doubts=dict.fromkeys(filter(None, (mark(record, key).strip(" ()") for key in record.values))),
                 counted=any(value.scored is not None for value in record.values.values()),
             ),
         )
@@ -216,16 +219,17 @@ def metric_pages(contents: Contents, site: Pages) -> Iterator[tuple[str, str]]:
 
 
 def _ranked(key: str, records: Sequence[Record], better: bool | None) -> list[dict[str, Any]]:
-    """Return the records of each set, best first, values that are not finite last."""
+    """Return the records of each set, best first; doubtful values come last, and before them those not finite."""
 
-    def order(record: Record) -> float:
+    def order(record: Record) -> tuple[bool, float]:
         value = record.values[key].value
-        return math.inf if not math.isfinite(value) else -value if better else value
+        return bool(mark(record, key)), math.inf if not math.isfinite(value) else -value if better else value
 
     return [
         {
             "title": _set_title(name),
             "known": any(uncertainty(record.values[key]) for record in held),
+            "noted": any(not_ranked(record, key) for record in held[:_LISTED]),
             "more": max(0, len(held) - _LISTED),
             "records": (held if better is None else sorted(held, key=order))[:_LISTED],
         }
