@@ -295,7 +295,7 @@ class BlockFolder:
     def find(self, block: int) -> np.ndarray | None:
         """Return a block's features float32 [n, d], or None where it is not there or damaged."""
         size = len(self.blocks[block]) * self._dim * 4
-        for path in sorted(self.folder.glob(f"block-{block:06d}-{self._keys[block][:16]}-*.f32")):
+        for path in sorted(self.folder.glob(f"block-{block:06d}-*.f32")):
             data = path.read_bytes()
             if len(data) == size and path == self._file(block, data):
                 return np.frombuffer(data, np.float32).reshape(-1, self._dim)
