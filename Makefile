@@ -39,7 +39,7 @@ clean:
 	$(BIN)/python $(INSTALL) -e '.[demo]' && touch $@
 
 .venv/test.stamp: $(SETUP) | .venv/bin/python
-	$(BIN)/python $(INSTALL) -e '.[demo,data,judges,dev]' && touch $@
+	$(BIN)/python $(INSTALL) -e '.[demo,data,judges,vae,dev]' && touch $@
 
 .venv-oracle/oracle.stamp: $(SETUP) | .venv-oracle/bin/python
 	.venv-oracle/bin/python $(INSTALL) -e '.[oracle]' && touch $@

@@ -200,6 +200,11 @@ class JudgingPass:
         # One for all, so that they hold evidence and features of real images once.
         context = Context(references, self.evaluation.prompts, self.evaluation.request.prompts)
         with in_float32():
+            for name in {
+                name for spec in specs.values() for name, kind in spec.reference.items() if kind == "features"
+            }:
+                # Before any moments, which then follow from them: real images are judged once.
+                context.real_features(name)
             return {key: METRICS.load(spec.key)(spec, context) for key, spec in specs.items()}
 
     def _walk(

@@ -46,7 +46,9 @@ def as_matrix(values: Any, what: str, min_rows: int = 1) -> np.ndarray:
         raise RequestError(f"{what}: need an array [n, d] with one row for each image, got shape {array.shape}.")
     if len(array) < min_rows:
         raise RequestError(f"{what}: need at least {min_rows} images, got {len(array)}. Give more images.")
-    bad = len(array) - int(np.isfinite(array).all(axis=1).sum())
+    # Part by part: a mask of all numbers would be a quarter of their size.
+    parts = (array[start : start + BLOCK] for start in range(0, len(array), BLOCK))
+    bad = len(array) - sum(int(np.isfinite(part).all(axis=1).sum()) for part in parts)
     if bad:
         raise RequestError(
             f"{what}: {bad} of {len(array)} rows hold a value that is not finite. Leave those images out."
@@ -130,11 +132,37 @@ class Moments:
         """
         if self.count < 2:
             raise RequestError(f"a covariance needs at least 2 images, got {self.count}. Give more images.")
-        whole = Moments(self.dim).merge(self)
-        whole._fold()
+        whole = self._settled()
         assert whole._mean is not None
         assert whole._scatter is not None
         return whole._mean, whole._scatter / (whole._folded - 1)
+
+    def without(self, part: Moments) -> tuple[np.ndarray, np.ndarray]:
+        """Return mean and covariance of all rows but those of a part that was merged into this.
+
+        Raises:
+            RequestError: if fewer than two rows are left.
+        """
+        left = self.count - part.count
+        if left < 2:
+            raise RequestError(f"a covariance needs at least 2 images, got {left}. Give more images.")
+        whole, taken = self._settled(), part._settled()
+        if whole._mean is None or whole._scatter is None or taken._mean is None or taken._scatter is None:
+            return self.compute()
+        mean = whole._mean + (whole._mean - taken._mean) * (taken._folded / left)
+        scaled = (taken._mean - mean) * np.sqrt(left * taken._folded / whole._folded)
+        scatter = whole._scatter - taken._scatter
+        scatter -= np.outer(scaled, scaled)
+        scatter /= left - 1
+        return mean, scatter
+
+    def _settled(self) -> Moments:
+        """Return the same with nothing pending: itself, or a copy."""
+        if not self._waiting:
+            return self
+        whole = Moments(self.dim).merge(self)
+        whole._fold()
+        return whole
 
     def _check_dim(self, dim: int) -> None:
         if self.dim is None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 from diffusionbench.errors import ConfigError
@@ -13,6 +14,7 @@ from nanogen.conditions import CONDITIONS
 from nanogen.config import SCALES, ComposedConfig, Config, differences, leaves, read_own, task_names
 from nanogen.datasets import DATASETS
 from nanogen.latents import LATENTS, LatentSpec
+from nanogen.latents.files import presence
 from nanogen.losses import LOSSES
 from nanogen.objectives import OBJECTIVES
 from nanogen.optimizers import OPTIMIZERS
@@ -85,8 +87,9 @@ def as_text(composed: ComposedConfig, why: bool = False) -> str:
         for name, value in derived_values(derived).items():
             shown = f"{value:,}" if isinstance(value, int) else f"{value:.6g}" if isinstance(value, float) else value
             lines.append(f"# {name}: {shown}")
-        if derived.latent.unavailable:
-            lines.append(f"# cannot train yet: latent space: {derived.latent.unavailable}")
+        name, weights = composed.config.latent.name, composed.config.latent.weights
+        for lack in presence(name, derived.latent.weights, None if weights is None else Path(weights)):
+            lines.append(f"# cannot train yet: latent space '{name}': {lack}")
     return "\n".join(map(printable, lines))
 
 
@@ -126,8 +129,6 @@ def tables() -> dict[str, dict[str, str]]:
         yield from dict.fromkeys(weights.terms for weights in spec.weights)
         if spec.paper:
             yield f"arXiv {spec.paper}"
-        if spec.unavailable:
-            yield "cannot run yet"
 
     methods, _ = read_own("methods.yaml")
     titled: dict[str, Table[Any]] = {

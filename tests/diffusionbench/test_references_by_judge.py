@@ -11,9 +11,9 @@ from diffusionbench import cli, runner
 from diffusionbench.errors import RequestError, UserError
 from diffusionbench.judges.digits import DigitsJudge
 from diffusionbench.metrics.frechet import frechet_from_features
+from diffusionbench.references import references_by_judge
 from diffusionbench.references.digits import DigitsReference
 from diffusionbench.references.preparing import prepare_reference
-from diffusionbench.request import references_by_judge
 from diffusionbench.schema import file_digest
 from diffusionbench.source import ArraySource, ConstantSource
 

@@ -157,7 +157,7 @@ def test_a_store_is_scored_again_without_its_source(ask, real, tmp_path):
         runner.rescore(tmp_path, ("fd_digits",), "digitss")
 
 
-@pytest.mark.parametrize("lost", ["0000000.npz", "0000256.npz", "0000256.json"])
+@pytest.mark.parametrize("lost", ["0000000.images", "0000256.images", "0000256.json"])
 def test_a_store_that_lacks_images_is_not_scored_as_if_it_were_whole(ask, noise, tmp_path, lost):
     runner.run(ask(metrics=("fd_digits",), count=300), ArraySource(noise(300), None, "noise"), tmp_path)
     (chunk,) = tmp_path.glob(f"*/{lost}")

@@ -166,7 +166,8 @@ def test_samples_as_grid_and_folder_and_from_a_weights_file(nanogen, trained, tm
     ]
 
 
-def test_show_prints_values_origins_and_the_exact_size(nanogen):
+def test_show_prints_values_origins_and_the_exact_size(nanogen, tmp_path, monkeypatch):
+    monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path))
     code, out, _ = nanogen("show", "--task", "imagenet256", "--method", "sd-vae-ema", "--scale", "paper", "--why")
     assert code == 0
     assert "# parameters: 611,304,996" in out
@@ -185,9 +186,7 @@ def test_ls_lists_everything(nanogen):
     assert set(tables) == set(lists.split())
     # A row says what it is in words, never where its code is.
     assert all(text and "nanogen." not in text for table in tables.values() for text in table.values())
-    assert tables["latents"]["sd-vae-ema"].endswith(
-        "4 channels, stride 8, licence MIT, arXiv 2112.10752, cannot run yet"
-    )
+    assert "4 channels, stride 8, licence MIT, arXiv 2112.10752" in tables["latents"]["sd-vae-ema"]
 
 
 def test_bench_accounts_for_the_whole_step(nanogen):
@@ -218,7 +217,7 @@ def test_bench_needs_no_data_and_no_weights(nanogen):
 
 WRONG = {
     "train --task digits --method sd-vae-ema": "cannot be cut",
-    "train --task imagenet256 --data {pictures}": "cannot run: its autoencoder",
+    "train --task imagenet256 --data {pictures}": "needs its vae, and HF_HUB_OFFLINE is set. Get config.json",
     "train --task imagefolder --data {tmp}/absent": "does not exist",
     "train --task imagefolder --data {empty}": "holds no data set",
     "train --task imagefolder --data {corrupt} data.image_size=8 data.workers=0": "3.png",
@@ -237,7 +236,9 @@ WRONG = {
 
 
 @pytest.mark.parametrize("line", WRONG)
-def test_wrong_use_ends_in_one_sentence_and_exit_code_2(line, nanogen, trained, tmp_path):
+def test_wrong_use_ends_in_one_sentence_and_exit_code_2(line, nanogen, trained, tmp_path, monkeypatch):
+    for name, value in {"HF_HUB_OFFLINE": "1", "HF_HUB_CACHE": tmp_path, "DIFFUSIONBENCH_CACHE": tmp_path}.items():
+        monkeypatch.setenv(name, str(value))
     (tmp_path / "empty").mkdir()
     (tmp_path / "file").write_text("not a folder")
     corrupt = pictures(tmp_path / "corrupt", classes=1, each=8)
@@ -273,6 +274,29 @@ def test_a_missing_reference_is_refused_before_torch_is_loaded(reference, hint, 
     assert f"command line: eval.reference: unknown reference '{reference}'" in done.stderr
     assert hint in one_sentence(done.stderr)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_run_is_scored_against_references_by_judge(nanogen, trained, tmp_path):
+    np.savez(tmp_path / "a=b.npz", mu=np.zeros(64), sigma=np.eye(64))
+    named = f"eval.reference=[digits, 'digits={tmp_path / 'a=b.npz'}']"
+    words = ("eval", trained, "--num", 20, "--json", named, "eval.reference_extractors=[digits]")
+    code, out, err = nanogen(*words, "--metrics", "fd_digits")
+    assert code == 0, err
+    record = json.loads(out)
+    assert record["protocol"]["references"]["digits"]["name"] == "a=b.npz"
+    assert record["protocol"]["references"]["digits"]["made_by"] == "asserted: digits"
+    assert record["values"]["fd_digits"]["status"] == "asserted"
+    # What other metrics compare with plays no part, and the classes are those of the reference for all judges.
+    code, out, err = nanogen(*words, "--metrics", "accuracy_digits")
+    assert code == 0, err
+    assert json.loads(out)["protocol"]["references"] == {}
+    assert set(json.loads(out)["anchors"]) == {"held_out", "class_means"}
+    code, _, err = nanogen(*words[:-1], "--metrics", "fd_digits")
+    assert code == 2
+    assert "nothing says which extractor made these" in one_sentence(err)
+    code, _, err = nanogen("eval", trained, "eval.reference=[digits, digits]")
+    assert code == 2
+    assert "two references are given for all judges" in one_sentence(err)
 
 
 def test_weights_of_another_architecture_are_listed(nanogen, trained, tmp_path):

@@ -129,6 +129,9 @@ class Comparison:
         """Return plain data."""
         return {"differs": self.differs, **asdict(self)}
 
+    def __str__(self) -> str:
+        return self.as_text()
+
     def as_text(self) -> str:
         """Return one line per difference or shared value, and the images that flipped."""
         lines = [

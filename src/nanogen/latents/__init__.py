@@ -11,7 +11,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from diffusionbench.errors import ConfigError, RequestError
+from diffusionbench.errors import ConfigError
 from diffusionbench.registry import Table
 from nanogen.latents.files import WeightFiles
 
@@ -26,7 +26,7 @@ class LatentSpec:
     Attributes:
         name: its name in `LATENTS`.
         title: one line for users.
-        load: "module:Class" of its codec; None where it cannot run yet.
+        load: "module:Class" of its codec.
         channels: C of the latent.
         stride: image pixels per latent position.
         grid: (rows, columns) of the latent where they do not follow from the image size; None: image size / stride.
@@ -37,12 +37,11 @@ class LatentSpec:
         folder: where the user has them, which `open_latent` sets; None: the usual places.
         licence: of weights that ship, as an SPDX name.
         paper: arXiv number.
-        unavailable: why it cannot run yet, in one clause, or None.
     """
 
     name: str
     title: str
-    load: str | None
+    load: str
     channels: int
     stride: int
     grid: tuple[int, int] | None = None
@@ -53,7 +52,6 @@ class LatentSpec:
     folder: Path | None = None
     licence: str = ""
     paper: str = ""
-    unavailable: str | None = None
 
     def shape(self, image_size: int) -> tuple[int, int, int]:
         """Return the (channels, rows, columns) of the latent of a square image.
@@ -97,6 +95,41 @@ class Latent:
         raise NotImplementedError
 
 
+_VAE: Any = {"part": "vae", "names": ("config.json", "diffusion_pytorch_model.safetensors")}
+_ON_PAGE = "stated on its page"
+# Per channel, as the configuration of Qwen-Image states them.
+_QWEN_MEAN = (
+    *(-0.7571, -0.7089, -0.9113, 0.1075, -0.1745, 0.9653, -0.1517, 1.5508),
+    *(0.4134, -0.0715, 0.5517, -0.3632, -0.1922, -0.9497, 0.2503, -0.2921),
+)
+_QWEN_STD = (
+    *(2.8184, 1.4541, 2.3275, 2.6558, 1.2196, 1.7708, 2.6052, 2.0743),
+    *(3.2687, 2.1526, 2.8652, 1.5579, 1.6382, 1.1253, 2.8251, 1.9160),
+)
+
+
+def _vae(
+    name: str,
+    title: str,
+    weights: WeightFiles,
+    channels: int,
+    stride: int = 8,
+    options: Mapping[str, Any] | None = None,
+    paper: str = "",
+) -> LatentSpec:
+    return LatentSpec(
+        name=name,
+        title=title,
+        load="nanogen.latents.kl:KL",
+        channels=channels,
+        stride=stride,
+        patch_size=16 // stride,
+        options={"model": "AutoencoderKL", **(options or {})},
+        weights=(weights,),
+        paper=paper,
+    )
+
+
 _ROWS = (
     LatentSpec(
         name="pixel",
@@ -135,26 +168,137 @@ _ROWS = (
             ),
         ),
     ),
-    LatentSpec(
-        name="sd-vae-ema",
-        title="Stable Diffusion VAE, EMA weights (stabilityai/sd-vae-ft-ema)",
-        load=None,
-        channels=4,
-        stride=8,
-        patch_size=2,
-        options={"shift": 0.0, "scale": 0.18215},
-        weights=(
-            WeightFiles(
-                part="vae",
-                names=("config.json", "diffusion_pytorch_model.safetensors"),
-                hub="stabilityai/sd-vae-ft-ema",
-                revision="f04b2c4b98319346dad8c65879f680b1997b204a",
-                licence="MIT",
-            ),
+    _vae(
+        "sd-vae-ema",
+        "Stable Diffusion VAE, fine-tuned, EMA weights",
+        WeightFiles(
+            **_VAE,
+            hub="stabilityai/sd-vae-ft-ema",
+            revision="f04b2c4b98319346dad8c65879f680b1997b204a",
+            licence="MIT",
         ),
+        channels=4,
+        options={"shift": 0.0, "scale": 0.18215},
         paper="2112.10752",
-        unavailable="its autoencoder is not wired in yet; `nanogen show` and `nanogen bench --synthetic` know its "
-        "shape",
+    ),
+    _vae(
+        "sd-vae-mse",
+        "Stable Diffusion VAE, fine-tuned for the squared error",
+        WeightFiles(
+            **_VAE,
+            hub="stabilityai/sd-vae-ft-mse",
+            revision="31f26fdeee1355a5c34592e401dd41e45d25a493",
+            licence="MIT",
+        ),
+        channels=4,
+        options={"shift": 0.0, "scale": 0.18215},
+        paper="2112.10752",
+    ),
+    _vae(
+        "sdxl-vae",
+        "Stable Diffusion XL VAE, made safe for float16",
+        WeightFiles(
+            **_VAE,
+            hub="madebyollin/sdxl-vae-fp16-fix",
+            revision="207b116dae70ace3637169f1ddd2434b91b3a8cd",
+            licence="MIT",
+        ),
+        channels=4,
+        options={"shift": 0.0, "scale": 0.13025},
+        paper="2307.01952",
+    ),
+    _vae(
+        "sd3.5-vae",
+        "Stable Diffusion 3.5 VAE",
+        WeightFiles(
+            **_VAE,
+            hub="stabilityai/stable-diffusion-3.5-large",
+            revision="ceddf0a7fdf2064ea28e2213e3b84e4afa170a0f",
+            subfolder="vae",
+            licence="Stability AI Community",
+            gated=True,
+        ),
+        channels=16,
+        paper="2403.03206",
+    ),
+    _vae(
+        "flux1-vae",
+        "FLUX.1 VAE",
+        WeightFiles(
+            **_VAE,
+            hub="black-forest-labs/FLUX.1-dev",
+            revision="3de623fc3c33e44ffbe2bad470d0f45bccf2eb21",
+            subfolder="vae",
+            licence="FLUX.1 [dev] Non-Commercial",
+            gated=True,
+        ),
+        channels=16,
+    ),
+    _vae(
+        "flux2-vae",
+        "FLUX.2 VAE, 2x2 positions packed into channels",
+        WeightFiles(
+            **_VAE,
+            hub="black-forest-labs/FLUX.2-dev",
+            revision="26afe3a78bb242c0a8bb181dcc8937bb16e5c66c",
+            subfolder="vae",
+            licence="FLUX [dev] Non-Commercial",
+            gated=True,
+        ),
+        channels=128,
+        stride=16,
+        options={"model": "AutoencoderKLFlux2", "packed": True},
+    ),
+    _vae(
+        "qwen-image-vae",
+        "Qwen-Image VAE",
+        WeightFiles(
+            **_VAE,
+            hub="Qwen/Qwen-Image",
+            revision="75e0b4be04f60ec59a75f475837eced720f823b6",
+            subfolder="vae",
+            licence="Apache-2.0",
+        ),
+        channels=16,
+        options={"model": "AutoencoderKLQwenImage", "frames": True, "mean": _QWEN_MEAN, "std": _QWEN_STD},
+        paper="2508.02324",
+    ),
+    _vae(
+        "e2e-flux1-vae",
+        "FLUX.1 VAE, trained end to end with a diffusion model",
+        WeightFiles(**_VAE, hub="REPA-E/e2e-flux-vae", licence=_ON_PAGE),
+        channels=16,
+        paper="2504.10483",
+    ),
+    _vae(
+        "e2e-sd3.5-vae",
+        "Stable Diffusion 3.5 VAE, trained end to end with a diffusion model",
+        WeightFiles(**_VAE, hub="REPA-E/e2e-sd3.5-vae", licence=_ON_PAGE),
+        channels=16,
+        paper="2504.10483",
+    ),
+    _vae(
+        "e2e-qwen-image-vae",
+        "Qwen-Image VAE, trained end to end with a diffusion model",
+        WeightFiles(**_VAE, hub="REPA-E/e2e-qwenimage-vae", licence=_ON_PAGE),
+        channels=16,
+        options={"model": "AutoencoderKLQwenImage", "frames": True},
+        paper="2504.10483",
+    ),
+    _vae(
+        "e2e-vavae",
+        "VA-VAE, trained end to end with a diffusion model",
+        WeightFiles(**_VAE, hub="REPA-E/e2e-vavae-hf", licence=_ON_PAGE),
+        channels=32,
+        stride=16,
+        paper="2504.10483",
+    ),
+    _vae(
+        "e2e-sd-vae-mse",
+        "Stable Diffusion VAE, trained end to end with a diffusion model",
+        WeightFiles(**_VAE, hub="REPA-E/e2e-sdvae-hf", licence=_ON_PAGE),
+        channels=4,
+        paper="2504.10483",
     ),
 )
 LATENTS = Table("latent space", {row.name: row for row in _ROWS}, group="nanogen.latents")
@@ -167,11 +311,9 @@ def open_latent(name: str, device: str, weights: str | None = None) -> Latent:
         weights: folder of its weight files (`latent.weights`); None: the usual places.
 
     Raises:
-        RequestError: if it cannot run yet, or its weights are missing.
+        RequestError: if its weights are missing.
         CheckpointError: if they are damaged or others.
     """
     spec = replace(LATENTS[name], folder=None if weights is None else Path(weights))
-    if spec.unavailable is not None:
-        raise RequestError(f"latent space '{name}' cannot run: {spec.unavailable}.")
     codec: type[Latent] = LATENTS.load(name)
     return codec(spec, device)

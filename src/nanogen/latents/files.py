@@ -6,7 +6,7 @@ Nothing here imports torch or opens a connection.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -108,7 +108,7 @@ def remedy(name: str, weights: WeightFiles) -> str:
     )
 
 
-def presence(name: str, needed: tuple[WeightFiles, ...], folder: Path | None = None) -> list[str]:
+def presence(name: str, needed: Iterable[WeightFiles], folder: Path | None = None) -> list[str]:
     """Return what is missing of a latent space, each with how to get it; an empty list where all files are there."""
     return [
         f"its {weights.part} is missing. {remedy(name, weights)}"
