@@ -48,7 +48,7 @@ class _Images:
 
     def __init__(self, store: ImageStore, held: int, count: int) -> None:
         """Take `count` of the first `held` images, of every class its share, so that the order plays no part."""
-        self.description = store.description
+        self.description, self.image_format = store.description, store.image_format
         self._store, self._held = store, held
         entries = store.entries(held)
         sizes = Counter(entry.label for entry in entries)
