@@ -131,7 +131,7 @@ def test_a_dry_run_calls_nothing(bench):
         (("my_functions:nothing", *ASK), "no 'nothing' in it"),
         (("my_functions:wrong", *ASK), r"returned NumPy uint8 \[2, 8, 8\]"),
         (("my_functions:shaded", *ASK), "takes no 'labels'"),
-        (("my_functions:generate", *ASK, "--labels", "labels.txt"), "--labels is of images that exist"),
+        (("my_functions:generate", *ASK, "--labels", "labels.txt"), "labels tells files apart"),
         (("my_functions:generate", *ASK, "--store", "kept", "--part", "1/2"), "Name one with --version"),
         (("drawn", *ASK), "--classes is for functions"),
         (("drawn", "--metrics", "fd_digits", "--seed", "1", "--version", "2"), "--seed, --version is for functions"),

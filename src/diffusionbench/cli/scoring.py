@@ -297,8 +297,6 @@ def _made(named: str, name: str, generator: Generator) -> ImageSource:
     """Return a function or another source by its name."""
     from diffusionbench.callables import BATCH, as_source, facts_of, open_named
 
-    if generator.labels is not None:
-        raise RequestError(f"--labels is of images that exist already, and {named} makes them. Leave it out.")
     source = as_source(open_named(named), name, generator.batch or BATCH, generator.version)
     if generator.guidance is not None and "sampling" in facts_of(source):
         raise RequestError(f"--guidance {generator.guidance:g} was given, and {named} states its own. Leave it out.")
@@ -386,23 +384,12 @@ def _opened(
     request: EvalRequest, images: Path | ImageSource, generator: Generator, claim: ClaimFile | None
 ) -> tuple[Evaluation, ImageSource]:
     """Return a checked evaluation and its images, as the axis tells them apart; without a count, of all images."""
+    from diffusionbench.api import open_images
     from diffusionbench.benchmarks.simpleeval.verification import compare_again
-    from diffusionbench.layouts import parse_layout
     from diffusionbench.request import Evaluation
-    from diffusionbench.source import open_prompt_images, open_source, read_labels
 
     evaluation = Evaluation(request)
-    layout = None if generator.layout is None else parse_layout(generator.layout)
-    source: ImageSource
-    if not isinstance(images, Path):
-        source, found = images, evaluation.full_count if images.labels is None else len(images.labels)
-    elif (prompts := evaluation.prompts) is not None:
-        wanted = [*map(prompts.sample, range(prompts.count))]
-        source, found = open_prompt_images(images, wanted, prompts.images_per_prompt, layout), len(wanted)
-    else:
-        labels = None if generator.labels is None else read_labels(generator.labels)
-        source = open_source(images, labels, evaluation.classes, layout)
-        found = len(source.labels)
+    source, found = open_images(images, evaluation, generator.labels, generator.layout)
     evaluation = evaluation.updated(count=generator.count or found, classes=getattr(source, "classes", None))
     if request.metrics:
         evaluation.check(source)
