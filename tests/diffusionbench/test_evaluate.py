@@ -14,6 +14,7 @@ import diffusionbench as db
 from diffusionbench.errors import DataError, RequestError, RunError
 from diffusionbench.references import digits
 from diffusionbench.sample import noise_seed
+from diffusionbench.source import ConstantSource
 
 SRC = Path(db.__file__).parents[1]
 
@@ -145,6 +146,20 @@ def test_arrays_are_scored_with_their_labels():
         db.evaluate(images, **ask)
     with pytest.raises(RequestError, match="holds images already"):
         db.evaluate(images, labels=labels.tolist(), classes=10, **ask)
+
+
+def test_a_source_is_scored_as_it_is():
+    record = db.evaluate(ConstantSource((8, 8)), metrics="accuracy_digits", classes=10, num=20, name="grey")
+    assert (record.provenance.source, record.protocol.count) == ("constant grey 128", 20)
+
+
+def test_a_function_of_seeds_alone_is_scored_where_no_class_counts(real):
+    def draw(seeds):
+        return np.stack([real[seed % 10][seed % 100] for seed in seeds])
+
+    assert db.evaluate(draw, metrics="fd_digits", reference="digits", num=40).values["fd_digits"].scored == 40
+    with pytest.raises(RequestError, match="takes no 'labels'"):
+        db.evaluate(draw, metrics="accuracy_digits", reference="digits", num=40)
 
 
 def test_prompts_are_asked_for_one_by_one():
