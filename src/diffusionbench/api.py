@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import shlex
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -54,6 +54,7 @@ def evaluate(
     title: str | None = None,
     family: str | None = None,
     guidance: float | None = None,
+    trained_with: Sequence[str] = (),
     seed: int = 0,
     axis: str | None = None,
     batch: int = BATCH,
@@ -78,6 +79,7 @@ def evaluate(
         layout: of files, as in docs/data.md; by default it is recognised.
         name, title, family: what the record calls the generator.
         guidance: scale that the images are made with, for the record.
+        trained_with: judges that the generator was trained with; values that reduce their evidence are flagged.
         seed: from which the seeds of a function's samples follow.
         axis: see `diffusionbench ls axes`; by default the one of prompts where a prompt set is asked for.
         batch: most images to ask a function for at once.
@@ -101,7 +103,7 @@ def evaluate(
     given, called = _given(source, name, labels, batch, version)
     extractors = (reference_extractor,) if isinstance(reference_extractor, str) else reference_extractor
     fields = {
-        **_facts(given, guidance, classes),
+        **generator_fields(given, guidance, classes, trained_with),
         **_real_images(reference),
         "reference_extractors": extractors,
         "reference_role": reference_role,
@@ -221,15 +223,23 @@ def open_images(
     return open_prompt_images(given, wanted, prompts.images_per_prompt, kind), len(wanted)
 
 
-def _facts(given: Path | ImageSource, guidance: float | None, classes: int | None) -> dict[str, Any]:
-    """Return the fields of a request about how the images are made: those given, and what only the source knows."""
+def generator_fields(
+    given: Path | ImageSource, guidance: float | None, classes: int | None, trained_with: Iterable[str]
+) -> dict[str, Any]:
+    """Return the fields of a request about how the images are made: those given, and what only the source knows.
+
+    Raises:
+        RequestError: if the source knows better, or the images exist already.
+    """
     facts = {} if isinstance(given, Path) else facts_of(given)
     if guidance is not None and "sampling" in facts:
         raise RequestError(f"guidance={guidance} was given, and the source states its own. Leave it out.")
     if classes is not None and (isinstance(given, Path) or exists_already(given)):
         raise RequestError(f"classes={classes} was given, and the source holds images already. Leave it out.")
     sampling = Sampling(guidance=None if guidance is None else Guidance(scale=guidance))
-    return {"sampling": sampling, **facts, **({} if classes is None else {"num_classes": classes})}
+    trained = tuple(sorted({*trained_with, *facts.get("trained_with", ())}))
+    asked = {} if classes is None else {"num_classes": classes}
+    return {"sampling": sampling, **facts, **asked, "trained_with": trained}
 
 
 def _real_images(reference: str | Path | Mapping[str, str | Path] | None) -> dict[str, Any]:
@@ -253,6 +263,7 @@ def _command(source: Any, request: EvalRequest, options: Mapping[str, Any]) -> s
     pairs = [(option, value) for option, value in given.items() if value is not None]
     pairs += [("reference", f"{judge}={one}") for judge, one in request.references.items()]
     pairs += [("reference-extractor", one) for one in request.reference_extractors]
+    pairs += [("trained-with", one) for one in request.trained_with]
     return printable(shlex.join([*words, *(word for option, value in pairs for word in (f"--{option}", str(value)))]))
 
 

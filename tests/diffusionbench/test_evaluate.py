@@ -148,6 +148,12 @@ def test_arrays_are_scored_with_their_labels():
         db.evaluate(images, labels=labels.tolist(), classes=10, **ask)
 
 
+def test_what_a_model_was_trained_with_is_flagged(draw):
+    record = db.evaluate(draw, metrics="accuracy_digits", classes=10, num=20, trained_with=["digits"])
+    assert record.values["accuracy_digits"].status == "flagged"
+    assert record.trained_with == ("digits",)
+
+
 def test_a_source_is_scored_as_it_is():
     record = db.evaluate(ConstantSource((8, 8)), metrics="accuracy_digits", classes=10, num=20, name="grey")
     assert (record.provenance.source, record.protocol.count) == ("constant grey 128", 20)

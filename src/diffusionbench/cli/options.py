@@ -77,6 +77,10 @@ class Generator:
             help="guidance scale the images are made with; 1 is none",
         ),
     ] = None
+    trained_with: Annotated[
+        list[str] | None,
+        typer.Option("--trained-with", help="judge that the generator was trained with; repeatable"),
+    ] = None
 
 
 @dataclass(frozen=True)

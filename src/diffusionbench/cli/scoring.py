@@ -256,13 +256,16 @@ def _asked(
     images: Path, generator: Generator, real: RealImages, metrics: tuple[str, ...]
 ) -> tuple[Evaluation, ImageSource, list[str]]:
     """Return a checked evaluation, its images, and what was left out of files, which is also said."""
+    from diffusionbench.api import generator_fields
     from diffusionbench.benchmarks.simpleeval.claims import read_claim
-    from diffusionbench.callables import facts_of, is_named
-    from diffusionbench.record import Guidance
-    from diffusionbench.request import EvalRequest, Sampling
+    from diffusionbench.callables import is_named
+    from diffusionbench.request import EvalRequest
 
     for option in ("method", "title", "family"):
         _check_text(option, getattr(generator, option))
+    trained = generator.trained_with or ()
+    for judge in trained:
+        _check_text("trained-with", judge)
     claim = None if generator.claim is None else read_claim(generator.claim)
     made = None
     if is_named(str(images)):
@@ -271,8 +274,6 @@ def _asked(
     else:
         name = generator.method or printable(images.resolve().stem) or "images"
         _check_generator(images, generator)
-    classes = {} if generator.classes is None else {"num_classes": generator.classes}
-    sampling = Sampling(guidance=None if generator.guidance is None else Guidance(scale=generator.guidance))
     request = EvalRequest(
         axis=generator.axis,
         metrics=metrics,
@@ -283,7 +284,7 @@ def _asked(
         title=generator.title or name,
         family=generator.family,
         seed=generator.seed or 0,
-        **{"sampling": sampling, **facts_of(made), **classes},
+        **generator_fields(made or images, generator.guidance, generator.classes, trained),
         **_real_images(real),
     )
     evaluation, source = _opened(request, made or images, generator, claim)
@@ -295,12 +296,9 @@ def _asked(
 
 def _made(named: str, name: str, generator: Generator) -> ImageSource:
     """Return a function or another source by its name."""
-    from diffusionbench.callables import BATCH, as_source, facts_of, open_named
+    from diffusionbench.callables import BATCH, as_source, open_named
 
-    source = as_source(open_named(named), name, generator.batch or BATCH, generator.version)
-    if generator.guidance is not None and "sampling" in facts_of(source):
-        raise RequestError(f"--guidance {generator.guidance:g} was given, and {named} states its own. Leave it out.")
-    return source
+    return as_source(open_named(named), name, generator.batch or BATCH, generator.version)
 
 
 def _check_generator(images: Path, generator: Generator) -> None:
