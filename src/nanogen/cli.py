@@ -309,6 +309,53 @@ def prepare_text(
     print(f" in {manifest.dtype}, {manifest.truncated:,} captions cut to {manifest.max_tokens} tokens")
 
 
+@prepare.command("weights")
+def prepare_weights(
+    name: Annotated[str, typer.Argument(help="a latent space, see `nanogen ls latents`")],
+    weights: Annotated[Path | None, typer.Option("--weights", help="folder of its files; default: the usual")] = None,
+) -> None:
+    """Find or fetch the weight files of a latent space; pickled ones are written once more as safetensors.
+
+    Origin and licence are said before a download; `nanogen ls latents` says them too.
+
+    Examples:
+
+      nanogen prepare weights sd-vae-ema
+
+      nanogen prepare weights rae-dinov2-b --weights released/
+    """
+    from nanogen.importing import prepare_weights as run
+
+    for part, paths in run(name, weights).items():
+        print(f"{part}: {', '.join(map(str, paths))}")
+
+
+@app.command("import")
+def import_weights(
+    file: Annotated[Path, typer.Argument(help="a released checkpoint, such as CONFIG-v0.pt")],
+    words: Words = None,
+    task: Task = None,
+    method: Method = None,
+    scale: Scale = "paper",
+    out: Annotated[Path, typer.Option("--out", help="weights file to write")] = Path("ema.safetensors"),
+) -> None:
+    """Write the averaged weights of a released checkpoint as a file that `nanogen sample` takes.
+
+    Nothing in the file is executed; names and shapes must be those of the task and method.
+
+    Examples:
+
+      nanogen import released.pt --task imagenet256 --method sd-vae-mse --out sd-vae-mse.safetensors
+
+      nanogen import released.pt --task t2i256 --method flux2-vae --out flux2.safetensors
+    """
+    config = _compose(words, task, method, scale, None).config
+    from nanogen.importing import import_network
+
+    step = import_network(file, config, out)
+    print(f"{out}: step {step}" if step else f"{out}: the file does not say its step")
+
+
 @app.command()
 def show(
     words: Words = None,
