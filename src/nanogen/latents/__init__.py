@@ -6,7 +6,7 @@ constructed as `codec(spec, device)`. Rows are read without torch and without we
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -85,6 +85,11 @@ class Latent:
 
     def __init__(self, spec: LatentSpec, device: str) -> None:
         """Load the weights of the maps; pixels have none."""
+
+    @classmethod
+    def before_statistics(cls, spec: LatentSpec, device: str) -> Callable[[Tensor], Tensor]:
+        """Return the encoder without the normalisation whose statistics `nanogen prepare latents` computes."""
+        return cls(spec, device).encode
 
     def encode(self, images: Tensor) -> Tensor:
         """Map float32 [B, 3, H, W] in [0, 1] to float32 [B, C, h, w], about mean 0 and deviation 1."""

@@ -8,6 +8,7 @@ Source: Zheng et al. 2025 (arXiv 2510.11690).
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Final
 
@@ -45,9 +46,13 @@ class RAE(Latent):
             [self._encoder.digest, tensors_digest(self._decoder.state_dict()), tensors_digest(statistics)]
         )
 
+    @classmethod
+    def before_statistics(cls, spec: LatentSpec, device: str) -> Callable[[Tensor], Tensor]:
+        encoder, (_, *grid) = Encoder(spec, device), spec.shape(spec.image_size or 0)
+        return lambda images: encoder(images).transpose(1, 2).unflatten(2, grid)
+
     def encode(self, images: Tensor) -> Tensor:
-        tokens = self._encoder(images)
-        z = tokens.transpose(1, 2).unflatten(2, self._mean.shape[1:])
+        z = self._encoder(images).transpose(1, 2).unflatten(2, self._mean.shape[1:])
         return (z - self._mean) / self._std
 
     def decode(self, latents: Tensor) -> Tensor:
