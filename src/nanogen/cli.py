@@ -363,6 +363,8 @@ def prepare_weights(
       nanogen prepare weights sd-vae-ema
 
       nanogen prepare weights rae-dinov2-b --weights released/
+
+      nanogen prepare weights flux2-vae
     """
     from nanogen.importing import prepare_weights as run
 
@@ -388,6 +390,8 @@ def import_weights(
       nanogen import released.pt --task imagenet256 --method sd-vae-mse --out sd-vae-mse.safetensors
 
       nanogen import released.pt --task t2i256 --method flux2-vae --out flux2.safetensors
+
+      nanogen import released.pt --task imagenet256 --method dinov2-b --out dinov2-b.safetensors
     """
     config = _compose(words, task, method, scale, None).config
     from nanogen.importing import import_network
