@@ -29,7 +29,7 @@ PART = re.compile(r"# (methods\.yaml|(tests|my_\w+|diffusionbench_colours)/[\w/]
 PROGRAMS = ("nanogen", "diffusionbench")
 ENDS = {"|", "||", "&&", ";", "&", ">", ">>"}
 COMPOSING = {"train", "show", "bench"}
-GROUPS = ("datasets", "latents")
+GROUPS = ("datasets", "latents", "sources")
 
 
 @dataclass(frozen=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shlex
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ from torch import Tensor
 
 from diffusionbench import bounds, runner
 from diffusionbench.axes import AXES
-from diffusionbench.callables import as_source, examine, facts_of, is_named, open_named, to_images
+from diffusionbench.callables import BATCH, as_source, examine, facts_of, importable, is_named, open_named, to_images
 from diffusionbench.errors import RequestError
 from diffusionbench.metrics import METRICS
 from diffusionbench.prompts import PromptChoice
@@ -22,7 +23,7 @@ from diffusionbench.record import Guidance, Record, breaches, load
 from diffusionbench.references import Role
 from diffusionbench.request import EvalRequest, Evaluation, Sampling
 from diffusionbench.shown import few, printable
-from diffusionbench.source import ArraySource, ImageSource, PromptFolderSource, exists_already, open_source, read_labels
+from diffusionbench.source import ArraySource, ImageSource, exists_already, open_prompt_images, open_source, read_labels
 from diffusionbench.study import comparison
 from diffusionbench.writing import check_place
 
@@ -50,7 +51,7 @@ def evaluate(
     guidance: float | None = None,
     seed: int = 0,
     axis: str | None = None,
-    batch: int = 64,
+    batch: int = BATCH,
     store: str | Path | None = None,
     version: str | None = None,
     device: str = "cpu",
@@ -85,37 +86,46 @@ def evaluate(
             than images.
         RunError: if a function raises an exception.
     """
-    keys = tuple(name for name in re.split(r"[\s,]+", metrics) if name) if isinstance(metrics, str) else tuple(metrics)
+    keys = tuple(key for key in re.split(r"[\s,]+", metrics) if key) if isinstance(metrics, str) else tuple(metrics)
     if not 1 <= batch <= bounds.BATCH:
         raise RequestError(f"batch={batch} was given. A function is asked for 1 to {bounds.BATCH:,} images at once.")
     if store is not None:
         check_place(Path(store), "folder")
     choice, axis = _prompts(keys, prompts, axis)
     given, called = _given(source, name, batch, version)
+    real = {
+        **_real_images(reference),
+        "reference_extractors": (reference_extractor,) if isinstance(reference_extractor, str) else reference_extractor,
+        "reference_role": reference_role,
+    }
     facts = {} if isinstance(given, Path) else facts_of(given)
     if guidance is not None and "sampling" in facts:
         raise RequestError(f"guidance={guidance} was given, and the source states its own. Leave it out.")
     fields = {
+        "sampling": Sampling(guidance=None if guidance is None else Guidance(scale=guidance)),
+        **facts,
+        **({} if classes is None else {"num_classes": classes}),
         "axis": axis,
         "metrics": keys,
-        **_real_images(reference),
-        "reference_extractors": [reference_extractor] if isinstance(reference_extractor, str) else reference_extractor,
-        "reference_role": reference_role,
         "prompts": choice,
         "count": 1 if num is None else num,
         "seed": seed,
         "method": called,
         "title": title or called,
         "family": family,
-        "sampling": Sampling(guidance=None if guidance is None else Guidance(scale=guidance)),
-        **facts,
-        **({} if classes is None else {"num_classes": classes}),
+        **real,
     }
     evaluation = Evaluation(_request(fields))
     images = _images(given, evaluation, labels)
     if exists_already(images) and classes is not None:
         raise RequestError(f"classes={classes} was given, and {images.description} holds images already. Leave it out.")
-    evaluation = evaluation.updated(count=num or _number(images, evaluation), classes=getattr(images, "classes", None))
+    options: dict[str, Any] = {"num": num, "classes": classes, "labels": labels, "title": title, "family": family}
+    options |= {"guidance": guidance, "seed": seed or None, "batch": None if batch == BATCH else batch}
+    evaluation = evaluation.updated(
+        count=num or _number(images, evaluation),
+        classes=getattr(images, "classes", None),
+        command=_command(source, evaluation.request, options),
+    )
     evaluation.check(images)
     evaluation = examine(evaluation, images)
     record = runner.run(evaluation, images, None if store is None else Path(store), device, progress)
@@ -124,16 +134,18 @@ def evaluate(
 
 
 def compare(first: Record | str | Path, second: Record | str | Path) -> comparison.Comparison:
-    """Compare two records, each given as it is or by its file.
+    """Compare two records, each given as it is or by its file; `print` shows the comparison.
 
     Raises:
         RequestError: if a file is no record.
+        DataError: if what lies beside a record is damaged.
     """
-    return comparison.compare(_record(first), _record(second))
+    paths = [None if isinstance(given, Record) else Path(given) for given in (first, second)]
+    return comparison.compare(_record(first), _record(second), paths=paths)
 
 
 def _record(given: Record | str | Path) -> Record:
-    return given if isinstance(given, Record) else load(Path(given))
+    return given if isinstance(given, Record) else load(given)
 
 
 def _prompts(
@@ -180,10 +192,10 @@ def _images(
         if read is not None:
             raise RequestError(f"labels were given, and {given.description} has its own. Leave them out.")
         return given
-    if evaluation.prompts is not None:
+    if (prompts := evaluation.prompts) is not None:
         if read is not None:
             raise RequestError("labels were given, and the images are told apart by their prompts. Leave them out.")
-        return PromptFolderSource(given, set(evaluation.prompts.files_of_images()))
+        return open_prompt_images(given, prompts.samples(), prompts.images_per_prompt)
     return open_source(given, read, evaluation.classes)
 
 
@@ -196,6 +208,24 @@ def _real_images(reference: str | Path | Mapping[str, str | Path] | None) -> dic
     if isinstance(reference, Mapping):
         return {"references": {judge: str(one) for judge, one in reference.items()}}
     return {"reference": None if reference is None else str(reference)}
+
+
+def _command(source: Any, request: EvalRequest, options: Mapping[str, Any]) -> str | None:
+    """Return the command line that gives the record again; None where it cannot name the images or the prompts."""
+    named = str(source) if isinstance(source, str | Path) else importable(source)
+    choice = request.prompts
+    if named is None or (choice is not None and choice != PromptChoice(name=choice.name)):
+        return None
+    if not isinstance(options["labels"], str | Path | None):
+        return None
+    words = ["diffusionbench", "run", named, "--metrics", ",".join(request.metrics), "--method", request.method]
+    default = EvalRequest.model_fields["axis"].default
+    given = {"axis": None if request.axis == default else request.axis, "prompts": choice and choice.name}
+    given |= {"reference": request.reference, "reference-role": request.reference_role, **options}
+    pairs = [(option, value) for option, value in given.items() if value is not None]
+    pairs += [("reference", f"{judge}={one}") for judge, one in request.references.items()]
+    pairs += [("reference-extractor", one) for one in request.reference_extractors]
+    return printable(shlex.join([*words, *(word for option, value in pairs for word in (f"--{option}", str(value)))]))
 
 
 def _request(fields: Mapping[str, Any]) -> EvalRequest:

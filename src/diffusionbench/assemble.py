@@ -27,6 +27,7 @@ from diffusionbench.record import (
     worst,
 )
 from diffusionbench.request import REPEAT_LIMIT, Evaluation
+from diffusionbench.sample import Sample, items_digest
 from diffusionbench.schema import canonical_json
 from diffusionbench.stats import Estimate
 
@@ -64,6 +65,7 @@ def assemble(evaluation: Evaluation, images: ImageSet, found: Findings) -> Recor
     """Return the record of the first `request.count` images of a set."""
     request, estimates = evaluation.request, found.estimates
     entries, faults = images.entries(request.count), images.unreadable(request.count)
+    samples = [entry.sample() for entry in entries]
     values = _values(evaluation, found, estimates, len(faults))
     # Stated of metrics of other packages, so that a board can rank them anywhere.
     for key, row in evaluation.metrics.items():
@@ -84,13 +86,14 @@ def assemble(evaluation: Evaluation, images: ImageSet, found: Findings) -> Recor
         method=request.method,
         title=request.title,
         family=request.family,
-        protocol=_protocol(evaluation, found),
+        protocol=_protocol(evaluation, images, found, samples),
         values=values,
         anchors={name: _values(evaluation, found, anchor, 0) for name, anchor in found.anchors.items()},
-        breakdown=_by_class(evaluation, estimates, entries),
+        breakdown=_by_class(evaluation, found, entries),
         unscored=(*faults.values(), *unjudged),
         provenance=_provenance(evaluation, images, images_digest(entries), found),
-        evidence=_per_sample(estimates, entries) | {name: _attached(text) for name, text in found.attachments.items()},
+        evidence=_per_sample(estimates, entries, samples)
+        | {name: _attached(text) for name, text in found.attachments.items()},
         trained_with=request.trained_with,
         extra={
             "request": request.model_dump(mode="json"),
@@ -110,11 +113,9 @@ def _values(
     values: dict[str, Value] = {}
     for key, estimate in estimates.items():
         spec = evaluation.metrics[key]
-        shared = _doubts(evaluation, found, spec)
+        shared, known = _doubts(evaluation, found, spec), _judges(found, spec)
 
-        def value(
-            one: Estimate, shared: list[tuple[Status, str]] = shared, judges: tuple[str, ...] = spec.judges
-        ) -> Value:
+        def value(one: Estimate, shared: list[tuple[Status, str]] = shared, judges: tuple[str, ...] = known) -> Value:
             doubts = [*shared]
             if one.status != "ok":
                 doubts.append((one.status, one.reason or one.status))
@@ -140,6 +141,11 @@ def _values(
     return values
 
 
+def _judges(found: Findings, spec: MetricSpec) -> tuple[str, ...]:
+    """Return the judges of a metric that stand in the protocol."""
+    return tuple(judge for judge in spec.judges if judge in found.judges)
+
+
 def _doubts(evaluation: Evaluation, found: Findings, spec: MetricSpec) -> list[tuple[Status, str]]:
     """Return what keeps every value of a metric from a place on a leaderboard."""
     doubts = [*found.doubts]
@@ -155,16 +161,14 @@ def _doubts(evaluation: Evaluation, found: Findings, spec: MetricSpec) -> list[t
     return doubts
 
 
-def _by_class(
-    evaluation: Evaluation, estimates: Mapping[str, Estimate], entries: Sequence[StoredImage]
-) -> dict[str, dict[str, Value]]:
+def _by_class(evaluation: Evaluation, found: Findings, entries: Sequence[StoredImage]) -> dict[str, dict[str, Value]]:
     """Return the mean of each metric that judges single images, by the class that was asked for."""
     ids: dict[int, list[int]] = {}
     for entry in entries:
         if entry.label is not None and entry.label >= 0:
             ids.setdefault(entry.label, []).append(entry.id)
     parts: dict[str, dict[str, Value]] = {}
-    for key, estimate in estimates.items():
+    for key, estimate in found.estimates.items():
         scores = estimate.per_sample or {}
         for label in sorted(ids):
             own = [scores[sample] for sample in ids[label] if sample in scores]
@@ -176,17 +180,18 @@ def _by_class(
                     unscored=lost,
                     status="partial" if lost else "ok",
                     reason=f"{lost} could not be judged" if lost else None,
-                    judges=evaluation.metrics[key].judges,
+                    judges=_judges(found, evaluation.metrics[key]),
                 )
     return parts
 
 
-def _per_sample(estimates: Mapping[str, Estimate], entries: Sequence[StoredImage]) -> dict[str, Attachment]:
+def _per_sample(
+    estimates: Mapping[str, Estimate], entries: Sequence[StoredImage], samples: Sequence[Sample]
+) -> dict[str, Attachment]:
     """Return the attachment of the values of single images, by which two records are compared image by image."""
     held = {key: estimate.per_sample for key, estimate in estimates.items() if estimate.per_sample is not None}
     if not held:
         return {}
-    samples = [entry.sample() for entry in entries]
     text = canonical_json(
         {
             "samples": [
@@ -203,7 +208,7 @@ def _attached(text: str) -> Attachment:
     return Attachment(sha256=hashlib.sha256(text.encode()).hexdigest(), text=text)
 
 
-def _protocol(evaluation: Evaluation, found: Findings) -> Protocol:
+def _protocol(evaluation: Evaluation, images: ImageSet, found: Findings, samples: Sequence[Sample]) -> Protocol:
     request, prompts = evaluation.request, evaluation.prompts
     return Protocol(
         name=request.protocol or request.axis,
@@ -215,11 +220,14 @@ def _protocol(evaluation: Evaluation, found: Findings) -> Protocol:
             )
             for judge, reference in sorted(evaluation.references.items())
         },
+        items_digest=items_digest(samples),
         count=request.count,
         images_per_prompt=prompts.images_per_prompt if prompts else None,
         prompts=prompts.name if prompts else None,
         prompts_digest=prompts.digest if prompts else None,
-        seed=request.seed,
+        # Only a generator's samples have seeds; of images that exist already nobody knows it.
+        seed=request.seed if any(sample.seed is not None for sample in samples) else None,
+        image_format=images.image_format,
         notes=found.notes,
         **request.sampling.model_dump(),
     )

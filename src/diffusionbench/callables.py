@@ -29,6 +29,8 @@ from diffusionbench.specs import SourceSpec
 Function = Callable[..., Any]
 
 SOURCES: Final[Table[SourceSpec]] = Table("source", {}, group="diffusionbench.sources")
+# Images that a function is asked for at once.
+BATCH: Final = 64
 # What a function is given, by name.
 ARGUMENTS: Final = ("labels", "prompts", "seeds")
 # Floats may leave [0, 1] by half a grey level, as resizing and reduced precision do.
@@ -47,7 +49,7 @@ class CallableSource:
 
     labels = None
 
-    def __init__(self, function: Function, name: str = "", batch: int = 64, version: str | None = None) -> None:
+    def __init__(self, function: Function, name: str = "", batch: int = BATCH, version: str | None = None) -> None:
         """Look at the function's arguments; it is not called.
 
         Args:
@@ -64,7 +66,7 @@ class CallableSource:
         self.function = function
         self.description = f"function {_name(function)}"
         self.takes, self._required = _arguments(function, self.description)
-        self.preferred_batch = batch
+        self.preferred_batch, self.version = batch, version
         self.digest = digest(["function", _name(function), name, uuid.uuid4().hex if version is None else version])
         self.image_size: tuple[int, int] | None = None
         self.image_format: str | None = None
@@ -248,6 +250,15 @@ def _name(function: Function) -> str:
     return printable(f"{named.__module__}:{named.__qualname__}")
 
 
+def importable(function: Function) -> str | None:
+    """Return the "module:name" by which `open_named` finds a function, or None where it does not."""
+    module = sys.modules.get(getattr(function, "__module__", None) or "")
+    name = getattr(function, "__qualname__", "")
+    if module is None or module.__name__ == "__main__" or getattr(module, name, None) is not function:
+        return None
+    return _name(function)
+
+
 def _arguments(function: Function, who: str) -> tuple[frozenset[str], frozenset[str]]:
     """Return which of `ARGUMENTS` a function takes by name, and which of these have no default."""
     remedy = "It is called with labels or prompts, and seeds, by these names; give a default to all others."
@@ -324,7 +335,7 @@ def as_source(found: Function | ImageSource, name: str, batch: int, version: str
     return CallableSource(found, name, batch, version)
 
 
-def facts_of(source: ImageSource) -> Mapping[str, Any]:
+def facts_of(source: ImageSource | None) -> Mapping[str, Any]:
     """Return the fields of a request that only a source knows, such as its sampler, as its attribute `facts`."""
     return getattr(source, "facts", {})
 

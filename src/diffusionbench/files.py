@@ -190,6 +190,7 @@ class ImageFolder:
 
     Attributes:
         root: the folder that was given, or the split's below it.
+        prefix: the split's below what was given, as "train/", or "".
         images: name relative to `root`, with "/" -> bytes, in natural order; at least one.
         classes: names of the class folders in natural order, or None where the images lie in `root` itself.
         empty: folders in `root` without an image.
@@ -197,6 +198,7 @@ class ImageFolder:
     """
 
     root: Path
+    prefix: str
     images: dict[str, int]
     classes: tuple[str, ...] | None
     empty: tuple[str, ...]
@@ -213,11 +215,21 @@ def open_image_folder(folder: Path, split: str = "train") -> ImageFolder:
         DataError: if there is no image, a folder cannot be read, or it is not clear what the classes are.
     """
     left_out = LeftOut()
-    images = list_images(folder, left_out)
+    return image_folder(folder, list_images(folder, left_out), left_out, split)
+
+
+def image_folder(folder: Path, images: dict[str, int], left_out: LeftOut, split: str = "train") -> ImageFolder:
+    """Return the images of a folder, or of an archive of one, as `open_image_folder` does.
+
+    Args:
+        images: name below the folder -> bytes, in natural order.
+        left_out: what was not listed; images of other splits join it.
+    """
     where = printable(str(folder))
     if not images:
+        what = "archive" if folder.is_file() else "folder"
         raise DataError(
-            f"folder {where} has no images and no class folders of images. Looked for {', '.join(IMAGE_SUFFIXES)} at "
+            f"{what} {where} has no images and no class folders of images. Looked for {', '.join(IMAGE_SUFFIXES)} at "
             f"any depth. {left_out.sentence('There') or ''}".rstrip()
         )
     prefix = _split_prefix(where, images, split)
@@ -226,12 +238,14 @@ def open_image_folder(folder: Path, split: str = "train") -> ImageFolder:
         left_out.add(f"images outside {prefix}", outside[0], len(outside))
     root = folder / prefix
     classes = tuple(dict.fromkeys(name.partition("/")[0] for name in inside if "/" in name))
-    with os.scandir(root) as opened:
-        folders = [entry.name for entry in opened if os.path.isdir(entry.path) and not is_hidden(entry.name)]
+    folders: list[str] = []
+    if root.is_dir():
+        with os.scandir(root) as opened:
+            folders = [entry.name for entry in opened if os.path.isdir(entry.path) and not is_hidden(entry.name)]
     empty = tuple(sorted(set(folders) - set(classes), key=natural_key))
     if classes:
         _check_classes(root, inside, classes)
-    return ImageFolder(root, inside, classes or None, empty, left_out)
+    return ImageFolder(root, prefix, inside, classes or None, empty, left_out)
 
 
 def _split_prefix(where: str, images: Iterable[str], split: str) -> str:

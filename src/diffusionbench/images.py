@@ -251,19 +251,22 @@ def grid(images: np.ndarray, columns: int, scale: int | None = None, gap: int = 
     return Image.fromarray(canvas)
 
 
-def encode_png(image: Image.Image | np.ndarray, metadata: Mapping[str, Any] | None = None) -> bytes:
+def encode_png(
+    image: Image.Image | np.ndarray, metadata: Mapping[str, Any] | None = None, level: int | None = None
+) -> bytes:
     """Return an image as the bytes of a PNG file, with one text chunk per metadata entry.
 
     Args:
         image: Pillow image or uint8 [H, W, 3].
         metadata: keys of 1 to 79 Latin letters; strings are stored as they are, other values as JSON.
+        level: of zlib, 0 to 9; None: Pillow's.
     """
     text = PngImagePlugin.PngInfo()
     for key, value in (metadata or {}).items():
         text.add_text(key, value if isinstance(value, str) else canonical_json(value))
     picture = Image.fromarray(image) if isinstance(image, np.ndarray) else image
     file = io.BytesIO()
-    picture.save(file, format="PNG", pnginfo=text)
+    picture.save(file, format="PNG", pnginfo=text, **({} if level is None else {"compress_level": level}))
     return file.getvalue()
 
 

@@ -11,22 +11,31 @@ from pydantic import Field
 
 from diffusionbench import bounds
 from diffusionbench.errors import DataError
-from diffusionbench.sample import Sample, plain_item
+from diffusionbench.sample import UNKNOWN, Item, Sample
 from diffusionbench.schema import digest
 from diffusionbench.source import ImageSource, UnreadableImages
 
 
 class StoredImage(NamedTuple):
-    """One image as a manifest knows it."""
+    """One image as a manifest knows it.
+
+    Attributes:
+        id, k, seed: see `Sample`.
+        key, label, prompt: see `Item`; the prompt is its text.
+        sha256: of the pixels.
+    """
 
     id: Annotated[int, Field(ge=0, lt=bounds.IMAGES)]
     label: Annotated[int, Field(gt=-bounds.CLASSES, lt=bounds.CLASSES)] | None
     prompt: str | None
     sha256: str
+    key: str = UNKNOWN.key
+    k: Annotated[int, Field(ge=0, lt=bounds.IMAGES)] = 0
+    seed: Annotated[int, Field(ge=0, le=bounds.SEED)] | None = None
 
     def sample(self) -> Sample:
         """Return its sample, as far as a manifest knows what was asked."""
-        return Sample(self.id, plain_item(self.label, self.prompt))
+        return Sample(self.id, Item(self.key, self.label, self.prompt), self.k, self.seed)
 
 
 class ImageSet(Protocol):
@@ -34,9 +43,11 @@ class ImageSet(Protocol):
 
     Attributes:
         description: where the images come from.
+        image_format: see `ImageSource`; None where they were made.
     """
 
     description: str
+    image_format: str | None
 
     def batches(self, count: int) -> Iterator[tuple[list[Sample], np.ndarray]]:
         """Give the readable ones of samples 0 .. count - 1 in order, in batches of one size."""
@@ -57,13 +68,21 @@ class ImageSet(Protocol):
 
 def images_digest(entries: Sequence[StoredImage]) -> str:
     """Return the SHA-256 over ids, labels, prompts and pixels: how the images were made or stored plays no part."""
-    return digest([list(entry) for entry in sorted(entries)])
+    return digest(sorted([one.id, one.label, one.prompt, one.sha256] for one in entries))
 
 
 def hashed(samples: Sequence[Sample], images: np.ndarray) -> list[StoredImage]:
     """Return the manifest entries of a batch uint8 [B, H, W, 3]."""
     return [
-        StoredImage(sample.id, sample.label, sample.prompt, hashlib.sha256(image.tobytes()).hexdigest())
+        StoredImage(
+            id=sample.id,
+            label=sample.label,
+            prompt=sample.prompt,
+            sha256=hashlib.sha256(image.tobytes()).hexdigest(),
+            key=sample.item.key,
+            k=sample.k,
+            seed=sample.seed,
+        )
         for sample, image in zip(samples, images, strict=True)
     ]
 
@@ -71,8 +90,10 @@ def hashed(samples: Sequence[Sample], images: np.ndarray) -> list[StoredImage]:
 def read(source: ImageSource, samples: Sequence[Sample]) -> tuple[list[Sample], np.ndarray | None, dict[int, str]]:
     """Ask a source for samples: those that could be read, their images (None if there are none), and the faults.
 
+    The images are a copy: a source may use its array again.
+
     Raises:
-        DataError: if what comes back is not uint8 [B, H, W, 3].
+        DataError: if what comes back is not uint8 [B, H, W, 3] with B samples and at least one pixel.
     """
     kept, faults = list(samples), {}
     try:
@@ -82,12 +103,15 @@ def read(source: ImageSource, samples: Sequence[Sample]) -> tuple[list[Sample], 
         if not (kept := [sample for sample in samples if sample.id not in faults]):
             return [], None, faults
         images = source.images(kept)
-    if images.dtype != np.uint8 or images.ndim != 4 or images.shape[::3] != (len(kept), 3):
+    given = np.array(images)
+    is_sound = given.dtype == np.uint8 and given.ndim == 4 and given.shape[::3] == (len(kept), 3) and given.size
+    if not isinstance(images, np.ndarray) or not is_sound:
+        values = f" from {given.min():g} to {given.max():g}" if given.size and given.dtype.kind in "biuf" else ""
         raise DataError(
-            f"{source.description} gave {images.dtype} {list(images.shape)} for {len(kept)} samples. "
-            "Images must be uint8 [B, H, W, 3]."
+            f"{source.description} gave {type(images).__name__} {given.dtype} {list(given.shape)}{values} for "
+            f"{len(kept)} samples. Images must be a uint8 array [{len(kept)}, H, W, 3] with values from 0 to 255."
         )
-    return kept, images, faults
+    return kept, given, faults
 
 
 class ImageStream:
@@ -95,6 +119,7 @@ class ImageStream:
 
     def __init__(self, source: ImageSource, samples: Sequence[Sample]) -> None:
         self.description = source.description
+        self.image_format: str | None = getattr(source, "image_format", None)
         self._source = source
         self._samples = samples
         self._entries: list[StoredImage] = []

@@ -20,6 +20,8 @@ BLOCK: Final = 1000
 """Rows whose products are summed at once. Whole blocks, in the order seen, keep the sum independent of batch size to
 the last bit; parts of a set begin at multiples of this number."""
 
+# Of statistics that are read: twice the widest extractor in use.
+_MOST_WIDTH: Final = 8192
 # Names under which files of statistics keep a mean and a covariance, the preferred ones first.
 MOMENT_KEYS: Final = (("mu", "sigma"), ("ref_mu", "ref_sigma"))
 
@@ -46,7 +48,9 @@ def as_matrix(values: Any, what: str, min_rows: int = 1) -> np.ndarray:
         raise RequestError(f"{what}: need an array [n, d] with one row for each image, got shape {array.shape}.")
     if len(array) < min_rows:
         raise RequestError(f"{what}: need at least {min_rows} images, got {len(array)}. Give more images.")
-    bad = len(array) - int(np.isfinite(array).all(axis=1).sum())
+    # Part by part: a mask of all numbers would be a quarter of their size.
+    parts = (array[start : start + BLOCK] for start in range(0, len(array), BLOCK))
+    bad = len(array) - sum(int(np.isfinite(part).all(axis=1).sum()) for part in parts)
     if bad:
         raise RequestError(
             f"{what}: {bad} of {len(array)} rows hold a value that is not finite. Leave those images out."
@@ -130,11 +134,37 @@ class Moments:
         """
         if self.count < 2:
             raise RequestError(f"a covariance needs at least 2 images, got {self.count}. Give more images.")
-        whole = Moments(self.dim).merge(self)
-        whole._fold()
+        whole = self._settled()
         assert whole._mean is not None
         assert whole._scatter is not None
         return whole._mean, whole._scatter / (whole._folded - 1)
+
+    def without(self, part: Moments) -> tuple[np.ndarray, np.ndarray]:
+        """Return mean and covariance of all rows but those of a part that was merged into this.
+
+        Raises:
+            RequestError: if fewer than two rows are left.
+        """
+        left = self.count - part.count
+        if left < 2:
+            raise RequestError(f"a covariance needs at least 2 images, got {left}. Give more images.")
+        whole, taken = self._settled(), part._settled()
+        if whole._mean is None or whole._scatter is None or taken._mean is None or taken._scatter is None:
+            return self.compute()
+        mean = whole._mean + (whole._mean - taken._mean) * (taken._folded / left)
+        scaled = (taken._mean - mean) * np.sqrt(left * taken._folded / whole._folded)
+        scatter = whole._scatter - taken._scatter
+        scatter -= np.outer(scaled, scaled)
+        scatter /= left - 1
+        return mean, scatter
+
+    def _settled(self) -> Moments:
+        """Return the same with nothing pending: itself, or a copy."""
+        if not self._waiting:
+            return self
+        whole = Moments(self.dim).merge(self)
+        whole._fold()
+        return whole
 
     def _check_dim(self, dim: int) -> None:
         if self.dim is None:
@@ -192,17 +222,29 @@ def load_moments(path: str | Path) -> tuple[np.ndarray, np.ndarray]:
     with Archive(path) as archive:
         for keys in MOMENT_KEYS:
             if set(keys) <= set(archive.keys):
-                mean, cov = map(archive.read, keys)
-                if not {mean.dtype.kind, cov.dtype.kind} <= set("fiu"):
-                    raise DataError(f"{what}: hold {mean.dtype} and {cov.dtype}. Give real numbers.")
+                _check_heads(archive, keys, what)
                 try:
-                    return checked_moments(mean, cov, what)
+                    mean, cov = checked_moments(archive.read(keys[0]), archive.read(keys[1]), what)
                 except RequestError as error:
                     raise DataError(str(error)) from None
+                if len(cov) and cov.diagonal().min() < 0:
+                    raise DataError(f"{what}: a variance is {cov.diagonal().min():.3g}. Compute the covariance again.")
+                return mean, cov
     raise DataError(
         f"{what}: need the keys mu and sigma (or ref_mu and ref_sigma), found {few(archive.keys) or 'none'}. Give a "
         "file of means and covariances."
     )
+
+
+def _check_heads(archive: Archive, keys: tuple[str, str], what: str) -> None:
+    """Refuse arrays that can be no moments before they are read: a few bytes unfold to gigabytes."""
+    (_, mean, mean_type, _), (_, cov, cov_type, _) = map(archive.open, keys)
+    if not {mean_type.kind, cov_type.kind} <= set("fiu"):
+        raise DataError(f"{what}: hold {mean_type} and {cov_type}. Give real numbers.")
+    if len(mean) != 1 or cov != 2 * mean:
+        raise DataError(f"{what}: need a mean [d] and a covariance [d, d], got shapes {mean} and {cov}.")
+    if mean[0] > _MOST_WIDTH:
+        raise DataError(f"{what}: have width {mean[0]:,}, and at most {_MOST_WIDTH:,} are read.")
 
 
 def checked_moments(mean: Any, cov: Any, what: str) -> tuple[np.ndarray, np.ndarray]:

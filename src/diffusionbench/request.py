@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from copy import copy
 from typing import Any, Final, Literal
 
@@ -112,10 +112,6 @@ class EvalRequest(Strict):
     @field_validator("metrics")
     @classmethod
     def _distinct(cls, metrics: tuple[str, ...]) -> tuple[str, ...]:
-        if not metrics:
-            raise RequestError(
-                f"no metric was asked for. Name at least one of: {', '.join(sorted(METRICS.with_code))}."
-            )
         twice = sorted({key for key in metrics if metrics.count(key) > 1})
         if twice:
             raise RequestError(f"metric '{twice[0]}' is asked for twice. Name each metric once.")
@@ -130,28 +126,6 @@ class EvalRequest(Strict):
                 "a shorter one with --method or --title."
             )
         return name
-
-
-def references_by_judge(given: Sequence[str]) -> dict[str, Any]:
-    """Return the fields `reference` and `references` of a request from "REF" or "JUDGE=REF" of each.
-
-    A path may hold "=": only the name of a judge before the first one counts.
-
-    Raises:
-        RequestError: if two are given for one judge, or two for all.
-    """
-    found: dict[str, str] = {}
-    for one in given:
-        judge, equals, name = one.partition("=")
-        if not (equals and judge in JUDGES):
-            judge, name = "", one
-        if judge in found:
-            raise RequestError(
-                f"two references are given for {f'judge {judge!r}' if judge else 'all judges'}: {found[judge]} and "
-                f"{name}. Name one; --reference JUDGE=REF gives a judge its own."
-            )
-        found[judge] = name
-    return {"reference": found.pop("", None), "references": found}
 
 
 def check_metric_axis(axis: str, metrics: Iterable[str]) -> None:
@@ -192,6 +166,11 @@ def judge_order(metrics: Iterable[MetricSpec]) -> list[JudgeSpec]:
     return list(order.values())
 
 
+def _are_names(classes: Sequence[str] | None) -> bool:
+    """Return whether classes are called by more than their numbers."""
+    return classes is not None and any(name != str(place) for place, name in enumerate(classes))
+
+
 class Evaluation:
     """A request with all that it names, each opened once for the whole run.
 
@@ -204,8 +183,11 @@ class Evaluation:
         axis: the axis' code.
     """
 
-    def __init__(self, request: EvalRequest) -> None:
+    def __init__(self, request: EvalRequest, opened: Mapping[str, Reference] | None = None) -> None:
         """Open all that the request names.
+
+        Args:
+            opened: references that only the caller can open, by the name that the request has for them.
 
         Raises:
             UserError: if a name is unknown (the nearest known one is suggested), or a file cannot be used.
@@ -218,10 +200,10 @@ class Evaluation:
         self.axis: Axis = AXES.load(request.axis)()
         self.references: dict[str, Reference] = {}
         self.reference: Reference | None = None
-        self._open_references()
+        self._open_references(opened or {})
         self.prompts = None if request.prompts is None else open_prompts(request.prompts)
 
-    def _open_references(self) -> None:
+    def _open_references(self, opened: Mapping[str, Reference]) -> None:
         request, comparing = self.request, {judge for spec in self.metrics.values() for judge in spec.reference}
         for judge in (*request.references, *request.reference_extractors):
             if judge not in comparing:
@@ -236,13 +218,18 @@ class Evaluation:
                 f"one reference cannot hold the statistics of {' and '.join(shared)}. Give each judge its own, as "
                 "--reference JUDGE=FILE."
             )
-        role = request.reference_role
+        found: dict[tuple[str, str | None], Reference] = {}
+
+        def opened_once(name: str, asserted: str | None) -> Reference:
+            if (name, asserted) not in found:
+                found[name, asserted] = opened.get(name) or resolve(name, asserted, request.reference_role)
+            return found[name, asserted]
+
         if request.reference is not None:
-            self.reference = resolve(request.reference, next(iter(shared), None), role)
+            self.reference = opened_once(request.reference, next(iter(shared), None))
             self.references = dict.fromkeys(sorted(comparing), self.reference)
         for judge, name in request.references.items():
-            asserted = judge if judge in request.reference_extractors else None
-            self.references[judge] = resolve(name, asserted, role)
+            self.references[judge] = opened_once(name, judge if judge in request.reference_extractors else None)
         # The classes that a generator is asked for are those of real images that have some.
         own = [*self.references.values()]
         self.reference = self.reference or next((one for one in own if one.num_classes), next(iter(own), None))
@@ -340,6 +327,14 @@ class Evaluation:
                 the wrong size, missing weights or packages.
         """
         self.check_metrics()
+        self.check_images(source)
+
+    def check_images(self, source: ImageSource) -> None:
+        """Check all that can be known of the images before one is made.
+
+        Raises:
+            UserError: too few images, missing or impossible labels, images of the wrong size.
+        """
         self.check_labels(self.samples(source))
         self.check_size(source.image_size)
 
@@ -366,6 +361,10 @@ class Evaluation:
             UserError: as `check`.
         """
         request = self.request
+        if not request.metrics:
+            raise RequestError(
+                f"no metric was asked for. Name at least one of: {', '.join(sorted(METRICS.with_code))}."
+            )
         check_metric_axis(request.axis, self.metrics)
         if request.prompts is not None and AXES[request.axis].asks != "prompts":
             raise RequestError(
@@ -440,7 +439,8 @@ class Evaluation:
         real = [(one.classes, judged, f"the classes of reference '{one.name}'") for one in self.distinct_references]
         known = next((classes for classes, _, _ in real if classes is not None), judged)
         for found, wanted, whose in (*real, (self.request.classes, known, "the folders")):
-            if found is None or wanted is None:
+            if found is None or wanted is None or (_are_names(wanted) and not _are_names(found)):
+                # Where classes have numbers alone, `check_labels` counts them.
                 continue
             keys = [*map(class_key, wanted)]
             # A set of images may lack the last classes.
@@ -458,6 +458,7 @@ class Evaluation:
         Raises:
             RequestError: naming the first metric and image.
         """
+        samples = list(samples)
         reading = {
             key: JUDGES[spec.judges[0]].num_classes for key, spec in self.metrics.items() if spec.items == "classes"
         }
@@ -473,6 +474,24 @@ class Evaluation:
                         f"metric '{key}' knows the classes 0..{known - 1}, and image {sample.id} has the label "
                         f"{sample.label}. Leave the metric out, or choose one that knows all classes."
                     )
+
+        for key, spec in self.metrics.items():
+            if spec.items == "classes":
+                self._check_numbers(key, JUDGES[spec.judges[0]], samples)
+
+    def _check_numbers(self, key: str, judge: JudgeSpec, samples: Sequence[Sample]) -> None:
+        """Refuse numbers as labels that are not known to mean the judge's classes, where these have names."""
+        own = [self.request.classes, *(one.classes for one in self.distinct_references)]
+        if not _are_names(judge.classes) or any(map(_are_names, own)):
+            return
+        counts = (self.request.num_classes, *(one.num_classes for one in self.distinct_references))
+        found = next(filter(None, counts), 1 + max((sample.label or 0 for sample in samples), default=0))
+        if found != judge.num_classes:
+            raise RequestError(
+                f"metric '{key}' knows {judge.num_classes:,} classes ({few(judge.classes or (), first=3)}) in its own "
+                f"order, and these labels are numbers of {found:,} classes without names. Put the images into folders "
+                "of those names, or leave the metric out."
+            )
 
     def check_size(self, found: tuple[int, int] | None) -> None:
         """Refuse images of a (height, width) that the reference or a judge does not take; None is unknown.

@@ -47,14 +47,32 @@ def run(
         RunError: before any image is made, where a judge fails its self-test.
     """
     evaluation.check(source)
-    samples = evaluation.samples(source)
     if store_dir is None:
-        return score(evaluation, ImageStream(source, samples), device, progress)
+        return score(evaluation, ImageStream(source, evaluation.samples(source)), device, progress)
     store = open_store(evaluation, source, store_dir)
-    pass_ = JudgingPass(evaluation, device, progress, EvidenceStore(store.folder / EVIDENCE, keep))
-    pass_.load(store, samples)
+    pass_ = prepare(evaluation, source, store, device, progress, keep=keep)
     fill(evaluation, source, store, progress=progress)
-    return _scored(pass_, store)
+    return score(evaluation, store, device, progress, pass_)
+
+
+def prepare(
+    evaluation: Evaluation,
+    source: ImageSource,
+    store: ImageStore,
+    device: str = "cpu",
+    progress: Progress | None = None,
+    part: Part = WHOLE,
+    keep: Keep = "features",
+) -> JudgingPass:
+    """Load and test the judges that will have to judge the images of a part, before any is made.
+
+    Raises:
+        RunError: if one fails its self-test.
+    """
+    samples = evaluation.samples(source)
+    pass_ = JudgingPass(evaluation, device, progress, EvidenceStore(store.folder / EVIDENCE, keep))
+    pass_.load(store, [samples[place] for place in part.span(len(samples))])
+    return pass_
 
 
 def run_part(
@@ -72,12 +90,9 @@ def run_part(
     """
     evaluation.check(source)
     store = open_store(evaluation, source, store_dir)
-    samples = evaluation.samples(source)
-    ids = part.span(len(samples))
-    pass_ = JudgingPass(evaluation, device, progress, EvidenceStore(store.folder / EVIDENCE))
-    pass_.load(store, [samples[place] for place in ids])
+    pass_ = prepare(evaluation, source, store, device, progress, part)
     fill(evaluation, source, store, progress=progress, part=part)
-    pass_.judge(store, ids)
+    pass_.judge(store, part.span(evaluation.request.count))
     return store
 
 
@@ -128,6 +143,7 @@ def rescore(
     device: str = "cpu",
     progress: Progress | None = None,
     command: str | None = None,
+    verify: bool = False,
     **references: Any,
 ) -> Record:
     """Score a store's images; none is made, and none is judged of which there is evidence.
@@ -137,14 +153,15 @@ def rescore(
         reference: None: the one of the request that filled the store.
         references: the other fields of `EvalRequest` about real images.
         command: what to type to get this record again.
+        verify: read and hash all images first, also those that judges have seen.
 
     Raises:
-        DataError: if the folder is no store, or lacks an image.
+        DataError: if the folder is no store, or lacks an image or holds a damaged one.
         UserError: where the request does not fit the stored images or their evidence.
     """
     store = find_store(store_dir)
     known, count = store.manifest.request, store.asked()
-    store.check_whole(count)
+    store.verify(count) if verify else store.check_whole(count)
     asked = known.with_metrics(metrics, reference=reference, **references)
     evaluation = Evaluation(asked.model_copy(update={"count": count, "command": command}))
     evaluation.check_metrics(judges=False)
@@ -155,8 +172,8 @@ def rescore(
 def open_store(evaluation: Evaluation, source: ImageSource, root: Path) -> ImageStore:
     """Return the store under `root` for these images: another checkpoint, seed or guidance has another subfolder."""
     key = evaluation.image_key(source)
-    manifest = StoreManifest(key=key, description=source.description, request=evaluation.request)
-    return ImageStore.create(root / key[:16], manifest)
+    manifest = StoreManifest.of(key, source, evaluation.request)
+    return ImageStore.create(root / key[:16], manifest, source)
 
 
 def fill(
@@ -200,17 +217,28 @@ def fill(
             progress("images", done, total)
 
 
-def score(evaluation: Evaluation, images: ImageSet, device: str = "cpu", progress: Progress | None = None) -> Record:
+def score(
+    evaluation: Evaluation,
+    images: ImageSet,
+    device: str = "cpu",
+    progress: Progress | None = None,
+    prepared: JudgingPass | None = None,
+) -> Record:
     """Score the first `request.count` images of a set or store, and the reference's anchors beside them.
 
     A store's evidence is used, and a judge loaded only where some of it is absent.
+
+    Args:
+        prepared: what `prepare` returned for these images, where it was called.
 
     Raises:
         DataError: if images are missing, or none can be read.
         RequestError: if too few can be read for a metric, they have the wrong size, or evidence is of other judges.
         RunError: if a judge has to judge and fails its self-test.
     """
-    if isinstance(images, ImageStore):
+    if prepared is not None:
+        pass_ = prepared
+    elif isinstance(images, ImageStore):
         pass_ = JudgingPass(evaluation, device, progress, EvidenceStore(images.folder / EVIDENCE))
         pass_.refuse_other_versions()
     else:

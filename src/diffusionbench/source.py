@@ -6,22 +6,23 @@ Nothing here decides what is asked for (the axis does) or keeps anything (the st
 from __future__ import annotations
 
 import hashlib
-import os
 import re
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import Final, Protocol
+from typing import Final, Literal, Protocol
 
 import numpy as np
 
 from diffusionbench import bounds
-from diffusionbench.archives import Archive, ImageRows
+from diffusionbench.archives import Archive
 from diffusionbench.errors import DataError, RequestError
-from diffusionbench.files import LeftOut, list_images, number_classes, open_image_folder, read_lines
-from diffusionbench.images import HEAD, UnreadableImage, decode, format_of
+from diffusionbench.files import LeftOut, image_folder, number_classes, read_lines
+from diffusionbench.images import UnreadableImage
+from diffusionbench.layouts import FOLDER, Layout, Names, check_grid, choose_layout, locate, wanted_files
+from diffusionbench.readers import FolderReader, Given, Place, RowReader, TarReader, facts_of, open_files
 from diffusionbench.sample import Sample
-from diffusionbench.schema import digest, file_digest
+from diffusionbench.schema import digest
 from diffusionbench.shown import clipped, few, printable
 
 LABEL_KEYS: Final = ("arr_1", "labels")
@@ -85,24 +86,27 @@ class UnreadableImages(DataError):  # noqa: N818
         self.reasons = dict(reasons)
 
 
-class _ImageFiles:
-    """Images in files below a folder, all of one size."""
+class _FileSource:
+    """Images in files of a folder or .tar, all of one size."""
 
     preferred_batch = 64
-    folder: Path
-    files: Sequence[Path]
     classes: tuple[str, ...] | None = None
     notes: tuple[str, ...] = ()
+    reader: FolderReader | TarReader
+    given: Given
+    # Files of the set that are there.
+    _names: Sequence[str]
 
-    def _file(self, sample: Sample) -> Path:
+    def place(self, sample: Sample) -> Place:
+        """Return where a sample's image lies, or should lie."""
         raise NotImplementedError
 
     @cached_property
     def image_size(self) -> tuple[int, int] | None:
         """Size of the first readable image, or None if there is none."""
-        for file in self.files:
+        for name in self._names:
             try:
-                return _decode(file).shape[:2]
+                return self.reader.pixels(Place(name, None if self.given.grid is None else 0)).shape[:2]
             except UnreadableImage:
                 continue
         return None
@@ -110,29 +114,30 @@ class _ImageFiles:
     @cached_property
     def image_format(self) -> str:
         """Formats by the files' first bytes, joined by "+"; "unknown" where none is an image."""
-        return "+".join(sorted({*filter(None, map(_format_of_file, self.files))})) or "unknown"
+        return "+".join(sorted({*filter(None, map(self.reader.format, self._names))})) or "unknown"
 
     def images(self, samples: Sequence[Sample]) -> np.ndarray:
         """Return the samples' images; grey and palette files become RGB without loss.
 
         Raises:
-            UnreadableImages: naming each that is missing or cannot be decoded.
-            DataError: if one has another size than the first, transparency, or more than 8 bits a channel.
+            UnreadableImages: naming each that is missing, cannot be decoded or has another size than the first.
+            DataError: if one has transparency, or more than 8 bits a channel.
         """
         arrays, reasons = [], {}
         for sample in samples:
-            file = self._file(sample)
+            place = self.place(sample)
             try:
-                arrays.append(_decode(file))
+                pixels = self.reader.pixels(place)
             except UnreadableImage as error:
                 reasons[sample.id] = error.fault
                 continue
-            size = arrays[-1].shape[:2]
+            size = pixels.shape[:2]
             if size != self.image_size:
-                raise DataError(
-                    f"{printable(str(file))} is {_size(size)}, the first image of {printable(str(self.folder))} is "
-                    f"{_size(self.image_size)}. All images of one set must have one size."
+                reasons[sample.id] = (
+                    f"{self.reader.shown(place.file)} is {_size(size)}, the first image of "
+                    f"{printable(self.given.root)} is {_size(self.image_size)}, and images of one set have one size"
                 )
+            arrays.append(pixels)
         if reasons:
             raise UnreadableImages(reasons)
         return np.stack(arrays)
@@ -140,16 +145,16 @@ class _ImageFiles:
     def _digests(self) -> list[str | None]:
         """Return the SHA-256 of each file, or None of one that cannot be read: its image is named when asked for."""
         found: list[str | None] = []
-        for file in self.files:
+        for file in dict.fromkeys(self.reader.file(Place(name)) for name in self._names):
             try:
-                found.append(file_digest(file))
+                found.append(facts_of(self.reader.root / file).sha256)
             except OSError:
                 found.append(None)
         return found
 
 
-class FolderSource(_ImageFiles):
-    """Images in a folder, in natural order of their names; their classes are its subfolders (docs/data.md)."""
+class FolderSource(_FileSource):
+    """Images in a folder or .tar, in natural order of their names; their classes are its subfolders (docs/data.md)."""
 
     def __init__(
         self, folder: Path, labels: Sequence[int | None] | None = None, known: Sequence[str] | None = None
@@ -166,10 +171,14 @@ class FolderSource(_ImageFiles):
             DataError: if there are no images, or it is not clear what the classes are.
             RequestError: if the number of labels is another one.
         """
-        found = open_image_folder(folder)
-        self.folder = found.root
-        self.files = [found.root / name for name in found.images]
-        self.description = f"folder {printable(str(folder))}"
+        self.reader = open_files(folder)
+        left_out = LeftOut()
+        found = image_folder(folder, self.reader.names(left_out), left_out)
+        self._prefix = found.prefix
+        self._names = [found.prefix + name for name in found.images]
+        self.files = [folder / name for name in self._names]
+        self.given = Given(root=str(folder.absolute()))
+        self.description = _described(folder)
         self.labels = _matching(labels, len(self.files), printable(str(folder)))
         if labels is None and found.classes is not None:
             numbers, lacking = number_classes(found.classes, known)
@@ -177,87 +186,84 @@ class FolderSource(_ImageFiles):
                 self.labels = tuple(numbers[name.partition("/")[0]] for name in found.images)
             self.classes = tuple(map(printable, known if known is not None and not lacking else numbers))
         for name in found.empty:
-            found.left_out.add("folders without images", name)
-        self.notes = tuple(filter(None, [found.left_out.sentence(folder)]))
+            left_out.add("folders without images", name)
+        self.notes = tuple(filter(None, [left_out.sentence(folder)]))
 
-    def _file(self, sample: Sample) -> Path:
-        return self.files[sample.id]
+    def place(self, sample: Sample) -> Place:
+        """Return the place of image number `sample.id` in natural order."""
+        return Place(self._names[sample.id])
 
     @cached_property
     def digest(self) -> str:
         """SHA-256 over names, contents and labels of the images."""
-        names = [file.relative_to(self.folder).as_posix() for file in self.files]
+        names = [name.removeprefix(self._prefix) for name in self._names]
         return digest([names, self._digests(), self.labels])
 
 
-class PromptFolderSource(_ImageFiles):
-    """Images that were made for a prompt set, under its own file names: `<prompt id>/<k>.png` below a folder."""
+class PromptFolderSource(_FileSource):
+    """Images that were made for a prompt set, in a folder or .tar, by the names of a layout."""
 
     labels = None
 
-    def __init__(self, folder: Path, wanted: Collection[str] | None = None) -> None:
+    def __init__(
+        self, folder: Path, samples: Sequence[Sample] | None = None, per_item: int = 1, layout: Layout | None = None
+    ) -> None:
         """List the images; which of them are needed is the axis's business.
 
         Args:
-            wanted: names without suffix of the images that the set has; others are counted in `notes`.
+            samples: of the whole set; other images are counted in `notes`. None takes every image as one of the set.
+            per_item: images of each prompt.
+            layout: None: the one by whose names there are images, or `folder` where the samples are not given.
 
         Raises:
-            DataError: if there are none, or two files are the same image of the set.
+            DataError: if there are none, two files are the same image of the set, or the layout is not clear.
+            RequestError: if the grid of the layout does not hold the images of a prompt.
         """
-        self.folder = folder
-        self.description = f"folder {printable(str(folder))}"
+        self.folder, self.description = folder, _described(folder)
         left_out = LeftOut()
-        self._by_stem: dict[str, Path] = {}
-        for name in list_images(folder, left_out):
-            stem = os.path.splitext(name)[0]
-            if stem in self._by_stem:
-                raise DataError(
-                    f"{printable(str(self._by_stem[stem]))} and {printable(str(folder / name))} are both image "
-                    f"{printable(stem)}. Keep one of them."
-                )
-            self._by_stem[stem] = folder / name
-            if wanted is not None and stem not in wanted:
-                left_out.add("images that the prompt set does not name", name)
-        if not self._by_stem:
+        names = Names(open_files(folder).names(left_out))
+        if not names.files:
             raise DataError(
                 f"{self.description} has no images. Make them with the names that `diffusionbench prompts` lists: "
-                "<prompt id>/<k>.png."
+                "<prompt id>/<k>.png, or name another layout."
             )
-        self.files = list(self._by_stem.values())
+        if layout is None or layout.name == "tar":
+            layout = FOLDER if samples is None else choose_layout(self.description, names, samples, per_item)
+        check_grid(layout, per_item)
+        self.layout, self._per_item, self._by_name = layout, per_item, names
+        self.given = Given(root=str(folder.absolute()), grid=layout.grid)
+        self.reader = open_files(folder, layout.grid)
+        every = list(names.files.values())
+        self._names = every if samples is None else wanted_files(layout, names, samples, per_item)
+        asked = set(self._names)
+        _check_once(names, asked, self.reader)
+        for name in every:
+            if name not in asked:
+                left_out.add("images that the prompt set does not name", name)
         self.notes = tuple(filter(None, [left_out.sentence(folder)]))
 
-    def _file(self, sample: Sample) -> Path:
-        return self._by_stem.get(sample.file, self.folder / f"{sample.file}.png")
+    def place(self, sample: Sample) -> Place:
+        """Return the place that the layout gives a sample."""
+        stems, tile = locate(self.layout, sample, self._per_item)
+        return Place(self._by_name.find(stems) or f"{stems[0]}.png", tile)
 
     @cached_property
     def digest(self) -> str:
-        """SHA-256 over names and contents of the images."""
-        return digest([*zip(self._by_stem, self._digests(), strict=True)])
+        """SHA-256 over layout, names and contents of the images."""
+        return digest([str(self.layout), list(self._names), self._digests()])
 
 
-def _format_of_file(file: Path) -> str | None:
-    try:
-        with file.open("rb") as opened:
-            return format_of(opened.read(HEAD))
-    except OSError:
-        return None
+def _check_once(names: Names, asked: set[str], reader: FolderReader | TarReader) -> None:
+    """Refuse two files for one image of a set."""
+    twice = [pair for pair in names.twice if pair[0] in asked]
+    if twice:
+        (one, other), image = map(reader.shown, twice[0]), printable(twice[0][0].rpartition(".")[0])
+        more = f" {len(twice) - 1:,} more image(s) have two files." if len(twice) > 1 else ""
+        raise DataError(f"{one} and {other} are both image {image}. Keep one of them.{more}")
 
 
-def _decode(file: Path) -> np.ndarray:
-    """Decode one image as uint8 [H, W, 3]."""
-    name = printable(str(file))
-    try:
-        data = file.read_bytes()
-    except OSError as error:
-        if not os.path.lexists(file):
-            raise UnreadableImage(f"{name} is missing") from None
-        reason = "it is a link to nothing" if not os.path.exists(file) else error.strerror
-        raise UnreadableImage(f"cannot read image {name}: {reason}") from None
-    return np.asarray(decode(data, name, transparency="refuse"))
-
-
-class ArchiveSource:
-    """Images of an .npz file: uint8 [N, H, W, 3] under `arr_0`, labels under `arr_1` or `labels` if there are any.
+class _RowSource:
+    """Images of an .npz file: uint8 [N, H, W, 3] under `arr_0`, or under the only key that is no label.
 
     Rows are read by position, so a 10 GB archive needs no 10 GB of memory.
     """
@@ -265,14 +271,14 @@ class ArchiveSource:
     preferred_batch = 64
     image_format = "npz"
     classes: tuple[str, ...] | None = None
+    notes: tuple[str, ...] = ()
 
-    def __init__(self, path: Path, labels: Sequence[int | None] | None = None) -> None:
+    def __init__(self, path: Path) -> None:
         """Open the archive.
 
         Raises:
-            DataError: if it is no .npz, it is not clear which array holds the images, these are not uint8 [N, H, W, 3]
-                with N >= 1, or its labels cannot be read.
-            RequestError: if the number of labels is another one.
+            DataError: if it is no .npz, it is not clear which array holds the images, or these are not uint8
+                [N, H, W, 3] with N >= 1.
         """
         with Archive(path) as archive:
             keys, left_out = archive.keys, LeftOut()
@@ -289,31 +295,103 @@ class ArchiveSource:
             if key != image_key:
                 left_out.add("arrays that are neither images nor labels", key)
         self.path = path
-        self.description = f"archive {printable(str(path))}"
-        self._rows = ImageRows(path, image_key)
-        stored = [key for key in LABEL_KEYS if key in keys]
+        self.description = _described(path)
+        self.reader = RowReader(path, image_key)
+        self.given = Given(root=str(path.absolute()), array=image_key)
+        self._left_out = left_out
+        self._label_keys = [key for key in LABEL_KEYS if key in keys]
+
+    @property
+    def image_size(self) -> tuple[int, int] | None:
+        """(height, width)."""
+        return self.reader.rows.size
+
+    def place(self, sample: Sample) -> Place:
+        """Return the row of image number `sample.id`."""
+        return Place(row=sample.id)
+
+    def images(self, samples: Sequence[Sample]) -> np.ndarray:
+        """Return the samples' images; fastest where ids rise.
+
+        Raises:
+            UnreadableImages: naming those behind the last row.
+        """
+        arrays, reasons = [], {}
+        for sample in samples:
+            try:
+                arrays.append(self.reader.pixels(self.place(sample)))
+            except UnreadableImage as error:
+                reasons[sample.id] = error.fault
+        if reasons:
+            raise UnreadableImages(reasons)
+        return np.stack(arrays)
+
+
+class ArchiveSource(_RowSource):
+    """Images of an .npz with labels under `arr_1` or `labels`, if there are any; see `_RowSource`."""
+
+    def __init__(self, path: Path, labels: Sequence[int | None] | None = None) -> None:
+        """Open the archive.
+
+        Args:
+            labels: one per image, in place of the stored ones.
+
+        Raises:
+            DataError: see `_RowSource`, or if its labels cannot be read.
+            RequestError: if the number of labels is another one.
+        """
+        super().__init__(path)
+        stored, left_out = self._label_keys, self._left_out
         if labels is None and len(stored) > 1:
             raise DataError(f"{path} holds labels twice, as {' and '.join(stored)}. Keep one of these arrays.")
         if labels is None and stored:
             labels = _stored_labels(path, stored[0])
             if labels is None:
                 left_out.add("arrays of texts, so that images have no labels", stored[0])
-        self.labels = _matching(labels, self._rows.count, str(path))
+        self.labels = _matching(labels, self.reader.rows.count, str(path))
         self.notes = tuple(filter(None, [left_out.sentence(path)]))
 
     @cached_property
     def digest(self) -> str:
         """SHA-256 over file and labels."""
-        return digest([file_digest(self.path), self.labels])
+        return digest([facts_of(self.path).sha256, self.labels])
 
-    @property
-    def image_size(self) -> tuple[int, int] | None:
-        """(height, width)."""
-        return self._rows.size
 
-    def images(self, samples: Sequence[Sample]) -> np.ndarray:
-        """Return the samples' images; fastest where ids rise."""
-        return np.stack([self._rows.read(sample.id) for sample in samples])
+class PromptArchiveSource(_RowSource):
+    """Images of an .npz in the order of a prompt set; texts beside them must be the set's. See `_RowSource`."""
+
+    labels = None
+
+    def __init__(self, path: Path, samples: Sequence[Sample]) -> None:
+        """Open the archive.
+
+        Args:
+            samples: of the whole set.
+
+        Raises:
+            DataError: see `_RowSource`.
+            RequestError: if the archive says that an image was made for another text.
+        """
+        super().__init__(path)
+        where, count = printable(str(path)), self.reader.rows.count
+        if count > len(samples):
+            self._left_out.add("images behind those of the prompt set", f"row {len(samples)}", count - len(samples))
+        self.notes = tuple(filter(None, [self._left_out.sentence(path)]))
+        for sample, text in zip(samples, _stored_texts(path, self._label_keys), strict=False):
+            if text != sample.prompt:
+                raise RequestError(
+                    f"{where}: image {sample.id} was made for {clipped(text, 200)!r}, and the set asks for "
+                    f"{clipped(sample.prompt or '', 200)!r} there. Give the images in the order of the set."
+                )
+
+    @cached_property
+    def digest(self) -> str:
+        """SHA-256 over the file."""
+        return digest(["npz", facts_of(self.path).sha256])
+
+
+def _described(path: Path) -> str:
+    return f"{'folder' if path.is_dir() else 'archive'} {printable(str(path))}"
 
 
 class ArraySource:
@@ -364,29 +442,73 @@ class ConstantSource:
         return np.full((len(samples), height, width, 3), self.level, np.uint8)
 
 
-GivenImages = FolderSource | PromptFolderSource | ArchiveSource
+GivenImages = FolderSource | PromptFolderSource | ArchiveSource | PromptArchiveSource
 """Images that exist already; `classes` and `notes` say how they are labelled and what was left out."""
 
 
 def open_source(
-    path: Path, labels: Sequence[int | None] | None = None, known: Sequence[str] | None = None
+    path: Path,
+    labels: Sequence[int | None] | None = None,
+    known: Sequence[str] | None = None,
+    layout: Layout | None = None,
 ) -> FolderSource | ArchiveSource:
     """Open the images that somebody else made, by path.
 
     Args:
         labels: one per image, in place of the stored ones.
         known: names of the reference's classes, by which folders are numbered.
+        layout: must be `flat`, `folder` (one for each class), `npz` or `tar`, and what is there.
 
     Raises:
-        DataError: if there is nothing there, or neither a folder nor an .npz.
+        DataError: if there is nothing there, or neither a folder nor an .npz or .tar.
+        RequestError: if the layout does not fit.
     """
+    kind = _kind(path, layout)
+    if layout is not None and layout.name in ("geneval", "grid"):
+        raise RequestError(
+            f"layout '{layout}' is one of images of prompts, and these are images of classes. Leave --layout out, or "
+            "name an axis of prompts with --axis."
+        )
+    return ArchiveSource(path, labels) if kind == "npz" else FolderSource(path, labels, known)
+
+
+def open_prompt_images(
+    path: Path, samples: Sequence[Sample], per_item: int, layout: Layout | None = None
+) -> PromptFolderSource | PromptArchiveSource:
+    """Open images that somebody else made for a prompt set.
+
+    Args:
+        samples: of the whole set.
+        per_item: images of each prompt.
+        layout: how they lie; None where their names tell.
+
+    Raises:
+        DataError: if there is nothing there, it is neither a folder nor an .npz or .tar, or the layout is not clear.
+        RequestError: if the layout does not fit.
+    """
+    if _kind(path, layout) == "npz":
+        return PromptArchiveSource(path, samples)
+    return PromptFolderSource(path, samples, per_item, layout)
+
+
+def _kind(path: Path, layout: Layout | None) -> Literal["folder", "npz", "tar"]:
+    """Return what is at a path; raises as `open_source`."""
+    wanted = "Give a folder of images, a .tar of images or an .npz with arr_0."
+    kind: Literal["folder", "npz", "tar"]
     if path.is_dir():
-        return FolderSource(path, labels, known)
-    if not path.exists():
-        raise DataError(f"images {path}: no such file or folder. Give a folder of images or an .npz with arr_0.")
-    if path.suffix.lower() != ".npz":
-        raise DataError(f"images {path}: neither a folder nor an .npz. Give a folder of images or an .npz with arr_0.")
-    return ArchiveSource(path, labels)
+        kind = "folder"
+    elif not path.exists():
+        raise DataError(f"images {path}: no such file or folder. {wanted}")
+    elif path.suffix.lower() in (".npz", ".tar"):
+        kind = "npz" if path.suffix.lower() == ".npz" else "tar"
+    else:
+        raise DataError(f"images {path}: neither a folder nor an .npz or .tar. {wanted}")
+    if layout is not None and ((layout.name == "npz") != (kind == "npz") or (layout.name == "tar" and kind != "tar")):
+        raise RequestError(
+            f"--layout {layout} was given, and {printable(str(path))} is {'a folder' if kind == 'folder' else kind}. "
+            "Leave --layout out, or give the images that have this layout."
+        )
+    return kind
 
 
 def read_labels(path: Path) -> list[int]:
@@ -436,6 +558,13 @@ def _matching(labels: Sequence[int | None] | None, count: int, what: str) -> tup
 
 def _size(size: tuple[int, ...] | None) -> str:
     return "x".join(str(side) for side in size or ())
+
+
+def _stored_texts(path: Path, keys: Sequence[str]) -> list[str]:
+    """Return the texts beside the images of an archive; none where there are none, or other labels."""
+    with Archive(path) as archive:
+        texts = archive.read(keys[0]) if len(keys) == 1 else np.zeros(0)
+    return [str(text) for text in texts] if texts.dtype.kind == "U" and texts.ndim == 1 else []
 
 
 def _stored_labels(path: Path, key: str) -> list[int] | None:

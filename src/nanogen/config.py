@@ -24,7 +24,7 @@ from diffusionbench.axes import AXES
 from diffusionbench.errors import ConfigError
 from diffusionbench.limits import read_small
 from diffusionbench.metrics import METRICS
-from diffusionbench.references import REFERENCES
+from diffusionbench.references import REFERENCES, references_by_judge
 from diffusionbench.registry import Table, nearest
 from diffusionbench.shown import clipped, few
 from nanogen.conditions import CONDITIONS
@@ -37,6 +37,8 @@ from nanogen.samplers import SAMPLERS
 from nanogen.settings import Config
 
 SCALES = ("laptop", "single-gpu", "paper")
+# What `eval.reference` calls the images that are trained on.
+TRAINING_IMAGES = "training"
 # Largest YAML text; our own files have 200 values on 3 levels, in 10 kB.
 MAX_CHARACTERS, MAX_VALUES, MAX_LEVELS = 1_000_000, 10_000, 20
 # Sections whose keys are declared by the row that the config names.
@@ -349,13 +351,13 @@ def check_reference(composed: ComposedConfig) -> None:
     Raises:
         ConfigError: if `eval.metrics` are to be computed and `eval.reference` is neither a name nor a path.
     """
-    name = composed.config.eval.reference
-    if name is None or not composed.config.eval.metrics or name in REFERENCES or Path(name).exists():
-        return
-    raise ConfigError(
-        f"{composed.origins['eval.reference']}: eval.reference: unknown reference '{name}': it is no name and no file "
-        f"or folder. {nearest(name, list(REFERENCES))}"
-    )
+    named = references_by_judge(composed.config.eval.references) if composed.config.eval.metrics else {}
+    for name in (named.get("reference"), *named.get("references", {}).values()):
+        if name is not None and name not in (*REFERENCES, TRAINING_IMAGES) and not Path(name).exists():
+            raise ConfigError(
+                f"{composed.origins['eval.reference']}: eval.reference: unknown reference '{name}': it is no name and "
+                f"no file or folder. {nearest(name, list(REFERENCES))}"
+            )
 
 
 def differences(a: Config, b: Config) -> dict[str, tuple[Any, Any]]:

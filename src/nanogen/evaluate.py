@@ -25,6 +25,7 @@ from diffusionbench.images import decode_rgb, grid, save_png
 from diffusionbench.metrics import METRICS
 from diffusionbench.prompts import PromptChoice, open_prompts
 from diffusionbench.record import Guidance, Record, check_record_place, load
+from diffusionbench.references import references_by_judge
 from diffusionbench.request import EvalRequest, Evaluation, Sampling, check_metric_axis
 from diffusionbench.sample import Sample
 from diffusionbench.shown import printable
@@ -32,10 +33,11 @@ from diffusionbench.writing import write_errors
 from nanogen import parallel
 from nanogen.build import Components
 from nanogen.conditions import CONDITIONS, SampleSpec
-from nanogen.config import Config, differences
+from nanogen.config import TRAINING_IMAGES, Config, differences
 from nanogen.log import say
 from nanogen.losses import LOSSES
 from nanogen.pipeline import ImagePipeline, open_weights
+from nanogen.reference import training_reference
 from nanogen.resolve import resolve
 from nanogen.rng import SeededNoise
 from nanogen.run import EVALS, SAMPLES, Run
@@ -122,7 +124,8 @@ def _evaluation(config: Config, components: Components, method: str, step: int |
     request = EvalRequest(
         axis=config.eval.axis,
         metrics=config.eval.metrics,
-        reference=config.eval.reference,
+        **references_by_judge(config.eval.references),
+        reference_extractors=config.eval.reference_extractors,
         prompts=_prompts(config),
         count=1,
         seed=config.eval.seed,
@@ -131,7 +134,11 @@ def _evaluation(config: Config, components: Components, method: str, step: int |
         step=step,
         **request_facts(config, components),
     )
-    evaluation = Evaluation(request)
+    # References of judges that only other metrics name have no meaning here.
+    request = request.with_metrics(request.metrics)
+    named = (request.reference, *request.references.values())
+    own = {TRAINING_IMAGES: training_reference(config)} if TRAINING_IMAGES in named else {}
+    evaluation = Evaluation(request, own)
     asked = config.eval.num_samples
     # Samples of a prompt set that rules their noise carry the seeds of their generators.
     ruled = evaluation.prompts is not None and evaluation.prompts.noise_seeds is not None
@@ -189,9 +196,11 @@ def check(config: Config, components: Components, classes: Sequence[str] | None 
 
     Raises:
         UserError: see `diffusionbench.request.Evaluation.check`.
+        RunError: if a judge fails its self-test.
     """
     evaluation = _evaluation(config, components, "check", None).updated(classes=classes)
     evaluation.check(NetworkSource(ImagePipeline(nn.Identity(), components, config), ""))
+    runner.JudgingPass(evaluation, components.device).load()
 
 
 def evaluate(pipeline: ImagePipeline, run: Run, step: int, save: bool = True) -> Record | None:
@@ -210,7 +219,7 @@ def evaluate(pipeline: ImagePipeline, run: Run, step: int, save: bool = True) ->
     """
     started = time.perf_counter()
     config, components = pipeline.config, pipeline.components
-    main, images = parallel.is_main(), run.path / EVALS / "images"
+    main, images, judging = parallel.is_main(), run.path / EVALS / "images", None
     source = NetworkSource(pipeline, f"{run.path.name}, step {step}")
     with parallel.agreed(), _written(f"evaluation of {run.path}"):
         evaluation = _evaluation(config, components, run.facts["method"], step)
@@ -221,14 +230,15 @@ def evaluate(pipeline: ImagePipeline, run: Run, step: int, save: bool = True) ->
         evaluation.check(source)
         if main:
             run.check_there()
-            runner.open_store(evaluation, source, images)
+            store = runner.open_store(evaluation, source, images)
+            judging = runner.prepare(evaluation, source, store, components.device)
     with parallel.agreed(), _written(f"evaluation of {run.path}"):
         store = runner.open_store(evaluation, source, images)
         runner.fill(evaluation, source, store, parallel.rank(), parallel.world_size())
     record = None
     with parallel.agreed(), _written(f"evaluation of {run.path}"):
         if main:
-            record = runner.score(evaluation, store, components.device)
+            record = runner.score(evaluation, store, components.device, prepared=judging)
             seconds = record.provenance.model_copy(update={"wall_seconds": time.perf_counter() - started})
             record = record.model_copy(update={"provenance": seconds})
             if save:

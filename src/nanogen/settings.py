@@ -195,7 +195,16 @@ class EvalConfig(Section):
     axis: str
     every: Period
     metrics: tuple[str, ...]
-    reference: str | None
+    reference: str | tuple[str, ...] | None
+    reference_extractors: tuple[str, ...]
+
+    @property
+    def references(self) -> tuple[str, ...]:
+        """What `reference` names, one REF for all judges, or JUDGE=REF for one."""
+        if self.reference is None:
+            return ()
+        return (self.reference,) if isinstance(self.reference, str) else self.reference
+
     num_samples: Images | Auto
     prompt_seed: str
     prompt_layout: str | None

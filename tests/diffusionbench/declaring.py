@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from diffusionbench.study.columns import BoardFile, BoardSpec, boards_of
+from diffusionbench.record import Protocol
+from diffusionbench.study.columns import BoardFile, BoardSpec, accepted, boards_of
 
 
 def declare(*columns: dict[str, Any], name: str = "mine", **facts: Any) -> BoardSpec:
@@ -14,8 +15,16 @@ def declare(*columns: dict[str, Any], name: str = "mine", **facts: Any) -> Board
     return boards_of(BoardFile.model_validate({"accepted": accepted, "boards": [board]}))[0]
 
 
-# What a laptop-scale study of both axes would declare: no pins, every metric ranked.
-BOTH = declare(
-    {"metrics": ["fid"], "guidance": ["none", "cfg"], "rank": True},
-    {"metrics": ["geneval_overall", "dpgbench"], "rank": True},
-)
+def laptop_protocol(**changes: Any) -> Protocol:
+    """The protocol that the columns of the laptop board's digits insist on, unguided."""
+    given = {
+        "name": "class_conditional",
+        "axis": "class_conditional",
+        "judges": {"digits": {"digest": accepted().judges["digits"][0]}},
+        "references": {"digits": {"name": "digits", "digest": accepted().references["digits"][0]}},
+        "items_digest": "0" * 64,
+        "count": 359,
+        "quantisation": "truncate",
+        "guidance": {"scale": 1.0},
+    }
+    return Protocol.model_validate(given | changes)

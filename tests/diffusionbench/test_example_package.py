@@ -113,6 +113,24 @@ def test_metric_and_axis_by_entry_point(python, tmp_path):
     assert "0.900" in table
 
 
+def test_sources_by_entry_point(python, tmp_path):
+    code = (
+        "import diffusionbench as db, json\n"
+        "from diffusionbench.callables import SOURCES\n"
+        "assert {'nanogen', 'painter'} <= SOURCES.keys()\n"
+        "ask = {'metrics': 'colour_accuracy', 'num': 6}\n"
+        "made = [db.evaluate('painter:200', axis='colours', **ask)]\n"
+        "made += [db.evaluate('painter:200', prompts='plain_colours', **ask)]\n"
+        "print(json.dumps([[one.values['colour_accuracy'].value, one.protocol.axis] for one in made]))\n"
+    )
+    done = subprocess.run([python, "-I", "-c", code], capture_output=True, text=True, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout) == [[1.0, "colours"], [1.0, "t2i"]]
+    words = ("--axis", "colours", "--metrics", "colour_accuracy", "--num", "6", "--json")
+    record = json.loads(program(python, tmp_path)("run", "painter:200", *words))
+    assert record["values"]["colour_accuracy"]["value"] == 1
+
+
 def test_the_wheel_carries_the_published_records(python, tmp_path):
     code = "from diffusionbench.study import published; print(len(published.records()))"
     done = subprocess.run([python, "-I", "-c", code], capture_output=True, text=True, cwd=tmp_path, check=True)

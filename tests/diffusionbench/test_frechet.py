@@ -237,3 +237,16 @@ def test_files_without_statistics_are_refused(tmp_path):
         load_moments(tmp_path / "text.npz")
     with pytest.raises(DataError, match="no such file"):
         load_moments(tmp_path / "absent.npz")
+
+
+@pytest.mark.parametrize("sizes", [(2500, 1200), (2000, 1000), (700, 30), (40, 1)])
+def test_moments_without_a_part_are_those_of_the_rest(sizes):
+    rng = np.random.default_rng(0)
+    first, second = (rng.normal(size=(size, 6)) + 1e3 for size in sizes)
+    whole = Moments().merge(Moments().update(first)).merge(Moments().update(second))
+    mean, cov = whole.without(Moments().update(second))
+    np.testing.assert_allclose(mean, first.mean(axis=0), rtol=1e-12)
+    np.testing.assert_allclose(cov, np.cov(first, rowvar=False), rtol=1e-9, atol=1e-11)
+    np.testing.assert_array_equal(cov, cov.T)
+    with pytest.raises(RequestError, match="at least 2 images, got 0"):
+        whole.without(whole)

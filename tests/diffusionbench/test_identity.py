@@ -143,14 +143,16 @@ def test_a_stored_image_is_of_its_prompt_and_its_label(tmp_path, ask):
 
 
 def test_a_chunk_that_changes_while_it_is_used_is_not_scored(tmp_path, ask):
-    """Not only damage: a sound archive of other images too."""
+    """Not only damage: a sound file of other images too."""
     request = ask(count=20)
     store = open_store(request, SOURCE, tmp_path)
     fill(request, SOURCE, store)
     assert store.count() == 20
-    (chunk,) = store.folder.glob("*.npz")
-    np.savez(chunk, images=np.zeros((20, 8, 8, 3), np.uint8))
-    with pytest.raises(DataError, match="was damaged while it was in use"):
+    (chunk,) = store.folder.glob("*.images")
+    other = open_store(request, ConstantSource((8, 8), 9), tmp_path)
+    fill(request, ConstantSource((8, 8), 9), other)
+    chunk.write_bytes((other.folder / chunk.name).read_bytes())
+    with pytest.raises(DataError, match=r"0000000\.images is damaged\. Run the command"):
         list(store.batches(20))
     with pytest.raises(DataError):
         list(ImageStore(store.folder).batches(20))

@@ -185,7 +185,7 @@ def test_one_metric_of_six_judges_takes_one_pass_of_each(monkeypatch, ask, noise
     monkeypatch.setattr(DigitsReference, "anchors", lambda self, count: {})
     reference = DigitsReference()
     features = {kind: reference.features(kind()) for kind in SIX}
-    monkeypatch.setattr("diffusionbench.request.resolve", lambda name: reference)
+    monkeypatch.setattr("diffusionbench.request.resolve", lambda name, *asserted: reference)
     for kind in SIX:
         monkeypatch.setattr(kind, "calls", 0)
     images = noise(20)

@@ -71,11 +71,12 @@ def test_swapping_the_sets_swaps_the_shares():
     assert precision_recall(real, generated) == precision_recall(generated, real)[::-1]
 
 
-def test_tensors_and_blocks(monkeypatch):
+def test_tensors_and_tiles(monkeypatch):
     generated, real = points(50, 0).astype(np.float32), points(40, 1).astype(np.float32)
     expected = precision_recall(generated, real)
     assert precision_recall(torch.from_numpy(generated), torch.from_numpy(real)) == expected
-    monkeypatch.setattr("diffusionbench.metrics.precision_recall._BLOCK_NUMBERS", 130)
+    for name, value in {"_TILE": 7, "_SAMPLE": 20, "_PAIRS": 3, "_BLOCK_NUMBERS": 130}.items():
+        monkeypatch.setattr(f"diffusionbench.metrics.neighbours.{name}", value)
     assert precision_recall(generated, real) == expected
 
 

@@ -11,9 +11,9 @@ from diffusionbench import cli, runner
 from diffusionbench.errors import RequestError, UserError
 from diffusionbench.judges.digits import DigitsJudge
 from diffusionbench.metrics.frechet import frechet_from_features
+from diffusionbench.references import references_by_judge
 from diffusionbench.references.digits import DigitsReference
 from diffusionbench.references.preparing import prepare_reference
-from diffusionbench.request import references_by_judge
 from diffusionbench.schema import file_digest
 from diffusionbench.source import ArraySource, ConstantSource
 
@@ -86,6 +86,12 @@ def test_statistics_of_two_judges_serve_one_request(ask, given, real, tmp_path):
         assert record.values[f"fd_{judge}"].value == images.values[f"fd_{judge}"].value
     with pytest.raises(RequestError, match="are of extractor 'twin', and judge 'digits' needs its own"):
         ask(metrics=BOTH, reference=None, references={**files, "digits": files["twin"]}).check_metrics()
+
+
+def test_images_of_several_judges_are_opened_once(ask, real):
+    path = str(real["one"][0])
+    evaluation = ask(metrics=BOTH, reference=None, references={"digits": path, "twin": path})
+    assert len(evaluation.distinct_references) == 1
 
 
 def test_the_word_of_the_user_counts_for_the_judge_it_names(ask, real, tmp_path):

@@ -52,9 +52,10 @@ def test_wrong_names_and_numbers_are_refused(ask, given, changes, message):
         ask(**changes).check(given())
 
 
-def test_no_metric_or_one_metric_twice_is_refused(ask):
+def test_no_metric_or_one_metric_twice_is_refused(ask, given):
     with pytest.raises(RequestError, match="no metric was asked for"):
-        ask(metrics=())
+        ask(metrics=()).check(given())
+    ask(metrics=()).check_images(given())
     with pytest.raises(RequestError, match="'fd_digits' is asked for twice"):
         ask(metrics=("fd_digits", "accuracy_digits", "fd_digits"))
     with pytest.raises(ValidationError):
@@ -165,3 +166,28 @@ def test_samples_follow_the_reference_the_images_or_the_classes_in_turn(ask, giv
     assert [sample.label for sample in in_turn] == [0, 1, 2, 0, 1, 2, 0]
     unknown = ClassConditional().samples(Asked(3))
     assert [sample.label for sample in unknown] == [None] * 3
+
+
+def imagenet(ask, **changes):
+    return ask(reference=None, metrics=("accuracy_efflite0",), **changes)
+
+
+def test_accuracy_of_imagenet_classes_needs_those_classes(ask, noise):
+    """Ten classes of anything else are no classes of ImageNet, whatever their numbers."""
+    own = JUDGES["efflite0"].classes
+    three = ArraySource(noise(3), [0, 1, 2], "three")
+    imagenet(ask, num_classes=1000).check_labels(imagenet(ask, num_classes=1000).samples(ConstantSource((8, 8))))
+    imagenet(ask, classes=own[:3], count=3).check_metrics(judges=False)
+    imagenet(ask, classes=own[:3], count=3).check_labels(imagenet(ask, count=3).samples(three))
+    message = r"'accuracy_efflite0' knows 1,000 classes \(n01440764, .*\) in its own order, .* numbers of 10 classes"
+    with pytest.raises(RequestError, match=message):
+        imagenet(ask, num_classes=10).check_labels(imagenet(ask, num_classes=10).samples(ConstantSource((8, 8))))
+    with pytest.raises(RequestError, match="numbers of 3 classes"):
+        imagenet(ask, count=3).check_labels(imagenet(ask, count=3).samples(three))
+    last = ArraySource(noise(3), [0, 1, 999], "three")
+    imagenet(ask, count=3).check_labels(imagenet(ask, count=3).samples(last))
+    for names in (("airplane", "bird"), own[1:3]):
+        with pytest.raises(RequestError, match="needs classes that it knows"):
+            imagenet(ask, classes=names, count=3).check_metrics(judges=False)
+    # Digits have numbers for names.
+    ask(reference=None, count=3).check_labels(ask(reference=None, count=3).samples(three))

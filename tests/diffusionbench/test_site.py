@@ -14,6 +14,7 @@ from urllib.parse import unquote, urlsplit
 
 import numpy as np
 import pytest
+from declaring import laptop_protocol
 from hypothesis import given
 from hypothesis import strategies as st
 from site_records import HOSTILE, benchmark, hostile, measured, pair
@@ -23,7 +24,7 @@ from typer.testing import CliRunner
 from diffusionbench.catalog import CATALOG
 from diffusionbench.errors import RequestError
 from diffusionbench.imagesets import images_digest
-from diffusionbench.record import Provenance
+from diffusionbench.record import Provenance, Value
 from diffusionbench.sample import Sample, plain_item
 from diffusionbench.store import ImageStore, StoreManifest
 from diffusionbench.study import board, published
@@ -192,7 +193,8 @@ def test_a_panel_that_cannot_be_drawn_says_why():
     assert "prompts: None and 'other'" in dpg.problem
     assert genai.problem == "no record of set 'measured' holds GenAI-Bench"
     assert geneval.points == ()
-    assert figure([*records[:2], records[0].model_copy(update={"id": "again"})], "measured").panels[0].problem
+    again = figure([*records[:2], records[0].model_copy(update={"id": "again"})], "measured").panels[0]
+    assert (again.problem, len(again.points)) == (None, 1)
 
 
 def test_text_of_strangers_is_text(pages):
@@ -208,12 +210,19 @@ def test_text_of_strangers_is_text(pages):
 
 @pytest.mark.parametrize("printed", ["x", ["x"], {"fid": 1}, {"fid": "0.01"}])
 def test_no_text_of_a_measured_record_stands_for_its_value(tmp_path, printed):
-    record = measured("a", "class_conditional", {"fid": 7.0}, id="a", extra={"printed": printed})
+    if isinstance(printed, dict):
+        printed = dict.fromkeys(["fd_digits"], printed["fid"])
+    record = measured(
+        *("a", "class_conditional", {"fd_digits": 7.0}),
+        id="a",
+        protocol=laptop_protocol(),
+        extra={"printed": printed},
+    )
     build([record], tmp_path / "out")
     page = (tmp_path / "out" / "records" / "a.html").read_text(encoding="utf-8")
     assert '<td class="number">7</td>' in page
     shown = Reader(tmp_path / "out" / "leaderboard.html").data["board-data"]["sets"][0]
-    assert shown["rows"][0]["cells"][0] == [7.0, "7", "records/a.html"]
+    assert shown["rows"][0]["cells"][0] == [7.0, "7", "records/a.html", ""]
 
 
 def test_links_and_json_of_strangers():
@@ -302,13 +311,72 @@ def test_downloads_hold_everything(site):
 
 
 def test_values_that_are_not_finite_stay_visible(tmp_path):
-    record = measured("a", "class_conditional", {"fid": float("nan"), "recall": float("inf")}, id="broken")
-    build([record, *pair("b", 2.0, {"geneval_overall": 0.5})], tmp_path / "out")
+    broken = {"fd_digits": float("nan"), "is_digits": float("inf")}
+    record = measured("a", "class_conditional", broken, id="broken", protocol=laptop_protocol())
+    good = measured("b", "class_conditional", {"fd_digits": 2.0}, protocol=laptop_protocol())
+    build([record, good], tmp_path / "out")
     page = (tmp_path / "out" / "records" / "broken.html").read_text(encoding="utf-8")
     assert "nan" in page
     shown = Reader(tmp_path / "out" / "leaderboard.html").data["board-data"]["sets"][0]
-    assert [None, "nan", "records/broken.html"] in next(row["cells"] for row in shown["rows"] if row["name"] == "a")
-    json.loads((tmp_path / "out" / "data" / "leaderboard-measured.json").read_text(encoding="utf-8"))
+    cells = next(row["cells"] for row in shown["rows"] if row["name"] == "a")
+    assert [None, "nan", "records/broken.html", ""] in cells
+    json.loads((tmp_path / "out" / "data" / "leaderboard-measured-laptop.json").read_text(encoding="utf-8"))
+
+
+def test_the_site_shows_every_status_with_its_reason_and_lists_what_fits_no_column(tmp_path):
+    value = Value(value=2.0, stderr=0.1, status="provisional", reason="not made again")
+    doubtful = measured("a", "class_conditional", {}, id="doubtful", protocol=laptop_protocol())
+    doubtful = doubtful.model_copy(update={"values": {"fd_digits": value}})
+    good = measured("b", "class_conditional", {"fd_digits": 3.0}, id="good", protocol=laptop_protocol())
+    stranger = measured("c", "class_conditional", {"fd_digits": 0.1}, id="few", protocol=laptop_protocol(count=99))
+    build([doubtful, good, stranger], tmp_path / "out")
+    read = {name: Reader(tmp_path / "out" / f"{name}.html") for name in ("leaderboard", "records/doubtful")}
+    (board_,) = read["leaderboard"].data["board-data"]["sets"]
+    rows = {row["name"]: row for row in board_["rows"]}
+    assert rows["a"]["cells"][0] == [
+        None,
+        "2 ± 0.1 (provisional)",
+        "records/doubtful.html",
+        "provisional: not made again",
+    ]
+    assert board_["doubts"] == ["provisional, takes no place: a, FD (digits): not made again"]
+    reason = "count is 99 (the column insists on 359)"
+    assert board_["listed"] == [["c", "records/few.html", "fd_digits 0.100", reason]]
+    assert "c" not in rows
+    assert "provisional: not made again" in read["records/doubtful"].text
+    assert "(provisional)" in (tmp_path / "out" / "methods" / "a.html").read_text()
+    metric = (tmp_path / "out" / "metrics" / "fd_digits.html").read_text()
+    assert "provisional: not made again" in metric
+    assert reason in metric
+    assert metric.index("records/good.html") < metric.index("records/doubtful.html")
+    table = (tmp_path / "out" / "data" / "leaderboard-measured-laptop.csv").read_text()
+    assert f"listed, not ranked: {reason}" in table
+
+
+def test_a_figure_takes_provisional_values_and_says_so(tmp_path):
+    records = []
+    for i, name in enumerate("abcd"):
+        records += pair(name, 3.0 + i, {"geneval_overall": 0.5 + i / 10})
+    for place, status in ((1, "provisional"), (3, "flagged")):
+        one = records[place].values["geneval_overall"].model_copy(update={"status": status, "reason": "why"})
+        records[place] = records[place].model_copy(update={"values": {"geneval_overall": one}})
+    shown = figure(records, "measured").panels[0]
+    assert [p.name for p in shown.points] == ["a", "c", "d"]
+    assert shown.left_out[-1] == ("b", "geneval_overall is flagged: why")
+    assert summary(shown.points).endswith("n = 3, 1 provisional")
+    build(records, tmp_path / "out")
+    data = Reader(tmp_path / "out" / "index.html").data["figure-data"]
+    points = data["sets"][0]["views"]["none"]["panels"][0]["points"]
+    assert [point[2] for point in points] == ["0.500 (provisional)", "0.700", "0.800"]
+
+
+def test_an_fid_that_fits_no_column_does_not_change_the_axis_of_a_figure():
+    records = [
+        measured("a", "class_conditional", {"fd_digits": 2.0}),
+        measured("a", "t2i", {"simpleeval_shapes_v1": 0.4}),
+        measured("b", "class_conditional", {"fid": 2.0}, id="stranger"),
+    ]
+    assert figure(records, "measured").x_key == "fd_digits"
 
 
 def test_without_any_record_there_is_still_a_site(tmp_path):

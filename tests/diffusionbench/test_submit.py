@@ -1,6 +1,9 @@
 """What submission and validation refuse, and that they name everything at once."""
 
+import hashlib
 import json
+import time
+from pathlib import Path
 
 import pytest
 from typer import Typer
@@ -10,20 +13,34 @@ from diffusionbench.cli.records import register
 from diffusionbench.errors import RequestError
 from diffusionbench.metrics import METRICS
 from diffusionbench.prompts import PROMPTS
-from diffusionbench.record import Guidance, JudgeUsed, Protocol, Provenance, Record, ReferenceUsed, Value, load
+from diffusionbench.record import (
+    INLINE,
+    Attachment,
+    Guidance,
+    JudgeUsed,
+    Protocol,
+    Provenance,
+    Record,
+    ReferenceUsed,
+    Value,
+    attachment,
+    load,
+    record_id,
+)
 from diffusionbench.request import EvalRequest, Evaluation
 from diffusionbench.runner import run as run_request
 from diffusionbench.source import FolderSource
 from diffusionbench.study import published, submission
 
 HASH = "a" * 64
-PARTIAL = {"fid": Value(value=5.0, stderr=0.1, scored=999, unscored=1, status="partial", reason="1 is missing")}
+FID = Value(value=5.0, stderr=0.1, interval=(4.8, 5.2), method="jackknife", scored=1000, judges=("inception",))
+PARTIAL = {"fid": FID.model_copy(update={"scored": 999, "unscored": 1, "status": "partial", "reason": "1 is missing"})}
 
 
 def good(**changes):
     base = Record(
         kind="measured",
-        id="mine-1",
+        id="mine",
         method="mine",
         title="Mine",
         family="vae",
@@ -32,11 +49,12 @@ def good(**changes):
             axis="class_conditional",
             references={"inception": ReferenceUsed(name="imagenet256", digest=HASH)},
             judges={"inception": JudgeUsed(digest=HASH)},
+            items_digest=HASH,
             count=1000,
             seed=0,
             guidance=Guidance(scale=1.0),
         ),
-        values={"fid": Value(value=5.0, stderr=0.1, interval=(4.8, 5.2), method="jackknife", scored=1000)},
+        values={"fid": FID},
         provenance=Provenance(
             source="checkpoint",
             images_digest=HASH,
@@ -48,7 +66,11 @@ def good(**changes):
             selftest="passed",
         ),
     )
-    return base.model_copy(update=changes)
+    changed = base.model_copy(update=changes)
+    return changed if "id" in changes else changed.model_copy(update={"id": record_id(changed)})
+
+
+ID = good().id
 
 
 def saved(tmp_path, record, name="result.json"):
@@ -71,7 +93,7 @@ def test_a_good_record(tmp_path):
     report = submission.check(saved(tmp_path, good()))
     assert report.problems == report.warnings == ()
     path = submission.write(report, tmp_path / "records")
-    assert path == tmp_path / "records" / "mine-1.json"
+    assert path == tmp_path / "records" / f"{ID}.json"
     assert load(path) == good()
     text = path.read_text().replace('"extra": {}', '"extra": {"x": Infinity}')
     (tmp_path / "infinite.json").write_text(text)
@@ -189,7 +211,7 @@ def test_warnings(tmp_path):
         provenance=provenance,
         protocol=good().protocol.model_copy(update={"axis": "class_condtional"}),
         family=None,
-        values={"fid": Value(value=1.0, unscored=3)},
+        values={"fid": Value(value=1.0, unscored=3, status="partial", reason="3 are lost", judges=("inception",))},
         anchors={"held_out": {"fid": Value(value=2.0)}},
     )
     report = submission.check(saved(tmp_path, record))
@@ -212,39 +234,38 @@ def test_warnings(tmp_path):
 def test_duplicates(tmp_path):
     folder = tmp_path / "records"
     submission.write(submission.check(saved(tmp_path, good())), folder)
-    same_id = good(values={"fid": Value(value=6.0)})
+    same_id = good(values={"fid": FID.model_copy(update={"value": 5.5})})
     assert (
-        "id: 'mine-1' stands in another record already"
-        in submission.check(saved(tmp_path, same_id), folder).problems[0]
+        f"id: '{ID}' stands in another record already" in submission.check(saved(tmp_path, same_id), folder).problems[0]
     )
-    same_images = good(id="mine-2", title="Renamed")
+    same_images = good(method="renamed")
     found = submission.check(saved(tmp_path, same_images), folder).problems
-    where = folder / "mine-1.json"
-    assert found == (f"the same images under the same protocol are in record 'mine-1' already, {where}",)
+    where = folder / f"{ID}.json"
+    assert found == (f"the same images under the same protocol are in record '{ID}' already, {where}",)
     # A remark makes no other measurement of them.
-    remark = good(id="mine-2", protocol=good().protocol.model_copy(update={"notes": ("again",)}))
+    remark = good(method="renamed", protocol=good().protocol.model_copy(update={"notes": ("again",)}))
     assert submission.check(saved(tmp_path, remark), folder).problems == found
     taken = published.records()[0].id
-    assert "stands in another record" in submission.check(saved(tmp_path, good(id=taken)), folder).problems[0]
+    assert "stands in another record" in "".join(submission.check(saved(tmp_path, good(id=taken)), folder).problems)
     # A record already in place is not its own duplicate.
-    assert submission.check(folder / "mine-1.json", folder).problems == ()
+    assert submission.check(folder / f"{ID}.json", folder).problems == ()
 
 
 def test_validate_folder(tmp_path):
-    saved(tmp_path, good(), "mine-1.json")
-    saved(tmp_path, good(id="mine-2", values=PARTIAL), "wrong-name.json")
+    saved(tmp_path, good(), f"{ID}.json")
+    saved(tmp_path, good(method="two", values=PARTIAL), "wrong-name.json")
     (tmp_path / "half.json").write_text('{"schema_version": 1, "kind"')
     (tmp_path / ".tmp.json").write_text("{")
     (tmp_path / "record.schema.json").write_text("{}")
     result = run("validate", str(tmp_path))
     text = str(result.exception)
     assert isinstance(result.exception, RequestError)
-    for part in ("half.json: file", "the file must be named mine-2.json", "partial", "same images", "4 problems"):
+    for part in ("half.json: file", "the file must be named two-", "partial", "same images", "4 problems"):
         assert part in text
     (tmp_path / "half.json").unlink()
     (tmp_path / "wrong-name.json").unlink()
     assert "1 record is valid" in run("validate", str(tmp_path)).output
-    assert json.loads(run("validate", str(tmp_path / "mine-1.json"), "--json").output)["problems"] == []
+    assert json.loads(run("validate", str(tmp_path / f"{ID}.json"), "--json").output)["problems"] == []
     with pytest.raises(RequestError, match="does not exist"):
         submission.check_folder(tmp_path / "missing")
 
@@ -257,26 +278,26 @@ def test_submit_command(tmp_path):
     exports = ["--every-eval-ever", str(eee), "--hub", str(hub), "--hub-dataset", "me/bench"]
     result = run("submit", str(path), "--records", str(folder), *exports)
     assert result.exit_code == 0, result.output
-    assert load(folder / "mine-1.json") == good()
+    assert load(folder / f"{ID}.json") == good()
     assert json.loads(eee.read_text())["schema_version"] == "0.3.0"
     assert "id: me/bench" in hub.read_text()
-    (folder / "mine-1.json").unlink()
+    (folder / f"{ID}.json").unlink()
     assert run("submit", str(path), "--records", str(folder), *exports).exit_code == 0
     for mine in (eee, hub):
-        (folder / "mine-1.json").unlink(missing_ok=True)
+        (folder / f"{ID}.json").unlink(missing_ok=True)
         kept = mine.read_text()
         mine.write_text("my notes")
         assert "it would be lost" in str(run("submit", str(path), "--records", str(folder), *exports).exception)
         assert mine.read_text() == "my notes"
-        assert not (folder / "mine-1.json").exists()
+        assert not (folder / f"{ID}.json").exists()
         mine.write_text(kept)
     assert run("submit", str(path), "--records", str(folder), *exports).exit_code == 0
     again = run("submit", str(path), "--records", str(folder), "--json")
     assert again.exit_code != 0
     assert "stands in another record" in json.loads(again.output)["problems"][0]
-    refused = run("submit", str(saved(tmp_path, good(values=PARTIAL, id="other"))), "--records", str(folder))
+    refused = run("submit", str(saved(tmp_path, good(values=PARTIAL, method="other"))), "--records", str(folder))
     assert isinstance(refused.exception, RequestError)
-    assert not (folder / "other.json").exists()
+    assert not [*folder.glob("other*")]
 
 
 def test_places_that_cannot_be_written(tmp_path):
@@ -295,16 +316,128 @@ def test_places_that_cannot_be_written(tmp_path):
 
 def test_a_file_that_is_no_record_is_no_duplicate(tmp_path):
     folder = tmp_path / "records"
-    saved(folder, good(), "mine-1.json")
+    saved(folder, good(), f"{ID}.json")
     (folder / "export.json").write_text('{"schema_version": "0.3.0"}')
     (folder / "half.json").write_text('{"schema_ver')
-    (report,) = submission.check_folder(folder / "mine-1.json").values()
+    (report,) = submission.check_folder(folder / f"{ID}.json").values()
     assert report.problems == ()
     assert report.warnings == (f"{folder / 'half.json'} cannot be read, so it was not checked for duplicates",)
     saved(folder, good(), "copy.json")
     (report,) = submission.check_folder(folder / "copy.json").values()
-    assert any(problem.endswith(f"already, {folder / 'mine-1.json'}") for problem in report.problems)
+    assert any(problem.endswith(f"already, {folder / ID}.json") for problem in report.problems)
     saved(tmp_path, good(), "mine.json")
     # A result that is not yet among records may have any name, and copies elsewhere.
     (report,) = submission.check_folder(tmp_path / "mine.json").values()
     assert report.problems == ()
+
+
+# Version 2
+
+
+def test_an_edited_record_is_refused_by_its_id(tmp_path):
+    path = saved(tmp_path, good())
+    content = json.loads(path.read_text())
+    for edit in ({"method": "other"}, {"id": "mine-0123456789ab"}, {"protocol": content["protocol"] | {"count": 2000}}):
+        path.write_text(json.dumps(content | edit))
+        assert "that of its content; a record is not edited" in "".join(submission.check(path).problems), edit
+    # Remarks and words for display are no content.
+    path.write_text(json.dumps(content | {"title": "Mine, again"}))
+    assert submission.check(path).problems == ()
+
+
+def test_a_record_of_version_1_is_valid_where_it_lies_and_is_not_submitted(tmp_path):
+    old = Path(__file__).parent / "golden" / "v1" / "pixel-v-c7fc014a1b58.json"
+    place = tmp_path / old.name
+    place.write_bytes(old.read_bytes())
+    (report,) = submission.check_folder(tmp_path).values()
+    assert report.problems == ()
+    assert any("1; its protocol lacks what version 2 states" in warning for warning in report.warnings)
+    (problem,) = submission.check(place).problems
+    assert problem.startswith("schema_version: 1; its protocol lacks")
+    # The file says which version it is, not a word within it.
+    content = json.loads(place.read_text()) | {"schema_version": 2}
+    place.write_text(json.dumps(content))
+    assert submission.check(place).record is None
+
+
+def test_the_same_images_under_an_old_and_a_new_id_are_noticed(tmp_path):
+    old = json.loads((Path(__file__).parent / "golden" / "v1" / "pixel-v-c7fc014a1b58.json").read_text())
+    (tmp_path / f"{old['id']}.json").write_text(json.dumps(old))
+    record = Record.model_validate(old)
+    protocol = record.protocol.model_copy(update={"items_digest": HASH, "image_format": "png"})
+    values = {key: value.model_copy(update={"judges": ("digits",)}) for key, value in record.values.items()}
+    new = record.model_copy(update={"protocol": protocol, "values": values})
+    new = new.model_copy(update={"id": record_id(new)})
+    report = submission.check(saved(tmp_path, new), tmp_path)
+    assert report.problems == (
+        f"the same images under the same protocol are in record '{old['id']}' already, {tmp_path / old['id']}.json",
+    )
+    some = new.model_copy(update={"values": {"fd_digits": values["fd_digits"]}})
+    some = some.model_copy(update={"id": record_id(some)})
+    report = submission.check(saved(tmp_path, some), tmp_path)
+    assert report.problems == ()
+    assert f"values.fd_digits: of the same images stands in record '{old['id']}' too" in "".join(report.warnings)
+    # With another judge it is another measurement.
+    judged = new.protocol.model_copy(update={"judges": {"digits": JudgeUsed(digest=HASH)}})
+    other = new.model_copy(update={"protocol": judged})
+    known = submission._Known()
+    known.add("here", new)
+    assert known.repeats(other.model_copy(update={"id": record_id(other)})) == ([], [])
+
+
+@pytest.mark.parametrize(
+    "changes, message",
+    [
+        ({"trained_with": ("inception",)}, "status: 'ok', and the method was trained with judge 'inception'"),
+        (
+            {"extra": {"facts": {"fid": {"status": "unverified"}}}},
+            "its own facts say 'unverified'; it is 'provisional'",
+        ),
+        ({"values": {"fid": FID.model_copy(update={"status": "flagged"})}}, "values.fid.reason: missing"),
+        ({"values": {"fid": FID.model_copy(update={"unscored": 1})}}, "1 images are unscored; it is 'partial'"),
+        ({"values": {"fid": FID.model_copy(update={"judges": ()})}}, "values.fid.judges: missing"),
+        ({"values": {"fid": FID.model_copy(update={"judges": ("x",)})}}, "judge 'x' is not in protocol.judges"),
+        (
+            {
+                "protocol": good().protocol.model_copy(
+                    update={"references": {"inception": ReferenceUsed(name="r", digest=HASH, made_by="asserted: x")}}
+                )
+            },
+            "the statistics it compares with are asserted; it is 'asserted'",
+        ),
+        ({"protocol": good().protocol.model_copy(update={"items_digest": None})}, "protocol.items_digest: missing"),
+    ],
+)
+def test_a_value_claims_no_better_status_than_its_record_allows(tmp_path, changes, message):
+    assert message in problems(tmp_path, **changes)
+
+
+def test_attachments_are_checked_and_submitted_with_the_record(tmp_path):
+    text = "x" * (INLINE + 1)
+    sha256 = hashlib.sha256(text.encode()).hexdigest()
+    record = good(evidence={"per_sample.json": Attachment(sha256=sha256, text=text)})
+    path = saved(tmp_path, record)
+    report = submission.check(path)
+    assert report.problems == report.warnings == ()
+    there = submission.write(report, tmp_path / "records")
+    assert attachment(load(there), there, "per_sample.json") == text.encode()
+    beside = tmp_path / f"{ID}.evidence" / "per_sample.json"
+    beside.write_text("changed")
+    assert "evidence.per_sample.json: attachment" in "".join(submission.check(path).problems)
+    beside.unlink()
+    report = submission.check(path)
+    assert report.problems == ()
+    assert "nobody can compare by it" in "".join(report.warnings)
+
+
+@pytest.mark.parametrize("number", [1000])
+def test_a_folder_of_many_records_is_validated_at_once(tmp_path, number):
+    """Three milliseconds for each are far more than it takes; every record against every other would take minutes."""
+    for place in range(number):
+        one = good(provenance=good().provenance.model_copy(update={"images_digest": f"{place:064x}"}))
+        (tmp_path / f"{one.id}.json").write_text(one.model_dump_json())
+    started = time.process_time()
+    reports = submission.check_folder(tmp_path)
+    assert len(reports) == number
+    assert not [problem for report in reports.values() for problem in report.problems]
+    assert time.process_time() - started < 0.003 * number

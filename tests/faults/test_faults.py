@@ -15,7 +15,16 @@ from commands import COMMANDS, Command
 from operations import GROWING, KILLED, Operation, Outcome, execute
 
 # Keys of JSON: wall time, dates, and hashes of files with a random name or order in them. All else must be equal.
-HONEST = {"time", "images_per_second", "created", "wall_seconds", "seconds", "state/.metadata", "ema.safetensors"}
+HONEST = {
+    "time",
+    "mtime",
+    "images_per_second",
+    "created",
+    "wall_seconds",
+    "seconds",
+    "state/.metadata",
+    "ema.safetensors",
+}
 
 
 pytestmark = pytest.mark.skipif(not Path("/proc/self/fd").exists(), reason="open files are told apart by Linux' /proc")

@@ -303,6 +303,29 @@ def test_a_missing_reference_is_refused_before_torch_is_loaded(reference, hint, 
     assert list(tmp_path.iterdir()) == []
 
 
+def test_a_run_is_scored_against_references_by_judge(nanogen, trained, tmp_path):
+    np.savez(tmp_path / "a=b.npz", mu=np.zeros(64), sigma=np.eye(64))
+    named = f"eval.reference=[digits, 'digits={tmp_path / 'a=b.npz'}']"
+    words = ("eval", trained, "--num", 20, "--json", named, "eval.reference_extractors=[digits]")
+    code, out, err = nanogen(*words, "--metrics", "fd_digits")
+    assert code == 0, err
+    record = json.loads(out)
+    assert record["protocol"]["references"]["digits"]["name"] == "a=b.npz"
+    assert record["protocol"]["references"]["digits"]["made_by"] == "asserted: digits"
+    assert record["values"]["fd_digits"]["status"] == "asserted"
+    # What other metrics compare with plays no part, and the classes are those of the reference for all judges.
+    code, out, err = nanogen(*words, "--metrics", "accuracy_digits")
+    assert code == 0, err
+    assert json.loads(out)["protocol"]["references"] == {}
+    assert set(json.loads(out)["anchors"]) == {"held_out", "class_means"}
+    code, _, err = nanogen(*words[:-1], "--metrics", "fd_digits")
+    assert code == 2
+    assert "nothing says which extractor made these" in one_sentence(err)
+    code, _, err = nanogen("eval", trained, "eval.reference=[digits, digits]")
+    assert code == 2
+    assert "two references are given for all judges" in one_sentence(err)
+
+
 def test_weights_of_another_architecture_are_listed(nanogen, trained, tmp_path):
     weights = next((trained / "checkpoints").glob("step-*")) / "ema.safetensors"
     from safetensors import safe_open

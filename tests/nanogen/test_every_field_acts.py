@@ -412,7 +412,7 @@ FIELDS = {
     "eval.axis": Field("t2i", asked(lambda request: request.axis), "t2i", TEXT_SCORED[1:]),
     "eval.every": Field("2 steps", lambda *given: [one.provenance.step for one in records(*given)], [2, 4], SCORED),
     "eval.metrics": Field("[fd_digits]", record(lambda one: list(one.values)), ["fd_digits"], SCORED),
-    "eval.reference": Field("null", record(lambda one: one.protocol.references), None, SCORED),
+    "eval.reference": Field("null", record(lambda one: sorted(one.anchors)), [], SCORED),
     "eval.num_samples": Field("14", record(lambda one: one.protocol.count), 14, SCORED),
     "eval.prompt_seed": Field("public-1", asked(lambda request: request.prompts.seed), "public-1", TEXT_SCORED),
     "eval.prompt_layout": Field("standard", asked(lambda request: request.prompts.layout), "standard", TEXT_SCORED),
@@ -425,6 +425,7 @@ FIELDS = {
 ELSEWHERE = {
     "noise": "test_run_folders.py::test_a_run_with_the_noise_of_an_earlier_version_is_sampled_and_scored",
     "condition.cache": "test_t2i.py::test_a_cache_gives_the_same_losses_and_the_encoder_stays_closed",
+    "eval.reference_extractors": "test_cli.py::test_a_run_is_scored_against_references_by_judge",
     "eval.tuned_scale": "test_sampling_uses.py::test_the_tuned_scale_acts_on_its_interval",
 }
 

@@ -217,19 +217,14 @@ class FrechetMetric(Metric):
             replicates = [few.distance(groups != group) for group in range(GROUPS)] if defined else []
             return self.seen.jackknifed(value, replicates)
         parts = [Moments(rows.shape[1]).update(rows[groups == group]) for group in range(GROUPS)]
-        value = frechet_distance(*_merged(parts), self._mean, self._cov)
+        whole = Moments(rows.shape[1])
+        for part in parts:
+            whole.merge(part)
+        value = frechet_distance(*whole.compute(), self._mean, self._cov)
         # All replicates share the factor of the reference.
         factor, trace = _factor(self._cov), float(np.trace(self._cov))
         replicates = []
-        for group in range(GROUPS if defined else 0):
-            mean, cov = _merged(parts[:group] + parts[group + 1 :])
+        for part in parts if defined else ():
+            mean, cov = whole.without(part)
             replicates.append(_distance(mean - self._mean, float(np.trace(cov)), trace, _root_trace(factor, cov)))
         return self.seen.jackknifed(value, replicates)
-
-
-def _merged(parts: Sequence[Moments]) -> tuple[np.ndarray, np.ndarray]:
-    """Return mean and covariance of all that several accumulators have seen."""
-    merged = Moments()
-    for part in parts:
-        merged.merge(part)
-    return merged.compute()

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Final, Literal, get_args
+from typing import Any, Final, Literal, get_args
 
 from diffusionbench.errors import RequestError
+from diffusionbench.judges import JUDGES
 from diffusionbench.registry import Table
 
 Role = Literal["train", "val", "test"]
@@ -48,3 +50,25 @@ DIGITS: Final = ReferenceSpec(
 )
 
 REFERENCES: Final = Table("reference", {DIGITS.name: DIGITS}, group="diffusionbench.references")
+
+
+def references_by_judge(given: Sequence[str]) -> dict[str, Any]:
+    """Return the fields `reference` and `references` of a request from "REF" or "JUDGE=REF" of each.
+
+    A path may hold "=": only the name of a judge before the first one counts.
+
+    Raises:
+        RequestError: if two are given for one judge, or two for all.
+    """
+    found: dict[str, str] = {}
+    for one in given:
+        judge, equals, name = one.partition("=")
+        if not (equals and judge in JUDGES):
+            judge, name = "", one
+        if judge in found:
+            raise RequestError(
+                f"two references are given for {f'judge {judge!r}' if judge else 'all judges'}: {found[judge]} and "
+                f"{name}. Name one; --reference JUDGE=REF gives a judge its own."
+            )
+        found[judge] = name
+    return {"reference": found.pop("", None), "references": found}

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import Final
+from typing import Final, Protocol
 
 import numpy as np
 
@@ -15,9 +15,29 @@ from diffusionbench.judges.float32 import features_of
 from diffusionbench.judges.judge import Judge
 from diffusionbench.sample import Sample, plain_item
 from diffusionbench.schema import digest, file_digest
-from diffusionbench.source import ArchiveSource, FolderSource
+from diffusionbench.source import ArchiveSource, FolderSource, ImageSource
 
 BLOCK: Final = 1000
+
+
+class RealImages(ImageSource, Protocol):
+    """Images that exist, in an order.
+
+    Attributes:
+        classes: names of their classes in the order of the labels, or None where they have none.
+        notes: what was not read, in sentences.
+    """
+
+    @property
+    def labels(self) -> Sequence[int | None]:
+        """Class of each image, None where it has none."""
+        ...
+
+    @property
+    def classes(self) -> tuple[str, ...] | None: ...
+
+    @property
+    def notes(self) -> tuple[str, ...]: ...
 
 
 def block_ranges(count: int) -> list[range]:
@@ -25,11 +45,15 @@ def block_ranges(count: int) -> list[range]:
     return [range(start, min(start + BLOCK, count)) for start in range(0, count, BLOCK)]
 
 
-def block_keys(source: FolderSource | ArchiveSource) -> list[str]:
-    """Return a hash of each block's images: where some change, only their blocks need to be made again."""
+def block_keys(path: Path, source: FolderSource | ArchiveSource) -> list[str]:
+    """Return a hash of each block's images: where some of a folder change, only their blocks need to be made again.
+
+    Args:
+        path: of the folder or archive that the source was opened from.
+    """
     blocks = block_ranges(len(source.labels))
-    if isinstance(source, ArchiveSource):
-        whole = file_digest(source.path)
+    if isinstance(source, ArchiveSource) or not path.is_dir():
+        whole = file_digest(path)
         return [digest([whole, rows.start, rows.stop]) for rows in blocks]
     return [digest([_file_digest(source.files[place]) for place in rows]) for rows in blocks]
 
@@ -42,7 +66,7 @@ def _file_digest(path: Path) -> str | None:
 
 
 def real_images(
-    source: FolderSource | ArchiveSource, start: int = 0, stop: int | None = None
+    source: RealImages, start: int = 0, stop: int | None = None
 ) -> Iterator[tuple[list[Sample], np.ndarray]]:
     """Give the images from `start` up to `stop` (the last, where None) in batches, with their samples.
 
@@ -59,7 +83,7 @@ def real_images(
         )
 
 
-def feature_block(source: FolderSource | ArchiveSource, judge: Judge, rows: range) -> np.ndarray:
+def feature_block(source: RealImages, judge: Judge, rows: range) -> np.ndarray:
     """Return the features float32 [n, d] of a block's images; its batches start where the block does.
 
     Raises:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import cache, cached_property
 from pathlib import Path
@@ -15,7 +16,7 @@ from diffusionbench.judges.float32 import PRECISION
 from diffusionbench.judges.judge import Judge
 from diffusionbench.moments import Moments, has_moments
 from diffusionbench.references import REFERENCES, Role
-from diffusionbench.references.blocks import block_ranges, feature_block, real_images
+from diffusionbench.references.blocks import RealImages, block_ranges, feature_block, real_images
 from diffusionbench.references.reference import Reference
 from diffusionbench.references.statistics import StatisticsReference, agreed_role
 from diffusionbench.registry import nearest
@@ -55,16 +56,23 @@ class ImageReference(Reference):
         path: of a folder or an archive.
         asserted: judge whose statistics the user says `mu` and `sigma` are.
         role: which split the user says the images are.
+        source: the images, where the path alone does not lead to them.
 
     Raises:
         DataError: if there are no images, or statistics beside them cannot be read.
     """
 
-    def __init__(self, path: Path, asserted: str | None = None, role: Role | None = None) -> None:
+    def __init__(
+        self,
+        path: Path,
+        asserted: str | None = None,
+        role: Role | None = None,
+        source: RealImages | None = None,
+    ) -> None:
         self.path = path
         self.offers = frozenset({"moments", "features"})
-        self.name = printable(path.name or str(path))
-        self._source = open_source(path)
+        self.name = printable(path.name or str(path)) if source is None else printable(source.description)
+        self._source: RealImages = open_source(path) if source is None else source
         self._labels = list(self._source.labels)
         known = [label for label in self._labels if label is not None]
         if len(known) == len(self._labels):
@@ -176,7 +184,8 @@ class ImageReference(Reference):
         """Return arrays from the cache folder, or None where they are not there or no longer readable."""
         try:
             with Archive(self._place(what, judge)) as archive:
-                return {key: archive.read(key) for key in archive.keys}
+                # Our own file may be as large as its features are.
+                return {key: archive.read(key, most=sys.maxsize) for key in archive.keys}
         except DataError:
             return None
 

@@ -244,7 +244,7 @@ def keep(board: Board, *, family: Sequence[str] = (), kind: str | None = None) -
 
 
 def order(board: Board, by: str = "place", *, reverse: bool = False) -> Board:
-    """Return the board sorted, best first; rows without the value are last in both directions.
+    """Return the board sorted, best first; rows without the value, or whose value takes no place, are last either way.
 
     `by` is "place", "name", "family", an axis, or a column; `reverse` puts the worst first.
 
@@ -264,7 +264,9 @@ def order(board: Board, by: str = "place", *, reverse: bool = False) -> Board:
     def value(row: BoardRow) -> float | None:
         if by == "place":
             return row.place
-        return row.axis_ranks.get(by) if by in axes else row.cells[by].value if by in row.cells else None
+        if by in axes:
+            return row.axis_ranks.get(by)
+        return row.cells[by].value if by in row.cells and row.cells[by].status in board.statuses else None
 
     have = [(row, number) for row in board.rows if (number := value(row)) is not None and math.isfinite(number)]
     have.sort(key=lambda pair: sign * pair[1], reverse=reverse)

@@ -166,6 +166,11 @@ class BoardSpec:
     statuses: tuple[Status, ...]
     columns: tuple[Column, ...]
 
+    @property
+    def words(self) -> tuple[str, str]:
+        """Title and description."""
+        return self.title, self.about
+
 
 def guidance_state(record: Record) -> Guided | None:
     """Return "cfg" for guided images, "none" for unguided ones; None where the record does not say."""

@@ -10,7 +10,8 @@ import math
 import os
 import re
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import cache
 from pathlib import Path
 from typing import Final
 
@@ -18,18 +19,32 @@ from pydantic import ValidationError
 
 from diffusionbench.axes import AXES
 from diffusionbench.catalog import direction, is_auxiliary, metric_info
-from diffusionbench.errors import RequestError, UserError
+from diffusionbench.errors import DataError, RequestError, UserError
+from diffusionbench.limits import parse_json
 from diffusionbench.metrics import METRICS
 from diffusionbench.prompts import PROMPTS
-from diffusionbench.record import Record, Value, breaches, read_record
+from diffusionbench.protocol import protocol_difference
+from diffusionbench.record import (
+    SCHEMA_VERSION,
+    Record,
+    Value,
+    attachment,
+    breaches,
+    evidence_folder,
+    facts_of,
+    load,
+    read_record,
+    record_id,
+    simpleeval_status,
+)
 from diffusionbench.registry import nearest
-from diffusionbench.schema import digest
 from diffusionbench.study import published
 from diffusionbench.study.points import looks_like_record, record_files
 from diffusionbench.study.published import FAMILIES
 
 _SHA256 = re.compile(r"^[0-9a-f]{64}$")
 _COMMIT = re.compile(r"^[0-9a-f]{7,64}$")
+_OLD: Final = "{version}; its protocol lacks what version 2 states, so it fits no column. Score the images again"
 _MAX_NAME: Final = 120
 # A generator with a better score than held-out real images is reported.
 _ANCHOR: Final = "held_out"
@@ -37,16 +52,27 @@ _ANCHOR: Final = "held_out"
 
 @dataclass(frozen=True)
 class RecordCheck:
-    """Problems and warnings of one file; `record` is None where the file does not fit the schema."""
+    """Problems and warnings of one file; `record` is None where the file does not fit the schema.
+
+    Attributes:
+        path: the file.
+        version: of the schema that the file is written in.
+    """
 
     record: Record | None
     problems: tuple[str, ...]
     warnings: tuple[str, ...]
+    path: Path
+    version: int = SCHEMA_VERSION
 
 
 def check(path: Path, folder: Path | None = None) -> RecordCheck:
     """Check one record for submission; `folder` holds the records already there, for duplicates, and need not exist."""
-    return _check(path, record_files(folder) if folder is not None and folder.is_dir() else [])
+    report = _check(path, record_files(folder) if folder is not None and folder.is_dir() else [])
+    if report.version == SCHEMA_VERSION:
+        return report
+    old = f"schema_version: {_OLD.format(version=report.version)}"
+    return replace(report, problems=(*report.problems, old))
 
 
 def _check(path: Path, files: Sequence[Path]) -> RecordCheck:
@@ -59,13 +85,12 @@ def _check(path: Path, files: Sequence[Path]) -> RecordCheck:
     for other in files:
         if os.path.realpath(other) == os.path.realpath(path) or not looks_like_record(other):
             continue
-        found = _named(other).record
-        if found is None:
+        try:
+            known.add(str(other), load(other))
+        except RequestError:
             unreadable.append(f"{other} cannot be read, so it was not checked for duplicates")
-        else:
-            known.add(str(other), found)
-    problems = (*report.problems, *known.duplicates(report.record))
-    return RecordCheck(report.record, problems, (*report.warnings, *unreadable))
+    problems, warnings = known.repeats(report.record)
+    return replace(report, problems=(*report.problems, *problems), warnings=(*report.warnings, *warnings, *unreadable))
 
 
 def check_folder(folder: Path) -> dict[Path, RecordCheck]:
@@ -78,39 +103,68 @@ def check_folder(folder: Path) -> dict[Path, RecordCheck]:
         return {folder: _check(folder, record_files(folder.parent, nested=False))}
     if not folder.is_dir():
         raise RequestError(f"records folder {folder} does not exist. Give a folder of record JSON files.")
-    reports = {path: _named(path) for path in record_files(folder)}
     known = _Known()
     checked = {}
-    for path, report in reports.items():
-        problems = report.problems
+    for path in record_files(folder):
+        report = _named(path)
         if report.record is not None:
-            problems = (*problems, *known.duplicates(report.record))
+            problems, warnings = known.repeats(report.record)
             known.add(str(path), report.record)
             if path.name != f"{report.record.id}.json":
-                problems = (*problems, f"the file must be named {report.record.id}.json, as its id")
-        checked[path] = RecordCheck(report.record, problems, report.warnings)
+                problems = [*problems, f"the file must be named {report.record.id}.json, as its id"]
+            report = replace(report, problems=(*report.problems, *problems), warnings=(*report.warnings, *warnings))
+        checked[path] = report
     return checked
 
 
 def write(report: RecordCheck, folder: Path) -> Path:
-    """Write a record without problems under the name of its id.
+    """Write a record without problems under the name of its id, its long attachments beside it.
 
     Raises:
         RequestError: if the record has problems.
+        DataError: if an attachment was changed since it was checked.
     """
-    if report.record is None or report.problems:
+    record = report.record
+    if record is None or report.problems:
         raise RequestError("a record with problems is not written.")
-    path = folder / f"{report.record.id}.json"
-    report.record.save(path)
+    path = folder / f"{record.id}.json"
+    evidence = {}
+    for name, stated in record.evidence.items():
+        content = attachment(record, report.path, name)
+        evidence[name] = stated if content is None else stated.model_copy(update={"text": content.decode()})
+    record.model_copy(update={"evidence": evidence}).save(path)
     return path
 
 
 def _read(path: Path) -> RecordCheck:
+    content = read_record(path)
     try:
-        record = Record.model_validate_json(read_record(path))
+        record = Record.model_validate_json(content)
     except ValidationError as error:
-        return RecordCheck(None, tuple(breaches(error)), ())
-    return RecordCheck(record, tuple(_problems(record)), tuple(_warnings(record)))
+        return RecordCheck(None, tuple(breaches(error)), (), path)
+    problems, warnings, version = [*_problems(record)], [*_warnings(record)], SCHEMA_VERSION
+    edited = record.kind == "measured" and record.id != record_id(record)
+    if edited and (version := parse_json(content)["schema_version"]) != SCHEMA_VERSION:
+        warnings.append(f"schema_version: {_OLD.format(version=version)}")
+    else:
+        problems += _statuses(record)
+    if edited and version == SCHEMA_VERSION:
+        problems.append(f"id: '{record.id}' is not '{record_id(record)}', that of its content; a record is not edited")
+    found, missing = _attachments(record, path)
+    return RecordCheck(record, (*problems, *found), (*warnings, *missing), path, version)
+
+
+def _attachments(record: Record, path: Path) -> tuple[list[str], list[str]]:
+    """Return problems and warnings of the attachments of a record in a file."""
+    problems, warnings = [], []
+    for name in record.evidence:
+        try:
+            if attachment(record, path, name) is None:
+                folder = evidence_folder(record, path).name
+                warnings.append(f"evidence.{name}: is not in {folder} beside the record, so nobody can compare by it")
+        except DataError as error:
+            problems.append(f"evidence.{name}: {error}")
+    return problems, warnings
 
 
 def _named(path: Path) -> RecordCheck:
@@ -118,7 +172,7 @@ def _named(path: Path) -> RecordCheck:
     try:
         return _read(path)
     except RequestError as error:
-        return RecordCheck(None, (str(error),), ())
+        return RecordCheck(None, (str(error),), (), path)
 
 
 def _problems(record: Record) -> Iterator[str]:
@@ -198,7 +252,7 @@ def _prompts(record: Record) -> Iterator[str]:
         return
     seed, layout = chosen.get("seed"), chosen.get("layout")
     try:
-        found = PROMPTS.load(str(protocol.prompts)).open(str(seed), None if layout is None else str(layout)).digest
+        found = _digest_of_prompts(protocol.prompts, str(seed), None if layout is None else str(layout))
     except UserError as error:
         yield f"extra.request.prompts: {error}"
         return
@@ -207,6 +261,40 @@ def _prompts(record: Record) -> Iterator[str]:
             f"protocol.prompts_digest: {protocol.prompts_digest[:12]} is not the hash {found[:12]} of "
             f"'{protocol.prompts}' with seed {seed}; it was made by another version or changed"
         )
+
+
+@cache
+def _digest_of_prompts(name: str, seed: str, layout: str | None) -> str:
+    found: str = PROMPTS.load(name).open(seed, layout).digest
+    return found
+
+
+def _statuses(record: Record) -> Iterator[str]:
+    """Yield values that claim a better status than the rest of the record allows, or do not say whose they are."""
+    protocol, facts = record.protocol, facts_of(record)
+    if protocol.items_digest is None:
+        yield "protocol.items_digest: missing; the hash says what was asked for, in which order"
+    for key, value in record.values.items():
+        where = f"values.{key}"
+        if value.status != "ok":
+            if not value.reason:
+                yield f"{where}.reason: missing; say why the status is '{value.status}'"
+            continue
+        if value.unscored:
+            yield f"{where}.status: 'ok', and {value.unscored} images are unscored; it is 'partial'"
+        if trained := sorted({*value.judges} & {*record.trained_with}):
+            yield f"{where}.status: 'ok', and the method was trained with judge '{trained[0]}'; it is 'flagged'"
+        compares = key not in METRICS or METRICS[key].reference
+        made_by = {protocol.references[judge].made_by or "" for judge in value.judges if judge in protocol.references}
+        if compares and any(one.startswith("asserted") for one in made_by):
+            yield f"{where}.status: 'ok', and the statistics it compares with are asserted; it is 'asserted'"
+        word = facts.get(key, {}).get("status")
+        if isinstance(word, str) and (status := simpleeval_status(word)) != "ok":
+            yield f"{where}.status: 'ok', and its own facts say '{word}'; it is '{status}'"
+        unknown = [judge for judge in value.judges if judge not in protocol.judges]
+        if unknown or (key in METRICS and not value.judges):
+            named = f"judge '{unknown[0]}' is not in protocol.judges" if unknown else "missing"
+            yield f"{where}.judges: {named}; the protocol says by which judges a value was measured"
 
 
 def _value(where: str, key: str, value: Value, count: int | None) -> Iterator[str]:
@@ -255,32 +343,34 @@ def _warnings(record: Record) -> Iterator[str]:
 
 
 class _Known:
-    """Records seen so far with their places, by id and by measurement."""
+    """Records seen so far with their places, by id and by their images."""
 
     def __init__(self) -> None:
         self._ids: dict[str, str] = {}
-        self._measurements: dict[str, tuple[str, str]] = {}
+        self._images: dict[str, list[tuple[str, Record]]] = {}
         for record in published.records():
             self.add(f"'{record.id}' as published", record)
 
     def add(self, where: str, record: Record) -> None:
         self._ids.setdefault(record.id, where)
-        if (measurement := _measurement(record)) is not None:
-            self._measurements.setdefault(measurement, (record.id, where))
+        if record.provenance.images_digest is not None:
+            self._images.setdefault(record.provenance.images_digest, []).append((where, record))
 
-    def duplicates(self, record: Record) -> Iterator[str]:
-        """Yield a problem where a record repeats an id or a measurement."""
+    def repeats(self, record: Record) -> tuple[list[str], list[str]]:
+        """Return problems and warnings of a record that repeats an id, a measurement or some of its values."""
         if record.id in self._ids:
-            yield f"id: '{record.id}' stands in another record already, {self._ids[record.id]}"
-            return
-        identifier, where = self._measurements.get(_measurement(record) or "", (None, None))
-        if identifier is not None:
-            yield f"the same images under the same protocol are in record '{identifier}' already, {where}"
-
-
-def _measurement(record: Record) -> str | None:
-    """Return a digest of images, protocol and metrics: equal for repeated records of one measurement."""
-    if record.provenance.images_digest is None:
-        return None
-    protocol = record.protocol.model_dump(mode="json", exclude={"notes"})
-    return digest([protocol, record.provenance.images_digest, sorted(record.values)])
+            return [f"id: '{record.id}' stands in another record already, {self._ids[record.id]}"], []
+        problems, warnings = [], []
+        for where, other in self._images.get(record.provenance.images_digest or "", ()):
+            # Of version 1 less is known than a comparison needs, and the images are the same.
+            old = {record.protocol.items_digest, other.protocol.items_digest} >= {None}
+            shared = [
+                key
+                for key in record.values.keys() & other.values.keys()
+                if old or not protocol_difference(record, other, key)
+            ]
+            if len(shared) == len(record.values) == len(other.values):
+                problems.append(f"the same images under the same protocol are in record '{other.id}' already, {where}")
+            elif shared:
+                warnings.append(f"values.{min(shared)}: of the same images stands in record '{other.id}' too, {where}")
+        return problems, warnings

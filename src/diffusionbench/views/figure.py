@@ -9,6 +9,7 @@ from __future__ import annotations
 import io
 import json
 import textwrap
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,7 +21,7 @@ from diffusionbench.catalog import ALIASES, CATALOG, SIMPLEEVAL, metric_info, re
 from diffusionbench.errors import RequestError
 from diffusionbench.record import Record
 from diffusionbench.registry import require
-from diffusionbench.study.columns import MEASURED, guidance_state
+from diffusionbench.study.columns import MEASURED, declared, guidance_state
 from diffusionbench.study.correlate import fit_line, pearson
 from diffusionbench.study.points import Point, in_set, select_points
 from diffusionbench.views.terminal import ARROWS, UNDEFINED, number, span
@@ -129,8 +130,11 @@ def figure(
     x = "fid"
     if score_set == MEASURED:
         # Only the Inception network gives an FID; laptop-scale results have the Frechet distance of the digits judge.
+        # An FID that fits no column must not change everybody's axis.
         held = {key for record in pool if guidance_state(record) == guidance for key in record.values}
-        x = "fd_digits" if "fid" not in held and "fd_digits" in held else "fid"
+        columns = [c for board in declared().values() if board.records == MEASURED for c in board.columns]
+        fits = any(c.key == "fid" and "fid" in r.values and not c.misfits(r) for r in pool for c in columns)
+        x = "fd_digits" if "fd_digits" in held and not fits else "fid"
     panels = []
     for name in BENCHMARKS:
         if name == "simpleeval" and score_set == MEASURED and "simpleeval_v1" not in present:
@@ -237,9 +241,11 @@ def axis_title(shown: Figure) -> str:
 
 
 def summary(points: Sequence[Point]) -> str:
-    """Return r, its Fisher z interval and n in one line, as `correlate` prints them."""
+    """Return r, its Fisher z interval and n in one line, as `correlate` prints them, and how many are doubtful."""
     one = pearson([p.x for p in points], [p.y for p in points], draws=0)
-    return f"r = {number(one.value)}, 95 % {span(one.fisher)}, n = {one.n}"
+    doubtful = Counter(s for p in points for s in {p.x_value.status, p.y_value.status} - {"ok"})
+    marks = "".join(f", {count} {status}" for status, count in sorted(doubtful.items()))
+    return f"r = {number(one.value)}, 95 % {span(one.fisher)}, n = {one.n}{marks}"
 
 
 def _draw(altair: Any, panel: FigurePanel, styles: Sequence[FamilyStyle], x_title: str) -> Any:

@@ -1,7 +1,7 @@
-"""The rows of a small benchmark from outside DiffusionBench's tree: an axis, a prompt set, a judge and a metric."""
+"""The rows of a small benchmark from outside DiffusionBench's tree: axis, prompt set, judge, metric and source."""
 
 from diffusionbench.axes import AxisSpec
-from diffusionbench.specs import JudgeSpec, MetricSpec, PromptSpec
+from diffusionbench.specs import JudgeSpec, MetricSpec, PromptSpec, SourceSpec
 
 NAMES = ("red", "green", "blue")
 
@@ -34,4 +34,9 @@ METRIC = MetricSpec(
     about="share of images whose strongest channel is the colour asked for",
     judges=("mean_colour",),
     load="diffusionbench_colours.score:ColourAccuracy",
+)
+SOURCE = SourceSpec(
+    name="painter",
+    title="paints the colour that is asked for, with the strength behind the colon",
+    load="diffusionbench_colours.painter:open_painter",
 )

@@ -13,17 +13,18 @@ from typing import Any, Final
 from diffusionbench.record import Record, Value, printed_digits
 from diffusionbench.study import published
 from diffusionbench.study.board import DRAWS, Board, build
-from diffusionbench.study.columns import MEASURED, guidance_state, score_set_of
+from diffusionbench.study.cells import status_of
+from diffusionbench.study.columns import MEASURED, declared, guidance_state, place_of, score_set_of
 from diffusionbench.study.points import in_set
 from diffusionbench.views.figure import GUIDANCE, OTHER, PATHS, STYLES, UNSTATED, Figure, figure
 from diffusionbench.views.site.samples import Store
 from diffusionbench.views.terminal import digits
 
+# Title and description of each set of records; those of the boards stand in `boards.yaml`.
 SETS: Final = {
-    published.PAPER: ("Paper, June 2026", "Figures of the paper (arXiv 2606.24888) and its project page."),
-    published.BLOG: ("Announcement, May 2026", "Figures of the announcement's chart; scored apart from the paper's."),
+    **{name: declared()[name].words for name in (published.PAPER, published.BLOG)},
     MEASURED: ("Measured", "Results measured with this package; every one says how to get it again."),
-    published.REPRODUCIBILITY: ("Re-implementations", "The paper's re-implementations beside the original numbers."),
+    published.REPRODUCIBILITY: declared()[published.REPRODUCIBILITY].words,
 }
 # Rows times draws of the interval of a mean rank: keeps a board of thousands of rows at a second.
 _BUDGET: Final = 250_000
@@ -54,11 +55,13 @@ class Contents:
 
     @cached_property
     def boards(self) -> dict[str, Board]:
-        """Return the leaderboard of each set; large ones draw fewer re-scorings, as their notes say."""
-        found = {}
-        for name in self.sets:
-            rows = max(1, len(in_set(self.records, name)))
-            found[name] = build(self.records, name, draws=min(DRAWS, max(100, _BUDGET // rows)))
+        """Return the boards that have rows or list records; large ones draw fewer re-scorings, as their notes say."""
+        found: dict[str, Board] = {}
+        for spec in declared().values():
+            rows = len(in_set(self.records, spec.records))
+            if rows and "@" not in spec.name:
+                board = build(self.records, spec, draws=min(DRAWS, max(100, _BUDGET // rows)))
+                found |= {spec.name: board} if board.rows or board.listed else {}
         return found
 
     @cached_property
@@ -102,6 +105,28 @@ def metric_page(key: str) -> str:
 def printed(record: Record, key: str) -> str:
     """Return a value as its table printed it, else in a few digits; nothing where the record lacks the metric."""
     return digits(record.values[key].value, printed_digits(record, key)) if key in record.values else ""
+
+
+def doubt(record: Record, key: str) -> str:
+    """Return the status of a value and its reason; nothing where it is ok or absent."""
+    if key not in record.values:
+        return ""
+    status, reason = status_of(record, key)
+    return "" if status == "ok" else f"{status}: {reason}"
+
+
+def mark(record: Record, key: str) -> str:
+    """Return the status of a value in brackets; nothing where it is ok or absent."""
+    found = doubt(record, key).partition(":")[0]
+    return f" ({found})" if found else ""
+
+
+def not_ranked(record: Record, key: str) -> str:
+    """Return why a value takes no place on a board: its status, or the column it misses; nothing where it takes one."""
+    boards = [board for name, board in declared().items() if board.records == score_set_of(record) and "@" not in name]
+    columns = [column for board in boards for column in board.columns if column.key == key]
+    reason = place_of(record, key, columns)[1] if columns else ""
+    return "; ".join(filter(None, [doubt(record, key), reason]))
 
 
 def uncertainty(value: Value) -> str:

@@ -11,6 +11,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from statistics import median
 from typing import Any, Final
 
+from diffusionbench.available import metric_words
 from diffusionbench.catalog import CATALOG, direction, metric_info
 from diffusionbench.record import Record
 from diffusionbench.schema import canonical_json
@@ -24,8 +25,10 @@ from diffusionbench.views.site.contents import (
     caption,
     family_look,
     guidance_words,
+    mark,
     method_page,
     metric_page,
+    not_ranked,
     record_page,
     uncertainty,
 )
@@ -91,6 +94,7 @@ def record_pages(contents: Contents, site: Pages) -> Iterator[tuple[str, str | b
                 samples=sheet,
                 picture=picture,
                 known=any(uncertainty(value) for value in record.values.values()),
+                doubts=dict.fromkeys(filter(None, (mark(record, key).strip(" ()") for key in record.values))),
                 counted=any(value.scored is not None for value in record.values.values()),
             ),
         )
@@ -182,6 +186,7 @@ def metric_pages(contents: Contents, site: Pages) -> Iterator[tuple[str, str]]:
         info = metric_info(key)
         better = direction(key, records[0].values[key]) if records else info.higher_is_better
         entry = {"key": key, "info": info, "better": BETTER[better], "count": len(records)}
+        entry["needs"] = metric_words(key, anywhere=True)
         groups[AXES.get(info.axis, AXES[None])].append(entry)
         paper = re.search(r"arXiv (\d{4}\.\d{4,5})", info.about)
         # A Frechet distance may come out a rounding error below zero; its mathematical range is shown.
@@ -195,6 +200,7 @@ def metric_pages(contents: Contents, site: Pages) -> Iterator[tuple[str, str]]:
         facts = [
             ("key in records", key),
             ("what is computed", info.about or "not described; the metric belongs to another package"),
+            ("how to compute it", metric_words(key, anywhere=True)),
             ("direction", BETTER[better]),
             ("range", " to ".join(ends) + (f" ({info.unit})" if info.unit else "")),
             ("noise of one scoring", noise or "not known: no record states it, and no two published sets hold it"),
@@ -216,16 +222,17 @@ def metric_pages(contents: Contents, site: Pages) -> Iterator[tuple[str, str]]:
 
 
 def _ranked(key: str, records: Sequence[Record], better: bool | None) -> list[dict[str, Any]]:
-    """Return the records of each set, best first, values that are not finite last."""
+    """Return the records of each set, best first; those that take no place come last."""
 
-    def order(record: Record) -> float:
+    def order(record: Record) -> tuple[bool, float]:
         value = record.values[key].value
-        return math.inf if not math.isfinite(value) else -value if better else value
+        return bool(not_ranked(record, key)), math.inf if not math.isfinite(value) else -value if better else value
 
     return [
         {
             "title": _set_title(name),
             "known": any(uncertainty(record.values[key]) for record in held),
+            "noted": any(not_ranked(record, key) for record in held[:_LISTED]),
             "more": max(0, len(held) - _LISTED),
             "records": (held if better is None else sorted(held, key=order))[:_LISTED],
         }

@@ -6,12 +6,14 @@ The first two hand JSON to a script of theirs, which draws, sorts and filters.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
-from dataclasses import is_dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import is_dataclass, replace
 from typing import Any, Final
 
+from diffusionbench.record import Record, Value
 from diffusionbench.shown import few
-from diffusionbench.study.board import Board, BoardRow
+from diffusionbench.study.board import Board, BoardRow, Listed
+from diffusionbench.study.cells import Cell
 from diffusionbench.views.figure import (
     BENCHMARKS,
     OTHER,
@@ -34,10 +36,22 @@ from diffusionbench.views.site.contents import (
     record_page,
 )
 from diffusionbench.views.site.render import Pages, to_json
-from diffusionbench.views.terminal import board_csv, holistic_axes, rank_notes, shown, to_csv, with_error
+from diffusionbench.views.terminal import (
+    board_csv,
+    digits,
+    holistic_axes,
+    rank_notes,
+    shown,
+    status_notes,
+    to_csv,
+    with_error,
+)
 
 # Names shown for one reason why methods are not among the points, before "and N more".
 _NAMED: Final = 12
+# Values and records without a place that a board's page names, and values of one of them.
+_NOTED: Final = 200
+_VALUES: Final = 3
 # Bytes of rows above which the further columns of a board are in its CSV only, so that the page opens at once.
 _BUDGET: Final = 900_000
 _POINT_COLUMNS: Final = (
@@ -88,7 +102,7 @@ def _view(contents: Contents, figure: Figure) -> dict[str, Any]:
                     "page": method_page(record.method),
                     "record": record.id,
                     "x": point.x,
-                    "shown": printed(record, figure.x_key),
+                    "shown": _with_mark(point.x_value, record, figure.x_key),
                 },
             )
         for name, reason in panel.left_out:
@@ -106,7 +120,7 @@ def _view(contents: Contents, figure: Figure) -> dict[str, Any]:
                 "about": panel.about,
                 "problem": panel.problem,
                 "points": [
-                    [places[p.name], p.y, printed(contents.by_id[p.y_record], panel.key), p.y_record]
+                    [places[p.name], p.y, _with_mark(p.y_value, contents.by_id[p.y_record], panel.key), p.y_record]
                     for p in panel.points
                 ],
             }
@@ -114,6 +128,13 @@ def _view(contents: Contents, figure: Figure) -> dict[str, Any]:
         ],
         "leftOut": [f"{reason}: {few([*names], first=_NAMED)}" for reason, names in reasons.items()],
     }
+
+
+def _with_mark(value: Value, record: Record, key: str) -> str:
+    """Return a point's value as its table printed it, with its status unless ok; no table printed a mean of repeats."""
+    alone = value.value == record.values[key].value
+    text = printed(record, key) if alone else digits(value.value)
+    return text if value.status == "ok" else f"{text} ({value.status})"
 
 
 def board_page(contents: Contents, site: Pages) -> Iterator[tuple[str, str]]:
@@ -138,8 +159,8 @@ def _board(name: str, board: Board, every_column: bool) -> dict[str, Any]:
     more = [] if every_column else ["further columns are in the CSV of the data page"]
     return {
         "key": name,
-        "title": SETS[name][0],
-        "about": SETS[name][1],
+        "title": board.title,
+        "about": board.about,
         "axes": axes,
         "kinds": len({row.kind for row in board.rows}),
         "columns": [
@@ -152,13 +173,28 @@ def _board(name: str, board: Board, every_column: bool) -> dict[str, Any]:
             }
             for column in columns
         ],
-        "rows": [_row(row, [column.id for column in columns], axes) for row in board.rows],
+        "rows": [_row(row, [column.id for column in columns], axes, board.statuses) for row in board.rows],
         "notes": [*rank_notes(board), *more],
+        "doubts": status_notes(replace(board, listed=()), columns)[:_NOTED],
+        "listed": [_listed(held) for held in board.listed[:_NOTED]],
+        "unlisted": max(0, len(board.listed) - _NOTED),
     }
 
 
-def _row(row: BoardRow, columns: list[str], axes: list[str]) -> dict[str, Any]:
+def _listed(held: Listed) -> tuple[str, str, str, str]:
+    """Return title, page, some values and reason of a record that stands in no column."""
+    values = [f"{key} {digits(cell.value)}" for key, cell in held.values.items()]
+    return held.title, record_page(held.record), few(values, first=_VALUES), held.reason
+
+
+def _row(row: BoardRow, columns: list[str], axes: list[str], statuses: Sequence[str]) -> dict[str, Any]:
     cells = [row.cells.get(column) for column in columns]
+
+    def shown_cell(cell: Cell) -> tuple[float | None, str, str, str]:
+        """Return what a cell sorts by (None: last, without a place), its text, its record's page, and its reason."""
+        value = finite(cell.value) if cell.status in statuses else None
+        return value, with_error(cell), record_page(cell.record), f"{cell.status}: {cell.reason}" if cell.reason else ""
+
     return {
         "name": row.name,
         "title": row.title,
@@ -171,7 +207,7 @@ def _row(row: BoardRow, columns: list[str], axes: list[str]) -> dict[str, Any]:
         "places": row.places,
         "pareto": row.pareto,
         "axisRanks": [row.axis_ranks.get(axis) for axis in axes],
-        "cells": [cell and (finite(cell.value), with_error(cell), record_page(cell.record)) for cell in cells],
+        "cells": [cell and shown_cell(cell) for cell in cells],
     }
 
 
@@ -194,7 +230,7 @@ def downloads(contents: Contents, site: Pages) -> Iterator[tuple[str, str]]:
         ("data/figure1.json", "the same as JSON", _json(as_dicts)),
     ]
     for name, board in contents.boards.items():
-        about = f"leaderboard, all columns: {SETS[name][0]}"
+        about = f"leaderboard, all columns: {board.title}"
         files.append((f"data/leaderboard-{name}.csv", about, board_csv(board, board.columns)))
         files.append((f"data/leaderboard-{name}.json", "the same as JSON, with ranks and sensitivity", _json(board)))
     # Line by line: a file of thousands of records stays readable by tools that stream.

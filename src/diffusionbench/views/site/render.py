@@ -16,6 +16,11 @@ from diffusionbench.views.site import contents
 from diffusionbench.views.terminal import digits
 
 STYLE: Final = "site.css"
+# Functions of `contents` that templates call.
+_FUNCTIONS: Final = (
+    *("record_page", "method_page", "metric_page"),
+    *("guidance_words", "printed", "uncertainty", "doubt", "mark", "not_ranked"),
+)
 NAVIGATION: Final = (
     ("index.html", "Figure 1"),
     ("leaderboard.html", "Leaderboard"),
@@ -73,8 +78,7 @@ class Pages:
             auto_reload=False,
         )
         self._environment.filters["safe_link"] = safe_link
-        names = ("record_page", "method_page", "metric_page", "guidance_words", "printed", "uncertainty")
-        self._environment.globals |= {name: getattr(contents, name) for name in names}
+        self._environment.globals |= {name: getattr(contents, name) for name in _FUNCTIONS}
         self._environment.globals |= {"metric_info": metric_info, "digits": digits}
         self._markup = require("markupsafe", "site", "The site").Markup
 

@@ -48,15 +48,27 @@
 
   function valueCell(cell) {
     if (!cell) return text("span", "–");
-    const link = text("a", cell[1]);
+    const link = text("a", cell[1], cell[3] ? "doubt" : "");
     link.href = cell[2];
+    if (cell[3]) link.title = cell[3];
     return link;
+  }
+
+  function listedItem([title, page, values, reason]) {
+    const item = text("li", `: ${values}: ${reason}`);
+    const link = text("a", title);
+    link.href = page;
+    item.prepend(link);
+    return item;
   }
 
   function build() {
     const now = setNow();
     byId("about-set").textContent = now.about;
-    byId("notes").replaceChildren(...now.notes.map((line) => text("li", line)));
+    byId("notes").replaceChildren(...[...now.notes, ...now.doubts].map((line) => text("li", line)));
+    byId("listed").replaceChildren(...now.listed.map(listedItem));
+    if (now.unlisted) byId("listed").append(text("li", `and ${now.unlisted} more, in the CSV of the data page`));
+    byId("listed-box").hidden = !now.listed.length;
     document.querySelectorAll('input[name="set"]').forEach((input) => (input.checked = input.value === state.set));
     const families = [...new Set(now.rows.map((row) => data.families[row.family].title))].sort();
     if (!families.includes(state.family)) state.family = "";

@@ -1,0 +1,227 @@
+"""Neighbours within large sets of features: float32 products find candidates, float64 differences decide.
+
+A squared distance |x|^2 + |y|^2 - 2 x.y in float32 is wrong by at most `_slack` times the sum of both norms, so that
+candidates miss no neighbour, and what is a neighbour is told from the features themselves. Sets in which nearly all
+points are candidates, such as collapsed ones, are measured in float64 throughout.
+Source: Higham 2002, Accuracy and Stability of Numerical Algorithms, section 3.1, for the error of a sum of products.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any, Final
+
+import numpy as np
+
+from diffusionbench.stats import GROUPS
+
+# Rows and columns of one tile of distances: 16 MB in float32.
+_TILE: Final = 2048
+# Random points among which a first bound of each radius is looked for.
+_SAMPLE: Final = 5000
+# Neighbours of a point that are measured exactly: enough where a group of a tenth is left out.
+_KEPT: Final = 16
+# Candidates for each point beyond which float64 products are cheaper.
+_MANY: Final = 400
+# Pairs whose differences are formed at once.
+_PAIRS: Final = 1024
+# Numbers in one block of float64 distances: 64 MB.
+_BLOCK_NUMBERS: Final = 8_000_000
+# Squared distances below this share of the largest squared norm are rounding of float64 products: equal points.
+_EQUAL: Final = 1e-13
+
+
+class Points:
+    """Features [n, d] as they were given, seen from a centre near them, so that norms are of the size of distances."""
+
+    def __init__(self, rows: np.ndarray, centre: np.ndarray) -> None:
+        self.rows, self._centre = rows, centre
+        self.norms = np.empty(len(rows))
+        for tile in _tiles(len(rows)):
+            block = self.centred(tile)
+            self.norms[tile] = np.einsum("nd,nd->n", block, block)
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def centred(self, chosen: slice | np.ndarray) -> np.ndarray:
+        """Return chosen rows less the centre, float64."""
+        block: np.ndarray = self.rows[chosen].astype(np.float64)
+        block -= self._centre
+        return block
+
+
+def _tiles(count: int, start: int = 0, size: int = _TILE) -> Iterator[slice]:
+    for first in range(start, count, size):
+        yield slice(first, min(first + size, count))
+
+
+def _slack(points: Points) -> float:
+    """Return the largest relative error of a float32 distance, in whatever order its products are summed."""
+    return (points.rows.shape[1] + 16) * float(np.finfo(np.float32).eps) / 2
+
+
+def _least(x: Points, y: Points, rows: Any, columns: Any) -> np.ndarray:
+    """Return float32 [b, c]: what the squared distances between chosen points are at least."""
+    least = x.centred(rows).astype(np.float32) @ y.centred(columns).astype(np.float32).T
+    least *= np.float32(-2)
+    least += (x.norms[rows] * (1 - _slack(x))).astype(np.float32)[:, None]
+    least += (y.norms[columns] * (1 - _slack(x))).astype(np.float32)
+    return least
+
+
+def _exact(x: Points, y: Points, rows: np.ndarray, columns: np.ndarray) -> np.ndarray:
+    """Return the squared distances [p] of pairs of points."""
+    found = np.empty(len(rows))
+    for chosen in _tiles(len(rows), size=_PAIRS):
+        difference = x.rows[rows[chosen]].astype(np.float64)
+        difference -= y.rows[columns[chosen]]
+        found[chosen] = np.einsum("nd,nd->n", difference, difference)
+    return found
+
+
+def _all(x: Points, y: Points, rows: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Give blocks of chosen rows [b] of x with their squared distances float64 [b, m] to all of y."""
+    floor = _EQUAL * max(x.norms.max(), y.norms.max())
+    step = max(1, _BLOCK_NUMBERS // len(y))
+    for block in (rows[start : start + step] for start in range(0, len(rows), step)):
+        squared, left = np.empty((len(block), len(y))), x.centred(block)
+        for columns in _tiles(len(y)):
+            squared[:, columns] = left @ y.centred(columns).T
+        squared *= -2.0
+        squared += x.norms[block, None]
+        squared += y.norms
+        squared[squared < floor] = 0.0
+        yield block, squared
+
+
+def inside(points: Points, centres: Points, radii: np.ndarray) -> np.ndarray:
+    """Return bool [r, n]: which points lie in a ball, for r sets of squared radii [r, m] of the centres.
+
+    The rim belongs to a ball; a negative radius is a ball around nothing.
+    """
+    found = np.zeros((len(radii), len(points)), dtype=bool)
+    largest = radii.max(axis=0)
+    for rows in _tiles(len(points)):
+        pairs, count = [], 0
+        for columns in _tiles(len(centres)):
+            near = np.flatnonzero(_least(points, centres, rows, columns) <= largest[columns].astype(np.float32))
+            row, column = np.divmod(near, columns.stop - columns.start)
+            pairs.append((row + rows.start, column + columns.start))
+            count += len(near)
+            if count > _MANY * (rows.stop - rows.start):
+                break
+        else:
+            row, column = (np.concatenate(parts) for parts in zip(*pairs, strict=True))
+            squared = _exact(points, centres, row, column)
+            for own, radius in zip(found, radii, strict=True):
+                own[row[squared <= radius[column]]] = True
+            continue
+        for block, squared in _all(points, centres, np.arange(rows.start, rows.stop)):
+            for own, radius in zip(found, radii, strict=True):
+                own[block] = (squared <= radius).any(axis=1)
+    return found
+
+
+def radii(points: Points, k: int, groups: np.ndarray | None = None) -> np.ndarray:
+    """Return the squared distance from each point to its k-th nearest other point.
+
+    Args:
+        groups: of the points, 0..GROUPS - 1, or None.
+
+    Returns:
+        float64 [1, n], and with groups [1 + GROUPS, n]: in row 1 + g without the points of group g, whose own radii are
+        -1 there.
+    """
+    nearest, squared, limit = _nearest(points, k)
+    found = _kth(squared, k, None if groups is None else groups[nearest])
+    # Beyond the limit a nearer point may have been left out.
+    unsure = np.flatnonzero(~(found <= limit).all(axis=0))
+    members = [] if groups is None else [np.flatnonzero(groups == group) for group in range(GROUPS)]
+    for block, distances in _all(points, points, unsure):
+        if groups is None:
+            found[:, block] = _kth(distances, k, None)
+            continue
+        # The k + 1 nearest of each group hold every candidate.
+        parts = [np.partition(distances[:, own], min(k, len(own) - 1), axis=1)[:, : k + 1] for own in members]
+        numbers = np.repeat(np.arange(GROUPS), [part.shape[1] for part in parts])
+        found[:, block] = _kth(np.concatenate(parts, axis=1), k, numbers[None])
+    if groups is not None:
+        found[1 + groups, np.arange(len(points))] = -1.0
+    return found
+
+
+def _kth(squared: np.ndarray, k: int, groups: np.ndarray | None) -> np.ndarray:
+    """Return the k-th smallest [1, b] or, with groups, [1 + GROUPS, b] of squared distances [b, c] to other points.
+
+    Args:
+        squared: one in each row is the point's to itself, which is 0 and does not count.
+        groups: of the points that they lead to, [b, c] or [1, c].
+    """
+    rows = [np.partition(squared, k, axis=1)[:, k]]
+    for group in range(0 if groups is None else GROUPS):
+        rows.append(np.partition(np.where(groups == group, np.inf, squared), k, axis=1)[:, k])
+    return np.stack(rows)
+
+
+def _nearest(points: Points, k: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Return for each point the `_KEPT` that are likely nearest, itself among them.
+
+    Returns:
+        their numbers [n, c]; their squared distances float64 [n, c], infinite where there are fewer; and a limit [n]:
+        all other points are at least that far.
+    """
+    count = len(points)
+    bounds = _bounds(points, min(k + 3, count - 1))
+    found = _candidates(points, bounds)
+    width = min(max(_KEPT, k + 1), count)
+    nearest = np.zeros((count, width), dtype=np.int64)
+    squared = np.full((count, width), np.inf)
+    if found is None:
+        return nearest, squared, np.full(count, -np.inf)
+    row, column, least = found
+    order = np.lexsort((least, row))
+    row, column, least = row[order], column[order], least[order]
+    starts = np.searchsorted(row, np.arange(count + 1))
+    place = np.arange(len(row)) - starts[row]
+    limit, first_left = bounds.astype(np.float64), place == width
+    limit[row[first_left]] = np.minimum(limit[row[first_left]], least[first_left])
+    kept = place < width
+    nearest[row[kept], place[kept]] = column[kept]
+    squared[row[kept], place[kept]] = _exact(points, points, row[kept], column[kept])
+    return nearest, squared, limit
+
+
+def _bounds(points: Points, rank: int) -> np.ndarray:
+    """Return float32 [n]: the square of a distance within which a point has more than `rank` of a random part."""
+    part = np.random.RandomState(0).permutation(len(points))[:_SAMPLE]
+    bounds = np.empty(len(points), dtype=np.float32)
+    for rows in _tiles(len(points)):
+        least = _least(points, points, rows, part)
+        nearest = np.partition(least, min(rank, len(part) - 1), axis=1)
+        bounds[rows] = nearest[:, min(rank, len(part) - 1)]
+    return bounds
+
+
+def _candidates(points: Points, bounds: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray] | None:
+    """Return all ordered pairs (row, column) no further apart than the row's bound, perhaps, with their least distance.
+
+    Each product is formed once for both orders. None where there are too many pairs.
+    """
+    found, total = [], 0
+    for rows in _tiles(len(points)):
+        for columns in _tiles(len(points), rows.start):
+            least = _least(points, points, rows, columns)
+            near = np.flatnonzero(least <= bounds[rows, None])
+            row, column = np.divmod(near, columns.stop - columns.start)
+            found.append((row + rows.start, column + columns.start, least.ravel()[near]))
+            total += len(near)
+            if columns.start != rows.start:
+                near = np.flatnonzero(least <= bounds[columns])
+                row, column = np.divmod(near, columns.stop - columns.start)
+                found.append((column + columns.start, row + rows.start, least.ravel()[near]))
+                total += len(near)
+            if total > _MANY * len(points):
+                return None
+    row, column, least = (np.concatenate(parts) for parts in zip(*found, strict=True))
+    return row, column, least
