@@ -1,5 +1,7 @@
 """From request to record: one pass, the same number by every way, anchors at equal counts, nothing dropped."""
 
+import hashlib
+import json
 from dataclasses import replace
 from typing import ClassVar
 
@@ -14,7 +16,7 @@ from diffusionbench.judges import JUDGES
 from diffusionbench.judges.digits import DigitsJudge
 from diffusionbench.metrics import METRICS, MetricSpec
 from diffusionbench.metrics.metric import Metric
-from diffusionbench.record import Tuning, load
+from diffusionbench.record import PER_SAMPLE, Tuning, attachment, load
 from diffusionbench.references import digits
 from diffusionbench.request import EvalRequest, Evaluation, Sampling
 from diffusionbench.sample import Sample
@@ -412,3 +414,16 @@ def test_the_format_of_images_that_exist_already_is_part_of_the_protocol(ask, no
 def test_what_is_said_of_tuning_stands_in_the_protocol(ask, noise):
     source, tuning = ArraySource(noise(20), np.arange(20) % 10, "noise"), Tuning(split="train", seeds=(1, 2), count=20)
     assert runner.run(ask(tuning=tuning), source).protocol.tuning == tuning
+
+
+def test_values_of_single_images_lie_beside_the_record(ask, noise, write, tmp_path):
+    folder, images = write(tmp_path / "set", noise(20), np.arange(20) % 10), noise(20)
+    record = runner.run(ask(metrics=("accuracy_digits", "is_digits"), reference=None), FolderSource(folder))
+    record.save(tmp_path / "record.json")
+    found = json.loads(attachment(load(tmp_path / "record.json"), tmp_path / "record.json", PER_SAMPLE))
+    assert found["values"].keys() == {"accuracy_digits"}
+    assert np.mean(found["values"]["accuracy_digits"]) == pytest.approx(record.values["accuracy_digits"].value)
+    order = np.argsort(np.arange(20) % 10, kind="stable")
+    hashes = [hashlib.sha256(images[place].tobytes()).hexdigest() for place in order]
+    assert found["samples"] == [[i, f"class/{i // 2}", i % 2, sha256] for i, sha256 in enumerate(hashes)]
+    assert {value.judges for value in record.values.values()} == {("digits",)}
