@@ -53,7 +53,7 @@ def inspect(record: RecordFile, as_json: Json = False) -> None:
 
       diffusionbench inspect record.json --json
 
-      diffusionbench inspect outputs/demo/evals/step-00000600-euler50-guidance1-0-1-n359-seed0.json
+      diffusionbench inspect outputs/demo/evals/pixel-v-0123456789ab.json
     """
     from diffusionbench.record import load
     from diffusionbench.views.terminal import print_record
