@@ -20,7 +20,7 @@ from diffusionbench.judges.float32 import in_float32
 from diffusionbench.judges.judge import Evidence, JudgeFacts
 from diffusionbench.metrics import METRICS, MetricSpec
 from diffusionbench.metrics.metric import Context, Metric
-from diffusionbench.parts import BLOCK, batch_of, in_batches, regrouped
+from diffusionbench.parts import BLOCK, in_batches, regrouped
 from diffusionbench.provenance import check_device
 from diffusionbench.references.reference import JudgedReference
 from diffusionbench.request import Evaluation
@@ -289,13 +289,13 @@ class JudgingPass:
         for _, pixels in images.some([] if unseen else ids[:1]):
             self.evaluation.check_size((pixels.shape[1], pixels.shape[2]))
         read = regrouped(images.some(unseen), BATCH)
-        ahead = next(read, None)
+        held = next(read, None)
         for batch, open_ in zip(listed, absent, strict=True):
             if not open_:
                 yield batch
-            elif ahead is not None and batch_of(ahead[0][0].id, BATCH) == batch_of(batch.samples[0].id, BATCH):
-                yield _only(batch, {sample.id for sample in ahead[0]})._replace(pixels=ahead[1])
-                ahead = next(read, None)
+            elif held is not None and held[0][0].id in {sample.id for sample in batch.samples}:
+                yield _matching(batch, *held)
+                held = next(read, None)
 
     def _listed(self, images: ImageStore, ids: Sequence[int]) -> list[Batch]:
         """Return stored images in batches, without pixels."""
@@ -327,15 +327,16 @@ def _said(of: JudgeFacts | JudgeSpec) -> str:
     return f"{of.precision}, options {canonical_json(dict(of.options))}"
 
 
+def _matching(batch: Batch, samples: Sequence[Sample], pixels: np.ndarray) -> Batch:
+    """Return a batch with its pixels; images that turned out to have changed are left out."""
+    there = {sample.id for sample in samples}
+    rows = [row for row, sample in enumerate(batch.samples) if sample.id in there]
+    hashes = None if batch.hashes is None else [batch.hashes[row] for row in rows]
+    return Batch([batch.samples[row] for row in rows], hashes, pixels)
+
+
 def _hashes(pixels: np.ndarray) -> list[str]:
     return [hashlib.sha256(image.tobytes()).hexdigest() for image in pixels]
-
-
-def _only(batch: Batch, ids: Collection[int]) -> Batch:
-    """Return the samples of a batch that could still be read."""
-    rows = [row for row, sample in enumerate(batch.samples) if sample.id in ids]
-    hashes = None if batch.hashes is None else [batch.hashes[row] for row in rows]
-    return Batch([batch.samples[row] for row in rows], hashes, None)
 
 
 def _rows(evidence: Evidence, rows: Sequence[int]) -> Evidence:

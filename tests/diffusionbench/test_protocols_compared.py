@@ -117,6 +117,14 @@ def test_a_column_holds_the_fields_that_it_insists_on_and_no_others(field):
     assert (held.record, held.reason.split(" is ")[0]) == ("b", path if field != "axis" else "axis")
 
 
+def test_a_column_may_insist_that_a_field_is_stated():
+    records = record("a", items_digest=A), record("b")
+    spec = declare({"metrics": ["fd_digits"], "protocol": {"items_digest": "stated"}})
+    board = build(records, spec, draws=0)
+    assert [row.name for row in board.rows] == ["a"]
+    assert board.listed[0].reason == "items_digest is not stated (the column insists on one)"
+
+
 @pytest.mark.parametrize("kind, name", [("judges", "digits"), ("references", "digits")])
 def test_a_column_accepts_the_digests_of_its_judges_and_references(kind, name):
     used = {"judges": ({"digest": A}, {"digest": B}), "references": ({"name": "x", "digest": A}, {"name": "x"})}[kind]
