@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -24,9 +25,14 @@ from diffusionbench.parts import find_store
 from diffusionbench.record import attachment
 from diffusionbench.references.digits import DigitsReference
 from diffusionbench.source import ArraySource
+from diffusionbench.writing import write_atomic
 
 FACTS = JudgeFacts(name="toy", digest="1" * 64)
 LABELS = np.arange(260) % 10
+
+
+class Killed(BaseException):
+    """As SIGKILL at a file operation: nothing that follows it runs."""
 
 
 def keys(count: int, first: int = 0, asked: str = "") -> list[tuple[str, str]]:
@@ -177,9 +183,6 @@ def test_what_was_judged_is_not_judged_again_after_a_kill(ask, noise, tmp_path, 
     asked = ask(metrics=("is_digits",), reference=None, count=2300)
     whole = runner.run(asked, ArraySource(images, None, "noise"), tmp_path / "undisturbed")
     judged.clear()
-
-    class Killed(BaseException):
-        pass
 
     real = DigitsJudge.__call__
 
@@ -411,3 +414,49 @@ def test_a_lost_chunk_of_evidence_needs_the_judge_again(ask, source, tmp_path, j
     assert METRICS["is_digits"]
     with pytest.raises(DataError, match="is no image store"):
         runner.judge(tmp_path / "nothing", ("is_digits",))
+
+
+def test_killed_at_any_file_that_is_written_no_kept_judgement_is_made_again(ask, source, tmp_path, judged, monkeypatch):
+    asked = ask(metrics=("is_digits",), reference=None, count=260)
+    # Small blocks: evidence is written in between.
+    monkeypatch.setattr("diffusionbench.judging.BLOCK", 100)
+    monkeypatch.setattr("diffusionbench.parts.BLOCK", 100)
+    real_write, real_flush = write_atomic, JudgingPass._keep_pending
+    written = []
+
+    def writes(path, content, at=None):
+        if len(written) == at:
+            raise Killed
+        written.append(path)
+        real_write(path, content)
+
+    def watched(at):
+        written.clear()
+        judged.clear()
+        for module in ("evidence", "store"):
+            monkeypatch.setattr(f"diffusionbench.{module}.write_atomic", partial(writes, at=at))
+        monkeypatch.setattr(JudgingPass, "_keep_pending", keep_pending)
+
+    def keep_pending(self):
+        if not isinstance(sys.exc_info()[1], Killed):
+            real_flush(self)
+
+    watched(None)
+    whole = runner.run(asked, source, tmp_path / "undisturbed")
+    operations = len(written)
+    assert operations > 10
+    for at in range(operations):
+        folder = tmp_path / str(at)
+        watched(at)
+        with pytest.raises(Killed):
+            runner.run(asked, source, folder)
+        kept = 0
+        if list(folder.glob("*/store.json")):
+            found = find_store(folder)
+            evidence = EvidenceStore(found.folder / EVIDENCE)
+            images = [(entry.sha256, "") for entry in found.entries(260)]
+            kept = sum(sum(evidence.known(one.facts, images)) for one in evidence.judges())
+        watched(None)
+        again = runner.run(asked, source, folder)
+        assert sum(judged) == 260 - kept, at
+        assert (again.id, again.values) == (whole.id, whole.values)
