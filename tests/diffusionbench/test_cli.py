@@ -2,6 +2,8 @@
 
 import json
 import re
+import shlex
+import shutil
 import sys
 from dataclasses import replace
 
@@ -11,9 +13,10 @@ from PIL import Image
 
 from diffusionbench import cli
 from diffusionbench.axes import AXES
+from diffusionbench.images import save_png
 from diffusionbench.judges import INCEPTION_FILE
 from diffusionbench.judges.digits import DigitsJudge
-from diffusionbench.record import load
+from diffusionbench.record import load, record_id
 
 
 @pytest.fixture
@@ -94,16 +97,22 @@ def test_a_dry_run_checks_and_scores_nothing(bench, digits_folder, tmp_path):
     assert sorted(path.name for path in tmp_path.iterdir()) == ["images"]
 
 
-def test_stored_images_are_scored_again_without_the_folder(bench, digits_folder, tmp_path):
-    import shutil
-
+def test_stored_images_are_scored_again_as_long_as_the_folder_is_there(bench, digits_folder, tmp_path):
     assert bench("run", digits_folder, "--reference", "digits", "--metrics", "accuracy_digits", "--store", "s")[0] == 0
     direct = json.loads(bench("run", digits_folder, "--reference", "digits", "--metrics", "fd_digits", "--json")[1])
-    shutil.rmtree(digits_folder)
-    code, out, _ = bench("score", "s", "--metrics", "fd_digits", "--json", "--out", "again.json")
+    digits_folder.rename(tmp_path / "elsewhere")
+    code, _, err = bench("score", "s", "--metrics", "fd_digits")
+    assert (code, "are gone: they were moved or deleted. Move them back." in err) == (2, True)
+    (tmp_path / "elsewhere").rename(digits_folder)
+    code, out, _ = bench("score", "s", "--metrics", "fd_digits", "--verify", "--json", "--out", "again.json")
     assert code == 0
     assert json.loads(out)["values"] == direct["values"]
     assert load(tmp_path / "again.json").values["fd_digits"].value == direct["values"]["fd_digits"]["value"]
+    # Files are not copied.
+    shutil.rmtree(digits_folder)
+    code, out, err = bench("score", "s", "--metrics", "fd_digits")
+    assert (code, out) == (2, "")
+    assert "are gone: they were moved or deleted" in err
 
 
 def test_unreadable_images_are_named_and_the_partial_record_is_kept(bench, digits_folder, tmp_path):
@@ -198,7 +207,7 @@ def test_comparison_ends_with_3_where_results_or_rules_differ(bench, digits_fold
     bench("run", digits_folder, *RUN, "--num", "15", "--out", "b.json")
     code, out, _ = bench("compare", "a.json", "b.json")
     assert code == 3
-    assert "protocols differ in count: 20 and 15" in out
+    assert "count: 20 and 15" in out
     for index in range(10):
         Image.fromarray(np.zeros((8, 8, 3), np.uint8)).save(digits_folder / str(index) / f"{index:05d}.png")
     bench("run", digits_folder, *RUN, "--out", "c.json")
@@ -298,6 +307,8 @@ def test_an_axis_says_itself_how_its_images_are_told_apart(bench, digits_folder,
     asked = ("run", digits_folder, "--axis", "words", "--metrics", "simpleeval_shapes_v1")
     claim = digits_folder.parent / "claim.yaml"
     claim.write_text("layout: quick\n")
+    for image in ("public-0/0000/00/0", "public-0/0000/00/1"):
+        save_png(np.zeros((8, 8, 3), np.uint8), digits_folder / f"{image}.png")
     code, out, err = bench(*asked, "--claim", claim, "--dry-run")
     assert code == 0, err
     assert json.loads(out)["prompts"]["layout"] == "quick"
@@ -307,3 +318,50 @@ def test_an_axis_says_itself_how_its_images_are_told_apart(bench, digits_folder,
     _, _, err = bench("run", digits_folder, *RUN, "--claim", claim, "--prompts", "simpleeval_v1")
     assert "axis 'class_conditional' asks for classes, so --prompts, --claim has no meaning there" in err
     assert "unknown axis 'word'. Did you mean 'words'?" in bench("run", digits_folder, *RUN, "--axis", "word")[2]
+
+
+VARIANTS = [
+    (),
+    ("--metrics", "accuracy_digits"),
+    ("--metrics", "accuracy_digits", "--num", 12),
+    ("--method", "my model", "--title", "Mine: 'quoted'", "--family", "vae"),
+    ("--guidance", 2),
+    ("--reference", "digits=REAL"),
+    ("--labels", "LABELS"),
+    ("--trained-with", "inception"),
+]
+
+
+def test_the_command_of_a_record_gives_it_again(bench, digits_folder, tmp_path, noise):
+    np.savez(tmp_path / "my real images.npz", arr_0=noise(40, seed=5))
+    (tmp_path / "my labels.txt").write_text("\n".join("3" * 20))
+    real, labels = "my real images.npz", "my labels.txt"
+    ids = []
+    for place, variant in enumerate(VARIANTS):
+        words = tuple(str(word).replace("REAL", real).replace("LABELS", labels) for word in variant)
+        metrics = () if "--metrics" in words else ("--metrics", "accuracy_digits,fd_digits")
+        reference = () if "--reference" in words else ("--reference", "digits")
+        verbs = [
+            ("run", digits_folder, *metrics, *reference, *words, "--store", f"work{place}"),
+            ("score", f"work{place}", "--metrics", "is_digits,accuracy_digits"),
+        ]
+        for verb in verbs:
+            code, out, err = bench(*verb, "--json")
+            assert code == 0, err
+            first = json.loads(out)
+            code, _, err = bench(*shlex.split(first["provenance"]["command"])[1:], "--out", "again.json")
+            assert code == 0, (first["provenance"]["command"], err)
+            again = load(tmp_path / "again.json")
+            assert again.id == record_id(again) == first["id"], verb
+            assert again.provenance.command == first["provenance"]["command"] + " --out again.json"
+            ids.append(first["id"])
+    # What a method was trained with is no part of what was measured, so the last is the first again.
+    assert ids[0] == ids[-2]
+    assert len({*ids[:-1:2]}) == len(VARIANTS) - 1
+
+
+def test_a_generator_that_was_trained_with_a_judge_is_flagged_on_its_metrics(bench, digits_folder):
+    code, out, _ = bench("run", digits_folder, *RUN, "--trained-with", "digits", "--trained-with", "dinov2", "--json")
+    record = json.loads(out)
+    assert (code, record["trained_with"]) == (0, ["digits", "dinov2"])
+    assert {value["status"] for value in record["values"].values()} == {"flagged"}

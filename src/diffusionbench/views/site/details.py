@@ -222,11 +222,11 @@ def metric_pages(contents: Contents, site: Pages) -> Iterator[tuple[str, str]]:
 
 
 def _ranked(key: str, records: Sequence[Record], better: bool | None) -> list[dict[str, Any]]:
-    """Return the records of each set, best first; doubtful values come last, and before them those not finite."""
+    """Return the records of each set, best first; those that take no place come last."""
 
     def order(record: Record) -> tuple[bool, float]:
         value = record.values[key].value
-        return bool(mark(record, key)), math.inf if not math.isfinite(value) else -value if better else value
+        return bool(not_ranked(record, key)), math.inf if not math.isfinite(value) else -value if better else value
 
     return [
         {
