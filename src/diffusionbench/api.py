@@ -192,11 +192,10 @@ def _images(
         if read is not None:
             raise RequestError(f"labels were given, and {given.description} has its own. Leave them out.")
         return given
-    if evaluation.prompts is not None:
+    if (prompts := evaluation.prompts) is not None:
         if read is not None:
             raise RequestError("labels were given, and the images are told apart by their prompts. Leave them out.")
-        prompts = evaluation.prompts
-        return open_prompt_images(given, [*map(prompts.sample, range(prompts.count))], prompts.images_per_prompt)
+        return open_prompt_images(given, prompts.samples(), prompts.images_per_prompt)
     return open_source(given, read, evaluation.classes)
 
 

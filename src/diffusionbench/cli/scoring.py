@@ -39,7 +39,7 @@ if TYPE_CHECKING:
 
 Images = Annotated[
     Path,
-    typer.Argument(help="folder of images, .npz with arr_0 uint8 [N, H, W, 3], or module:function (docs/python.md)"),
+    typer.Argument(help="folder or .tar of images, .npz with arr_0, or module:function (docs/python.md)"),
 ]
 
 
@@ -81,6 +81,8 @@ def run(
       diffusionbench run images.npz --reference digits --metrics fd_digits --store work/ --part 2/8
 
       diffusionbench run samples/ --axis t2i --metrics simpleeval_shapes_v1 --claim claim.yaml
+
+      diffusionbench run grids/ --axis t2i --metrics simpleeval_v1 --layout grid:2x2
 
       diffusionbench run my_model:generate --classes 10 --num 1000 --metrics accuracy_digits
     """
@@ -184,6 +186,9 @@ def score(
     store: StoreFolder,
     real: RealImages,
     metrics: Metrics = "",
+    verify: Annotated[
+        bool, typer.Option("--verify", help="read and hash all images first, also those that judges have seen")
+    ] = False,
     out: Out = None,
     device: Device = "cpu",
     as_json: Json = False,
@@ -202,9 +207,16 @@ def score(
     from diffusionbench.views.terminal import progress_line
 
     _check_options(out)
-    asked: dict[str, Any] = {"device": device, "progress": progress_line(), "command": _command()}
     with _file_errors(store):
-        record = rescore(store, _names(metrics), **asked, **_real_images(real))
+        record = rescore(
+            store,
+            _names(metrics),
+            device=device,
+            progress=progress_line(),
+            command=_command(),
+            verify=verify,
+            **_real_images(real),
+        )
     _finish(record, out, as_json)
 
 
@@ -263,6 +275,8 @@ def _asked(
 
     for option in ("method", "title", "family"):
         _check_text(option, getattr(generator, option))
+    for name in generator.trained_with or ():
+        _check_text("trained-with", name)
     claim = None if generator.claim is None else read_claim(generator.claim)
     made = None
     if is_named(str(images)):
@@ -283,6 +297,7 @@ def _asked(
         title=generator.title or name,
         family=generator.family,
         seed=generator.seed or 0,
+        trained_with=tuple(generator.trained_with or ()),
         **{"sampling": sampling, **facts_of(made), **classes},
         **_real_images(real),
     )
@@ -297,8 +312,9 @@ def _made(named: str, name: str, generator: Generator) -> ImageSource:
     """Return a function or another source by its name."""
     from diffusionbench.callables import BATCH, as_source, facts_of, open_named
 
-    if generator.labels is not None:
-        raise RequestError(f"--labels is of images that exist already, and {named} makes them. Leave it out.")
+    for option in ("labels", "layout"):
+        if getattr(generator, option) is not None:
+            raise RequestError(f"--{option} is of images that exist already, and {named} makes them. Leave it out.")
     source = as_source(open_named(named), name, generator.batch or BATCH, generator.version)
     if generator.guidance is not None and "sampling" in facts_of(source):
         raise RequestError(f"--guidance {generator.guidance:g} was given, and {named} states its own. Leave it out.")
@@ -397,8 +413,7 @@ def _opened(
     if not isinstance(images, Path):
         source, found = images, evaluation.full_count if images.labels is None else len(images.labels)
     elif (prompts := evaluation.prompts) is not None:
-        wanted = [*map(prompts.sample, range(prompts.count))]
-        source, found = open_prompt_images(images, wanted, prompts.images_per_prompt, layout), len(wanted)
+        source, found = open_prompt_images(images, prompts.samples(), prompts.images_per_prompt, layout), prompts.count
     else:
         labels = None if generator.labels is None else read_labels(generator.labels)
         source = open_source(images, labels, evaluation.classes, layout)
