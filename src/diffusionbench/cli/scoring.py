@@ -268,15 +268,16 @@ def _asked(
     images: Path, generator: Generator, real: RealImages, metrics: tuple[str, ...]
 ) -> tuple[Evaluation, ImageSource, list[str]]:
     """Return a checked evaluation, its images, and what was left out of files, which is also said."""
+    from diffusionbench.api import generator_fields
     from diffusionbench.benchmarks.simpleeval.claims import read_claim
-    from diffusionbench.callables import facts_of, is_named
-    from diffusionbench.record import Guidance
-    from diffusionbench.request import EvalRequest, Sampling
+    from diffusionbench.callables import is_named
+    from diffusionbench.request import EvalRequest
 
     for option in ("method", "title", "family"):
         _check_text(option, getattr(generator, option))
-    for name in generator.trained_with or ():
-        _check_text("trained-with", name)
+    trained = generator.trained_with or ()
+    for judge in trained:
+        _check_text("trained-with", judge)
     claim = None if generator.claim is None else read_claim(generator.claim)
     made = None
     if is_named(str(images)):
@@ -285,8 +286,6 @@ def _asked(
     else:
         name = generator.method or printable(images.resolve().stem) or "images"
         _check_generator(images, generator)
-    classes = {} if generator.classes is None else {"num_classes": generator.classes}
-    sampling = Sampling(guidance=None if generator.guidance is None else Guidance(scale=generator.guidance))
     request = EvalRequest(
         axis=generator.axis,
         metrics=metrics,
@@ -297,8 +296,7 @@ def _asked(
         title=generator.title or name,
         family=generator.family,
         seed=generator.seed or 0,
-        trained_with=tuple(generator.trained_with or ()),
-        **{"sampling": sampling, **facts_of(made), **classes},
+        **generator_fields(made or images, generator.guidance, generator.classes, trained),
         **_real_images(real),
     )
     evaluation, source = _opened(request, made or images, generator, claim)
@@ -310,15 +308,9 @@ def _asked(
 
 def _made(named: str, name: str, generator: Generator) -> ImageSource:
     """Return a function or another source by its name."""
-    from diffusionbench.callables import BATCH, as_source, facts_of, open_named
+    from diffusionbench.callables import BATCH, as_source, open_named
 
-    for option in ("labels", "layout"):
-        if getattr(generator, option) is not None:
-            raise RequestError(f"--{option} is of images that exist already, and {named} makes them. Leave it out.")
-    source = as_source(open_named(named), name, generator.batch or BATCH, generator.version)
-    if generator.guidance is not None and "sampling" in facts_of(source):
-        raise RequestError(f"--guidance {generator.guidance:g} was given, and {named} states its own. Leave it out.")
-    return source
+    return as_source(open_named(named), name, generator.batch or BATCH, generator.version)
 
 
 def _check_generator(images: Path, generator: Generator) -> None:
@@ -402,22 +394,12 @@ def _opened(
     request: EvalRequest, images: Path | ImageSource, generator: Generator, claim: ClaimFile | None
 ) -> tuple[Evaluation, ImageSource]:
     """Return a checked evaluation and its images, as the axis tells them apart; without a count, of all images."""
+    from diffusionbench.api import open_images
     from diffusionbench.benchmarks.simpleeval.verification import compare_again
-    from diffusionbench.layouts import parse_layout
     from diffusionbench.request import Evaluation
-    from diffusionbench.source import open_prompt_images, open_source, read_labels
 
     evaluation = Evaluation(request)
-    layout = None if generator.layout is None else parse_layout(generator.layout)
-    source: ImageSource
-    if not isinstance(images, Path):
-        source, found = images, evaluation.full_count if images.labels is None else len(images.labels)
-    elif (prompts := evaluation.prompts) is not None:
-        source, found = open_prompt_images(images, prompts.samples(), prompts.images_per_prompt, layout), prompts.count
-    else:
-        labels = None if generator.labels is None else read_labels(generator.labels)
-        source = open_source(images, labels, evaluation.classes, layout)
-        found = len(source.labels)
+    source, found = open_images(images, evaluation, generator.labels, generator.layout)
     evaluation = evaluation.updated(count=generator.count or found, classes=getattr(source, "classes", None))
     if request.metrics:
         evaluation.check(source)
