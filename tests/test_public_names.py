@@ -7,6 +7,8 @@ import pytest
 import torch
 
 NAMES = {
+    "diffusionbench": {"evaluate": "source metrics reference", "compare": "first second", "load": "path"},
+    "nanogen": {"load": "path device"},
     "diffusionbench.metrics.frechet": {
         "moments": "features",
         "frechet_distance": "mean_a cov_a mean_b cov_b",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import shlex
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,7 @@ from diffusionbench import bounds, runner
 from diffusionbench.axes import AXES
 from diffusionbench.callables import BATCH, as_source, examine, facts_of, importable, is_named, open_named, to_images
 from diffusionbench.errors import RequestError
+from diffusionbench.layouts import parse_layout
 from diffusionbench.metrics import METRICS
 from diffusionbench.prompts import PromptChoice
 from diffusionbench.record import Guidance, Record, breaches, load
@@ -29,6 +30,9 @@ from diffusionbench.writing import check_place
 
 Source = str | Path | np.ndarray | Tensor | Sequence[Image] | Callable[..., Any] | ImageSource
 """What can be scored: a folder or .npz, images in memory, a function or its name "module:function", or a source."""
+
+Labels = Sequence[int] | str | Path | None
+"""Classes of images that exist already, or a file with one a line."""
 
 # Fields of a request, as users call them here.
 _CALLED = {"count": "num", "num_classes": "classes", "method": "name"}
@@ -44,11 +48,13 @@ def evaluate(
     prompts: str | PromptChoice | None = None,
     num: int | None = None,
     classes: int | None = None,
-    labels: Sequence[int] | str | Path | None = None,
+    labels: Labels = None,
+    layout: str | None = None,
     name: str | None = None,
     title: str | None = None,
     family: str | None = None,
     guidance: float | None = None,
+    trained_with: Sequence[str] = (),
     seed: int = 0,
     axis: str | None = None,
     batch: int = BATCH,
@@ -70,8 +76,10 @@ def evaluate(
         num: images to score; by default all that exist already, or a complete evaluation of a generator.
         classes: ask a function for labels 0 .. classes - 1, in turn; by default for those of the reference.
         labels: of images that exist already, or a file with one a line.
+        layout: of files, as in docs/data.md; by default it is recognised.
         name, title, family: what the record calls the generator.
         guidance: scale that the images are made with, for the record.
+        trained_with: judges that the generator was trained with; values that reduce their evidence are flagged.
         seed: from which the seeds of a function's samples follow.
         axis: see `diffusionbench ls axes`; by default the one of prompts where a prompt set is asked for.
         batch: most images to ask a function for at once.
@@ -92,19 +100,13 @@ def evaluate(
     if store is not None:
         check_place(Path(store), "folder")
     choice, axis = _prompts(keys, prompts, axis)
-    given, called = _given(source, name, batch, version)
-    real = {
-        **_real_images(reference),
-        "reference_extractors": (reference_extractor,) if isinstance(reference_extractor, str) else reference_extractor,
-        "reference_role": reference_role,
-    }
-    facts = {} if isinstance(given, Path) else facts_of(given)
-    if guidance is not None and "sampling" in facts:
-        raise RequestError(f"guidance={guidance} was given, and the source states its own. Leave it out.")
+    given, called = _given(source, name, labels, batch, version)
+    extractors = (reference_extractor,) if isinstance(reference_extractor, str) else reference_extractor
     fields = {
-        "sampling": Sampling(guidance=None if guidance is None else Guidance(scale=guidance)),
-        **facts,
-        **({} if classes is None else {"num_classes": classes}),
+        **generator_fields(given, guidance, classes, trained_with),
+        **_real_images(reference),
+        "reference_extractors": extractors,
+        "reference_role": reference_role,
         "axis": axis,
         "metrics": keys,
         "prompts": choice,
@@ -113,16 +115,18 @@ def evaluate(
         "method": called,
         "title": title or called,
         "family": family,
-        **real,
     }
     evaluation = Evaluation(_request(fields))
-    images = _images(given, evaluation, labels)
-    if exists_already(images) and classes is not None:
-        raise RequestError(f"classes={classes} was given, and {images.description} holds images already. Leave it out.")
+    images, found = open_images(given, evaluation, None if isinstance(given, ArraySource) else labels, layout)
     options: dict[str, Any] = {"num": num, "classes": classes, "labels": labels, "title": title, "family": family}
-    options |= {"guidance": guidance, "seed": seed or None, "batch": None if batch == BATCH else batch}
+    options |= {
+        "layout": layout,
+        "guidance": guidance,
+        "seed": seed or None,
+        "batch": None if batch == BATCH else batch,
+    }
     evaluation = evaluation.updated(
-        count=num or _number(images, evaluation),
+        count=num or found,
         classes=getattr(images, "classes", None),
         command=_command(source, evaluation.request, options),
     )
@@ -163,11 +167,13 @@ def _prompts(
     return choice, axis
 
 
-def _given(source: Any, name: str | None, batch: int, version: str | None) -> tuple[Path | ImageSource, str]:
+def _given(
+    source: Any, name: str | None, labels: Labels, batch: int, version: str | None
+) -> tuple[Path | ImageSource, str]:
     """Return a path or an opened source, and what the record calls the generator."""
     if isinstance(source, np.ndarray | Tensor | list | tuple):
         images, _ = to_images(source, len(source), "the caller")
-        return ArraySource(images, None, "images in memory"), name or "images"
+        return ArraySource(images, _read(labels), "images in memory"), name or "images"
     if isinstance(source, str | Path):
         if not is_named(str(source)):
             return Path(source), name or printable(Path(source).resolve().stem) or "images"
@@ -181,28 +187,59 @@ def _given(source: Any, name: str | None, batch: int, version: str | None) -> tu
     return as_source(source, called, batch, version), called
 
 
-def _images(
-    given: Path | ImageSource, evaluation: Evaluation, labels: Sequence[int] | str | Path | None
-) -> ImageSource:
-    """Return a source with its labels, opening a path as the evaluation needs it."""
-    read = read_labels(Path(labels)) if isinstance(labels, str | Path) else labels
-    if isinstance(given, ArraySource):
-        return given if read is None else ArraySource(given.array, read, given.description)
+def _read(labels: Labels) -> Sequence[int] | None:
+    return read_labels(Path(labels)) if isinstance(labels, str | Path) else labels
+
+
+def open_images(
+    given: Path | ImageSource, evaluation: Evaluation, labels: Labels, layout: str | None
+) -> tuple[ImageSource, int]:
+    """Open a path as an evaluation needs it, by classes or by prompts; a source is there already.
+
+    Args:
+        labels: of images that exist already, or a file with one a line, in place of their folders' names.
+        layout: where each image lies, in place of the one that is recognised.
+
+    Returns:
+        The source, and how many images there are to score: all that exist, or a complete evaluation of a generator.
+
+    Raises:
+        UserError: if there are no images, or labels or layout have no meaning for them.
+    """
     if not isinstance(given, Path):
-        if read is not None:
-            raise RequestError(f"labels were given, and {given.description} has its own. Leave them out.")
-        return given
-    if evaluation.prompts is not None:
-        if read is not None:
-            raise RequestError("labels were given, and the images are told apart by their prompts. Leave them out.")
-        prompts = evaluation.prompts
-        return open_prompt_images(given, [*map(prompts.sample, range(prompts.count))], prompts.images_per_prompt)
-    return open_source(given, read, evaluation.classes)
+        if unused := [name for name, value in (("labels", labels), ("layout", layout)) if value is not None]:
+            raise RequestError(
+                f"{' and '.join(unused)} tells files apart, and {given.description} is none. Leave it out."
+            )
+        return given, evaluation.full_count if given.labels is None else len(given.labels)
+    read = _read(labels)
+    kind, prompts = None if layout is None else parse_layout(layout), evaluation.prompts
+    if prompts is None:
+        images = open_source(given, read, evaluation.classes, kind)
+        return images, len(images.labels)
+    if read is not None:
+        raise RequestError("labels were given, and the images are told apart by their prompts. Leave them out.")
+    wanted = prompts.samples()
+    return open_prompt_images(given, wanted, prompts.images_per_prompt, kind), len(wanted)
 
 
-def _number(images: ImageSource, evaluation: Evaluation) -> int:
-    """Return how many images there are to score: all that exist, or a complete evaluation of a generator."""
-    return evaluation.full_count if images.labels is None else len(images.labels)
+def generator_fields(
+    given: Path | ImageSource, guidance: float | None, classes: int | None, trained_with: Iterable[str]
+) -> dict[str, Any]:
+    """Return the fields of a request about how the images are made: those given, and what only the source knows.
+
+    Raises:
+        RequestError: if the source knows better, or the images exist already.
+    """
+    facts = {} if isinstance(given, Path) else facts_of(given)
+    if guidance is not None and "sampling" in facts:
+        raise RequestError(f"guidance={guidance} was given, and the source states its own. Leave it out.")
+    if classes is not None and (isinstance(given, Path) or exists_already(given)):
+        raise RequestError(f"classes={classes} was given, and the source holds images already. Leave it out.")
+    sampling = Sampling(guidance=None if guidance is None else Guidance(scale=guidance))
+    trained = tuple(sorted({*trained_with, *facts.get("trained_with", ())}))
+    asked = {} if classes is None else {"num_classes": classes}
+    return {"sampling": sampling, **facts, **asked, "trained_with": trained}
 
 
 def _real_images(reference: str | Path | Mapping[str, str | Path] | None) -> dict[str, Any]:
@@ -226,6 +263,7 @@ def _command(source: Any, request: EvalRequest, options: Mapping[str, Any]) -> s
     pairs = [(option, value) for option, value in given.items() if value is not None]
     pairs += [("reference", f"{judge}={one}") for judge, one in request.references.items()]
     pairs += [("reference-extractor", one) for one in request.reference_extractors]
+    pairs += [("trained-with", one) for one in request.trained_with]
     return printable(shlex.join([*words, *(word for option, value in pairs for word in (f"--{option}", str(value)))]))
 
 

@@ -142,7 +142,7 @@ class CallableSource:
             return self.function(**given)
         except (UserError, RunError):
             raise
-        except Exception as error:
+        except (Exception, SystemExit) as error:
             if lacking(error):
                 raise
             last = traceback.extract_tb(error.__traceback__)[-1]
@@ -299,7 +299,7 @@ def open_named(text: str) -> Function | ImageSource:
     if name in SOURCES:
         return SOURCES.load(name)(rest)
     shown = printable(clipped(text, 200))
-    remedy = "Name MODULE:FUNCTION, with a module that Python finds from this folder."
+    remedy = "No file is called so either. Name one, or MODULE:FUNCTION of a module that Python finds from this folder."
     if not re.fullmatch(r"[A-Za-z_]\w*(\.\w+)*", name) or not rest:
         raise RequestError(f"source '{shown}' names no function. {remedy}")
     if (here := os.getcwd()) not in sys.path:
@@ -307,8 +307,8 @@ def open_named(text: str) -> Function | ImageSource:
     importlib.invalidate_caches()
     try:
         found: Any = importlib.import_module(name)
-    # The module of another person raises whatever Python does.
-    except Exception as error:
+    # The module of another person raises whatever Python does, and a script may end the program.
+    except (Exception, SystemExit) as error:
         raise RequestError(
             f"source '{shown}': module '{name}' cannot be imported: {type(error).__name__}: {first_line(error)}. "
             f"{remedy}"

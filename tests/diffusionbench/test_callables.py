@@ -195,6 +195,8 @@ def test_an_exception_names_function_and_place():
 
     with pytest.raises(RequestError, match="in its own words"):
         CallableSource(refuse).images(labelled(2))
+    with pytest.raises(RunError, match="raised SystemExit: 1"):
+        CallableSource(lambda labels: sys.exit(1)).images(labelled(2))
 
 
 def jitter(levels):
@@ -255,6 +257,7 @@ def here(tmp_path, monkeypatch):
         "class Net:\n    def sample(self, labels): ...\nnet = Net()\ndef generate(labels, seeds): ...\nSIZE = 8\n"
     )
     (tmp_path / "my_broken.py").write_text("raise KeyError('weights')\n")
+    (tmp_path / "my_script.py").write_text("raise SystemExit(3)\n")
     yield tmp_path
     for name in {*sys.modules} - modules:
         if name.startswith("my_"):
@@ -271,6 +274,7 @@ def test_functions_are_opened_by_name_from_the_current_folder(here):
     [
         ("my_absent:generate", "module 'my_absent' cannot be imported: ModuleNotFoundError"),
         ("my_broken:generate", "module 'my_broken' cannot be imported: KeyError: 'weights'"),
+        ("my_script:generate", "module 'my_script' cannot be imported: SystemExit: 3"),
         ("my_generator:generat", "no 'generat' in it. Did you mean 'generate'?"),
         ("my_generator:net.draw", "no 'draw' in it. Known: sample"),
         ("my_generator:SIZE", "an object of type int, and no function"),

@@ -14,6 +14,7 @@ import diffusionbench as db
 from diffusionbench.errors import DataError, RequestError, RunError
 from diffusionbench.references import digits
 from diffusionbench.sample import noise_seed
+from diffusionbench.source import ConstantSource
 
 SRC = Path(db.__file__).parents[1]
 
@@ -147,6 +148,26 @@ def test_arrays_are_scored_with_their_labels():
         db.evaluate(images, labels=labels.tolist(), classes=10, **ask)
 
 
+def test_what_a_model_was_trained_with_is_flagged(draw):
+    record = db.evaluate(draw, metrics="accuracy_digits", classes=10, num=20, trained_with=["digits"])
+    assert record.values["accuracy_digits"].status == "flagged"
+    assert record.trained_with == ("digits",)
+
+
+def test_a_source_is_scored_as_it_is():
+    record = db.evaluate(ConstantSource((8, 8)), metrics="accuracy_digits", classes=10, num=20, name="grey")
+    assert (record.provenance.source, record.protocol.count) == ("constant grey 128", 20)
+
+
+def test_a_function_of_seeds_alone_is_scored_where_no_class_counts(real):
+    def draw(seeds):
+        return np.stack([real[seed % 10][seed % 100] for seed in seeds])
+
+    assert db.evaluate(draw, metrics="fd_digits", reference="digits", num=40).values["fd_digits"].scored == 40
+    with pytest.raises(RequestError, match="takes no 'labels'"):
+        db.evaluate(draw, metrics="accuracy_digits", reference="digits", num=40)
+
+
 def test_prompts_are_asked_for_one_by_one():
     from diffusionbench.prompts import PromptChoice, open_prompts
 
@@ -177,11 +198,12 @@ def test_prompts_are_asked_for_one_by_one():
         ({"classes": 0}, "classes: "),
         ({"batch": 0}, "batch=0"),
         ({"source": 3}, "an object of type int"),
-        ({"source": "no/such/folder"}, "no such file or folder"),
+        ({"source": "no/such/folder", "classes": None}, "no such file or folder"),
+        ({"source": "no/such/folder"}, "holds images already"),
         ({"source": "no_such_module:f"}, "module 'no_such_module' cannot be imported"),
         ({"source": lambda prompts: None}, "takes no 'labels'"),
         ({"classes": None}, "has no label"),
-        ({"labels": [1, 2]}, "Leave them out"),
+        ({"labels": [1, 2]}, "labels tells files apart"),
         ({"store": __file__}, "it is no folder"),
     ],
 )

@@ -78,7 +78,7 @@ def test_the_command_of_a_record_gives_it_again(bench, given, write, noise):
     source = sources.get(given) or db.callables.open_named("my_functions:generate")
     ask = {"metrics": ["accuracy_digits", "fd_digits"], "reference": "digits", "num": 30, "title": "a 'title'"}
     if given != "folder":
-        ask |= {"seed": 5, "batch": 7, "guidance": 1.5}
+        ask |= {"seed": 5, "batch": 7, "guidance": 1.5, "trained_with": ["digits"]}
     record = db.evaluate(source, name="mine", **ask)
     program, *words = shlex.split(record.provenance.command)
     assert program == "diffusionbench"
@@ -86,6 +86,7 @@ def test_the_command_of_a_record_gives_it_again(bench, given, write, noise):
     assert code == 0, err
     assert json.loads(out)["id"] == record.id
     assert json.loads(out)["title"] == "a 'title'"
+    assert json.loads(out)["trained_with"] == list(record.trained_with)
 
 
 def test_what_has_no_name_has_no_command(bench):
@@ -131,7 +132,7 @@ def test_a_dry_run_calls_nothing(bench):
         (("my_functions:nothing", *ASK), "no 'nothing' in it"),
         (("my_functions:wrong", *ASK), r"returned NumPy uint8 \[2, 8, 8\]"),
         (("my_functions:shaded", *ASK), "takes no 'labels'"),
-        (("my_functions:generate", *ASK, "--labels", "labels.txt"), "--labels is of images that exist"),
+        (("my_functions:generate", *ASK, "--labels", "labels.txt"), "labels tells files apart"),
         (("my_functions:generate", *ASK, "--store", "kept", "--part", "1/2"), "Name one with --version"),
         (("drawn", *ASK), "--classes is for functions"),
         (("drawn", "--metrics", "fd_digits", "--seed", "1", "--version", "2"), "--seed, --version is for functions"),

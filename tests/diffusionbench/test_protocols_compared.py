@@ -165,6 +165,15 @@ def test_a_judge_that_only_one_record_names_is_a_difference_of_its_metrics_only(
     assert protocol_difference(*records, "fd_digits") == {}
 
 
+@pytest.mark.parametrize("one, other, alike", [
+    (None, "png", True), ("npz", "png+raw", True), ("png", "jpeg", False), (None, "jpeg+png", False),
+    ("jpeg", "jpeg", True), ("jpeg", "webp", False), ("png", "unknown", False),
+])  # fmt: skip
+def test_formats_that_keep_every_pixel_are_one(one, other, alike):
+    records = record("a", image_format=one), record("b", image_format=other)
+    assert protocol_difference(*records, "fd_digits") == ({} if alike else {"image_format": (one, other)})
+
+
 def test_a_metric_without_real_images_does_not_care_which_others_were_compared_with():
     records = [record(name, references={"digits": ReferenceUsed(name=name)}) for name in "ab"]
     assert protocol_difference(*records, "accuracy_digits") == {}

@@ -15,8 +15,11 @@ from PIL import Image
 from tiny import MODEL, QUIET, losses
 from typer.testing import CliRunner
 
-from diffusionbench.errors import UserError
+import diffusionbench as db
+import nanogen
+from diffusionbench.errors import RequestError, UserError
 from diffusionbench.record import load
+from diffusionbench.sample import noise_seed
 from nanogen.cli import app
 from nanogen.config import compose, differences
 from nanogen.evaluate import evaluate_run
@@ -124,6 +127,23 @@ def test_the_first_images_of_an_evaluation_follow_the_prompt_sets_seeds(run, tmp
     moved = [dataclasses.replace(samples[0], id=9)]
     other = NetworkSource(loaded.pipeline(["eval.seed=5", "eval.batch_size=4"]), "test")
     assert np.array_equal(other.images(moved), source.images(samples[:1]))
+
+
+def test_prompts_are_drawn_and_scored_from_python(run, tmp_path):
+    texts = ["two red circles", "a blue square above a green triangle"]
+    call("sample", run, "--prompt", texts[0], "--num", 2, "--seed", 3, "--out", tmp_path / "images.npz")
+    with np.load(tmp_path / "images.npz") as archive:
+        images = archive["arr_0"]
+    model = nanogen.load(run)
+    seeds = [noise_seed(3, "sample", place) for place in range(2)]
+    assert np.array_equal(model.sample(prompts=texts[:1] * 2, seeds=seeds), images)
+    other = model.sample(prompts=texts, seeds=seeds)
+    assert other.shape == images.shape
+    with pytest.raises(RequestError, match="draws captions"):
+        model.sample(labels=[1])
+    own = evaluate_run(run, [], tuned=False, out=tmp_path / "own.json")
+    ask = {"metrics": "simpleeval_shapes_v1", "num": BLOCK, "batch": model.loaded.config.eval.batch_size}
+    assert db.evaluate(model.sample, **ask).provenance.images_digest == own.provenance.images_digest
 
 
 def test_interrupted_training_continues_to_the_same_weights(words, run, tmp_path):

@@ -39,7 +39,7 @@ if TYPE_CHECKING:
 
 Images = Annotated[
     Path,
-    typer.Argument(help="folder of images, .npz with arr_0 uint8 [N, H, W, 3], or module:function (docs/python.md)"),
+    typer.Argument(help="folder or .tar of images, .npz with arr_0, or module:function (docs/python.md)"),
 ]
 
 
@@ -81,6 +81,8 @@ def run(
       diffusionbench run images.npz --reference digits --metrics fd_digits --store work/ --part 2/8
 
       diffusionbench run samples/ --axis t2i --metrics simpleeval_shapes_v1 --claim claim.yaml
+
+      diffusionbench run grids/ --axis t2i --metrics simpleeval_v1 --layout grid:2x2
 
       diffusionbench run my_model:generate --classes 10 --num 1000 --metrics accuracy_digits
     """
@@ -184,6 +186,9 @@ def score(
     store: StoreFolder,
     real: RealImages,
     metrics: Metrics = "",
+    verify: Annotated[
+        bool, typer.Option("--verify", help="read and hash all images first, also those that judges have seen")
+    ] = False,
     out: Out = None,
     device: Device = "cpu",
     as_json: Json = False,
@@ -202,9 +207,16 @@ def score(
     from diffusionbench.views.terminal import progress_line
 
     _check_options(out)
-    asked: dict[str, Any] = {"device": device, "progress": progress_line(), "command": _command()}
     with _file_errors(store):
-        record = rescore(store, _names(metrics), **asked, **_real_images(real))
+        record = rescore(
+            store,
+            _names(metrics),
+            device=device,
+            progress=progress_line(),
+            command=_command(),
+            verify=verify,
+            **_real_images(real),
+        )
     _finish(record, out, as_json)
 
 
@@ -256,13 +268,16 @@ def _asked(
     images: Path, generator: Generator, real: RealImages, metrics: tuple[str, ...]
 ) -> tuple[Evaluation, ImageSource, list[str]]:
     """Return a checked evaluation, its images, and what was left out of files, which is also said."""
+    from diffusionbench.api import generator_fields
     from diffusionbench.benchmarks.simpleeval.claims import read_claim
-    from diffusionbench.callables import facts_of, is_named
-    from diffusionbench.record import Guidance
-    from diffusionbench.request import EvalRequest, Sampling
+    from diffusionbench.callables import is_named
+    from diffusionbench.request import EvalRequest
 
     for option in ("method", "title", "family"):
         _check_text(option, getattr(generator, option))
+    trained = generator.trained_with or ()
+    for judge in trained:
+        _check_text("trained-with", judge)
     claim = None if generator.claim is None else read_claim(generator.claim)
     made = None
     if is_named(str(images)):
@@ -271,8 +286,6 @@ def _asked(
     else:
         name = generator.method or printable(images.resolve().stem) or "images"
         _check_generator(images, generator)
-    classes = {} if generator.classes is None else {"num_classes": generator.classes}
-    sampling = Sampling(guidance=None if generator.guidance is None else Guidance(scale=generator.guidance))
     request = EvalRequest(
         axis=generator.axis,
         metrics=metrics,
@@ -283,7 +296,7 @@ def _asked(
         title=generator.title or name,
         family=generator.family,
         seed=generator.seed or 0,
-        **{"sampling": sampling, **facts_of(made), **classes},
+        **generator_fields(made or images, generator.guidance, generator.classes, trained),
         **_real_images(real),
     )
     evaluation, source = _opened(request, made or images, generator, claim)
@@ -295,14 +308,9 @@ def _asked(
 
 def _made(named: str, name: str, generator: Generator) -> ImageSource:
     """Return a function or another source by its name."""
-    from diffusionbench.callables import BATCH, as_source, facts_of, open_named
+    from diffusionbench.callables import BATCH, as_source, open_named
 
-    if generator.labels is not None:
-        raise RequestError(f"--labels is of images that exist already, and {named} makes them. Leave it out.")
-    source = as_source(open_named(named), name, generator.batch or BATCH, generator.version)
-    if generator.guidance is not None and "sampling" in facts_of(source):
-        raise RequestError(f"--guidance {generator.guidance:g} was given, and {named} states its own. Leave it out.")
-    return source
+    return as_source(open_named(named), name, generator.batch or BATCH, generator.version)
 
 
 def _check_generator(images: Path, generator: Generator) -> None:
@@ -386,23 +394,12 @@ def _opened(
     request: EvalRequest, images: Path | ImageSource, generator: Generator, claim: ClaimFile | None
 ) -> tuple[Evaluation, ImageSource]:
     """Return a checked evaluation and its images, as the axis tells them apart; without a count, of all images."""
+    from diffusionbench.api import open_images
     from diffusionbench.benchmarks.simpleeval.verification import compare_again
-    from diffusionbench.layouts import parse_layout
     from diffusionbench.request import Evaluation
-    from diffusionbench.source import open_prompt_images, open_source, read_labels
 
     evaluation = Evaluation(request)
-    layout = None if generator.layout is None else parse_layout(generator.layout)
-    source: ImageSource
-    if not isinstance(images, Path):
-        source, found = images, evaluation.full_count if images.labels is None else len(images.labels)
-    elif (prompts := evaluation.prompts) is not None:
-        wanted = [*map(prompts.sample, range(prompts.count))]
-        source, found = open_prompt_images(images, wanted, prompts.images_per_prompt, layout), len(wanted)
-    else:
-        labels = None if generator.labels is None else read_labels(generator.labels)
-        source = open_source(images, labels, evaluation.classes, layout)
-        found = len(source.labels)
+    source, found = open_images(images, evaluation, generator.labels, generator.layout)
     evaluation = evaluation.updated(count=generator.count or found, classes=getattr(source, "classes", None))
     if request.metrics:
         evaluation.check(source)

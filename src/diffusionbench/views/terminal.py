@@ -452,8 +452,8 @@ def _p(one: Coefficient) -> str:
 # --- Lists and progress ----------------------------------------------------------------------------------------------
 
 
-def print_tables(known: Mapping[str, Mapping[str, str]], what: str, as_json: bool) -> None:
-    """Print tables of names with a few words each: all of them, or the one called `what`.
+def print_tables(known: Mapping[str, Mapping[str, str | Mapping[str, Any]]], what: str, as_json: bool) -> None:
+    """Print tables of names with a few words each, or with facts of which `text` is shown: all, or the one `what`.
 
     Raises:
         RequestError: if there is no such table.
@@ -467,7 +467,8 @@ def print_tables(known: Mapping[str, Mapping[str, str]], what: str, as_json: boo
     for name, table in chosen.items():
         print(name)
         width = max((len(key) for key in table), default=0)
-        for key, text in table.items():
+        for key, one in table.items():
+            text = one if isinstance(one, str) else one["text"]
             print(f"  {key:<{width}}  {text}".rstrip())
 
 
