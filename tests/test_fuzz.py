@@ -6,6 +6,7 @@ To add a reader: one row in `READERS` with the bytes of a good file and the func
 
 from __future__ import annotations
 
+import hashlib
 import io
 import json
 import struct
@@ -220,9 +221,33 @@ def score_images(path: Path) -> None:
 
 
 def moments(path: Path) -> None:
+    from diffusionbench.judges import DIGITS
     from diffusionbench.moments import load_moments
+    from diffusionbench.references.opening import resolve
 
-    load_moments(path)
+    with suppress(UserError):
+        load_moments(path)
+    resolve(str(path), "digits").check(DIGITS)
+
+
+@cache
+def statistics() -> bytes:
+    return npz(mu=np.zeros(64), sigma=np.eye(64))
+
+
+def statistics_manifest() -> bytes:
+    told = {"sha256": hashlib.sha256(statistics()).hexdigest(), "extractor_digest": "0" * 64, "image_size": [8, 8]}
+    more = {"extractor": "digits", "count": 20, "role": "val", "made_by": "x", "source": "y", "preprocessing": "z"}
+    return json.dumps({"format": "diffusionbench-statistics-1", **told, **more}).encode()
+
+
+def bound_moments(path: Path) -> None:
+    """A manifest, beside the statistics that it is of."""
+    from diffusionbench.judges import DIGITS
+    from diffusionbench.references.opening import resolve
+
+    (path.parent / "statistics.npz").write_bytes(statistics())
+    resolve(str(path.parent / "statistics.npz")).check(DIGITS)
 
 
 def store(path: Path) -> None:
@@ -307,7 +332,8 @@ READERS = {
     "claims": Reader(claim, read_claim, "claim.yaml"),
     "arrays in archives": Reader(npy, array, "array.npy"),
     "archives of images": Reader(images, score_images, "images.npz"),
-    "archives of statistics": Reader(lambda: npz(mu=np.zeros(3), sigma=np.eye(3)), moments, "statistics.npz"),
+    "archives of statistics": Reader(statistics, moments, "statistics.npz"),
+    "manifests of statistics": Reader(statistics_manifest, bound_moments, "statistics.npz.manifest.json"),
     "lists of stored images": Reader(chunk, store, "0000000.json"),
     "image stores": Reader(store_json, store_manifest, "store.json"),
     "configs": Reader(config, read_config, "mine.yaml"),

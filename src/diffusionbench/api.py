@@ -219,7 +219,7 @@ def open_images(
         return images, len(images.labels)
     if read is not None:
         raise RequestError("labels were given, and the images are told apart by their prompts. Leave them out.")
-    wanted = [prompts.sample(place) for place in range(prompts.count)]
+    wanted = prompts.samples()
     return open_prompt_images(given, wanted, prompts.images_per_prompt, kind), len(wanted)
 
 

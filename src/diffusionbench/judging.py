@@ -289,8 +289,13 @@ class JudgingPass:
         for _, pixels in images.some([] if unseen else ids[:1]):
             self.evaluation.check_size((pixels.shape[1], pixels.shape[2]))
         read = regrouped(images.some(unseen), BATCH)
+        held = next(read, None)
         for batch, open_ in zip(listed, absent, strict=True):
-            yield batch._replace(pixels=next(read)[1]) if open_ else batch
+            if not open_:
+                yield batch
+            elif held is not None and held[0][0].id in {sample.id for sample in batch.samples}:
+                yield _matching(batch, *held)
+                held = next(read, None)
 
     def _listed(self, images: ImageStore, ids: Sequence[int]) -> list[Batch]:
         """Return stored images in batches, without pixels."""
@@ -320,6 +325,14 @@ class JudgingPass:
 
 def _said(of: JudgeFacts | JudgeSpec) -> str:
     return f"{of.precision}, options {canonical_json(dict(of.options))}"
+
+
+def _matching(batch: Batch, samples: Sequence[Sample], pixels: np.ndarray) -> Batch:
+    """Return a batch with its pixels; images that turned out to have changed are left out."""
+    there = {sample.id for sample in samples}
+    rows = [row for row, sample in enumerate(batch.samples) if sample.id in there]
+    hashes = None if batch.hashes is None else [batch.hashes[row] for row in rows]
+    return Batch([batch.samples[row] for row in rows], hashes, pixels)
 
 
 def _hashes(pixels: np.ndarray) -> list[str]:

@@ -43,7 +43,11 @@ def read_small(path: Path, most: int = SMALL) -> bytes:
     with open(path, "rb", opener=lambda name, flags: os.open(name, flags | os.O_NONBLOCK)) as file:
         if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
             raise OSError(errno.EINVAL, "is no regular file", str(path))
-        content = file.read(most + 1)
+        # Asked for all that is allowed, Python would hold as much memory for a file of a few bytes.
+        size = min(os.fstat(file.fileno()).st_size, most)
+        content = file.read(size + 1)
+        if len(content) > size:
+            content += file.read(most + 1 - len(content))
     if len(content) > most:
         raise OSError(errno.EFBIG, f"is larger than the {most // 2**20} MiB that such a file may have", str(path))
     return content

@@ -20,6 +20,8 @@ BLOCK: Final = 1000
 """Rows whose products are summed at once. Whole blocks, in the order seen, keep the sum independent of batch size to
 the last bit; parts of a set begin at multiples of this number."""
 
+# Of statistics that are read: twice the widest extractor in use.
+_MOST_WIDTH: Final = 8192
 # Names under which files of statistics keep a mean and a covariance, the preferred ones first.
 MOMENT_KEYS: Final = (("mu", "sigma"), ("ref_mu", "ref_sigma"))
 
@@ -220,17 +222,29 @@ def load_moments(path: str | Path) -> tuple[np.ndarray, np.ndarray]:
     with Archive(path) as archive:
         for keys in MOMENT_KEYS:
             if set(keys) <= set(archive.keys):
-                mean, cov = map(archive.read, keys)
-                if not {mean.dtype.kind, cov.dtype.kind} <= set("fiu"):
-                    raise DataError(f"{what}: hold {mean.dtype} and {cov.dtype}. Give real numbers.")
+                _check_heads(archive, keys, what)
                 try:
-                    return checked_moments(mean, cov, what)
+                    mean, cov = checked_moments(archive.read(keys[0]), archive.read(keys[1]), what)
                 except RequestError as error:
                     raise DataError(str(error)) from None
+                if len(cov) and cov.diagonal().min() < 0:
+                    raise DataError(f"{what}: a variance is {cov.diagonal().min():.3g}. Compute the covariance again.")
+                return mean, cov
     raise DataError(
         f"{what}: need the keys mu and sigma (or ref_mu and ref_sigma), found {few(archive.keys) or 'none'}. Give a "
         "file of means and covariances."
     )
+
+
+def _check_heads(archive: Archive, keys: tuple[str, str], what: str) -> None:
+    """Refuse arrays that can be no moments before they are read: a few bytes unfold to gigabytes."""
+    (_, mean, mean_type, _), (_, cov, cov_type, _) = map(archive.open, keys)
+    if not {mean_type.kind, cov_type.kind} <= set("fiu"):
+        raise DataError(f"{what}: hold {mean_type} and {cov_type}. Give real numbers.")
+    if len(mean) != 1 or cov != 2 * mean:
+        raise DataError(f"{what}: need a mean [d] and a covariance [d, d], got shapes {mean} and {cov}.")
+    if mean[0] > _MOST_WIDTH:
+        raise DataError(f"{what}: have width {mean[0]:,}, and at most {_MOST_WIDTH:,} are read.")
 
 
 def checked_moments(mean: Any, cov: Any, what: str) -> tuple[np.ndarray, np.ndarray]:

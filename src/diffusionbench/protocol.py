@@ -20,6 +20,8 @@ COMPARED: Final = (
     "quantisation",
     "image_format",
 )
+# Formats that keep every pixel, and images that were made, are one; what another format did to them is not known.
+LOSSLESS: Final = frozenset({"png", "npz", "raw"})
 # How a method samples is part of the method; another seed or noise rule is another draw; the rest are remarks.
 NOT_COMPARED: Final = (
     *("sampler", "num_steps", "shift", "guidance", "ema", "precision", "tuning"),
@@ -46,6 +48,8 @@ def protocol_difference(left: Record, right: Record, key: str) -> dict[str, tupl
     if key not in METRICS or METRICS[key].reference:
         for name in sorted(stated or _shared(a.references, b.references)):
             pairs |= _parts(f"references.{name}", a.references.get(name), b.references.get(name))
+    if all(one is None or {*one.split("+")} <= LOSSLESS for one in (a.image_format, b.image_format)):
+        del pairs["image_format"]
     return {field: pair for field, pair in pairs.items() if pair[0] != pair[1]}
 
 

@@ -12,6 +12,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, Final
 
+from diffusionbench.available import check_judge, judge_facts
 from diffusionbench.errors import RequestError, UserError
 from diffusionbench.judges import JUDGES
 from diffusionbench.shown import first_line
@@ -92,10 +93,13 @@ def examine() -> dict[str, Any]:
             found.setdefault(package, "not installed")
     found["torchvision"] = torchvision_state()
     found["cache folder"] = str(cache_folder())
+    for kind, about in (("features", "of real images"), ("selftests", "of judges")):
+        files = [file.stat().st_size for file in (cache_folder() / kind).glob("*") if file.is_file()]
+        found[f"cache of {kind}"] = f"{len(files)} files {about}, {sum(files) / 1e6:.1f} MB"
     for name in JUDGES:
         try:
-            JUDGES.load(name).check()
-            found[f"judge {name}"] = "ready"
+            check_judge(name)
+            found[f"judge {name}"] = f"ready; self-test: {judge_facts(JUDGES[name])['self_test']}"
         except UserError as error:
             found[f"judge {name}"] = str(error)
     return found

@@ -198,6 +198,9 @@ class TarReader(ImageFiles):
         self._others: list[tuple[str, str]] = []
         self._members: dict[str, tuple[int, int]] = {}
         try:
+            if not root.is_file():
+                # A pipe without a writer would be waited for.
+                raise OSError("it is no regular file")
             with tarfile.open(root, "r:") as opened:
                 for member in opened:
                     self._take(member)

@@ -218,14 +218,18 @@ class Evaluation:
                 f"one reference cannot hold the statistics of {' and '.join(shared)}. Give each judge its own, as "
                 "--reference JUDGE=FILE."
             )
-        role = request.reference_role
+        found: dict[tuple[str, str | None], Reference] = {}
+
+        def opened_once(name: str, asserted: str | None) -> Reference:
+            if (name, asserted) not in found:
+                found[name, asserted] = opened.get(name) or resolve(name, asserted, request.reference_role)
+            return found[name, asserted]
+
         if request.reference is not None:
-            known = opened.get(request.reference)
-            self.reference = known or resolve(request.reference, next(iter(shared), None), role)
+            self.reference = opened_once(request.reference, next(iter(shared), None))
             self.references = dict.fromkeys(sorted(comparing), self.reference)
         for judge, name in request.references.items():
-            asserted = judge if judge in request.reference_extractors else None
-            self.references[judge] = opened.get(name) or resolve(name, asserted, role)
+            self.references[judge] = opened_once(name, judge if judge in request.reference_extractors else None)
         # The classes that a generator is asked for are those of real images that have some.
         own = [*self.references.values()]
         self.reference = self.reference or next((one for one in own if one.num_classes), next(iter(own), None))

@@ -143,6 +143,7 @@ def rescore(
     device: str = "cpu",
     progress: Progress | None = None,
     command: str | None = None,
+    verify: bool = False,
     **references: Any,
 ) -> Record:
     """Score a store's images; none is made, and none is judged of which there is evidence.
@@ -152,14 +153,15 @@ def rescore(
         reference: None: the one of the request that filled the store.
         references: the other fields of `EvalRequest` about real images.
         command: what to type to get this record again.
+        verify: read and hash all images first, also those that judges have seen.
 
     Raises:
-        DataError: if the folder is no store, or lacks an image.
+        DataError: if the folder is no store, or lacks an image or holds a damaged one.
         UserError: where the request does not fit the stored images or their evidence.
     """
     store = find_store(store_dir)
     known, count = store.manifest.request, store.asked()
-    store.check_whole(count)
+    store.verify(count) if verify else store.check_whole(count)
     asked = known.with_metrics(metrics, reference=reference, **references)
     evaluation = Evaluation(asked.model_copy(update={"count": count, "command": command}))
     evaluation.check_metrics(judges=False)

@@ -257,9 +257,9 @@ def _check_once(names: Names, asked: set[str], reader: FolderReader | TarReader)
     """Refuse two files for one image of a set."""
     twice = [pair for pair in names.twice if pair[0] in asked]
     if twice:
-        one, other = map(reader.shown, twice[0])
+        (one, other), image = map(reader.shown, twice[0]), printable(twice[0][0].rpartition(".")[0])
         more = f" {len(twice) - 1:,} more image(s) have two files." if len(twice) > 1 else ""
-        raise DataError(f"{one} and {other} are both the same image of the set. Keep one of them.{more}")
+        raise DataError(f"{one} and {other} are both image {image}. Keep one of them.{more}")
 
 
 class _RowSource:

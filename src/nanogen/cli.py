@@ -309,6 +309,97 @@ def prepare_text(
     print(f" in {manifest.dtype}, {manifest.truncated:,} captions cut to {manifest.max_tokens} tokens")
 
 
+@prepare.command("latents")
+def prepare_latents(
+    out: Annotated[Path, typer.Option("--out", help="folder for the cache; one of the same recipe is continued")],
+    words: Words = None,
+    task: Task = None,
+    method: Method = None,
+    scale: Scale = None,
+    data: DataPath = None,
+    dtype: Annotated[str, typer.Option(help="float16, bfloat16 or float32")] = "float16",
+    part: Annotated[str, typer.Option(help="i/n: every n-th shard from the i-th on; all may share the folder")] = "1/1",
+    statistics: Annotated[
+        bool, typer.Option("--statistics", help="mean and variance per channel and position instead of a cache")
+    ] = False,
+) -> None:
+    """Encode every image once; train with latent.cache=FOLDER. The same command continues, and repairs damaged shards.
+
+    With --statistics it writes statistics/stats.safetensors, in float64 on the way; latent.weights=FOLDER uses them.
+
+    Examples:
+
+      nanogen prepare latents --task shapes --out outputs/shapes-latents
+
+      nanogen prepare latents --task imagenet256 --data pictures/ --out latents/ --part 3/64
+
+      nanogen prepare latents --task imagenet256 --method dinov2-b --data pictures/ --out dinov2/ --statistics
+    """
+    config = _compose(words, task, method, scale, data).config
+    index, slash, total = part.partition("/")
+    if not (slash and index.isdecimal() and total.isdecimal() and len(part) < 20):
+        raise ConfigError(f"--part {part}: give i/n with 1 <= i <= n, such as 3/64.")
+    from nanogen import prepare as preparing
+
+    if statistics:
+        written = preparing.prepare_statistics(config, out)
+        if written is not None:
+            print(written)
+    elif (manifest := preparing.prepare_latents(config, out, dtype, (int(index), int(total)))) is not None:
+        print(f"{out}: {manifest.count:,} latents of {manifest.latent} in {manifest.dtype}")
+
+
+@prepare.command("weights")
+def prepare_weights(
+    name: Annotated[str, typer.Argument(help="a latent space, see `nanogen ls latents`")],
+    weights: Annotated[Path | None, typer.Option("--weights", help="folder of its files; default: the usual")] = None,
+) -> None:
+    """Find or fetch the weight files of a latent space; pickled ones are written once more as safetensors.
+
+    Origin and licence are said before a download; `nanogen ls latents` says them too.
+
+    Examples:
+
+      nanogen prepare weights sd-vae-ema
+
+      nanogen prepare weights rae-dinov2-b --weights released/
+
+      nanogen prepare weights flux2-vae
+    """
+    from nanogen.importing import prepare_weights as run
+
+    for part, paths in run(name, weights).items():
+        print(f"{part}: {', '.join(map(str, paths))}")
+
+
+@app.command("import")
+def import_weights(
+    file: Annotated[Path, typer.Argument(help="a released checkpoint, such as CONFIG-v0.pt")],
+    words: Words = None,
+    task: Task = None,
+    method: Method = None,
+    scale: Scale = "paper",
+    out: Annotated[Path, typer.Option("--out", help="weights file to write")] = Path("ema.safetensors"),
+) -> None:
+    """Write the averaged weights of a released checkpoint as a file that `nanogen sample` takes.
+
+    Nothing in the file is executed; names and shapes must be those of the task and method.
+
+    Examples:
+
+      nanogen import released.pt --task imagenet256 --method sd-vae-mse --out sd-vae-mse.safetensors
+
+      nanogen import released.pt --task t2i256 --method flux2-vae --out flux2.safetensors
+
+      nanogen import released.pt --task imagenet256 --method dinov2-b --out dinov2-b.safetensors
+    """
+    config = _compose(words, task, method, scale, None).config
+    from nanogen.importing import import_network
+
+    step = import_network(file, config, out)
+    print(f"{out}: step {step}" if step else f"{out}: the file does not say its step")
+
+
 @app.command()
 def show(
     words: Words = None,

@@ -101,6 +101,7 @@ class Section(Strict):
 class LatentConfig(Section):
     name: str
     weights: str | None
+    cache: str | None
     cache_mb: int = Field(ge=0, le=bounds.MEMORY)
 
 
@@ -240,5 +241,5 @@ class Config(Section):
     @property
     def hash(self) -> str:
         """SHA-256 over every value; one added later counts once it is set, so that older hashes stay."""
-        later = {"latent": {"weights"}} if self.latent.weights is None else {}
-        return digest(self.model_dump(mode="json", exclude=later))
+        later = {name for name in ("weights", "cache") if getattr(self.latent, name) is None}
+        return digest(self.model_dump(mode="json", exclude={"latent": later}))

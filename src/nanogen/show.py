@@ -14,7 +14,7 @@ from nanogen.conditions import CONDITIONS
 from nanogen.config import SCALES, ComposedConfig, Config, differences, leaves, read_own, task_names
 from nanogen.datasets import DATASETS
 from nanogen.latents import LATENTS, LatentSpec
-from nanogen.latents.files import presence
+from nanogen.latents.files import locate, presence
 from nanogen.losses import LOSSES
 from nanogen.objectives import OBJECTIVES
 from nanogen.optimizers import OPTIMIZERS
@@ -126,9 +126,12 @@ def tables() -> dict[str, dict[str, str]]:
         yield from (f"{spec.channels} channels", f"stride {spec.stride}")
         if spec.licence:
             yield f"licence {spec.licence}"
-        yield from dict.fromkeys(weights.terms for weights in spec.weights)
         if spec.paper:
             yield f"arXiv {spec.paper}"
+        for weights in spec.weights:
+            where = locate(spec.name, weights)
+            here = "missing" if where is None else f"in {where[0].parent}"
+            yield f"{weights.part} {here}: {weights.origin} (licence {weights.licence}{', gated' * weights.gated})"
 
     methods, _ = read_own("methods.yaml")
     titled: dict[str, Table[Any]] = {

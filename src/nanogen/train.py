@@ -27,6 +27,7 @@ from nanogen.data.corrupt import CorruptLog
 from nanogen.data.memory import SupportsBatches, cache_latents
 from nanogen.data.opening import open_dataset
 from nanogen.data.order import Order, batches, in_order
+from nanogen.latents.cache import CacheManifest, Dtype, StoredLatents, recipe
 from nanogen.log import say
 from nanogen.losses.loss import weighted_terms
 from nanogen.optim import NonFiniteLoss, Schedule
@@ -171,8 +172,17 @@ def training_source(data: Dataset, config: Config, components: Components) -> Da
     It does where the run is longer than one pass, by the config alone: a run that continues decides the same.
 
     Raises:
-        DataError: if an image cannot be read; it is named.
+        DataError: if an image cannot be read; it is named. If the cache on disk is of something else.
+        ConfigError: if there is such a cache and an extra loss, which may look at images.
     """
+    if config.latent.cache is not None:
+        if config.losses:
+            raise ConfigError(
+                f"extra losses ({', '.join(config.losses)}) may look at images, which latent.cache leaves out. Set "
+                "latent.cache=null."
+            )
+        asked = recipe_of(data, config, components)
+        return StoredLatents(Path(config.latent.cache), data, asked)
     steps = to_steps(config.train.duration, config.train.batch_size, len(data)) or 0
     size = 4 * len(data) * math.prod(components.derived.shape.latent_shape)
     again = steps * config.train.batch_size > len(data)
@@ -185,6 +195,12 @@ def training_source(data: Dataset, config: Config, components: Components) -> Da
         in_order(data, max(1, CHUNK_PIXELS // config.data.image_size**2), config.data.workers),
         lambda batch: latents_of(batch, components),
     )
+
+
+def recipe_of(data: Dataset, config: Config, components: Components, dtype: Dtype = "float16") -> CacheManifest:
+    """Return of what a cache of the latents of the data is made."""
+    name, size, shape = config.latent.name, config.data.image_size, components.derived.shape.latent_shape
+    return recipe(name, components.latent.digest, size, data, dtype, shape)
 
 
 @torch.no_grad()

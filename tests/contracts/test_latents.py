@@ -8,6 +8,7 @@ from standins import WRITERS, install
 
 from diffusionbench.errors import ConfigError, RequestError
 from nanogen import resolve as resolving
+from nanogen.bench import SyntheticLatent
 from nanogen.config import compose
 from nanogen.latents import LATENTS, open_latent
 
@@ -16,7 +17,9 @@ from nanogen.latents import LATENTS, open_latent
 EXAMPLES = {"pixel": ((0.25, 0.5, 0.8), 0.04), "toy-ae": ((0.25, 0.5, 0.8), 0.04)}
 # Repositories of which no commit was known when their rows were written; a run keeps the hash of what it loaded.
 UNPINNED = {
-    f"REPA-E/{name}" for name in ("e2e-flux-vae", "e2e-sd3.5-vae", "e2e-qwenimage-vae", "e2e-vavae-hf", "e2e-sdvae-hf")
+    *("REPA-E/e2e-flux-vae", "REPA-E/e2e-sd3.5-vae", "REPA-E/e2e-qwenimage-vae"),
+    *("REPA-E/e2e-vavae-hf", "REPA-E/e2e-sdvae-hf", "google/siglip2-base-patch16-256"),
+    *("facebook/PE-Lang-L14-448", "facebook/PE-Spatial-L14-448", "diffusion-bench/diffusion-bench"),
 }
 
 
@@ -53,6 +56,8 @@ def images(name):
 def test_a_row_describes_its_space_without_weights(name):
     spec = LATENTS[name]
     assert spec.name == name
+    if spec.image_size is not None:
+        assert spec.shape(spec.image_size)[0] == spec.channels
     assert spec.channels > 0
     assert spec.stride > 0
     assert spec.title
@@ -64,6 +69,15 @@ def test_a_row_describes_its_space_without_weights(name):
         assert weights.hub or weights.address
         pinned = weights.revision or set(weights.sha256) == set(weights.names)
         assert bool(pinned) == (weights.hub not in UNPINNED)
+
+
+@pytest.mark.parametrize("name", LATENTS)
+def test_a_network_and_synthetic_latents_need_no_weights(name):
+    config = compose("imagenet256", overrides=[f"latent={name}"]).config
+    derived = resolving.resolve(config)
+    made = SyntheticLatent(derived.latent, "cpu").encode(torch.zeros(2, 3, 256, 256))
+    assert made.shape == (2, *derived.shape.latent_shape)
+    assert derived.shape.num_image_tokens >= 256
 
 
 @torch.no_grad()

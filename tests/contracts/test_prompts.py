@@ -34,7 +34,7 @@ def test_texts_and_paths_are_all_different_and_stay_below_a_folder(source):
     assert len(set(opened.texts)) == len(opened.texts)
     assert all(text.strip() == text and text.isprintable() for text in opened.texts)
     assert all(re.fullmatch(r"[\w-][\w.-]*", part) for file in files for part in file.split("/"))
-    assert len(set(opened.files_of_images())) == len(opened.texts) * opened.images_per_prompt
+    assert len({sample.file for sample in opened.samples()}) == len(opened.texts) * opened.images_per_prompt
     if opened.noise_seeds is not None:
         assert [len(seeds) for seeds in opened.noise_seeds] == [opened.images_per_prompt] * len(opened.texts)
 
@@ -63,7 +63,7 @@ def test_images_are_asked_for_prompt_by_prompt(source):
         axis="t2i", metrics=("is_digits",), prompts=PromptChoice(name=row.name), count=count, method="x", title="X"
     )
     samples = Evaluation(request).samples(ConstantSource((8, 8)))
-    assert [sample.file for sample in samples] == opened.files_of_images()
+    assert [sample.file for sample in samples] == [sample.file for sample in opened.samples()]
     every = range(opened.images_per_prompt)
     assert [sample.prompt for sample in samples] == [text for text in opened.texts for _ in every]
     if opened.noise_seeds is not None:

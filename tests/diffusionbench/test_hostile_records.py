@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import csv
+import hashlib
 import io
 import json
 import os
 import sys
-import zipfile
 from pathlib import Path
 
 import numpy as np
 import pytest
 from declaring import declare
+from PIL import Image
 from site_records import measured
 
 from diffusionbench import cli
@@ -266,75 +267,96 @@ def test_a_name_longer_than_a_file_name_is_refused_before_anything_is_scored(ben
     assert len(slug("x" * 300)) + 13 <= MAX_ID
 
 
-def chunk(folder: Path, images: bytes | np.ndarray, entries: object, how: int = zipfile.ZIP_DEFLATED) -> None:
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / "store.json").write_text("{}")
-    if isinstance(images, np.ndarray):
-        stream = io.BytesIO()
-        np.save(stream, images)
-        images = stream.getvalue()
-    with zipfile.ZipFile(folder / "0000000.npz", "w", how) as archive:
-        archive.writestr("images.npy", images)
-    (folder / "0000000.json").write_text(json.dumps({"file_sha256": "", "entries": entries}))
-
-
-def claim(shape: tuple[int, ...]) -> bytes:
-    text = f"{{'descr': '|u1', 'fortran_order': False, 'shape': {shape}}}\n"
-    return b"\x93NUMPY\x01\x00" + len(text).to_bytes(2, "little") + text.encode() + bytes(192)
-
-
-def entries(count: int) -> list[list[object]]:
-    return [[number, number % 10, None, f"{number:064x}"] for number in range(count)]
-
-
 GREY = np.full((2, 8, 8, 3), 128, np.uint8)
+BYTES = GREY[0].tobytes()
+SHA = hashlib.sha256(BYTES).hexdigest()
+
+
+def entries(count: int, sha256: str = SHA) -> list[list[object]]:
+    return [[number, number % 10, None, sha256, "class/0", 0, None] for number in range(count)]
+
+
+def png(*size: int) -> bytes:
+    stream = io.BytesIO()
+    Image.new("RGB", size, (128, 128, 128)).save(stream, "PNG")
+    return stream.getvalue()
+
+
+def chunk(folder: Path, listed: object, content: bytes = BYTES * 2, given: object = None, **facts: object) -> None:
+    """A store of one chunk: raw images of 8x8 unless said otherwise."""
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "store.json").write_text(json.dumps({"given": given}))
+    (folder / "0000000.images").write_bytes(content)
+    raw = {"shape": [8, 8], "pieces": [[0, 192, "raw"], [192, 192, "raw"]]}
+    (folder / "0000000.json").write_text(json.dumps({"entries": listed} | raw | facts))
+
+
+HUGE = png(5_000, 1)
 STORES = {
-    "float images": (GREY.astype(np.float32), entries(2)),
-    "no pixels": (np.zeros((2, 0, 0, 3), np.uint8), entries(2)),
-    "one line of pixels": (np.zeros((2, 1, 5_000, 3), np.uint8), entries(2)),
-    "grey": (GREY[..., 0], entries(2)),
-    "a trillion images": (claim((10**12, 8, 8, 3)), entries(2)),
-    "rows that are not there": (GREY, entries(24)),
-    "not an archive of arrays": (b"", entries(2)),
-    "infinity as an id": (GREY, [[float("inf"), 0, None, ""], [1, 0, None, ""]]),
-    "an id of 400 digits": (GREY, [[10**400, 0, None, ""]]),
-    "words as entries": (GREY, ["ab", "cd"]),
-    "no list": (GREY, {"a": 1}),
-    "a prompt that is a list": (GREY, [[0, 0, [1], "x"]]),
-    "deep entries": (GREY, json.loads("[" * 900 + "]" * 900)),
+    "images of other pixels": (entries(2, "0" * 64), {}),
+    "no pixels": (entries(2), {"shape": [0, 0]}),
+    "five thousand pixels a side": (entries(2), {"shape": [5_000, 5_000]}),
+    "a picture larger than its list says": (entries(1), {"content": HUGE, "pieces": [[0, len(HUGE), "png"]]}),
+    "a start far behind the end": (entries(1), {"pieces": [[10**15, 192, "raw"]]}),
+    "a trillion bytes": (entries(1), {"pieces": [[0, 10**12, "raw"]]}),
+    "a negative start": (entries(1), {"pieces": [[-5, 192, "raw"]]}),
+    "rows that are not there": (entries(24), {}),
+    "not a picture": (entries(1), {"content": b"x" * 50, "pieces": [[0, 50, "png"]]}),
+    "infinity as an id": ([[float("inf"), 0, None, ""], [1, 0, None, ""]], {}),
+    "an id of 400 digits": ([[10**400, 0, None, ""]], {}),
+    "words as entries": (["ab", "cd"], {}),
+    "no list": ({"a": 1}, {}),
+    "a prompt that is a list": ([[0, 0, [1], "x"]], {}),
+    "deep entries": (json.loads("[" * 900 + "]" * 900), {}),
+    "a place without a root": (entries(1), {"pieces": [], "places": [["/etc/hostname", None]]}),
+    "a root that is gone": (entries(1), {"pieces": [], "places": [["a", None]], "given": {"root": "/nowhere"}}),
+    "a device": (entries(1), {"pieces": [], "places": [["zero", None]], "given": {"root": "/dev"}}),
+    "a file that is no image": (entries(1), {"pieces": [], "places": [["hostname", None]], "given": {"root": "/etc"}}),
 }
+
+
+def of_store(record: Record, held: list[list[object]], count: int) -> Record:
+    """The record of the first images of a store."""
+    found = digest([one[:4] for one in held[:count]])
+    provenance = record.provenance.model_copy(update={"images_digest": found})
+    return record.model_copy(
+        update={"provenance": provenance, "protocol": record.protocol.model_copy(update={"count": count})}
+    )
 
 
 @pytest.mark.parametrize("what", STORES)
 def test_a_hostile_store_beside_a_record_costs_its_samples_alone(what, tmp_path):
-    images, listed = STORES[what]
-    chunk(tmp_path / "store", images, listed)
+    listed, facts = STORES[what]
+    chunk(tmp_path / "store", listed, **facts)
     record = measured("a", "class_conditional", {"fid": 1.0})
     for count in (1, 2, 24):
-        held = [entry for entry in listed if isinstance(entry, list) and entry and isinstance(entry[0], int)][:count]
-        provenance = record.provenance.model_copy(update={"images_digest": digest(held)})
-        wanted = record.model_copy(
-            update={"provenance": provenance, "protocol": record.protocol.model_copy(update={"count": count})}
-        )
-        assert sheet_of(wanted, find_stores([tmp_path])) is None
+        held = [entry for entry in listed if isinstance(entry, list) and entry and isinstance(entry[0], int)]
+        assert sheet_of(of_store(record, held, count), find_stores([tmp_path])) is None
 
 
-def test_an_archive_that_unfolds_without_end_stops_no_site(bench, tmp_path):
-    chunk(tmp_path / "store", np.zeros((2_000, 64, 64, 3), np.uint8), entries(2), zipfile.ZIP_BZIP2)
-    assert (tmp_path / "store" / "0000000.npz").stat().st_size < 5_000
+def test_a_picture_that_unfolds_without_end_stops_no_site(bench, tmp_path):
+    bomb = png(20_000, 8_000)
+    assert len(bomb) < 500_000
+    chunk(tmp_path / "store", entries(1), bomb, pieces=[[0, len(bomb), "png"]])
     record = measured("a", "class_conditional", {"fid": 1.0})
-    provenance = record.provenance.model_copy(update={"images_digest": digest(entries(2))})
-    record.model_copy(update={"provenance": provenance}).save(tmp_path / "a.json")
+    of_store(record, entries(1), 1).save(tmp_path / "a.json")
     code, _, err = bench("site", "--out", tmp_path / "site", "--records", tmp_path)
     assert code == 0, err
     assert not list((tmp_path / "site").rglob("*.png"))
 
 
-def test_a_good_store_is_shown(tmp_path):
-    chunk(tmp_path / "store", GREY, entries(2))
-    record = measured("a", "class_conditional", {"fid": 1.0})
-    provenance = record.provenance.model_copy(update={"images_digest": digest(entries(2))})
-    sheet = sheet_of(record.model_copy(update={"provenance": provenance}), find_stores([tmp_path]))
+@pytest.mark.parametrize("form", ["raw", "png", "file"])
+def test_a_good_store_is_shown(tmp_path, form):
+    picture = png(8, 8)
+    if form == "raw":
+        chunk(tmp_path / "store", entries(2))
+    elif form == "png":
+        chunk(tmp_path / "store", entries(2), picture, pieces=[[0, len(picture), "png"]] * 2)
+    else:
+        (tmp_path / "a.png").write_bytes(picture)
+        given = {"root": str(tmp_path)}
+        chunk(tmp_path / "store", entries(2), b"", given, pieces=[], places=[["a.png", None]] * 2)
+    sheet = sheet_of(of_store(measured("a", "class_conditional", {"fid": 1.0}), entries(2), 2), find_stores([tmp_path]))
     assert sheet is not None
     assert sheet.count == 2
 

@@ -87,10 +87,16 @@ TABLE = {
     "precision_digits": (precision, "digits", True),
     "recall_digits": (recall, "digits", True),
     "accuracy_digits": (accuracy, "digits", True),
+    "fd_efflite0": (frechet, "efflite0", False),
+    "kd_efflite0": (kernel(1000), "efflite0", False),
+    "is_efflite0": (score, "efflite0", True),
+    "precision_efflite0": (precision, "efflite0", True),
+    "recall_efflite0": (recall, "efflite0", True),
+    "accuracy_efflite0": (accuracy, "efflite0", True),
 }
 # They judge pictures by prompts; tests/diffusionbench/simpleeval ties them to their worlds.
 ON_PROMPTS = {"simpleeval_v1", "simpleeval_shapes_v1"}
-SPREADS = {"kid_mean": "kid_std", "kd_digits": "kd_digits_std"}
+SPREADS = {"kid_mean": "kid_std", "kd_digits": "kd_digits_std", "kd_efflite0": "kd_efflite0_std"}
 
 
 def test_every_metric_has_an_entry():
@@ -115,7 +121,7 @@ def test_a_name_stands_for_its_formula(key):
     assert (spec.items == "classes") == (formula is accuracy)
     if key in SPREADS:
         # The population deviation over subsets, as published.
-        size = 1000 if key == "kid_mean" else 200
+        size = 200 if key == "kd_digits" else 1000
         spread = kid(outputs["features"], Real().features(None), SUBSETS, size)[1]
         assert estimate.extra == {SPREADS[key]: pytest.approx(spread, rel=1e-6)}
 

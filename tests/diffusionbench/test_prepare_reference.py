@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import subprocess
 import sys
 import zipfile
 
@@ -191,6 +192,22 @@ def test_only_blocks_of_changed_images_are_made_again(tmp_path, noise, write, ju
     prepare_reference(path, "digits", tmp_path / "out.npz")
     assert judged[5:] == [10]
     prepare_reference(tmp_path / "changed", "digits", tmp_path / "fresh.npz")
+    assert (tmp_path / "out.npz").read_bytes() == (tmp_path / "fresh.npz").read_bytes()
+
+
+def test_a_tar_is_read_as_the_folder_in_it(tmp_path, noise, write, judged):
+    path = write(tmp_path / "real", noise(25))
+    subprocess.run(["tar", "-cf", tmp_path / "real.tar", "-C", path, "."], check=True)
+    for given in (path, tmp_path / "real.tar"):
+        prepare_reference(given, "digits", tmp_path / f"{given.name}.npz")
+    assert (tmp_path / "real.npz").read_bytes() == (tmp_path / "real.tar.npz").read_bytes()
+    prepare_reference(tmp_path / "real.tar", "digits", tmp_path / "out.npz", part=(1, 1))
+    # Another archive of the same names is other images.
+    write(path, noise(25, seed=1))
+    subprocess.run(["tar", "-cf", tmp_path / "real.tar", "-C", path, "."], check=True)
+    prepare_reference(tmp_path / "real.tar", "digits", tmp_path / "out.npz")
+    assert (tmp_path / "out.npz").read_bytes() != (tmp_path / "real.npz").read_bytes()
+    prepare_reference(path, "digits", tmp_path / "fresh.npz")
     assert (tmp_path / "out.npz").read_bytes() == (tmp_path / "fresh.npz").read_bytes()
 
 

@@ -117,6 +117,14 @@ def test_a_column_holds_the_fields_that_it_insists_on_and_no_others(field):
     assert (held.record, held.reason.split(" is ")[0]) == ("b", path if field != "axis" else "axis")
 
 
+def test_a_column_may_insist_that_a_field_is_stated():
+    records = record("a", items_digest=A), record("b")
+    spec = declare({"metrics": ["fd_digits"], "protocol": {"items_digest": "stated"}})
+    board = build(records, spec, draws=0)
+    assert [row.name for row in board.rows] == ["a"]
+    assert board.listed[0].reason == "items_digest is not stated (the column insists on one)"
+
+
 @pytest.mark.parametrize("kind, name", [("judges", "digits"), ("references", "digits")])
 def test_a_column_accepts_the_digests_of_its_judges_and_references(kind, name):
     used = {"judges": ({"digest": A}, {"digest": B}), "references": ({"name": "x", "digest": A}, {"name": "x"})}[kind]
@@ -155,6 +163,15 @@ def test_a_judge_that_only_one_record_names_is_a_difference_of_its_metrics_only(
     assert [*protocol_difference(*records, "fd_digits")] == ["judges.digits"]
     records = record("a", ("inception",), judges=both), record("b", ("inception",), judges=other)
     assert protocol_difference(*records, "fd_digits") == {}
+
+
+@pytest.mark.parametrize("one, other, alike", [
+    (None, "png", True), ("npz", "png+raw", True), ("png", "jpeg", False), (None, "jpeg+png", False),
+    ("jpeg", "jpeg", True), ("jpeg", "webp", False), ("png", "unknown", False),
+])  # fmt: skip
+def test_formats_that_keep_every_pixel_are_one(one, other, alike):
+    records = record("a", image_format=one), record("b", image_format=other)
+    assert protocol_difference(*records, "fd_digits") == ({} if alike else {"image_format": (one, other)})
 
 
 def test_a_metric_without_real_images_does_not_care_which_others_were_compared_with():

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 
+from diffusionbench.archives import Archive
 from diffusionbench.errors import DataError, RequestError
 from diffusionbench.judges import DIGITS
 from diffusionbench.judges.digits import DigitsJudge
@@ -153,6 +154,24 @@ def test_a_damaged_cache_file_is_made_again(tmp_path, noise, write, judge, cache
     for file in (cache / "features").iterdir():
         file.write_bytes(file.read_bytes()[:200])
     assert np.array_equal(ImageReference(path).features(judge), made)
+
+
+def test_features_of_any_size_are_read_from_the_cache_again(tmp_path, noise, write, judge, monkeypatch):
+    path = write(tmp_path / "real", noise(10))
+    made = ImageReference(path).features(Counted(judge))
+    monkeypatch.setattr(Archive.read, "__defaults__", (100,))
+    again = Counted(judge)
+    assert np.array_equal(ImageReference(path).features(again), made)
+    assert again.calls == 0
+
+
+def test_a_cache_folder_that_cannot_be_written_is_named(tmp_path, noise, write, judge, monkeypatch):
+    path = write(tmp_path / "real", noise(10))
+    (tmp_path / "file").write_text("no folder")
+    monkeypatch.setenv("DIFFUSIONBENCH_CACHE", str(tmp_path / "file"))
+    for read in (ImageReference(path).features, ImageReference(path).moments):
+        with pytest.raises(DataError, match=r"cannot be kept in .*file/features: .*DIFFUSIONBENCH_CACHE"):
+            read(judge)
 
 
 def test_a_reference_with_an_unreadable_image_is_refused(tmp_path, noise, write, judge):

@@ -88,6 +88,12 @@ def test_statistics_of_two_judges_serve_one_request(ask, given, real, tmp_path):
         ask(metrics=BOTH, reference=None, references={**files, "digits": files["twin"]}).check_metrics()
 
 
+def test_images_of_several_judges_are_opened_once(ask, real):
+    path = str(real["one"][0])
+    evaluation = ask(metrics=BOTH, reference=None, references={"digits": path, "twin": path})
+    assert len(evaluation.distinct_references) == 1
+
+
 def test_the_word_of_the_user_counts_for_the_judge_it_names(ask, real, tmp_path):
     np.savez(tmp_path / "unknown.npz", mu=np.zeros(64), sigma=np.eye(64))
     unknown, said = str(tmp_path / "unknown.npz"), ("twin",)

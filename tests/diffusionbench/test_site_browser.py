@@ -7,11 +7,13 @@ import shutil
 
 import numpy as np
 import pytest
+from declaring import laptop_protocol
 from site_records import HOSTILE, hostile, measured, pair
 from typer import Typer
 from typer.testing import CliRunner
 
 from diffusionbench.cli.records import register
+from diffusionbench.record import Value
 from diffusionbench.study import published
 from diffusionbench.study.correlate import fit_line, pearson
 from diffusionbench.study.points import select_points
@@ -429,8 +431,30 @@ def test_every_board_and_all_columns_open(page, site):
     assert page.locator("#head th").count() > few + 20
     for name in page.eval_on_selector_all('input[name="set"]', "inputs => inputs.map((input) => input.value)"):
         page.check(f'input[value="{name}"]', force=True)
-        assert page.locator("#body tr").count() > 0
+        assert page.locator("#body tr").count() + page.locator("#listed li").count() > 0
         assert page.locator("#notes li").count() > 0
+
+
+def test_doubtful_values_and_records_that_fit_no_column_are_shown_with_their_reasons(browser, tmp_path):
+    value = Value(value=2.0, stderr=0.1, status="flagged", reason="trained on the metric")
+    doubtful = measured("doubtful", "class_conditional", {}, protocol=laptop_protocol())
+    doubtful = doubtful.model_copy(update={"values": {"fd_digits": value}})
+    good = measured("good", "class_conditional", {"fd_digits": 3.0}, protocol=laptop_protocol())
+    stranger = measured("stranger", "class_conditional", {"fd_digits": 0.1}, protocol=laptop_protocol(count=99))
+    build([doubtful, good, stranger], tmp_path / "out")
+    context = new_context(browser)
+    page = context.new_page()
+    page.goto((tmp_path / "out" / "leaderboard.html").as_uri() + "#sort=fd_digits")
+    # The better value is flagged: sorted by it, it comes behind.
+    assert page.locator("#body th").all_inner_texts() == ["good", "doubtful"]
+    mark = page.locator("#body a.doubt")
+    assert mark.inner_text() == "2 ± 0.1 (flagged)"
+    assert mark.get_attribute("title") == "flagged: trained on the metric"
+    assert "flagged, takes no place: doubtful" in page.inner_text("#notes")
+    assert page.inner_text("#listed") == "stranger: fd_digits 0.100: count is 99 (the column insists on 359)"
+    page.click("#listed a")
+    assert page.inner_text("h1") == "stranger"
+    context.close()
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])

@@ -1,14 +1,18 @@
 """What binds a file of statistics to a judge: its manifest, its hash or the user, never its width."""
 
 import json
+import os
+import re
+import resource
 from dataclasses import replace
 
 import numpy as np
 import pytest
+from test_archives import HOSTILE, archive, header, npy
 from twins import Twin, add_twin
 
-from diffusionbench import runner
-from diffusionbench.errors import DataError, RequestError
+from diffusionbench import moments, runner
+from diffusionbench.errors import DataError, RequestError, UserError
 from diffusionbench.judges import DIGITS, deferred
 from diffusionbench.judges.digits import DigitsJudge
 from diffusionbench.references import statistics
@@ -161,6 +165,12 @@ ODD_FILES = {
     "NaN": ({"mu": np.full(64, np.nan), "sigma": np.eye(64)}, "hold a value that is not finite"),
     "infinity": ({"mu": np.zeros(64), "sigma": np.full((64, 64), np.inf)}, "hold a value that is not finite"),
     "not symmetric": ({"mu": np.zeros(64), "sigma": np.triu(np.ones((64, 64)))}, "covariance is not symmetric"),
+    "a negative variance": ({"mu": np.zeros(64), "sigma": -np.eye(64)}, r"a variance is -1\. "),
+    "no width": ({"mu": np.zeros((64, 0)), "sigma": np.zeros((0, 0))}, r"need a mean \[d\]"),
+    "features of no images": (
+        {"mu": np.zeros(64), "sigma": np.eye(64), "features": np.zeros((0, 64), np.float32)},
+        r"'features' is float32 \[0, 64\]",
+    ),
     "complex": ({"mu": np.zeros(64, complex), "sigma": np.eye(64)}, "Give real numbers"),
     "words": ({"mu": np.array(["a"] * 64), "sigma": np.eye(64)}, "Give real numbers"),
     "times": ({"mu": np.zeros(64, "M8[s]"), "sigma": np.eye(64)}, "Give real numbers"),
@@ -203,3 +213,88 @@ def test_images_without_a_role_take_the_users_and_no_other(real, stats):
     for known, role in ((str(stats), "train"), ("digits", "val")):
         with pytest.raises(RequestError, match=rf"split, and --reference-role says {role}"):
             resolve(known, role=role)
+
+
+HOSTILE_PARTS = [name for name in HOSTILE if name != "a type of no bytes"]
+
+
+@pytest.mark.parametrize("what", HOSTILE_PARTS)
+@pytest.mark.parametrize("key", ["mu", "sigma", "features"])
+def test_a_hostile_array_of_statistics_is_never_read(what, key, tmp_path):
+    good = {"mu": npy(np.zeros(2)), "sigma": npy(np.eye(2)), "features": npy(np.zeros((5, 2), np.float32))}
+    path = archive(tmp_path / "stats.npz", **{**good, key: HOSTILE[what]})
+    with pytest.raises(DataError, match=rf"stats\.npz: '{key}' cannot be read"):
+        resolve(str(path), "digits")
+
+
+@pytest.mark.parametrize("key", ["arr_0", "mu", "sigma"])
+def test_a_hostile_array_of_a_reference_batch_is_never_read(key, tmp_path, noise):
+    good = {"arr_0": npy(noise(4)), "mu": npy(np.zeros(2)), "sigma": npy(np.eye(2))}
+    for what in HOSTILE_PARTS:
+        path = archive(tmp_path / "batch.npz", **{**good, key: HOSTILE[what]})
+        with pytest.raises(DataError, match=rf"batch\.npz: '{key}' cannot be read"):
+            resolve(str(path), "digits")
+        path.unlink()
+
+
+def test_what_unfolds_without_end_is_refused_by_its_head(tmp_path):
+    """A file of 200 KB whose covariance is 200 MB, and one of 200 KB whose mean is."""
+    wide, zeros = 5_000, bytes(200_000_000)
+    cov = header(f"{{'descr': '<f8', 'fortran_order': False, 'shape': ({wide}, {wide})}}\n") + zeros
+    mean = header(f"{{'descr': '<f8', 'fortran_order': False, 'shape': ({wide * wide},)}}\n") + zeros
+    path = archive(tmp_path / "cov.npz", mu=npy(np.zeros(64)), sigma=cov)
+    assert path.stat().st_size < 300_000
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    with pytest.raises(DataError, match=r"need a mean \[d\] and a covariance"):
+        resolve(str(path), "digits")
+    path = archive(tmp_path / "mean.npz", mu=mean, sigma=npy(np.eye(64)))
+    with pytest.raises(DataError, match=r"need a mean \[d\] and a covariance"):
+        resolve(str(path), "digits")
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 50_000
+
+
+def test_statistics_wider_than_any_extractor_are_refused(tmp_path, monkeypatch):
+    monkeypatch.setattr(moments, "_MOST_WIDTH", 63)
+    np.savez(tmp_path / "wide.npz", mu=np.zeros(64), sigma=np.eye(64))
+    with pytest.raises(DataError, match="have width 64, and at most 63 are read"):
+        resolve(str(tmp_path / "wide.npz"), "digits")
+
+
+def test_files_that_are_no_statistics_end_in_one_sentence(tmp_path, stats):
+    whole = stats.read_bytes()
+    places = {name: tmp_path / f"{name}.npz" for name in ("pipe", "folder", "text", "cut", "head", "half", "empty")}
+    os.mkfifo(places["pipe"])
+    places["folder"].mkdir()
+    places["text"].write_text("mu sigma")
+    places["cut"].write_bytes(whole[: len(whole) // 2])
+    places["head"].write_bytes(whole[100:])
+    # The list at the end is whole, what it names is not.
+    places["half"].write_bytes(whole[:200] + bytes(len(whole) - 500) + whole[-300:])
+    places["empty"].write_bytes(b"")
+    for path in places.values():
+        with pytest.raises(UserError, match=re.escape(str(path))) as caught:
+            resolve(str(path), "digits")
+        assert "\n" not in str(caught.value)
+
+
+def test_a_manifest_that_nobody_writes_to_or_that_has_no_end(stats):
+    place = manifest_place(stats)
+    place.unlink()
+    os.mkfifo(place)
+    with pytest.raises(DataError, match="cannot be read as a manifest: is no regular file"):
+        resolve(str(stats))
+    place.unlink()
+    place.symlink_to("/dev/zero")
+    with pytest.raises(DataError, match="cannot be read as a manifest: is no regular file"):
+        resolve(str(stats))
+    # A link to nothing is no manifest.
+    place.unlink()
+    place.symlink_to(stats.parent / "nothing")
+    assert resolve(str(stats)).made_by("digits") is None
+
+
+def test_words_of_strangers_in_manifest_and_name_do_not_act_on_a_terminal(stats):
+    text = json.loads(manifest_place(stats).read_text()) | {"extractor": "\x1b[2Jdigits", "source": "\x1b]0;x\x07"}
+    manifest_place(stats).write_text(json.dumps(text))
+    with pytest.raises(RequestError, match=r"are of extractor '\\x1b\[2Jdigits'"):
+        resolve(str(stats)).check(DIGITS)

@@ -52,6 +52,7 @@ TEXT = ("condition.encoder=encoder", "data.image_size=32", "eval.metrics=[]")
 TRAIN = ("nanogen", "train", "--task", "digits", "--run-dir", "run", *TRAINED)
 PREPARE = ("nanogen", "prepare", "text", "--task", "captions", "--data", "data", "--out", "text", *TEXT)
 SCORE = ("diffusionbench", "run", "images.npz", "--reference", "real.npz", "--metrics", "kd_digits,fd_digits")
+REFERENCE = ("diffusionbench", "prepare", "reference", "real.npz", "--judge", "digits", "--out", "stats.npz")
 SAMPLE = ("nanogen", "sample", "outputs/run", "--labels", "0-9", "--num", "3")
 SITE = ("diffusionbench", "site", "--out", "public")
 
@@ -82,6 +83,16 @@ def scored(folder: Path) -> None:
     np.savez(folder / "real.npz", arr_0=images(200, 1), arr_1=np.arange(200) % 10)
 
 
+def prepared(folder: Path) -> None:
+    """Real images, statistics of others under the name of the result, and one part of two."""
+    scored(folder)
+    real = (folder / "real.npz").read_bytes()
+    np.savez(folder / "real.npz", arr_0=images(150, 2))
+    _run(folder, REFERENCE)
+    (folder / "real.npz").write_bytes(real)
+    _run(folder, (*REFERENCE, "--part", "1/2"))
+
+
 def built(folder: Path) -> None:
     """A site to be replaced, which showed a record that is gone."""
     scored(folder)
@@ -107,6 +118,8 @@ COMMANDS = {
     "prepare text": Command(PREPARE, captioned, needs=("transformers",)),
     "prepare text anew": Command(PREPARE, cached, needs=("transformers",)),
     "score with a store": Command((*SCORE, "--store", "store", "--out", "record.json"), scored, quick=5),
+    "prepare a reference": Command((*REFERENCE, "--features", "--role", "val"), scored),
+    "prepare a reference anew": Command((*REFERENCE, "--features"), prepared),
     "sample a folder": Command((*SAMPLE, "--out", "drawn"), trained, quick=2),
     "sample an archive": Command((*SAMPLE, "--out", "drawn.npz"), trained, quick=2),
     "evaluate a run": Command(("nanogen", "eval", "outputs/run", "--guidance", "2"), trained, quick=2),

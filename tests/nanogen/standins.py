@@ -10,8 +10,10 @@ from pathlib import Path
 
 import torch
 
-from nanogen.latents import LATENTS, LatentSpec
+from nanogen.latents import LATENTS, LatentSpec, perception, vit
+from nanogen.latents.perception import PerceptionEncoder
 from nanogen.latents.taef2 import decoder, encoder
+from nanogen.latents.vit import ViTDecoder
 
 
 def write_taef2(folder: Path) -> None:
@@ -54,10 +56,69 @@ def write_vae(name: str, folder: Path) -> None:
     net.save_pretrained(folder)
 
 
+def released(net, names) -> dict[str, torch.Tensor]:
+    """The parameters of a network under released names; what is stacked here is apart there."""
+    pieces = {}
+    for name, parameter in net.named_parameters():
+        sources = names(name)
+        pieces |= dict(zip(sources, parameter.detach().clone().chunk(len(sources)), strict=True))
+    return pieces
+
+
+def randomize(net, seed: int = 0):
+    """Fill with small random numbers; gains stay near 1."""
+    generator = torch.Generator().manual_seed(seed)
+    for name, parameter in net.named_parameters():
+        gain = "norm" in name and name.endswith("weight")
+        parameter.data = 0.1 * torch.randn(parameter.shape, generator=generator) + gain
+    return net
+
+
+def write_encoder(name: str, folder: Path) -> None:
+    """One or two blocks of the row's width, in the layout of the original files."""
+    spec = LATENTS[name]
+    if spec.options["encoder"] == "PerceptionEncoder":
+        net = PerceptionEncoder(spec.channels, 1, 64, 16, 14, 24, scaled="lang" in name)
+        tensors = released(randomize(net), perception.released_names)
+        # As in the originals: what is not needed lies beside it, and Core has a text tower.
+        tensors |= {"proj": torch.zeros(4, 4), "ln_post.weight": torch.ones(4), "attn_pool.probe": torch.zeros(1, 1, 4)}
+        prefix = "visual." if name == "rae-pe-l" else ""
+        tensors = {f"{prefix}{key}": tensor for key, tensor in tensors.items()}
+        torch.save(tensors | ({"logit_scale": torch.ones(1)} if prefix else {}), folder / spec.weights[0].names[0])
+        return
+    import transformers
+
+    kind = spec.options["encoder"].removesuffix("Model")
+    size = {"Dinov2WithRegisters": {"image_size": 518, "patch_size": 14, "mlp_ratio": 1, "num_register_tokens": 4}}
+    size["DINOv3ViT"] = {"patch_size": 16, "intermediate_size": 64, "num_register_tokens": 4}
+    size["SiglipVision"] = {"image_size": 256, "patch_size": 16, "intermediate_size": 64}
+    config = getattr(transformers, f"{kind}Config")(
+        hidden_size=spec.channels, num_hidden_layers=2, num_attention_heads=12, **size[kind]
+    )
+    randomize(getattr(transformers, spec.options["encoder"])(config)).save_pretrained(folder)
+
+
+def write_rae(name: str, folder: Path) -> None:
+    """Encoder, decoder and statistics, each in a folder of its part."""
+    spec = LATENTS[name]
+    for weights in spec.weights:
+        (folder / weights.part).mkdir(exist_ok=True)
+    write_encoder(name, folder / "encoder")
+    decoder = randomize(ViTDecoder(spec.channels, 64, 2, 16, 32))
+    torch.save(released(decoder, vit.released_names), folder / "decoder" / "decoder.pt")
+    generator = torch.Generator().manual_seed(1)
+    shape = (spec.channels, 16, 16)
+    torch.save(
+        {"mean": torch.randn(shape, generator=generator), "var": torch.rand(shape, generator=generator) + 0.5},
+        folder / "statistics" / "stats.pt",
+    )
+
+
 # Latent spaces whose weights do not ship -> what writes stand-ins for them into a folder.
 WRITERS: dict[str, Callable[[Path], None]] = {
     "taef2": write_taef2,
     **{name: partial(write_vae, name) for name, spec in LATENTS.items() if "model" in spec.options},
+    **{name: partial(write_rae, name) for name, spec in LATENTS.items() if "encoder" in spec.options},
 }
 
 

@@ -186,7 +186,34 @@ def test_ls_lists_everything(nanogen):
     assert set(tables) == set(lists.split())
     # A row says what it is in words, never where its code is.
     assert all(text and "nanogen." not in text for table in tables.values() for text in table.values())
-    assert "4 channels, stride 8, licence MIT, arXiv 2112.10752" in tables["latents"]["sd-vae-ema"]
+    assert "4 channels, stride 8, arXiv 2112.10752, vae " in tables["latents"]["sd-vae-ema"]
+
+
+def test_ls_says_which_files_of_a_latent_space_are_here_and_where_the_others_are(nanogen, tmp_path, monkeypatch):
+    for name in ("HF_HUB_CACHE", "DIFFUSIONBENCH_CACHE"):
+        monkeypatch.setenv(name, str(tmp_path))
+
+    def listed(name):
+        code, out, _ = nanogen("ls", "latents", "--json")
+        assert code == 0
+        return json.loads(out)["latents"][name]
+
+    assert "encoder missing: https://huggingface.co/facebook/dinov3-vitb16-pretrain-lvd1689m" in listed("rae-dinov3-b")
+    assert " (licence DINOv3 License, gated)" in listed("rae-dinov3-b")
+    assert "statistics missing: https://huggingface.co/diffusion-bench" in listed("rae-dinov3-b")
+    assert "missing" not in listed("toy-ae")
+    assert "autoencoder missing: https://github.com/madebyollin/taesd" in listed("taef2")
+    assert "(licence MIT)" in listed("taef2")
+    folder = tmp_path / "latents" / "taef2"
+    folder.mkdir(parents=True)
+    (folder / "taef2_encoder.pth").touch()
+    assert "autoencoder missing" in listed("taef2")
+    (folder / "taef2_decoder.pth").touch()
+    assert f"autoencoder in {folder}: https://github.com" in listed("taef2")
+    assert "cannot train yet" not in nanogen("show", "--task", "imagenet256", "latent=taef2")[1]
+    shown = nanogen("show", "--task", "imagenet256", "latent=rae-dinov3-b")[1]
+    assert shown.count("cannot train yet: latent space 'rae-dinov3-b': its ") == 3
+    assert "gated: accept it there first" in shown
 
 
 def test_bench_accounts_for_the_whole_step(nanogen):

@@ -139,6 +139,14 @@ def weights_folder(folder: Path, *overrides: str) -> str | None:
     return asked[0]
 
 
+def cache_folder(folder: Path, *overrides: str) -> str:
+    data, config = open_data(tiny(1, *overrides).config)
+    try:
+        return type(training_source(data, config, build_components(config, "cpu", "float32"))).__name__
+    except UserError as error:
+        return str(error).partition(":")[0]
+
+
 def compiled(folder: Path, *overrides: str) -> int:
     done: list[DDT] = []
     data, config = open_data(tiny(1, *overrides).config)
@@ -330,6 +338,7 @@ FIELDS = {
     "seed": Field("7", once(random_numbers, 2), None, ("condition.drop_prob=0.5",)),
     "latent.name": Field("toy-ae", once(lambda seen: tuple(seen.calls[0][0].shape[1:])), None, ("data.image_size=32",)),
     "latent.weights": Field("elsewhere", weights_folder, "elsewhere"),
+    "latent.cache": Field("absent", cache_folder, "absent is no latent cache"),
     "latent.cache_mb": Field("2", kept, "CachedLatents", ("latent.cache_mb=0",)),
     "model.encoder_depth": Field("2", blocks, [2, 1]),
     "model.encoder_hidden_size": Field("32", shape("encoder_hidden_size"), 32),

@@ -6,6 +6,7 @@ A verb imports what it needs when it runs, so that --help answers at once and wi
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -13,7 +14,7 @@ import typer
 
 from diffusionbench.cli import benchmarks, prepare, records, scoring
 from diffusionbench.cli.options import Json
-from diffusionbench.errors import RunError, run_program
+from diffusionbench.errors import RunError, UserError, run_program
 from diffusionbench.provenance import examine
 
 app = typer.Typer(
@@ -65,7 +66,7 @@ def list_names(
     what: Annotated[str, typer.Argument(help="metrics, judges, references, axes or prompts")] = "",
     as_json: Json = False,
 ) -> None:
-    """List what can be chosen.
+    """List what can be chosen, which judges are here, and what the others and their metrics need.
 
     Examples:
 
@@ -75,6 +76,7 @@ def list_names(
 
       diffusionbench ls references --json
     """
+    from diffusionbench.available import judge_facts, judge_words, metric_state, metric_words
     from diffusionbench.axes import AXES
     from diffusionbench.judges import JUDGES
     from diffusionbench.metrics import METRICS
@@ -82,15 +84,18 @@ def list_names(
     from diffusionbench.references import REFERENCES
     from diffusionbench.views.terminal import print_tables
 
-    metrics = {}
+    metrics: dict[str, dict[str, Any]] = {}
     directions = {True: "higher is better", False: "lower is better", None: "no better end"}
-    for key in METRICS.with_code:
+    for key in [*METRICS.with_code, *(key for key in METRICS if METRICS[key].load is None)]:
         spec = METRICS[key]
         number = f"from {spec.min_samples} images" if spec.min_samples > 1 else "from one image"
-        metrics[key] = f"{spec.title}: {spec.about}; {directions[spec.higher_is_better]}; {number}"
-    tables = {
+        computed = f"{number}; " if spec.load else ""
+        text = f"{spec.title}: {spec.about}; {directions[spec.higher_is_better]}; {computed}{metric_words(key)}"
+        metrics[key] = {"text": text, **metric_state(key)}
+    judges = {key: judge_facts(row) for key, row in JUDGES.items()}
+    tables: dict[str, Mapping[str, str | Mapping[str, Any]]] = {
         "metrics": metrics,
-        "judges": {key: f"{row.title}; {row.licence}" for key, row in JUDGES.items()},
+        "judges": {key: {"text": judge_words(facts), **facts} for key, facts in judges.items()},
         "references": {key: f"{row.title}; {row.licence}" for key, row in REFERENCES.items()},
         "axes": {key: f"{row.title}; asks for {row.asks}" for key, row in AXES.items()},
         "prompts": {
@@ -102,7 +107,7 @@ def list_names(
 
 @app.command()
 def selftest(as_json: Json = False) -> None:
-    """Check that judges give on this machine the features they were shipped with; `run` does so by itself.
+    """Test every judge that is here: against the outputs it was shipped with, else against itself; `run` does so too.
 
     Examples:
 
@@ -112,18 +117,28 @@ def selftest(as_json: Json = False) -> None:
 
       diffusionbench selftest --json > selftest.json
     """
-    from diffusionbench.judges import JUDGES, TOLERANCE
-    from diffusionbench.judges.float32 import in_float32
+    from diffusionbench.available import check_judge
+    from diffusionbench.judges import JUDGES
+    from diffusionbench.judges.selftest import test_now
 
-    with in_float32():
-        worst = {name: JUDGES.load(name)("cpu").self_test() for name, row in JUDGES.items() if row.self_test}
-    lines = [f"{name}: largest relative deviation {found:.1e}" for name, found in worst.items()]
-    print(json.dumps(worst) if as_json else "\n".join(lines))
-    if failed := [name for name, found in worst.items() if not found <= TOLERANCE]:
-        raise RunError(
-            f"judge '{failed[0]}' gives other features than it was shipped with; scores would not compare. "
-            "Reinstall diffusionbench, and torch if that does not help."
-        )
+    found: dict[str, dict[str, Any]] = {}
+    failed = []
+    for name in JUDGES:
+        try:
+            check_judge(name)
+            outcome = test_now(JUDGES.load(name)("cpu"))
+        except UserError as error:
+            found[name] = {"state": "not here", "words": str(error)}
+        except RunError as error:
+            found[name] = {"state": "failed", "words": str(error)}
+            failed.append(str(error))
+        else:
+            state = "not tested" if outcome.compared == "nothing" else "passed"
+            found[name] = {"state": state, "words": str(outcome), **outcome._asdict()}
+    lines = [f"{name}: {one['state']}: {one['words']}" for name, one in found.items()]
+    print(json.dumps(found, indent=2) if as_json else "\n".join(lines))
+    if failed:
+        raise RunError(failed[0])
 
 
 @app.command()

@@ -67,6 +67,10 @@ class Generator:
     family: Annotated[
         str | None, typer.Option("--family", help="kind of generator, as on the board (pixel, vae, rae)")
     ] = None
+    trained_with: Annotated[
+        list[str] | None,
+        typer.Option("--trained-with", help="judge or network that it was trained with, whose metrics it may not lead"),
+    ] = None
     guidance: Annotated[
         float | None,
         typer.Option(
@@ -76,10 +80,6 @@ class Generator:
             callback=bounds.number,
             help="guidance scale the images are made with; 1 is none",
         ),
-    ] = None
-    trained_with: Annotated[
-        list[str] | None,
-        typer.Option("--trained-with", help="judge that the generator was trained with; repeatable"),
     ] = None
 
 

@@ -34,7 +34,7 @@ def register(app: typer.Typer) -> None:
 
 @prepare.command()
 def reference(
-    images: Annotated[Path, typer.Argument(help="folder or archive of real images")],
+    images: Annotated[Path, typer.Argument(help="folder, .npz or .tar of real images")],
     judge: Annotated[str, typer.Option("--judge", help="whose features; see `diffusionbench ls judges`")],
     out: Annotated[Path, typer.Option("--out", help=".npz for the statistics; its manifest lies beside it")],
     role: Annotated[

@@ -49,7 +49,7 @@ Seed = Annotated[int, typer.Option("--seed", min=0, max=bounds.SEED, help="of th
 
 def register(app: typer.Typer) -> None:
     """Add the verbs to a program."""
-    for verb in (board, compare, correlate, submit, validate, site, figure):
+    for verb in (board, compare, explain, correlate, submit, validate, site, figure):
         app.command()(verb)
 
 
@@ -156,6 +156,47 @@ def compare(
     print(json.dumps(result.as_dict(), indent=2) if as_json else result.as_text())
     if result.differs:
         raise typer.Exit(3)
+
+
+def explain(
+    first: Annotated[Path, typer.Argument(help="a record's JSON file")],
+    second: Annotated[Path, typer.Argument(help="another one")],
+    stores: Annotated[
+        list[Path] | None,
+        typer.Option("--stores", help="folder of image stores; also looked for beside the records; repeat it"),
+    ] = None,
+    table: Annotated[bool, typer.Option("--table", help="the differences alone; nothing is scored")] = False,
+    device: Annotated[str, typer.Option("--device", help="of the judges: cpu, cuda, cuda:N or mps")] = "cpu",
+    as_json: Json = False,
+) -> None:
+    """Tell in words how two protocols differ, and what each difference alone does to the numbers.
+
+    For the latter the stored images of a record are scored again under one setting of the other record at a time.
+
+    Examples:
+
+      diffusionbench explain a.json b.json --table
+
+      diffusionbench explain a.json b.json --stores work/
+
+      diffusionbench explain outputs/one/evals/a.json outputs/two/evals/b.json --json
+    """
+    from diffusionbench.record import load
+    from diffusionbench.study import explain as words
+    from diffusionbench.views import terminal
+
+    records = load(first), load(second)
+    found, measured = words.explain(*records), list[words.Effect]()
+    if not table:
+        from diffusionbench import isolation
+
+        pairs = zip(records, (first, second), strict=True)
+        found_stores = [isolation.find_store(record, path, stores or ()) for record, path in pairs]
+        found, measured = isolation.effects(*records, found_stores, device)
+    if as_json:
+        print(json.dumps(found.as_dict() | {"effects": [asdict(one) for one in measured]}, indent=2))
+    else:
+        terminal.print_explanation(found, measured)
 
 
 def correlate(

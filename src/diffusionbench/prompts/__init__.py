@@ -62,9 +62,9 @@ class PromptList:
         seed = None if self.noise_seeds is None else self.noise_seeds[prompt][k]
         return Sample(id=place, item=self.items[prompt], k=k, seed=seed)
 
-    def files_of_images(self) -> list[str]:
-        """Return where every image belongs below an image folder, without the suffix, in the order of sample ids."""
-        return [self.sample(place).file for place in range(self.count)]
+    def samples(self) -> list[Sample]:
+        """Return every image that is asked for, in the order of sample ids."""
+        return [*map(self.sample, range(self.count))]
 
 
 # Facts of a claim that requests of before hold beside the name.

@@ -45,11 +45,15 @@ def block_ranges(count: int) -> list[range]:
     return [range(start, min(start + BLOCK, count)) for start in range(0, count, BLOCK)]
 
 
-def block_keys(source: FolderSource | ArchiveSource) -> list[str]:
-    """Return a hash of each block's images: where some change, only their blocks need to be made again."""
+def block_keys(path: Path, source: FolderSource | ArchiveSource) -> list[str]:
+    """Return a hash of each block's images: where some of a folder change, only their blocks need to be made again.
+
+    Args:
+        path: of the folder or archive that the source was opened from.
+    """
     blocks = block_ranges(len(source.labels))
-    if isinstance(source, ArchiveSource):
-        whole = file_digest(source.path)
+    if isinstance(source, ArchiveSource) or not path.is_dir():
+        whole = file_digest(path)
         return [digest([whole, rows.start, rows.stop]) for rows in blocks]
     return [digest([_file_digest(source.files[place]) for place in rows]) for rows in blocks]
 

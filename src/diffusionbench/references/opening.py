@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import cache, cached_property
 from pathlib import Path
@@ -183,7 +184,8 @@ class ImageReference(Reference):
         """Return arrays from the cache folder, or None where they are not there or no longer readable."""
         try:
             with Archive(self._place(what, judge)) as archive:
-                return {key: archive.read(key) for key in archive.keys}
+                # Our own file may be as large as its features are.
+                return {key: archive.read(key, most=sys.maxsize) for key in archive.keys}
         except DataError:
             return None
 

@@ -53,6 +53,8 @@ PARTS: Final = ".parts"
 
 _PLAN: Final = "plan.json"
 _RESULT: Final = "statistics.npz"
+# Fields of manifests by which an earlier result is the one that is asked for.
+_SAME: Final = ("extractor", "extractor_digest", "source_digest")
 _MAKER: Final = f"diffusionbench {__version__}"
 
 Progress = Callable[[str, int, int], None]
@@ -101,11 +103,13 @@ def prepare_reference(
     with torch.random.fork_rng():
         loaded: Judge = JUDGES.load(judge)(device)
         self_test(loaded, device)
-    plan, keys, count = Plan(extractor=judge, extractor_digest=loaded.digest), block_keys(source), len(source.labels)
-    source_digest = digest(keys)
-    if (done := _earlier(out, plan, source_digest, role, features)) is not None:
+    keys = block_keys(images, source)
+    facts = _facts(source, keys, loaded, role)
+    plan = Plan(extractor=judge, extractor_digest=loaded.digest)
+    folder = BlockFolder(out.with_name(out.name + PARTS), plan, keys, block_ranges(facts.count), loaded.spec.dim)
+    if (done := _earlier(out, facts, features)) is not None:
+        folder.discard()
         return done
-    folder = BlockFolder(out.with_name(out.name + PARTS), plan, keys, block_ranges(count), loaded.spec.dim)
     if not folder.is_there():
         _check_out(out)
     index, parts = part or (1, 1)
@@ -115,26 +119,31 @@ def prepare_reference(
             if folder.find(block) is None:
                 folder.add(block, feature_block(source, loaded, rows))
             if progress:
-                progress("features", rows.stop, count)
+                progress("features", rows.stop, facts.count)
         if part is not None:
             return None
         made = folder.write(features)
-        manifest = Manifest(
-            format=FORMAT,
-            sha256=file_digest(made),
-            extractor=judge,
-            extractor_digest=loaded.digest,
-            preprocessing=loaded.preprocessing,
-            count=count,
-            image_size=source.image_size,
-            source=source.description,
-            source_digest=source_digest,
-            role=role,
-            made_by=_MAKER,
-        )
+        manifest = facts.model_copy(update={"sha256": file_digest(made)})
         _put(made, out, manifest)
         folder.remove()
     return manifest
+
+
+def _facts(source: FolderSource | ArchiveSource, keys: Sequence[str], judge: Judge, role: Role | None) -> Manifest:
+    """Return the manifest but for the hash of the file, which is not there yet."""
+    return Manifest(
+        format=FORMAT,
+        sha256="0" * 64,
+        extractor=judge.name,
+        extractor_digest=judge.digest,
+        preprocessing=judge.preprocessing,
+        count=len(source.labels),
+        image_size=source.image_size,
+        source=source.description,
+        source_digest=digest(list(keys)),
+        role=role,
+        made_by=_MAKER,
+    )
 
 
 def _checked(images: Path, judge: str, out: Path, features: bool) -> FolderSource | ArchiveSource:
@@ -165,18 +174,17 @@ def _checked(images: Path, judge: str, out: Path, features: bool) -> FolderSourc
     return source
 
 
-def _earlier(out: Path, plan: Plan, source_digest: str, role: Role | None, features: bool) -> Manifest | None:
+def _earlier(out: Path, facts: Manifest, features: bool) -> Manifest | None:
     """Return the manifest of an earlier result of the same images and judge, or None; a new role is written into it."""
     manifest = _own_manifest(out)
     if manifest is None or manifest.sha256 != file_digest(out):
         return None
-    found = (manifest.source_digest, manifest.extractor, manifest.extractor_digest)
-    if found != (source_digest, plan.extractor, plan.extractor_digest):
+    if any(getattr(manifest, name) != getattr(facts, name) for name in _SAME):
         return None
     if features and "features" not in StatisticsReference(out).offers:
         return None
-    if role not in (None, manifest.role):
-        manifest = manifest.model_copy(update={"role": role})
+    if facts.role not in (None, manifest.role):
+        manifest = manifest.model_copy(update={"role": facts.role})
         _write_manifest(out, manifest)
     return manifest
 
@@ -248,7 +256,8 @@ class BlockFolder:
         remedy = f"Remove {self.folder}, or choose another place with --out."
         if not self.folder.is_dir():
             raise RequestError(f"{self.folder} is needed for the parts of the result, and is no folder. {remedy}")
-        if not any(self.folder.iterdir()):
+        # A process that was killed or has just begun may have left no more than its unfinished first file.
+        if all(path.name.startswith(".diffusionbench-") for path in self.folder.iterdir()):
             return False
         try:
             found = Plan.model_validate(parse_json(read_small(self.folder / _PLAN, most=2**20)))
@@ -286,7 +295,7 @@ class BlockFolder:
     def find(self, block: int) -> np.ndarray | None:
         """Return a block's features float32 [n, d], or None where it is not there or damaged."""
         size = len(self.blocks[block]) * self._dim * 4
-        for path in sorted(self.folder.glob(f"block-{block:06d}-{self._keys[block][:16]}-*.f32")):
+        for path in sorted(self.folder.glob(f"block-{block:06d}-*.f32")):
             data = path.read_bytes()
             if len(data) == size and path == self._file(block, data):
                 return np.frombuffer(data, np.float32).reshape(-1, self._dim)
@@ -334,6 +343,13 @@ class BlockFolder:
                     np.lib.format.write_array_header_1_0(file, header)
                     for block in range(len(self.blocks)):
                         file.write(self._read(block).tobytes())
+
+    def discard(self) -> None:
+        """Remove what a process that was killed at its very end has left; nothing where another one works on it."""
+        with suppress(RequestError):
+            if self.is_there():
+                with self.opened(shared=False):
+                    self.remove()
 
     def remove(self) -> None:
         """Remove what is ours, and the folder where nothing else lies in it."""

@@ -154,7 +154,7 @@ class StatisticsReference(Reference):
                 return False
             _, shape, dtype, _ = archive.open("features")
         width = len(self._mean)
-        if dtype.kind != "f" or len(shape) != 2 or shape[1] != width or shape[0] != (self.count or shape[0]):
+        if dtype.kind != "f" or len(shape) != 2 or shape[1] != width or shape[0] != (self.count or max(shape[0], 2)):
             raise DataError(
                 f"reference statistics {self.path}: 'features' is {dtype} [{few(shape)}], and mu has width {width}"
                 f"{f' for {self.count:,} images' if self.count else ''}. Features must be floats [images, width]."

@@ -173,7 +173,7 @@ def compare(
         differing = protocol_difference(first, second, key)
         protocol |= differing
         values[key] = _difference(first, second, key, differing, held, draws, seed)
-    plain = {name: (_plain(one), _plain(other)) for name, (one, other) in protocol.items()}
+    plain = {name: (plain_content(one), plain_content(other)) for name, (one, other) in protocol.items()}
     return Comparison(plain, tuple(name for name in plain if name in NOT_COMPARED), values, missing)
 
 
@@ -188,7 +188,7 @@ def _difference(
 ) -> Difference:
     one, other = first.values[key], second.values[key]
     statuses = status_of(first, key), status_of(second, key)
-    refused = {name: (_plain(a), _plain(b)) for name, (a, b) in differing.items()}
+    refused = {name: (plain_content(a), plain_content(b)) for name, (a, b) in differing.items()}
     same_images = first.id == second.id and first.provenance.images_digest == second.provenance.images_digest
     if "partial" in (statuses[0][0], statuses[1][0]) and not same_images:
         # Which images are missing decides the value.
@@ -357,7 +357,10 @@ def bootstrap(
 # --- Words -----------------------------------------------------------------------------------------------------------
 
 
-def _plain(content: Any) -> Any:
+def plain_content(content: Any) -> Any:
+    """Return a model as plain data, anything else as it is; of a mapping, its values likewise."""
+    if isinstance(content, Mapping):
+        return {name: plain_content(one) for name, one in content.items()}
     return content.model_dump(mode="json") if hasattr(content, "model_dump") else content
 
 

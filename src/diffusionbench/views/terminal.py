@@ -19,12 +19,13 @@ from rich.text import Text
 from diffusionbench.catalog import direction, metric_info
 from diffusionbench.errors import RequestError
 from diffusionbench.record import Record, facts_of, reference_names
-from diffusionbench.shown import FIRST, cell, few, lines, printable
+from diffusionbench.shown import FIRST, cell, clipped, few, lines, printable
 from diffusionbench.study.analysis import Study, SubsetCoefficient
 from diffusionbench.study.board import Board, BoardRow, column_id
 from diffusionbench.study.cells import Cell, status_of
 from diffusionbench.study.columns import Column as BoardColumn
 from diffusionbench.study.correlate import Coefficient
+from diffusionbench.study.explain import Effect, Explanation
 
 ABSENT: Final = "-"
 UNDEFINED: Final = "not defined"
@@ -315,6 +316,38 @@ def _rank_interval(row: BoardRow) -> str:
     return "" if row.interval is None else f"{row.interval[0]:.1f}-{row.interval[1]:.1f}"
 
 
+# --- An explanation --------------------------------------------------------------------------------------------------
+
+
+def print_explanation(found: Explanation, effects: Iterable[Effect]) -> None:
+    """Print how two protocols differ, and below what each difference does to the numbers."""
+    console = PlainConsole(None if sys.stdout.isatty() else _PIPE)
+    if not found.gaps:
+        console.print("the protocols do not differ")
+    kinds = {"rule": "keeps apart", "method": "part of the method", "draw": "another draw"}
+    rows = []
+    for gap in found.gaps:
+        apart = few(gap.metrics, first=3) or "nothing that both hold"
+        means = f"{kinds[gap.kind]} {apart}" if gap.kind == "rule" else kinds[gap.kind]
+        rows.append([gap.field, clipped(str(gap.first), 60), clipped(str(gap.second), 60), gap.about, means])
+    if rows:
+        heads = [Column(head, overflow="fold") for head in ("field", "first", "second", "what it decides", "so it")]
+        console.print(_table("differences of the protocols", heads, rows, box=box.SIMPLE_HEAD))
+    told: dict[str, list[str]] = {}
+    for one in effects:
+        if one.value is None or one.change is None:
+            told.setdefault(f"{one.field}: not measured: {one.reason}", []).append(one.metric)
+            continue
+        own, other = found.metrics[one.metric] if one.of == "first" else found.metrics[one.metric][::-1]
+        left = f", {other - one.value:+.4g} is left to the other record's {other:.4g}"
+        console.print(
+            f"{one.metric}, images of the {one.of} record, {one.field} of the other: {own:.4g} becomes {one.value:.4g} "
+            f"({one.change:+.4g}{left})"
+        )
+    for text, metrics in told.items():
+        console.print(f"{few(metrics, first=3)}: {text}")
+
+
 # --- A study ---------------------------------------------------------------------------------------------------------
 
 
@@ -419,8 +452,8 @@ def _p(one: Coefficient) -> str:
 # --- Lists and progress ----------------------------------------------------------------------------------------------
 
 
-def print_tables(known: Mapping[str, Mapping[str, str]], what: str, as_json: bool) -> None:
-    """Print tables of names with a few words each: all of them, or the one called `what`.
+def print_tables(known: Mapping[str, Mapping[str, str | Mapping[str, Any]]], what: str, as_json: bool) -> None:
+    """Print tables of names with a few words each, or with facts of which `text` is shown: all, or the one `what`.
 
     Raises:
         RequestError: if there is no such table.
@@ -434,7 +467,8 @@ def print_tables(known: Mapping[str, Mapping[str, str]], what: str, as_json: boo
     for name, table in chosen.items():
         print(name)
         width = max((len(key) for key in table), default=0)
-        for key, text in table.items():
+        for key, one in table.items():
+            text = one if isinstance(one, str) else one["text"]
             print(f"  {key:<{width}}  {text}".rstrip())
 
 

@@ -131,14 +131,19 @@ def batches(
     return _read(dataset, plan, workers)
 
 
-def in_order(dataset: Dataset | SupportsBatches, batch_size: int, workers: int = 0) -> Iterator[Batch]:
+def in_order(
+    dataset: Dataset | SupportsBatches, batch_size: int, workers: int = 0, within: range | None = None
+) -> Iterator[Batch]:
     """Give all examples once, in the order of their indices; the last batch may be smaller.
+
+    Args:
+        within: indices of the examples to give; None: all.
 
     Raises:
         DataError: if an image cannot be read; it is named.
     """
-    starts = range(0, len(dataset), batch_size)
-    indices = (np.arange(start, min(start + batch_size, len(dataset))) for start in starts)
+    chosen = range(len(dataset)) if within is None else within
+    indices = (np.array(chosen[start : start + batch_size]) for start in range(0, len(chosen), batch_size))
     return _read(dataset, [MicroBatch(some, some.tolist()) for some in indices], workers)
 
 

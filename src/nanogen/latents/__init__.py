@@ -6,7 +6,7 @@ constructed as `codec(spec, device)`. Rows are read without torch and without we
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -86,6 +86,11 @@ class Latent:
     def __init__(self, spec: LatentSpec, device: str) -> None:
         """Load the weights of the maps; pixels have none."""
 
+    @classmethod
+    def before_statistics(cls, spec: LatentSpec, device: str) -> Callable[[Tensor], Tensor]:
+        """Return the encoder without the normalisation whose statistics `nanogen prepare latents` computes."""
+        return cls(spec, device).encode
+
     def encode(self, images: Tensor) -> Tensor:
         """Map float32 [B, 3, H, W] in [0, 1] to float32 [B, C, h, w], about mean 0 and deviation 1."""
         raise NotImplementedError
@@ -129,6 +134,40 @@ def _vae(
         paper=paper,
     )
 
+
+_IMAGENET = {"mean": (0.485, 0.456, 0.406), "std": (0.229, 0.224, 0.225)}
+_HALF = {"mean": (0.5, 0.5, 0.5), "std": (0.5, 0.5, 0.5)}
+_LIBRARY: Any = {"part": "encoder", "names": ("config.json", "model.safetensors")}
+
+
+def _rae(
+    name: str, title: str, encoder: WeightFiles, files: str, channels: int, options: Mapping[str, Any], paper: str
+) -> LatentSpec:
+    """Return the row of an encoder; `files` is the folder of its decoder and statistics in the released repository."""
+    released: Any = {"hub": "diffusion-bench/diffusion-bench", "licence": _ON_PAGE}
+    return LatentSpec(
+        name=name,
+        title=title,
+        load="nanogen.latents.rae:RAE",
+        channels=channels,
+        stride=16,
+        image_size=256,
+        patch_size=1,
+        options={"decoder_heads": 16, **options},
+        weights=(
+            encoder,
+            WeightFiles(part="decoder", names=("decoder.pt",), subfolder=f"stage1/decoders/{files}", **released),
+            WeightFiles(part="statistics", names=("stats.pt",), subfolder=f"stage1/stats/{files}", **released),
+        ),
+        paper=paper,
+    )
+
+
+_PERCEPTION: Any = {
+    "encoder": "PerceptionEncoder",
+    "heads": 16,
+    "preprocessing": {"size": 224, "mode": "bilinear", "antialias": False, **_HALF},
+}
 
 _ROWS = (
     LatentSpec(
@@ -299,6 +338,92 @@ _ROWS = (
         WeightFiles(**_VAE, hub="REPA-E/e2e-sdvae-hf", licence=_ON_PAGE),
         channels=4,
         paper="2504.10483",
+    ),
+    _rae(
+        "rae-dinov2-b",
+        "patch tokens of DINOv2 B with registers",
+        WeightFiles(
+            **_LIBRARY,
+            hub="facebook/dinov2-with-registers-base",
+            revision="a1d738ccfa7ae170945f210395d99dde8adb1805",
+            licence="Apache-2.0",
+        ),
+        "dinov2-vit-b",
+        channels=768,
+        options={
+            "encoder": "Dinov2WithRegistersModel",
+            "preprocessing": {"size": 224, "mode": "bicubic", "antialias": False, **_IMAGENET},
+        },
+        paper="2309.16588",
+    ),
+    _rae(
+        "rae-dinov3-b",
+        "patch tokens of DINOv3 B/16",
+        WeightFiles(
+            **_LIBRARY,
+            hub="facebook/dinov3-vitb16-pretrain-lvd1689m",
+            revision="3a0fa61ff39414e2d3be4a1d50c7dfbf459aa8b8",
+            licence="DINOv3 License",
+            gated=True,
+        ),
+        "dinov3-vit-b16",
+        channels=768,
+        options={
+            "encoder": "DINOv3ViTModel",
+            "preprocessing": {"size": 256, "mode": "bilinear", "antialias": True, **_IMAGENET},
+        },
+        paper="2508.10104",
+    ),
+    # Its last norm keeps gain and bias: the released statistics and decoder were made so.
+    _rae(
+        "rae-siglip2-b",
+        "patch tokens of SigLIP2 B/16",
+        WeightFiles(**_LIBRARY, hub="google/siglip2-base-patch16-256", licence="Apache-2.0"),
+        "siglip2-vit-b",
+        channels=768,
+        options={
+            "encoder": "SiglipVisionModel",
+            "affine": True,
+            "preprocessing": {"size": 256, "mode": "bicubic", "antialias": False, **_HALF},
+        },
+        paper="2502.14786",
+    ),
+    _rae(
+        "rae-pe-l",
+        "patch tokens of Perception Encoder Core L/14",
+        WeightFiles(
+            part="encoder",
+            names=("PE-Core-L14-336.pt",),
+            hub="facebook/PE-Core-L14-336",
+            revision="bafb0f76541d399057e980a25947f67acec76575",
+            licence="Apache-2.0",
+        ),
+        "pe-vit-l",
+        channels=1024,
+        options=_PERCEPTION,
+        paper="2504.13181",
+    ),
+    _rae(
+        "rae-langpe-l",
+        "patch tokens of Perception Encoder Lang L/14",
+        WeightFiles(
+            part="encoder", names=("PE-Lang-L14-448.pt",), hub="facebook/PE-Lang-L14-448", licence="Apache-2.0"
+        ),
+        "langpe-vit-l",
+        channels=1024,
+        options=_PERCEPTION,
+        paper="2504.13181",
+    ),
+    _rae(
+        "rae-spatialpe-l",
+        "patch tokens of Perception Encoder Spatial L/14",
+        WeightFiles(
+            part="encoder", names=("PE-Spatial-L14-448.pt",), hub="facebook/PE-Spatial-L14-448", licence="Apache-2.0"
+        ),
+        "spatialpe-vit-l",
+        channels=1024,
+        options=_PERCEPTION,
+        paper="2504.13181",
     ),
 )
 LATENTS = Table("latent space", {row.name: row for row in _ROWS}, group="nanogen.latents")

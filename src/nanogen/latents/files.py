@@ -19,7 +19,8 @@ class WeightFiles:
 
     Attributes:
         part: what they are in one word, which also names their folder below the one of the latent space.
-        names: the files, without folders. `NAME.safetensors` is taken in place of `NAME.pt` and `NAME.pth`.
+        names: the files, without folders. `NAME.safetensors` is taken in place of a `NAME.pt` whose content
+            is not pinned.
         hub: Hugging Face repository that holds them, "org/name"; "" for none.
         revision: its pinned commit; "" where none is known: the hash of what was loaded then tells what was used.
         subfolder: of the repository.
@@ -81,7 +82,11 @@ class WeightFiles:
         found = []
         for name in self.names:
             path = folder / name
-            if path.suffix in (".pt", ".pth") and (converted := path.with_suffix(".safetensors")).is_file():
+            if (
+                name not in self.sha256
+                and path.suffix == ".pt"
+                and (converted := path.with_suffix(".safetensors")).is_file()
+            ):
                 path = converted
             if not path.is_file():
                 return None

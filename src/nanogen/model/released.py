@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from diffusionbench.errors import CheckpointError
 from diffusionbench.shown import few
@@ -55,25 +55,42 @@ def from_released(released: Mapping[str, Tensor], shape: Shape) -> dict[str, Ten
     """Return a state dict for `DDT(shape)` from one in the released layout.
 
     Raises:
-        CheckpointError: if tensors are missing, left over or of another shape; the first are listed, all are counted.
+        CheckpointError: see `restack`.
     """
     with torch.device("meta"):
-        wanted = {name: tuple(parameter.shape) for name, parameter in DDT(shape).named_parameters()}
-    parts = {name: sources(name, shape) for name in wanted}
-    known = {source for names in parts.values() for source in names}
+        net = DDT(shape)
+    return restack(released, net, {name: sources(name, shape) for name, _ in net.named_parameters()}, _CONSTANT)
+
+
+def restack(
+    released: Mapping[str, Tensor], net: nn.Module, parts: Mapping[str, Sequence[str]], ignored: tuple[str, ...] = ()
+) -> dict[str, Tensor]:
+    """Return a state dict for a network from tensors of other names, some of which are stacked.
+
+    Args:
+        released: the tensors by name.
+        net: on any device; its parameters say which shapes are needed.
+        parts: parameter -> the tensors that, stacked along the first axis, are it.
+        ignored: how names of tensors begin that the network does not have.
+
+    Raises:
+        CheckpointError: if tensors are missing, left over or of another shape; the first are listed, all are counted.
+    """
+    wanted = {name: tuple(parameter.shape) for name, parameter in net.named_parameters()}
+    known = {source for name in wanted for source in parts[name]}
     problems = [f"missing {name}" for name in sorted(known - set(released))]
-    problems += [f"unknown {name}" for name in sorted(set(released) - known) if not name.startswith(_CONSTANT)]
+    problems += [f"unknown {name}" for name in sorted(set(released) - known) if not name.startswith(ignored)]
     if problems:
         raise CheckpointError(f"the file does not have the released layout of this network: {few(problems, '; ')}")
     problems = [
-        f"{' + '.join(names)}: {' + '.join(str(list(released[source].shape)) for source in names)} instead of "
-        f"{list(wanted[name])}"
-        for name, names in parts.items()
-        if _stacked([tuple(released[source].shape) for source in names]) != wanted[name]
+        f"{' + '.join(parts[name])}: {' + '.join(str(list(released[source].shape)) for source in parts[name])} instead "
+        f"of {list(wanted[name])}"
+        for name in wanted
+        if _stacked([tuple(released[source].shape) for source in parts[name]]) != wanted[name]
     ]
     if problems:
         raise CheckpointError(f"shapes differ from this network's: {few(problems, '; ')}")
-    return {name: torch.cat([released[source] for source in names]) for name, names in parts.items()}
+    return {name: torch.cat([released[source] for source in parts[name]]) for name in wanted}
 
 
 def _stacked(shapes: Sequence[tuple[int, ...]]) -> tuple[int, ...] | None:

@@ -20,6 +20,9 @@ OPEN_JUDGE: Final = JudgeSpec(
     output="rows",
     # ALIGN's card names no licence.
     licence="MIT (CLIP), unstated (ALIGN)",
+    package="transformers",
+    extra="eval-t2i",
+    hub=("openai/clip-vit-base-patch32", "kakaobrain/align-base"),
 )
 SHAPES_JUDGE: Final = JudgeSpec(
     name="simpleeval_shapes",

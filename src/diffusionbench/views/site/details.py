@@ -11,6 +11,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from statistics import median
 from typing import Any, Final
 
+from diffusionbench.available import metric_words
 from diffusionbench.catalog import CATALOG, direction, metric_info
 from diffusionbench.record import Record
 from diffusionbench.schema import canonical_json
@@ -185,6 +186,7 @@ def metric_pages(contents: Contents, site: Pages) -> Iterator[tuple[str, str]]:
         info = metric_info(key)
         better = direction(key, records[0].values[key]) if records else info.higher_is_better
         entry = {"key": key, "info": info, "better": BETTER[better], "count": len(records)}
+        entry["needs"] = metric_words(key, anywhere=True)
         groups[AXES.get(info.axis, AXES[None])].append(entry)
         paper = re.search(r"arXiv (\d{4}\.\d{4,5})", info.about)
         # A Frechet distance may come out a rounding error below zero; its mathematical range is shown.
@@ -198,6 +200,7 @@ def metric_pages(contents: Contents, site: Pages) -> Iterator[tuple[str, str]]:
         facts = [
             ("key in records", key),
             ("what is computed", info.about or "not described; the metric belongs to another package"),
+            ("how to compute it", metric_words(key, anywhere=True)),
             ("direction", BETTER[better]),
             ("range", " to ".join(ends) + (f" ({info.unit})" if info.unit else "")),
             ("noise of one scoring", noise or "not known: no record states it, and no two published sets hold it"),
@@ -219,11 +222,11 @@ def metric_pages(contents: Contents, site: Pages) -> Iterator[tuple[str, str]]:
 
 
 def _ranked(key: str, records: Sequence[Record], better: bool | None) -> list[dict[str, Any]]:
-    """Return the records of each set, best first; doubtful values come last, and before them those not finite."""
+    """Return the records of each set, best first; those that take no place come last."""
 
     def order(record: Record) -> tuple[bool, float]:
         value = record.values[key].value
-        return bool(mark(record, key)), math.inf if not math.isfinite(value) else -value if better else value
+        return bool(not_ranked(record, key)), math.inf if not math.isfinite(value) else -value if better else value
 
     return [
         {

@@ -6,23 +6,24 @@ the images are read for that, so large stores cost nothing; stores of no record 
 
 from __future__ import annotations
 
+import hashlib
 import io
+import warnings
 from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
-from itertools import groupby
-from operator import itemgetter
 from pathlib import Path
-from typing import Annotated, Final
+from typing import Annotated, Final, Literal, NamedTuple
 
 import numpy as np
 from PIL import Image
 from pydantic import BaseModel, Field, ValidationError
 
 from diffusionbench import bounds
-from diffusionbench.archives import ImageRows
 from diffusionbench.errors import DataError
-from diffusionbench.limits import read_small
+from diffusionbench.images import decode
+from diffusionbench.limits import SMALL, read_small
+from diffusionbench.readers import Given, ImageReader, Place
 from diffusionbench.record import Record
 from diffusionbench.schema import digest
 
@@ -44,10 +45,39 @@ class Sheet:
     prompts: tuple[str, ...]
 
 
-class _Chunk(BaseModel):
-    """A list of images of a store, [id, label, prompt, hash] each; its other fields are ignored."""
+class _Entry(NamedTuple):
+    """One image of a list, as `diffusionbench.imagesets.StoredImage` orders it."""
 
-    entries: list[tuple[Annotated[int, Field(ge=0, lt=bounds.IMAGES)], int | None, str | None, str]]
+    id: Annotated[int, Field(ge=0, lt=bounds.IMAGES)]
+    label: int | None
+    prompt: str | None
+    sha256: str
+    key: str = ""
+    k: int = 0
+    seed: int | None = None
+
+
+class _Piece(NamedTuple):
+    """Where an image stands in the file of its chunk."""
+
+    start: Annotated[int, Field(ge=0)]
+    size: Annotated[int, Field(ge=0, le=SMALL)]
+    form: Literal["png", "raw"]
+
+
+class _Chunk(BaseModel):
+    """A list of images of a store (`diffusionbench.store` describes it); its other fields are ignored."""
+
+    entries: list[_Entry]
+    shape: tuple[int, int] | None = None
+    pieces: list[_Piece] = []
+    places: list[Place] = []
+
+
+class _Manifest(BaseModel):
+    """What a store says of images that exist already; its other fields are ignored."""
+
+    given: Given | None = None
 
 
 class Store:
@@ -58,9 +88,9 @@ class Store:
         self._digests: dict[int, str | None] = {}
 
     @cached_property
-    def entries(self) -> dict[int, tuple[tuple[int, int | None, str | None, str], Path, int]]:
-        """Return by image id: [id, label, prompt, hash], its archive, and its row there."""
-        found: dict[int, tuple[tuple[int, int | None, str | None, str], Path, int]] = {}
+    def entries(self) -> dict[int, tuple[_Entry, Path, _Chunk, int]]:
+        """Return by image id: its entry, the file of its list, the list, and its row there."""
+        found: dict[int, tuple[_Entry, Path, _Chunk, int]] = {}
         for path in sorted(self.folder.glob("*.json")):
             if path.stem == "store":
                 continue
@@ -70,13 +100,13 @@ class Store:
                 # No list of a store, or a half-written one: its images are left out.
                 continue
             for row, entry in enumerate(chunk.entries):
-                found.setdefault(entry[0], (entry, path.with_suffix(".npz"), row))
+                found.setdefault(entry.id, (entry, path, chunk, row))
         return found
 
     def digest(self, count: int) -> str | None:
-        """Return the digest of the images 0 .. count - 1 that are here."""
+        """Return the digest of the images 0 .. count - 1 that are here, as a record states it."""
         if count not in self._digests:
-            held = [entry for number, (entry, _, _) in sorted(self.entries.items()) if number < count]
+            held = [[*entry[:4]] for number, (entry, *_) in sorted(self.entries.items()) if number < count]
             self._digests[count] = digest(held) if held else None
         return self._digests[count]
 
@@ -84,20 +114,55 @@ class Store:
         """Return the first images; None where they cannot be read, are too large for a page, or differ in size."""
         chosen = [self.entries[number] for number in sorted(self.entries)[:SHOWN]]
         try:
-            images: dict[tuple[Path, int], np.ndarray] = {}
-            for path, places in groupby(sorted((path, row) for _, path, row in chosen), key=itemgetter(0)):
-                rows = ImageRows(path, "images")
-                if max(rows.size) > _LARGEST:
-                    return None
-                images |= {place: rows.read(place[1]) for place in places}
-            # Only these rows were decompressed; images of different sizes do not stack.
-            picture = _tiled(np.stack([images[path, row] for _, path, row in chosen]))
-        except (DataError, ValueError, Image.DecompressionBombError):
+            reader = self._reader()
+            picture = _tiled(np.stack([self._pixels(*one, reader) for one in chosen]))
+        except (DataError, ValidationError, OSError, ValueError, Image.DecompressionBombError):
             return None
         buffer = io.BytesIO()
         picture.save(buffer, format="PNG", optimize=True)
-        prompts = tuple(entry[2] for entry, _, _ in chosen if entry[2] is not None)
+        prompts = tuple(entry.prompt for entry, *_ in chosen if entry.prompt is not None)
         return Sheet(buffer.getvalue(), picture.width, picture.height, len(chosen), prompts)
+
+    def _reader(self) -> ImageReader | None:
+        given = _Manifest.model_validate_json(read_small(self.folder / "store.json"), strict=True).given
+        return None if given is None else given.open()
+
+    def _pixels(self, entry: _Entry, path: Path, chunk: _Chunk, row: int, reader: ImageReader | None) -> np.ndarray:
+        """Return an image uint8 [H, W, 3] that has the hash of the list.
+
+        Raises:
+            ValueError: if it has another one, or is not where the list says.
+            DataError, OSError: if it cannot be read.
+        """
+        if chunk.shape is None or max(chunk.shape) > _LARGEST:
+            raise ValueError("too large for a page")
+        if row < len(chunk.pieces):
+            piece = chunk.pieces[row]
+            with path.with_suffix(".images").open("rb") as file:
+                file.seek(piece.start)
+                data = file.read(piece.size)
+            pixels = _decoded(data) if piece.form == "png" else np.frombuffer(data, np.uint8).reshape(*chunk.shape, 3)
+        elif row < len(chunk.places) and reader is not None:
+            place = chunk.places[row]
+            file_ = reader.root / reader.file(place)
+            if not file_.is_file() or (place.row is None and file_.stat().st_size > SMALL):
+                raise ValueError("no image of a size for a page")
+            pixels = reader.pixels(place)
+        else:
+            raise ValueError("the list names no place")
+        # Nothing is shown that the record does not state.
+        if hashlib.sha256(pixels.tobytes()).hexdigest() != entry.sha256:
+            raise ValueError("another image")
+        return pixels
+
+
+def _decoded(data: bytes) -> np.ndarray:
+    # The size stands at the beginning, before anything is unpacked.
+    with warnings.catch_warnings(action="ignore"):
+        size = Image.open(io.BytesIO(data), formats=("PNG",)).size
+    if max(size) > _LARGEST:
+        raise ValueError("too large for a page")
+    return np.asarray(decode(data, "of a chunk", transparency="refuse"))
 
 
 def _tiled(images: np.ndarray) -> Image.Image:

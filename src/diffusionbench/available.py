@@ -1,0 +1,119 @@
+"""What this machine can compute: which judges are here, what the others need, and which metrics follow.
+
+Nothing is imported or loaded to tell it; `Judge.check` verifies the weights themselves.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+from pathlib import Path
+from typing import Any
+
+from diffusionbench.errors import RequestError
+from diffusionbench.judges import JUDGES, JudgeSpec
+from diffusionbench.metrics import METRICS
+from diffusionbench.writing import cache_folder
+
+
+def find_file(row: JudgeSpec) -> Path | None:
+    """Return where a judge's weight file lies, by its row alone; None where it is not there."""
+    assert row.file is not None
+    folder: Path | None = cache_folder()
+    if row.package is not None:
+        module = importlib.util.find_spec(row.package.replace("-", "_"))
+        folder = None if module is None or module.origin is None else Path(module.origin).parent
+    return folder / row.file if folder is not None and (folder / row.file).is_file() else None
+
+
+def judge_facts(row: JudgeSpec) -> dict[str, Any]:
+    """Return what a judge is and needs, as plain JSON: `present`, `needs`, `get`, `size`, `licence`, `self_test`."""
+    needs, get, present = [], [], True
+    if row.package is not None:
+        present = importlib.util.find_spec(row.package.replace("-", "_")) is not None
+        needs.append(f"package {row.package}")
+        get.append(f'pip install "diffusionbench[{row.extra}]"' if row.extra else f"pip install {row.package}")
+    elif row.file is not None:
+        needs.append(f"file {row.file}")
+        get.append(f"fetch {row.url} into the cache folder, which `diffusionbench doctor` names")
+    if row.file is not None:
+        present = find_file(row) is not None
+    if row.hub:
+        present = present and all(map(_is_fetched, row.hub))
+        needs.append(f"{' and '.join(row.hub)} of the Hugging Face hub")
+        get.append("fetched where they are first used")
+    return {
+        "title": row.title,
+        "present": present,
+        "needs": needs,
+        "get": get,
+        "size": row.size,
+        "licence": row.licence,
+        "self_test": "stored outputs" if row.self_test else _untested(row),
+    }
+
+
+def check_judge(name: str) -> None:
+    """Verify that a judge is here, weights included, as far as that can be told without loading it or a download.
+
+    Raises:
+        UserError: saying what is missing and how to get it.
+    """
+    JUDGES.load(name).check()
+    facts = judge_facts(JUDGES[name])
+    if not facts["present"]:
+        raise RequestError(f"judge '{name}' needs {', '.join(facts['needs'])}: {'; '.join(facts['get'])}.")
+
+
+def _untested(row: JudgeSpec) -> str:
+    return "none" if row.output == "rows" or row.uses else "shapes, range and batches only"
+
+
+def _is_fetched(repository: str) -> bool:
+    home = Path(os.environ.get("HF_HOME") or Path.home() / ".cache" / "huggingface")
+    folder = Path(os.environ.get("HF_HUB_CACHE") or home / "hub") / f"models--{repository.replace('/', '--')}"
+    return any(folder.glob("snapshots/*"))
+
+
+def judge_words(facts: dict[str, Any]) -> str:
+    """Return `judge_facts` as one line."""
+    size = f"; {facts['size'] / 1e6:.1f} MB" if facts["size"] else ""
+    state = "here" if facts["present"] else f"not here; needs {', '.join(facts['needs'])}: {'; '.join(facts['get'])}"
+    return f"{facts['title']}; {state}{size}; {facts['licence']}; self-test: {facts['self_test']}"
+
+
+def metric_state(key: str) -> dict[str, Any]:
+    """Return whether a metric can be computed here, as plain JSON.
+
+    Returns:
+        `state`: "here"; "lacking", where a judge is not here; "beside" a metric that is computed; or "published" where
+        nothing here computes it. `needs` and `get` of all its judges, here or not, or what it stands beside.
+    """
+    row = METRICS.get(key)
+    if row is None or row.load is None:
+        beside = [
+            whole
+            for whole in METRICS.with_code
+            if key.startswith(f"{whole}_") or key == whole.removesuffix("_mean") + "_std"
+        ]
+        return {"state": "beside" if beside else "published", "needs": beside, "get": []}
+    judges = [judge_facts(JUDGES[name]) for name in row.judges]
+    needs, get = ([word for facts in judges for word in facts[kind]] for kind in ("needs", "get"))
+    return {"state": "here" if all(facts["present"] for facts in judges) else "lacking", "needs": needs, "get": get}
+
+
+def metric_words(key: str, anywhere: bool = False) -> str:
+    """Return `metric_state` as a few words.
+
+    Args:
+        anywhere: say the same on every machine: what it needs, not what is here.
+    """
+    found = metric_state(key)
+    needs = ", ".join(found["needs"])
+    if found["state"] == "beside":
+        return f"stands beside {needs}"
+    if found["state"] == "published":
+        return "published figures only; nothing here computes it"
+    if found["state"] == "here" and not anywhere:
+        return "can be computed here"
+    return f"needs {needs}: {'; '.join(found['get'])}" if needs else "computed by the package as it is"

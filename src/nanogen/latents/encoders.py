@@ -1,0 +1,210 @@
+"""Frozen vision encoders whose patch tokens are a latent: DINOv2, DINOv3 and SigLIP2 of transformers, and our own PE.
+
+Nothing is executed from a hub or a repository: the classes are those of the library.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final, Literal
+
+import torch
+import torch.nn.functional as F
+from safetensors import SafetensorError
+from torch import Tensor, nn
+
+from diffusionbench.errors import CheckpointError
+from diffusionbench.registry import require
+from diffusionbench.shown import clipped, few
+from nanogen.latents import LatentSpec
+from nanogen.latents.perception import from_released
+from nanogen.latents.weights import obtain, read_tensors, tensors_digest
+
+Combination = Literal["mean", "sum", "mean and token"]
+
+
+@dataclass(frozen=True)
+class Preprocessing:
+    """What an encoder is shown: (image - mean) / std per colour, then a resize where the size is another.
+
+    Attributes:
+        size: pixels a side.
+        mode: of interpolation, "bilinear" or "bicubic".
+        antialias: of it, where it shrinks.
+        mean, std: per colour, for images in [0, 1].
+    """
+
+    size: int
+    mode: str
+    antialias: bool
+    mean: tuple[float, float, float]
+    std: tuple[float, float, float]
+
+    def __call__(self, images: Tensor) -> Tensor:
+        """Map images [B, 3, H, W] in [0, 1] to [B, 3, size, size]."""
+        mean, std = (images.new_tensor(values)[:, None, None] for values in (self.mean, self.std))
+        x = (images - mean) / std
+        if x.shape[-2:] == (self.size, self.size):
+            return x
+        return F.interpolate(
+            x, size=(self.size, self.size), mode=self.mode, antialias=self.antialias, align_corners=False
+        )
+
+
+@dataclass(frozen=True)
+class Tower:
+    """A network with what its patch tokens are read from.
+
+    Attributes:
+        net: takes preprocessed images.
+        width: of a token.
+        patch: side in pixels of what a token sees.
+        num_skipped: tokens before those of the patches.
+        norm: what tokens go through after a block.
+        blocks: in order.
+    """
+
+    net: nn.Module
+    width: int
+    patch: int
+    num_skipped: int
+    norm: nn.Module
+    blocks: Sequence[nn.Module]
+
+
+# Class of transformers -> where its last norm and its blocks are.
+_PLACES: Final = {
+    "Dinov2WithRegistersModel": ("layernorm", "encoder.layer"),
+    "DINOv3ViTModel": ("norm", "model.layer"),
+    "SiglipVisionModel": ("post_layernorm", "encoder.layers"),
+}
+
+
+def open_tower(spec: LatentSpec) -> Tower:
+    """Return the encoder of a row, on the CPU.
+
+    Raises:
+        RequestError: if its files are missing.
+        CheckpointError: if they are damaged or those of another model.
+    """
+    kind, owner = spec.options["encoder"], f"latent space '{spec.name}'"
+    path = obtain(spec, "encoder")[0]
+    if kind not in _PLACES:
+        tensors = read_tensors(path, owner)
+        try:
+            vision = from_released(tensors.get("state_dict", tensors), spec.options["heads"])
+        except CheckpointError as error:
+            raise CheckpointError(f"{owner}: {path}: {error}") from None
+        width, patch = vision.embed.out_channels, vision.patch
+        return Tower(vision, width, patch, 1, nn.Identity(), list(vision.blocks))
+    norm, blocks = _PLACES[kind]
+    model = open_model(path.parent, kind, owner)
+    width = model.config.hidden_size
+    registers = getattr(model.config, "num_register_tokens", None)
+    return Tower(
+        net=model,
+        width=width,
+        patch=model.config.patch_size,
+        # SigLIP has no class token.
+        num_skipped=0 if registers is None else 1 + registers,
+        norm=getattr(model, norm)
+        if spec.options.get("affine")
+        else nn.LayerNorm(width, 1e-5, elementwise_affine=False),
+        blocks=list(model.get_submodule(blocks)),
+    )
+
+
+class Encoder:
+    """A frozen encoder: images [B, 3, H, W] in [0, 1] to patch tokens [B, N, C].
+
+    Options of a row: `encoder`, a class of transformers or "PerceptionEncoder"; `preprocessing`; `affine`: the last
+    norm keeps its gain and bias, else one without them and with an epsilon of 1e-5 takes its place; `blocks` and
+    `combine`: features of these blocks, counted from 0, instead of the last one's.
+
+    Attributes:
+        digest: SHA-256 of its weights.
+
+    Raises:
+        RequestError: if its files are missing.
+        CheckpointError: if they are damaged or give other tokens than the row states.
+    """
+
+    def __init__(self, spec: LatentSpec, device: str) -> None:
+        tower = open_tower(spec)
+        self._preprocess = Preprocessing(**spec.options["preprocessing"])
+        self._combine: Combination = spec.options.get("combine", "mean")
+        chosen = spec.options.get("blocks", (len(tower.blocks) - 1,))
+        side = self._preprocess.size // tower.patch
+        if (tower.width, side, side) != spec.shape(spec.image_size or 0):
+            raise CheckpointError(
+                f"latent space '{spec.name}': its encoder gives {side}x{side} tokens of {tower.width}, expected a "
+                f"latent of {list(spec.shape(spec.image_size or 0))}. Get the right files."
+            )
+        if max(chosen) >= len(tower.blocks):
+            raise CheckpointError(
+                f"latent space '{spec.name}' reads block {max(chosen)}, and its encoder has {len(tower.blocks)} "
+                "blocks. Get the right files."
+            )
+        self._layers = [tower.blocks[index] for index in chosen]
+        tower.net.to(device).eval().requires_grad_(False)
+        tower.norm.to(device)
+        self._tower = tower
+        self.digest = tensors_digest(tower.net.state_dict())
+
+    def __call__(self, images: Tensor) -> Tensor:
+        kept: list[Tensor] = []
+
+        def keep(module: nn.Module, given: Any, output: Any) -> None:
+            tokens = output[0] if isinstance(output, tuple) else output
+            kept.append(self._tower.norm(tokens[:, self._tower.num_skipped :]))
+
+        hooks = [layer.register_forward_hook(keep) for layer in self._layers]
+        try:
+            self._tower.net(self._preprocess(images))
+        finally:
+            for hook in hooks:
+                hook.remove()
+        return combined(kept, self._combine)
+
+
+def combined(layers: Sequence[Tensor], how: Combination) -> Tensor:
+    """Combine patch tokens [B, N, C] of several blocks into [B, N, C].
+
+    Args:
+        how: their mean; their sum; or their mean plus the mean over the tokens of the last one.
+    """
+    total = torch.stack(list(layers)).sum(0)
+    if how == "sum":
+        return total
+    mean = total / len(layers)
+    return mean if how == "mean" else mean + layers[-1].mean(1, keepdim=True)
+
+
+def open_model(folder: Path, name: str, owner: str) -> Any:
+    """Return a vision model of transformers from a folder, float32, on the CPU.
+
+    Raises:
+        CheckpointError: if the files are damaged or lack tensors; the missing ones are listed.
+    """
+    transformers = require("transformers", "encoders", owner[0].upper() + owner[1:])
+    before = transformers.utils.logging.get_verbosity()
+    transformers.utils.logging.set_verbosity_error()
+    transformers.utils.logging.disable_progress_bar()
+    try:
+        with torch.random.fork_rng():
+            model, loaded = getattr(transformers, name).from_pretrained(
+                folder, dtype=torch.float32, use_safetensors=True, local_files_only=True, output_loading_info=True
+            )
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RuntimeError, SafetensorError) as error:
+        reason = clipped(" ".join(str(error).split()), 400)
+        raise CheckpointError(f"{owner}: transformers cannot open {folder}: {reason}. Get the files again.") from None
+    finally:
+        transformers.utils.logging.set_verbosity(before)
+    # A file may hold a text tower too.
+    problems = [f"missing {key}" for key in loaded["missing_keys"]]
+    problems += [f"{key} has another shape" for key, *_ in loaded["mismatched_keys"]]
+    if problems:
+        raise CheckpointError(f"{owner}: {folder} holds another model: {few(sorted(problems), '; ')}.")
+    return model
