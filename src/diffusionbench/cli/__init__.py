@@ -62,7 +62,7 @@ def inspect(
 
       diffusionbench inspect record.json --sample 17
 
-      diffusionbench inspect outputs/demo/evals/step-00000600-euler50-guidance1-0-1-n359-seed0.json
+      diffusionbench inspect outputs/demo/evals/pixel-v-0123456789ab.json
     """
     from diffusionbench.record import load
     from diffusionbench.views.terminal import print_record
