@@ -118,6 +118,8 @@ class JudgingPass:
             RunError: if a self-test fails.
         """
         ids = [sample.id for sample in samples]
+        if images is not None and not ids:
+            return
         listed = [] if images is None or images.missing(samples) else self._listed(images, ids)
         wanted = {name for spec in self.evaluation.metrics.values() for name in spec.judges}
         absent = set()
