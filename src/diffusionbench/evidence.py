@@ -202,10 +202,11 @@ class EvidenceStore:
 
 
 def copy_files(source: Path, target: Path, name: str) -> None:
-    """Copy the files `name.*` of a chunk from one folder to another, the list last."""
+    """Copy the files `name.*` of a chunk from one folder to another with their times, the list last."""
     for file in sorted(source.glob(f"{name}.*"), key=lambda file: file.suffix == ".json"):
         with file.open("rb") as data:
             write_atomic(target / file.name, lambda to, data=data: shutil.copyfileobj(data, to))  # type: ignore[misc]
+        shutil.copystat(file, target / file.name)
 
 
 def _arrays(folder: Path, name: str) -> dict[str, np.ndarray]:
