@@ -94,9 +94,9 @@ def case(name: str, count: int, real: int, dim: int) -> str:
         times = f"{time.perf_counter() - since:.1f} s, {time.process_time() - cpu:.1f} s of processor"
         print(f"{values[-1]}: {times}, {_peak():.0f} MiB so far", file=sys.stderr)
     wall, processor = wall + time.perf_counter() - begun, processor + time.process_time() - used
-    both = (count + real) * dim * 4 / 2**20
+    peak, both = _peak(), (count + real) * dim * 4 / 2**20
     sizes = f"{count:,} against {real:,} x {dim}"
-    return f"| {name} | {sizes} | {wall:.0f} | {processor:.0f} | {_peak():.0f} | {_peak() / both:.2f} | {'; '.join(values)} |"
+    return f"| {name} | {sizes} | {wall:.0f} | {processor:.0f} | {peak:.0f} | {peak / both:.2f} | {'; '.join(values)} |"
 
 
 def _peak() -> float:
