@@ -6,7 +6,7 @@ import inspect
 from collections.abc import Callable
 from dataclasses import MISSING, Field, dataclass, fields, is_dataclass
 from pathlib import Path
-from typing import Annotated, Any, get_type_hints
+from typing import Annotated, Any, Literal, get_type_hints
 
 import typer
 
@@ -66,6 +66,10 @@ class Generator:
     ] = None
     family: Annotated[
         str | None, typer.Option("--family", help="kind of generator, as on the board (pixel, vae, rae)")
+    ] = None
+    quantisation: Annotated[
+        Literal["truncate", "round"] | None,
+        typer.Option("--quantisation", help="by which rule floats become, or became, 8 bits"),
     ] = None
     trained_with: Annotated[
         list[str] | None,
