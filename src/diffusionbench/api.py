@@ -20,7 +20,7 @@ from diffusionbench.errors import RequestError
 from diffusionbench.layouts import parse_layout
 from diffusionbench.metrics import METRICS
 from diffusionbench.prompts import PromptChoice
-from diffusionbench.record import Guidance, Record, breaches, load
+from diffusionbench.record import Record, breaches, load
 from diffusionbench.references import Role
 from diffusionbench.request import EvalRequest, Evaluation, Sampling
 from diffusionbench.shown import few, printable
@@ -224,7 +224,11 @@ def open_images(
 
 
 def generator_fields(
-    given: Path | ImageSource, guidance: float | None, classes: int | None, trained_with: Iterable[str]
+    given: Path | ImageSource,
+    guidance: float | None,
+    classes: int | None,
+    trained_with: Iterable[str],
+    quantisation: str | None = None,
 ) -> dict[str, Any]:
     """Return the fields of a request about how the images are made: those given, and what only the source knows.
 
@@ -232,11 +236,13 @@ def generator_fields(
         RequestError: if the source knows better, or the images exist already.
     """
     facts = {} if isinstance(given, Path) else facts_of(given)
-    if guidance is not None and "sampling" in facts:
-        raise RequestError(f"guidance={guidance} was given, and the source states its own. Leave it out.")
+    for name, value in (("guidance", guidance), ("quantisation", quantisation)):
+        if value is not None and "sampling" in facts:
+            raise RequestError(f"{name}={value} was given, and the source states its own. Leave it out.")
     if classes is not None and (isinstance(given, Path) or exists_already(given)):
         raise RequestError(f"classes={classes} was given, and the source holds images already. Leave it out.")
-    sampling = Sampling(guidance=None if guidance is None else Guidance(scale=guidance))
+    stated = {"guidance": None if guidance is None else {"scale": guidance}, "quantisation": quantisation}
+    sampling = Sampling.model_validate(stated)
     trained = tuple(sorted({*trained_with, *facts.get("trained_with", ())}))
     asked = {} if classes is None else {"num_classes": classes}
     return {"sampling": sampling, **facts, **asked, "trained_with": trained}

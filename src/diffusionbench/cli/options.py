@@ -6,11 +6,12 @@ import inspect
 from collections.abc import Callable
 from dataclasses import MISSING, Field, dataclass, fields, is_dataclass
 from pathlib import Path
-from typing import Annotated, Any, get_type_hints
+from typing import Annotated, Any, Final, get_type_hints
 
 import typer
 
 from diffusionbench import bounds
+from diffusionbench.errors import RequestError
 from diffusionbench.provenance import check_device
 from diffusionbench.references import check_role
 
@@ -24,6 +25,21 @@ StoreFolder = Annotated[Path, typer.Argument(help="an image store, as `--store` 
 PartOf = Annotated[str | None, typer.Option("--part", help="i/n: this part of the images only; `merge` unites parts")]
 Out = Annotated[Path | None, typer.Option("--out", help="record file; without it the record is only printed")]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="check the request, score nothing")]
+
+
+# `images.Rule`, whose import would delay --help.
+RULES: Final = ("truncate", "round")
+
+
+def check_rule(rule: str | None) -> str | None:
+    """Return a rule of quantisation; the callback of an option.
+
+    Raises:
+        RequestError: if it is none.
+    """
+    if rule is not None and rule not in RULES:
+        raise RequestError(f"'{rule}' is no rule of quantisation. Choose {' or '.join(RULES)}.")
+    return rule
 
 
 @dataclass(frozen=True)
@@ -80,6 +96,10 @@ class Generator:
             callback=bounds.number,
             help="guidance scale the images are made with; 1 is none",
         ),
+    ] = None
+    quantisation: Annotated[
+        str | None,
+        typer.Option("--quantisation", callback=check_rule, help="how its values became 8 bits: truncate or round"),
     ] = None
 
 

@@ -296,7 +296,7 @@ def _asked(
         title=generator.title or name,
         family=generator.family,
         seed=generator.seed or 0,
-        **generator_fields(made or images, generator.guidance, generator.classes, trained),
+        **generator_fields(made or images, generator.guidance, generator.classes, trained, generator.quantisation),
         **_real_images(real),
     )
     evaluation, source = _opened(request, made or images, generator, claim)
