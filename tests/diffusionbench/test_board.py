@@ -17,7 +17,10 @@ from diffusionbench.cli.records import register
 from diffusionbench.errors import RequestError
 from diffusionbench.judges import JUDGES
 from diffusionbench.record import Guidance, Protocol, Provenance, Record, Value
-from diffusionbench.references import REFERENCES
+from diffusionbench.references import REFERENCES, digits
+from diffusionbench.request import EvalRequest, Evaluation, Sampling
+from diffusionbench.runner import run as run_request
+from diffusionbench.source import ArraySource
 from diffusionbench.study import published
 from diffusionbench.study.board import build, chosen_boards, column_id, keep, order
 from diffusionbench.study.cells import cell_of, status_of
@@ -472,3 +475,23 @@ def test_command(tmp_path):
     assert "unknown board 'papr'. Known: all, blog-2026-05" in str(run("board", "--set", "papr").exception)
     sets = json.loads(run("board", "--set", "all", "--draws", "0", "--json").output)["boards"]
     assert [one["score_set"] for one in sets][:2] == [PAPER, "blog-2026-05"]
+
+
+def test_a_record_that_this_version_makes_stands_in_its_columns():
+    """The digits as this version scores them under the protocol of the laptop board."""
+    images, labels = digits.read("held_out")
+    sampling = Sampling(guidance=Guidance(scale=1.0), quantisation="truncate")
+    request = EvalRequest(
+        metrics=("fd_digits", "accuracy_digits"),
+        reference="digits",
+        count=359,
+        method="real",
+        title="real",
+        sampling=sampling,
+    )
+    record = run_request(Evaluation(request), ArraySource(images, labels, "digits"))
+    board = build([record], "measured-laptop", draws=0)
+    assert board.listed == ()
+    (row,) = board.rows
+    assert {name: one.status for name, one in row.cells.items()} == {"fd_digits": "ok", "accuracy_digits": "ok"}
+    assert row.missing == ("fd_digits@cfg",)

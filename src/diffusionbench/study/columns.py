@@ -22,6 +22,7 @@ from diffusionbench.catalog import metric_info
 from diffusionbench.errors import RequestError
 from diffusionbench.limits import read_small
 from diffusionbench.metrics import METRICS
+from diffusionbench.protocol import LOSSLESS
 from diffusionbench.record import JudgeUsed, Protocol, Record, ReferenceUsed, Status, breaches
 from diffusionbench.registry import nearest
 from diffusionbench.schema import Strict
@@ -35,6 +36,8 @@ SETS: Final = (*published.SCORE_SETS, MEASURED)
 MOST: Final = 262_144
 #: Stands for any content but null.
 STATED: Final = "stated"
+#: Stands for every image format that keeps each pixel, and for none.
+KEEPS_PIXELS: Final = "lossless"
 _SUFFIX: Final = {None: "", "none": "", "cfg": "@cfg"}
 _WORDS: Final = {"none": "none", "cfg": "guided", None: "not stated"}
 
@@ -144,7 +147,7 @@ class Column:
             found.append(f"guidance is {_WORDS[state]} (the column's is {_WORDS[self.guidance]})")
         for path, accepted in self.rules.items():
             content = _content(protocol, path)
-            if not (content is not None if accepted == (STATED,) else content in accepted):
+            if not _accepts(accepted, content):
                 found.append(f"{path} is {_shown(content)} ({_wanted(accepted)})")
         return found
 
@@ -293,6 +296,14 @@ def _columns(board: DeclaredBoard, accepted: Accepted) -> list[Column]:
     return found
 
 
+def _accepts(accepted: Sequence[Scalar], content: Any) -> bool:
+    if accepted == (STATED,):
+        return content is not None
+    if accepted == (KEEPS_PIXELS,):
+        return content is None or {*str(content).split("+")} <= LOSSLESS
+    return content in accepted
+
+
 def _content(protocol: Protocol, path: str) -> Any:
     head, *rest = path.split(".")
     found = getattr(protocol, head)
@@ -310,4 +321,6 @@ def _wanted(accepted: Sequence[Scalar]) -> str:
         return "the column accepts none yet"
     if accepted == (STATED,):
         return "the column insists on one"
+    if accepted == (KEEPS_PIXELS,):
+        return f"the column insists on {few(sorted(LOSSLESS), ' or ', 9)}"
     return "the column insists on " + few([_shown(one)[:12] for one in accepted], " or ", 3)
