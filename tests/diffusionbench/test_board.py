@@ -14,7 +14,7 @@ from typer import Typer
 from typer.testing import CliRunner
 
 from diffusionbench.cli.records import register
-from diffusionbench.errors import RequestError
+from diffusionbench.errors import RequestError, UserError
 from diffusionbench.judges import JUDGES
 from diffusionbench.record import Guidance, Protocol, Provenance, Record, Value
 from diffusionbench.references import REFERENCES, digits
@@ -352,8 +352,13 @@ def test_published_boards_are_those_of_the_first_edition(score_set):
 
 def test_declared_boards_accept_the_digests_of_this_version():
     """What fails here is entered by `python tools/board_pins.py --write`."""
-    for name in ("digits", "simpleeval_shapes"):
-        assert JUDGES.load(name)("cpu").digest in accepted().judges[name], name
+    for name in ("digits", "simpleeval_shapes", "efflite0"):
+        try:
+            found = JUDGES.load(name)("cpu").digest
+        except UserError:
+            assert name == "efflite0", f"the weights of {name} ship with the package"
+            continue
+        assert found in accepted().judges[name], name
     assert REFERENCES.load("digits")().digest in accepted().references["digits"]
 
 
@@ -411,7 +416,7 @@ def test_what_is_listed_is_printed_with_its_reason(tmp_path):
     said = " ".join(run(*words).output.split())
     assert "listed, not ranked: a (a.class_conditional): fd_digits 1, kd_digits 0.100: guidance is not stated" in said
     assert "listed, not ranked: b (b.t2i): geneval_overall 0.500: no column of a board holds its metrics" in said
-    assert "not shown: 10 further columns (--columns all)" in said
+    assert "not shown: 16 further columns (--columns all)" in said
     listed = json.loads(run(*words, "--json").output)["boards"][0]["listed"]
     assert [one["record"] for one in listed] == ["a.class_conditional", "b.t2i"]
     assert "no column of a board holds its metrics" in run(*words, "--csv").output

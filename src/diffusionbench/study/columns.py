@@ -287,7 +287,7 @@ def _columns(board: DeclaredBoard, accepted: Accepted) -> list[Column]:
         rules |= {path: one if isinstance(one, tuple) else (one,) for path, one in group.protocol.items()}
         for guidance, key in product(group.guidance or (None,), group.metrics):
             info = metric_info(key)
-            title = (group.title or info.title) + (", guided" if guidance == "cfg" else "")
+            title = (group.title or "{}").replace("{}", info.title) + (", guided" if guidance == "cfg" else "")
             better = METRICS[key].higher_is_better if key in METRICS else info.higher_is_better
             # A metric of another package may be called "fid@cfg", and must not take the id of that column.
             identifier = re.sub(r"[@\[\]#]", "_", key) + _SUFFIX[guidance]
