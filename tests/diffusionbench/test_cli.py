@@ -6,7 +6,6 @@ import shlex
 import shutil
 import sys
 from dataclasses import replace
-from typing import get_args
 
 import numpy as np
 import pytest
@@ -14,8 +13,7 @@ from PIL import Image
 
 from diffusionbench import cli
 from diffusionbench.axes import AXES
-from diffusionbench.cli.options import RULES
-from diffusionbench.images import Rule, save_png
+from diffusionbench.images import save_png
 from diffusionbench.judges import INCEPTION_FILE
 from diffusionbench.judges.digits import DigitsJudge
 from diffusionbench.record import load, record_id
@@ -367,13 +365,3 @@ def test_a_generator_that_was_trained_with_a_judge_is_flagged_on_its_metrics(ben
     record = json.loads(out)
     assert (code, record["trained_with"]) == (0, ["digits", "dinov2"])
     assert {value["status"] for value in record["values"].values()} == {"flagged"}
-
-
-def test_what_is_known_of_the_quantisation_reaches_the_record(bench, digits_folder):
-    code, out, _ = bench("run", digits_folder, *RUN, "--quantisation", "round", "--json")
-    assert code == 0
-    assert json.loads(out)["protocol"]["quantisation"] == "round"
-    code, _, err = bench("run", digits_folder, *RUN, "--quantisation", "floor")
-    assert code == 2
-    assert "'floor' is no rule of quantisation. Choose truncate or round." in err
-    assert get_args(Rule) == RULES

@@ -6,12 +6,11 @@ import inspect
 from collections.abc import Callable
 from dataclasses import MISSING, Field, dataclass, fields, is_dataclass
 from pathlib import Path
-from typing import Annotated, Any, Final, get_type_hints
+from typing import Annotated, Any, Literal, get_type_hints
 
 import typer
 
 from diffusionbench import bounds
-from diffusionbench.errors import RequestError
 from diffusionbench.provenance import check_device
 from diffusionbench.references import check_role
 
@@ -25,21 +24,6 @@ StoreFolder = Annotated[Path, typer.Argument(help="an image store, as `--store` 
 PartOf = Annotated[str | None, typer.Option("--part", help="i/n: this part of the images only; `merge` unites parts")]
 Out = Annotated[Path | None, typer.Option("--out", help="record file; without it the record is only printed")]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="check the request, score nothing")]
-
-
-# `images.Rule`, whose import would delay --help.
-RULES: Final = ("truncate", "round")
-
-
-def check_rule(rule: str | None) -> str | None:
-    """Return a rule of quantisation; the callback of an option.
-
-    Raises:
-        RequestError: if it is none.
-    """
-    if rule is not None and rule not in RULES:
-        raise RequestError(f"'{rule}' is no rule of quantisation. Choose {' or '.join(RULES)}.")
-    return rule
 
 
 @dataclass(frozen=True)
@@ -83,6 +67,10 @@ class Generator:
     family: Annotated[
         str | None, typer.Option("--family", help="kind of generator, as on the board (pixel, vae, rae)")
     ] = None
+    quantisation: Annotated[
+        Literal["truncate", "round"] | None,
+        typer.Option("--quantisation", help="by which rule floats become, or became, 8 bits"),
+    ] = None
     trained_with: Annotated[
         list[str] | None,
         typer.Option("--trained-with", help="judge or network that it was trained with, whose metrics it may not lead"),
@@ -96,10 +84,6 @@ class Generator:
             callback=bounds.number,
             help="guidance scale the images are made with; 1 is none",
         ),
-    ] = None
-    quantisation: Annotated[
-        str | None,
-        typer.Option("--quantisation", callback=check_rule, help="how its values became 8 bits: truncate or round"),
     ] = None
 
 
