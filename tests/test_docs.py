@@ -25,7 +25,7 @@ DOCUMENTS = sorted(
     ]
 )
 # Blocks that show a part of another file; `tests/diffusionbench/test_contribute.py` tries these.
-PART = re.compile(r"# (methods\.yaml|(tests|my_\w+|diffusionbench_colours)/[\w/]+\.py)\n")
+PART = re.compile(r"# (methods\.yaml|boards\.yaml|(tests|my_\w+|diffusionbench_colours)/[\w/]+\.py)\n")
 PROGRAMS = ("nanogen", "diffusionbench")
 ENDS = {"|", "||", "&&", ";", "&", ">", ">>"}
 COMPOSING = {"train", "show", "bench"}

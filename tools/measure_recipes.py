@@ -21,7 +21,7 @@ import torch
 from diffusionbench.benchmarks.simpleeval.stress.simulate import simulate
 from diffusionbench.images import save_png, to_uint8
 from diffusionbench.prompts import PROMPTS
-from diffusionbench.record import Record, facts_of, load
+from diffusionbench.record import Record, facts_of, load, with_attachments
 from nanogen.latents import open_latent
 
 RECORDS = Path(__file__).parents[1] / "records"
@@ -87,7 +87,13 @@ def measure(name: str, seed: int) -> Iterator[Record]:
             "" if seed == 42 else f"seed-{seed}",
         ]
         facts = {"recipe": name, "seed": seed, "train": shlex.join(command)}
-        yield named(load(place), recipe.title, recipe.family, "-".join(filter(None, parts)) or None, facts)
+        yield named(
+            with_attachments(load(place), place),
+            recipe.title,
+            recipe.family,
+            "-".join(filter(None, parts)) or None,
+            facts,
+        )
 
 
 def named(record: Record, title: str, family: str, variant: str | None, facts: dict[str, object]) -> Record:
@@ -117,7 +123,9 @@ def pictures() -> Iterator[Record]:
         if not place.exists():
             words = ["--axis", "t2i", "--prompts", PROMPT_SET, "--metrics", PROMPT_SET, "--method", f"pictures-{name}"]
             run("diffusionbench", "run", folder, *words, "--out", str(place))
-        yield named(load(place), PICTURES[name], "reference", None, {"recipe": f"pictures-{name}"})
+        yield named(
+            with_attachments(load(place), place), PICTURES[name], "reference", None, {"recipe": f"pictures-{name}"}
+        )
 
 
 def through_toy_ae(images: np.ndarray) -> np.ndarray:

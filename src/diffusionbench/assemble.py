@@ -26,7 +26,7 @@ from diffusionbench.record import (
     record_id,
     worst,
 )
-from diffusionbench.request import REPEAT_LIMIT, Evaluation
+from diffusionbench.request import REPEAT_LIMIT, Evaluation, judge_order
 from diffusionbench.sample import Sample, items_digest
 from diffusionbench.schema import canonical_json
 from diffusionbench.stats import Estimate
@@ -142,8 +142,8 @@ def _values(
 
 
 def _judges(found: Findings, spec: MetricSpec) -> tuple[str, ...]:
-    """Return the judges of a metric that stand in the protocol."""
-    return tuple(judge for judge in spec.judges if judge in found.judges)
+    """Return the judges behind a metric that stand in the protocol, those whose evidence others use among them."""
+    return tuple(row.name for row in judge_order([spec]) if row.name in found.judges)
 
 
 def _doubts(evaluation: Evaluation, found: Findings, spec: MetricSpec) -> list[tuple[Status, str]]:
@@ -153,7 +153,7 @@ def _doubts(evaluation: Evaluation, found: Findings, spec: MetricSpec) -> list[t
         doubts.append(("asserted", f"not deterministic: images of one sample are {apart:.3g} grey levels apart"))
     if found.selftest == "failed" and any(JUDGES[judge].self_test for judge in spec.judges):
         doubts.append(("flagged", "a judge failed its self-test"))
-    if {*spec.judges} & {*evaluation.request.trained_with}:
+    if {row.name for row in judge_order([spec])} & {*evaluation.request.trained_with}:
         doubts.append(("flagged", "trained on the metric"))
     for judge in spec.reference:
         if (reference := evaluation.reference_of(judge)) and (asserted := reference.asserted(judge)):
@@ -228,6 +228,7 @@ def _protocol(evaluation: Evaluation, images: ImageSet, found: Findings, samples
         # Only a generator's samples have seeds; of images that exist already nobody knows it.
         seed=request.seed if any(sample.seed is not None for sample in samples) else None,
         image_format=images.image_format,
+        tuning=request.tuning,
         notes=found.notes,
         **request.sampling.model_dump(),
     )

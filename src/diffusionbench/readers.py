@@ -211,7 +211,7 @@ class TarReader(ImageFiles):
             ) from None
 
     def _take(self, member: tarfile.TarInfo) -> None:
-        name = member.name.removeprefix("./")
+        name = member.name.removeprefix("./").lstrip("/")
         if member.isdir():
             return
         if any(map(is_hidden, name.split("/"))):

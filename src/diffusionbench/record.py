@@ -305,6 +305,22 @@ def attachment(record: Record, path: Path, name: str) -> bytes | None:
     return content
 
 
+def with_attachments(record: Record, path: Path) -> Record:
+    """Return a record that holds its long attachments itself, so that it can be saved elsewhere.
+
+    Args:
+        path: the record's file. What is not beside it stays out.
+
+    Raises:
+        DataError: if an attachment does not have its hash.
+    """
+    evidence = {}
+    for name, stated in record.evidence.items():
+        content = attachment(record, path, name)
+        evidence[name] = stated if content is None else stated.model_copy(update={"text": content.decode()})
+    return record.model_copy(update={"evidence": evidence})
+
+
 def printed_digits(record: Record, key: str) -> str | None:
     """Return the digits in which a published table prints a value; only there may text stand for a number."""
     printed = record.extra.get("printed") if record.kind == "published" else None

@@ -17,7 +17,7 @@ from diffusionbench.judges import JUDGES, JudgeSpec
 from diffusionbench.judges.judge import Judge
 from diffusionbench.metrics import METRICS, MetricSpec
 from diffusionbench.prompts import PROMPTS, PromptChoice, open_prompts
-from diffusionbench.record import MAX_NAME, Guidance
+from diffusionbench.record import MAX_NAME, Guidance, Tuning
 from diffusionbench.references import Role
 from diffusionbench.references.opening import resolve
 from diffusionbench.references.reference import Reference
@@ -64,6 +64,7 @@ class EvalRequest(Strict):
         num_classes: for a generator whose reference has no labels: ask for 0, 1, ..., in turn.
         config_hash, checkpoint_digest, step, command: provenance that only the caller knows.
         trained_with: names of judges or networks that the method was trained with.
+        tuning: on which images guidance or another setting was chosen.
         repeat_error: mean absolute difference in grey levels between two images that a function made of one sample;
             None where that was not tried.
     """
@@ -89,6 +90,7 @@ class EvalRequest(Strict):
     step: int | None = None
     command: str | None = None
     trained_with: tuple[str, ...] = ()
+    tuning: Tuning | None = None
     repeat_error: float | None = None
 
     def with_metrics(self, metrics: tuple[str, ...], **references: Any) -> EvalRequest:

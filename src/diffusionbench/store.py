@@ -18,7 +18,7 @@ from contextlib import suppress
 from functools import cached_property
 from itertools import groupby
 from pathlib import Path
-from typing import Annotated, Any, Final, Literal, NamedTuple
+from typing import Annotated, Any, Final, Literal
 
 import numpy as np
 from pydantic import Field, ValidationError
@@ -64,14 +64,6 @@ class StoreManifest(Strict):
         return cls(key=key, description=source.description, image_format=image_format, given=given, request=request)
 
 
-class Piece(NamedTuple):
-    """Where the pixels of an image stand in the file of its chunk."""
-
-    start: Annotated[int, Field(ge=0)]
-    size: Annotated[int, Field(ge=0)]
-    form: Literal["png", "raw"]
-
-
 class StoredChunk(Strict):
     """The list of a chunk.
 
@@ -79,7 +71,8 @@ class StoredChunk(Strict):
         store: key of the store.
         entries: its images.
         shape: (height, width) of them all.
-        pieces: where their pixels stand in the chunk's file; none where they exist already.
+        sizes: bytes of each in the chunk's file, one behind the other: raw pixels where they are as many, else a PNG;
+            none where the images exist already.
         places: where images lie that exist already; else none.
         files: what the file or files with the pixels are recognised by; names are below the store, or below the root of
             images that exist already, where "" is the root itself.
@@ -91,7 +84,7 @@ class StoredChunk(Strict):
     store: str
     entries: tuple[StoredImage, ...]
     shape: tuple[int, int] | None = None
-    pieces: tuple[Piece, ...] = ()
+    sizes: tuple[Annotated[int, Field(ge=1)], ...] = ()
     places: tuple[Place, ...] = ()
     files: dict[str, FileFacts] = {}
     unreadable: dict[Annotated[int, Field(ge=0, lt=bounds.IMAGES)], str] = {}
@@ -106,8 +99,13 @@ class StoredChunk(Strict):
     @property
     def is_consistent(self) -> bool:
         """Whether the seal holds and each image has its place."""
-        found = len(self.pieces) + len(self.places)
-        return self.seal == self.hashed() and found == len(self.entries) and not (self.pieces and self.places)
+        found = len(self.sizes) + len(self.places)
+        return self.seal == self.hashed() and found == len(self.entries) and not (self.sizes and self.places)
+
+    def part(self, row: int) -> slice:
+        """Return where the pixels of an image stand in the chunk's file."""
+        start = sum(self.sizes[:row])
+        return slice(start, start + self.sizes[row])
 
 
 class ImageStore:
@@ -216,12 +214,13 @@ class ImageStore:
                 "start the same command again."
             )
         if images is not None and self.manifest.given is None:
-            pieces, data = _packed(images)
+            parts = [*map(_packed, images)]
+            data = b"".join(parts)
             path = self.folder / f"{name}.images"
             write_atomic(path, data)
             # Of what was written, not of what may stand there by now.
             facts = FileFacts(size=len(data), mtime=path.stat().st_mtime_ns, sha256=hashlib.sha256(data).hexdigest())
-            chunk = chunk.model_copy(update={"pieces": pieces, "files": {path.name: facts}})
+            chunk = chunk.model_copy(update={"sizes": tuple(map(len, parts)), "files": {path.name: facts}})
         elif images is not None:
             places = tuple(self._source.place(sample) for sample in samples)
             chunk = chunk.model_copy(update={"places": places, "files": facts_by_file(self._reader, places)})
@@ -375,19 +374,16 @@ class ImageStore:
         return self.manifest.given.open()
 
     def _content(self, name: str) -> bytes:
-        """Return the file of a chunk, whole.
+        """Return what is in the file of a chunk; every image in it is hashed when it is taken out.
 
         Raises:
-            DataError: if it is damaged.
+            DataError: if it cannot be read.
         """
-        ((file, facts),) = self._chunks[name].files.items()
+        path = self.folder / f"{name}.images"
         try:
-            data = (self.folder / file).read_bytes()
+            return path.read_bytes()
         except OSError:
-            data = b""
-        if hashlib.sha256(data).hexdigest() != facts.sha256:
-            raise self._damaged(self.folder / file)
-        return data
+            raise self._damaged(path) from None
 
     def _damaged(self, path: Path) -> DataError:
         # A file of the size and time that its list names would be trusted again.
@@ -408,7 +404,7 @@ class ImageStore:
             if chunk.places:
                 pixels = self._reader.pixels(chunk.places[row])
             else:
-                pixels = _unpacked(content, chunk.pieces[row], chunk.shape)
+                pixels = _unpacked(content[chunk.part(row)], chunk.shape)
             if pixels.shape == (*chunk.shape, 3) and hashlib.sha256(pixels.tobytes()).hexdigest() == entry.sha256:
                 return pixels
         except UnreadableImage as error:
@@ -440,22 +436,14 @@ def _read_manifest(folder: Path) -> StoreManifest:
         raise DataError(f"{folder / STORE} is no JSON ({error}). Use another folder.") from None
 
 
-def _packed(images: np.ndarray) -> tuple[tuple[Piece, ...], bytes]:
-    """Return images uint8 [n, H, W, 3] as the content of a chunk's file, each in its smaller form."""
-    pieces, parts, start = [], [], 0
-    for image in images:
-        raw = image.tobytes()
-        png = encode_png(image, level=_LEVEL)
-        form: Literal["png", "raw"] = "png" if len(png) < len(raw) else "raw"
-        parts.append(png if form == "png" else raw)
-        pieces.append(Piece(start, len(parts[-1]), form))
-        start += len(parts[-1])
-    return tuple(pieces), b"".join(parts)
+def _packed(image: np.ndarray) -> bytes:
+    """Return an image uint8 [H, W, 3] as PNG, or raw where that is as small."""
+    raw, png = image.tobytes(), encode_png(image, level=_LEVEL)
+    return png if len(png) < len(raw) else raw
 
 
-def _unpacked(content: bytes, piece: Piece, shape: tuple[int, int]) -> np.ndarray:
+def _unpacked(data: bytes, shape: tuple[int, int]) -> np.ndarray:
     """Return an image; raises DataError or ValueError where the bytes are no such image."""
-    data = content[piece.start : piece.start + piece.size]
-    if piece.form == "png":
-        return np.asarray(decode(data, "of a chunk", transparency="refuse"))
-    return np.frombuffer(data, np.uint8).reshape(*shape, 3)
+    if len(data) == 3 * shape[0] * shape[1]:
+        return np.frombuffer(data, np.uint8).reshape(*shape, 3)
+    return np.asarray(decode(data, "of a chunk", transparency="refuse"))

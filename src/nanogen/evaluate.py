@@ -284,7 +284,7 @@ def finished_record(pipeline: ImagePipeline, run: Run, step: int) -> Record | No
     wanted = _evaluation(pipeline.config, pipeline.components, run.facts["method"], step).request
     free = {"metrics", "classes", "checkpoint_digest", "command", "trained_with"}
     for record in records_of(run.path):
-        if record.provenance.step != step or not {*wanted.metrics} <= record.values.keys():
+        if not {*wanted.metrics} <= record.values.keys():
             continue
         try:
             asked = EvalRequest.model_validate(record.extra.get("request"))

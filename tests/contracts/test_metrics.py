@@ -48,8 +48,8 @@ def spec(request, monkeypatch):
     return METRICS[request.param]
 
 
-def metric_of(spec):
-    real = JudgedReference(Real(many(spec)), None)
+def metric_of(spec, reals: int = 0):
+    real = JudgedReference(Real(max(many(spec), reals)), None)
     return METRICS.load(spec.key)(spec, Context(dict.fromkeys(spec.reference, real)))
 
 
@@ -72,9 +72,9 @@ def many(spec) -> int:
     return max(60, spec.min_samples) + 7
 
 
-def judged(spec, given, wanted, order=None, batch=16) -> Estimate:
+def judged(spec, given, wanted, order=None, batch=16, reals: int = 0) -> Estimate:
     order = list(range(len(wanted))) if order is None else order
-    metric = metric_of(spec)
+    metric = metric_of(spec, reals)
     for start in range(0, len(order), batch):
         chosen = order[start : start + batch]
         update(metric, {name: rows[chosen] for name, rows in given.items()}, [wanted[index] for index in chosen])
@@ -225,6 +225,69 @@ def test_other_images_confirm_the_uncertainty(spec):
     spread = np.std([estimate.value for estimate in drawn], ddof=1)
     width = np.mean([high - low for low, high in (estimate.interval for estimate in drawn)])
     assert 2.5 < width / spread < 10
+
+
+def test_collapse_moves_the_right_one_of_precision_and_recall():
+    """A generator of one real picture is precise and recalls nothing; one of half the real pictures recalls half."""
+    kinds = {"PrecisionMetric": [], "RecallMetric": []}
+    for key in METRICS.with_code:
+        kinds.setdefault(METRICS.load(key).__name__, []).append(METRICS[key])
+    assert all(kinds[name] for name in ("PrecisionMetric", "RecallMetric"))
+    for row in kinds["PrecisionMetric"] + kinds["RecallMetric"]:
+        recalls = row in kinds["RecallMetric"]
+        count, real = many(row), Real(many(row)).rows
+        one = {"features": np.repeat(real[:1], count, axis=0)}
+        assert judged(row, one, samples(count)).value == (pytest.approx(1 / count) if recalls else 1.0), row.key
+        half = {"features": real[: count // 2]}
+        found = judged(row, half, samples(count // 2)).value
+        assert 0.4 < found < 0.98 if recalls else found == 1.0, row.key
+        far = {"features": np.concatenate([real, real[: count // 2] + 1000])}
+        found = judged(row, far, samples(count + count // 2)).value
+        assert found == (1.0 if recalls else pytest.approx(count / (count + count // 2))), row.key
+
+
+# What is drawn anew: images of so many classes, or prompts of so many images each.
+WORLDS = {
+    "1 class": (1, None),
+    "10 classes": (10, None),
+    "100 classes": (100, None),
+    "1000 classes": (1000, None),
+    "4 images a prompt": (None, 4),
+}
+
+
+def drawn(spec, world: str, seed: int) -> tuple[dict[str, np.ndarray], list[Sample]]:
+    """Features and logits around the means of classes, which stay, or of prompts, which are drawn too."""
+    classes, per_prompt = WORLDS[world]
+    count = max(1200, spec.min_samples + 200) // 40 * 40
+    if classes == 1000:
+        count = 2000
+    rng = np.random.default_rng(1000 + seed)
+    if per_prompt is None:
+        groups = np.arange(count) % classes
+        centres = np.random.default_rng(5)
+        wanted = [Sample(place, plain_item(int(label))) for place, label in enumerate(groups)]
+    else:
+        groups = np.arange(count) // per_prompt
+        centres = rng
+        wanted = [Sample(place, plain_item(text=f"prompt {group}")) for place, group in enumerate(groups)]
+    number = int(groups.max()) + 1
+    features = Real(1).rows[0] + 2 * centres.normal(size=(number, WIDTH))[groups] + rng.normal(size=(count, WIDTH)) * 4
+    logits = centres.normal(size=(number, CLASSES))[groups] + rng.normal(size=(count, CLASSES)) * 2
+    return {"features": features.astype(np.float32), "logits": logits.astype(np.float32)}, wanted
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1800)
+@pytest.mark.parametrize("world", WORLDS)
+def test_the_interval_covers_under_redraws(spec, world):
+    if spec.items == "classes" and world not in ("1 class", "10 classes"):
+        pytest.skip("the stand-in for its judge knows ten classes")
+    found = [judged(spec, *drawn(spec, world, seed), batch=10_000, reals=400) for seed in range(60)]
+    truth = np.mean([one.value for one in found])
+    covered = np.mean([one.interval[0] <= truth <= one.interval[1] for one in found])
+    # 95 % less three standard errors of 60 draws; Wilson's intervals of strata are wider than need be.
+    assert covered >= 0.87
 
 
 def test_names(spec):

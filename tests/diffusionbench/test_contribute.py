@@ -13,13 +13,14 @@ from pathlib import Path
 import pytest
 
 from diffusionbench.study import submission
+from diffusionbench.study.columns import read_boards
 from nanogen.config import compose
 
 ROOT = Path(__file__).parents[2]
 PAGES = sorted(path for path in (ROOT / "docs" / "contribute").glob("*.md") if path.name != "README.md")
 KINDS = (
     *("latent", "objective", "loss", "optimizer", "condition", "data-set", "metric", "judge", "reference"),
-    *("source", "prompt-set", "axis", "benchmark", "method", "result"),
+    *("source", "prompt-set", "axis", "benchmark", "column", "method", "result"),
 )
 # Pages whose code is a row of a table under contract tests, and the tests.
 CONTRACTS = {
@@ -139,6 +140,17 @@ def test_the_row_of_the_method_page_is_a_config():
     assert name == "my-method"
     keys = [part.replace(": ", "=") for part in overrides.strip("{}").split(", ")]
     assert compose("imagenet256", None, None, None, keys).config.latent.name == "sd-vae-ema"
+
+
+@pytest.mark.parametrize("page", ["contribute/column.md", "boards.md"])
+def test_the_boards_of_a_page_are_declared(page, tmp_path):
+    (text,) = blocks(ROOT / "docs" / page, "yaml")
+    (tmp_path / "boards.yaml").write_text(text)
+    (board,) = read_boards(tmp_path / "boards.yaml")
+    assert [column.id for column in board.columns][:2] == [
+        "fd_digits",
+        "kd_digits" if "column" in page else "fd_digits@cfg",
+    ]
 
 
 def test_the_benchmark_page_shows_the_files_of_the_example():

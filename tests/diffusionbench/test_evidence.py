@@ -5,13 +5,14 @@ from __future__ import annotations
 import json
 import sys
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import pytest
 from test_item_judges import Means, Right, Thirds, add, pictures
 
-from diffusionbench import runner
+from diffusionbench import cli, runner
 from diffusionbench.errors import DataError, RequestError, RunError
 from diffusionbench.evidence import EVIDENCE, EvidenceStore, question_digest
 from diffusionbench.judges import JUDGES, Unjudged
@@ -24,9 +25,14 @@ from diffusionbench.parts import find_store
 from diffusionbench.record import attachment
 from diffusionbench.references.digits import DigitsReference
 from diffusionbench.source import ArraySource
+from diffusionbench.writing import write_atomic
 
 FACTS = JudgeFacts(name="toy", digest="1" * 64)
 LABELS = np.arange(260) % 10
+
+
+class Killed(BaseException):
+    """As SIGKILL at a file operation: nothing that follows it runs."""
 
 
 def keys(count: int, first: int = 0, asked: str = "") -> list[tuple[str, str]]:
@@ -178,9 +184,6 @@ def test_what_was_judged_is_not_judged_again_after_a_kill(ask, noise, tmp_path, 
     whole = runner.run(asked, ArraySource(images, None, "noise"), tmp_path / "undisturbed")
     judged.clear()
 
-    class Killed(BaseException):
-        pass
-
     real = DigitsJudge.__call__
 
     def dies(self, batch, *given):
@@ -298,6 +301,36 @@ def test_rows_and_what_they_use_are_kept_and_lie_beside_the_record(thirds, ask, 
     assert [row["image"] for row in rows] == [entry.sha256 for entry in stored]
 
 
+def test_inspecting_a_sample_shows_why(thirds, ask, tmp_path, capsys, monkeypatch):
+    levels = [40 + 85 * (label % 3) for label in LABELS[:20]]
+    levels[4] = 0
+    record = runner.run(ask(metrics=("in_thirds",), reference=None), pictures(levels))
+    record.save(tmp_path / "r.json")
+
+    def inspect(*words):
+        monkeypatch.setattr(sys, "argv", ["diffusionbench", "inspect", str(tmp_path / "r.json"), *words])
+        with pytest.raises(SystemExit) as ended:
+            cli.main()
+        return ended.value.code or 0, *capsys.readouterr()
+
+    code, out, _ = inspect("--sample", "5", "--json")
+    found = json.loads(out)
+    assert (code, found["item"], found["values"]) == (0, "class/5", {"in_thirds": 1.0})
+    assert found["said"] == {"thirds": {"asked": "is it in third 2?", "seen": 2, "right": True}}
+    assert found["verdicts"] == {"in_thirds": found["said"]["thirds"]}
+    out = inspect("--sample", "4")[1]
+    assert "image 4: too dark to tell" in out
+    assert "in_thirds: not scored" in out
+    assert 'thirds said: {"unjudged": "too dark to tell"}' in out
+    code, _, err = inspect("--sample", "20")
+    assert (code, "tells nothing of sample 20" in err) == (2, True)
+    content = json.loads((tmp_path / "r.json").read_text())
+    content["evidence"]["thirds.jsonl"]["text"] += "{}"
+    (tmp_path / "r.json").write_text(json.dumps(content))
+    code, _, err = inspect("--sample", "5")
+    assert (code, "does not have the SHA-256 that the record states" in err) == (2, True)
+
+
 def test_another_question_about_the_same_image_is_judged(thirds, ask, tmp_path, monkeypatch):
     runner.run(ask(metrics=("in_thirds",), reference=None), pictures([40] * 20), tmp_path)
     folder = find_store(tmp_path).folder / EVIDENCE
@@ -381,3 +414,49 @@ def test_a_lost_chunk_of_evidence_needs_the_judge_again(ask, source, tmp_path, j
     assert METRICS["is_digits"]
     with pytest.raises(DataError, match="is no image store"):
         runner.judge(tmp_path / "nothing", ("is_digits",))
+
+
+def test_killed_at_any_file_that_is_written_no_kept_judgement_is_made_again(ask, source, tmp_path, judged, monkeypatch):
+    asked = ask(metrics=("is_digits",), reference=None, count=260)
+    # Small blocks: evidence is written in between.
+    monkeypatch.setattr("diffusionbench.judging.BLOCK", 100)
+    monkeypatch.setattr("diffusionbench.parts.BLOCK", 100)
+    real_write, real_flush = write_atomic, JudgingPass._keep_pending
+    written = []
+
+    def writes(path, content, at=None):
+        if len(written) == at:
+            raise Killed
+        written.append(path)
+        real_write(path, content)
+
+    def watched(at):
+        written.clear()
+        judged.clear()
+        for module in ("evidence", "store"):
+            monkeypatch.setattr(f"diffusionbench.{module}.write_atomic", partial(writes, at=at))
+        monkeypatch.setattr(JudgingPass, "_keep_pending", keep_pending)
+
+    def keep_pending(self):
+        if not isinstance(sys.exc_info()[1], Killed):
+            real_flush(self)
+
+    watched(None)
+    whole = runner.run(asked, source, tmp_path / "undisturbed")
+    operations = len(written)
+    assert operations > 10
+    for at in range(operations):
+        folder = tmp_path / str(at)
+        watched(at)
+        with pytest.raises(Killed):
+            runner.run(asked, source, folder)
+        kept = 0
+        if list(folder.glob("*/store.json")):
+            found = find_store(folder)
+            evidence = EvidenceStore(found.folder / EVIDENCE)
+            images = [(entry.sha256, "") for entry in found.entries(260)]
+            kept = sum(sum(evidence.known(one.facts, images)) for one in evidence.judges())
+        watched(None)
+        again = runner.run(asked, source, folder)
+        assert sum(judged) == 260 - kept, at
+        assert (again.id, again.values) == (whole.id, whole.values)

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 from ruamel.yaml import YAML
+from site_records import measured
 
 from diffusionbench.errors import RequestError
 from diffusionbench.record import Guidance, Protocol, Provenance, Record, Value
@@ -123,3 +124,11 @@ def test_every_eval_ever_schema(tmp_path):
     validator = jsonschema.Draft7Validator(schema)
     for record in EVERYTHING:
         validator.validate(every_eval_ever(record, retrieved=1e9))
+
+
+def test_what_keeps_a_value_from_a_place_is_exported_with_it():
+    value = Value(value=2.0, scored=9, status="flagged", reason="trained on the metric")
+    record = measured("a", "class_conditional", {"fid": 1.0}).model_copy(update={"values": {"fid": value}})
+    (result,) = every_eval_ever(record, retrieved=0)["evaluation_results"]
+    assert result["score_details"]["details"] == {"status": "flagged", "reason": "trained on the metric"}
+    assert "flagged: trained on the metric" in hub_results(record, "me/bench")[0]["notes"]

@@ -17,7 +17,18 @@ from PIL import Image
 from site_records import measured
 
 from diffusionbench import cli
-from diffusionbench.record import MAX_ID, Guidance, Protocol, Record, ReferenceUsed, load, slug
+from diffusionbench.record import (
+    MAX_ID,
+    Attachment,
+    Guidance,
+    JudgeUsed,
+    Protocol,
+    Record,
+    ReferenceUsed,
+    Tuning,
+    load,
+    slug,
+)
 from diffusionbench.schema import digest
 from diffusionbench.shown import LONGEST, cell, few, message, printable
 from diffusionbench.study.board import build
@@ -147,11 +158,24 @@ def coded() -> Record:
             "references": {CODES: ReferenceUsed(name=CODES)},
             "notes": (CODES,),
             "sampler": CODES,
+            "judges": {CODES: JudgeUsed(digest=CODES, precision=CODES, options={CODES: CODES})},
+            "image_format": CODES,
+            "tuning": Tuning(split=CODES, records=(CODES,)),
         }
     )
     facts = {"fid": {"text": f"one\n{CODES}"}, CODES: 3, "other": {"text": 4}}
+    marked = {"status": "flagged", "reason": CODES, "judges": (CODES,)}
+    values = {key: value.model_copy(update=marked) for key, value in evil.values.items()}
     return evil.model_copy(
-        update={"id": "evil", "protocol": protocol, "anchors": {CODES: evil.values}, "extra": {"facts": facts}}
+        update={
+            "id": "evil",
+            "protocol": protocol,
+            "values": values,
+            "anchors": {CODES: values},
+            "trained_with": (CODES,),
+            "evidence": {"x.json": Attachment(sha256="a" * 64, text=CODES)},
+            "extra": {"facts": facts},
+        }
     )
 
 

@@ -11,7 +11,7 @@ from PIL import Image
 from diffusionbench.errors import DataError, RequestError
 from diffusionbench.imagesets import StoredImage, hashed, images_digest
 from diffusionbench.prompts import PromptChoice
-from diffusionbench.record import Guidance
+from diffusionbench.record import Guidance, Tuning
 from diffusionbench.request import EvalRequest, Sampling
 from diffusionbench.runner import fill, open_store
 from diffusionbench.sample import Item, Sample, items_digest, noise_seed, plain_item
@@ -38,7 +38,12 @@ REQUEST = {
     "step": (7, False),
     "command": ("c", False),
     "classes": (("a", "b"), False),
+    "references": ({"digits": "digits"}, False),
+    "reference_extractors": (("digits",), False),
+    "reference_role": ("train", False),
+    "repeat_error": (9.0, False),
     "trained_with": (("digits",), False),
+    "tuning": (Tuning(split="train"), False),
 }
 SAMPLING = {
     "sampler": "heun",
@@ -64,9 +69,13 @@ def test_the_key_of_images_follows_what_they_depend_on(ask, field):
     given = {"prompts": PROMPTS, "axis": "t2i"} if field in ("prompts", "axis") else {}
     given |= {"reference": None, "num_classes": 2} if field == "num_classes" else {}
     given |= {"axis": "class_conditional"} if field == "axis" else {}
+    given |= {"metrics": ("fd_digits",), "count": 80} if field == "references" else {}
     content, others = REQUEST[field]
-    before, after = (ask(**given | change).image_key(SOURCE) for change in ({}, {field: content}))
-    assert (before != after) == others
+    before = ask(**given)
+    # Whose statistics a reference holds is refused of one that holds none.
+    told = field == "reference_extractors"
+    after = before.updated(**{field: content}) if told else ask(**given | {field: content})
+    assert (before.image_key(SOURCE) != after.image_key(SOURCE)) == others
 
 
 @pytest.mark.parametrize("field", SAMPLING)

@@ -74,18 +74,21 @@ def test_what_lies_in_a_ball(tiled, name):
     np.testing.assert_array_equal(inside(Points(rows, centre), Points(real, centre), balls), wanted)
 
 
-def test_a_point_within_a_millionth_of_the_rim_is_on_its_side():
-    # On a sphere around each centre, a millionth inside or outside of its radius: float32 cannot tell them apart.
+@pytest.mark.parametrize("offset", [0, 300])
+def test_a_point_within_a_millionth_of_the_rim_is_on_its_side(offset):
+    # On a sphere around each centre, a millionth inside or outside of its radius: float32 cannot tell them apart, least
+    # of all far from where it looks.
     rng = np.random.default_rng(5)
     centres = cloud(200, 5).astype(np.float64)
-    balls = radii(Points(centres, centres.mean(axis=0)), 3)
+    eye = centres.mean(axis=0) + offset
+    balls = radii(Points(centres, eye), 3)
     way = rng.normal(size=centres.shape)
     way /= np.linalg.norm(way, axis=1, keepdims=True)
     for share, every in ((1 - 1e-6, True), (1 + 1e-6, False)):
         points = centres + way * np.sqrt(balls[0])[:, None] * share
         distances = squared(points, centres)
         wanted = (distances <= balls[0]).any(axis=1)
-        found = inside(Points(points, centres.mean(axis=0)), Points(centres, centres.mean(axis=0)), balls)[0]
+        found = inside(Points(points, eye), Points(centres, eye), balls)[0]
         np.testing.assert_array_equal(found, wanted)
         assert wanted.all() == every
 

@@ -4,6 +4,7 @@ import json
 import shutil
 import subprocess
 import sys
+import tracemalloc
 import zipfile
 
 import numpy as np
@@ -209,6 +210,25 @@ def test_a_tar_is_read_as_the_folder_in_it(tmp_path, noise, write, judged):
     assert (tmp_path / "out.npz").read_bytes() != (tmp_path / "real.npz").read_bytes()
     prepare_reference(path, "digits", tmp_path / "fresh.npz")
     assert (tmp_path / "out.npz").read_bytes() == (tmp_path / "fresh.npz").read_bytes()
+
+
+def test_memory_does_not_grow_with_the_images(tmp_path, noise, monkeypatch):
+    monkeypatch.setattr(blocks, "BLOCK", 100)
+
+    def peak(count):
+        np.savez(tmp_path / f"{count}.npz", arr_0=noise(count, 32))
+        tracemalloc.start()
+        try:
+            prepare_reference(tmp_path / f"{count}.npz", "digits", tmp_path / f"{count}.out.npz", features=True)
+            return tracemalloc.get_traced_memory()[1]
+        finally:
+            tracemalloc.stop()
+
+    peak(20)
+    # Moments are folded at 512 rows.
+    few, many = peak(600), peak(1600)
+    # Half of the features that the larger set has more, and a hundredth of its pixels.
+    assert many - few < 1000 * 64 * 4 / 2, (few, many)
 
 
 def test_parts_of_something_else_are_named_and_left_alone(real, tmp_path, monkeypatch):

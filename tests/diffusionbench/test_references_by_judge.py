@@ -121,6 +121,10 @@ def test_the_word_of_the_user_counts_for_the_judge_it_names(ask, real, tmp_path)
         ({"reference_extractors": ("inception",)}, r"named for judge 'inception', .* compares through it"),
         ({"reference": None, "references": {"twin": "digits"}}, r"'fd_digits' .* for judge 'digits', .* for twin only"),
         ({"references": {"twin": "no/such"}}, r"unknown reference 'no/such'"),
+        (
+            {"reference": "twim=real"},
+            r"'twim=real'.* No judge is called 'twim'\. Did you mean 'twin'\?",
+        ),
     ],
 )
 def test_wrong_names_are_refused(ask, changes, message):

@@ -1,11 +1,14 @@
 """From request to record: one pass, the same number by every way, anchors at equal counts, nothing dropped."""
 
+import hashlib
+import json
 from dataclasses import replace
 from typing import ClassVar
 
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from diffusionbench import runner
 from diffusionbench.errors import DataError, RequestError, RunError
@@ -13,11 +16,11 @@ from diffusionbench.judges import JUDGES
 from diffusionbench.judges.digits import DigitsJudge
 from diffusionbench.metrics import METRICS, MetricSpec
 from diffusionbench.metrics.metric import Metric
-from diffusionbench.record import load
+from diffusionbench.record import PER_SAMPLE, Tuning, attachment, load
 from diffusionbench.references import digits
 from diffusionbench.request import EvalRequest, Evaluation, Sampling
 from diffusionbench.sample import Sample
-from diffusionbench.source import ArraySource, FolderSource
+from diffusionbench.source import ArraySource, ConstantSource, FolderSource
 from diffusionbench.stats import Estimate
 
 DIGITS = tuple(key for key in METRICS.with_code if key.endswith("_digits"))
@@ -392,3 +395,35 @@ def test_progress_reaches_its_end(ask, real, tmp_path):
     assert {what for what, _, _ in told} == {"images", "scored", "anchor held_out", "anchor class_means"}
     for what in ("images", "scored"):
         assert [facts for facts in told if facts[0] == what][-1] == (what, 150, 150)
+
+
+@pytest.mark.parametrize(
+    "suffix, form, stated", [("jpg", "JPEG", "jpeg"), ("png", "PNG", "png"), ("webp", "WEBP", "webp")]
+)
+def test_the_format_of_images_that_exist_already_is_part_of_the_protocol(ask, noise, tmp_path, suffix, form, stated):
+    for place, image in enumerate(noise(20)):
+        Image.fromarray(image).save(tmp_path / f"{place}.{suffix}", form)
+    source = FolderSource(tmp_path, [place % 10 for place in range(20)])
+    for store in (None, tmp_path / "store"):
+        record = runner.run(ask(), source, store)
+        assert (record.protocol.image_format, record.protocol.seed) == (stated, None)
+    made = runner.run(ask(count=20, seed=7), ConstantSource((8, 8)))
+    assert (made.protocol.image_format, made.protocol.seed) == (None, 7)
+
+
+def test_what_is_said_of_tuning_stands_in_the_protocol(ask, noise):
+    source, tuning = ArraySource(noise(20), np.arange(20) % 10, "noise"), Tuning(split="train", seeds=(1, 2), count=20)
+    assert runner.run(ask(tuning=tuning), source).protocol.tuning == tuning
+
+
+def test_values_of_single_images_lie_beside_the_record(ask, noise, write, tmp_path):
+    folder, images = write(tmp_path / "set", noise(20), np.arange(20) % 10), noise(20)
+    record = runner.run(ask(metrics=("accuracy_digits", "is_digits"), reference=None), FolderSource(folder))
+    record.save(tmp_path / "record.json")
+    found = json.loads(attachment(load(tmp_path / "record.json"), tmp_path / "record.json", PER_SAMPLE))
+    assert found["values"].keys() == {"accuracy_digits"}
+    assert np.mean(found["values"]["accuracy_digits"]) == pytest.approx(record.values["accuracy_digits"].value)
+    order = np.argsort(np.arange(20) % 10, kind="stable")
+    hashes = [hashlib.sha256(images[place].tobytes()).hexdigest() for place in order]
+    assert found["samples"] == [[i, f"class/{i // 2}", i % 2, sha256] for i, sha256 in enumerate(hashes)]
+    assert {value.judges for value in record.values.values()} == {("digits",)}

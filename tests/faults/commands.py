@@ -93,6 +93,20 @@ def prepared(folder: Path) -> None:
     _run(folder, (*REFERENCE, "--part", "1/2"))
 
 
+def sampled(folder: Path) -> None:
+    """A store of images that nobody has judged."""
+    scored(folder)
+    _run(folder, ("diffusionbench", "sample", "images.npz", "--store", "store"))
+
+
+def apart(folder: Path) -> None:
+    """Two parts of more images than a block has, made and judged."""
+    np.savez(folder / "images.npz", arr_0=images(1100), arr_1=np.arange(1100) % 10)
+    for part in "12":
+        words = ("--metrics", "accuracy_digits", "--store", f"part{part}", "--part", f"{part}/2")
+        _run(folder, ("diffusionbench", "run", "images.npz", *words))
+
+
 def built(folder: Path) -> None:
     """A site to be replaced, which showed a record that is gone."""
     scored(folder)
@@ -120,6 +134,8 @@ COMMANDS = {
     "score with a store": Command((*SCORE, "--store", "store", "--out", "record.json"), scored, quick=5),
     "prepare a reference": Command((*REFERENCE, "--features", "--role", "val"), scored),
     "prepare a reference anew": Command((*REFERENCE, "--features"), prepared),
+    "judge a store": Command(("diffusionbench", "judge", "store", "--metrics", "kd_digits"), sampled),
+    "merge parts": Command(("diffusionbench", "merge", "whole", "part1", "part2"), apart, every=3),
     "sample a folder": Command((*SAMPLE, "--out", "drawn"), trained, quick=2),
     "sample an archive": Command((*SAMPLE, "--out", "drawn.npz"), trained, quick=2),
     "evaluate a run": Command(("nanogen", "eval", "outputs/run", "--guidance", "2"), trained, quick=2),

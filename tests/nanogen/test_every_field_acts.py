@@ -181,7 +181,8 @@ def grids(folder: Path, *overrides: str) -> list[int]:
 
 
 def records(folder: Path, *overrides: str):
-    return [load(path) for path in sorted((run(folder, *overrides) / "evals").glob("*.json"))]
+    found = [load(path) for path in (run(folder, *overrides) / "evals").glob("*.json")]
+    return sorted(found, key=lambda record: record.provenance.step)
 
 
 def record(observe: Callable[[Any], Any]) -> Callable[..., Any]:

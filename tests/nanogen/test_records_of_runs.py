@@ -129,7 +129,7 @@ class Nothing(ExtraLoss):
         return {}
 
 
-def test_a_method_that_was_trained_with_a_judge_is_flagged_on_its_metrics(tmp_path, monkeypatch):
+def test_a_method_that_was_trained_with_a_judge_is_flagged_on_its_metrics(tmp_path, monkeypatch, nanogen):
     row = LossSpec(title="nothing", options=LossOptions, load=f"{__name__}:Nothing", judges=("digits",))
     monkeypatch.setitem(LOSSES._rows, "nothing", row)
     train(tiny(1, *SCORED, "losses.nothing.weight=1"), tmp_path / "run", "cpu", ["test"])
@@ -137,3 +137,5 @@ def test_a_method_that_was_trained_with_a_judge_is_flagged_on_its_metrics(tmp_pa
     assert record.trained_with == ("digits",)
     value = record.values["accuracy_digits"]
     assert (value.status, value.reason) == ("flagged", "trained on the metric")
+    assert nanogen("report", tmp_path / "run")[0] == 0
+    assert "flagged: trained on the metric" in (tmp_path / "run" / "report.html").read_text()

@@ -96,7 +96,7 @@ def test_a_run_trains_scores_and_reports(run):
     record = load(file)
     assert record.protocol.axis == "t2i"
     assert record.values["simpleeval_shapes_v1"].scored == BLOCK
-    assert "public-0" in file.name
+    assert file.stem == record.id
     verdicts = record.extra["facts"]["simpleeval_shapes_v1"]["verdicts"]
     assert list(verdicts) == [str(place) for place in range(BLOCK)]
     assert all(asked and what for rows in verdicts.values() for what, asked, _ in rows)

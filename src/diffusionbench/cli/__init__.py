@@ -12,6 +12,7 @@ from typing import Annotated, Any
 
 import typer
 
+from diffusionbench import bounds
 from diffusionbench.cli import benchmarks, prepare, records, scoring
 from diffusionbench.cli.options import Json
 from diffusionbench.errors import RunError, UserError, run_program
@@ -44,8 +45,14 @@ def main() -> None:
 
 
 @app.command()
-def inspect(record: RecordFile, as_json: Json = False) -> None:
-    """Show a record.
+def inspect(
+    record: RecordFile,
+    sample: Annotated[
+        int | None, typer.Option("--sample", min=0, max=bounds.IMAGES, help="show what is known of this image instead")
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Show a record, or why one of its images has its values.
 
     Examples:
 
@@ -53,12 +60,19 @@ def inspect(record: RecordFile, as_json: Json = False) -> None:
 
       diffusionbench inspect record.json --json
 
-      diffusionbench inspect outputs/demo/evals/step-00000600-euler50-guidance1-0-1-n359-seed0.json
+      diffusionbench inspect record.json --sample 17
+
+      diffusionbench inspect outputs/demo/evals/pixel-v-0123456789ab.json
     """
     from diffusionbench.record import load
     from diffusionbench.views.terminal import print_record
+    from diffusionbench.views.why import about_sample, as_text
 
-    print_record(load(record), as_json)
+    if sample is None:
+        print_record(load(record), as_json)
+        return
+    found = about_sample(record, load(record), sample)
+    print(json.dumps(found, indent=2) if as_json else as_text(found))
 
 
 @app.command("ls")

@@ -9,7 +9,7 @@ Source: Higham 2002, Accuracy and Stability of Numerical Algorithms, section 3.1
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any, Final
+from typing import Final, NamedTuple
 
 import numpy as np
 
@@ -50,24 +50,39 @@ class Points:
         block -= self._centre
         return block
 
+    def short(self, chosen: slice | np.ndarray) -> _Short:
+        """Return chosen rows less the centre, and their norms less what float32 may add to distances."""
+        slack = (self.rows.shape[1] + 16) * float(np.finfo(np.float32).eps) / 2
+        rows = self.centred(chosen).astype(np.float32)
+        return _Short(rows, (self.norms[chosen] * (1 - slack)).astype(np.float32))
+
+
+class _Short(NamedTuple):
+    """Rows float32 [b, d] less a centre; their squared norms less the largest error of their distances, in whatever
+    order products are summed."""
+
+    rows: np.ndarray
+    norms: np.ndarray
+
 
 def _tiles(count: int, start: int = 0, size: int = _TILE) -> Iterator[slice]:
     for first in range(start, count, size):
         yield slice(first, min(first + size, count))
 
 
-def _slack(points: Points) -> float:
-    """Return the largest relative error of a float32 distance, in whatever order its products are summed."""
-    return (points.rows.shape[1] + 16) * float(np.finfo(np.float32).eps) / 2
-
-
-def _least(x: Points, y: Points, rows: Any, columns: Any) -> np.ndarray:
-    """Return float32 [b, c]: what the squared distances between chosen points are at least."""
-    least = x.centred(rows).astype(np.float32) @ y.centred(columns).astype(np.float32).T
+def _least(x: _Short, y: _Short) -> np.ndarray:
+    """Return float32 [b, c]: what the squared distances between two blocks of rows are at least."""
+    least: np.ndarray = x.rows @ y.rows.T
     least *= np.float32(-2)
-    least += (x.norms[rows] * (1 - _slack(x))).astype(np.float32)[:, None]
-    least += (y.norms[columns] * (1 - _slack(x))).astype(np.float32)
+    least += x.norms[:, None]
+    least += y.norms
     return least
+
+
+def _pairs(near: np.ndarray, rows: slice, columns: slice) -> tuple[np.ndarray, np.ndarray]:
+    """Return the numbers of the points of a tile where a mask [b, c] is true, int32."""
+    row, column = np.divmod(np.flatnonzero(near), columns.stop - columns.start)
+    return (row + rows.start).astype(np.int32), (column + columns.start).astype(np.int32)
 
 
 def _exact(x: Points, y: Points, rows: np.ndarray, columns: np.ndarray) -> np.ndarray:
@@ -103,12 +118,11 @@ def inside(points: Points, centres: Points, radii: np.ndarray) -> np.ndarray:
     found = np.zeros((len(radii), len(points)), dtype=bool)
     largest = radii.max(axis=0)
     for rows in _tiles(len(points)):
-        pairs, count = [], 0
+        pairs, count, left = [], 0, points.short(rows)
         for columns in _tiles(len(centres)):
-            near = np.flatnonzero(_least(points, centres, rows, columns) <= largest[columns].astype(np.float32))
-            row, column = np.divmod(near, columns.stop - columns.start)
-            pairs.append((row + rows.start, column + columns.start))
-            count += len(near)
+            near = _least(left, centres.short(columns)) <= largest[columns].astype(np.float32)
+            pairs.append(_pairs(near, rows, columns))
+            count += len(pairs[-1][0])
             if count > _MANY * (rows.stop - rows.start):
                 break
         else:
@@ -194,12 +208,12 @@ def _nearest(points: Points, k: int) -> tuple[np.ndarray, np.ndarray, np.ndarray
 
 def _bounds(points: Points, rank: int) -> np.ndarray:
     """Return float32 [n]: the square of a distance within which a point has more than `rank` of a random part."""
-    part = np.random.RandomState(0).permutation(len(points))[:_SAMPLE]
-    bounds = np.empty(len(points), dtype=np.float32)
+    part = points.short(np.random.RandomState(0).permutation(len(points))[:_SAMPLE])
+    bounds, place = np.empty(len(points), dtype=np.float32), min(rank, len(part.rows) - 1)
     for rows in _tiles(len(points)):
-        least = _least(points, points, rows, part)
-        nearest = np.partition(least, min(rank, len(part) - 1), axis=1)
-        bounds[rows] = nearest[:, min(rank, len(part) - 1)]
+        least = _least(points.short(rows), part)
+        least.partition(place, axis=1)
+        bounds[rows] = least[:, place]
     return bounds
 
 
@@ -210,17 +224,17 @@ def _candidates(points: Points, bounds: np.ndarray) -> tuple[np.ndarray, np.ndar
     """
     found, total = [], 0
     for rows in _tiles(len(points)):
+        left = points.short(rows)
         for columns in _tiles(len(points), rows.start):
-            least = _least(points, points, rows, columns)
-            near = np.flatnonzero(least <= bounds[rows, None])
-            row, column = np.divmod(near, columns.stop - columns.start)
-            found.append((row + rows.start, column + columns.start, least.ravel()[near]))
-            total += len(near)
+            least = _least(left, points.short(columns))
+            near = least <= bounds[rows, None]
+            found.append((*_pairs(near, rows, columns), least[near]))
+            total += len(found[-1][0])
             if columns.start != rows.start:
-                near = np.flatnonzero(least <= bounds[columns])
-                row, column = np.divmod(near, columns.stop - columns.start)
-                found.append((column + columns.start, row + rows.start, least.ravel()[near]))
-                total += len(near)
+                near = least <= bounds[columns]
+                row, column = _pairs(near, rows, columns)
+                found.append((column, row, least[near]))
+                total += len(row)
             if total > _MANY * len(points):
                 return None
     row, column, least = (np.concatenate(parts) for parts in zip(*found, strict=True))

@@ -73,7 +73,8 @@ def real_images(
     Raises:
         DataError: at the end, if one could not be read: leaving it out would change the statistics.
     """
-    samples = [Sample(place, plain_item(label)) for place, label in enumerate(source.labels)][start:stop]
+    labels = source.labels
+    samples = [Sample(place, plain_item(labels[place])) for place in range(len(labels))[start:stop]]
     stream = ImageStream(source, samples)
     yield from stream.batches(len(samples))
     if faults := list(stream.unreadable(len(source.labels)).values()):

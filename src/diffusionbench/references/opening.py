@@ -11,7 +11,7 @@ import numpy as np
 
 from diffusionbench.archives import Archive
 from diffusionbench.errors import DataError, RequestError
-from diffusionbench.judges import JudgeSpec
+from diffusionbench.judges import JUDGES, JudgeSpec
 from diffusionbench.judges.float32 import PRECISION
 from diffusionbench.judges.judge import Judge
 from diffusionbench.moments import Moments, has_moments
@@ -231,9 +231,11 @@ def resolve(reference: str, asserted: str | None = None, role: Role | None = Non
         return named
     path = Path(reference)
     if not path.exists():
+        judge, equals, _ = reference.partition("=")
+        hint = f"No judge is called '{judge}'. {nearest(judge, list(JUDGES))}" if equals else ""
         raise RequestError(
             f"unknown reference '{reference}': it is no name and no file or folder. "
-            f"{nearest(reference, list(REFERENCES))}"
+            f"{hint or nearest(reference, list(REFERENCES))}"
         )
     if path.is_file() and path.suffix.lower() == ".npz":
         keys = archive_keys(path)

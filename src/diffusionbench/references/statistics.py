@@ -177,8 +177,9 @@ class StatisticsReference(Reference):
             raise RequestError(
                 f"reference statistics {self.path}: judge '{judge.name}' needs its own, and nothing says which "
                 f"extractor made these: there is no {manifest_place(self.path).name} beside the file, and its SHA-256 "
-                f"is not known. If they are of '{judge.name}', say so with --reference-extractor {judge.name}, and the "
-                "record will state it as your assertion. Or give a folder of real images, which serves every judge."
+                f"is not known. If they are of '{judge.name}', say so with --reference-extractor {judge.name} (in a "
+                "run's config eval.reference_extractors), and the record will state it as your assertion. Or give a "
+                "folder of real images, which serves every judge."
             )
         if self.extractor != judge.name:
             raise RequestError(

@@ -289,9 +289,10 @@ def _rows(
     for record in pool:
         placed: dict[str, Column] = {}
         reasons: dict[str, str] = {}
+        known: dict[object, list[str]] = {}
         for key in record.values:
             if key in by_key:
-                found, reason = place_of(record, key, by_key[key])
+                found, reason = place_of(record, key, by_key[key], known)
                 if found is None:
                     reasons[key] = reason
                 else:
@@ -438,7 +439,7 @@ def _intervals(
     for j in range(values.shape[1]):
         if noise[:, j].any():
             drawn = values[:, j] + noise[:, j] * rng.standard_normal((draws, len(values)))
-            ranks[:, :, j] = drawn.argsort(1).argsort(1) + 1
+            np.put_along_axis(ranks[:, :, j], drawn.argsort(1), np.arange(1.0, len(values) + 1)[None], 1)
         else:
             ranks[:, :, j] = mid_ranks(values[:, j])
     low, high = np.quantile(_mean_rank(ranks, [column.axis for column in columns]), [0.025, 0.975], axis=0)

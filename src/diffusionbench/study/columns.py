@@ -252,13 +252,22 @@ def board_spec(name: str, boards: Mapping[str, BoardSpec] | None = None) -> Boar
     return known[name]
 
 
-def place_of(record: Record, key: str, columns: Sequence[Column]) -> tuple[Column | None, str]:
+def place_of(
+    record: Record, key: str, columns: Sequence[Column], known: dict[object, list[str]] | None = None
+) -> tuple[Column | None, str]:
     """Return the column that a record's value fits, or None and why it does not fit the nearest one.
 
     Args:
         columns: those of the metric.
+        known: what was found of the record already; columns of one group insist on the same.
     """
-    misfits = [(column.misfits(record), column) for column in columns]
+    known = {} if known is None else known
+    misfits = []
+    for column in columns:
+        same = (id(column.rules), column.axis, column.guidance)
+        if same not in known:
+            known[same] = column.misfits(record)
+        misfits.append((known[same], column))
     if not misfits:
         return None, f"no column holds {key}"
     reasons, nearest_column = min(misfits, key=lambda pair: len(pair[0]))

@@ -20,7 +20,7 @@ Kind = Literal["rule", "method", "draw"]
 WORDS: Final[Mapping[str, str]] = {
     "name": "rules of different names are taken for different rules",
     "axis": "another task: images for classes and images for texts are not compared",
-    "items_digest": "other classes or texts, or another order of them, were asked for",
+    "items_digest": "other classes or texts, another order of them or another number was asked for",
     "count": "distances, KID among them with less bias, fall as the number of images grows",
     "images_per_prompt": "the prompt is the unit of the score: more images of each make its value steadier",
     "prompts": "another set of texts is another number",

@@ -104,8 +104,11 @@ def _eee_result(record: Record, key: str, value: Value) -> dict[str, Any]:
         uncertainty["num_samples"] = value.scored
     if uncertainty:
         score["uncertainty"] = uncertainty
-    if value.unscored:
-        score["details"] = {"unscored": str(value.unscored)}
+    details = {"unscored": str(value.unscored)} if value.unscored else {}
+    if value.status != "ok":
+        details |= {"status": value.status, "reason": value.reason or ""}
+    if details:
+        score["details"] = details
     dataset = protocol.prompts or reference_names(protocol) or protocol.name
     return {
         "evaluation_result_id": f"{record.id}/{key}",
@@ -157,6 +160,7 @@ def hub_results(record: Record, dataset: str) -> list[dict[str, Any]]:
             {"cfg": "guided", "none": "without guidance", None: None}[guidance_state(record)],
             f"{record.protocol.count} images" if record.protocol.count else None,
             f"standard error {value.stderr:.3g}" if value.stderr is not None else None,
+            f"{value.status}: {value.reason}" if value.status != "ok" else None,
         ]
         entry["notes"] = ", ".join(filter(None, notes))
         entries.append(entry)

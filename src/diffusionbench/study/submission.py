@@ -36,6 +36,7 @@ from diffusionbench.record import (
     read_record,
     record_id,
     simpleeval_status,
+    with_attachments,
 )
 from diffusionbench.registry import nearest
 from diffusionbench.study import published
@@ -128,11 +129,7 @@ def write(report: RecordCheck, folder: Path) -> Path:
     if record is None or report.problems:
         raise RequestError("a record with problems is not written.")
     path = folder / f"{record.id}.json"
-    evidence = {}
-    for name, stated in record.evidence.items():
-        content = attachment(record, report.path, name)
-        evidence[name] = stated if content is None else stated.model_copy(update={"text": content.decode()})
-    record.model_copy(update={"evidence": evidence}).save(path)
+    with_attachments(record, report.path).save(path)
     return path
 
 

@@ -232,3 +232,17 @@ def test_tiny_models_from_disk(tiny_models, prompts):
     assert [array.shape for array in votes] == [(2, 7, len(prompt.questions)) for prompt in chosen]
     alone = scorer.predict([image], chosen[1:])[0]
     assert np.array_equal(alone, votes[1])
+
+
+def test_models_that_are_nowhere_are_missed_before_an_image_is_made(monkeypatch):
+    pytest.importorskip("transformers", reason="the package transformers is not installed")
+    asked = []
+
+    def nowhere(model, **options):
+        asked.append(model)
+        raise OSError(f"{model} is not in the cache, and there is no connection")
+
+    monkeypatch.setattr("transformers.AutoConfig.from_pretrained", nowhere)
+    with pytest.raises(RequestError, match=r"weights of clip-vit-base-patch32 were not found at 'openai/"):
+        OpenScorer.check()
+    assert asked == ["openai/clip-vit-base-patch32"]

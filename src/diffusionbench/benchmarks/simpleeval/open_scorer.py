@@ -8,7 +8,8 @@ prepared by our own code.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -90,7 +91,7 @@ class HubEncoder:
     """
 
     def __init__(self, spec: DualEncoderSpec, device: str = "cpu", model: str | None = None) -> None:
-        """Load weights (bfloat16 towers on a GPU, float32 on a CPU) and tokenizer; `model` replaces the hub id.
+        """Load weights, in float32 on every device, and tokenizer; `model` replaces the hub id.
 
         Raises:
             MissingPackageError: if transformers is not installed.
@@ -98,21 +99,26 @@ class HubEncoder:
         """
         transformers = require("transformers", "eval-t2i", PURPOSE)
         source = model or spec.model
-        dtype = torch.float32 if torch.device(device).type == "cpu" else torch.bfloat16
-        try:
-            network = getattr(transformers, spec.architecture).from_pretrained(source, dtype=dtype)
+        with _found(spec, source):
+            network = getattr(transformers, spec.architecture).from_pretrained(source, dtype=torch.float32)
             self._tokenizer = transformers.AutoTokenizer.from_pretrained(source)
-        except (OSError, ValueError) as error:
-            raise RequestError(
-                f"the weights of {spec.name} were not found at '{source}' ({first_line(error)}). "
-                f"Run once with a connection, or give a local folder."
-            ) from None
         self.name = spec.name
-        self._spec, self._device, self._dtype = spec, device, dtype
+        self._spec, self._device = spec, device
         self._network: Any = network.to(device).eval().requires_grad_(False)
         self.digest = weights_digest(network)
         self._mean = torch.tensor(spec.mean).view(3, 1, 1)
         self._std = torch.tensor(spec.std).view(3, 1, 1)
+
+    @staticmethod
+    def check(spec: DualEncoderSpec) -> None:
+        """Verify that a model is there by its small files; its weights are not loaded.
+
+        Raises:
+            MissingPackageError, RequestError: as `__init__`.
+        """
+        transformers = require("transformers", "eval-t2i", PURPOSE)
+        with _found(spec, spec.model):
+            transformers.AutoConfig.from_pretrained(spec.model)
 
     @torch.no_grad()
     def images(self, views: Sequence[Tensor]) -> Tensor:
@@ -120,7 +126,7 @@ class HubEncoder:
         out = []
         for start in range(0, len(views), BATCH):
             pixels = torch.stack([to_input(view, self._spec.side) for view in views[start : start + BATCH]])
-            pixels = ((pixels - self._mean) / self._std).to(self._device, self._dtype)
+            pixels = ((pixels - self._mean) / self._std).to(self._device)
             pooled = self._network.vision_model(pixel_values=pixels).pooler_output
             if self._spec.architecture == "CLIPModel":
                 pooled = self._network.visual_projection(pooled)
@@ -144,6 +150,17 @@ class HubEncoder:
             pooled = states.pooler_output if self._spec.architecture == "CLIPModel" else states.last_hidden_state[:, 0]
             out.append(F.normalize(self._network.text_projection(pooled).float(), dim=-1).cpu())
         return torch.cat(out)
+
+
+@contextmanager
+def _found(spec: DualEncoderSpec, source: str) -> Iterator[None]:
+    try:
+        yield
+    except (OSError, ValueError) as error:
+        raise RequestError(
+            f"the weights of {spec.name} were not found at '{source}' ({first_line(error)}). Run once with a "
+            "connection, or give a local folder."
+        ) from None
 
 
 def weights_digest(network: torch.nn.Module) -> str:
@@ -183,12 +200,14 @@ class OpenScorer(Scorer):
 
     @classmethod
     def check(cls) -> Needs:
-        """Verify that transformers is installed; the weights come from the hub or its cache.
+        """Verify that transformers is installed, and that both models are in its cache or on the hub.
 
         Raises:
             MissingPackageError: saying how to install it.
+            RequestError: if a model is in neither.
         """
-        require("transformers", "eval-t2i", PURPOSE)
+        for spec in (CLIP, ALIGN):
+            HubEncoder.check(spec)
         return Needs(packages=("transformers",), memory_mb=2000)
 
     def predict(self, images: Sequence[np.ndarray], prompts: Sequence[Prompt]) -> list[np.ndarray]:
