@@ -17,6 +17,7 @@ from diffusionbench import bounds, runner
 from diffusionbench.axes import AXES
 from diffusionbench.callables import BATCH, as_source, examine, facts_of, importable, is_named, open_named, to_images
 from diffusionbench.errors import RequestError
+from diffusionbench.images import Rule
 from diffusionbench.layouts import parse_layout
 from diffusionbench.metrics import METRICS
 from diffusionbench.prompts import PromptChoice
@@ -54,6 +55,7 @@ def evaluate(
     title: str | None = None,
     family: str | None = None,
     guidance: float | None = None,
+    quantisation: Rule | None = None,
     trained_with: Sequence[str] = (),
     seed: int = 0,
     axis: str | None = None,
@@ -79,6 +81,7 @@ def evaluate(
         layout: of files, as in docs/data.md; by default it is recognised.
         name, title, family: what the record calls the generator.
         guidance: scale that the images are made with, for the record.
+        quantisation: rule by which floats become 8 bits, "truncate" if none is given; of 8-bit images for the record.
         trained_with: judges that the generator was trained with; values that reduce their evidence are flagged.
         seed: from which the seeds of a function's samples follow.
         axis: see `diffusionbench ls axes`; by default the one of prompts where a prompt set is asked for.
@@ -100,10 +103,10 @@ def evaluate(
     if store is not None:
         check_place(Path(store), "folder")
     choice, axis = _prompts(keys, prompts, axis)
-    given, called = _given(source, name, labels, batch, version)
+    given, called, rule = _given(source, name, labels, batch, version, quantisation)
     extractors = (reference_extractor,) if isinstance(reference_extractor, str) else reference_extractor
     fields = {
-        **generator_fields(given, guidance, classes, trained_with),
+        **generator_fields(given, guidance, rule, classes, trained_with),
         **_real_images(reference),
         "reference_extractors": extractors,
         "reference_role": reference_role,
@@ -118,13 +121,9 @@ def evaluate(
     }
     evaluation = Evaluation(_request(fields))
     images, found = open_images(given, evaluation, None if isinstance(given, ArraySource) else labels, layout)
-    options: dict[str, Any] = {"num": num, "classes": classes, "labels": labels, "title": title, "family": family}
-    options |= {
-        "layout": layout,
-        "guidance": guidance,
-        "seed": seed or None,
-        "batch": None if batch == BATCH else batch,
-    }
+    options: dict[str, Any] = {"num": num, "classes": classes, "labels": labels, "layout": layout, "title": title}
+    options |= {"family": family, "guidance": guidance, "quantisation": quantisation, "seed": seed or None}
+    options |= {"batch": None if batch == BATCH else batch}
     evaluation = evaluation.updated(
         count=num or found,
         classes=getattr(images, "classes", None),
@@ -168,15 +167,17 @@ def _prompts(
 
 
 def _given(
-    source: Any, name: str | None, labels: Labels, batch: int, version: str | None
-) -> tuple[Path | ImageSource, str]:
-    """Return a path or an opened source, and what the record calls the generator."""
+    source: Any, name: str | None, labels: Labels, batch: int, version: str | None, rule: Rule | None
+) -> tuple[Path | ImageSource, str, Rule | None]:
+    """Return a path or an opened source, what the record calls the generator, and how floats become 8 bits."""
     if isinstance(source, np.ndarray | Tensor | list | tuple):
-        images, _ = to_images(source, len(source), "the caller")
-        return ArraySource(images, _read(labels), "images in memory"), name or "images"
+        count = len(source) if getattr(source, "ndim", 1) else 0
+        images, floats = to_images(source, count, "the caller", rule or "truncate")
+        rule = rule or ("truncate" if floats else None)
+        return ArraySource(images, _read(labels), "images in memory"), name or "images", rule
     if isinstance(source, str | Path):
         if not is_named(str(source)):
-            return Path(source), name or printable(Path(source).resolve().stem) or "images"
+            return Path(source), name or printable(Path(source).resolve().stem) or "images", rule
         name, source = name or printable(str(source)), open_named(str(source))
     if not callable(source) and not hasattr(source, "images"):
         raise RequestError(
@@ -184,7 +185,7 @@ def _given(
             '"module:function".'
         )
     called = name or getattr(source, "__name__", "").strip("<>") or type(source).__name__
-    return as_source(source, called, batch, version), called
+    return as_source(source, called, batch, version, rule), called, rule
 
 
 def _read(labels: Labels) -> Sequence[int] | None:
@@ -224,7 +225,11 @@ def open_images(
 
 
 def generator_fields(
-    given: Path | ImageSource, guidance: float | None, classes: int | None, trained_with: Iterable[str]
+    given: Path | ImageSource,
+    guidance: float | None,
+    quantisation: Rule | None,
+    classes: int | None,
+    trained_with: Iterable[str],
 ) -> dict[str, Any]:
     """Return the fields of a request about how the images are made: those given, and what only the source knows.
 
@@ -232,11 +237,13 @@ def generator_fields(
         RequestError: if the source knows better, or the images exist already.
     """
     facts = {} if isinstance(given, Path) else facts_of(given)
-    if guidance is not None and "sampling" in facts:
-        raise RequestError(f"guidance={guidance} was given, and the source states its own. Leave it out.")
+    for name, value in (("guidance", guidance), ("quantisation", quantisation)):
+        if value is not None and "sampling" in facts:
+            raise RequestError(f"{name}={value} was given, and the source states its own. Leave it out.")
     if classes is not None and (isinstance(given, Path) or exists_already(given)):
         raise RequestError(f"classes={classes} was given, and the source holds images already. Leave it out.")
-    sampling = Sampling(guidance=None if guidance is None else Guidance(scale=guidance))
+    scale = None if guidance is None else Guidance(scale=guidance)
+    sampling = Sampling(guidance=scale, quantisation=quantisation)
     trained = tuple(sorted({*trained_with, *facts.get("trained_with", ())}))
     asked = {} if classes is None else {"num_classes": classes}
     return {"sampling": sampling, **facts, **asked, "trained_with": trained}

@@ -59,8 +59,10 @@ def check_judge(name: str) -> None:
     Raises:
         UserError: saying what is missing and how to get it.
     """
-    JUDGES.load(name).check()
     facts = judge_facts(JUDGES[name])
+    # Asked of a hub, a check would wait for an answer.
+    if not JUDGES[name].hub:
+        JUDGES.load(name).check()
     if not facts["present"]:
         raise RequestError(f"judge '{name}' needs {', '.join(facts['needs'])}: {'; '.join(facts['get'])}.")
 
@@ -79,7 +81,7 @@ def judge_words(facts: dict[str, Any]) -> str:
     """Return `judge_facts` as one line."""
     size = f"; {facts['size'] / 1e6:.1f} MB" if facts["size"] else ""
     state = "here" if facts["present"] else f"not here; needs {', '.join(facts['needs'])}: {'; '.join(facts['get'])}"
-    return f"{facts['title']}; {state}{size}; {facts['licence']}; self-test: {facts['self_test']}"
+    return f"{facts['title']}; {state}{size}; licence {facts['licence']}; self-test: {facts['self_test']}"
 
 
 def metric_state(key: str) -> dict[str, Any]:

@@ -17,7 +17,7 @@ from PIL import Image
 from torch import Tensor
 
 from diffusionbench.errors import DataError, RequestError, RunError, UserError, lacking
-from diffusionbench.images import as_rgb, to_uint8
+from diffusionbench.images import Rule, as_rgb, to_uint8
 from diffusionbench.registry import Table, nearest
 from diffusionbench.request import REPEAT_LIMIT, Evaluation
 from diffusionbench.sample import Sample
@@ -49,7 +49,14 @@ class CallableSource:
 
     labels = None
 
-    def __init__(self, function: Function, name: str = "", batch: int = BATCH, version: str | None = None) -> None:
+    def __init__(
+        self,
+        function: Function,
+        name: str = "",
+        batch: int = BATCH,
+        version: str | None = None,
+        rule: Rule | None = None,
+    ) -> None:
         """Look at the function's arguments; it is not called.
 
         Args:
@@ -59,6 +66,7 @@ class CallableSource:
             batch: largest B.
             version: of all that the images depend on. Stored images of the same function, name and version are used
                 again; without a version those of this object alone.
+            rule: by which floats become 8 bits; None: truncated.
 
         Raises:
             RequestError: if the function's arguments are others.
@@ -66,7 +74,7 @@ class CallableSource:
         self.function = function
         self.description = f"function {_name(function)}"
         self.takes, self._required = _arguments(function, self.description)
-        self.preferred_batch, self.version = batch, version
+        self.preferred_batch, self.version, self.rule = batch, version, rule or "truncate"
         self.digest = digest(["function", _name(function), name, uuid.uuid4().hex if version is None else version])
         self.image_size: tuple[int, int] | None = None
         self.image_format: str | None = None
@@ -113,7 +121,7 @@ class CallableSource:
             DataError: if the function returns something else than B images of one size.
             RunError: if it raises an exception.
         """
-        images, floats = to_images(self._call(samples), len(samples), self.description)
+        images, floats = to_images(self._call(samples), len(samples), self.description, self.rule)
         before, self.floats = self.floats, floats
         if before not in (None, floats):
             raise DataError(
@@ -164,7 +172,7 @@ class CallableSource:
         self.difference = float(apart.mean(axis=(1, 2, 3)).max())
 
 
-def to_images(returned: Any, count: int, who: str) -> tuple[np.ndarray, bool]:
+def to_images(returned: Any, count: int, who: str, rule: Rule = "truncate") -> tuple[np.ndarray, bool]:
     """Return what a function returned as images, in memory of their own.
 
     Args:
@@ -172,9 +180,10 @@ def to_images(returned: Any, count: int, who: str) -> tuple[np.ndarray, bool]:
             apart by the 3), or a list of Pillow images without transparency.
         count: B.
         who: what messages call the function.
+        rule: by which floats become 8 bits.
 
     Returns:
-        uint8 [B, H, W, 3]; floats are multiplied by 255 and truncated.
+        uint8 [B, H, W, 3]; floats are multiplied by 255, and truncated or rounded.
         Whether they were floats.
 
     Raises:
@@ -210,7 +219,7 @@ def to_images(returned: Any, count: int, who: str) -> tuple[np.ndarray, bool]:
             f"{who} returned {found} with values from {low:.4g} to {high:.4g}. Floats must lie in [0, 1]; images in "
             "[-1, 1] do after (x + 1) / 2, and levels from 0 to 255 are returned as uint8."
         )
-    return to_uint8(array if first else array.transpose(0, 3, 1, 2)), True
+    return to_uint8(array if first else array.transpose(0, 3, 1, 2), rule), True
 
 
 def _pictures(returned: Sequence[Any], who: str, wanted: str) -> np.ndarray:
@@ -328,11 +337,13 @@ def _public(found: Any) -> list[str]:
     return [name for name in dir(found) if not name.startswith("_") and callable(getattr(found, name, None))]
 
 
-def as_source(found: Function | ImageSource, name: str, batch: int, version: str | None) -> ImageSource:
+def as_source(
+    found: Function | ImageSource, name: str, batch: int, version: str | None, rule: Rule | None = None
+) -> ImageSource:
     """Return a function as a source, see `CallableSource`; a source stays as it is."""
     if hasattr(found, "images") and hasattr(found, "digest"):
         return found  # type: ignore[return-value]
-    return CallableSource(found, name, batch, version)
+    return CallableSource(found, name, batch, version, rule)
 
 
 def facts_of(source: ImageSource | None) -> Mapping[str, Any]:
@@ -354,5 +365,5 @@ def examine(evaluation: Evaluation, source: ImageSource) -> Evaluation:
     evaluation.check_size(source.image_size)
     sampling = evaluation.request.sampling
     if source.floats and sampling.quantisation is None:
-        sampling = sampling.model_copy(update={"quantisation": "truncate"})
+        sampling = sampling.model_copy(update={"quantisation": source.rule})
     return evaluation.updated(sampling=sampling, repeat_error=source.difference)

@@ -132,8 +132,10 @@ class SourceSpec:
         title: what the argument names, in a few words.
         load: "module:name" of a function of the argument ("" where there is none) that returns an `ImageSource`, or
             a function as `diffusionbench.callables.CallableSource` takes it.
+        example: an argument that works anywhere; "" where it takes a file.
     """
 
     name: str
     title: str
     load: str
+    example: str = ""

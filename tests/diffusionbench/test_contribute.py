@@ -20,7 +20,7 @@ ROOT = Path(__file__).parents[2]
 PAGES = sorted(path for path in (ROOT / "docs" / "contribute").glob("*.md") if path.name != "README.md")
 KINDS = (
     *("latent", "objective", "loss", "optimizer", "condition", "data-set", "metric", "judge", "reference"),
-    *("prompt-set", "axis", "benchmark", "column", "method", "result"),
+    *("source", "prompt-set", "axis", "benchmark", "column", "method", "result"),
 )
 # Pages whose code is a row of a table under contract tests, and the tests.
 CONTRACTS = {
@@ -33,6 +33,7 @@ CONTRACTS = {
     "metric": "metrics",
     "judge": "judges",
     "reference": "references",
+    "source": "sources",
     "prompt-set": "prompts",
     "axis": "axes",
 }

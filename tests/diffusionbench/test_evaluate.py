@@ -70,10 +70,19 @@ def test_batches_change_neither_images_nor_id(draw):
 
 def test_floats_are_truncated_and_the_protocol_says_so(draw):
     def floats(labels, seeds):
-        return torch.from_numpy(draw(labels, seeds)).permute(0, 3, 1, 2) / 255
+        # A quarter of a level below the image.
+        return (torch.from_numpy(draw(labels, seeds)).permute(0, 3, 1, 2) / 255 - 0.001).clamp(0)
 
-    record = db.evaluate(floats, metrics="accuracy_digits", classes=10, num=20)
+    ask = {"metrics": "accuracy_digits", "classes": 10, "num": 20}
+    record = db.evaluate(floats, **ask)
     assert record.protocol.quantisation == "truncate"
+    rounded = db.evaluate(floats, quantisation="round", **ask)
+    assert rounded.protocol.quantisation == "round"
+    assert rounded.provenance.images_digest == db.evaluate(draw, **ask).provenance.images_digest
+    assert rounded.provenance.images_digest != record.provenance.images_digest
+    images = floats(list(range(10)) * 2, range(20))
+    in_memory = db.evaluate(images, labels=list(range(10)) * 2, metrics="accuracy_digits")
+    assert in_memory.protocol.quantisation == "truncate"
 
 
 def test_a_function_that_does_not_repeat_itself_is_asserted_not_refused(real):

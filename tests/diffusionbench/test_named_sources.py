@@ -78,7 +78,7 @@ def test_the_command_of_a_record_gives_it_again(bench, given, write, noise):
     source = sources.get(given) or db.callables.open_named("my_functions:generate")
     ask = {"metrics": ["accuracy_digits", "fd_digits"], "reference": "digits", "num": 30, "title": "a 'title'"}
     if given != "folder":
-        ask |= {"seed": 5, "batch": 7, "guidance": 1.5, "trained_with": ["digits"]}
+        ask |= {"seed": 5, "batch": 7, "guidance": 1.5, "quantisation": "round", "trained_with": ["digits"]}
     record = db.evaluate(source, name="mine", **ask)
     program, *words = shlex.split(record.provenance.command)
     assert program == "diffusionbench"

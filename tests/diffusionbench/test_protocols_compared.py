@@ -125,6 +125,14 @@ def test_a_column_may_insist_that_a_field_is_stated():
     assert board.listed[0].reason == "items_digest is not stated (the column insists on one)"
 
 
+@pytest.mark.parametrize("image_format, fits", [(None, True), ("png", True), ("npz+png", True), ("jpeg+png", False)])
+def test_a_column_may_insist_on_formats_that_keep_every_pixel(image_format, fits):
+    spec = declare({"metrics": ["fd_digits"], "protocol": {"image_format": "lossless"}})
+    board = build([record("a", image_format=image_format)], spec, draws=0)
+    assert len(board.rows) == fits
+    assert [held.reason.split(" (")[0] for held in board.listed] == ([] if fits else ["image_format is jpeg+png"])
+
+
 @pytest.mark.parametrize("kind, name", [("judges", "digits"), ("references", "digits")])
 def test_a_column_accepts_the_digests_of_its_judges_and_references(kind, name):
     used = {"judges": ({"digest": A}, {"digest": B}), "references": ({"name": "x", "digest": A}, {"name": "x"})}[kind]

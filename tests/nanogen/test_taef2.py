@@ -19,6 +19,7 @@ from tiny import losses
 from diffusionbench.errors import CheckpointError
 from nanogen.config import compose
 from nanogen.latents import LATENTS, open_latent
+from nanogen.latents.taef2 import Block
 from nanogen.pipeline import open_weights
 from nanogen.run import read
 from nanogen.sample import SampleRequest, sample_run
@@ -118,6 +119,16 @@ def test_the_latent_is_packed_as_that_of_flux2(tmp_path, monkeypatch):
     with torch.no_grad():
         assert latent.decode(100 * packed).min() >= 0
         assert latent.decode(100 * packed).max() <= 1
+
+
+def test_a_gated_block_replaces_its_input():
+    """The branch joins the input before the convolutions, and what they are added to."""
+    torch.manual_seed(0)
+    block = Block(gated=True)
+    x = torch.randn(1, 64, 4, 4)
+    with torch.no_grad():
+        u = x + block.pool(x)
+        torch.testing.assert_close(block(x), torch.relu(block.conv(u) + u))
 
 
 def test_parameters_are_as_many_as_the_files_hold(tmp_path, monkeypatch):

@@ -296,7 +296,7 @@ def _asked(
         title=generator.title or name,
         family=generator.family,
         seed=generator.seed or 0,
-        **generator_fields(made or images, generator.guidance, generator.classes, trained),
+        **generator_fields(made or images, generator.guidance, generator.quantisation, generator.classes, trained),
         **_real_images(real),
     )
     evaluation, source = _opened(request, made or images, generator, claim)
@@ -310,7 +310,7 @@ def _made(named: str, name: str, generator: Generator) -> ImageSource:
     """Return a function or another source by its name."""
     from diffusionbench.callables import BATCH, as_source, open_named
 
-    return as_source(open_named(named), name, generator.batch or BATCH, generator.version)
+    return as_source(open_named(named), name, generator.batch or BATCH, generator.version, generator.quantisation)
 
 
 def _check_generator(images: Path, generator: Generator) -> None:

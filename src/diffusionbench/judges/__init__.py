@@ -49,7 +49,7 @@ PIXELS: Final = JudgeSpec(
     name="pixels",
     title="the images themselves, for metrics that judge pictures",
     load="diffusionbench.judges.judge:Pixels",
-    licence="none",
+    licence="Apache-2.0 (our code, no weights)",
     kept=False,
 )
 INCEPTION: Final = JudgeSpec(

@@ -22,6 +22,7 @@ from diffusionbench.catalog import metric_info
 from diffusionbench.errors import RequestError
 from diffusionbench.limits import read_small
 from diffusionbench.metrics import METRICS
+from diffusionbench.protocol import LOSSLESS
 from diffusionbench.record import JudgeUsed, Protocol, Record, ReferenceUsed, Status, breaches
 from diffusionbench.registry import nearest
 from diffusionbench.schema import Strict
@@ -35,6 +36,8 @@ SETS: Final = (*published.SCORE_SETS, MEASURED)
 MOST: Final = 262_144
 #: Stands for any content but null.
 STATED: Final = "stated"
+#: Stands for every image format that keeps each pixel, and for none.
+KEEPS_PIXELS: Final = "lossless"
 _SUFFIX: Final = {None: "", "none": "", "cfg": "@cfg"}
 _WORDS: Final = {"none": "none", "cfg": "guided", None: "not stated"}
 
@@ -144,7 +147,7 @@ class Column:
             found.append(f"guidance is {_WORDS[state]} (the column's is {_WORDS[self.guidance]})")
         for path, accepted in self.rules.items():
             content = _content(protocol, path)
-            if not (content is not None if accepted == (STATED,) else content in accepted):
+            if not _accepts(accepted, content):
                 found.append(f"{path} is {_shown(content)} ({_wanted(accepted)})")
         return found
 
@@ -284,13 +287,21 @@ def _columns(board: DeclaredBoard, accepted: Accepted) -> list[Column]:
         rules |= {path: one if isinstance(one, tuple) else (one,) for path, one in group.protocol.items()}
         for guidance, key in product(group.guidance or (None,), group.metrics):
             info = metric_info(key)
-            title = (group.title or info.title) + (", guided" if guidance == "cfg" else "")
+            title = (group.title or "{}").replace("{}", info.title) + (", guided" if guidance == "cfg" else "")
             better = METRICS[key].higher_is_better if key in METRICS else info.higher_is_better
             # A metric of another package may be called "fid@cfg", and must not take the id of that column.
             identifier = re.sub(r"[@\[\]#]", "_", key) + _SUFFIX[guidance]
             axis = group.axis or info.axis or ("class_conditional" if guidance else "t2i")
             found.append(Column(identifier, key, axis, title, better, guidance, rules, group.rank, group.shown))
     return found
+
+
+def _accepts(accepted: Sequence[Scalar], content: Any) -> bool:
+    if accepted == (STATED,):
+        return content is not None
+    if accepted == (KEEPS_PIXELS,):
+        return content is None or {*str(content).split("+")} <= LOSSLESS
+    return content in accepted
 
 
 def _content(protocol: Protocol, path: str) -> Any:
@@ -310,4 +321,6 @@ def _wanted(accepted: Sequence[Scalar]) -> str:
         return "the column accepts none yet"
     if accepted == (STATED,):
         return "the column insists on one"
+    if accepted == (KEEPS_PIXELS,):
+        return f"the column insists on {few(sorted(LOSSLESS), ' or ', 9)}"
     return "the column insists on " + few([_shown(one)[:12] for one in accepted], " or ", 3)

@@ -39,4 +39,5 @@ SOURCE = SourceSpec(
     name="painter",
     title="paints the colour that is asked for, with the strength behind the colon",
     load="diffusionbench_colours.painter:open_painter",
+    example="200",
 )

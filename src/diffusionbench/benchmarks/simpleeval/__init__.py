@@ -29,7 +29,7 @@ SHAPES_JUDGE: Final = JudgeSpec(
     title="two readers of drawn shapes on three damaged views",
     load=f"{_HERE}.shapes_scorer:ShapesScorer",
     output="rows",
-    licence="none",
+    licence="Apache-2.0 (our code, no weights)",
 )
 JUDGES: Final = (OPEN_JUDGE, SHAPES_JUDGE)
 
