@@ -145,7 +145,9 @@
     const words = new URLSearchParams(location.hash.slice(1));
     Object.assign(state, DEFAULTS);
     for (const name of Object.keys(state)) if (words.has(name)) state[name] = name === "down" ? words.get(name) === "1" : words.get(name);
-    if (!data.sets.some((one) => one.key === state.set)) state.set = DEFAULTS.set;
+    // Links of before the boards were declared name the set of records.
+    const known = data.sets.find((one) => one.key === state.set) ?? data.sets.find((one) => one.key.startsWith(`${state.set}-`));
+    state.set = known?.key ?? DEFAULTS.set;
   }
 
   for (const input of document.querySelectorAll('input[name="set"]')) {
