@@ -311,7 +311,7 @@ def chunk(folder: Path, listed: object, content: bytes = BYTES * 2, given: objec
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "store.json").write_text(json.dumps({"given": given}))
     (folder / "0000000.images").write_bytes(content)
-    raw = {"shape": [8, 8], "pieces": [[0, 192, "raw"], [192, 192, "raw"]]}
+    raw = {"shape": [8, 8], "sizes": [192, 192]}
     (folder / "0000000.json").write_text(json.dumps({"entries": listed} | raw | facts))
 
 
@@ -320,22 +320,22 @@ STORES = {
     "images of other pixels": (entries(2, "0" * 64), {}),
     "no pixels": (entries(2), {"shape": [0, 0]}),
     "five thousand pixels a side": (entries(2), {"shape": [5_000, 5_000]}),
-    "a picture larger than its list says": (entries(1), {"content": HUGE, "pieces": [[0, len(HUGE), "png"]]}),
-    "a start far behind the end": (entries(1), {"pieces": [[10**15, 192, "raw"]]}),
-    "a trillion bytes": (entries(1), {"pieces": [[0, 10**12, "raw"]]}),
-    "a negative start": (entries(1), {"pieces": [[-5, 192, "raw"]]}),
+    "a picture larger than its list says": (entries(1), {"content": HUGE, "sizes": [len(HUGE)]}),
+    "a start far behind the end": (entries(1), {"sizes": [60 * 2**20, 192]}),
+    "a trillion bytes": (entries(1), {"sizes": [10**12]}),
+    "a negative size": (entries(1), {"sizes": [-5]}),
     "rows that are not there": (entries(24), {}),
-    "not a picture": (entries(1), {"content": b"x" * 50, "pieces": [[0, 50, "png"]]}),
+    "not a picture": (entries(1), {"content": b"x" * 50, "sizes": [50]}),
     "infinity as an id": ([[float("inf"), 0, None, ""], [1, 0, None, ""]], {}),
     "an id of 400 digits": ([[10**400, 0, None, ""]], {}),
     "words as entries": (["ab", "cd"], {}),
     "no list": ({"a": 1}, {}),
     "a prompt that is a list": ([[0, 0, [1], "x"]], {}),
     "deep entries": (json.loads("[" * 900 + "]" * 900), {}),
-    "a place without a root": (entries(1), {"pieces": [], "places": [["/etc/hostname", None]]}),
-    "a root that is gone": (entries(1), {"pieces": [], "places": [["a", None]], "given": {"root": "/nowhere"}}),
-    "a device": (entries(1), {"pieces": [], "places": [["zero", None]], "given": {"root": "/dev"}}),
-    "a file that is no image": (entries(1), {"pieces": [], "places": [["hostname", None]], "given": {"root": "/etc"}}),
+    "a place without a root": (entries(1), {"sizes": [], "places": [["/etc/hostname", None]]}),
+    "a root that is gone": (entries(1), {"sizes": [], "places": [["a", None]], "given": {"root": "/nowhere"}}),
+    "a device": (entries(1), {"sizes": [], "places": [["zero", None]], "given": {"root": "/dev"}}),
+    "a file that is no image": (entries(1), {"sizes": [], "places": [["hostname", None]], "given": {"root": "/etc"}}),
 }
 
 
@@ -361,7 +361,7 @@ def test_a_hostile_store_beside_a_record_costs_its_samples_alone(what, tmp_path)
 def test_a_picture_that_unfolds_without_end_stops_no_site(bench, tmp_path):
     bomb = png(20_000, 8_000)
     assert len(bomb) < 500_000
-    chunk(tmp_path / "store", entries(1), bomb, pieces=[[0, len(bomb), "png"]])
+    chunk(tmp_path / "store", entries(1), bomb, sizes=[len(bomb)])
     record = measured("a", "class_conditional", {"fid": 1.0})
     of_store(record, entries(1), 1).save(tmp_path / "a.json")
     code, _, err = bench("site", "--out", tmp_path / "site", "--records", tmp_path)
@@ -375,11 +375,11 @@ def test_a_good_store_is_shown(tmp_path, form):
     if form == "raw":
         chunk(tmp_path / "store", entries(2))
     elif form == "png":
-        chunk(tmp_path / "store", entries(2), picture, pieces=[[0, len(picture), "png"]] * 2)
+        chunk(tmp_path / "store", entries(2), picture * 2, sizes=[len(picture)] * 2)
     else:
         (tmp_path / "a.png").write_bytes(picture)
         given = {"root": str(tmp_path)}
-        chunk(tmp_path / "store", entries(2), b"", given, pieces=[], places=[["a.png", None]] * 2)
+        chunk(tmp_path / "store", entries(2), b"", given, sizes=[], places=[["a.png", None]] * 2)
     sheet = sheet_of(of_store(measured("a", "class_conditional", {"fid": 1.0}), entries(2), 2), find_stores([tmp_path]))
     assert sheet is not None
     assert sheet.count == 2

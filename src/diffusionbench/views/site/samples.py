@@ -13,7 +13,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Annotated, Final, Literal, NamedTuple
+from typing import Annotated, Final, NamedTuple
 
 import numpy as np
 from PIL import Image
@@ -57,20 +57,12 @@ class _Entry(NamedTuple):
     seed: int | None = None
 
 
-class _Piece(NamedTuple):
-    """Where an image stands in the file of its chunk."""
-
-    start: Annotated[int, Field(ge=0)]
-    size: Annotated[int, Field(ge=0, le=SMALL)]
-    form: Literal["png", "raw"]
-
-
 class _Chunk(BaseModel):
     """A list of images of a store (`diffusionbench.store` describes it); its other fields are ignored."""
 
     entries: list[_Entry]
     shape: tuple[int, int] | None = None
-    pieces: list[_Piece] = []
+    sizes: list[Annotated[int, Field(ge=1, le=SMALL)]] = []
     places: list[Place] = []
 
 
@@ -136,12 +128,12 @@ class Store:
         """
         if chunk.shape is None or max(chunk.shape) > _LARGEST:
             raise ValueError("too large for a page")
-        if row < len(chunk.pieces):
-            piece = chunk.pieces[row]
+        if row < len(chunk.sizes):
             with path.with_suffix(".images").open("rb") as file:
-                file.seek(piece.start)
-                data = file.read(piece.size)
-            pixels = _decoded(data) if piece.form == "png" else np.frombuffer(data, np.uint8).reshape(*chunk.shape, 3)
+                file.seek(sum(chunk.sizes[:row]))
+                data = file.read(chunk.sizes[row])
+            is_raw = len(data) == 3 * chunk.shape[0] * chunk.shape[1]
+            pixels = np.frombuffer(data, np.uint8).reshape(*chunk.shape, 3) if is_raw else _decoded(data)
         elif row < len(chunk.places) and reader is not None:
             place = chunk.places[row]
             file_ = reader.root / reader.file(place)
