@@ -68,6 +68,7 @@ def test_stored_features_of_three_photographs(judge, photographs):
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1800)
 def test_a_thousand_photographs_and_what_spoils_them(judge, photographs):
     found = judge(photographs)
     best = np.argsort(-found["logits"], axis=1)[:, :5] == np.arange(1000)[:, None]
