@@ -91,12 +91,17 @@ def case(name: str, count: int, real: int, dim: int) -> str:
         found = metric.compute()
         shown = f"{found.value:.4f}" + ("" if found.stderr is None else f" ± {found.stderr:.4f}")
         values.append(f"{metric.spec.key} {shown}")
-        print(values[-1], f"{time.perf_counter() - since:.1f} s, {time.process_time() - cpu:.1f} s", file=sys.stderr)
+        times = f"{time.perf_counter() - since:.1f} s, {time.process_time() - cpu:.1f} s of processor"
+        print(f"{values[-1]}: {times}, {_peak():.0f} MiB so far", file=sys.stderr)
     wall, processor = wall + time.perf_counter() - begun, processor + time.process_time() - used
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-    both = (count + real) * dim * 4 / 2**20
+    peak, both = _peak(), (count + real) * dim * 4 / 2**20
     sizes = f"{count:,} against {real:,} x {dim}"
     return f"| {name} | {sizes} | {wall:.0f} | {processor:.0f} | {peak:.0f} | {peak / both:.2f} | {'; '.join(values)} |"
+
+
+def _peak() -> float:
+    """Largest resident memory of this process, MiB."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 
 
 def machine() -> str:

@@ -110,7 +110,8 @@ class EvidenceStore:
         places = [self._index(judge)[key] for key in keys]
         opened: dict[str, Any] = {place.chunk: self._open(judge, place.chunk) for place in places}
         if isinstance(opened[places[0].chunk], list):
-            return [_parsed(opened[chunk][row]) for chunk, row in places]
+            rows = [parse_json(opened[chunk][row]) for chunk, row in places]
+            return [Unjudged(row["unjudged"]) if "unjudged" in row else row["row"] for row in rows]
         names = opened[places[0].chunk]
         return {name: np.stack([opened[chunk][name][row] for chunk, row in places]) for name in names}
 
@@ -201,10 +202,11 @@ class EvidenceStore:
 
 
 def copy_files(source: Path, target: Path, name: str) -> None:
-    """Copy the files `name.*` of a chunk from one folder to another, the list last."""
+    """Copy the files `name.*` of a chunk from one folder to another with their times, the list last."""
     for file in sorted(source.glob(f"{name}.*"), key=lambda file: file.suffix == ".json"):
         with file.open("rb") as data:
             write_atomic(target / file.name, lambda to, data=data: shutil.copyfileobj(data, to))  # type: ignore[misc]
+        shutil.copystat(file, target / file.name)
 
 
 def _arrays(folder: Path, name: str) -> dict[str, np.ndarray]:
@@ -245,8 +247,3 @@ def line_of(judge: str, row: Mapping[str, Any] | Unjudged, about: Mapping[str, A
             "numbers, texts, lists and mappings by name."
         )
     return line
-
-
-def _parsed(line: bytes) -> Mapping[str, Any] | Unjudged:
-    found = parse_json(line)
-    return Unjudged(found["unjudged"]) if "unjudged" in found else found["row"]

@@ -17,7 +17,7 @@ from diffusionbench.imagesets import ImageSet
 from diffusionbench.judges import JUDGES, JudgeSpec
 from diffusionbench.judges.deferred import DeferredJudge
 from diffusionbench.judges.float32 import in_float32
-from diffusionbench.judges.judge import Evidence, JudgeFacts
+from diffusionbench.judges.judge import Evidence, JudgeFacts, JudgeManifest
 from diffusionbench.metrics import METRICS, MetricSpec
 from diffusionbench.metrics.metric import Context, Metric
 from diffusionbench.parts import BLOCK, in_batches, regrouped
@@ -102,7 +102,7 @@ class JudgingPass:
         manifests = self._evidence.judges()
         judges: dict[str, DeferredJudge] = {}
         for row in self.evaluation.judges:
-            fitting = [one for one in manifests if self._evidence.keeps(row) and one.facts.fits(row)]
+            fitting = [one for one in manifests if self._evidence.keeps(row) and _fits(one.facts, row, manifests)]
             # Of several only the weights tell which one is meant.
             known = fitting[0] if len(fitting) == 1 and row.name not in anew else None
             judges[row.name] = DeferredJudge(row, self.device, {name: judges[name] for name in row.uses}, known)
@@ -118,6 +118,8 @@ class JudgingPass:
             RunError: if a self-test fails.
         """
         ids = [sample.id for sample in samples]
+        if images is not None and not ids:
+            return
         listed = [] if images is None or images.missing(samples) else self._listed(images, ids)
         wanted = {name for spec in self.evaluation.metrics.values() for name in spec.judges}
         absent = set()
@@ -321,6 +323,14 @@ class JudgingPass:
                     f"metric '{key}' needs at least {spec.min_samples} images; of {count} only {seen} can be read "
                     f"(the first that cannot: {faults[0]}). Replace the damaged files or leave the metric out."
                 )
+
+
+def _fits(facts: JudgeFacts, row: JudgeSpec, manifests: Sequence[JudgeManifest]) -> bool:
+    """Return whether evidence is of a row of the table, and what that judge was given, as far as that is kept, too."""
+    used = {one.facts.key: one.facts for one in manifests}
+    return facts.fits(row) and all(
+        key not in used or _fits(used[key], JUDGES[name], manifests) for name, key in facts.uses.items()
+    )
 
 
 def _said(of: JudgeFacts | JudgeSpec) -> str:

@@ -32,8 +32,9 @@ class Layout(NamedTuple):
 
 
 FOLDER: Final = Layout("folder")
+FLAT: Final = Layout("flat")
 # Those that names tell apart.
-_BY_NAME: Final = (FOLDER, Layout("geneval"), Layout("flat"))
+_BY_NAME: Final = (FOLDER, Layout("geneval"), FLAT)
 
 
 def parse_layout(text: str) -> Layout:
@@ -108,6 +109,11 @@ def choose_layout(where: str, names: Names, samples: Sequence[Sample], per_item:
     """
     found = {layout: _number(layout, names, samples, per_item) for layout in _BY_NAME}
     fitting = [layout for layout, number in found.items() if number]
+    if fitting == [FLAT] and per_item > 1 and not _number(FLAT, names, samples[len(samples) // per_item :], per_item):
+        raise DataError(
+            f"{where} has files called by the numbers of prompts and none by a higher one, so each may be an image or "
+            f"hold the {per_item} of a prompt. Say which with --layout flat or --layout grid:ROWSxCOLUMNS."
+        )
     if len(fitting) == 1:
         return fitting[0]
     if fitting:

@@ -312,12 +312,15 @@ def with_attachments(record: Record, path: Path) -> Record:
         path: the record's file. What is not beside it stays out.
 
     Raises:
-        DataError: if an attachment does not have its hash.
+        DataError: if an attachment does not have its hash, or is no text.
     """
     evidence = {}
     for name, stated in record.evidence.items():
         content = attachment(record, path, name)
-        evidence[name] = stated if content is None else stated.model_copy(update={"text": content.decode()})
+        try:
+            evidence[name] = stated if content is None else stated.model_copy(update={"text": content.decode()})
+        except UnicodeDecodeError:
+            raise DataError(f"attachment '{name}' of record {printable(str(path))} is no UTF-8 text.") from None
     return record.model_copy(update={"evidence": evidence})
 
 

@@ -233,8 +233,8 @@ class Evaluation:
         for judge, name in request.references.items():
             self.references[judge] = opened_once(name, judge if judge in request.reference_extractors else None)
         # The classes that a generator is asked for are those of real images that have some.
-        own = [*self.references.values()]
-        self.reference = self.reference or next((one for one in own if one.num_classes), next(iter(own), None))
+        given = [*filter(None, [self.reference]), *self.references.values()]
+        self.reference = next((one for one in given if one.num_classes), next(iter(given), None))
         for judge in request.reference_extractors:
             if judge not in self.references or self.references[judge].made_by(judge) is None:
                 raise RequestError(

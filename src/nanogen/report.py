@@ -84,7 +84,7 @@ def _judged(path: Path, record: Record) -> list[dict[str, Any]]:
         return []
     free = {"metrics", "count", "command"} | {"reference", "references", "reference_extractors", "reference_role"}
     request = {key: value for key, value in record.extra.get("request", {}).items() if key not in free}
-    stores = (ImageStore(file.parent) for file in sorted((path / runs.EVALS / "images").glob("*/store.json")))
+    stores = filter(None, map(_store, sorted((path / runs.EVALS / "images").glob("*/store.json"))))
     same = (one for one in stores if one.manifest.request.model_dump(mode="json", exclude=free) == request)
     store = next(same, None)
     found = []
@@ -96,6 +96,14 @@ def _judged(path: Path, record: Record) -> list[dict[str, Any]]:
             ]
             found.append({"prompt": sample.prompt, "uri": _png_uri(encode_png(image)), "rows": rows})
     return found
+
+
+def _store(file: Path) -> ImageStore | None:
+    """Open the store of a `store.json`; one that cannot be read, or of an earlier version, has no images to show."""
+    try:
+        return ImageStore(file.parent)
+    except DataError:
+        return None
 
 
 def _png_uri(data: bytes) -> str:

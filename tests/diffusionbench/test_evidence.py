@@ -301,6 +301,17 @@ def test_rows_and_what_they_use_are_kept_and_lie_beside_the_record(thirds, ask, 
     assert [row["image"] for row in rows] == [entry.sha256 for entry in stored]
 
 
+def test_evidence_that_used_an_older_judge_is_not_used(thirds, ask, tmp_path, monkeypatch):
+    asked = ask(metrics=("in_thirds",), reference=None)
+    runner.run(asked, pictures([40] * 20), tmp_path)
+    monkeypatch.setattr(Means, "spec", replace(Means.spec, version=2))
+    monkeypatch.setitem(JUDGES._rows, "means", Means.spec)
+    with pytest.raises(RequestError, match="the evidence here is of judge 'means', version 1"):
+        runner.rescore(tmp_path, ("in_thirds",))
+    assert runner.judge(tmp_path, ("in_thirds",)) == {"means": (20, 20), "thirds": (20, 20)}
+    assert runner.rescore(tmp_path, ("in_thirds",)).protocol.judges["means"].digest == Means().digest
+
+
 def test_inspecting_a_sample_shows_why(thirds, ask, tmp_path, capsys, monkeypatch):
     levels = [40 + 85 * (label % 3) for label in LABELS[:20]]
     levels[4] = 0

@@ -168,6 +168,11 @@ def test_a_layout_that_names_do_not_tell_is_asked_for(tmp_path, noise):
     with pytest.raises(DataError, match=r"several layouts: geneval \(12\), flat \(12\) of 12 images\. Name one with"):
         opened(folder)
     assert np.array_equal(opened(folder, "flat").images(SAMPLES), noise(COUNT))
+    grids = files_of(noise(COUNT), "grid:2x2").values()
+    numbered = write_folder(tmp_path / "grids", {f"{item}.png": image for item, image in enumerate(grids)})
+    with pytest.raises(DataError, match=r"each may be an image or hold the 4 of a prompt\. Say which with --layout"):
+        opened(numbered)
+    assert np.array_equal(opened(numbered, "grid:2x2").images(SAMPLES), noise(COUNT))
     other = write_folder(tmp_path / "other", {"cat.png": noise(1)[0]})
     with pytest.raises(DataError, match=r"no image of this set; found cat\.png\. The first would be set/00000/0\.png"):
         opened(other)
@@ -196,11 +201,6 @@ def test_a_picture_that_does_not_divide_into_tiles_is_refused(tmp_path, noise):
     files["set/00000.png"] = noise(1, size=17)[0]
     with pytest.raises(DataError, match=r"00000\.png is 17x17, which does not divide into 2x2 images"):
         opened(write_folder(tmp_path / "set", files), "grid:2x2").images(SAMPLES)
-
-
-def test_grids_may_be_called_by_the_number_of_the_item(tmp_path, noise):
-    files = {f"{item}.png": image for item, image in enumerate(files_of(noise(COUNT), "grid:2x2").values())}
-    assert np.array_equal(opened(write_folder(tmp_path / "set", files), "grid:2x2").images(SAMPLES), noise(COUNT))
 
 
 def test_one_function_knows_every_layout():

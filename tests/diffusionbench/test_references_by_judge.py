@@ -150,6 +150,9 @@ def test_the_classes_asked_for_are_those_of_real_images_that_have_some(ask, real
     named = {"digits": str(real["one"][0]), "twin": str(real["other"][0])}
     evaluation = ask(metrics=BOTH, reference=None, references=named, count=12)
     assert [one.label for one in evaluation.samples(ConstantSource((8, 8)))] == [*range(10), 0, 1]
+    # A reference for all judges that has no classes says none.
+    evaluation = ask(metrics=BOTH, reference=named["digits"], references={"twin": named["twin"]}, count=12)
+    assert [one.label for one in evaluation.samples(ConstantSource((8, 8)))] == [*range(10), 0, 1]
     evaluation = ask(metrics=BOTH, references=named, count=12)
     assert [one.label for one in evaluation.samples(ConstantSource((8, 8)))] == DigitsReference().labels(12)
 

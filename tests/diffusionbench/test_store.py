@@ -9,6 +9,7 @@ import pytest
 from PIL import Image
 
 from diffusionbench.errors import DataError, RequestError
+from diffusionbench.evidence import copy_files
 from diffusionbench.imagesets import ImageStream, images_digest, read
 from diffusionbench.request import Sampling
 from diffusionbench.runner import fill, open_store, rescore, run
@@ -320,6 +321,15 @@ def test_files_are_trusted_by_size_and_time_until_they_are_read(tmp_path, ask, m
     assert sorted(hashed) == ["0000000.images", "0000128.images", "0000256.images"]
     monkeypatch.undo()
     assert ImageStore(moved).count() == COUNT
+
+
+def test_chunks_that_were_copied_are_trusted_too(tmp_path, ask, monkeypatch):
+    store = filled(tmp_path, ask)
+    copy = ImageStore.create(tmp_path / "copy", store.manifest)
+    for name in store.chunks():
+        copy_files(store.folder, copy.folder, name)
+    monkeypatch.setattr("diffusionbench.readers.file_digest", lambda path: pytest.fail("hashed"))
+    assert copy.count() == COUNT
 
 
 def flipped(path):

@@ -424,6 +424,11 @@ def test_attachments_are_checked_and_submitted_with_the_record(tmp_path):
     beside = tmp_path / f"{ID}.evidence" / "per_sample.json"
     beside.write_text("changed")
     assert "evidence.per_sample.json: attachment" in "".join(submission.check(path).problems)
+    beside.write_bytes(b"\xff\xfe")
+    sha256 = hashlib.sha256(b"\xff\xfe").hexdigest()
+    saved(tmp_path, good(evidence={"per_sample.json": Attachment(sha256=sha256)}))
+    assert "is no UTF-8 text" in "".join(submission.check(path).problems)
+    saved(tmp_path, record)
     beside.unlink()
     report = submission.check(path)
     assert report.problems == ()

@@ -16,6 +16,7 @@ from diffusionbench.files import open_image_folder
 from diffusionbench.record import load
 from diffusionbench.references import digits
 from diffusionbench.references.opening import resolve
+from diffusionbench.sample import Item, Sample
 from diffusionbench.source import ArchiveSource, FolderSource, PromptFolderSource, read_labels
 from diffusionbench.writing import check_place, write_result
 
@@ -144,7 +145,8 @@ def test_images_of_other_splits_and_empty_folders_are_counted(tmp_path, noise, w
 
 def test_a_prompt_folder_counts_what_the_set_does_not_name(tmp_path, noise, write):
     write(tmp_path, noise(3), ["p0", "p1", ".p2"])
-    source = PromptFolderSource(tmp_path, {"p0/00000"})
+    (tmp_path / "p0" / "00000.png").rename(tmp_path / "p0" / "0.png")
+    source = PromptFolderSource(tmp_path, [Sample(0, Item("p0"))])
     assert (
         "1 hidden entries (first: .p2); 1 images that the prompt set does not name (first: p1/00001.png)"
         in (source.notes[0])
@@ -352,7 +354,7 @@ def test_the_place_of_a_result_is_checked_before_an_image_is_read(bench, tmp_pat
     (tmp_path / "results").mkdir()
     (tmp_path / "file").touch()
     os.mkfifo(tmp_path / "pipe")
-    monkeypatch.setattr("diffusionbench.source.decode", lambda *given, **options: pytest.fail("an image was read"))
+    monkeypatch.setattr("diffusionbench.readers.decode", lambda *given, **options: pytest.fail("an image was read"))
     for place in ("results", "file/r.json", "pipe"):
         code, out, err = bench("run", "s", "--reference", "digits", "--metrics", "fd_digits", "--out", place)
         assert (code, out) == (2, "")

@@ -53,6 +53,7 @@ TRAIN = ("nanogen", "train", "--task", "digits", "--run-dir", "run", *TRAINED)
 PREPARE = ("nanogen", "prepare", "text", "--task", "captions", "--data", "data", "--out", "text", *TEXT)
 SCORE = ("diffusionbench", "run", "images.npz", "--reference", "real.npz", "--metrics", "kd_digits,fd_digits")
 REFERENCE = ("diffusionbench", "prepare", "reference", "real.npz", "--judge", "digits", "--out", "stats.npz")
+MAKE = ("diffusionbench", "run", "maker:images", "--classes", "10", "--num", "260", "--version", "1", *SCORE[3:])
 SAMPLE = ("nanogen", "sample", "outputs/run", "--labels", "0-9", "--num", "3")
 SITE = ("diffusionbench", "site", "--out", "public")
 
@@ -91,6 +92,17 @@ def prepared(folder: Path) -> None:
     _run(folder, REFERENCE)
     (folder / "real.npz").write_bytes(real)
     _run(folder, (*REFERENCE, "--part", "1/2"))
+
+
+def maker(folder: Path) -> None:
+    """A function that makes images from seeds, half of them noise, and real ones."""
+    (folder / "maker.py").write_text(
+        "import numpy as np\n\n\n"
+        "def images(labels, seeds):\n"
+        "    made = [np.random.default_rng(seed).integers(0, 256, (8, 8, 3), np.uint8) for seed in seeds]\n"
+        "    return np.stack([0 * one if label < 5 else one for one, label in zip(made, labels)])\n"
+    )
+    scored(folder)
 
 
 def sampled(folder: Path) -> None:
@@ -132,6 +144,7 @@ COMMANDS = {
     "prepare text": Command(PREPARE, captioned, needs=("transformers",)),
     "prepare text anew": Command(PREPARE, cached, needs=("transformers",)),
     "score with a store": Command((*SCORE, "--store", "store", "--out", "record.json"), scored, quick=5),
+    "make images with a store": Command((*MAKE, "--store", "store", "--out", "record.json"), maker, quick=4),
     "prepare a reference": Command((*REFERENCE, "--features", "--role", "val"), scored),
     "prepare a reference anew": Command((*REFERENCE, "--features"), prepared),
     "judge a store": Command(("diffusionbench", "judge", "store", "--metrics", "kd_digits"), sampled),

@@ -79,7 +79,7 @@ def test_batches_hold_the_latents_labels_and_order_of_the_data(folder, tmp_path)
     batch = source.batch(np.array([19, 0, 6]), [0, 1, 2])
     latent = open_latent("toy-ae", "cpu")
     for place, index in enumerate((19, 0, 6)):
-        image = torch.from_numpy(source.data[index].image).permute(2, 0, 1)[None].float() / 255
+        image = torch.tensor(source.data[index].image).permute(2, 0, 1)[None].float() / 255
         torch.testing.assert_close(batch.latent[place : place + 1], latent.encode(image), atol=1e-5, rtol=1e-5)
     assert batch.label.tolist() == [source.data[index].label for index in (19, 0, 6)]
     assert batch.image is None

@@ -19,7 +19,8 @@ import torch
 from safetensors.torch import load_file
 from tiny import command, environment, execute, losses, tiny, words
 
-from diffusionbench.errors import CheckpointError, ConfigError
+from diffusionbench.errors import CheckpointError, ConfigError, RunError
+from diffusionbench.judges.digits import DigitsJudge
 from nanogen import checkpoint, log
 from nanogen.ema import decay_at
 from nanogen.objectives.flow import Flow
@@ -69,6 +70,14 @@ def test_evaluating_and_sampling_change_nothing(tmp_path):
     )
     assert same(plain, busy)
     assert len(list((tmp_path / "busy" / "evals").glob("*.json"))) == 3
+
+
+def test_a_judge_that_fails_its_self_test_stops_before_the_training(tmp_path, monkeypatch):
+    monkeypatch.setenv("DIFFUSIONBENCH_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(DigitsJudge, "self_test", lambda self: math.nan)
+    with pytest.raises(RunError, match="judge 'digits' fails its self-test"):
+        run_tiny(tmp_path / "run", 1, "eval.metrics=[accuracy_digits]", "eval.num_samples=4")
+    assert not (tmp_path / "run").exists()
 
 
 def test_the_seed_decides(tmp_path):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable
-from dataclasses import MISSING, Field, dataclass, fields, is_dataclass
+from dataclasses import dataclass, fields, is_dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_type_hints
 
@@ -117,7 +117,8 @@ def grouped(verb: Callable[..., None]) -> Callable[..., None]:
         if is_dataclass(kind):
             inside = get_type_hints(kind, include_extras=True)
             groups[name] = (kind, [one.name for one in fields(kind)])
-            parameters += [_option(one.name, inside[one.name], _default(one)) for one in fields(kind)]
+            # A group's options all have defaults.
+            parameters += [_option(one.name, inside[one.name], one.default) for one in fields(kind)]
         else:
             parameters.append(_option(name, kind, parameter.default))
 
@@ -134,7 +135,3 @@ def grouped(verb: Callable[..., None]) -> Callable[..., None]:
 
 def _option(name: str, kind: Any, default: Any) -> inspect.Parameter:
     return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=kind)
-
-
-def _default(field: Field[Any]) -> Any:
-    return inspect.Parameter.empty if field.default is MISSING else field.default

@@ -185,8 +185,8 @@ def _distance(shift: np.ndarray, trace_a: float, trace_b: float, root: float) ->
 class FrechetMetric(Metric):
     """Frechet distance of the generated images to the reference's moments.
 
-    The moments of each jackknife group are summed by themselves, `moments.BLOCK` of its images at a time in the order
-    of ids, so that neither parts nor batches nor order of arrival change a bit of the value.
+    Moments are summed over `moments.BLOCK` images at a time in the order of ids, so that neither parts nor batches nor
+    order of arrival change a bit of the value; those of a jackknife group are taken from the sum.
     """
 
     def __init__(self, spec: MetricSpec, context: Context) -> None:
@@ -216,15 +216,12 @@ class FrechetMetric(Metric):
             value = few.distance()
             replicates = [few.distance(groups != group) for group in range(GROUPS)] if defined else []
             return self.seen.jackknifed(value, replicates)
-        parts = [Moments(rows.shape[1]).update(rows[groups == group]) for group in range(GROUPS)]
-        whole = Moments(rows.shape[1])
-        for part in parts:
-            whole.merge(part)
+        whole = Moments(rows.shape[1]).update(rows)
         value = frechet_distance(*whole.compute(), self._mean, self._cov)
         # All replicates share the factor of the reference.
         factor, trace = _factor(self._cov), float(np.trace(self._cov))
         replicates = []
-        for part in parts if defined else ():
-            mean, cov = whole.without(part)
+        for group in range(GROUPS if defined else 0):
+            mean, cov = whole.without(Moments(rows.shape[1]).update(rows[groups == group]))
             replicates.append(_distance(mean - self._mean, float(np.trace(cov)), trace, _root_trace(factor, cov)))
         return self.seen.jackknifed(value, replicates)

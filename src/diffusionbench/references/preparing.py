@@ -350,6 +350,9 @@ class BlockFolder:
             if self.is_there():
                 with self.opened(shared=False):
                     self.remove()
+        with suppress(OSError):
+            # Its very last step.
+            self.folder.rmdir()
 
     def remove(self) -> None:
         """Remove what is ours, and the folder where nothing else lies in it."""

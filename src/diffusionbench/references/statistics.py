@@ -137,10 +137,10 @@ class StatisticsReference(Reference):
         told = manifest or known
         self.extractor = told.extractor if told else asserted
         self._extractor_digest = manifest.extractor_digest if manifest else None
-        if manifest is None and known is not None:
-            self._made_by: str | None = known.made_by
+        if told is None:
+            self._made_by = None if asserted is None else f"{ASSERTED}{asserted}"
         else:
-            self._made_by = self.extractor if told or asserted is None else f"{ASSERTED}{asserted}"
+            self._made_by = told.extractor if isinstance(told, Manifest) else told.made_by
         self.count = told.count if told else None
         self.image_size = manifest.image_size if manifest else None
         self.role = agreed_role(path, told.role if told else None, role)

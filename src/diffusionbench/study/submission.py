@@ -28,7 +28,6 @@ from diffusionbench.record import (
     SCHEMA_VERSION,
     Record,
     Value,
-    attachment,
     breaches,
     evidence_folder,
     facts_of,
@@ -156,7 +155,8 @@ def _attachments(record: Record, path: Path) -> tuple[list[str], list[str]]:
     problems, warnings = [], []
     for name in record.evidence:
         try:
-            if attachment(record, path, name) is None:
+            only = record.model_copy(update={"evidence": {name: record.evidence[name]}})
+            if with_attachments(only, path).evidence[name].text is None:
                 folder = evidence_folder(record, path).name
                 warnings.append(f"evidence.{name}: is not in {folder} beside the record, so nobody can compare by it")
         except DataError as error:

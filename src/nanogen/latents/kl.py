@@ -23,6 +23,7 @@ from diffusionbench.limits import parse_json, read_small
 from diffusionbench.registry import require
 from diffusionbench.schema import digest, file_digest
 from diffusionbench.shown import clipped, few, first_line
+from nanogen import parallel
 from nanogen.latents import Latent, LatentSpec
 from nanogen.latents.weights import obtain
 from nanogen.log import say
@@ -67,7 +68,8 @@ class KL(Latent):
             raise CheckpointError(f"{origin} states a scale that is not positive. Get the files again.")
         described = {key: value for key, value in config.items() if not key.startswith("_")}
         self.digest = digest([spec.options["model"], described, file_digest(weights)])
-        say(f"{owner}: shift {shown(self._shift)}, scale {shown(self._scale)}")
+        if parallel.is_main():
+            say(f"{owner}: shift {shown(self._shift)}, scale {shown(self._scale)}")
 
     def encode(self, images: Tensor) -> Tensor:
         x = 2 * images - 1

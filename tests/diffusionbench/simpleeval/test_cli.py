@@ -102,7 +102,7 @@ def test_a_run_refuses_seeds_that_do_not_follow(tmp_path):
         run("--prompts", "x", set="simpleeval_v1")
     (tmp_path / "0.jpg").write_bytes((tmp_path / "0.png").read_bytes())
     with pytest.raises(UserError, match="are both image 0"):
-        run(seed="public-0")
+        run("--layout", "flat", seed="public-0")
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,7 @@ from PIL import Image
 from typer.testing import CliRunner
 
 from diffusionbench import runner
-from diffusionbench.benchmarks.simpleeval import guards, score, shapes_world
+from diffusionbench.benchmarks.simpleeval import guards, score, shapes_scorer, shapes_world
 from diffusionbench.benchmarks.simpleeval.prompts import build
 from diffusionbench.benchmarks.simpleeval.score import ShapesSimpleEval
 from diffusionbench.benchmarks.simpleeval.shapes_scorer import ShapesScorer
@@ -22,6 +22,7 @@ from diffusionbench.judges import Unjudged
 from diffusionbench.metrics import METRICS
 from diffusionbench.metrics.metric import Context
 from diffusionbench.prompts import PROMPTS, PromptChoice
+from diffusionbench.protocol import protocol_difference
 from diffusionbench.request import EvalRequest, Evaluation
 from diffusionbench.source import ConstantSource, FolderSource, PromptFolderSource
 
@@ -96,6 +97,19 @@ def test_folder_to_record_and_missing_images_are_named(tiny, folder, tmp_path, m
     assert tiny.prompts[5].id in again.unscored[0]
     assert again.partial
     assert again.values["simpleeval_shapes_v1"].unscored == 4
+
+
+def test_readers_and_statuses_stand_in_the_protocol_and_beside_every_value(folder, monkeypatch):
+    answer_by(monkeypatch, abstain)
+    key = "simpleeval_shapes_v1"
+    first = runner.run(request(), PromptFolderSource(folder))
+    assert {(one.status, one.judges) for one in first.values.values()} == {("provisional", ("simpleeval_shapes",))}
+    assert first.values[key].reason.startswith("unverified; the seed is public")
+    monkeypatch.setattr(shapes_scorer, "READERS_VERSION", "other")
+    second = runner.run(request(), PromptFolderSource(folder))
+    assert second.id != first.id
+    assert [*protocol_difference(first, second, key)] == ["judges.simpleeval_shapes.digest"]
+    assert first.protocol.items_digest == second.protocol.items_digest is not None
 
 
 def test_samples_carry_noise_seeds_and_files(tiny):

@@ -132,8 +132,8 @@ class Store:
             with path.with_suffix(".images").open("rb") as file:
                 file.seek(sum(chunk.sizes[:row]))
                 data = file.read(chunk.sizes[row])
-            raw = len(data) == 3 * chunk.shape[0] * chunk.shape[1]
-            pixels = np.frombuffer(data, np.uint8).reshape(*chunk.shape, 3) if raw else _decoded(data)
+            is_raw = len(data) == 3 * chunk.shape[0] * chunk.shape[1]
+            pixels = np.frombuffer(data, np.uint8).reshape(*chunk.shape, 3) if is_raw else _decoded(data)
         elif row < len(chunk.places) and reader is not None:
             place = chunk.places[row]
             file_ = reader.root / reader.file(place)
