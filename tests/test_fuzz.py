@@ -149,7 +149,7 @@ def show(path: Path) -> None:
     compare(found, found).as_text()
     json.dumps(found.model_dump(mode="json"))
     records = load_folder(path.parent)
-    board = build(records, "measured", draws=20)
+    board = build(records, "measured-laptop", draws=20)
     terminal.board_csv(board, board.columns)
     terminal.board_markdown(board, board.columns)
     check_folder(path.parent)

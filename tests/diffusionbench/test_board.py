@@ -26,7 +26,15 @@ from diffusionbench.study.board import build, chosen_boards, column_id, keep, or
 from diffusionbench.study.cells import cell_of, status_of
 from diffusionbench.study.columns import BOARDS, accepted, declared, read_boards
 from diffusionbench.study.points import gather, select_points
-from diffusionbench.views.terminal import board_csv, board_markdown, rank_notes, shown, status_notes, with_error
+from diffusionbench.views.terminal import (
+    board_csv,
+    board_markdown,
+    print_board,
+    rank_notes,
+    shown,
+    status_notes,
+    with_error,
+)
 
 PAPER = published.PAPER
 HOLISTIC = ("fid", "fid@cfg", "geneval_overall", "dpgbench", "genaibench_overall")
@@ -500,3 +508,13 @@ def test_a_record_that_this_version_makes_stands_in_its_columns():
     (row,) = board.rows
     assert {name: one.status for name, one in row.cells.items()} == {"fd_digits": "ok", "accuracy_digits": "ok"}
     assert row.missing == ("fd_digits@cfg",)
+
+
+def test_a_printed_board_ends_and_says_how_many_rows_are_left(capsys):
+    records = [make(f"m{i:04d}", "class_conditional", {"fid": float(i)}) for i in range(520)]
+    board = build(records, FID, draws=0)
+    print_board(board, shown(board))
+    out = capsys.readouterr().out
+    assert "and 20 more rows (--csv, --markdown and --json have them all)" in out
+    assert ("m0499" in out, "m0500" in out) == (True, False)
+    assert len(board_csv(board, shown(board)).splitlines()) == 521

@@ -32,6 +32,8 @@ UNDEFINED: Final = "not defined"
 ARROWS: Final = {True: " ↑", False: " ↓", None: ""}
 # Columns for a file or a pipe, which has no width of its own: wide tables must not be folded to 80 there.
 _PIPE: Final = 180
+# Rows of a printed board; CSV, Markdown and JSON have all.
+_ROWS: Final = 500
 # Values and records without a place that are named below a board.
 _NOTES: Final = 20
 
@@ -181,7 +183,7 @@ def print_board(board: Board, columns: Sequence[BoardColumn], trace: bool = Fals
         heads.append(Column(head, justify="right", overflow="fold", min_width=4))
     heads.append(Column("front", no_wrap=True))
     rows = []
-    for row in board.rows:
+    for row in board.rows[:_ROWS]:
         ranks = [_rank(row.axis_ranks.get(axis)) for axis in axes]
         places = ABSENT if row.places is None else f"{_rank(row.places[0])}-{_rank(row.places[1])}"
         ranks += [_rank(row.mean_rank), _rank_interval(row) or ABSENT, places]
@@ -191,6 +193,8 @@ def print_board(board: Board, columns: Sequence[BoardColumn], trace: bool = Fals
     title = f"{board.score_set}: {len(board.rows)} rows; every cell is {content} (--trace, --json, --csv)"
     console = PlainConsole(None if sys.stdout.isatty() else _PIPE)
     console.print(_table(title, heads, rows, box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0)))
+    if len(board.rows) > _ROWS:
+        console.print(f"and {len(board.rows) - _ROWS:,} more rows (--csv, --markdown and --json have them all)")
     for line in rank_notes(board):
         console.print(line)
     for line in _first(status_notes(board, columns), "--json"):
