@@ -9,9 +9,10 @@ import time
 from collections.abc import Iterable
 from functools import cached_property, lru_cache
 from pathlib import Path
-from typing import Final, NamedTuple, Protocol
+from typing import Annotated, Final, NamedTuple, Protocol
 
 import numpy as np
+from pydantic import BeforeValidator, PlainSerializer
 
 from diffusionbench import bounds
 from diffusionbench.archives import ImageRows
@@ -25,6 +26,25 @@ from diffusionbench.shown import first_line, printable
 _RECENT: Final = 2 * 10**9
 # Of one image file: 32,768 pixels a side without any compression.
 MOST_BYTES: Final = 2**32
+# How names begin in lists that are no line of UTF-8.
+_BYTES: Final = "bytes:"
+
+
+def _kept(name: str) -> str:
+    """Return a file's name as JSON can hold it: one that is no UTF-8 as its bytes in hex."""
+    is_text = printable(name) == name and not name.startswith(_BYTES)
+    return name if is_text else _BYTES + os.fsencode(name).hex()
+
+
+def _named(kept: object) -> object:
+    """Return the name that `_kept` was given; it is for pydantic, which refuses what is no text itself."""
+    if not isinstance(kept, str) or not kept.startswith(_BYTES):
+        return kept
+    return os.fsdecode(bytes.fromhex(kept.removeprefix(_BYTES)))
+
+
+FileName = Annotated[str, BeforeValidator(_named), PlainSerializer(_kept)]
+"""Name of a file in a list that is kept as JSON."""
 
 
 class Place(NamedTuple):
@@ -35,7 +55,7 @@ class Place(NamedTuple):
         row: of an .npz, or the tile of a grid; None where the file is the image.
     """
 
-    file: str = ""
+    file: FileName = ""
     row: int | None = None
 
 
@@ -284,7 +304,7 @@ class RowReader:
 class Given(Strict):
     """How images that exist already are read again: root, tiles of a file, key of the array of an .npz."""
 
-    root: str
+    root: FileName
     grid: tuple[int, int] | None = None
     array: str | None = None
 

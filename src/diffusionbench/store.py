@@ -28,7 +28,7 @@ from diffusionbench.errors import DataError, RequestError, RunError
 from diffusionbench.images import UnreadableImage, decode, encode_png
 from diffusionbench.imagesets import StoredImage, hashed
 from diffusionbench.limits import parse_json, read_small
-from diffusionbench.readers import FileFacts, Given, ImageReader, Place, facts_by_file, is_unchanged
+from diffusionbench.readers import FileFacts, FileName, Given, ImageReader, Place, facts_by_file, is_unchanged
 from diffusionbench.request import EvalRequest
 from diffusionbench.sample import Sample
 from diffusionbench.schema import Strict, digest
@@ -86,7 +86,7 @@ class StoredChunk(Strict):
     shape: tuple[int, int] | None = None
     sizes: tuple[Annotated[int, Field(ge=1)], ...] = ()
     places: tuple[Place, ...] = ()
-    files: dict[str, FileFacts] = {}
+    files: dict[FileName, FileFacts] = {}
     unreadable: dict[Annotated[int, Field(ge=0, lt=bounds.IMAGES)], str] = {}
     seconds: float = 0.0
     seal: str = ""
