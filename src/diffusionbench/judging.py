@@ -39,7 +39,7 @@ BATCH: Final = 50
 _LATEST = 60.0
 
 
-class Batch(NamedTuple):
+class ImageBatch(NamedTuple):
     """Some samples, with what their evidence follows from.
 
     Attributes:
@@ -52,13 +52,13 @@ class Batch(NamedTuple):
     pixels: np.ndarray | None
 
 
-class Rows:
+class EvidenceRows:
     """What judges said of each image, as the lines that lie beside a record: image, item and row."""
 
     def __init__(self) -> None:
         self._lines: dict[str, list[str]] = {}
 
-    def add(self, batch: Batch, evidence: Mapping[str, Sequence[Any]]) -> None:
+    def add(self, batch: ImageBatch, evidence: Mapping[str, Sequence[Any]]) -> None:
         """Take the rows of a batch, by the judge's name."""
         for name, rows in evidence.items():
             hashes = batch.hashes or _hashes(np.asarray(batch.pixels))
@@ -164,7 +164,7 @@ class JudgingPass:
         images: ImageSet,
         count: int,
         specs: Mapping[str, MetricSpec],
-        said: Rows | None = None,
+        said: EvidenceRows | None = None,
     ) -> tuple[dict[str, Estimate], int]:
         """Return estimates of some of the metrics over a set's first `count` images, and how many were readable.
 
@@ -210,8 +210,8 @@ class JudgingPass:
             return {key: METRICS.load(spec.key)(spec, context) for key, spec in specs.items()}
 
     def _walk(
-        self, what: str, batches: Iterable[Batch], total: int
-    ) -> Iterator[tuple[Batch, Callable[[str], Evidence]]]:
+        self, what: str, batches: Iterable[ImageBatch], total: int
+    ) -> Iterator[tuple[ImageBatch, Callable[[str], Evidence]]]:
         """Give each batch with a function that returns the evidence of a judge on it; keep what is new."""
         done, block, started = 0, 0, time.monotonic()
         for batch in batches:
@@ -226,7 +226,7 @@ class JudgingPass:
             if self._progress:
                 self._progress(what, done, total)
 
-    def _of(self, batch: Batch, found: dict[str, Evidence], name: str) -> Evidence:
+    def _of(self, batch: ImageBatch, found: dict[str, Evidence], name: str) -> Evidence:
         """Return the evidence of a judge on a batch: read as far as it is known, the rest judged."""
         if name in found:
             return found[name]
@@ -252,7 +252,7 @@ class JudgingPass:
             found[name] = _woven(known, old, new) if absent else old
         return found[name]
 
-    def _keys(self, judge: DeferredJudge, batch: Batch) -> list[Key] | None:
+    def _keys(self, judge: DeferredJudge, batch: ImageBatch) -> list[Key] | None:
         """Return the keys of a judge's evidence, or None where it is not kept."""
         if batch.hashes is None or not self._evidence.keeps(judge.spec):
             return None
@@ -260,7 +260,7 @@ class JudgingPass:
         asked = [question_digest(ask(sample.item)) for sample in batch.samples]
         return list(zip(batch.hashes, asked, strict=True))
 
-    def _is_known(self, name: str, batch: Batch) -> bool:
+    def _is_known(self, name: str, batch: ImageBatch) -> bool:
         """Return whether the evidence of a judge on a whole batch is there, without loading the judge."""
         judge = self.judges[name]
         keys = self._keys(judge, batch)
@@ -273,16 +273,16 @@ class JudgingPass:
             keys = [key for part, _ in parts for key in part]
             self._evidence.add(judge.facts, keys, _joined([one for _, one in parts]), judge.tested)
 
-    def _batches(self, images: ImageSet, count: int, names: Sequence[str]) -> Iterator[Batch]:
+    def _batches(self, images: ImageSet, count: int, names: Sequence[str]) -> Iterator[ImageBatch]:
         if isinstance(images, ImageStore):
             images.check_whole(count)
             yield from self._stored(images, range(count), names)
             return
         for samples, pixels in regrouped(images.batches(count), BATCH):
             hashes = None if self._evidence.folder is None else _hashes(pixels)
-            yield Batch(self._asked(samples), hashes, pixels)
+            yield ImageBatch(self._asked(samples), hashes, pixels)
 
-    def _stored(self, images: ImageStore, ids: Sequence[int], names: Sequence[str]) -> Iterator[Batch]:
+    def _stored(self, images: ImageStore, ids: Sequence[int], names: Sequence[str]) -> Iterator[ImageBatch]:
         """Give stored images by id, with the pixels of those batches that a judge has not seen all of."""
         listed = self._listed(images, ids)
         absent = [not all(self._is_known(name, batch) for name in names) for batch in listed]
@@ -299,12 +299,12 @@ class JudgingPass:
                 yield _matching(batch, *held)
                 held = next(read, None)
 
-    def _listed(self, images: ImageStore, ids: Sequence[int]) -> list[Batch]:
+    def _listed(self, images: ImageStore, ids: Sequence[int]) -> list[ImageBatch]:
         """Return stored images in batches, without pixels."""
         wanted = set(ids)
         entries = {one.id: one for one in images.entries(max(wanted, default=-1) + 1) if one.id in wanted}
         groups = in_batches([entry.sample() for entry in entries.values()], BATCH)
-        return [Batch(self._asked(group), [entries[one.id].sha256 for one in group], None) for group in groups]
+        return [ImageBatch(self._asked(group), [entries[one.id].sha256 for one in group], None) for group in groups]
 
     def _asked(self, samples: Sequence[Sample]) -> list[Sample]:
         """Return the samples with all that the prompt set says of them, which a store does not keep."""
@@ -337,12 +337,12 @@ def _said(of: JudgeFacts | JudgeSpec) -> str:
     return f"{of.precision}, options {canonical_json(dict(of.options))}"
 
 
-def _matching(batch: Batch, samples: Sequence[Sample], pixels: np.ndarray) -> Batch:
+def _matching(batch: ImageBatch, samples: Sequence[Sample], pixels: np.ndarray) -> ImageBatch:
     """Return a batch with its pixels; images that turned out to have changed are left out."""
     there = {sample.id for sample in samples}
     rows = [row for row, sample in enumerate(batch.samples) if sample.id in there]
     hashes = None if batch.hashes is None else [batch.hashes[row] for row in rows]
-    return Batch([batch.samples[row] for row in rows], hashes, pixels)
+    return ImageBatch([batch.samples[row] for row in rows], hashes, pixels)
 
 
 def _hashes(pixels: np.ndarray) -> list[str]:

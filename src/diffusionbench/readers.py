@@ -47,7 +47,7 @@ FileName = Annotated[str, BeforeValidator(_named), PlainSerializer(_kept)]
 """Name of a file in a list that is kept as JSON."""
 
 
-class Place(NamedTuple):
+class ImagePlace(NamedTuple):
     """Where an image lies below a root.
 
     Attributes:
@@ -108,7 +108,7 @@ class ImageReader(Protocol):
 
     root: Path
 
-    def pixels(self, place: Place) -> np.ndarray:
+    def pixels(self, place: ImagePlace) -> np.ndarray:
         """Return an image, uint8 [H, W, 3].
 
         Raises:
@@ -117,12 +117,12 @@ class ImageReader(Protocol):
         """
         ...
 
-    def file(self, place: Place) -> str:
+    def file(self, place: ImagePlace) -> str:
         """Return the file below the root that holds an image; "" is the root itself."""
         ...
 
 
-class ImageFiles:
+class PlacedFiles:
     """Image files by name, each a picture or a grid of them."""
 
     root: Path
@@ -154,7 +154,7 @@ class ImageFiles:
         except UnreadableImage:
             return None
 
-    def pixels(self, place: Place) -> np.ndarray:
+    def pixels(self, place: ImagePlace) -> np.ndarray:
         """See `ImageReader`."""
         if place.row is None or self._grid is None:
             return self._decoded(place.file)
@@ -175,7 +175,7 @@ class ImageFiles:
         return np.asarray(decode(self.content(name), self.shown(name), transparency="refuse"))
 
 
-class FolderReader(ImageFiles):
+class FolderReader(PlacedFiles):
     """Image files below a folder."""
 
     def __init__(self, root: Path, grid: tuple[int, int] | None = None) -> None:
@@ -183,15 +183,15 @@ class FolderReader(ImageFiles):
         self.root = root
 
     def names(self, left_out: LeftOut) -> dict[str, int]:
-        """See `ImageFiles`; raises as `list_images`."""
+        """See `PlacedFiles`; raises as `list_images`."""
         return list_images(self.root, left_out)
 
-    def file(self, place: Place) -> str:
+    def file(self, place: ImagePlace) -> str:
         """See `ImageReader`."""
         return place.file
 
     def content(self, name: str, most: int = MOST_BYTES) -> bytes:
-        """See `ImageFiles`."""
+        """See `PlacedFiles`."""
         path = self.root / name
         try:
             # A pipe without a writer is not waited for.
@@ -204,7 +204,7 @@ class FolderReader(ImageFiles):
             raise UnreadableImage(f"cannot read image {self.shown(name)}: {reason}") from None
 
 
-class TarReader(ImageFiles):
+class TarReader(PlacedFiles):
     """Image files in an uncompressed .tar, each read where it stands."""
 
     def __init__(self, root: Path, grid: tuple[int, int] | None = None) -> None:
@@ -248,12 +248,12 @@ class TarReader(ImageFiles):
             self._members[name] = (member.offset_data, member.size)
 
     def names(self, left_out: LeftOut) -> dict[str, int]:
-        """See `ImageFiles`."""
+        """See `PlacedFiles`."""
         for reason, name in self._others:
             left_out.add(reason, name)
         return {name: self._members[name][1] for name in sorted(self._members, key=natural_key)}
 
-    def file(self, place: Place) -> str:
+    def file(self, place: ImagePlace) -> str:
         """See `ImageReader`."""
         return ""
 
@@ -266,7 +266,7 @@ class TarReader(ImageFiles):
             os.close(self._handle)
 
     def content(self, name: str, most: int = MOST_BYTES) -> bytes:
-        """See `ImageFiles`."""
+        """See `PlacedFiles`."""
         if name not in self._members:
             raise UnreadableImage(f"{self.shown(name)} is missing")
         start, size = self._members[name]
@@ -287,11 +287,11 @@ class RowReader:
         self.root = root
         self.rows = ImageRows(root, key)
 
-    def file(self, place: Place) -> str:
+    def file(self, place: ImagePlace) -> str:
         """See `ImageReader`."""
         return ""
 
-    def pixels(self, place: Place) -> np.ndarray:
+    def pixels(self, place: ImagePlace) -> np.ndarray:
         """See `ImageReader`."""
         assert place.row is not None
         if place.row >= self.rows.count:
@@ -327,6 +327,6 @@ def open_files(root: Path, grid: tuple[int, int] | None = None) -> FolderReader 
     return FolderReader(root, grid) if root.is_dir() else TarReader(root, grid)
 
 
-def facts_by_file(reader: ImageReader, places: Iterable[Place]) -> dict[str, FileFacts]:
+def facts_by_file(reader: ImageReader, places: Iterable[ImagePlace]) -> dict[str, FileFacts]:
     """Return the facts of the files that hold some images, by name below the root."""
     return {name: facts_of(reader.root / name) for name in dict.fromkeys(map(reader.file, places))}

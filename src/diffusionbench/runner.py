@@ -16,7 +16,7 @@ import numpy as np
 from diffusionbench.assemble import Findings, assemble
 from diffusionbench.evidence import EVIDENCE, EvidenceStore, Keep
 from diffusionbench.imagesets import ImageSet, ImageStream, read
-from diffusionbench.judging import JudgingPass, Progress, Rows
+from diffusionbench.judging import EvidenceRows, JudgingPass, Progress
 from diffusionbench.parts import WHOLE, Part, find_store, in_batches
 from diffusionbench.record import JudgeUsed, Record
 from diffusionbench.request import Evaluation
@@ -250,7 +250,7 @@ def score(
 def _scored(pass_: JudgingPass, images: ImageSet) -> Record:
     """Return the record of a pass over the images and the reference's anchors."""
     started = time.perf_counter()
-    evaluation, rows = pass_.evaluation, Rows()
+    evaluation, rows = pass_.evaluation, EvidenceRows()
     estimates, seen = pass_("scored", images, evaluation.request.count, evaluation.metrics, rows)
     anchors, notes = _anchors(pass_, seen)
     used = {name: judge for name, judge in pass_.judges.items() if judge.spec.in_protocol}

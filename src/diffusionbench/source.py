@@ -20,7 +20,7 @@ from diffusionbench.errors import DataError, RequestError
 from diffusionbench.files import LeftOut, image_folder, number_classes, read_lines
 from diffusionbench.images import UnreadableImage
 from diffusionbench.layouts import FOLDER, Layout, Names, check_grid, choose_layout, locate, wanted_files
-from diffusionbench.readers import FolderReader, Given, Place, RowReader, TarReader, facts_of, open_files
+from diffusionbench.readers import FolderReader, Given, ImagePlace, RowReader, TarReader, facts_of, open_files
 from diffusionbench.sample import Sample
 from diffusionbench.schema import digest
 from diffusionbench.shown import clipped, few, printable
@@ -97,7 +97,7 @@ class _FileSource:
     # Files of the set that are there.
     _names: Sequence[str]
 
-    def place(self, sample: Sample) -> Place:
+    def place(self, sample: Sample) -> ImagePlace:
         """Return where a sample's image lies, or should lie."""
         raise NotImplementedError
 
@@ -106,7 +106,7 @@ class _FileSource:
         """Size of the first readable image, or None if there is none."""
         for name in self._names:
             try:
-                return self.reader.pixels(Place(name, None if self.given.grid is None else 0)).shape[:2]
+                return self.reader.pixels(ImagePlace(name, None if self.given.grid is None else 0)).shape[:2]
             except UnreadableImage:
                 continue
         return None
@@ -145,7 +145,7 @@ class _FileSource:
     def _digests(self) -> list[str | None]:
         """Return the SHA-256 of each file, or None of one that cannot be read: its image is named when asked for."""
         found: list[str | None] = []
-        for file in dict.fromkeys(self.reader.file(Place(name)) for name in self._names):
+        for file in dict.fromkeys(self.reader.file(ImagePlace(name)) for name in self._names):
             try:
                 found.append(facts_of(self.reader.root / file).sha256)
             except OSError:
@@ -189,9 +189,9 @@ class FolderSource(_FileSource):
             left_out.add("folders without images", name)
         self.notes = tuple(filter(None, [left_out.sentence(folder)]))
 
-    def place(self, sample: Sample) -> Place:
+    def place(self, sample: Sample) -> ImagePlace:
         """Return the place of image number `sample.id` in natural order."""
-        return Place(self._names[sample.id])
+        return ImagePlace(self._names[sample.id])
 
     @cached_property
     def digest(self) -> str:
@@ -242,10 +242,10 @@ class PromptFolderSource(_FileSource):
                 left_out.add("images that the prompt set does not name", name)
         self.notes = tuple(filter(None, [left_out.sentence(folder)]))
 
-    def place(self, sample: Sample) -> Place:
+    def place(self, sample: Sample) -> ImagePlace:
         """Return the place that the layout gives a sample."""
         stems, tile = locate(self.layout, sample, self._per_item)
-        return Place(self._by_name.find(stems) or f"{stems[0]}.png", tile)
+        return ImagePlace(self._by_name.find(stems) or f"{stems[0]}.png", tile)
 
     @cached_property
     def digest(self) -> str:
@@ -306,9 +306,9 @@ class _RowSource:
         """(height, width)."""
         return self.reader.rows.size
 
-    def place(self, sample: Sample) -> Place:
+    def place(self, sample: Sample) -> ImagePlace:
         """Return the row of image number `sample.id`."""
-        return Place(row=sample.id)
+        return ImagePlace(row=sample.id)
 
     def images(self, samples: Sequence[Sample]) -> np.ndarray:
         """Return the samples' images; fastest where ids rise.

@@ -28,7 +28,7 @@ from diffusionbench.errors import DataError, RequestError, RunError
 from diffusionbench.images import UnreadableImage, decode, encode_png
 from diffusionbench.imagesets import StoredImage, hashed
 from diffusionbench.limits import parse_json, read_small
-from diffusionbench.readers import FileFacts, FileName, Given, ImageReader, Place, facts_by_file, is_unchanged
+from diffusionbench.readers import FileFacts, FileName, Given, ImagePlace, ImageReader, facts_by_file, is_unchanged
 from diffusionbench.request import EvalRequest
 from diffusionbench.sample import Sample
 from diffusionbench.schema import Strict, digest
@@ -85,7 +85,7 @@ class StoredChunk(Strict):
     entries: tuple[StoredImage, ...]
     shape: tuple[int, int] | None = None
     sizes: tuple[Annotated[int, Field(ge=1)], ...] = ()
-    places: tuple[Place, ...] = ()
+    places: tuple[ImagePlace, ...] = ()
     files: dict[FileName, FileFacts] = {}
     unreadable: dict[Annotated[int, Field(ge=0, lt=bounds.IMAGES)], str] = {}
     seconds: float = 0.0

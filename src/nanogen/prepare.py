@@ -19,7 +19,7 @@ from nanogen.build import build_components
 from nanogen.config import Config
 from nanogen.data.order import in_order
 from nanogen.latents import LATENTS, cache
-from nanogen.latents.cache import CacheManifest, Dtype
+from nanogen.latents.cache import Dtype, LatentCacheManifest
 from nanogen.log import say
 from nanogen.text import cache as text_cache
 from nanogen.text import open_spec
@@ -62,7 +62,9 @@ def prepare_text(config: Config, out: Path, dtype: str) -> text_cache.CacheManif
         )
 
 
-def prepare_latents(config: Config, out: Path, dtype: str, part: tuple[int, int] = (1, 1)) -> CacheManifest | None:
+def prepare_latents(
+    config: Config, out: Path, dtype: str, part: tuple[int, int] = (1, 1)
+) -> LatentCacheManifest | None:
     """Encode the images of a config's data into a cache, in one process; others that torchrun started end.
 
     Shards that are there and whole are left as they are, so the same command continues, and repairs.

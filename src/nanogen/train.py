@@ -27,7 +27,7 @@ from nanogen.data.corrupt import CorruptLog
 from nanogen.data.memory import SupportsBatches, cache_latents
 from nanogen.data.opening import open_dataset
 from nanogen.data.order import Order, batches, in_order
-from nanogen.latents.cache import CacheManifest, Dtype, StoredLatents, recipe
+from nanogen.latents.cache import Dtype, LatentCacheManifest, StoredLatents, recipe
 from nanogen.log import say
 from nanogen.losses.loss import weighted_terms
 from nanogen.optim import NonFiniteLoss, Schedule
@@ -197,7 +197,7 @@ def training_source(data: Dataset, config: Config, components: Components) -> Da
     )
 
 
-def recipe_of(data: Dataset, config: Config, components: Components, dtype: Dtype = "float16") -> CacheManifest:
+def recipe_of(data: Dataset, config: Config, components: Components, dtype: Dtype = "float16") -> LatentCacheManifest:
     """Return of what a cache of the latents of the data is made."""
     name, size, shape = config.latent.name, config.data.image_size, components.derived.shape.latent_shape
     return recipe(name, components.latent.digest, size, data, dtype, shape)

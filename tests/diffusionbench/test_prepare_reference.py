@@ -248,7 +248,7 @@ def test_parts_of_something_else_are_named_and_left_alone(real, tmp_path, monkey
 
 
 def test_the_last_step_waits_for_nobody_and_parts_stand_beside_each_other(real, tmp_path):
-    plan = preparing.Plan(extractor="digits", extractor_digest="b")
+    plan = preparing.BlockPlan(extractor="digits", extractor_digest="b")
     folder = preparing.BlockFolder(tmp_path / "blocks", plan, ["c"], [range(10)], 64)
     for before, then in ((True, False), (False, True), (False, False)):
         with folder.opened(shared=before), pytest.raises(RequestError, match="another process works on"):

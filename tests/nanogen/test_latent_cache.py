@@ -179,7 +179,7 @@ def test_extra_losses_and_a_cache_exclude_each_other(folder, tmp_path, monkeypat
 
 
 def test_latents_that_do_not_fit_into_the_type_are_refused(tmp_path):
-    manifest = cache.CacheManifest(
+    manifest = cache.LatentCacheManifest(
         latent="x", latent_digest="", image_size=8, data_digest="", dtype="float16", shape=(1, 1, 1), count=2, shard=2
     )
     with pytest.raises(DataError, match="latents of images 0 to 1 do not fit into float16"):

@@ -88,7 +88,7 @@ class Generator:
 
 
 @dataclass(frozen=True)
-class RealImages:
+class ReferenceOptions:
     """With which real images they are compared."""
 
     reference: Annotated[

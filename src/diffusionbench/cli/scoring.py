@@ -20,7 +20,7 @@ from diffusionbench.cli.options import (
     Metrics,
     Out,
     PartOf,
-    RealImages,
+    ReferenceOptions,
     Store,
     StoreFolder,
     grouped,
@@ -53,7 +53,7 @@ def register(app: typer.Typer) -> None:
 def run(
     images: Images,
     generator: Generator,
-    real: RealImages,
+    real: ReferenceOptions,
     metrics: Metrics = "",
     store: Store = None,
     part: PartOf = None,
@@ -110,7 +110,7 @@ def run(
 def sample(
     images: Images,
     generator: Generator,
-    real: RealImages,
+    real: ReferenceOptions,
     store: Store = None,
     part: PartOf = None,
     dry_run: DryRun = False,
@@ -184,7 +184,7 @@ def judge(
 
 def score(
     store: StoreFolder,
-    real: RealImages,
+    real: ReferenceOptions,
     metrics: Metrics = "",
     verify: Annotated[
         bool, typer.Option("--verify", help="read and hash all images first, also those that judges have seen")
@@ -265,7 +265,7 @@ def _part(
 
 
 def _asked(
-    images: Path, generator: Generator, real: RealImages, metrics: tuple[str, ...]
+    images: Path, generator: Generator, real: ReferenceOptions, metrics: tuple[str, ...]
 ) -> tuple[Evaluation, ImageSource, list[str]]:
     """Return a checked evaluation, its images, and what was left out of files, which is also said."""
     from diffusionbench.api import generator_fields
@@ -331,7 +331,7 @@ def _examined(evaluation: Evaluation, source: ImageSource, part: Part | None) ->
     return examine(evaluation, source)
 
 
-def _real_images(real: RealImages) -> dict[str, Any]:
+def _real_images(real: ReferenceOptions) -> dict[str, Any]:
     """Return the fields of a request that name real images and say whose and which they are."""
     from diffusionbench.references import references_by_judge
 

@@ -30,7 +30,7 @@ from diffusionbench.references import Role
 from diffusionbench.references.blocks import block_keys, block_ranges, feature_block
 from diffusionbench.references.statistics import (
     FORMAT,
-    Manifest,
+    StatisticsManifest,
     StatisticsReference,
     manifest_place,
     read_manifest,
@@ -62,7 +62,7 @@ Part = tuple[int, int]
 """(i, n): part i of n, from 1, as `parts.Part`."""
 
 
-class Plan(Strict):
+class BlockPlan(Strict):
     """Whose features the blocks of a folder are."""
 
     format: Literal["diffusionbench-blocks-1"] = "diffusionbench-blocks-1"
@@ -79,7 +79,7 @@ def prepare_reference(
     part: Part | None = None,
     device: str = "cpu",
     progress: Progress | None = None,
-) -> Manifest | None:
+) -> StatisticsManifest | None:
     """Write the moments of real images, and perhaps their features, as a judge sees them, with a manifest beside them.
 
     Args:
@@ -105,7 +105,7 @@ def prepare_reference(
         self_test(loaded, device)
     keys = block_keys(images, source)
     facts = _facts(source, keys, loaded, role)
-    plan = Plan(extractor=judge, extractor_digest=loaded.digest)
+    plan = BlockPlan(extractor=judge, extractor_digest=loaded.digest)
     folder = BlockFolder(out.with_name(out.name + PARTS), plan, keys, block_ranges(facts.count), loaded.spec.dim)
     if (done := _earlier(out, facts, features)) is not None:
         folder.discard()
@@ -129,9 +129,11 @@ def prepare_reference(
     return manifest
 
 
-def _facts(source: FolderSource | ArchiveSource, keys: Sequence[str], judge: Judge, role: Role | None) -> Manifest:
+def _facts(
+    source: FolderSource | ArchiveSource, keys: Sequence[str], judge: Judge, role: Role | None
+) -> StatisticsManifest:
     """Return the manifest but for the hash of the file, which is not there yet."""
-    return Manifest(
+    return StatisticsManifest(
         format=FORMAT,
         sha256="0" * 64,
         extractor=judge.name,
@@ -174,7 +176,7 @@ def _checked(images: Path, judge: str, out: Path, features: bool) -> FolderSourc
     return source
 
 
-def _earlier(out: Path, facts: Manifest, features: bool) -> Manifest | None:
+def _earlier(out: Path, facts: StatisticsManifest, features: bool) -> StatisticsManifest | None:
     """Return the manifest of an earlier result of the same images and judge, or None; a new role is written into it."""
     manifest = _own_manifest(out)
     if manifest is None or manifest.sha256 != file_digest(out):
@@ -189,7 +191,7 @@ def _earlier(out: Path, facts: Manifest, features: bool) -> Manifest | None:
     return manifest
 
 
-def _own_manifest(out: Path) -> Manifest | None:
+def _own_manifest(out: Path) -> StatisticsManifest | None:
     """Return the manifest that this program wrote beside a file that is there, or None."""
     with suppress(DataError):
         manifest = read_manifest(out) if out.is_file() else None
@@ -215,7 +217,7 @@ def _check_out(out: Path, new: str | None = None) -> None:
     check_gives_way(manifest_place(out), FORMAT)
 
 
-def _put(made: Path, out: Path, manifest: Manifest) -> None:
+def _put(made: Path, out: Path, manifest: StatisticsManifest) -> None:
     """Give a finished file its name and its manifest."""
     _check_out(out, manifest.sha256)
     with write_errors(out):
@@ -224,7 +226,7 @@ def _put(made: Path, out: Path, manifest: Manifest) -> None:
     _write_manifest(out, manifest)
 
 
-def _write_manifest(out: Path, manifest: Manifest) -> None:
+def _write_manifest(out: Path, manifest: StatisticsManifest) -> None:
     with write_errors(manifest_place(out)):
         write_atomic(manifest_place(out), manifest.model_dump_json(indent=2) + "\n")
 
@@ -238,7 +240,7 @@ class BlockFolder:
         dim: width of the features.
     """
 
-    def __init__(self, folder: Path, plan: Plan, keys: Sequence[str], blocks: Sequence[range], dim: int) -> None:
+    def __init__(self, folder: Path, plan: BlockPlan, keys: Sequence[str], blocks: Sequence[range], dim: int) -> None:
         self.folder = folder
         self.blocks = blocks
         self._plan = plan
@@ -260,7 +262,7 @@ class BlockFolder:
         if all(path.name.startswith(".diffusionbench-") for path in self.folder.iterdir()):
             return False
         try:
-            found = Plan.model_validate(parse_json(read_small(self.folder / _PLAN, most=2**20)))
+            found = BlockPlan.model_validate(parse_json(read_small(self.folder / _PLAN, most=2**20)))
         except (OSError, ValueError):
             raise RequestError(f"{self.folder} holds no parts of this version, or damaged ones. {remedy}") from None
         if found != self._plan:

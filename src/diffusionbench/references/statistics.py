@@ -33,7 +33,7 @@ FORMAT: Final = "diffusionbench-statistics-1"
 Sha256 = Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
 
 
-class Manifest(Strict):
+class StatisticsManifest(Strict):
     """What stands beside a file of statistics: which file, whose features, of which images.
 
     Attributes:
@@ -86,7 +86,7 @@ def manifest_place(path: Path) -> Path:
     return path.with_name(path.name + MANIFEST)
 
 
-def read_manifest(path: Path) -> Manifest | None:
+def read_manifest(path: Path) -> StatisticsManifest | None:
     """Return the manifest beside a file of statistics, or None where there is none.
 
     Raises:
@@ -100,7 +100,7 @@ def read_manifest(path: Path) -> Manifest | None:
     if not place.exists():
         return None
     try:
-        return Manifest.model_validate(parse_json(read_small(place, most=2**20)))
+        return StatisticsManifest.model_validate(parse_json(read_small(place, most=2**20)))
     except ValidationError as error:
         faults = [f"{'.'.join(map(str, one['loc'])) or 'all of it'}: {one['msg']}" for one in error.errors()]
         raise DataError(f"{place} is no manifest of statistics ({printable(few(faults, '; '))}). {remedy}") from None
@@ -140,7 +140,7 @@ class StatisticsReference(Reference):
         if told is None:
             self._made_by = None if asserted is None else f"{ASSERTED}{asserted}"
         else:
-            self._made_by = told.extractor if isinstance(told, Manifest) else told.made_by
+            self._made_by = told.extractor if isinstance(told, StatisticsManifest) else told.made_by
         self.count = told.count if told else None
         self.image_size = manifest.image_size if manifest else None
         self.role = agreed_role(path, told.role if told else None, role)

@@ -32,7 +32,7 @@ SHARD_BYTES: Final = 64 * 2**20
 _SUM: Final = 32
 
 
-class CacheManifest(Strict):
+class LatentCacheManifest(Strict):
     """Contents of `manifest.json`: the recipe of a cache.
 
     Attributes:
@@ -82,10 +82,10 @@ class CacheManifest(Strict):
 
 def recipe(
     name: str, latent_digest: str, image_size: int, data: Dataset, dtype: Dtype, shape: tuple[int, int, int]
-) -> CacheManifest:
+) -> LatentCacheManifest:
     """Return the manifest of a cache of a data set, with shards of about 64 MiB."""
     size = math.prod(shape) * getattr(torch, dtype).itemsize
-    return CacheManifest(
+    return LatentCacheManifest(
         latent=name,
         latent_digest=latent_digest,
         image_size=image_size,
@@ -97,16 +97,16 @@ def recipe(
     )
 
 
-def read_manifest(folder: Path) -> CacheManifest:
+def read_manifest(folder: Path) -> LatentCacheManifest:
     """Return the manifest of a latent cache; DataError if there is none, or it is damaged."""
     try:
-        return CacheManifest.model_validate_json(read_small(folder / MANIFEST))
+        return LatentCacheManifest.model_validate_json(read_small(folder / MANIFEST))
     except (OSError, ValidationError) as error:
         reason = error.strerror if isinstance(error, OSError) else "its manifest.json is damaged or of another version"
         raise DataError(f"{folder} is no latent cache: {reason}. Make one with `nanogen prepare latents`.") from None
 
 
-def check_same(folder: Path, there: CacheManifest, asked: CacheManifest) -> None:
+def check_same(folder: Path, there: LatentCacheManifest, asked: LatentCacheManifest) -> None:
     """Refuse a cache of another recipe.
 
     Raises:
@@ -132,7 +132,7 @@ def intact(path: Path, size: int) -> bool:
     return hashlib.sha256(content[:size].data).digest() == content[size:].tobytes()
 
 
-def start_cache(folder: Path, manifest: CacheManifest) -> None:
+def start_cache(folder: Path, manifest: LatentCacheManifest) -> None:
     """Make the folder of a cache, or go on with one of the same recipe.
 
     Raises:
@@ -154,7 +154,7 @@ def start_cache(folder: Path, manifest: CacheManifest) -> None:
         write_atomic(folder / MANIFEST, manifest.model_dump_json(indent=2) + "\n")
 
 
-def write_shard(folder: Path, manifest: CacheManifest, number: int, latents: Iterable[Tensor]) -> None:
+def write_shard(folder: Path, manifest: LatentCacheManifest, number: int, latents: Iterable[Tensor]) -> None:
     """Write one shard, whole or not at all.
 
     Args:
@@ -193,7 +193,7 @@ class StoredLatents:
         DataError: if the cache is missing, unfinished or of another recipe.
     """
 
-    def __init__(self, folder: Path, data: Dataset, asked: CacheManifest) -> None:
+    def __init__(self, folder: Path, data: Dataset, asked: LatentCacheManifest) -> None:
         self.folder, self.data, self.manifest = folder, data, read_manifest(folder)
         free = {"dtype": self.manifest.dtype, "shard": self.manifest.shard}
         check_same(folder, self.manifest, asked.model_copy(update=free))
@@ -278,7 +278,7 @@ class Statistics:
         return {"mean": mean.float(), "var": var.float()}
 
 
-def remaining(folder: Path, manifest: CacheManifest, part: tuple[int, int]) -> list[int]:
+def remaining(folder: Path, manifest: LatentCacheManifest, part: tuple[int, int]) -> list[int]:
     """Return the shards of one part of a cache that are missing or damaged.
 
     Args:
@@ -293,7 +293,7 @@ def remaining(folder: Path, manifest: CacheManifest, part: tuple[int, int]) -> l
 
 def encode_shards(
     folder: Path,
-    manifest: CacheManifest,
+    manifest: LatentCacheManifest,
     numbers: Iterable[int],
     encode: Callable[[range], Iterable[Tensor]],
     progress: Callable[[str, int, int], None] | None,

@@ -23,7 +23,7 @@ from diffusionbench import bounds
 from diffusionbench.errors import DataError
 from diffusionbench.images import decode
 from diffusionbench.limits import SMALL, read_small
-from diffusionbench.readers import Given, ImageReader, Place
+from diffusionbench.readers import Given, ImagePlace, ImageReader
 from diffusionbench.record import Record
 from diffusionbench.schema import digest
 
@@ -63,7 +63,7 @@ class _Chunk(BaseModel):
     entries: list[_Entry]
     shape: tuple[int, int] | None = None
     sizes: list[Annotated[int, Field(ge=1, le=SMALL)]] = []
-    places: list[Place] = []
+    places: list[ImagePlace] = []
 
 
 class _Manifest(BaseModel):
