@@ -21,7 +21,7 @@ from diffusionbench.record import MAX_NAME, Guidance, Tuning
 from diffusionbench.references import Role
 from diffusionbench.references.opening import resolve
 from diffusionbench.references.reference import Reference
-from diffusionbench.sample import Sample
+from diffusionbench.sample import SAMPLE, Sample
 from diffusionbench.schema import Strict, digest
 from diffusionbench.shown import clipped, few
 from diffusionbench.source import ImageSource, exists_already
@@ -314,6 +314,7 @@ class Evaluation:
         facts = {
             "axis": request.axis,
             "seed": self._seed(source),
+            "purpose": None if self._seed(source) is None else SAMPLE,
             "sampling": request.sampling.model_dump(mode="json", exclude_none=True) or None,
             "source": source.digest,
             "checkpoint": request.checkpoint_digest,
