@@ -11,8 +11,9 @@ from odd_files import READ, REFUSED, encoded, pixels, turned
 
 from diffusionbench.errors import DataError
 from diffusionbench.images import decode, decode_rgb
-from diffusionbench.references.opening import ImageReference
-from diffusionbench.sample import Sample
+from diffusionbench.layouts import parse_layout
+from diffusionbench.references.blocks import real_images
+from diffusionbench.sample import Item, Sample
 from diffusionbench.shown import printable
 from diffusionbench.source import FolderSource, PromptFolderSource, UnreadableImages
 from nanogen.datasets.captionfolder import open_captioned
@@ -39,11 +40,12 @@ def of_scoring(folder, name):
 
 
 def of_prompts(folder, name):
-    return first(PromptFolderSource(folder / "class"), name)
+    sample = Sample(0, Item("class"), Path(name).stem)
+    return PromptFolderSource(folder, [sample], 1, parse_layout("folder")).images([sample])[0]
 
 
 def of_a_reference(folder, name):
-    ((_, batch),) = ImageReference(folder)._batches()
+    ((_, batch),) = real_images(FolderSource(folder))
     return batch[0]
 
 
