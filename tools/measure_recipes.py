@@ -21,7 +21,7 @@ import torch
 from diffusionbench.benchmarks.simpleeval.stress.simulate import simulate
 from diffusionbench.images import save_png, to_uint8
 from diffusionbench.prompts import PROMPTS
-from diffusionbench.record import Record, facts_of, load, with_attachments
+from diffusionbench.record import PER_SAMPLE, Record, facts_of, load, with_attachments
 from nanogen.latents import open_latent
 
 RECORDS = Path(__file__).parents[1] / "records"
@@ -99,11 +99,13 @@ def measure(name: str, seed: int) -> Iterator[Record]:
 def named(record: Record, title: str, family: str, variant: str | None, facts: dict[str, object]) -> Record:
     """Return a record under the name of its recipe, without the answers to single questions."""
     scores = {
-        key: {name: value for name, value in found.items() if name not in ("votes", "verdicts", "text")}
+        key: {name: value for name, value in found.items() if name not in ("predictions", "text")}
         for key, found in facts_of(record).items()
     }
     extra = {"request": record.extra["request"], **({"facts": scores} if scores else {}), **facts}
-    return record.model_copy(update={"title": title, "family": family, "variant": variant, "extra": extra})
+    evidence = {name: one for name, one in record.evidence.items() if name == PER_SAMPLE}
+    changes = {"title": title, "family": family, "variant": variant, "extra": extra, "evidence": evidence}
+    return record.model_copy(update=changes)
 
 
 def pictures() -> Iterator[Record]:

@@ -44,7 +44,7 @@ def programs(tmp_path, monkeypatch):
             protocol=Protocol(name="class_conditional", axis="class_conditional", guidance=Guidance(scale=scale)),
             values={"fd_digits": Value(value=2)},
             provenance=Provenance(source="digits-42, step 600"),
-            extra={"request": {"seed": 0}, "facts": {"fd_digits": {"votes": [1], "status": "fine"}}},
+            extra={"request": {"seed": 0}, "facts": {"fd_digits": {"predictions": [1], "status": "fine"}}},
         ).save(Path(words[words.index("--out") + 1]))
 
     monkeypatch.setattr(measure_recipes, "run", run)
