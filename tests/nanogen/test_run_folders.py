@@ -551,8 +551,8 @@ def test_a_run_whose_folder_goes_while_it_is_drawn_or_scored_makes_no_other(duri
     path, (module, name) = tmp_path / "run", during
     real = getattr(module, name)
 
-    def moving(*given):
-        made = real(*given)
+    def moving(*given, **named):
+        made = real(*given, **named)
         if path.exists():
             path.rename(tmp_path / "elsewhere")
         return made
