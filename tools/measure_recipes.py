@@ -99,7 +99,7 @@ def measure(name: str, seed: int) -> Iterator[Record]:
 def named(record: Record, title: str, family: str, variant: str | None, facts: dict[str, object]) -> Record:
     """Return a record under the name of its recipe, without the answers to single questions."""
     scores = {
-        key: {name: value for name, value in found.items() if name not in ("predictions", "text")}
+        key: {name: value for name, value in found.items() if name not in ("predictions", "verdicts", "text")}
         for key, found in facts_of(record).items()
     }
     extra = {"request": record.extra["request"], **({"facts": scores} if scores else {}), **facts}
