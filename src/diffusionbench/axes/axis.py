@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -34,9 +35,10 @@ class Asked:
     seed: int | None = None
 
 
-class Axis:
+class Axis(ABC):
     """The items that a generator is asked for."""
 
+    @abstractmethod
     def samples(self, asked: Asked) -> list[Sample]:
         """Return the samples: a pure function of its argument, and a shorter request is the start of a longer one.
 
@@ -45,11 +47,10 @@ class Axis:
         Raises:
             RequestError: if there are fewer images than asked for, or a label is out of range.
         """
-        raise NotImplementedError
 
+    @abstractmethod
     def full_count(self, prompts: PromptList | None) -> int:
         """Return the images of a complete evaluation of a generator."""
-        raise NotImplementedError
 
 
 class ClassConditional(Axis):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -73,7 +74,7 @@ class JudgeManifest(Strict):
     self_test: str | None = None
 
 
-class Judge:
+class Judge(ABC):
     """Frozen map from 8-bit images, and items where it asks questions, to evidence; constructing it loads its weights.
 
     What it returns for an image depends on the image, its item and `digest` only, neither on the batch nor on the
@@ -132,6 +133,7 @@ class Judge:
         """Return what is asked about an image of an item; () if the evidence depends on the image alone."""
         return ()
 
+    @abstractmethod
     def __call__(
         self, images: np.ndarray, items: Sequence[Item] = (), given: Mapping[str, Evidence] | None = None
     ) -> Evidence:
@@ -146,7 +148,6 @@ class Judge:
             By the row's `output` {"features": float32 [B, dim], "logits": float32 [B, c]}, or B rows of plain values,
             each of which may be `Unjudged`.
         """
-        raise NotImplementedError
 
     def self_test(self) -> float:
         """Return the largest deviation from shipped outputs, relative to their largest value; needs the row's flag.

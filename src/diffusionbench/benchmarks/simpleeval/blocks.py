@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
@@ -70,7 +71,7 @@ class Draft:
         return tuple(asked)
 
 
-class BlockSampler:
+class BlockSampler(ABC):
     """Draws the blocks of one set and remembers which facts were used.
 
     Attributes:
@@ -86,13 +87,13 @@ class BlockSampler:
             for path in ("deck", "held")
         )
 
+    @abstractmethod
     def draw(self, type_: str, stratum: str, stream: HashStream) -> Draft:
         """Draw one block of a type of the world, "easy", "medium" or "hard", by its own stream.
 
         Raises:
             DeadEndError: if no legal fact is left for a slot.
         """
-        raise NotImplementedError
 
 
 @dataclass(frozen=True)

@@ -7,6 +7,7 @@ question in the prompt's order; an entry is the index of an option or `ABSTAIN`.
 from __future__ import annotations
 
 import json
+from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Final
@@ -51,9 +52,9 @@ class Scorer(Judge):
 
     rule: ClassVar[ConsensusRule]
 
+    @abstractmethod
     def predict(self, images: Sequence[np.ndarray], prompts: Sequence[Prompt]) -> list[np.ndarray]:
         """Answer the questions on B images uint8 [H, W, 3] by their prompts: B arrays int8 [2, 1 + V, Q]."""
-        raise NotImplementedError
 
     @classmethod
     def questions(cls, item: Item) -> tuple[str, ...]:

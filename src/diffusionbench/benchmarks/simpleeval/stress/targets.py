@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import replace
@@ -24,7 +25,7 @@ from diffusionbench.schema import file_digest
 BATCH: Final = 256
 
 
-class Target:
+class Target(ABC):
     """One metric under attack.
 
     Attributes:
@@ -35,17 +36,17 @@ class Target:
     name: ClassVar[str]
     digests: Mapping[str, str]
 
+    @abstractmethod
     def judge(self, images: Sequence[np.ndarray], prompts: Sequence[Prompt]) -> list[Any]:
         """Return one judgement an image."""
-        raise NotImplementedError
 
+    @abstractmethod
     def values(self, prompt_set: PromptSet, judged: Sequence[Any], weights: np.ndarray) -> np.ndarray:
         """Return the metric of a set with one image a prompt, float64 [R], under block weights [R, n]."""
-        raise NotImplementedError
 
+    @abstractmethod
     def select(self, judgement: Any, prompt: Prompt) -> float:
         """Return the number by which an attacker picks among images."""
-        raise NotImplementedError
 
 
 class SimpleEvalTarget(Target):
