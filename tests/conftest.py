@@ -43,6 +43,25 @@ def inception_installed(inception_weights, monkeypatch):
     monkeypatch.setattr("diffusionbench.judges.inception.WEIGHTS_FILE", inception_weights.name)
 
 
+@pytest.fixture(scope="session")
+def network_folders(tmp_path_factory):
+    """Small random networks in the place of those of FDr and MIND, by the judges' names."""
+    from feature_folders import save_network
+
+    from diffusionbench.judges import NETWORKS
+
+    folder = tmp_path_factory.mktemp("networks")
+    return {row.name: save_network(row.name, folder / row.name) for row in NETWORKS}
+
+
+@pytest.fixture
+def networks_installed(network_folders, monkeypatch):
+    """Puts them where their judges look."""
+    monkeypatch.setattr(
+        "diffusionbench.judges.feature_networks.find_network", lambda row: str(network_folders[row.name])
+    )
+
+
 @pytest.fixture
 def encoders_installed(monkeypatch):
     """Puts two stand-ins, seeded projections of pixels and of words, in the place of SimpleEval's dual encoders."""

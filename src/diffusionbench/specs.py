@@ -33,6 +33,7 @@ class JudgeSpec:
         url: where that file can be fetched.
         size: of the file in bytes, 0 where unknown.
         hub: repositories of the Hugging Face hub that hold its weights.
+        moment_keys: names of its mean and covariance in published files of statistics, before the usual ones.
         kid_subset: images in a subset of the kernel distance in its features.
         options: thresholds and other settings with their defaults; part of the digest.
         version: of its own code: another number where it may judge some image otherwise; part of the digest.
@@ -59,6 +60,7 @@ class JudgeSpec:
     url: str | None = None
     size: int = 0
     hub: tuple[str, ...] = ()
+    moment_keys: tuple[str, str] | None = None
     kid_subset: int = 1000
     options: Mapping[str, Any] = field(default_factory=dict)
     version: int = 1

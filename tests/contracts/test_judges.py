@@ -21,7 +21,7 @@ OPTIONS: dict[str, dict[str, object]] = {}
 
 
 @pytest.fixture(params=list(JUDGES))
-def row(request, inception_installed, encoders_installed):
+def row(request, inception_installed, networks_installed, encoders_installed):
     found = JUDGES[request.param]
     needs_items = found.output == "rows" or found.uses
     assert not needs_items or request.param in ITEMS, f"judge '{request.param}' needs an entry in ITEMS of this test"
@@ -121,6 +121,6 @@ def test_a_self_test_passes_where_the_row_says_there_is_one(row):
         assert JUDGES.load(row.name)("cpu").self_test() < 1e-5
 
 
-def test_digests_differ(inception_installed, encoders_installed):
+def test_digests_differ(inception_installed, networks_installed, encoders_installed):
     digests = [JUDGES.load(name)("cpu").digest for name in JUDGES]
     assert len(set(digests)) == len(digests)

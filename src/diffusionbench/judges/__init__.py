@@ -8,7 +8,7 @@ metrics of `metrics.of_judge` then exist for it.
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
 
@@ -62,6 +62,14 @@ INCEPTION: Final = JudgeSpec(
     file=INCEPTION_FILE,
     url=f"https://github.com/toshas/torch-fidelity/releases/download/v0.2.0/{INCEPTION_FILE}",
 )
+INCEPTION_SPATIAL: Final = replace(
+    INCEPTION,
+    name="inception_spatial",
+    title="Inception-v3's map of 17 x 17",
+    load="diffusionbench.judges.inception:InceptionSpatial",
+    dim=2023,
+    moment_keys=("mu_s", "sigma_s"),
+)
 EFFLITE0: Final = JudgeSpec(
     name="efflite0",
     title="EfficientNet-Lite0",
@@ -79,5 +87,30 @@ EFFLITE0: Final = JudgeSpec(
     self_test=True,
 )
 
-_ROWS: Final = (DIGITS, PIXELS, INCEPTION, EFFLITE0, *simpleeval.JUDGES)
+
+def _network(name: str, title: str, load: str, hub: str, licence: str, dim: int = 1024) -> JudgeSpec:
+    """Return the row of a feature network whose weights transformers reads."""
+    return JudgeSpec(
+        name=name,
+        title=title,
+        load=f"diffusionbench.judges.feature_networks:{load}",
+        dim=dim,
+        licence=licence,
+        hub=(hub,),
+        package="transformers",
+        extra="eval-t2i",
+        precision="float32; on CUDA bfloat16 autocast",
+    )
+
+
+# With Inception the six representations of FDr and MIND.
+NETWORKS: Final = (
+    _network("convnext", "ConvNeXt V2", "ConvNext", "facebook/convnextv2-base-22k-224", "Apache-2.0"),
+    _network("dinov2", "DINOv2", "Dinov2", "facebook/dinov2-large", "Apache-2.0"),
+    _network("mae", "MAE", "Mae", "facebook/vit-mae-large", "CC-BY-NC-4.0"),
+    _network("siglip", "SigLIP 2", "Siglip", "google/siglip2-so400m-patch16-256", "Apache-2.0", dim=1152),
+    _network("clip", "CLIP", "Clip", "openai/clip-vit-large-patch14", "MIT"),
+)
+
+_ROWS: Final = (DIGITS, PIXELS, INCEPTION, INCEPTION_SPATIAL, EFFLITE0, *NETWORKS, *simpleeval.JUDGES)
 JUDGES: Final = Table("judge", {row.name: row for row in _ROWS}, group="diffusionbench.judges")
