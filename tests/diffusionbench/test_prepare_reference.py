@@ -3,7 +3,6 @@
 import json
 import shutil
 import subprocess
-import sys
 import tracemalloc
 import zipfile
 
@@ -11,7 +10,7 @@ import numpy as np
 import pytest
 from twins import add_twin
 
-from diffusionbench import cli, runner
+from diffusionbench import runner
 from diffusionbench.errors import DataError, RequestError, RunError, UserError
 from diffusionbench.judges import deferred
 from diffusionbench.judges.digits import DigitsJudge
@@ -20,11 +19,6 @@ from diffusionbench.references.opening import resolve
 from diffusionbench.references.preparing import PARTS, prepare_reference
 from diffusionbench.references.statistics import manifest_place
 from diffusionbench.source import ArraySource
-
-
-@pytest.fixture(autouse=True)
-def cache(tmp_path, monkeypatch):
-    monkeypatch.setenv("DIFFUSIONBENCH_CACHE", str(tmp_path / "cache"))
 
 
 @pytest.fixture(autouse=True)
@@ -55,18 +49,6 @@ def judged(monkeypatch):
 
 def kept_blocks(folder):
     return sorted((folder / f"out.npz{PARTS}").glob("digits-*/*.npy"))
-
-
-@pytest.fixture
-def bench(monkeypatch, capsys):
-    def call(*words):
-        monkeypatch.setattr(sys, "argv", ["diffusionbench", *map(str, words)])
-        with pytest.raises(SystemExit) as ended:
-            cli.main()
-        out, err = capsys.readouterr()
-        return ended.value.code or 0, out, err
-
-    return call
 
 
 def test_statistics_score_as_their_images_do(real, tmp_path, noise, ask):
