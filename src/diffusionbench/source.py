@@ -373,7 +373,11 @@ class PromptArchiveSource(_RowImages):
         where, count = printable(str(path)), self.reader.count
         if count > len(samples):
             self.left_out.add("images behind those of the prompt set", f"row {len(samples)}", count - len(samples))
-        for sample, text in zip(samples, _stored_texts(path, self._label_keys), strict=False):
+        with Archive(path) as archive:
+            texts = archive.read(self._label_keys[0]) if len(self._label_keys) == 1 else np.zeros(0)
+        if texts.dtype.kind != "U" or texts.ndim != 1:
+            return
+        for sample, text in zip(samples, map(str, texts), strict=False):
             if text != sample.prompt:
                 raise RequestError(
                     f"{where}: image {sample.id} was made for {clipped(text, 200)!r}, and the set asks for "
@@ -546,13 +550,6 @@ def _matching(labels: Sequence[int | None] | None, count: int, what: str) -> tup
 
 def _size(size: tuple[int, ...] | None) -> str:
     return "x".join(str(side) for side in size or ())
-
-
-def _stored_texts(path: Path, keys: Sequence[str]) -> list[str]:
-    """Return the texts beside the images of an archive; none where there are none, or other labels."""
-    with Archive(path) as archive:
-        texts = archive.read(keys[0]) if len(keys) == 1 else np.zeros(0)
-    return [str(text) for text in texts] if texts.dtype.kind == "U" and texts.ndim == 1 else []
 
 
 def _stored_labels(path: Path, key: str) -> list[int] | None:

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import os
 import zipfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import IO, Any, Final
 
@@ -93,23 +94,18 @@ def prepare_reference(
     store, blocks = EvidenceStore(folder), block_ranges(facts.count)
     index, parts = part or (1, 1)
     for block in range((index - 1) * len(keys) // parts, index * len(keys) // parts):
-        key = (keys[block], "")
+        key, rows = (keys[block], ""), blocks[block]
         if not all(store.known(loaded.facts, [key])):
             # A row of this evidence is a whole block, so that every block starts its own batches.
-            made = feature_block(source, loaded, blocks[block])[None]
+            made = feature_block(source, loaded, rows)[None]
             with write_errors(folder, _REMEDY):
                 store.add(loaded.facts, [key], {"features": made})
         if progress:
-            progress("features", blocks[block].stop, facts.count)
+            progress("features", rows.stop, facts.count)
     if part is not None:
         return None
-
-    def kept(key: str) -> np.ndarray:
-        evidence: Any = store.read(loaded.facts, [(key, "")])
-        return evidence["features"][0]
-
     with write_errors(folder, _REMEDY):
-        write_atomic(folder / _RESULT, lambda stream: _write(stream, keys, kept, facts.count, features))
+        write_atomic(folder / _RESULT, partial(_write, store, loaded, keys, features))
     manifest = facts.model_copy(update={"sha256": file_digest(folder / _RESULT)})
     _put(folder / _RESULT, out, manifest)
     _clear(folder, judge)
@@ -128,24 +124,28 @@ def _clear(folder: Path, judge: str) -> None:
         folder.rmdir()
 
 
-def _write(
-    stream: IO[bytes], keys: Sequence[str], kept: Callable[[str], np.ndarray], count: int, features: bool
-) -> None:
+def _write(store: EvidenceStore, judge: DeferredJudge, keys: Sequence[str], features: bool, stream: IO[bytes]) -> None:
     """Write the result; by hand, as `numpy.savez` would need all features in memory."""
+
+    def blocks() -> Iterator[np.ndarray]:
+        for key in keys:
+            evidence: Any = store.read(judge.facts, [(key, "")])
+            yield evidence["features"][0]
+
     moments = Moments()
-    for key in keys:
-        moments.update(kept(key))
+    for block in blocks():
+        moments.update(block)
     mean, cov = moments.compute()
     with zipfile.ZipFile(stream, "w") as archive:
         for name, array in (("mu", mean), ("sigma", cov)):
             with archive.open(f"{name}.npy", "w", force_zip64=True) as file:
                 np.lib.format.write_array(file, array, allow_pickle=False)
         if features:
-            header = {"descr": "<f4", "fortran_order": False, "shape": (count, len(mean))}
+            header = {"descr": "<f4", "fortran_order": False, "shape": (moments.count, len(mean))}
             with archive.open("features.npy", "w", force_zip64=True) as file:
                 np.lib.format.write_array_header_1_0(file, header)
-                for key in keys:
-                    file.write(kept(key).tobytes())
+                for block in blocks():
+                    file.write(block.tobytes())
 
 
 def _facts(
