@@ -35,6 +35,7 @@ def find_network(row: JudgeSpec) -> str:
 def judge_facts(row: JudgeSpec) -> dict[str, Any]:
     """Return what a judge is and needs, as plain JSON: `present`, `needs`, `get`, `size`, `licence`, `self_test`."""
     needs, get, present = [], [], True
+    tested = "none" if row.output == "rows" or row.uses else "shapes, range and batches only"
     if row.package is not None:
         present = importlib.util.find_spec(row.package.replace("-", "_")) is not None
         needs.append(f"package {row.package}")
@@ -55,7 +56,7 @@ def judge_facts(row: JudgeSpec) -> dict[str, Any]:
         "get": get,
         "size": row.size,
         "licence": row.licence,
-        "self_test": "stored outputs" if row.self_test else _untested(row),
+        "self_test": "stored outputs" if row.self_test else tested,
     }
 
 
@@ -71,10 +72,6 @@ def check_judge(name: str) -> None:
         JUDGES.load(name).check()
     if not facts["present"]:
         raise RequestError(f"judge '{name}' needs {', '.join(facts['needs'])}: {'; '.join(facts['get'])}.")
-
-
-def _untested(row: JudgeSpec) -> str:
-    return "none" if row.output == "rows" or row.uses else "shapes, range and batches only"
 
 
 def _is_fetched(repository: str) -> bool:

@@ -242,10 +242,6 @@ class Evaluation:
                     "Leave the option out, or give the file with --reference."
                 )
 
-    def reference_of(self, judge: str) -> Reference | None:
-        """Return the real images with which a judge's evidence is compared, or None."""
-        return self.references.get(judge)
-
     @property
     def distinct_references(self) -> list[Reference]:
         """The references of all judges, each once, that of the classes first."""
@@ -257,7 +253,7 @@ class Evaluation:
         return {
             key: spec
             for key, spec in self.metrics.items()
-            if any(self.reference_of(judge) is reference for judge in spec.reference)
+            if any(self.references.get(judge) is reference for judge in spec.reference)
             or (not spec.reference and reference is self.reference)
         }
 
@@ -405,7 +401,7 @@ class Evaluation:
         """Refuse a metric whose prompts or real images are others, or not there."""
         self._check_prompt_set(key, spec)
         for judge, needed in spec.reference.items():
-            reference = self.reference_of(judge)
+            reference = self.references.get(judge)
             if reference is None:
                 lacks = ", and none was given"
                 if self.references:
@@ -433,7 +429,7 @@ class Evaluation:
         Raises:
             RequestError: naming the statistics and both digests.
         """
-        if (reference := self.reference_of(judge.name)) is not None:
+        if (reference := self.references.get(judge.name)) is not None:
             reference.check_loaded(judge)
 
     def _check_classes(self, key: str, spec: MetricSpec) -> None:

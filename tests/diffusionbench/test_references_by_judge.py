@@ -1,13 +1,12 @@
 """Several references in one request: each judge compares with its own, and the record says with which."""
 
 import json
-import sys
 
 import numpy as np
 import pytest
 from twins import Twin, add_twin
 
-from diffusionbench import cli, runner
+from diffusionbench import runner
 from diffusionbench.errors import RequestError, UserError
 from diffusionbench.judges.digits import DigitsJudge
 from diffusionbench.metrics.frechet import frechet_distance, frechet_from_features
@@ -182,18 +181,6 @@ def test_only_the_name_of_a_judge_before_an_equals_sign_counts():
     ):
         with pytest.raises(RequestError, match=message):
             references_by_judge(words)
-
-
-@pytest.fixture
-def bench(monkeypatch, capsys):
-    def call(*words):
-        monkeypatch.setattr(sys, "argv", ["diffusionbench", *map(str, words)])
-        with pytest.raises(SystemExit) as ended:
-            cli.main()
-        out, err = capsys.readouterr()
-        return ended.value.code or 0, out, err
-
-    return call
 
 
 def test_the_command_line_names_references_by_judge(bench, real, tmp_path, noise):
