@@ -476,7 +476,10 @@ def test_the_static_figure_prints_the_numbers_of_correlate(tmp_path, guidance):
 def test_the_pictures_of_the_readme_are_those_of_its_command(tmp_path, name, flags):
     done = run("figure", "--guidance", "cfg", "--family", "latent", *flags, "--out", str(tmp_path / name))
     assert done.exit_code == 0, done.output
-    assert (tmp_path / name).read_bytes() == (Path(__file__).parents[2] / "docs" / "images" / name).read_bytes()
+    kept = Path(__file__).parents[2] / "docs" / "images" / name
+    # The drawing library counts its clipping paths over a process.
+    drawn, expected = (re.sub(r"clip\d+", "clip", path.read_text("utf-8")) for path in (tmp_path / name, kept))
+    assert drawn == expected
 
 
 def test_known_numbers_of_the_figure():
