@@ -63,6 +63,22 @@ def networks_installed(network_folders, monkeypatch):
 
 
 @pytest.fixture
+def lpips_installed(monkeypatch):
+    """A network of LPIPS with random weights; those of its heads are ones."""
+    import torch
+
+    from diffusionbench.judges import lpips, pairs
+
+    def opened(device):
+        with torch.random.fork_rng():
+            torch.manual_seed(0)
+            return lpips.LPIPS().to(device)
+
+    monkeypatch.setattr(pairs, "missing_weights", lambda: None)
+    monkeypatch.setattr(pairs, "open_lpips", opened)
+
+
+@pytest.fixture
 def encoders_installed(monkeypatch):
     """Puts two stand-ins, seeded projections of pixels and of words, in the place of SimpleEval's dual encoders."""
     import torch

@@ -35,7 +35,7 @@ def find_network(row: JudgeSpec) -> str:
 def judge_facts(row: JudgeSpec) -> dict[str, Any]:
     """Return what a judge is and needs, as plain JSON: `present`, `needs`, `get`, `size`, `licence`, `self_test`."""
     needs, get, present = [], [], True
-    tested = "none" if row.output == "rows" or row.uses else "shapes, range and batches only"
+    tested = "none" if row.output == "rows" or row.uses or row.pairs else "shapes, range and batches only"
     if row.package is not None:
         present = importlib.util.find_spec(row.package.replace("-", "_")) is not None
         needs.append(f"package {row.package}")

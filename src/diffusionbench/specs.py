@@ -20,6 +20,7 @@ class JudgeSpec:
         title: what it is, in a few words, as in "accuracy by <title>".
         load: "module:Class" of its `Judge`.
         output: "array": a mapping of arrays with one row an image; "rows": a list with one row an image.
+        pairs: whether it compares each image with the partner that its item has.
         uses: names of the judges whose evidence it is given.
         dim: width of its "features", 0 where it has none.
         num_classes: width of its "logits" where these are the classes 0..num_classes - 1 of a request, else None.
@@ -47,6 +48,7 @@ class JudgeSpec:
     title: str
     load: str
     output: Literal["array", "rows"] = "array"
+    pairs: bool = False
     uses: tuple[str, ...] = ()
     dim: int = 0
     num_classes: int | None = None
@@ -99,8 +101,8 @@ class MetricSpec:
     unit: str = ""
     about: str = ""
     judges: tuple[str, ...] = ()
-    reference: Mapping[str, Literal["moments", "features"]] = field(default_factory=dict)
-    items: Literal["classes", "prompts"] | None = None
+    reference: Mapping[str, Literal["moments", "features", "pairs"]] = field(default_factory=dict)
+    items: Literal["classes", "prompts", "originals"] | None = None
     prompts: str | None = None
     min_samples: int = 1
     load: str | None = None

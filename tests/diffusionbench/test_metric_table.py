@@ -78,6 +78,10 @@ def over(constant):
     return lambda *given: frechet(*given) / constant
 
 
+def mean(outputs, labels, reference, judge):
+    return outputs["value"].mean()
+
+
 def variant(name):
     return lambda outputs, labels, reference, judge: inception_score(outputs["logits"], name)[0]
 
@@ -113,6 +117,9 @@ TABLE = {
     "precision_efflite0": (precision, "efflite0", True),
     "recall_efflite0": (recall, "efflite0", True),
     "accuracy_efflite0": (accuracy, "efflite0", True),
+    "rfid": (frechet, "inception", False),
+    "rfd_efflite0": (frechet, "efflite0", False),
+    **{key: (mean, key, key in ("psnr", "ssim")) for key in ("psnr", "ssim", "lpips", "pd_efflite0")},
     **{f"mind_{name}": (monge, name, False) for name in ("digits", "efflite0")},
     **{f"fdr_{name}": (over(constant), name, False) for name, constant in FDR_CONSTANTS.items()},
     **{
@@ -143,6 +150,7 @@ def test_a_name_stands_for_its_formula(key):
     outputs = {
         "features": rng.normal(size=(COUNT, WIDTH)).astype(np.float32),
         "logits": rng.normal(size=(COUNT, CLASSES)).astype(np.float32) * 2,
+        "value": rng.normal(size=(COUNT, 1)),
     }
     labels = np.arange(COUNT) % CLASSES
     metric = make_metric(key, Real())

@@ -112,5 +112,53 @@ NETWORKS: Final = (
     _network("clip", "CLIP", "Clip", "openai/clip-vit-large-patch14", "MIT"),
 )
 
-_ROWS: Final = (DIGITS, PIXELS, INCEPTION, INCEPTION_SPATIAL, EFFLITE0, *NETWORKS, *simpleeval.JUDGES)
+
+def _of_pairs(name: str, title: str, load: str, based_on: JudgeSpec | None = None) -> JudgeSpec:
+    """Return the row of a judge that compares each image with its partner."""
+    own = JudgeSpec(name=name, title=title, load="", licence="Apache-2.0 (our code, no weights)")
+    return replace(
+        based_on or own,
+        name=name,
+        title=title,
+        load=f"diffusionbench.judges.pairs:{load}",
+        dim=0,
+        num_classes=None,
+        classes=None,
+        pairs=True,
+        self_test=False,
+    )
+
+
+_VGG: Final = "vgg16-397923af.pth"
+PSNR: Final = _of_pairs("psnr", "the peak signal to noise ratio", "Psnr")
+SSIM: Final = _of_pairs("ssim", "structural similarity", "Ssim")
+LPIPS: Final = _of_pairs(
+    "lpips",
+    "LPIPS over VGG-16",
+    "Lpips",
+    JudgeSpec(
+        name="lpips",
+        title="",
+        load="",
+        licence="BSD-3-Clause (trunk), MIT (heads)",
+        sha256="397923af",
+        file=_VGG,
+        url=f"https://download.pytorch.org/models/{_VGG}",
+    ),
+)
+PD_EFFLITE0: Final = _of_pairs("pd_efflite0", "EfficientNet-Lite0's stages", "PdEfflite0", EFFLITE0)
+
+_ROWS: Final = (
+    DIGITS,
+    PIXELS,
+    INCEPTION,
+    INCEPTION_SPATIAL,
+    EFFLITE0,
+    *NETWORKS,
+    PSNR,
+    SSIM,
+    LPIPS,
+    PD_EFFLITE0,
+    *simpleeval.JUDGES,
+)
 JUDGES: Final = Table("judge", {row.name: row for row in _ROWS}, group="diffusionbench.judges")

@@ -134,8 +134,20 @@ def _spread(key: str, title: str) -> MetricSpec:
 def _reconstruction(
     key: str, title: str, higher: bool, about: str, low: float, high: float = inf, unit: str = ""
 ) -> MetricSpec:
+    """Return the row of a mean over pairs, judged by the judge of its name."""
     return MetricSpec(
-        key=key, title=title, higher_is_better=higher, axis="reconstruction", low=low, high=high, unit=unit, about=about
+        key=key,
+        title=title,
+        higher_is_better=higher,
+        axis="reconstruction",
+        low=low,
+        high=high,
+        unit=unit,
+        about=about,
+        judges=(key,),
+        reference={key: "pairs"},
+        items="originals",
+        load="diffusionbench.metrics.pairs:PairMetric",
     )
 
 
@@ -236,7 +248,23 @@ _ROWS: Final = (
     _reconstruction(
         "lpips", "LPIPS", False, "distance of deep features, fitted to human judgements; arXiv 1801.03924", low=0
     ),
-    _distance("rfid", "rFID", "FID of reconstructions", axis="reconstruction"),
+    _reconstruction(
+        "pd_efflite0",
+        "PD (efflite0)",
+        False,
+        "squared distance of unit features over the stages of EfficientNet-Lite0, as LPIPS without learned weights",
+        low=0,
+    ),
+    replace(
+        _fd(INCEPTION), key="rfid", title="rFID", axis="reconstruction", about="FID of reconstructions to the originals"
+    ),
+    replace(
+        _fd(EFFLITE0),
+        key="rfd_efflite0",
+        title="rFD (efflite0)",
+        axis="reconstruction",
+        about="Frechet distance of reconstructions to the originals in EfficientNet-Lite0's features",
+    ),
 )
 
 
