@@ -11,7 +11,7 @@ import pytest
 from typer import Typer
 from typer.testing import CliRunner
 
-from diffusionbench.cli.records import register
+from diffusionbench.cli.pages import register
 from diffusionbench.errors import DataError
 from diffusionbench.record import PER_SAMPLE, Attachment, Guidance, Protocol, Provenance, Record, Value
 from diffusionbench.study.comparison import bootstrap, compare, mcnemar
