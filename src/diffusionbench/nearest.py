@@ -83,7 +83,7 @@ class Nearest:
             cards.append(
                 {
                     "title": self.images.keys[k],
-                    "text": f"ratio {self.ratios[k]:.3f}",
+                    "text": "",
                     "task": "",
                     "verdict": "near a training image" if self.ratios[k] < self.near else "as far as held-out images",
                     "score": float(self.ratios[k]),

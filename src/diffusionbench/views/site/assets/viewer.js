@@ -106,6 +106,7 @@
   const tasks = field("task", "Task", counted("task"));
   const order = field("order", "Order", [["", "as in the record"], ["up", "lowest value first"], ["down", "highest value first"]]);
   const search = field("search", "Search");
+  if (tasks.options.length < 3) tasks.parentElement.hidden = true;
   if (!cards.some((card) => typeof card.score === "number")) order.parentElement.hidden = true;
   grid.classList.toggle("paired", cards.some((card) => card.images.length > 1));
 
