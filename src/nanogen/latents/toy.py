@@ -90,6 +90,48 @@ class Autoencoder(nn.Module):
         return self.decode(disturb(self.encode(images).float()))
 
 
+class KLAutoencoder(nn.Module):
+    """Images in [-1, 1] to mean and logarithm of the variance of latents of stride 4, and back.
+
+    Args:
+        channels: of the latent.
+        width: of the hidden layers at stride 4; half of it at stride 2, a quarter at full size.
+    """
+
+    def __init__(self, channels: int, width: int) -> None:
+        super().__init__()
+        half, quarter = width // 2, width // 4
+        self.encoder = nn.Sequential(
+            nn.Conv2d(3, width, 4, stride=4),
+            Residual(width),
+            Residual(width),
+            nn.SiLU(),
+            nn.Conv2d(width, 2 * channels, 1),
+        )
+        self.decoder = nn.Sequential(
+            nn.Conv2d(channels, width, 1),
+            Residual(width),
+            Residual(width),
+            Residual(width),
+            nn.SiLU(),
+            nn.Conv2d(width, 4 * half, 1),
+            nn.PixelShuffle(2),
+            Residual(half),
+            Residual(half),
+            nn.SiLU(),
+            nn.Conv2d(half, 4 * quarter, 1),
+            nn.PixelShuffle(2),
+            Residual(quarter),
+            nn.SiLU(),
+            nn.Conv2d(quarter, 3, 3, padding=1),
+        )
+
+    def moments(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """Map float32 [B, 3, H, W] to mean and log variance, float32 [B, channels, H/4, W/4] each."""
+        mean, logvar = self.encoder(images).chunk(2, dim=1)
+        return mean, logvar.clamp(-30, 20)
+
+
 def card() -> dict[str, Any]:
     """Recipe, reconstruction figures and weight hash, as the training script wrote them."""
     return json.loads(CARD.read_text())
