@@ -319,6 +319,8 @@ def prepare_latents(
     data: DataPath = None,
     dtype: Annotated[str, typer.Option(help="float16, bfloat16 or float32")] = "float16",
     part: Annotated[str, typer.Option(help="i/n: every n-th shard from the i-th on; all may share the folder")] = "1/1",
+    workers: Annotated[int, typer.Option(min=1, max=bounds.WORKERS, help="processes that encode; same files")] = 1,
+    engine: Annotated[str, typer.Option(help="local, or ray: actors of a cluster")] = "local",
     statistics: Annotated[
         bool, typer.Option("--statistics", help="mean and variance per channel and position instead of a cache")
     ] = False,
@@ -329,7 +331,7 @@ def prepare_latents(
 
     Examples:
 
-      nanogen prepare latents --task shapes --out outputs/shapes-latents
+      nanogen prepare latents --task shapes --out outputs/shapes-latents --workers 2
 
       nanogen prepare latents --task imagenet256 --data pictures/ --out latents/ --part 3/64
 
@@ -345,7 +347,9 @@ def prepare_latents(
         written = preparing.prepare_statistics(config, out)
         if written is not None:
             print(written)
-    elif (manifest := preparing.prepare_latents(config, out, dtype, (int(index), int(total)))) is not None:
+        return
+    spread = preparing.Spread((int(index), int(total)), workers, engine)
+    if (manifest := preparing.prepare_latents(config, out, dtype, spread)) is not None:
         print(f"{out}: {manifest.count:,} latents of {manifest.latent} in {manifest.dtype}")
 
 
