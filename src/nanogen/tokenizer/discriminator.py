@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import torch
 import torch.nn.functional as F
@@ -86,12 +87,12 @@ class CriticHead(nn.Module):
 
     def __init__(self, width: int, spectral: bool) -> None:
         super().__init__()
-        wide = nn.Conv1d(width, width, _KERNEL, padding=_KERNEL // 2, padding_mode="circular")
-        convolutions = (nn.Conv1d(width, width, 1), wide, nn.Conv1d(width, 1, 1))
-        if spectral:
-            convolutions = tuple(spectral_norm(layer, eps=1e-12) for layer in convolutions)
-        self.first, self.wide, self.out = convolutions
-        self.norm1, self.norm2 = PositionNorm(width), PositionNorm(width)
+        divided: Any = partial(spectral_norm, eps=1e-12) if spectral else nn.Identity()
+        self.first = divided(nn.Conv1d(width, width, 1))
+        self.norm1 = PositionNorm(width)
+        self.wide = divided(nn.Conv1d(width, width, _KERNEL, padding=_KERNEL // 2, padding_mode="circular"))
+        self.norm2 = PositionNorm(width)
+        self.out = divided(nn.Conv1d(width, 1, 1))
 
     def forward(self, x: Tensor) -> Tensor:
         x = F.leaky_relu(self.norm1(self.first(x)), 0.2)

@@ -22,13 +22,12 @@ Files = dict[str, dict[str, Tensor]]
 
 
 class Tokenizer(nn.Module):
-    """A network of the first stage. It is constructed as `row(options, image_size, words, device)`, on the CPU.
+    """A network of the first stage. It is constructed as `row(options, image_size, words, device)`, on the CPU."""
 
-    Attributes:
-        last: the last layer of the decoder, whose gradients balance the adversarial term.
-    """
-
-    last: nn.Conv2d | nn.Linear
+    @property
+    def last(self) -> nn.Module:
+        """The last layer of the decoder, by whose gradients the adversarial term is balanced."""
+        raise NotImplementedError
 
     def forward(
         self, images: Tensor, noise: PositionalNoise, captions: Sequence[str] | None
@@ -66,7 +65,10 @@ class Conv(Tokenizer):
     def __init__(self, options: ConvOptions, image_size: int, words: Sequence[str], device: str) -> None:
         super().__init__()
         self.net, self.noise = Autoencoder(options.channels), options.noise
-        self.last = self.net.decoder[-1]
+
+    @property
+    def last(self) -> nn.Module:
+        return self.net.decoder[-1]
 
     def forward(
         self, images: Tensor, noise: PositionalNoise, captions: Sequence[str] | None
@@ -89,7 +91,10 @@ class VAE(Tokenizer):
     def __init__(self, options: VAEOptions, image_size: int, words: Sequence[str], device: str) -> None:
         super().__init__()
         self.net, self.kl = KLAutoencoder(options.channels, options.width), options.kl
-        self.last = self.net.decoder[-1]
+
+    @property
+    def last(self) -> nn.Module:
+        return self.net.decoder[-1]
 
     def forward(
         self, images: Tensor, noise: PositionalNoise, captions: Sequence[str] | None
@@ -128,10 +133,14 @@ class RAE(Tokenizer):
             )
         sizes = (options.width, options.depth, options.num_heads, options.hidden)
         self.net = ViTDecoder(channels, *sizes, patch=image_size // rows, side=rows)
-        self.last, self.noise = self.net.head, options.noise
+        self.noise = options.noise
         encoder = LATENTS.load(row.name).before_statistics(row, device)
         # A function is shared by copies of this module, as the average is one.
         self._encode = lambda images: encoder(images)
+
+    @property
+    def last(self) -> nn.Module:
+        return self.net.head
 
     def forward(
         self, images: Tensor, noise: PositionalNoise, captions: Sequence[str] | None
@@ -165,12 +174,16 @@ class Masked(Tokenizer):
                 f"net.patch {options.patch} must divide data.image_size {image_size}, and 4 net.num_heads "
                 f"({4 * options.num_heads}) net.width {options.width}."
             )
-        sizes = (options.width, options.depth, options.hidden, options.num_heads, options.patch, self.side)
-        self.net = PerceptionEncoder(*sizes, scaled=False)
+        sizes = (options.width, options.depth, options.hidden, options.num_heads, options.patch)
+        self.net = PerceptionEncoder(*sizes, places=self.side**2 + 1, scaled=False)
         nn.init.normal_(self.net.positions, std=0.02)
-        self.last = nn.Linear(options.width, 3 * options.patch**2)
+        self.told = nn.Linear(options.width, 3 * options.patch**2)
         self.named = nn.Linear(options.width, len(words))
         self.options, self.places = options, {word: place for place, word in enumerate(words)}
+
+    @property
+    def last(self) -> nn.Module:
+        return self.told
 
     def forward(
         self, images: Tensor, noise: PositionalNoise, captions: Sequence[str] | None
@@ -191,7 +204,7 @@ class Masked(Tokenizer):
         return self._grid(self.net(2 * images - 1))
 
     def decode(self, latents: Tensor) -> Tensor:
-        patches = self.last(latents.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
+        patches = self.told(latents.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
         return F.pixel_shuffle(patches, self.options.patch)
 
     def exported(self) -> Files:

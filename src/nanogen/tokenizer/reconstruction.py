@@ -60,7 +60,7 @@ class Reconstruction:
                 self.critic.eval()
                 opinion = -self.critic(augmented(2 * decoded - 1, noise, "decoded")).float().mean(1)
                 whole = torch.stack([term.mean() for term in found.values()]).sum()
-                balance = adaptive_weight(whole, opinion.mean(), self.net.last.weight)
+                balance = adaptive_weight(whole, opinion.mean(), self.net.last.get_parameter("weight"))
                 terms["adversarial"] = self.weights.adversarial * balance * opinion
         return terms
 
