@@ -1,13 +1,13 @@
 """What every axis promises: from a request to a record without a model."""
 
 import pytest
+from making import ConstantSource
 
 from diffusionbench.axes import AXES
 from diffusionbench.prompts import PromptChoice
 from diffusionbench.record import load
 from diffusionbench.request import EvalRequest, Evaluation
 from diffusionbench.runner import run
-from diffusionbench.source import ConstantSource
 
 # A small request of each axis; one of another package takes that of its kind.
 EXAMPLES = {
