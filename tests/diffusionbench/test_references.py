@@ -241,5 +241,7 @@ def test_a_beginning_of_a_folders_classes_is_of_all_of_them(tmp_path, noise, wri
 def test_fewer_images_than_there_are_say_which_classes_are_left(tmp_path, noise, write):
     write(tmp_path / "made", noise(24), [0] * 12 + [1] * 8 + [2] * 4)
     few = db.evaluate(tmp_path / "made", metrics="is_digits", num=16)
-    assert few.extra["left_out"] == [f"folder {tmp_path}/made: the first 16 of 24 images are scored, which are of 2 of 3 classes"]
+    assert few.extra["left_out"] == [
+        f"folder {tmp_path}/made: the first 16 of 24 images are scored, which are of 2 of 3 classes"
+    ]
     assert "left_out" not in db.evaluate(tmp_path / "made", metrics="is_digits", num=22).extra
