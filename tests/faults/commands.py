@@ -108,7 +108,9 @@ def maker(folder: Path) -> None:
 
 
 def sampled(folder: Path) -> None:
-    """A store of more images than a block has that nobody has judged."""
+    """A store of more images than a block has that nobody has judged; the judge has passed its self-test."""
+    scored(folder)
+    _run(folder, ("diffusionbench", "run", "real.npz", "--metrics", "is_digits"))
     np.savez(folder / "images.npz", arr_0=images(1100), arr_1=np.arange(1100) % 10)
     _run(folder, ("diffusionbench", "sample", "images.npz", "--store", "store"))
 
