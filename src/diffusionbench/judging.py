@@ -287,9 +287,8 @@ class JudgingPass:
         listed = self._listed(images, ids)
         absent = [not all(self._is_known(name, batch) for name in names) for batch in listed]
         unseen = [sample.id for batch, open_ in zip(listed, absent, strict=True) if open_ for sample in batch.samples]
-        # Without any, one image tells whether the size is right.
-        for _, pixels in images.some([] if unseen else ids[:1]):
-            self.evaluation.check_size((pixels.shape[1], pixels.shape[2]))
+        for size in images.sizes():
+            self.evaluation.check_size(size)
         read = regrouped(images.some(unseen), BATCH)
         held = next(read, None)
         for batch, open_ in zip(listed, absent, strict=True):

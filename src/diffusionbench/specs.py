@@ -1,6 +1,7 @@
 """The rows of the tables that other packages bring: judges, metrics, prompt sets, sources; without torch or numpy.
 
-They stand apart from the tables, so that a benchmark's folder can hold its rows and a table can import them.
+They stand apart from the tables, so that a benchmark's folder can hold its rows and a table can import them. The table
+of sources stands here as well: it has no rows of this package.
 """
 
 from __future__ import annotations
@@ -8,7 +9,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from math import inf
-from typing import Any, Literal
+from typing import Any, Final, Literal
+
+from diffusionbench.registry import Table
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -139,3 +142,6 @@ class SourceSpec:
     title: str
     load: str
     example: str = ""
+
+
+SOURCES: Final[Table[SourceSpec]] = Table("source", {}, group="diffusionbench.sources")
