@@ -460,6 +460,7 @@ def _check_names(config: Config, merged: Mapping[str, Leaf]) -> None:
     _check_options(OBJECTIVES, config.objective.get("name"), config.objective, "objective", merged)
     for name, options in config.losses.items():
         _check_options(LOSSES, name, options, f"losses.{name}", merged)
+        _check_needs(name, config, merged)
     tables: dict[str, tuple[Table[Any], Sequence[str]]] = {
         "latent.name": (LATENTS, [config.latent.name]),
         "optim.name": (OPTIMIZERS, [config.optim.name]),
@@ -472,6 +473,17 @@ def _check_names(config: Config, merged: Mapping[str, Leaf]) -> None:
     for key, (table, names) in tables.items():
         for name in names:
             _check_name(table, name, f"{merged[key].origin}: {key}")
+
+
+def _check_needs(name: str, config: Config, merged: Mapping[str, Leaf]) -> None:
+    """Refuse an extra loss where the rest of a config leaves it undefined."""
+    found, row = leaves(config.model_dump()), LOSSES[name]
+    for key, needed in row.needs.items():
+        if found.get(key) != needed:
+            raise ConfigError(
+                f"{merged[f'losses.{name}.weight'].origin}: losses.{name} is not defined with {key} "
+                f"{found.get(key)!r}, only with {needed!r}: {row.reason}. Choose another method or leave the loss out."
+            )
 
 
 def _check_name(table: Table[Any], name: Any, where: str) -> None:

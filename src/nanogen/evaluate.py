@@ -35,7 +35,7 @@ from nanogen.build import Components
 from nanogen.conditions import CONDITIONS, SampleSpec
 from nanogen.config import TRAINING_IMAGES, Config, differences
 from nanogen.log import say
-from nanogen.losses import LOSSES
+from nanogen.losses import frozen_networks
 from nanogen.pipeline import ImagePipeline, open_weights
 from nanogen.reference import training_reference
 from nanogen.resolve import resolve
@@ -115,7 +115,7 @@ def request_facts(config: Config, components: Components) -> dict[str, Any]:
             quantisation="truncate",
         ),
         "config_hash": config.hash,
-        "trained_with": tuple(sorted({judge for name in config.losses for judge in LOSSES[name].judges})),
+        "trained_with": tuple(sorted(frozen_networks(config.losses))),
     }
 
 
