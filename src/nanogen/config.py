@@ -6,6 +6,7 @@ below the command line and `train.py` sees these models.
 
 from __future__ import annotations
 
+import copy
 import io
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -169,7 +170,12 @@ class ConfigLayer(dict[str, Leaf]):
 def read_own(*parts: str) -> tuple[CommentedMap, str]:
     """Return a config file of the package, and the name that origins give it."""
     name = "/".join(("configs", *parts))
-    return read_yaml(files("nanogen").joinpath(name).read_text(encoding="utf-8"), name), name
+    return copy.deepcopy(_parsed(files("nanogen").joinpath(name).read_text(encoding="utf-8"), name)), name
+
+
+@cache
+def _parsed(text: str, name: str) -> CommentedMap:
+    return read_yaml(text, name)
 
 
 def task_names() -> list[str]:
@@ -190,6 +196,7 @@ def _base() -> ConfigLayer:
 
 def _read_method(name: str) -> tuple[CommentedMap, str]:
     table, file = read_own("methods.yaml")
+    table[name].pop("about", None)
     return table[name], file
 
 

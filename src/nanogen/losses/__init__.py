@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, Final, Literal
 
 from pydantic import Field, field_validator
 
@@ -17,7 +17,9 @@ from diffusionbench.registry import Table, nearest
 from diffusionbench.schema import Strict
 from nanogen.latents import LATENTS
 
-DINOV2 = "rae-dinov2-b"
+DINOV2: Final = "rae-dinov2-b"
+# Files of LPIPS and their licences; `diffusionbench.judges.lpips` says where to get them.
+LPIPS_FILES: Final = {"vgg16-397923af.pth": "BSD-3-Clause", "vgg.pth": "MIT"}
 
 
 class LossOptions(Strict):
