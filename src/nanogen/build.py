@@ -59,7 +59,7 @@ def build_components(
     options = OBJECTIVES[name].options.model_validate(config.objective)
     return Components(
         derived=derived,
-        objective=OBJECTIVES.load(name)(options, config.time.mu, config.time.sigma, derived.train_shift),
+        objective=OBJECTIVES.load(name)(options, config.time.mu, config.time.sigma, derived.train_shift, device),
         latent=latent or open_latent(config.latent.name, device, config.latent.weights),
         conditioner=conditioner or CONDITIONS.load(config.condition.kind)(config.condition.model_dump(), device),
         device=device,
