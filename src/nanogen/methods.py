@@ -127,8 +127,9 @@ def _needed(config: Config) -> Iterator[NeededFile]:
     """Give the files of a config's latent space, then those of the frozen networks that its training reads."""
     for weights in LATENTS[config.latent.name].weights:
         yield _of(config.latent.name, weights)
-    options = OBJECTIVES[config.objective["name"]].options.model_validate(config.objective)
-    for network in dict.fromkeys((*getattr(options, "networks", ()), *frozen_networks(config.losses))):
+    objective = OBJECTIVES[config.objective["name"]]
+    read = objective.networks(objective.options.model_validate(config.objective))
+    for network in dict.fromkeys((*read, *frozen_networks(config.losses))):
         if network in LATENTS:
             if network != config.latent.name:
                 yield from (_of(network, weights) for weights in LATENTS[network].weights if weights.part == "encoder")

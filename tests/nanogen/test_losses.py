@@ -148,7 +148,9 @@ def test_perceptual_losses_are_refused_without_an_estimate_of_the_image(name):
 
 
 def test_an_unknown_target_is_refused():
-    with pytest.raises(ConfigError, match=r"losses\.repa\.target: unknown encoder 'efflite1'\. Did you mean 'efflite0'"):
+    with pytest.raises(
+        ConfigError, match=r"losses\.repa\.target: unknown encoder 'efflite1'\. Did you mean 'efflite0'"
+    ):
         tiny(1, "losses.repa.weight=1", "losses.repa.target=efflite1")
 
 

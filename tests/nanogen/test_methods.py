@@ -1,4 +1,4 @@
-"""Every row of the table of methods: its size at published scale, and three steps, a sample and a restart at tiny size."""
+"""Every method: its size at published scale; three steps, a sample and a restart at tiny size."""
 
 from __future__ import annotations
 
@@ -17,16 +17,19 @@ from diffusionbench.judges import lpips
 from diffusionbench.study.published import METHODS
 from nanogen import checkpoint
 from nanogen.build import build_components, build_network
-from nanogen.config import compose, method_names, read_own
+from nanogen.config import compose, method_names
 from nanogen.data.order import batches
 from nanogen.latents import LATENTS
-from nanogen.losses import LOSSES, LPIPS_FILES
+from nanogen.losses import LPIPS_FILES, frozen_networks
 from nanogen.methods import all_methods, method_facts
+from nanogen.objectives import OBJECTIVES
 from nanogen.pipeline import ImagePipeline
 from nanogen.resolve import resolve
 from nanogen.rng import PositionalNoise, sampling_noise
 from nanogen.train import build, flow_updates, open_data
 
+# Before stand-ins take the place of the files.
+REAL = [lpips.TRUNK, lpips.HEADS]
 CLASSES, CAPTIONS = "imagenet256", "t2i256"
 # Published row -> parameters for the classes of ImageNet; captions have 19,456 more.
 PARAMETERS = {
@@ -63,8 +66,15 @@ TUNED = {
     **dict.fromkeys(["sd-vae-ema", "sd-vae-mse", "sdxl-vae", "qwen-image-vae"], 1.6),
     **dict.fromkeys(["sd3.5-vae", "e2e-sd3.5-vae", "e2e-flux1-vae", "e2e-qwen-image-vae", "e2e-vavae"], 1.8),
     **dict.fromkeys(["flux1-vae", "flux2-vae", "pixelgen"], 2.0),
-    **{"dinov2-b": 4.8, "dinov2-b-reg": 6.2, "dinov3-b-reg": 7.8, "spatialpe-l": 9.0, "sd-vae-ema-reg": 2.2},
-    **{"flux2-vae-reg": 3.2, "jit": 2.6, "pixnerd": 2.4, "meanflow": 1.0},
+    "dinov2-b": 4.8,
+    "dinov2-b-reg": 6.2,
+    "dinov3-b-reg": 7.8,
+    "spatialpe-l": 9.0,
+    "sd-vae-ema-reg": 2.2,
+    "flux2-vae-reg": 3.2,
+    "jit": 2.6,
+    "pixnerd": 2.4,
+    "meanflow": 1.0,
 }
 
 
@@ -79,7 +89,8 @@ def test_the_published_rows_are_those_of_the_published_records():
     # Facts of each row name a paper or the latent space has none either.
     for name in METHODS:
         facts = method_facts(name)
-        assert facts.title and (facts.paper or not LATENTS[facts.latent].paper), name
+        assert facts.title, name
+        assert facts.paper or not LATENTS[facts.latent].paper, name
 
 
 @pytest.mark.parametrize("task, more", [(CLASSES, 0), (CAPTIONS, 19_456)])
@@ -147,9 +158,9 @@ def disk(tmp_path_factory):
 
 def install_row(disk: Path, config) -> None:
     """Write what a row reads and does not find."""
-    options = config.objective.get("encoder"), *(LOSSES[name].options(**one).networks for name, one in config.losses.items())
-    networks = {config.latent.name, *(name for one in options for name in ([one] if isinstance(one, str) else one or ()))}
-    for name in networks & WRITERS.keys():
+    row = OBJECTIVES[config.objective["name"]]
+    networks = row.networks(row.options(**config.objective))
+    for name in {config.latent.name, *networks, *frozen_networks(config.losses)} & WRITERS.keys():
         folder = disk / "latents" / name
         if not folder.exists():
             folder.mkdir(parents=True)
@@ -161,23 +172,18 @@ def tiny_config(name: str, task: str, disk: Path, seed: int):
     words = [*MODEL, *(word for word in QUIET if "num_steps" not in word), f"seed={seed}", f"data.image_size={size}"]
     words += ["model.pixel_grid=4", "train.batch_size=2", "train.duration=3 steps", "optim.warmup=0 steps"]
     words += ["train.compile=false", "data.workers=0", "condition.drop_prob=0.5"]
-    row = read_own("methods.yaml")[0][name]
     few = compose(task, name).config.sampler.num_steps < 3
     words += [] if few else ["sampler.num_steps=2"]
     words += [f"data.path={disk / 'pictures'}", "condition.num_classes=2"] if task == CLASSES else []
     words += [f"data.path={disk / 'shards'}", f"condition.encoder={disk / 'text'}"] if task == CAPTIONS else []
-    assert row
     return compose(task, name, "paper", overrides=words).config
 
 
 def seed_with_both_kinds(config) -> int:
-    """Return a seed under which the three steps of a mean flow are of both kinds."""
-    ratio = config.objective.get("fm_ratio", 0.75)
-    draws = (
-        (seed, {PositionalNoise(seed, range(2), step=step).shared("kind") < ratio for step in range(3)})
-        for seed in range(100)
-    )
-    return next(seed for seed, kinds in draws if len(kinds) == 2)
+    """Return a seed whose first step is at single times and whose third, the first that reaches all, at two."""
+    ratio = OBJECTIVES["meanflow"].options(**config.objective).fm_ratio
+    draws = ([PositionalNoise(seed, range(2), step=step).shared("kind") for step in (0, 2)] for seed in range(100))
+    return next(seed for seed, (first, third) in enumerate(draws) if first < ratio <= third)
 
 
 ROWS = [
@@ -214,7 +220,11 @@ def test_a_row_trains_samples_and_goes_on_after_a_restart(name, task, disk, tmp_
     again = build(config, components, len(data))
     checkpoint.resume(tmp_path, again)
     assert again.step == 2
-    assert all(torch.equal(values[key], other[key]) for values, other in zip(seen[2:], steps(again, 3), strict=True) for key in values)
+    assert all(
+        torch.equal(values[key], other[key])
+        for values, other in zip(seen[2:], steps(again, 3), strict=True)
+        for key in values
+    )
     assert all(torch.equal(weight, again.module.parameters_by_name()[key]) for key, weight in after.items())
 
     condition = components.conditioner([0], None) if task == CLASSES else components.conditioner([None], ["picture 1"])
@@ -223,14 +233,16 @@ def test_a_row_trains_samples_and_goes_on_after_a_restart(name, task, disk, tmp_
 
 
 def test_the_files_of_lpips_are_those_that_its_network_reads():
-    assert list(LPIPS_FILES) == [lpips.TRUNK, lpips.HEADS]
+    assert list(LPIPS_FILES) == REAL
 
 
 def test_what_a_method_needs_is_told_with_licence_and_whether_it_is_here(tmp_path, monkeypatch):
     monkeypatch.setenv("DIFFUSIONBENCH_CACHE", str(tmp_path))
     monkeypatch.setenv("HF_HOME", str(tmp_path))
     facts = method_facts("pixelgen")
-    assert [need.what for need in facts.needs] == [f"{name} of LPIPS" for name in LPIPS_FILES] + ["encoder of rae-dinov2-b"]
+    assert [need.what for need in facts.needs] == [f"{name} of LPIPS" for name in LPIPS_FILES] + [
+        "encoder of rae-dinov2-b"
+    ]
     assert "missing: vgg16-397923af.pth of LPIPS" in facts.text
     for name in LPIPS_FILES:
         (tmp_path / name).touch()

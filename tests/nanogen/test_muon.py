@@ -37,7 +37,7 @@ def test_singular_values_land_in_the_stated_interval(least, low, gram, columns):
 
 def test_the_singular_vectors_stay():
     matrix = with_values(np.linspace(0.3, 1, 5), 5, 8)
-    left, values, right = torch.linalg.svd(matrix[0], full_matrices=False)
+    left, _, right = torch.linalg.svd(matrix[0], full_matrices=False)
     made = left.T @ orthogonal(matrix, dtype=torch.float64)[0].double() @ right.T
     torch.testing.assert_close(made, torch.diag(made.diagonal()), atol=1e-6, rtol=0)
     assert (made.diagonal() > 0.8).all()

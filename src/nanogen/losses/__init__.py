@@ -106,10 +106,8 @@ class LossSpec:
     reason: str = ""
 
 
-_SEEN = {
-    "needs": {"objective.predict": "x", "latent.name": "pixel"},
-    "reason": "it compares the network's own estimate of the image with the image",
-}
+_PIXELS = {"objective.predict": "x", "latent.name": "pixel"}
+_ESTIMATE = "it compares the network's own estimate of the image with the image"
 LOSSES: Table[LossSpec] = Table(
     "extra loss",
     {
@@ -124,13 +122,18 @@ LOSSES: Table[LossSpec] = Table(
             load="nanogen.losses.repa:IRepa",
         ),
         "lpips": LossSpec(
-            title="LPIPS of the estimated image", options=LPIPSOptions, load="nanogen.losses.perceptual:Lpips", **_SEEN
+            title="LPIPS of the estimated image",
+            options=LPIPSOptions,
+            load="nanogen.losses.perceptual:Lpips",
+            needs=_PIXELS,
+            reason=_ESTIMATE,
         ),
         "dino": LossSpec(
             title="squared error in the patch tokens of DINOv2 of the estimated image (P-DINO)",
             options=DINOOptions,
             load="nanogen.losses.perceptual:Dino",
-            **_SEEN,
+            needs=_PIXELS,
+            reason=_ESTIMATE,
         ),
     },
     group="nanogen.losses",

@@ -1,7 +1,7 @@
 """Alignment of an early layer of the network with features of a frozen encoder.
 
-Sources: Yu et al. 2024 (arXiv 2410.06940) for the idea; `Repa` is the released form of it, one linear map and the squared
-error in place of a small network and the cosine. `IRepa`: Singh et al. 2025 (arXiv 2512.10794).
+Sources: Yu et al. 2024 (arXiv 2410.06940) for the idea; `Repa` is the released form of it, one linear map and the
+squared error in place of a small network and the cosine. `IRepa`: Singh et al. 2025 (arXiv 2512.10794).
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ class Repa(Alignment):
 
 
 class IRepa(Alignment):
-    """Mean negative cosine per token, between a 3x3 convolution over the grid and the target normalised over positions."""
+    """Mean negative cosine of a 3x3 convolution over the grid and the target, which is normalised over positions."""
 
     def __init__(self, options: SpatialAlignmentOptions, components: Components) -> None:
         super().__init__(options, components)

@@ -1,7 +1,7 @@
 """Muon: momentum whose matrices are made orthogonal. Parameters of two axes follow it, all others AdamW.
 
-`muon` is torch's own. `gram_muon` is the form with Polar Express coefficients, cheaper for matrices that are not square:
-it iterates on the Gram matrix, and takes the maps that our layers fuse (query, key and value; gate and up) apart.
+`muon` is torch's own. `gram_muon` is the form with Polar Express coefficients, cheaper for matrices that are not
+square: it iterates on the Gram matrix. It takes the maps that our layers fuse (query, key and value; gate and up) apart.
 
 Sources: Jordan et al. 2024 (https://kellerjordan.github.io/posts/muon/); scale of the update: Liu et al. 2025
 (arXiv 2502.16982); coefficients: Amsel et al. 2025 (arXiv 2505.16932); Gram form: Zhang, Amsel, Chen and Dao.
@@ -60,20 +60,19 @@ class GuardedMuon(torch.optim.Muon):
     found_inf: Tensor | None = None
 
     def __init__(self, params: Any, weight_decay: float) -> None:
-        super().__init__(
-            params, lr=0.0, weight_decay=weight_decay, momentum=_MOMENTUM, adjust_lr_fn="match_rms_adamw"
-        )
+        super().__init__(params, lr=0.0, weight_decay=weight_decay, momentum=_MOMENTUM, adjust_lr_fn="match_rms_adamw")
 
     @torch.no_grad()
-    def step(self, closure: Any = None) -> None:
+    def step(self, closure: Any = None) -> None:  # type: ignore[override]
         moving = [weight for group in self.param_groups for weight in group["params"] if weight.grad is not None]
         for weight in moving:
             self.state[weight].setdefault("momentum_buffer", torch.zeros_like(weight))
         held = [*moving, *(self.state[weight]["momentum_buffer"] for weight in moving)]
-        before = [] if self.found_inf is None else [tensor.clone() for tensor in held]
+        refused = torch.zeros(()) if self.found_inf is None else self.found_inf
+        before = [tensor.clone() for tensor in held]
         super().step(closure)
-        for tensor, old in zip(held, before, strict=False):
-            tensor.copy_(torch.where(self.found_inf == 1, old, tensor))
+        for tensor, old in zip(held, before, strict=True):
+            tensor.copy_(torch.where(refused.to(tensor.device) == 1, old, tensor))
 
 
 class GramMuon(torch.optim.Optimizer):
