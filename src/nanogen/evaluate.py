@@ -24,7 +24,7 @@ from diffusionbench.errors import CheckpointError, ConfigError, DataError, Reque
 from diffusionbench.images import decode_rgb, grid, save_png
 from diffusionbench.metrics import METRICS
 from diffusionbench.prompts import PromptChoice, open_prompts
-from diffusionbench.record import Guidance, Record, check_record_place, load
+from diffusionbench.record import Guidance, InternalGuidance, Record, check_record_place, load
 from diffusionbench.references import references_by_judge
 from diffusionbench.request import EvalRequest, Evaluation, Sampling, check_metric_axis
 from diffusionbench.sample import Sample
@@ -111,7 +111,7 @@ def request_facts(config: Config, components: Components) -> dict[str, Any]:
             sampler=config.sampler.name,
             num_steps=config.sampler.num_steps,
             shift=resolve(config).sampler_shift,
-            guidance=Guidance(scale=config.guidance.scale, interval=config.guidance.interval),
+            guidance=_guidance(config),
             ema=True,
             precision=components.precision,
             quantisation="truncate",
@@ -121,6 +121,16 @@ def request_facts(config: Config, components: Components) -> dict[str, Any]:
             sorted({*OBJECTIVES[objective].networks(components.objective.options), *frozen_networks(config.losses)})
         ),
     }
+
+
+def _guidance(config: Config) -> Guidance:
+    guidance, (scale, null_scale) = config.guidance, config.guidance.internal.scales
+    internal = InternalGuidance(scale=scale, null_scale=null_scale, interval=guidance.internal.interval)
+    return Guidance(
+        scale=guidance.scale,
+        interval=guidance.interval,
+        internal=None if scale == null_scale == 1 else internal,
+    )
 
 
 def _evaluation(config: Config, components: Components, method: str, step: int | None) -> Evaluation:
