@@ -6,6 +6,7 @@ below the command line and `train.py` sees these models.
 
 from __future__ import annotations
 
+import copy
 import io
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -169,7 +170,12 @@ class ConfigLayer(dict[str, Leaf]):
 def read_own(*parts: str) -> tuple[CommentedMap, str]:
     """Return a config file of the package, and the name that origins give it."""
     name = "/".join(("configs", *parts))
-    return read_yaml(files("nanogen").joinpath(name).read_text(encoding="utf-8"), name), name
+    return copy.deepcopy(_parsed(files("nanogen").joinpath(name).read_text(encoding="utf-8"), name)), name
+
+
+@cache
+def _parsed(text: str, name: str) -> CommentedMap:
+    return read_yaml(text, name)
 
 
 def task_names() -> list[str]:
@@ -190,6 +196,7 @@ def _base() -> ConfigLayer:
 
 def _read_method(name: str) -> tuple[CommentedMap, str]:
     table, file = read_own("methods.yaml")
+    table[name].pop("about", None)
     return table[name], file
 
 
@@ -468,6 +475,7 @@ def _check_names(config: Config, merged: Mapping[str, Leaf]) -> None:
     _check_options(OBJECTIVES, config.objective.get("name"), config.objective, "objective", merged)
     for name, options in config.losses.items():
         _check_options(LOSSES, name, options, f"losses.{name}", merged)
+        _check_needs(name, config, merged)
     tables: dict[str, tuple[Table[Any], Sequence[str]]] = {
         "latent.name": (LATENTS, [config.latent.name]),
         "optim.name": (OPTIMIZERS, [config.optim.name]),
@@ -480,6 +488,17 @@ def _check_names(config: Config, merged: Mapping[str, Leaf]) -> None:
     for key, (table, names) in tables.items():
         for name in names:
             _check_name(table, name, f"{merged[key].origin}: {key}")
+
+
+def _check_needs(name: str, config: Config, merged: Mapping[str, Leaf]) -> None:
+    """Refuse an extra loss where the rest of a config leaves it undefined."""
+    found, row = leaves(config.model_dump()), LOSSES[name]
+    for key, needed in row.needs.items():
+        if found.get(key) != needed:
+            raise ConfigError(
+                f"{merged[f'losses.{name}.weight'].origin}: losses.{name} is not defined with {key} "
+                f"{found.get(key)!r}, only with {needed!r}: {row.reason}. Choose another method or leave the loss out."
+            )
 
 
 def _check_objective(config: Config, merged: Mapping[str, Leaf]) -> None:

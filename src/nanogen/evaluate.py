@@ -34,7 +34,8 @@ from nanogen.build import Components
 from nanogen.conditions import CONDITIONS, SampleSpec
 from nanogen.config import TRAINING_IMAGES, Config, differences
 from nanogen.log import say
-from nanogen.losses import LOSSES
+from nanogen.losses import frozen_networks
+from nanogen.objectives import OBJECTIVES
 from nanogen.pipeline import ImagePipeline, open_weights
 from nanogen.reference import training_reference
 from nanogen.resolve import resolve
@@ -102,6 +103,7 @@ class NetworkSource:
 
 def request_facts(config: Config, components: Components) -> dict[str, Any]:
     """Return the fields of a request that say what network makes the images, and how."""
+    objective = config.objective["name"]
     return {
         "num_classes": components.derived.shape.num_classes,
         "sampling": Sampling(
@@ -114,7 +116,9 @@ def request_facts(config: Config, components: Components) -> dict[str, Any]:
             quantisation="truncate",
         ),
         "config_hash": config.hash,
-        "trained_with": tuple(sorted({judge for name in config.losses for judge in LOSSES[name].judges})),
+        "trained_with": tuple(
+            sorted({*OBJECTIVES[objective].networks(components.objective.options), *frozen_networks(config.losses)})
+        ),
     }
 
 

@@ -90,8 +90,8 @@ class Network:
         self._head = fold(weights, "_conv_head", "_bn1")
         self._classifier = weights["_fc.weight"], weights["_fc.bias"]
 
-    def __call__(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Return features [B, 1280] and logits [B, 1000] of crops [B, 3, 224, 224]."""
+    def map(self, x: Tensor) -> Tensor:
+        """Return the output of the last block [B, 320, 7, 7] for crops [B, 3, 224, 224]."""
         x = F.relu6(self._stem(x), inplace=True)
         for convolutions, residual in self._blocks:
             y = x
@@ -99,7 +99,11 @@ class Network:
                 y = F.relu6(conv(y), inplace=True)
             y = convolutions[-1](y)
             x = y.add_(x) if residual else y
-        features = F.relu6(self._head(x), inplace=True).mean(dim=(2, 3))
+        return x
+
+    def __call__(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Return features [B, 1280] and logits [B, 1000] of crops [B, 3, 224, 224]."""
+        features = F.relu6(self._head(self.map(x)), inplace=True).mean(dim=(2, 3))
         return features, F.linear(features, *self._classifier)
 
 

@@ -157,6 +157,10 @@ class Encoder:
         skipped, norm = self._tower.num_skipped, self._tower.norm
         return combined([norm(tokens[:, skipped:]) for tokens in self._tokens(images)], self._combine)
 
+    @property
+    def has_class_token(self) -> bool:
+        return self._tower.num_skipped > 0
+
     @torch.no_grad()
     def class_token(self, images: Tensor) -> Tensor:
         """Return the class token after the last block and the norm, float32 [B, C], for images as above.
@@ -164,7 +168,7 @@ class Encoder:
         Raises:
             CheckpointError: if the encoder has none.
         """
-        if self._tower.num_skipped == 0:
+        if not self.has_class_token:
             raise CheckpointError(f"{type(self._tower.net).__name__} has no class token. Choose another encoder.")
         with torch.autocast(images.device.type, enabled=False):
             return self._tower.norm(self._tokens(images)[-1][:, 0])
