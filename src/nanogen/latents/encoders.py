@@ -20,7 +20,7 @@ from diffusionbench.registry import require
 from diffusionbench.shown import clipped, few
 from nanogen.latents import LatentSpec
 from nanogen.latents.perception import from_released
-from nanogen.latents.weights import obtain, read_tensors, tensors_digest
+from nanogen.latents.weights import obtain, quietly, read_tensors, tensors_digest
 
 Combination = Literal["mean", "sum", "mean and token"]
 
@@ -206,13 +206,10 @@ def open_model(folder: Path, name: str, owner: str) -> Any:
         CheckpointError: if the files are damaged or lack tensors; the missing ones are listed.
     """
     transformers = require("transformers", "encoders", owner[0].upper() + owner[1:])
-    before = transformers.utils.logging.get_verbosity()
-    transformers.utils.logging.set_verbosity_error()
-    transformers.utils.logging.disable_progress_bar()
     try:
-        with torch.random.fork_rng():
+        with quietly(transformers):
+            # A pickled file is read by the restricted loader.
             model, loaded = getattr(transformers, name).from_pretrained(
-                # A pickled file is read by the restricted loader.
                 folder,
                 dtype=torch.float32,
                 use_safetensors=None,
@@ -223,8 +220,6 @@ def open_model(folder: Path, name: str, owner: str) -> Any:
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RuntimeError, SafetensorError) as error:
         reason = clipped(" ".join(str(error).split()), 400)
         raise CheckpointError(f"{owner}: transformers cannot open {folder}: {reason}. Get the files again.") from None
-    finally:
-        transformers.utils.logging.set_verbosity(before)
     # A file may hold a text tower too.
     problems = [f"missing {key}" for key in loaded["missing_keys"]]
     problems += [f"{key} has another shape" for key, *_ in loaded["mismatched_keys"]]
