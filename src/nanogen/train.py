@@ -277,11 +277,7 @@ class Job:
 
 
 def check(composition: ComposedConfig, device: str, command: list[str]) -> Job:
-    """Check all that can be wrong with a request; nothing is written.
-
-    Raises:
-        UserError: for whatever is wrong.
-    """
+    """Check all that can be wrong with a request; nothing is written; UserError for whatever is wrong."""
     data, config = open_data(composition.config)
     components = build_components(config, device, precision.choose(config.train.precision, device))
     Order(

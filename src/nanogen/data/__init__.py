@@ -69,11 +69,7 @@ class Dataset:
         raise NotImplementedError
 
     def __getitem__(self, index: int) -> Example:
-        """Decode, crop and return one example.
-
-        Raises:
-            DataError: if the image or its caption cannot be read; it is named.
-        """
+        """Decode, crop and return one example; DataError if the image or its caption cannot be read; it is named."""
         raise NotImplementedError
 
     def label(self, index: int) -> int | None:

@@ -94,11 +94,7 @@ class TextEncoder:
 
     @cached_property
     def folder(self) -> Path:
-        """Folder of the files; those of the hub are fetched once.
-
-        Raises:
-            RequestError: if they are missing.
-        """
+        """Folder of the files; those of the hub are fetched once; RequestError if they are missing."""
         kind, _, place = self.spec.source.partition(":")
         if kind == "package":
             package, _, inside = place.partition("/")
