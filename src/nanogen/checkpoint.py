@@ -112,11 +112,7 @@ def _written(step: int, folder: Path) -> Iterator[None]:
 def _tree(state: TrainState) -> dict[str, Any]:
     """Return all that a checkpoint holds of a training, for `parallel.save` and `parallel.load`."""
     optimizer = parallel.optimizer_state(state.module, state.updater.optimizers)
-    return {
-        "model": state.module.tensors(),
-        "optimizer": _renamed(optimizer, stored_name),
-        "ema": state.averaged(),
-    }
+    return {"model": state.module.tensors(), "optimizer": _renamed(optimizer, stored_name), "ema": state.averaged()}
 
 
 def _renamed(optimizer: dict[str, Any], rename: Callable[[str], str]) -> dict[str, Any]:

@@ -95,10 +95,7 @@ class Wrapped(Dataset):
 
     def __init__(self, dataset: Dataset) -> None:
         super().__init__(
-            digest=dataset.digest,
-            num_classes=dataset.num_classes,
-            classes=dataset.classes,
-            captioned=dataset.captioned,
+            digest=dataset.digest, num_classes=dataset.num_classes, classes=dataset.classes, captioned=dataset.captioned
         )
         self.dataset = dataset
 
