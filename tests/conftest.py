@@ -44,6 +44,25 @@ def inception_installed(inception_weights, monkeypatch):
 
 
 @pytest.fixture(scope="session")
+def network_folders(tmp_path_factory):
+    """Small random networks in the place of those of FDr and MIND, by the judges' names."""
+    from feature_folders import save_network
+
+    from diffusionbench.judges import NETWORKS
+
+    folder = tmp_path_factory.mktemp("networks")
+    return {row.name: save_network(row.name, folder / row.name) for row in NETWORKS}
+
+
+@pytest.fixture
+def networks_installed(network_folders, monkeypatch):
+    """Puts them where their judges look."""
+    monkeypatch.setattr(
+        "diffusionbench.judges.feature_networks.find_network", lambda row: str(network_folders[row.name])
+    )
+
+
+@pytest.fixture(scope="session")
 def lpips_weights(tmp_path_factory):
     """A folder with random weights in the layout of the two files of LPIPS, named and hashed as those are."""
     import torch

@@ -182,11 +182,7 @@ def _others(path: Path) -> list[str]:
 
 
 def sweep(folder: Path) -> None:
-    """Remove what a killed process left unfinished.
-
-    Raises:
-        OSError: if that is not possible.
-    """
+    """Remove what a killed process left unfinished; OSError if that is not possible."""
     for path in folder.glob(".step-*.tmp"):
         if _UNFINISHED.fullmatch(path.name) and path.is_dir() and not path.is_symlink():
             shutil.rmtree(path)
@@ -229,11 +225,7 @@ def newest(folder: Path) -> tuple[Checkpoint | None, list[str]]:
 
 
 def at(folder: Path, step: int) -> Checkpoint:
-    """Return the checkpoint of a step.
-
-    Raises:
-        CheckpointError: if it is not kept, or damaged.
-    """
+    """Return the checkpoint of a step; CheckpointError if it is not kept, or damaged."""
     kept = steps(folder)
     if step not in kept:
         raise CheckpointError(

@@ -6,6 +6,7 @@ below the command line and `train.py` sees these models.
 
 from __future__ import annotations
 
+import copy
 import io
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -171,7 +172,12 @@ class ConfigLayer(dict[str, Leaf]):
 def read_own(*parts: str) -> tuple[CommentedMap, str]:
     """Return a config file of the package, and the name that origins give it."""
     name = "/".join(("configs", *parts))
-    return read_yaml(files("nanogen").joinpath(name).read_text(encoding="utf-8"), name), name
+    return copy.deepcopy(_parsed(files("nanogen").joinpath(name).read_text(encoding="utf-8"), name)), name
+
+
+@cache
+def _parsed(text: str, name: str) -> CommentedMap:
+    return read_yaml(text, name)
 
 
 def task_names() -> list[str]:
@@ -192,6 +198,7 @@ def _base() -> ConfigLayer:
 
 def _read_method(name: str) -> tuple[CommentedMap, str]:
     table, file = read_own("methods.yaml")
+    table[name].pop("about", None)
     return table[name], file
 
 
@@ -342,8 +349,9 @@ def check_overrides(overrides: Iterable[str]) -> None:
         ConfigError: for an unknown key, a wrong type or a value out of bounds.
     """
     layers = [command_line(override) for override in overrides]
-    # The keys of open sections depend on the row that the stored config names.
-    closed = (ConfigLayer({k: leaf for k, leaf in layer.items() if not k.startswith(tuple(_OPEN))}) for layer in layers)
+    # What the stored config decides: keys of its rows, and guidance by an early output.
+    later = (*_OPEN, "guidance.internal.")
+    closed = (ConfigLayer({k: leaf for k, leaf in layer.items() if not k.startswith(later)}) for layer in layers)
     _merge(_base(), list(closed))
 
 
@@ -380,6 +388,7 @@ def _merge(base: ConfigLayer, layers: Sequence[ConfigLayer]) -> tuple[Config, di
         merged = overlaid(merged, layer, base, tuple(_OPEN))
     config = checked(Config, merged)
     _check_names(config, merged)
+    _check_objective(config, merged)
     return config, {key: merged[key].origin for key in merged}
 
 
@@ -435,6 +444,12 @@ def _leave_objective(merged: dict[str, Leaf], layer: ConfigLayer) -> None:
     name = layer.get("objective.name")
     if name is None or name.value == merged["objective.name"].value or name.value not in list(OBJECTIVES):
         return
+    before = merged["objective.name"].value
+    if reason := OBJECTIVES[before].excludes.get(name.value):
+        raise ConfigError(
+            f"{name.origin}: objective '{name.value}' cannot take the place of '{before}': {reason}. Choose a method "
+            f"without '{before}'."
+        )
     kept = {f"objective.{field}" for field in OBJECTIVES[name.value].options.model_fields}
     for key in [key for key in merged if key.startswith("objective.") and key not in kept]:
         if merged[key].origin != "command line":
@@ -489,6 +504,7 @@ def _check_names(config: Config, merged: Mapping[str, Leaf]) -> None:
     check_options(OBJECTIVES, config.objective.get("name"), config.objective, "objective", merged)
     for name, options in config.losses.items():
         check_options(LOSSES, name, options, f"losses.{name}", merged)
+        _check_needs(name, config, merged)
     tables: dict[str, tuple[Table[Any], Sequence[str]]] = {
         "latent.name": (LATENTS, [config.latent.name]),
         "optim.name": (OPTIMIZERS, [config.optim.name]),
@@ -501,6 +517,38 @@ def _check_names(config: Config, merged: Mapping[str, Leaf]) -> None:
     for key, (table, names) in tables.items():
         for name in names:
             _check_name(table, name, f"{merged[key].origin}: {key}")
+
+
+def _check_needs(name: str, config: Config, merged: Mapping[str, Leaf]) -> None:
+    """Refuse an extra loss where the rest of a config leaves it undefined."""
+    found, row = leaves(config.model_dump()), LOSSES[name]
+    for key, needed in row.needs.items():
+        if found.get(key) != needed:
+            raise ConfigError(
+                f"{merged[f'losses.{name}.weight'].origin}: losses.{name} is not defined with {key} "
+                f"{found.get(key)!r}, only with {needed!r}: {row.reason}. Choose another method or leave the loss out."
+            )
+
+
+def _check_objective(config: Config, merged: Mapping[str, Leaf]) -> None:
+    """Refuse samplers, steps and guidance for which the objective is not defined."""
+    name, internal = config.objective["name"], config.guidance.internal.scales != (1, 1)
+    spec, sampler, num_steps = OBJECTIVES[name], config.sampler.name, config.sampler.num_steps
+    key, problem = "", ""
+    if spec.unguided and (config.guidance.scale != 1 or internal):
+        key = "guidance.scale" if config.guidance.scale != 1 else "guidance.internal.scale"
+        problem = f"guidance in sampling is not defined for objective '{name}': {spec.unguided}. Set {key}=1."
+    elif internal and config.objective.get("early_depth") is None:
+        key = "guidance.internal.scale"
+        problem = "it needs a network that was trained with an early output (objective.early_depth). Set it to 1."
+    elif spec.num_times == 2 and not SAMPLERS[sampler].for_means:
+        means = few([known for known in SAMPLERS if SAMPLERS[known].for_means])
+        key, problem = "sampler.name", f"objective '{name}' gives mean velocities, '{sampler}' takes none. Set {means}."
+    elif spec.max_steps is not None and num_steps > spec.max_steps:
+        key = "sampler.num_steps"
+        problem = f"objective '{name}' is sampled in at most {spec.max_steps} steps, found {num_steps}. Set {key}=1."
+    if key:
+        raise ConfigError(f"{merged[key].origin}: {key}: {problem}")
 
 
 def _check_name(table: Table[Any], name: Any, where: str) -> None:

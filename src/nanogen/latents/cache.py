@@ -114,11 +114,7 @@ def read_manifest(folder: Path) -> LatentCacheManifest:
 
 
 def check_same(folder: Path, there: LatentCacheManifest, asked: LatentCacheManifest) -> None:
-    """Refuse a cache of another recipe.
-
-    Raises:
-        DataError: naming the fields that differ, with both values.
-    """
+    """Refuse a cache of another recipe; DataError naming the fields that differ, with both values."""
     old, new = there.model_dump(), asked.model_dump()
     found = [f"{key} is {str(old[key])[:16]} there and {str(new[key])[:16]} now" for key in old if old[key] != new[key]]
     if found:
@@ -270,11 +266,7 @@ class Statistics:
         self.count = total
 
     def finish(self) -> dict[str, Tensor]:
-        """Return "mean" and "var", float32 [C, h, w] each.
-
-        Raises:
-            DataError: if a variance is 0 or no number.
-        """
+        """Return "mean" and "var", float32 [C, h, w] each; DataError if a variance is 0 or no number."""
         mean, var = self._mean, self._squares / max(self.count, 1)
         wrong = ~(var > 0)
         if wrong.any():

@@ -174,11 +174,7 @@ _FAMILIES: dict[str, dict[str, Any]] = {
         "licence": "CC-BY-NC-4.0",
         "paper": "2504.01017",
     },
-    "TIPSv2": {
-        "encoder": "Tipsv2VisionModel",
-        "preprocessing": _shown(224, "bicubic", _NONE),
-        "licence": _ON_PAGE,
-    },
+    "TIPSv2": {"encoder": "Tipsv2VisionModel", "preprocessing": _shown(224, "bicubic", _NONE), "licence": _ON_PAGE},
 }
 _SAFE, _BIN = ("config.json", "model.safetensors"), ("config.json", "pytorch_model.bin")
 _SHARDS = ("config.json", "model.safetensors.index.json", *(f"model-{i:05}-of-00006.safetensors" for i in range(1, 7)))
