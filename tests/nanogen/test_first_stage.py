@@ -15,6 +15,7 @@ from nanogen import checkpoint, log
 from nanogen.latents import LATENTS
 from nanogen.latents.rae import read_decoder
 from nanogen.latents.toy import KLAutoencoder
+from nanogen.optim import NonFiniteLoss
 from nanogen.rng import PositionalNoise
 from nanogen.run import CHECKPOINTS
 from nanogen.tokenizer import discriminator
@@ -179,6 +180,23 @@ def test_the_average_is_measured_and_written(tmp_path, nothing_installed, monkey
     state = train_tokenizer(tmp_path / "run", stage)
     assert seen == [state.ema.module.net]
     assert not torch.equal(seen[0].net.decoder[0].weight, stage.loss.net.net.decoder[0].weight)
+
+
+def test_running_statistics_of_the_average_are_those_of_the_network(tmp_path, nothing_installed):
+    config = compose_tokenizer("toy-ae", [*SMALL, "train.duration=2 steps", "train.ema_decay=0.9", "optim.lr=1e-2"])
+    state = train_tokenizer(tmp_path / "run", build_stage(config, "cpu"))
+    stored = load_file(tmp_path / "run" / CHECKPOINTS / "step-00000002" / checkpoint.WEIGHTS)
+    net = state.module.net.net
+    assert torch.equal(stored["net.norm.running_mean"], net.norm.running_mean)
+    assert not torch.equal(stored["net.encoder.0.weight"], net.encoder[0].weight)
+
+
+def test_a_first_stage_stops_where_it_diverges(tmp_path, nothing_installed):
+    stage = build_stage(vae(), "cpu")
+    for weight in stage.loss.net.parameters():
+        torch.nn.init.constant_(weight, math.inf)
+    with pytest.raises(NonFiniteLoss, match=r"at step 0 .*There is no checkpoint yet"):
+        train_tokenizer(tmp_path / "run", stage)
 
 
 def test_noise_on_latents_has_a_deviation_drawn_for_each_image():
