@@ -51,6 +51,10 @@ class RegOptions(FlowOptions):
             raise ValueError(f"no latent space '{encoder}' whose encoder has a class token. {nearest(encoder, known)}")
         return encoder
 
+    def networks(self) -> tuple[str, ...]:
+        """Return the frozen networks that training reads."""
+        return (self.encoder,)
+
     def shape(self) -> dict[str, Any]:
         return {**super().shape(), "vector_width": LATENTS[self.encoder].channels}
 
@@ -82,6 +86,7 @@ class ObjectiveSpec:
         non_negative: no term of its loss is ever below 0.
         needs_images: its loss looks at the images behind the latents.
         shape: what the options ask of a network, as fields of `nanogen.model.shape.Shape`.
+        networks: latent spaces whose frozen encoders training reads, by its options.
         max_steps: solver steps that it is meant for; None: any number.
         unguided: why guidance in sampling is not defined; "" where it is.
         excludes: objectives that cannot take its place in a method, each with the reason.
@@ -94,6 +99,7 @@ class ObjectiveSpec:
     non_negative: bool = True
     needs_images: bool = False
     shape: Callable[[Any], Mapping[str, Any]] = lambda options: {}
+    networks: Callable[[Any], tuple[str, ...]] = lambda options: ()
     max_steps: int | None = None
     unguided: str = ""
     excludes: Mapping[str, str] = field(default_factory=dict)
@@ -114,6 +120,7 @@ OBJECTIVES: Table[ObjectiveSpec] = Table(
             options=RegOptions,
             load="nanogen.objectives.reg:Reg",
             shape=RegOptions.shape,
+            networks=RegOptions.networks,
             needs_images=True,
             excludes={"meanflow": _NO_REG},
         ),
