@@ -43,6 +43,41 @@ def inception_installed(inception_weights, monkeypatch):
     monkeypatch.setattr("diffusionbench.judges.inception.WEIGHTS_FILE", inception_weights.name)
 
 
+@pytest.fixture(scope="session")
+def network_folders(tmp_path_factory):
+    """Small random networks in the place of those of FDr and MIND, by the judges' names."""
+    from feature_folders import save_network
+
+    from diffusionbench.judges import NETWORKS
+
+    folder = tmp_path_factory.mktemp("networks")
+    return {row.name: save_network(row.name, folder / row.name) for row in NETWORKS}
+
+
+@pytest.fixture
+def networks_installed(network_folders, monkeypatch):
+    """Puts them where their judges look."""
+    monkeypatch.setattr(
+        "diffusionbench.judges.feature_networks.find_network", lambda row: str(network_folders[row.name])
+    )
+
+
+@pytest.fixture
+def lpips_installed(monkeypatch):
+    """A network of LPIPS with random weights; those of its heads are ones."""
+    import torch
+
+    from diffusionbench.judges import lpips, pairs
+
+    def opened(device):
+        with torch.random.fork_rng():
+            torch.manual_seed(0)
+            return lpips.LPIPS().to(device)
+
+    monkeypatch.setattr(pairs, "missing_weights", lambda: None)
+    monkeypatch.setattr(pairs, "open_lpips", opened)
+
+
 @pytest.fixture
 def encoders_installed(monkeypatch):
     """Puts two stand-ins, seeded projections of pixels and of words, in the place of SimpleEval's dual encoders."""

@@ -162,7 +162,9 @@ class Provenance(Strict):
     packages: dict[str, str] = {}
     hardware: str | None = None
     created: str | None = Field(None, description="UTC, ISO 8601")
-    wall_seconds: float | None = None
+    wall_seconds: float | None = Field(
+        None, description="of making all images, summed over processes, and of this scoring"
+    )
     selftest: Literal["passed", "failed"] | None = Field(None, description="of the extractors that have one")
 
 

@@ -112,11 +112,7 @@ def _written(step: int, folder: Path) -> Iterator[None]:
 def _tree(state: TrainState) -> dict[str, Any]:
     """Return all that a checkpoint holds of a training, for `parallel.save` and `parallel.load`."""
     optimizer = parallel.optimizer_state(state.module, state.updater.optimizers)
-    return {
-        "model": state.module.tensors(),
-        "optimizer": _renamed(optimizer, stored_name),
-        "ema": state.averaged(),
-    }
+    return {"model": state.module.tensors(), "optimizer": _renamed(optimizer, stored_name), "ema": state.averaged()}
 
 
 def _renamed(optimizer: dict[str, Any], rename: Callable[[str], str]) -> dict[str, Any]:
@@ -172,11 +168,7 @@ def _others(path: Path) -> list[str]:
 
 
 def sweep(folder: Path) -> None:
-    """Remove what a killed process left unfinished.
-
-    Raises:
-        OSError: if that is not possible.
-    """
+    """Remove what a killed process left unfinished; OSError if that is not possible."""
     for path in folder.glob(".step-*.tmp"):
         if _UNFINISHED.fullmatch(path.name) and path.is_dir() and not path.is_symlink():
             shutil.rmtree(path)
@@ -219,11 +211,7 @@ def newest(folder: Path) -> tuple[Checkpoint | None, list[str]]:
 
 
 def at(folder: Path, step: int) -> Checkpoint:
-    """Return the checkpoint of a step.
-
-    Raises:
-        CheckpointError: if it is not kept, or damaged.
-    """
+    """Return the checkpoint of a step; CheckpointError if it is not kept, or damaged."""
     kept = steps(folder)
     if step not in kept:
         raise CheckpointError(
@@ -267,11 +255,7 @@ def num_bytes(state: TrainState) -> int:
 
 
 def restore(checkpoint: Checkpoint, state: TrainState) -> None:
-    """Load a training state in place; every process calls it.
-
-    Raises:
-        CheckpointError: if it is another network's.
-    """
+    """Load a training state in place; every process calls it; CheckpointError if it is another network's."""
     tree = _tree(state)
     try:
         parallel.load(tree, checkpoint.path / STATE)

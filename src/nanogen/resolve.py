@@ -39,11 +39,7 @@ def pixel_patch(size: int, pixel_grid: int) -> int:
 
 
 def resolve(config: Config) -> Derived:
-    """Derive latent shape, network and shifts.
-
-    Raises:
-        ConfigError: if the parts do not fit each other.
-    """
+    """Derive latent shape, network and shifts; ConfigError if the parts do not fit each other."""
     latent = LATENTS[config.latent.name]
     size = config.data.image_size
     latent_shape = latent.shape(size)

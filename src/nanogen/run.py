@@ -162,11 +162,7 @@ def _write(run: Run) -> None:
 
 
 def ensure_same_config(path: Path, stored: Config, asked: Config, what: str) -> None:
-    """Refuse another config than the stored one.
-
-    Raises:
-        CheckpointError: naming the keys that differ with both values.
-    """
+    """Refuse another config than the stored one; CheckpointError naming the keys that differ with both values."""
     found = {key: pair for key, pair in differences(stored, asked).items() if not key.startswith(RESUMABLE_KEYS)}
     if found:
         listed = "; ".join(f"{key}: {old} there, {new} {what}" for key, (old, new) in found.items())
