@@ -209,7 +209,7 @@ def test_a_method_aligned_with_a_judge_is_flagged_on_its_metrics(tmp_path):
     facts = read(tmp_path / "run").facts["losses_digest"]
     assert len(facts["repa"]) == 64
     (record,) = evaluate.records_of(tmp_path / "run")
-    assert record.trained_with == ("efflite0",)
+    assert record.trained_with == ("efflite0", "pd_efflite0")
     found = {key: (value.status, value.reason) for key, value in record.values.items()}
     assert found["is_efflite0"] == ("flagged", "trained on the metric")
     assert found["is_digits"][0] != "flagged"
