@@ -12,6 +12,7 @@ from PIL import Image
 from shards import write_shards
 from standins import install, write_lpips
 from tiny import MODEL, QUIET
+from torch.utils.flop_counter import FlopCounterMode
 
 from diffusionbench.study.published import METHODS
 from nanogen import checkpoint
@@ -22,7 +23,10 @@ from nanogen.latents import LATENTS
 from nanogen.latents.files import presence
 from nanogen.losses import frozen_networks
 from nanogen.methods import all_methods, method_facts
-from nanogen.objectives import OBJECTIVES
+from nanogen.model.condition import ClassCondition
+from nanogen.model.dit import DDT
+from nanogen.objectives import OBJECTIVES, FlowOptions
+from nanogen.objectives.flow import Flow
 from nanogen.pipeline import ImagePipeline
 from nanogen.resolve import resolve
 from nanogen.rng import PositionalNoise, sampling_noise
@@ -240,3 +244,19 @@ def test_what_a_method_needs_is_told_with_licence_and_whether_it_is_here(tmp_pat
     assert ours.text.startswith("(ours) plain velocity prediction on pixels")
     assert ours.text.endswith("; all files are here")
     assert (ours.as_dict()["present"], facts.as_dict()["present"]) == (True, False)
+
+
+@pytest.mark.parametrize("name", ["jit", "pixnerd", "pixel-x", "sd-vae-ema"])
+def test_a_row_without_extras_computes_what_plain_velocity_prediction_does_at_its_shape(name):
+    """Operations of a step by torch's own count, which do not hang on how busy the machine is."""
+    config = tiny_config(name, CLASSES, Path(), 0)
+    shape, counts = resolve(config).shape, []
+    for options in (config.objective, {"name": "flow", "predict": "v"}):
+        objective = Flow(FlowOptions.model_validate(options), config.time.mu, config.time.sigma)
+        condition, batch = ClassCondition(torch.tensor([0, 1]), 2), PositionalNoise(0, range(2))
+        with FlopCounterMode(display=False) as counter:
+            terms, _ = objective.loss(DDT(shape), torch.zeros(2, *shape.latent_shape), condition, batch)
+            terms["flow"].sum().backward()
+        counts.append(counter.get_total_flops())
+    assert counts[0] == pytest.approx(counts[1], rel=0.03)
+    assert counts[0] > 2 * 2 * shape.forward_flops()
