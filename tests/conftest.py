@@ -62,20 +62,36 @@ def networks_installed(network_folders, monkeypatch):
     )
 
 
-@pytest.fixture
-def lpips_installed(monkeypatch):
-    """A network of LPIPS with random weights; those of its heads are ones."""
+@pytest.fixture(scope="session")
+def lpips_weights(tmp_path_factory):
+    """A folder with random weights in the layout of the two files of LPIPS, named and hashed as those are."""
     import torch
 
-    from diffusionbench.judges import lpips, pairs
+    from diffusionbench.judges import lpips
 
-    def opened(device):
-        with torch.random.fork_rng():
-            torch.manual_seed(0)
-            return lpips.LPIPS().to(device)
+    folder = tmp_path_factory.mktemp("lpips")
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        trunk = {f"features.{name}": tensor for name, tensor in lpips.LPIPS().features.state_dict().items()}
+        heads = {f"lin{i}.model.1.weight": torch.rand(1, w, 1, 1) for i, w in enumerate((64, 128, 256, 512, 512))}
+    torch.save(trunk | {"classifier.0.bias": torch.zeros(4)}, folder / "new.pth")
+    digits = hashlib.sha256((folder / "new.pth").read_bytes()).hexdigest()[:8]
+    (folder / "new.pth").rename(folder / f"vgg16-{digits}.pth")
+    torch.save(heads, folder / "vgg.pth")
+    return folder
 
-    monkeypatch.setattr(pairs, "missing_weights", lambda: None)
-    monkeypatch.setattr(pairs, "open_lpips", opened)
+
+@pytest.fixture
+def lpips_installed(lpips_weights, monkeypatch):
+    """Puts them where LPIPS looks for the published ones; returns the path of the trunk."""
+    from diffusionbench.judges import lpips
+
+    monkeypatch.setenv("DIFFUSIONBENCH_CACHE", str(lpips_weights))
+    (trunk,) = lpips_weights.glob("vgg16-*")
+    monkeypatch.setattr(lpips, "TRUNK", trunk.name)
+    monkeypatch.setattr(lpips, "_ORIGINS", {trunk.name: "there", "vgg.pth": "here"})
+    monkeypatch.setattr(lpips, "HEADS_MD5", hashlib.md5((lpips_weights / "vgg.pth").read_bytes()).hexdigest())
+    return trunk
 
 
 @pytest.fixture

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from functools import cache
 from importlib.resources import files
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from pydantic import BaseModel, ValidationError
 from ruamel.yaml import YAML
@@ -36,6 +36,8 @@ from nanogen.objectives import OBJECTIVES
 from nanogen.optimizers import OPTIMIZERS
 from nanogen.samplers import SAMPLERS
 from nanogen.settings import Config
+
+ModelT = TypeVar("ModelT", bound=BaseModel)
 
 SCALES = ("laptop", "single-gpu", "paper")
 # What `eval.reference` calls the images that are trained on.
@@ -213,7 +215,7 @@ def _with_like(
     return [*_with_like(like, known, read), (tree, file)]
 
 
-def _command_line(override: str) -> ConfigLayer:
+def command_line(override: str) -> ConfigLayer:
     key, equals, text = override.partition("=")
     if not equals or not key:
         raise ConfigError(f"command line: expected key=value, got '{override}'. Example: optim.lr=1e-3")
@@ -296,7 +298,7 @@ def compose(
         *((f"{name} scales.{scale}", ConfigLayer.of(block.get(scale, {}), name)) for block, name in blocks),
         *((f"{name} {method}", ConfigLayer.of(tree, name)) for tree, name in methods),
         (str(file), ConfigLayer.of(mine, str(file))),
-        *(("command line", _command_line(override)) for override in overrides),
+        *(("command line", command_line(override)) for override in overrides),
     ]
     config, origins = _merge(_base(), [layer for _, layer in layers])
     names = dict.fromkeys(["configs/base.yaml", *(name for name, layer in layers if layer)])
@@ -328,7 +330,7 @@ def changed(config: Config, overrides: Iterable[str], allowed: Sequence[str], wh
         ConfigError: if a value outside `allowed` would change; key, stored and asked value are named.
     """
     stored = ConfigLayer.of(config.model_dump(mode="json"), "run")
-    layers = [_command_line(override) for override in overrides]
+    layers = [command_line(override) for override in overrides]
     refused = [
         f"{key} is {stored[key].value if key in stored else 'absent'}, asked: {leaf.value}"
         for layer in layers
@@ -346,7 +348,7 @@ def check_overrides(overrides: Iterable[str]) -> None:
     Raises:
         ConfigError: for an unknown key, a wrong type or a value out of bounds.
     """
-    layers = [_command_line(override) for override in overrides]
+    layers = [command_line(override) for override in overrides]
     # What the stored config decides: keys of its rows, and guidance by an early output.
     later = (*_OPEN, "guidance.internal.")
     closed = (ConfigLayer({k: leaf for k, leaf in layer.items() if not k.startswith(later)}) for layer in layers)
@@ -383,14 +385,43 @@ def _merge(base: ConfigLayer, layers: Sequence[ConfigLayer]) -> tuple[Config, di
     merged = dict(base)
     for layer in layers:
         _leave_objective(merged, layer)
-        for key, leaf in layer.items():
-            if "" in key.split(".") or (key not in base and not key.startswith(tuple(_OPEN))):
-                _refuse_key(key, leaf, list(base))
-            if key.startswith("losses."):
-                # The empty table of base.yaml gives way to the first entry.
-                merged.pop("losses", None)
-            if key != "losses" or leaf.value:
-                merged[key] = leaf
+        merged = overlaid(merged, layer, base, tuple(_OPEN))
+    config = checked(Config, merged)
+    _check_names(config, merged)
+    _check_objective(config, merged)
+    return config, {key: merged[key].origin for key in merged}
+
+
+def overlaid(
+    merged: Mapping[str, Leaf], layer: ConfigLayer, known: Iterable[str], free: tuple[str, ...]
+) -> dict[str, Leaf]:
+    """Return the leaves of a layer over others.
+
+    Args:
+        known: allowed keys.
+        free: how further keys begin, which rows declare; an empty table gives way to the first of them.
+
+    Raises:
+        ConfigError: for an unknown key; the nearest known one is named.
+    """
+    merged, known = dict(merged), list(known)
+    for key, leaf in layer.items():
+        if "" in key.split(".") or (key not in known and not key.startswith(free)):
+            _refuse_key(key, leaf, known)
+        for prefix in free:
+            if key.startswith(prefix):
+                merged.pop(prefix[:-1], None)
+        if f"{key}." not in free or leaf.value:
+            merged[key] = leaf
+    return merged
+
+
+def checked(model: type[ModelT], merged: Mapping[str, Leaf]) -> ModelT:
+    """Return a model of leaves by dotted key.
+
+    Raises:
+        ConfigError: for a value of another type or out of bounds; file and line are named.
+    """
     tree: dict[str, Any] = {}
     for key, leaf in merged.items():
         *sections, last = key.split(".")
@@ -401,13 +432,11 @@ def _merge(base: ConfigLayer, layers: Sequence[ConfigLayer]) -> tuple[Config, di
                 raise ConfigError(f"{leaf.origin}: '{key}': '{section}' is a value, which holds no others.")
         node[last] = leaf.value
     try:
-        config = Config.model_validate(tree)
+        config = model.model_validate(tree)
     except ValidationError as error:
         raise ConfigError(_describe(error.errors(), merged)) from None
     _check_kinds(config.model_dump(), merged)
-    _check_names(config, merged)
-    _check_objective(config, merged)
-    return config, {key: merged[key].origin for key in merged}
+    return config
 
 
 def _leave_objective(merged: dict[str, Leaf], layer: ConfigLayer) -> None:
@@ -472,9 +501,9 @@ def _describe(entries: Sequence[Any], merged: Mapping[str, Leaf]) -> str:
 
 def _check_names(config: Config, merged: Mapping[str, Leaf]) -> None:
     """Check every name against its table, and the settings that rows declare."""
-    _check_options(OBJECTIVES, config.objective.get("name"), config.objective, "objective", merged)
+    check_options(OBJECTIVES, config.objective.get("name"), config.objective, "objective", merged)
     for name, options in config.losses.items():
-        _check_options(LOSSES, name, options, f"losses.{name}", merged)
+        check_options(LOSSES, name, options, f"losses.{name}", merged)
         _check_needs(name, config, merged)
     tables: dict[str, tuple[Table[Any], Sequence[str]]] = {
         "latent.name": (LATENTS, [config.latent.name]),
@@ -529,7 +558,7 @@ def _check_name(table: Table[Any], name: Any, where: str) -> None:
         raise ConfigError(f"{where}: unknown {table.kind} '{name}'. {nearest(str(name), known)}")
 
 
-def _check_options(
+def check_options(
     table: Table[Any], name: Any, values: Mapping[str, Any], prefix: str, merged: Mapping[str, Leaf]
 ) -> None:
     _check_name(table, name, next(leaf.origin for key, leaf in merged.items() if key.startswith(prefix)))
