@@ -11,12 +11,15 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from diffusionbench.errors import ConfigError
+from nanogen.data.memory import CachedLatents
 from nanogen.latents import LATENTS, perception, vit
 from nanogen.latents.perception import PerceptionEncoder
 from nanogen.latents.toy import Autoencoder, KLAutoencoder
 from nanogen.latents.vit import ViTDecoder
-from nanogen.rng import PositionalNoise
-from nanogen.tokenizer import ConvOptions, MaskedOptions, RAEOptions, VAEOptions
+from nanogen.rng import PositionalNoise, initial_seed
+from nanogen.tokenizer import TOKENIZERS, ConvOptions, MaskedOptions, RAEOptions, VAEOptions
+from nanogen.tokenizer.data import Source
+from nanogen.tokenizer.settings import TokenizerConfig
 
 Files = dict[str, dict[str, Tensor]]
 
@@ -51,6 +54,24 @@ class Tokenizer(nn.Module):
     def exported(self) -> Files:
         """Return the weights to keep by file name, in the layout in which `nanogen.latents` reads them."""
         return {"autoencoder.safetensors": self.state_dict()}
+
+
+def build_net(config: TokenizerConfig, data: Source, device: str) -> Tokenizer:
+    """Return the network of a config on a device; initial weights depend on the seed alone.
+
+    Raises:
+        ConfigError: if its options do not fit each other or the data.
+        RequestError, CheckpointError: if a frozen network that it needs is missing or another one.
+    """
+    kind, words = config.net["kind"], set()
+    if kind == "masked":
+        captions = data.captions if isinstance(data, CachedLatents) else map(data.caption, range(len(data)))
+        words = {word for caption in captions or () for word in (caption or "").split()}
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(initial_seed(config.seed, "weights"))
+        options = TOKENIZERS[kind].options.model_validate(config.net)
+        net: Tokenizer = TOKENIZERS.load(kind)(options, config.data.image_size, sorted(words), device)
+    return net.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
 
 
 def disturbed(latents: Tensor, most: float, noise: PositionalNoise) -> Tensor:
