@@ -114,11 +114,6 @@ class KeyFiles:
     problem: str | None = None
     kinds: set[str] = field(default_factory=set)
 
-    @property
-    def is_complete(self) -> bool:
-        """True with an image and a caption; JSON without a caption may describe another field."""
-        return self.image is not None and self.text is not None and not (self.is_json and self.problem is not None)
-
     def add(self, suffix: str, member: tarfile.TarInfo, content: bytes, name: str) -> None:
         """Take a file of the key; DataError if there is one of its kind already."""
         kind = suffix if suffix in TEXTS else "image"
@@ -298,12 +293,15 @@ def build(shard: Path) -> tuple[IndexFacts, Records]:
                     content = file.read(min(member.size, MAX_CAPTION + 1))
                 samples.setdefault(key, KeyFiles()).add(suffix, member, content, named(shard, key))
                 sha.update(content)
-    for key in [key for key, sample in samples.items() if not sample.is_complete]:
+    for key, sample in list(samples.items()):
+        # JSON without a caption may describe another field.
+        if sample.image is not None and sample.text is not None and not (sample.is_json and sample.problem):
+            continue
         # `KEY.seg` belongs to the image `KEY`.
         shorter = (key[:place] for place in range(key.rfind("/") + 1, len(key)) if key[place] == ".")
         if any(one in samples and samples[one].image is not None for one in shorter):
             left_out.add("further fields of a sample", key)
-        elif samples[key].image is None and os.path.basename(key).startswith("__"):
+        elif sample.image is None and os.path.basename(key).startswith("__"):
             left_out.add("notes about the shard", key)
         else:
             continue
