@@ -359,6 +359,42 @@ def prepare_weights(
         print(f"{part}: {', '.join(map(str, paths))}")
 
 
+tokenizer = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="Train autoencoders: the first stage.")
+app.add_typer(tokenizer, name="tokenizer")
+
+
+@tokenizer.command("train")
+def train_tokenizer(
+    recipe: Annotated[str, typer.Argument(help="a recipe, see `nanogen ls tokenizers`, or a YAML file")],
+    overrides: Annotated[list[str] | None, typer.Argument(help="overrides such as net.depth=12")] = None,
+    run: Annotated[str | None, typer.Option("--run", "--run-dir", help="name in outputs/, or a path")] = None,
+) -> None:
+    """Train an autoencoder, or the decoder over a frozen encoder; the same command started again continues.
+
+    Weights and statistics of its latents are written into the folder's `export`.
+
+    Examples:
+
+      nanogen tokenizer train toy-vae
+
+      nanogen tokenizer train toy-rae --run mine train.duration='4k steps' optim.lr=1e-3
+
+      nanogen tokenizer train rae-dinov2-b data.sources.imagefolder.path=train/ data.sources.imagefolder.held_out=val/
+    """
+    from nanogen.tokenizer.settings import compose_tokenizer
+
+    config = compose_tokenizer(recipe, overrides or [])
+    from nanogen import parallel
+    from nanogen import run as runs
+    from nanogen.tokenizer.recipe import train_recipe
+
+    folder = runs.folder(run or f"tokenizer-{Path(recipe).stem}")
+    with parallel.processes() as device:
+        train_recipe(config, folder, device)
+        if parallel.is_main():
+            print(folder)
+
+
 @app.command("import")
 def import_weights(
     file: Annotated[Path, typer.Argument(help="a released checkpoint, such as CONFIG-v0.pt")],

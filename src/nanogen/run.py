@@ -297,6 +297,7 @@ def describe(
 ) -> dict[str, Any]:
     """Return the facts of a new run."""
     commit, dirty = provenance.commit()
+    trained_by: dict[str, Any] = {**state.module.losses, "objective": components.objective}
     return {
         "version": 1,
         **choice,
@@ -307,7 +308,7 @@ def describe(
         "classes": None if data.classes is None else list(data.classes),
         "condition_digest": components.conditioner.digest,
         "latent_digest": components.latent.digest,
-        "losses_digest": {name: str(loss.digest) for name, loss in state.module.losses.items() if loss.digest},
+        "losses_digest": {name: str(part.digest) for name, part in trained_by.items() if part.digest},
         "commit": commit,
         "dirty": dirty,
         "packages": provenance.packages(),

@@ -31,6 +31,7 @@ from nanogen.latents import LATENTS, Latent
 from nanogen.latents.cache import Dtype, LatentCacheManifest, StoredLatents, recipe
 from nanogen.log import say
 from nanogen.losses.loss import weighted_terms
+from nanogen.objectives import OBJECTIVES
 from nanogen.optim import NonFiniteLoss, Schedule
 from nanogen.optimizers import OPTIMIZERS
 from nanogen.outputs import Outputs, RunOutputs
@@ -41,7 +42,8 @@ from nanogen.state import Trained, TrainState
 from nanogen.stop import Stop
 
 Mark = Callable[[str], None]
-# Maps a micro-batch of B images and its noise to terms by name, float32 [B], each with its weight.
+# Maps a micro-batch of B images and its noise to terms by name, float32 [B], each with its weight; those without
+# gradient are logged and no part of the loss.
 StepLoss = Callable[[Batch, PositionalNoise], dict[str, Tensor]]
 # Pixels that are encoded together where latents are made beforehand.
 CHUNK_PIXELS = 2**19
@@ -64,7 +66,7 @@ def updates(
     """Make optimizer updates up to number `last`; after each, give its mean losses and gradient norm, on the device.
 
     Args:
-        step_loss: calls `state.net` once.
+        step_loss: calls `state.net` once with gradient.
         loader: micro-batches from the state's next step on.
         seed: of the noise.
         accumulation: micro-batches of one update in each process.
@@ -84,7 +86,7 @@ def updates(
             # The wrapped network decides in its forward pass whether its backward pass averages gradients.
             with parallel.local_gradients(state.net, local=micro < accumulation - 1):
                 terms = step_loss(batch, PositionalNoise(seed, batch.positions, state.device, step))
-                total = torch.stack([term.mean() for term in terms.values()]).sum()
+                total = torch.stack([term.mean() for term in terms.values() if term.requires_grad]).sum()
                 mark("forward")
                 (total / accumulation).backward()
             for name, term in terms.items():
@@ -176,10 +178,12 @@ def training_source(data: Dataset, config: Config, components: Components) -> Da
         DataError: if an image cannot be read; it is named. If the cache on disk is of something else.
         ConfigError: if there is such a cache and an extra loss, which may look at images.
     """
+    objective = config.objective["name"]
+    viewers = [*config.losses, *([f"of objective {objective}"] if OBJECTIVES[objective].needs_images else [])]
     if config.latent.cache is not None:
-        if config.losses:
+        if viewers:
             raise ConfigError(
-                f"extra losses ({', '.join(config.losses)}) may look at images, which latent.cache leaves out. Set "
+                f"extra losses ({', '.join(viewers)}) may look at images, which latent.cache leaves out. Set "
                 "latent.cache=null."
             )
         asked = recipe_of(data, config, components.latent)
@@ -187,7 +191,7 @@ def training_source(data: Dataset, config: Config, components: Components) -> Da
     steps = to_steps(config.train.duration, config.train.batch_size, len(data)) or 0
     size = 4 * len(data) * math.prod(components.derived.shape.latent_shape)
     again = steps * config.train.batch_size > len(data)
-    if size > config.latent.cache_mb * 2**20 or not again or config.losses or config.data.corrupt == "skip":
+    if size > config.latent.cache_mb * 2**20 or not again or viewers or config.data.corrupt == "skip":
         return data
     if parallel.is_main():
         say(f"making the latents of {len(data):,} images once, {size / 2**20:.0f} MiB (latent.cache_mb)")

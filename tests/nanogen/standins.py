@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
 from collections.abc import Callable
@@ -12,6 +13,8 @@ from pathlib import Path
 import torch
 from safetensors.torch import save_file
 
+from diffusionbench.judges import lpips
+from diffusionbench.schema import file_digest
 from nanogen.latents import LATENTS, LatentSpec, perception, vit
 from nanogen.latents.perception import PerceptionEncoder
 from nanogen.latents.taef2 import decoder, encoder
@@ -160,3 +163,27 @@ def install(name: str, folder: Path, monkeypatch) -> LatentSpec:
     monkeypatch.setitem(LATENTS._rows, name, spec)
     WRITERS[name](folder)
     return replace(spec, folder=folder)
+
+
+def write_lpips(folder: Path, monkeypatch) -> None:
+    """Random weights of a narrow LPIPS in the layout of the two published files, where it looks for them."""
+    monkeypatch.setenv("DIFFUSIONBENCH_CACHE", str(folder))
+    monkeypatch.setattr(lpips, "_GROUPS", tuple((4,) * len(group) for group in lpips._GROUPS))
+    torch.manual_seed(0)
+    net = lpips.LPIPS()
+    torch.save({f"features.{name}": tensor for name, tensor in net.features.state_dict().items()}, folder / "new.pth")
+    heads = {f"lin{i}.model.1.weight": torch.rand(1, 4, 1, 1) for i in range(len(net.heads))}
+    torch.save(heads, folder / lpips.HEADS)
+    trunk = f"vgg16-{file_digest(folder / 'new.pth')[:8]}.pth"
+    (folder / "new.pth").rename(folder / trunk)
+    monkeypatch.setattr(lpips, "_ORIGINS", {trunk: lpips._ORIGINS[lpips.TRUNK], lpips.HEADS: "a page"})
+    monkeypatch.setattr(lpips, "TRUNK", trunk)
+    monkeypatch.setattr(lpips, "HEADS_MD5", hashlib.md5((folder / lpips.HEADS).read_bytes()).hexdigest())
+
+
+def install_frozen(folder: Path, monkeypatch) -> None:
+    """Put stand-ins for the frozen networks of extra losses where their rows look for them."""
+    write_lpips(folder, monkeypatch)
+    encoder = folder / "latents" / "rae-dinov2-b" / "encoder"
+    encoder.mkdir(parents=True)
+    write_encoder("rae-dinov2-b", encoder)

@@ -171,11 +171,31 @@ class Encoder:
         self.digest = tensors_digest(tower.net.state_dict())
 
     def __call__(self, images: Tensor) -> Tensor:
+        skipped, norm = self._tower.num_skipped, self._tower.norm
+        return combined([norm(tokens[:, skipped:]) for tokens in self._tokens(images)], self._combine)
+
+    @property
+    def has_class_token(self) -> bool:
+        return self._tower.num_skipped > 0
+
+    @torch.no_grad()
+    def class_token(self, images: Tensor) -> Tensor:
+        """Return the class token after the last block and the norm, float32 [B, C], for images as above.
+
+        Raises:
+            CheckpointError: if the encoder has none.
+        """
+        if not self.has_class_token:
+            raise CheckpointError(f"{type(self._tower.net).__name__} has no class token. Choose another encoder.")
+        with torch.autocast(images.device.type, enabled=False):
+            return self._tower.norm(self._tokens(images)[-1][:, 0])
+
+    def _tokens(self, images: Tensor) -> list[Tensor]:
+        """Return all tokens after each of the chosen blocks, before the norm."""
         kept: list[Tensor] = []
 
         def keep(module: nn.Module, given: Any, output: Any) -> None:
-            tokens = output[0] if isinstance(output, tuple) else output
-            kept.append(self._tower.norm(tokens[:, self._tower.num_skipped :]))
+            kept.append(output[0] if isinstance(output, tuple) else output)
 
         hooks = [layer.register_forward_hook(keep) for layer in self._layers]
         try:
@@ -183,7 +203,7 @@ class Encoder:
         finally:
             for hook in hooks:
                 hook.remove()
-        return combined(kept, self._combine)
+        return kept
 
 
 def combined(layers: Sequence[Tensor], how: Combination) -> Tensor:

@@ -244,6 +244,47 @@ _ROWS = (
         licence="Apache-2.0",
     ),
     LatentSpec(
+        name="toy-vae",
+        title="small KL autoencoder of 32 px digits and rendered shapes, shipped (ours)",
+        load="nanogen.latents.toy:ToyVAE",
+        channels=8,
+        stride=4,
+        patch_size=2,
+        options={"width": 64},
+        licence="Apache-2.0",
+    ),
+    LatentSpec(
+        name="toy-rae",
+        title="patch tokens of a small ViT of 32 px digits and rendered shapes, shipped (ours)",
+        load="nanogen.latents.rae:RAE",
+        channels=96,
+        stride=8,
+        image_size=32,
+        patch_size=1,
+        options={
+            "encoder": "PerceptionEncoder",
+            "heads": 4,
+            "decoder_heads": 4,
+            "preprocessing": _shown(32, "bilinear", _HALF),
+        },
+        weights=tuple(
+            WeightFiles(
+                part=part,
+                names=(name,),
+                address="this package",
+                licence="Apache-2.0",
+                sha256={name: sha256},
+                bundled="toy_rae",
+            )
+            for part, name, sha256 in (
+                ("encoder", "encoder.safetensors", "0"),
+                ("decoder", "decoder.safetensors", "0"),
+                ("statistics", "stats.safetensors", "0"),
+            )
+        ),
+        licence="Apache-2.0",
+    ),
+    LatentSpec(
         name="taef2",
         title="small autoencoder for the normalised FLUX.2 latent (madebyollin/taesd)",
         load="nanogen.latents.taef2:TAEF2",
