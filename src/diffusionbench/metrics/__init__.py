@@ -11,7 +11,7 @@ from dataclasses import replace
 from math import inf
 from typing import Final
 
-from diffusionbench.benchmarks import simpleeval
+from diffusionbench.benchmarks import dpgbench, genaibench, geneval, simpleeval
 from diffusionbench.judges import DIGITS, EFFLITE0, INCEPTION, JUDGES, JudgeSpec
 from diffusionbench.registry import Table
 from diffusionbench.specs import MetricSpec
@@ -134,7 +134,6 @@ _NETWORKS: Final = {
 }
 _FDR: Final = "FDr: Frechet distance in this extractor's features over that of the validation images; arXiv 2604.28190"
 _MIND: Final = "Monge Inception Distance: sliced 2-Wasserstein distance in this extractor's features; arXiv 2605.06797"
-_GENEVAL: Final = "GenEval: a detector judges objects, counts, colours and positions; arXiv 2310.11513"
 _SIMPLE: Final = "SimpleEval as published; the two score sets define it differently, and neither is ours"
 
 _ROWS: Final = (
@@ -169,11 +168,9 @@ _ROWS: Final = (
     ),
     *of_judge(DIGITS),
     *of_judge(EFFLITE0),
-    _share("geneval_overall", "GenEval", f"{_GENEVAL}; mean of the six task scores"),
-    _share("geneval_image_mean", "GenEval, mean over images", f"{_GENEVAL}; share of correct images"),
-    _share("geneval_prompt_any", "GenEval, any image right", f"{_GENEVAL}; prompts with at least one correct image"),
-    _share("dpgbench", "DPG-Bench", "DPG-Bench: a question answerer judges dense prompts; arXiv 2403.05135"),
-    _share("genaibench_overall", "GenAI-Bench", "GenAI-Bench prompts scored by VQAScore; arXiv 2406.13743"),
+    *geneval.METRICS,
+    *dpgbench.METRICS,
+    *genaibench.METRICS,
     _share("simpleeval_published_2026_06", "SimpleEval (published, June 2026)", _SIMPLE),
     _share("simpleeval_published_2026_05", "SimpleEval (published, May 2026)", _SIMPLE),
     *simpleeval.METRICS,

@@ -1,0 +1,5 @@
+"""x"""
+
+PROMPTS = ()
+METRICS = ()
+JUDGES = ()
