@@ -8,6 +8,7 @@ metrics of `metrics.of_judge` then exist for it.
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
@@ -101,6 +102,7 @@ MASK2FORMER: Final = JudgeSpec(
     package="transformers",
     extra="eval-t2i",
     hub=("facebook/mask2former-swin-small-coco-instance",),
+    example="",
 )
 MASK2FORMER_UPSTREAM: Final = replace(
     MASK2FORMER, name="mask2former_upstream", load="diffusionbench.judges.instances:Mask2FormerUpstream"
@@ -117,6 +119,56 @@ CLIP_L14: Final = JudgeSpec(
     package="transformers",
     extra="eval-t2i",
     hub=("openai/clip-vit-large-patch14",),
+    example="a photo of a bench",
+)
+
+
+def _asking(name: str, title: str, licence: str, *hub: str, kind: str = "") -> JudgeSpec:
+    """Return the row of a network that answers questions; code and key follow from its name."""
+    return JudgeSpec(
+        name=f"{name}_{kind}" if kind else name,
+        title=title,
+        load=f"diffusionbench.judges.vqa:{re.sub(r'[^A-Za-z0-9]', '_', name)}_{kind}",
+        output="rows",
+        licence=licence,
+        package="transformers",
+        extra="eval-t2i",
+        hub=hub,
+        precision="bfloat16",
+        example="Is there a bench?" if kind else "a photo of a bench",
+    )
+
+
+FLAN_T5: Final = tuple(
+    _asking(
+        f"clip-flant5-{size}",
+        f"CLIP-FlanT5 {size.upper()}, asked whether an image shows its text",
+        "unstated",
+        f"zhiqiulin/clip-flant5-{size}",
+        f"google/flan-t5-{size}",
+        "openai/clip-vit-large-patch14-336",
+    )
+    for size in ("xl", "xxl")
+)
+_QWEN: Final = {
+    "Qwen2.5-VL-{}-Instruct": ("3B", "7B", "32B", "72B"),
+    "Qwen3-VL-{}-Instruct": ("2B", "4B", "8B", "32B"),
+    "Qwen3.5-{}": ("4B", "9B", "27B"),
+    "Qwen3.6-{}": ("27B",),
+}
+QWEN: Final = tuple(
+    _asking(
+        model.format(size).removesuffix("-Instruct").lower(),
+        f"{model.format(size)}, asked whether an image shows its text",
+        "see its card",
+        f"Qwen/{model.format(size)}",
+    )
+    for model, sizes in _QWEN.items()
+    for size in sizes
+)
+CHECKLISTS: Final = tuple(
+    _asking(name, f"{hub}, asked yes/no questions", "see its card", f"Qwen/{hub}", kind="checklist")
+    for name, hub in (("qwen2.5-vl-7b", "Qwen2.5-VL-7B-Instruct"), ("qwen3-vl-8b", "Qwen3-VL-8B-Instruct"))
 )
 
 _ROWS: Final = (
@@ -129,6 +181,9 @@ _ROWS: Final = (
     MASK2FORMER_UPSTREAM,
     MASK2FORMER_ORIGINAL,
     CLIP_L14,
+    *FLAN_T5,
+    *QWEN,
+    *CHECKLISTS,
     *geneval.JUDGES,
     *simpleeval.JUDGES,
 )

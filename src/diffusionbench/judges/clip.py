@@ -77,7 +77,6 @@ class ClipMatch(Judge):
 
     spec = CLIP_L14
     preprocessing = PREPROCESSING
-    example = Item("example", text="a photo of a bench")
 
     def __init__(self, device: str = "cpu", options: Mapping[str, Any] | None = None) -> None:
         super().__init__(device, options)

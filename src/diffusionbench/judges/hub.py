@@ -51,7 +51,7 @@ def check(row: JudgeSpec, memory_mb: int = 0) -> Needs:
     transformers = require("transformers", EXTRA, f"judge '{row.name}'")
     for source in row.hub:
         with found(f"judge '{row.name}'", source):
-            transformers.AutoConfig.from_pretrained(place(source))
+            transformers.PretrainedConfig.get_config_dict(place(source))
     return Needs(packages=("transformers",), memory_mb=memory_mb)
 
 

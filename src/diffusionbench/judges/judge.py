@@ -86,14 +86,11 @@ class Judge(ABC):
         digest: SHA-256 over weights, preprocessing, options, precision and version of its code: equal digests mean
             comparable evidence.
         preprocessing: what it does to an image before its network, in words.
-        example: an item that it can be asked about in a self-test without stored outputs; None where it asks nothing,
-            or is not tested so.
     """
 
     spec: ClassVar[JudgeSpec]
     digest: str
     preprocessing: ClassVar[str] = ""
-    example: ClassVar[Item | None] = None
 
     def __init__(self, device: str = "cpu", options: Mapping[str, Any] | None = None) -> None:
         """Take torch's name of a device, and options that differ from the row's.

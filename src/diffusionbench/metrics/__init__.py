@@ -12,7 +12,7 @@ from math import inf
 from typing import Final
 
 from diffusionbench.benchmarks import dpgbench, genaibench, geneval, simpleeval
-from diffusionbench.judges import DIGITS, EFFLITE0, INCEPTION, JUDGES, JudgeSpec
+from diffusionbench.judges import CLIP_L14, DIGITS, EFFLITE0, FLAN_T5, INCEPTION, JUDGES, QWEN, JudgeSpec
 from diffusionbench.registry import Table
 from diffusionbench.specs import MetricSpec
 
@@ -123,6 +123,16 @@ def _reconstruction(
     )
 
 
+def _vqascore(judge: JudgeSpec) -> MetricSpec:
+    about = f"how likely {judge.title.partition(',')[0]} says that the image shows its text; arXiv 2404.01291"
+    return replace(
+        _share(f"vqascore_{judge.name}", f"VQAScore ({judge.name})", about),
+        judges=(judge.name,),
+        items="prompts",
+        load="diffusionbench.metrics.text_match:TextMatch",
+    )
+
+
 # Feature networks of published figures.
 _NETWORKS: Final = {
     "inception": "Inception-v3",
@@ -179,8 +189,14 @@ _ROWS: Final = (
         title="CLIPScore",
         higher_is_better=True,
         axis="t2i",
-        about="cosine of CLIP's image and caption embeddings, scaled; arXiv 2104.08718",
+        about="cosine of CLIP's vectors of image and text, neither scaled nor clipped; arXiv 2104.08718",
+        low=-1,
+        high=1,
+        judges=(CLIP_L14.name,),
+        items="prompts",
+        load="diffusionbench.metrics.text_match:TextMatch",
     ),
+    *map(_vqascore, (*FLAN_T5, *QWEN)),
     _reconstruction("psnr", "PSNR", True, "peak signal over the root mean squared error", low=0, unit="dB"),
     _reconstruction("ssim", "SSIM", True, "structural similarity; Wang et al. 2004", low=-1, high=1),
     _reconstruction(

@@ -164,6 +164,11 @@ class SampleAccumulator:
         kept = self._keep(samples, [row.reason if isinstance(row, Unjudged) else None for row in evidence])
         return list(zip([row for row in evidence if not isinstance(row, Unjudged)], kept, strict=True))
 
+    def drop(self, sample: Sample, reason: str) -> None:
+        """Count a scored sample as one that cannot be scored."""
+        self.scored.remove(sample)
+        self.unjudged[sample.id] = reason
+
     def _keep(self, samples: Sequence[Sample], reasons: Sequence[str | None]) -> list[Sample]:
         kept = []
         for sample, reason in zip(samples, reasons, strict=True):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 from diffusionbench.sample import Item, Sample
 from diffusionbench.stats import NORMAL_975, Estimate, wilson
@@ -43,21 +44,30 @@ class PromptMeans:
         groups = [scores for key, scores in self.prompts.items() if tag is None or tag in self._items[key].tags]
         if not groups:
             return None
-        images = [score for scores in groups for score in scores]
-        means = [math.fsum(scores) / len(scores) for scores in groups]
-        value = math.fsum(images) / len(images) if self._share else math.fsum(means) / len(means)
-        if self._share and len(images) == len(groups):
-            interval = wilson(round(math.fsum(images)), len(images))
-            return Estimate(value=value, stderr=None, interval=interval, method="wilson", scored=len(images))
-        return _estimate(value, standard_error(means), len(images))
+        sums = [(math.fsum(scores), len(scores)) for scores in groups]
+        images = sum(number for _, number in sums)
+        if not self._share:
+            return replace(ratio([(total / number, 1) for total, number in sums]), scored=images)
+        if images > len(groups):
+            return ratio(sums)
+        right = round(math.fsum(total for total, _ in sums))
+        interval = wilson(right, images)
+        return Estimate(value=right / images, stderr=None, interval=interval, method="wilson", scored=images)
 
 
-def standard_error(means: Sequence[float]) -> float | None:
-    """Return the standard error of the mean of independent numbers; None for fewer than two."""
-    if len(means) < 2:
-        return None
-    centre = math.fsum(means) / len(means)
-    return math.sqrt(math.fsum((one - centre) ** 2 for one in means) / (len(means) - 1) / len(means))
+def ratio(prompts: Sequence[tuple[float, int]]) -> Estimate:
+    """Return the mean over all that prompts hold, with its standard error over prompts.
+
+    Args:
+        prompts: of each the sum and the number of what is averaged, at least one of them.
+
+    Source: Cochran 1977, Sampling Techniques, section 2.11; for equal numbers it is the error of the mean of means.
+    """
+    number, many = sum(count for _, count in prompts), len(prompts)
+    value = math.fsum(total for total, _ in prompts) / number
+    squares = math.fsum((total - value * count) ** 2 for total, count in prompts)
+    stderr = math.sqrt(squares * many / (many - 1)) / number if many > 1 else None
+    return _estimate(value, stderr, number)
 
 
 def combined(parts: Sequence[Estimate], scored: int) -> Estimate:

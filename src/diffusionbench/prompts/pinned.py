@@ -5,14 +5,14 @@ from __future__ import annotations
 import importlib
 import re
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import lru_cache
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 from diffusionbench.errors import DataError, RequestError
 from diffusionbench.fetching import bring, fetch, matches
-from diffusionbench.limits import read_small
+from diffusionbench.limits import parse_json, read_small
 from diffusionbench.prompts import PromptList, PromptSource
 from diffusionbench.sample import Item
 from diffusionbench.schema import canonical_json, digest
@@ -73,6 +73,49 @@ class PinnedPrompts(PromptSource):
         ]
         lines += [f"texts that stand more than once: {repeated}"] if repeated else []
         return "\n".join([*lines, *(f"  {tag}: {number:,}" for tag, number in tags.items())])
+
+
+def read_jsonl(files: Mapping[str, bytes]) -> Iterable[Item]:
+    """Give the items of one file of JSON Lines: `key`, `prompt`, and where there are some `tags` and `detail`.
+
+    It is the form in which `diffusionbench prompts` writes sets. `detail.questions` are put in the order of their graph.
+
+    Raises:
+        ValueError: if a question's parent is unknown, or questions are each other's parents in a circle.
+    """
+    (lines,) = files.values()
+    for line in lines.splitlines():
+        row = parse_json(line)
+        detail = row.get("detail", {})
+        if "questions" in detail:
+            detail = {**detail, "questions": in_order(detail["questions"], row["key"])}
+        yield Item(row["key"], text=row["prompt"], tags=tuple(row.get("tags", ())), detail=detail)
+
+
+def in_order(questions: Sequence[Mapping[str, Any]], owner: str) -> list[Mapping[str, Any]]:
+    """Return questions so that parents stand before their children, otherwise in their own order.
+
+    Raises:
+        ValueError: if an id stands twice, a parent is unknown, or questions are each other's parents in a circle.
+    """
+    known = [question["id"] for question in questions]
+    twice = next((one for one in known if known.count(one) > 1), None)
+    unknown = next(((q["id"], one) for q in questions for one in q["parents"] if one not in known), None)
+    if twice is not None:
+        raise ValueError(f"item '{owner}' has question {twice} twice")
+    if unknown is not None:
+        raise ValueError(f"item '{owner}': question {unknown[0]} has the parent {unknown[1]}, which is not among them")
+    ordered: list[Mapping[str, Any]] = []
+    waiting, done = list(questions), set[Any]()
+    while waiting:
+        ready = [one for one in waiting if done.issuperset(one["parents"])]
+        if not ready:
+            names = ", ".join(str(one["id"]) for one in waiting)
+            raise ValueError(f"item '{owner}': questions {names} are each other's parents in a circle")
+        ordered += ready
+        done |= {one["id"] for one in ready}
+        waiting = [one for one in waiting if one["id"] not in done]
+    return ordered
 
 
 def prompt_list(name: str, items: Iterable[Item], images_per_prompt: int) -> PromptList:

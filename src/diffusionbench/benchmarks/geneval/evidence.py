@@ -114,7 +114,8 @@ class ClipColours(Judge):
     def __init__(self, device: str = "cpu", options: Mapping[str, Any] | None = None) -> None:
         super().__init__(device, options)
         self._encoder = ClipEncoder(self.spec, device)
-        self.digest = self.digest_of({"weights": self._encoder.digest, "input": self.preprocessing, "p": PRECISION})
+        facts = {"weights": self._encoder.digest, "input": self.preprocessing, "given": self.spec.uses}
+        self.digest = self.digest_of({**facts, "precision": PRECISION})
 
     @classmethod
     def check(cls) -> Needs:
