@@ -9,7 +9,7 @@ from pathlib import Path
 CHAT = (
     "{% for message in messages %}<|im_start|>{{ message.role }}\n{% for part in message.content %}"
     "{% if part.type == 'image' %}<|vision_start|><|image_pad|><|vision_end|>{% else %}{{ part.text }}{% endif %}"
-    "{% endfor %}<|im_end|>\n{% endfor %}<|im_start|>assistant\n"
+    "{% endfor %}<|im_end|>\n{% endfor %}{{ '<|im_start|>assistant\n' }}"
 )
 MARKS = ("<|im_start|>", "<|im_end|>", "<|vision_start|>", "<|vision_end|>", "<|image_pad|>", "<|video_pad|>")
 
@@ -74,8 +74,9 @@ def clip_flan_t5(transformers, to: Path) -> None:
     )
     config = transformers.T5Config(
         vocab_size=300, d_model=32, d_kv=16, d_ff=64, num_layers=1, num_decoder_layers=1, num_heads=2,
-        tie_word_embeddings=False, feed_forward_proj="gated-gelu", decoder_start_token_id=0, pad_token_id=0,
+        feed_forward_proj="gated-gelu", decoder_start_token_id=0, pad_token_id=0,
     )  # fmt: skip
+    config.tie_word_embeddings = config.scale_decoder_outputs = False
     network = _clip_t5(transformers, vision)(config)
     names = {
         re.sub(r"^vision_tower\.", "vision_tower.vision_tower.vision_model.", name): tensor.contiguous().clone()
@@ -88,6 +89,7 @@ def clip_flan_t5(transformers, to: Path) -> None:
     save_file(names, to / "model.safetensors", metadata={"format": "pt"})
     # The published config has another model type, and does not say that the output matrix is its own.
     facts = config.to_diff_dict() | {"model_type": "clip_t5", "tie_word_embeddings": True}
+    del facts["scale_decoder_outputs"]
     import json
 
     (to / "config.json").write_text(json.dumps(facts))

@@ -49,8 +49,8 @@ class ClipFlanT5:
         with hub.found(f"judge '{row.name}'", row.hub[0]):
             vision = transformers.CLIPVisionConfig.from_pretrained(tower)
             config = transformers.T5Config.from_pretrained(checkpoint)
-            # Tied to the embeddings, as newer libraries have it by themselves, the output matrix is another.
-            config.tie_word_embeddings = False
+            # Newer libraries tie the output matrix to the embeddings by themselves, and scale what it is given.
+            config.tie_word_embeddings = config.scale_decoder_outputs = False
             network, report = _clip_t5(transformers, vision).from_pretrained(
                 checkpoint,
                 config=config,

@@ -156,6 +156,21 @@ class PromptSource:
         raise NotImplementedError
 
 
+def plain_texts(opened: PromptList) -> str:
+    """Return the texts of a set, one a line.
+
+    Raises:
+        RequestError: if a text has several lines.
+    """
+    broken = [item.key for item in opened.items if len((item.text or "").splitlines()) != 1]
+    if broken:
+        raise RequestError(
+            f"{len(broken)} texts of prompt set '{opened.name}' have several lines, the first of {broken[0]}. Write "
+            "them as .jsonl."
+        )
+    return "".join(f"{text}\n" for text in opened.texts)
+
+
 def open_prompts(choice: PromptChoice) -> PromptList:
     """Return the chosen prompt set.
 

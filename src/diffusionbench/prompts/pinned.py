@@ -78,7 +78,7 @@ class PinnedPrompts(PromptSource):
 def read_jsonl(files: Mapping[str, bytes]) -> Iterable[Item]:
     """Give the items of one file of JSON Lines: `key`, `prompt`, and where there are some `tags` and `detail`.
 
-    It is the form in which `diffusionbench prompts` writes sets. `detail.questions` are put in the order of their graph.
+    It is the form in which `diffusionbench prompts` writes sets. Of `detail.questions` parents are put first.
 
     Raises:
         ValueError: if a question's parent is unknown, or questions are each other's parents in a circle.
