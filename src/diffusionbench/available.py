@@ -45,9 +45,17 @@ def prepare_judge(row: JudgeSpec, given: Path | None = None) -> Path:
     return path
 
 
+def find_network(row: JudgeSpec) -> str:
+    """Return where the network of a judge lies: the folder of its name in the cache folder, else on the hub."""
+    folder = cache_folder() / row.name
+    return str(folder) if (folder / "config.json").is_file() else row.hub[0]
+
+
 def judge_facts(row: JudgeSpec) -> dict[str, Any]:
     """Return what a judge is and needs, as plain JSON: `present`, `needs`, `get`, `size`, `licence`, `self_test`."""
     needs, get, present = [], [], True
+    asks = row.output == "rows" and row.example is None
+    tested = "none" if asks or row.uses or row.pairs else "shapes, range and batches only"
     if row.package is not None:
         present = importlib.util.find_spec(row.package.replace("-", "_")) is not None
         needs.append(f"package {row.package}")
@@ -58,7 +66,7 @@ def judge_facts(row: JudgeSpec) -> dict[str, Any]:
     if row.file is not None:
         present = find_file(row) is not None
     if row.hub:
-        present = present and all(map(_is_fetched, row.hub))
+        present = present and (find_network(row) != row.hub[0] or all(map(_is_fetched, row.hub)))
         needs.append(f"{' and '.join(row.hub)} of the Hugging Face hub")
         get.append("fetched where they are first used, or copies in models/ of the cache folder")
     return {
@@ -68,7 +76,7 @@ def judge_facts(row: JudgeSpec) -> dict[str, Any]:
         "get": get,
         "size": row.size,
         "licence": row.licence,
-        "self_test": "stored outputs" if row.self_test else _untested(row),
+        "self_test": "stored outputs" if row.self_test else tested,
     }
 
 
@@ -99,11 +107,6 @@ def check_judge(name: str) -> None:
         JUDGES.load(name).check()
     if not facts["present"]:
         raise RequestError(f"judge '{name}' needs {', '.join(facts['needs'])}: {'; '.join(facts['get'])}.")
-
-
-def _untested(row: JudgeSpec) -> str:
-    asks = row.output == "rows" and row.example is None
-    return "none" if asks or row.uses else "shapes, range and batches only"
 
 
 def _is_fetched(repository: str) -> bool:

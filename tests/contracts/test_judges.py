@@ -46,7 +46,9 @@ MODES = {
 
 
 @pytest.fixture(params=[name for name in JUDGES if name not in FIRST_OF and name not in MODES])
-def row(request, inception_installed, encoders_installed, coco_ssd_found, hub_installed):
+def row(
+    request, inception_installed, networks_installed, encoders_installed, lpips_installed, coco_ssd_found, hub_installed
+):
     found = JUDGES[request.param]
     if request.param in ("coco_ssd", "ssd_colours") and coco_ssd_found:
         pytest.skip(coco_ssd_found)
@@ -82,6 +84,9 @@ def pictures(row, count: int = 3) -> np.ndarray:
 
 
 def items(row) -> tuple[Item, ...]:
+    if row.pairs:
+        partners = np.random.default_rng(1).integers(0, 256, (3, 32, 32, 3), dtype=np.uint8)
+        return tuple(Item(str(k), target=str(k), detail={"partner": partners[k].copy}) for k in range(3))
     return ITEMS.get(row.name) or tuple(plain_item(label) for label in range(3))
 
 
@@ -159,7 +164,7 @@ def test_questions_are_words_and_follow_from_the_item(row):
         asked = judge.questions(item)
         assert asked == judge.questions(item)
         assert all(isinstance(question, str) and question for question in asked)
-    if row.output == "array" and not row.uses:
+    if row.output == "array" and not row.uses and not row.pairs:
         assert {judge.questions(item) for item in items(row)} == {()}
 
 
@@ -168,7 +173,9 @@ def test_a_self_test_passes_where_the_row_says_there_is_one(row):
         assert JUDGES.load(row.name)("cpu").self_test() < 1e-5
 
 
-def test_digests_differ(inception_installed, encoders_installed, coco_ssd_found, hub_installed):
+def test_digests_differ(
+    inception_installed, networks_installed, encoders_installed, lpips_installed, coco_ssd_found, hub_installed
+):
     alike = {*FIRST_OF, *([] if not coco_ssd_found else ["coco_ssd"])}
     digests = [JUDGES.load(name)("cpu").digest for name in JUDGES if name not in alike]
     assert len(set(digests)) == len(digests)

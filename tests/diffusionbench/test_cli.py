@@ -4,34 +4,17 @@ import json
 import re
 import shlex
 import shutil
-import sys
 from dataclasses import replace
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from diffusionbench import cli
 from diffusionbench.axes import AXES
 from diffusionbench.images import save_png
 from diffusionbench.judges import INCEPTION_FILE
 from diffusionbench.judges.digits import DigitsJudge
 from diffusionbench.record import load, record_id
-
-
-@pytest.fixture
-def bench(capsys, monkeypatch, tmp_path):
-    """A function: run a command, give (exit code, stdout, stderr)."""
-    monkeypatch.chdir(tmp_path)
-
-    def call(*words):
-        monkeypatch.setattr(sys, "argv", ["diffusionbench", *map(str, words)])
-        with pytest.raises(SystemExit) as ended:
-            cli.main()
-        out, err = capsys.readouterr()
-        return ended.value.code or 0, out, err
-
-    return call
 
 
 @pytest.fixture
@@ -220,6 +203,7 @@ def test_comparison_ends_with_3_where_results_or_rules_differ(bench, digits_fold
 
 def test_lists_name_everything_that_can_be_chosen(bench, monkeypatch):
     from diffusionbench.metrics import METRICS
+    from diffusionbench.specs import SOURCES
 
     code, out, _ = bench("ls", "--json")
     known = json.loads(out)
@@ -227,6 +211,7 @@ def test_lists_name_everything_that_can_be_chosen(bench, monkeypatch):
     assert set(known["metrics"]) == set(METRICS)
     assert "digits" in known["references"]
     assert {"digits", "inception"} <= set(known["judges"])
+    assert {*SOURCES, "module"} == set(known["sources"])
     text = bench("ls", "metrics")[1]
     assert all(key in text for key in METRICS.with_code)
     assert "lower is better" in text

@@ -472,6 +472,16 @@ def test_the_static_figure_prints_the_numbers_of_correlate(tmp_path, guidance):
     assert text.count('aria-roledescription="circle"') + text.count("mark-symbol") >= 4
 
 
+@pytest.mark.parametrize("name, flags", [("figure1.svg", ()), ("figure1-dark.svg", ("--dark",))])
+def test_the_pictures_of_the_readme_are_those_of_its_command(tmp_path, name, flags):
+    done = run("figure", "--guidance", "cfg", "--family", "latent", *flags, "--out", str(tmp_path / name))
+    assert done.exit_code == 0, done.output
+    kept = Path(__file__).parents[2] / "docs" / "images" / name
+    # The drawing library counts its clipping paths over a process.
+    drawn, expected = (re.sub(r"clip\d+", "clip", path.read_text("utf-8")) for path in (tmp_path / name, kept))
+    assert drawn == expected
+
+
 def test_known_numbers_of_the_figure():
     panels = figure(published.records(), published.PAPER, "cfg").panels
     assert [summary(panel.points)[:11] for panel in panels[:3]] == ["r = -0.7695", "r = -0.7546", "r = -0.7157"]

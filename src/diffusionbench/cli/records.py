@@ -332,7 +332,7 @@ def _warn(warnings: Iterable[str]) -> None:
 
 def _refuse(what: str, problems: Sequence[str]) -> None:
     if problems:
-        raise RequestError(f"{what}:\n" + few([f"  - {problem}" for problem in problems], "\n", 100))
+        raise RequestError(f"{what}:\n" + few([f"  - {printable(problem)}" for problem in problems], "\n", 100))
 
 
 def site(
@@ -368,6 +368,7 @@ def figure(
     select: Select = None,
     records: Folders = None,
     columns: Annotated[int, typer.Option("--columns", min=1, max=4, help="panels side by side")] = 2,
+    dark: Annotated[bool, typer.Option("--dark", help="for a dark page")] = False,
 ) -> None:
     """Draw Figure 1 for a paper: text-to-image scores against ImageNet FID, with r, its interval and n.
 
@@ -383,5 +384,5 @@ def figure(
 
     check_place(out)
     chosen = figures.figure(_gather(records), score_set, guidance, family=_split(family), select=_split(select))
-    figures.write(out, chosen, columns=columns)
+    figures.write(out, chosen, columns=columns, dark=dark)
     print(out)

@@ -77,6 +77,21 @@ _PANEL_WIDTH: Final = 260
 
 
 @dataclass(frozen=True)
+class Paper:
+    """Colours of a static figure's background, text, lines and marks' outlines."""
+
+    background: str
+    text: str
+    grid: str
+    line: str
+    outline: str
+
+
+LIGHT: Final = Paper("white", "#222", "#e6e6e6", "#555", "#222222")
+DARK: Final = Paper("#0d1117", "#e6e6e6", "#30363d", "#9aa4ae", "#0d1117")
+
+
+@dataclass(frozen=True)
 class FigurePanel:
     """One benchmark.
 
@@ -164,8 +179,12 @@ def _absent(x: str, y: str, score_set: str, present: set[str]) -> str | None:
     return None
 
 
-def write(path: Path, shown: Figure, *, columns: int = 2) -> None:
-    """Draw a figure as SVG, PNG (300 dots per inch) or PDF, by the ending of the file's name, with panels in columns.
+def write(path: Path, shown: Figure, *, columns: int = 2, dark: bool = False) -> None:
+    """Draw a figure as SVG, PNG (300 dots per inch) or PDF, by the ending of the file's name.
+
+    Args:
+        columns: panels side by side.
+        dark: whether it is drawn for a dark page.
 
     Raises:
         RequestError: for another ending, nothing to draw, or a file that cannot be written.
@@ -177,7 +196,7 @@ def write(path: Path, shown: Figure, *, columns: int = 2) -> None:
     if not any(panel.points for panel in shown.panels):
         reasons = "; ".join(dict.fromkeys(panel.problem or "no method has both metrics" for panel in shown.panels))
         raise RequestError(f"figure of set '{shown.score_set}' has no points: {reasons}")
-    spec = json.dumps(chart(shown, columns=columns))
+    spec = json.dumps(chart(shown, columns=columns, dark=dark))
     convert = require("vl_convert", "site", "A figure")
     content: bytes | str
     if ending == ".svg":
@@ -196,24 +215,44 @@ def write(path: Path, shown: Figure, *, columns: int = 2) -> None:
         write_atomic(path, content)
 
 
-def chart(shown: Figure, *, columns: int = 2) -> dict[str, Any]:
+def chart(shown: Figure, *, columns: int = 2, dark: bool = False) -> dict[str, Any]:
     """Return the Vega-Lite specification of a figure."""
+    paper = DARK if dark else LIGHT
     altair = require("altair", "site", "A figure")
     present = {_style_key(point.family) for panel in shown.panels for point in panel.points}
     styles = [style for key, style in ALL_STYLES.items() if key in present]
-    drawn = [_draw(altair, panel, styles, axis_title(shown)) for panel in shown.panels]
+    drawn = [_draw(altair, panel, styles, axis_title(shown), dark) for panel in shown.panels]
     whole = (
         altair.concat(*drawn, columns=columns, bounds="flush", spacing={"row": 92, "column": 66})
-        .configure(font="Liberation Sans, Arial, Helvetica, sans-serif", background="white", padding=8)
+        .configure(font="Liberation Sans, Arial, Helvetica, sans-serif", background=paper.background, padding=8)
         .configure_view(stroke=None)
         .configure_axis(
-            labelFontSize=10, titleFontSize=11, titleFontWeight="normal", gridColor="#e6e6e6", domainColor="#444"
+            labelFontSize=10,
+            titleFontSize=11,
+            titleFontWeight="normal",
+            gridColor=paper.grid,
+            domainColor=paper.line,
+            tickColor=paper.line,
+            labelColor=paper.text,
+            titleColor=paper.text,
         )
         .configure_title(
-            fontSize=12, subtitleFontSize=10, subtitleColor="#333", anchor="start", frame="group", offset=8
+            fontSize=12,
+            subtitleFontSize=10,
+            color=paper.text,
+            subtitleColor=paper.text,
+            anchor="start",
+            frame="group",
+            offset=8,
         )
         .configure_legend(
-            orient="bottom", title=None, labelFontSize=11, symbolSize=80, direction="horizontal", columns=len(styles)
+            orient="bottom",
+            title=None,
+            labelFontSize=11,
+            labelColor=paper.text,
+            symbolSize=80,
+            direction="horizontal",
+            columns=len(styles),
         )
         .to_dict()
     )
@@ -248,7 +287,8 @@ def summary(points: Sequence[Point]) -> str:
     return f"r = {number(one.value)}, 95 % {span(one.fisher)}, n = {one.n}{marks}"
 
 
-def _draw(altair: Any, panel: FigurePanel, styles: Sequence[FamilyStyle], x_title: str) -> Any:
+def _draw(altair: Any, panel: FigurePanel, styles: Sequence[FamilyStyle], x_title: str, dark: bool) -> Any:
+    paper = DARK if dark else LIGHT
     values = [
         {"x": p.x, "y": p.y, "family": ALL_STYLES[_style_key(p.family)].title, "method": p.title} for p in panel.points
     ]
@@ -258,11 +298,13 @@ def _draw(altair: Any, panel: FigurePanel, styles: Sequence[FamilyStyle], x_titl
     y = altair.Y("y:Q", title=y_title, scale=_scale(altair, [p.y for p in panel.points]))
     marks = (
         altair.Chart(altair.Data(values=values))
-        .mark_point(filled=True, size=62, opacity=0.9, stroke="#222222", strokeWidth=0.6)
+        .mark_point(filled=True, size=62, opacity=0.9, stroke=paper.outline, strokeWidth=0.6)
         .encode(
             x=x,
             y=y,
-            color=altair.Color("family:N", scale=altair.Scale(domain=titles, range=[s.colour for s in styles])),
+            color=altair.Color(
+                "family:N", scale=altair.Scale(domain=titles, range=[s.dark if dark else s.colour for s in styles])
+            ),
             shape=altair.Shape("family:N", scale=altair.Scale(domain=titles, range=[s.shape for s in styles])),
         )
     )
@@ -274,7 +316,7 @@ def _draw(altair: Any, panel: FigurePanel, styles: Sequence[FamilyStyle], x_titl
         layers.insert(
             0,
             altair.Chart(altair.Data(values=fitted))
-            .mark_line(color="#555", strokeDash=[5, 3], clip=True)
+            .mark_line(color=paper.line, strokeDash=[5, 3], clip=True)
             .encode(x=x, y=y),
         )
     subtitle = panel.problem or (summary(panel.points) if panel.points else f"{UNDEFINED}: no method has both metrics")
