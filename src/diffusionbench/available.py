@@ -62,7 +62,7 @@ def judge_facts(row: JudgeSpec) -> dict[str, Any]:
         get.append(f'pip install "diffusionbench[{row.extra}]"' if row.extra else f"pip install {row.package}")
     elif row.file is not None:
         needs.append(f"file {row.file}")
-        get.append(f"diffusionbench prepare judge {row.name}")
+        get.append(f"diffusionbench prepare judge {row.name} (fetches {row.url})")
     if row.file is not None:
         present = find_file(row) is not None
     if row.hub:

@@ -122,9 +122,7 @@ def test_what_is_unjudged_is_counted_named_and_left_out(spec):
     assert (found.scored, found.unscored, found.unjudged) == (46, 2, {3: "lost", 20: "lost"})
     kept = [place for place in range(48) if place not in (3, 20)]
     assert found.value == pytest.approx(judged(spec, wanted, odds, kept).value, rel=1e-12)
-    with pytest.raises(
-        RequestError, match=r"needs at least 1 images; 0 were scored and 48 could not be"
-    ):
+    with pytest.raises(RequestError, match=r"needs at least 1 images; 0 were scored and 48 could not be"):
         judged(spec, wanted, odds, lost=range(48))
 
 

@@ -2,11 +2,13 @@
 
 import json
 import math
+import shlex
 import time
 from collections import Counter
 
 import numpy as np
 import pytest
+from PIL import Image
 
 import diffusionbench as db
 from diffusionbench import runner
@@ -313,3 +315,22 @@ def test_from_images_to_a_record_with_the_real_detector(coco_ssd_installed, prom
     again = runner.rescore(tmp_path, ("geneval_ssd",))
     assert again.values["geneval_ssd_image_mean"] == record.values["geneval_ssd_image_mean"]
     assert sum(json.loads(record.evidence["per_sample.json"].text)["values"]["geneval_ssd_image_mean"]) == 4
+
+
+def test_folders_of_images_are_scored_by_the_command_line(
+    coco_ssd_installed, prompts_installed, zebra, bench, tmp_path
+):
+    """The layout of GenEval's own tools, one image a prompt, and a command that gives the record again."""
+    for number in range(14):
+        folder = tmp_path / "made" / f"{number:05d}" / "samples"
+        folder.mkdir(parents=True)
+        Image.fromarray(zebra).save(folder / "0000.png")
+    words = ("run", "made", "--axis", "t2i", "--prompts", "geneval:1x", "--metrics", "geneval_ssd", "--num", "14")
+    code, out, err = bench(*words, "--json")
+    assert code == 0, err
+    record = json.loads(out)
+    assert record["values"]["geneval_ssd_single_object"]["value"] == 1 / 14
+    assert record["values"]["geneval_ssd_single_object"]["method"] == "wilson"
+    assert record["protocol"]["images_per_prompt"] == 1
+    code, again, err = bench(*shlex.split(record["provenance"]["command"])[1:], "--json")
+    assert (code, json.loads(again)["id"]) == (0, record["id"]), err

@@ -105,8 +105,7 @@ MASK2FORMER: Final = JudgeSpec(
     title="Mask2Former with Swin-S, instances of 80 COCO classes",
     load="diffusionbench.judges.instances:Mask2Former",
     output="rows",
-    # Its card says "other".
-    licence="other (facebook/mask2former-swin-small-coco-instance)",
+    licence="see its card",
     package="transformers",
     extra="eval-t2i",
     hub=("facebook/mask2former-swin-small-coco-instance",),
@@ -151,7 +150,7 @@ FLAN_T5: Final = tuple(
     _asking(
         f"clip-flant5-{size}",
         f"CLIP-FlanT5 {size.upper()}, asked whether an image shows its text",
-        "unstated",
+        "see its card",
         f"zhiqiulin/clip-flant5-{size}",
         f"google/flan-t5-{size}",
         "openai/clip-vit-large-patch14-336",

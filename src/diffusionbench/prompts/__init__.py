@@ -122,7 +122,7 @@ class PromptChoice(Strict):
 
     Attributes:
         name: key in `PROMPTS`.
-        seed, layout: of the set; without a layout its smallest one.
+        seed, layout: of the set; without a layout its first one.
         claim: facts about the generator that the set's benchmark asks for, such as that its prompts were new to it.
     """
 
@@ -130,6 +130,16 @@ class PromptChoice(Strict):
     seed: str = "public-0"
     layout: str | None = None
     claim: dict[str, Any] = {}
+
+    @classmethod
+    def parse(cls, text: str) -> PromptChoice:
+        """Return the choice of a name, or of "NAME:LAYOUT", such as "geneval:1x"."""
+        name, _, layout = text.partition(":")
+        return cls(name=name, layout=layout or None)
+
+    def __str__(self) -> str:
+        """Return the text that `parse` reads."""
+        return self.name if self.layout is None else f"{self.name}:{self.layout}"
 
     @model_validator(mode="before")
     @classmethod
