@@ -383,7 +383,7 @@ def _prompt_choice(generator: Generator, metric: str | None, claim: ClaimFile | 
     claimed = None if claim is None else claim.set
     if prompts and claimed and prompts != claimed:
         raise RequestError(f"--prompts names the set '{prompts}' and the claim '{claimed}'. Leave one of them out.")
-    row = METRICS.get(metric)
+    row = None if metric is None else METRICS.get(metric)
     name = prompts or claimed or (row.prompts if row is not None else None)
     if name is None:
         raise RequestError(
