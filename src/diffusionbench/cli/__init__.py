@@ -90,7 +90,7 @@ def list_names(
 
       diffusionbench ls references --json
     """
-    from diffusionbench.available import judge_facts, judge_words, metric_state, metric_words
+    from diffusionbench.available import judge_facts, judge_words, metric_state, metric_words, prompt_facts
     from diffusionbench.axes import AXES
     from diffusionbench.judges import JUDGES
     from diffusionbench.metrics import METRICS
@@ -113,9 +113,7 @@ def list_names(
         "judges": {key: {"text": judge_words(facts), **facts} for key, facts in judges.items()},
         "references": {key: f"{row.title}; {row.licence}" for key, row in REFERENCES.items()},
         "axes": {key: f"{row.title}; asks for {row.asks}" for key, row in AXES.items()},
-        "prompts": {
-            key: f"{row.title}; layouts {', '.join(row.layouts)}; {row.licence}" for key, row in PROMPTS.items()
-        },
+        "prompts": {key: prompt_facts(row) for key, row in PROMPTS.items()},
         "sources": {key: f"images of {key}:ARGUMENT, a {row.title}" for key, row in SOURCES.items()}
         | {"module": "images of module:function, any function of your own (docs/python.md)"},
     }
