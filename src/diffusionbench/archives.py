@@ -16,7 +16,6 @@ from typing import IO, Any, Final
 
 import numpy as np
 
-from diffusionbench import bounds
 from diffusionbench.errors import DataError
 from diffusionbench.files import is_hidden
 from diffusionbench.shown import clipped, few
@@ -109,53 +108,6 @@ class Archive:
 
 def _is_hidden(name: str) -> bool:
     return any(map(is_hidden, name.split("/")))
-
-
-class ImageRows:
-    """Images uint8 [N, H, W, 3] of an .npz, each read where it stands: 10 GB of them need no 10 GB of memory.
-
-    Attributes:
-        count, size: N, and (H, W); at least one image and one pixel.
-    """
-
-    def __init__(self, path: Path, key: str) -> None:
-        """Open the archive, for as long as these rows live.
-
-        Raises:
-            DataError: if it cannot be read, or the array is no such images.
-        """
-        self._path, self._key = path, key
-        self._file, shape, dtype, fortran = Archive(path).open(key)
-        if dtype != np.uint8 or len(shape) != 4 or shape[3] != 3 or 0 in shape or fortran:
-            raise DataError(
-                f"{path}: '{key}' is {dtype} [{few(shape)}]{' in Fortran order' if fortran else ''}. "
-                "Images must be uint8 [N, H, W, 3] (RGB, 0..255) with at least one image and one pixel."
-            )
-        self.count, self.size = shape[0], (shape[1], shape[2])
-        if self.count > bounds.IMAGES or max(self.size) > bounds.SIDE:
-            raise DataError(
-                f"{path}: '{key}' is [{few(shape)}]. At most {bounds.IMAGES:,} images of {bounds.SIDE:,} pixels a "
-                "side are read."
-            )
-        self._start = self._file.tell()
-
-    def read(self, row: int) -> np.ndarray:
-        """Return one image, uint8 [H, W, 3]; fastest where rows rise.
-
-        Raises:
-            DataError: if it cannot be read.
-        """
-        height, width = self.size
-        size = height * width * 3
-        try:
-            if not 0 <= row < self.count:
-                raise LookupError(f"there are {self.count:,}")
-            self._file.seek(self._start + row * size)
-            return np.frombuffer(self._file.read(size), np.uint8).reshape(height, width, 3)
-        except FAULTS as error:
-            raise DataError(
-                f"{self._path}: image {row} cannot be read ({_reason(error)}). Write the file again."
-            ) from None
 
 
 def _header(file: IO[bytes]) -> tuple[tuple[int, ...], bool, np.dtype[Any]]:

@@ -155,7 +155,7 @@ def _doubts(evaluation: Evaluation, spec: MetricSpec, generated: bool) -> list[t
     if generated and {row.name for row in judge_order([spec])} & {*evaluation.request.trained_with}:
         doubts.append(("flagged", "trained on the metric"))
     for judge in spec.reference:
-        if (reference := evaluation.reference_of(judge)) and (asserted := reference.asserted(judge)):
+        if (reference := evaluation.references.get(judge)) and (asserted := reference.asserted(judge)):
             doubts.append(("asserted", asserted))
     return doubts
 

@@ -323,17 +323,12 @@ def open_named(text: str) -> Function | ImageSource:
         ) from error
     for part in rest.split("."):
         if not hasattr(found, part):
-            raise RequestError(
-                f"source '{shown}': there is no '{printable(part)}' in it. {nearest(part, [*_public(found)])}"
-            )
+            public = [name for name in dir(found) if name[0] != "_" and callable(getattr(found, name, None))]
+            raise RequestError(f"source '{shown}': there is no '{printable(part)}' in it. {nearest(part, public)}")
         found = getattr(found, part)
     if not callable(found):
         raise RequestError(f"source '{shown}' is {_kind(found)}, and no function. {remedy}")
     return found
-
-
-def _public(found: Any) -> list[str]:
-    return [name for name in dir(found) if not name.startswith("_") and callable(getattr(found, name, None))]
 
 
 def as_source(

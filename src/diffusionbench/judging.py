@@ -309,8 +309,10 @@ class JudgingPass:
         return [ImageBatch(self._asked(group), [entries[one.id].sha256 for one in group], None) for group in groups]
 
     def _asked(self, samples: Sequence[Sample]) -> list[Sample]:
-        """Return the samples with all that the prompt set says of them, which a store does not keep."""
-        prompts = self.evaluation.prompts
+        """Return the samples with all that prompt set or originals say of them, which a store does not keep."""
+        prompts, originals = self.evaluation.prompts, self.evaluation.originals
+        if originals is not None:
+            return originals.partnered(samples)
         if prompts is None:
             return list(samples)
         return [prompts.sample(one.id) if one.prompt is not None else one for one in samples]

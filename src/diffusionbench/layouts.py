@@ -82,19 +82,15 @@ class Names:
         self.files: dict[str, str] = {}
         self.twice: list[tuple[str, str]] = []
         for name in names:
-            first = self.files.setdefault(_stem(name), name)
+            folder, slash, base = name.rpartition("/")
+            stem = base.rpartition(".")[0]
+            first = self.files.setdefault(f"{folder}/{stem}" if slash else _plain(stem), name)
             if first != name:
                 self.twice.append((first, name))
 
     def find(self, stems: Sequence[str]) -> str | None:
         """Return the file of the first of some names that has one."""
         return next((self.files[_plain(stem)] for stem in stems if _plain(stem) in self.files), None)
-
-
-def _stem(name: str) -> str:
-    folder, slash, base = name.rpartition("/")
-    stem = base.rpartition(".")[0]
-    return f"{folder}/{stem}" if slash else _plain(stem)
 
 
 def _plain(stem: str) -> str:

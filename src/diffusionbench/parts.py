@@ -17,11 +17,10 @@ import numpy as np
 from diffusionbench.errors import DataError, RequestError
 from diffusionbench.evidence import EVIDENCE, EvidenceStore, copy_files
 from diffusionbench.judges.judge import JudgeFacts
+from diffusionbench.moments import BLOCK
 from diffusionbench.sample import Sample
 from diffusionbench.shown import clipped, few
 from diffusionbench.store import STORE, ImageStore
-
-BLOCK: Final = 1000
 
 
 class Part(NamedTuple):

@@ -15,12 +15,12 @@ import numpy as np
 from pydantic import BeforeValidator, PlainSerializer
 
 from diffusionbench import bounds
-from diffusionbench.archives import ImageRows
+from diffusionbench.archives import FAULTS, Archive
 from diffusionbench.errors import DataError
 from diffusionbench.files import LeftOut, is_hidden, is_image, list_images, natural_key
 from diffusionbench.images import HEAD, UnreadableImage, decode, format_of
 from diffusionbench.schema import Strict, file_digest
-from diffusionbench.shown import first_line, printable
+from diffusionbench.shown import clipped, few, first_line, printable
 
 # A file that was changed less than this many nanoseconds ago may be changed again within one tick of its clock.
 _RECENT: Final = 2 * 10**9
@@ -123,12 +123,12 @@ class ImageReader(Protocol):
 
 
 class PlacedFiles:
-    """Image files by name, each a picture or a grid of them."""
+    """Image files by name, each a picture or a `grid` (rows, columns) of them."""
 
     root: Path
 
     def __init__(self, grid: tuple[int, int] | None = None) -> None:
-        self._grid = grid
+        self.grid = grid
         self._last: tuple[str, np.ndarray] | None = None
 
     def names(self, left_out: LeftOut) -> dict[str, int]:
@@ -156,12 +156,12 @@ class PlacedFiles:
 
     def pixels(self, place: ImagePlace) -> np.ndarray:
         """See `ImageReader`."""
-        if place.row is None or self._grid is None:
+        if place.row is None or self.grid is None:
             return self._decoded(place.file)
         # The tiles of one file follow each other.
         if self._last is None or self._last[0] != place.file:
             self._last = place.file, self._decoded(place.file)
-        picture, (rows, columns) = self._last[1], self._grid
+        picture, (rows, columns) = self._last[1], self.grid
         if picture.shape[0] % rows or picture.shape[1] % columns:
             raise DataError(
                 f"{self.shown(place.file)} is {picture.shape[0]}x{picture.shape[1]}, which does not divide into "
@@ -280,25 +280,50 @@ class TarReader(PlacedFiles):
 
 
 class RowReader:
-    """Images of an .npz by row."""
+    """Images uint8 [N, H, W, 3] of an .npz, each read where it stands: 10 GB of them need no 10 GB of memory.
+
+    Attributes:
+        count, size: N, and (H, W); at least one image and one pixel.
+    """
 
     def __init__(self, root: Path, key: str) -> None:
-        """Open the archive; raises as `ImageRows`."""
+        """Open the archive, for as long as this reader lives.
+
+        Raises:
+            DataError: if it cannot be read, or the array is no such images.
+        """
         self.root = root
-        self.rows = ImageRows(root, key)
+        self._file, shape, dtype, fortran = Archive(root).open(key)
+        if dtype != np.uint8 or len(shape) != 4 or shape[3] != 3 or 0 in shape or fortran:
+            raise DataError(
+                f"{root}: '{key}' is {dtype} [{few(shape)}]{' in Fortran order' if fortran else ''}. "
+                "Images must be uint8 [N, H, W, 3] (RGB, 0..255) with at least one image and one pixel."
+            )
+        self.count, self.size = shape[0], (shape[1], shape[2])
+        if self.count > bounds.IMAGES or max(self.size) > bounds.SIDE:
+            raise DataError(
+                f"{root}: '{key}' is [{few(shape)}]. At most {bounds.IMAGES:,} images of {bounds.SIDE:,} pixels a "
+                "side are read."
+            )
+        self._start = self._file.tell()
 
     def file(self, place: ImagePlace) -> str:
         """See `ImageReader`."""
         return ""
 
     def pixels(self, place: ImagePlace) -> np.ndarray:
-        """See `ImageReader`."""
-        assert place.row is not None
-        if place.row >= self.rows.count:
-            raise UnreadableImage(
-                f"image {place.row} of {printable(str(self.root))} is missing: it holds {self.rows.count:,}"
-            )
-        return self.rows.read(place.row)
+        """See `ImageReader`; fastest where rows rise."""
+        row = place.row or 0
+        if row >= self.count:
+            raise UnreadableImage(f"image {row} of {printable(str(self.root))} is missing: it holds {self.count:,}")
+        height, width = self.size
+        size = height * width * 3
+        try:
+            self._file.seek(self._start + row * size)
+            return np.frombuffer(self._file.read(size), np.uint8).reshape(height, width, 3)
+        except FAULTS as error:
+            reason = clipped(first_line(error), 200)
+            raise DataError(f"{self.root}: image {row} cannot be read ({reason}). Write the file again.") from None
 
 
 class Given(Strict):

@@ -24,7 +24,7 @@ from diffusionbench.references.reference import Reference
 from diffusionbench.sample import SAMPLE, Sample
 from diffusionbench.schema import Strict, digest
 from diffusionbench.shown import clipped, few
-from diffusionbench.source import ImageSource, exists_already
+from diffusionbench.source import ImageSource, exists_already, image_keys
 
 # Enough of the label order to tell two orders apart: every class of ImageNet appears.
 _ORDER: Final = 1000
@@ -242,10 +242,6 @@ class Evaluation:
                     "Leave the option out, or give the file with --reference."
                 )
 
-    def reference_of(self, judge: str) -> Reference | None:
-        """Return the real images with which a judge's evidence is compared, or None."""
-        return self.references.get(judge)
-
     @property
     def distinct_references(self) -> list[Reference]:
         """The references of all judges, each once, that of the classes first."""
@@ -257,7 +253,7 @@ class Evaluation:
         return {
             key: spec
             for key, spec in self.metrics.items()
-            if any(self.reference_of(judge) is reference for judge in spec.reference)
+            if any(self.references.get(judge) is reference for judge in spec.reference)
             or (not spec.reference and reference is self.reference)
         }
 
@@ -266,6 +262,19 @@ class Evaluation:
         twin = copy(self)
         twin.request = self.request.model_copy(update=changes)
         return twin
+
+    @property
+    def originals(self) -> Reference | None:
+        """The images of which those to be scored are reconstructions, or None where no metric compares pairs.
+
+        Raises:
+            RequestError: if judges were given different ones.
+        """
+        kinds = [(judge, kind) for spec in self.metrics.values() for judge, kind in spec.reference.items()]
+        found = [self.references[judge] for judge, kind in kinds if kind == "pairs" and judge in self.references]
+        if len({id(one) for one in found}) > 1:
+            raise RequestError("metrics of pairs were given different references. Name one, without JUDGE=.")
+        return next(iter(found), None)
 
     @property
     def full_count(self) -> int:
@@ -292,6 +301,7 @@ class Evaluation:
                 reference=self.reference,
                 prompts=self.prompts,
                 given=source.labels,
+                names=image_keys(source),
                 seed=self._seed(source),
             )
         )
@@ -338,7 +348,10 @@ class Evaluation:
         Raises:
             UserError: too few images, missing or impossible labels, images of the wrong size.
         """
-        self.check_labels(self.samples(source))
+        samples = self.samples(source)
+        self.check_labels(samples)
+        if (originals := self.originals) is not None:
+            originals.partnered(samples)
         self.check_size(source.image_size)
 
     def check_judges(self) -> None:
@@ -405,7 +418,7 @@ class Evaluation:
         """Refuse a metric whose prompts or real images are others, or not there."""
         self._check_prompt_set(key, spec)
         for judge, needed in spec.reference.items():
-            reference = self.reference_of(judge)
+            reference = self.references.get(judge)
             if reference is None:
                 lacks = ", and none was given"
                 if self.references:
@@ -433,7 +446,7 @@ class Evaluation:
         Raises:
             RequestError: naming the statistics and both digests.
         """
-        if (reference := self.reference_of(judge.name)) is not None:
+        if (reference := self.references.get(judge.name)) is not None:
             reference.check_loaded(judge)
 
     def _check_classes(self, key: str, spec: MetricSpec) -> None:

@@ -86,38 +86,40 @@ class UnreadableImages(DataError):  # noqa: N818
         self.reasons = dict(reasons)
 
 
-class _FileSource:
-    """Images in files of a folder or .tar, all of one size."""
+class GivenImages:
+    """Images that exist already, all of one size, each read at its place.
+
+    Attributes:
+        classes: names of their classes in the order of the labels, or None where they have none.
+        given: how they are read again.
+    """
 
     preferred_batch = 64
     classes: tuple[str, ...] | None = None
-    notes: tuple[str, ...] = ()
-    reader: FolderReader | TarReader
+    reader: FolderReader | TarReader | RowReader
     given: Given
-    # Files of the set that are there.
-    _names: Sequence[str]
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.description = f"{'folder' if path.is_dir() else 'archive'} {printable(str(path))}"
+        self.left_out = LeftOut()
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What was not read, in sentences."""
+        return tuple(filter(None, [self.left_out.sentence(self.path)]))
+
+    @property
+    def image_size(self) -> tuple[int, int] | None:
+        """(height, width), or None where no image can be read."""
+        raise NotImplementedError
 
     def place(self, sample: Sample) -> ImagePlace:
         """Return where a sample's image lies, or should lie."""
         raise NotImplementedError
 
-    @cached_property
-    def image_size(self) -> tuple[int, int] | None:
-        """Size of the first readable image, or None if there is none."""
-        for name in self._names:
-            try:
-                return self.reader.pixels(ImagePlace(name, None if self.given.grid is None else 0)).shape[:2]
-            except UnreadableImage:
-                continue
-        return None
-
-    @cached_property
-    def image_format(self) -> str:
-        """Formats by the files' first bytes, joined by "+"; "unknown" where none is an image."""
-        return "+".join(sorted({*filter(None, map(self.reader.format, self._names))})) or "unknown"
-
     def images(self, samples: Sequence[Sample]) -> np.ndarray:
-        """Return the samples' images; grey and palette files become RGB without loss.
+        """Return the samples' images, uint8 [B, H, W, 3]; grey and palette files become RGB without loss.
 
         Raises:
             UnreadableImages: naming each that is missing, cannot be decoded or has another size than the first.
@@ -134,13 +136,41 @@ class _FileSource:
             size = pixels.shape[:2]
             if size != self.image_size:
                 reasons[sample.id] = (
-                    f"{self.reader.shown(place.file)} is {_size(size)}, the first image of "
+                    f"{printable(str(self.reader.root / place.file))} is {_size(size)}, the first image of "
                     f"{printable(self.given.root)} is {_size(self.image_size)}, and images of one set have one size"
                 )
             arrays.append(pixels)
         if reasons:
             raise UnreadableImages(reasons)
         return np.stack(arrays)
+
+
+class _FileImages(GivenImages):
+    """Images in files of a folder or .tar."""
+
+    reader: FolderReader | TarReader
+    # Files of the set that are there.
+    _names: Sequence[str]
+
+    def __init__(self, path: Path) -> None:
+        super().__init__(path)
+        self.reader = open_files(path)
+        self.given = Given(root=str(path.absolute()))
+
+    @cached_property
+    def image_size(self) -> tuple[int, int] | None:
+        """Size of the first readable image, or None if there is none."""
+        for name in self._names:
+            try:
+                return self.reader.pixels(ImagePlace(name, None if self.given.grid is None else 0)).shape[:2]
+            except UnreadableImage:
+                continue
+        return None
+
+    @cached_property
+    def image_format(self) -> str:
+        """Formats by the files' first bytes, joined by "+"; "unknown" where none is an image."""
+        return "+".join(sorted({*filter(None, map(self.reader.format, self._names))})) or "unknown"
 
     def _digests(self) -> list[str | None]:
         """Return the SHA-256 of each file, or None of one that cannot be read: its image is named when asked for."""
@@ -153,7 +183,7 @@ class _FileSource:
         return found
 
 
-class FolderSource(_FileSource):
+class FolderSource(_FileImages):
     """Images in a folder or .tar, in natural order of their names; their classes are its subfolders (docs/data.md)."""
 
     def __init__(
@@ -171,14 +201,11 @@ class FolderSource(_FileSource):
             DataError: if there are no images, or it is not clear what the classes are.
             RequestError: if the number of labels is another one.
         """
-        self.reader = open_files(folder)
-        left_out = LeftOut()
-        found = image_folder(folder, self.reader.names(left_out), left_out)
+        super().__init__(folder)
+        found = image_folder(folder, self.reader.names(self.left_out), self.left_out)
         self._prefix = found.prefix
         self._names = [found.prefix + name for name in found.images]
         self.files = [folder / name for name in self._names]
-        self.given = Given(root=str(folder.absolute()))
-        self.description = _described(folder)
         self.labels = _matching(labels, len(self.files), printable(str(folder)))
         if labels is None and found.classes is not None:
             numbers, lacking = number_classes(found.classes, known)
@@ -186,21 +213,24 @@ class FolderSource(_FileSource):
                 self.labels = tuple(numbers[name.partition("/")[0]] for name in found.images)
             self.classes = tuple(map(printable, known if known is not None and not lacking else numbers))
         for name in found.empty:
-            left_out.add("folders without images", name)
-        self.notes = tuple(filter(None, [left_out.sentence(folder)]))
+            self.left_out.add("folders without images", name)
 
     def place(self, sample: Sample) -> ImagePlace:
         """Return the place of image number `sample.id` in natural order."""
         return ImagePlace(self._names[sample.id])
 
+    @property
+    def names(self) -> list[str]:
+        """Names of the images below the folder of all classes."""
+        return [name.removeprefix(self._prefix) for name in self._names]
+
     @cached_property
     def digest(self) -> str:
         """SHA-256 over names, contents and labels of the images."""
-        names = [name.removeprefix(self._prefix) for name in self._names]
-        return digest([names, self._digests(), self.labels])
+        return digest([self.names, self._digests(), self.labels])
 
 
-class PromptFolderSource(_FileSource):
+class PromptFolderSource(_FileImages):
     """Images that were made for a prompt set, in a folder or .tar, by the names of a layout."""
 
     labels = None
@@ -219,9 +249,8 @@ class PromptFolderSource(_FileSource):
             DataError: if there are none, two files are the same image of the set, or the layout is not clear.
             RequestError: if the grid of the layout does not hold the images of a prompt.
         """
-        self.folder, self.description = folder, _described(folder)
-        left_out = LeftOut()
-        names = Names(open_files(folder).names(left_out))
+        super().__init__(folder)
+        names = Names(self.reader.names(self.left_out))
         if not names.files:
             raise DataError(
                 f"{self.description} has no images. Make them with the names that `diffusionbench prompts` lists: "
@@ -232,15 +261,17 @@ class PromptFolderSource(_FileSource):
         check_grid(layout, per_item)
         self.layout, self._per_item, self._by_name = layout, per_item, names
         self.given = Given(root=str(folder.absolute()), grid=layout.grid)
-        self.reader = open_files(folder, layout.grid)
+        self.reader.grid = layout.grid
         every = list(names.files.values())
         self._names = every if samples is None else wanted_files(layout, names, samples, per_item)
         asked = set(self._names)
-        _check_once(names, asked, self.reader)
+        if twice := [pair for pair in names.twice if pair[0] in asked]:
+            (one, other), image = map(self.reader.shown, twice[0]), printable(twice[0][0].rpartition(".")[0])
+            more = f" {len(twice) - 1:,} more image(s) have two files." if len(twice) > 1 else ""
+            raise DataError(f"{one} and {other} are both image {image}. Keep one of them.{more}")
         for name in every:
             if name not in asked:
-                left_out.add("images that the prompt set does not name", name)
-        self.notes = tuple(filter(None, [left_out.sentence(folder)]))
+                self.left_out.add("images that the prompt set does not name", name)
 
     def place(self, sample: Sample) -> ImagePlace:
         """Return the place that the layout gives a sample."""
@@ -253,25 +284,14 @@ class PromptFolderSource(_FileSource):
         return digest([str(self.layout), list(self._names), self._digests()])
 
 
-def _check_once(names: Names, asked: set[str], reader: FolderReader | TarReader) -> None:
-    """Refuse two files for one image of a set."""
-    twice = [pair for pair in names.twice if pair[0] in asked]
-    if twice:
-        (one, other), image = map(reader.shown, twice[0]), printable(twice[0][0].rpartition(".")[0])
-        more = f" {len(twice) - 1:,} more image(s) have two files." if len(twice) > 1 else ""
-        raise DataError(f"{one} and {other} are both image {image}. Keep one of them.{more}")
-
-
-class _RowSource:
+class _RowImages(GivenImages):
     """Images of an .npz file: uint8 [N, H, W, 3] under `arr_0`, or under the only key that is no label.
 
     Rows are read by position, so a 10 GB archive needs no 10 GB of memory.
     """
 
-    preferred_batch = 64
     image_format = "npz"
-    classes: tuple[str, ...] | None = None
-    notes: tuple[str, ...] = ()
+    reader: RowReader
 
     def __init__(self, path: Path) -> None:
         """Open the archive.
@@ -280,10 +300,11 @@ class _RowSource:
             DataError: if it is no .npz, it is not clear which array holds the images, or these are not uint8
                 [N, H, W, 3] with N >= 1.
         """
+        super().__init__(path)
         with Archive(path) as archive:
-            keys, left_out = archive.keys, LeftOut()
+            keys = archive.keys
             for name in archive.others:
-                left_out.add("members that are no arrays", name)
+                self.left_out.add("members that are no arrays", name)
         others = [key for key in keys if key not in LABEL_KEYS and key not in STATISTICS_KEYS]
         if "arr_0" not in keys and len(others) != 1:
             raise DataError(
@@ -293,42 +314,23 @@ class _RowSource:
         image_key = "arr_0" if "arr_0" in keys else others[0]
         for key in others:
             if key != image_key:
-                left_out.add("arrays that are neither images nor labels", key)
-        self.path = path
-        self.description = _described(path)
+                self.left_out.add("arrays that are neither images nor labels", key)
         self.reader = RowReader(path, image_key)
         self.given = Given(root=str(path.absolute()), array=image_key)
-        self._left_out = left_out
         self._label_keys = [key for key in LABEL_KEYS if key in keys]
 
     @property
     def image_size(self) -> tuple[int, int] | None:
         """(height, width)."""
-        return self.reader.rows.size
+        return self.reader.size
 
     def place(self, sample: Sample) -> ImagePlace:
         """Return the row of image number `sample.id`."""
         return ImagePlace(row=sample.id)
 
-    def images(self, samples: Sequence[Sample]) -> np.ndarray:
-        """Return the samples' images; fastest where ids rise.
 
-        Raises:
-            UnreadableImages: naming those behind the last row.
-        """
-        arrays, reasons = [], {}
-        for sample in samples:
-            try:
-                arrays.append(self.reader.pixels(self.place(sample)))
-            except UnreadableImage as error:
-                reasons[sample.id] = error.fault
-        if reasons:
-            raise UnreadableImages(reasons)
-        return np.stack(arrays)
-
-
-class ArchiveSource(_RowSource):
-    """Images of an .npz with labels under `arr_1` or `labels`, if there are any; see `_RowSource`."""
+class ArchiveSource(_RowImages):
+    """Images of an .npz with labels under `arr_1` or `labels`, if there are any; see `_RowImages`."""
 
     def __init__(self, path: Path, labels: Sequence[int | None] | None = None) -> None:
         """Open the archive.
@@ -337,19 +339,18 @@ class ArchiveSource(_RowSource):
             labels: one per image, in place of the stored ones.
 
         Raises:
-            DataError: see `_RowSource`, or if its labels cannot be read.
+            DataError: see `_RowImages`, or if its labels cannot be read.
             RequestError: if the number of labels is another one.
         """
         super().__init__(path)
-        stored, left_out = self._label_keys, self._left_out
+        stored = self._label_keys
         if labels is None and len(stored) > 1:
             raise DataError(f"{path} holds labels twice, as {' and '.join(stored)}. Keep one of these arrays.")
         if labels is None and stored:
             labels = _stored_labels(path, stored[0])
             if labels is None:
-                left_out.add("arrays of texts, so that images have no labels", stored[0])
-        self.labels = _matching(labels, self.reader.rows.count, str(path))
-        self.notes = tuple(filter(None, [left_out.sentence(path)]))
+                self.left_out.add("arrays of texts, so that images have no labels", stored[0])
+        self.labels = _matching(labels, self.reader.count, str(path))
 
     @cached_property
     def digest(self) -> str:
@@ -357,8 +358,8 @@ class ArchiveSource(_RowSource):
         return digest([facts_of(self.path).sha256, self.labels])
 
 
-class PromptArchiveSource(_RowSource):
-    """Images of an .npz in the order of a prompt set; texts beside them must be the set's. See `_RowSource`."""
+class PromptArchiveSource(_RowImages):
+    """Images of an .npz in the order of a prompt set; texts beside them must be the set's. See `_RowImages`."""
 
     labels = None
 
@@ -369,15 +370,18 @@ class PromptArchiveSource(_RowSource):
             samples: of the whole set.
 
         Raises:
-            DataError: see `_RowSource`.
+            DataError: see `_RowImages`.
             RequestError: if the archive says that an image was made for another text.
         """
         super().__init__(path)
-        where, count = printable(str(path)), self.reader.rows.count
+        where, count = printable(str(path)), self.reader.count
         if count > len(samples):
-            self._left_out.add("images behind those of the prompt set", f"row {len(samples)}", count - len(samples))
-        self.notes = tuple(filter(None, [self._left_out.sentence(path)]))
-        for sample, text in zip(samples, _stored_texts(path, self._label_keys), strict=False):
+            self.left_out.add("images behind those of the prompt set", f"row {len(samples)}", count - len(samples))
+        with Archive(path) as archive:
+            texts = archive.read(self._label_keys[0]) if len(self._label_keys) == 1 else np.zeros(0)
+        if texts.dtype.kind != "U" or texts.ndim != 1:
+            return
+        for sample, text in zip(samples, map(str, texts), strict=False):
             if text != sample.prompt:
                 raise RequestError(
                     f"{where}: image {sample.id} was made for {clipped(text, 200)!r}, and the set asks for "
@@ -388,10 +392,6 @@ class PromptArchiveSource(_RowSource):
     def digest(self) -> str:
         """SHA-256 over the file."""
         return digest(["npz", facts_of(self.path).sha256])
-
-
-def _described(path: Path) -> str:
-    return f"{'folder' if path.is_dir() else 'archive'} {printable(str(path))}"
 
 
 class ArraySource:
@@ -420,30 +420,6 @@ class ArraySource:
     def images(self, samples: Sequence[Sample]) -> np.ndarray:
         """Return the samples' images."""
         return self.array[[sample.id for sample in samples]]
-
-
-class ConstantSource:
-    """One grey for every sample: drives an axis from request to record without a model."""
-
-    preferred_batch = 64
-    labels = None
-    image_format = None
-
-    def __init__(self, image_size: tuple[int, int], level: int = 128) -> None:
-        """Take (height, width) and a level in 0..255."""
-        self.image_size: tuple[int, int] | None = image_size
-        self.level = level
-        self.description = f"constant grey {level}"
-        self.digest = digest(["constant", image_size, level])
-
-    def images(self, samples: Sequence[Sample]) -> np.ndarray:
-        """Return as many constant images."""
-        height, width = self.image_size or (1, 1)
-        return np.full((len(samples), height, width, 3), self.level, np.uint8)
-
-
-GivenImages = FolderSource | PromptFolderSource | ArchiveSource | PromptArchiveSource
-"""Images that exist already; `classes` and `notes` say how they are labelled and what was left out."""
 
 
 def open_source(
@@ -530,6 +506,17 @@ def read_labels(path: Path) -> list[int]:
     return labels
 
 
+def image_keys(source: ImageSource) -> list[str] | None:
+    """Return what tells images that exist already apart: their names without suffix, or else their numbers.
+
+    A name that is a number is that number, so "00017.png" is row 17 of an archive. None for a generator.
+    """
+    if source.labels is None:
+        return None
+    stems = [name.rpartition(".")[0] for name in getattr(source, "names", ())]
+    return [str(int(stem)) if stem.isdecimal() else stem for stem in stems] or list(map(str, range(len(source.labels))))
+
+
 def archive_keys(path: Path) -> list[str]:
     """Return the names of the arrays in an .npz, without reading them.
 
@@ -558,13 +545,6 @@ def _matching(labels: Sequence[int | None] | None, count: int, what: str) -> tup
 
 def _size(size: tuple[int, ...] | None) -> str:
     return "x".join(str(side) for side in size or ())
-
-
-def _stored_texts(path: Path, keys: Sequence[str]) -> list[str]:
-    """Return the texts beside the images of an archive; none where there are none, or other labels."""
-    with Archive(path) as archive:
-        texts = archive.read(keys[0]) if len(keys) == 1 else np.zeros(0)
-    return [str(text) for text in texts] if texts.dtype.kind == "U" and texts.ndim == 1 else []
 
 
 def _stored_labels(path: Path, key: str) -> list[int] | None:

@@ -23,7 +23,7 @@ from diffusionbench.errors import CheckpointError, ConfigError, DataError, Missi
 from diffusionbench.images import decode_rgb, grid, save_png
 from diffusionbench.metrics import METRICS
 from diffusionbench.prompts import PromptChoice, open_prompts
-from diffusionbench.record import Guidance, Record, Tuning, check_record_place, load
+from diffusionbench.record import Guidance, InternalGuidance, Record, Tuning, check_record_place, load
 from diffusionbench.references import references_by_judge
 from diffusionbench.request import EvalRequest, Evaluation, Sampling, check_metric_axis
 from diffusionbench.sample import Sample
@@ -34,7 +34,8 @@ from nanogen.build import Components
 from nanogen.conditions import CONDITIONS, SampleSpec
 from nanogen.config import TRAINING_IMAGES, Config, differences
 from nanogen.log import say
-from nanogen.losses import LOSSES
+from nanogen.losses import frozen_networks
+from nanogen.objectives import OBJECTIVES
 from nanogen.pipeline import ImagePipeline, open_weights
 from nanogen.reference import training_reference
 from nanogen.resolve import resolve
@@ -102,20 +103,33 @@ class NetworkSource:
 
 def request_facts(config: Config, components: Components) -> dict[str, Any]:
     """Return the fields of a request that say what network makes the images, and how."""
+    objective = config.objective["name"]
     return {
         "num_classes": components.derived.shape.num_classes,
         "sampling": Sampling(
             sampler=config.sampler.name,
             num_steps=config.sampler.num_steps,
             shift=resolve(config).sampler_shift,
-            guidance=Guidance(scale=config.guidance.scale, interval=config.guidance.interval),
+            guidance=_guidance(config),
             ema=True,
             precision=components.precision,
             quantisation="truncate",
         ),
         "config_hash": config.hash,
-        "trained_with": tuple(sorted({judge for name in config.losses for judge in LOSSES[name].judges})),
+        "trained_with": tuple(
+            sorted({*OBJECTIVES[objective].networks(components.objective.options), *frozen_networks(config.losses)})
+        ),
     }
+
+
+def _guidance(config: Config) -> Guidance:
+    guidance, (scale, null_scale) = config.guidance, config.guidance.internal.scales
+    internal = InternalGuidance(scale=scale, null_scale=null_scale, interval=guidance.internal.interval)
+    return Guidance(
+        scale=guidance.scale,
+        interval=guidance.interval,
+        internal=None if scale == null_scale == 1 else internal,
+    )
 
 
 def _evaluation(config: Config, components: Components, method: str, step: int | None) -> Evaluation:

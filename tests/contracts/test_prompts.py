@@ -4,11 +4,11 @@ import json
 import re
 
 import pytest
+from making import ConstantSource
 
 from diffusionbench.errors import UserError
 from diffusionbench.prompts import PROMPTS, PromptChoice
 from diffusionbench.request import EvalRequest, Evaluation
-from diffusionbench.source import ConstantSource
 
 
 @pytest.fixture(scope="module", params=list(PROMPTS))

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
+from diffusionbench import cli
 from diffusionbench.request import EvalRequest, Evaluation
 
 
@@ -51,6 +53,23 @@ def ask():
         return Evaluation(EvalRequest(**given | changes))
 
     return make
+
+
+@pytest.fixture
+def bench(capsys, monkeypatch, tmp_path):
+    """A function: run a command in the test's folder, give (exit code, stdout, stderr)."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", [*sys.path])
+
+    def call(*words):
+        monkeypatch.setattr(sys, "argv", ["diffusionbench", *map(str, words)])
+        capsys.readouterr()
+        with pytest.raises(SystemExit) as ended:
+            cli.main()
+        out, err = capsys.readouterr()
+        return int(ended.value.code or 0), out, err
+
+    return call
 
 
 @pytest.fixture(scope="session")

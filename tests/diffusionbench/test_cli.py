@@ -4,34 +4,17 @@ import json
 import re
 import shlex
 import shutil
-import sys
 from dataclasses import replace
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from diffusionbench import cli
 from diffusionbench.axes import AXES
 from diffusionbench.images import save_png
 from diffusionbench.judges import INCEPTION_FILE
 from diffusionbench.judges.digits import DigitsJudge
 from diffusionbench.record import load, record_id
-
-
-@pytest.fixture
-def bench(capsys, monkeypatch, tmp_path):
-    """A function: run a command, give (exit code, stdout, stderr)."""
-    monkeypatch.chdir(tmp_path)
-
-    def call(*words):
-        monkeypatch.setattr(sys, "argv", ["diffusionbench", *map(str, words)])
-        with pytest.raises(SystemExit) as ended:
-            cli.main()
-        out, err = capsys.readouterr()
-        return ended.value.code or 0, out, err
-
-    return call
 
 
 @pytest.fixture

@@ -9,12 +9,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from making import ConstantSource
 
 import diffusionbench as db
 from diffusionbench.errors import DataError, RequestError, RunError
 from diffusionbench.references import digits
 from diffusionbench.sample import noise_seed
-from diffusionbench.source import ConstantSource
 
 SRC = Path(db.__file__).parents[1]
 

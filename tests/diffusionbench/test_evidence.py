@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from test_item_judges import Means, Right, Thirds, add, pictures
 
-from diffusionbench import cli, runner
+from diffusionbench import runner
 from diffusionbench.errors import DataError, RequestError, RunError
 from diffusionbench.evidence import EVIDENCE, EvidenceStore, question_digest
 from diffusionbench.judges import JUDGES, Unjudged
@@ -312,33 +312,27 @@ def test_evidence_that_used_an_older_judge_is_not_used(thirds, ask, tmp_path, mo
     assert runner.rescore(tmp_path, ("in_thirds",)).protocol.judges["means"].digest == Means().digest
 
 
-def test_inspecting_a_sample_shows_why(thirds, ask, tmp_path, capsys, monkeypatch):
+def test_inspecting_a_sample_shows_why(thirds, ask, tmp_path, bench):
     levels = [40 + 85 * (label % 3) for label in LABELS[:20]]
     levels[4] = 0
     record = runner.run(ask(metrics=("in_thirds",), reference=None), pictures(levels))
     record.save(tmp_path / "r.json")
 
-    def inspect(*words):
-        monkeypatch.setattr(sys, "argv", ["diffusionbench", "inspect", str(tmp_path / "r.json"), *words])
-        with pytest.raises(SystemExit) as ended:
-            cli.main()
-        return ended.value.code or 0, *capsys.readouterr()
-
-    code, out, _ = inspect("--sample", "5", "--json")
+    code, out, _ = bench("inspect", "r.json", "--sample", "5", "--json")
     found = json.loads(out)
     assert (code, found["item"], found["values"]) == (0, "class/5", {"in_thirds": 1.0})
     assert found["said"] == {"thirds": {"asked": "is it in third 2?", "seen": 2, "right": True}}
     assert found["verdicts"] == {"in_thirds": found["said"]["thirds"]}
-    out = inspect("--sample", "4")[1]
+    out = bench("inspect", "r.json", "--sample", "4")[1]
     assert "image 4: too dark to tell" in out
     assert "in_thirds: not scored" in out
     assert 'thirds said: {"unjudged": "too dark to tell"}' in out
-    code, _, err = inspect("--sample", "20")
+    code, _, err = bench("inspect", "r.json", "--sample", "20")
     assert (code, "tells nothing of sample 20" in err) == (2, True)
     content = json.loads((tmp_path / "r.json").read_text())
     content["evidence"]["thirds.jsonl"]["text"] += "{}"
     (tmp_path / "r.json").write_text(json.dumps(content))
-    code, _, err = inspect("--sample", "5")
+    code, _, err = bench("inspect", "r.json", "--sample", "5")
     assert (code, "does not have the SHA-256 that the record states" in err) == (2, True)
 
 

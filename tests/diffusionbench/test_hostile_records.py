@@ -7,7 +7,6 @@ import hashlib
 import io
 import json
 import os
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +15,6 @@ from declaring import declare
 from PIL import Image
 from site_records import measured
 
-from diffusionbench import cli
 from diffusionbench.record import (
     MAX_ID,
     Attachment,
@@ -36,23 +34,6 @@ from diffusionbench.study.points import gather, load_folder
 from diffusionbench.views.site.samples import find_stores, sheet_of
 
 CODES = "\x1b[2J\x1b]0;title\x07\x9b31m\u202e\r\b\x00[red]bold[/red]:smile:"
-
-
-@pytest.fixture
-def bench(monkeypatch, capsys):
-    """Run a command in this process; gives exit code, stdout and stderr."""
-
-    def execute(*arguments: object) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["diffusionbench", *map(str, arguments)])
-        capsys.readouterr()
-        code = 0
-        try:
-            cli.main()
-        except SystemExit as end:
-            code = int(end.code or 0)
-        return (code, *capsys.readouterr())
-
-    return execute
 
 
 def strange(folder: Path) -> Path:

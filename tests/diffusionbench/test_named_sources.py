@@ -9,7 +9,6 @@ from pathlib import Path
 import pytest
 
 import diffusionbench as db
-from diffusionbench import cli
 
 MODULE = """
 import numpy as np
@@ -37,21 +36,10 @@ def wrong(labels):
 ASK = ("--metrics", "accuracy_digits", "--classes", "10", "--num", "40")
 
 
-@pytest.fixture
-def bench(tmp_path, monkeypatch, capsys):
-    """A function: run a command in a folder with `my_functions.py`; gives exit code, stdout and stderr."""
+@pytest.fixture(autouse=True)
+def my_functions(tmp_path):
     (tmp_path / "my_functions.py").write_text(MODULE)
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(sys, "path", [*sys.path])
-
-    def execute(*words):
-        monkeypatch.setattr(sys, "argv", ["diffusionbench", *map(str, words)])
-        with pytest.raises(SystemExit) as stopped:
-            cli.main()
-        out, err = capsys.readouterr()
-        return int(stopped.value.code or 0), out, err
-
-    yield execute
+    yield
     sys.modules.pop("my_functions", None)
 
 

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import json
 import shutil
-import sys
 from dataclasses import replace
 
 import numpy as np
 import pytest
 
-from diffusionbench import cli, runner
+from diffusionbench import runner
 from diffusionbench.errors import DataError, RequestError
 from diffusionbench.judges import JUDGES
 from diffusionbench.judges.digits import DigitsJudge
@@ -184,21 +183,6 @@ def test_merging_again_and_after_a_kill_ends_the_same(tmp_path, parts, monkeypat
             merge(tmp_path / f"m{after}", parts)
         found = sorted(path.relative_to(tmp_path / f"m{after}") for path in (tmp_path / f"m{after}").rglob("*"))
         assert found == wanted
-
-
-@pytest.fixture
-def bench(capsys, monkeypatch, tmp_path):
-    """A function: run a command, give (exit code, stdout, stderr)."""
-    monkeypatch.chdir(tmp_path)
-
-    def call(*words):
-        monkeypatch.setattr(sys, "argv", ["diffusionbench", *map(str, words)])
-        with pytest.raises(SystemExit) as ended:
-            cli.main()
-        out, err = capsys.readouterr()
-        return ended.value.code or 0, out, err
-
-    return call
 
 
 @pytest.mark.timeout(600)

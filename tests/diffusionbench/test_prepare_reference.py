@@ -3,7 +3,6 @@
 import json
 import shutil
 import subprocess
-import sys
 import tracemalloc
 import zipfile
 
@@ -11,19 +10,15 @@ import numpy as np
 import pytest
 from twins import add_twin
 
-from diffusionbench import cli, runner
+from diffusionbench import runner
 from diffusionbench.errors import DataError, RequestError, RunError, UserError
+from diffusionbench.judges import deferred
 from diffusionbench.judges.digits import DigitsJudge
 from diffusionbench.references import blocks, preparing
 from diffusionbench.references.opening import resolve
 from diffusionbench.references.preparing import PARTS, prepare_reference
 from diffusionbench.references.statistics import manifest_place
 from diffusionbench.source import ArraySource
-
-
-@pytest.fixture(autouse=True)
-def cache(tmp_path, monkeypatch):
-    monkeypatch.setenv("DIFFUSIONBENCH_CACHE", str(tmp_path / "cache"))
 
 
 @pytest.fixture(autouse=True)
@@ -42,7 +37,7 @@ def real(tmp_path, noise):
 def judged(monkeypatch):
     """Numbers of images in the batches that the judge was given, without its self-test."""
     seen, call = [], DigitsJudge.__call__
-    monkeypatch.setattr(preparing, "self_test", lambda judge, device: None)
+    monkeypatch.setattr(deferred, "self_test", lambda judge, device: None)
 
     def counted(self, images, items=(), given=None):
         seen.append(len(images))
@@ -52,16 +47,8 @@ def judged(monkeypatch):
     return seen
 
 
-@pytest.fixture
-def bench(monkeypatch, capsys):
-    def call(*words):
-        monkeypatch.setattr(sys, "argv", ["diffusionbench", *map(str, words)])
-        with pytest.raises(SystemExit) as ended:
-            cli.main()
-        out, err = capsys.readouterr()
-        return ended.value.code or 0, out, err
-
-    return call
+def kept_blocks(folder):
+    return sorted((folder / f"out.npz{PARTS}").glob("digits-*/*.npy"))
 
 
 def test_statistics_score_as_their_images_do(real, tmp_path, noise, ask):
@@ -111,7 +98,7 @@ def test_it_continues_where_it_was_killed_and_makes_damaged_blocks_again(real, t
     with pytest.raises(KeyboardInterrupt):
         prepare_reference(real, "digits", tmp_path / "out.npz")
     monkeypatch.setattr(preparing, "feature_block", made)
-    damaged, cut, _ = sorted((tmp_path / f"out.npz{PARTS}").glob("block-*"))
+    damaged, cut, _ = kept_blocks(tmp_path)
     damaged.write_bytes(b"\1" + damaged.read_bytes()[1:])
     cut.write_bytes(cut.read_bytes()[:100])
     prepare_reference(real, "digits", tmp_path / "out.npz")
@@ -180,7 +167,7 @@ def test_a_file_that_appears_meanwhile_is_kept_and_so_are_the_blocks(real, tmp_p
     with pytest.raises(RequestError, match="exists and is no earlier result"):
         prepare_reference(real, "digits", out)
     assert out.read_bytes() == b"somebody else's"
-    assert len(list((tmp_path / f"out.npz{PARTS}").glob("block-*"))) == 5
+    assert len(kept_blocks(tmp_path)) == 5
 
 
 def test_only_blocks_of_changed_images_are_made_again(tmp_path, noise, write, judged):
@@ -231,30 +218,17 @@ def test_memory_does_not_grow_with_the_images(tmp_path, noise, monkeypatch):
     assert many - few < 1000 * 64 * 4 / 2, (few, many)
 
 
-def test_parts_of_something_else_are_named_and_left_alone(real, tmp_path, monkeypatch):
+def test_parts_of_another_judge_are_left_alone(real, tmp_path, monkeypatch):
     add_twin(monkeypatch)
     out, folder = tmp_path / "out.npz", tmp_path / f"out.npz{PARTS}"
     prepare_reference(real, "digits", out, part=(1, 5))
-    with pytest.raises(RequestError, match=r"holds parts of other statistics: .*Remove .*out\.npz\.parts"):
-        prepare_reference(real, "twin", out)
-    (folder / "plan.json").write_text("[")
-    with pytest.raises(RequestError, match="holds no parts of this version"):
-        prepare_reference(real, "digits", out)
-    assert len(list(folder.glob("block-*"))) == 1
+    assert prepare_reference(real, "twin", out).extractor == "twin"
+    assert [path.name.partition("-")[0] for path in folder.iterdir()] == ["digits"]
+    assert len(kept_blocks(tmp_path)) == 1
     shutil.rmtree(folder)
     folder.write_text("a file")
-    with pytest.raises(RequestError, match="is no folder"):
-        prepare_reference(real, "digits", out)
-
-
-def test_the_last_step_waits_for_nobody_and_parts_stand_beside_each_other(real, tmp_path):
-    plan = preparing.BlockPlan(extractor="digits", extractor_digest="b")
-    folder = preparing.BlockFolder(tmp_path / "blocks", plan, ["c"], [range(10)], 64)
-    for before, then in ((True, False), (False, True), (False, False)):
-        with folder.opened(shared=before), pytest.raises(RequestError, match="another process works on"):
-            folder.opened(shared=then).__enter__()
-    with folder.opened(shared=True), folder.opened(shared=True):
-        pass
+    with pytest.raises(RequestError, match="it is no folder"):
+        prepare_reference(real, "digits", tmp_path / "out.npz")
 
 
 def test_unreadable_images_and_features_that_are_not_finite_are_named(tmp_path, noise, write, monkeypatch):
@@ -262,8 +236,10 @@ def test_unreadable_images_and_features_that_are_not_finite_are_named(tmp_path, 
     (path / "00013.png").write_bytes(b"broken")
     with pytest.raises(DataError, match=r"1 images cannot be read; the first: .*00013\.png"):
         prepare_reference(path, "digits", tmp_path / "out.npz")
-    assert len(list((tmp_path / f"out.npz{PARTS}").glob("block-*"))) == 1
-    monkeypatch.setattr(DigitsJudge, "__call__", lambda self, images: {"features": np.full((len(images), 64), np.nan)})
+    assert len(kept_blocks(tmp_path)) == 1
+    monkeypatch.setattr(
+        DigitsJudge, "__call__", lambda self, images, *_: {"features": np.full((len(images), 64), np.nan)}
+    )
     write(path, noise(25))
     with pytest.raises(DataError, match="features of image 10 by judge 'digits' are not finite"):
         prepare_reference(path, "digits", tmp_path / "out.npz")

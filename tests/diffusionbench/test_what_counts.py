@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import json
 import os
-import sys
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from diffusionbench import cli, writing
+from diffusionbench import writing
 from diffusionbench.errors import DataError, RequestError
 from diffusionbench.files import open_image_folder
 from diffusionbench.record import load
@@ -21,22 +20,6 @@ from diffusionbench.source import ArchiveSource, FolderSource, PromptFolderSourc
 from diffusionbench.writing import check_place, write_result
 
 WORDS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
-
-
-@pytest.fixture
-def bench(capsys, monkeypatch, tmp_path):
-    """A function: run a command, give (exit code, stdout, stderr)."""
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("DIFFUSIONBENCH_CACHE", str(tmp_path / "cache"))
-
-    def call(*words):
-        monkeypatch.setattr(sys, "argv", ["diffusionbench", *map(str, words)])
-        with pytest.raises(SystemExit) as ended:
-            cli.main()
-        out, err = capsys.readouterr()
-        return ended.value.code or 0, out, err
-
-    return call
 
 
 def values(bench, folder, reference, metric, *words):

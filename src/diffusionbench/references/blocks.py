@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import Final, Protocol
+from typing import Protocol
 
 import numpy as np
 
@@ -13,11 +13,10 @@ from diffusionbench.errors import DataError
 from diffusionbench.imagesets import ImageStream
 from diffusionbench.judges.float32 import features_of
 from diffusionbench.judges.judge import Judge
+from diffusionbench.moments import BLOCK
 from diffusionbench.sample import Sample, plain_item
 from diffusionbench.schema import digest, file_digest
 from diffusionbench.source import ArchiveSource, FolderSource, ImageSource
-
-BLOCK: Final = 1000
 
 
 class RealImages(ImageSource, Protocol):

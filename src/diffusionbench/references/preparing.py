@@ -1,30 +1,27 @@
 """Makes statistics of real images, with their manifest: block by block, in parts, and on where it was killed.
 
-Features lie as blocks of 1,000 images in a folder beside the result until all are there. Only then are moments formed,
-from the blocks in order, so that neither parts nor a kill change a bit of them.
+Features lie as evidence in a folder beside the result, a block of 1,000 images each, until all are there. Only then are
+moments formed, from the blocks in order, so that neither parts nor a kill change a bit of them.
 """
 
 from __future__ import annotations
 
-import hashlib
 import os
 import zipfile
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
-from typing import IO, Final, Literal
+from typing import IO, Any, Final
 
 import numpy as np
-import torch
 
 from diffusionbench import __version__
 from diffusionbench.archives import MOST_BYTES
 from diffusionbench.errors import DataError, RequestError
+from diffusionbench.evidence import EvidenceStore
 from diffusionbench.judges import JUDGES
-from diffusionbench.judges.judge import Judge
-from diffusionbench.judges.selftest import self_test
-from diffusionbench.limits import parse_json, read_small
+from diffusionbench.judges.deferred import DeferredJudge
 from diffusionbench.moments import Moments
 from diffusionbench.references import Role
 from diffusionbench.references.blocks import block_keys, block_ranges, feature_block
@@ -35,24 +32,16 @@ from diffusionbench.references.statistics import (
     manifest_place,
     read_manifest,
 )
-from diffusionbench.schema import Strict, digest, file_digest
+from diffusionbench.schema import digest, file_digest
 from diffusionbench.shown import few
 from diffusionbench.source import ArchiveSource, FolderSource, open_source
-from diffusionbench.writing import (
-    check_gives_way,
-    check_place,
-    lock,
-    make_folder,
-    sync,
-    write_atomic,
-    write_errors,
-)
+from diffusionbench.writing import check_gives_way, check_place, remove, sync, write_atomic, write_errors
 
 PARTS: Final = ".parts"
-"""What the name of the folder of blocks adds to that of the result."""
+"""What the name of the folder of features adds to that of the result."""
 
-_PLAN: Final = "plan.json"
 _RESULT: Final = "statistics.npz"
+_REMEDY: Final = "Make room there; the same command continues."
 # Fields of manifests by which an earlier result is the one that is asked for.
 _SAME: Final = ("extractor", "extractor_digest", "source_digest")
 _MAKER: Final = f"diffusionbench {__version__}"
@@ -60,14 +49,6 @@ _MAKER: Final = f"diffusionbench {__version__}"
 Progress = Callable[[str, int, int], None]
 Part = tuple[int, int]
 """(i, n): part i of n, from 1, as `parts.Part`."""
-
-
-class BlockPlan(Strict):
-    """Whose features the blocks of a folder are."""
-
-    format: Literal["diffusionbench-blocks-1"] = "diffusionbench-blocks-1"
-    extractor: str
-    extractor_digest: str
 
 
 def prepare_reference(
@@ -99,38 +80,76 @@ def prepare_reference(
         RunError: before any image is judged, if the judge fails its self-test.
     """
     source = _checked(images, judge, out, features)
-    # Building a network draws random weights first, which must not disturb the program around it.
-    with torch.random.fork_rng():
-        loaded: Judge = JUDGES.load(judge)(device)
-        self_test(loaded, device)
+    loaded = DeferredJudge(JUDGES[judge], device, {})
+    loaded.load()
     keys = block_keys(images, source)
     facts = _facts(source, keys, loaded, role)
-    plan = BlockPlan(extractor=judge, extractor_digest=loaded.digest)
-    folder = BlockFolder(out.with_name(out.name + PARTS), plan, keys, block_ranges(facts.count), loaded.spec.dim)
+    folder = _parts(out)
     if (done := _earlier(out, facts, features)) is not None:
-        folder.discard()
+        _clear(folder, judge)
         return done
-    if not folder.is_there():
+    # Beside features a killed process may have left its result without a manifest: `_put` looks at its hash.
+    if not folder.exists():
         _check_out(out)
+    store, blocks = EvidenceStore(folder), block_ranges(facts.count)
     index, parts = part or (1, 1)
-    with folder.opened(shared=part is not None):
-        for block in range((index - 1) * len(keys) // parts, index * len(keys) // parts):
-            rows = folder.blocks[block]
-            if folder.find(block) is None:
-                folder.add(block, feature_block(source, loaded, rows))
-            if progress:
-                progress("features", rows.stop, facts.count)
-        if part is not None:
-            return None
-        made = folder.write(features)
-        manifest = facts.model_copy(update={"sha256": file_digest(made)})
-        _put(made, out, manifest)
-        folder.remove()
+    for block in range((index - 1) * len(keys) // parts, index * len(keys) // parts):
+        key, rows = (keys[block], ""), blocks[block]
+        if not all(store.known(loaded.facts, [key])):
+            # A row of this evidence is a whole block, so that every block starts its own batches.
+            made = feature_block(source, loaded, rows)[None]
+            with write_errors(folder, _REMEDY):
+                store.add(loaded.facts, [key], {"features": made})
+        if progress:
+            progress("features", rows.stop, facts.count)
+    if part is not None:
+        return None
+    with write_errors(folder, _REMEDY):
+        write_atomic(folder / _RESULT, partial(_write, store, loaded, keys, features))
+    manifest = facts.model_copy(update={"sha256": file_digest(folder / _RESULT)})
+    _put(folder / _RESULT, out, manifest)
+    _clear(folder, judge)
     return manifest
 
 
+def _parts(out: Path) -> Path:
+    return out.with_name(out.name + PARTS)
+
+
+def _clear(folder: Path, judge: str) -> None:
+    """Remove a judge's features, and the folder where nothing else lies in it."""
+    for path in (*folder.glob(f"{judge}-*"), folder / _RESULT):
+        remove(path)
+    with suppress(OSError):
+        folder.rmdir()
+
+
+def _write(store: EvidenceStore, judge: DeferredJudge, keys: Sequence[str], features: bool, stream: IO[bytes]) -> None:
+    """Write the result; by hand, as `numpy.savez` would need all features in memory."""
+
+    def blocks() -> Iterator[np.ndarray]:
+        for key in keys:
+            evidence: Any = store.read(judge.facts, [(key, "")])
+            yield evidence["features"][0]
+
+    moments = Moments()
+    for block in blocks():
+        moments.update(block)
+    mean, cov = moments.compute()
+    with zipfile.ZipFile(stream, "w") as archive:
+        for name, array in (("mu", mean), ("sigma", cov)):
+            with archive.open(f"{name}.npy", "w", force_zip64=True) as file:
+                np.lib.format.write_array(file, array, allow_pickle=False)
+        if features:
+            header = {"descr": "<f4", "fortran_order": False, "shape": (moments.count, len(mean))}
+            with archive.open("features.npy", "w", force_zip64=True) as file:
+                np.lib.format.write_array_header_1_0(file, header)
+                for block in blocks():
+                    file.write(block.tobytes())
+
+
 def _facts(
-    source: FolderSource | ArchiveSource, keys: Sequence[str], judge: Judge, role: Role | None
+    source: FolderSource | ArchiveSource, keys: Sequence[str], judge: DeferredJudge, role: Role | None
 ) -> StatisticsManifest:
     """Return the manifest but for the hash of the file, which is not there yet."""
     return StatisticsManifest(
@@ -138,7 +157,7 @@ def _facts(
         sha256="0" * 64,
         extractor=judge.name,
         extractor_digest=judge.digest,
-        preprocessing=judge.preprocessing,
+        preprocessing=JUDGES.load(judge.name).preprocessing,
         count=len(source.labels),
         image_size=source.image_size,
         source=source.description,
@@ -158,6 +177,7 @@ def _checked(images: Path, judge: str, out: Path, features: bool) -> FolderSourc
         raise RequestError(f"statistics are an .npz file, and --out names {out}. Choose a name that ends in .npz.")
     check_place(out)
     check_place(manifest_place(out))
+    check_place(_parts(out), "folder")
     JUDGES.load(judge).check()
     source = open_source(images)
     count, size = len(source.labels), source.image_size
@@ -229,136 +249,3 @@ def _put(made: Path, out: Path, manifest: StatisticsManifest) -> None:
 def _write_manifest(out: Path, manifest: StatisticsManifest) -> None:
     with write_errors(manifest_place(out)):
         write_atomic(manifest_place(out), manifest.model_dump_json(indent=2) + "\n")
-
-
-class BlockFolder:
-    """Blocks of features on the disk, each a file of float32 whose name holds the hashes of its images and of itself.
-
-    Args:
-        keys: hash of each block's images.
-        blocks: images of each block.
-        dim: width of the features.
-    """
-
-    def __init__(self, folder: Path, plan: BlockPlan, keys: Sequence[str], blocks: Sequence[range], dim: int) -> None:
-        self.folder = folder
-        self.blocks = blocks
-        self._plan = plan
-        self._keys = keys
-        self._dim = dim
-
-    def is_there(self) -> bool:
-        """Return whether the folder holds blocks of this plan.
-
-        Raises:
-            RequestError: if it holds something else.
-        """
-        if not self.folder.exists():
-            return False
-        remedy = f"Remove {self.folder}, or choose another place with --out."
-        if not self.folder.is_dir():
-            raise RequestError(f"{self.folder} is needed for the parts of the result, and is no folder. {remedy}")
-        # A process that was killed or has just begun may have left no more than its unfinished first file.
-        if all(path.name.startswith(".diffusionbench-") for path in self.folder.iterdir()):
-            return False
-        try:
-            found = BlockPlan.model_validate(parse_json(read_small(self.folder / _PLAN, most=2**20)))
-        except (OSError, ValueError):
-            raise RequestError(f"{self.folder} holds no parts of this version, or damaged ones. {remedy}") from None
-        if found != self._plan:
-            raise RequestError(
-                f"{self.folder} holds parts of other statistics: of judge '{found.extractor}' with the digest "
-                f"{found.extractor_digest[:12]}..., and asked for are those of '{self._plan.extractor}' with "
-                f"{self._plan.extractor_digest[:12]}.... {remedy}"
-            )
-        return True
-
-    @contextmanager
-    def opened(self, shared: bool) -> Iterator[None]:
-        """Hold the folder, made where it is not there: parts beside each other, the last step alone.
-
-        Raises:
-            RequestError: if another process holds it, or it cannot be written.
-        """
-        with write_errors(self.folder):
-            make_folder(self.folder)
-            if not (self.folder / _PLAN).exists():
-                write_atomic(self.folder / _PLAN, self._plan.model_dump_json(indent=2) + "\n")
-            handle = os.open(self.folder, os.O_RDONLY)
-        try:
-            if not lock(handle, shared):
-                raise RequestError(
-                    f"another process works on {self.folder}. Wait until it has ended, then run the same command."
-                )
-            yield
-        finally:
-            os.close(handle)
-
-    def find(self, block: int) -> np.ndarray | None:
-        """Return a block's features float32 [n, d], or None where it is not there or damaged."""
-        size = len(self.blocks[block]) * self._dim * 4
-        for path in sorted(self.folder.glob(f"block-{block:06d}-*.f32")):
-            data = path.read_bytes()
-            if len(data) == size and path == self._file(block, data):
-                return np.frombuffer(data, np.float32).reshape(-1, self._dim)
-        return None
-
-    def _file(self, block: int, data: bytes) -> Path:
-        own = hashlib.sha256(data).hexdigest()
-        return self.folder / f"block-{block:06d}-{self._keys[block][:16]}-{own[:16]}.f32"
-
-    def add(self, block: int, features: np.ndarray) -> None:
-        """Keep a block.
-
-        Raises:
-            RequestError: if it cannot be written.
-        """
-        data = np.ascontiguousarray(features, np.float32).tobytes()
-        with write_errors(self.folder, "Make room there; the same command continues."):
-            write_atomic(self._file(block, data), data)
-
-    def _read(self, block: int) -> np.ndarray:
-        if (found := self.find(block)) is None:
-            raise RequestError(f"block {block} of {self.folder} was damaged meanwhile. Run the same command again.")
-        return found
-
-    def write(self, features: bool) -> Path:
-        """Write moments, and perhaps features, of all blocks into the folder; return the file."""
-        moments = Moments(self._dim)
-        for block in range(len(self.blocks)):
-            moments.update(self._read(block))
-        mean, cov = moments.compute()
-        with write_errors(self.folder, "Make room there; the same command continues."):
-            write_atomic(self.folder / _RESULT, partial(self._write, mean, cov, features))
-        return self.folder / _RESULT
-
-    def _write(self, mean: np.ndarray, cov: np.ndarray, features: bool, stream: IO[bytes]) -> None:
-        # By hand, as `numpy.savez` would need all features in memory.
-        with zipfile.ZipFile(stream, "w") as archive:
-            for name, array in (("mu", mean), ("sigma", cov)):
-                with archive.open(f"{name}.npy", "w", force_zip64=True) as file:
-                    np.lib.format.write_array(file, array, allow_pickle=False)
-            if features:
-                shape = (self.blocks[-1].stop, self._dim)
-                header = {"descr": "<f4", "fortran_order": False, "shape": shape}
-                with archive.open("features.npy", "w", force_zip64=True) as file:
-                    np.lib.format.write_array_header_1_0(file, header)
-                    for block in range(len(self.blocks)):
-                        file.write(self._read(block).tobytes())
-
-    def discard(self) -> None:
-        """Remove what a process that was killed at its very end has left; nothing where another one works on it."""
-        with suppress(RequestError):
-            if self.is_there():
-                with self.opened(shared=False):
-                    self.remove()
-        with suppress(OSError):
-            # Its very last step.
-            self.folder.rmdir()
-
-    def remove(self) -> None:
-        """Remove what is ours, and the folder where nothing else lies in it."""
-        with suppress(OSError):
-            for path in (*self.folder.glob("block-*.f32"), self.folder / _RESULT, self.folder / _PLAN):
-                path.unlink(missing_ok=True)
-            self.folder.rmdir()

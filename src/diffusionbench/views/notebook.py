@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from html import escape
 
 from diffusionbench.catalog import direction
-from diffusionbench.record import Record, Value, reference_names
+from diffusionbench.record import Record, reference_names
 from diffusionbench.shown import few, printable
 
 _BETTER = {True: "↑", False: "↓", None: ""}
@@ -60,15 +60,12 @@ def _notes(record: Record) -> list[str]:
     reasons: dict[str, list[str]] = {}
     for key, value in record.values.items():
         if value.status != "ok":
-            reasons.setdefault(_reason(value), []).append(key)
+            reason = f"{value.status}, {value.reason}" if value.reason else value.status
+            reasons.setdefault(reason, []).append(key)
     notes = [f"{few(keys)}: {reason}" for reason, keys in reasons.items()]
     if record.unscored:
         notes.append(f"{len(record.unscored):,} not scored; the first: {record.unscored[0]}")
     return [printable(note) for note in [*notes, *record.protocol.notes]]
-
-
-def _reason(value: Value) -> str:
-    return f"{value.status}, {value.reason}" if value.reason else value.status
 
 
 def _digits(number: float) -> str:

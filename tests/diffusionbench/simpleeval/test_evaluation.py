@@ -5,6 +5,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from making import ConstantSource
 from PIL import Image
 from typer.testing import CliRunner
 
@@ -24,7 +25,7 @@ from diffusionbench.metrics.metric import Context
 from diffusionbench.prompts import PROMPTS, PromptChoice
 from diffusionbench.protocol import protocol_difference
 from diffusionbench.request import EvalRequest, Evaluation
-from diffusionbench.source import ConstantSource, FolderSource, PromptFolderSource
+from diffusionbench.source import FolderSource, PromptFolderSource
 from diffusionbench.study.comparison import compare
 
 

@@ -18,6 +18,7 @@ from diffusionbench.benchmarks.simpleeval.stream import joined
 from diffusionbench.errors import DataError, RequestError
 from diffusionbench.limits import read_small, reads_extra
 from diffusionbench.prompts import PromptChoice
+from diffusionbench.record import facts_of, load
 from diffusionbench.registry import nearest
 from diffusionbench.schema import Strict, file_digest
 from diffusionbench.shown import clipped, printable
@@ -339,8 +340,6 @@ def weights_digest(weights: Path) -> str:
 @reads_extra
 def _public_score(path: Path, key: str, digest: str | None) -> tuple[float, float]:
     """Return value and standard error of a record on the public set, of the same weights."""
-    from diffusionbench.record import facts_of, load
-
     record = load(path)
     value = record.values.get(key)
     seed = facts_of(record).get(key, {}).get("seed")

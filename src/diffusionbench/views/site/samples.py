@@ -13,19 +13,18 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Annotated, Final, NamedTuple
+from typing import Annotated, Final
 
 import numpy as np
 from PIL import Image
 from pydantic import BaseModel, Field, ValidationError
 
-from diffusionbench import bounds
 from diffusionbench.errors import DataError
 from diffusionbench.images import decode
+from diffusionbench.imagesets import StoredImage, images_digest
 from diffusionbench.limits import SMALL, read_small
 from diffusionbench.readers import Given, ImagePlace, ImageReader
 from diffusionbench.record import Record
-from diffusionbench.schema import digest
 
 SHOWN: Final = 24
 _COLUMNS: Final = 8
@@ -45,22 +44,10 @@ class Sheet:
     prompts: tuple[str, ...]
 
 
-class _Entry(NamedTuple):
-    """One image of a list, as `diffusionbench.imagesets.StoredImage` orders it."""
-
-    id: Annotated[int, Field(ge=0, lt=bounds.IMAGES)]
-    label: int | None
-    prompt: str | None
-    sha256: str
-    key: str = ""
-    k: int = 0
-    seed: int | None = None
-
-
 class _Chunk(BaseModel):
     """A list of images of a store (`diffusionbench.store` describes it); its other fields are ignored."""
 
-    entries: list[_Entry]
+    entries: list[StoredImage]
     shape: tuple[int, int] | None = None
     sizes: list[Annotated[int, Field(ge=1, le=SMALL)]] = []
     places: list[ImagePlace] = []
@@ -80,9 +67,9 @@ class Store:
         self._digests: dict[int, str | None] = {}
 
     @cached_property
-    def entries(self) -> dict[int, tuple[_Entry, Path, _Chunk, int]]:
+    def entries(self) -> dict[int, tuple[StoredImage, Path, _Chunk, int]]:
         """Return by image id: its entry, the file of its list, the list, and its row there."""
-        found: dict[int, tuple[_Entry, Path, _Chunk, int]] = {}
+        found: dict[int, tuple[StoredImage, Path, _Chunk, int]] = {}
         for path in sorted(self.folder.glob("*.json")):
             if path.stem == "store":
                 continue
@@ -98,15 +85,16 @@ class Store:
     def digest(self, count: int) -> str | None:
         """Return the digest of the images 0 .. count - 1 that are here, as a record states it."""
         if count not in self._digests:
-            held = [[*entry[:4]] for number, (entry, *_) in sorted(self.entries.items()) if number < count]
-            self._digests[count] = digest(held) if held else None
+            held = [entry for number, (entry, *_) in self.entries.items() if number < count]
+            self._digests[count] = images_digest(held) if held else None
         return self._digests[count]
 
     def sheet(self) -> Sheet | None:
         """Return the first images; None where they cannot be read, are too large for a page, or differ in size."""
         chosen = [self.entries[number] for number in sorted(self.entries)[:SHOWN]]
         try:
-            reader = self._reader()
+            given = _Manifest.model_validate_json(read_small(self.folder / "store.json"), strict=True).given
+            reader = None if given is None else given.open()
             picture = _tiled(np.stack([self._pixels(*one, reader) for one in chosen]))
         except (DataError, ValidationError, OSError, ValueError, Image.DecompressionBombError):
             return None
@@ -115,11 +103,9 @@ class Store:
         prompts = tuple(entry.prompt for entry, *_ in chosen if entry.prompt is not None)
         return Sheet(buffer.getvalue(), picture.width, picture.height, len(chosen), prompts)
 
-    def _reader(self) -> ImageReader | None:
-        given = _Manifest.model_validate_json(read_small(self.folder / "store.json"), strict=True).given
-        return None if given is None else given.open()
-
-    def _pixels(self, entry: _Entry, path: Path, chunk: _Chunk, row: int, reader: ImageReader | None) -> np.ndarray:
+    def _pixels(
+        self, entry: StoredImage, path: Path, chunk: _Chunk, row: int, reader: ImageReader | None
+    ) -> np.ndarray:
         """Return an image uint8 [H, W, 3] that has the hash of the list.
 
         Raises:
