@@ -28,6 +28,7 @@ from diffusionbench.sample import Sample
 from diffusionbench.schema import canonical_json
 from diffusionbench.stats import Estimate
 from diffusionbench.store import ImageStore
+from diffusionbench.writing import check_place
 
 Progress = Callable[[str, int, int], None]
 """Called with what is being done, how many images are done, and of how many."""
@@ -237,6 +238,8 @@ class JudgingPass:
         new: Evidence = []
         if absent:
             assert batch.pixels is not None
+            if keys is not None and self._evidence.folder is not None and not self.judged[name]:
+                check_place(self._evidence.folder, "folder")
             given = {other: _rows(self._of(batch, found, other), absent) for other in judge.spec.uses}
             pixels = batch.pixels if len(absent) == len(known) else batch.pixels[absent]
             with in_float32():

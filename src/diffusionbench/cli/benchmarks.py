@@ -10,6 +10,7 @@ from typing import Annotated
 import typer
 
 from diffusionbench import bounds
+from diffusionbench.cli.options import Json
 from diffusionbench.errors import RequestError
 from diffusionbench.shown import lines
 from diffusionbench.writing import check_gives_way, check_place, write_result, write_results
@@ -27,8 +28,6 @@ Examples:
   diffusionbench simpleeval verify --name autumn --secret 5f0c --commitment 91ab
 """,
 )
-
-Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 
 def register(app: typer.Typer) -> None:

@@ -44,7 +44,7 @@ class Generator:
     claim: Annotated[
         Path | None, typer.Option("--claim", help="YAML file about prompt set and generator; see docs/simpleeval.md")
     ] = None
-    count: Annotated[
+    num: Annotated[
         int | None,
         typer.Option("--num", min=1, max=bounds.IMAGES, help="images to score; default all, or a complete evaluation"),
     ] = None
@@ -62,7 +62,7 @@ class Generator:
     version: Annotated[
         str | None, typer.Option("--version", help="of a function: stored images of an equal version are used again")
     ] = None
-    method: Annotated[str | None, typer.Option("--method", help="name of the generator in the record")] = None
+    name: Annotated[str | None, typer.Option("--method", help="name of the generator in the record")] = None
     title: Annotated[
         str | None, typer.Option("--title", help="name of the generator for display; default the method")
     ] = None

@@ -9,7 +9,7 @@ from typing import Annotated, Any
 
 import typer
 
-from diffusionbench.provenance import check_device
+from diffusionbench.cli.options import Device, Json
 from diffusionbench.references import check_role
 from diffusionbench.shown import lines, printable
 
@@ -54,10 +54,8 @@ def reference(
         str | None,
         typer.Option("--part", help="make part i/n alone; without it what is missing, and the result"),
     ] = None,
-    device: Annotated[
-        str, typer.Option("--device", callback=check_device, help="of the judge: cpu, cuda, cuda:N or mps")
-    ] = "cpu",
-    as_json: Annotated[bool, typer.Option("--json", help="print JSON and nothing else")] = False,
+    device: Device = "cpu",
+    as_json: Json = False,
 ) -> None:
     """Write statistics of real images as a judge sees them, with a manifest; a killed command continues.
 
