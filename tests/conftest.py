@@ -43,6 +43,57 @@ def inception_installed(inception_weights, monkeypatch):
     monkeypatch.setattr("diffusionbench.judges.inception.WEIGHTS_FILE", inception_weights.name)
 
 
+@pytest.fixture(scope="session")
+def network_folders(tmp_path_factory):
+    """Small random networks in the place of those of FDr and MIND, by the judges' names."""
+    from feature_folders import save_network
+
+    from diffusionbench.judges import NETWORKS
+
+    folder = tmp_path_factory.mktemp("networks")
+    return {row.name: save_network(row.name, folder / row.name) for row in NETWORKS}
+
+
+@pytest.fixture
+def networks_installed(network_folders, monkeypatch):
+    """Puts them where their judges look."""
+    monkeypatch.setattr(
+        "diffusionbench.judges.feature_networks.find_network", lambda row: str(network_folders[row.name])
+    )
+
+
+@pytest.fixture(scope="session")
+def lpips_weights(tmp_path_factory):
+    """A folder with random weights in the layout of the two files of LPIPS, named and hashed as those are."""
+    import torch
+
+    from diffusionbench.judges import lpips
+
+    folder = tmp_path_factory.mktemp("lpips")
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        trunk = {f"features.{name}": tensor for name, tensor in lpips.LPIPS().features.state_dict().items()}
+        heads = {f"lin{i}.model.1.weight": torch.rand(1, w, 1, 1) for i, w in enumerate((64, 128, 256, 512, 512))}
+    torch.save(trunk | {"classifier.0.bias": torch.zeros(4)}, folder / "new.pth")
+    digits = hashlib.sha256((folder / "new.pth").read_bytes()).hexdigest()[:8]
+    (folder / "new.pth").rename(folder / f"vgg16-{digits}.pth")
+    torch.save(heads, folder / "vgg.pth")
+    return folder
+
+
+@pytest.fixture
+def lpips_installed(lpips_weights, monkeypatch):
+    """Puts them where LPIPS looks for the published ones; returns the path of the trunk."""
+    from diffusionbench.judges import lpips
+
+    monkeypatch.setenv("DIFFUSIONBENCH_CACHE", str(lpips_weights))
+    (trunk,) = lpips_weights.glob("vgg16-*")
+    monkeypatch.setattr(lpips, "TRUNK", trunk.name)
+    monkeypatch.setattr(lpips, "_ORIGINS", {trunk.name: "there", "vgg.pth": "here"})
+    monkeypatch.setattr(lpips, "HEADS_MD5", hashlib.md5((lpips_weights / "vgg.pth").read_bytes()).hexdigest())
+    return trunk
+
+
 @pytest.fixture
 def encoders_installed(monkeypatch):
     """Puts two stand-ins, seeded projections of pixels and of words, in the place of SimpleEval's dual encoders."""

@@ -132,8 +132,7 @@ def evaluate(
     evaluation.check(images)
     evaluation = examine(evaluation, images)
     record = runner.run(evaluation, images, None if store is None else Path(store), device, progress)
-    notes = [*getattr(images, "notes", ()), *(note for one in evaluation.distinct_references for note in one.notes)]
-    return record.model_copy(update={"extra": {**record.extra, "left_out": notes}}) if notes else record
+    return noted(record, left_out(evaluation, images))
 
 
 def compare(first: Record | str | Path, second: Record | str | Path) -> comparison.Comparison:
@@ -222,6 +221,24 @@ def open_images(
         raise RequestError("labels were given, and the images are told apart by their prompts. Leave them out.")
     wanted = prompts.samples()
     return open_prompt_images(given, wanted, prompts.images_per_prompt, kind), len(wanted)
+
+
+def left_out(evaluation: Evaluation, images: ImageSource) -> list[str]:
+    """Return what of the files of images and references is not scored, in sentences."""
+    notes = [*getattr(images, "notes", ()), *(note for one in evaluation.distinct_references for note in one.notes)]
+    count, labels = evaluation.request.count, images.labels or ()
+    kept, classes = len({*labels[:count]}), len({*labels})
+    if kept < classes:
+        notes.append(
+            f"{images.description}: the first {count:,} of {len(labels):,} images are scored, which are of {kept:,} of "
+            f"{classes:,} classes"
+        )
+    return notes
+
+
+def noted(record: Record, notes: list[str]) -> Record:
+    """Return a record that says what was left out."""
+    return record.model_copy(update={"extra": {**record.extra, "left_out": notes}}) if notes else record
 
 
 def generator_fields(

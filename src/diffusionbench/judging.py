@@ -287,9 +287,8 @@ class JudgingPass:
         listed = self._listed(images, ids)
         absent = [not all(self._is_known(name, batch) for name in names) for batch in listed]
         unseen = [sample.id for batch, open_ in zip(listed, absent, strict=True) if open_ for sample in batch.samples]
-        # Without any, one image tells whether the size is right.
-        for _, pixels in images.some([] if unseen else ids[:1]):
-            self.evaluation.check_size((pixels.shape[1], pixels.shape[2]))
+        for size in images.sizes():
+            self.evaluation.check_size(size)
         read = regrouped(images.some(unseen), BATCH)
         held = next(read, None)
         for batch, open_ in zip(listed, absent, strict=True):
@@ -307,8 +306,10 @@ class JudgingPass:
         return [ImageBatch(self._asked(group), [entries[one.id].sha256 for one in group], None) for group in groups]
 
     def _asked(self, samples: Sequence[Sample]) -> list[Sample]:
-        """Return the samples with all that the prompt set says of them, which a store does not keep."""
-        prompts = self.evaluation.prompts
+        """Return the samples with all that prompt set or originals say of them, which a store does not keep."""
+        prompts, originals = self.evaluation.prompts, self.evaluation.originals
+        if originals is not None:
+            return originals.partnered(samples)
         if prompts is None:
             return list(samples)
         return [prompts.sample(one.id) if one.prompt is not None else one for one in samples]

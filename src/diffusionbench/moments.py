@@ -208,10 +208,13 @@ def has_moments(keys: Iterable[str]) -> bool:
     return any({*pair} <= {*keys} for pair in MOMENT_KEYS)
 
 
-def load_moments(path: str | Path) -> tuple[np.ndarray, np.ndarray]:
+def load_moments(path: str | Path, first: tuple[str, str] | None = None) -> tuple[np.ndarray, np.ndarray]:
     """Return mean float64 [d] and covariance float64 [d, d] from an `.npz` file of reference statistics.
 
     The keys are (`mu`, `sigma`), else (`ref_mu`, `ref_sigma`).
+
+    Args:
+        first: a pair of keys that goes before these where it is there.
 
     Raises:
         DataError: if the file cannot be read, has neither pair of keys, or does not hold a mean and a covariance.
@@ -220,7 +223,7 @@ def load_moments(path: str | Path) -> tuple[np.ndarray, np.ndarray]:
     if not path.exists():
         raise DataError(f"{what}: no such file. Give the path of an .npz file.")
     with Archive(path) as archive:
-        for keys in MOMENT_KEYS:
+        for keys in (*((first,) if first else ()), *MOMENT_KEYS):
             if set(keys) <= set(archive.keys):
                 _check_heads(archive, keys, what)
                 try:

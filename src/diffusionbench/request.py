@@ -24,7 +24,7 @@ from diffusionbench.references.reference import Reference
 from diffusionbench.sample import SAMPLE, Sample
 from diffusionbench.schema import Strict, digest
 from diffusionbench.shown import clipped, few
-from diffusionbench.source import ImageSource, exists_already
+from diffusionbench.source import ImageSource, exists_already, image_keys
 
 # Enough of the label order to tell two orders apart: every class of ImageNet appears.
 _ORDER: Final = 1000
@@ -264,6 +264,19 @@ class Evaluation:
         return twin
 
     @property
+    def originals(self) -> Reference | None:
+        """The images of which those to be scored are reconstructions, or None where no metric compares pairs.
+
+        Raises:
+            RequestError: if judges were given different ones.
+        """
+        kinds = [(judge, kind) for spec in self.metrics.values() for judge, kind in spec.reference.items()]
+        found = [self.references[judge] for judge, kind in kinds if kind == "pairs" and judge in self.references]
+        if len({id(one) for one in found}) > 1:
+            raise RequestError("metrics of pairs were given different references. Name one, without JUDGE=.")
+        return next(iter(found), None)
+
+    @property
     def full_count(self) -> int:
         """Images of a complete evaluation of a generator."""
         self._check_prompts()
@@ -288,6 +301,7 @@ class Evaluation:
                 reference=self.reference,
                 prompts=self.prompts,
                 given=source.labels,
+                names=image_keys(source),
                 seed=self._seed(source),
             )
         )
@@ -334,7 +348,10 @@ class Evaluation:
         Raises:
             UserError: too few images, missing or impossible labels, images of the wrong size.
         """
-        self.check_labels(self.samples(source))
+        samples = self.samples(source)
+        self.check_labels(samples)
+        if (originals := self.originals) is not None:
+            originals.partnered(samples)
         self.check_size(source.image_size)
 
     def check_judges(self) -> None:

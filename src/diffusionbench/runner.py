@@ -276,9 +276,11 @@ def _anchors(pass_: JudgingPass, count: int) -> tuple[dict[str, dict[str, Estima
     """Score each reference's anchors at the generated count; also say what must be said where that is not possible."""
     found: dict[str, dict[str, Estimate]] = {}
     notes: list[str] = []
+    # Class means are nobody's reconstructions.
+    references = pass_.evaluation.distinct_references if pass_.evaluation.originals is None else ()
     anchors = [
         (name, source, pass_.evaluation.compared_with(reference))
-        for reference in pass_.evaluation.distinct_references
+        for reference in references
         for name, source in reference.anchors(count).items()
     ]
     for name, source, metrics in anchors:

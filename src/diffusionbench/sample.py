@@ -21,7 +21,8 @@ class Item:
         key: stable name such as "geneval/00017" or "class/207"; texts may repeat, keys may not.
         label: class that was asked for, or None where unknown.
         text: text that was asked for, or None.
-        target: path of the image that a reconstruction is compared with, or None.
+        target: digest and number of the image that a reconstruction is compared with, or None; the image itself is
+            under "partner" of `detail`, as a function without arguments.
         tags: groups that the item belongs to, such as the tasks of a benchmark.
         detail: what the item's own judges and metrics need (clauses, questions); nobody else looks inside.
     """

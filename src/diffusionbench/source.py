@@ -219,11 +219,15 @@ class FolderSource(_FileImages):
         """Return the place of image number `sample.id` in natural order."""
         return ImagePlace(self._names[sample.id])
 
+    @property
+    def names(self) -> list[str]:
+        """Names of the images below the folder of all classes."""
+        return [name.removeprefix(self._prefix) for name in self._names]
+
     @cached_property
     def digest(self) -> str:
         """SHA-256 over names, contents and labels of the images."""
-        names = [name.removeprefix(self._prefix) for name in self._names]
-        return digest([names, self._digests(), self.labels])
+        return digest([self.names, self._digests(), self.labels])
 
 
 class PromptFolderSource(_FileImages):
@@ -500,6 +504,17 @@ def read_labels(path: Path) -> list[int]:
             )
         labels.append(int(line))
     return labels
+
+
+def image_keys(source: ImageSource) -> list[str] | None:
+    """Return what tells images that exist already apart: their names without suffix, or else their numbers.
+
+    A name that is a number is that number, so "00017.png" is row 17 of an archive. None for a generator.
+    """
+    if source.labels is None:
+        return None
+    stems = [name.rpartition(".")[0] for name in getattr(source, "names", ())]
+    return [str(int(stem)) if stem.isdecimal() else stem for stem in stems] or list(map(str, range(len(source.labels))))
 
 
 def archive_keys(path: Path) -> list[str]:

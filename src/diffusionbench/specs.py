@@ -1,6 +1,7 @@
 """The rows of the tables that other packages bring: judges, metrics, prompt sets, sources; without torch or numpy.
 
-They stand apart from the tables, so that a benchmark's folder can hold its rows and a table can import them.
+They stand apart from the tables, so that a benchmark's folder can hold its rows and a table can import them. The table
+of sources stands here as well: it has no rows of this package.
 """
 
 from __future__ import annotations
@@ -8,7 +9,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from math import inf
-from typing import Any, Literal
+from typing import Any, Final, Literal
+
+from diffusionbench.registry import Table
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -20,6 +23,7 @@ class JudgeSpec:
         title: what it is, in a few words, as in "accuracy by <title>".
         load: "module:Class" of its `Judge`.
         output: "array": a mapping of arrays with one row an image; "rows": a list with one row an image.
+        pairs: whether it compares each image with the partner that its item has.
         uses: names of the judges whose evidence it is given.
         dim: width of its "features", 0 where it has none.
         num_classes: width of its "logits" where these are the classes 0..num_classes - 1 of a request, else None.
@@ -33,6 +37,7 @@ class JudgeSpec:
         url: where that file can be fetched.
         size: of the file in bytes, 0 where unknown.
         hub: repositories of the Hugging Face hub that hold its weights.
+        moment_keys: names of its mean and covariance in published files of statistics, before the usual ones.
         kid_subset: images in a subset of the kernel distance in its features.
         options: thresholds and other settings with their defaults; part of the digest.
         version: of its own code: another number where it may judge some image otherwise; part of the digest.
@@ -46,6 +51,7 @@ class JudgeSpec:
     title: str
     load: str
     output: Literal["array", "rows"] = "array"
+    pairs: bool = False
     uses: tuple[str, ...] = ()
     dim: int = 0
     num_classes: int | None = None
@@ -59,6 +65,7 @@ class JudgeSpec:
     url: str | None = None
     size: int = 0
     hub: tuple[str, ...] = ()
+    moment_keys: tuple[str, str] | None = None
     kid_subset: int = 1000
     options: Mapping[str, Any] = field(default_factory=dict)
     version: int = 1
@@ -97,8 +104,8 @@ class MetricSpec:
     unit: str = ""
     about: str = ""
     judges: tuple[str, ...] = ()
-    reference: Mapping[str, Literal["moments", "features"]] = field(default_factory=dict)
-    items: Literal["classes", "prompts"] | None = None
+    reference: Mapping[str, Literal["moments", "features", "pairs"]] = field(default_factory=dict)
+    items: Literal["classes", "prompts", "originals"] | None = None
     prompts: str | None = None
     min_samples: int = 1
     load: str | None = None
@@ -139,3 +146,6 @@ class SourceSpec:
     title: str
     load: str
     example: str = ""
+
+
+SOURCES: Final[Table[SourceSpec]] = Table("source", {}, group="diffusionbench.sources")

@@ -109,11 +109,7 @@ class Log:
             self._guard(name, lambda name=name: self._sinks.__setitem__(name, _open_sink(name, run_dir)))
 
     def write(self, step: int, values: Mapping[str, float]) -> None:
-        """Record numbers after `step` updates.
-
-        Raises:
-            CheckpointError: if they cannot be written.
-        """
+        """Record numbers after `step` updates; CheckpointError if they cannot be written."""
         line = json.dumps({"step": step, "time": round(time.time(), 3), **values}).encode() + b"\n"
         with self._written():
             if self._file.write(line) != len(line):

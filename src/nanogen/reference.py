@@ -39,11 +39,7 @@ class TrainingImages:
         self.digest = digest(["training images", data.digest, image_size, len(self._chosen)])
 
     def images(self, samples: Sequence[Sample]) -> np.ndarray:
-        """Return uint8 [B, H, W, 3].
-
-        Raises:
-            DataError: if an image cannot be read; it is named.
-        """
+        """Return uint8 [B, H, W, 3]; DataError if an image cannot be read; it is named."""
         return np.stack([self._data[self._chosen[sample.id]].image for sample in samples])
 
 

@@ -162,11 +162,7 @@ def _write(run: Run) -> None:
 
 
 def ensure_same_config(path: Path, stored: Config, asked: Config, what: str) -> None:
-    """Refuse another config than the stored one.
-
-    Raises:
-        CheckpointError: naming the keys that differ with both values.
-    """
+    """Refuse another config than the stored one; CheckpointError naming the keys that differ with both values."""
     found = {key: pair for key, pair in differences(stored, asked).items() if not key.startswith(RESUMABLE_KEYS)}
     if found:
         listed = "; ".join(f"{key}: {old} there, {new} {what}" for key, (old, new) in found.items())
@@ -304,6 +300,7 @@ def describe(
 ) -> dict[str, Any]:
     """Return the facts of a new run."""
     commit, dirty = provenance.commit()
+    trained_by: dict[str, Any] = {**state.module.losses, "objective": components.objective}
     return {
         "version": 1,
         **choice,
@@ -314,7 +311,7 @@ def describe(
         "classes": None if data.classes is None else list(data.classes),
         "condition_digest": components.conditioner.digest,
         "latent_digest": components.latent.digest,
-        "losses_digest": {name: str(loss.digest) for name, loss in state.module.losses.items() if loss.digest},
+        "losses_digest": {name: str(part.digest) for name, part in trained_by.items() if part.digest},
         "commit": commit,
         "dirty": dirty,
         "packages": provenance.packages(),

@@ -21,7 +21,7 @@ OPTIONS: dict[str, dict[str, object]] = {}
 
 
 @pytest.fixture(params=list(JUDGES))
-def row(request, inception_installed, encoders_installed):
+def row(request, inception_installed, networks_installed, encoders_installed, lpips_installed):
     found = JUDGES[request.param]
     needs_items = found.output == "rows" or found.uses
     assert not needs_items or request.param in ITEMS, f"judge '{request.param}' needs an entry in ITEMS of this test"
@@ -35,6 +35,9 @@ def pictures(row, count: int = 3) -> np.ndarray:
 
 
 def items(row) -> tuple[Item, ...]:
+    if row.pairs:
+        partners = np.random.default_rng(1).integers(0, 256, (3, 32, 32, 3), dtype=np.uint8)
+        return tuple(Item(str(k), target=str(k), detail={"partner": partners[k].copy}) for k in range(3))
     return ITEMS.get(row.name) or tuple(plain_item(label) for label in range(3))
 
 
@@ -112,7 +115,7 @@ def test_questions_are_words_and_follow_from_the_item(row):
         asked = judge.questions(item)
         assert asked == judge.questions(item)
         assert all(isinstance(question, str) and question for question in asked)
-    if row.output == "array" and not row.uses:
+    if row.output == "array" and not row.uses and not row.pairs:
         assert {judge.questions(item) for item in items(row)} == {()}
 
 
@@ -121,6 +124,6 @@ def test_a_self_test_passes_where_the_row_says_there_is_one(row):
         assert JUDGES.load(row.name)("cpu").self_test() < 1e-5
 
 
-def test_digests_differ(inception_installed, encoders_installed):
+def test_digests_differ(inception_installed, networks_installed, encoders_installed, lpips_installed):
     digests = [JUDGES.load(name)("cpu").digest for name in JUDGES]
     assert len(set(digests)) == len(digests)

@@ -16,6 +16,8 @@ from diffusionbench.stats import Estimate
 WIDTH, CLASSES = 16, 10
 DISTANCES = ("fid", "kid_mean", "fd_digits", "kd_digits")
 # Metrics that reduce other evidence than features and logits of one judge; their contracts stand with their own tests.
+# Judges whose metrics have published names.
+INCEPTION = ("inception", "inception_spatial")
 ELSEWHERE = ("simpleeval_v1", "simpleeval_shapes_v1")
 
 
@@ -45,6 +47,7 @@ class Real:
 def spec(request, monkeypatch):
     # The rule is the same for 2 subsets as for 100.
     monkeypatch.setattr("diffusionbench.metrics.kid._SUBSETS", 2)
+    monkeypatch.setattr("diffusionbench.metrics.mind._DIRECTIONS", 20)
     return METRICS[request.param]
 
 
@@ -61,7 +64,8 @@ def outputs(count: int, seed: int = 2) -> dict[str, np.ndarray]:
     rng = np.random.default_rng(seed)
     features = Real(1).rows[0] + rng.normal(size=(count, WIDTH)) * 3
     logits = rng.normal(size=(count, CLASSES)) * 3
-    return {"features": features.astype(np.float32), "logits": logits.astype(np.float32)}
+    value = rng.normal(size=(count, 1))
+    return {"features": features.astype(np.float32), "logits": logits.astype(np.float32), "value": value}
 
 
 def samples(count: int) -> list[Sample]:
@@ -114,10 +118,11 @@ def test_the_best_possible_set_scores_better_than_a_bad_one(spec):
     count, wanted = many(spec), samples(many(spec))
     sure = np.full((count, CLASSES), -20.0, np.float32)
     sure[np.arange(count), np.arange(count) % CLASSES] = 20.0
-    best = judged(spec, {"features": Real(count).rows, "logits": sure}, wanted)
+    right = np.full((count, 1), float(spec.higher_is_better))
+    best = judged(spec, {"features": Real(count).rows, "logits": sure, "value": right}, wanted)
     bad = judged(
         spec,
-        {"features": Real(count).rows + 50, "logits": np.roll(sure, 1, axis=1) * 0.01},
+        {"features": Real(count).rows + 50, "logits": np.roll(sure, 1, axis=1) * 0.01, "value": 1 - right},
         wanted,
     )
     assert (best.value > bad.value) == spec.higher_is_better
@@ -162,7 +167,7 @@ def test_rows_that_are_not_finite_are_counted_named_and_left_out(spec, bad):
     given, wanted = outputs(count), samples(count)
     spoilt = {name: rows.copy() for name, rows in given.items()}
     for rows in spoilt.values():
-        rows[[3, 20], 1] = bad
+        rows[[3, 20], -1] = bad
     kept = [index for index in range(count) if index not in (3, 20)]
     found = judged(spec, spoilt, wanted)
     assert list(found.unjudged) == [3, 20]
@@ -207,8 +212,8 @@ def test_labels_and_prompts_decide_the_groups(spec):
 
 
 def test_a_group_without_images_leaves_no_jackknife(spec):
-    if spec.items == "classes":
-        pytest.skip("judges classes, of which images are independent")
+    if spec.items in ("classes", "originals"):
+        pytest.skip("judges single images, which are independent")
     # Its replicate would be the value itself, and the error too small.
     count = many(spec)
     for prompts, method in ((9, "none"), (10, "jackknife")):
@@ -274,7 +279,8 @@ def drawn(spec, world: str, seed: int) -> tuple[dict[str, np.ndarray], list[Samp
     number = int(groups.max()) + 1
     features = Real(1).rows[0] + 2 * centres.normal(size=(number, WIDTH))[groups] + rng.normal(size=(count, WIDTH)) * 4
     logits = centres.normal(size=(number, CLASSES))[groups] + rng.normal(size=(count, CLASSES)) * 2
-    return {"features": features.astype(np.float32), "logits": logits.astype(np.float32)}, wanted
+    given = {"features": features.astype(np.float32), "logits": logits.astype(np.float32)}
+    return {**given, "value": rng.normal(size=(count, 1))}, wanted
 
 
 @pytest.mark.slow
@@ -294,7 +300,8 @@ def test_names(spec):
     assert re.fullmatch(r"[a-z0-9_]+", spec.key)
     assert METRICS[spec.key] is spec
     # Only the Inception network may produce an unmarked `fid`.
-    assert all(spec.key.endswith(f"_{judge}") or judge == "inception" for judge in spec.judges)
+    unmarked = INCEPTION if spec.key != "fdr6" else spec.judges
+    assert all(spec.key.endswith(f"_{judge}") or judge in (spec.key, *unmarked) for judge in spec.judges)
     assert all(judge in JUDGES for judge in spec.judges)
     assert spec.reference.keys() <= set(spec.judges)
 
@@ -315,5 +322,5 @@ def test_a_judge_brings_its_metrics():
     for name, judge in JUDGES.items():
         rows = of_judge(judge)
         assert bool(rows) == bool(judge.output == "array" and (judge.dim or judge.num_classes))
-        if name != "inception":
+        if name not in INCEPTION:
             assert all(METRICS[row.key] == row for row in rows)

@@ -5,6 +5,7 @@ import io
 import json
 import re
 from dataclasses import asdict
+from itertools import permutations
 from pathlib import Path
 
 import numpy as np
@@ -320,6 +321,30 @@ def test_another_setting_or_step_is_no_repeat_and_never_takes_a_row_apart():
     stepped = later[0].model_copy(update={"protocol": first.protocol})
     stepped = stepped.model_copy(update={"provenance": stepped.provenance.model_copy(update={"step": 9})})
     assert len(build([first, stepped], FID, siblings=[]).rows) == 2
+
+
+def test_two_networks_of_one_name_for_two_tasks_of_an_axis_are_two_rows():
+    spec = declare({"metrics": ["fid", "fd_digits", "kd_digits"]}, {"metrics": ["geneval_overall"]})
+
+    def network(weights, axis, values, title):
+        made = make("a", axis, values, suffix=f".{weights}.{min(values)}", title=title)
+        given = {"checkpoint_digest": weights * 64, "created": title, "images_digest": made.id.encode().hex()}
+        return made.model_copy(update={"provenance": made.provenance.model_copy(update=given)})
+
+    digits = network("1", "class_conditional", {"fd_digits": 3.0}, "1 digits")
+    # The same weights scored again, and a repeat by another training.
+    again = network("1", "class_conditional", {"kd_digits": 0.3}, "2 digits")
+    repeat = network("2", "class_conditional", {"fd_digits": 4.0}, "3 digits")
+    photographs = network("3", "class_conditional", {"fid": 9.0}, "4 photographs")
+    scenes = network("4", "t2i", {"geneval_overall": 0.5}, "5 scenes")
+    for records in permutations([digits, again, repeat, photographs]):
+        rows = {row.name: row for row in build([*records, scenes], spec, siblings=[]).rows}
+        assert {name: {*row.cells} for name, row in rows.items()} == {
+            "a": {"fd_digits", "kd_digits", "geneval_overall"},
+            "a#2": {"fid"},
+        }
+        assert rows["a"].cells["fd_digits"].n == 2
+        assert rows["a#2"].title == "4 photographs"
 
 
 def test_a_doubtful_repeat_is_listed_beside_the_mean_of_the_others():

@@ -203,6 +203,7 @@ def test_comparison_ends_with_3_where_results_or_rules_differ(bench, digits_fold
 
 def test_lists_name_everything_that_can_be_chosen(bench, monkeypatch):
     from diffusionbench.metrics import METRICS
+    from diffusionbench.specs import SOURCES
 
     code, out, _ = bench("ls", "--json")
     known = json.loads(out)
@@ -210,6 +211,7 @@ def test_lists_name_everything_that_can_be_chosen(bench, monkeypatch):
     assert set(known["metrics"]) == set(METRICS)
     assert "digits" in known["references"]
     assert {"digits", "inception"} <= set(known["judges"])
+    assert {*SOURCES, "module"} == set(known["sources"])
     text = bench("ls", "metrics")[1]
     assert all(key in text for key in METRICS.with_code)
     assert "lower is better" in text

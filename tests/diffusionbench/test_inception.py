@@ -99,3 +99,17 @@ def test_weights_that_are_missing_or_wrong_are_refused(weights, tmp_path, monkey
 def test_other_arrays_are_refused(weights):
     with pytest.raises(RequestError, match="uint8"):
         inception.Inception(weights=weights)(np.zeros((1, 8, 8, 3), np.float32))
+
+
+def test_spatial_features_are_rows_columns_and_then_channels(weights):
+    images = np.random.default_rng(0).integers(0, 256, (2, 20, 24, 3), dtype=np.uint8)
+    judge = inception.InceptionSpatial(weights=weights)
+    seen = []
+    handle = judge._net.Mixed_6d.branch1x1.register_forward_hook(lambda module, given, output: seen.append(output))
+    found = judge(images)["features"]
+    handle.remove()
+    assert found.shape == (2, 17 * 17 * 7)
+    for row, column, channel in ((0, 0, 0), (3, 11, 6), (16, 16, 2)):
+        place = (row * 17 + column) * 7 + channel
+        np.testing.assert_array_equal(found[:, place], seen[0][:, channel, row, column].numpy())
+    assert judge.digest != inception.Inception(weights=weights).digest

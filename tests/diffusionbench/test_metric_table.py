@@ -12,12 +12,15 @@ import pytest
 from making import make_metric, update
 
 from diffusionbench import runner
+from diffusionbench.judges import NETWORKS
 from diffusionbench.judges.digits import DigitsJudge
 from diffusionbench.metrics import METRICS
 from diffusionbench.metrics import kid as kid_module
+from diffusionbench.metrics.fdr import FDR_CONSTANTS
 from diffusionbench.metrics.frechet import frechet_distance
 from diffusionbench.metrics.inception_score import inception_score
 from diffusionbench.metrics.kid import kid
+from diffusionbench.metrics.mind import mind
 from diffusionbench.metrics.precision_recall import precision_recall
 from diffusionbench.moments import moments
 from diffusionbench.references import digits
@@ -40,6 +43,7 @@ class Real:
     """A reference whose moments are not those of its features, so that taking the wrong ones shows."""
 
     name = "real"
+    digest = "3" * 64
 
     def features(self, judge):
         return np.random.default_rng(1).normal(0.4, 1.2, (COUNT, WIDTH)).astype(np.float32)
@@ -66,6 +70,22 @@ def precision(outputs, labels, reference, judge):
     return precision_recall(outputs["features"], reference.features(judge), 3)[0]
 
 
+def monge(outputs, labels, reference, judge):
+    return mind(outputs["features"], reference.features(judge))[0]
+
+
+def over(constant):
+    return lambda *given: frechet(*given) / constant
+
+
+def mean(outputs, labels, reference, judge):
+    return outputs["value"].mean()
+
+
+def variant(name):
+    return lambda outputs, labels, reference, judge: inception_score(outputs["logits"], name)[0]
+
+
 def recall(outputs, labels, reference, judge):
     return precision_recall(outputs["features"], reference.features(judge), 3)[1]
 
@@ -79,6 +99,10 @@ TABLE = {
     "fid": (frechet, "inception", False),
     "kid_mean": (kernel(1000), "inception", False),
     "inception_score": (score, "inception", True),
+    "inception_score_torch_fidelity": (variant("torch_fidelity"), "inception", True),
+    "inception_score_adm": (variant("adm"), "inception", True),
+    "sfid": (frechet, "inception_spatial", False),
+    "mind_inception": (monge, "inception", False),
     "precision": (precision, "inception", True),
     "recall": (recall, "inception", True),
     "fd_digits": (frechet, "digits", False),
@@ -93,14 +117,29 @@ TABLE = {
     "precision_efflite0": (precision, "efflite0", True),
     "recall_efflite0": (recall, "efflite0", True),
     "accuracy_efflite0": (accuracy, "efflite0", True),
-}
+    "rfid": (frechet, "inception", False),
+    "rfd_efflite0": (frechet, "efflite0", False),
+    **{key: (mean, key, key in ("psnr", "ssim")) for key in ("psnr", "ssim", "lpips", "pd_efflite0")},
+    **{f"mind_{name}": (monge, name, False) for name in ("digits", "efflite0")},
+    **{f"fdr_{name}": (over(constant), name, False) for name, constant in FDR_CONSTANTS.items()},
+    **{
+        f"{kind}_{row.name}": (formula, row.name, higher)
+        for row in NETWORKS
+        for kind, formula, higher in (
+            ("fd", frechet, False), ("kd", kernel(1000), False), ("mind", monge, False),
+            ("precision", precision, True), ("recall", recall, True),
+        )
+    },
+}  # fmt: skip
 # They judge pictures by prompts; tests/diffusionbench/simpleeval ties them to their worlds.
 ON_PROMPTS = {"simpleeval_v1", "simpleeval_shapes_v1"}
-SPREADS = {"kid_mean": "kid_std", "kd_digits": "kd_digits_std", "kd_efflite0": "kd_efflite0_std"}
+# tests/diffusionbench/test_fdr.py ties it to the six.
+SEVERAL_JUDGES = {"fdr6"}
+SPREADS = {"kid_mean": "kid_std", **{key: f"{key}_std" for key in TABLE if key.startswith("kd_")}}
 
 
 def test_every_metric_has_an_entry():
-    assert set(METRICS.with_code) == TABLE.keys() | ON_PROMPTS
+    assert set(METRICS.with_code) == TABLE.keys() | ON_PROMPTS | SEVERAL_JUDGES
 
 
 @pytest.mark.parametrize("key", TABLE)
@@ -111,6 +150,7 @@ def test_a_name_stands_for_its_formula(key):
     outputs = {
         "features": rng.normal(size=(COUNT, WIDTH)).astype(np.float32),
         "logits": rng.normal(size=(COUNT, CLASSES)).astype(np.float32) * 2,
+        "value": rng.normal(size=(COUNT, 1)),
     }
     labels = np.arange(COUNT) % CLASSES
     metric = make_metric(key, Real())

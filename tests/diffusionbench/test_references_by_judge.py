@@ -10,7 +10,8 @@ from twins import Twin, add_twin
 from diffusionbench import runner
 from diffusionbench.errors import RequestError, UserError
 from diffusionbench.judges.digits import DigitsJudge
-from diffusionbench.metrics.frechet import frechet_from_features
+from diffusionbench.metrics.frechet import frechet_distance, frechet_from_features
+from diffusionbench.moments import moments
 from diffusionbench.references import references_by_judge
 from diffusionbench.references.digits import DigitsReference
 from diffusionbench.references.preparing import prepare_reference
@@ -225,3 +226,30 @@ def test_statistics_that_are_not_used_are_said(bench, tmp_path, noise):
     code, out, err = bench(*words, "--reference-extractor", "digits")
     assert (code, err) == (0, "")
     assert json.loads(out)["values"]["fd_digits"]["status"] == "asserted"
+
+
+def test_a_published_batch_holds_statistics_of_two_judges(ask, noise, tmp_path, inception_installed):
+    """`mu` and `sigma` are the network's, `mu_s` and `sigma_s` those of its map; the record marks sFID."""
+    from diffusionbench.judges.inception import Inception, InceptionSpatial
+
+    images, real = noise(6), noise(8, seed=1)
+    means = {"mu": 2048, "mu_s": 2023}
+    arrays = {f"sigma{key[2:]}": np.eye(width) for key, width in means.items()}
+    path = str(tmp_path / "adm.npz")
+    np.savez(path, arr_0=real, **{key: np.full(width, 0.1) for key, width in means.items()}, **arrays)
+    both = ("inception", "inception_spatial")
+    request = ask(
+        metrics=("fid", "sfid"),
+        reference=None,
+        references=dict.fromkeys(both, path),
+        reference_extractors=both,
+        count=6,
+    )
+    record = runner.run(request, ArraySource(images, None, "some images"))
+    for key, judge, name in (("fid", Inception(), "mu"), ("sfid", InceptionSpatial(), "mu_s")):
+        features = judge(images)["features"]
+        width = means[name]
+        expected = frechet_distance(*moments(features), np.full(width, 0.1), np.eye(width))
+        assert record.values[key].value == pytest.approx(expected, rel=1e-4)
+        assert record.protocol.references[judge.name].made_by == f"asserted: {judge.name}"
+    assert "not checked against a published value" in record.values["sfid"].reason

@@ -73,7 +73,10 @@ def everything(state: TrainState) -> dict[str, Tensor]:
     return found
 
 
-@pytest.mark.parametrize("more", [(), (PROJECTED,), ("optim.name=momentum",), (PROJECTED, "optim.name=momentum")])
+OPTIMIZERS = [(f"optim.name={name}",) for name in ("momentum", "muon", "gram-muon")]
+
+
+@pytest.mark.parametrize("more", [(), (PROJECTED,), *OPTIMIZERS, (PROJECTED, "optim.name=momentum")])
 def test_a_killed_run_goes_on_bit_for_bit(more, tmp_path, monkeypatch):
     register(monkeypatch)
     whole = run(tmp_path / "whole", 4, *more)

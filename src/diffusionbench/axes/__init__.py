@@ -16,13 +16,13 @@ class AxisSpec:
         name: its key in the table.
         title: what is asked for, in a few words.
         asks: what it asks a generator for, and so how images that exist already are told apart: by the classes of a
-            folder or archive, or by the file names of a prompt set.
+            folder or archive, by the file names of a prompt set, or by the names of the originals.
         load: "module:Class" of its `Axis`.
     """
 
     name: str
     title: str
-    asks: Literal["classes", "prompts"] = "classes"
+    asks: Literal["classes", "prompts", "originals"] = "classes"
     load: str
 
 
@@ -37,5 +37,12 @@ T2I: Final = AxisSpec(
     asks="prompts",
     load="diffusionbench.axes.axis:TextToImage",
 )
+RECONSTRUCTION: Final = AxisSpec(
+    name="reconstruction",
+    title="reconstructions of given images, by the names of their files",
+    asks="originals",
+    load="diffusionbench.axes.axis:Reconstruction",
+)
 
-AXES: Final = Table("axis", {row.name: row for row in (CLASS_CONDITIONAL, T2I)}, group="diffusionbench.axes")
+_ROWS: Final = (CLASS_CONDITIONAL, T2I, RECONSTRUCTION)
+AXES: Final = Table("axis", {row.name: row for row in _ROWS}, group="diffusionbench.axes")

@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from diffusionbench.errors import RequestError
 from diffusionbench.prompts import PromptList
 from diffusionbench.references.reference import Reference
-from diffusionbench.sample import SAMPLE, Sample, noise_seed, plain_item
+from diffusionbench.sample import SAMPLE, Item, Sample, noise_seed, plain_item
 
 
 @dataclass(frozen=True)
@@ -24,6 +24,7 @@ class Asked:
         prompts: the opened prompt set, or None.
         given: labels of images that exist already, in order; None for a generator and where files have the names of
             prompts.
+        names: of images that exist already, see `source.image_keys`.
         seed: of a generator's noise; None where the images exist already.
     """
 
@@ -32,6 +33,7 @@ class Asked:
     reference: Reference | None = None
     prompts: PromptList | None = None
     given: Sequence[int | None] | None = None
+    names: Sequence[str] | None = None
     seed: int | None = None
 
 
@@ -122,6 +124,29 @@ class TextToImage(Axis):
                 f"Name them as the prompt set does: {prompts.sample(0).file}.png and so on."
             )
         return [seeded(prompts.sample(place), asked.seed) for place in range(asked.count)]
+
+
+class Reconstruction(Axis):
+    """Images that exist already, each a reconstruction of the original that has its name."""
+
+    def full_count(self, prompts: PromptList | None) -> int:
+        """Return 50,000, the validation images of ImageNet."""
+        return 50_000
+
+    def samples(self, asked: Asked) -> list[Sample]:
+        """See `Axis.samples`.
+
+        Raises:
+            RequestError: if the images do not exist yet, or there are too few.
+        """
+        names = asked.names or ()
+        if asked.count > len(names):
+            raise RequestError(
+                f"{asked.count} reconstructions were asked for and there are {len(names)}. Give a folder or archive of "
+                "reconstructions, and ask for at most as many."
+            )
+        labels = asked.given or [None] * len(names)
+        return [Sample(place, Item(names[place], labels[place])) for place in range(asked.count)]
 
 
 def seeded(sample: Sample, seed: int | None) -> Sample:

@@ -77,7 +77,7 @@ def inspect(
 
 @app.command("ls")
 def list_names(
-    what: Annotated[str, typer.Argument(help="metrics, judges, references, axes or prompts")] = "",
+    what: Annotated[str, typer.Argument(help="metrics, judges, references, axes, prompts or sources")] = "",
     as_json: Json = False,
 ) -> None:
     """List what can be chosen, which judges are here, and what the others and their metrics need.
@@ -96,6 +96,7 @@ def list_names(
     from diffusionbench.metrics import METRICS
     from diffusionbench.prompts import PROMPTS
     from diffusionbench.references import REFERENCES
+    from diffusionbench.specs import SOURCES
     from diffusionbench.views.terminal import print_tables
 
     metrics: dict[str, dict[str, Any]] = {}
@@ -115,6 +116,8 @@ def list_names(
         "prompts": {
             key: f"{row.title}; layouts {', '.join(row.layouts)}; {row.licence}" for key, row in PROMPTS.items()
         },
+        "sources": {key: f"images of {key}:ARGUMENT, a {row.title}" for key, row in SOURCES.items()}
+        | {"module": "images of module:function, any function of your own (docs/python.md)"},
     }
     print_tables(tables, what, as_json)
 

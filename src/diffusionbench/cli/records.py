@@ -332,7 +332,7 @@ def _warn(warnings: Iterable[str]) -> None:
 
 def _refuse(what: str, problems: Sequence[str]) -> None:
     if problems:
-        raise RequestError(f"{what}:\n" + few([f"  - {problem}" for problem in problems], "\n", 100))
+        raise RequestError(f"{what}:\n" + few([f"  - {printable(problem)}" for problem in problems], "\n", 100))
 
 
 def site(

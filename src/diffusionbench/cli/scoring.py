@@ -87,6 +87,7 @@ def run(
       diffusionbench run my_model:generate --classes 10 --num 1000 --metrics accuracy_digits
     """
     from diffusionbench import runner
+    from diffusionbench.api import noted
     from diffusionbench.views.terminal import progress_line
 
     chosen = _part(part, store, out, keep)
@@ -102,9 +103,7 @@ def run(
             print(f"{found.folder}: part {part} is made and judged; `diffusionbench merge` unites parts")
             return
         record = runner.run(evaluation, source, store, device, progress_line(), keep)
-    if notes:
-        record = record.model_copy(update={"extra": {**record.extra, "left_out": notes}})
-    _finish(record, out, as_json)
+    _finish(noted(record, notes), out, as_json)
 
 
 def sample(
@@ -268,7 +267,7 @@ def _asked(
     images: Path, generator: Generator, real: ReferenceOptions, metrics: tuple[str, ...]
 ) -> tuple[Evaluation, ImageSource, list[str]]:
     """Return a checked evaluation, its images, and what was left out of files, which is also said."""
-    from diffusionbench.api import generator_fields
+    from diffusionbench.api import generator_fields, left_out
     from diffusionbench.benchmarks.simpleeval.claims import read_claim
     from diffusionbench.callables import is_named
     from diffusionbench.request import EvalRequest
@@ -300,7 +299,7 @@ def _asked(
         **_real_images(real),
     )
     evaluation, source = _opened(request, made or images, generator, claim)
-    notes = [*getattr(source, "notes", ()), *(note for one in evaluation.distinct_references for note in one.notes)]
+    notes = left_out(evaluation, source)
     for note in notes:
         print(note, file=sys.stderr)
     return evaluation, source, notes

@@ -8,7 +8,7 @@ metrics of `metrics.of_judge` then exist for it.
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
 
@@ -62,6 +62,14 @@ INCEPTION: Final = JudgeSpec(
     file=INCEPTION_FILE,
     url=f"https://github.com/toshas/torch-fidelity/releases/download/v0.2.0/{INCEPTION_FILE}",
 )
+INCEPTION_SPATIAL: Final = replace(
+    INCEPTION,
+    name="inception_spatial",
+    title="Inception-v3's map of 17 x 17",
+    load="diffusionbench.judges.inception:InceptionSpatial",
+    dim=2023,
+    moment_keys=("mu_s", "sigma_s"),
+)
 EFFLITE0: Final = JudgeSpec(
     name="efflite0",
     title="EfficientNet-Lite0",
@@ -79,5 +87,78 @@ EFFLITE0: Final = JudgeSpec(
     self_test=True,
 )
 
-_ROWS: Final = (DIGITS, PIXELS, INCEPTION, EFFLITE0, *simpleeval.JUDGES)
+
+def _network(name: str, title: str, load: str, hub: str, licence: str, dim: int = 1024) -> JudgeSpec:
+    """Return the row of a feature network whose weights transformers reads."""
+    return JudgeSpec(
+        name=name,
+        title=title,
+        load=f"diffusionbench.judges.feature_networks:{load}",
+        dim=dim,
+        licence=licence,
+        hub=(hub,),
+        package="transformers",
+        extra="eval-t2i",
+        precision="float32; on CUDA bfloat16 autocast",
+    )
+
+
+# With Inception the six representations of FDr and MIND.
+NETWORKS: Final = (
+    _network("convnext", "ConvNeXt V2", "ConvNext", "facebook/convnextv2-base-22k-224", "Apache-2.0"),
+    _network("dinov2", "DINOv2", "Dinov2", "facebook/dinov2-large", "Apache-2.0"),
+    _network("mae", "MAE", "Mae", "facebook/vit-mae-large", "CC-BY-NC-4.0"),
+    _network("siglip", "SigLIP 2", "Siglip", "google/siglip2-so400m-patch16-256", "Apache-2.0", dim=1152),
+    _network("clip", "CLIP", "Clip", "openai/clip-vit-large-patch14", "MIT"),
+)
+
+
+def _of_pairs(name: str, title: str, load: str, based_on: JudgeSpec | None = None) -> JudgeSpec:
+    """Return the row of a judge that compares each image with its partner."""
+    own = JudgeSpec(name=name, title=title, load="", licence="Apache-2.0 (our code, no weights)")
+    return replace(
+        based_on or own,
+        name=name,
+        title=title,
+        load=f"diffusionbench.judges.pairs:{load}",
+        dim=0,
+        num_classes=None,
+        classes=None,
+        pairs=True,
+        self_test=False,
+    )
+
+
+_VGG: Final = "vgg16-397923af.pth"
+PSNR: Final = _of_pairs("psnr", "the peak signal to noise ratio", "Psnr")
+SSIM: Final = _of_pairs("ssim", "structural similarity", "Ssim")
+LPIPS: Final = _of_pairs(
+    "lpips",
+    "LPIPS over VGG-16",
+    "Lpips",
+    JudgeSpec(
+        name="lpips",
+        title="",
+        load="",
+        licence="BSD-3-Clause (trunk), MIT (heads)",
+        sha256="397923af",
+        file=_VGG,
+        url=f"https://download.pytorch.org/models/{_VGG}",
+    ),
+)
+PD_EFFLITE0: Final = _of_pairs("pd_efflite0", "EfficientNet-Lite0's stages", "PdEfflite0", EFFLITE0)
+
+_ROWS: Final = (
+    DIGITS,
+    PIXELS,
+    INCEPTION,
+    INCEPTION_SPATIAL,
+    EFFLITE0,
+    *NETWORKS,
+    PSNR,
+    SSIM,
+    LPIPS,
+    PD_EFFLITE0,
+    *simpleeval.JUDGES,
+)
 JUDGES: Final = Table("judge", {row.name: row for row in _ROWS}, group="diffusionbench.judges")

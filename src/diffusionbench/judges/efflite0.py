@@ -92,6 +92,21 @@ class Network:
 
     def __call__(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Return features [B, 1280] and logits [B, 1000] of crops [B, 3, 224, 224]."""
+        features = F.relu6(self._head(self.map(x)), inplace=True).mean(dim=(2, 3))
+        return features, F.linear(features, *self._classifier)
+
+    def map(self, x: Tensor) -> Tensor:
+        """Return the output of the last block [B, 320, 7, 7] for crops [B, 3, 224, 224]."""
+        *_, x = self.blocks(x)
+        return x
+
+    def stages(self, x: Tensor) -> list[Tensor]:
+        """Return the last map [B, C, H, W] of each of the seven stages."""
+        ends = {sum(repeats for _, _, repeats, _, _ in _STAGES[:stage]) - 1 for stage in range(1, len(_STAGES) + 1)}
+        return [found for number, found in enumerate(self.blocks(x)) if number in ends]
+
+    def blocks(self, x: Tensor) -> Iterator[Tensor]:
+        """Give the output of each block on crops [B, 3, 224, 224]."""
         x = F.relu6(self._stem(x), inplace=True)
         for convolutions, residual in self._blocks:
             y = x
@@ -99,8 +114,7 @@ class Network:
                 y = F.relu6(conv(y), inplace=True)
             y = convolutions[-1](y)
             x = y.add_(x) if residual else y
-        features = F.relu6(self._head(x), inplace=True).mean(dim=(2, 3))
-        return features, F.linear(features, *self._classifier)
+            yield x
 
 
 def _plan() -> Iterator[tuple[int, bool, int, bool]]:
@@ -151,6 +165,12 @@ def find_weights() -> Path:
     return path
 
 
+def open_network(device: str) -> Network:
+    """Return the network with the weights of the installed package, on a device."""
+    weights = torch.load(find_weights(), map_location="cpu", weights_only=True)
+    return Network({name: tensor.to(device) for name, tensor in weights.items()})
+
+
 class EfficientNetLite0(Judge):
     """Judge `efflite0`: "features" are the 1,280 pooled ones, "logits" those of the 1,000 classes of ImageNet.
 
@@ -163,9 +183,8 @@ class EfficientNetLite0(Judge):
 
     def __init__(self, device: str = "cpu", options: Mapping[str, Any] | None = None) -> None:
         super().__init__(device, options)
-        (path,) = self.check().files
-        weights = torch.load(path, map_location="cpu", weights_only=True)
-        self._net = Network({name: tensor.to(device) for name, tensor in weights.items()})
+        self.check()
+        self._net = open_network(device)
         self.digest = self.digest_of({"weights": EFFLITE0.sha256, "input": _PREPROCESSING, "precision": PRECISION})
 
     @classmethod

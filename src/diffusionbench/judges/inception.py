@@ -19,7 +19,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from diffusionbench.errors import RequestError
-from diffusionbench.judges import INCEPTION, INCEPTION_FILE
+from diffusionbench.judges import INCEPTION, INCEPTION_FILE, INCEPTION_SPATIAL
 from diffusionbench.judges.float32 import PRECISION, in_float32
 from diffusionbench.judges.judge import Evidence, Judge, Needs
 from diffusionbench.sample import Item
@@ -196,6 +196,26 @@ class InceptionNet(nn.Module):
             "64", "192", "768", "2048": globally averaged features [B, width]; "logits_unbiased" and "logits"
             [B, 1008], without and with the bias of the last layer.
         """
+        x, taps = self._lower(images)
+        x = self.Mixed_6e(self.Mixed_6d(x))
+        taps["768"] = x.mean(dim=(2, 3))
+        taps["2048"] = self.Mixed_7c(self.Mixed_7b(self.Mixed_7a(x))).mean(dim=(2, 3))
+        taps["logits_unbiased"] = taps["2048"] @ self.fc.weight.T
+        taps["logits"] = taps["logits_unbiased"] + self.fc.bias
+        return taps
+
+    def spatial(self, images: Tensor) -> Tensor:
+        """Return the features of sFID [B, 2023] of images as for `forward`: 17 rows x 17 columns x 7 channels.
+
+        They are the first channels of the graph's tensor "mixed_6/conv", taken to be this convolution; nobody has
+        compared them with a published value yet. Source: Nash et al. 2021 (arXiv 2103.03841).
+        """
+        x, _ = self._lower(images)
+        convolved: Tensor = self.Mixed_6d.get_submodule("branch1x1")(x)
+        return convolved[:, :7].permute(0, 2, 3, 1).flatten(1)
+
+    def _lower(self, images: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+        """Return the map before the block Mixed_6d, and the taps below it."""
         x = (resize_tf1(images.to(self.fc.weight.dtype), _SIZE) - 128) / 128
         x = self.Conv2d_2b_3x3(self.Conv2d_2a_3x3(self.Conv2d_1a_3x3(x)))
         x = F.max_pool2d(x, 3, stride=2)
@@ -204,12 +224,7 @@ class InceptionNet(nn.Module):
         x = F.max_pool2d(x, 3, stride=2)
         taps["192"] = x.mean(dim=(2, 3))
         x = self.Mixed_5d(self.Mixed_5c(self.Mixed_5b(x)))
-        x = self.Mixed_6e(self.Mixed_6d(self.Mixed_6c(self.Mixed_6b(self.Mixed_6a(x)))))
-        taps["768"] = x.mean(dim=(2, 3))
-        taps["2048"] = self.Mixed_7c(self.Mixed_7b(self.Mixed_7a(x))).mean(dim=(2, 3))
-        taps["logits_unbiased"] = taps["2048"] @ self.fc.weight.T
-        taps["logits"] = taps["logits_unbiased"] + self.fc.bias
-        return taps
+        return self.Mixed_6c(self.Mixed_6b(self.Mixed_6a(x))), taps
 
 
 def find_weights(path: Path | None = None) -> Path:
@@ -272,7 +287,8 @@ class Inception(Judge):
         super().__init__(device, options)
         self._net, found = load_net(find_weights(None if weights is None else Path(weights)))
         self._net.to(device)
-        self.digest = self.digest_of({"weights": found, "preprocessing": _PREPROCESSING, "precision": PRECISION})
+        facts = {"weights": found, "preprocessing": _PREPROCESSING, "precision": PRECISION}
+        self.digest = self.digest_of(facts if self.spec is INCEPTION else {**facts, "output": self.name})
 
     @classmethod
     def check(cls) -> Needs:
@@ -283,17 +299,29 @@ class Inception(Judge):
     def __call__(
         self, images: np.ndarray, items: Sequence[Item] = (), given: Mapping[str, Evidence] | None = None
     ) -> dict[str, np.ndarray]:
-        """Map uint8 [B, H, W, 3] to {"features": float32 [B, 2048], "logits": float32 [B, 1008]}.
+        """Map uint8 [B, H, W, 3] to arrays of float32: for `inception` features [B, 2048] and logits [B, 1008].
 
         Raises:
             RequestError: if the images are not 8-bit RGB.
         """
         if images.dtype != np.uint8 or images.ndim != 4 or images.shape[3] != 3:
             raise RequestError(
-                f"judge 'inception' needs uint8 images [B, H, W, 3], got {images.dtype} "
+                f"judge '{self.name}' needs uint8 images [B, H, W, 3], got {images.dtype} "
                 f"{images.shape}. Convert them first, with a stated rounding."
             )
         pixels = torch.from_numpy(np.ascontiguousarray(images)).permute(0, 3, 1, 2).to(self.device)
         with torch.inference_mode():
-            taps = self._net(pixels)
-        return {"features": taps["2048"].cpu().numpy(), "logits": taps["logits_unbiased"].cpu().numpy()}
+            return {name: rows.cpu().numpy() for name, rows in self._read(pixels).items()}
+
+    def _read(self, pixels: Tensor) -> dict[str, Tensor]:
+        taps = self._net(pixels)
+        return {"features": taps["2048"], "logits": taps["logits_unbiased"]}
+
+
+class InceptionSpatial(Inception):
+    """Judge `inception_spatial`: "features" [B, 2023] are those of sFID, see `InceptionNet.spatial`."""
+
+    spec = INCEPTION_SPATIAL
+
+    def _read(self, pixels: Tensor) -> dict[str, Tensor]:
+        return {"features": self._net.spatial(pixels)}

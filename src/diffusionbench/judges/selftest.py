@@ -36,7 +36,7 @@ class SelfTest(NamedTuple):
     def __str__(self) -> str:
         """Return it in words."""
         if self.compared == "nothing":
-            return "not tested: it asks questions, and no outputs are stored for it"
+            return "not tested: it is asked about items, and no outputs are stored for it"
         stored = "" if self.compared == _STORED else "; no outputs are stored for it, so only shapes, range and batches"
         return f"largest relative deviation {self.deviation:.1e} from {self.compared}{stored}"
 
@@ -68,7 +68,7 @@ def test_now(judge: Judge) -> SelfTest:
     with in_float32():
         if judge.spec.self_test:
             found = SelfTest(_STORED, float(judge.self_test()))
-        elif judge.spec.output == "rows" or judge.spec.uses:
+        elif judge.spec.output == "rows" or judge.spec.uses or judge.spec.pairs:
             return SelfTest("nothing", 0.0)
         else:
             found = SelfTest("itself", _against_itself(judge))

@@ -12,12 +12,13 @@ from math import inf
 from typing import Final
 
 from diffusionbench.benchmarks import simpleeval
-from diffusionbench.judges import DIGITS, EFFLITE0, INCEPTION, JUDGES, JudgeSpec
+from diffusionbench.judges import DIGITS, EFFLITE0, INCEPTION, INCEPTION_SPATIAL, JUDGES, NETWORKS, JudgeSpec
 from diffusionbench.registry import Table
 from diffusionbench.specs import MetricSpec
 
 _CLASS: Final = "class_conditional"
 _KID: Final = "unbiased squared maximum mean discrepancy with a cubic kernel; arXiv 1801.01401"
+_MIND: Final = "Monge Inception Distance: sliced 2-Wasserstein distance"
 
 
 def _fd(judge: JudgeSpec) -> MetricSpec:
@@ -81,13 +82,28 @@ def _recall(judge: JudgeSpec) -> MetricSpec:
     )
 
 
+def _mind(judge: JudgeSpec) -> MetricSpec:
+    return MetricSpec(
+        key=f"mind_{judge.name}",
+        title=f"MIND {judge.title}" if judge in (INCEPTION, *NETWORKS) else f"MIND ({judge.name})",
+        higher_is_better=False,
+        axis=_CLASS,
+        low=0,
+        about=f"{_MIND} in {judge.title}'s features; arXiv 2605.06797",
+        judges=(judge.name,),
+        reference={judge.name: "features"},
+        min_samples=2,
+        load="diffusionbench.metrics.mind:MindMetric",
+    )
+
+
 def of_judge(judge: JudgeSpec) -> list[MetricSpec]:
     """Return the metrics that a judge brings by having features, and logits of classes."""
     rows: list[MetricSpec] = []
     if judge.output == "array" and judge.dim:
         kd = _kd(judge)
         rows += [_fd(judge), kd, _spread(f"{kd.key}_std", f"{kd.title}, spread over subsets")]
-        rows += [_precision(judge), _recall(judge)]
+        rows += [_precision(judge), _recall(judge), _mind(judge)]
     if judge.output == "array" and judge.num_classes:
         score = _is(judge)
         about = f"share of samples that {judge.title} takes for the class asked for"
@@ -118,22 +134,47 @@ def _spread(key: str, title: str) -> MetricSpec:
 def _reconstruction(
     key: str, title: str, higher: bool, about: str, low: float, high: float = inf, unit: str = ""
 ) -> MetricSpec:
+    """Return the row of a mean over pairs, judged by the judge of its name."""
     return MetricSpec(
-        key=key, title=title, higher_is_better=higher, axis="reconstruction", low=low, high=high, unit=unit, about=about
+        key=key,
+        title=title,
+        higher_is_better=higher,
+        axis="reconstruction",
+        low=low,
+        high=high,
+        unit=unit,
+        about=about,
+        judges=(key,),
+        reference={key: "pairs"},
+        items="originals",
+        load="diffusionbench.metrics.pairs:PairMetric",
     )
 
 
-# Feature networks of published figures.
-_NETWORKS: Final = {
-    "inception": "Inception-v3",
-    "convnext": "ConvNeXt V2",
-    "dinov2": "DINOv2",
-    "mae": "MAE",
-    "siglip": "SigLIP 2",
-    "clip": "CLIP",
-}
-_FDR: Final = "FDr: Frechet distance in this extractor's features over that of the validation images; arXiv 2604.28190"
-_MIND: Final = "Monge Inception Distance: sliced 2-Wasserstein distance in this extractor's features; arXiv 2605.06797"
+_FDR: Final = "Frechet distance in {}'s features over that of ImageNet's validation images; arXiv 2604.28190"
+_SIX: Final = (INCEPTION, *NETWORKS)
+_IS_VARIANTS: Final = {
+    "inception_score": ("Inception Score", "InceptionScoreMetric", "upstream's variant"),
+    "inception_score_torch_fidelity": (
+        "Inception Score (torch-fidelity)", "TorchFidelityScoreMetric", "torch-fidelity's variant"
+    ),
+    "inception_score_adm": (
+        "Inception Score (ADM)", "AdmScoreMetric", "ADM's variant, blocks of 5,000 in the order of the images"
+    ),
+}  # fmt: skip
+
+
+def _fdr(judge: JudgeSpec) -> MetricSpec:
+    title = f"FDr {judge.title}"
+    return replace(
+        _fd(judge),
+        key=f"fdr_{judge.name}",
+        title=title,
+        about=_FDR.format(judge.title),
+        load="diffusionbench.metrics.fdr:FdrMetric",
+    )
+
+
 _GENEVAL: Final = "GenEval: a detector judges objects, counts, colours and positions; arXiv 2310.11513"
 _SIMPLE: Final = "SimpleEval as published; the two score sets define it differently, and neither is ours"
 
@@ -142,19 +183,36 @@ _ROWS: Final = (
     replace(
         _fd(INCEPTION), key="fid", title="FID", about="Frechet distance of Inception-v3 features; arXiv 1706.08500"
     ),
-    _distance("sfid", "sFID", "Frechet distance of spatial Inception-v3 features; arXiv 2103.03841"),
     replace(
-        _is(INCEPTION),
-        key="inception_score",
-        title="Inception Score",
-        about="exponential of the mean divergence of class predictions; arXiv 1606.03498",
+        _fd(INCEPTION_SPATIAL),
+        key="sfid",
+        title="sFID",
+        about="Frechet distance of spatial Inception-v3 features, not checked against a published value; "
+        "arXiv 2103.03841",
+        load="diffusionbench.metrics.frechet:SpatialFrechetMetric",
     ),
-    *(_distance(f"fdr_{key}", f"FDr {title}", _FDR) for key, title in _NETWORKS.items()),
-    _distance("fdr6", "FDr6", "mean of FDr over all six extractors; arXiv 2604.28190"),
-    *(_distance(f"mind_{key}", f"MIND {title}", _MIND) for key, title in _NETWORKS.items()),
+    *(
+        replace(
+            _is(INCEPTION),
+            key=key,
+            title=title,
+            about=f"exponential of the mean divergence of class predictions, {about}; arXiv 1606.03498",
+            load=f"diffusionbench.metrics.inception_score:{load}",
+        )
+        for key, (title, load, about) in _IS_VARIANTS.items()
+    ),
+    *map(_fdr, _SIX),
+    replace(
+        _distance("fdr6", "FDr6", "mean of FDr over all six extractors; arXiv 2604.28190"),
+        judges=tuple(judge.name for judge in _SIX),
+        reference={judge.name: "moments" for judge in _SIX},
+        min_samples=2,
+        load="diffusionbench.metrics.fdr:Fdr6Metric",
+    ),
+    _mind(INCEPTION),
     replace(_kd(INCEPTION), key="kid_mean", title="KID", low=-1),
     _spread("kid_std", "KID, spread over subsets"),
-    _spread("inception_score_std", "Inception Score, spread over splits"),
+    *(_spread(f"{key}_std", f"{title}, spread over splits") for key, (title, *_) in _IS_VARIANTS.items()),
     replace(
         _precision(INCEPTION),
         key="precision",
@@ -169,6 +227,7 @@ _ROWS: Final = (
     ),
     *of_judge(DIGITS),
     *of_judge(EFFLITE0),
+    *(row for judge in NETWORKS for row in of_judge(judge)),
     _share("geneval_overall", "GenEval", f"{_GENEVAL}; mean of the six task scores"),
     _share("geneval_image_mean", "GenEval, mean over images", f"{_GENEVAL}; share of correct images"),
     _share("geneval_prompt_any", "GenEval, any image right", f"{_GENEVAL}; prompts with at least one correct image"),
@@ -189,7 +248,23 @@ _ROWS: Final = (
     _reconstruction(
         "lpips", "LPIPS", False, "distance of deep features, fitted to human judgements; arXiv 1801.03924", low=0
     ),
-    _distance("rfid", "rFID", "FID of reconstructions", axis="reconstruction"),
+    _reconstruction(
+        "pd_efflite0",
+        "PD (efflite0)",
+        False,
+        "squared distance of unit features over the stages of EfficientNet-Lite0, as LPIPS without learned weights",
+        low=0,
+    ),
+    replace(
+        _fd(INCEPTION), key="rfid", title="rFID", axis="reconstruction", about="FID of reconstructions to the originals"
+    ),
+    replace(
+        _fd(EFFLITE0),
+        key="rfd_efflite0",
+        title="rFD (efflite0)",
+        axis="reconstruction",
+        about="Frechet distance of reconstructions to the originals in EfficientNet-Lite0's features",
+    ),
 )
 
 

@@ -9,6 +9,7 @@ Source: Heusel et al. 2017 (arXiv 1706.08500); Dowson and Landau 1982.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -210,12 +211,16 @@ class FrechetMetric(Metric):
     def compute(self) -> Estimate:
         """Return the distance with its jackknife over groups of images, the reference fixed."""
         self.seen.check()
+        return self.seen.jackknifed(*self.distances())
+
+    def distances(self) -> tuple[float, list[float]]:
+        """Return the distance, and that without each group of images; none where a group is empty."""
         rows, groups, defined = self.rows, self.seen.groups, self.seen.groups_filled()
         if len(rows) <= rows.shape[1]:
             few = FewSamples(rows, self._mean, self._cov)
             value = few.distance()
             replicates = [few.distance(groups != group) for group in range(GROUPS)] if defined else []
-            return self.seen.jackknifed(value, replicates)
+            return value, replicates
         whole = Moments(rows.shape[1]).update(rows)
         value = frechet_distance(*whole.compute(), self._mean, self._cov)
         # All replicates share the factor of the reference.
@@ -224,4 +229,12 @@ class FrechetMetric(Metric):
         for group in range(GROUPS if defined else 0):
             mean, cov = whole.without(Moments(rows.shape[1]).update(rows[groups == group]))
             replicates.append(_distance(mean - self._mean, float(np.trace(cov)), trace, _root_trace(factor, cov)))
-        return self.seen.jackknifed(value, replicates)
+        return value, replicates
+
+
+class SpatialFrechetMetric(FrechetMetric):
+    """sFID; provisional for as long as nobody has compared it with a published value."""
+
+    def compute(self) -> Estimate:
+        """See `FrechetMetric.compute`."""
+        return replace(super().compute(), status="provisional", reason="not checked against a published value")

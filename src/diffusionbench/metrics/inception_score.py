@@ -6,7 +6,7 @@ Source: Salimans et al. 2016 (arXiv 1606.03498).
 
 from __future__ import annotations
 
-from typing import Any, Literal, get_args
+from typing import Any, ClassVar, Literal, get_args
 
 import numpy as np
 
@@ -76,13 +76,13 @@ def _log_softmax(logits: np.ndarray) -> np.ndarray:
     return shifted - np.log(np.exp(shifted).sum(axis=1, keepdims=True))
 
 
-def _without_groups(logits: np.ndarray, groups: np.ndarray) -> list[float]:
+def _without_groups(logits: np.ndarray, groups: np.ndarray, variant: Variant) -> list[float]:
     """Return the score without each group of images, the chunks left as they are; nan where a chunk would be empty.
 
     A new shuffle for each replicate would add its own noise, three times over, to the standard error.
     """
     scores = []
-    for chunk in _chunks(len(logits), "upstream"):
+    for chunk in _chunks(len(logits), variant):
         log_p = _log_softmax(logits[chunk].astype(np.float64))
         p = np.exp(log_p)
         member = np.zeros((len(chunk), GROUPS))
@@ -101,11 +101,24 @@ class InceptionScoreMetric(Metric):
     """Inception Score, upstream variant, over the images in the order of their ids."""
 
     output = "logits"
+    variant: ClassVar[Variant] = "upstream"
 
     def compute(self) -> Estimate:
         """Return the mean over chunks, its jackknife, and the standard deviation over chunks under `<key>_std`."""
         self.seen.check()
         rows, groups = self.rows, self.seen.groups
-        value, std = inception_score(rows)
-        replicates = _without_groups(rows, groups)
+        value, std = inception_score(rows, self.variant)
+        replicates = _without_groups(rows, groups, self.variant)
         return self.seen.jackknifed(value, replicates, {f"{self.spec.key}_std": std})
+
+
+class TorchFidelityScoreMetric(InceptionScoreMetric):
+    """The variant of torch-fidelity and FD-loss."""
+
+    variant = "torch_fidelity"
+
+
+class AdmScoreMetric(InceptionScoreMetric):
+    """The variant of the ADM evaluator, in which the order of the images plays a part."""
+
+    variant = "adm"

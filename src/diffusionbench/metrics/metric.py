@@ -127,7 +127,19 @@ class SampleAccumulator:
         """Return the finite rows [b, width] of an array of evidence, with their samples.
 
         Raises:
-            RequestError: if the array is missing or of the wrong shape, or a sample comes a second time.
+            RequestError: as `rows_of`, or if a sample comes a second time.
+        """
+        rows = self.rows_of(evidence, output, len(samples))
+        finite = np.isfinite(rows).all(axis=1)
+        reason = f"what its judge returned for '{self.key}' is not finite"
+        kept = self._keep(samples, [None if good else reason for good in finite])
+        return (rows if finite.all() else rows[finite]), kept
+
+    def rows_of(self, evidence: Any, output: str, count: int) -> np.ndarray:
+        """Return an array of evidence, one row for each of `count` samples.
+
+        Raises:
+            RequestError: if it is missing or of the wrong shape.
         """
         if not isinstance(evidence, Mapping) or output not in evidence:
             found = (", ".join(sorted(evidence)) or "nothing") if isinstance(evidence, Mapping) else "rows, no arrays"
@@ -135,16 +147,13 @@ class SampleAccumulator:
                 f"metric '{self.key}' needs '{output}' from its judge, which returned {found}. Choose a judge that has "
                 "it."
             )
-        rows = evidence[output]
-        if rows.ndim != 2 or len(rows) != len(samples):
+        rows: np.ndarray = evidence[output]
+        if rows.ndim != 2 or len(rows) != count:
             raise RequestError(
-                f"metric '{self.key}' needs one row of '{output}' for each of {len(samples)} samples, "
+                f"metric '{self.key}' needs one row of '{output}' for each of {count} samples, "
                 f"got shape {tuple(rows.shape)}. Correct the judge."
             )
-        finite = np.isfinite(rows).all(axis=1)
-        reason = f"what its judge returned for '{self.key}' is not finite"
-        kept = self._keep(samples, [None if good else reason for good in finite])
-        return (rows if finite.all() else rows[finite]), kept
+        return rows
 
     def add_rows(
         self, evidence: Sequence[Mapping[str, Any] | Unjudged], samples: Sequence[Sample]

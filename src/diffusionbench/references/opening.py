@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import sys
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from functools import cache, cached_property
+from itertools import groupby
 from pathlib import Path
 
 import numpy as np
@@ -20,10 +23,10 @@ from diffusionbench.references.blocks import RealImages, block_ranges, feature_b
 from diffusionbench.references.reference import Reference
 from diffusionbench.references.statistics import StatisticsReference, agreed_role
 from diffusionbench.registry import nearest
-from diffusionbench.sample import Sample
+from diffusionbench.sample import Item, Sample
 from diffusionbench.schema import digest
-from diffusionbench.shown import printable
-from diffusionbench.source import STATISTICS_KEYS, ArchiveSource, ImageSource, archive_keys, open_source
+from diffusionbench.shown import few, printable
+from diffusionbench.source import STATISTICS_KEYS, ArchiveSource, ImageSource, archive_keys, image_keys, open_source
 from diffusionbench.writing import cache_folder, write_atomic
 
 
@@ -43,6 +46,18 @@ class ClassMeans:
     def images(self, samples: Sequence[Sample]) -> np.ndarray:
         """Return uint8 [B, H, W, 3]."""
         return np.stack([self._means[self.labels[sample.id]] for sample in samples])
+
+
+def mixed(labels: Sequence[int | None]) -> list[int | None]:
+    """Return labels that stand class after class in an order whose every beginning holds each class's share.
+
+    Other labels stay as they are.
+    """
+    sizes = Counter(labels)
+    if len(list(groupby(labels))) > len(sizes):
+        return list(labels)
+    ranked = [((rank + 0.5) / size, label) for label, size in sizes.items() for rank in range(size)]
+    return [label for _, label in sorted(ranked, key=lambda pair: pair[0])]
 
 
 class ImageReference(Reference):
@@ -70,7 +85,7 @@ class ImageReference(Reference):
         source: RealImages | None = None,
     ) -> None:
         self.path = path
-        self.offers = frozenset({"moments", "features"})
+        self.offers = frozenset({"moments", "features", "pairs"})
         self.name = printable(path.name or str(path)) if source is None else printable(source.description)
         self._source: RealImages = open_source(path) if source is None else source
         self._labels = list(self._source.labels)
@@ -103,8 +118,12 @@ class ImageReference(Reference):
         return self._source.digest
 
     def labels(self, count: int) -> list[int | None]:
-        """Return the images' own labels in stored order, repeated."""
-        return [self._labels[index % len(self._labels)] for index in range(count)]
+        """Return the images' own labels in stored order, repeated; class after class they are mixed (`mixed`)."""
+        return [self._order[index % len(self._order)] for index in range(count)]
+
+    @cached_property
+    def _order(self) -> list[int | None]:
+        return mixed(self._labels)
 
     def anchors(self, count: int) -> dict[str, ImageSource]:
         """Return `count` class means, in the order of `labels`; nothing without labels."""
@@ -121,6 +140,27 @@ class ImageReference(Reference):
                 sums[sample.label] = sums.get(sample.label, np.zeros(image.shape)) + image
                 counts[sample.label] = counts.get(sample.label, 0) + 1
         return {label: np.round(total / counts[label]).astype(np.uint8) for label, total in sums.items()}
+
+    @cached_property
+    def _places(self) -> dict[str, int]:
+        return {key: place for place, key in enumerate(image_keys(self._source) or ())}
+
+    def partnered(self, samples: Sequence[Sample]) -> list[Sample]:
+        """See `Reference.partnered`."""
+        if alone := [sample.item.key for sample in samples if sample.item.key not in self._places]:
+            raise RequestError(
+                f"{len(alone):,} of {len(samples):,} images have no original of their name in reference {self.name}: "
+                f"{few(alone)}. Add the originals, whatever their suffix, or take these images out."
+            )
+        return [replace(sample, item=self._with_partner(sample.item)) for sample in samples]
+
+    def _with_partner(self, item: Item) -> Item:
+        place = self._places[item.key]
+
+        def partner() -> np.ndarray:
+            return self._source.images([Sample(place)])[0]
+
+        return replace(item, target=f"{self.digest}/{place}", detail={**item.detail, "partner": partner})
 
     def made_by(self, judge: str) -> str | None:
         """See `Reference.made_by`."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -11,6 +12,7 @@ from diffusionbench.errors import RequestError
 from diffusionbench.judges import JudgeSpec
 from diffusionbench.judges.judge import Judge
 from diffusionbench.references import Role
+from diffusionbench.sample import Sample
 from diffusionbench.source import ImageSource
 
 ASSERTED: Final = "asserted: "
@@ -21,7 +23,7 @@ class Reference:
     """Real images, or what a judge made of them.
 
     Attributes:
-        offers: what metrics can take from it: "moments", "features".
+        offers: what metrics can take from it: "moments", "features", "pairs".
         name: what records call it.
         role: which split of its data set the images are, or None where nobody said.
         count: how many images it was made of, or None where unknown.
@@ -76,6 +78,14 @@ class Reference:
     def labels(self, count: int) -> list[int | None]:
         """Return the classes to ask a generator for: the first `count` of the evaluation order."""
         return [None] * count
+
+    def partnered(self, samples: Sequence[Sample]) -> list[Sample]:
+        """Return samples whose items have the images of the same names as partners.
+
+        Raises:
+            RequestError: naming those that have none.
+        """
+        raise RequestError(f"reference {self.name} holds no images. Give a folder or .npz of the originals.")
 
     def anchors(self, count: int) -> dict[str, ImageSource]:
         """Return image sets that say what a score means, by name ("held_out", "class_means").

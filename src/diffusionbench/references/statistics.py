@@ -15,7 +15,7 @@ from pydantic import Field, ValidationError
 from diffusionbench import bounds
 from diffusionbench.archives import Archive
 from diffusionbench.errors import DataError, RequestError
-from diffusionbench.judges import JudgeSpec
+from diffusionbench.judges import JUDGES, JudgeSpec
 from diffusionbench.judges.judge import Judge
 from diffusionbench.limits import parse_json, read_small
 from diffusionbench.moments import load_moments
@@ -125,7 +125,6 @@ class StatisticsReference(Reference):
     def __init__(self, path: Path, asserted: str | None = None, role: Role | None = None) -> None:
         self.path = path
         self.name = printable(path.name)
-        self._mean, self._cov = load_moments(path)
         self._digest = file_digest(path)
         manifest, known = read_manifest(path), KNOWN.get(self._digest)
         if manifest is not None and manifest.sha256 != self._digest:
@@ -136,6 +135,8 @@ class StatisticsReference(Reference):
             )
         told = manifest or known
         self.extractor = told.extractor if told else asserted
+        row = JUDGES.get(self.extractor or "")
+        self._mean, self._cov = load_moments(path, row.moment_keys if row else None)
         self._extractor_digest = manifest.extractor_digest if manifest else None
         if told is None:
             self._made_by = None if asserted is None else f"{ASSERTED}{asserted}"

@@ -1,0 +1,246 @@
+"""Five feature networks of FDr and MIND: ConvNeXt V2, DINOv2, MAE, SigLIP 2 and CLIP, through transformers.
+
+Their published statistics were made with timm's definitions, which these follow where the library's differ: bicubic
+resize with antialiasing, position tables resampled likewise, GELU in CLIP, an epsilon of 1e-6 in MAE. Nothing of timm
+or torchvision is needed. The statistics are of bfloat16, which is used on CUDA.
+Source: FD-loss (arXiv 2604.28190).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any, ClassVar, Final
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from safetensors import SafetensorError
+from torch import Tensor, nn
+
+from diffusionbench.available import find_network
+from diffusionbench.benchmarks.simpleeval.open_scorer import weights_digest
+from diffusionbench.errors import RequestError
+from diffusionbench.judges import JUDGES, JudgeSpec
+from diffusionbench.judges.float32 import PRECISION, in_float32
+from diffusionbench.judges.judge import Evidence, Judge, Needs
+from diffusionbench.registry import require
+from diffusionbench.sample import Item
+from diffusionbench.shown import clipped, few
+from diffusionbench.writing import cache_folder
+
+Colours = tuple[float, float, float]
+
+_IMAGENET: Final[tuple[Colours, Colours]] = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+_OPENAI: Final[tuple[Colours, Colours]] = (
+    (0.48145466, 0.4578275, 0.40821073),
+    (0.26862954, 0.26130258, 0.27577711),
+)
+_HALF: Final[tuple[Colours, Colours]] = ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
+# Images in one forward pass on a CPU.
+_AT_ONCE: Final = 25
+
+
+class FeatureNetwork(Judge):
+    """A frozen network of transformers: images uint8 [B, H, W, 3] to "features" float32 [B, dim].
+
+    Attributes:
+        model: its class there.
+        changed: settings of the stored configuration that are others here.
+        side: to which images are resized; grids of patches that do not divide it are padded with zeros.
+        colours: mean and deviation of images in [0, 1].
+
+    Args:
+        weights: folder with configuration and weights, or None for where `find_network` finds them.
+
+    Raises:
+        MissingPackageError: if transformers is not installed.
+        RequestError: if the weights are not there, or those of another model.
+    """
+
+    model: ClassVar[str]
+    changed: ClassVar[Mapping[str, Any]] = {}
+    side: ClassVar[int] = 224
+    colours: ClassVar[tuple[Colours, Colours]] = _IMAGENET
+
+    def __init__(
+        self, device: str = "cpu", options: Mapping[str, Any] | None = None, weights: str | None = None
+    ) -> None:
+        super().__init__(device, options)
+        net = open_network(self.spec, self.model, self.changed, weights or find_network(self.spec))
+        # ConvNeXt has patches too, and no table of positions.
+        self._grid = 0 if _table(net) is None else -(-self.side // net.config.patch_size)
+        self._padded = self._grid * net.config.patch_size or self.side
+        if self._grid:
+            _fit_positions(net, self._grid, self._padded)
+        weights_sha = weights_digest(net)
+        self._net = net.to(device)
+        self._autocast = torch.device(device).type == "cuda"
+        self.digest = self.digest_of(
+            {
+                "weights": weights_sha,
+                "model": [self.model, {**self.changed}],
+                "preprocessing": self.preprocessing,
+                "precision": "bfloat16 autocast" if self._autocast else PRECISION,
+            }
+        )
+
+    def __init_subclass__(cls) -> None:
+        cls.preprocessing = (
+            f"uint8 / 255, bicubic with antialiasing to {cls.side} x {cls.side}, (x - {list(cls.colours[0])}) / "
+            f"{list(cls.colours[1])}, padded with zeros to whole patches"
+        )
+
+    @classmethod
+    def check(cls) -> Needs:
+        """See `Judge.check`; the weights are not read."""
+        transformers = require("transformers", "eval-t2i", f"Judge '{cls.spec.name}'")
+        with _opening(cls.spec, find_network(cls.spec)):
+            transformers.AutoConfig.from_pretrained(find_network(cls.spec))
+        return Needs(packages=("transformers",))
+
+    @in_float32()
+    def __call__(
+        self, images: np.ndarray, items: Sequence[Item] = (), given: Mapping[str, Evidence] | None = None
+    ) -> Mapping[str, np.ndarray]:
+        """Map uint8 [B, H, W, 3] to {"features": float32 [B, dim]}."""
+        found = []
+        with torch.inference_mode():
+            for start in range(0, len(images), _AT_ONCE):
+                pixels = torch.from_numpy(np.ascontiguousarray(images[start : start + _AT_ONCE])).to(self.device)
+                x = self._prepared(pixels)
+                with torch.autocast("cuda", torch.bfloat16, enabled=self._autocast):
+                    features = self._pooled(x)
+                found.append(features.float().cpu().numpy())
+        return {"features": np.concatenate(found)}
+
+    def _prepared(self, images: Tensor) -> Tensor:
+        x = images.permute(0, 3, 1, 2).float() / 255
+        if x.shape[2:] != (self.side, self.side):
+            x = F.interpolate(x, (self.side, self.side), mode="bicubic", antialias=True, align_corners=False)
+        mean, std = (x.new_tensor(values)[:, None, None] for values in self.colours)
+        more = self._padded - self.side
+        return F.pad((x - mean) / std, (0, more, 0, more))
+
+    def _pooled(self, x: Tensor) -> Tensor:
+        """Return features [B, dim] of prepared images."""
+        pooled: Tensor = self._net(x).pooler_output
+        return pooled
+
+
+def open_network(row: JudgeSpec, name: str, changed: Mapping[str, Any], source: str) -> Any:
+    """Return a model of transformers from a folder or the hub's cache, float32, on the CPU.
+
+    Raises:
+        RequestError: if the files are not there, are damaged, or lack tensors; the missing ones are listed.
+    """
+    transformers = require("transformers", "eval-t2i", f"Judge '{row.name}'")
+    before = transformers.utils.logging.get_verbosity()
+    transformers.utils.logging.set_verbosity_error()
+    transformers.utils.logging.disable_progress_bar()
+    try:
+        with _opening(row, source):
+            net, loaded = getattr(transformers, name).from_pretrained(
+                source, dtype=torch.float32, output_loading_info=True, **changed
+            )
+    finally:
+        transformers.utils.logging.set_verbosity(before)
+    # A file may hold more than is used here, such as a text tower.
+    lacks = [f"lacks {key}" for key in loaded["missing_keys"]]
+    lacks += [f"has another shape of {key}" for key, *_ in loaded["mismatched_keys"]]
+    if lacks:
+        raise RequestError(f"judge '{row.name}': '{source}' holds another model: it {few(sorted(lacks), ', ')}.")
+    return net.eval().requires_grad_(False)
+
+
+@contextmanager
+def _opening(row: JudgeSpec, source: str) -> Iterator[None]:
+    """Turn what opening files ends in into one sentence."""
+    try:
+        yield
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RuntimeError, SafetensorError) as error:
+        reason = clipped(" ".join(str(error).split()), 400)
+        raise RequestError(
+            f"judge '{row.name}': transformers cannot open '{source}' ({reason}). Run once with a connection to fetch "
+            f"{row.hub[0]}, or put its configuration and weights into {cache_folder() / row.name}."
+        ) from None
+
+
+def _table(net: Any) -> Tensor | None:
+    """Return the position embeddings [N, d] of a network, the class token's first; None where it has none."""
+    embeddings = net.embeddings
+    if hasattr(embeddings, "position_embeddings"):
+        table: Tensor = embeddings.position_embeddings[0]
+        return table
+    return embeddings.position_embedding.weight if hasattr(embeddings, "position_embedding") else None
+
+
+def _fit_positions(net: Any, grid: int, side: int) -> None:
+    """Resample the position embeddings to a grid of patches, once, as timm does it for each picture."""
+    table = _table(net)
+    assert table is not None
+    extra = len(table) - int(len(table) ** 0.5) ** 2
+    own = int((len(table) - extra) ** 0.5)
+    if own == grid:
+        return
+    square = table[extra:].reshape(1, own, own, -1).permute(0, 3, 1, 2)
+    square = F.interpolate(square, (grid, grid), mode="bicubic", antialias=True, align_corners=False)
+    table = torch.cat([table[:extra], square.permute(0, 2, 3, 1).reshape(grid * grid, -1)])
+    embeddings = net.embeddings
+    if hasattr(embeddings, "position_embeddings"):
+        embeddings.position_embeddings = nn.Parameter(table[None], requires_grad=False)
+        return
+    embeddings.position_embedding = nn.Embedding.from_pretrained(table)
+    embeddings.position_ids = torch.arange(len(table))[None]
+    embeddings.image_size = side
+
+
+class ConvNext(FeatureNetwork):
+    """Judge `convnext`: the spatial mean of the last map, before the norm of the head."""
+
+    spec = JUDGES.own["convnext"]
+    model = "ConvNextV2Model"
+
+    def _pooled(self, x: Tensor) -> Tensor:
+        last: Tensor = self._net(x).last_hidden_state
+        return last.mean((2, 3))
+
+
+class Dinov2(FeatureNetwork):
+    """Judge `dinov2`: the class token after the last norm, of a grid of 19 x 19 patches."""
+
+    spec = JUDGES.own["dinov2"]
+    model = "Dinov2Model"
+    side = 256
+
+
+class Mae(FeatureNetwork):
+    """Judge `mae`: the class token after the last norm; no patch is masked."""
+
+    spec = JUDGES.own["mae"]
+    model = "ViTMAEModel"
+    changed = {"mask_ratio": 0.0, "layer_norm_eps": 1e-6}
+
+    def _pooled(self, x: Tensor) -> Tensor:
+        # Patches keep their order where the numbers that would shuffle them rise.
+        order = torch.arange(self._grid**2, device=x.device).expand(len(x), -1)
+        tokens: Tensor = self._net(x, noise=order).last_hidden_state
+        return tokens[:, 0]
+
+
+class Siglip(FeatureNetwork):
+    """Judge `siglip`: the attention-pooling head over all tokens, of a grid of 14 x 14 patches."""
+
+    spec = JUDGES.own["siglip"]
+    model = "SiglipVisionModel"
+    colours = _HALF
+
+
+class Clip(FeatureNetwork):
+    """Judge `clip`: the class token after the last norm, unprojected, of a grid of 19 x 19 patches."""
+
+    spec = JUDGES.own["clip"]
+    model = "CLIPVisionModel"
+    changed = {"hidden_act": "gelu"}
+    side = 256
+    colours = _OPENAI
