@@ -83,14 +83,13 @@ def _new_temporary(folder: Path) -> IO[bytes]:
         file.close()
 
 
-def lock(handle: int, shared: bool = False) -> bool:
+def lock(handle: int) -> bool:
     """Lock an open file or folder until it is closed or the process ends; return whether nobody else holds its lock.
 
-    Shared locks stand beside each other. Where the file system has no locks, what was changed within a day counts as
-    held.
+    Where the file system has no locks, what was changed within a day counts as held.
     """
     try:
-        fcntl.flock(handle, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
         return False
     except OSError:

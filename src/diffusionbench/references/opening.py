@@ -19,7 +19,7 @@ from diffusionbench.judges.float32 import PRECISION
 from diffusionbench.judges.judge import Judge
 from diffusionbench.moments import Moments, has_moments
 from diffusionbench.references import REFERENCES, Role
-from diffusionbench.references.blocks import RealImages, block_ranges, feature_block, real_images
+from diffusionbench.references.real import RealImages, block_ranges, feature_block, real_images
 from diffusionbench.references.reference import Reference
 from diffusionbench.references.statistics import StatisticsReference, agreed_role
 from diffusionbench.registry import nearest
