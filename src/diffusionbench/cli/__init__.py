@@ -7,13 +7,11 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from diffusionbench import bounds
-from diffusionbench.cli import benchmarks, prepare, records, scoring
+from diffusionbench.cli import benchmarks, pages, prepare, records, scoring
 from diffusionbench.cli.options import Json
 from diffusionbench.errors import RunError, UserError, run_program
 from diffusionbench.provenance import examine
@@ -36,43 +34,10 @@ Examples:
 
 scoring.register(app)
 
-RecordFile = Annotated[Path, typer.Argument(help="a record's JSON file")]
-
 
 def main() -> None:
     """Run a command; wrong use ends with exit code 2 and one sentence, a failed run with 1."""
     run_program(app, "interrupted; the same command continues, `run` where it has --store")
-
-
-@app.command()
-def inspect(
-    record: RecordFile,
-    sample: Annotated[
-        int | None, typer.Option("--sample", min=0, max=bounds.IMAGES, help="show what is known of this image instead")
-    ] = None,
-    as_json: Json = False,
-) -> None:
-    """Show a record, or why one of its images has its values.
-
-    Examples:
-
-      diffusionbench inspect record.json
-
-      diffusionbench inspect record.json --json
-
-      diffusionbench inspect record.json --sample 17
-
-      diffusionbench inspect outputs/demo/evals/pixel-v-0123456789ab.json
-    """
-    from diffusionbench.record import load
-    from diffusionbench.views.terminal import print_record
-    from diffusionbench.views.why import about_sample, as_text
-
-    if sample is None:
-        print_record(load(record), as_json)
-        return
-    found = about_sample(record, load(record), sample)
-    print(json.dumps(found, indent=2) if as_json else as_text(found))
 
 
 @app.command("ls")
@@ -173,5 +138,6 @@ def doctor(as_json: Json = False) -> None:
 
 
 records.register(app)
+pages.register(app)
 prepare.register(app)
 benchmarks.register(app)

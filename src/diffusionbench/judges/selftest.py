@@ -37,7 +37,7 @@ class SelfTest(NamedTuple):
     def __str__(self) -> str:
         """Return it in words."""
         if self.compared == "nothing":
-            return "not tested: it is asked about items, and no outputs are stored for it"
+            return "not tested: it asks questions, and no outputs are stored for it"
         stored = "" if self.compared == _STORED else "; no outputs are stored for it, so only shapes, range and batches"
         return f"largest relative deviation {self.deviation:.1e} from {self.compared}{stored}"
 
