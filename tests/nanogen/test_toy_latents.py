@@ -70,7 +70,7 @@ def test_reconstructions_are_as_good_as_the_card_says_under_noise_too(name, data
     # That of toy-ae is of other pictures, and from the mean error of all.
     assert found == pytest.approx(stated.get(data, stated.get("scenes")), abs=1.5 if name == "toy-ae" else 1.0)
     noisy = latent.decode(z + 0.2 * torch.randn(z.shape, generator=torch.Generator().manual_seed(0))).clamp(0, 1)
-    assert psnr(images, noisy).mean().item() > found - 6
+    assert psnr(images, noisy).mean().item() > 22
 
 
 @pytest.mark.parametrize("name", TOYS)

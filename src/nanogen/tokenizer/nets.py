@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -25,12 +26,20 @@ Files = dict[str, dict[str, Tensor]]
 
 
 class Tokenizer(nn.Module):
-    """A network of the first stage. It is constructed as `row(options, image_size, words, device)`, on the CPU."""
+    """A network of the first stage. It is constructed as `row(options, image_size, words, device)`, on the CPU.
+
+    Attributes:
+        net: what is trained and kept.
+        noise: largest deviation of the noise on latents in training.
+    """
+
+    net: Any
+    noise: float = 0.0
 
     @property
     def last(self) -> nn.Module:
         """The last layer of the decoder, by whose gradients the adversarial term is balanced."""
-        raise NotImplementedError
+        return self.net.get_submodule("decoder")[-1]
 
     def forward(
         self, images: Tensor, noise: PositionalNoise, captions: Sequence[str] | None
@@ -41,7 +50,7 @@ class Tokenizer(nn.Module):
             noise: of these images in this step.
             captions: B texts where the data has them.
         """
-        raise NotImplementedError
+        return self.decode(disturbed(self.encode(images).float(), self.noise, noise)), {}
 
     def encode(self, images: Tensor) -> Tensor:
         """Return latents [B, C, h, w] before their normalisation by statistics."""
@@ -53,7 +62,7 @@ class Tokenizer(nn.Module):
 
     def exported(self) -> Files:
         """Return the weights to keep by file name, in the layout in which `nanogen.latents` reads them."""
-        return {"autoencoder.safetensors": self.state_dict()}
+        return {"autoencoder.safetensors": self.net.state_dict()}
 
 
 def build_net(config: TokenizerConfig, data: Source, device: str) -> Tokenizer:
@@ -87,23 +96,11 @@ class Conv(Tokenizer):
         super().__init__()
         self.net, self.noise = Autoencoder(options.channels), options.noise
 
-    @property
-    def last(self) -> nn.Module:
-        return self.net.decoder[-1]
-
-    def forward(
-        self, images: Tensor, noise: PositionalNoise, captions: Sequence[str] | None
-    ) -> tuple[Tensor, dict[str, Tensor]]:
-        return self.decode(disturbed(self.encode(images).float(), self.noise, noise)), {}
-
     def encode(self, images: Tensor) -> Tensor:
         return self.net.encode(2 * images - 1)
 
     def decode(self, latents: Tensor) -> Tensor:
         return (self.net.decode(latents) + 1) / 2
-
-    def exported(self) -> Files:
-        return {"autoencoder.safetensors": self.net.state_dict()}
 
 
 class VAE(Tokenizer):
@@ -113,14 +110,10 @@ class VAE(Tokenizer):
         super().__init__()
         self.net, self.kl = KLAutoencoder(options.channels, options.width), options.kl
 
-    @property
-    def last(self) -> nn.Module:
-        return self.net.decoder[-1]
-
     def forward(
         self, images: Tensor, noise: PositionalNoise, captions: Sequence[str] | None
     ) -> tuple[Tensor, dict[str, Tensor]]:
-        mean, logvar = self.net.moments(2 * images - 1)
+        mean, logvar = (part.float() for part in self.net.moments(2 * images - 1))
         z = mean + (logvar / 2).exp() * noise.normal("latent", tuple(mean.shape[1:]))
         divergence = (mean.square() + logvar.exp() - 1 - logvar).flatten(1).mean(1) / 2
         return self.decode(z), {"kl": self.kl * divergence}
@@ -130,9 +123,6 @@ class VAE(Tokenizer):
 
     def decode(self, latents: Tensor) -> Tensor:
         return (self.net.decoder(latents) + 1) / 2
-
-    def exported(self) -> Files:
-        return {"autoencoder.safetensors": self.net.state_dict()}
 
 
 class RAE(Tokenizer):
@@ -162,11 +152,6 @@ class RAE(Tokenizer):
     @property
     def last(self) -> nn.Module:
         return self.net.head
-
-    def forward(
-        self, images: Tensor, noise: PositionalNoise, captions: Sequence[str] | None
-    ) -> tuple[Tensor, dict[str, Tensor]]:
-        return self.decode(disturbed(self.encode(images), self.noise, noise)), {}
 
     @torch.no_grad()
     def encode(self, images: Tensor) -> Tensor:
