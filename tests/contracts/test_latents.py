@@ -15,7 +15,7 @@ from nanogen.latents.rows import OWN
 
 # Images that each space is known to reconstruct, as (levels, rise from left to right). A space needs a line here, or,
 # where its weights do not ship, stand-ins in `standins.py`.
-EXAMPLES = {"pixel": ((0.25, 0.5, 0.8), 0.04), "toy-ae": ((0.25, 0.5, 0.8), 0.04)}
+EXAMPLES = dict.fromkeys(("pixel", "toy-ae", "toy-vae", "toy-rae"), ((0.25, 0.5, 0.8), 0.04))
 # Repositories of which no commit was known when their rows were written; a run keeps the hash of what it loaded.
 UNPINNED = {
     *("REPA-E/e2e-flux-vae", "REPA-E/e2e-sd3.5-vae", "REPA-E/e2e-qwenimage-vae", "REPA-E/e2e-vavae-hf"),
