@@ -130,7 +130,11 @@ def test_a_checkpoint_that_lacks_tensors_is_named(hub_models, in_cache, tmp_path
     kept = {name: one for name, one in load_file(folder / "model.safetensors").items() if "mm_projector.2" not in name}
     save_file(kept, folder / "model.safetensors", metadata={"format": "pt"})
     monkeypatch.setenv("DIFFUSIONBENCH_CACHE", str(tmp_path))
-    with pytest.raises(DataError, match=r"lacks 2 tensors: mm_projector.2.bias, mm_projector.2.weight"):
+    with pytest.raises(DataError, match=r"2 tensors are missing or .*: mm_projector.2.bias, mm_projector.2.weight"):
+        judge("clip-flant5-xl")
+    kept["mm_projector.2.weight"], kept["mm_projector.2.bias"] = torch.zeros(32, 31), torch.zeros(32)
+    save_file(kept, folder / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(DataError, match=r"1 tensors are missing or have another shape: mm_projector.2.weight"):
         judge("clip-flant5-xl")
 
 
