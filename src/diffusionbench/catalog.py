@@ -24,8 +24,13 @@ _PARTS: Final = {
     "dpgbench_": "dpgbench",
     "genaibench_": "genaibench_overall",
     "vqascore_": "genaibench_overall",
-    "simpleeval_shapes_v1_": "simpleeval_shapes_v1",
-    "simpleeval_v1_": "simpleeval_v1",
+}
+
+# Metrics on prompts whose parts have their whole key in front; the longest first, as one key may begin with another.
+_WHOLES: Final = {
+    f"{key}_": key
+    for key in sorted(CATALOG, key=len, reverse=True)
+    if CATALOG[key].items == "prompts" and not key.endswith("_overall")
 }
 
 # A metric's name stands for its headline key; extractors also go by their upstream names.
@@ -35,6 +40,7 @@ ALIASES: Final = {
     "dpg-bench": "dpgbench",
     "genaibench": "genaibench_overall",
     "genai-bench": "genaibench_overall",
+    "vqascore": "vqascore_clip-flant5-xl",
     "is": "inception_score",
     **{f"{kind}_{key}_cls": f"{kind}_{key}" for kind in ("fdr", "mind") for key in ("dinov2", "mae", "siglip", "clip")},
 }
@@ -45,7 +51,7 @@ def metric_info(key: str) -> MetricSpec:
     """Return what is known of a key; an unlisted one has no direction, axis or range."""
     if key in CATALOG:
         return CATALOG[key]
-    for prefix, whole in _PARTS.items():
+    for prefix, whole in (_WHOLES | _PARTS).items():
         if key.startswith(prefix):
             part = key.removeprefix(prefix).replace("_", " ")
             return replace(CATALOG[whole], key=key, title=f"{CATALOG[whole].title}: {part}", load=None)
