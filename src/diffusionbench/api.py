@@ -48,7 +48,7 @@ class Options:
     Attributes:
         reference_extractor: judges whose statistics you say those are that nothing else tells whose they are.
         reference_role: which split you say the real images are: "train", "val" or "test".
-        prompts: prompt set to ask for; by default the one that the metrics judge.
+        prompts: prompt set to ask for, also as "NAME:LAYOUT"; by default the one that the metrics judge.
         num: images to score; by default all that exist already, or a complete evaluation of a generator.
         classes: ask a function for labels 0 .. classes - 1, in turn; by default for those of the reference.
         labels: of images that exist already, or a file with one a line.
@@ -195,7 +195,7 @@ def _prompts(
     """Return the prompt set to ask for, None for classes, and the axis."""
     specs = [METRICS[key] for key in metrics]
     names = [spec.prompts for spec in specs if spec.prompts is not None]
-    choice = PromptChoice(name=prompts) if isinstance(prompts, str) else prompts
+    choice = PromptChoice.parse(prompts) if isinstance(prompts, str) else prompts
     if axis is None:
         asked = "prompts" if choice or any(spec.items == "prompts" for spec in specs) else "classes"
         axis = next(key for key, row in AXES.items() if row.asks == asked)
@@ -291,7 +291,7 @@ def _command(source: Any, request: EvalRequest, options: Options) -> str | None:
     """Return the command line that gives the record again; None where it cannot name the images or the prompts."""
     named = str(source) if isinstance(source, str | Path) else importable(source)
     choice = request.prompts
-    if named is None or (choice is not None and choice != PromptChoice(name=choice.name)):
+    if named is None or (choice is not None and choice != PromptChoice.parse(str(choice))):
         return None
     if not isinstance(options.labels, str | Path | None):
         return None
@@ -299,7 +299,7 @@ def _command(source: Any, request: EvalRequest, options: Options) -> str | None:
     same = ("num", "classes", "labels", "layout", "title", "family", "guidance", "quantisation")
     given = {
         "axis": None if request.axis == EvalRequest.model_fields["axis"].default else request.axis,
-        "prompts": choice and choice.name,
+        "prompts": choice and str(choice),
         "reference": request.reference,
         "reference-role": request.reference_role,
         **{name: getattr(options, name) for name in same},

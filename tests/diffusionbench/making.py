@@ -1,10 +1,12 @@
-"""Metrics over stand-ins for references, as a run makes them over real ones, and a source without a model."""
+"""Metrics over stand-ins for references, as a run makes them over real ones, a source without a model, and commands."""
 
 from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
+from typer.testing import CliRunner, Result
 
+from diffusionbench.cli import app
 from diffusionbench.metrics import METRICS
 from diffusionbench.metrics.metric import Context, Metric
 from diffusionbench.references.reference import JudgedReference
@@ -21,6 +23,11 @@ def make_metric(key: str, real=None, **changes) -> Metric:
 def update(metric: Metric, outputs, samples) -> None:
     """Give a metric a batch of its first judge."""
     metric.update({metric.spec.judges[0]: outputs}, samples)
+
+
+def invoke(*words) -> Result:
+    """Run a command; for messages and exit codes of errors there is the fixture `bench`."""
+    return CliRunner().invoke(app, [*map(str, words)])
 
 
 class ConstantSource:

