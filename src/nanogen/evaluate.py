@@ -21,6 +21,7 @@ from diffusionbench import runner
 from diffusionbench.axes import AXES
 from diffusionbench.errors import CheckpointError, ConfigError, DataError, MissingPackageError, RequestError
 from diffusionbench.images import decode_rgb, grid, save_png
+from diffusionbench.judges import JUDGES
 from diffusionbench.metrics import METRICS
 from diffusionbench.prompts import PromptChoice, open_prompts
 from diffusionbench.record import Guidance, InternalGuidance, Record, Tuning, check_record_place, load
@@ -103,7 +104,10 @@ class NetworkSource:
 
 def request_facts(config: Config, components: Components) -> dict[str, Any]:
     """Return the fields of a request that say what network makes the images, and how."""
-    objective = config.objective["name"]
+    objective = OBJECTIVES[config.objective["name"]]
+    read = {*objective.networks(components.objective.options), *frozen_networks(config.losses)}
+    # A judge of the same weights under another name is the same network.
+    weights = {JUDGES[name].sha256 for name in read & JUDGES.keys()} - {None}
     return {
         "num_classes": components.derived.shape.num_classes,
         "sampling": Sampling(
@@ -116,9 +120,7 @@ def request_facts(config: Config, components: Components) -> dict[str, Any]:
             quantisation="truncate",
         ),
         "config_hash": config.hash,
-        "trained_with": tuple(
-            sorted({*OBJECTIVES[objective].networks(components.objective.options), *frozen_networks(config.losses)})
-        ),
+        "trained_with": tuple(sorted(read | {name for name, row in JUDGES.items() if row.sha256 in weights})),
     }
 
 

@@ -12,11 +12,10 @@ from typing import Any
 from diffusionbench.available import judge_facts
 from diffusionbench.judges import JUDGES
 from diffusionbench.study.published import METHODS
-from diffusionbench.writing import cache_folder
 from nanogen.config import Config, compose, method_names, plain, read_own
 from nanogen.latents import LATENTS
 from nanogen.latents.files import WeightFiles, locate
-from nanogen.losses import LPIPS_FILES, frozen_networks
+from nanogen.losses import frozen_networks
 from nanogen.objectives import OBJECTIVES
 from nanogen.resolve import resolve
 
@@ -133,12 +132,9 @@ def _needed(config: Config) -> Iterator[NeededFile]:
         if network in LATENTS:
             if network != config.latent.name:
                 yield from (_of(network, weights) for weights in LATENTS[network].weights if weights.part == "encoder")
-        elif network in JUDGES:
+        else:
             facts = judge_facts(JUDGES[network])
             yield NeededFile(", ".join(facts["needs"]), facts["licence"], False, facts["present"])
-        else:
-            for name, licence in LPIPS_FILES.items():
-                yield NeededFile(f"{name} of LPIPS", licence, False, (cache_folder() / name).is_file())
 
 
 def _of(name: str, weights: WeightFiles) -> NeededFile:

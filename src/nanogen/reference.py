@@ -53,12 +53,6 @@ def training_reference(config: Config) -> ImageReference:
     data = open_dataset(
         settings.name, settings.path, image_size=settings.image_size, weights=settings.weights, corrupt=settings.corrupt
     )
-    paths = (
-        [settings.name]
-        if settings.path is None
-        else [settings.path]
-        if isinstance(settings.path, str)
-        else settings.path
-    )
+    paths = [settings.path or settings.name] if not isinstance(settings.path, tuple) else settings.path
     name = f"training images of {', '.join(Path(path).name for path in paths)}"
     return ImageReference(Path(paths[0]), role="train", source=TrainingImages(data, settings.image_size, name))

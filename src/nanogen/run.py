@@ -103,15 +103,12 @@ def _read(path: Path) -> Run:
             f"{path} is not a run folder: {missing[0]} is missing. Give the folder that `nanogen train` wrote, such as "
             "outputs/demo."
         )
-    return Run(path, _read_config(path / CONFIG), _read_facts(path / FACTS))
-
-
-def _read_config(file: Path) -> Config:
+    file = path / CONFIG
     with _intact(file):
         tree = read_yaml(read_small(file).decode(), file.name)
         if not isinstance(tree.get("log"), dict):
             raise ValueError("its end is missing" if tree else "it is empty")
-    return reload(tree, str(file))
+    return Run(path, reload(tree, str(file)), _read_facts(path / FACTS))
 
 
 def _read_facts(file: Path) -> dict[str, Any]:

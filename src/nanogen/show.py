@@ -22,6 +22,7 @@ from nanogen.optimizers import OPTIMIZERS
 from nanogen.resolve import Derived, resolve
 from nanogen.samplers import SAMPLERS
 from nanogen.text import ENCODERS
+from nanogen.tokenizer.settings import recipe_names
 
 
 def derived_values(derived: Derived) -> dict[str, Any]:
@@ -147,6 +148,7 @@ def tables() -> dict[str, dict[str, Any]]:
         "tasks": {name: headline("task", f"{name}.yaml") for name in task_names()},
         "methods": {method.name: method.as_dict() for method in all_methods()},
         "scales": {name: headline("scale", f"{name}.yaml") for name in SCALES},
+        "tokenizers": {name: headline("tokenizer", f"{name}.yaml") for name in recipe_names()},
         "latents": {name: f"{spec.title}: {', '.join(facts(spec))}" for name, spec in LATENTS.items()},
         **{name: {key: row.title for key, row in table.items()} for name, table in titled.items()},
     }

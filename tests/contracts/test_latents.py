@@ -15,7 +15,7 @@ from nanogen.latents.rows import OWN
 
 # Images that each space is known to reconstruct, as (levels, rise from left to right). A space needs a line here, or,
 # where its weights do not ship, stand-ins in `standins.py`.
-EXAMPLES = {"pixel": ((0.25, 0.5, 0.8), 0.04), "toy-ae": ((0.25, 0.5, 0.8), 0.04)}
+EXAMPLES = dict.fromkeys(("pixel", "toy-ae", "toy-vae", "toy-rae"), ((0.25, 0.5, 0.8), 0.04))
 # Repositories of which no commit was known when their rows were written; a run keeps the hash of what it loaded.
 UNPINNED = {
     *("REPA-E/e2e-flux-vae", "REPA-E/e2e-sd3.5-vae", "REPA-E/e2e-qwenimage-vae", "REPA-E/e2e-vavae-hf"),
@@ -74,13 +74,15 @@ def test_a_row_describes_its_space_without_weights(name):
         assert bool(pinned) == (weights.licence != OWN and weights.hub not in UNPINNED)
 
 
+@pytest.mark.parametrize("task", ["imagenet256", "t2i256"])
 @pytest.mark.parametrize("name", LATENTS)
-def test_a_network_and_synthetic_latents_need_no_weights(name):
-    config = compose("imagenet256", overrides=[f"latent={name}"]).config
+def test_a_network_and_synthetic_latents_need_no_weights(name, task):
+    size = LATENTS[name].image_size or 256
+    config = compose(task, overrides=[f"latent={name}", f"data.image_size={size}"]).config
     derived = resolving.resolve(config)
-    made = SyntheticLatent(derived.latent, "cpu").encode(torch.zeros(2, 3, 256, 256))
+    made = SyntheticLatent(derived.latent, "cpu").encode(torch.zeros(2, 3, size, size))
     assert made.shape == (2, *derived.shape.latent_shape)
-    assert derived.shape.num_image_tokens >= 256
+    assert derived.shape.num_image_tokens >= (256 if size == 256 else 16)
 
 
 @torch.no_grad()

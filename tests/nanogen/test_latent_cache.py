@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -175,6 +176,15 @@ def test_weights_of_another_latent_space_are_another_recipe(folder, tmp_path, mo
     data, config = open_data(composition(folder, f"latent.cache={tmp_path}").config)
     with pytest.raises(DataError, match=r"latent_digest is .* there and 0000000000000000 now"):
         training_source(data, config, other(config, "cpu", "float32"))
+
+
+def test_other_options_of_a_row_are_another_recipe(folder, tmp_path, monkeypatch):
+    """As where a package changes the preprocessing of its row."""
+    made(folder, tmp_path)
+    changed = replace(LATENTS["toy-ae"], options={"size": 64})
+    monkeypatch.setitem(LATENTS._rows, "toy-ae", changed)
+    with pytest.raises(DataError, match=r"another recipe: options is \{\} there and \{'size': 64\} now"):
+        source_of(folder, tmp_path)
 
 
 def test_bad_requests_are_refused_and_write_nothing(folder, tmp_path, monkeypatch):

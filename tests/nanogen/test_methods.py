@@ -10,26 +10,28 @@ import torch
 from encoders import save_encoder
 from PIL import Image
 from shards import write_shards
-from standins import WRITERS, unpinned, write_lpips
+from standins import install, write_lpips
 from tiny import MODEL, QUIET
+from torch.utils.flop_counter import FlopCounterMode
 
-from diffusionbench.judges import lpips
 from diffusionbench.study.published import METHODS
 from nanogen import checkpoint
 from nanogen.build import build_components, build_network
 from nanogen.config import compose, method_names
 from nanogen.data.order import batches
 from nanogen.latents import LATENTS
-from nanogen.losses import LPIPS_FILES, frozen_networks
+from nanogen.latents.files import presence
+from nanogen.losses import frozen_networks
 from nanogen.methods import all_methods, method_facts
-from nanogen.objectives import OBJECTIVES
+from nanogen.model.condition import ClassCondition
+from nanogen.model.dit import DDT
+from nanogen.objectives import OBJECTIVES, FlowOptions
+from nanogen.objectives.flow import Flow
 from nanogen.pipeline import ImagePipeline
 from nanogen.resolve import resolve
 from nanogen.rng import PositionalNoise, sampling_noise
 from nanogen.train import build, flow_updates, open_data
 
-# Before stand-ins take the place of the files.
-REAL = [lpips.TRUNK, lpips.HEADS]
 CLASSES, CAPTIONS = "imagenet256", "t2i256"
 # Published row -> parameters for the classes of ImageNet; captions have 19,456 more.
 PARAMETERS = {
@@ -144,8 +146,6 @@ def disk(tmp_path_factory):
     folder = tmp_path_factory.mktemp("disk")
     with pytest.MonkeyPatch.context() as patch:
         write_lpips(folder, patch)
-        for name in WRITERS:
-            patch.setitem(LATENTS._rows, name, unpinned(LATENTS[name]))
         for place in range(4):
             path = folder / "pictures" / f"class{place % 2}" / f"{place}.png"
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -153,29 +153,27 @@ def disk(tmp_path_factory):
             Image.fromarray(pixels).resize((40, 40), Image.Resampling.BICUBIC).save(path)
         write_shards(folder / "shards", [4])
         save_encoder(folder / "text", "qwen3")
-        yield folder
+        yield folder, patch
 
 
-def install_row(disk: Path, config) -> None:
+def install_row(folder: Path, patch: pytest.MonkeyPatch, config) -> None:
     """Write what a row reads and does not find."""
     row = OBJECTIVES[config.objective["name"]]
     networks = row.networks(row.options(**config.objective))
-    for name in {config.latent.name, *networks, *frozen_networks(config.losses)} & WRITERS.keys():
-        folder = disk / "latents" / name
-        if not folder.exists():
-            folder.mkdir(parents=True)
-            WRITERS[name](folder)
+    for name in {config.latent.name, *networks, *frozen_networks(config.losses)} & LATENTS.keys():
+        if presence(name, LATENTS[name].weights):
+            install(name, folder / "latents" / name, patch)
 
 
-def tiny_config(name: str, task: str, disk: Path, seed: int):
+def tiny_config(name: str, task: str, folder: Path, seed: int):
     size = LATENTS[compose(task, name).config.latent.name].image_size or 32
     words = [*MODEL, *(word for word in QUIET if "num_steps" not in word), f"seed={seed}", f"data.image_size={size}"]
     words += ["model.pixel_grid=4", "train.batch_size=2", "train.duration=3 steps", "optim.warmup=0 steps"]
     words += ["train.compile=false", "data.workers=0", "condition.drop_prob=0.5"]
     few = compose(task, name).config.sampler.num_steps < 3
     words += [] if few else ["sampler.num_steps=2"]
-    words += [f"data.path={disk / 'pictures'}", "condition.num_classes=2"] if task == CLASSES else []
-    words += [f"data.path={disk / 'shards'}", f"condition.encoder={disk / 'text'}"] if task == CAPTIONS else []
+    words += [f"data.path={folder / 'pictures'}", "condition.num_classes=2"] if task == CLASSES else []
+    words += [f"data.path={folder / 'shards'}", f"condition.encoder={folder / 'text'}"] if task == CAPTIONS else []
     return compose(task, name, "paper", overrides=words).config
 
 
@@ -195,10 +193,11 @@ ROWS = [
 
 @pytest.mark.parametrize("name, task", ROWS)
 def test_a_row_trains_samples_and_goes_on_after_a_restart(name, task, disk, tmp_path):
-    config = tiny_config(name, task, disk, 0)
+    folder, patch = disk
+    config = tiny_config(name, task, folder, 0)
     if config.objective["name"] == "meanflow":
-        config = tiny_config(name, task, disk, seed_with_both_kinds(config))
-    install_row(disk, config)
+        config = tiny_config(name, task, folder, seed_with_both_kinds(config))
+    install_row(folder, patch, config)
     data, config = open_data(config)
     components = build_components(config, "cpu", "float32")
 
@@ -232,23 +231,32 @@ def test_a_row_trains_samples_and_goes_on_after_a_restart(name, task, disk, tmp_
     assert images.shape == (1, config.data.image_size, config.data.image_size, 3)
 
 
-def test_the_files_of_lpips_are_those_that_its_network_reads():
-    assert list(LPIPS_FILES) == REAL
-
-
 def test_what_a_method_needs_is_told_with_licence_and_whether_it_is_here(tmp_path, monkeypatch):
     monkeypatch.setenv("DIFFUSIONBENCH_CACHE", str(tmp_path))
     monkeypatch.setenv("HF_HOME", str(tmp_path))
     facts = method_facts("pixelgen")
-    assert [need.what for need in facts.needs] == [f"{name} of LPIPS" for name in LPIPS_FILES] + [
-        "encoder of rae-dinov2-b"
-    ]
-    assert "missing: vgg16-397923af.pth of LPIPS" in facts.text
-    for name in LPIPS_FILES:
-        (tmp_path / name).touch()
+    assert [need.what for need in facts.needs] == ["file vgg16-397923af.pth", "encoder of rae-dinov2-b"]
+    assert "missing: file vgg16-397923af.pth, encoder of rae-dinov2-b" in facts.text
+    (tmp_path / "vgg16-397923af.pth").touch()
     assert "missing: encoder of rae-dinov2-b" in method_facts("pixelgen").text
     assert "licence FLUX [dev] Non-Commercial, gated; missing: vae of flux2-vae" in method_facts("flux2-vae").text
     (ours,) = (one for one in all_methods() if one.name == "pixel-v")
     assert ours.text.startswith("(ours) plain velocity prediction on pixels")
     assert ours.text.endswith("; all files are here")
     assert (ours.as_dict()["present"], facts.as_dict()["present"]) == (True, False)
+
+
+@pytest.mark.parametrize("name", ["jit", "pixnerd", "pixel-x", "sd-vae-ema"])
+def test_a_row_without_extras_computes_what_plain_velocity_prediction_does_at_its_shape(name):
+    """Operations of a step by torch's own count, which do not hang on how busy the machine is."""
+    config = tiny_config(name, CLASSES, Path(), 0)
+    shape, counts = resolve(config).shape, []
+    for options in (config.objective, {"name": "flow", "predict": "v"}):
+        objective = Flow(FlowOptions.model_validate(options), config.time.mu, config.time.sigma)
+        condition, batch = ClassCondition(torch.tensor([0, 1]), 2), PositionalNoise(0, range(2))
+        with FlopCounterMode(display=False) as counter:
+            terms, _ = objective.loss(DDT(shape), torch.zeros(2, *shape.latent_shape), condition, batch)
+            terms["flow"].sum().backward()
+        counts.append(counter.get_total_flops())
+    assert counts[0] == pytest.approx(counts[1], rel=0.03)
+    assert counts[0] > 2 * 2 * shape.forward_flops()

@@ -7,13 +7,11 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from diffusionbench import bounds
-from diffusionbench.cli import benchmarks, prepare, records, scoring
+from diffusionbench.cli import benchmarks, pages, prepare, records, scoring
 from diffusionbench.cli.options import Json
 from diffusionbench.errors import RunError, UserError, run_program
 from diffusionbench.provenance import examine
@@ -36,43 +34,10 @@ Examples:
 
 scoring.register(app)
 
-RecordFile = Annotated[Path, typer.Argument(help="a record's JSON file")]
-
 
 def main() -> None:
     """Run a command; wrong use ends with exit code 2 and one sentence, a failed run with 1."""
     run_program(app, "interrupted; the same command continues, `run` where it has --store")
-
-
-@app.command()
-def inspect(
-    record: RecordFile,
-    sample: Annotated[
-        int | None, typer.Option("--sample", min=0, max=bounds.IMAGES, help="show what is known of this image instead")
-    ] = None,
-    as_json: Json = False,
-) -> None:
-    """Show a record, or why one of its images has its values.
-
-    Examples:
-
-      diffusionbench inspect record.json
-
-      diffusionbench inspect record.json --json
-
-      diffusionbench inspect record.json --sample 17
-
-      diffusionbench inspect outputs/demo/evals/pixel-v-0123456789ab.json
-    """
-    from diffusionbench.record import load
-    from diffusionbench.views.terminal import print_record
-    from diffusionbench.views.why import about_sample, as_text
-
-    if sample is None:
-        print_record(load(record), as_json)
-        return
-    found = about_sample(record, load(record), sample)
-    print(json.dumps(found, indent=2) if as_json else as_text(found))
 
 
 @app.command("ls")
@@ -90,7 +55,7 @@ def list_names(
 
       diffusionbench ls references --json
     """
-    from diffusionbench.available import judge_facts, judge_words, metric_state, metric_words
+    from diffusionbench.available import judge_facts, judge_words, metric_state, metric_words, prompt_facts
     from diffusionbench.axes import AXES
     from diffusionbench.judges import JUDGES
     from diffusionbench.metrics import METRICS
@@ -113,9 +78,7 @@ def list_names(
         "judges": {key: {"text": judge_words(facts), **facts} for key, facts in judges.items()},
         "references": {key: f"{row.title}; {row.licence}" for key, row in REFERENCES.items()},
         "axes": {key: f"{row.title}; asks for {row.asks}" for key, row in AXES.items()},
-        "prompts": {
-            key: f"{row.title}; layouts {', '.join(row.layouts)}; {row.licence}" for key, row in PROMPTS.items()
-        },
+        "prompts": {key: prompt_facts(row) for key, row in PROMPTS.items()},
         "sources": {key: f"images of {key}:ARGUMENT, a {row.title}" for key, row in SOURCES.items()}
         | {"module": "images of module:function, any function of your own (docs/python.md)"},
     }
@@ -175,5 +138,6 @@ def doctor(as_json: Json = False) -> None:
 
 
 records.register(app)
+pages.register(app)
 prepare.register(app)
 benchmarks.register(app)

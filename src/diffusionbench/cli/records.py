@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from diffusionbench import bounds
+from diffusionbench.cli.options import Device, Json
 from diffusionbench.errors import RequestError
 from diffusionbench.shown import few, lines, printable
 from diffusionbench.writing import check_place, write_results
@@ -40,7 +41,6 @@ Families = Annotated[
 ]
 Select = Annotated[list[str] | None, typer.Option("--select", help="methods or record ids to keep; repeat it")]
 Guidance = Annotated[str, typer.Option("--guidance", help="ImageNet column: none or cfg (tuned)")]
-Json = Annotated[bool, typer.Option("--json", help="print JSON and nothing else")]
 Draws = Annotated[
     int, typer.Option("--draws", min=0, max=bounds.REPEATS, help="resamples and permutations; 0 skips them")
 ]
@@ -49,7 +49,7 @@ Seed = Annotated[int, typer.Option("--seed", min=0, max=bounds.SEED, help="of th
 
 def register(app: typer.Typer) -> None:
     """Add the verbs to a program."""
-    for verb in (board, compare, explain, correlate, submit, validate, site, figure):
+    for verb in (board, explain, correlate, submit, validate, site, figure):
         app.command()(verb)
 
 
@@ -128,36 +128,6 @@ def board(
             terminal.print_board(one, chosen, trace)
 
 
-def compare(
-    first: Annotated[Path, typer.Argument(help="a record's JSON file")],
-    second: Annotated[Path, typer.Argument(help="another one")],
-    draws: Annotated[int, typer.Option("--draws", min=100, max=bounds.REPEATS, help="of the paired bootstrap")] = (
-        10_000
-    ),
-    seed: Seed = 0,
-    as_json: Json = False,
-) -> None:
-    """Compare two records, image by image where both hold such values; unlike protocols are refused metric by metric.
-
-    Exit code 3 if values differ beyond their uncertainty, or protocols differ.
-
-    Examples:
-
-      diffusionbench compare a.json b.json
-
-      diffusionbench compare a.json b.json --json
-
-      diffusionbench compare outputs/one/evals/a.json outputs/two/evals/b.json --draws 2000 --seed 1
-    """
-    from diffusionbench.record import load
-    from diffusionbench.study import comparison
-
-    result = comparison.compare(load(first), load(second), paths=(first, second), draws=draws, seed=seed)
-    print(json.dumps(result.as_dict(), indent=2) if as_json else result.as_text())
-    if result.differs:
-        raise typer.Exit(3)
-
-
 def explain(
     first: Annotated[Path, typer.Argument(help="a record's JSON file")],
     second: Annotated[Path, typer.Argument(help="another one")],
@@ -166,7 +136,7 @@ def explain(
         typer.Option("--stores", help="folder of image stores; also looked for beside the records; repeat it"),
     ] = None,
     table: Annotated[bool, typer.Option("--table", help="the differences alone; nothing is scored")] = False,
-    device: Annotated[str, typer.Option("--device", help="of the judges: cpu, cuda, cuda:N or mps")] = "cpu",
+    device: Device = "cpu",
     as_json: Json = False,
 ) -> None:
     """Tell in words how two protocols differ, and what each difference alone does to the numbers.

@@ -6,7 +6,7 @@ import sys
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
-from functools import cache, cached_property
+from functools import cache, cached_property, partial
 from itertools import groupby
 from pathlib import Path
 
@@ -143,7 +143,20 @@ class ImageReference(Reference):
 
     @cached_property
     def _places(self) -> dict[str, int]:
-        return {key: place for place, key in enumerate(image_keys(self._source) or ())}
+        return {key: place for place, key in enumerate(self.keys)}
+
+    @cached_property
+    def keys(self) -> list[str]:
+        """What tells the images apart, in order; see `source.image_keys`."""
+        return image_keys(self._source) or []
+
+    def pixels(self, place: int) -> np.ndarray:
+        """Return an image uint8 [H, W, 3] by its number.
+
+        Raises:
+            DataError: if it cannot be read.
+        """
+        return self._source.images([Sample(place)])[0]
 
     def partnered(self, samples: Sequence[Sample]) -> list[Sample]:
         """See `Reference.partnered`."""
@@ -157,10 +170,11 @@ class ImageReference(Reference):
     def _with_partner(self, item: Item) -> Item:
         place = self._places[item.key]
 
-        def partner() -> np.ndarray:
-            return self._source.images([Sample(place)])[0]
-
-        return replace(item, target=f"{self.digest}/{place}", detail={**item.detail, "partner": partner})
+        return replace(
+            item,
+            target=f"{self.digest}/{place}",
+            detail={**item.detail, "partner": partial(self.pixels, place)},
+        )
 
     def made_by(self, judge: str) -> str | None:
         """See `Reference.made_by`."""

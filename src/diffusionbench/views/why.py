@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -13,37 +14,54 @@ from diffusionbench.shown import clipped, printable
 
 
 @reads_extra
-def about_sample(path: Path, record: Record, sample: int) -> dict[str, Any]:
-    """Return what a record and the files beside it tell of a sample.
+def about_samples(path: Path, record: Record) -> dict[int, dict[str, Any]]:
+    """Return what a record and the files beside it tell of each sample, by its id.
 
     Returns:
         "sample", and as far as known "item", "k", "image" (SHA-256), "unscored" (why not), "values" by metric, "said"
         by judge (a row, or {"unjudged": reason}), and "verdicts" by metric.
 
     Raises:
-        RequestError: if nothing is known of the sample, or the files are not what judges and metrics write.
+        RequestError: if the files are not what judges and metrics write.
         DataError: if a file was changed or damaged.
     """
-    found: dict[str, Any] = {"sample": sample}
+    every: dict[int, dict[str, Any]] = {}
+
+    def found(sample: int) -> dict[str, Any]:
+        return every.setdefault(sample, {"sample": sample})
+
     if (text := attachment(record, path, PER_SAMPLE)) is not None:
         table = parse_json(text)
-        places = {one[0]: place for place, one in enumerate(table["samples"])}
-        if sample in places:
-            _, found["item"], found["k"], found["image"] = table["samples"][places[sample]]
-            found["values"] = {key: values[places[sample]] for key, values in table["values"].items()}
+        for place, (sample, item, k, image) in enumerate(table["samples"]):
+            values = {key: of[place] for key, of in table["values"].items()}
+            found(sample).update(item=item, k=k, image=image, values=values)
     for name in record.evidence:
         if name.endswith(".jsonl") and (text := attachment(record, path, name)) is not None:
             for row in map(parse_json, text.splitlines()):
-                if row["sample"] == sample:
-                    found |= {key: row[key] for key in ("item", "k", "image")}
-                    said = row["row"] if "row" in row else {"unjudged": row["unjudged"]}
-                    found.setdefault("said", {})[name.removesuffix(".jsonl")] = said
+                one = found(row["sample"])
+                one |= {key: row[key] for key in ("item", "k", "image")}
+                said = row["row"] if "row" in row else {"unjudged": row["unjudged"]}
+                one.setdefault("said", {})[name.removesuffix(".jsonl")] = said
     for key, facts in facts_of(record).items():
-        if isinstance(verdicts := facts.get("verdicts"), dict) and str(sample) in verdicts:
-            found.setdefault("verdicts", {})[key] = verdicts[str(sample)]
-    if reasons := [one for one in record.unscored if one.startswith(f"image {sample}: ")]:
-        found["unscored"] = reasons
-    if len(found) == 1:
+        verdicts = facts.get("verdicts")
+        for sample, verdict in verdicts.items() if isinstance(verdicts, dict) else ():
+            if sample.isdecimal():
+                found(int(sample)).setdefault("verdicts", {})[key] = verdict
+    for sentence in record.unscored:
+        if named := re.match(r"image ([0-9]{1,9}): ", sentence):
+            found(int(named[1])).setdefault("unscored", []).append(sentence)
+    return every
+
+
+def about_sample(path: Path, record: Record, sample: int) -> dict[str, Any]:
+    """Return what `about_samples` tells of one sample.
+
+    Raises:
+        RequestError: if nothing is known of the sample, or the files are not what judges and metrics write.
+        DataError: if a file was changed or damaged.
+    """
+    found = about_samples(path, record).get(sample)
+    if found is None:
         raise RequestError(
             f"record {path} tells nothing of sample {sample}. Samples are numbered from 0 in the order of the "
             "evaluation; metrics of whole sets have no values of single images."

@@ -180,7 +180,7 @@ class Encoder:
 
     @torch.no_grad()
     def class_token(self, images: Tensor) -> Tensor:
-        """Return the class token after the last block and the norm, float32 [B, C], for images as above.
+        """Return the class token after the last block and a norm without affine, float32 [B, C], for images as above.
 
         Raises:
             CheckpointError: if the encoder has none.
@@ -188,7 +188,8 @@ class Encoder:
         if not self.has_class_token:
             raise CheckpointError(f"{type(self._tower.net).__name__} has no class token. Choose another encoder.")
         with torch.autocast(images.device.type, enabled=False):
-            return self._tower.norm(self._tokens(images)[-1][:, 0])
+            token = self._tokens(images)[-1][:, 0]
+            return F.layer_norm(token, token.shape[1:])
 
     def _tokens(self, images: Tensor) -> list[Tensor]:
         """Return all tokens after each of the chosen blocks, before the norm."""

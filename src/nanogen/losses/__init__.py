@@ -18,8 +18,6 @@ from diffusionbench.schema import Strict
 from nanogen.latents import LATENTS
 
 DINOV2: Final = "rae-dinov2-b"
-# Files of LPIPS and their licences; `diffusionbench.judges.lpips` says where to get them.
-LPIPS_FILES: Final = {"vgg16-397923af.pth": "BSD-3-Clause", "vgg.pth": "MIT"}
 
 
 class LossOptions(Strict):
@@ -29,7 +27,7 @@ class LossOptions(Strict):
 
     @property
     def networks(self) -> tuple[str, ...]:
-        """Frozen networks that it reads: judges, latent spaces whose encoder it is, or other names.
+        """Frozen networks that it reads: judges, and latent spaces whose encoder it is.
 
         A method is flagged on the metrics of the judges among them.
         """

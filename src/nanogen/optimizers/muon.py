@@ -1,7 +1,7 @@
 """Muon: momentum whose matrices are made orthogonal. Parameters of two axes follow it, all others AdamW.
 
 `muon` is torch's own. `gram_muon` is the form with Polar Express coefficients, which iterates on the Gram matrix:
-cheaper where a matrix is not square. It takes the maps that our layers fuse (query, key and value; gate and up) apart.
+cheaper where a matrix is not square. It takes apart the maps that our layers fuse (query, key and value; gate and up).
 
 Sources: Jordan et al. 2024 (https://kellerjordan.github.io/posts/muon/); scale of the update: Liu et al. 2025
 (arXiv 2502.16982); coefficients: Amsel et al. 2025 (arXiv 2505.16932); Gram form: Zhang, Amsel, Chen and Dao.

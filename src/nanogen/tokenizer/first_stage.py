@@ -6,85 +6,162 @@ A discriminator is a second training beside it, by the same loop: an update of i
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
+import math
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
-from diffusionbench.errors import CheckpointError
+from diffusionbench.errors import CheckpointError, ConfigError
+from diffusionbench.images import grid, save_png
+from diffusionbench.judges.lpips import missing_weights, open_lpips
+from diffusionbench.schema import digest
 from diffusionbench.writing import make_folder, write_atomic
-from nanogen import checkpoint, parallel
-from nanogen.data import Batch
+from nanogen import checkpoint, parallel, precision
+from nanogen.data import Batch, Dataset
+from nanogen.data.order import batches, in_order
 from nanogen.lock import locked
+from nanogen.log import say
+from nanogen.optimizers import OPTIMIZERS
 from nanogen.outputs import Outputs, Periods
-from nanogen.rng import PositionalNoise
-from nanogen.run import CHECKPOINTS
-from nanogen.state import Optimizers, Trained, TrainState
+from nanogen.rng import PositionalNoise, initial_seed
+from nanogen.run import CHECKPOINTS, SAMPLES
+from nanogen.settings import due, to_steps
+from nanogen.state import Trained, TrainState
 from nanogen.stop import Stop
+from nanogen.tokenizer.data import Source, kept, open_sources
+from nanogen.tokenizer.discriminator import Discriminator, missing_trunk, open_trunk
+from nanogen.tokenizer.measure import COLUMNS, Measured
+from nanogen.tokenizer.nets import Tokenizer, build_net
+from nanogen.tokenizer.reconstruction import Reconstruction
+from nanogen.tokenizer.settings import TokenizerConfig
 from nanogen.train import updates, write_steps
 
-Loss = Callable[[Callable[..., Any], Batch, PositionalNoise], dict[str, Tensor]]
 # What a folder says of its training: a JSON object.
 RECIPE = "recipe.json"
 
 
 @dataclass(frozen=True)
-class Critic:
-    """A discriminator that learns beside a network.
+class Cosine:
+    """Learning rate: a rise over `warmup` steps, then a cosine down to `final_factor` of it at step `last`."""
 
-    Attributes:
-        net: on its device.
-        loss: as in `FirstStage`, on the batch of the step.
-        start: first step in which it learns.
-        optimizers, schedule: its own; the schedule counts its own updates.
-    """
+    lr: float
+    warmup: int
+    last: int
+    final_factor: float
 
-    net: nn.Module
-    loss: Loss
-    start: int
-    optimizers: Optimizers
-    schedule: Callable[[int], float]
+    def __call__(self, step: int) -> float:
+        """Rate of the update that follows `step` finished updates."""
+        if step < self.warmup:
+            return self.lr * (step + 1) / self.warmup
+        done = min(1.0, (step - self.warmup) / max(1, self.last - self.warmup))
+        return self.lr * (self.final_factor + (1 - self.final_factor) * (1 + math.cos(math.pi * done)) / 2)
 
 
 @dataclass(frozen=True)
 class FirstStage:
-    """A training of an autoencoder.
+    """A checked request to train.
 
     Attributes:
-        name: of its recipe; a folder continues under the same one alone.
-        facts: what the folder says of it, JSON.
-        net: the autoencoder, on its device.
-        loss: maps the network as it is to be called, a micro-batch and its noise to weighted terms, float32 [B].
-        loader: returns the micro-batches from a step on.
-        optimizers: maps trainable parameters by name to optimizers.
-        schedule: maps finished updates to the learning rate of the next one.
-        last: updates of the whole training.
-        periods: how often it writes.
-        seed: of the noise.
-        ema_decay, ema_ramp, grad_clip: as in a config.
-        critic: its discriminator, or None.
-        evaluate: what is measured of the averaged network, for the folder and the log, and every how many updates.
+        config: with weight 0 for terms whose networks are absent.
+        data, held_out: the images, and those that are only measured, by source.
+        loss: with the network and the discriminator, on their device.
+        schedule: of the network, and of the discriminator by its own updates.
+        critic_start: first step in which the discriminator learns.
+        facts: what the folder says of it.
     """
 
-    name: str
+    config: TokenizerConfig
+    data: Source
+    held_out: Mapping[str, Dataset]
+    loss: Reconstruction
+    schedule: Cosine
+    critic_start: int
     facts: dict[str, Any]
-    net: nn.Module
-    loss: Loss
-    loader: Callable[[int], Iterator[Batch]]
-    optimizers: Optimizers
-    schedule: Callable[[int], float]
-    last: int
-    periods: Periods
-    seed: int
-    ema_decay: float
-    ema_ramp: bool
-    grad_clip: float
-    critic: Critic | None
-    evaluate: Callable[[nn.Module, Path, int], dict[str, float]]
-    evaluate_every: int | None
+
+    @property
+    def name(self) -> str:
+        """Identity of the training: a folder continues under the same one alone."""
+        settings: dict[str, Any] = self.facts["config"]
+        return digest([settings | {"log": None, "eval": None}, self.facts["data"]])[:12]
+
+    def steps(self, duration: str, whole: int | None = None) -> int | None:
+        """Return a duration in steps."""
+        return to_steps(duration, self.config.train.batch_size, len(self.data), whole)
+
+    def state(self) -> TrainState:
+        """Return the state before the first update; every process calls it."""
+        optimizer, train = OPTIMIZERS.load(self.config.optim.name), self.config.train
+
+        def begin(net: nn.Module, decay: float) -> TrainState:
+            return TrainState.begin(
+                Trained(net),
+                lambda parameters: optimizer(parameters, self.config.optim),
+                self.schedule,
+                ema_decay=decay,
+                ema_ramp=train.ema_ramp,
+                grad_clip=train.grad_clip,
+            )
+
+        state = begin(self.loss.net, train.ema_decay)
+        if self.loss.critic is not None:
+            state.critic, state.critic_start = begin(self.loss.critic, 0.0), self.critic_start
+        return state
+
+
+def build_stage(config: TokenizerConfig, device: str) -> FirstStage:
+    """Return the training that a config describes; nothing is written.
+
+    Raises:
+        UserError: for whatever is wrong with the request.
+    """
+    config = with_what_is_here(config)
+    training, held_out = open_sources(config)
+    data, losses, optim = kept(training, config), config.losses, config.optim
+
+    def steps(duration: str, whole: int | None = None) -> int:
+        return to_steps(duration, config.train.batch_size, len(data), whole) or 0
+
+    last, start = steps(config.train.duration), steps(losses.critic_start)
+    adversarial_start = steps(losses.adversarial_start)
+    if not last or (losses.adversarial and start > adversarial_start):
+        raise ConfigError(
+            f"train.duration is {last} steps, losses.critic_start {start} and adversarial_start {adversarial_start}: "
+            "there must be a step, and a discriminator that learns no later than it is listened to."
+        )
+    number = precision.choose(config.train.precision, device)
+    loss = Reconstruction(
+        losses,
+        build_net(config, data, device),
+        open_lpips(device) if losses.lpips else None,
+        _critic(config.seed).to(device) if losses.adversarial else None,
+        adversarial_start,
+        config.data.mirror,
+        cast=lambda: precision.autocast(number, device),
+    )
+    schedule = Cosine(optim.lr, steps(optim.warmup, last), last, optim.final_factor)
+    settings = config.model_dump(mode="json")
+    facts = {"config": settings, "data": training.digest, "images": len(data), "precision": number}
+    return FirstStage(config, data, held_out, loss, schedule, start, facts)
+
+
+def with_what_is_here(config: TokenizerConfig) -> TokenizerConfig:
+    """Return the config with weight 0 for the terms whose networks are absent, and say so once."""
+    absent = {"lpips": missing_weights(), "adversarial": missing_trunk()}
+    off = {name: reason for name, reason in absent.items() if reason and getattr(config.losses, name)}
+    if off and parallel.is_main():
+        say(" ".join(f"losses.{name} is 0 here: {reason}" for name, reason in off.items()))
+    return config.model_copy(update={"losses": config.losses.model_copy(update=dict.fromkeys(off, 0.0))})
+
+
+def _critic(seed: int) -> Discriminator:
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(initial_seed(seed, "critic"))
+        return Discriminator(open_trunk())
 
 
 def train_tokenizer(folder: Path, stage: FirstStage) -> TrainState:
@@ -99,21 +176,7 @@ def train_tokenizer(folder: Path, stage: FirstStage) -> TrainState:
         with parallel.agreed():
             if parallel.is_main():
                 hold(folder, stage, held)
-        state = TrainState.begin(
-            Trained(stage.net),
-            stage.optimizers,
-            stage.schedule,
-            ema_decay=stage.ema_decay,
-            ema_ramp=stage.ema_ramp,
-            grad_clip=stage.grad_clip,
-        )
-        if stage.critic is not None:
-            state.critic_start = stage.critic.start
-            state.critic = TrainState.begin(
-                *(Trained(stage.critic.net), stage.critic.optimizers, stage.critic.schedule),
-                ema_decay=0.0,
-                grad_clip=stage.grad_clip,
-            )
+        state = stage.state()
         checkpoint.resume(folder / CHECKPOINTS, state)
         outputs = held.enter_context(StageOutputs(folder, state, stage))
         outputs.catch_up()
@@ -123,23 +186,32 @@ def train_tokenizer(folder: Path, stage: FirstStage) -> TrainState:
 
 def steps_of(state: TrainState, stage: FirstStage) -> Iterator[dict[str, Tensor]]:
     """Make the updates of a first stage, those of its discriminator among them; see `nanogen.train.updates`."""
-    seen: list[Batch] = []
+    config, last, seen = stage.config, stage.schedule.last, []  # type: ignore[var-annotated]
+    loader = batches(
+        stage.data,
+        seed=config.seed,
+        batch_size=config.train.batch_size,
+        first_step=state.step,
+        rank=parallel.rank(),
+        world=parallel.world_size(),
+        workers=config.data.workers,
+    )
 
     def loss(batch: Batch, noise: PositionalNoise) -> dict[str, Tensor]:
         seen[:] = [batch]
         return stage.loss(state.net, batch, noise)
 
-    def critic_loss(batch: Batch, noise: PositionalNoise) -> dict[str, Tensor]:
-        assert state.critic is not None
-        assert stage.critic is not None
-        state.critic.module.train()
-        return stage.critic.loss(state.critic.net, batch, noise)
-
-    made = updates(state, loss, stage.loader(state.step), stage.last, seed=stage.seed)
-    if state.critic is None:
+    made = updates(state, loss, loader, last, seed=config.seed)
+    if (critic := state.critic) is None:
         yield from made
         return
-    learned = updates(state.critic, critic_loss, iter(lambda: seen[0], None), stage.last, seed=stage.seed)
+    learned = updates(
+        critic,
+        lambda batch, noise: stage.loss.of_critic(critic.net, batch, noise),
+        iter(lambda: seen[0], None),
+        last,
+        seed=config.seed,
+    )
     for values in made:
         if state.step > state.critic_start:
             found = next(learned)
@@ -148,20 +220,38 @@ def steps_of(state: TrainState, stage: FirstStage) -> Iterator[dict[str, Tensor]
 
 
 class StageOutputs(Outputs):
-    """Measurements of the averaged network beside what `Outputs` writes."""
+    """Measurements of the averaged network, and pictures, beside what `Outputs` writes."""
 
     def __init__(self, folder: Path, state: TrainState, stage: FirstStage) -> None:
-        super().__init__(folder, state, stage.last, stage.periods, {"recipe": stage.name})
-        self.stage = stage
+        train, log = stage.config.train, stage.config.log
+        every = [stage.steps(period) for period in (log.every, train.checkpoint_every)]
+        periods = Periods(train.batch_size, every[0], every[1], train.keep, log.sinks)
+        super().__init__(folder, state, stage.schedule.last, periods, {"recipe": stage.name})
+        self.stage, self.every = stage, stage.steps(stage.config.eval.every)
+        self.measured: Measured | None = None
 
-    def after_step(self, values: Any) -> None:
+    def after_step(self, values: Mapping[str, Tensor]) -> None:
         super().after_step(values)
-        step, every = self.state.step, self.stage.evaluate_every
-        if step == self.last or (every and step % every == 0):
+        if self.state.step == self.last or due(self.state.step, self.every):
             with parallel.agreed():
                 if self.log is not None:
-                    found = self.stage.evaluate(self.state.ema.module.net, self.folder, step)
-                    self.log.write_record(step, found)
+                    self.log.write_record(self.state.step, self.measure())
+
+    def measure(self) -> dict[str, float]:
+        """Return metrics of the averaged network by source and name, and write pictures of the first source."""
+        config, net, pictures = self.stage.config, self.state.ema.module.net, []
+        assert isinstance(net, Tokenizer)
+        self.measured = self.measured or Measured(config.eval.judges, str(self.state.device))
+        values: dict[str, float] = {}
+        for name, data in self.stage.held_out.items():
+            within = range(min(len(data), config.eval.num))
+            shown = in_order(data, min(64, config.train.batch_size), config.data.workers, within)
+            found, rows = self.measured(lambda images: net.decode(net.encode(images)).float(), shown)
+            values |= {f"{name}/{key}": value for key, value in found.items()}
+            pictures.append(rows)
+        facts = {"step": self.state.step, "rows": "images, each above the row of their reconstructions"}
+        save_png(grid(pictures[0], COLUMNS), self.folder / SAMPLES / f"step-{self.state.step:08d}.png", facts)
+        return values
 
 
 def hold(folder: Path, stage: FirstStage, held: ExitStack) -> None:

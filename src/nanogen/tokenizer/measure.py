@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -11,7 +10,7 @@ import torch
 from torch import Tensor
 
 from diffusionbench.available import judge_facts
-from diffusionbench.images import grid, save_png, to_uint8
+from diffusionbench.images import to_uint8
 from diffusionbench.judges import JUDGES
 from diffusionbench.judges.float32 import features_of
 from diffusionbench.judges.lpips import missing_weights, open_lpips
@@ -19,10 +18,9 @@ from diffusionbench.metrics.frechet import frechet_from_features
 from diffusionbench.metrics.reconstruction import psnr, ssim
 from nanogen.data import Batch
 from nanogen.log import say
-from nanogen.run import SAMPLES
 
 # Images of a row of the picture, and rows of each kind.
-_COLUMNS, _ROWS = 16, 2
+COLUMNS, _ROWS = 16, 2
 
 
 class Measured:
@@ -71,7 +69,7 @@ class Measured:
             real = np.ascontiguousarray(images.permute(0, 2, 3, 1).cpu().numpy())
             for name, judge in self.judges.items():
                 features[name].append((features_of(judge, real), features_of(judge, kept)))
-            if sum(len(one) for one, _ in shown) < _COLUMNS * _ROWS:
+            if sum(len(one) for one, _ in shown) < COLUMNS * _ROWS:
                 shown.append((real, kept))
         means = {name: float(np.mean(numbers)) for name, numbers in values.items()}
         for name, pairs in features.items():
@@ -82,10 +80,5 @@ class Measured:
 
 def _rows(real: np.ndarray, made: np.ndarray) -> np.ndarray:
     """Return images in rows, each above the row of its reconstructions."""
-    starts = range(0, min(len(real), _COLUMNS * _ROWS), _COLUMNS)
-    return np.concatenate([part[start : start + _COLUMNS] for start in starts for part in (real, made)])
-
-
-def save_pairs(rows: np.ndarray, folder: Path, step: int, facts: dict[str, Any]) -> None:
-    """Write the rows of `Measured` where `nanogen report` finds sample grids."""
-    save_png(grid(rows, _COLUMNS), folder / SAMPLES / f"step-{step:08d}.png", facts)
+    starts = range(0, min(len(real), COLUMNS * _ROWS), COLUMNS)
+    return np.concatenate([part[start : start + COLUMNS] for start in starts for part in (real, made)])

@@ -5,29 +5,41 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from diffusionbench.errors import ConfigError
+from nanogen.data.memory import CachedLatents
 from nanogen.latents import LATENTS, perception, vit
 from nanogen.latents.perception import PerceptionEncoder
 from nanogen.latents.toy import Autoencoder, KLAutoencoder
 from nanogen.latents.vit import ViTDecoder
-from nanogen.rng import PositionalNoise
-from nanogen.tokenizer import ConvOptions, MaskedOptions, RAEOptions, VAEOptions
+from nanogen.rng import PositionalNoise, initial_seed
+from nanogen.tokenizer import TOKENIZERS, ConvOptions, MaskedOptions, RAEOptions, VAEOptions
+from nanogen.tokenizer.data import Source
+from nanogen.tokenizer.settings import TokenizerConfig
 
 Files = dict[str, dict[str, Tensor]]
 
 
 class Tokenizer(nn.Module):
-    """A network of the first stage. It is constructed as `row(options, image_size, words, device)`, on the CPU."""
+    """A network of the first stage. It is constructed as `row(options, image_size, words, device)`, on the CPU.
+
+    Attributes:
+        net: what is trained and kept.
+        noise: largest deviation of the noise on latents in training.
+    """
+
+    net: Any
+    noise: float = 0.0
 
     @property
     def last(self) -> nn.Module:
         """The last layer of the decoder, by whose gradients the adversarial term is balanced."""
-        raise NotImplementedError
+        return self.net.get_submodule("decoder")[-1]
 
     def forward(
         self, images: Tensor, noise: PositionalNoise, captions: Sequence[str] | None
@@ -38,7 +50,7 @@ class Tokenizer(nn.Module):
             noise: of these images in this step.
             captions: B texts where the data has them.
         """
-        raise NotImplementedError
+        return self.decode(disturbed(self.encode(images).float(), self.noise, noise)), {}
 
     def encode(self, images: Tensor) -> Tensor:
         """Return latents [B, C, h, w] before their normalisation by statistics."""
@@ -50,7 +62,25 @@ class Tokenizer(nn.Module):
 
     def exported(self) -> Files:
         """Return the weights to keep by file name, in the layout in which `nanogen.latents` reads them."""
-        return {"autoencoder.safetensors": self.state_dict()}
+        return {"autoencoder.safetensors": self.net.state_dict()}
+
+
+def build_net(config: TokenizerConfig, data: Source, device: str) -> Tokenizer:
+    """Return the network of a config on a device; initial weights depend on the seed alone.
+
+    Raises:
+        ConfigError: if its options do not fit each other or the data.
+        RequestError, CheckpointError: if a frozen network that it needs is missing or another one.
+    """
+    kind, words = config.net["kind"], set()
+    if kind == "masked":
+        captions = data.captions if isinstance(data, CachedLatents) else map(data.caption, range(len(data)))
+        words = {word for caption in captions or () for word in (caption or "").split()}
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(initial_seed(config.seed, "weights"))
+        options = TOKENIZERS[kind].options.model_validate(config.net)
+        net: Tokenizer = TOKENIZERS.load(kind)(options, config.data.image_size, sorted(words), device)
+    return net.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
 
 
 def disturbed(latents: Tensor, most: float, noise: PositionalNoise) -> Tensor:
@@ -66,23 +96,11 @@ class Conv(Tokenizer):
         super().__init__()
         self.net, self.noise = Autoencoder(options.channels), options.noise
 
-    @property
-    def last(self) -> nn.Module:
-        return self.net.decoder[-1]
-
-    def forward(
-        self, images: Tensor, noise: PositionalNoise, captions: Sequence[str] | None
-    ) -> tuple[Tensor, dict[str, Tensor]]:
-        return self.decode(disturbed(self.encode(images).float(), self.noise, noise)), {}
-
     def encode(self, images: Tensor) -> Tensor:
         return self.net.encode(2 * images - 1)
 
     def decode(self, latents: Tensor) -> Tensor:
         return (self.net.decode(latents) + 1) / 2
-
-    def exported(self) -> Files:
-        return {"autoencoder.safetensors": self.net.state_dict()}
 
 
 class VAE(Tokenizer):
@@ -92,14 +110,10 @@ class VAE(Tokenizer):
         super().__init__()
         self.net, self.kl = KLAutoencoder(options.channels, options.width), options.kl
 
-    @property
-    def last(self) -> nn.Module:
-        return self.net.decoder[-1]
-
     def forward(
         self, images: Tensor, noise: PositionalNoise, captions: Sequence[str] | None
     ) -> tuple[Tensor, dict[str, Tensor]]:
-        mean, logvar = self.net.moments(2 * images - 1)
+        mean, logvar = (part.float() for part in self.net.moments(2 * images - 1))
         z = mean + (logvar / 2).exp() * noise.normal("latent", tuple(mean.shape[1:]))
         divergence = (mean.square() + logvar.exp() - 1 - logvar).flatten(1).mean(1) / 2
         return self.decode(z), {"kl": self.kl * divergence}
@@ -109,9 +123,6 @@ class VAE(Tokenizer):
 
     def decode(self, latents: Tensor) -> Tensor:
         return (self.net.decoder(latents) + 1) / 2
-
-    def exported(self) -> Files:
-        return {"autoencoder.safetensors": self.net.state_dict()}
 
 
 class RAE(Tokenizer):
@@ -141,11 +152,6 @@ class RAE(Tokenizer):
     @property
     def last(self) -> nn.Module:
         return self.net.head
-
-    def forward(
-        self, images: Tensor, noise: PositionalNoise, captions: Sequence[str] | None
-    ) -> tuple[Tensor, dict[str, Tensor]]:
-        return self.decode(disturbed(self.encode(images), self.noise, noise)), {}
 
     @torch.no_grad()
     def encode(self, images: Tensor) -> Tensor:

@@ -20,6 +20,7 @@ from torch import Tensor
 from diffusionbench.judges.lpips import LPIPS
 from nanogen.data import Batch
 from nanogen.rng import PositionalNoise
+from nanogen.tokenizer.data import stored
 from nanogen.tokenizer.discriminator import Discriminator, adaptive_weight, augmented, hinge, quantised
 from nanogen.tokenizer.nets import Tokenizer
 from nanogen.tokenizer.settings import LossConfig
@@ -66,15 +67,15 @@ class Reconstruction:
 
     def images(self, batch: Batch, noise: PositionalNoise) -> Tensor:
         """Return the images of a batch, decoded or kept, float32 in [0, 1] on the noise's device."""
-        stored = batch.latent if batch.image is None else batch.image
-        assert stored is not None
-        images = stored.to(noise.device, non_blocking=True).float() / 255
+        images = stored(batch).to(noise.device, non_blocking=True).float() / 255
         if not self.mirror:
             return images
         return torch.where(noise.uniform("mirror", (1, 1, 1)) < self.mirror, images.flip(3), images)
 
     def of_critic(self, critic: Callable[..., Any], batch: Batch, noise: PositionalNoise) -> dict[str, Tensor]:
         """Return the discriminator's own loss [B] on the images of the step that the network has just made."""
+        assert self.critic is not None
+        self.critic.train()
         images = self.images(batch, noise)
         with self.cast():
             with torch.no_grad():

@@ -116,16 +116,24 @@ class Pages:
         )
 
 
-def policy(scripts: list[str]) -> str:
-    """Return the content security policy of a page that runs these scripts and no other."""
-    hashes = " ".join(f"'sha256-{base64.b64encode(hashlib.sha256(t.encode()).digest()).decode()}'" for t in scripts)
+def policy(scripts: list[str], style: str | None = None) -> str:
+    """Return the content security policy of a page that runs these scripts and no other.
+
+    Args:
+        style: of a page that carries its own; None where it is the site's.
+    """
+    hashes = " ".join(map(_hash, scripts))
     rules = (
         "default-src 'none'",
         f"script-src {hashes}" if hashes else "script-src 'none'",
         # A page in the file system has no origin: 'self' alone would keep its own style away in some browsers.
-        "style-src 'self' file:",
+        "style-src 'self' file:" if style is None else f"style-src {_hash(style)}",
         "img-src 'self' file: data:",
         "base-uri 'none'",
         "form-action 'none'",
     )
     return "; ".join(rules)
+
+
+def _hash(text: str) -> str:
+    return f"'sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}'"

@@ -31,6 +31,7 @@ _COLUMNS: Final = 8
 _TILE: Final = 128
 # Pixels a side; two dozen of them take a gigabyte.
 _LARGEST: Final = 4096
+_UNREADABLE: Final = (DataError, ValidationError, OSError, ValueError, Image.DecompressionBombError)
 
 
 @dataclass(frozen=True)
@@ -93,15 +94,25 @@ class Store:
         """Return the first images; None where they cannot be read, are too large for a page, or differ in size."""
         chosen = [self.entries[number] for number in sorted(self.entries)[:SHOWN]]
         try:
-            given = _Manifest.model_validate_json(read_small(self.folder / "store.json"), strict=True).given
-            reader = None if given is None else given.open()
-            picture = _tiled(np.stack([self._pixels(*one, reader) for one in chosen]))
-        except (DataError, ValidationError, OSError, ValueError, Image.DecompressionBombError):
+            picture = _tiled(np.stack([self._pixels(*one, self._reader) for one in chosen]))
+        except _UNREADABLE:
             return None
         buffer = io.BytesIO()
         picture.save(buffer, format="PNG", optimize=True)
         prompts = tuple(entry.prompt for entry, *_ in chosen if entry.prompt is not None)
         return Sheet(buffer.getvalue(), picture.width, picture.height, len(chosen), prompts)
+
+    def picture(self, number: int) -> np.ndarray | None:
+        """Return an image uint8 [H, W, 3] by its id; None where it is not here, or as for `sheet`."""
+        try:
+            return self._pixels(*self.entries[number], self._reader)
+        except (KeyError, *_UNREADABLE):
+            return None
+
+    @cached_property
+    def _reader(self) -> ImageReader | None:
+        given = _Manifest.model_validate_json(read_small(self.folder / "store.json"), strict=True).given
+        return None if given is None else given.open()
 
     def _pixels(
         self, entry: StoredImage, path: Path, chunk: _Chunk, row: int, reader: ImageReader | None
