@@ -22,8 +22,13 @@ _PARTS: Final = {
     "dpgbench_": "dpgbench",
     "genaibench_": "genaibench_overall",
     "vqascore_": "genaibench_overall",
-    "simpleeval_shapes_v1_": "simpleeval_shapes_v1",
-    "simpleeval_v1_": "simpleeval_v1",
+}
+
+# Metrics on prompts whose parts have their whole key in front; the longest first, as one key may begin with another.
+_WHOLES: Final = {
+    f"{key}_": key
+    for key in sorted(METRICS.own, key=len, reverse=True)
+    if METRICS.own[key].items == "prompts" and not key.endswith("_overall")
 }
 
 # A metric's name stands for its headline key; extractors also go by their upstream names.
@@ -33,6 +38,7 @@ ALIASES: Final = {
     "dpg-bench": "dpgbench",
     "genaibench": "genaibench_overall",
     "genai-bench": "genaibench_overall",
+    "vqascore": "vqascore_clip-flant5-xl",
     "is": "inception_score",
     **{f"{kind}_{key}_cls": f"{kind}_{key}" for kind in ("fdr", "mind") for key in ("dinov2", "mae", "siglip", "clip")},
 }
@@ -43,7 +49,7 @@ def metric_info(key: str) -> MetricSpec:
     """Return what is known of a key; an unlisted one has no direction, axis or range."""
     if key in METRICS.own:
         return METRICS.own[key]
-    for prefix, whole in _PARTS.items():
+    for prefix, whole in (_WHOLES | _PARTS).items():
         if key.startswith(prefix):
             part = key.removeprefix(prefix).replace("_", " ")
             return replace(METRICS.own[whole], key=key, title=f"{METRICS.own[whole].title}: {part}", load=None)

