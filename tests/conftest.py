@@ -24,11 +24,12 @@ def shared():
 
 
 @pytest.fixture
-def in_cache(monkeypatch, tmp_path):
+def in_cache(monkeypatch, tmp_path, tmp_path_factory):
     """A function: puts a file or folder under a name into the cache folder of this test."""
 
     def put(path: Path, name: str) -> None:
-        if "DIFFUSIONBENCH_CACHE" not in os.environ:
+        # Never into a user's.
+        if not Path(os.environ.get("DIFFUSIONBENCH_CACHE", "/")).is_relative_to(tmp_path_factory.getbasetemp()):
             monkeypatch.setenv("DIFFUSIONBENCH_CACHE", str(tmp_path / "cache"))
         place = Path(os.environ["DIFFUSIONBENCH_CACHE"], name)
         place.parent.mkdir(parents=True, exist_ok=True)
@@ -126,9 +127,9 @@ def inception_weights(tmp_path_factory):
 
 
 @pytest.fixture
-def inception_installed(inception_weights, monkeypatch):
+def inception_installed(inception_weights, in_cache, monkeypatch):
     """Puts the random weights where the extractor looks for the published ones."""
-    monkeypatch.setenv("DIFFUSIONBENCH_CACHE", str(inception_weights.parent))
+    in_cache(inception_weights, inception_weights.name)
     monkeypatch.setattr("diffusionbench.judges.inception.WEIGHTS_FILE", inception_weights.name)
 
 
@@ -171,12 +172,13 @@ def lpips_weights(tmp_path_factory):
 
 
 @pytest.fixture
-def lpips_installed(lpips_weights, monkeypatch):
+def lpips_installed(lpips_weights, in_cache, monkeypatch):
     """Puts them where LPIPS looks for the published ones; returns the path of the trunk."""
     from diffusionbench.judges import lpips
 
-    monkeypatch.setenv("DIFFUSIONBENCH_CACHE", str(lpips_weights))
     (trunk,) = lpips_weights.glob("vgg16-*")
+    for path in (trunk, lpips_weights / "vgg.pth"):
+        in_cache(path, path.name)
     monkeypatch.setattr(lpips, "TRUNK", trunk.name)
     monkeypatch.setattr(lpips, "_ORIGINS", {trunk.name: "there", "vgg.pth": "here"})
     monkeypatch.setattr(lpips, "HEADS_MD5", hashlib.md5((lpips_weights / "vgg.pth").read_bytes()).hexdigest())

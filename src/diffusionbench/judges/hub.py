@@ -9,11 +9,11 @@ from typing import Any, Final
 
 import torch
 
-from diffusionbench.errors import RequestError
+from diffusionbench.errors import DataError, RequestError
 from diffusionbench.judges import JudgeSpec
 from diffusionbench.judges.judge import Needs
 from diffusionbench.registry import require
-from diffusionbench.shown import first_line
+from diffusionbench.shown import few, first_line
 from diffusionbench.writing import model_folder
 
 EXTRA: Final = "eval-t2i"
@@ -55,16 +55,33 @@ def check(row: JudgeSpec, memory_mb: int = 0) -> Needs:
     return Needs(packages=("transformers",), memory_mb=memory_mb)
 
 
-def load(row: JudgeSpec, architecture: str, device: str, **options: Any) -> Any:
+def load(row: JudgeSpec, architecture: Any, device: str, **options: Any) -> Any:
     """Return a frozen network of transformers with the weights of a row's first repository, in its precision.
+
+    Args:
+        architecture: its class, or the name of one of transformers.
+        options: of `from_pretrained`.
 
     Raises:
         MissingPackageError, RequestError: as `check`.
+        DataError: if tensors are missing or have another shape; names them.
     """
     transformers = require("transformers", EXTRA, f"judge '{row.name}'")
+    kind = getattr(transformers, architecture) if isinstance(architecture, str) else architecture
     with found(f"judge '{row.name}'", row.hub[0]):
-        network = getattr(transformers, architecture).from_pretrained(
-            place(row.hub[0]), dtype=getattr(torch, row.precision), **options
+        network, report = kind.from_pretrained(
+            place(row.hub[0]),
+            dtype=getattr(torch, row.precision),
+            ignore_mismatched_sizes=True,
+            output_loading_info=True,
+            **options,
+        )
+    # T5 keeps its embeddings under further names.
+    missing = {name for name in report["missing_keys"] if not name.endswith("embed_tokens.weight")}
+    if wrong := sorted(missing | {name for name, *_ in report["mismatched_keys"]}):
+        raise DataError(
+            f"judge '{row.name}': in {place(row.hub[0])} {len(wrong)} tensors are missing or have another shape: "
+            f"{few(wrong)}. It is another model; get the checkpoint again."
         )
     return network.to(device).eval().requires_grad_(False)
 

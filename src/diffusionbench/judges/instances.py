@@ -19,9 +19,9 @@ from diffusionbench.sample import Item
 MEAN: Final = (0.485, 0.456, 0.406)
 STD: Final = (0.229, 0.224, 0.225)
 _SHORT, _LONG, _MULTIPLE = 800, 1333, 32
-# Instances that are taken from one image, and the score below which GenEval never looks.
+# Instances that are taken from one image, and the score that they must exceed; GenEval never looks below.
 _MOST: Final = 100
-_LEAST: Final = 0.05
+_LEAST: Final = 0.3
 
 
 def prepare(image: np.ndarray) -> tuple[Tensor, tuple[int, int]]:
@@ -109,8 +109,13 @@ class Mask2Former(Judge):
     def __init__(self, device: str = "cpu", options: Mapping[str, Any] | None = None) -> None:
         super().__init__(device, options)
         self._network = hub.load(self.spec, "Mask2FormerForUniversalSegmentation", device)
-        facts = {"weights": hub.weights_digest(self._network), "input": self.preprocessing, "mode": self.mode}
-        self.digest = self.digest_of({**facts, "precision": PRECISION})
+        facts = {
+            "weights": hub.weights_digest(self._network),
+            "input": self.preprocessing,
+            "mode": self.mode,
+            "least": _LEAST,
+        }
+        self.digest = self.digest_of({**facts, "least": _LEAST, "precision": PRECISION})
 
     @classmethod
     def check(cls) -> Needs:

@@ -16,14 +16,12 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from diffusionbench.errors import DataError
 from diffusionbench.judges import CHECKLISTS, FLAN_T5, QWEN, Unjudged, hub
 from diffusionbench.judges.clip import PREPROCESSING, centred
 from diffusionbench.judges.float32 import in_float32
 from diffusionbench.judges.judge import Evidence, Judge, Needs
 from diffusionbench.registry import require
 from diffusionbench.sample import Item
-from diffusionbench.shown import few
 from diffusionbench.specs import JudgeSpec
 
 SYSTEM: Final = (
@@ -51,26 +49,15 @@ class ClipFlanT5:
             config = transformers.T5Config.from_pretrained(checkpoint)
             # Newer libraries tie the output matrix to the embeddings by themselves, and scale what it is given.
             config.tie_word_embeddings = config.scale_decoder_outputs = False
-            network, report = _clip_t5(transformers, vision).from_pretrained(
-                checkpoint,
-                config=config,
-                dtype=getattr(torch, row.precision),
-                key_mapping={r"^vision_tower\.vision_tower\.(vision_model\.)?": "vision_tower."},
-                output_loading_info=True,
-            )
             self._tokenizer = transformers.AutoTokenizer.from_pretrained(words)
-        missing = sorted(name for name in report["missing_keys"] if not name.endswith("embed_tokens.weight"))
-        if missing:
-            raise DataError(
-                f"judge '{row.name}': {checkpoint} lacks {len(missing)} tensors: {few(missing)}. It is another model; "
-                "get the checkpoint again."
-            )
+        names = {r"^vision_tower\.vision_tower\.(vision_model\.)?": "vision_tower."}
+        network = hub.load(row, _clip_t5(transformers, vision), device, config=config, key_mapping=names)
         # Untied as a whole, the library draws these two anew.
         network.encoder.embed_tokens = network.decoder.embed_tokens = network.shared
         self._side = vision.image_size
         self._device = device
-        self._network: Any = network.to(device).eval().requires_grad_(False)
-        self.digest = hub.weights_digest(self._network)
+        self._network: Any = network
+        self.digest = hub.weights_digest(network)
 
     @torch.inference_mode()
     def probability(self, image: np.ndarray, question: str, answer: str) -> float:
