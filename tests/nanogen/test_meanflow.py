@@ -126,6 +126,17 @@ def test_steps_are_of_one_kind_by_seed_and_step_alone():
     assert sum(kind < 0.75 for kind in kinds(1)) == pytest.approx(300, abs=30)
 
 
+@pytest.mark.parametrize("tau", [FM, MF])
+def test_an_early_output_learns_the_unguided_velocity(tau):
+    net = reference_network(num_times=2, early_depth=1)
+    terms, made = mean_flow(kappa=0.5, early_depth=1).loss_at(net, X, LABELS, EPS, tau)
+    t_ = made.t[:, None, None, None]
+    l = (made.features["early"] - (made.z - X) / t_.clamp(min=0.05)).square().flatten(1).sum(1)  # noqa: E741
+    torch.testing.assert_close(terms["early"], l / (l.detach() + 0.01))
+    terms["early"].sum().backward()
+    assert net.heads["early"].final.linear.weight.grad.abs().sum() > 0
+
+
 # Autocast, accumulation, several processes.
 
 
