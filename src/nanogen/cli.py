@@ -413,20 +413,22 @@ def inspect_latents(
 ) -> None:
     """Measure reconstructions and the spectrum of latents; with --probe also how well a small network learns from them.
 
-    The probe is a run of the task at the laptop's scale, about ten minutes on two cores, with scores and intervals.
+    The probe is a run of the task at the laptop's scale, 2,000 steps or ten minutes on two cores, with its scores and
+    their intervals.
 
     Examples:
 
       nanogen latents inspect toy-vae
 
-      nanogen latents inspect toy-rae --task shapes --probe outputs/probe-toy-rae train.duration='2k steps'
+      nanogen latents inspect toy-rae --task shapes --probe outputs/probe-toy-rae train.duration='4k steps'
 
       nanogen latents inspect taef2 --task imagefolder --data pictures/ data.image_size=256 latent.weights=FOLDER
     """
     from nanogen.latents import LATENTS
 
-    size = [f"data.image_size={LATENTS[name].image_size or 32}"] if task in ("digits", "shapes") else []
-    composed = _compose([*size, *(words or []), f"latent.name={name}"], task, None, scale, data)
+    defaults = [f"data.image_size={LATENTS[name].image_size or 32}"] if task in ("digits", "shapes") else []
+    defaults += [] if probe is None else ["train.duration=2k steps"]
+    composed = _compose([*defaults, *(words or []), f"latent.name={name}"], task, None, scale, data)
     from nanogen import run as runs
     from nanogen.tokenizer.inspecting import as_text, inspect
 

@@ -125,7 +125,8 @@ def all_methods() -> list[MethodFacts]:
 def _needed(config: Config) -> Iterator[NeededFile]:
     """Give the files of a config's latent space, then those of the frozen networks that its training reads."""
     for weights in LATENTS[config.latent.name].weights:
-        yield _of(config.latent.name, weights)
+        if not weights.bundled:
+            yield _of(config.latent.name, weights)
     objective = OBJECTIVES[config.objective["name"]]
     read = objective.networks(objective.options.model_validate(config.objective))
     for network in dict.fromkeys((*read, *frozen_networks(config.losses))):

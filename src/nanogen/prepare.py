@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import multiprocessing
-from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import ExitStack
@@ -165,13 +164,13 @@ def prepare_latents(config: Config, out: Path, dtype: str, spread: Spread = Spre
             return manifest
         show, done, total = progress_line("images"), 0, sum(len(manifest.images(number)) for number in waiting)
         with ExitStack() as held:
-            encode: Callable[[int], int] = ShardEncoder(config, out, manifest, device).encode
-            shards: Iterator[int] = map(encode, waiting)
-            if spread.workers > 1:
+            if (workers := min(spread.workers, len(waiting))) > 1:
                 spawn = multiprocessing.get_context("spawn")
-                given = (config, out, manifest, spread.workers)
-                pool = held.enter_context(ProcessPoolExecutor(spread.workers, spawn, _open_here, given))
+                given = (config, out, manifest, workers)
+                pool = held.enter_context(ProcessPoolExecutor(workers, spawn, _open_here, given))
                 shards = pool.map(_encode_here, waiting)
+            else:
+                shards = map(ShardEncoder(config, out, manifest, device).encode, waiting)
             try:
                 for count in shards:
                     done += count

@@ -26,16 +26,15 @@ from diffusionbench.judges.digits import DigitsJudge
 from diffusionbench.metrics import METRICS
 from diffusionbench.metrics.accuracy import AccuracyMetric
 from diffusionbench.sample import Sample, plain_item
-from diffusionbench.schema import Strict, digest
+from diffusionbench.schema import digest
 from nanogen.datasets import DatasetRow
 from nanogen.losses import LossOptions, LossSpec
 from nanogen.losses.loss import ExtraLoss
-from nanogen.objectives import ObjectiveSpec
+from nanogen.objectives import FlowOptions, ObjectiveSpec
 from nanogen.objectives.flow import Flow
 
 
-class Named(Strict):
-    name: str
+class Named(FlowOptions):
     predict: str = "v"
 
 

@@ -7,10 +7,10 @@ import pytest
 import torch
 from typer.testing import CliRunner
 
-from diffusionbench.errors import ConfigError
+from diffusionbench.errors import ConfigError, RequestError
 from nanogen.cli import app
 from nanogen.tokenizer.inspecting import as_text, spectrum
-from nanogen.tokenizer.measure import COLUMNS, _rows
+from nanogen.tokenizer.measure import COLUMNS, Measured, _rows
 
 
 def test_the_spectrum_of_known_latents():
@@ -27,6 +27,11 @@ def test_the_spectrum_of_known_latents():
     assert (flat["spectrum"], flat["effective_dimension"]) == ([1.0], 1.0)
     with pytest.raises(ConfigError, match="never vary"):
         spectrum(iter([torch.ones(8, 2, 2, 2)]))
+
+
+def test_a_judge_without_features_is_refused():
+    with pytest.raises(RequestError, match="judge 'pixels' gives no features to compare"):
+        Measured(["pixels"], "cpu")
 
 
 def run(*words):

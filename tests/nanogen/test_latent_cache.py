@@ -181,6 +181,7 @@ def test_weights_of_another_latent_space_are_another_recipe(folder, tmp_path, mo
 def test_other_options_of_a_row_are_another_recipe(folder, tmp_path, monkeypatch):
     """As where a package changes the preprocessing of its row."""
     made(folder, tmp_path)
+    assert read_manifest(tmp_path).version == 2
     changed = replace(LATENTS["toy-ae"], options={"size": 64})
     monkeypatch.setitem(LATENTS._rows, "toy-ae", changed)
     with pytest.raises(DataError, match=r"another recipe: options is \{\} there and \{'size': 64\} now"):

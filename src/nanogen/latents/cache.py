@@ -50,7 +50,7 @@ class LatentCacheManifest(Strict):
     """
 
     kind: Literal["nanogen latent cache"] = "nanogen latent cache"
-    version: Literal[1] = 1
+    version: Literal[2] = 2
     latent: str
     latent_digest: str
     revisions: dict[str, str] = Field(default_factory=dict)

@@ -277,9 +277,9 @@ _ROWS = (
                 bundled="toy_rae",
             )
             for part, name, sha256 in (
-                ("encoder", "encoder.safetensors", "0"),
-                ("decoder", "decoder.safetensors", "0"),
-                ("statistics", "stats.safetensors", "0"),
+                ("encoder", "encoder.safetensors", "50253df2981216f940894bf72add1f5368733c7fca2c1d022780b41893c4b175"),
+                ("decoder", "decoder.safetensors", "5ba5794e11999093c50b3f1b662b9e50baa45d3efacc96f34f0e73aab1e032af"),
+                ("statistics", "stats.safetensors", "821c5a2e5166bee2954327dc0523b3a09011b71d9ed573526138cba05ae4b8c9"),
             )
         ),
         licence="Apache-2.0",

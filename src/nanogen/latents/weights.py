@@ -58,10 +58,10 @@ def fetch(spec: LatentSpec, weights: WeightFiles) -> None:
         RequestError: if they cannot be fetched; says how to get them.
     """
     lacks = f"latent space '{spec.name}' needs its {weights.part}"
-    say(f"fetching the {weights.part} of '{spec.name}' from {weights.origin} ({weights.terms})")
     inside = f"{weights.subfolder}/" if weights.subfolder else ""
     patterns = [f"{inside}{name}" for name in weights.names]
     with opened_hub(lacks, remedy(spec.name, weights), "hub") as download:
+        say(f"fetching the {weights.part} of '{spec.name}' from {weights.origin} ({weights.terms})")
         download(weights.hub, revision=weights.revision or None, allow_patterns=patterns)
 
 
@@ -89,11 +89,17 @@ def opened_hub(lacks: str, remedy: str, extra: str) -> Iterator[Callable[..., st
     if os.environ.get("HF_HUB_OFFLINE", "0") not in ("", "0"):
         raise RequestError(f"{lacks}, and HF_HUB_OFFLINE is set. {remedy}")
     hub = require("huggingface_hub", extra, lacks[0].upper() + lacks[1:])
+    logging = hub.utils.logging
+    before = logging.get_verbosity()
+    # It tells each attempt to reach the hub.
+    logging.set_verbosity_error()
     try:
         yield hub.snapshot_download
     except Exception as error:
         reason = _MEANING.get(type(error).__name__) or first_line(error).rstrip(".")
         raise RequestError(f"{lacks}, which cannot be fetched: {reason}. {remedy}") from None
+    finally:
+        logging.set_verbosity(before)
 
 
 @contextmanager

@@ -122,14 +122,14 @@ LOSSES: Table[LossSpec] = Table(
         "lpips": LossSpec(
             title="LPIPS of the estimated image",
             options=LPIPSOptions,
-            load="nanogen.losses.perceptual:Lpips",
+            load="nanogen.losses.perceptual:LpipsLoss",
             needs=_PIXELS,
             reason=_ESTIMATE,
         ),
         "dino": LossSpec(
             title="squared error in the patch tokens of DINOv2 of the estimated image (P-DINO)",
             options=DINOOptions,
-            load="nanogen.losses.perceptual:Dino",
+            load="nanogen.losses.perceptual:DinoLoss",
             needs=_PIXELS,
             reason=_ESTIMATE,
         ),

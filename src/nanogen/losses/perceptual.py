@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from nanogen.build import Components
 
 
-class Lpips(ExtraLoss):
+class LpipsLoss(ExtraLoss):
     """LPIPS between the estimate and the image, both in [-1, 1], the estimate not clamped."""
 
     def __init__(self, options: PerceptualOptions, components: Components) -> None:
@@ -36,7 +36,7 @@ class Lpips(ExtraLoss):
         return {"lpips": torch.where(p.t < self.before, self.net(p.x_pred, p.x).float(), 0.0)}
 
 
-class Dino(ExtraLoss):
+class DinoLoss(ExtraLoss):
     """Mean squared difference of the patch tokens of DINOv2, over tokens and channels."""
 
     def __init__(self, options: PerceptualOptions, components: Components) -> None:

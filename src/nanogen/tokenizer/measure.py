@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from diffusionbench.available import judge_facts
+from diffusionbench.errors import RequestError
 from diffusionbench.images import to_uint8
 from diffusionbench.judges import JUDGES
 from diffusionbench.judges.float32 import features_of
@@ -31,9 +32,14 @@ class Measured:
 
     Args:
         judges: names of judges with features.
+
+    Raises:
+        RequestError: if a judge has none.
     """
 
     def __init__(self, judges: Sequence[str], device: str) -> None:
+        for name in (name for name in judges if not JUDGES[name].dim):
+            raise RequestError(f"judge '{name}' gives no features to compare. Name one that does, such as efflite0.")
         missing = {name: judge_facts(JUDGES[name]) for name in judges}
         absent = [
             f"judge '{name}': {'; '.join(facts['get'])}" for name, facts in missing.items() if not facts["present"]

@@ -11,8 +11,9 @@ from pydantic import Field
 
 from diffusionbench import bounds
 from diffusionbench.errors import ConfigError
+from diffusionbench.judges import JUDGES
 from diffusionbench.limits import read_small
-from diffusionbench.registry import nearest
+from diffusionbench.registry import Table, nearest
 from nanogen.config import ConfigLayer, check_options, checked, command_line, overlaid, read_own, read_yaml
 from nanogen.datasets import DATASETS
 from nanogen.optimizers import OPTIMIZERS
@@ -129,7 +130,11 @@ def compose_tokenizer(recipe: str, overrides: Iterable[str] = ()) -> TokenizerCo
         merged = overlaid(merged, one, base, _FREE)
     config = checked(TokenizerConfig, merged)
     check_options(TOKENIZERS, config.net.get("kind"), config.net, "net", merged)
-    for name in (*config.data.sources, config.optim.name):
-        if name not in (*DATASETS, *OPTIMIZERS):
-            raise ConfigError(f"unknown data set or optimizer '{name}'. {nearest(name, [*DATASETS, *OPTIMIZERS])}")
+    tables: tuple[tuple[Table[Any], Iterable[str]], ...] = (
+        (DATASETS, config.data.sources),
+        (OPTIMIZERS, [config.optim.name]),
+        (JUDGES, config.eval.judges),
+    )
+    for table, name in ((table, name) for table, names in tables for name in names if name not in table):
+        raise ConfigError(f"unknown {table.kind} '{name}'. {nearest(name, list(table))}")
     return config
