@@ -167,7 +167,7 @@ BY_BATCH = replace(METRICS.own["accuracy_digits"], key="by_batch_digits", load="
 ENTRIES = {
     "nanogen.objectives": {"sound": "SOUND", "flipped": "FLIPPED", "restless": "RESTLESS"},
     "nanogen.losses": {
-        "small": "SMALL",
+        "slight": "SMALL",
         "detached": "DETACHED",
         "weighted": "WEIGHTED",
         "mapped": "MAPPED",
@@ -215,7 +215,7 @@ def outcomes(tmp_path_factory) -> dict[str, dict[str, set[str]]]:
     ]
     command = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "--tb=no", "-rA", "-k", words, *files]
     environment = {**os.environ, "PYTHONPATH": paths, "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(command, cwd=root, env=environment, capture_output=True, text=True, timeout=240)
+    done = subprocess.run(command, cwd=root, env=environment, capture_output=True, text=True, timeout=280)
     found: dict[str, dict[str, set[str]]] = {name: {} for name in (*FAULTS, *SOUND)}
     for outcome, test, entry in re.findall(
         r"^(PASSED|FAILED|ERROR|SKIPPED) \S+::(\w+)\[(.+?)\]", done.stdout, re.MULTILINE

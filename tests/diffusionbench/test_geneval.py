@@ -236,6 +236,10 @@ def test_one_image_a_prompt_has_wilson_s_interval():
     assert found.parts["geneval_ssd_colors"].interval == wilson(1, 2)
     assert found.parts["geneval_ssd_colors"].method == "wilson"
     assert found.stderr == pytest.approx(math.sqrt(6 * 0.25) / 6)
+    assert found.interval == (pytest.approx(0.5 - 1.96 * found.stderr, abs=1e-3), pytest.approx(0.9, abs=0.01))
+    # Shares do not exceed one.
+    near = scored({task: [[True], [task != "colors"]] for task in TASKS})
+    assert near.interval == (pytest.approx(11 / 12 - 1.96 / 12, abs=1e-3), 1.0)
 
 
 def test_a_set_without_a_task_is_partial_and_says_which():

@@ -145,7 +145,11 @@ def write_rae(name: str, folder: Path) -> None:
 WRITERS: dict[str, Callable[[Path], None]] = {
     "taef2": write_taef2,
     **{name: partial(write_vae, name) for name, spec in LATENTS.items() if "model" in spec.options},
-    **{name: partial(write_rae, name) for name, spec in LATENTS.items() if "encoder" in spec.options},
+    **{
+        name: partial(write_rae, name)
+        for name, spec in LATENTS.items()
+        if "encoder" in spec.options and not spec.weights[0].bundled
+    },
 }
 
 

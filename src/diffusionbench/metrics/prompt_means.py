@@ -71,12 +71,13 @@ def ratio(prompts: Sequence[tuple[float, int]]) -> Estimate:
 
 
 def combined(parts: Sequence[Estimate], scored: int) -> Estimate:
-    """Return the unweighted mean of independent parts, with the error that follows from theirs."""
+    """Return the unweighted mean of independent shares, with the error that follows from theirs."""
     errors = [_error(part) for part in parts]
     value = math.fsum(part.value for part in parts) / len(parts)
     known = [error for error in errors if error is not None]
     stderr = math.hypot(*known) / len(parts) if len(known) == len(parts) else None
-    return _estimate(value, stderr, scored)
+    found = _estimate(value, stderr, scored)
+    return replace(found, interval=found.interval and (max(found.interval[0], 0.0), min(found.interval[1], 1.0)))
 
 
 def _error(part: Estimate) -> float | None:
