@@ -9,6 +9,7 @@ from tiny import paper_shape
 
 from diffusionbench.errors import CheckpointError
 from nanogen.config import compose, method_names, task_names
+from nanogen.latents import LATENTS
 from nanogen.model import layers
 from nanogen.model.condition import ClassCondition, TextCondition
 from nanogen.model.dit import DDT
@@ -190,7 +191,8 @@ def test_published_sizes_at_512(latent_shape, patch, expected):
 @pytest.mark.parametrize("task", task_names())
 @pytest.mark.parametrize("method", method_names())
 def test_closed_form_size_equals_the_module_for_every_row_and_task(task, method):
-    overrides = ["data.image_size=256", "condition.num_classes=1000"]
+    size = LATENTS[compose(task, method).config.latent.name].image_size or 256
+    overrides = [f"data.image_size={size}", "condition.num_classes=1000"]
     shape = resolve(compose(task, method, overrides=overrides).config).shape
     assert shape.num_parameters() == meta_size(shape)
 
