@@ -82,11 +82,17 @@ _NETS = "nanogen.tokenizer.nets"
 TOKENIZERS: Table[TokenizerSpec] = Table(
     "tokenizer",
     {
-        "conv": TokenizerSpec(title="small convolutional autoencoder", options=ConvOptions, load=f"{_NETS}:Conv"),
-        "vae": TokenizerSpec(title="small convolutional KL autoencoder", options=VAEOptions, load=f"{_NETS}:VAE"),
-        "rae": TokenizerSpec(title="ViT decoder over a frozen encoder", options=RAEOptions, load=f"{_NETS}:RAE"),
+        "conv": TokenizerSpec(
+            title="small convolutional autoencoder", options=ConvOptions, load=f"{_NETS}:ConvTokenizer"
+        ),
+        "vae": TokenizerSpec(
+            title="small convolutional KL autoencoder", options=VAEOptions, load=f"{_NETS}:VAETokenizer"
+        ),
+        "rae": TokenizerSpec(
+            title="ViT decoder over a frozen encoder", options=RAEOptions, load=f"{_NETS}:RAETokenizer"
+        ),
         "masked": TokenizerSpec(
-            title="ViT encoder from masked patches and captions", options=MaskedOptions, load=f"{_NETS}:Masked"
+            title="ViT encoder from masked patches and captions", options=MaskedOptions, load=f"{_NETS}:MaskedTokenizer"
         ),
     },
     group="nanogen.tokenizers",

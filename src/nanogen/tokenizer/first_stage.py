@@ -37,7 +37,7 @@ from nanogen.tokenizer.data import Source, kept, open_sources
 from nanogen.tokenizer.discriminator import Discriminator, missing_trunk, open_trunk
 from nanogen.tokenizer.measure import COLUMNS, Measured
 from nanogen.tokenizer.nets import Tokenizer, build_net
-from nanogen.tokenizer.reconstruction import Reconstruction
+from nanogen.tokenizer.reconstruction import ReconstructionLoss
 from nanogen.tokenizer.settings import TokenizerConfig
 from nanogen.train import updates, write_steps
 
@@ -78,7 +78,7 @@ class FirstStage:
     config: TokenizerConfig
     data: Source
     held_out: Mapping[str, Dataset]
-    loss: Reconstruction
+    loss: ReconstructionLoss
     schedule: Cosine
     critic_start: int
     facts: dict[str, Any]
@@ -134,7 +134,7 @@ def build_stage(config: TokenizerConfig, device: str) -> FirstStage:
             "there must be a step, and a discriminator that learns no later than it is listened to."
         )
     number = precision.choose(config.train.precision, device)
-    loss = Reconstruction(
+    loss = ReconstructionLoss(
         losses,
         build_net(config, data, device),
         open_lpips(device) if losses.lpips else None,

@@ -89,7 +89,7 @@ def disturbed(latents: Tensor, most: float, noise: PositionalNoise) -> Tensor:
     return latents + level * noise.normal("latent", tuple(latents.shape[1:]))
 
 
-class Conv(Tokenizer):
+class ConvTokenizer(Tokenizer):
     """The network of `toy-ae`."""
 
     def __init__(self, options: ConvOptions, image_size: int, words: Sequence[str], device: str) -> None:
@@ -103,7 +103,7 @@ class Conv(Tokenizer):
         return (self.net.decode(latents) + 1) / 2
 
 
-class VAE(Tokenizer):
+class VAETokenizer(Tokenizer):
     """The network of `toy-vae`: a sample of the posterior in training, its mode otherwise."""
 
     def __init__(self, options: VAEOptions, image_size: int, words: Sequence[str], device: str) -> None:
@@ -125,7 +125,7 @@ class VAE(Tokenizer):
         return (self.net.decoder(latents) + 1) / 2
 
 
-class RAE(Tokenizer):
+class RAETokenizer(Tokenizer):
     """A ViT decoder; its encoder is frozen and not among its weights.
 
     Raises:
@@ -164,7 +164,7 @@ class RAE(Tokenizer):
         return {"decoder.safetensors": vit.to_released(self.net)}
 
 
-class Masked(Tokenizer):
+class MaskedTokenizer(Tokenizer):
     """An encoder for `rae`: from the patches that it sees it tells all of them, and the words of the caption.
 
     Grey stands where a patch is hidden. Patches are told by one linear map, so that their tokens keep detail.

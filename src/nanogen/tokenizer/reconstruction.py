@@ -27,7 +27,7 @@ from nanogen.tokenizer.settings import LossConfig
 
 
 @dataclass
-class Reconstruction:
+class ReconstructionLoss:
     """The loss of a step of the network, and that of the discriminator on the same images.
 
     Attributes:
