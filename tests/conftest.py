@@ -1,9 +1,12 @@
 """Fixtures that more than one folder of tests uses."""
 
 import hashlib
+import json
 import math
 import os
+import sys
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 
@@ -212,3 +215,34 @@ def encoders_installed(monkeypatch):
 
     monkeypatch.setattr(open_scorer, "HubEncoder", StandIn)
     monkeypatch.setattr(open_scorer, "require", lambda *words: None)
+
+
+@pytest.fixture
+def new_set(monkeypatch, tmp_path):
+    """A function: registers a set of some lines as another package would; its file lies at a URL."""
+
+    from diffusionbench.prompts import PROMPTS, PromptSpec
+    from diffusionbench.prompts.pinned import PinnedPrompts, read_jsonl
+
+    def make(lines: list[dict], name: str = "new") -> PromptSpec:
+        content = "".join(json.dumps(line) + "\n" for line in lines)
+        (tmp_path / "remote").mkdir(exist_ok=True)
+        (tmp_path / "remote" / "list.jsonl").write_text(content)
+        row = PromptSpec(
+            name=name,
+            title="a new set",
+            licence="none",
+            layouts=("2x",),
+            load=f"new_benchmark:{name}",
+            count=len(lines),
+            source="here",
+            files={"list.jsonl": hashlib.sha256(content.encode()).hexdigest()},
+            url=f"{(tmp_path / 'remote').as_uri()}/",
+        )
+        module = ModuleType("new_benchmark")
+        setattr(module, name, PinnedPrompts(row, read_jsonl))
+        monkeypatch.setitem(sys.modules, "new_benchmark", module)
+        monkeypatch.setitem(PROMPTS._rows, name, row)
+        return row
+
+    return make

@@ -3,10 +3,8 @@
 import hashlib
 import io
 import json
-import sys
 import tarfile
 from collections import Counter
-from types import ModuleType
 
 import numpy as np
 import pytest
@@ -20,8 +18,8 @@ from diffusionbench.errors import DataError, RequestError
 from diffusionbench.judges import JUDGES
 from diffusionbench.metrics import METRICS
 from diffusionbench.prompts import PROMPTS
-from diffusionbench.prompts.pinned import PinnedPrompts, in_order, prepare_prompts, read_jsonl
-from diffusionbench.specs import MetricSpec, PromptSpec
+from diffusionbench.prompts.pinned import in_order, prepare_prompts
+from diffusionbench.specs import MetricSpec
 from diffusionbench.writing import prompt_folder
 
 FILES = [name for name, row in PROMPTS.items() if row.files]
@@ -71,38 +69,6 @@ def test_what_is_not_here_says_how_to_get_it():
     assert "not here: diffusionbench prepare prompts geneval" in prompt_facts(PROMPTS["geneval"])["text"]
     with pytest.raises(RequestError, match="comes with the package"):
         prepare_prompts(PROMPTS["simpleeval_v1"])
-
-
-def text(content: str) -> tuple[str, str]:
-    return content, hashlib.sha256(content.encode()).hexdigest()
-
-
-@pytest.fixture
-def new_set(monkeypatch, tmp_path):
-    """A function: registers a set of some lines as another package would; its file lies at a URL."""
-
-    def make(lines: list[dict], name: str = "new") -> PromptSpec:
-        content, sha256 = text("".join(json.dumps(line) + "\n" for line in lines))
-        (tmp_path / "remote").mkdir(exist_ok=True)
-        (tmp_path / "remote" / "list.jsonl").write_text(content)
-        row = PromptSpec(
-            name=name,
-            title="a new set",
-            licence="none",
-            layouts=("2x",),
-            load=f"new_benchmark:{name}",
-            count=len(lines),
-            source="here",
-            files={"list.jsonl": sha256},
-            url=f"{(tmp_path / 'remote').as_uri()}/",
-        )
-        module = ModuleType("new_benchmark")
-        setattr(module, name, PinnedPrompts(row, read_jsonl))
-        monkeypatch.setitem(sys.modules, "new_benchmark", module)
-        monkeypatch.setitem(PROMPTS._rows, name, row)
-        return row
-
-    return make
 
 
 LINES = [

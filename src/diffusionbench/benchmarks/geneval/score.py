@@ -106,14 +106,15 @@ def decide(
     """Return the verdict on an image from what was found in it.
 
     Args:
-        detail: `include` and `exclude` clauses of its prompt.
+        detail: `include` and, where there are some, `exclude` clauses of its prompt.
         boxes: detections: `label`, `score`, and `box` as x0, y0, x1, y1.
         colours: the colour word of each; None where none was asked for.
         counting: whether the task is to count.
         rule: GenEval's own thresholds where none are given.
     """
     rule = rule or Rule()
-    places: dict[str, list[int]] = {clause["class"]: [] for clause in (*detail["include"], *detail["exclude"])}
+    exclude = detail.get("exclude", ())
+    places: dict[str, list[int]] = {clause["class"]: [] for clause in (*detail["include"], *exclude)}
     for place, found in enumerate(boxes):
         if (label := RENAMED.get(found["label"], found["label"])) in places:
             places[label].append(place)
@@ -131,7 +132,7 @@ def decide(
         reason = _failure(clause, group, groups, boxes, colours)
         groups.append(None if reason else group)
         reasons += [reason] if reason else []
-    for clause in detail["exclude"]:
+    for clause in exclude:
         if (number := len(kept[clause["class"]])) >= clause["count"]:
             reasons.append(f"too many: {number} of {clause['class']}, fewer than {clause['count']} asked for")
     return Verdict(tuple(reasons), kept)
