@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Final, Literal
+from typing import Annotated, Any, Final, Literal
 
 from pydantic import Field, field_validator
 
@@ -42,7 +42,7 @@ class AlignmentOptions(LossOptions):
     """
 
     target: str = DINOV2
-    depth: int | Literal["auto"] = "auto"
+    depth: Annotated[int, Field(ge=1, le=bounds.DEPTH)] | Literal["auto"] = "auto"
 
     @field_validator("target")
     @classmethod
