@@ -80,6 +80,11 @@ def test_a_dry_run_checks_and_scores_nothing(bench, digits_folder, tmp_path):
     assert sorted(path.name for path in tmp_path.iterdir()) == ["images"]
 
 
+def test_a_table_says_where_no_metric_used_the_reference(bench, digits_folder):
+    assert "against digits" in bench("run", digits_folder, "--reference", "digits", "--metrics", "fd_digits")[1]
+    assert "without reference" in bench("run", digits_folder, "--reference", "digits", "--metrics", "is_digits")[1]
+
+
 def test_stored_images_are_scored_again_by_evidence_or_as_long_as_the_folder_is_there(bench, digits_folder, tmp_path):
     assert bench("run", digits_folder, "--reference", "digits", "--metrics", "accuracy_digits", "--store", "s")[0] == 0
     direct = json.loads(bench("run", digits_folder, "--reference", "digits", "--metrics", "fd_digits", "--json")[1])
