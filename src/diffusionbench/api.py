@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import re
 import shlex
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,7 @@ from diffusionbench.metrics import METRICS
 from diffusionbench.prompts import PromptChoice
 from diffusionbench.record import Guidance, Record, breaches, load
 from diffusionbench.references import Role
+from diffusionbench.registry import nearest
 from diffusionbench.request import EvalRequest, Evaluation, Sampling
 from diffusionbench.shown import few, printable
 from diffusionbench.source import ArraySource, ImageSource, exists_already, open_prompt_images, open_source, read_labels
@@ -39,42 +41,14 @@ Labels = Sequence[int] | str | Path | None
 _CALLED = {"count": "num", "num_classes": "classes", "method": "name"}
 
 
-def evaluate(
-    source: Source,
-    *,
-    metrics: str | Sequence[str],
-    reference: str | Path | Mapping[str, str | Path] | None = None,
-    reference_extractor: str | Sequence[str] = (),
-    reference_role: Role | None = None,
-    prompts: str | PromptChoice | None = None,
-    num: int | None = None,
-    classes: int | None = None,
-    labels: Labels = None,
-    layout: str | None = None,
-    name: str | None = None,
-    title: str | None = None,
-    family: str | None = None,
-    guidance: float | None = None,
-    quantisation: Rule | None = None,
-    trained_with: Sequence[str] = (),
-    seed: int = 0,
-    axis: str | None = None,
-    batch: int = BATCH,
-    store: str | Path | None = None,
-    version: str | None = None,
-    device: str = "cpu",
-    progress: runner.Progress | None = None,
-) -> Record:
-    """Score images of any generator, and return a record; docs/python.md has examples.
+@dataclass(frozen=True, kw_only=True)
+class Options:
+    """Options of `evaluate`, which takes each by its name.
 
-    Args:
-        source: a function of `labels` or `prompts`, and `seeds`, that returns images (see `callables.to_images`); its
-            name "module:function"; a folder or .npz; an array or tensor of images, or a list of Pillow images.
-        metrics: keys, separated by spaces or commas, or a sequence of them.
-        reference: name of a reference, or path of real images or statistics; or these by judge.
+    Attributes:
         reference_extractor: judges whose statistics you say those are that nothing else tells whose they are.
         reference_role: which split you say the real images are: "train", "val" or "test".
-        prompts: prompt set to ask for; by default the one that the metrics judge.
+        prompts: prompt set to ask for, also as "NAME:LAYOUT"; by default the one that the metrics judge.
         num: images to score; by default all that exist already, or a complete evaluation of a generator.
         classes: ask a function for labels 0 .. classes - 1, in turn; by default for those of the reference.
         labels: of images that exist already, or a file with one a line.
@@ -86,54 +60,118 @@ def evaluate(
         seed: from which the seeds of a function's samples follow.
         axis: see `diffusionbench ls axes`; by default the one of prompts where a prompt set is asked for.
         batch: most images to ask a function for at once.
-        store: folder that keeps the images.
-        version: of what a function's images depend on: where `store` has images of the same function, name and
+        version: of what a function's images depend on: where the store has images of the same function, name and
             version, they are used again. Without it they are made anew.
+    """
+
+    reference_extractor: str | Sequence[str] = ()
+    reference_role: Role | None = None
+    prompts: str | PromptChoice | None = None
+    num: int | None = None
+    classes: int | None = None
+    labels: Labels = None
+    layout: str | None = None
+    name: str | None = None
+    title: str | None = None
+    family: str | None = None
+    guidance: float | None = None
+    quantisation: Rule | None = None
+    trained_with: Sequence[str] = ()
+    seed: int = 0
+    axis: str | None = None
+    batch: int = BATCH
+    version: str | None = None
+
+
+def evaluate(
+    source: Source,
+    *,
+    metrics: str | Sequence[str],
+    reference: str | Path | Mapping[str, str | Path] | None = None,
+    store: str | Path | None = None,
+    device: str = "cpu",
+    progress: runner.Progress | None = None,
+    **options: Any,
+) -> Record:
+    """Score images of any generator, and return a record; docs/python.md has examples.
+
+    Args:
+        source: a function of `labels` or `prompts`, and `seeds`, that returns images (see `callables.to_images`); its
+            name "module:function"; a folder or .npz; an array or tensor of images, or a list of Pillow images.
+        metrics: keys, separated by spaces or commas, or a sequence of them.
+        reference: name of a reference, or path of real images or statistics; or these by judge.
+        store: folder that keeps the images.
         device: where judges run.
         progress: called with what is being done, how many images are done, and of how many.
+        options: num, classes, labels, prompts, name, ...: see `Options`.
 
     Raises:
         UserError: before any image is made, where the request is at fault; or if a function returns something else
             than images.
         RunError: if a function raises an exception.
     """
+    asked = _options(options)
     keys = tuple(key for key in re.split(r"[\s,]+", metrics) if key) if isinstance(metrics, str) else tuple(metrics)
-    if not 1 <= batch <= bounds.BATCH:
-        raise RequestError(f"batch={batch} was given. A function is asked for 1 to {bounds.BATCH:,} images at once.")
     if store is not None:
         check_place(Path(store), "folder")
-    choice, axis = _prompts(keys, prompts, axis)
-    given, called, rule = _given(source, name, labels, batch, version, quantisation)
-    extractors = (reference_extractor,) if isinstance(reference_extractor, str) else reference_extractor
-    fields = {
-        **generator_fields(given, guidance, rule, classes, trained_with),
-        **_real_images(reference),
-        "reference_extractors": extractors,
-        "reference_role": reference_role,
-        "axis": axis,
-        "metrics": keys,
-        "prompts": choice,
-        "count": 1 if num is None else num,
-        "seed": seed,
-        "method": called,
-        "title": title or called,
-        "family": family,
-    }
-    evaluation = Evaluation(_request(fields))
-    images, found = open_images(given, evaluation, None if isinstance(given, ArraySource) else labels, layout)
-    options: dict[str, Any] = {"num": num, "classes": classes, "labels": labels, "layout": layout, "title": title}
-    options |= {"family": family, "guidance": guidance, "quantisation": quantisation, "seed": seed or None}
-    options |= {"batch": None if batch == BATCH else batch}
-    evaluation = evaluation.updated(
-        count=num or found,
-        classes=getattr(images, "classes", None),
-        command=_command(source, evaluation.request, options),
-    )
+    real: dict[str, Any] = {"reference": None if reference is None else str(reference)}
+    if isinstance(reference, Mapping):
+        real = {"references": {judge: str(one) for judge, one in reference.items()}}
+    evaluation, images = opened(source, keys, real, asked)
+    evaluation = evaluation.updated(command=_command(source, evaluation.request, asked))
     evaluation.check(images)
     evaluation = examine(evaluation, images)
     record = runner.run(evaluation, images, None if store is None else Path(store), device, progress)
-    notes = [*getattr(images, "notes", ()), *(note for one in evaluation.distinct_references for note in one.notes)]
-    return record.model_copy(update={"extra": {**record.extra, "left_out": notes}}) if notes else record
+    return noted(record, left_out(evaluation, images))
+
+
+def _options(given: Mapping[str, Any]) -> Options:
+    known = [field.name for field in fields(Options)]
+    if unknown := [name for name in given if name not in known]:
+        raise RequestError(f"evaluate has no option '{unknown[0]}'. {nearest(unknown[0], known)}")
+    options = Options(**given)
+    if not 1 <= options.batch <= bounds.BATCH:
+        raise RequestError(
+            f"batch={options.batch} was given. A function is asked for 1 to {bounds.BATCH:,} images at once."
+        )
+    return options
+
+
+def opened(
+    source: Any, metrics: tuple[str, ...], real: Mapping[str, Any], options: Options
+) -> tuple[Evaluation, ImageSource]:
+    """Return an evaluation, which is not yet checked, and its images; without a count, of all of them.
+
+    Args:
+        real: the fields `reference` and `references` of the request.
+
+    Raises:
+        UserError: if something named is unknown or cannot be opened.
+    """
+    given, called, rule = _given(source, options)
+    choice, axis = _prompts(metrics, options.prompts, options.axis)
+    asserted = options.reference_extractor
+    try:
+        request = EvalRequest(
+            **_generator(given, rule, options),
+            **real,
+            reference_extractors=(asserted,) if isinstance(asserted, str) else tuple(asserted),
+            reference_role=options.reference_role,
+            axis=axis,
+            metrics=metrics,
+            prompts=choice,
+            count=1 if options.num is None else options.num,
+            seed=options.seed,
+            method=called,
+            title=options.title or called,
+            family=options.family,
+        )
+    except ValidationError as error:
+        wrong = [re.sub(r"^\w+", lambda found: _CALLED.get(found[0], found[0]), breach) for breach in breaches(error)]
+        raise RequestError(f"the request cannot be carried out: {few(wrong, '; ')}. Correct it.") from None
+    evaluation = Evaluation(request)
+    images, found = _images(given, evaluation, options)
+    return evaluation.updated(count=options.num or found, classes=getattr(images, "classes", None)), images
 
 
 def compare(first: Record | str | Path, second: Record | str | Path) -> comparison.Comparison:
@@ -157,7 +195,7 @@ def _prompts(
     """Return the prompt set to ask for, None for classes, and the axis."""
     specs = [METRICS[key] for key in metrics]
     names = [spec.prompts for spec in specs if spec.prompts is not None]
-    choice = PromptChoice(name=prompts) if isinstance(prompts, str) else prompts
+    choice = PromptChoice.parse(prompts) if isinstance(prompts, str) else prompts
     if axis is None:
         asked = "prompts" if choice or any(spec.items == "prompts" for spec in specs) else "classes"
         axis = next(key for key, row in AXES.items() if row.asks == asked)
@@ -166,15 +204,14 @@ def _prompts(
     return choice, axis
 
 
-def _given(
-    source: Any, name: str | None, labels: Labels, batch: int, version: str | None, rule: Rule | None
-) -> tuple[Path | ImageSource, str, Rule | None]:
+def _given(source: Any, options: Options) -> tuple[Path | ImageSource, str, Rule | None]:
     """Return a path or an opened source, what the record calls the generator, and how floats become 8 bits."""
+    name, rule = options.name, options.quantisation
     if isinstance(source, np.ndarray | Tensor | list | tuple):
         count = len(source) if getattr(source, "ndim", 1) else 0
         images, floats = to_images(source, count, "the caller", rule or "truncate")
         rule = rule or ("truncate" if floats else None)
-        return ArraySource(images, _read(labels), "images in memory"), name or "images", rule
+        return ArraySource(images, _read(options.labels), "images in memory"), name or "images", rule
     if isinstance(source, str | Path):
         if not is_named(str(source)):
             return Path(source), name or printable(Path(source).resolve().stem) or "images", rule
@@ -185,30 +222,23 @@ def _given(
             '"module:function".'
         )
     called = name or getattr(source, "__name__", "").strip("<>") or type(source).__name__
-    return as_source(source, called, batch, version, rule), called, rule
+    return as_source(source, called, options.batch, options.version, rule), called, rule
 
 
 def _read(labels: Labels) -> Sequence[int] | None:
     return read_labels(Path(labels)) if isinstance(labels, str | Path) else labels
 
 
-def open_images(
-    given: Path | ImageSource, evaluation: Evaluation, labels: Labels, layout: str | None
-) -> tuple[ImageSource, int]:
+def _images(given: Path | ImageSource, evaluation: Evaluation, options: Options) -> tuple[ImageSource, int]:
     """Open a path as an evaluation needs it, by classes or by prompts; a source is there already.
-
-    Args:
-        labels: of images that exist already, or a file with one a line, in place of their folders' names.
-        layout: where each image lies, in place of the one that is recognised.
 
     Returns:
         The source, and how many images there are to score: all that exist, or a complete evaluation of a generator.
-
-    Raises:
-        UserError: if there are no images, or labels or layout have no meaning for them.
     """
+    labels, layout = options.labels, options.layout
     if not isinstance(given, Path):
-        if unused := [name for name, value in (("labels", labels), ("layout", layout)) if value is not None]:
+        told = {"labels": None if isinstance(given, ArraySource) else labels, "layout": layout}
+        if unused := [name for name, value in told.items() if value is not None]:
             raise RequestError(
                 f"{' and '.join(unused)} tells files apart, and {given.description} is none. Leave it out."
             )
@@ -224,59 +254,60 @@ def open_images(
     return open_prompt_images(given, wanted, prompts.images_per_prompt, kind), len(wanted)
 
 
-def generator_fields(
-    given: Path | ImageSource,
-    guidance: float | None,
-    quantisation: Rule | None,
-    classes: int | None,
-    trained_with: Iterable[str],
-) -> dict[str, Any]:
-    """Return the fields of a request about how the images are made: those given, and what only the source knows.
+def left_out(evaluation: Evaluation, images: ImageSource) -> list[str]:
+    """Return what of the files of images and references is not scored, in sentences."""
+    notes = [*getattr(images, "notes", ()), *(note for one in evaluation.distinct_references for note in one.notes)]
+    count, labels = evaluation.request.count, images.labels or ()
+    kept, classes = len({*labels[:count]}), len({*labels})
+    if kept < classes:
+        notes.append(
+            f"{images.description}: the first {count:,} of {len(labels):,} images are scored, which are of {kept:,} of "
+            f"{classes:,} classes"
+        )
+    return notes
 
-    Raises:
-        RequestError: if the source knows better, or the images exist already.
-    """
+
+def noted(record: Record, notes: list[str]) -> Record:
+    """Return a record that says what was left out."""
+    return record.model_copy(update={"extra": {**record.extra, "left_out": notes}}) if notes else record
+
+
+def _generator(given: Path | ImageSource, rule: Rule | None, options: Options) -> dict[str, Any]:
+    """Return the fields of a request about how the images are made: those given, and what only the source knows."""
     facts = {} if isinstance(given, Path) else facts_of(given)
-    for name, value in (("guidance", guidance), ("quantisation", quantisation)):
+    guidance, classes = options.guidance, options.classes
+    for name, value in (("guidance", guidance), ("quantisation", rule)):
         if value is not None and "sampling" in facts:
             raise RequestError(f"{name}={value} was given, and the source states its own. Leave it out.")
     if classes is not None and (isinstance(given, Path) or exists_already(given)):
         raise RequestError(f"classes={classes} was given, and the source holds images already. Leave it out.")
-    scale = None if guidance is None else Guidance(scale=guidance)
-    sampling = Sampling(guidance=scale, quantisation=quantisation)
-    trained = tuple(sorted({*trained_with, *facts.get("trained_with", ())}))
+    sampling = Sampling(guidance=None if guidance is None else Guidance(scale=guidance), quantisation=rule)
+    trained = tuple(sorted({*options.trained_with, *facts.get("trained_with", ())}))
     asked = {} if classes is None else {"num_classes": classes}
     return {"sampling": sampling, **facts, **asked, "trained_with": trained}
 
 
-def _real_images(reference: str | Path | Mapping[str, str | Path] | None) -> dict[str, Any]:
-    if isinstance(reference, Mapping):
-        return {"references": {judge: str(one) for judge, one in reference.items()}}
-    return {"reference": None if reference is None else str(reference)}
-
-
-def _command(source: Any, request: EvalRequest, options: Mapping[str, Any]) -> str | None:
+def _command(source: Any, request: EvalRequest, options: Options) -> str | None:
     """Return the command line that gives the record again; None where it cannot name the images or the prompts."""
     named = str(source) if isinstance(source, str | Path) else importable(source)
     choice = request.prompts
-    if named is None or (choice is not None and choice != PromptChoice(name=choice.name)):
+    if named is None or (choice is not None and choice != PromptChoice.parse(str(choice))):
         return None
-    if not isinstance(options["labels"], str | Path | None):
+    if not isinstance(options.labels, str | Path | None):
         return None
     words = ["diffusionbench", "run", named, "--metrics", ",".join(request.metrics), "--method", request.method]
-    default = EvalRequest.model_fields["axis"].default
-    given = {"axis": None if request.axis == default else request.axis, "prompts": choice and choice.name}
-    given |= {"reference": request.reference, "reference-role": request.reference_role, **options}
+    same = ("num", "classes", "labels", "layout", "title", "family", "guidance", "quantisation")
+    given = {
+        "axis": None if request.axis == EvalRequest.model_fields["axis"].default else request.axis,
+        "prompts": choice and str(choice),
+        "reference": request.reference,
+        "reference-role": request.reference_role,
+        **{name: getattr(options, name) for name in same},
+        "seed": options.seed or None,
+        "batch": None if options.batch == BATCH else options.batch,
+    }
     pairs = [(option, value) for option, value in given.items() if value is not None]
     pairs += [("reference", f"{judge}={one}") for judge, one in request.references.items()]
     pairs += [("reference-extractor", one) for one in request.reference_extractors]
     pairs += [("trained-with", one) for one in request.trained_with]
     return printable(shlex.join([*words, *(word for option, value in pairs for word in (f"--{option}", str(value)))]))
-
-
-def _request(fields: Mapping[str, Any]) -> EvalRequest:
-    try:
-        return EvalRequest(**fields)
-    except ValidationError as error:
-        wrong = [re.sub(r"^\w+", lambda found: _CALLED.get(found[0], found[0]), breach) for breach in breaches(error)]
-        raise RequestError(f"the request cannot be carried out: {few(wrong, '; ')}. Correct it.") from None

@@ -11,7 +11,6 @@ from typing import Literal
 
 from diffusionbench import provenance
 from diffusionbench.imagesets import ImageSet, StoredImage, images_digest
-from diffusionbench.judges import JUDGES
 from diffusionbench.metrics import METRICS, MetricSpec
 from diffusionbench.record import (
     PER_SAMPLE,
@@ -43,10 +42,9 @@ class Findings:
         judges: every judge that belongs into the protocol, by name.
         self_tests: outcomes of the judges' self-tests in words, by name.
         attachments: files beside the record, by name.
-        selftest: whether the judges that can be tested give here what they were shipped with.
+        selftest: "passed" where judges can be tested; one that fails ends the evaluation.
         device: where they ran.
         seconds: time of scoring.
-        doubts: status and reason of what keeps all values from a leaderboard, such as a source that is not repeatable.
     """
 
     estimates: dict[str, Estimate]
@@ -55,10 +53,9 @@ class Findings:
     judges: dict[str, JudgeUsed]
     self_tests: dict[str, str] = field(default_factory=dict)
     attachments: dict[str, str] = field(default_factory=dict)
-    selftest: Literal["passed", "failed"] | None
+    selftest: Literal["passed"] | None
     device: str
     seconds: float
-    doubts: tuple[tuple[Status, str], ...] = ()
 
 
 def assemble(evaluation: Evaluation, images: ImageSet, found: Findings) -> Record:
@@ -88,7 +85,7 @@ def assemble(evaluation: Evaluation, images: ImageSet, found: Findings) -> Recor
         family=request.family,
         protocol=_protocol(evaluation, images, found, samples),
         values=values,
-        anchors={name: _values(evaluation, found, anchor, 0) for name, anchor in found.anchors.items()},
+        anchors={name: _values(evaluation, found, anchor) for name, anchor in found.anchors.items()},
         breakdown=_by_class(evaluation, found, entries),
         unscored=(*faults.values(), *unjudged),
         provenance=_provenance(evaluation, images, images_digest(entries), found),
@@ -107,19 +104,23 @@ def assemble(evaluation: Evaluation, images: ImageSet, found: Findings) -> Recor
 
 
 def _values(
-    evaluation: Evaluation, found: Findings, estimates: Mapping[str, Estimate], unreadable: int
+    evaluation: Evaluation, found: Findings, estimates: Mapping[str, Estimate], unreadable: int | None = None
 ) -> dict[str, Value]:
-    """Return values by key, with the numbers that some metrics put beside their own."""
+    """Return values by key, with the numbers that some metrics put beside their own.
+
+    Args:
+        unreadable: images that could not be read; None for real images, of which the generator gives nothing away.
+    """
     values: dict[str, Value] = {}
     for key, estimate in estimates.items():
         spec = evaluation.metrics[key]
-        shared, known = _doubts(evaluation, found, spec), _judges(found, spec)
+        shared, known = _doubts(evaluation, spec, unreadable is not None), _judges(found, spec)
 
         def value(one: Estimate, shared: list[tuple[Status, str]] = shared, judges: tuple[str, ...] = known) -> Value:
             doubts = [*shared]
             if one.status != "ok":
                 doubts.append((one.status, one.reason or one.status))
-            if lost := one.unscored + unreadable:
+            if lost := one.unscored + (unreadable or 0):
                 doubts.append(("partial", f"{lost} could not be judged"))
             status, reason = worst(doubts)
             return Value(
@@ -146,14 +147,12 @@ def _judges(found: Findings, spec: MetricSpec) -> tuple[str, ...]:
     return tuple(row.name for row in judge_order([spec]) if row.name in found.judges)
 
 
-def _doubts(evaluation: Evaluation, found: Findings, spec: MetricSpec) -> list[tuple[Status, str]]:
+def _doubts(evaluation: Evaluation, spec: MetricSpec, generated: bool) -> list[tuple[Status, str]]:
     """Return what keeps every value of a metric from a place on a leaderboard."""
-    doubts = [*found.doubts]
-    if (apart := evaluation.request.repeat_error or 0) > REPEAT_LIMIT:
+    doubts: list[tuple[Status, str]] = []
+    if generated and (apart := evaluation.request.repeat_error or 0) > REPEAT_LIMIT:
         doubts.append(("asserted", f"not deterministic: images of one sample are {apart:.3g} grey levels apart"))
-    if found.selftest == "failed" and any(JUDGES[judge].self_test for judge in spec.judges):
-        doubts.append(("flagged", "a judge failed its self-test"))
-    if {row.name for row in judge_order([spec])} & {*evaluation.request.trained_with}:
+    if generated and {row.name for row in judge_order([spec])} & {*evaluation.request.trained_with}:
         doubts.append(("flagged", "trained on the metric"))
     for judge in spec.reference:
         if (reference := evaluation.references.get(judge)) and (asserted := reference.asserted(judge)):
@@ -189,7 +188,8 @@ def _per_sample(
     estimates: Mapping[str, Estimate], entries: Sequence[StoredImage], samples: Sequence[Sample]
 ) -> dict[str, Attachment]:
     """Return the attachment of the values of single images, by which two records are compared image by image."""
-    held = {key: estimate.per_sample for key, estimate in estimates.items() if estimate.per_sample is not None}
+    every = {**estimates, **{key: part for one in estimates.values() for key, part in one.parts.items()}}
+    held = {key: estimate.per_sample for key, estimate in every.items() if estimate.per_sample is not None}
     if not held:
         return {}
     text = canonical_json(

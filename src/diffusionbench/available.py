@@ -11,9 +11,11 @@ from pathlib import Path
 from typing import Any
 
 from diffusionbench.errors import RequestError
+from diffusionbench.fetching import bring, fetch
 from diffusionbench.judges import JUDGES, JudgeSpec
 from diffusionbench.metrics import METRICS
-from diffusionbench.writing import cache_folder
+from diffusionbench.specs import PromptSpec
+from diffusionbench.writing import cache_folder, model_folder, prompt_folder
 
 
 def find_file(row: JudgeSpec) -> Path | None:
@@ -26,6 +28,23 @@ def find_file(row: JudgeSpec) -> Path | None:
     return folder / row.file if folder is not None and (folder / row.file).is_file() else None
 
 
+def prepare_judge(row: JudgeSpec, given: Path | None = None) -> Path:
+    """Put the weight file of a judge into the cache folder, from a local place or where it is published.
+
+    Raises:
+        RequestError: if the judge has no such file, or it cannot be fetched.
+        DataError: if it is absent, or has another hash.
+    """
+    owner = f"judge '{row.name}'"
+    if row.file is None or row.package is not None or row.url is None or row.sha256 is None:
+        facts = judge_facts(row)
+        how = "; ".join(facts["get"]) or "it comes with the package"
+        raise RequestError(f"{owner} has no weight file that could be prepared: {how}.")
+    name, url = row.file, row.url
+    (path,) = bring(owner, {name: row.sha256}, cache_folder(), lambda: {name: fetch(url, owner)}, given)
+    return path
+
+
 def find_network(row: JudgeSpec) -> str:
     """Return where the network of a judge lies: the folder of its name in the cache folder, else on the hub."""
     folder = cache_folder() / row.name
@@ -35,20 +54,21 @@ def find_network(row: JudgeSpec) -> str:
 def judge_facts(row: JudgeSpec) -> dict[str, Any]:
     """Return what a judge is and needs, as plain JSON: `present`, `needs`, `get`, `size`, `licence`, `self_test`."""
     needs, get, present = [], [], True
-    tested = "none" if row.output == "rows" or row.uses or row.pairs else "shapes, range and batches only"
+    asks = row.output == "rows" and row.example is None
+    tested = "none" if asks or row.uses or row.pairs else "shapes, range and batches only"
     if row.package is not None:
         present = importlib.util.find_spec(row.package.replace("-", "_")) is not None
         needs.append(f"package {row.package}")
         get.append(f'pip install "diffusionbench[{row.extra}]"' if row.extra else f"pip install {row.package}")
     elif row.file is not None:
         needs.append(f"file {row.file}")
-        get.append(f"fetch {row.url} into the cache folder, which `diffusionbench doctor` names")
+        get.append(f"diffusionbench prepare judge {row.name} (fetches {row.url})")
     if row.file is not None:
         present = find_file(row) is not None
     if row.hub:
         present = present and (find_network(row) != row.hub[0] or all(map(_is_fetched, row.hub)))
         needs.append(f"{' and '.join(row.hub)} of the Hugging Face hub")
-        get.append("fetched where they are first used")
+        get.append("fetched where they are first used, or copies in models/ of the cache folder")
     return {
         "title": row.title,
         "present": present,
@@ -57,6 +77,21 @@ def judge_facts(row: JudgeSpec) -> dict[str, Any]:
         "size": row.size,
         "licence": row.licence,
         "self_test": "stored outputs" if row.self_test else tested,
+    }
+
+
+def prompt_facts(row: PromptSpec) -> dict[str, Any]:
+    """Return what a prompt set is, and how to get one that is not here, as plain JSON with the same as `text`."""
+    absent = [name for name, sha256 in row.files.items() if sha256 and not (prompt_folder(row.name) / name).is_file()]
+    state = f"not here: diffusionbench prepare prompts {row.name}" if absent else "here"
+    count = f"{row.count:,} prompts; " if row.count else ""
+    facts = {"title": row.title, "prompts": row.count, "layouts": list(row.layouts), "licence": row.licence}
+    return {
+        "text": f"{row.title}; {count}layouts {', '.join(row.layouts)}; {row.licence}; {state}",
+        **facts,
+        "source": row.source,
+        "files": dict(row.files),
+        "present": not absent,
     }
 
 
@@ -75,6 +110,8 @@ def check_judge(name: str) -> None:
 
 
 def _is_fetched(repository: str) -> bool:
+    if model_folder(repository).is_dir():
+        return True
     home = Path(os.environ.get("HF_HOME") or Path.home() / ".cache" / "huggingface")
     folder = Path(os.environ.get("HF_HUB_CACHE") or home / "hub") / f"models--{repository.replace('/', '--')}"
     return any(folder.glob("snapshots/*"))

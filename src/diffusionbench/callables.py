@@ -18,17 +18,16 @@ from torch import Tensor
 
 from diffusionbench.errors import DataError, RequestError, RunError, UserError, lacking
 from diffusionbench.images import Rule, as_rgb, to_uint8
-from diffusionbench.registry import Table, nearest
+from diffusionbench.registry import nearest
 from diffusionbench.request import REPEAT_LIMIT, Evaluation
 from diffusionbench.sample import Sample
 from diffusionbench.schema import digest
 from diffusionbench.shown import clipped, first_line, printable
 from diffusionbench.source import ImageSource
-from diffusionbench.specs import SourceSpec
+from diffusionbench.specs import SOURCES
 
 Function = Callable[..., Any]
 
-SOURCES: Final[Table[SourceSpec]] = Table("source", {}, group="diffusionbench.sources")
 # Images that a function is asked for at once.
 BATCH: Final = 64
 # What a function is given, by name.

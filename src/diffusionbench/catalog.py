@@ -16,16 +16,19 @@ from diffusionbench.registry import nearest
 from diffusionbench.shown import few
 from diffusionbench.study.published import BLOG, PAPER
 
-CATALOG: Final = METRICS.own
-
 # Keys whose ending names a part (a task, a category, a family, a mode): the part has the range of the whole.
 _PARTS: Final = {
     "geneval_": "geneval_overall",
     "dpgbench_": "dpgbench",
     "genaibench_": "genaibench_overall",
     "vqascore_": "genaibench_overall",
-    "simpleeval_shapes_v1_": "simpleeval_shapes_v1",
-    "simpleeval_v1_": "simpleeval_v1",
+}
+
+# Metrics on prompts whose parts have their whole key in front; the longest first, as one key may begin with another.
+_WHOLES: Final = {
+    f"{key}_": key
+    for key in sorted(METRICS.own, key=len, reverse=True)
+    if METRICS.own[key].items == "prompts" and not key.endswith("_overall")
 }
 
 # A metric's name stands for its headline key; extractors also go by their upstream names.
@@ -35,6 +38,7 @@ ALIASES: Final = {
     "dpg-bench": "dpgbench",
     "genaibench": "genaibench_overall",
     "genai-bench": "genaibench_overall",
+    "vqascore": "vqascore_clip-flant5-xl",
     "is": "inception_score",
     **{f"{kind}_{key}_cls": f"{kind}_{key}" for kind in ("fdr", "mind") for key in ("dinov2", "mae", "siglip", "clip")},
 }
@@ -43,12 +47,12 @@ SIMPLEEVAL: Final = {PAPER: "simpleeval_published_2026_06", BLOG: "simpleeval_pu
 
 def metric_info(key: str) -> MetricSpec:
     """Return what is known of a key; an unlisted one has no direction, axis or range."""
-    if key in CATALOG:
-        return CATALOG[key]
-    for prefix, whole in _PARTS.items():
+    if key in METRICS.own:
+        return METRICS.own[key]
+    for prefix, whole in (_WHOLES | _PARTS).items():
         if key.startswith(prefix):
             part = key.removeprefix(prefix).replace("_", " ")
-            return replace(CATALOG[whole], key=key, title=f"{CATALOG[whole].title}: {part}", load=None)
+            return replace(METRICS.own[whole], key=key, title=f"{METRICS.own[whole].title}: {part}", load=None)
     return MetricSpec(key=key, title=key, higher_is_better=None)
 
 
@@ -65,9 +69,9 @@ def is_auxiliary(key: str, values: Mapping[str, Value]) -> bool:
     """
     if direction(key, values[key]) is not None:
         return False
-    if key in CATALOG:
+    if key in METRICS.own:
         return True
-    scores = [other for other in values if other not in CATALOG and direction(other, values[other]) is not None]
+    scores = [other for other in values if other not in METRICS.own and direction(other, values[other]) is not None]
     return any(key.startswith(f"{score}_") for score in scores)
 
 

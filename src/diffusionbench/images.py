@@ -222,14 +222,12 @@ def as_rgb(image: Image.Image, name: str, transparency: Literal["drop", "refuse"
     return image if image.mode == "RGB" else image.convert("RGB")
 
 
-def grid(images: np.ndarray, columns: int, scale: int | None = None, gap: int = 2) -> Image.Image:
-    """Lay images out row by row on white, every pixel enlarged to a whole number of pixels.
+def grid(images: np.ndarray, columns: int) -> Image.Image:
+    """Lay images out row by row on white, two pixels apart, small ones enlarged by a whole factor to 48 pixels a side.
 
     Args:
         images: uint8 [n, H, W, 3], n >= 1.
         columns: tiles in a row.
-        scale: enlargement; by default the smallest that makes a tile at least 48 pixels wide and high.
-        gap: pixels between tiles and around them.
 
     Raises:
         RequestError: if there is no image, or the type or shape is another.
@@ -239,7 +237,7 @@ def grid(images: np.ndarray, columns: int, scale: int | None = None, gap: int = 
             f"a grid needs at least one uint8 image [n, H, W, 3] and one column, not {images.dtype} "
             f"{list(images.shape)} in {columns} columns."
         )
-    scale = scale or max(1, -(-READABLE_TILE // min(images.shape[1:3])))
+    gap, scale = 2, max(1, -(-READABLE_TILE // min(images.shape[1:3])))
     tiles = images.repeat(scale, axis=1).repeat(scale, axis=2)
     columns = min(columns, len(tiles))
     rows = -(-len(tiles) // columns)

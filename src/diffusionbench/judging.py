@@ -28,6 +28,7 @@ from diffusionbench.sample import Sample
 from diffusionbench.schema import canonical_json
 from diffusionbench.stats import Estimate
 from diffusionbench.store import ImageStore
+from diffusionbench.writing import check_place
 
 Progress = Callable[[str, int, int], None]
 """Called with what is being done, how many images are done, and of how many."""
@@ -171,7 +172,7 @@ class JudgingPass:
         Args:
             said: takes what judges said of each image, where their output is rows.
         """
-        metrics = self._metrics(specs)
+        metrics = self._metrics(specs, count)
         names = sorted({name for spec in specs.values() for name in spec.judges})
         seen = 0
         try:
@@ -190,7 +191,7 @@ class JudgingPass:
         self._check_number(specs, images, seen, count)
         return {key: metric.compute() for key, metric in metrics.items()}, seen
 
-    def _metrics(self, specs: Mapping[str, MetricSpec]) -> dict[str, Metric]:
+    def _metrics(self, specs: Mapping[str, MetricSpec], count: int) -> dict[str, Metric]:
         compared = {name for spec in specs.values() for name in spec.reference}
         references = {
             name: JudgedReference(reference, self.judges[name])
@@ -200,7 +201,7 @@ class JudgingPass:
         for name in references:
             self.evaluation.check_loaded(self.judges[name])
         # One for all, so that they hold evidence and features of real images once.
-        context = Context(references, self.evaluation.prompts, self.evaluation.request.prompts)
+        context = Context(references, self.evaluation.prompts, self.evaluation.request.prompts, count)
         with in_float32():
             for name in {
                 name for spec in specs.values() for name, kind in spec.reference.items() if kind == "features"
@@ -237,6 +238,8 @@ class JudgingPass:
         new: Evidence = []
         if absent:
             assert batch.pixels is not None
+            if keys is not None and self._evidence.folder is not None and not self.judged[name]:
+                check_place(self._evidence.folder, "folder")
             given = {other: _rows(self._of(batch, found, other), absent) for other in judge.spec.uses}
             pixels = batch.pixels if len(absent) == len(known) else batch.pixels[absent]
             with in_float32():
@@ -287,9 +290,8 @@ class JudgingPass:
         listed = self._listed(images, ids)
         absent = [not all(self._is_known(name, batch) for name in names) for batch in listed]
         unseen = [sample.id for batch, open_ in zip(listed, absent, strict=True) if open_ for sample in batch.samples]
-        # Without any, one image tells whether the size is right.
-        for _, pixels in images.some([] if unseen else ids[:1]):
-            self.evaluation.check_size((pixels.shape[1], pixels.shape[2]))
+        for size in images.sizes():
+            self.evaluation.check_size(size)
         read = regrouped(images.some(unseen), BATCH)
         held = next(read, None)
         for batch, open_ in zip(listed, absent, strict=True):

@@ -84,17 +84,13 @@ def _sha256(path: Path, size: int, mtime: int) -> str:
     return file_digest(path)
 
 
-def is_unchanged(path: Path, facts: FileFacts, verify: bool = False) -> bool:
-    """Return whether a file is what its facts say: by size and time, by its hash where the time differs.
-
-    Args:
-        verify: hash it whatever its time.
-    """
+def is_unchanged(path: Path, facts: FileFacts) -> bool:
+    """Return whether a file is what its facts say: by size and time, by its hash where the time differs."""
     try:
         found = path.stat()
         if not stat.S_ISREG(found.st_mode) or found.st_size != facts.size:
             return False
-        return (found.st_mtime_ns == facts.mtime and not verify) or file_digest(path) == facts.sha256
+        return found.st_mtime_ns == facts.mtime or file_digest(path) == facts.sha256
     except OSError:
         return False
 

@@ -95,11 +95,20 @@ class Tuning(Strict):
     records: tuple[str, ...] = Field((), description="ids of the records that were compared")
 
 
+class InternalGuidance(Strict):
+    """Guidance by an early output of the network: strengths of the branches with and without a condition, and times."""
+
+    scale: float
+    null_scale: float
+    interval: tuple[float, float]
+
+
 class Guidance(Strict):
     """Classifier-free guidance: strength (1.0 is off) and the closed interval of times on which it acts."""
 
     scale: float | None = Field(description="None: guided, but the source does not state how strongly")
     interval: tuple[float, float] = (0.0, 1.0)
+    internal: InternalGuidance | None = None
 
 
 class Protocol(Strict):
@@ -153,7 +162,9 @@ class Provenance(Strict):
     packages: dict[str, str] = {}
     hardware: str | None = None
     created: str | None = Field(None, description="UTC, ISO 8601")
-    wall_seconds: float | None = None
+    wall_seconds: float | None = Field(
+        None, description="of making all images, summed over processes, and of this scoring"
+    )
     selftest: Literal["passed", "failed"] | None = Field(None, description="of the extractors that have one")
 
 

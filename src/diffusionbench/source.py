@@ -422,26 +422,6 @@ class ArraySource:
         return self.array[[sample.id for sample in samples]]
 
 
-class ConstantSource:
-    """One grey for every sample: drives an axis from request to record without a model."""
-
-    preferred_batch = 64
-    labels = None
-    image_format = None
-
-    def __init__(self, image_size: tuple[int, int], level: int = 128) -> None:
-        """Take (height, width) and a level in 0..255."""
-        self.image_size: tuple[int, int] | None = image_size
-        self.level = level
-        self.description = f"constant grey {level}"
-        self.digest = digest(["constant", image_size, level])
-
-    def images(self, samples: Sequence[Sample]) -> np.ndarray:
-        """Return as many constant images."""
-        height, width = self.image_size or (1, 1)
-        return np.full((len(samples), height, width, 3), self.level, np.uint8)
-
-
 def open_source(
     path: Path,
     labels: Sequence[int | None] | None = None,

@@ -1,6 +1,7 @@
 """The rows of the tables that other packages bring: judges, metrics, prompt sets, sources; without torch or numpy.
 
-They stand apart from the tables, so that a benchmark's folder can hold its rows and a table can import them.
+They stand apart from the tables, so that a benchmark's folder can hold its rows and a table can import them. The table
+of sources stands here as well: it has no rows of this package.
 """
 
 from __future__ import annotations
@@ -8,7 +9,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from math import inf
-from typing import Any, Literal
+from typing import Any, Final, Literal
+
+from diffusionbench.registry import Table
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,6 +44,8 @@ class JudgeSpec:
         precision: of its arithmetic; part of the digest.
         kept: whether its evidence is kept beside the images; no where it is the images themselves.
         self_test: whether it was shipped with outputs to test against.
+        example: of a judge of rows, a text that it can be asked about, or "", where it can be tested against itself
+            without such outputs; None where it cannot.
         in_protocol: whether its digest stands in a record's protocol; no only where the record holds it elsewhere.
     """
 
@@ -69,6 +74,7 @@ class JudgeSpec:
     precision: str = "float32"
     kept: bool = True
     self_test: bool = False
+    example: str | None = None
     in_protocol: bool = True
 
 
@@ -116,8 +122,14 @@ class PromptSpec:
         name: its key in the table, and what records call it.
         title: one line for users.
         licence: of the texts.
-        layouts: sizes it comes in, the smallest first.
+        layouts: sizes it comes in, the one first that is meant where none is named.
         load: "module:name" of its `PromptSource`.
+        count: prompts of a list that is fixed; 0 where it is built.
+        source: where the texts come from, with the commit.
+        files: SHA-256 by name of the files in the cache folder that hold it; "" for one that may be absent and whose
+            hash is not known. None of them where the set ships with the package.
+        url: where those files are, by adding their names; with `build`, of what they are made from.
+        build: "module:function" that makes the files by name from the bytes at `url`; None where they lie there.
     """
 
     name: str
@@ -125,6 +137,11 @@ class PromptSpec:
     licence: str
     layouts: tuple[str, ...]
     load: str
+    count: int = 0
+    source: str = ""
+    files: Mapping[str, str] = field(default_factory=dict)
+    url: str | None = None
+    build: str | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -143,3 +160,6 @@ class SourceSpec:
     title: str
     load: str
     example: str = ""
+
+
+SOURCES: Final[Table[SourceSpec]] = Table("source", {}, group="diffusionbench.sources")

@@ -144,6 +144,10 @@ class ImageStore:
         if not (folder / STORE).exists():
             write_atomic(folder / STORE, manifest.model_dump_json(indent=2) + "\n")
         store = cls(folder)
+        if store.manifest.key == manifest.key and manifest.given and not store._has_root():
+            # The same images lie elsewhere now.
+            store.manifest = store.manifest.model_copy(update={"given": manifest.given})
+            write_atomic(folder / STORE, store.manifest.model_dump_json(indent=2) + "\n")
         store._source = source
         if store.manifest.key != manifest.key:
             raise RequestError(
@@ -248,6 +252,11 @@ class ImageStore:
         self._refresh()
         return sorted(self._chunks)
 
+    def sizes(self) -> set[tuple[int, int]]:
+        """Return every (height, width) of the images."""
+        self._refresh()
+        return {chunk.shape for chunk in self._chunks.values() if chunk.shape is not None}
+
     def count(self) -> int:
         """Return how many samples from 0 on are there without a gap, unreadable ones among them."""
         self._refresh()
@@ -349,7 +358,7 @@ class ImageStore:
         self._chunks[name] = chunk
         changed = self._changed_files(chunk)
         for row, entry in enumerate(chunk.entries):
-            file = self._reader.file(chunk.places[row]) if chunk.places else None
+            file = self._reader.file(chunk.places[row]) if changed else None
             if file in changed:
                 if entry.id not in self._place:
                     self._changed[entry.id] = changed[file]
@@ -358,8 +367,11 @@ class ImageStore:
         self._faults |= chunk.unreadable
 
     def _changed_files(self, chunk: StoredChunk) -> dict[str | None, str]:
-        """Return a sentence for each file of images that exist already that is gone or no longer what it was."""
-        if not chunk.places:
+        """Return a sentence for each file of images that exist already that is gone or no longer what it was.
+
+        Nothing where all of them lie elsewhere: evidence of them is as good, and reading tells whoever needs pixels.
+        """
+        if not chunk.places or not self._has_root():
             return {}
         root = self._reader.root
         return {
@@ -367,6 +379,10 @@ class ImageStore:
             for name, facts in chunk.files.items()
             if not is_unchanged(root / name, facts)
         }
+
+    def _has_root(self) -> bool:
+        """Return whether the folder or archive of images that exist already is there."""
+        return self.manifest.given is None or Path(self.manifest.given.root).exists()
 
     @cached_property
     def _reader(self) -> ImageReader:

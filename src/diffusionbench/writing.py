@@ -83,14 +83,13 @@ def _new_temporary(folder: Path) -> IO[bytes]:
         file.close()
 
 
-def lock(handle: int, shared: bool = False) -> bool:
+def lock(handle: int) -> bool:
     """Lock an open file or folder until it is closed or the process ends; return whether nobody else holds its lock.
 
-    Shared locks stand beside each other. Where the file system has no locks, what was changed within a day counts as
-    held.
+    Where the file system has no locks, what was changed within a day counts as held.
     """
     try:
-        fcntl.flock(handle, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
         return False
     except OSError:
@@ -237,6 +236,16 @@ def write_result(path: Path, text: str) -> None:
 def cache_folder() -> Path:
     """Return where downloaded weights and computed features lie; `DIFFUSIONBENCH_CACHE` moves it, and no number."""
     return Path(os.environ.get("DIFFUSIONBENCH_CACHE") or Path.home() / ".cache" / "diffusionbench")
+
+
+def prompt_folder(name: str) -> Path:
+    """Return where the files of a prompt set lie that does not ship with the package."""
+    return cache_folder() / "prompts" / name
+
+
+def model_folder(repository: str) -> Path:
+    """Return where a copy of a hub's repository may lie, which goes before the hub and its own cache."""
+    return cache_folder() / "models" / repository
 
 
 def strangers(folder: Path, files: Collection[str]) -> list[str]:

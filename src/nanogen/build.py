@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import torch
 
-from diffusionbench.errors import ConfigError
+from diffusionbench.errors import ConfigError, RequestError
 from nanogen.conditions import CONDITIONS, Conditioner
 from nanogen.config import Config
 from nanogen.latents import Latent, open_latent
@@ -59,7 +59,7 @@ def build_components(
     options = OBJECTIVES[name].options.model_validate(config.objective)
     return Components(
         derived=derived,
-        objective=OBJECTIVES.load(name)(options, config.time.mu, config.time.sigma, derived.train_shift),
+        objective=OBJECTIVES.load(name)(options, config.time.mu, config.time.sigma, derived.train_shift, device),
         latent=latent or open_latent(config.latent.name, device, config.latent.weights),
         conditioner=conditioner or CONDITIONS.load(config.condition.kind)(config.condition.model_dump(), device),
         device=device,
@@ -75,17 +75,24 @@ def build_network(components: Components) -> DDT:
 
 
 def build_losses(config: Config, components: Components, net: DDT) -> dict[str, ExtraLoss]:
-    """Return the extra losses by name, on the device; initial weights depend on the seed and the name only.
+    """Return the extra losses with a weight by name, on the device; initial weights depend on seed and name only.
 
     Raises:
         ConfigError: if one reads a feature that the network does not have.
+        RequestError: if files of its frozen network are missing.
     """
     losses: dict[str, ExtraLoss] = {}
     taps = (*components.derived.shape.taps, *net.heads)
     for name, values in config.losses.items():
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(initial_seed(config.seed, f"weights of {name}"))
-            loss = LOSSES.load(name)(LOSSES[name].options.model_validate(values), components)
+        options = LOSSES[name].options.model_validate(values)
+        if not options.weight:
+            continue
+        try:
+            with torch.random.fork_rng(devices=[]):
+                torch.manual_seed(initial_seed(config.seed, f"weights of {name}"))
+                loss = LOSSES.load(name)(options, components)
+        except RequestError as error:
+            raise RequestError(f"losses.{name}: {error} Or train without it: losses.{name}.weight=0.") from None
         for tap in loss.taps:
             if tap not in taps:
                 raise ConfigError(f"extra loss '{name}' reads '{tap}', and the network has {', '.join(taps)}.")

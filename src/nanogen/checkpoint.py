@@ -111,12 +111,26 @@ def _written(step: int, folder: Path) -> Iterator[None]:
 
 def _tree(state: TrainState) -> dict[str, Any]:
     """Return all that a checkpoint holds of a training, for `parallel.save` and `parallel.load`."""
-    optimizer = parallel.optimizer_state(state.module, state.updater.optimizers)
-    return {
+    tree: dict[str, Any] = {
         "model": state.module.tensors(),
-        "optimizer": _renamed(optimizer, stored_name),
+        "optimizer": _optimizer(state),
         "ema": state.averaged(),
     }
+    if state.critic is not None:
+        tree["critic"] = {"model": state.critic.module.tensors()}
+        # Asked of optimizers that have none, torch makes a state by an update with rate 0, and counts it.
+        if state.critic.step:
+            tree["critic"]["optimizer"] = _optimizer(state.critic)
+    return tree
+
+
+def _optimizer(state: TrainState) -> dict[str, Any]:
+    return _renamed(parallel.optimizer_state(state.module, state.updater.optimizers), stored_name)
+
+
+def _load_optimizer(state: TrainState, optimizer: dict[str, Any]) -> None:
+    names = {stored_name(name): name for name, _ in state.module.named_parameters()}
+    parallel.set_optimizer_state(state.module, state.updater.optimizers, _renamed(optimizer, names.__getitem__))
 
 
 def _renamed(optimizer: dict[str, Any], rename: Callable[[str], str]) -> dict[str, Any]:
@@ -172,11 +186,7 @@ def _others(path: Path) -> list[str]:
 
 
 def sweep(folder: Path) -> None:
-    """Remove what a killed process left unfinished.
-
-    Raises:
-        OSError: if that is not possible.
-    """
+    """Remove what a killed process left unfinished; OSError if that is not possible."""
     for path in folder.glob(".step-*.tmp"):
         if _UNFINISHED.fullmatch(path.name) and path.is_dir() and not path.is_symlink():
             shutil.rmtree(path)
@@ -219,11 +229,7 @@ def newest(folder: Path) -> tuple[Checkpoint | None, list[str]]:
 
 
 def at(folder: Path, step: int) -> Checkpoint:
-    """Return the checkpoint of a step.
-
-    Raises:
-        CheckpointError: if it is not kept, or damaged.
-    """
+    """Return the checkpoint of a step; CheckpointError if it is not kept, or damaged."""
     kept = steps(folder)
     if step not in kept:
         raise CheckpointError(
@@ -272,6 +278,7 @@ def restore(checkpoint: Checkpoint, state: TrainState) -> None:
     Raises:
         CheckpointError: if it is another network's.
     """
+    state.at(checkpoint.step)
     tree = _tree(state)
     try:
         parallel.load(tree, checkpoint.path / STATE)
@@ -280,9 +287,9 @@ def restore(checkpoint: Checkpoint, state: TrainState) -> None:
             f"checkpoint {checkpoint.path} cannot be loaded: {error}. Remove it to continue from the one before."
         ) from None
     # Weights and average were loaded in place.
-    names = {stored_name(name): name for name, _ in state.module.named_parameters()}
-    parallel.set_optimizer_state(state.module, state.updater.optimizers, _renamed(tree["optimizer"], names.__getitem__))
-    state.step = checkpoint.step
+    _load_optimizer(state, tree["optimizer"])
+    if state.critic is not None and state.critic.step:
+        _load_optimizer(state.critic, tree["critic"]["optimizer"])
     state.updater.skipped.fill_(float(read_header(checkpoint.weights).get("skipped", 0)))
 
 

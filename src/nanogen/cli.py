@@ -96,12 +96,10 @@ def train(
 ) -> None:
     """Train a model; the same command started again continues.
 
+    \b
     Examples:
-
       nanogen train --task digits
-
       nanogen train --task imagefolder --data pictures/ --run mine data.image_size=32
-
       torchrun --nproc-per-node 2 -m nanogen train --task digits --run-dir outputs/two optim.lr=1e-3
 
     torchrun keeps --run for itself (its own options start so); --run-dir is the same option.
@@ -149,14 +147,11 @@ def sample(
     Image i depends on (weights, label or prompt, seed, i) only. Labels and prompts are taken in turn: --labels 0-9
     --num 64 shows 0, 1, ...
 
+    \b
     Examples:
-
       nanogen sample outputs/demo --labels 0-9 --num 64 --guidance 2.0 --out grid.png
-
       nanogen sample outputs/demo --labels 7 --num 500 --out sevens/
-
       nanogen sample outputs/shapes-toy-ae-laptop --prompt "two red circles above a blue square" --num 16
-
       nanogen sample outputs/demo --num 1000 --out images.npz sampler.num_steps=25
     """
     from nanogen.conditions import parse_labels
@@ -190,12 +185,10 @@ def evaluate(
 ) -> None:
     """Score a trained run and write a record.
 
+    \b
     Examples:
-
       nanogen eval outputs/demo
-
       nanogen eval outputs/demo --guidance 2.0 --num 359 --seed 1
-
       nanogen eval outputs/demo --metrics accuracy_digits --json
     """
     given = {
@@ -230,12 +223,10 @@ def report(
 
     Of two runs it also says which config lines differ.
 
+    \b
     Examples:
-
       nanogen report outputs/demo
-
       nanogen report outputs/demo outputs/demo-shapes --out demo.html
-
       nanogen report outputs/digits-pixel-v-laptop
     """
     from nanogen.report import write_report
@@ -259,12 +250,10 @@ def bench(
 ) -> None:
     """Time the real training loop and print JSON: images per second, time by part, model FLOPs, memory.
 
+    \b
     Examples:
-
       nanogen bench --task digits
-
       nanogen bench --task imagenet256 --method sd-vae-ema --scale paper --synthetic train.batch_size=64
-
       nanogen bench --task t2i256 --synthetic --text-tokens 120 train.batch_size=64
     """
     config = _compose(words, task, method, scale, data).config
@@ -291,12 +280,10 @@ def prepare_text(
 
     Train with condition.cache=FOLDER; the encoder is then never loaded.
 
+    \b
     Examples:
-
       nanogen prepare text --task shapes --out outputs/shapes-text
-
       nanogen prepare text --task t2i256 --data shards/ --out text/ --dtype bfloat16
-
       nanogen prepare text --task t2i256 --data pictures/ --out text/ condition.encoder=minilm-l6
     """
     config = _compose(words, task, method, scale, data).config
@@ -319,6 +306,8 @@ def prepare_latents(
     data: DataPath = None,
     dtype: Annotated[str, typer.Option(help="float16, bfloat16 or float32")] = "float16",
     part: Annotated[str, typer.Option(help="i/n: every n-th shard from the i-th on; all may share the folder")] = "1/1",
+    workers: Annotated[int, typer.Option(min=1, max=bounds.WORKERS, help="processes that encode; same files")] = 1,
+    engine: Annotated[str, typer.Option(help="local, or ray: actors of a cluster")] = "local",
     statistics: Annotated[
         bool, typer.Option("--statistics", help="mean and variance per channel and position instead of a cache")
     ] = False,
@@ -327,12 +316,10 @@ def prepare_latents(
 
     With --statistics it writes statistics/stats.safetensors, in float64 on the way; latent.weights=FOLDER uses them.
 
+    \b
     Examples:
-
-      nanogen prepare latents --task shapes --out outputs/shapes-latents
-
+      nanogen prepare latents --task shapes --out outputs/shapes-latents --workers 2
       nanogen prepare latents --task imagenet256 --data pictures/ --out latents/ --part 3/64
-
       nanogen prepare latents --task imagenet256 --method dinov2-b --data pictures/ --out dinov2/ --statistics
     """
     config = _compose(words, task, method, scale, data).config
@@ -345,7 +332,9 @@ def prepare_latents(
         written = preparing.prepare_statistics(config, out)
         if written is not None:
             print(written)
-    elif (manifest := preparing.prepare_latents(config, out, dtype, (int(index), int(total)))) is not None:
+        return
+    spread = preparing.Spread((int(index), int(total)), workers, engine)
+    if (manifest := preparing.prepare_latents(config, out, dtype, spread)) is not None:
         print(f"{out}: {manifest.count:,} latents of {manifest.latent} in {manifest.dtype}")
 
 
@@ -358,18 +347,95 @@ def prepare_weights(
 
     Origin and licence are said before a download; `nanogen ls latents` says them too.
 
+    \b
     Examples:
-
       nanogen prepare weights sd-vae-ema
-
       nanogen prepare weights rae-dinov2-b --weights released/
-
       nanogen prepare weights flux2-vae
     """
     from nanogen.importing import prepare_weights as run
 
     for part, paths in run(name, weights).items():
         print(f"{part}: {', '.join(map(str, paths))}")
+
+
+tokenizer = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="Train autoencoders: the first stage.")
+app.add_typer(tokenizer, name="tokenizer")
+
+
+@tokenizer.command("train")
+def train_tokenizer(
+    recipe: Annotated[str, typer.Argument(help="a recipe, see `nanogen ls tokenizers`, or a YAML file")],
+    overrides: Annotated[list[str] | None, typer.Argument(help="overrides such as net.depth=12")] = None,
+    run: Annotated[str | None, typer.Option("--run", "--run-dir", help="name in outputs/, or a path")] = None,
+) -> None:
+    """Train an autoencoder, or the decoder over a frozen encoder; the same command started again continues.
+
+    Weights and statistics of its latents are written into the folder's `export`.
+
+    Examples:
+
+      nanogen tokenizer train toy-vae
+
+      nanogen tokenizer train toy-rae --run mine train.duration='4k steps' optim.lr=1e-3
+
+      nanogen tokenizer train rae-dinov2-b data.sources.imagefolder.path=train/ data.sources.imagefolder.held_out=val/
+    """
+    from nanogen.tokenizer.settings import compose_tokenizer
+
+    config = compose_tokenizer(recipe, overrides or [])
+    from nanogen import parallel
+    from nanogen import run as runs
+    from nanogen.tokenizer.recipe import train_recipe
+
+    folder = runs.folder(run or f"tokenizer-{Path(recipe).stem}")
+    with parallel.processes() as device:
+        train_recipe(config, folder, device)
+        if parallel.is_main():
+            print(folder)
+
+
+latents = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="Look at latent spaces.")
+app.add_typer(latents, name="latents")
+
+
+@latents.command("inspect")
+def inspect_latents(
+    name: Annotated[str, typer.Argument(help="a latent space, see `nanogen ls latents`")],
+    words: Words = None,
+    task: Task = "digits",
+    scale: Scale = "laptop",
+    data: DataPath = None,
+    num: Annotated[int, typer.Option(min=2, max=bounds.IMAGES, help="images")] = 512,
+    judges: Annotated[str, typer.Option(help="comma-separated feature networks of distances")] = "inception,efflite0",
+    probe: Annotated[str | None, typer.Option(help="run folder: also train a small network on the latents")] = None,
+    as_json: Json = False,
+) -> None:
+    """Measure reconstructions and the spectrum of latents; with --probe also how well a small network learns from them.
+
+    The probe is a run of the task at the laptop's scale, 2,000 steps or ten minutes on two cores, with its scores and
+    their intervals.
+
+    Examples:
+
+      nanogen latents inspect toy-vae
+
+      nanogen latents inspect toy-rae --task shapes --probe outputs/probe-toy-rae train.duration='4k steps'
+
+      nanogen latents inspect taef2 --task imagefolder --data pictures/ data.image_size=256 latent.weights=FOLDER
+    """
+    from nanogen.latents import LATENTS
+
+    defaults = [f"data.image_size={LATENTS[name].image_size or 32}"] if task in ("digits", "shapes") else []
+    defaults += [] if probe is None else ["train.duration=2k steps"]
+    composed = _compose([*defaults, *(words or []), f"latent.name={name}"], task, None, scale, data)
+    from nanogen import run as runs
+    from nanogen.tokenizer.inspecting import as_text, inspect
+
+    asked = [judge for judge in judges.split(",") if judge]
+    folder = None if probe is None else runs.folder(probe)
+    found = inspect(composed, num, asked, folder, ["nanogen", *sys.argv[1:]])
+    print(json.dumps(found, indent=2) if as_json else as_text(found))
 
 
 @app.command("import")
@@ -385,12 +451,10 @@ def import_weights(
 
     Nothing in the file is executed; names and shapes must be those of the task and method.
 
+    \b
     Examples:
-
       nanogen import released.pt --task imagenet256 --method sd-vae-mse --out sd-vae-mse.safetensors
-
       nanogen import released.pt --task t2i256 --method flux2-vae --out flux2.safetensors
-
       nanogen import released.pt --task imagenet256 --method dinov2-b --out dinov2-b.safetensors
     """
     config = _compose(words, task, method, scale, None).config
@@ -417,14 +481,11 @@ def show(
 
     --diff compares two tasks at one scale and with one method: those asked for, or the first task's own.
 
+    \b
     Examples:
-
       nanogen show --task digits
-
       nanogen show --task imagenet256 --method sd-vae-ema --scale paper --why
-
       nanogen show mine.yaml optim.lr=1e-4 --json
-
       nanogen show --diff digits shapes
     """
     from nanogen.show import as_dict, as_difference, as_text
@@ -447,12 +508,10 @@ def list_names(
 ) -> None:
     """List what can be chosen.
 
+    \b
     Examples:
-
       nanogen ls
-
       nanogen ls methods
-
       nanogen ls latents --json
     """
     from diffusionbench.views.terminal import print_tables

@@ -6,13 +6,14 @@ below the command line and `train.py` sees these models.
 
 from __future__ import annotations
 
+import copy
 import io
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from importlib.resources import files
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from pydantic import BaseModel, ValidationError
 from ruamel.yaml import YAML
@@ -35,6 +36,8 @@ from nanogen.objectives import OBJECTIVES
 from nanogen.optimizers import OPTIMIZERS
 from nanogen.samplers import SAMPLERS
 from nanogen.settings import Config
+
+ModelT = TypeVar("ModelT", bound=BaseModel)
 
 SCALES = ("laptop", "single-gpu", "paper")
 # What `eval.reference` calls the images that are trained on.
@@ -169,7 +172,12 @@ class ConfigLayer(dict[str, Leaf]):
 def read_own(*parts: str) -> tuple[CommentedMap, str]:
     """Return a config file of the package, and the name that origins give it."""
     name = "/".join(("configs", *parts))
-    return read_yaml(files("nanogen").joinpath(name).read_text(encoding="utf-8"), name), name
+    return copy.deepcopy(_parsed(files("nanogen").joinpath(name).read_text(encoding="utf-8"), name)), name
+
+
+@cache
+def _parsed(text: str, name: str) -> CommentedMap:
+    return read_yaml(text, name)
 
 
 def task_names() -> list[str]:
@@ -190,6 +198,7 @@ def _base() -> ConfigLayer:
 
 def _read_method(name: str) -> tuple[CommentedMap, str]:
     table, file = read_own("methods.yaml")
+    table[name].pop("about", None)
     return table[name], file
 
 
@@ -206,7 +215,7 @@ def _with_like(
     return [*_with_like(like, known, read), (tree, file)]
 
 
-def _command_line(override: str) -> ConfigLayer:
+def command_line(override: str) -> ConfigLayer:
     key, equals, text = override.partition("=")
     if not equals or not key:
         raise ConfigError(f"command line: expected key=value, got '{override}'. Example: optim.lr=1e-3")
@@ -289,7 +298,7 @@ def compose(
         *((f"{name} scales.{scale}", ConfigLayer.of(block.get(scale, {}), name)) for block, name in blocks),
         *((f"{name} {method}", ConfigLayer.of(tree, name)) for tree, name in methods),
         (str(file), ConfigLayer.of(mine, str(file))),
-        *(("command line", _command_line(override)) for override in overrides),
+        *(("command line", command_line(override)) for override in overrides),
     ]
     config, origins = _merge(_base(), [layer for _, layer in layers])
     names = dict.fromkeys(["configs/base.yaml", *(name for name, layer in layers if layer)])
@@ -321,7 +330,7 @@ def changed(config: Config, overrides: Iterable[str], allowed: Sequence[str], wh
         ConfigError: if a value outside `allowed` would change; key, stored and asked value are named.
     """
     stored = ConfigLayer.of(config.model_dump(mode="json"), "run")
-    layers = [_command_line(override) for override in overrides]
+    layers = [command_line(override) for override in overrides]
     refused = [
         f"{key} is {stored[key].value if key in stored else 'absent'}, asked: {leaf.value}"
         for layer in layers
@@ -339,9 +348,10 @@ def check_overrides(overrides: Iterable[str]) -> None:
     Raises:
         ConfigError: for an unknown key, a wrong type or a value out of bounds.
     """
-    layers = [_command_line(override) for override in overrides]
-    # The keys of open sections depend on the row that the stored config names.
-    closed = (ConfigLayer({k: leaf for k, leaf in layer.items() if not k.startswith(tuple(_OPEN))}) for layer in layers)
+    layers = [command_line(override) for override in overrides]
+    # What the stored config decides: keys of its rows, and guidance by an early output.
+    later = (*_OPEN, "guidance.internal.")
+    closed = (ConfigLayer({k: leaf for k, leaf in layer.items() if not k.startswith(later)}) for layer in layers)
     _merge(_base(), list(closed))
 
 
@@ -375,14 +385,43 @@ def _merge(base: ConfigLayer, layers: Sequence[ConfigLayer]) -> tuple[Config, di
     merged = dict(base)
     for layer in layers:
         _leave_objective(merged, layer)
-        for key, leaf in layer.items():
-            if "" in key.split(".") or (key not in base and not key.startswith(tuple(_OPEN))):
-                _refuse_key(key, leaf, list(base))
-            if key.startswith("losses."):
-                # The empty table of base.yaml gives way to the first entry.
-                merged.pop("losses", None)
-            if key != "losses" or leaf.value:
-                merged[key] = leaf
+        merged = overlaid(merged, layer, base, tuple(_OPEN))
+    config = checked(Config, merged)
+    _check_names(config, merged)
+    _check_objective(config, merged)
+    return config, {key: merged[key].origin for key in merged}
+
+
+def overlaid(
+    merged: Mapping[str, Leaf], layer: ConfigLayer, known: Iterable[str], free: tuple[str, ...]
+) -> dict[str, Leaf]:
+    """Return the leaves of a layer over others.
+
+    Args:
+        known: allowed keys.
+        free: how further keys begin, which rows declare; an empty table gives way to the first of them.
+
+    Raises:
+        ConfigError: for an unknown key; the nearest known one is named.
+    """
+    merged, known = dict(merged), list(known)
+    for key, leaf in layer.items():
+        if "" in key.split(".") or (key not in known and not key.startswith(free)):
+            _refuse_key(key, leaf, known)
+        for prefix in free:
+            if key.startswith(prefix):
+                merged.pop(prefix[:-1], None)
+        if f"{key}." not in free or leaf.value:
+            merged[key] = leaf
+    return merged
+
+
+def checked(model: type[ModelT], merged: Mapping[str, Leaf]) -> ModelT:
+    """Return a model of leaves by dotted key.
+
+    Raises:
+        ConfigError: for a value of another type or out of bounds; file and line are named.
+    """
     tree: dict[str, Any] = {}
     for key, leaf in merged.items():
         *sections, last = key.split(".")
@@ -393,12 +432,11 @@ def _merge(base: ConfigLayer, layers: Sequence[ConfigLayer]) -> tuple[Config, di
                 raise ConfigError(f"{leaf.origin}: '{key}': '{section}' is a value, which holds no others.")
         node[last] = leaf.value
     try:
-        config = Config.model_validate(tree)
+        config = model.model_validate(tree)
     except ValidationError as error:
         raise ConfigError(_describe(error.errors(), merged)) from None
     _check_kinds(config.model_dump(), merged)
-    _check_names(config, merged)
-    return config, {key: merged[key].origin for key in merged}
+    return config
 
 
 def _leave_objective(merged: dict[str, Leaf], layer: ConfigLayer) -> None:
@@ -406,6 +444,12 @@ def _leave_objective(merged: dict[str, Leaf], layer: ConfigLayer) -> None:
     name = layer.get("objective.name")
     if name is None or name.value == merged["objective.name"].value or name.value not in list(OBJECTIVES):
         return
+    before = merged["objective.name"].value
+    if reason := OBJECTIVES[before].excludes.get(name.value):
+        raise ConfigError(
+            f"{name.origin}: objective '{name.value}' cannot take the place of '{before}': {reason}. Choose a method "
+            f"without '{before}'."
+        )
     kept = {f"objective.{field}" for field in OBJECTIVES[name.value].options.model_fields}
     for key in [key for key in merged if key.startswith("objective.") and key not in kept]:
         if merged[key].origin != "command line":
@@ -457,9 +501,10 @@ def _describe(entries: Sequence[Any], merged: Mapping[str, Leaf]) -> str:
 
 def _check_names(config: Config, merged: Mapping[str, Leaf]) -> None:
     """Check every name against its table, and the settings that rows declare."""
-    _check_options(OBJECTIVES, config.objective.get("name"), config.objective, "objective", merged)
+    check_options(OBJECTIVES, config.objective.get("name"), config.objective, "objective", merged)
     for name, options in config.losses.items():
-        _check_options(LOSSES, name, options, f"losses.{name}", merged)
+        check_options(LOSSES, name, options, f"losses.{name}", merged)
+        _check_needs(name, config, merged)
     tables: dict[str, tuple[Table[Any], Sequence[str]]] = {
         "latent.name": (LATENTS, [config.latent.name]),
         "optim.name": (OPTIMIZERS, [config.optim.name]),
@@ -474,6 +519,38 @@ def _check_names(config: Config, merged: Mapping[str, Leaf]) -> None:
             _check_name(table, name, f"{merged[key].origin}: {key}")
 
 
+def _check_needs(name: str, config: Config, merged: Mapping[str, Leaf]) -> None:
+    """Refuse an extra loss where the rest of a config leaves it undefined."""
+    found, row = leaves(config.model_dump()), LOSSES[name]
+    for key, needed in row.needs.items():
+        if found.get(key) != needed:
+            raise ConfigError(
+                f"{merged[f'losses.{name}.weight'].origin}: losses.{name} is not defined with {key} "
+                f"{found.get(key)!r}, only with {needed!r}: {row.reason}. Choose another method or leave the loss out."
+            )
+
+
+def _check_objective(config: Config, merged: Mapping[str, Leaf]) -> None:
+    """Refuse samplers, steps and guidance for which the objective is not defined."""
+    name, internal = config.objective["name"], config.guidance.internal.scales != (1, 1)
+    spec, sampler, num_steps = OBJECTIVES[name], config.sampler.name, config.sampler.num_steps
+    key, problem = "", ""
+    if spec.unguided and (config.guidance.scale != 1 or internal):
+        key = "guidance.scale" if config.guidance.scale != 1 else "guidance.internal.scale"
+        problem = f"guidance in sampling is not defined for objective '{name}': {spec.unguided}. Set {key}=1."
+    elif internal and config.objective.get("early_depth") is None:
+        key = "guidance.internal.scale"
+        problem = "it needs a network that was trained with an early output (objective.early_depth). Set it to 1."
+    elif spec.num_times == 2 and not SAMPLERS[sampler].for_means:
+        means = few([known for known in SAMPLERS if SAMPLERS[known].for_means])
+        key, problem = "sampler.name", f"objective '{name}' gives mean velocities, '{sampler}' takes none. Set {means}."
+    elif spec.max_steps is not None and num_steps > spec.max_steps:
+        key = "sampler.num_steps"
+        problem = f"objective '{name}' is sampled in at most {spec.max_steps} steps, found {num_steps}. Set {key}=1."
+    if key:
+        raise ConfigError(f"{merged[key].origin}: {key}: {problem}")
+
+
 def _check_name(table: Table[Any], name: Any, where: str) -> None:
     # A metric without code is known by its published figures only.
     known = [row for row in table if table is not METRICS or table[row].load is not None]
@@ -481,7 +558,7 @@ def _check_name(table: Table[Any], name: Any, where: str) -> None:
         raise ConfigError(f"{where}: unknown {table.kind} '{name}'. {nearest(str(name), known)}")
 
 
-def _check_options(
+def check_options(
     table: Table[Any], name: Any, values: Mapping[str, Any], prefix: str, merged: Mapping[str, Leaf]
 ) -> None:
     _check_name(table, name, next(leaf.origin for key, leaf in merged.items() if key.startswith(prefix)))

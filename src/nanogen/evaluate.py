@@ -8,7 +8,6 @@ from __future__ import annotations
 import hashlib
 import json
 import shlex
-import time
 from collections.abc import Mapping, Sequence
 from functools import cached_property, partial
 from pathlib import Path
@@ -20,11 +19,12 @@ from torch import nn
 
 from diffusionbench import runner
 from diffusionbench.axes import AXES
-from diffusionbench.errors import CheckpointError, ConfigError, DataError, RequestError
+from diffusionbench.errors import CheckpointError, ConfigError, DataError, MissingPackageError, RequestError
 from diffusionbench.images import decode_rgb, grid, save_png
+from diffusionbench.judges import JUDGES
 from diffusionbench.metrics import METRICS
 from diffusionbench.prompts import PromptChoice, open_prompts
-from diffusionbench.record import Guidance, Record, check_record_place, load
+from diffusionbench.record import Guidance, InternalGuidance, Record, Tuning, check_record_place, load
 from diffusionbench.references import references_by_judge
 from diffusionbench.request import EvalRequest, Evaluation, Sampling, check_metric_axis
 from diffusionbench.sample import Sample
@@ -35,7 +35,8 @@ from nanogen.build import Components
 from nanogen.conditions import CONDITIONS, SampleSpec
 from nanogen.config import TRAINING_IMAGES, Config, differences
 from nanogen.log import say
-from nanogen.losses import LOSSES
+from nanogen.losses import frozen_networks
+from nanogen.objectives import OBJECTIVES
 from nanogen.pipeline import ImagePipeline, open_weights
 from nanogen.reference import training_reference
 from nanogen.resolve import resolve
@@ -103,20 +104,34 @@ class NetworkSource:
 
 def request_facts(config: Config, components: Components) -> dict[str, Any]:
     """Return the fields of a request that say what network makes the images, and how."""
+    objective = OBJECTIVES[config.objective["name"]]
+    read = {*objective.networks(components.objective.options), *frozen_networks(config.losses)}
+    # A judge of the same weights under another name is the same network.
+    weights = {JUDGES[name].sha256 for name in read & JUDGES.keys()} - {None}
     return {
         "num_classes": components.derived.shape.num_classes,
         "sampling": Sampling(
             sampler=config.sampler.name,
             num_steps=config.sampler.num_steps,
             shift=resolve(config).sampler_shift,
-            guidance=Guidance(scale=config.guidance.scale, interval=config.guidance.interval),
+            guidance=_guidance(config),
             ema=True,
             precision=components.precision,
             quantisation="truncate",
         ),
         "config_hash": config.hash,
-        "trained_with": tuple(sorted({judge for name in config.losses for judge in LOSSES[name].judges})),
+        "trained_with": tuple(sorted(read | {name for name, row in JUDGES.items() if row.sha256 in weights})),
     }
+
+
+def _guidance(config: Config) -> Guidance:
+    guidance, (scale, null_scale) = config.guidance, config.guidance.internal.scales
+    internal = InternalGuidance(scale=scale, null_scale=null_scale, interval=guidance.internal.interval)
+    return Guidance(
+        scale=guidance.scale,
+        interval=guidance.interval,
+        internal=None if scale == null_scale == 1 else internal,
+    )
 
 
 def _evaluation(config: Config, components: Components, method: str, step: int | None) -> Evaluation:
@@ -199,16 +214,20 @@ def check(config: Config, components: Components, classes: Sequence[str] | None 
         RunError: if a judge fails its self-test.
     """
     evaluation = _evaluation(config, components, "check", None).updated(classes=classes)
-    evaluation.check(NetworkSource(ImagePipeline(nn.Identity(), components, config), ""))
+    try:
+        evaluation.check(NetworkSource(ImagePipeline(nn.Identity(), components, config), ""))
+    except MissingPackageError as error:
+        raise MissingPackageError(f"{error} To train without scores, set eval.metrics=[].") from None
     runner.JudgingPass(evaluation, components.device).load()
 
 
-def evaluate(pipeline: ImagePipeline, run: Run, step: int, save: bool = True) -> Record | None:
+def evaluate(pipeline: ImagePipeline, run: Run, step: int, save: bool = True, tuned: bool = False) -> Record | None:
     """Make the images that are missing and score them; every process calls it.
 
     Args:
         pipeline: of the averaged network after `step` updates.
         save: write the record into the run's folder of evaluations.
+        tuned: whether the guidance is the method's tuned one, which the protocol then says.
 
     Returns:
         The record, in the main process; None in the others.
@@ -217,7 +236,6 @@ def evaluate(pipeline: ImagePipeline, run: Run, step: int, save: bool = True) ->
         UserError: see `diffusionbench.runner.run`.
         RunError: if the run's folder is moved or deleted meanwhile.
     """
-    started = time.perf_counter()
     config, components = pipeline.config, pipeline.components
     main, images, judging = parallel.is_main(), run.path / EVALS / "images", None
     source = NetworkSource(pipeline, f"{run.path.name}, step {step}")
@@ -225,7 +243,11 @@ def evaluate(pipeline: ImagePipeline, run: Run, step: int, save: bool = True) ->
         evaluation = _evaluation(config, components, run.facts["method"], step)
         classes = run.facts.get("classes")
         evaluation = evaluation.updated(
-            checkpoint_digest=source.digest, command=_command(run, step, config), classes=classes and tuple(classes)
+            checkpoint_digest=source.digest,
+            command=_command(run, step, config, tuned),
+            classes=classes and tuple(classes),
+            # The table of methods does not say on which images it was chosen.
+            tuning=Tuning(split="not stated (eval.tuned_scale)") if tuned else None,
         )
         evaluation.check(source)
         if main:
@@ -239,8 +261,6 @@ def evaluate(pipeline: ImagePipeline, run: Run, step: int, save: bool = True) ->
     with parallel.agreed(), _written(f"evaluation of {run.path}"):
         if main:
             record = runner.score(evaluation, store, components.device, prepared=judging)
-            seconds = record.provenance.model_copy(update={"wall_seconds": time.perf_counter() - started})
-            record = record.model_copy(update={"provenance": seconds})
             if save:
                 run.check_there()
                 place = run.path / EVALS / f"{record.id}.json"
@@ -251,10 +271,12 @@ def evaluate(pipeline: ImagePipeline, run: Run, step: int, save: bool = True) ->
     return record
 
 
-def _command(run: Run, step: int, config: Config) -> str:
+def _command(run: Run, step: int, config: Config, tuned: bool) -> str:
     """Return what to type to get a record again: the weights by their step, and all in which the config differs."""
     changes = [f"{key}={json.dumps(new)}" for key, (_, new) in differences(run.config, config).items()]
-    return printable(shlex.join(["nanogen", "eval", str(run.path), "--step", str(step), *changes]))
+    return printable(
+        shlex.join(["nanogen", "eval", str(run.path), "--step", str(step), *["--tuned"] * tuned, *changes])
+    )
 
 
 def _loaded(path: Path) -> Record | None:
@@ -326,7 +348,7 @@ def evaluate_run(
                 pipeline = loaded.pipeline([*overrides, f"guidance.scale={scale}", "guidance.interval=[0.0, 0.9]"])
             if not pipeline.config.eval.metrics:
                 raise RequestError(f"{path} names no metric. Choose with --metrics; see `diffusionbench ls metrics`.")
-        return evaluate(pipeline, loaded.run, loaded.step, save=out is None)
+        return evaluate(pipeline, loaded.run, loaded.step, save=out is None, tuned=tuned)
 
 
 def _grid_path(run: Path, step: int) -> Path:

@@ -6,6 +6,7 @@ ends are compared as float32, so that a grid point on the end counts as inside.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 from nanogen.times import Velocity, to_float32
@@ -37,6 +38,21 @@ def internal(full: Velocity, early: Velocity, scale: float, interval: tuple[floa
     Source: Karras et al. 2024 (arXiv 2406.02507) with the early output of the same network as the weaker model.
     """
     return _extrapolate(early, full, scale, interval)
+
+
+def parts(both: Callable[[Any, float, float], tuple[Any, Any]]) -> tuple[Velocity, Velocity]:
+    """Return two velocities that come from one function, which is evaluated once where both are asked at one state."""
+    held: list[Any] = [None, None, None]
+
+    def part(index: int) -> Velocity:
+        def velocity(z: Any, t: float, r: float) -> Any:
+            if held[0] is not z or held[1] != (t, r):
+                held[:] = z, (t, r), both(z, t, r)
+            return held[2][index]
+
+        return velocity
+
+    return part(0), part(1)
 
 
 def _extrapolate(weak: Velocity, strong: Velocity, scale: float, interval: tuple[float, float]) -> Velocity:

@@ -10,6 +10,7 @@ import sys
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, suppress
+from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -67,10 +68,6 @@ class Tracker:
         self.module.finish()
 
 
-def _open_sink(name: str, run_dir: Path) -> Sink:
-    return TensorBoard(run_dir) if name == "tensorboard" else Tracker(name, run_dir)
-
-
 class Log:
     """Numbers by step into `metrics.jsonl` and the sinks.
 
@@ -106,14 +103,11 @@ class Log:
         self._evaluated = {line["step"] for line in kept if any(key.startswith(EVAL) for key in line)}
         self._sinks: dict[str, Sink] = {}
         for name in sinks:
-            self._guard(name, lambda name=name: self._sinks.__setitem__(name, _open_sink(name, run_dir)))
+            opened = partial(TensorBoard if name == "tensorboard" else partial(Tracker, name), run_dir)
+            self._guard(name, lambda name=name, opened=opened: self._sinks.__setitem__(name, opened()))
 
     def write(self, step: int, values: Mapping[str, float]) -> None:
-        """Record numbers after `step` updates.
-
-        Raises:
-            CheckpointError: if they cannot be written.
-        """
+        """Record numbers after `step` updates; CheckpointError if they cannot be written."""
         line = json.dumps({"step": step, "time": round(time.time(), 3), **values}).encode() + b"\n"
         with self._written():
             if self._file.write(line) != len(line):

@@ -116,11 +116,7 @@ class Updater:
         return norm
 
     def check(self) -> None:
-        """Read the flag of the last step that was not read yet.
-
-        Raises:
-            NonFiniteLoss: if that step's update was refused.
-        """
+        """Read the flag of the last step that was not read yet; NonFiniteLoss if that step's update was refused."""
         pending, self._pending = self._pending, None
         if pending is None:
             return

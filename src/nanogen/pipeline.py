@@ -19,7 +19,7 @@ from nanogen import checkpoint
 from nanogen.build import Components, build_components, build_network
 from nanogen.conditions import SampleSpec
 from nanogen.config import Config, changed, reload
-from nanogen.guidance import classifier_free
+from nanogen.guidance import classifier_free, internal, parts
 from nanogen.log import say
 from nanogen.model.condition import Condition
 from nanogen.model.dit import DDT
@@ -28,6 +28,7 @@ from nanogen.resolve import resolve
 from nanogen.rng import SeededNoise, sampling_noise
 from nanogen.run import Run, ensure_same_config, read
 from nanogen.samplers import SAMPLERS, time_grid
+from nanogen.times import Velocity
 
 
 @dataclass(frozen=True)
@@ -57,10 +58,10 @@ class ImagePipeline:
         """
         components, objective = self.components, self.components.objective
         sampler, guidance = self.config.sampler, self.config.guidance
-        null = condition.null()
+        scale, null_scale = guidance.internal.scales
         velocity = classifier_free(
-            lambda z, t, r: objective.velocity(self.net, z, t, r, condition),
-            lambda z, t, r: objective.velocity(self.net, z, t, r, null),
+            self._velocity(condition, scale),
+            self._velocity(condition.null(), null_scale),
             guidance.scale,
             guidance.interval,
         )
@@ -70,6 +71,14 @@ class ImagePipeline:
             state = SAMPLERS.load(sampler.name)(velocity, initial, times)
             images = components.latent.decode(objective.latent(state))
         return to_uint8(images.float())
+
+    def _velocity(self, condition: Condition, internal_scale: float) -> Velocity:
+        """Return the velocity under a condition, with internal guidance of this strength."""
+        net, objective, interval = self.net, self.components.objective, self.config.guidance.internal.interval
+        if internal_scale == 1:
+            return lambda z, t, r: objective.velocity(net, z, t, r, condition)
+        full, early = parts(lambda z, t, r: objective.velocities(net, z, t, r, condition))
+        return internal(full, early, internal_scale, interval)
 
     def in_batches(self, specs: Sequence[SampleSpec], seed: int, batch_size: int, first: int = 0) -> np.ndarray:
         """Make images first, first + 1, ... of classes or captions, uint8 [n, H, W, 3], `batch_size` at a time."""

@@ -2,29 +2,31 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import replace
+import multiprocessing
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import cast, get_args
+from typing import Any, cast, get_args
 
 import torch
 from safetensors.torch import save
-from torch import Tensor
 
-from diffusionbench.errors import ConfigError
+from diffusionbench.errors import ConfigError, RunError
+from diffusionbench.registry import require
 from diffusionbench.views.terminal import progress_line
 from diffusionbench.writing import make_folder, write_atomic, write_errors
-from nanogen import evaluate, parallel, precision
-from nanogen.build import build_components
+from nanogen import evaluate, parallel
 from nanogen.config import Config
 from nanogen.data.order import in_order
-from nanogen.latents import LATENTS, cache
+from nanogen.latents import LATENTS, cache, open_latent
 from nanogen.latents.cache import Dtype, LatentCacheManifest
 from nanogen.log import say
 from nanogen.text import cache as text_cache
 from nanogen.text import open_spec
 from nanogen.text.encoder import TextEncoder
-from nanogen.train import CHUNK_PIXELS, latents_of, open_data, recipe_of
+from nanogen.train import CHUNK_PIXELS, encoded, open_data, recipe_of
 
 
 def prepare_text(config: Config, out: Path, dtype: str) -> text_cache.CacheManifest | None:
@@ -62,10 +64,62 @@ def prepare_text(config: Config, out: Path, dtype: str) -> text_cache.CacheManif
         )
 
 
-def prepare_latents(
-    config: Config, out: Path, dtype: str, part: tuple[int, int] = (1, 1)
-) -> LatentCacheManifest | None:
-    """Encode the images of a config's data into a cache, in one process; others that torchrun started end.
+@dataclass(frozen=True)
+class Spread:
+    """How the shards of a cache are shared out; any way gives the same files.
+
+    Attributes:
+        part: (i, n): every n-th shard from the i-th on, counted from 1; all parts may write into one folder.
+        workers: processes of this machine, or actors of Ray.
+        engine: "local" or "ray".
+    """
+
+    part: tuple[int, int] = (1, 1)
+    workers: int = 1
+    engine: str = "local"
+
+
+class ShardEncoder:
+    """Encodes shards of a cache, each a pure function of its images; a process opens data and codec once."""
+
+    def __init__(self, config: Config, out: Path, manifest: LatentCacheManifest, device: str) -> None:
+        self.data, self.config = open_data(config)
+        self.out, self.manifest, self.device = out, manifest, device
+        self.latent = open_latent(config.latent.name, device, config.latent.weights)
+
+    def encode(self, number: int) -> int:
+        """Encode and write a shard; returns how many images it has."""
+        images = self.manifest.images(number)
+        size = max(1, CHUNK_PIXELS // self.manifest.image_size**2)
+        batches = in_order(self.data, size, self.config.data.workers, images)
+        stated = self.manifest.shape
+        latents = (encoded(batch.image, self.latent, stated, self.device) for batch in batches)  # type: ignore[arg-type]
+        cache.write_shard(self.out, self.manifest, number, latents)
+        return len(images)
+
+    def __call__(self, row: dict[str, Any]) -> dict[str, Any]:
+        """Encode the shard that a row of Ray Data names."""
+        return {"images": self.encode(int(row["item"]))}
+
+
+def _open_here(config: Config, out: Path, manifest: LatentCacheManifest, workers: int) -> None:
+    """Open what a local worker needs; the cores, and the GPUs, are shared out."""
+    global _HERE
+    torch.set_num_threads(max(1, torch.get_num_threads() // workers))
+    place = (multiprocessing.current_process()._identity or (1,))[0] - 1
+    device = f"cuda:{place % torch.cuda.device_count()}" if torch.cuda.is_available() else "cpu"
+    _HERE = ShardEncoder(config, out, manifest, device)
+
+
+def _encode_here(number: int) -> int:
+    return _HERE.encode(number)
+
+
+_HERE: ShardEncoder
+
+
+def prepare_latents(config: Config, out: Path, dtype: str, spread: Spread = Spread()) -> LatentCacheManifest | None:
+    """Encode the images of a config's data into a cache; processes that torchrun started beside the first end.
 
     Shards that are there and whole are left as they are, so the same command continues, and repairs.
 
@@ -73,7 +127,7 @@ def prepare_latents(
         config: with the latent space and the data.
         out: folder of the cache.
         dtype: of the stored latents.
-        part: (i, n): every n-th shard from the i-th on, counted from 1; all parts may write into one folder.
+        spread: which shards, and over how many processes.
 
     Returns:
         The recipe of the cache, in the main process.
@@ -81,30 +135,49 @@ def prepare_latents(
     Raises:
         ConfigError: if samples may be replaced, whose latents would then be those of others.
         DataError: if an image cannot be read, or the folder is no cache of this recipe or has no room.
+        RunError: if a worker ends before its time.
     """
     if dtype not in get_args(Dtype):
         raise ConfigError(f"--dtype {dtype}: unknown. Allowed: {', '.join(get_args(Dtype))}.")
-    if not 1 <= part[0] <= part[1]:
-        raise ConfigError(f"--part {part[0]}/{part[1]}: give i/n with 1 <= i <= n, such as 3/64.")
+    if spread.engine not in ("local", "ray"):
+        raise ConfigError(f"--engine {spread.engine}: unknown. Allowed: local, ray.")
+    if not 1 <= spread.part[0] <= spread.part[1]:
+        raise ConfigError(f"--part {spread.part[0]}/{spread.part[1]}: give i/n with 1 <= i <= n, such as 3/64.")
     if config.data.corrupt == "skip":
         raise ConfigError("a cache holds the latents of each image, and data.corrupt=skip replaces some. Set stop.")
+    ray = require("ray", "cluster", "--engine ray") if spread.engine == "ray" else None
     with parallel.processes() as device:
         if not parallel.is_main():
             return None
         data, config = open_data(config)
-        components = build_components(config, device, precision.choose("float32", device))
-        manifest = recipe_of(data, config, components, cast(Dtype, dtype))
+        latent = open_latent(config.latent.name, device, config.latent.weights)
+        manifest = recipe_of(data, config, latent, cast(Dtype, dtype))
         say(
             f"{out}: {manifest.count:,} latents of {'x'.join(map(str, manifest.shape))} in {dtype}, "
             f"{manifest.total_bytes / 2**30:.3g} GiB in {manifest.num_shards:,} shards"
         )
         cache.start_cache(out, manifest)
-        size = max(1, CHUNK_PIXELS // config.data.image_size**2)
-
-        def encode(images: range) -> Iterator[Tensor]:
-            return (latents_of(batch, components) for batch in in_order(data, size, config.data.workers, images))
-
-        cache.encode_shards(out, manifest, cache.remaining(out, manifest, part), encode, progress_line("images"))
+        waiting = cache.remaining(out, manifest, spread.part)
+        if ray is not None:
+            actors = {"fn_constructor_args": (config, out.resolve(), manifest, device), "concurrency": spread.workers}
+            ray.data.from_items(waiting).map(ShardEncoder, **actors).materialize()
+            return manifest
+        show, done, total = progress_line("images"), 0, sum(len(manifest.images(number)) for number in waiting)
+        with ExitStack() as held:
+            if (workers := min(spread.workers, len(waiting))) > 1:
+                spawn = multiprocessing.get_context("spawn")
+                given = (config, out, manifest, workers)
+                pool = held.enter_context(ProcessPoolExecutor(workers, spawn, _open_here, given))
+                shards = pool.map(_encode_here, waiting)
+            else:
+                shards = map(ShardEncoder(config, out, manifest, device).encode, waiting)
+            try:
+                for count in shards:
+                    done += count
+                    if show is not None:
+                        show("encoded", done, total)
+            except BrokenProcessPool:
+                raise RunError("a worker ended before its time. The same command continues.") from None
         return manifest
 
 

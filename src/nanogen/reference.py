@@ -39,11 +39,7 @@ class TrainingImages:
         self.digest = digest(["training images", data.digest, image_size, len(self._chosen)])
 
     def images(self, samples: Sequence[Sample]) -> np.ndarray:
-        """Return uint8 [B, H, W, 3].
-
-        Raises:
-            DataError: if an image cannot be read; it is named.
-        """
+        """Return uint8 [B, H, W, 3]; DataError if an image cannot be read; it is named."""
         return np.stack([self._data[self._chosen[sample.id]].image for sample in samples])
 
 
@@ -57,12 +53,6 @@ def training_reference(config: Config) -> ImageReference:
     data = open_dataset(
         settings.name, settings.path, image_size=settings.image_size, weights=settings.weights, corrupt=settings.corrupt
     )
-    paths = (
-        [settings.name]
-        if settings.path is None
-        else [settings.path]
-        if isinstance(settings.path, str)
-        else settings.path
-    )
+    paths = [settings.path or settings.name] if not isinstance(settings.path, tuple) else settings.path
     name = f"training images of {', '.join(Path(path).name for path in paths)}"
     return ImageReference(Path(paths[0]), role="train", source=TrainingImages(data, settings.image_size, name))

@@ -5,13 +5,14 @@ from __future__ import annotations
 import base64
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
-from diffusionbench.errors import DataError, RequestError
+from diffusionbench.errors import CheckpointError, DataError, RequestError
 from diffusionbench.images import decode_rgb, encode_png
+from diffusionbench.limits import parse_json, read_small
 from diffusionbench.metrics import METRICS
 from diffusionbench.record import Record, facts_of
 from diffusionbench.registry import require
@@ -21,6 +22,7 @@ from nanogen import log
 from nanogen import run as runs
 from nanogen.config import differences
 from nanogen.evaluate import records_of
+from nanogen.tokenizer.first_stage import RECIPE
 
 # Judged images on the page: the first of the evaluation, nothing selected.
 _JUDGED = 24
@@ -45,6 +47,8 @@ def write_report(paths: Sequence[Path], out: Path | None = None) -> Path:
     """
     if len(paths) > 2:
         raise RequestError(f"a report shows one run or two side by side, found {len(paths)}. Name at most two.")
+    if (paths[0] / RECIPE).is_file():
+        return _write_page("tokenizer.html", _first_stage(paths), paths, out)
     sides: list[dict[str, Any]] = []
     for path in paths:
         run, lines = runs.read(path), log.read(path / "metrics.jsonl")
@@ -60,21 +64,45 @@ def write_report(paths: Sequence[Path], out: Path | None = None) -> Path:
                 "config": (path / runs.CONFIG).read_text(encoding="utf-8"),
             }
         )
+    facts = {
+        "sides": sides,
+        "changed": differences(*(side["run"].config for side in sides)) if len(sides) == 2 else {},
+        "metrics": METRICS,
+    }
+    return _write_page("report.html", facts, paths, out)
+
+
+def _write_page(template: str, facts: Mapping[str, Any], paths: Sequence[Path], out: Path | None) -> Path:
     jinja2 = require("jinja2", "demo", "A report")
-    template = jinja2.Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True).from_string(
-        (files("nanogen") / "templates" / "report.html").read_text(encoding="utf-8")
+    page = jinja2.Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True).from_string(
+        (files("nanogen") / "templates" / template).read_text(encoding="utf-8")
     )
-    page = template.render(
-        sides=sides,
-        name=" and ".join(path.name for path in paths),
-        changed=differences(*(side["run"].config for side in sides)) if len(sides) == 2 else {},
-        metrics=METRICS,
-        show=json.dumps,
-    )
+    text = page.render(name=" and ".join(path.name for path in paths), show=json.dumps, **facts)
     out = out or paths[0] / "report.html"
     check_gives_way(out, "NanoGen report</title>")
-    write_result(out, page)
+    write_result(out, text)
     return out
+
+
+def _first_stage(paths: Sequence[Path]) -> dict[str, Any]:
+    """Return what the page of a first stage shows: reconstructions, metrics by step, losses, recipe."""
+    path = paths[0]
+    if len(paths) > 1:
+        raise RequestError(f"{path} is a first stage, and a report shows one of those. Name it alone.")
+    try:
+        facts = parse_json(read_small(path / RECIPE))
+    except (OSError, ValueError) as error:
+        raise CheckpointError(f"{path / RECIPE} cannot be read ({error}). Start the training again.") from None
+    lines = log.read(path / log.FILE)
+    found = [
+        {
+            "step": line["step"],
+            "values": [(*key.removeprefix(log.EVAL).split("/", 1), line[key]) for key in line if log.EVAL in key],
+        }
+        for line in reversed(lines)
+    ]
+    measured = [line for line in found if line["values"]]
+    return {"facts": facts, "grids": sample_grids(path), "measured": measured, "curve": _curve(lines)}
 
 
 def _judged(path: Path, record: Record) -> list[dict[str, Any]]:

@@ -39,18 +39,14 @@ def pixel_patch(size: int, pixel_grid: int) -> int:
 
 
 def resolve(config: Config) -> Derived:
-    """Derive latent shape, network and shifts.
-
-    Raises:
-        ConfigError: if the parts do not fit each other.
-    """
+    """Derive latent shape, network and shifts; ConfigError if the parts do not fit each other."""
     latent = LATENTS[config.latent.name]
     size = config.data.image_size
     latent_shape = latent.shape(size)
     _, rows, columns = latent_shape
     patch = latent.patch_size or pixel_patch(rows, config.model.pixel_grid)
     condition = CONDITIONS[config.condition.kind].shape(config.condition.model_dump())
-    model = config.model
+    model, objective = config.model, OBJECTIVES[config.objective["name"]]
     if rows % patch or columns % patch or min(rows, columns) < 2 * patch:
         raise ConfigError(
             f"images of {size} px give a {rows}x{columns} latent in '{config.latent.name}', which cannot be cut into "
@@ -60,8 +56,9 @@ def resolve(config: Config) -> Derived:
         shape = Shape(
             latent_shape=latent_shape,
             patch_size=patch,
-            num_times=OBJECTIVES[config.objective["name"]].num_times,
+            num_times=objective.num_times,
             **{"num_classes": None, "text_width": None, **condition},
+            **objective.shape(objective.options.model_validate(config.objective)),
             **model.model_dump(exclude={"pixel_grid"}),
         )
     except ValueError as error:

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -61,6 +61,10 @@ class PositionalNoise:
     def uniform(self, purpose: str, shape: tuple[int, ...] = ()) -> Tensor:
         """Return uniform float32 [B, *shape] in [0, 1)."""
         return self._draw(Tensor.uniform_, purpose, shape)
+
+    def shared(self, purpose: str) -> float:
+        """Return a uniform number in [0, 1) that every sample of the step sees, in every process."""
+        return replace(self, indices=(0,), device="cpu").uniform(purpose).item()
 
     def _draw(self, fill: Callable[..., Tensor], purpose: str, shape: tuple[int, ...]) -> Tensor:
         numbers = torch.empty(len(self.indices), *shape)

@@ -103,15 +103,12 @@ def _read(path: Path) -> Run:
             f"{path} is not a run folder: {missing[0]} is missing. Give the folder that `nanogen train` wrote, such as "
             "outputs/demo."
         )
-    return Run(path, _read_config(path / CONFIG), _read_facts(path / FACTS))
-
-
-def _read_config(file: Path) -> Config:
+    file = path / CONFIG
     with _intact(file):
         tree = read_yaml(read_small(file).decode(), file.name)
         if not isinstance(tree.get("log"), dict):
             raise ValueError("its end is missing" if tree else "it is empty")
-    return reload(tree, str(file))
+    return Run(path, reload(tree, str(file)), _read_facts(path / FACTS))
 
 
 def _read_facts(file: Path) -> dict[str, Any]:
@@ -162,11 +159,7 @@ def _write(run: Run) -> None:
 
 
 def ensure_same_config(path: Path, stored: Config, asked: Config, what: str) -> None:
-    """Refuse another config than the stored one.
-
-    Raises:
-        CheckpointError: naming the keys that differ with both values.
-    """
+    """Refuse another config than the stored one; CheckpointError naming the keys that differ with both values."""
     found = {key: pair for key, pair in differences(stored, asked).items() if not key.startswith(RESUMABLE_KEYS)}
     if found:
         listed = "; ".join(f"{key}: {old} there, {new} {what}" for key, (old, new) in found.items())
@@ -304,6 +297,7 @@ def describe(
 ) -> dict[str, Any]:
     """Return the facts of a new run."""
     commit, dirty = provenance.commit()
+    trained_by: dict[str, Any] = {**state.module.losses, "objective": components.objective}
     return {
         "version": 1,
         **choice,
@@ -314,7 +308,7 @@ def describe(
         "classes": None if data.classes is None else list(data.classes),
         "condition_digest": components.conditioner.digest,
         "latent_digest": components.latent.digest,
-        "losses_digest": {name: str(loss.digest) for name, loss in state.module.losses.items() if loss.digest},
+        "losses_digest": {name: str(part.digest) for name, part in trained_by.items() if part.digest},
         "commit": commit,
         "dirty": dirty,
         "packages": provenance.packages(),

@@ -64,16 +64,17 @@ def heun(velocity: Velocity, noise: Any, times: Tensor) -> Any:
 
 @dataclass(frozen=True)
 class SamplerSpec:
-    """One solver: a title for users, and "module:function" of its code."""
+    """One solver: a title for users, "module:function" of its code, and whether it takes means over a step."""
 
     title: str
     load: str
+    for_means: bool = False
 
 
 SAMPLERS: Table[SamplerSpec] = Table(
     "sampler",
     {
-        "euler": SamplerSpec("first order, one evaluation per step", "nanogen.samplers:euler"),
+        "euler": SamplerSpec("first order, one evaluation per step", "nanogen.samplers:euler", for_means=True),
         "heun": SamplerSpec("second order, two evaluations per step but the last", "nanogen.samplers:heun"),
     },
     group="nanogen.samplers",

@@ -9,7 +9,7 @@ import re
 from fractions import Fraction
 from typing import Annotated, Any, Literal
 
-from pydantic import BeforeValidator, ConfigDict, Field, field_validator
+from pydantic import AfterValidator, BeforeValidator, ConfigDict, Field
 
 from diffusionbench import bounds
 from diffusionbench.errors import ConfigError
@@ -92,6 +92,15 @@ GuidanceScale = Annotated[float, Field(ge=1, le=bounds.GUIDANCE)]
 Time01 = Annotated[float, Field(ge=0, le=1)]
 
 
+def _ordered(interval: tuple[float, float]) -> tuple[float, float]:
+    if interval[0] > interval[1]:
+        raise ValueError("must be two times 0 <= low <= high <= 1")
+    return interval
+
+
+Interval = Annotated[tuple[Time01, Time01], AfterValidator(_ordered)]
+
+
 class Section(Strict):
     """One part of a config; infinity only where it means "off"."""
 
@@ -109,7 +118,7 @@ class ModelConfig(Section):
     encoder_depth: Depth
     encoder_hidden_size: Width
     encoder_num_heads: Heads
-    decoder_depth: Depth
+    decoder_depth: Annotated[int, Field(ge=0, le=bounds.DEPTH)]
     decoder_hidden_size: Width
     decoder_num_heads: Heads
     num_time_tokens: Tokens
@@ -174,16 +183,21 @@ class SamplerConfig(Section):
     shift: Shift | Auto
 
 
+class InternalGuidanceConfig(Section):
+    scale: GuidanceScale
+    interval: Interval
+    null_scale: GuidanceScale | None
+
+    @property
+    def scales(self) -> tuple[float, float]:
+        """Of the branch with the condition and of that without."""
+        return self.scale, self.scale if self.null_scale is None else self.null_scale
+
+
 class GuidanceConfig(Section):
     scale: GuidanceScale
-    interval: tuple[Time01, Time01]
-
-    @field_validator("interval")
-    @classmethod
-    def _ordered(cls, interval: tuple[float, float]) -> tuple[float, float]:
-        if interval[0] > interval[1]:
-            raise ValueError("must be two times 0 <= low <= high <= 1")
-        return interval
+    interval: Interval
+    internal: InternalGuidanceConfig
 
 
 class SampleConfig(Section):
@@ -242,4 +256,5 @@ class Config(Section):
     def hash(self) -> str:
         """SHA-256 over every value; one added later counts once it is set, so that older hashes stay."""
         later = {name for name in ("weights", "cache") if getattr(self.latent, name) is None}
-        return digest(self.model_dump(mode="json", exclude={"latent": later}))
+        guidance = {"internal"} if self.guidance.internal.scales == (1, 1) else set()
+        return digest(self.model_dump(mode="json", exclude={"latent": later, "guidance": guidance}))

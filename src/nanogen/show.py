@@ -16,11 +16,13 @@ from nanogen.datasets import DATASETS
 from nanogen.latents import LATENTS, LatentSpec
 from nanogen.latents.files import locate, presence
 from nanogen.losses import LOSSES
+from nanogen.methods import all_methods
 from nanogen.objectives import OBJECTIVES
 from nanogen.optimizers import OPTIMIZERS
 from nanogen.resolve import Derived, resolve
 from nanogen.samplers import SAMPLERS
 from nanogen.text import ENCODERS
+from nanogen.tokenizer.settings import recipe_names
 
 
 def derived_values(derived: Derived) -> dict[str, Any]:
@@ -115,8 +117,8 @@ def as_difference(names: tuple[str, str], pair: tuple[ComposedConfig, ComposedCo
     return "\n".join(map(printable, lines))
 
 
-def tables() -> dict[str, dict[str, str]]:
-    """Return everything that can be chosen: list -> name -> a few words."""
+def tables() -> dict[str, dict[str, Any]]:
+    """Return everything that can be chosen: list -> name -> a few words, or facts of which `text` is shown."""
 
     def headline(*parts: str) -> str:
         tree, _ = read_own(*parts)
@@ -133,7 +135,6 @@ def tables() -> dict[str, dict[str, str]]:
             here = "missing" if where is None else f"in {where[0].parent}"
             yield f"{weights.part} {here}: {weights.origin} (licence {weights.licence}{', gated' * weights.gated})"
 
-    methods, _ = read_own("methods.yaml")
     titled: dict[str, Table[Any]] = {
         "objectives": OBJECTIVES,
         "optimizers": OPTIMIZERS,
@@ -145,8 +146,9 @@ def tables() -> dict[str, dict[str, str]]:
     }
     return {
         "tasks": {name: headline("task", f"{name}.yaml") for name in task_names()},
-        "methods": {name: ", ".join(f"{key}: {value}" for key, value in row.items()) for name, row in methods.items()},
+        "methods": {method.name: method.as_dict() for method in all_methods()},
         "scales": {name: headline("scale", f"{name}.yaml") for name in SCALES},
+        "tokenizers": {name: headline("tokenizer", f"{name}.yaml") for name in recipe_names()},
         "latents": {name: f"{spec.title}: {', '.join(facts(spec))}" for name, spec in LATENTS.items()},
         **{name: {key: row.title for key, row in table.items()} for name, table in titled.items()},
     }

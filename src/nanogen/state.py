@@ -63,6 +63,8 @@ class TrainState:
         updater: optimizers of the trainable parameters.
         schedule: maps finished updates to the learning rate of the next one.
         step: finished updates.
+        critic: another training beside this one, of a discriminator, which is kept in the same checkpoints.
+        critic_start: step of this training after which that one makes its first update; then both keep pace.
     """
 
     module: Trained
@@ -71,6 +73,14 @@ class TrainState:
     updater: Updater
     schedule: Callable[[int], float]
     step: int = 0
+    critic: TrainState | None = None
+    critic_start: int = 0
+
+    def at(self, step: int) -> None:
+        """Count `step` updates as finished."""
+        self.step = step
+        if self.critic is not None:
+            self.critic.step = max(0, step - self.critic_start)
 
     @classmethod
     def begin(

@@ -27,9 +27,11 @@ from nanogen.data.corrupt import CorruptLog
 from nanogen.data.memory import SupportsBatches, cache_latents
 from nanogen.data.opening import open_dataset
 from nanogen.data.order import Order, batches, in_order
+from nanogen.latents import LATENTS, Latent
 from nanogen.latents.cache import Dtype, LatentCacheManifest, StoredLatents, recipe
 from nanogen.log import say
 from nanogen.losses.loss import weighted_terms
+from nanogen.objectives import OBJECTIVES
 from nanogen.optim import NonFiniteLoss, Schedule
 from nanogen.optimizers import OPTIMIZERS
 from nanogen.outputs import Outputs, RunOutputs
@@ -40,7 +42,8 @@ from nanogen.state import Trained, TrainState
 from nanogen.stop import Stop
 
 Mark = Callable[[str], None]
-# Maps a micro-batch of B images and its noise to terms by name, float32 [B], each with its weight.
+# Maps a micro-batch of B images and its noise to terms by name, float32 [B], each with its weight; those without
+# gradient are logged and no part of the loss.
 StepLoss = Callable[[Batch, PositionalNoise], dict[str, Tensor]]
 # Pixels that are encoded together where latents are made beforehand.
 CHUNK_PIXELS = 2**19
@@ -63,7 +66,7 @@ def updates(
     """Make optimizer updates up to number `last`; after each, give its mean losses and gradient norm, on the device.
 
     Args:
-        step_loss: calls `state.net` once.
+        step_loss: calls `state.net` once with gradient.
         loader: micro-batches from the state's next step on.
         seed: of the noise.
         accumulation: micro-batches of one update in each process.
@@ -83,7 +86,7 @@ def updates(
             # The wrapped network decides in its forward pass whether its backward pass averages gradients.
             with parallel.local_gradients(state.net, local=micro < accumulation - 1):
                 terms = step_loss(batch, PositionalNoise(seed, batch.positions, state.device, step))
-                total = torch.stack([term.mean() for term in terms.values()]).sum()
+                total = torch.stack([term.mean() for term in terms.values() if term.requires_grad]).sum()
                 mark("forward")
                 (total / accumulation).backward()
             for name, term in terms.items():
@@ -175,18 +178,20 @@ def training_source(data: Dataset, config: Config, components: Components) -> Da
         DataError: if an image cannot be read; it is named. If the cache on disk is of something else.
         ConfigError: if there is such a cache and an extra loss, which may look at images.
     """
+    objective = config.objective["name"]
+    viewers = [*config.losses, *([f"of objective {objective}"] if OBJECTIVES[objective].needs_images else [])]
     if config.latent.cache is not None:
-        if config.losses:
+        if viewers:
             raise ConfigError(
-                f"extra losses ({', '.join(config.losses)}) may look at images, which latent.cache leaves out. Set "
+                f"extra losses ({', '.join(viewers)}) may look at images, which latent.cache leaves out. Set "
                 "latent.cache=null."
             )
-        asked = recipe_of(data, config, components)
+        asked = recipe_of(data, config, components.latent)
         return StoredLatents(Path(config.latent.cache), data, asked)
     steps = to_steps(config.train.duration, config.train.batch_size, len(data)) or 0
     size = 4 * len(data) * math.prod(components.derived.shape.latent_shape)
     again = steps * config.train.batch_size > len(data)
-    if size > config.latent.cache_mb * 2**20 or not again or config.losses or config.data.corrupt == "skip":
+    if size > config.latent.cache_mb * 2**20 or not again or viewers or config.data.corrupt == "skip":
         return data
     if parallel.is_main():
         say(f"making the latents of {len(data):,} images once, {size / 2**20:.0f} MiB (latent.cache_mb)")
@@ -197,10 +202,9 @@ def training_source(data: Dataset, config: Config, components: Components) -> Da
     )
 
 
-def recipe_of(data: Dataset, config: Config, components: Components, dtype: Dtype = "float16") -> LatentCacheManifest:
+def recipe_of(data: Dataset, config: Config, latent: Latent, dtype: Dtype = "float16") -> LatentCacheManifest:
     """Return of what a cache of the latents of the data is made."""
-    name, size, shape = config.latent.name, config.data.image_size, components.derived.shape.latent_shape
-    return recipe(name, components.latent.digest, size, data, dtype, shape)
+    return recipe(LATENTS[config.latent.name], latent.digest, config.data.image_size, data, dtype)
 
 
 @torch.no_grad()
@@ -213,12 +217,21 @@ def latents_of(batch: Batch, components: Components) -> Tensor:
     if batch.image is None:
         assert batch.latent is not None
         return batch.latent.to(components.device, non_blocking=True)
-    latents = components.latent.encode(batch.image.to(components.device, non_blocking=True).float() / 255)
-    stated = components.derived.shape.latent_shape
+    return encoded(batch.image, components.latent, components.derived.shape.latent_shape, components.device)
+
+
+@torch.no_grad()
+def encoded(images: Tensor, latent: Latent, stated: tuple[int, ...], device: str) -> Tensor:
+    """Return the latents of images uint8 [B, 3, H, W], float32 [B, C, h, w] on the device.
+
+    Raises:
+        ConfigError: if they are not of the stated shape (C, h, w).
+    """
+    latents = latent.encode(images.to(device, non_blocking=True).float() / 255)
     if latents.shape[1:] != stated:
         raise ConfigError(
             f"the row of the latent space states latents of shape {list(stated)}, its codec made "
-            f"{list(latents.shape[1:])} of images of {batch.image.shape[-1]} px. Set data.image_size to a size of the "
+            f"{list(latents.shape[1:])} of images of {images.shape[-1]} px. Set data.image_size to a size of the "
             "codec, or correct channels, stride or grid of the row."
         )
     return latents
@@ -268,11 +281,7 @@ class Job:
 
 
 def check(composition: ComposedConfig, device: str, command: list[str]) -> Job:
-    """Check all that can be wrong with a request; nothing is written.
-
-    Raises:
-        UserError: for whatever is wrong.
-    """
+    """Check all that can be wrong with a request; nothing is written; UserError for whatever is wrong."""
     data, config = open_data(composition.config)
     components = build_components(config, device, precision.choose(config.train.precision, device))
     Order(

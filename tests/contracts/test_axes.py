@@ -2,13 +2,14 @@
 
 import numpy as np
 import pytest
+from making import ConstantSource
 
 from diffusionbench.axes import AXES
 from diffusionbench.prompts import PromptChoice
 from diffusionbench.record import load
 from diffusionbench.request import EvalRequest, Evaluation
 from diffusionbench.runner import run
-from diffusionbench.source import ArraySource, ConstantSource
+from diffusionbench.source import ArraySource
 
 # A small request of each axis; one of another package takes that of its kind.
 EXAMPLES = {

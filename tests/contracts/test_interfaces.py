@@ -4,25 +4,28 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
-from reference import filled, reference_network, released_layout, summary, tiny_shape, wave
 from tiny import tiny
 from torch import Tensor, nn
 
 from diffusionbench.errors import ConfigError
 from nanogen.build import build_components, build_losses, build_network
-from nanogen.guidance import classifier_free, internal
+from nanogen.guidance import classifier_free
 from nanogen.latents import LATENTS, Latent, LatentSpec
 from nanogen.losses import LOSSES, LossOptions, LossSpec
 from nanogen.losses.loss import ExtraLoss, weighted_terms
 from nanogen.model.condition import ClassCondition
 from nanogen.model.dit import DDT, Head, Output
-from nanogen.model.layers import FinalLayer, rotary_angles, unpatchify
+from nanogen.model.layers import rotary_angles, unpatchify
+from nanogen.objectives import MeanFlowOptions, RegOptions
 from nanogen.objectives.flow import Flow
-from nanogen.objectives.objective import Objective, Pass
+from nanogen.objectives.meanflow import MeanFlow
+from nanogen.objectives.reg import Reg
+from nanogen.pair import Pair
 from nanogen.pipeline import ImagePipeline
 from nanogen.rng import PositionalNoise, sampling_noise
 from nanogen.samplers import SAMPLERS, time_grid
@@ -32,30 +35,7 @@ def noise(num: int, step: int = 0) -> PositionalNoise:
     return PositionalNoise(0, range(num), step=step)
 
 
-# Two times: the mean velocity over [r, t], trained with a derivative along the path (MeanFlow, arXiv 2505.13447).
-
-
-@dataclass(frozen=True)
-class MeanFlow(Objective):
-    """Regresses u(z, r, t) on v - (t - r) du/dt."""
-
-    def loss(self, net, x, condition, noise, taps=(), batch=None):
-        t, r = noise.uniform("time", (2,)).sort(dim=1, descending=True).values.unbind(1)
-        eps = noise.normal("noise", tuple(x.shape[1:]))
-        z, v = (1 - t[:, None]) * x + t[:, None] * eps, eps - x
-
-        def mean_velocity(z: Tensor, t: Tensor, r: Tensor) -> Tensor:
-            return net(z, t, condition, r=r).pred
-
-        tangents = (v, torch.ones_like(t), torch.zeros_like(r))
-        u, change = torch.func.jvp(mean_velocity, (z, t, r), tangents)
-        target = v - (t - r)[:, None] * change.detach()
-        made = Pass(x, eps, t, r, z, u, z - t[:, None] * u, {}, condition, batch)
-        return {"mean_flow": (u - target).square().mean(1)}, made
-
-    def velocity(self, net, z, t, r, condition):
-        times = z.new_full((len(z),), t), z.new_full((len(z),), r)
-        return net(z, times[0], condition, r=times[1]).pred
+# Two times: a mean velocity in two dimensions.
 
 
 class GaussianFlow(nn.Module):
@@ -74,20 +54,21 @@ class GaussianFlow(nn.Module):
         return (1 - r) * self.mean + deviation(r) / deviation(t) * (z - (1 - t) * self.mean)
 
     def forward(self, z, t, condition, r=None, taps=()):
-        return Output((z - self.moved(z, t[:, None], r[:, None])) / (t - r)[:, None])
+        moved = self.moved(z.flatten(1), t[:, None], r[:, None])
+        return Output(((z.flatten(1) - moved) / (t - r)[:, None]).view_as(z))
 
 
 def test_a_mean_flow_in_two_dimensions_is_learned_and_sampled_in_one_step():
     truth, net = GaussianFlow([1.0, -0.5], math.log(0.5)), GaussianFlow([0.0, 0.0], 0.0)
-    objective = MeanFlow(None)
+    objective = MeanFlow(MeanFlowOptions(name="meanflow", predict="v", fm_ratio=0, power=0))
     optimizer = torch.optim.Adam(net.parameters(), lr=0.05)
     for step in range(120):
         draws = noise(128, step)
         x = truth.mean.detach() + truth.log_std.exp().detach() * draws.normal("data", (2,))
-        terms, made = objective.loss(net, x, None, draws)
-        assert (terms["mean_flow"].shape, made.r is not None) == ((128,), True)
+        terms, made = objective.loss(net, x[:, :, None, None], None, draws)
+        assert (terms["meanflow"].shape, made.r is not None) == ((128,), True)
         optimizer.zero_grad()
-        terms["mean_flow"].mean().backward()
+        terms["meanflow"].mean().backward()
         optimizer.step()
     assert net.mean.tolist() == pytest.approx([1.0, -0.5], abs=0.1)
     assert net.log_std.exp().item() == pytest.approx(0.5, abs=0.1)
@@ -96,76 +77,37 @@ def test_a_mean_flow_in_two_dimensions_is_learned_and_sampled_in_one_step():
         wanted = truth.moved(start, torch.ones(1), torch.zeros(1))
         for steps in (1, 3):
             velocity = lambda z, t, r: objective.velocity(truth, z, t, r, None)  # noqa: E731
-            torch.testing.assert_close(SAMPLERS.load("euler")(velocity, start, time_grid(steps)), wanted)
+            found = SAMPLERS.load("euler")(velocity, start[:, :, None, None], time_grid(steps))
+            torch.testing.assert_close(found.flatten(1), wanted)
 
 
 # A state that is a pair of an image and a vector, diffused together.
 
 
-@dataclass(frozen=True)
-class Pair:
-    image: Tensor
-    vector: Tensor
-
-    def __add__(self, other: Pair) -> Pair:
-        return Pair(self.image + other.image, self.vector + other.vector)
-
-    def __sub__(self, other: Pair) -> Pair:
-        return self + -1.0 * other
-
-    def __rmul__(self, factor: float) -> Pair:
-        return Pair(factor * self.image, factor * self.vector)
-
-
-@dataclass(frozen=True)
-class PairFlow(Objective):
-    """Rectified flow of both parts with one time."""
-
-    def loss(self, net, x, condition, noise, taps=(), batch=None):
-        t = noise.uniform("time")
-        eps = self.initial(noise, tuple(x.image.shape[1:]))
-        z = x + scaled(t, eps - x)
-        out = net(z, t, condition, taps=taps)
-        error = out.pred - (eps - x)
-        terms = {name: part.square().flatten(1).mean(1) for name, part in vars(error).items()}
-        return terms, Pass(x, eps, t, None, z, out.pred, z - scaled(t, out.pred), out.features, condition, batch)
-
-    def velocity(self, net, z, t, r, condition):
-        return net(z, z.image.new_full((len(z.image),), t), condition).pred
-
-    def initial(self, noise, shape):
-        return Pair(noise.normal("image", shape), noise.normal("vector", (4,)))
-
-    def latent(self, state):
-        return state.image
-
-
-def scaled(factor: Tensor, pair: Pair) -> Pair:
-    return Pair(factor[:, None, None, None] * pair.image, factor[:, None] * pair.vector)
-
-
 def points(labels: Tensor) -> Pair:
     """Return the only data of each class, and of the null class 10."""
     level = labels / 10 - 0.5
-    return Pair(level.view(-1, 1, 1, 1).expand(-1, 3, 8, 8), level[:, None].expand(-1, 4))
+    return Pair(level.view(-1, 1, 1, 1).expand(-1, 3, 8, 8), level[:, None].expand(-1, 768))
 
 
 class PointFlow(nn.Module):
     """The velocity towards the point of each class, v = (z - x) / t."""
 
     def forward(self, z, t, condition, r=None, taps=()):
-        x = points(condition.labels)
-        return Output(scaled(1 / t, z - x))
+        return Output((z - points(condition.labels)) / t[:, None, None, None])
 
 
 @pytest.mark.parametrize("sampler", SAMPLERS)
 def test_a_pair_goes_through_loss_sampler_guidance_and_pipeline(sampler):
     labels = torch.tensor([1, 4, 7])
-    condition, objective = ClassCondition(labels, 10), PairFlow(None)
-    terms, made = objective.loss(PointFlow(), points(labels), condition, noise(3))
-    assert terms.keys() == {"image", "vector"}
+    condition, objective = ClassCondition(labels, 10), Reg(RegOptions(name="reg", predict="v"))
+    # In place of a frozen encoder.
+    objective.__dict__["encoder"] = SimpleNamespace(class_token=lambda images: points(labels).vector)
+    batch = SimpleNamespace(image=torch.zeros(3, 3, 8, 8, dtype=torch.uint8))
+    terms, made = objective.loss(PointFlow(), points(labels).image, condition, noise(3), batch=batch)
+    assert terms.keys() == {"flow", "reg"}
     assert all(term.shape == (3,) and term.max() < 1e-8 for term in terms.values())
-    torch.testing.assert_close(made.x_pred.vector, made.x.vector)
+    torch.testing.assert_close(made.x_pred, made.x)
 
     def velocity(asked: ClassCondition):
         return lambda z, t, r: objective.velocity(PointFlow(), z, t, r, asked)
@@ -312,86 +254,50 @@ def test_two_losses_may_not_share_the_name_of_a_term(setting):
         weighted_terms(components.objective, both, net, IMAGES, CLASSES, noise(4))
 
 
-# Another head: the early output of internal guidance (arXiv 2406.02507).
+# Another head of the network.
 
 
-class EarlyHead(Head):
-    """A prediction from the image tokens after the first encoder block, modulated by itself and the time."""
+class MeanColour(Head):
+    """The colour of an image, from the tokens after the first block."""
 
-    taps = ("time", "encoder.1")
+    taps = ("encoder.1",)
 
     def __init__(self, shape):
         super().__init__()
-        self.shape = shape
-        self.final = FinalLayer(shape.encoder_hidden_size, shape.token_width)
+        self.map = nn.Linear(shape.encoder_hidden_size, 3)
 
     def forward(self, features):
-        b = nn.functional.silu(features["time"][:, None] + features["encoder.1"])
-        return unpatchify(self.final(b, nn.functional.silu(b)), self.shape.latent_shape, self.shape.patch_size)
+        return self.map(features["encoder.1"].mean(1))
 
 
 @dataclass(frozen=True)
-class WithEarly(Flow):
-    """Flow with the same loss on an early output, which guides in sampling."""
+class WithColour(Flow):
+    """Flow that also learns the colour."""
 
     def heads(self, shape):
-        return {"early": EarlyHead(shape)}
+        return {"colour": MeanColour(shape)}
 
     def loss(self, net, x, condition, noise, taps=(), batch=None):
-        terms, made = super().loss(net, x, condition, noise, (*taps, "early"), batch)
-        gap = made.features["early"] - (made.eps - made.x)
-        return {**terms, "early": gap.square().flatten(1).mean(1)}, made
-
-    def velocity(self, net, z, t, r, condition):
-        def early(z: Tensor, t: float, r: float) -> Tensor:
-            return net(z, z.new_full((len(z),), t), condition, taps=("early",)).features["early"]
-
-        full = super().velocity
-        return internal(lambda z, t, r: full(net, z, t, r, condition), early, 1.5, (0.1, 1.0))(z, t, r)
+        terms, made = super().loss(net, x, condition, noise, (*taps, "colour"), batch)
+        return {**terms, "colour": (made.features["colour"] - x.mean((2, 3))).square().mean(1)}, made
 
 
 def test_a_head_is_trained_and_stored_with_the_network_and_read_by_its_tap(setting):
     _, components, _ = setting()
     flow = components.objective
-    objective = WithEarly(flow.options, flow.mean, flow.std, flow.shift)
+    objective = WithColour(flow.options, flow.mean, flow.std, flow.shift)
     net = build_network(replace(components, objective=objective))
-    names = {name for name, _ in net.named_parameters() if name.startswith("heads.early.")}
-    assert "heads.early.final.linear.weight" in names
+    names = {"heads.colour.map.weight", "heads.colour.map.bias"}
     assert names < net.state_dict().keys()
     for parameter in net.parameters():
         parameter.data += 0.1 * torch.randn(parameter.shape)
     terms, made = objective.loss(net, IMAGES, CLASSES, noise(4), ("encoder",))
-    assert made.features.keys() == {"encoder", "early"}
-    terms["early"].sum().backward()
+    assert made.features.keys() == {"encoder", "colour"}
+    terms["colour"].sum().backward()
     gradients = {name: parameter.grad for name, parameter in net.named_parameters()}
     assert all(gradients[name].abs().sum() > 0 for name in names)
     assert gradients["encoder.0.attn.qkv.weight"].abs().sum() > 0
     assert gradients["encoder.1.attn.qkv.weight"] is None
-    with torch.no_grad():
-        z = noise(4).normal("image", (3, 8, 8))
-        out = net(z, torch.full((4,), 0.5), CLASSES, taps=("early",))
-        found = objective.velocity(net, z, 0.5, 0.4, CLASSES)
-    torch.testing.assert_close(found, out.features["early"] + 1.5 * (out.pred - out.features["early"]))
-
-
-def test_the_early_output_of_a_network_has_its_reference_values():
-    """Methods 13: internal guidance after block 1, weights in the released layout."""
-    shape = tiny_shape()
-    layout = released_layout(shape)
-    width, early = shape.encoder_hidden_size, "base_final_layer"
-    layout += [(f"{early}.norm.weight", (width,))]
-    layout += [(f"{early}.linear.weight", (shape.token_width, width)), (f"{early}.linear.bias", (shape.token_width,))]
-    layout += [(f"{early}.adaln.weight", (2 * width, width)), (f"{early}.adaln.bias", (2 * width,))]
-    weights = filled(layout)
-    net, head = reference_network(), EarlyHead(shape)
-    head.final.load_state_dict({name.removeprefix(f"{early}."): weights[name] for name, _ in layout[-5:]})
-    net.heads["early"] = head
-    with torch.no_grad():
-        labels = ClassCondition(torch.tensor([1, 4]), 5)
-        out = net(wave(0.13, 0.2, (2, 3, 8, 8)), torch.tensor([0.02, 0.6]), labels, taps=("early",))
-    expected = [-0.390605, 2.268363, -0.68473, 1.19247, -0.48399, 1.35758, 2.59506]
-    assert summary(out.features["early"]) == pytest.approx(expected, rel=1e-4)
-    assert sum(parameter.numel() for parameter in net.parameters()) == 52_506
 
 
 # A grid that is not square.

@@ -2,12 +2,15 @@
 
 import json
 import re
+from dataclasses import replace
 
 import numpy as np
 import pytest
 
+from diffusionbench.benchmarks import geneval
 from diffusionbench.errors import RequestError
-from diffusionbench.judges import JUDGES, Unjudged
+from diffusionbench.judges import CHECKLISTS, CLIP_L14, COCO_SSD, FLAN_T5, JUDGES, MASK2FORMER, QWEN, Unjudged
+from diffusionbench.judges.detector import CLASSES
 from diffusionbench.prompts import PROMPTS
 from diffusionbench.sample import Item, plain_item
 
@@ -16,17 +19,63 @@ ITEMS: dict[str, tuple[Item, ...]] = {
     "simpleeval_open": PROMPTS.load("simpleeval_v1").open("public-0", "quick").items[:3],
     "simpleeval_shapes": PROMPTS.load("simpleeval_shapes_v1").open("public-0", "quick").items[:3],
 }
+ASKED = {
+    "include": [{"class": name, "count": 1, "color": "red"} for name in CLASSES[::2]],
+    "questions": [{"id": 1, "question": "Is there a bench?", "parents": []}, {"id": 2, "question": "Is it red?"}],
+}
+T2I = tuple(Item(f"asked/{n}", text=f"{n} red benches", detail=ASKED) for n in range(3))
+ITEMS |= {
+    row.name: T2I
+    for row in (COCO_SSD, MASK2FORMER, CLIP_L14, FLAN_T5[0], *CHECKLISTS, geneval.SSD_COLOURS, geneval.CLIP_COLOURS)
+}
 # For each option of a judge another value than the default.
-OPTIONS: dict[str, dict[str, object]] = {}
+OPTIONS: dict[str, dict[str, object]] = {
+    "coco_ssd": {"score": 0.1, "iou": 0.4},
+    "ssd_colours": {"middle": 0.5, "chromatic": 0.5},
+}
+# Rows whose code and whose kind of network are another row's; what tells them apart is tested by name.
+ALIKE = {FLAN_T5[1].name: FLAN_T5[0].name}
+for one in QWEN:
+    family = one.hub[0][:10]
+    ALIKE[one.name] = next(other.name for other in QWEN if other.hub[0].startswith(family))
+FIRST_OF = {name: first for name, first in ALIKE.items() if name != first}
+ITEMS |= dict.fromkeys(ALIKE.values(), T2I)
+MODES = {
+    f"{name}_{mode}": (name, mode) for name in ("mask2former", "clip_colours") for mode in ("upstream", "original")
+}
 
 
-@pytest.fixture(params=list(JUDGES))
-def row(request, inception_installed, networks_installed, encoders_installed, lpips_installed):
+@pytest.fixture(params=[name for name in JUDGES if name not in FIRST_OF and name not in MODES])
+def row(
+    request, inception_installed, networks_installed, encoders_installed, lpips_installed, coco_ssd_found, hub_installed
+):
     found = JUDGES[request.param]
+    if request.param in ("coco_ssd", "ssd_colours") and coco_ssd_found:
+        pytest.skip(coco_ssd_found)
     needs_items = found.output == "rows" or found.uses
     assert not needs_items or request.param in ITEMS, f"judge '{request.param}' needs an entry in ITEMS of this test"
     JUDGES.load(request.param).check()
     return found
+
+
+@pytest.mark.parametrize("name, first", FIRST_OF.items())
+def test_rows_of_one_kind_differ_by_their_weights_alone(name, first):
+    kind, other = JUDGES.load(name), JUDGES.load(first)
+    assert kind.spec is JUDGES[name]
+    assert kind.__mro__[1:] == other.__mro__[1:]
+    assert set(vars(kind)) == set(vars(other)) == {"spec", "__module__", "__doc__", "__abstractmethods__", "_abc_impl"}
+    same = {"name": first, "title": "", "load": "", "hub": (), "licence": ""}
+    assert replace(JUDGES[name], **same) == replace(JUDGES[first], **same)
+
+
+@pytest.mark.parametrize("name, base, mode", [(name, *facts) for name, facts in MODES.items()])
+def test_a_mode_is_the_same_network_with_another_digest(name, base, mode, hub_installed):
+    kind, plain = JUDGES.load(name), JUDGES.load(base)
+    assert kind.spec is JUDGES[name]
+    assert issubclass(kind, plain)
+    assert JUDGES[name].hub == JUDGES[base].hub
+    assert kind().digest != plain().digest
+    assert JUDGES[name].uses == tuple(f"{used}_{mode}" for used in JUDGES[base].uses)
 
 
 def pictures(row, count: int = 3) -> np.ndarray:
@@ -124,6 +173,9 @@ def test_a_self_test_passes_where_the_row_says_there_is_one(row):
         assert JUDGES.load(row.name)("cpu").self_test() < 1e-5
 
 
-def test_digests_differ(inception_installed, networks_installed, encoders_installed, lpips_installed):
-    digests = [JUDGES.load(name)("cpu").digest for name in JUDGES]
+def test_digests_differ(
+    inception_installed, networks_installed, encoders_installed, lpips_installed, coco_ssd_found, hub_installed
+):
+    alike = {*FIRST_OF, *([] if not coco_ssd_found else ["coco_ssd"])}
+    digests = [JUDGES.load(name)("cpu").digest for name in JUDGES if name not in alike]
     assert len(set(digests)) == len(digests)

@@ -11,15 +11,18 @@ from nanogen import resolve as resolving
 from nanogen.bench import SyntheticLatent
 from nanogen.config import compose
 from nanogen.latents import LATENTS, open_latent
+from nanogen.latents.rows import OWN
 
 # Images that each space is known to reconstruct, as (levels, rise from left to right). A space needs a line here, or,
 # where its weights do not ship, stand-ins in `standins.py`.
-EXAMPLES = {"pixel": ((0.25, 0.5, 0.8), 0.04), "toy-ae": ((0.25, 0.5, 0.8), 0.04)}
+EXAMPLES = dict.fromkeys(("pixel", "toy-ae", "toy-vae", "toy-rae"), ((0.25, 0.5, 0.8), 0.04))
 # Repositories of which no commit was known when their rows were written; a run keeps the hash of what it loaded.
 UNPINNED = {
-    *("REPA-E/e2e-flux-vae", "REPA-E/e2e-sd3.5-vae", "REPA-E/e2e-qwenimage-vae"),
-    *("REPA-E/e2e-vavae-hf", "REPA-E/e2e-sdvae-hf", "google/siglip2-base-patch16-256"),
-    *("facebook/PE-Lang-L14-448", "facebook/PE-Spatial-L14-448", "diffusion-bench/diffusion-bench"),
+    *("REPA-E/e2e-flux-vae", "REPA-E/e2e-sd3.5-vae", "REPA-E/e2e-qwenimage-vae", "REPA-E/e2e-vavae-hf"),
+    *("REPA-E/e2e-sdvae-hf", "diffusion-bench/diffusion-bench", "facebook/vit-mae-huge"),
+    *(f"facebook/PE-{model}-448" for model in ("Lang-L14", "Lang-G14", "Spatial-L14", "Spatial-G14", "Core-G14")),
+    *("facebook/PE-Core-T16-384", "facebook/PE-Core-S16-384", "facebook/PE-Spatial-B16-512"),
+    *(f"google/tipsv2-{size}14" for size in ("b", "l", "so", "g")),
 }
 
 
@@ -68,16 +71,18 @@ def test_a_row_describes_its_space_without_weights(name):
         assert weights.names
         assert weights.hub or weights.address
         pinned = weights.revision or set(weights.sha256) == set(weights.names)
-        assert bool(pinned) == (weights.hub not in UNPINNED)
+        assert bool(pinned) == (weights.licence != OWN and weights.hub not in UNPINNED)
 
 
+@pytest.mark.parametrize("task", ["imagenet256", "t2i256"])
 @pytest.mark.parametrize("name", LATENTS)
-def test_a_network_and_synthetic_latents_need_no_weights(name):
-    config = compose("imagenet256", overrides=[f"latent={name}"]).config
+def test_a_network_and_synthetic_latents_need_no_weights(name, task):
+    size = LATENTS[name].image_size or 256
+    config = compose(task, overrides=[f"latent={name}", f"data.image_size={size}"]).config
     derived = resolving.resolve(config)
-    made = SyntheticLatent(derived.latent, "cpu").encode(torch.zeros(2, 3, 256, 256))
+    made = SyntheticLatent(derived.latent, "cpu").encode(torch.zeros(2, 3, size, size))
     assert made.shape == (2, *derived.shape.latent_shape)
-    assert derived.shape.num_image_tokens >= 256
+    assert derived.shape.num_image_tokens >= (256 if size == 256 else 16)
 
 
 @torch.no_grad()
@@ -115,7 +120,7 @@ def test_the_digest_is_that_of_the_weights(latent, opened):
     assert opened().digest == latent.digest
 
 
-@pytest.mark.parametrize("name", [name for name, spec in LATENTS.items() if spec.weights])
+@pytest.mark.parametrize("name", list(WRITERS))
 def test_missing_weights_are_one_sentence_with_origin_and_licence(name, tmp_path, monkeypatch):
     monkeypatch.setenv("DIFFUSIONBENCH_CACHE", str(tmp_path))
     monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path))

@@ -7,21 +7,39 @@ from types import SimpleNamespace
 import pytest
 import torch
 from pydantic import ValidationError
+from standins import install_frozen
 
 from nanogen.data import Batch
 from nanogen.losses import LOSSES
 from nanogen.losses.loss import ExtraLoss
 from nanogen.model.condition import ClassCondition
+from nanogen.model.shape import Shape
 from nanogen.objectives.objective import Pass
 
 # Settings beside the weight; a loss that is not listed is made from its weight alone.
 EXAMPLES: dict[str, dict] = {}
 NUM, TOKENS, WIDTH = 4, 9, 16
+SHAPE = Shape(
+    latent_shape=(3, 24, 24),
+    patch_size=8,
+    encoder_depth=2,
+    encoder_hidden_size=WIDTH,
+    encoder_num_heads=2,
+    decoder_depth=1,
+    decoder_hidden_size=24,
+    decoder_num_heads=2,
+    num_times=1,
+    num_time_tokens=2,
+    num_classes=10,
+    num_class_tokens=2,
+    text_width=None,
+)
 
 
 @pytest.fixture(params=list(LOSSES))
-def loss(request):
-    """A function: the loss with a weight."""
+def loss(request, tmp_path, monkeypatch):
+    """A function: the loss with a weight; stand-ins lie in the place of frozen networks."""
+    install_frozen(tmp_path, monkeypatch)
 
     def create(weight: float) -> ExtraLoss:
         torch.manual_seed(0)
@@ -31,7 +49,7 @@ def loss(request):
             )
         except ValidationError as error:
             pytest.fail(f"loss '{request.param}' needs an entry in EXAMPLES of this test with its settings: {error}")
-        return LOSSES.load(request.param)(options, SimpleNamespace(device="cpu"))
+        return LOSSES.load(request.param)(options, SimpleNamespace(device="cpu", derived=SimpleNamespace(shape=SHAPE)))
 
     return create
 

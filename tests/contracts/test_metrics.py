@@ -16,9 +16,9 @@ from diffusionbench.stats import Estimate
 WIDTH, CLASSES = 16, 10
 DISTANCES = ("fid", "kid_mean", "fd_digits", "kd_digits")
 # Metrics that reduce other evidence than features and logits of one judge; their contracts stand with their own tests.
+ELSEWHERE = {key for key in METRICS.with_code if METRICS[key].items == "prompts"}
 # Judges whose metrics have published names.
 INCEPTION = ("inception", "inception_spatial")
-ELSEWHERE = ("simpleeval_v1", "simpleeval_shapes_v1")
 
 
 class Real:

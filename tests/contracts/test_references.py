@@ -46,7 +46,7 @@ def test_it_says_what_it_is(reference):
     assert reference.name
     assert re.fullmatch(r"[0-9a-f]{64}", reference.digest)
     assert reference.offers
-    assert reference.offers <= {"moments", "features"}
+    assert reference.offers <= {"moments", "features", "pairs"}
 
 
 def test_a_shorter_request_is_the_start_of_a_longer_one(reference):

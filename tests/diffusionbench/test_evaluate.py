@@ -9,12 +9,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from making import ConstantSource
 
 import diffusionbench as db
 from diffusionbench.errors import DataError, RequestError, RunError
 from diffusionbench.references import digits
 from diffusionbench.sample import noise_seed
-from diffusionbench.source import ConstantSource
 
 SRC = Path(db.__file__).parents[1]
 
@@ -91,11 +91,17 @@ def test_a_function_that_does_not_repeat_itself_is_asserted_not_refused(real):
     def draw(labels):
         return np.stack([generator.choice(real[label]) for label in labels])
 
-    record = db.evaluate(draw, metrics="accuracy_digits", classes=10, num=20)
+    record = db.evaluate(draw, metrics="accuracy_digits", reference="digits", num=20, trained_with=["digits"])
     assert record.extra["deterministic"] is False
     value = record.values["accuracy_digits"]
-    assert value.status == "asserted"
+    assert value.status == "flagged"
     assert "not deterministic" in value.reason
+    assert "trained on the metric" in value.reason
+    # Nobody's function made the real images beside them.
+    assert {one["accuracy_digits"].status for one in record.anchors.values()} == {"ok"}
+    assert (
+        db.evaluate(draw, metrics="accuracy_digits", classes=10, num=20).values["accuracy_digits"].status == "asserted"
+    )
 
 
 def test_a_buffer_that_is_used_again_keeps_every_image(real):

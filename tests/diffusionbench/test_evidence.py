@@ -465,3 +465,16 @@ def test_killed_at_any_file_that_is_written_no_kept_judgement_is_made_again(ask,
         again = runner.run(asked, source, folder)
         assert sum(judged) == 260 - kept, at
         assert (again.id, again.values) == (whole.id, whole.values)
+
+
+def test_where_evidence_cannot_be_kept_no_image_is_judged(ask, source, tmp_path, judged, monkeypatch):
+    asked = ask(metrics=("is_digits",), reference=None, count=260)
+    runner.fill(asked, source, runner.open_store(asked, source, tmp_path))
+    monkeypatch.setattr("diffusionbench.writing.os.access", lambda *given: False)
+    with pytest.raises(RequestError, match=r"evidence cannot be written: .* is read-only\. Choose another place"):
+        runner.rescore(tmp_path, ("is_digits",))
+    assert judged == []
+    monkeypatch.undo()
+    runner.rescore(tmp_path, ("is_digits",))
+    monkeypatch.setattr("diffusionbench.writing.os.access", lambda *given: False)
+    assert runner.rescore(tmp_path, ("is_digits",)).values["is_digits"].scored == 260

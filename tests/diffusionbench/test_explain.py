@@ -7,11 +7,9 @@ import json
 import numpy as np
 import pytest
 from declaring import laptop_protocol
+from making import invoke
 from site_records import measured
-from typer import Typer
-from typer.testing import CliRunner
 
-from diffusionbench.cli.records import register
 from diffusionbench.isolation import effects, find_store
 from diffusionbench.record import JudgeUsed, Protocol, Record, ReferenceUsed, load
 from diffusionbench.references import digits
@@ -136,17 +134,14 @@ def test_a_store_of_other_images_is_not_taken(scored, tmp_path):
 
 def test_command(scored):
     folder, _, _, _ = scored
-    app = Typer()
-    app.callback()(lambda: None)
-    register(app)
     paths = [str(folder / f"{name}.json") for name in "ab"]
-    done = CliRunner().invoke(app, ["explain", *paths, "--table"])
+    done = invoke("explain", *paths, "--table")
     assert done.exit_code == 0, done.output
     assert "other real images" in " ".join(done.output.split())
     assert "becomes" not in done.output
-    done = CliRunner().invoke(app, ["explain", *paths])
+    done = invoke("explain", *paths)
     assert "fd_digits, images of the first record, count of the other" in " ".join(done.output.split())
-    found = json.loads(CliRunner().invoke(app, ["explain", *paths, "--json"]).output)
+    found = json.loads(invoke("explain", *paths, "--json").output)
     assert {one["field"] for one in found["effects"] if one["value"] is not None} == {
         *("count", "references.digits", "all of these")
     }

@@ -4,10 +4,8 @@ import re
 import shlex
 from pathlib import Path
 
-from typer import Typer
-from typer.testing import CliRunner
+from making import invoke
 
-from diffusionbench.cli.records import register
 from diffusionbench.study import findings
 
 PAGE = Path(__file__).parents[2] / "docs" / "findings.md"
@@ -20,15 +18,13 @@ def test_page_is_current():
 
 
 def test_commands_print_the_numbers():
-    app = Typer()
-    register(app)
     commands = list(dict.fromkeys(re.findall(r"^diffusionbench (.*)$", PAGE.read_text("utf-8"), re.M)))
     assert len(commands) > 10
     for number, command in (("-0.3017", commands[0]), ("-0.3622", commands[1])):
-        result = CliRunner().invoke(app, [*shlex.split(command), "--draws", "0"])
+        result = invoke(*shlex.split(command), "--draws", "0")
         assert result.exit_code == 0, result.output
         assert number in result.output
         assert number in PAGE.read_text("utf-8")
     for command in commands:
         if command.startswith("board"):
-            assert CliRunner().invoke(app, shlex.split(command)).exit_code == 0
+            assert invoke(*shlex.split(command)).exit_code == 0

@@ -6,6 +6,7 @@ import hashlib
 
 import numpy as np
 import pytest
+from making import ConstantSource
 from PIL import Image
 
 from diffusionbench.errors import DataError, RequestError
@@ -15,7 +16,7 @@ from diffusionbench.record import Guidance, Tuning
 from diffusionbench.request import EvalRequest, Sampling
 from diffusionbench.runner import fill, open_store
 from diffusionbench.sample import Item, Sample, items_digest, noise_seed, plain_item
-from diffusionbench.source import ArchiveSource, ArraySource, ConstantSource, FolderSource, PromptFolderSource
+from diffusionbench.source import ArchiveSource, ArraySource, FolderSource, PromptFolderSource
 from diffusionbench.store import ImageStore
 
 # For each field of a request another content than the one of `ask`, and whether the images are others then.

@@ -166,9 +166,9 @@ def test_a_grid_enlarges_every_pixel_to_a_block():
     assert (picture[:2] == 255).all()
 
 
-def test_a_grid_keeps_large_tiles_and_takes_a_scale():
-    assert grid(np.zeros((1, 64, 64, 3), np.uint8), columns=5, gap=0).size == (64, 64)
-    assert grid(np.zeros((2, 4, 6, 3), np.uint8), columns=5, scale=3, gap=0).size == (36, 12)
+def test_a_grid_keeps_large_tiles():
+    assert grid(np.zeros((1, 64, 64, 3), np.uint8), columns=5).size == (68, 68)
+    assert grid(np.zeros((2, 48, 72, 3), np.uint8), columns=5).size == (150, 52)
 
 
 def test_a_grid_of_nothing_is_refused():

@@ -6,6 +6,7 @@ from types import ModuleType
 
 import numpy as np
 import pytest
+from making import ConstantSource
 
 from diffusionbench.imagesets import ImageStream
 from diffusionbench.judges import JUDGES, JudgeSpec
@@ -14,7 +15,6 @@ from diffusionbench.metrics import METRICS, MetricSpec
 from diffusionbench.metrics.metric import Metric
 from diffusionbench.request import EvalRequest, Evaluation
 from diffusionbench.runner import fill, open_store, score
-from diffusionbench.source import ConstantSource
 from diffusionbench.stats import Estimate
 
 SIZE, FEW, MANY = 64, 256, 1024

@@ -131,8 +131,8 @@ TABLE = {
         )
     },
 }  # fmt: skip
-# They judge pictures by prompts; tests/diffusionbench/simpleeval ties them to their worlds.
-ON_PROMPTS = {"simpleeval_v1", "simpleeval_shapes_v1"}
+# They judge pictures by prompts; tests/contracts/test_metrics_of_prompts.py has an entry for the code of each.
+ON_PROMPTS = {key for key in METRICS.with_code if METRICS[key].items == "prompts"}
 # tests/diffusionbench/test_fdr.py ties it to the six.
 SEVERAL_JUDGES = {"fdr6"}
 SPREADS = {"kid_mean": "kid_std", **{key: f"{key}_std" for key in TABLE if key.startswith("kd_")}}

@@ -12,7 +12,7 @@ from diffusionbench import cli, runner
 from diffusionbench.errors import RequestError
 from diffusionbench.judges import JUDGES
 from diffusionbench.judges.efflite0 import open_network, prepare
-from diffusionbench.judges.lpips import LPIPS
+from diffusionbench.judges.lpips import open_lpips
 from diffusionbench.metrics.reconstruction import psnr, ssim
 from diffusionbench.sample import Item
 from diffusionbench.source import open_source
@@ -122,10 +122,7 @@ def test_another_size_is_refused(noise):
 def test_lpips_sees_values_from_minus_1_to_1(lpips_installed, noise):
     images, partners = noise(2, 32), noise(2, 32, seed=1) // 128
     items = [Item(str(k), target=str(k), detail={"partner": partners[k].copy}) for k in range(2)]
-    with torch.random.fork_rng():
-        torch.manual_seed(0)
-        net = LPIPS()
-    wanted = net(*(tensor(one).float() / 255 * 2 - 1 for one in (images, partners)))
+    wanted = open_lpips("cpu")(*(tensor(one).float() / 255 * 2 - 1 for one in (images, partners)))
     found = JUDGES.load("lpips")("cpu")(images, items)["value"][:, 0]
     np.testing.assert_allclose(found, wanted.numpy(), rtol=1e-4)
 

@@ -14,7 +14,7 @@ from diffusionbench import runner
 from diffusionbench.errors import DataError, RequestError, RunError, UserError
 from diffusionbench.judges import deferred
 from diffusionbench.judges.digits import DigitsJudge
-from diffusionbench.references import blocks, preparing
+from diffusionbench.references import preparing
 from diffusionbench.references.opening import resolve
 from diffusionbench.references.preparing import PARTS, prepare_reference
 from diffusionbench.references.statistics import manifest_place
@@ -24,7 +24,7 @@ from diffusionbench.source import ArraySource
 @pytest.fixture(autouse=True)
 def small_blocks(monkeypatch):
     """Blocks of ten images."""
-    monkeypatch.setattr(blocks, "BLOCK", 10)
+    monkeypatch.setattr("diffusionbench.references.real.BLOCK", 10)
 
 
 @pytest.fixture
@@ -200,7 +200,7 @@ def test_a_tar_is_read_as_the_folder_in_it(tmp_path, noise, write, judged):
 
 
 def test_memory_does_not_grow_with_the_images(tmp_path, noise, monkeypatch):
-    monkeypatch.setattr(blocks, "BLOCK", 100)
+    monkeypatch.setattr("diffusionbench.references.real.BLOCK", 100)
 
     def peak(count):
         np.savez(tmp_path / f"{count}.npz", arr_0=noise(count, 32))

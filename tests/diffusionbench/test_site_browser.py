@@ -6,11 +6,9 @@ import shlex
 import numpy as np
 import pytest
 from declaring import laptop_protocol
+from making import invoke
 from site_records import HOSTILE, hostile, measured, pair
-from typer import Typer
-from typer.testing import CliRunner
 
-from diffusionbench.cli.records import register
 from diffusionbench.record import Value
 from diffusionbench.study import published
 from diffusionbench.study.correlate import fit_line, pearson
@@ -96,10 +94,8 @@ def picked(page, key=PANELS[0]):
 
 def correlate(key, names, guidance="none", score_set=published.PAPER):
     """The words of `diffusionbench correlate` for the same methods."""
-    app = Typer()
-    register(app)
     words = ["correlate", "--set", score_set, "--guidance", guidance, "--x", "fid", "--y", key, "--draws", "0"]
-    done = CliRunner().invoke(app, [*words, *(word for name in names for word in ("--select", name))])
+    done = invoke(*words, *(word for name in names for word in ("--select", name)))
     assert done.exit_code == 0, done.output
     row = next(line for line in done.output.splitlines() if "Pearson r" in line)
     _, _, r, fisher, _, _, n, _ = (cell.strip() for cell in row.split("│"))

@@ -4,6 +4,7 @@ import tracemalloc
 
 import numpy as np
 import pytest
+from making import ConstantSource
 from PIL import Image
 
 from diffusionbench.errors import DataError, RequestError
@@ -11,7 +12,6 @@ from diffusionbench.sample import Sample
 from diffusionbench.source import (
     ArchiveSource,
     ArraySource,
-    ConstantSource,
     FolderSource,
     UnreadableImages,
     open_source,

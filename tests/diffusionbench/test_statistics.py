@@ -23,11 +23,6 @@ from diffusionbench.schema import file_digest
 from diffusionbench.source import ArraySource
 
 
-@pytest.fixture(autouse=True)
-def cache(tmp_path, monkeypatch):
-    monkeypatch.setenv("DIFFUSIONBENCH_CACHE", str(tmp_path / "cache"))
-
-
 @pytest.fixture
 def real(tmp_path, noise):
     """An archive of 20 real images."""

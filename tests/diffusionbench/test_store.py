@@ -14,7 +14,7 @@ from diffusionbench.imagesets import ImageStream, images_digest, read
 from diffusionbench.request import Sampling
 from diffusionbench.runner import fill, open_store, rescore, run
 from diffusionbench.sample import Sample, noise_seed, plain_item
-from diffusionbench.source import ArchiveSource, ArraySource, FolderSource
+from diffusionbench.source import ArchiveSource, ArraySource, FolderSource, open_source
 from diffusionbench.store import ImageStore
 
 COUNT = 300
@@ -464,3 +464,22 @@ def test_the_format_of_images_that_exist_is_known(tmp_path, noise, write):
     assert FolderSource(tmp_path).image_format == "jpeg+png+webp"
     assert ImageStream(FolderSource(tmp_path), []).image_format == "jpeg+png+webp"
     assert ImageStream(Counting(), []).image_format is None
+
+
+@pytest.mark.parametrize("kind", ["folder", "npz"])
+def test_evidence_is_scored_where_the_images_themselves_are_not(tmp_path, ask, noise, write, kind):
+    path, _ = existing(kind, tmp_path, noise(20), write)
+    source = open_source(path, [*range(10), *range(10)])
+    first = run(ask(), source, tmp_path / "store")
+    path.rename(tmp_path / "elsewhere")
+    again = rescore(tmp_path / "store", ("accuracy_digits",))
+    assert (again.id, again.values) == (first.id, first.values)
+    with pytest.raises(DataError, match=r"are gone: they were moved or deleted\. Move them back"):
+        rescore(tmp_path / "store", ("accuracy_digits",), verify=True)
+    # The same images, opened where they are now, need no new evidence and serve further judges.
+    moved = tmp_path / path.name.replace("set", "moved")
+    (tmp_path / "elsewhere").rename(moved)
+    again = run(ask(), open_source(moved, [*range(10), *range(10)]), tmp_path / "store")
+    assert again.values == first.values
+    shutil.rmtree(next((tmp_path / "store").glob("*/evidence")))
+    assert rescore(tmp_path / "store", ("accuracy_digits",)).values == first.values

@@ -7,10 +7,8 @@ import sys
 
 import numpy as np
 import pytest
-from typer import Typer
-from typer.testing import CliRunner
+from making import invoke
 
-from diffusionbench.cli.records import register
 from diffusionbench.errors import RequestError
 from diffusionbench.record import Guidance, JudgeUsed, Protocol, Provenance, Record, ReferenceUsed, Value
 from diffusionbench.study import published
@@ -42,13 +40,6 @@ def world(xs, ys, families_=None, **options):
         made.append(record(f"m{i}", "class_conditional", {"fid": x}, family=family, **options))
         made.append(record(f"m{i}", "t2i", {"geneval_overall": y}, family=family, **options))
     return made
-
-
-def run(*arguments):
-    app = Typer()
-    app.callback()(lambda: None)
-    register(app)
-    return CliRunner().invoke(app, arguments, catch_exceptions=True)
 
 
 def test_decomposition_adds_up():
@@ -280,7 +271,7 @@ def test_record_folders(tmp_path):
 
 
 def test_command():
-    result = run(
+    result = invoke(
         "correlate",
         "--y",
         "dpgbench",
@@ -299,7 +290,7 @@ def test_command():
     assert round(content["pearson"]["value"], 4) == -0.5803
     assert (content["draws"], content["seed"], content["pearson"]["n"]) == (500, 3, 21)
     assert {p["x_record"].rsplit(".", 1)[1] for p in content["selection"]["points"]} == {"cfg"}
-    text = run("correlate", "--draws", "200").output
+    text = invoke("correlate", "--draws", "200").output
     for part in (
         "-0.6458",
         "Kendall tau-b",
@@ -309,14 +300,14 @@ def test_command():
     ):
         assert part in text
     names = ",".join(p["name"] for p in content["selection"]["points"][:9])
-    assert json.loads(run("correlate", "--select", names, "--json", "--draws", "0").output)["pearson"]["n"] == 9
+    assert json.loads(invoke("correlate", "--select", names, "--json", "--draws", "0").output)["pearson"]["n"] == 9
 
 
 def test_hostile_names_are_text(tmp_path):
     for made in world([1, 2, 3, 4], [1, 3, 2, 4]):
         evil = made.model_copy(update={"method": f"[red]{made.method}\x1b[31m<script>"})
         evil.save(tmp_path / f"{made.id}.json")
-    output = run("correlate", "--set", "measured", "--records", str(tmp_path), "--draws", "0").output
+    output = invoke("correlate", "--set", "measured", "--records", str(tmp_path), "--draws", "0").output
     assert "[red]m0\\x1b[31m<script>" in output
     assert "\x1b" not in output
 

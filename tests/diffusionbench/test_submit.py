@@ -6,10 +6,8 @@ import time
 from pathlib import Path
 
 import pytest
-from typer import Typer
-from typer.testing import CliRunner
+from making import invoke
 
-from diffusionbench.cli.records import register
 from diffusionbench.errors import RequestError
 from diffusionbench.metrics import METRICS
 from diffusionbench.prompts import PROMPTS
@@ -81,12 +79,6 @@ def saved(tmp_path, record, name="result.json"):
 
 def problems(tmp_path, **changes):
     return "\n".join(submission.check(saved(tmp_path, good(**changes))).problems)
-
-
-def run(*arguments):
-    app = Typer()
-    register(app)
-    return CliRunner().invoke(app, arguments)
 
 
 def test_a_good_record(tmp_path):
@@ -257,45 +249,45 @@ def test_validate_folder(tmp_path):
     (tmp_path / "half.json").write_text('{"schema_version": 1, "kind"')
     (tmp_path / ".tmp.json").write_text("{")
     (tmp_path / "record.schema.json").write_text("{}")
-    result = run("validate", str(tmp_path))
+    result = invoke("validate", str(tmp_path))
     text = str(result.exception)
     assert isinstance(result.exception, RequestError)
     for part in ("half.json: file", "the file must be named two-", "partial", "same images", "4 problems"):
         assert part in text
     (tmp_path / "half.json").unlink()
     (tmp_path / "wrong-name.json").unlink()
-    assert "1 record is valid" in run("validate", str(tmp_path)).output
-    assert json.loads(run("validate", str(tmp_path / f"{ID}.json"), "--json").output)["problems"] == []
+    assert "1 record is valid" in invoke("validate", str(tmp_path)).output
+    assert json.loads(invoke("validate", str(tmp_path / f"{ID}.json"), "--json").output)["problems"] == []
     with pytest.raises(RequestError, match="does not exist"):
         submission.check_folder(tmp_path / "missing")
 
 
 def test_submit_command(tmp_path):
     path, folder = saved(tmp_path, good()), tmp_path / "records"
-    assert "nothing was written" in run("submit", str(path), "--records", str(folder), "--dry-run").output
+    assert "nothing was written" in invoke("submit", str(path), "--records", str(folder), "--dry-run").output
     assert not folder.exists()
     eee, hub = tmp_path / "eee.json", tmp_path / "hub.yaml"
     exports = ["--every-eval-ever", str(eee), "--hub", str(hub), "--hub-dataset", "me/bench"]
-    result = run("submit", str(path), "--records", str(folder), *exports)
+    result = invoke("submit", str(path), "--records", str(folder), *exports)
     assert result.exit_code == 0, result.output
     assert load(folder / f"{ID}.json") == good()
     assert json.loads(eee.read_text())["schema_version"] == "0.3.0"
     assert "id: me/bench" in hub.read_text()
     (folder / f"{ID}.json").unlink()
-    assert run("submit", str(path), "--records", str(folder), *exports).exit_code == 0
+    assert invoke("submit", str(path), "--records", str(folder), *exports).exit_code == 0
     for mine in (eee, hub):
         (folder / f"{ID}.json").unlink(missing_ok=True)
         kept = mine.read_text()
         mine.write_text("my notes")
-        assert "it would be lost" in str(run("submit", str(path), "--records", str(folder), *exports).exception)
+        assert "it would be lost" in str(invoke("submit", str(path), "--records", str(folder), *exports).exception)
         assert mine.read_text() == "my notes"
         assert not (folder / f"{ID}.json").exists()
         mine.write_text(kept)
-    assert run("submit", str(path), "--records", str(folder), *exports).exit_code == 0
-    again = run("submit", str(path), "--records", str(folder), "--json")
+    assert invoke("submit", str(path), "--records", str(folder), *exports).exit_code == 0
+    again = invoke("submit", str(path), "--records", str(folder), "--json")
     assert again.exit_code != 0
     assert "stands in another record" in json.loads(again.output)["problems"][0]
-    refused = run("submit", str(saved(tmp_path, good(values=PARTIAL, method="other"))), "--records", str(folder))
+    refused = invoke("submit", str(saved(tmp_path, good(values=PARTIAL, method="other"))), "--records", str(folder))
     assert isinstance(refused.exception, RequestError)
     assert not [*folder.glob("other*")]
 
@@ -308,7 +300,7 @@ def test_places_that_cannot_be_written(tmp_path):
         ("--records", str(tmp_path / "file")),
         ("--records", str(tmp_path / "records"), "--every-eval-ever", str(tmp_path / "file" / "eee.json")),
     ):
-        result = run("submit", str(path), *words)
+        result = invoke("submit", str(path), *words)
         assert isinstance(result.exception, RequestError)
         assert "cannot be written" in str(result.exception)
         assert sorted(tmp_path.rglob("*")) == before

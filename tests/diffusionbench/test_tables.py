@@ -96,8 +96,8 @@ def test_a_failed_look_up_suggests_what_can_be_computed():
 
 
 def test_a_metric_that_nothing_computes_is_refused_with_the_request():
-    request = EvalRequest(metrics=("sfid",), reference="digits", count=20, method="m", title="T")
-    with pytest.raises(UserError, match="metric 'sfid' is known by its published figures only"):
+    request = EvalRequest(metrics=("dpgbench",), reference="digits", count=20, method="m", title="T")
+    with pytest.raises(UserError, match="metric 'dpgbench' is known by its published figures only"):
         Evaluation(request)
 
 

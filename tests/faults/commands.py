@@ -27,12 +27,14 @@ class Command:
         prepare: fills the folder with what the command needs.
         quick: how many of its operations the default tests strike, in each way.
         needs: packages without which it is skipped.
+        judges: whether it judges the images of `store` and no others, none of which may be judged twice.
         every: of how many the whole campaign strikes one; more than 1 where hundreds of files are written alike.
     """
 
     words: tuple[str, ...]
     prepare: Callable[[Path], object] = lambda folder: None
     quick: int = 4
+    judges: bool = False
     every: int = 1
     needs: tuple[str, ...] = ()
 
@@ -106,8 +108,10 @@ def maker(folder: Path) -> None:
 
 
 def sampled(folder: Path) -> None:
-    """A store of images that nobody has judged."""
+    """A store of more images than a block has that nobody has judged; the judge has passed its self-test."""
     scored(folder)
+    _run(folder, ("diffusionbench", "run", "real.npz", "--metrics", "is_digits"))
+    np.savez(folder / "images.npz", arr_0=images(1100), arr_1=np.arange(1100) % 10)
     _run(folder, ("diffusionbench", "sample", "images.npz", "--store", "store"))
 
 
@@ -147,7 +151,12 @@ COMMANDS = {
     "make images with a store": Command((*MAKE, "--store", "store", "--out", "record.json"), maker, quick=4),
     "prepare a reference": Command((*REFERENCE, "--features", "--role", "val"), scored),
     "prepare a reference anew": Command((*REFERENCE, "--features"), prepared),
-    "judge a store": Command(("diffusionbench", "judge", "store", "--metrics", "kd_digits"), sampled),
+    "judge a store": Command(("diffusionbench", "judge", "store", "--metrics", "kd_digits"), sampled, judges=True),
+    "score a store": Command(
+        ("diffusionbench", "score", "store", "--metrics", "accuracy_digits", "--out", "record.json"),
+        sampled,
+        judges=True,
+    ),
     "merge parts": Command(("diffusionbench", "merge", "whole", "part1", "part2"), apart, every=3),
     "sample a folder": Command((*SAMPLE, "--out", "drawn"), trained, quick=2),
     "sample an archive": Command((*SAMPLE, "--out", "drawn.npz"), trained, quick=2),

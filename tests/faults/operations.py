@@ -192,6 +192,7 @@ def _child(program: str, arguments: Sequence[str], folder: Path, said: Path, at:
     # Who commits or edits while the campaign runs shall not change what a run says about its code.
     os.environ["GIT_DIR"] = os.devnull
     main = import_module(f"{program}.cli").main
+    judged = _count_judged()
     watch = Watch(folder, at, how)
     watch.install()
     sys.argv = [program, *arguments]
@@ -205,17 +206,32 @@ def _child(program: str, arguments: Sequence[str], folder: Path, said: Path, at:
         code = 70
     sys.stdout.flush()
     sys.stderr.flush()
-    said.with_suffix(".json").write_text(json.dumps([asdict(one) for one in watch.operations]))
+    content = {"operations": [asdict(one) for one in watch.operations], "judged": sum(judged)}
+    said.with_suffix(".json").write_text(json.dumps(content))
     os._exit(code)
+
+
+def _count_judged() -> list[int]:
+    """Return a list that gets the size of every batch that the digits judge sees."""
+    judge = import_module("diffusionbench.judges.digits").DigitsJudge
+    real, seen = judge.__call__, list[int]()
+
+    def counted(self: Any, images: Any, *more: Any) -> Any:
+        seen.append(len(images))
+        return real(self, images, *more)
+
+    judge.__call__ = counted
+    return seen
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """How a command ended: exit code, what it said, and its operations unless it was killed."""
+    """How a command ended: exit code, what it said, and unless it was killed its operations and the images judged."""
 
     code: int
     said: str
-    operations: tuple[Operation, ...]
+    operations: tuple[Operation, ...] = ()
+    judged: int = 0
 
 
 def execute(
@@ -240,5 +256,8 @@ def execute(
     if process.exitcode is None:
         process.kill()
         process.join()
-    operations = tuple(Operation(**one) for one in json.loads(listed.read_text())) if listed.exists() else ()
-    return Outcome(process.exitcode or 0, said.read_text(errors="replace"), operations)
+    code, told = process.exitcode or 0, said.read_text(errors="replace")
+    if not listed.exists():
+        return Outcome(code, told)
+    found = json.loads(listed.read_text())
+    return Outcome(code, told, tuple(Operation(**one) for one in found["operations"]), found["judged"])

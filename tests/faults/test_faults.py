@@ -56,15 +56,23 @@ class Campaign:
         program, *arguments = self.command.words
         return execute(program, arguments, self.work, self.folder / "said.txt", at, how)
 
+    def kept(self) -> int:
+        """How many images there is evidence of."""
+        lists = self.work.glob("store/*/evidence/*/[0-9a-f]*.json")
+        return sum(len(json.loads(path.read_text())["rows"]) for path in lists)
+
     def strike(self, at: int, how: str) -> str | None:
         """What is wrong after a fault at one operation and another start; None where nothing is."""
         self.fresh()
         struck = self.run(at=at, how=how)
         if "Traceback" in struck.said or (how == "kill") != (struck.code == KILLED):
             return f"ended with {struck.code}: {struck.said[-500:]}"
+        kept = self.kept()
         again = self.run()
         if again.code:
             return f"was refused when started again: {again.said[-500:]}"
+        if self.command.judges and again.judged + kept != self.undisturbed.judged:
+            return f"judged {again.judged} images with evidence of {kept}, and {self.undisturbed.judged} there are"
         return difference(self.expected, contents(self.work))
 
 

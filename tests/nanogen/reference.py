@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import Literal
+from typing import Any
 
 import numpy as np
 import torch
@@ -14,21 +14,24 @@ from nanogen.model.released import from_released
 from nanogen.model.shape import Shape, swiglu_width
 
 
-def tiny_shape(*, text: bool = False, num_times: Literal[1, 2] = 1) -> Shape:
+def tiny_shape(*, text: bool = False, **numbers: Any) -> Shape:
     return Shape(
-        latent_shape=(3, 8, 8),
-        patch_size=2,
-        encoder_depth=2,
-        encoder_hidden_size=24,
-        encoder_num_heads=2,
-        decoder_depth=1,
-        decoder_hidden_size=32,
-        decoder_num_heads=2,
-        num_times=num_times,
-        num_time_tokens=2,
-        num_classes=None if text else 5,
-        num_class_tokens=3,
-        text_width=10 if text else None,
+        **{
+            "latent_shape": (3, 8, 8),
+            "patch_size": 2,
+            "encoder_depth": 2,
+            "encoder_hidden_size": 24,
+            "encoder_num_heads": 2,
+            "decoder_depth": 1,
+            "decoder_hidden_size": 32,
+            "decoder_num_heads": 2,
+            "num_times": 1,
+            "num_time_tokens": 2,
+            "num_classes": None if text else 5,
+            "num_class_tokens": 3,
+            "text_width": 10 if text else None,
+            **numbers,
+        }
     )
 
 
@@ -39,11 +42,12 @@ def _linear(name: str, inputs: int, outputs: int) -> list[tuple[str, tuple[int, 
 def released_layout(shape: Shape) -> list[tuple[str, tuple[int, ...]]]:
     """Names and shapes of a released checkpoint in file order, constant tables left out (methods 12)."""
     channels, patch = shape.latent_shape[0], shape.patch_size
-    e, d = shape.encoder_hidden_size, shape.decoder_hidden_size
+    e, d, v = shape.encoder_hidden_size, shape.decoder_hidden_size, shape.vector_width
     layout: list[tuple[str, tuple[int, ...]]] = []
-    for name, width in (("s_embedder", e), ("x_embedder", d)):
+    for name, width in (("s_embedder", e), ("x_embedder", d)) if shape.has_decoder else (("x_embedder", e),):
         layout += [(f"{name}.proj.weight", (width, channels, patch, patch)), (f"{name}.proj.bias", (width,))]
-    layout += _linear("s_projector", e, d)
+    if shape.has_decoder:
+        layout += _linear("s_projector", e, d)
     for name in ("t_embedder", "t_abs_embedder")[: shape.num_times]:
         layout += [(f"{name}.W", (256,)), (f"{name}.learnable_tokens", (shape.num_time_tokens, e))]
         layout += _linear(f"{name}.mlp.0", 512, e) + _linear(f"{name}.mlp.2", e, e)
@@ -68,9 +72,19 @@ def released_layout(shape: Shape) -> list[tuple[str, tuple[int, ...]]]:
         layout += _linear(f"{block}.mlp.w3", hidden, width)
         if index >= shape.encoder_depth:
             layout += _linear(f"{block}.adaln_modulation.1", width, 6 * width)
-    layout.append(("final_layer.norm.weight", (d,)))
-    layout += _linear("final_layer.linear", d, shape.token_width)
-    return layout + _linear("final_layer.adaln_modulation.1", d, 2 * d)
+    layout += _output("final_layer", d if shape.has_decoder else e, shape)
+    if v is not None:
+        layout += _linear("final_layer.cls_linear", d if shape.has_decoder else e, v)
+        for suffix, width in (("_enc", e), ("_dec", d)) if shape.has_decoder else (("", e),):
+            layout += [*_linear(f"cls_in_proj{suffix}", v, width), (f"cls_in_norm{suffix}.weight", (width,))]
+    return layout + (_output("base_final_layer", e, shape) if shape.early_depth else [])
+
+
+def _output(name: str, width: int, shape: Shape) -> list[tuple[str, tuple[int, ...]]]:
+    if not shape.has_decoder:
+        return [(f"{name}.norm_final.weight", (width,)), *_linear(f"{name}.linear", width, shape.token_width)]
+    layout = [(f"{name}.norm.weight", (width,)), *_linear(f"{name}.linear", width, shape.token_width)]
+    return layout + _linear(f"{name}.adaln_modulation.1", width, 2 * width)
 
 
 def filled(layout: list[tuple[str, tuple[int, ...]]]) -> dict[str, Tensor]:
@@ -90,8 +104,8 @@ def wave(frequency: float, phase: float, shape: tuple[int, ...]) -> Tensor:
     return torch.tensor(np.sin(frequency * k + phase), dtype=torch.float32).reshape(shape)
 
 
-def reference_network(*, text: bool = False, num_times: Literal[1, 2] = 1) -> DDT:
-    shape = tiny_shape(text=text, num_times=num_times)
+def reference_network(**numbers: Any) -> DDT:
+    shape = tiny_shape(**numbers)
     net = DDT(shape)
     net.load_state_dict(from_released(filled(released_layout(shape)), shape))
     return net

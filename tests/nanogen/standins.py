@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import math
 from collections.abc import Callable
 from dataclasses import replace
@@ -9,7 +11,10 @@ from functools import partial
 from pathlib import Path
 
 import torch
+from safetensors.torch import save_file
 
+from diffusionbench.judges import lpips
+from diffusionbench.schema import file_digest
 from nanogen.latents import LATENTS, LatentSpec, perception, vit
 from nanogen.latents.perception import PerceptionEncoder
 from nanogen.latents.taef2 import decoder, encoder
@@ -75,10 +80,14 @@ def randomize(net, seed: int = 0):
 
 
 def write_encoder(name: str, folder: Path) -> None:
-    """One or two blocks of the row's width, in the layout of the original files."""
+    """A few blocks of the row's width, in the layout of the original files."""
     spec = LATENTS[name]
+    depth = max(spec.options.get("blocks", (1,))) + 1
     if spec.options["encoder"] == "PerceptionEncoder":
-        net = PerceptionEncoder(spec.channels, 1, 64, 16, 14, 24, scaled="lang" in name)
+        # The largest models have no class token.
+        heads, places = spec.options["heads"], 24**2 + (not name.endswith("-g"))
+        patch = spec.options["preprocessing"]["size"] // 16
+        net = PerceptionEncoder(spec.channels, 1, 64, heads, patch, places, scaled="lang" in name)
         tensors = released(randomize(net), perception.released_names)
         # As in the originals: what is not needed lies beside it, and Core has a text tower.
         tensors |= {"proj": torch.zeros(4, 4), "ln_post.weight": torch.ones(4), "attn_pool.probe": torch.zeros(1, 1, 4)}
@@ -89,13 +98,31 @@ def write_encoder(name: str, folder: Path) -> None:
     import transformers
 
     kind = spec.options["encoder"].removesuffix("Model")
-    size = {"Dinov2WithRegisters": {"image_size": 518, "patch_size": 14, "mlp_ratio": 1, "num_register_tokens": 4}}
-    size["DINOv3ViT"] = {"patch_size": 16, "intermediate_size": 64, "num_register_tokens": 4}
-    size["SiglipVision"] = {"image_size": 256, "patch_size": 16, "intermediate_size": 64}
+    patch = spec.options["preprocessing"]["size"] // 16
+    size = {"Dinov2WithRegisters": {"image_size": 518, "mlp_ratio": 1, "num_register_tokens": 4}}
+    size["Dinov2"] = {"image_size": 224, "mlp_ratio": 1}
+    size["DINOv3ViT"] = {"intermediate_size": 64, "num_register_tokens": 4}
+    size["SiglipVision"] = {"image_size": 256, "intermediate_size": 64}
+    size["Tipsv2Vision"] = {"image_size": 448, "mlp_ratio": 1}
+    size["ViTMAE"] = {"image_size": 224, "intermediate_size": 64}
     config = getattr(transformers, f"{kind}Config")(
-        hidden_size=spec.channels, num_hidden_layers=2, num_attention_heads=12, **size[kind]
+        hidden_size=spec.channels, num_hidden_layers=depth, num_attention_heads=12, patch_size=patch, **size[kind]
     )
-    randomize(getattr(transformers, spec.options["encoder"])(config)).save_pretrained(folder)
+    net = randomize(getattr(transformers, spec.options["encoder"])(config))
+    config.save_pretrained(folder)
+    tensors = {key: tensor.clone() for key, tensor in net.state_dict().items()}
+    _, *files = spec.weights[0].names
+    if files[0].endswith(".bin"):
+        torch.save(tensors, folder / files[0])
+    elif len(files) > 1:
+        # In several files, as the index says.
+        parts = files[1:]
+        where = {key: parts[place % len(parts)] for place, key in enumerate(tensors)}
+        for part in parts:
+            save_file({key: tensors[key] for key in where if where[key] == part}, folder / part, {"format": "pt"})
+        (folder / files[0]).write_text(json.dumps({"metadata": {}, "weight_map": where}))
+    else:
+        net.save_pretrained(folder)
 
 
 def write_rae(name: str, folder: Path) -> None:
@@ -118,19 +145,49 @@ def write_rae(name: str, folder: Path) -> None:
 WRITERS: dict[str, Callable[[Path], None]] = {
     "taef2": write_taef2,
     **{name: partial(write_vae, name) for name, spec in LATENTS.items() if "model" in spec.options},
-    **{name: partial(write_rae, name) for name, spec in LATENTS.items() if "encoder" in spec.options},
+    **{
+        name: partial(write_rae, name)
+        for name, spec in LATENTS.items()
+        if "encoder" in spec.options and not spec.weights[0].bundled
+    },
 }
 
 
-def unpinned(spec: LatentSpec) -> LatentSpec:
-    """The row without the hashes of its real files."""
+def tiny(spec: LatentSpec) -> LatentSpec:
+    """The row without the hashes of its real files; an encoder without a published decoder gets a small width."""
+    if "encoder" in spec.options and not spec.weights[1].hub:
+        spec = replace(spec, channels=4 * spec.options.get("heads", 12))
     return replace(spec, weights=tuple(replace(one, sha256={}) for one in spec.weights))
 
 
 def install(name: str, folder: Path, monkeypatch) -> LatentSpec:
     """Write stand-ins for a latent space into a folder and give its row, which no longer asks for the real hashes."""
     folder.mkdir(parents=True, exist_ok=True)
-    WRITERS[name](folder)
-    spec = unpinned(LATENTS[name])
+    spec = tiny(LATENTS[name])
     monkeypatch.setitem(LATENTS._rows, name, spec)
+    WRITERS[name](folder)
     return replace(spec, folder=folder)
+
+
+def write_lpips(folder: Path, monkeypatch) -> None:
+    """Random weights of a narrow LPIPS in the layout of the two published files, where it looks for them."""
+    monkeypatch.setenv("DIFFUSIONBENCH_CACHE", str(folder))
+    monkeypatch.setattr(lpips, "_GROUPS", tuple((4,) * len(group) for group in lpips._GROUPS))
+    torch.manual_seed(0)
+    net = lpips.LPIPS()
+    torch.save({f"features.{name}": tensor for name, tensor in net.features.state_dict().items()}, folder / "new.pth")
+    heads = {f"lin{i}.model.1.weight": torch.rand(1, 4, 1, 1) for i in range(len(net.heads))}
+    torch.save(heads, folder / lpips.HEADS)
+    trunk = f"vgg16-{file_digest(folder / 'new.pth')[:8]}.pth"
+    (folder / "new.pth").rename(folder / trunk)
+    monkeypatch.setattr(lpips, "_ORIGINS", {trunk: lpips._ORIGINS[lpips.TRUNK], lpips.HEADS: "a page"})
+    monkeypatch.setattr(lpips, "TRUNK", trunk)
+    monkeypatch.setattr(lpips, "HEADS_MD5", hashlib.md5((folder / lpips.HEADS).read_bytes()).hexdigest())
+
+
+def install_frozen(folder: Path, monkeypatch) -> None:
+    """Put stand-ins for the frozen networks of extra losses where their rows look for them."""
+    write_lpips(folder, monkeypatch)
+    encoder = folder / "latents" / "rae-dinov2-b" / "encoder"
+    encoder.mkdir(parents=True)
+    write_encoder("rae-dinov2-b", encoder)

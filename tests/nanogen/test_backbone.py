@@ -9,11 +9,13 @@ from tiny import paper_shape
 
 from diffusionbench.errors import CheckpointError
 from nanogen.config import compose, method_names, task_names
+from nanogen.latents import LATENTS
 from nanogen.model import layers
 from nanogen.model.condition import ClassCondition, TextCondition
 from nanogen.model.dit import DDT
 from nanogen.model.released import from_released
 from nanogen.model.shape import Shape
+from nanogen.pair import Pair
 from nanogen.resolve import resolve
 
 X, T = wave(0.13, 0.2, (2, 3, 8, 8)), torch.tensor([0.02, 0.6])
@@ -48,6 +50,88 @@ def test_a_network_of_two_times_has_its_reference_output():
     for network, r in ((net, None), (reference_network(), T)):
         with pytest.raises(ValueError, match=r"a network of \d time"):
             network(X, T, LABELS, r=r)
+
+
+VARIANTS = [  # what the shape has more; released tensors, parameters; what is read; its reference output
+    ({"vector_width": 6}, (83, 51_628), "image", [0.560401, 1.654273, 3.63714, -3.49932, 3.88763, -1.39146, 2.21353]),
+    (
+        *({"vector_width": 6}, (83, 51_628), "vector"),
+        [0.191257, 2.154791, 1.60887, 2.87214, -1.38127, 2.91379, -2.13609],
+    ),
+    (
+        *({"early_depth": 1}, (80, 52_506), "early"),
+        [-0.390605, 2.268363, -0.68473, 1.19247, -0.48399, 1.35758, 2.59506],
+    ),
+    ({"early_depth": 1}, (80, 52_506), "pred", CASES["labels"][1]),
+    (
+        *({"decoder_depth": 0}, (49, 28_532), "pred"),
+        [-0.018973, 0.934359, -0.48554, 0.41988, -0.49390, 0.38574, 0.42365],
+    ),
+]
+
+
+@pytest.mark.parametrize("numbers, sizes, part, expected", VARIANTS)
+def test_variants_have_their_reference_outputs(numbers, sizes, part, expected):
+    net = reference_network(**numbers)
+    z = Pair(X, wave(0.3, 0.4, (2, 6))) if "vector_width" in numbers else X
+    with torch.no_grad():
+        out = net(z, T, LABELS, taps=("early",) if part == "early" else ())
+    found = out.features["early"] if part == "early" else out.pred if part == "pred" else getattr(out.pred, part)
+    assert summary(found) == pytest.approx(expected, rel=1e-4)
+    assert (len(released_layout(net.shape)), net.shape.num_parameters()) == sizes
+    assert sum(parameter.numel() for parameter in net.parameters()) == sizes[1]
+
+
+def test_a_projection_of_an_early_layer_has_its_reference_output():
+    """Alignment with a frozen encoder (REPA): after the first block, against targets of 6 values."""
+    shape = tiny_shape()
+    layout = [*released_layout(shape), ("repa_projector.weight", (6, 24)), ("repa_projector.bias", (6,))]
+    weights = filled(layout)
+    net = DDT(shape)
+    # What served training alone is no part of the network.
+    net.load_state_dict(from_released(weights, shape))
+    with torch.no_grad():
+        tokens = net(X, T, LABELS, taps=("encoder.1",)).features["encoder.1"]
+    projected = torch.nn.functional.linear(tokens, weights["repa_projector.weight"], weights["repa_projector.bias"])
+    expected = [-0.607586, 0.907380, -0.08535, -1.48885, -2.31969, -0.68242, -1.81639]
+    assert summary(projected) == pytest.approx(expected, rel=1e-4)
+
+
+@pytest.mark.parametrize("decoder_depth, name", [(1, "DDT"), (0, "LightningDiT")])
+def test_every_variant_is_0_at_the_start(decoder_depth, name):
+    shape = tiny_shape(decoder_depth=decoder_depth, vector_width=6, early_depth=2)
+    out = DDT(shape)(Pair(X, wave(0.3, 0.4, (2, 6))), T, LABELS, taps=("early", "vector.2"))
+    assert out.pred.image.abs().max() == out.pred.vector.abs().max() == out.features["early"].abs().max() == 0
+    assert out.features["vector.2"].shape == (2, 1, 24)
+
+
+def test_a_network_takes_the_state_that_it_was_made_for():
+    for numbers, z in (({}, Pair(X, wave(0.3, 0.4, (2, 6)))), ({"vector_width": 6}, X)):
+        with pytest.raises(ValueError, match="was given a"):
+            reference_network(**numbers)(z, T, LABELS)
+
+
+def test_published_sizes_of_variants():
+    """Methods 1.12 to 1.14."""
+    sizes = {
+        (4, 2, ("vector_width", 768)): 615_342_628,
+        (128, 1, ("vector_width", 768)): 615_930_516,
+        (768, 1, ("vector_width", 768)): 619_289_876,
+        (4, 2, ("num_times", 2)): 613_229_092,
+        (4, 2, ("decoder_depth", 0)): 449_434_448,
+        (128, 1, ("decoder_depth", 0)): 449_692_608,
+        (768, 1, ("decoder_depth", 0)): 451_167_808,
+        (1024, 1, ("decoder_depth", 0)): 451_757_888,
+        (4, 2, ("early_depth", 8)): 611_304_996 + 2_676_112,
+        (128, 1, ("early_depth", 8)): 611_892_884 + 2_805_248,
+        (768, 1, ("early_depth", 8)): 615_252_244 + 3_543_168,
+        (1024, 1, ("early_depth", 8)): 616_595_988 + 3_838_336,
+    }
+    for (channels, patch_size, number), expected in sizes.items():
+        shape = paper_shape((channels, 16 * patch_size, 16 * patch_size), patch_size, **dict([number]))
+        assert shape.num_parameters() == expected == meta_size(shape)
+    shape = paper_shape((4, 32, 32), 2, num_times=2)
+    assert len(released_layout(shape)) == 569
 
 
 def test_reference_sizes():
@@ -107,7 +191,8 @@ def test_published_sizes_at_512(latent_shape, patch, expected):
 @pytest.mark.parametrize("task", task_names())
 @pytest.mark.parametrize("method", method_names())
 def test_closed_form_size_equals_the_module_for_every_row_and_task(task, method):
-    overrides = ["data.image_size=256", "condition.num_classes=1000"]
+    size = LATENTS[compose(task, method).config.latent.name].image_size or 256
+    overrides = [f"data.image_size={size}", "condition.num_classes=1000"]
     shape = resolve(compose(task, method, overrides=overrides).config).shape
     assert shape.num_parameters() == meta_size(shape)
 
@@ -206,6 +291,7 @@ def test_importer_names_what_does_not_fit():
         ({"patch_size": 3}, "cannot be cut"),
         ({"encoder_num_heads": 5}, "multiple of 4"),
         ({"text_width": 8}, "classes or on text"),
+        ({"early_depth": 29}, "early_depth is 29, and the encoder has 28"),
     ],
 )
 def test_impossible_shapes_are_refused(numbers, message):

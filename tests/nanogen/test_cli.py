@@ -182,7 +182,7 @@ def test_ls_lists_everything(nanogen):
     code, out, _ = nanogen("ls", "--json")
     tables = json.loads(out)
     assert code == 0
-    lists = "tasks methods scales latents objectives losses optimizers samplers data conditions encoders"
+    lists = "tasks methods scales tokenizers latents objectives losses optimizers samplers data conditions encoders"
     assert set(tables) == set(lists.split())
     # A row says what it is in words, never where its code is.
     assert all(text and "nanogen." not in text for table in tables.values() for text in table.values())

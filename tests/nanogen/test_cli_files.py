@@ -191,7 +191,7 @@ def test_ls_lists_every_table(nanogen):
         ("--task digits optim.lrr=1", "ConfigError", ["'optim.lrr'", "'optim.lr'"]),
         ("--task digits optim.lr=fast", "ConfigError", ["optim.lr", "number", "'fast'"]),
         ("--task digit", "ConfigError", ["task 'digit'", "'digits'"]),
-        ("--task digits --method pixel", "ConfigError", ["method 'pixel'", "'pixel-v'"]),
+        ("--task digits --method pixel", "ConfigError", ["method 'pixel'", "'pixel-x'"]),
         ("--task digits --scale large", "ConfigError", ["scale 'large'", "laptop, paper, single-gpu"]),
         ("", "ConfigError", ["no task", "digits"]),
         ("absent.yaml", "ConfigError", ["absent.yaml"]),

@@ -152,7 +152,7 @@ def test_a_row_may_be_like_another_once(house):
     assert value(composition, "time.mu") == 0.5
     assert composition.origins["time.mu"] == f"configs/methods.yaml:{line}"
     assert value(composition, "sampler.shift") == 1
-    parent = read_own("methods.yaml")[0].lc.key("pixel-v")[0] + 1
+    parent = read_own("methods.yaml")[0]["pixel-v"].lc.key("sampler.shift")[0] + 1
     assert composition.origins["sampler.shift"] == f"configs/methods.yaml:{parent}"
     assert "without 'like'" in refusal(method="grandchild")
 

@@ -335,6 +335,7 @@ TEXT_SCORED = (
 )
 STEADY = ("guidance.scale=1", "sampler.num_steps=2", "sampler.shift=1", *SCORED)
 GUIDED = ("guidance.scale=3", "guidance.interval=[0, 1]", "sampler.num_steps=4", "sampler.shift=1", *SCORED)
+EARLY = ("objective.early_depth=1", "guidance.internal.interval=[0, 1]")
 FIELDS = {
     "seed": Field("7", once(random_numbers, 2), None, ("condition.drop_prob=0.5",)),
     "latent.name": Field("toy-ae", once(lambda seen: tuple(seen.calls[0][0].shape[1:])), None, ("data.image_size=32",)),
@@ -408,6 +409,18 @@ FIELDS = {
     "sampler.shift": Field("3", drawn(lambda seen: sorted(set(seen.times))), [0.75, 1], STEADY),
     "guidance.scale": Field("2", drawn(lambda seen: seen.drift), lambda one: [2] * len(one), STEADY),
     "guidance.interval": Field("[0, 0.5]", drawn(lambda seen: seen.drift), lambda one: [2] * len(one), GUIDED),
+    "guidance.internal.scale": Field(
+        "2", drawn(lambda seen: seen.drift), lambda one: [2] * len(one), (*STEADY, *EARLY)
+    ),
+    "guidance.internal.interval": Field(
+        "[0, 0.5]",
+        drawn(lambda seen: seen.drift),
+        lambda one: [2] * len(one),
+        (*GUIDED, *EARLY, "guidance.scale=1", "guidance.internal.scale=3"),
+    ),
+    "guidance.internal.null_scale": Field(
+        "2", drawn(lambda seen: seen.drift), lambda one: [1] * len(one), (*GUIDED, *EARLY, "guidance.scale=2")
+    ),
     "sample.every": Field("1 steps", grids, [1, 2, 3, 4]),
     "sample.num": Field("7", drawn(lambda seen: seen.labels), [[0, 1, 2, 3, 4, 5, 6]]),
     "eval.axis": Field("t2i", asked(lambda request: request.axis), "t2i", TEXT_SCORED[1:]),

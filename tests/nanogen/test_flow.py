@@ -3,16 +3,24 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from fractions import Fraction
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 from reference import reference_network, summary, wave
+from tiny import tiny
 
-from nanogen.guidance import classifier_free, internal
+from nanogen.build import build_components
+from nanogen.guidance import classifier_free, internal, parts
 from nanogen.model.condition import ClassCondition
-from nanogen.objectives.flow import Flow, FlowOptions
+from nanogen.objectives import FlowOptions, RegOptions
+from nanogen.objectives.flow import Flow
+from nanogen.objectives.reg import Reg
+from nanogen.pair import Pair
+from nanogen.pipeline import ImagePipeline
 from nanogen.samplers import SAMPLERS, euler, heun, time_grid
 from nanogen.times import logit_normal, shift_time, time_shift
 
@@ -50,6 +58,102 @@ def test_reference_gradient_norms():
     total = math.sqrt(sum(parameter.grad.square().sum().item() for parameter in net.parameters()))
     assert total == pytest.approx(34.78449, rel=1e-4)
     assert net.time.frequencies.grad.norm().item() == pytest.approx(2.309902, rel=1e-4)
+
+
+REG = Reg(RegOptions(name="reg", predict="v"))
+EARLY = Flow(FlowOptions(name="flow", predict="v", early_depth=1))
+C, EPS_C = wave(0.3, 0.4, (2, 6)), wave(0.5, 0.9, (2, 6))
+
+
+def test_reference_losses_of_a_pair():
+    net = reference_network(vector_width=6)
+    terms, made = REG.loss_at(net, Pair(X, C), LABELS, Pair(EPS, EPS_C), TAU)
+    means = [term.mean().item() for term in terms.values()]
+    assert list(terms) == ["flow", "reg"]
+    assert means == pytest.approx([4.058383, 0.269254], rel=1e-4)
+    # Extra losses see the latent alone.
+    assert torch.equal(made.x, X)
+    assert made.x_pred.shape == made.pred.shape == X.shape
+    torch.stack([term.mean() for term in terms.values()]).sum().backward()
+    total = math.sqrt(sum(parameter.grad.square().sum().item() for parameter in net.parameters()))
+    assert total == pytest.approx(37.05744, rel=1e-4)
+
+
+def test_reference_losses_with_an_early_output():
+    terms, _ = EARLY.loss_at(reference_network(early_depth=1), X, LABELS, EPS, TAU)
+    assert list(terms) == ["flow", "early"]
+    means = [term.mean().item() for term in terms.values()]
+    assert [sum(means), means[1]] == pytest.approx([10.055167, 6.123141], rel=1e-4)
+    light = Flow(FlowOptions(name="flow", predict="v", early_depth=1, early_weight=0.5))
+    assert light.loss_at(reference_network(early_depth=1), X, LABELS, EPS, TAU)[0]["early"].mean().item() == (
+        pytest.approx(0.5 * 6.123141, rel=1e-4)
+    )
+
+
+def sampled(objective, net, start, *overrides: str) -> list[float]:
+    """The final latent of 4 steps, with the guidance of a config."""
+    config = tiny(
+        1, "guidance.scale=1", "objective.early_depth=1", "sampler.num_steps=4", "sampler.shift=2", *overrides
+    ).config
+    components = replace(build_components(config, "cpu", "float32"), objective=objective, latent=Kept())
+    noise = SimpleNamespace(normal=lambda purpose, shape: start[purpose])
+    ImagePipeline(net, components, config)(LABELS, noise)
+    return summary(components.latent.state)
+
+
+class Kept:
+    """A decoder that keeps what it is given."""
+
+    def decode(self, latents):
+        self.state = latents
+        return latents
+
+
+INTERNAL = ("guidance.internal.scale=1.5", "guidance.internal.interval=[0.1, 1]")
+CLASSIFIER_FREE = ("guidance.scale=1.8", "guidance.interval=[0, 0.9]")
+
+
+@pytest.mark.parametrize(
+    "overrides, expected",
+    [
+        ((), [-0.168642, 2.183535, -1.95038, 2.49189, -1.64367, 2.70576, -0.53508]),
+        (CLASSIFIER_FREE, [-0.179267, 2.151499, -1.79268, 2.52907, -1.55092, 2.72966, -0.37010]),
+        (INTERNAL, [-0.293535, 3.932297, -1.01673, 5.14799, -0.99057, 5.26163, 1.16325]),
+        ((*INTERNAL, *CLASSIFIER_FREE), [-0.307901, 3.924563, -0.79874, 5.17890, -0.91594, 5.28146, 1.40489]),
+        (
+            (*INTERNAL, *CLASSIFIER_FREE, "guidance.internal.null_scale=1.0"),
+            [-0.484964, 5.401092, -0.40382, 7.80907, -0.38414, 7.59781, 2.83694],
+        ),
+    ],
+)
+def test_reference_samplers_with_an_early_output(overrides, expected):
+    start = {"image": wave(0.17, 0.6, (2, 3, 8, 8))}
+    assert sampled(EARLY, reference_network(early_depth=1), start, *overrides) == pytest.approx(expected, rel=1e-4)
+
+
+def test_reference_sampler_of_a_pair():
+    start = {"image": wave(0.17, 0.6, (2, 3, 8, 8)), "vector": wave(0.3, 0.4, (2, 6))}
+    found = sampled(REG, reference_network(vector_width=6), start, *CLASSIFIER_FREE)
+    expected = [-0.197437, 2.185512, -1.91642, 2.40078, -1.60164, 2.56186, -0.43851]
+    assert found == pytest.approx(expected, rel=1e-4)
+
+
+def test_the_vector_is_guided_by_the_condition_and_never_by_the_early_output():
+    net, z = reference_network(vector_width=6, early_depth=1), Pair(X, C)
+    with torch.no_grad():
+        v, early = REG.velocities(net, z, 0.5, 0.4, LABELS)
+        plain = REG.velocity(net, z, 0.5, 0.4, LABELS)
+        guided = internal(lambda *at: v, lambda *at: early, 1.5)(z, 0.5, 0.4)
+    assert torch.equal(v.image, plain.image)
+    assert torch.equal(guided.vector, plain.vector)
+    torch.testing.assert_close(guided.image, early.image + 1.5 * (v.image - early.image))
+
+
+def test_both_outputs_come_from_one_evaluation():
+    calls = []
+    full, early = parts(lambda z, t, r: calls.append(t) or (z, 2 * z))
+    euler(internal(full, early, 1.5, (0.3, 0.6)), torch.ones(1), time_grid(10))
+    assert len(calls) == 10
 
 
 @pytest.mark.parametrize(

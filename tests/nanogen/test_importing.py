@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
-from standins import WRITERS, randomize, unpinned
+from standins import WRITERS, randomize, tiny
 from tiny import MODEL, QUIET
 
 from diffusionbench.errors import CheckpointError
@@ -129,7 +129,7 @@ def test_both_verbs_say_what_they_wrote(net, tmp_path, monkeypatch, capsys):
     assert open_weights(out, "cpu").step == 5
     (tmp_path / "given").mkdir()
     WRITERS["taef2"](tmp_path / "given")
-    monkeypatch.setitem(LATENTS._rows, "taef2", unpinned(LATENTS["taef2"]))
+    monkeypatch.setitem(LATENTS._rows, "taef2", tiny(LATENTS["taef2"]))
     printed = run(monkeypatch, capsys, "prepare", "weights", "taef2", "--weights", tmp_path / "given")
     assert printed.startswith(f"autoencoder: {tmp_path / 'given' / 'taef2_encoder.pth'}, ")
 

@@ -11,7 +11,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from standins import STATED, WRITERS, install
 
-from diffusionbench.errors import CheckpointError, MissingPackageError
+from diffusionbench.errors import CheckpointError, MissingPackageError, RequestError
 from nanogen.config import compose
 from nanogen.latents import LATENTS, open_latent
 from nanogen.latents.kl import normalisation
@@ -226,6 +226,32 @@ def test_the_hub_is_asked_for_the_files_at_the_pinned_commit(tmp_path, monkeypat
     names = ["vae/config.json", "vae/diffusion_pytorch_model.safetensors"]
     assert asked == [("black-forest-labs/FLUX.2-dev", weights.revision, names)]
     assert "licence FLUX [dev] Non-Commercial, gated" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "error, reason",
+    [
+        ("GatedRepoError", r"it is gated: its licence must be accepted on its page.*logged in"),
+        ("RepositoryNotFoundError", r"the hub has no repository of that name; it was renamed"),
+        ("RevisionNotFoundError", r"its repository has no such commit"),
+    ],
+)
+def test_what_the_hub_refuses_is_one_sentence(error, reason, tmp_path, monkeypatch):
+    huggingface_hub = pytest.importorskip("huggingface_hub")
+    httpx = pytest.importorskip(huggingface_hub.errors.HfHubHTTPError.__mro__[1].__module__.partition(".")[0])
+    monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path))
+    monkeypatch.setenv("DIFFUSIONBENCH_CACHE", str(tmp_path / "none"))
+    monkeypatch.delenv("HF_HUB_OFFLINE", raising=False)
+    answer = httpx.Response(404, request=httpx.Request("GET", "https://huggingface.co"))
+
+    def refuse(*_, **__):
+        raise getattr(huggingface_hub.errors, error)("404 Client Error. (Request ID: 1)", response=answer)
+
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", refuse)
+    with pytest.raises(
+        RequestError, match=rf"^latent space 'sd3\.5-vae' needs its vae, which .*{reason}.*latent\.weights"
+    ):
+        open_latent("sd3.5-vae", "cpu")
 
 
 def edit(folder: Path, **changes) -> None:

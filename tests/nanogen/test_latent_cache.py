@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import sys
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -12,15 +14,16 @@ from safetensors.torch import load_file
 from standins import WRITERS
 from tiny import MODEL, QUIET, losses
 
-from diffusionbench.errors import ConfigError, DataError
+from diffusionbench.errors import ConfigError, DataError, RunError
 from nanogen import cli
+from nanogen import prepare as preparing
 from nanogen.build import build_components
 from nanogen.config import compose
 from nanogen.data.order import in_order
 from nanogen.latents import LATENTS, cache, open_latent
 from nanogen.latents.cache import StoredLatents, read_manifest
 from nanogen.latents.rae import RAE
-from nanogen.prepare import prepare_latents, prepare_statistics
+from nanogen.prepare import Spread, prepare_latents, prepare_statistics
 from nanogen.train import open_data, train, training_source
 
 IMAGES = 20
@@ -50,8 +53,8 @@ def composition(folder, *more):
     return compose("imagefolder", "toy-ae", "laptop", overrides=[*words, f"data.path={folder}", *more])
 
 
-def made(folder, out, dtype="float32", part=(1, 1), *more):
-    prepare_latents(composition(folder, *more).config, out, dtype, part)
+def made(folder, out, dtype="float32", part=(1, 1), *more, **spread):
+    prepare_latents(composition(folder, *more).config, out, dtype, Spread(part, **spread))
     return out
 
 
@@ -91,9 +94,36 @@ def test_parts_make_the_bytes_of_one_process(folder, tmp_path):
     whole = made(folder, tmp_path / "whole")
     for part in (2, 1):
         made(folder, tmp_path / "parts", "float32", (part, 2))
-    names = sorted(path.name for path in whole.iterdir())
-    assert names == sorted(path.name for path in (tmp_path / "parts").iterdir())
-    assert all((whole / name).read_bytes() == (tmp_path / "parts" / name).read_bytes() for name in names)
+    made(folder, tmp_path / "workers", workers=2)
+    same_files(whole, tmp_path / "parts")
+    same_files(whole, tmp_path / "workers")
+
+
+def same_files(one, other):
+    names = sorted(path.name for path in one.iterdir())
+    assert names == sorted(path.name for path in other.iterdir())
+    assert all((one / name).read_bytes() == (other / name).read_bytes() for name in names)
+
+
+@pytest.mark.cluster
+@pytest.mark.usefixtures("small_shards")
+def test_actors_of_ray_make_the_bytes_of_one_process(folder, tmp_path):
+    pytest.importorskip("ray", reason="needs the extra cluster")
+    whole = made(folder, tmp_path / "whole")
+    made(folder, tmp_path / "actors", workers=2, engine="ray")
+    same_files(whole, tmp_path / "actors")
+
+
+@pytest.mark.usefixtures("small_shards")
+def test_a_worker_that_is_killed_costs_its_shard_alone(folder, tmp_path, monkeypatch):
+    """As by the kernel where memory is short; the same command continues."""
+    monkeypatch.setattr(preparing, "_encode_here", os._exit)
+    with pytest.raises(RunError, match=r"a worker ended before its time\. The same command continues"):
+        made(folder, tmp_path, workers=2)
+    monkeypatch.undo()
+    monkeypatch.setattr(cache, "SHARD_BYTES", 6 * 4 * 256)
+    made(folder, tmp_path, workers=2)
+    assert isinstance(source_of(folder, tmp_path), StoredLatents)
 
 
 @pytest.mark.usefixtures("small_shards")
@@ -148,12 +178,24 @@ def test_weights_of_another_latent_space_are_another_recipe(folder, tmp_path, mo
         training_source(data, config, other(config, "cpu", "float32"))
 
 
+def test_other_options_of_a_row_are_another_recipe(folder, tmp_path, monkeypatch):
+    """As where a package changes the preprocessing of its row."""
+    made(folder, tmp_path)
+    assert read_manifest(tmp_path).version == 2
+    changed = replace(LATENTS["toy-ae"], options={"size": 64})
+    monkeypatch.setitem(LATENTS._rows, "toy-ae", changed)
+    with pytest.raises(DataError, match=r"another recipe: options is \{\} there and \{'size': 64\} now"):
+        source_of(folder, tmp_path)
+
+
 def test_bad_requests_are_refused_and_write_nothing(folder, tmp_path, monkeypatch):
     config = composition(folder).config
     with pytest.raises(ConfigError, match=r"--dtype float8: unknown\. Allowed: float16, bfloat16, float32"):
         prepare_latents(config, tmp_path / "a", "float8")
     with pytest.raises(ConfigError, match="--part 3/2: give i/n"):
-        prepare_latents(config, tmp_path / "a", "float16", (3, 2))
+        prepare_latents(config, tmp_path / "a", "float16", Spread((3, 2)))
+    with pytest.raises(ConfigError, match=r"--engine slurm: unknown\. Allowed: local, ray"):
+        prepare_latents(config, tmp_path / "a", "float16", Spread(engine="slurm"))
     with pytest.raises(ConfigError, match=r"data\.corrupt=skip replaces some"):
         prepare_latents(composition(folder, "data.corrupt=skip").config, tmp_path / "a", "float16")
     (tmp_path / "mine").mkdir()

@@ -12,7 +12,7 @@ from odd_files import READ, REFUSED, encoded, pixels, turned
 from diffusionbench.errors import DataError
 from diffusionbench.images import decode, decode_rgb
 from diffusionbench.layouts import parse_layout
-from diffusionbench.references.blocks import real_images
+from diffusionbench.references.real import real_images
 from diffusionbench.sample import Item, Sample
 from diffusionbench.shown import printable
 from diffusionbench.source import FolderSource, PromptFolderSource, UnreadableImages

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from tiny import environment, tiny, words
+from tiny import environment, pair, tiny, words
 
 from diffusionbench.errors import CheckpointError, ConfigError, RunError, Stopped, lacking
 from nanogen import checkpoint, cli, lock, outputs, parallel
@@ -176,26 +176,6 @@ with parallel.processes():
     checkpoint._finish = full
     attempt("full", lambda: train(tiny(2, *settings), folder / "full", "cpu", ["test"]))
 """
-
-
-def pair(script: str, *arguments: object) -> list[subprocess.CompletedProcess[str]]:
-    """Run a script in two processes of one group."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = str(free.getsockname()[1])
-    world = environment() | {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
-    started = [
-        subprocess.Popen(
-            [sys.executable, "-c", script, *map(str, arguments)],
-            env=world | {"RANK": str(rank), "LOCAL_RANK": str(rank)},
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        for rank in range(2)
-    ]
-    ended = [(one, *one.communicate(timeout=200)) for one in started]
-    return [subprocess.CompletedProcess(one.args, one.returncode, out, err) for one, out, err in ended]
 
 
 def test_where_one_process_fails_all_end_and_one_says_why(tmp_path):

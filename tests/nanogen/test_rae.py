@@ -10,7 +10,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from reference import filled, summary, wave
-from standins import WRITERS, randomize, released
+from standins import WRITERS, install, randomize, released
 from torch import nn
 
 from diffusionbench.errors import CheckpointError
@@ -21,7 +21,9 @@ from nanogen.latents.perception import PerceptionEncoder
 from nanogen.latents.vit import ViTBlock, ViTDecoder, from_released, sine_cosine
 from nanogen.resolve import resolve
 
-NAMES = [name for name, spec in LATENTS.items() if "encoder" in spec.options]
+ENCODERS = [name for name, spec in LATENTS.items() if "encoder" in spec.options]
+# Those with a published decoder.
+NAMES = [name for name in ENCODERS if LATENTS[name].weights[1].hub]
 LIBRARY = [name for name in NAMES if LATENTS[name].options["encoder"] != "PerceptionEncoder"]
 IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 HALF = ((0.5,) * 3, (0.5,) * 3)
@@ -183,6 +185,44 @@ def test_tokens_are_those_of_the_library(name, folders, images):
     torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-5)
 
 
+@pytest.mark.parametrize("name", ["rae-mae-b", "rae-mae-h", "rae-webssl-300m", "rae-tipsv2-b", "rae-dinov3-7b"])
+@torch.no_grad()
+def test_tokens_of_further_encoders_are_those_of_the_library(name, tmp_path, monkeypatch, images):
+    """Of a masked autoencoder: of all patches, in order, at another size than it was trained on."""
+    transformers = pytest.importorskip("transformers")
+    spec = install(name, tmp_path, monkeypatch)
+    kind = spec.options["encoder"]
+    model = getattr(transformers, kind).from_pretrained(tmp_path / "encoder").eval()
+    shown, more = Preprocessing(**spec.options["preprocessing"])(images), {}
+    if kind == "ViTMAEModel":
+        model.config.mask_ratio = 0.0
+        more = {"interpolate_pos_encoding": True, "noise": torch.arange(256.0).expand(2, -1)}
+    setattr(model, "norm" if "DINO" in kind else "layernorm", nn.Identity())
+    skipped = {"ViTMAEModel": 1, "Dinov2Model": 1, "Tipsv2VisionModel": 2, "DINOv3ViTModel": 5}[kind]
+    states = model(pixel_values=shown, **more).last_hidden_state[:, skipped:]
+    expected = F.layer_norm(states, (spec.channels,), eps=1e-5)
+    found = Encoder(spec, "cpu")(images)
+    assert found.shape == (2, 256, spec.channels)
+    torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-5)
+    assert torch.equal(Encoder(spec, "cpu")(images), found)
+
+
+def test_rows_of_several_blocks_are_those_of_the_paper():
+    found = {
+        name: (spec.options["blocks"], spec.options["combine"])
+        for name, spec in LATENTS.items()
+        if "blocks" in spec.options
+    }
+    assert found["rae-dinov2-b-mls"] == ((2, 5, 8, 11), "mean")
+    assert found["rae-dinov2-g-mls"] == ((10, 20, 30, 39), "mean")
+    assert found["rae-dinov3-l-mls"] == ((5, 11, 17, 23), "mean and token")
+    assert found["rae-dinov3-h-plus-mls"] == ((8, 16, 24, 31), "mean and token")
+    assert found["rae-dinov3-l-k7"] == (tuple(range(11, 24, 2)), "mean and token")
+    assert len(found["rae-dinov3-l-k23"][0]) == 23
+    assert len(found) == 10
+    assert not any(LATENTS[name].weights[1].hub for name in found)
+
+
 def test_siglip_keeps_gain_and_bias_and_the_others_do_not(folders):
     for name in LIBRARY:
         norm = Encoder(replace(LATENTS[name], folder=folders(name)), "cpu")._tower.norm
@@ -288,9 +328,10 @@ def naive_perception(net, pixels):
     weights = {name: parameter.detach().double() for name, parameter in net.named_parameters()}
     width, heads, patch = net.embed.out_channels, net.blocks[0].num_heads, net.patch
     grid = pixels.shape[-1] // patch
-    table = weights["positions"][1:].T.reshape(1, width, net.side, net.side)
+    first = int("cls" in weights)
+    table = weights["positions"][first:].T.reshape(1, width, net.side, net.side)
     table = F.interpolate(table, size=(grid, grid), mode="bilinear", align_corners=False)[0]
-    tokens = [weights["cls"] + weights["positions"][0]]
+    tokens = [weights["cls"] + weights["positions"][0]] if first else []
     for row in range(grid):
         for column in range(grid):
             seen = pixels[:, row * patch : (row + 1) * patch, column * patch : (column + 1) * patch].double()
@@ -300,7 +341,7 @@ def naive_perception(net, pixels):
 
     def turn(vector, place):
         turned = vector.clone()
-        row, column = (0, 0) if place == 0 else (1 + (place - 1) // grid, 1 + (place - 1) % grid)
+        row, column = (0, 0) if place < first else (1 + (place - first) // grid, 1 + (place - first) % grid)
         for pair in range(size // 2):
             axis, j = (column, pair) if pair < size // 4 else (row, pair - size // 4)
             angle = axis * 10000 ** (-2 * j / (size / 2))
@@ -326,18 +367,20 @@ def naive_perception(net, pixels):
     return x
 
 
-@pytest.mark.parametrize("scaled", [False, True], ids=["core", "lang"])
+@pytest.mark.parametrize(
+    "scaled, has_class", [(False, True), (True, True), (True, False)], ids=["core", "lang", "without a class token"]
+)
 @torch.no_grad()
-def test_the_perception_encoder_is_what_is_written_about_it(scaled):
-    net = randomize(PerceptionEncoder(32, 2, 24, 2, patch=4, side=3, scaled=scaled))
+def test_the_perception_encoder_is_what_is_written_about_it(scaled, has_class):
+    net = randomize(PerceptionEncoder(32, 2, 24, 2, patch=4, places=9 + has_class, scaled=scaled))
     pixels = torch.randn(1, 3, 16, 16, generator=torch.Generator().manual_seed(0))
     torch.testing.assert_close(net(pixels)[0].double(), naive_perception(net, pixels[0]), atol=1e-5, rtol=1e-4)
 
 
 def test_the_large_perception_encoders_have_their_layout():
     with torch.device("meta"):
-        core = PerceptionEncoder(1024, 24, 4096, 16, 14, 24, scaled=False)
-        lang = PerceptionEncoder(1024, 23, 4096, 16, 14, 32, scaled=True)
+        core = PerceptionEncoder(1024, 24, 4096, 16, 14, 577, scaled=False)
+        lang = PerceptionEncoder(1024, 23, 4096, 16, 14, 1025, scaled=True)
     names = {source for name, _ in core.named_parameters() for source in perception.released_names(name)}
     assert {"conv1.weight", "class_embedding", "positional_embedding", "ln_pre.weight", "ln_pre.bias"} <= names
     assert "transformer.resblocks.23.attn.in_proj_weight" in names
@@ -350,7 +393,7 @@ def test_the_large_perception_encoders_have_their_layout():
 def test_other_files_than_a_vision_tower_are_refused():
     with pytest.raises(CheckpointError, match="holds no vision tower of Perception Encoder"):
         perception.from_released({"weight": torch.zeros(3)}, 16)
-    net = PerceptionEncoder(32, 1, 24, 2, patch=4, side=3, scaled=True)
+    net = PerceptionEncoder(32, 1, 24, 2, patch=4, places=10, scaled=True)
     tensors = released(net, perception.released_names)
     tensors["class_embedding"] = tensors["class_embedding"][:8]
     with pytest.raises(CheckpointError, match=r"class_embedding: \[8\] instead of \[32\]"):

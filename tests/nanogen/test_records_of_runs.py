@@ -122,6 +122,12 @@ def test_metrics_of_prompts_are_refused_for_classes(trained, nanogen):
     assert "judges images by the prompts that were asked for, and axis 'class_conditional' asks for classes" in err
 
 
+class WithDigits(LossOptions):
+    @property
+    def networks(self):
+        return ("digits",)
+
+
 class Nothing(ExtraLoss):
     """An extra loss that says it trains with the digits' judge, and changes nothing."""
 
@@ -130,7 +136,7 @@ class Nothing(ExtraLoss):
 
 
 def test_a_method_that_was_trained_with_a_judge_is_flagged_on_its_metrics(tmp_path, monkeypatch, nanogen):
-    row = LossSpec(title="nothing", options=LossOptions, load=f"{__name__}:Nothing", judges=("digits",))
+    row = LossSpec(title="nothing", options=WithDigits, load=f"{__name__}:Nothing")
     monkeypatch.setitem(LOSSES._rows, "nothing", row)
     train(tiny(1, *SCORED, "losses.nothing.weight=1"), tmp_path / "run", "cpu", ["test"])
     (record,) = evaluate.records_of(tmp_path / "run")

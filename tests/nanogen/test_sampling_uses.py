@@ -18,6 +18,7 @@ from safetensors.torch import load_file
 from tiny import tiny
 from watch import Sampling, sampling
 
+from diffusionbench.record import Tuning
 from diffusionbench.sample import noise_seed
 from nanogen import checkpoint, evaluate
 from nanogen.build import build_components
@@ -159,9 +160,10 @@ def test_a_record_names_its_network(trained, tmp_path):
 def test_the_tuned_scale_acts_on_its_interval(trained, tmp_path):
     overrides = ["eval.tuned_scale=5", "sampler.num_steps=2", "guidance.scale=2"]
     with sampling() as seen:
-        evaluate_run(trained, overrides, True, tmp_path / "record.json")
+        record = evaluate_run(trained, overrides, True, tmp_path / "record.json")
     # Time 1 lies beyond 0.9, time 0.5 inside.
     assert seen.drift == pytest.approx([0.5 * 1 + 0.5 * 5] * len(seen.drift))
+    assert record.protocol.tuning == Tuning(split="not stated (eval.tuned_scale)")
 
 
 def test_images_are_cut_to_8_bits(trained, tmp_path):

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -18,17 +17,12 @@ from watch import Projected, momentum, register, training
 from diffusionbench.errors import CheckpointError, ConfigError
 from nanogen import checkpoint, parallel
 from nanogen.build import build_components
-from nanogen.data import Batch
 from nanogen.ema import EMA
-from nanogen.latents.toy import Autoencoder, ToyAE
+from nanogen.latents.toy import ToyAE
 from nanogen.optim import NonFiniteLoss, Updater
-from nanogen.outputs import Periods
 from nanogen.pipeline import load
-from nanogen.rng import PositionalNoise
 from nanogen.run import read
 from nanogen.state import Trained, TrainState
-from nanogen.tokenizer.first_stage import FirstStage, train_tokenizer
-from nanogen.tokenizer.reconstruction import Reconstruction
 from nanogen.train import build, open_data, train
 
 PROJECTED = "losses={projected: {weight: 0.5}}"
@@ -73,7 +67,10 @@ def everything(state: TrainState) -> dict[str, Tensor]:
     return found
 
 
-@pytest.mark.parametrize("more", [(), (PROJECTED,), ("optim.name=momentum",), (PROJECTED, "optim.name=momentum")])
+OPTIMIZERS = [(f"optim.name={name}",) for name in ("momentum", "muon", "gram-muon")]
+
+
+@pytest.mark.parametrize("more", [(), (PROJECTED,), *OPTIMIZERS, (PROJECTED, "optim.name=momentum")])
 def test_a_killed_run_goes_on_bit_for_bit(more, tmp_path, monkeypatch):
     register(monkeypatch)
     whole = run(tmp_path / "whole", 4, *more)
@@ -231,67 +228,6 @@ def test_a_refused_update_moves_no_optimizer():
 def test_an_optimizer_that_cannot_skip_is_refused():
     with pytest.raises(ConfigError, match="SGD takes no `found_inf`"):
         Updater([torch.optim.SGD(nn.Linear(2, 2).parameters(), lr=0.1)], 1.0, stop=True)
-
-
-# The first stage
-
-
-def pictures(step: int) -> Iterator[Batch]:
-    while True:
-        noise = PositionalNoise(1, range(4), step=step)
-        yield Batch((255 * noise.uniform("pixels", (3, 16, 16))).byte(), None, None, [*range(4)])
-        step += 1
-
-
-def first_stage(last: int, name: str = "a") -> FirstStage:
-    torch.manual_seed(0)
-    compare = Reconstruction(noise=0.5, coloured=3.0, detail=1.0)
-    return FirstStage(
-        name=name,
-        net=Autoencoder(4),
-        loss=lambda net, batch, noise: compare(net, batch.image / 127.5 - 1, noise),
-        loader=pictures,
-        optimizers=lambda parameters: momentum(parameters, tiny(1).config.optim),
-        schedule=lambda step: 1e-3,
-        last=last,
-        periods=Periods(batch_size=4, log_every=1, checkpoint_every=1, keep=9),
-        ema_decay=0.5,
-    )
-
-
-def test_a_killed_first_stage_goes_on_bit_for_bit(tmp_path, monkeypatch):
-    whole = train_tokenizer(tmp_path / "whole", first_stage(2))
-    with monkeypatch.context() as patch:
-        die_after(patch, 1)
-        with pytest.raises(Killed):
-            train_tokenizer(tmp_path / "killed", first_stage(2))
-    again = train_tokenizer(tmp_path / "killed", first_stage(2))
-    wanted, found = everything(whole), everything(again)
-    assert wanted.keys() == found.keys()
-    assert all(torch.equal(wanted[name], found[name]) for name in wanted)
-    stored = load_file(tmp_path / "killed" / "checkpoints" / "step-00000002" / "ema.safetensors")
-    net = Autoencoder(4)
-    net.load_state_dict(stored)
-    # The norm's statistics are no parameters, and follow the network.
-    assert torch.equal(net.norm.running_mean, whole.module.net.norm.running_mean)
-    assert not torch.equal(net.encoder[0].weight, whole.module.net.encoder[0].weight)
-    lines = [json.loads(line) for line in (tmp_path / "killed" / "metrics.jsonl").read_text().splitlines()]
-    assert [line["step"] for line in lines] == [1, 2]
-    assert {"loss/pixels", "loss/detail", "grad_norm", "skipped"} <= lines[0].keys()
-
-
-def test_a_first_stage_stops_where_it_diverges(tmp_path):
-    stage = first_stage(3)
-    for weight in stage.net.parameters():
-        nn.init.constant_(weight, math.inf)
-    with pytest.raises(NonFiniteLoss, match=r"at step 0 .*There is no checkpoint yet"):
-        train_tokenizer(tmp_path, stage)
-
-
-def test_a_first_stage_of_another_recipe_is_refused(tmp_path):
-    train_tokenizer(tmp_path, first_stage(1))
-    with pytest.raises(CheckpointError, match="was trained with recipe a, asked: b"):
-        train_tokenizer(tmp_path, first_stage(1, "b"))
 
 
 def test_names_in_a_checkpoint_are_the_networks_own():

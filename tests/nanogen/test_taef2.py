@@ -75,6 +75,7 @@ def test_the_figures_of_the_first_20_photographs(weights, photographs):
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1800)
 def test_the_figures_of_the_first_100_photographs(weights, photographs):
     raw, psnr = round_trip(weights, photographs, 100)
     assert (raw.mean().item(), raw.std().item()) == pytest.approx((0.0174, 0.8408), abs=1e-3)

@@ -354,18 +354,25 @@ def test_a_flipped_bit_in_the_index_is_found_and_nothing_is_read_from_it(tmp_pat
         assert keys(data) == ["0000", "0001"]
 
 
+def saved(place: Path, content: bytes, table: np.ndarray, keys: np.ndarray) -> None:
+    with place.open("wb") as file:
+        np.savez(file, facts=np.frombuffer(content, np.uint8), table=table, keys=keys)
+
+
 def written_index(path: Path, **changes) -> None:
-    """An index with another first line, whose own hash is right."""
+    """An index with other facts, whole in itself."""
     place = path.with_name(f"{path.name}.index")
-    line, _, rest = place.read_bytes().partition(b"\n")
-    content = json.dumps(json.loads(line.partition(b" ")[2]) | changes).encode()
-    place.write_bytes(tarindex.hashlib.sha256(content).hexdigest().encode() + b" " + content + b"\n" + rest)
+    arrays = dict(np.load(place))
+    facts = json.loads(arrays["facts"].tobytes()) | changes
+    saved(place, json.dumps(facts).encode(), arrays["table"], arrays["keys"])
 
 
 @pytest.mark.parametrize(
     "changes",
     [
-        {"samples": -1, "key_bytes": 10**6},
+        {"samples": -1},
+        {"samples": 10**6},
+        {"key_bytes": 3},
         {"samples": 2.0},
         {"samples": "2"},
         {"samples": True},
@@ -461,11 +468,15 @@ def check_mutated_index(folder: Path, changes, words, keep: int, fix: bool) -> N
     index = folder / "i.tar.index"
     index.unlink(missing_ok=True)
     read_all(path)
-    line, _, rest = index.read_bytes().partition(b"\n")
-    content = line.partition(b" ")[2]
-    content, rest = bytes(mutated(content, changes, (), 1)), bytes(mutated(rest, changes, words, keep))
-    digest = tarindex.hashlib.sha256(content).hexdigest().encode() if fix else line[:64]
-    index.write_bytes(digest + b" " + content + b"\n" + rest)
+    if fix:
+        # Whole in itself, so that the mutations reach what lies behind its checksums.
+        arrays = dict(np.load(index))
+        content = bytes(mutated(arrays["facts"].tobytes(), changes, (), 1))
+        rest = bytes(mutated(arrays["table"].tobytes(), changes, words, keep))
+        whole = len(rest) // tarindex.RECORD.itemsize * tarindex.RECORD.itemsize
+        saved(index, content, np.frombuffer(rest[:whole], tarindex.RECORD), arrays["keys"])
+    else:
+        index.write_bytes(mutated(index.read_bytes(), changes, words, keep))
     read_all(path)
 
 

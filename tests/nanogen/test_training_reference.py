@@ -78,6 +78,6 @@ def test_cifar10_is_judged_by_efflite0_too():
 
 def test_a_missing_judge_is_named_before_training(folder, tmp_path, monkeypatch):
     monkeypatch.setattr(efflite0, "find_weights", lambda: (_ for _ in ()).throw(MissingPackageError("no package")))
-    with pytest.raises(MissingPackageError):
+    with pytest.raises(MissingPackageError, match=r"no package To train without scores, set eval\.metrics=\[\]\."):
         check(composed(folder, "eval.num_samples=12"), "cpu", ["nanogen"])
     check(composed(folder, "eval.metrics=[]"), "cpu", ["nanogen"])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -80,3 +81,23 @@ def execute(arguments: list[str], code: int = 0) -> str:
 def losses(run: Path) -> list[float]:
     lines = (json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines())
     return [line["loss/flow"] for line in lines if "loss/flow" in line]
+
+
+def pair(script: str, *arguments: object) -> list[subprocess.CompletedProcess[str]]:
+    """Run a script in two processes of one group."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = str(free.getsockname()[1])
+    world = environment() | {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+    started = [
+        subprocess.Popen(
+            [sys.executable, "-c", script, *map(str, arguments)],
+            env=world | {"RANK": str(rank), "LOCAL_RANK": str(rank)},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for rank in range(2)
+    ]
+    ended = [(one, *one.communicate(timeout=200)) for one in started]
+    return [subprocess.CompletedProcess(one.args, one.returncode, out, err) for one, out, err in ended]

@@ -134,7 +134,7 @@ def training(steps: int, *overrides: str) -> Training:
 
 @dataclass
 class Sampling:
-    """Images as they were made; the velocity is 1 for what was asked for and 0 for the null condition.
+    """Images as they were made; the velocity is 1 for what was asked for and 0 for the null condition, early 1 less.
 
     Attributes:
         nets: the networks that made them.
@@ -165,6 +165,10 @@ def sampling() -> Iterator[Sampling]:
                 seen.noise.append(z.clone())
         return torch.ones_like(z) * told[:, None, None, None]
 
+    def velocities(self: Flow, net: nn.Module, z: Tensor, t: float, r: float, condition) -> tuple[Tensor, Tensor]:
+        v = velocity(self, net, z, t, r, condition)
+        return v, v - 1
+
     def decode(self: Pixel, latents: Tensor) -> Tensor:
         seen.drift.append((seen.noise[-1] - latents).mean().item())
         return (latents + 1) / 2
@@ -176,6 +180,7 @@ def sampling() -> Iterator[Sampling]:
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Flow, "velocity", velocity)
+        patch.setattr(Flow, "velocities", velocities)
         patch.setattr(Pixel, "decode", decode)
         patch.setattr(ImagePipeline, "__call__", make)
         yield seen

@@ -42,7 +42,7 @@ def main() -> None:
 
 @app.command("ls")
 def list_names(
-    what: Annotated[str, typer.Argument(help="metrics, judges, references, axes or prompts")] = "",
+    what: Annotated[str, typer.Argument(help="metrics, judges, references, axes, prompts or sources")] = "",
     as_json: Json = False,
 ) -> None:
     """List what can be chosen, which judges are here, and what the others and their metrics need.
@@ -55,12 +55,13 @@ def list_names(
 
       diffusionbench ls references --json
     """
-    from diffusionbench.available import judge_facts, judge_words, metric_state, metric_words
+    from diffusionbench.available import judge_facts, judge_words, metric_state, metric_words, prompt_facts
     from diffusionbench.axes import AXES
     from diffusionbench.judges import JUDGES
     from diffusionbench.metrics import METRICS
     from diffusionbench.prompts import PROMPTS
     from diffusionbench.references import REFERENCES
+    from diffusionbench.specs import SOURCES
     from diffusionbench.views.terminal import print_tables
 
     metrics: dict[str, dict[str, Any]] = {}
@@ -77,9 +78,9 @@ def list_names(
         "judges": {key: {"text": judge_words(facts), **facts} for key, facts in judges.items()},
         "references": {key: f"{row.title}; {row.licence}" for key, row in REFERENCES.items()},
         "axes": {key: f"{row.title}; asks for {row.asks}" for key, row in AXES.items()},
-        "prompts": {
-            key: f"{row.title}; layouts {', '.join(row.layouts)}; {row.licence}" for key, row in PROMPTS.items()
-        },
+        "prompts": {key: prompt_facts(row) for key, row in PROMPTS.items()},
+        "sources": {key: f"images of {key}:ARGUMENT, a {row.title}" for key, row in SOURCES.items()}
+        | {"module": "images of module:function, any function of your own (docs/python.md)"},
     }
     print_tables(tables, what, as_json)
 

@@ -10,6 +10,7 @@ from typing import Annotated
 import typer
 
 from diffusionbench import bounds
+from diffusionbench.cli.options import Json
 from diffusionbench.errors import RequestError
 from diffusionbench.shown import lines
 from diffusionbench.writing import check_gives_way, check_place, write_result, write_results
@@ -28,8 +29,6 @@ Examples:
 """,
 )
 
-Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
-
 
 def register(app: typer.Typer) -> None:
     """Add the verbs to a program."""
@@ -44,7 +43,9 @@ def prompts(
         str, typer.Option(help="Seed of the set: public-0 .. public-4, a bound or a sealed one.")
     ] = "public-0",
     layout: Annotated[str | None, typer.Option(help="Size of the set; without it the smallest.")] = None,
-    out: Annotated[Path | None, typer.Option(help="Folder for prompts.jsonl.")] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="Folder for prompts.jsonl, or a file: .jsonl, or .txt with one text a line.")
+    ] = None,
     weights: Annotated[Path | None, typer.Option(help="Bind the seed to this weights file.")] = None,
     beacon: Annotated[str, typer.Option(help="Public random value published after the weights' hash.")] = "none",
     again: Annotated[
@@ -64,27 +65,36 @@ def prompts(
 
       diffusionbench prompts --set simpleeval_v1 --seed bound-3fa9 --again --out prompts/
 
+      diffusionbench prompts --set geneval --out geneval.txt
+
     Image k of a prompt belongs into `<prompt id>/<k>.png`, sampled from the k-th of the line's noise claims.
     """
+    from diffusionbench.available import prompt_facts
     from diffusionbench.benchmarks.simpleeval.claims import bound_seed, weights_digest
     from diffusionbench.benchmarks.simpleeval.prompts import overlaps
     from diffusionbench.benchmarks.simpleeval.verification import draw_again
-    from diffusionbench.prompts import PROMPTS
+    from diffusionbench.prompts import PROMPTS, plain_texts
 
-    if out is not None:
-        check_place(out, "folder")
-        check_place(out / "prompts.jsonl")
-    elif again:
-        raise RequestError("--again writes a file. Say with --out into which folder.")
+    single = out is not None and out.suffix in (".jsonl", ".txt")
+    file = None if out is None else out if single else out / "prompts.jsonl"
+    if out is not None and file is not None:
+        if not single:
+            check_place(out, "folder")
+        check_place(file)
+    if again and (out is None or single):
+        raise RequestError("--again writes a file of its own. Say with --out into which folder.")
     source = PROMPTS.load(name)
     opened = source.open(bound_seed(weights_digest(weights), beacon) if weights else seed, layout)
-    if out is not None:
+    if out is not None and file is not None:
         # The first key of the first line.
-        files = {out / "prompts.jsonl": (opened.jsonl, opened.jsonl.partition(":")[0])}
+        files = {file: (opened.jsonl, opened.jsonl.partition(":")[0])}
+        if out.suffix == ".txt":
+            files = {file: (plain_texts(opened), opened.texts[0])}
         if again:
             files[out / "again.jsonl"] = draw_again(opened), '{"file": "'
         write_results(files)
-    known = {other: PROMPTS.load(other) for other in sorted(PROMPTS) if other != name}
+    here = [other for other in sorted(PROMPTS) if other != name and prompt_facts(PROMPTS[other])["present"]]
+    known = {other: PROMPTS.load(other) for other in here}
     common = {other: overlaps(opened.texts, theirs.open("public-0").texts) for other, theirs in known.items()}
     if as_json:
         facts = {
@@ -93,15 +103,15 @@ def prompts(
             "prompts": len(opened.items),
             "images_per_prompt": opened.images_per_prompt,
             "overlaps": {other: {"exact": exact, "near": near} for other, (exact, near) in common.items()},
-            "file": str(out / "prompts.jsonl") if out else None,
+            "file": None if file is None else str(file),
         }
         typer.echo(json.dumps(facts))
         return
     typer.echo(source.summary(opened))
     for other, (exact, near) in common.items():
         typer.echo(f"overlap with {other}: {exact} exact, {near} near")
-    if out is not None:
-        typer.echo(str(out / "prompts.jsonl"))
+    if file is not None:
+        typer.echo(str(file))
 
 
 @simpleeval.command()

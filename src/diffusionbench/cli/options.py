@@ -34,7 +34,9 @@ class Generator:
     labels: Annotated[
         Path | None, typer.Option("--labels", help="file with one class label a line, in natural order of names")
     ] = None
-    prompts: Annotated[str | None, typer.Option("--prompts", help="prompt set the images are made for")] = None
+    prompts: Annotated[str | None, typer.Option("--prompts", help="prompt set of the images: NAME or NAME:LAYOUT")] = (
+        None
+    )
     layout: Annotated[
         str | None,
         typer.Option("--layout", help="how images lie: flat, folder, geneval, grid:RxC, npz, tar; default by names"),
@@ -42,7 +44,7 @@ class Generator:
     claim: Annotated[
         Path | None, typer.Option("--claim", help="YAML file about prompt set and generator; see docs/simpleeval.md")
     ] = None
-    count: Annotated[
+    num: Annotated[
         int | None,
         typer.Option("--num", min=1, max=bounds.IMAGES, help="images to score; default all, or a complete evaluation"),
     ] = None
@@ -60,7 +62,7 @@ class Generator:
     version: Annotated[
         str | None, typer.Option("--version", help="of a function: stored images of an equal version are used again")
     ] = None
-    method: Annotated[str | None, typer.Option("--method", help="name of the generator in the record")] = None
+    name: Annotated[str | None, typer.Option("--method", help="name of the generator in the record")] = None
     title: Annotated[
         str | None, typer.Option("--title", help="name of the generator for display; default the method")
     ] = None

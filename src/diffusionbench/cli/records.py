@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from diffusionbench import bounds
+from diffusionbench.cli.options import Device, Json
 from diffusionbench.errors import RequestError
 from diffusionbench.shown import few, lines, printable
 from diffusionbench.writing import check_place, write_results
@@ -40,7 +41,6 @@ Families = Annotated[
 ]
 Select = Annotated[list[str] | None, typer.Option("--select", help="methods or record ids to keep; repeat it")]
 Guidance = Annotated[str, typer.Option("--guidance", help="ImageNet column: none or cfg (tuned)")]
-Json = Annotated[bool, typer.Option("--json", help="print JSON and nothing else")]
 Draws = Annotated[
     int, typer.Option("--draws", min=0, max=bounds.REPEATS, help="resamples and permutations; 0 skips them")
 ]
@@ -136,7 +136,7 @@ def explain(
         typer.Option("--stores", help="folder of image stores; also looked for beside the records; repeat it"),
     ] = None,
     table: Annotated[bool, typer.Option("--table", help="the differences alone; nothing is scored")] = False,
-    device: Annotated[str, typer.Option("--device", help="of the judges: cpu, cuda, cuda:N or mps")] = "cpu",
+    device: Device = "cpu",
     as_json: Json = False,
 ) -> None:
     """Tell in words how two protocols differ, and what each difference alone does to the numbers.
@@ -302,7 +302,7 @@ def _warn(warnings: Iterable[str]) -> None:
 
 def _refuse(what: str, problems: Sequence[str]) -> None:
     if problems:
-        raise RequestError(f"{what}:\n" + few([f"  - {problem}" for problem in problems], "\n", 100))
+        raise RequestError(f"{what}:\n" + few([f"  - {printable(problem)}" for problem in problems], "\n", 100))
 
 
 def site(

@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from diffusionbench.parts import Part
     from diffusionbench.prompts import PromptChoice
     from diffusionbench.record import Record
-    from diffusionbench.request import EvalRequest, Evaluation
+    from diffusionbench.request import Evaluation
     from diffusionbench.source import ImageSource
 
 Images = Annotated[
@@ -84,9 +84,12 @@ def run(
 
       diffusionbench run grids/ --axis t2i --metrics simpleeval_v1 --layout grid:2x2
 
+      diffusionbench run samples/ --axis t2i --prompts geneval:1x --metrics geneval_ssd
+
       diffusionbench run my_model:generate --classes 10 --num 1000 --metrics accuracy_digits
     """
     from diffusionbench import runner
+    from diffusionbench.api import noted
     from diffusionbench.views.terminal import progress_line
 
     chosen = _part(part, store, out, keep)
@@ -102,9 +105,7 @@ def run(
             print(f"{found.folder}: part {part} is made and judged; `diffusionbench merge` unites parts")
             return
         record = runner.run(evaluation, source, store, device, progress_line(), keep)
-    if notes:
-        record = record.model_copy(update={"extra": {**record.extra, "left_out": notes}})
-    _finish(record, out, as_json)
+    _finish(noted(record, notes), out, as_json)
 
 
 def sample(
@@ -268,53 +269,41 @@ def _asked(
     images: Path, generator: Generator, real: ReferenceOptions, metrics: tuple[str, ...]
 ) -> tuple[Evaluation, ImageSource, list[str]]:
     """Return a checked evaluation, its images, and what was left out of files, which is also said."""
-    from diffusionbench.api import generator_fields
+    from diffusionbench.api import Options, left_out, opened
     from diffusionbench.benchmarks.simpleeval.claims import read_claim
-    from diffusionbench.callables import is_named
-    from diffusionbench.request import EvalRequest
+    from diffusionbench.benchmarks.simpleeval.verification import compare_again
 
-    for option in ("method", "title", "family"):
-        _check_text(option, getattr(generator, option))
-    trained = generator.trained_with or ()
-    for judge in trained:
+    for option, text in (("method", generator.name), ("title", generator.title), ("family", generator.family)):
+        _check_text(option, text)
+    for judge in generator.trained_with or ():
         _check_text("trained-with", judge)
     claim = None if generator.claim is None else read_claim(generator.claim)
-    made = None
-    if is_named(str(images)):
-        name = generator.method or printable(str(images))
-        made = _made(str(images), name, generator)
+    _check_generator(images, generator)
+    given = {name: value for name, value in vars(generator).items() if value is not None and name != "claim"}
+    given["prompts"] = _prompt_choice(generator, next(iter(metrics), None), claim)
+    references = _real_images(real)
+    given["reference_extractor"] = references.pop("reference_extractors")
+    given["reference_role"] = references.pop("reference_role")
+    evaluation, source = opened(images, metrics, references, Options(**given))
+    evaluation = evaluation.updated(command=_command())
+    if metrics:
+        evaluation.check(source)
     else:
-        name = generator.method or printable(images.resolve().stem) or "images"
-        _check_generator(images, generator)
-    request = EvalRequest(
-        axis=generator.axis,
-        metrics=metrics,
-        prompts=_prompt_choice(generator, next(iter(metrics), None), claim),
-        count=generator.count or 1,
-        command=_command(),
-        method=name,
-        title=generator.title or name,
-        family=generator.family,
-        seed=generator.seed or 0,
-        **generator_fields(made or images, generator.guidance, generator.quantisation, generator.classes, trained),
-        **_real_images(real),
-    )
-    evaluation, source = _opened(request, made or images, generator, claim)
-    notes = [*getattr(source, "notes", ()), *(note for one in evaluation.distinct_references for note in one.notes)]
+        evaluation.check_images(source)
+    if claim is not None and claim.again is not None:
+        evaluation = compare_again(evaluation, source, claim.folder / claim.again)
+    notes = left_out(evaluation, source)
     for note in notes:
         print(note, file=sys.stderr)
     return evaluation, source, notes
 
 
-def _made(named: str, name: str, generator: Generator) -> ImageSource:
-    """Return a function or another source by its name."""
-    from diffusionbench.callables import BATCH, as_source, open_named
-
-    return as_source(open_named(named), name, generator.batch or BATCH, generator.version, generator.quantisation)
-
-
 def _check_generator(images: Path, generator: Generator) -> None:
     """Refuse options about making images where they exist already."""
+    from diffusionbench.callables import is_named
+
+    if is_named(str(images)):
+        return
     options = ("classes", "seed", "batch", "version")
     if given := [f"--{option}" for option in options if getattr(generator, option) is not None]:
         raise RequestError(
@@ -366,6 +355,7 @@ def _prompt_choice(generator: Generator, metric: str | None, claim: ClaimFile | 
     Their set is named by the option or the claim, else it is the one that the metric judges.
     """
     from diffusionbench.axes import AXES
+    from diffusionbench.metrics import METRICS
     from diffusionbench.prompts import PROMPTS, PromptChoice
 
     axis, prompts = generator.axis, generator.prompts
@@ -381,33 +371,14 @@ def _prompt_choice(generator: Generator, metric: str | None, claim: ClaimFile | 
     claimed = None if claim is None else claim.set
     if prompts and claimed and prompts != claimed:
         raise RequestError(f"--prompts names the set '{prompts}' and the claim '{claimed}'. Leave one of them out.")
-    name = prompts or claimed or (metric if metric in PROMPTS else None)
+    row = None if metric is None else METRICS.get(metric)
+    name = prompts or claimed or (row.prompts if row is not None else None)
     if name is None:
         raise RequestError(
             f"axis '{axis}' needs to know which prompts the images were made for. Name them with --prompts; known: "
             f"{', '.join(sorted(PROMPTS))}."
         )
-    return PromptChoice(name=name) if claim is None else claim.choice(name, metric or name)
-
-
-def _opened(
-    request: EvalRequest, images: Path | ImageSource, generator: Generator, claim: ClaimFile | None
-) -> tuple[Evaluation, ImageSource]:
-    """Return a checked evaluation and its images, as the axis tells them apart; without a count, of all images."""
-    from diffusionbench.api import open_images
-    from diffusionbench.benchmarks.simpleeval.verification import compare_again
-    from diffusionbench.request import Evaluation
-
-    evaluation = Evaluation(request)
-    source, found = open_images(images, evaluation, generator.labels, generator.layout)
-    evaluation = evaluation.updated(count=generator.count or found, classes=getattr(source, "classes", None))
-    if request.metrics:
-        evaluation.check(source)
-    else:
-        evaluation.check_images(source)
-    if claim is not None and claim.again is not None:
-        evaluation = compare_again(evaluation, source, claim.folder / claim.again)
-    return evaluation, source
+    return PromptChoice.parse(name) if claim is None else claim.choice(name, metric or name)
 
 
 @contextmanager

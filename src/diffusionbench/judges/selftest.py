@@ -14,6 +14,7 @@ from diffusionbench.judges import TOLERANCE
 from diffusionbench.judges.float32 import in_float32
 from diffusionbench.judges.judge import Judge
 from diffusionbench.limits import parse_json, read_small
+from diffusionbench.sample import Item
 from diffusionbench.schema import digest
 from diffusionbench.writing import cache_folder, write_atomic
 
@@ -68,7 +69,7 @@ def test_now(judge: Judge) -> SelfTest:
     with in_float32():
         if judge.spec.self_test:
             found = SelfTest(_STORED, float(judge.self_test()))
-        elif judge.spec.output == "rows" or judge.spec.uses or judge.spec.pairs:
+        elif judge.spec.uses or judge.spec.pairs or (judge.spec.output == "rows" and judge.spec.example is None):
             return SelfTest("nothing", 0.0)
         else:
             found = SelfTest("itself", _against_itself(judge))
@@ -87,8 +88,13 @@ def _against_itself(judge: Judge) -> float:
     """Return the largest relative deviation of an image alone from the same in a batch; infinity for wrong shapes."""
     height, width = judge.spec.image_size or (_SIDE, _SIDE)
     images = np.random.default_rng(0).integers(0, 256, (_COUNT, height, width, 3), dtype=np.uint8)
-    together: Any = judge(images)
-    alone: Any = judge(images[1:2])
+    text = judge.spec.example
+    asked = [Item("example", text=text, detail={"questions": [{"question": text}]})] * _COUNT
+    together: Any = judge(images, asked)
+    alone: Any = judge(images[1:2], asked[:1])
+    if judge.spec.output == "rows":
+        # Judges of rows see one image at a time, so nothing may differ.
+        return 0.0 if len(together) == _COUNT and together[1:2] == alone else float("inf")
     promised = {"features": judge.spec.dim, "logits": judge.spec.num_classes}
     worst = 0.0
     for name in {*together, *(name for name, number in promised.items() if number)}:

@@ -11,8 +11,19 @@ from dataclasses import replace
 from math import inf
 from typing import Final
 
-from diffusionbench.benchmarks import simpleeval
-from diffusionbench.judges import DIGITS, EFFLITE0, INCEPTION, INCEPTION_SPATIAL, JUDGES, NETWORKS, JudgeSpec
+from diffusionbench.benchmarks import dpgbench, genaibench, geneval, simpleeval
+from diffusionbench.judges import (
+    CLIP_L14,
+    DIGITS,
+    EFFLITE0,
+    FLAN_T5,
+    INCEPTION,
+    INCEPTION_SPATIAL,
+    JUDGES,
+    NETWORKS,
+    QWEN,
+    JudgeSpec,
+)
 from diffusionbench.registry import Table
 from diffusionbench.specs import MetricSpec
 
@@ -175,7 +186,16 @@ def _fdr(judge: JudgeSpec) -> MetricSpec:
     )
 
 
-_GENEVAL: Final = "GenEval: a detector judges objects, counts, colours and positions; arXiv 2310.11513"
+def _vqascore(judge: JudgeSpec) -> MetricSpec:
+    about = f"how likely {judge.title.partition(',')[0]} says that the image shows its text; arXiv 2404.01291"
+    return replace(
+        _share(f"vqascore_{judge.name}", f"VQAScore ({judge.name})", about),
+        judges=(judge.name,),
+        items="prompts",
+        load="diffusionbench.metrics.text_match:TextMatch",
+    )
+
+
 _SIMPLE: Final = "SimpleEval as published; the two score sets define it differently, and neither is ours"
 
 _ROWS: Final = (
@@ -228,11 +248,9 @@ _ROWS: Final = (
     *of_judge(DIGITS),
     *of_judge(EFFLITE0),
     *(row for judge in NETWORKS for row in of_judge(judge)),
-    _share("geneval_overall", "GenEval", f"{_GENEVAL}; mean of the six task scores"),
-    _share("geneval_image_mean", "GenEval, mean over images", f"{_GENEVAL}; share of correct images"),
-    _share("geneval_prompt_any", "GenEval, any image right", f"{_GENEVAL}; prompts with at least one correct image"),
-    _share("dpgbench", "DPG-Bench", "DPG-Bench: a question answerer judges dense prompts; arXiv 2403.05135"),
-    _share("genaibench_overall", "GenAI-Bench", "GenAI-Bench prompts scored by VQAScore; arXiv 2406.13743"),
+    *geneval.METRICS,
+    *dpgbench.METRICS,
+    *genaibench.METRICS,
     _share("simpleeval_published_2026_06", "SimpleEval (published, June 2026)", _SIMPLE),
     _share("simpleeval_published_2026_05", "SimpleEval (published, May 2026)", _SIMPLE),
     *simpleeval.METRICS,
@@ -241,8 +259,14 @@ _ROWS: Final = (
         title="CLIPScore",
         higher_is_better=True,
         axis="t2i",
-        about="cosine of CLIP's image and caption embeddings, scaled; arXiv 2104.08718",
+        about="cosine of CLIP's vectors of image and text, neither scaled nor clipped; arXiv 2104.08718",
+        low=-1,
+        high=1,
+        judges=(CLIP_L14.name,),
+        items="prompts",
+        load="diffusionbench.metrics.text_match:TextMatch",
     ),
+    *map(_vqascore, (*FLAN_T5, *QWEN)),
     _reconstruction("psnr", "PSNR", True, "peak signal over the root mean squared error", low=0, unit="dB"),
     _reconstruction("ssim", "SSIM", True, "structural similarity; Wang et al. 2004", low=-1, high=1),
     _reconstruction(

@@ -28,11 +28,13 @@ class Context:
         references: the real images as each judge sees them, by the judge's name.
         prompts: the opened prompt set, or None.
         choice: the choice that led to it, or None.
+        count: images that are scored, those that cannot be read among them; 0 where that is not known.
     """
 
     references: Mapping[str, JudgedReference] = field(default_factory=dict)
     prompts: PromptList | None = None
     choice: PromptChoice | None = None
+    count: int = 0
     _kept: dict[tuple[str, str], SharedRows] = field(default_factory=dict)
     _real: dict[str, np.ndarray] = field(default_factory=dict)
 
@@ -170,6 +172,11 @@ class SampleAccumulator:
             )
         kept = self._keep(samples, [row.reason if isinstance(row, Unjudged) else None for row in evidence])
         return list(zip([row for row in evidence if not isinstance(row, Unjudged)], kept, strict=True))
+
+    def drop(self, sample: Sample, reason: str) -> None:
+        """Count a scored sample as one that cannot be scored."""
+        self.scored.remove(sample)
+        self.unjudged[sample.id] = reason
 
     def _keep(self, samples: Sequence[Sample], reasons: Sequence[str | None]) -> list[Sample]:
         kept = []

@@ -12,15 +12,61 @@ from typing import Any, Final
 
 from pydantic import model_validator
 
-from diffusionbench.benchmarks import simpleeval
+from diffusionbench.benchmarks import dpgbench, genaibench, geneval, simpleeval
 from diffusionbench.errors import RequestError
 from diffusionbench.registry import Table
 from diffusionbench.sample import Item, Sample
 from diffusionbench.schema import Strict
 from diffusionbench.specs import PromptSpec
 
+_GITHUB: Final = "https://raw.githubusercontent.com"
+
+PARTI: Final = PromptSpec(
+    name="parti_prompts",
+    title="PartiPrompts (P2): 12 categories, 11 challenges",
+    licence="Apache-2.0",
+    layouts=("1x", "4x"),
+    load="diffusionbench.prompts.lists:PARTI_PROMPTS",
+    count=1632,
+    source="GitHub google-research/parti, commit 5a657978134374ce28973948331b319adef164bd",
+    files={"PartiPrompts.tsv": "fab29e41bb512a169b56acab4cf2a41dcb675e285df2efcde6640c7dd3c440eb"},
+    url=f"{_GITHUB}/google-research/parti/5a657978134374ce28973948331b319adef164bd/",
+)
+T2I_COMPBENCH: Final = PromptSpec(
+    name="t2i_compbench",
+    title="T2I-CompBench: the 300 validation prompts of each of 8 categories",
+    licence="MIT",
+    layouts=("1x", "10x"),
+    load="diffusionbench.prompts.lists:COMPBENCH",
+    count=2400,
+    source="GitHub Karine-Huang/T2I-CompBench, commit 1b7094991a57f3c22abdd4f6e8ba6c1a15517073",
+    files={
+        "color_val.txt": "1634259756dbc77d13093d907d414480080ec9790a8c97ad09efaea7b2534f2d",
+        "shape_val.txt": "37e1a276906c7ea9516cbd7ac8501be896006c0c17ca7344f260562834455bae",
+        "texture_val.txt": "fbb5363515b4a28009e360afaaaf389d2dd2289e50dbb0c6ef4ea0c7fe4f3d4f",
+        "spatial_val.txt": "8707a1d7e42ce3002d95363cf55f74bd043c843ae27108f5125aaaa7840ca988",
+        "3d_spatial_val.txt": "c9953597315f36a5fcb41291bb19bdc6ab5f64a0fa760d691b4854a73f5d1fe9",
+        "non_spatial_val.txt": "04c56cc9ac441dc9ea6c5157652058bd1635b5308526dd31bb29a1caab9a758d",
+        "numeracy_val.txt": "dad8df141604b70ba7554bec724e3db0a80023680769b5c514854ea2d2527bbe",
+        "complex_val.txt": "1b808018b8d9916db3d47d5aa2ef18377a3549a56901a474156f799824cdf3b4",
+    },
+    url=f"{_GITHUB}/Karine-Huang/T2I-CompBench/1b7094991a57f3c22abdd4f6e8ba6c1a15517073/examples/dataset/",
+)
+
 PROMPTS: Final[Table[PromptSpec]] = Table(
-    "prompt set", {row.name: row for row in simpleeval.PROMPTS}, group="diffusionbench.prompts"
+    "prompt set",
+    {
+        row.name: row
+        for row in (
+            *simpleeval.PROMPTS,
+            *geneval.PROMPTS,
+            *dpgbench.PROMPTS,
+            *genaibench.PROMPTS,
+            T2I_COMPBENCH,
+            PARTI,
+        )
+    },
+    group="diffusionbench.prompts",
 )
 
 
@@ -76,7 +122,7 @@ class PromptChoice(Strict):
 
     Attributes:
         name: key in `PROMPTS`.
-        seed, layout: of the set; without a layout its smallest one.
+        seed, layout: of the set; without a layout its first one.
         claim: facts about the generator that the set's benchmark asks for, such as that its prompts were new to it.
     """
 
@@ -84,6 +130,16 @@ class PromptChoice(Strict):
     seed: str = "public-0"
     layout: str | None = None
     claim: dict[str, Any] = {}
+
+    @classmethod
+    def parse(cls, text: str) -> PromptChoice:
+        """Return the choice of a name, or of "NAME:LAYOUT", such as "geneval:1x"."""
+        name, _, layout = text.partition(":")
+        return cls(name=name, layout=layout or None)
+
+    def __str__(self) -> str:
+        """Return the text that `parse` reads."""
+        return self.name if self.layout is None else f"{self.name}:{self.layout}"
 
     @model_validator(mode="before")
     @classmethod
@@ -110,17 +166,32 @@ class PromptSource:
         raise NotImplementedError
 
 
+def plain_texts(opened: PromptList) -> str:
+    """Return the texts of a set, one a line.
+
+    Raises:
+        RequestError: if a text has several lines.
+    """
+    broken = [item.key for item in opened.items if len((item.text or "").splitlines()) != 1]
+    if broken:
+        raise RequestError(
+            f"{len(broken)} texts of prompt set '{opened.name}' have several lines, the first of {broken[0]}. Write "
+            "them as .jsonl."
+        )
+    return "".join(f"{text}\n" for text in opened.texts)
+
+
 def open_prompts(choice: PromptChoice) -> PromptList:
     """Return the chosen prompt set.
 
     Raises:
-        RequestError: if the set, its seed or its layout is unknown, or a text stands in it twice.
+        RequestError: if the set, its seed or its layout is unknown, or a key stands in it twice; texts may.
     """
     found: PromptList = PROMPTS.load(choice.name).open(choice.seed, choice.layout)
-    repeated = [text for text, times in Counter(found.texts).items() if times > 1]
+    repeated = [key for key, times in Counter(item.key for item in found.items).items() if times > 1]
     if repeated:
         raise RequestError(
-            f"prompt set '{found.name}' has {len(repeated)} prompts more than once, the first: '{repeated[0]}'. "
-            "Remove the repeats: every prompt counts once."
+            f"prompt set '{found.name}' has {len(repeated)} keys more than once, the first: '{repeated[0]}'. "
+            "Rename or remove the repeats: every prompt counts once, and its images lie under its key."
         )
     return found

@@ -1,7 +1,7 @@
 """scikit-learn's bundled handwritten digits: 1,797 real 8x8 images of ten classes, no download.
 
 Every fifth image (index mod 5 = 4) is held out from generator, judge and reference.
-ImageSource: Alpaydin and Kaynak 1998, UCI "Optical Recognition of Handwritten Digits", test part.
+Source: Alpaydin and Kaynak 1998, UCI "Optical Recognition of Handwritten Digits", test part.
 """
 
 from __future__ import annotations

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import sys
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import cache, cached_property, partial
+from itertools import groupby
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +19,7 @@ from diffusionbench.judges.float32 import PRECISION
 from diffusionbench.judges.judge import Judge
 from diffusionbench.moments import Moments, has_moments
 from diffusionbench.references import REFERENCES, Role
-from diffusionbench.references.blocks import RealImages, block_ranges, feature_block, real_images
+from diffusionbench.references.real import RealImages, block_ranges, feature_block, real_images
 from diffusionbench.references.reference import Reference
 from diffusionbench.references.statistics import StatisticsReference, agreed_role
 from diffusionbench.registry import nearest
@@ -44,6 +46,18 @@ class ClassMeans:
     def images(self, samples: Sequence[Sample]) -> np.ndarray:
         """Return uint8 [B, H, W, 3]."""
         return np.stack([self._means[self.labels[sample.id]] for sample in samples])
+
+
+def mixed(labels: Sequence[int | None]) -> list[int | None]:
+    """Return labels that stand class after class in an order whose every beginning holds each class's share.
+
+    Other labels stay as they are.
+    """
+    sizes = Counter(labels)
+    if len(list(groupby(labels))) > len(sizes):
+        return list(labels)
+    ranked = [((rank + 0.5) / size, label) for label, size in sizes.items() for rank in range(size)]
+    return [label for _, label in sorted(ranked, key=lambda pair: pair[0])]
 
 
 class ImageReference(Reference):
@@ -104,8 +118,12 @@ class ImageReference(Reference):
         return self._source.digest
 
     def labels(self, count: int) -> list[int | None]:
-        """Return the images' own labels in stored order, repeated."""
-        return [self._labels[index % len(self._labels)] for index in range(count)]
+        """Return the images' own labels in stored order, repeated; class after class they are mixed (`mixed`)."""
+        return [self._order[index % len(self._order)] for index in range(count)]
+
+    @cached_property
+    def _order(self) -> list[int | None]:
+        return mixed(self._labels)
 
     def anchors(self, count: int) -> dict[str, ImageSource]:
         """Return `count` class means, in the order of `labels`; nothing without labels."""

@@ -24,7 +24,7 @@ from diffusionbench.judges import JUDGES
 from diffusionbench.judges.deferred import DeferredJudge
 from diffusionbench.moments import Moments
 from diffusionbench.references import Role
-from diffusionbench.references.blocks import block_keys, block_ranges, feature_block
+from diffusionbench.references.real import block_keys, block_ranges, feature_block
 from diffusionbench.references.statistics import (
     FORMAT,
     StatisticsManifest,

@@ -2,7 +2,8 @@
 
 1. Columns are declared (`columns`, `boards.yaml`). A value whose record fits no column is listed with the reason, and
    takes part in nothing else.
-2. Repeats of one method under one column are one cell, their mean.
+2. Repeats of one method under one column are one cell, their mean. Networks of one name for different tasks of one axis
+   have other weights and no column in common: they are rows of their own.
 3. The holistic rank is over the columns that the board declares for it. Only rows that hold a value of status "ok" in
    every one are ranked, so that neither missing nor doubtful values change a rank.
 4. Within a column the best value has rank 1; ties share their mean rank. The rank of an axis is the mean over its
@@ -43,6 +44,10 @@ from diffusionbench.study.correlate import kendall, mid_ranks
 from diffusionbench.study.points import families, in_set, method_key
 
 DRAWS: Final = 2000
+# Axis, network of the method on it, and how it samples.
+_Setting = tuple[str, int, str]
+# A record with the columns that its values stand under.
+_Placed = tuple[Record, dict[str, Column]]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -282,8 +287,8 @@ def _rows(
     for column in spec.columns:
         by_key.setdefault(column.key, []).append(column)
     elsewhere = [column for board in siblings for column in board.columns]
-    # By method, the records of each setting and what their values are placed under: [setting, {column: records}].
-    methods: dict[str, dict[str, dict[str, list[Record]]]] = {}
+    # By method and axis.
+    methods: dict[str, dict[str, list[_Placed]]] = {}
     keys = {column.id: column.key for column in spec.columns}
     listed: list[Listed] = []
     for record in pool:
@@ -298,19 +303,24 @@ def _rows(
                 else:
                     placed[found.id] = found
         if placed:
-            setting = f"{record.protocol.axis} {setting_of(record)}"
-            groups = methods.setdefault(method_key(record), {}).setdefault(setting, {})
-            for name in placed:
-                groups.setdefault(name, []).append(record)
-        held = {column.key for column in elsewhere if column.key in record.values and not column.misfits(record)}
+            axes = methods.setdefault(method_key(record), {})
+            axes.setdefault(record.protocol.axis, []).append((record, placed))
+        fitting = {column.key for column in elsewhere if column.key in record.values and not column.misfits(record)}
         if reasons:
-            reasons = {key: reason for key, reason in reasons.items() if key not in held}
+            reasons = {key: reason for key, reason in reasons.items() if key not in fitting}
             if reasons:
                 listed.append(_listed(record, reasons))
         elif not placed and not any(column.key in record.values for column in elsewhere):
             listed.append(_listed(record, dict.fromkeys(record.values, "no column of a board holds its metrics")))
     rows = []
-    for name, settings in methods.items():
+    for name, axes in methods.items():
+        settings: dict[_Setting, dict[str, list[Record]]] = {}
+        for axis, held in axes.items():
+            for number, network in enumerate(_networks(held)):
+                for record, columns in network:
+                    groups = settings.setdefault((axis, number, setting_of(record)), {})
+                    for identifier in columns:
+                        groups.setdefault(identifier, []).append(record)
         slots = _slots(settings, keys)
         for index, slot in enumerate(slots):
             row, left = _row(name if index == 0 else f"{name}#{index + 1}", slot, keys)
@@ -327,8 +337,30 @@ def _listed(record: Record, reasons: dict[str, str]) -> Listed:
     return Listed(record.id, record.method, record.title, record.kind, cells, reason)
 
 
-def _slots(settings: dict[str, dict[str, list[Record]]], keys: dict[str, str]) -> list[list[dict[str, list[Record]]]]:
-    """Return the settings of a method that share a row, row by row: no column stands twice in a row.
+def _networks(records: Iterable[_Placed]) -> list[list[_Placed]]:
+    """Return the records of one method and axis apart by network: of equal weights, or repeats, which share a column.
+
+    Records that do not state their weights are of one network.
+    """
+    found: list[tuple[set[str | None], set[str], list[_Placed]]] = []
+    for record, columns in records:
+        weights, filled = {record.provenance.checkpoint_digest}, {*columns}
+        same: list[_Placed] = []
+        apart = []
+        for network in found:
+            if weights & network[0] or filled & network[1]:
+                weights, filled, same = weights | network[0], filled | network[1], same + network[2]
+            else:
+                apart.append(network)
+        found = [*apart, (weights, filled, [*same, (record, columns)])]
+    return [network for _, _, network in found]
+
+
+def _slots(
+    settings: dict[_Setting, dict[str, list[Record]]], keys: dict[str, str]
+) -> list[list[dict[str, list[Record]]]]:
+    """Return the settings of a method that share a row, row by row: no column and no axis of another network stands
+    twice in a row.
 
     Settings with better statuses come first, then older ones, so that no later record takes a row apart.
     """
@@ -338,15 +370,16 @@ def _slots(settings: dict[str, dict[str, list[Record]]], keys: dict[str, str]) -
         status = min(SEVERITY.index(status_of(record, keys[name])[0]) for record, name in held)
         return status, min(record.provenance.created or "~" for record, _ in held)
 
-    slots: list[list[dict[str, list[Record]]]] = []
-    for groups in sorted(settings.values(), key=order):
+    slots: list[dict[_Setting, dict[str, list[Record]]]] = []
+    for (axis, network, setting), groups in sorted(settings.items(), key=lambda pair: order(pair[1])):
         for slot in slots:
-            if not any(groups.keys() & other.keys() for other in slot):
-                slot.append(groups)
+            shared = any(groups.keys() & other.keys() for other in slot.values())
+            if not shared and not any(one == axis and number != network for one, number, _ in slot):
                 break
         else:
-            slots.append([groups])
-    return slots
+            slots.append(slot := {})
+        slot[axis, network, setting] = groups
+    return [[*slot.values()] for slot in slots]
 
 
 def _row(name: str, slot: list[dict[str, list[Record]]], keys: dict[str, str]) -> tuple[BoardRow, list[Listed]]:

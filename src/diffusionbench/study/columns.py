@@ -178,7 +178,9 @@ class BoardSpec:
 def guidance_state(record: Record) -> Guided | None:
     """Return "cfg" for guided images, "none" for unguided ones; None where the record does not say."""
     guidance = record.protocol.guidance
-    return None if guidance is None else "none" if guidance.scale == 1.0 else "cfg"
+    if guidance is None:
+        return None
+    return "none" if guidance.scale == 1.0 and guidance.internal is None else "cfg"
 
 
 def score_set_of(record: Record) -> str:

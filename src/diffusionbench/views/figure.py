@@ -17,8 +17,9 @@ from typing import Any, Final
 
 from PIL import Image, PngImagePlugin
 
-from diffusionbench.catalog import ALIASES, CATALOG, SIMPLEEVAL, metric_info, resolve_metric
+from diffusionbench.catalog import ALIASES, SIMPLEEVAL, metric_info, resolve_metric
 from diffusionbench.errors import RequestError
+from diffusionbench.metrics import METRICS
 from diffusionbench.record import Record
 from diffusionbench.registry import require
 from diffusionbench.study.columns import MEASURED, declared, guidance_state
@@ -175,7 +176,7 @@ def _absent(x: str, y: str, score_set: str, present: set[str]) -> str | None:
             resolve_metric(name, score_set, present)
         except RequestError:
             key = ALIASES.get(name, name)
-            return f"no record of set '{score_set}' holds {metric_info(key).title if key in CATALOG else key}"
+            return f"no record of set '{score_set}' holds {metric_info(key).title if key in METRICS.own else key}"
     return None
 
 

@@ -121,7 +121,10 @@ def print_record(record: Record, as_json: bool = False) -> None:
     if protocol.guidance is not None:
         scale = protocol.guidance.scale
         guidance = ", guidance " + ("of a strength not stated" if scale is None else f"{scale:g}")
-    against = f"on prompts {protocol.prompts}" if protocol.prompts else f"against {reference_names(protocol) or None}"
+    real = reference_names(protocol)
+    against = (
+        f"on prompts {protocol.prompts}" if protocol.prompts else f"against {real}" if real else "without reference"
+    )
     right: dict[str, Any] = {"justify": "right"}
     columns = [Column("metric"), Column("value", **right), Column("95 % interval"), Column("n", **right)]
     columns += [Column("better"), *(Column(name.replace("_", " "), **right) for name in record.anchors)]

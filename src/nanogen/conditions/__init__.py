@@ -83,11 +83,7 @@ class Conditioner:
         return ""
 
     def __call__(self, labels: Sequence[int | None] | Tensor | None, captions: Sequence[str] | None) -> Condition:
-        """Return the condition of B images.
-
-        Raises:
-            RequestError: if labels or captions are missing or out of range.
-        """
+        """Return the condition of B images; RequestError if labels or captions are missing or out of range."""
         raise NotImplementedError
 
     def parse_specs(self, labels: str, prompts: Sequence[str]) -> list[SampleSpec]:

@@ -47,11 +47,7 @@ class ClassConditioner(Conditioner):
         return {**settings, "num_classes": found if asked == "auto" else asked}
 
     def __call__(self, labels: Sequence[int | None] | Tensor | None, captions: Sequence[str] | None) -> ClassCondition:
-        """Check and move labels.
-
-        Raises:
-            RequestError: if a label is missing or lies outside 0..num_classes - 1.
-        """
+        """Check and move labels; RequestError if a label is missing or lies outside 0..num_classes - 1."""
         given = labels.tolist() if isinstance(labels, Tensor) else list(labels or [])
         wrong = sorted({str(label) for label in given if label is None or not 0 <= label < self.num_classes})
         if wrong or not given:

@@ -69,11 +69,7 @@ class Dataset:
         raise NotImplementedError
 
     def __getitem__(self, index: int) -> Example:
-        """Decode, crop and return one example.
-
-        Raises:
-            DataError: if the image or its caption cannot be read; it is named.
-        """
+        """Decode, crop and return one example; DataError if the image or its caption cannot be read; it is named."""
         raise NotImplementedError
 
     def label(self, index: int) -> int | None:
@@ -99,10 +95,7 @@ class Wrapped(Dataset):
 
     def __init__(self, dataset: Dataset) -> None:
         super().__init__(
-            digest=dataset.digest,
-            num_classes=dataset.num_classes,
-            classes=dataset.classes,
-            captioned=dataset.captioned,
+            digest=dataset.digest, num_classes=dataset.num_classes, classes=dataset.classes, captioned=dataset.captioned
         )
         self.dataset = dataset
 

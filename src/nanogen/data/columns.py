@@ -96,11 +96,7 @@ class TableSchema:
         """Raise DataError unless each chosen column is there once, with a type that can be read."""
         readers = {
             columns.image: (self._holds_images, "a struct of bytes and path, or bytes, is", "Keep one image a row"),
-            columns.label: (
-                lambda kind: self._types.is_integer(self._value_type(kind)),
-                "integers are",
-                "Replace the names by numbers",
-            ),
+            columns.label: (self._is_integer, "integers are", "Replace the names by numbers"),
             columns.caption: (self._is_text, "strings are", "Keep one caption a row"),
         }
         for name in readers:

@@ -11,6 +11,7 @@ are counted as left out.
 from __future__ import annotations
 
 import hashlib
+import io
 import os
 import re
 import tarfile
@@ -24,6 +25,7 @@ from typing import BinaryIO, Literal, cast
 import numpy as np
 from pydantic import ConfigDict, NonNegativeInt, ValidationError
 
+from diffusionbench.archives import Archive
 from diffusionbench.errors import DataError, RequestError
 from diffusionbench.files import IMAGE_SUFFIXES, LeftOut, is_hidden
 from diffusionbench.schema import Strict
@@ -33,8 +35,8 @@ from nanogen.data.caption_text import MAX_CAPTION, caption_from_json, decode_cap
 from nanogen.data.stored import MAX_DEFECTS
 
 TEXTS = (".txt", ".json")
-# The first line of an index holds facts and a few sentences.
-MAX_HEADER = 2**20
+# The facts of an index are numbers and a few sentences.
+MAX_FACTS = 2**20
 # Largest header of a tar for the long name and other facts of one member.
 MAX_EXTRA = 2**20
 
@@ -52,25 +54,23 @@ RECORD = np.dtype(
 
 
 class IndexFacts(Strict):
-    """The first line of an index: what is known of a shard without loading its records.
+    """What is known of a shard without loading its records.
 
     Attributes:
         bytes, changed: size and time of change (ns) of the shard that was indexed.
         samples: number of keys.
-        key_bytes: length of all keys together.
         digest: SHA-256 over records and captions.
-        records: SHA-256 of the rest of the index file.
+        records: SHA-256 over records and keys.
         defects: sentences about incomplete samples, at most `MAX_DEFECTS`.
         left_out: reason -> number of members that are not read, and the first one's name.
     """
 
     model_config = ConfigDict(strict=True)
 
-    version: Literal[2] = 2
+    version: Literal[3] = 3
     bytes: NonNegativeInt
     changed: int
     samples: NonNegativeInt
-    key_bytes: NonNegativeInt
     digest: str
     records: str
     defects: tuple[str, ...]
@@ -83,7 +83,7 @@ class IndexedShard:
 
     Attributes:
         path: the tar file.
-        facts: the first line of its index.
+        facts: what its index states.
         index: the index file, or None where neither folder could be written.
     """
 
@@ -113,11 +113,6 @@ class KeyFiles:
     is_json: bool = False
     problem: str | None = None
     kinds: set[str] = field(default_factory=set)
-
-    @property
-    def is_complete(self) -> bool:
-        """True with an image and a caption; JSON without a caption may describe another field."""
-        return self.image is not None and self.text is not None and not (self.is_json and self.problem is not None)
 
     def add(self, suffix: str, member: tarfile.TarInfo, content: bytes, name: str) -> None:
         """Take a file of the key; DataError if there is one of its kind already."""
@@ -159,7 +154,7 @@ def missing(shard: Path, key: str, image: bool) -> str:
     return f"{what} is an image without a caption. Add {key}.txt or {key}.json, or remove the image."
 
 
-# The index file: a line with the SHA-256 of its facts and the facts in JSON, then the records, then the keys.
+# The index file: an .npz with the facts in JSON, the records and the keys.
 
 
 def known_index(shard: Path) -> IndexedShard | None:
@@ -173,20 +168,10 @@ def known_index(shard: Path) -> IndexedShard | None:
     except OSError as error:
         raise DataError(_unreadable(shard, error)) from None
     for place in _places(shard):
-        try:
-            # Opening a pipe would wait for ever.
-            if not place.is_file():
-                continue
-            with place.open("rb") as file:
-                line = file.readline(MAX_HEADER)
-            size = place.stat().st_size
-        except OSError:
-            continue
-        facts = _parsed(line)
-        if facts is None or (facts.bytes, facts.changed) != (stat.st_size, stat.st_mtime_ns):
-            continue
-        if size == len(line) + facts.samples * RECORD.itemsize + facts.key_bytes:
-            return IndexedShard(shard, facts, place)
+        with suppress(DataError), Archive(place) as index:
+            facts = _facts(index)
+            if (facts.bytes, facts.changed) == (stat.st_size, stat.st_mtime_ns):
+                return IndexedShard(shard, facts, place)
     return None
 
 
@@ -200,13 +185,14 @@ def make_index(shard: Path) -> IndexedShard:
         facts, records = build(shard)
     except OSError as error:
         raise DataError(_unreadable(shard, error)) from None
-    content = facts.model_dump_json().encode()
-    line = hashlib.sha256(content).hexdigest().encode() + b" " + content + b"\n"
+    content = io.BytesIO()
+    stated, keys = (np.frombuffer(text, np.uint8) for text in (facts.model_dump_json().encode(), records.keys))
+    np.savez(content, facts=stated, table=records.table, keys=keys)
     for place in _places(shard):
         with suppress(OSError, RequestError):
             # Other programs know files of that name too.
-            check_gives_way(place, '"key_bytes":')
-            write_atomic(place, line + records.table.tobytes() + records.keys)
+            check_gives_way(place, '"left_out":')
+            write_atomic(place, content.getvalue())
             return IndexedShard(shard, facts, place)
     return IndexedShard(shard, facts, None)
 
@@ -232,21 +218,26 @@ def load(shard: IndexedShard) -> Records:
 
 def _saved_records(place: Path, digest: str) -> Records | None:
     try:
-        with place.open("rb") as file:
-            facts = _parsed(file.readline(MAX_HEADER))
-            rest = file.read()
-    except OSError:
+        with Archive(place) as index:
+            facts, table, keys = _facts(index), index.read("table"), index.read("keys").tobytes()
+    except DataError:
         return None
-    if facts is None or facts.digest != digest or hashlib.sha256(rest).hexdigest() != facts.records:
+    if facts.digest != digest or hashlib.sha256(table.tobytes() + keys).hexdigest() != facts.records:
         return None
-    length = facts.samples * RECORD.itemsize
-    if len(rest) != length + facts.key_bytes:
-        return None
-    table, keys = np.frombuffer(rest[:length], RECORD), rest[length:]
     ends = table["key_end"]
     is_valid = (np.diff(ends, prepend=0) >= 0).all() and (ends <= len(keys)).all()
     is_valid &= all((table[name] <= facts.bytes).all() for name in ("image", "image_size", "text", "text_size"))
     return Records(table, keys) if is_valid else None
+
+
+def _facts(index: Archive) -> IndexFacts:
+    """Return what an index states; DataError where it is not ours."""
+    with suppress(ValidationError):
+        facts = IndexFacts.model_validate_json(index.read("facts", MAX_FACTS).tobytes())
+        _, shape, dtype, _ = index.open("table")
+        if (shape, dtype) == ((facts.samples,), RECORD):
+            return facts
+    raise DataError(f"{index.path} is no index of this version.")
 
 
 def _places(shard: Path) -> list[Path]:
@@ -256,20 +247,11 @@ def _places(shard: Path) -> list[Path]:
     return [shard.with_name(f"{shard.name}.index"), cached]
 
 
-def _parsed(line: bytes) -> IndexFacts | None:
-    """Return the facts in the first line of an index; None where it does not hold them."""
-    digest, _, content = line.rstrip(b"\n").partition(b" ")
-    if hashlib.sha256(content).hexdigest().encode() == digest:
-        with suppress(ValidationError):
-            return IndexFacts.model_validate_json(content)
-    return None
-
-
 # The shard itself.
 
 
 def build(shard: Path) -> tuple[IndexFacts, Records]:
-    """Walk a shard; gives the first line of its index and the records.
+    """Walk a shard; gives the facts of its index and the records.
 
     Raises:
         DataError: if the shard is damaged, ends early, or names a sample twice.
@@ -298,12 +280,15 @@ def build(shard: Path) -> tuple[IndexFacts, Records]:
                     content = file.read(min(member.size, MAX_CAPTION + 1))
                 samples.setdefault(key, KeyFiles()).add(suffix, member, content, named(shard, key))
                 sha.update(content)
-    for key in [key for key, sample in samples.items() if not sample.is_complete]:
+    for key, sample in list(samples.items()):
+        # JSON without a caption may describe another field.
+        if sample.image is not None and sample.text is not None and not (sample.is_json and sample.problem):
+            continue
         # `KEY.seg` belongs to the image `KEY`.
         shorter = (key[:place] for place in range(key.rfind("/") + 1, len(key)) if key[place] == ".")
         if any(one in samples and samples[one].image is not None for one in shorter):
             left_out.add("further fields of a sample", key)
-        elif samples[key].image is None and os.path.basename(key).startswith("__"):
+        elif sample.image is None and os.path.basename(key).startswith("__"):
             left_out.add("notes about the shard", key)
         else:
             continue
@@ -323,7 +308,6 @@ def build(shard: Path) -> tuple[IndexFacts, Records]:
         bytes=stat.st_size,
         changed=stat.st_mtime_ns,
         samples=len(samples),
-        key_bytes=len(records.keys),
         digest=sha.hexdigest(),
         records=hashlib.sha256(rest).hexdigest(),
         defects=tuple(islice((defect for defect in defects if defect is not None), MAX_DEFECTS)),

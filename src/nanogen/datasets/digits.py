@@ -36,9 +36,5 @@ def open_digits(path: None, image_size: int, split: str) -> ArrayDataset:
         ]
         images = np.stack([np.asarray(image) for image in resized])
     return ArrayDataset(
-        images=images,
-        labels=labels,
-        classes=tuple("0123456789"),
-        num_classes=10,
-        digest=array_digest(images, labels),
+        images=images, labels=labels, classes=tuple("0123456789"), num_classes=10, digest=array_digest(images, labels)
     )

@@ -7,11 +7,12 @@ preparation that was interrupted continues, and several may share a folder. A sh
 from __future__ import annotations
 
 import hashlib
+import json
 import math
 import shutil
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from pathlib import Path
-from typing import Final, Literal
+from typing import Any, Final, Literal
 
 import numpy as np
 import torch
@@ -24,6 +25,7 @@ from diffusionbench.limits import read_small
 from diffusionbench.schema import Strict, digest
 from diffusionbench.writing import check_replaceable, make_folder, write_atomic, write_errors
 from nanogen.data import Batch, Component, Dataset
+from nanogen.latents import LatentSpec
 
 Dtype = Literal["float16", "bfloat16", "float32"]
 MANIFEST: Final = "manifest.json"
@@ -37,6 +39,8 @@ class LatentCacheManifest(Strict):
 
     Attributes:
         latent, latent_digest: the latent space, and SHA-256 of its weights.
+        revisions: pinned commits of its files, by part.
+        options: of its row, such as the preprocessing.
         image_size: pixels a side of what was encoded.
         data_digest: SHA-256 of the data set.
         dtype: of the stored latents.
@@ -46,9 +50,11 @@ class LatentCacheManifest(Strict):
     """
 
     kind: Literal["nanogen latent cache"] = "nanogen latent cache"
-    version: Literal[1] = 1
+    version: Literal[2] = 2
     latent: str
     latent_digest: str
+    revisions: dict[str, str] = Field(default_factory=dict)
+    options: dict[str, Any] = Field(default_factory=dict)
     image_size: int = Field(ge=1, le=bounds.SIDE)
     data_digest: str
     dtype: Dtype
@@ -80,20 +86,21 @@ class LatentCacheManifest(Strict):
         return folder / f"latents-{number:06d}-{digest(self)[:12]}.bin"
 
 
-def recipe(
-    name: str, latent_digest: str, image_size: int, data: Dataset, dtype: Dtype, shape: tuple[int, int, int]
-) -> LatentCacheManifest:
+def recipe(spec: LatentSpec, latent_digest: str, image_size: int, data: Dataset, dtype: Dtype) -> LatentCacheManifest:
     """Return the manifest of a cache of a data set, with shards of about 64 MiB."""
-    size = math.prod(shape) * getattr(torch, dtype).itemsize
+    shape = spec.shape(image_size)
     return LatentCacheManifest(
-        latent=name,
+        latent=spec.name,
         latent_digest=latent_digest,
+        revisions={weights.part: weights.revision for weights in spec.weights if weights.revision},
+        # As they are read back.
+        options=json.loads(json.dumps(dict(spec.options))),
         image_size=image_size,
         data_digest=data.digest,
         dtype=dtype,
         shape=shape,
         count=len(data),
-        shard=max(1, SHARD_BYTES // size),
+        shard=max(1, SHARD_BYTES // (math.prod(shape) * getattr(torch, dtype).itemsize)),
     )
 
 
@@ -107,11 +114,7 @@ def read_manifest(folder: Path) -> LatentCacheManifest:
 
 
 def check_same(folder: Path, there: LatentCacheManifest, asked: LatentCacheManifest) -> None:
-    """Refuse a cache of another recipe.
-
-    Raises:
-        DataError: naming the fields that differ, with both values.
-    """
+    """Refuse a cache of another recipe; DataError naming the fields that differ, with both values."""
     old, new = there.model_dump(), asked.model_dump()
     found = [f"{key} is {str(old[key])[:16]} there and {str(new[key])[:16]} now" for key in old if old[key] != new[key]]
     if found:
@@ -263,11 +266,7 @@ class Statistics:
         self.count = total
 
     def finish(self) -> dict[str, Tensor]:
-        """Return "mean" and "var", float32 [C, h, w] each.
-
-        Raises:
-            DataError: if a variance is 0 or no number.
-        """
+        """Return "mean" and "var", float32 [C, h, w] each; DataError if a variance is 0 or no number."""
         mean, var = self._mean, self._squares / max(self.count, 1)
         wrong = ~(var > 0)
         if wrong.any():
@@ -289,26 +288,3 @@ def remaining(folder: Path, manifest: LatentCacheManifest, part: tuple[int, int]
         for number in range(part[0] - 1, manifest.num_shards, part[1])
         if not intact(manifest.path(folder, number), len(manifest.images(number)) * manifest.item_bytes)
     ]
-
-
-def encode_shards(
-    folder: Path,
-    manifest: LatentCacheManifest,
-    numbers: Iterable[int],
-    encode: Callable[[range], Iterable[Tensor]],
-    progress: Callable[[str, int, int], None] | None,
-) -> None:
-    """Encode and write shards.
-
-    Args:
-        encode: indices of images to their latents, batch by batch.
-        progress: called with what is done, how many images, and of how many.
-    """
-    waiting = list(numbers)
-    total = sum(len(manifest.images(number)) for number in waiting)
-    done = 0
-    for number in waiting:
-        write_shard(folder, manifest, number, encode(manifest.images(number)))
-        done += len(manifest.images(number))
-        if progress is not None:
-            progress("encoded", done, total)

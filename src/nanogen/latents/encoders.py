@@ -1,4 +1,4 @@
-"""Frozen vision encoders whose patch tokens are a latent: DINOv2, DINOv3 and SigLIP2 of transformers, and our own PE.
+"""Frozen vision encoders whose patch tokens are a latent: classes of transformers, and our own Perception Encoder.
 
 Nothing is executed from a hub or a repository: the classes are those of the library.
 """
@@ -20,7 +20,7 @@ from diffusionbench.registry import require
 from diffusionbench.shown import clipped, few
 from nanogen.latents import LatentSpec
 from nanogen.latents.perception import from_released
-from nanogen.latents.weights import obtain, read_tensors, tensors_digest
+from nanogen.latents.weights import obtain, quietly, read_tensors, tensors_digest
 
 Combination = Literal["mean", "sum", "mean and token"]
 
@@ -74,12 +74,31 @@ class Tower:
     blocks: Sequence[nn.Module]
 
 
-# Class of transformers -> where its last norm and its blocks are.
+# Class of transformers -> where its last norm and its blocks are, and whether a class token comes first.
 _PLACES: Final = {
-    "Dinov2WithRegistersModel": ("layernorm", "encoder.layer"),
-    "DINOv3ViTModel": ("norm", "model.layer"),
-    "SiglipVisionModel": ("post_layernorm", "encoder.layers"),
+    "Dinov2Model": ("layernorm", "encoder.layer", True),
+    "Dinov2WithRegistersModel": ("layernorm", "encoder.layer", True),
+    "DINOv3ViTModel": ("norm", "model.layer", True),
+    "SiglipVisionModel": ("post_layernorm", "encoder.layers", False),
+    "Tipsv2VisionModel": ("layernorm", "encoder.layer", True),
+    "ViTMAEModel": ("layernorm", "layers", True),
 }
+
+
+class Unmasked(nn.Module):
+    """A masked autoencoder's encoder that sees every patch, in order and at any size."""
+
+    def __init__(self, model: Any) -> None:
+        super().__init__()
+        self.model: Any = model
+        model.config.mask_ratio = 0.0
+
+    def forward(self, pixels: Tensor) -> Tensor:
+        """Map preprocessed images [B, 3, H, W] to the last block's tokens, normed, [B, 1 + N, C]."""
+        num_patches = pixels[0, 0].numel() // self.model.config.patch_size**2
+        # Patches are shuffled by the order of this noise.
+        in_order = torch.arange(num_patches, device=pixels.device).float().expand(len(pixels), -1)
+        return self.model(pixels, noise=in_order, interpolate_pos_encoding=True).last_hidden_state
 
 
 def open_tower(spec: LatentSpec) -> Tower:
@@ -98,17 +117,15 @@ def open_tower(spec: LatentSpec) -> Tower:
         except CheckpointError as error:
             raise CheckpointError(f"{owner}: {path}: {error}") from None
         width, patch = vision.embed.out_channels, vision.patch
-        return Tower(vision, width, patch, 1, nn.Identity(), list(vision.blocks))
-    norm, blocks = _PLACES[kind]
+        return Tower(vision, width, patch, int(vision.cls is not None), nn.Identity(), list(vision.blocks))
+    norm, blocks, has_class = _PLACES[kind]
     model = open_model(path.parent, kind, owner)
     width = model.config.hidden_size
-    registers = getattr(model.config, "num_register_tokens", None)
     return Tower(
-        net=model,
+        net=Unmasked(model) if kind == "ViTMAEModel" else model,
         width=width,
         patch=model.config.patch_size,
-        # SigLIP has no class token.
-        num_skipped=0 if registers is None else 1 + registers,
+        num_skipped=has_class + getattr(model.config, "num_register_tokens", 0),
         norm=getattr(model, norm)
         if spec.options.get("affine")
         else nn.LayerNorm(width, 1e-5, elementwise_affine=False),
@@ -154,11 +171,32 @@ class Encoder:
         self.digest = tensors_digest(tower.net.state_dict())
 
     def __call__(self, images: Tensor) -> Tensor:
+        skipped, norm = self._tower.num_skipped, self._tower.norm
+        return combined([norm(tokens[:, skipped:]) for tokens in self._tokens(images)], self._combine)
+
+    @property
+    def has_class_token(self) -> bool:
+        return self._tower.num_skipped > 0
+
+    @torch.no_grad()
+    def class_token(self, images: Tensor) -> Tensor:
+        """Return the class token after the last block and a norm without affine, float32 [B, C], for images as above.
+
+        Raises:
+            CheckpointError: if the encoder has none.
+        """
+        if not self.has_class_token:
+            raise CheckpointError(f"{type(self._tower.net).__name__} has no class token. Choose another encoder.")
+        with torch.autocast(images.device.type, enabled=False):
+            token = self._tokens(images)[-1][:, 0]
+            return F.layer_norm(token, token.shape[1:])
+
+    def _tokens(self, images: Tensor) -> list[Tensor]:
+        """Return all tokens after each of the chosen blocks, before the norm."""
         kept: list[Tensor] = []
 
         def keep(module: nn.Module, given: Any, output: Any) -> None:
-            tokens = output[0] if isinstance(output, tuple) else output
-            kept.append(self._tower.norm(tokens[:, self._tower.num_skipped :]))
+            kept.append(output[0] if isinstance(output, tuple) else output)
 
         hooks = [layer.register_forward_hook(keep) for layer in self._layers]
         try:
@@ -166,7 +204,7 @@ class Encoder:
         finally:
             for hook in hooks:
                 hook.remove()
-        return combined(kept, self._combine)
+        return kept
 
 
 def combined(layers: Sequence[Tensor], how: Combination) -> Tensor:
@@ -189,19 +227,20 @@ def open_model(folder: Path, name: str, owner: str) -> Any:
         CheckpointError: if the files are damaged or lack tensors; the missing ones are listed.
     """
     transformers = require("transformers", "encoders", owner[0].upper() + owner[1:])
-    before = transformers.utils.logging.get_verbosity()
-    transformers.utils.logging.set_verbosity_error()
-    transformers.utils.logging.disable_progress_bar()
     try:
-        with torch.random.fork_rng():
+        with quietly(transformers):
+            # A pickled file is read by the restricted loader.
             model, loaded = getattr(transformers, name).from_pretrained(
-                folder, dtype=torch.float32, use_safetensors=True, local_files_only=True, output_loading_info=True
+                folder,
+                dtype=torch.float32,
+                use_safetensors=None,
+                weights_only=True,
+                local_files_only=True,
+                output_loading_info=True,
             )
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RuntimeError, SafetensorError) as error:
         reason = clipped(" ".join(str(error).split()), 400)
         raise CheckpointError(f"{owner}: transformers cannot open {folder}: {reason}. Get the files again.") from None
-    finally:
-        transformers.utils.logging.set_verbosity(before)
     # A file may hold a text tower too.
     problems = [f"missing {key}" for key in loaded["missing_keys"]]
     problems += [f"{key} has another shape" for key, *_ in loaded["mismatched_keys"]]

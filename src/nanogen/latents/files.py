@@ -28,6 +28,7 @@ class WeightFiles:
         licence: as an SPDX name where there is one.
         gated: the licence must be accepted on the hub before a download.
         sha256: of files whose content is pinned, by name.
+        bundled: folder beside this file in which they ship; their hashes are pinned there alone.
     """
 
     part: str
@@ -39,6 +40,7 @@ class WeightFiles:
     licence: str
     gated: bool = False
     sha256: Mapping[str, str] = field(default_factory=dict)
+    bundled: str = ""
 
     @property
     def origin(self) -> str:
@@ -62,8 +64,15 @@ class WeightFiles:
         """
         for root in ([] if folder is None else [folder]) + [home(name)]:
             yield from (root / self.part, root)
+        if self.bundled:
+            yield self.shipped
         if self.hub and (snapshot := self.snapshot()) is not None:
             yield snapshot
+
+    @property
+    def shipped(self) -> Path:
+        """The folder of files that ship."""
+        return Path(__file__).with_name(self.bundled)
 
     def snapshot(self) -> Path | None:
         """Return the folder of the hub's own cache for the files; None where no commit is known."""

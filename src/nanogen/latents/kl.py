@@ -25,7 +25,7 @@ from diffusionbench.schema import digest, file_digest
 from diffusionbench.shown import clipped, few, first_line
 from nanogen import parallel
 from nanogen.latents import Latent, LatentSpec
-from nanogen.latents.weights import obtain
+from nanogen.latents.weights import obtain, quietly
 from nanogen.log import say
 
 # FLUX.2's own layer has 1e-4; diffusion models of the published study were trained with this one.
@@ -147,10 +147,8 @@ def open_model(folder: Path, config: Mapping[str, Any], name: str, owner: str) -
     found = config.get("_class_name", name)
     if found != name:
         raise CheckpointError(f"{owner}: {folder} describes a {found}, expected {name}. Get the right files.")
-    before = diffusers.utils.logging.get_verbosity()
-    diffusers.utils.logging.set_verbosity_error()
     try:
-        with torch.random.fork_rng():
+        with quietly(diffusers):
             model, loaded = getattr(diffusers, name).from_pretrained(
                 folder,
                 torch_dtype=torch.float32,
@@ -162,8 +160,6 @@ def open_model(folder: Path, config: Mapping[str, Any], name: str, owner: str) -
     except (OSError, ValueError, KeyError, TypeError, RuntimeError, SafetensorError) as error:
         reason = clipped(" ".join(str(error).split()), 400)
         raise CheckpointError(f"{owner}: diffusers cannot open {folder}: {reason}. Get the files again.") from None
-    finally:
-        diffusers.utils.logging.set_verbosity(before)
     problems = [f"missing {key}" for key in loaded["missing_keys"]]
     problems += [f"unknown {key}" for key in loaded["unexpected_keys"]]
     problems += [f"{error}" for error in loaded["error_msgs"]]

@@ -1,10 +1,11 @@
-"""Perception Encoder, vision tower of the L models: a plain transformer with learned and rotary positions.
+"""Perception Encoder, vision tower: a plain transformer with learned and rotary positions.
 
 Source: Bolya et al. 2025 (arXiv 2504.13181), whose files it reads.
 """
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Mapping
 
@@ -37,38 +38,41 @@ def rotary_table(rows: int, columns: int, head_width: int) -> Tensor:
 
 
 class PerceptionEncoder(nn.Module):
-    """Images to tokens, the class token first.
+    """Images to tokens, the class token first where there is one.
 
     Args:
         width, depth, hidden: of the transformer.
         num_heads: of attention.
         patch: side in pixels.
-        side: positions a side of the learned table.
+        places: rows of the learned table: one for each position of a square grid, and one for a class token or none.
         scaled: whether blocks scale their branches.
     """
 
     def __init__(
-        self, width: int, depth: int, hidden: int, num_heads: int, patch: int, side: int, scaled: bool
+        self, width: int, depth: int, hidden: int, num_heads: int, patch: int, places: int, scaled: bool
     ) -> None:
         super().__init__()
-        self.side, self.patch, self.head_width = side, patch, width // num_heads
+        self.side, self.patch, self.head_width = math.isqrt(places), patch, width // num_heads
         self.embed = nn.Conv2d(3, width, patch, stride=patch, bias=False)
-        self.cls = nn.Parameter(torch.zeros(width))
-        self.positions = nn.Parameter(torch.zeros(side**2 + 1, width))
+        self.cls = nn.Parameter(torch.zeros(width)) if places > self.side**2 else None
+        self.positions = nn.Parameter(torch.zeros(places, width))
         self.norm = nn.LayerNorm(width, 1e-5)
         self.blocks = nn.ModuleList(ViTBlock(width, num_heads, hidden, 1e-5, scaled) for _ in range(depth))
 
     def forward(self, pixels: Tensor) -> Tensor:
-        """Map preprocessed images [B, 3, H, W] to the last block's output [B, 1 + N, width], without a norm."""
+        """Map preprocessed images [B, 3, H, W] to the last block's output [B, (1 +) N, width], without a norm."""
         patches = self.embed(pixels)
         rows, columns = patches.shape[2:]
-        grid = self.positions[1:].T.unflatten(1, (self.side, self.side))[None]
+        grid = self.positions[-(self.side**2) :].T.unflatten(1, (self.side, self.side))[None]
         if (rows, columns) != (self.side, self.side):
             grid = F.interpolate(grid, size=(rows, columns), mode="bilinear", align_corners=False)
         x = (patches + grid).flatten(2).transpose(1, 2)
-        x = torch.cat([(self.cls + self.positions[0]).expand(len(x), 1, -1), x], dim=1)
-        x = self.norm(x)
         rotary = rotary_table(rows, columns, self.head_width).to(x.device)
+        if self.cls is None:
+            rotary = rotary[:, 1:]
+        else:
+            x = torch.cat([(self.cls + self.positions[0]).expand(len(x), 1, -1), x], dim=1)
+        x = self.norm(x)
         for block in self.blocks:
             x = block(x, rotary)
         return x
@@ -107,7 +111,7 @@ def from_released(released: Mapping[str, Tensor], num_heads: int) -> PerceptionE
     depth = len({found[1] for name in tensors if (found := _BLOCK.match(name))})
     try:
         width, _, patch, _ = tensors["conv1.weight"].shape
-        side = round((len(tensors["positional_embedding"]) - 1) ** 0.5)
+        places = len(tensors["positional_embedding"])
         hidden = len(tensors["transformer.resblocks.0.mlp.c_fc.bias"])
     except (KeyError, ValueError, TypeError) as error:
         raise CheckpointError(f"the file holds no vision tower of Perception Encoder: {error}") from None
@@ -115,7 +119,7 @@ def from_released(released: Mapping[str, Tensor], num_heads: int) -> PerceptionE
         raise CheckpointError(f"conv1.weight has {width} outputs, expected a multiple of {4 * num_heads}")
     with torch.device("meta"):
         scaled = "transformer.resblocks.0.ls_1.gamma" in tensors
-        net = PerceptionEncoder(width, depth, hidden, num_heads, patch, side, scaled)
+        net = PerceptionEncoder(width, depth, hidden, num_heads, patch, places, scaled)
     parts = {name: released_names(name) for name, _ in net.named_parameters()}
     stacked = restack(tensors, net, parts, _UNUSED)
     net.load_state_dict({name: tensor.float() for name, tensor in stacked.items()}, assign=True)

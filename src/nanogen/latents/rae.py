@@ -66,7 +66,7 @@ def read_decoder(path: Path, spec: LatentSpec, owner: str) -> ViTDecoder:
         CheckpointError: if the file is damaged or holds another decoder; differing names are listed.
     """
     try:
-        net = from_released(read_tensors(path, owner), spec.channels, spec.options["decoder_heads"])
+        net = from_released(read_tensors(path, owner), spec.channels, spec.options["decoder_heads"], spec.stride)
     except CheckpointError as error:
         if str(error).startswith(owner):
             raise

@@ -1,6 +1,7 @@
-"""`toy-ae`: the latent space of a small convolutional autoencoder that ships with the package, for runs of minutes.
+"""`toy-ae` and `toy-vae`: latent spaces of small convolutional autoencoders that ship, for runs of minutes.
 
-It stands in for the large autoencoders where nothing may be downloaded. Its decoder expects imprecise latents.
+They stand in for the large autoencoders where nothing may be downloaded. The decoder of `toy-ae` expects imprecise
+latents; `toy-vae` is a KL autoencoder.
 """
 
 from __future__ import annotations
@@ -17,8 +18,6 @@ from torch import Tensor, nn
 from diffusionbench.schema import verify_bundled_weights
 from nanogen.latents import Latent, LatentSpec
 
-WEIGHTS: Final = Path(__file__).with_name("toy_ae.safetensors")
-CARD: Final = Path(__file__).with_name("toy_ae.json")
 # Side in pixels of the images it was trained on.
 SIZE: Final = 32
 WIDTH: Final = 96
@@ -90,23 +89,79 @@ class Autoencoder(nn.Module):
         return self.decode(disturb(self.encode(images).float()))
 
 
-def card() -> dict[str, Any]:
+class KLAutoencoder(nn.Module):
+    """Images in [-1, 1] to mean and logarithm of the variance of latents of stride 4, and back.
+
+    Args:
+        channels: of the latent.
+        width: of the hidden layers at stride 4; half of it at stride 2, a quarter at full size.
+    """
+
+    def __init__(self, channels: int, width: int) -> None:
+        super().__init__()
+        half, quarter = width // 2, width // 4
+        self.encoder = nn.Sequential(
+            nn.Conv2d(3, width, 4, stride=4),
+            Residual(width),
+            Residual(width),
+            nn.SiLU(),
+            nn.Conv2d(width, 2 * channels, 1),
+        )
+        self.decoder = nn.Sequential(
+            nn.Conv2d(channels, width, 1),
+            Residual(width),
+            Residual(width),
+            Residual(width),
+            nn.SiLU(),
+            nn.Conv2d(width, 4 * half, 1),
+            nn.PixelShuffle(2),
+            Residual(half),
+            Residual(half),
+            nn.SiLU(),
+            nn.Conv2d(half, 4 * quarter, 1),
+            nn.PixelShuffle(2),
+            Residual(quarter),
+            nn.SiLU(),
+            nn.Conv2d(quarter, 3, 3, padding=1),
+        )
+
+    def moments(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """Map float32 [B, 3, H, W] to mean and log variance, float32 [B, channels, H/4, W/4] each."""
+        mean, logvar = self.encoder(images).chunk(2, dim=1)
+        return mean, logvar.clamp(-30, 20)
+
+
+def card(name: str = "toy-ae") -> dict[str, Any]:
     """Recipe, reconstruction figures and weight hash, as the training script wrote them."""
-    return json.loads(CARD.read_text())
+    return json.loads(_file(name, "json").read_text())
+
+
+def _file(name: str, kind: str) -> Path:
+    return Path(__file__).with_name(f"{name.replace('-', '_')}.{kind}")
+
+
+def bundled(name: str) -> tuple[dict[str, Tensor], str]:
+    """Return the weights float32 of a latent space that ships, and their hash.
+
+    Raises:
+        RequestError: if they are missing or are not the ones the card names.
+    """
+    weights, digest = _file(name, "safetensors"), card(name)["sha256"]
+    verify_bundled_weights(f"latent space '{name}'", weights, digest)
+    return {key: tensor.float() for key, tensor in load_file(weights).items()}, digest
 
 
 class ToyAE(Latent):
     """The maps between 32 px images and their 4x4 latents.
 
     Raises:
-        RequestError: if the weights are missing or are not the ones the card names.
+        RequestError: see `bundled`.
     """
 
     def __init__(self, spec: LatentSpec, device: str) -> None:
-        self.digest = card()["sha256"]
-        verify_bundled_weights(f"latent space '{spec.name}'", WEIGHTS, self.digest)
+        weights, self.digest = bundled(spec.name)
         self._net = Autoencoder(spec.channels)
-        self._net.load_state_dict({name: tensor.float() for name, tensor in load_file(WEIGHTS).items()})
+        self._net.load_state_dict(weights)
         self._net.to(device).eval().requires_grad_(False)
 
     def encode(self, images: Tensor) -> Tensor:
@@ -114,3 +169,24 @@ class ToyAE(Latent):
 
     def decode(self, latents: Tensor) -> Tensor:
         return (self._net.decode(latents) + 1) / 2
+
+
+class ToyVAE(Latent):
+    """The maps between images and the mode of the posterior, normalised per channel; `width` is an option of the row.
+
+    Raises:
+        RequestError: see `bundled`.
+    """
+
+    def __init__(self, spec: LatentSpec, device: str) -> None:
+        weights, self.digest = bundled(spec.name)
+        self._mean, self._std = (weights.pop(name).to(device) for name in ("mean", "std"))  # [C, 1, 1]
+        self._net = KLAutoencoder(spec.channels, spec.options["width"])
+        self._net.load_state_dict(weights)
+        self._net.to(device).eval().requires_grad_(False)
+
+    def encode(self, images: Tensor) -> Tensor:
+        return (self._net.moments(2 * images - 1)[0] - self._mean) / self._std
+
+    def decode(self, latents: Tensor) -> Tensor:
+        return (self._net.decoder(latents * self._std + self._mean) + 1) / 2

@@ -18,7 +18,7 @@ from nanogen.model.released import restack
 
 
 class ViTBlock(nn.Module):
-    """Pre-norm block: attention with biases, exact GELU, and a learned scale of both branches where asked for.
+    """Pre-norm block: attention with biases, GELU, and a learned scale of both branches where asked for.
 
     Args:
         width: of a token.
@@ -26,13 +26,16 @@ class ViTBlock(nn.Module):
         hidden: width of the feed-forward.
         eps: of both norms.
         scaled: whether the branches have that scale.
+        gelu: "none" for the exact one, or "tanh".
 
     Source: Dosovitskiy et al. 2020 (arXiv 2010.11929); the scale: Touvron et al. 2021 (arXiv 2103.17239).
     """
 
-    def __init__(self, width: int, num_heads: int, hidden: int, eps: float, scaled: bool = False) -> None:
+    def __init__(
+        self, width: int, num_heads: int, hidden: int, eps: float, scaled: bool = False, gelu: str = "none"
+    ) -> None:
         super().__init__()
-        self.num_heads = num_heads
+        self.num_heads, self.gelu = num_heads, gelu
         self.norm1 = nn.LayerNorm(width, eps)
         self.qkv = nn.Linear(width, 3 * width)
         self.proj = nn.Linear(width, width)
@@ -49,7 +52,7 @@ class ViTBlock(nn.Module):
             q, k = rotate(q, rotary), rotate(k, rotary)
         mixed = self.proj(attend(q, k, v, None).transpose(1, 2).flatten(2))
         x = x + (mixed if self.scale1 is None else self.scale1 * mixed)
-        fed = self.fc2(F.gelu(self.fc1(self.norm2(x))))
+        fed = self.fc2(F.gelu(self.fc1(self.norm2(x)), approximate=self.gelu))
         return x + (fed if self.scale2 is None else self.scale2 * fed)
 
 
@@ -132,6 +135,16 @@ def released_names(name: str) -> list[str]:
         return [f"decoder_layers.{index}.{source}.{kind}" for source in _INNER[part]]
     part, dot, kind = name.partition(".")
     return [f"{_OUTER[part]}{dot}{kind}"]
+
+
+def to_released(net: ViTDecoder) -> dict[str, Tensor]:
+    """Return the tensors of a decoder in the released layout, which `from_released` reads."""
+    parts = {name: released_names(name) for name, _ in net.named_parameters()}
+    return {
+        part: piece.contiguous()
+        for name, tensor in net.state_dict().items()
+        for part, piece in zip(parts[name], tensor.chunk(len(parts[name])), strict=True)
+    }
 
 
 def from_released(released: Mapping[str, Tensor], channels: int, num_heads: int, patch: int = 16) -> ViTDecoder:

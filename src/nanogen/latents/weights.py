@@ -5,9 +5,10 @@ from __future__ import annotations
 import hashlib
 import os
 import pickle
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import torch
 from safetensors import SafetensorError
@@ -40,7 +41,8 @@ def obtain(spec: LatentSpec, part: str) -> list[Path]:
     if spec.folder is not None and spec.folder not in found[0].parents:
         say(f"latent.weights {spec.folder} does not hold the {part} of '{spec.name}'; using {found[0].parent}")
     for path in found:
-        expected = weights.sha256.get(path.name)
+        pinned = not weights.bundled or path.parent == weights.shipped
+        expected = weights.sha256.get(path.name) if pinned else None
         if expected is not None and (digest := file_digest(path)) != expected:
             raise CheckpointError(
                 f"latent space '{spec.name}': {path} has SHA-256 {digest}, expected {expected}. The file is damaged or "
@@ -56,18 +58,62 @@ def fetch(spec: LatentSpec, weights: WeightFiles) -> None:
         RequestError: if they cannot be fetched; says how to get them.
     """
     lacks = f"latent space '{spec.name}' needs its {weights.part}"
-    if os.environ.get("HF_HUB_OFFLINE", "0") not in ("", "0"):
-        raise RequestError(f"{lacks}, and HF_HUB_OFFLINE is set. {remedy(spec.name, weights)}")
-    hub = require("huggingface_hub", "hub", f"Fetching the {weights.part} of latent space '{spec.name}'")
-    say(f"fetching the {weights.part} of '{spec.name}' from {weights.origin} ({weights.terms})")
     inside = f"{weights.subfolder}/" if weights.subfolder else ""
     patterns = [f"{inside}{name}" for name in weights.names]
+    with opened_hub(lacks, remedy(spec.name, weights), "hub") as download:
+        say(f"fetching the {weights.part} of '{spec.name}' from {weights.origin} ({weights.terms})")
+        download(weights.hub, revision=weights.revision or None, allow_patterns=patterns)
+
+
+# Errors of huggingface_hub -> what they mean.
+_MEANING: Final = {
+    "GatedRepoError": "it is gated: its licence must be accepted on its page, and this machine be logged in (hf auth "
+    "login)",
+    "RepositoryNotFoundError": "the hub has no repository of that name; it was renamed, removed or made private",
+    "RevisionNotFoundError": "its repository has no such commit; it was rewritten",
+}
+
+
+@contextmanager
+def opened_hub(lacks: str, remedy: str, extra: str) -> Iterator[Callable[..., str]]:
+    """Give `snapshot_download` of the hub; what it raises becomes one sentence.
+
+    Args:
+        lacks: who needs what, such as "latent space 'x' needs its vae".
+        remedy: a sentence that says what to do.
+        extra: of this package, which installs huggingface_hub.
+
+    Raises:
+        RequestError: if the hub must not be asked, or cannot give the files.
+    """
+    if os.environ.get("HF_HUB_OFFLINE", "0") not in ("", "0"):
+        raise RequestError(f"{lacks}, and HF_HUB_OFFLINE is set. {remedy}")
+    hub = require("huggingface_hub", extra, lacks[0].upper() + lacks[1:])
+    logging = hub.utils.logging
+    before = logging.get_verbosity()
+    # It tells each attempt to reach the hub.
+    logging.set_verbosity_error()
     try:
-        hub.snapshot_download(weights.hub, revision=weights.revision or None, allow_patterns=patterns)
+        yield hub.snapshot_download
     except Exception as error:
-        raise RequestError(
-            f"{lacks}, which cannot be fetched: {first_line(error).rstrip('.')}. {remedy(spec.name, weights)}"
-        ) from None
+        reason = _MEANING.get(type(error).__name__) or first_line(error).rstrip(".")
+        raise RequestError(f"{lacks}, which cannot be fetched: {reason}. {remedy}") from None
+    finally:
+        logging.set_verbosity(before)
+
+
+@contextmanager
+def quietly(library: Any) -> Iterator[None]:
+    """Let transformers or diffusers open a model without a word, and without a draw from torch's stream."""
+    logging = library.utils.logging
+    before = logging.get_verbosity()
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    try:
+        with torch.random.fork_rng():
+            yield
+    finally:
+        logging.set_verbosity(before)
 
 
 def read_tensors(path: Path, owner: str) -> dict[str, Any]:

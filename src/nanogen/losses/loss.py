@@ -51,6 +51,8 @@ def weighted_terms(
 ) -> dict[str, Tensor]:
     """Return the terms of an objective and of extra losses over one forward pass, float32 [B], each with its weight.
 
+    What the objective logs beside its terms is among them, without gradient.
+
     Raises:
         ValueError: if two of them give a term the same name.
     """
@@ -61,4 +63,4 @@ def weighted_terms(
             if key in terms:
                 raise ValueError(f"extra loss '{name}' names a term '{key}', and there is one already")
             terms[key] = loss.weight * term
-    return terms
+    return {**terms, **made.logged}

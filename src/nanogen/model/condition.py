@@ -25,6 +25,10 @@ class Condition(Protocol):
         """Return the null condition for every image of the batch."""
         ...
 
+    def is_null(self) -> Tensor:
+        """Return bool [B]: which images have the null condition."""
+        ...
+
 
 @dataclass(frozen=True)
 class ClassCondition:
@@ -38,6 +42,9 @@ class ClassCondition:
 
     def null(self) -> ClassCondition:
         return ClassCondition(torch.full_like(self.labels, self.num_classes), self.num_classes)
+
+    def is_null(self) -> Tensor:
+        return self.labels == self.num_classes
 
 
 @dataclass(frozen=True)
@@ -57,6 +64,12 @@ class TextCondition:
     def null(self) -> TextCondition:
         # A masked token changes nothing, so none is computed.
         return TextCondition(self.states[:, :0], None)
+
+    def is_null(self) -> Tensor:
+        if self.mask is None:
+            batch, length = self.states.shape[:2]
+            return torch.full((batch,), length == 0, device=self.states.device)
+        return ~self.mask.any(1)
 
 
 class ClassTokens(nn.Module):
@@ -110,3 +123,19 @@ class TimeTokens(nn.Module):
         angles = 2 * torch.pi * t[:, None] * self.frequencies
         embedding = self.mlp(torch.cat([angles.sin(), angles.cos()], dim=-1))
         return embedding, embedding[:, None] + self.offsets
+
+
+class VectorToken(nn.Module):
+    """One token of a vector: a linear map and a norm.
+
+    Source: Wu et al. 2025 (arXiv 2507.01467), with RMSNorm in place of LayerNorm.
+    """
+
+    def __init__(self, vector_width: int, width: int) -> None:
+        super().__init__()
+        self.proj = nn.Linear(vector_width, width)
+        self.norm = RMSNorm(width)
+
+    def forward(self, vector: Tensor) -> Tensor:
+        """Map vectors float32 [B, V] to tokens [B, 1, width]."""
+        return self.norm(self.proj(vector))[:, None]

@@ -8,6 +8,7 @@ from __future__ import annotations
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.autograd.forward_ad import unpack_dual
 
 from nanogen.model.shape import swiglu_width
 
@@ -65,7 +66,9 @@ def rotate(x_BHSD: Tensor, table: Tensor) -> Tensor:
 def attend(q_BHSD: Tensor, k_BHSD: Tensor, v_BHSD: Tensor, mask: Tensor | None) -> Tensor:
     """Return scaled dot-product attention [B, H, S, D]; `mask` bool [B, S] hides keys where it is False."""
     keys = None if mask is None else mask[:, None, None, :]
-    if q_BHSD.device.type == "cpu" and q_BHSD.dtype == torch.bfloat16:
+    # Fused kernels have no forward-mode derivative, which is never compiled.
+    is_dual = not torch.compiler.is_compiling() and unpack_dual(q_BHSD).tangent is not None
+    if is_dual or (q_BHSD.device.type == "cpu" and q_BHSD.dtype == torch.bfloat16):
         # The fused CPU kernel runs bfloat16 at float32 speed; plain products are 2 to 3 times as fast.
         scores = (q_BHSD * q_BHSD.shape[-1] ** -0.5) @ k_BHSD.transpose(-2, -1)
         if keys is not None:
@@ -148,6 +151,8 @@ class DecoderBlock(nn.Module):
         self.norm2 = RMSNorm(width)
         self.mlp = SwiGLU(width)
         self.adaln = nn.Linear(width, 6 * width)
+        nn.init.zeros_(self.adaln.weight)
+        nn.init.zeros_(self.adaln.bias)
 
     def forward(self, x: Tensor, c: Tensor, rotary: Tensor) -> Tensor:
         """Map x [B, S, W] under silu(condition) c [B, S, W]."""
@@ -157,18 +162,30 @@ class DecoderBlock(nn.Module):
 
 
 class FinalLayer(nn.Module):
-    """Modulated norm and the map to patches."""
+    """Norm, modulated or not, and the map to patches, with another for the last token of a vector; 0 at first."""
 
-    def __init__(self, width: int, token_width: int) -> None:
+    def __init__(self, width: int, token_width: int, modulated: bool = True, vector_width: int | None = None) -> None:
         super().__init__()
         self.norm = RMSNorm(width)
-        self.adaln = nn.Linear(width, 2 * width)
+        self.adaln = nn.Linear(width, 2 * width) if modulated else None
         self.linear = nn.Linear(width, token_width)
+        self.vector = nn.Linear(width, vector_width) if vector_width else None
+        for layer in (self.adaln, self.linear, self.vector):
+            if layer is not None:
+                nn.init.zeros_(layer.weight)
+                nn.init.zeros_(layer.bias)
 
-    def forward(self, x: Tensor, c: Tensor) -> Tensor:
-        """Map x [B, N, W] under silu(condition) c [B, N, W] to [B, N, token_width]."""
-        shift, scale = self.adaln(c).chunk(2, dim=-1)
-        return self.linear(modulate(self.norm(x), shift, scale))
+    def forward(self, x: Tensor, c: Tensor) -> tuple[Tensor, Tensor | None]:
+        """Map x [B, N, W] under silu(condition) c [B, N, W] to patches [B, N, token_width] and None.
+
+        With a vector x has N + 1 tokens, and its output [B, vector_width] is in place of None.
+        """
+        x = self.norm(x)
+        if self.adaln is not None:
+            x = modulate(x, *self.adaln(c).chunk(2, dim=-1))
+        if self.vector is None:
+            return self.linear(x), None
+        return self.linear(x[:, :-1]), self.vector(x[:, -1])
 
 
 def modulate(x: Tensor, shift: Tensor, scale: Tensor) -> Tensor:

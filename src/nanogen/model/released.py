@@ -15,7 +15,8 @@ from diffusionbench.shown import few
 from nanogen.model.dit import DDT
 from nanogen.model.shape import Shape
 
-_CONSTANT = ("enc_rope.", "dec_rope.")
+# Constant tables, and what served training alone.
+_UNUSED = ("enc_rope.", "dec_rope.", "repa_projector.")
 _FUSED = {"attn.qkv": ("attn.q", "attn.k", "attn.v"), "mlp.w12": ("mlp.w1", "mlp.w2")}
 _KEPT = ("norm1", "norm2", "attn.proj", "attn.q_norm", "attn.k_norm", "mlp.w3")
 _OUTER = {
@@ -35,6 +36,22 @@ _OUTER = {
     "final.norm": "final_layer.norm",
     "final.linear": "final_layer.linear",
     "final.adaln": "final_layer.adaln_modulation.1",
+    "final.vector": "final_layer.cls_linear",
+    "encoder_vector.proj": "cls_in_proj_enc",
+    "encoder_vector.norm": "cls_in_norm_enc",
+    "decoder_vector.proj": "cls_in_proj_dec",
+    "decoder_vector.norm": "cls_in_norm_dec",
+    "heads.early.final.norm": "base_final_layer.norm",
+    "heads.early.final.linear": "base_final_layer.linear",
+    "heads.early.final.adaln": "base_final_layer.adaln_modulation.1",
+}
+# Of a network without a decoder.
+_ENCODER_ONLY = {
+    "encoder_embed": "x_embedder.proj",
+    "final.norm": "final_layer.norm_final",
+    "encoder_vector.proj": "cls_in_proj",
+    "encoder_vector.norm": "cls_in_norm",
+    "heads.early.final.norm": "base_final_layer.norm_final",
 }
 
 
@@ -47,8 +64,9 @@ def sources(name: str, shape: Shape) -> tuple[str, ...]:
         part, _, kind = rest.rpartition(".")
         names = _FUSED.get(part) or ((part,) if part in _KEPT else ("adaln_modulation.1",))
         return tuple(f"blocks.{number}.{source}.{kind}" for source in names)
-    prefix = max((ours for ours in _OUTER if name == ours or name.startswith(ours + ".")), key=len)
-    return (_OUTER[prefix] + name.removeprefix(prefix),)
+    outer = _OUTER if shape.has_decoder else _OUTER | _ENCODER_ONLY
+    prefix = max((ours for ours in outer if name == ours or name.startswith(ours + ".")), key=len)
+    return (outer[prefix] + name.removeprefix(prefix),)
 
 
 def from_released(released: Mapping[str, Tensor], shape: Shape) -> dict[str, Tensor]:
@@ -59,7 +77,7 @@ def from_released(released: Mapping[str, Tensor], shape: Shape) -> dict[str, Ten
     """
     with torch.device("meta"):
         net = DDT(shape)
-    return restack(released, net, {name: sources(name, shape) for name, _ in net.named_parameters()}, _CONSTANT)
+    return restack(released, net, {name: sources(name, shape) for name, _ in net.named_parameters()}, _UNUSED)
 
 
 def restack(

@@ -5,11 +5,73 @@ To add an objective: one file here with an `Objective` (see `objective.py`), its
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Literal
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Annotated, Any, Literal
 
-from diffusionbench.registry import Table
+from pydantic import Field, field_validator
+
+from diffusionbench import bounds
+from diffusionbench.registry import Table, nearest
 from diffusionbench.schema import Strict
+from nanogen.latents import LATENTS
+from nanogen.settings import Interval, Time01
+
+Factor = Annotated[float, Field(ge=0, le=bounds.FACTOR)]
+
+
+class FlowOptions(Strict):
+    """Options of `flow`, which the others have too.
+
+    `predict`: the network predicts the velocity ("v") or the clean data ("x"). `early_depth`: encoder blocks before an
+    early output of its own loss, times `early_weight`, from which internal guidance extrapolates; None is none.
+    """
+
+    name: str
+    predict: Literal["v", "x"]
+    early_depth: int | None = Field(None, ge=1, le=bounds.DEPTH)
+    early_weight: Factor = 1.0
+
+    def shape(self) -> dict[str, Any]:
+        """Return what the options ask of a network, as fields of `nanogen.model.shape.Shape`."""
+        return {"early_depth": self.early_depth}
+
+
+class RegOptions(FlowOptions):
+    """Options of `reg`: `weight` of the vector's loss; `encoder`, a latent space whose encoder has a class token."""
+
+    weight: Factor = 0.03
+    encoder: str = "rae-dinov2-b"
+
+    @field_validator("encoder")
+    @classmethod
+    def _has_class_token(cls, encoder: str) -> str:
+        known = [name for name, row in LATENTS.items() if row.options.get("encoder") not in (None, "SiglipVisionModel")]
+        if encoder not in known:
+            raise ValueError(f"no latent space '{encoder}' whose encoder has a class token. {nearest(encoder, known)}")
+        return encoder
+
+    def networks(self) -> tuple[str, ...]:
+        """Return the frozen networks that training reads."""
+        return (self.encoder,)
+
+    def shape(self) -> dict[str, Any]:
+        return {**super().shape(), "vector_width": LATENTS[self.encoder].channels}
+
+
+class MeanFlowOptions(FlowOptions):
+    """Options of `meanflow`.
+
+    `fm_ratio`: share of the steps at a single time, without a derivative. `kappa`, `omega`, `interval`: guidance that
+    is trained in, on a closed interval of times. `power`, `eps`: each image's loss l is divided by (l + eps)^power.
+    """
+
+    fm_ratio: Time01 = 0.75
+    kappa: float = Field(0.0, ge=0, lt=1)
+    omega: Factor = 1.0
+    interval: Interval = (0.0, 1.0)
+    power: Factor = 1.0
+    eps: float = Field(0.01, gt=0, le=bounds.FACTOR)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -22,6 +84,12 @@ class ObjectiveSpec:
         load: "module:Class" of the `Objective`.
         num_times: of its network: 1 for t, 2 for t and an earlier r.
         non_negative: no term of its loss is ever below 0.
+        needs_images: its loss looks at the images behind the latents.
+        shape: what the options ask of a network, as fields of `nanogen.model.shape.Shape`.
+        networks: latent spaces whose frozen encoders training reads, by its options.
+        max_steps: solver steps that it is meant for; None: any number.
+        unguided: why guidance in sampling is not defined; "" where it is.
+        excludes: objectives that cannot take its place in a method, each with the reason.
     """
 
     title: str
@@ -29,15 +97,15 @@ class ObjectiveSpec:
     load: str
     num_times: Literal[1, 2] = 1
     non_negative: bool = True
+    needs_images: bool = False
+    shape: Callable[[Any], Mapping[str, Any]] = lambda options: {}
+    networks: Callable[[Any], tuple[str, ...]] = lambda options: ()
+    max_steps: int | None = None
+    unguided: str = ""
+    excludes: Mapping[str, str] = field(default_factory=dict)
 
 
-class FlowOptions(Strict):
-    """Options of `flow`: the network predicts the velocity ("v") or the clean data ("x")."""
-
-    name: str
-    predict: Literal["v", "x"]
-
-
+_NO_REG = "a class vector is diffused along one time, and a mean flow has two"
 OBJECTIVES: Table[ObjectiveSpec] = Table(
     "objective",
     {
@@ -45,6 +113,26 @@ OBJECTIVES: Table[ObjectiveSpec] = Table(
             title="rectified flow, velocity or data prediction",
             options=FlowOptions,
             load="nanogen.objectives.flow:Flow",
+            shape=FlowOptions.shape,
+        ),
+        "reg": ObjectiveSpec(
+            title="rectified flow of the latent together with a class token of a frozen encoder (REG)",
+            options=RegOptions,
+            load="nanogen.objectives.reg:Reg",
+            shape=RegOptions.shape,
+            networks=RegOptions.networks,
+            needs_images=True,
+            excludes={"meanflow": _NO_REG},
+        ),
+        "meanflow": ObjectiveSpec(
+            title="mean velocity between two times, sampled in 1 or 2 steps (MeanFlow)",
+            options=MeanFlowOptions,
+            load="nanogen.objectives.meanflow:MeanFlow",
+            shape=MeanFlowOptions.shape,
+            num_times=2,
+            max_steps=2,
+            unguided="its guidance is trained in (objective.kappa, objective.omega)",
+            excludes={"reg": _NO_REG},
         ),
     },
     group="nanogen.objectives",

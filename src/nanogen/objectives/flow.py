@@ -12,12 +12,13 @@ from typing import TYPE_CHECKING, Any
 from torch import Tensor
 
 from nanogen.objectives import FlowOptions
-from nanogen.objectives.objective import Network, Objective, Pass
+from nanogen.objectives.objective import Network, Objective, Pass, State
 from nanogen.rng import PositionalNoise
 from nanogen.times import logit_normal, shift_time
 
 if TYPE_CHECKING:
     from nanogen.model.condition import Condition
+    from nanogen.model.dit import Output
 
 # Division by t is bounded here in target, conversion and sampling alike, as in the released models.
 MIN_TIME = 0.05
@@ -44,27 +45,54 @@ class Flow(Objective):
     def loss_at(
         self,
         net: Network,
-        x: Tensor,
+        x: State,
         condition: Condition,
-        eps: Tensor,
+        eps: State,
         tau: Tensor,
         taps: tuple[str, ...] = (),
         batch: Any = None,
     ) -> tuple[dict[str, Tensor], Pass]:
-        """Return the loss for given noise [B, C, h, w] and given times tau [B] before the shift."""
+        """Return the loss for given noise like x, and given times tau [B] before the shift."""
         t = shift_time(tau, self.shift)
         t_ = t[:, None, None, None]
         z = (1 - t_) * x + t_ * eps
         target = (z - x) / t_.clamp(min=MIN_TIME)
-        out = net(z, t, condition, taps=taps)
-        error = (self._velocity(out.pred, z, t_) - target) ** 2
+        out = net(z, t, condition, taps=self._taps(taps))
+        terms = self._terms(self._velocity(out.pred, z, t_) - target) | self._early(out, z, t_, target)
         x_pred = out.pred if self.options.predict == "x" else z - t_ * out.pred
-        made = Pass(x, eps, t, None, z, out.pred, x_pred, out.features, condition, batch)
-        return {"flow": error.flatten(1).mean(1)}, made
+        x, eps, z, pred, x_pred = map(self.latent, (x, eps, z, out.pred, x_pred))
+        return terms, Pass(x, eps, t, None, z, pred, x_pred, out.features, condition, batch)
 
-    def velocity(self, net: Network, z: Tensor, t: float, r: float, condition: Condition) -> Tensor:
-        times = z.new_full((z.shape[0],), t)
+    def velocity(self, net: Network, z: State, t: float, r: float, condition: Condition) -> State:
+        times = self._times(z, t)
         return self._velocity(net(z, times, condition).pred, z, times[:, None, None, None])
 
-    def _velocity(self, pred: Tensor, z: Tensor, t: Tensor) -> Tensor:
-        return pred if self.options.predict == "v" else (z - pred) / t.clamp(min=MIN_TIME)
+    def velocities(self, net: Network, z: State, t: float, r: float, condition: Condition) -> tuple[State, State]:
+        times = self._times(z, t)
+        t_ = times[:, None, None, None]
+        out = net(z, times, condition, taps=("early",))
+        return self._velocity(out.pred, z, t_), self._velocity(out.features["early"], self.latent(z), t_)
+
+    def _velocity(self, pred: State, z: State, t_: Tensor) -> State:
+        return pred if self.options.predict == "v" else (z - pred) / t_.clamp(min=MIN_TIME)
+
+    def _times(self, z: State, t: float) -> Tensor:
+        latent = self.latent(z)
+        return latent.new_full((len(latent),), t)
+
+    def _taps(self, taps: tuple[str, ...]) -> tuple[str, ...]:
+        return taps if self.options.early_depth is None else (*taps, "early")
+
+    def _terms(self, error: State) -> dict[str, Tensor]:
+        """Return the terms [B] of the error of a velocity."""
+        return {"flow": self._distance(error)}
+
+    def _early(self, out: Output, z: State, t_: Tensor, target: State) -> dict[str, Tensor]:
+        """Return the term of the early output, if there is one; it predicts the latent alone."""
+        if self.options.early_depth is None:
+            return {}
+        early = self._velocity(out.features["early"], self.latent(z), t_)
+        return {"early": self.options.early_weight * self._distance(early - self.latent(target))}
+
+    def _distance(self, error: Tensor) -> Tensor:
+        return (error**2).flatten(1).mean(1)

@@ -7,7 +7,7 @@ a vector. `x` is a clean state, `eps` noise, `z` the noisy state; t = 0 is data,
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
@@ -29,25 +29,27 @@ class Pass:
     """One forward pass of training, as extra losses see it.
 
     Attributes:
-        x, eps, z: clean state, noise and noisy state.
+        x, eps, z: clean latent, noise and noisy latent [B, C, h, w].
         t, r: times float32 [B] of z; `r` is None where the objective has one time.
-        pred: raw output of the network.
+        pred: raw output of the network, of the same shape.
         x_pred: estimate of x, with gradient.
         features: the taps that were asked for, by name.
         condition: of the B images, after dropping.
         batch: the images, labels and captions behind x, or None.
+        logged: values float32 [B] by name, without gradient, that the log tells beside the terms of the loss.
     """
 
-    x: State
-    eps: State
+    x: Tensor
+    eps: Tensor
     t: Tensor
     r: Tensor | None
-    z: State
-    pred: State
-    x_pred: State
+    z: Tensor
+    pred: Tensor
+    x_pred: Tensor
     features: Mapping[str, Tensor]
     condition: Condition
     batch: Any = None
+    logged: Mapping[str, Tensor] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -58,17 +60,24 @@ class Objective:
         options: the checked `objective` section of a config.
         mean, std: of the logit of a training time before the shift.
         shift: of training times, towards noise above 1; see `nanogen.times.shift_time`.
+        device: of frozen networks that training needs, which are opened by the first call that reads them.
     """
 
     options: Any
     mean: float = 0.0
     std: float = 1.0
     shift: float = 1.0
+    device: str = "cpu"
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 over the weights of frozen networks, or ""."""
+        return ""
 
     def loss(
         self,
         net: Network,
-        x: State,
+        x: Tensor,
         condition: Condition,
         noise: PositionalNoise,
         taps: tuple[str, ...] = (),
@@ -77,10 +86,10 @@ class Objective:
         """Mix data with noise, call the network once with gradient, compare.
 
         Args:
-            x: clean states of B images.
+            x: latents [B, C, h, w] of B images; the objective itself adds what more its states hold.
             noise: source of every random number: the same noise gives the same loss.
             taps: features that the `Pass` shall hold.
-            batch: handed on to the `Pass`.
+            batch: the images, labels and captions behind x, handed on to the `Pass`.
 
         Returns:
             Terms by name, float32 [B], each image's own mean over its elements; and the forward pass.
@@ -89,6 +98,10 @@ class Objective:
 
     def velocity(self, net: Network, z: State, t: float, r: float, condition: Condition) -> State:
         """Return dz/dt at time t, of the type and shape of z; a two-time objective returns its mean over [r, t]."""
+        raise NotImplementedError
+
+    def velocities(self, net: Network, z: State, t: float, r: float, condition: Condition) -> tuple[State, State]:
+        """Return `velocity` and that of the network's early output, from one forward pass."""
         raise NotImplementedError
 
     def initial(self, noise: Any, shape: tuple[int, ...]) -> State:

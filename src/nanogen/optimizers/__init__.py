@@ -28,6 +28,14 @@ class OptimizerSpec:
 
 OPTIMIZERS: Table[OptimizerSpec] = Table(
     "optimizer",
-    {"adamw": OptimizerSpec(title="AdamW over all parameters", load="nanogen.optimizers.adamw:adamw")},
+    {
+        "adamw": OptimizerSpec(title="AdamW over all parameters", load="nanogen.optimizers.adamw:adamw"),
+        "muon": OptimizerSpec(
+            title="Muon for parameters of two axes, AdamW for the others", load="nanogen.optimizers.muon:muon"
+        ),
+        "gram-muon": OptimizerSpec(
+            title="the same with Polar Express coefficients, in the Gram form", load="nanogen.optimizers.muon:gram_muon"
+        ),
+    },
     group="nanogen.optimizers",
 )

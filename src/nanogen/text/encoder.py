@@ -8,7 +8,6 @@ from __future__ import annotations
 import hashlib
 import importlib.util
 import json
-import os
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -25,6 +24,7 @@ from diffusionbench.errors import CheckpointError, RequestError
 from diffusionbench.registry import require
 from diffusionbench.schema import file_digest, verify_bundled_weights
 from diffusionbench.shown import first_line
+from nanogen.latents.weights import opened_hub, quietly
 from nanogen.text import EncoderSpec
 
 # Captions in one forward pass; sorted by length, so that little is padded.
@@ -94,11 +94,7 @@ class TextEncoder:
 
     @cached_property
     def folder(self) -> Path:
-        """Folder of the files; those of the hub are fetched once.
-
-        Raises:
-            RequestError: if they are missing.
-        """
+        """Folder of the files; those of the hub are fetched once; RequestError if they are missing."""
         kind, _, place = self.spec.source.partition(":")
         if kind == "package":
             package, _, inside = place.partition("/")
@@ -130,18 +126,9 @@ class TextEncoder:
         # An unreachable hub takes long to fail, so the local cache is tried first.
         with suppress(Exception):
             return Path(hub.snapshot_download(repository, allow_patterns=patterns, local_files_only=True))
-        if os.environ.get("HF_HUB_OFFLINE", "0") not in ("", "0"):
-            raise RequestError(
-                f"text encoder '{self.name}' ({repository}) is not in the local cache, and HF_HUB_OFFLINE is set. "
-                "Unset it to fetch the files, or give condition.encoder a folder that holds them."
-            )
-        try:
-            return Path(hub.snapshot_download(repository, allow_patterns=patterns))
-        except Exception as error:
-            raise RequestError(
-                f"text encoder '{self.name}' ({repository}) cannot be fetched: {first_line(error)}. Check the "
-                "connection, or give condition.encoder a folder that holds the files."
-            ) from None
+        remedy = "Check the connection, or give condition.encoder a folder that holds the files."
+        with opened_hub(f"text encoder '{self.name}' needs the files of {repository}", remedy, "t2i") as download:
+            return Path(download(repository, allow_patterns=patterns))
 
     @cached_property
     def digest(self) -> str:
@@ -174,16 +161,11 @@ class TextEncoder:
         # On a CPU float32 is faster than emulated half precision; elsewhere the type of the file.
         dtype = torch.float32 if self.device.startswith("cpu") else "auto"
         fewer = {} if self.spec.layers is None else {"num_hidden_layers": self.spec.layers}
-        before = transformers.utils.logging.get_verbosity()
-        transformers.utils.logging.set_verbosity_error()
-        transformers.utils.logging.disable_progress_bar()
         try:
-            with torch.random.fork_rng():
+            with quietly(transformers):
                 model = model_class.from_pretrained(self.folder, dtype=dtype, use_safetensors=True, **fewer)
         except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
             raise self._unusable("model", error) from None
-        finally:
-            transformers.utils.logging.set_verbosity(before)
         return model.to(self.device).eval().requires_grad_(False)
 
     def _unusable(self, part: str, error: Exception) -> RequestError:

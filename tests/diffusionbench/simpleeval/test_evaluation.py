@@ -5,6 +5,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from making import ConstantSource
 from PIL import Image
 from typer.testing import CliRunner
 
@@ -24,7 +25,8 @@ from diffusionbench.metrics.metric import Context
 from diffusionbench.prompts import PROMPTS, PromptChoice
 from diffusionbench.protocol import protocol_difference
 from diffusionbench.request import EvalRequest, Evaluation
-from diffusionbench.source import ConstantSource, FolderSource, PromptFolderSource
+from diffusionbench.source import FolderSource, PromptFolderSource
+from diffusionbench.study.comparison import compare
 
 
 @pytest.fixture(scope="module")
@@ -88,6 +90,8 @@ def test_folder_to_record_and_missing_images_are_named(tiny, folder, tmp_path, m
     facts = record.extra["facts"]["simpleeval_shapes_v1"]
     assert facts["status"] == "unverified"
     json.dumps(record.model_dump(mode="json"), allow_nan=False)
+    same = compare(record, record).values["simpleeval_shapes_v1"]
+    assert (same.how.partition(",")[0], same.beyond) == (f"paired: bootstrap over {tiny.num_blocks} prompts", False)
     missing = folder / f"{tiny.prompts[5].id}/0.png"
     missing.rename(tmp_path / "0.png")
     answer_by(monkeypatch, abstain)

@@ -201,8 +201,8 @@ def single_credit(right: np.ndarray, options: np.ndarray) -> np.ndarray:
     return (right.mean(axis=(1, 2)) - chance) / (1 - chance)
 
 
-def resampling(answers: SetAnswers, replicates: int = REPLICATES) -> np.ndarray:
-    """Return bootstrap weights of the blocks, float64 [replicates, n]: a pure function of the prompt set.
+def resampling(answers: SetAnswers) -> np.ndarray:
+    """Return bootstrap weights of the blocks, float64 [REPLICATES, n]: a pure function of the prompt set.
 
     Within each cell (type, stratum) of m blocks, m - 1 are drawn with replacement and weigh m / (m - 1) each: the
     plain bootstrap of m would halve the variance where m = 2. A cell with one block left keeps weight 1.
@@ -210,17 +210,17 @@ def resampling(answers: SetAnswers, replicates: int = REPLICATES) -> np.ndarray:
     Source: Rao and Wu 1988, resampling inference with complex survey data.
     """
     cells, n = answers.cells, len(answers.cells)
-    raw = np.frombuffer(octets("bootstrap", answers.prompt_set.digest, 8 * replicates * n), ">u8")
-    draws = raw.astype(np.uint64).reshape(replicates, n)
-    weights = np.ones((replicates, n))
+    raw = np.frombuffer(octets("bootstrap", answers.prompt_set.digest, 8 * REPLICATES * n), ">u8")
+    draws = raw.astype(np.uint64).reshape(REPLICATES, n)
+    weights = np.ones((REPLICATES, n))
     for cell in np.unique(cells):
         members = np.flatnonzero(cells == cell)
         m = len(members)
         if m == 1:
             continue
         chosen = (draws[:, members[: m - 1]] % np.uint64(m)).astype(np.int64)
-        counts = np.zeros((replicates, m))
-        np.add.at(counts, (np.arange(replicates)[:, None], chosen), 1)
+        counts = np.zeros((REPLICATES, m))
+        np.add.at(counts, (np.arange(REPLICATES)[:, None], chosen), 1)
         weights[:, members] = counts * m / (m - 1)
     return weights
 
@@ -261,10 +261,10 @@ def _ratio(top: np.ndarray, bottom: np.ndarray) -> np.ndarray:
     return np.divide(top, bottom, out=np.full(top.shape, np.nan), where=bottom > 0)
 
 
-def nanmean(values: np.ndarray, axis: int = -1) -> np.ndarray:
-    """Return the mean over numbers that are not NaN; NaN where there is none."""
+def nanmean(values: np.ndarray) -> np.ndarray:
+    """Return the mean along the last axis over numbers that are not NaN; NaN where there is none."""
     seen = np.isfinite(values)
-    return _ratio(np.where(seen, values, 0).sum(axis=axis), seen.sum(axis=axis))
+    return _ratio(np.where(seen, values, 0).sum(axis=-1), seen.sum(axis=-1))
 
 
 def headline(cells: np.ndarray, chosen: Sequence[int]) -> np.ndarray:

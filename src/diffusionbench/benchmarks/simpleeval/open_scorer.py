@@ -7,9 +7,7 @@ prepared by our own code.
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -24,10 +22,9 @@ from diffusionbench.benchmarks.simpleeval.evidence import OPEN_RULE, Scorer
 from diffusionbench.benchmarks.simpleeval.open_views import SIDE, halves, square, to_input, views
 from diffusionbench.benchmarks.simpleeval.open_words import kind_of, owner_of, scorer_texts
 from diffusionbench.benchmarks.simpleeval.renderer import background
-from diffusionbench.errors import RequestError
+from diffusionbench.judges.hub import found, weights_digest
 from diffusionbench.judges.judge import Needs
 from diffusionbench.registry import require
-from diffusionbench.shown import first_line
 
 BATCH: Final = 64
 PURPOSE: Final = "SimpleEval's scorer of natural prompts"
@@ -99,7 +96,7 @@ class HubEncoder:
         """
         transformers = require("transformers", "eval-t2i", PURPOSE)
         source = model or spec.model
-        with _found(spec, source):
+        with found(spec.name, source):
             network = getattr(transformers, spec.architecture).from_pretrained(source, dtype=torch.float32)
             self._tokenizer = transformers.AutoTokenizer.from_pretrained(source)
         self.name = spec.name
@@ -117,7 +114,7 @@ class HubEncoder:
             MissingPackageError, RequestError: as `__init__`.
         """
         transformers = require("transformers", "eval-t2i", PURPOSE)
-        with _found(spec, spec.model):
+        with found(spec.name, spec.model):
             transformers.AutoConfig.from_pretrained(spec.model)
 
     @torch.no_grad()
@@ -150,26 +147,6 @@ class HubEncoder:
             pooled = states.pooler_output if self._spec.architecture == "CLIPModel" else states.last_hidden_state[:, 0]
             out.append(F.normalize(self._network.text_projection(pooled).float(), dim=-1).cpu())
         return torch.cat(out)
-
-
-@contextmanager
-def _found(spec: DualEncoderSpec, source: str) -> Iterator[None]:
-    try:
-        yield
-    except (OSError, ValueError) as error:
-        raise RequestError(
-            f"the weights of {spec.name} were not found at '{source}' ({first_line(error)}). Run once with a "
-            "connection, or give a local folder."
-        ) from None
-
-
-def weights_digest(network: torch.nn.Module) -> str:
-    """Return the SHA-256 over names and float32 values of all weights: the same for every file format they came in."""
-    total = hashlib.sha256()
-    for name, value in sorted(network.state_dict().items()):
-        total.update(name.encode())
-        total.update(value.detach().float().cpu().contiguous().numpy().tobytes())
-    return total.hexdigest()
 
 
 class OpenScorer(Scorer):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections import Counter
-from collections.abc import Collection, Iterable
+from collections.abc import Iterable
 from functools import lru_cache
 from typing import Any, Final
 
@@ -70,13 +70,12 @@ def normalised(text: str) -> str:
 
 
 @lru_cache(maxsize=16)
-def build(world: str, seed: str, layout: str = "standard", avoid: Collection[str] = frozenset()) -> PromptSet:
+def build(world: str, seed: str, layout: str = "standard") -> PromptSet:
     """Return the prompt set of a seed.
 
     Args:
         world: "open" or "shapes".
         seed: "public-0" ... "public-4", a bound seed or a sealed one (`claims.py`).
-        avoid: normalised texts of other prompt sets; a block that holds one is drawn again.
 
     Raises:
         RequestError: if the world or the layout is unknown.
@@ -88,7 +87,7 @@ def build(world: str, seed: str, layout: str = "standard", avoid: Collection[str
         raise RequestError(f"unknown layout '{layout}' of world '{world}'. {nearest(layout, list(rules.layouts))}")
     per_cell, images = rules.layouts[layout]
     sampler = rules.sampler(seed)
-    seen = set(avoid)
+    seen: set[str] = set()
     rejected: Counter[str] = Counter()
     prompts: list[Prompt] = []
     for cell, (type_, stratum) in enumerate(itertools.product(rules.types, STRATA)):

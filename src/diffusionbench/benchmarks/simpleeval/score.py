@@ -73,7 +73,12 @@ class SimpleEval(Metric):
                 for prompt, images in self._predictions.items()
             },
         }
-        return replace(values.pop(self.spec.key), parts=values, facts=facts, unjudged=self.seen.unjudged)
+        # What a block adds stands with its first image.
+        first = 4 * self._set.images_per_prompt
+        blocks = {block * first: added for block, added in card.by_block().items()}
+        return replace(
+            values.pop(self.spec.key), parts=values, facts=facts, unjudged=self.seen.unjudged, per_sample=blocks
+        )
 
     def _verdicts(self) -> dict[str, list[list[str | None]]]:
         """Return by sample id rows of factor, requested fact, and the fact both scorers saw or None."""

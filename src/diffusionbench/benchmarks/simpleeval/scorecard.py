@@ -19,6 +19,7 @@ from diffusionbench.benchmarks.simpleeval.answers import (
     headline,
     held_by_cell,
     nanmean,
+    pair_credit,
     resampling,
     single_credit,
 )
@@ -121,6 +122,18 @@ class ScoreCard:
         parts = {f"{key}_{name}": value for name, value in self.families.items()}
         every = {key: self.score, f"{key}_single": self.single, f"{key}_held": self.held, **parts}
         return {name: value for name, value in every.items() if np.isfinite(value.value)}
+
+    def by_block(self) -> dict[int, float]:
+        """Return what each scored block adds to the score times their number, so that the mean is the score.
+
+        The score is a weighted mean over blocks, and differences of two generators are formed block by block.
+        """
+        answers = self.answers
+        chosen = [answers.prompt_set.families.index(name) for name in self.scoring.headline]
+        credit, n = pair_credit(answers.right["consensus"], answers.options), len(answers.blocks)
+        alone = [credit * (np.arange(n) == place)[:, None] for place in range(n)]
+        added = [headline(by_cell(answers, one, np.ones((1, n))), chosen)[0] for one in alone]
+        return {int(block): n * float(one) for block, one in zip(answers.blocks, added, strict=True)}
 
     def facts(self) -> dict[str, Any]:
         """Return the facts that stand in a record beside the values, as plain JSON."""

@@ -145,7 +145,8 @@ def guidance_words(record: Record) -> str:
         return "guided; strength not stated"
     low, high = guidance.interval
     span = "" if (low, high) == (0.0, 1.0) else f" on times {low:g} to {high:g}"
-    return "none" if guidance_state(record) == "none" else f"scale {guidance.scale:g}{span}"
+    inner = "" if guidance.internal is None else f", internal scale {guidance.internal.scale:g}"
+    return "none" if guidance_state(record) == "none" else f"scale {guidance.scale:g}{span}{inner}"
 
 
 def finite(value: float) -> float | None:

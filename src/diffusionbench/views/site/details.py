@@ -12,7 +12,8 @@ from statistics import median
 from typing import Any, Final
 
 from diffusionbench.available import metric_words
-from diffusionbench.catalog import CATALOG, direction, metric_info
+from diffusionbench.catalog import direction, metric_info
+from diffusionbench.metrics import METRICS
 from diffusionbench.record import Record
 from diffusionbench.schema import canonical_json
 from diffusionbench.study.analysis import rescoring_noise
@@ -89,7 +90,7 @@ def record_pages(contents: Contents, site: Pages) -> Iterator[tuple[str, str | b
                 better={key: direction(key, value) for key, value in record.values.items()},
                 notes=[f"{key}: {value.note}" for key, value in record.values.items() if value.note],
                 breakdown=[(name, [values.get(key) for key in keys]) for name, values in record.breakdown.items()],
-                breakdown_heads=[metric_info(key).title if key in CATALOG else key for key in keys],
+                breakdown_heads=[metric_info(key).title if key in METRICS.own else key for key in keys],
                 sections=sections,
                 samples=sheet,
                 picture=picture,
@@ -176,7 +177,7 @@ def _by_axis(records: Sequence[Record]) -> list[dict[str, Any]]:
 
 def metric_pages(contents: Contents, site: Pages) -> Iterator[tuple[str, str]]:
     """Yield (path, HTML) of the list of metrics and of every metric that is in the catalog or in a record."""
-    holders: dict[str, list[Record]] = {key: [] for key in CATALOG}
+    holders: dict[str, list[Record]] = {key: [] for key in METRICS.own}
     for record in contents.records:
         for key in record.values:
             holders.setdefault(key, []).append(record)

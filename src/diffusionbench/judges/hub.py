@@ -1,0 +1,106 @@
+"""Networks of the Hugging Face hub, loaded through transformers; absent ones are said in a sentence."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any, Final
+
+import torch
+
+from diffusionbench.errors import DataError, RequestError
+from diffusionbench.judges import JudgeSpec
+from diffusionbench.judges.judge import Needs
+from diffusionbench.registry import require
+from diffusionbench.shown import few, first_line
+from diffusionbench.writing import model_folder
+
+EXTRA: Final = "eval-t2i"
+
+
+def place(repository: str) -> str:
+    """Return the folder of a local copy of a repository, else its hub id."""
+    copy = model_folder(repository)
+    return str(copy) if copy.is_dir() else repository
+
+
+@contextmanager
+def found(name: str, source: str) -> Iterator[None]:
+    """Turn what transformers raises where a model is not at a hub id or folder into one sentence.
+
+    Raises:
+        RequestError: naming the model and the place.
+    """
+    try:
+        yield
+    except (OSError, ValueError) as error:
+        raise RequestError(
+            f"the weights of {name} were not found at '{source}' ({first_line(error)}). Run once with a "
+            "connection, or give a local folder."
+        ) from None
+
+
+def check(row: JudgeSpec, memory_mb: int = 0) -> Needs:
+    """Verify that transformers is installed and that the models of a row are there by their small files.
+
+    Raises:
+        MissingPackageError: if the package is not installed.
+        RequestError: if a model is neither in the cache nor on the hub.
+    """
+    transformers = require("transformers", EXTRA, f"judge '{row.name}'")
+    for source in row.hub:
+        with found(f"judge '{row.name}'", source):
+            transformers.PretrainedConfig.get_config_dict(place(source))
+    return Needs(packages=("transformers",), memory_mb=memory_mb)
+
+
+def load(row: JudgeSpec, architecture: Any, device: str, **options: Any) -> Any:
+    """Return a frozen network of transformers with the weights of a row's first repository, in its precision.
+
+    Args:
+        architecture: its class, or the name of one of transformers.
+        options: of `from_pretrained`.
+
+    Raises:
+        MissingPackageError, RequestError: as `check`.
+        DataError: if tensors are missing or have another shape; names them.
+    """
+    transformers = require("transformers", EXTRA, f"judge '{row.name}'")
+    kind = getattr(transformers, architecture) if isinstance(architecture, str) else architecture
+    with found(f"judge '{row.name}'", row.hub[0]):
+        network, report = kind.from_pretrained(
+            place(row.hub[0]),
+            dtype=getattr(torch, row.precision),
+            ignore_mismatched_sizes=True,
+            output_loading_info=True,
+            **options,
+        )
+    # T5 keeps its embeddings under further names.
+    missing = {name for name in report["missing_keys"] if not name.endswith("embed_tokens.weight")}
+    if wrong := sorted(missing | {name for name, *_ in report["mismatched_keys"]}):
+        raise DataError(
+            f"judge '{row.name}': in {place(row.hub[0])} {len(wrong)} tensors are missing or have another shape: "
+            f"{few(wrong)}. It is another model; get the checkpoint again."
+        )
+    return network.to(device).eval().requires_grad_(False)
+
+
+def processor(row: JudgeSpec, kind: str) -> Any:
+    """Return a tokenizer or processor of transformers ("AutoTokenizer", ...) from a row's first repository.
+
+    Raises:
+        MissingPackageError, RequestError: as `check`.
+    """
+    transformers = require("transformers", EXTRA, f"judge '{row.name}'")
+    with found(f"judge '{row.name}'", row.hub[0]):
+        return getattr(transformers, kind).from_pretrained(place(row.hub[0]))
+
+
+def weights_digest(network: torch.nn.Module) -> str:
+    """Return the SHA-256 over names and float32 values of all weights: the same for every file format they came in."""
+    total = hashlib.sha256()
+    for name, value in sorted(network.state_dict().items()):
+        total.update(name.encode())
+        total.update(value.detach().float().cpu().contiguous().numpy().tobytes())
+    return total.hexdigest()

@@ -1,0 +1,450 @@
+"""The rows of the table of latent spaces: data alone, without torch and without weights."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from diffusionbench.errors import ConfigError
+from nanogen.latents.files import WeightFiles
+
+
+@dataclass(frozen=True, kw_only=True)
+class LatentSpec:
+    """One latent space.
+
+    Attributes:
+        name: its name in `LATENTS`.
+        title: one line for users.
+        load: "module:Class" of its codec.
+        channels: C of the latent.
+        stride: image pixels per latent position.
+        grid: (rows, columns) of the latent where they do not follow from the image size; None: image size / stride.
+        image_size: the one size of images that it takes; None: any multiple of the stride.
+        patch_size: side of a patch on the latent, or None where the config's `model.pixel_grid` decides.
+        options: settings of the codec, such as the shift and scale of its latents.
+        weights: files that it needs and that do not ship with the package.
+        folder: where the user has them, which `open_latent` sets; None: the usual places.
+        licence: of weights that ship, as an SPDX name.
+        paper: arXiv number.
+    """
+
+    name: str
+    title: str
+    load: str
+    channels: int
+    stride: int
+    grid: tuple[int, int] | None = None
+    image_size: int | None = None
+    patch_size: int | None
+    options: Mapping[str, Any] = field(default_factory=dict)
+    weights: tuple[WeightFiles, ...] = ()
+    folder: Path | None = None
+    licence: str = ""
+    paper: str = ""
+
+    def shape(self, image_size: int) -> tuple[int, int, int]:
+        """Return the (channels, rows, columns) of the latent of a square image.
+
+        Raises:
+            ConfigError: if the space takes no images of this size.
+        """
+        if self.image_size not in (None, image_size):
+            raise ConfigError(
+                f"latent space '{self.name}' takes images of {self.image_size} pixels, data.image_size is "
+                f"{image_size}. Choose another method or size."
+            )
+        if self.grid is not None:
+            return (self.channels, *self.grid)
+        if image_size % self.stride:
+            raise ConfigError(
+                f"latent space '{self.name}' needs an image size that is a multiple of {self.stride} pixels, "
+                f"data.image_size is {image_size}. Choose another method or size."
+            )
+        return self.channels, image_size // self.stride, image_size // self.stride
+
+
+# Licence of weights whose page states it, and of those that a user makes.
+_ON_PAGE, OWN = "stated on its page", "your own"
+# Per channel, as the configuration of Qwen-Image states them.
+_QWEN_MEAN = (
+    *(-0.7571, -0.7089, -0.9113, 0.1075, -0.1745, 0.9653, -0.1517, 1.5508),
+    *(0.4134, -0.0715, 0.5517, -0.3632, -0.1922, -0.9497, 0.2503, -0.2921),
+)
+_QWEN_STD = (
+    *(2.8184, 1.4541, 2.3275, 2.6558, 1.2196, 1.7708, 2.6052, 2.0743),
+    *(3.2687, 2.1526, 2.8652, 1.5579, 1.6382, 1.1253, 2.8251, 1.9160),
+)
+_SD: Any = {"channels": 4, "options": {"shift": 0.0, "scale": 0.18215}, "paper": "2112.10752"}
+_END_TO_END: Any = {"paper": "2504.10483"}
+_QWEN = {"model": "AutoencoderKLQwenImage", "frames": True}
+
+
+def _hub(source: str, licence: str, part: str, *names: str, gated: bool = False) -> WeightFiles:
+    """Return files of "org/name@revision" or "org/name/folder@revision"; without a revision, of its newest commit."""
+    place, _, revision = source.partition("@")
+    org, name, *folder = place.split("/")
+    return WeightFiles(
+        part=part,
+        names=names,
+        hub=f"{org}/{name}",
+        revision=revision,
+        subfolder="/".join(folder),
+        licence=licence,
+        gated=gated,
+    )
+
+
+def _vae(
+    name: str,
+    title: str,
+    source: str,
+    licence: str = _ON_PAGE,
+    *,
+    channels: int = 16,
+    stride: int = 8,
+    gated: bool = False,
+    options: Mapping[str, Any] | None = None,
+    paper: str = "",
+) -> LatentSpec:
+    files = ("config.json", "diffusion_pytorch_model.safetensors")
+    return LatentSpec(
+        name=name,
+        title=f"VAE of {title}",
+        load="nanogen.latents.kl:KL",
+        channels=channels,
+        stride=stride,
+        patch_size=16 // stride,
+        options={"model": "AutoencoderKL", **(options or {})},
+        weights=(_hub(source, licence, "vae", *files, gated=gated),),
+        paper=paper,
+    )
+
+
+_IMAGENET = {"mean": (0.485, 0.456, 0.406), "std": (0.229, 0.224, 0.225)}
+_HALF = {"mean": (0.5, 0.5, 0.5), "std": (0.5, 0.5, 0.5)}
+_NONE = {"mean": (0.0, 0.0, 0.0), "std": (1.0, 1.0, 1.0)}
+
+
+def _shown(size: int, mode: str, colours: Mapping[str, Any], antialias: bool = False) -> dict[str, Any]:
+    return {"size": size, "mode": mode, "antialias": antialias, **colours}
+
+
+# Options and facts that the encoders of a family share.
+_FAMILIES: dict[str, dict[str, Any]] = {
+    "DINOv2": {
+        "encoder": "Dinov2WithRegistersModel",
+        "preprocessing": _shown(224, "bicubic", _IMAGENET),
+        "licence": "Apache-2.0",
+        "paper": "2309.16588",
+    },
+    "DINOv3": {
+        "encoder": "DINOv3ViTModel",
+        "preprocessing": _shown(256, "bilinear", _IMAGENET, antialias=True),
+        "licence": "DINOv3 License",
+        "gated": True,
+        "paper": "2508.10104",
+    },
+    # Its last norm keeps gain and bias: the released statistics and decoder were made so.
+    "SigLIP2": {
+        "encoder": "SiglipVisionModel",
+        "affine": True,
+        "preprocessing": _shown(256, "bicubic", _HALF),
+        "licence": "Apache-2.0",
+        "paper": "2502.14786",
+    },
+    # Patches of 14 pixels of a smaller image, or of 16: either way 16x16 tokens.
+    "Perception Encoder": {
+        "encoder": "PerceptionEncoder",
+        "preprocessing": _shown(224, "bilinear", _HALF),
+        "licence": "Apache-2.0",
+        "paper": "2504.13181",
+    },
+    "MAE": {
+        "encoder": "ViTMAEModel",
+        "preprocessing": _shown(256, "bicubic", _IMAGENET),
+        "licence": "Apache-2.0",
+        "paper": "2111.06377",
+    },
+    "Web-SSL DINO": {
+        "encoder": "Dinov2Model",
+        "preprocessing": _shown(224, "bicubic", _IMAGENET),
+        "licence": "CC-BY-NC-4.0",
+        "paper": "2504.01017",
+    },
+    "TIPSv2": {"encoder": "Tipsv2VisionModel", "preprocessing": _shown(224, "bicubic", _NONE), "licence": _ON_PAGE},
+}
+_SAFE, _BIN = ("config.json", "model.safetensors"), ("config.json", "pytorch_model.bin")
+_SHARDS = ("config.json", "model.safetensors.index.json", *(f"model-{i:05}-of-00006.safetensors" for i in range(1, 7)))
+_PATCH16: Any = {"preprocessing": _shown(256, "bilinear", _HALF)}
+_PATCH14: Any = {"preprocessing": _shown(224, "bicubic", _IMAGENET)}
+
+
+# Decoder and statistics of encoders for which none are published.
+_MADE = (
+    WeightFiles(part="decoder", names=("decoder.pt",), address="`nanogen tokenizer train`", licence=OWN),
+    WeightFiles(part="statistics", names=("stats.pt",), address="`nanogen prepare latents --statistics`", licence=OWN),
+)
+
+
+def _rae(
+    name: str, family: str, size: str, channels: int, source: str, names: tuple[str, ...] = _SAFE, **more: Any
+) -> LatentSpec:
+    """Return the row of an encoder.
+
+    Args:
+        size: of the model, as its title says it.
+        source: where its files are; see `_hub`.
+        more: `released`, the folder of decoder and statistics of the published study; other options than the family's.
+    """
+    facts = {"gated": False, "paper": "", "released": "", "decoder_heads": 16, **_FAMILIES[family], **more}
+    licence, gated, paper, folder = (facts.pop(key) for key in ("licence", "gated", "paper", "released"))
+    study = "diffusion-bench/diffusion-bench/stage1"
+    published = (
+        _hub(f"{study}/decoders/{folder}", _ON_PAGE, "decoder", "decoder.pt"),
+        _hub(f"{study}/stats/{folder}", _ON_PAGE, "statistics", "stats.pt"),
+    )
+    return LatentSpec(
+        name=name,
+        title=f"patch tokens of {family} {size}",
+        load="nanogen.latents.rae:RAE",
+        channels=channels,
+        stride=16,
+        image_size=256,
+        patch_size=1,
+        options=facts,
+        weights=(_hub(source, licence, "encoder", *names, gated=gated), *(published if folder else _MADE)),
+        paper=paper,
+    )
+
+
+def _perception(name: str, size: str, channels: int, heads: int, source: str, **more: Any) -> LatentSpec:
+    file = source.partition("@")[0].rpartition("/")[2] + ".pt"
+    return _rae(name, "Perception Encoder", size, channels, source, (file,), heads=heads, **more)
+
+
+_ROWS = (
+    LatentSpec(
+        name="pixel",
+        title="pixels in [-1, 1]",
+        load="nanogen.latents.pixel:Pixel",
+        channels=3,
+        stride=1,
+        patch_size=None,
+    ),
+    LatentSpec(
+        name="toy-ae",
+        title="small autoencoder of 32 px digits and rendered shapes, shipped (ours)",
+        load="nanogen.latents.toy:ToyAE",
+        channels=16,
+        stride=8,
+        patch_size=1,
+        licence="Apache-2.0",
+    ),
+    LatentSpec(
+        name="toy-vae",
+        title="small KL autoencoder of 32 px digits and rendered shapes, shipped (ours)",
+        load="nanogen.latents.toy:ToyVAE",
+        channels=8,
+        stride=4,
+        patch_size=2,
+        options={"width": 64},
+        licence="Apache-2.0",
+    ),
+    LatentSpec(
+        name="toy-rae",
+        title="patch tokens of a small ViT of 32 px digits and rendered shapes, shipped (ours)",
+        load="nanogen.latents.rae:RAE",
+        channels=96,
+        stride=8,
+        image_size=32,
+        patch_size=1,
+        options={
+            "encoder": "PerceptionEncoder",
+            "heads": 4,
+            "decoder_heads": 4,
+            "preprocessing": _shown(32, "bilinear", _HALF),
+        },
+        weights=tuple(
+            WeightFiles(
+                part=part,
+                names=(name,),
+                address="this package",
+                licence="Apache-2.0",
+                sha256={name: sha256},
+                bundled="toy_rae",
+            )
+            for part, name, sha256 in (
+                ("encoder", "encoder.safetensors", "50253df2981216f940894bf72add1f5368733c7fca2c1d022780b41893c4b175"),
+                ("decoder", "decoder.safetensors", "5ba5794e11999093c50b3f1b662b9e50baa45d3efacc96f34f0e73aab1e032af"),
+                ("statistics", "stats.safetensors", "821c5a2e5166bee2954327dc0523b3a09011b71d9ed573526138cba05ae4b8c9"),
+            )
+        ),
+        licence="Apache-2.0",
+    ),
+    LatentSpec(
+        name="taef2",
+        title="small autoencoder for the normalised FLUX.2 latent (madebyollin/taesd)",
+        load="nanogen.latents.taef2:TAEF2",
+        channels=128,
+        stride=16,
+        patch_size=1,
+        weights=(
+            WeightFiles(
+                part="autoencoder",
+                names=("taef2_encoder.pth", "taef2_decoder.pth"),
+                address="https://github.com/madebyollin/taesd at commit 5cccb12dc72074a4be35680c3b108548a7c69978",
+                licence="MIT",
+                sha256={
+                    "taef2_encoder.pth": "10a4e1021e89d7551eaf161352da8dbd0b1aa83872ae28b150c1df1ce2f147b6",
+                    "taef2_decoder.pth": "0a44a31e1ae59eb9dbf9359d24942fd3ef5928162c1800d97a28c61d51be0ab5",
+                },
+            ),
+        ),
+    ),
+    _vae(
+        *("sd-vae-ema", "Stable Diffusion, fine-tuned, EMA weights"),
+        *("stabilityai/sd-vae-ft-ema@f04b2c4b98319346dad8c65879f680b1997b204a", "MIT"),
+        **_SD,
+    ),
+    _vae(
+        *("sd-vae-mse", "Stable Diffusion, fine-tuned for the squared error"),
+        *("stabilityai/sd-vae-ft-mse@31f26fdeee1355a5c34592e401dd41e45d25a493", "MIT"),
+        **_SD,
+    ),
+    _vae(
+        *("sdxl-vae", "Stable Diffusion XL, made safe for float16"),
+        *("madebyollin/sdxl-vae-fp16-fix@207b116dae70ace3637169f1ddd2434b91b3a8cd", "MIT"),
+        **{**_SD, "options": {"shift": 0.0, "scale": 0.13025}, "paper": "2307.01952"},
+    ),
+    _vae(
+        *("sd3.5-vae", "Stable Diffusion 3.5"),
+        "stabilityai/stable-diffusion-3.5-large/vae@ceddf0a7fdf2064ea28e2213e3b84e4afa170a0f",
+        *("Stability AI Community",),
+        gated=True,
+        paper="2403.03206",
+    ),
+    _vae(
+        *("flux1-vae", "FLUX.1"),
+        *("black-forest-labs/FLUX.1-dev/vae@3de623fc3c33e44ffbe2bad470d0f45bccf2eb21", "FLUX.1 [dev] Non-Commercial"),
+        gated=True,
+    ),
+    _vae(
+        *("flux2-vae", "FLUX.2, 2x2 positions packed into channels"),
+        *("black-forest-labs/FLUX.2-dev/vae@26afe3a78bb242c0a8bb181dcc8937bb16e5c66c", "FLUX [dev] Non-Commercial"),
+        channels=128,
+        stride=16,
+        gated=True,
+        options={"model": "AutoencoderKLFlux2", "packed": True},
+    ),
+    _vae(
+        *("qwen-image-vae", "Qwen-Image"),
+        *("Qwen/Qwen-Image/vae@75e0b4be04f60ec59a75f475837eced720f823b6", "Apache-2.0"),
+        options={**_QWEN, "mean": _QWEN_MEAN, "std": _QWEN_STD},
+        paper="2508.02324",
+    ),
+    _vae("e2e-flux1-vae", "FLUX.1, trained end to end with a diffusion model", "REPA-E/e2e-flux-vae", **_END_TO_END),
+    _vae("e2e-sd3.5-vae", "Stable Diffusion 3.5, trained end to end", "REPA-E/e2e-sd3.5-vae", **_END_TO_END),
+    _vae(
+        *("e2e-qwen-image-vae", "Qwen-Image, trained end to end", "REPA-E/e2e-qwenimage-vae"),
+        options=_QWEN,
+        **_END_TO_END,
+    ),
+    _vae("e2e-vavae", "VA-VAE, trained end to end", "REPA-E/e2e-vavae-hf", channels=32, stride=16, **_END_TO_END),
+    _vae("e2e-sd-vae-mse", "Stable Diffusion, trained end to end", "REPA-E/e2e-sdvae-hf", channels=4, **_END_TO_END),
+)
+_DINO2, _DINO3, _PE = "facebook/dinov2-with-registers", "facebook/dinov3", "facebook/PE"
+_DINO2_B = f"{_DINO2}-base@a1d738ccfa7ae170945f210395d99dde8adb1805"
+_DINO3_B = f"{_DINO3}-vitb16-pretrain-lvd1689m@3a0fa61ff39414e2d3be4a1d50c7dfbf459aa8b8"
+_RAES = (
+    _rae("rae-dinov2-b", "DINOv2", "B", 768, _DINO2_B, released="dinov2-vit-b"),
+    _rae("rae-dinov3-b", "DINOv3", "B/16", 768, _DINO3_B, released="dinov3-vit-b16"),
+    _rae(
+        *("rae-siglip2-b", "SigLIP2", "B/16", 768),
+        "google/siglip2-base-patch16-256@3f9f96cb90da5dbc758b01813f2f6f1aee24c1ab",
+        released="siglip2-vit-b",
+    ),
+    _perception(
+        *("rae-pe-l", "Core L/14", 1024, 16, f"{_PE}-Core-L14-336@bafb0f76541d399057e980a25947f67acec76575"),
+        released="pe-vit-l",
+    ),
+    _perception("rae-langpe-l", "Lang L/14", 1024, 16, f"{_PE}-Lang-L14-448", released="langpe-vit-l"),
+    _perception("rae-spatialpe-l", "Spatial L/14", 1024, 16, f"{_PE}-Spatial-L14-448", released="spatialpe-vit-l"),
+    # Encoders without a released decoder: a user trains one.
+    _rae("rae-dinov2-s", "DINOv2", "S", 384, f"{_DINO2}-small@0d9846e56b43a21fa46d7f3f5070f0506a5795a9"),
+    _rae("rae-dinov2-l", "DINOv2", "L", 1024, f"{_DINO2}-large@e4c89a4e05589de9b3e188688a303d0f3c04d0f3"),
+    _rae("rae-dinov2-g", "DINOv2", "g", 1536, f"{_DINO2}-giant@8d0d49f77fb8b5dd78842496ff14afe7dd4d85cb"),
+    *(
+        _rae(f"rae-dinov3-{name}", "DINOv3", size, channels, f"{_DINO3}-vit{source}", *names)
+        for name, size, channels, source, *names in (
+            ("s", "S/16", 384, "s16-pretrain-lvd1689m@114c1379950215c8b35dfcd4e90a5c251dde0d32"),
+            ("s-plus", "S+/16", 384, "s16plus-pretrain-lvd1689m@c93d816fc9e567563bc068f01475bec89cc634a6"),
+            ("l", "L/16", 1024, "l16-pretrain-lvd1689m@ea8dc2863c51be0a264bab82070e3e8836b02d51"),
+            ("h-plus", "H+/16", 1280, "h16plus-pretrain-lvd1689m@c807c9eeea853df70aec4069e6f56b28ddc82acc"),
+            ("7b", "7B/16", 4096, "7b16-pretrain-lvd1689m@b80367753773648a6793235ab9c65cdbb029506f", _SHARDS),
+        )
+    ),
+    *(
+        _rae(f"rae-siglip2-{name}", "SigLIP2", size, channels, f"google/siglip2-{source}")
+        for name, size, channels, source in (
+            ("l", "L/16", 1024, "large-patch16-256@787800c8990e6f058423089178e718139608408c"),
+            ("so400m", "So400m/16", 1152, "so400m-patch16-256@e8708ab72d125807e45b36fb7d4e0aacbb59f379"),
+            ("g", "g-opt/16", 1536, "giant-opt-patch16-256@46d7129e1aa1527cc5a44d86fb35250df3abf0aa"),
+        )
+    ),
+    _rae("rae-mae-b", "MAE", "B/16", 768, "facebook/vit-mae-base@25b184bea5538bf5c4c852c79d221195fdd2778d"),
+    _rae("rae-mae-l", "MAE", "L/16", 1024, "facebook/vit-mae-large@142cb8c25e1b1bc1769997a919aa1b5a2345a6b8", _BIN),
+    _rae("rae-mae-h", "MAE", "H/14", 1280, "facebook/vit-mae-huge", _BIN, **_PATCH14),
+    *(
+        _rae(f"rae-webssl-{name}", "Web-SSL DINO", name.upper(), channels, f"facebook/webssl-dino{source}")
+        for name, channels, source in (
+            ("300m", 1024, "300m-full2b-224@8529cdb3fb75014932af3b896455fc21c386168e"),
+            ("1b", 1536, "1b-full2b-224@d3bf033d9c8cc62ea9e73c40956642cad2ec568a"),
+        )
+    ),
+    *(
+        _rae(f"rae-tipsv2-{name}", "TIPSv2", f"{size}/14", channels, f"google/tipsv2-{name}14")
+        for name, size, channels in (("b", "B", 768), ("l", "L", 1024), ("so", "So400m", 1152), ("g", "g", 1536))
+    ),
+    _perception("rae-pe-t", "Core T/16", 192, 3, f"{_PE}-Core-T16-384", **_PATCH16),
+    _perception("rae-pe-s", "Core S/16", 384, 6, f"{_PE}-Core-S16-384", **_PATCH16),
+    _perception(
+        *("rae-pe-b", "Core B/16", 768, 12, f"{_PE}-Core-B16-224@a16450b46fef32363459920c2685a1b4ef13dcd9"), **_PATCH16
+    ),
+    _perception("rae-pe-g", "Core G/14", 1536, 16, f"{_PE}-Core-G14-448"),
+    _perception("rae-spatialpe-b", "Spatial B/16", 768, 12, f"{_PE}-Spatial-B16-512", **_PATCH16),
+    _perception("rae-spatialpe-g", "Spatial G/14", 1536, 16, f"{_PE}-Spatial-G14-448"),
+    _perception("rae-langpe-g", "Lang G/14", 1536, 16, f"{_PE}-Lang-G14-448"),
+)
+# Tokens of several blocks of an encoder above, counted from 0, as in RAEv2.
+_BLOCKS = {
+    **dict.fromkeys(["dinov2-s", "dinov2-b", "dinov3-s", "dinov3-b"], (2, 5, 8, 11)),
+    **dict.fromkeys(["dinov2-l", "dinov3-l"], (5, 11, 17, 23)),
+    "dinov2-g": (10, 20, 30, 39),
+    "dinov3-h-plus": (8, 16, 24, 31),
+}
+_MANY = {
+    **{f"{encoder}-mls": (encoder, blocks) for encoder, blocks in _BLOCKS.items()},
+    "dinov3-l-k7": ("dinov3-l", tuple(range(11, 24, 2))),
+    "dinov3-l-k23": ("dinov3-l", tuple(range(1, 24))),
+}
+
+
+def _several(name: str, row: LatentSpec, blocks: tuple[int, ...]) -> LatentSpec:
+    return replace(
+        row,
+        name=name,
+        title=f"{row.title}, {len(blocks)} blocks together",
+        options={**row.options, "blocks": blocks, "combine": "mean" if "dinov2" in name else "mean and token"},
+        weights=(row.weights[0], *_MADE),
+    )
+
+
+_BY_NAME = {row.name: row for row in _RAES}
+ROWS = (
+    *_ROWS,
+    *_RAES,
+    *(_several(f"rae-{name}", _BY_NAME[f"rae-{encoder}"], blocks) for name, (encoder, blocks) in _MANY.items()),
+)
