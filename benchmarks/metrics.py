@@ -33,6 +33,7 @@ from diffusionbench.sample import Sample, plain_item
 CASES = {
     "FD, KD and IS": ("fid", "kid_mean", "inception_score"),
     "precision and recall": ("precision", "recall"),
+    "MIND": ("mind_inception",),
 }
 CLASSES = 1008
 
@@ -121,7 +122,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, help="also write the table to this file")
     options = parser.parse_args()
     if options.case:
-        real = options.count if options.case == "FD, KD and IS" else options.real
+        real = options.real if options.case == "precision and recall" else options.count
         print(case(options.case, options.count, real, options.dim))
         return
     sizes = ["--count", str(options.count), "--real", str(options.real), "--dim", str(options.dim)]

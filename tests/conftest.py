@@ -5,8 +5,9 @@ import json
 import math
 import os
 import sys
+from dataclasses import replace
 from pathlib import Path
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 
 import pytest
 
@@ -149,10 +150,18 @@ def network_folders(tmp_path_factory):
 
 @pytest.fixture
 def networks_installed(network_folders, monkeypatch):
-    """Puts them where their judges look."""
-    monkeypatch.setattr(
-        "diffusionbench.judges.feature_networks.find_network", lambda row: str(network_folders[row.name])
+    """Puts them where their judges look; another judge's network may have the name of one of them."""
+    from diffusionbench.judges import feature_networks, hub
+
+    def own(row):
+        return replace(row, hub=(str(network_folders[row.name]),))
+
+    there = SimpleNamespace(
+        load=lambda row, *given, **options: hub.load(own(row), *given, **options),
+        check=lambda row: hub.check(own(row)),
+        weights_digest=hub.weights_digest,
     )
+    monkeypatch.setattr(feature_networks, "hub", there)
 
 
 @pytest.fixture(scope="session")

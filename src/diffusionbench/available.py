@@ -45,12 +45,6 @@ def prepare_judge(row: JudgeSpec, given: Path | None = None) -> Path:
     return path
 
 
-def find_network(row: JudgeSpec) -> str:
-    """Return where the network of a judge lies: the folder of its name in the cache folder, else on the hub."""
-    folder = cache_folder() / row.name
-    return str(folder) if (folder / "config.json").is_file() else row.hub[0]
-
-
 def judge_facts(row: JudgeSpec) -> dict[str, Any]:
     """Return what a judge is and needs, as plain JSON: `present`, `needs`, `get`, `size`, `licence`, `self_test`."""
     needs, get, present = [], [], True
@@ -66,7 +60,7 @@ def judge_facts(row: JudgeSpec) -> dict[str, Any]:
     if row.file is not None:
         present = find_file(row) is not None
     if row.hub:
-        present = present and (find_network(row) != row.hub[0] or all(map(_is_fetched, row.hub)))
+        present = present and all(map(_is_fetched, row.hub))
         needs.append(f"{' and '.join(row.hub)} of the Hugging Face hub")
         get.append("fetched where they are first used, or copies in models/ of the cache folder")
     return {

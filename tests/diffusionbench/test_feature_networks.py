@@ -8,16 +8,17 @@ import torch
 import torch.nn.functional as F
 from feature_folders import save_network
 
-from diffusionbench.errors import RequestError
+from diffusionbench.available import judge_facts
+from diffusionbench.errors import DataError
 from diffusionbench.judges import JUDGES, NETWORKS
+from diffusionbench.writing import model_folder
 
 NAMES = tuple(row.name for row in NETWORKS)
 
 
 @pytest.fixture(params=NAMES)
-def judge(request, tmp_path):
-    save_network(request.param, tmp_path)
-    return JUDGES.load(request.param)("cpu", None, str(tmp_path))
+def judge(request, networks_installed):
+    return JUDGES.load(request.param)("cpu")
 
 
 def pictures(side: int = 256, count: int = 3) -> np.ndarray:
@@ -50,24 +51,12 @@ def test_images_of_another_size_are_resized_with_antialiasing(judge):
     assert not prepared[:, :, :, judge.side :].any()
 
 
-def test_a_file_of_another_model_is_refused_with_what_it_lacks(tmp_path):
-    save_network("dinov2", tmp_path)
-    with pytest.raises(RequestError, match=r"judge 'siglip': .* holds another model: it .*lacks"):
-        JUDGES.load("siglip")("cpu", None, str(tmp_path))
-
-
-def test_what_is_not_there_says_where_to_put_it(monkeypatch, tmp_path):
-    monkeypatch.setenv("DIFFUSIONBENCH_CACHE", str(tmp_path))
-    with pytest.raises(RequestError, match=r"judge 'mae': transformers cannot open .* into .*/mae\."):
-        JUDGES.load("mae")("cpu", None, str(tmp_path / "nowhere"))
-
-
-def test_the_cache_folder_comes_before_the_hub(monkeypatch, tmp_path):
-    from diffusionbench.available import judge_facts
-
-    monkeypatch.setenv("DIFFUSIONBENCH_CACHE", str(tmp_path))
+def test_a_copy_in_the_cache_folder_is_read_and_another_model_is_refused_with_what_it_lacks():
     assert not judge_facts(JUDGES["mae"])["present"]
-    save_network("mae", tmp_path / "mae")
+    save_network("mae", model_folder("facebook/vit-mae-large"))
     assert judge_facts(JUDGES["mae"])["present"]
     JUDGES.load("mae").check()
     assert JUDGES.load("mae")("cpu")(pictures(64))["features"].shape == (3, JUDGES["mae"].dim)
+    save_network("mae", model_folder("google/siglip2-so400m-patch16-256"))
+    with pytest.raises(DataError, match=r"judge 'siglip': .* tensors are missing"):
+        JUDGES.load("siglip")("cpu")

@@ -10,6 +10,7 @@ import torch
 from feature_folders import HEADS, HIDDEN, LAYERS, save_network
 
 from diffusionbench.judges import JUDGES
+from diffusionbench.writing import model_folder
 
 pytestmark = pytest.mark.oracle
 transformers = pytest.importorskip("transformers", reason="transformers is not installed; `make oracle` does")
@@ -65,14 +66,20 @@ def renamed(state):
     return found
 
 
+def installed(name: str, folder, monkeypatch):
+    """A small network where its judge looks before it asks the hub."""
+    monkeypatch.setenv("DIFFUSIONBENCH_CACHE", str(folder))
+    return save_network(name, model_folder(JUDGES[name].hub[0]))
+
+
 def pictures() -> np.ndarray:
     return np.random.default_rng(0).integers(0, 256, (2, 256, 256, 3), dtype=np.uint8)
 
 
 @pytest.mark.parametrize("name", VITS)
-def test_a_vision_transformer(name, tmp_path):
-    given = save_network(name, tmp_path)
-    judge = JUDGES.load(name)("cpu", None, str(given))
+def test_a_vision_transformer(name, tmp_path, monkeypatch):
+    given = installed(name, tmp_path, monkeypatch)
+    judge = JUDGES.load(name)("cpu")
     stored = getattr(transformers, judge.model).from_pretrained(given)
     model, options = VITS[name]
     small = {"embed_dim": JUDGES[name].dim, "depth": LAYERS, "num_heads": HEADS}
@@ -87,9 +94,9 @@ def test_a_vision_transformer(name, tmp_path):
     np.testing.assert_allclose(judge(pictures())["features"], wanted, rtol=1e-3, atol=1e-4 * np.abs(wanted).max())
 
 
-def test_convnext(tmp_path):
-    given = save_network("convnext", tmp_path)
-    judge = JUDGES.load("convnext")("cpu", None, str(given))
+def test_convnext(tmp_path, monkeypatch):
+    installed("convnext", tmp_path, monkeypatch)
+    judge = JUDGES.load("convnext")("cpu")
     net = timm.create_model(
         "convnextv2_base", pretrained=False, num_classes=0, depths=(1, 1, 2, 1), dims=(8, 8, 16, JUDGES["convnext"].dim)
     ).eval()

@@ -8,26 +8,18 @@ Source: FD-loss (arXiv 2604.28190).
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar, Final
 
 import numpy as np
 import torch
 import torch.nn.functional as F
-from safetensors import SafetensorError
 from torch import Tensor, nn
 
-from diffusionbench.available import find_network
-from diffusionbench.benchmarks.simpleeval.open_scorer import weights_digest
-from diffusionbench.errors import RequestError
-from diffusionbench.judges import JUDGES, JudgeSpec
+from diffusionbench.judges import JUDGES, hub
 from diffusionbench.judges.float32 import PRECISION, in_float32
 from diffusionbench.judges.judge import Evidence, Judge, Needs
-from diffusionbench.registry import require
 from diffusionbench.sample import Item
-from diffusionbench.shown import clipped, few
-from diffusionbench.writing import cache_folder
 
 Colours = tuple[float, float, float]
 
@@ -50,12 +42,10 @@ class FeatureNetwork(Judge):
         side: to which images are resized; grids of patches that do not divide it are padded with zeros.
         colours: mean and deviation of images in [0, 1].
 
-    Args:
-        weights: folder with configuration and weights, or None for where `find_network` finds them.
-
     Raises:
         MissingPackageError: if transformers is not installed.
-        RequestError: if the weights are not there, or those of another model.
+        RequestError: if the weights are not there.
+        DataError: if they are those of another model.
     """
 
     model: ClassVar[str]
@@ -63,17 +53,15 @@ class FeatureNetwork(Judge):
     side: ClassVar[int] = 224
     colours: ClassVar[tuple[Colours, Colours]] = _IMAGENET
 
-    def __init__(
-        self, device: str = "cpu", options: Mapping[str, Any] | None = None, weights: str | None = None
-    ) -> None:
+    def __init__(self, device: str = "cpu", options: Mapping[str, Any] | None = None) -> None:
         super().__init__(device, options)
-        net = open_network(self.spec, self.model, self.changed, weights or find_network(self.spec))
+        net = hub.load(self.spec, self.model, "cpu", **self.changed)
         # ConvNeXt has patches too, and no table of positions.
         self._grid = 0 if _table(net) is None else -(-self.side // net.config.patch_size)
         self._padded = self._grid * net.config.patch_size or self.side
         if self._grid:
             _fit_positions(net, self._grid, self._padded)
-        weights_sha = weights_digest(net)
+        weights_sha = hub.weights_digest(net)
         self._net = net.to(device)
         self._autocast = torch.device(device).type == "cuda"
         self.digest = self.digest_of(
@@ -94,10 +82,7 @@ class FeatureNetwork(Judge):
     @classmethod
     def check(cls) -> Needs:
         """See `Judge.check`; the weights are not read."""
-        transformers = require("transformers", "eval-t2i", f"Judge '{cls.spec.name}'")
-        with _opening(cls.spec, find_network(cls.spec)):
-            transformers.AutoConfig.from_pretrained(find_network(cls.spec))
-        return Needs(packages=("transformers",))
+        return hub.check(cls.spec)
 
     @in_float32()
     def __call__(
@@ -126,44 +111,6 @@ class FeatureNetwork(Judge):
         """Return features [B, dim] of prepared images."""
         pooled: Tensor = self._net(x).pooler_output
         return pooled
-
-
-def open_network(row: JudgeSpec, name: str, changed: Mapping[str, Any], source: str) -> Any:
-    """Return a model of transformers from a folder or the hub's cache, float32, on the CPU.
-
-    Raises:
-        RequestError: if the files are not there, are damaged, or lack tensors; the missing ones are listed.
-    """
-    transformers = require("transformers", "eval-t2i", f"Judge '{row.name}'")
-    before = transformers.utils.logging.get_verbosity()
-    transformers.utils.logging.set_verbosity_error()
-    transformers.utils.logging.disable_progress_bar()
-    try:
-        with _opening(row, source):
-            net, loaded = getattr(transformers, name).from_pretrained(
-                source, dtype=torch.float32, output_loading_info=True, **changed
-            )
-    finally:
-        transformers.utils.logging.set_verbosity(before)
-    # A file may hold more than is used here, such as a text tower.
-    lacks = [f"lacks {key}" for key in loaded["missing_keys"]]
-    lacks += [f"has another shape of {key}" for key, *_ in loaded["mismatched_keys"]]
-    if lacks:
-        raise RequestError(f"judge '{row.name}': '{source}' holds another model: it {few(sorted(lacks), ', ')}.")
-    return net.eval().requires_grad_(False)
-
-
-@contextmanager
-def _opening(row: JudgeSpec, source: str) -> Iterator[None]:
-    """Turn what opening files ends in into one sentence."""
-    try:
-        yield
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, RuntimeError, SafetensorError) as error:
-        reason = clipped(" ".join(str(error).split()), 400)
-        raise RequestError(
-            f"judge '{row.name}': transformers cannot open '{source}' ({reason}). Run once with a connection to fetch "
-            f"{row.hub[0]}, or put its configuration and weights into {cache_folder() / row.name}."
-        ) from None
 
 
 def _table(net: Any) -> Tensor | None:

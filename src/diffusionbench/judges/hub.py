@@ -71,7 +71,8 @@ def load(row: JudgeSpec, architecture: Any, device: str, **options: Any) -> Any:
     with found(f"judge '{row.name}'", row.hub[0]):
         network, report = kind.from_pretrained(
             place(row.hub[0]),
-            dtype=getattr(torch, row.precision),
+            # What follows a semicolon is the judge's own affair.
+            dtype=getattr(torch, row.precision.partition(";")[0]),
             ignore_mismatched_sizes=True,
             output_loading_info=True,
             **options,

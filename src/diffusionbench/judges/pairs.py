@@ -10,11 +10,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from diffusionbench.benchmarks.simpleeval.open_scorer import weights_digest
 from diffusionbench.errors import RequestError
 from diffusionbench.judges import EFFLITE0, LPIPS, PD_EFFLITE0, PSNR, SSIM
 from diffusionbench.judges.efflite0 import EfficientNetLite0, open_network, prepare
 from diffusionbench.judges.float32 import PRECISION, in_float32
+from diffusionbench.judges.hub import weights_digest
 from diffusionbench.judges.judge import Evidence, Judge, Needs
 from diffusionbench.judges.lpips import missing_weights, open_lpips
 from diffusionbench.metrics.reconstruction import psnr, ssim
