@@ -78,8 +78,8 @@ class MethodFacts:
         """One line for a list."""
         parts = [self.title, self.adds, f"{self.parameters:,} parameters"]
         parts += [f"arXiv {self.paper}"] if self.paper else []
-        for licence in dict.fromkeys(f"{need.licence}{', gated' * need.gated}" for need in self.needs):
-            parts.append(f"licence {licence}")
+        licences = dict.fromkeys(f"{need.licence}{' (gated)' * need.gated}" for need in self.needs)
+        parts += [f"licences: {', '.join(licences)}"] if licences else []
         missing = [need.what for need in self.needs if not need.present]
         parts.append(f"missing: {', '.join(missing)}" if missing else "all files are here")
         return f"{'' if self.published else '(ours) '}{'; '.join(parts)}"

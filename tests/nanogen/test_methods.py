@@ -239,7 +239,7 @@ def test_what_a_method_needs_is_told_with_licence_and_whether_it_is_here(tmp_pat
     assert "missing: file vgg16-397923af.pth, encoder of rae-dinov2-b" in facts.text
     (tmp_path / "vgg16-397923af.pth").touch()
     assert "missing: encoder of rae-dinov2-b" in method_facts("pixelgen").text
-    assert "licence FLUX [dev] Non-Commercial, gated; missing: vae of flux2-vae" in method_facts("flux2-vae").text
+    assert "licences: FLUX [dev] Non-Commercial (gated); missing: vae of flux2-vae" in method_facts("flux2-vae").text
     (ours,) = (one for one in all_methods() if one.name == "pixel-v")
     assert ours.text.startswith("(ours) plain velocity prediction on pixels")
     assert ours.text.endswith("; all files are here")
