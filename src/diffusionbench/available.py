@@ -36,11 +36,12 @@ def prepare_judge(row: JudgeSpec, given: Path | None = None) -> Path:
         DataError: if it is absent, or has another hash.
     """
     owner = f"judge '{row.name}'"
-    if row.file is None or row.package is not None or row.url is None or row.sha256 is None:
-        facts = judge_facts(row)
-        how = "; ".join(facts["get"]) or "it comes with the package"
+    how = "; ".join(judge_facts(row)["get"]) or "it comes with the package"
+    if row.file is None or row.package is not None or row.sha256 is None:
         raise RequestError(f"{owner} has no weight file that could be prepared: {how}.")
-    name, url = row.file, row.url
+    if row.url is None and given is None:
+        raise RequestError(f"{owner} needs {row.file}, which no address gives. Run: {how}")
+    name, url = row.file, row.url or ""
     (path,) = bring(owner, {name: row.sha256}, cache_folder(), lambda: {name: fetch(url, owner)}, given)
     return path
 
@@ -56,7 +57,8 @@ def judge_facts(row: JudgeSpec) -> dict[str, Any]:
         get.append(f'pip install "diffusionbench[{row.extra}]"' if row.extra else f"pip install {row.package}")
     elif row.file is not None:
         needs.append(f"file {row.file}")
-        get.append(f"diffusionbench prepare judge {row.name} (fetches {row.url})")
+        prepare = f"diffusionbench prepare judge {row.name}"
+        get.append(f"{prepare} (fetches {row.url})" if row.url else f"{row.command}, then {prepare} --from {row.file}")
     if row.file is not None:
         present = find_file(row) is not None
     if row.hub:

