@@ -6,6 +6,7 @@ import os
 import stat
 import tarfile
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Iterable
 from functools import cached_property, lru_cache
 from pathlib import Path
@@ -118,7 +119,7 @@ class ImageReader(Protocol):
         ...
 
 
-class PlacedFiles:
+class PlacedFiles(ABC):
     """Image files by name, each a picture or a `grid` (rows, columns) of them."""
 
     root: Path
@@ -127,17 +128,17 @@ class PlacedFiles:
         self.grid = grid
         self._last: tuple[str, np.ndarray] | None = None
 
+    @abstractmethod
     def names(self, left_out: LeftOut) -> dict[str, int]:
         """Return the images in natural order: name -> bytes; other files are counted as left out."""
-        raise NotImplementedError
 
+    @abstractmethod
     def content(self, name: str, most: int = MOST_BYTES) -> bytes:
         """Return the first bytes of an image file, by default all.
 
         Raises:
             UnreadableImage: if it is missing or cannot be read.
         """
-        raise NotImplementedError
 
     def shown(self, name: str) -> str:
         """Return what messages call an image."""

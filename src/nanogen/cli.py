@@ -328,12 +328,16 @@ def prepare_latents(
         raise ConfigError(f"--part {part}: give i/n with 1 <= i <= n, such as 3/64.")
     from nanogen import prepare as preparing
 
+    spread = preparing.Spread((int(index), int(total)), workers, engine)
     if statistics:
+        if spread != preparing.Spread():
+            raise ConfigError(
+                "--statistics are of all images in one process. Leave out --part, --workers and --engine."
+            )
         written = preparing.prepare_statistics(config, out)
         if written is not None:
             print(written)
         return
-    spread = preparing.Spread((int(index), int(total)), workers, engine)
     if (manifest := preparing.prepare_latents(config, out, dtype, spread)) is not None:
         print(f"{out}: {manifest.count:,} latents of {manifest.latent} in {manifest.dtype}")
 

@@ -301,6 +301,10 @@ def test_the_verb_says_the_size_first_and_what_it_made(folder, tmp_path, monkeyp
     assert "20 latents of 16x4x4 in float16, 9.57e-06 GiB in 1 shards" in err
     code, out, _ = run("--out", tmp_path / "stats", "--statistics")
     assert (code, out) == (0, f"{tmp_path / 'stats' / 'statistics' / 'stats.safetensors'}\n")
+    for more in (("--part", "3/64"), ("--workers", "2"), ("--engine", "ray")):
+        code, _, err = run("--out", tmp_path / "none", "--statistics", *more)
+        assert (code, "--statistics are of all images in one process" in err) == (2, True)
+    assert not (tmp_path / "none").exists()
     code, _, err = run("--out", tmp_path / "cache", "--part", "two")
     assert code == 2
     assert "--part two: give i/n" in err

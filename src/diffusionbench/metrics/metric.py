@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar
@@ -54,7 +55,7 @@ class Context:
         return self._real[judge]
 
 
-class Metric:
+class Metric(ABC):
     """One evaluation of one metric: given evidence batch by batch, asked for its value once.
 
     Written for the common case, one output of one judge, whose rows all metrics of a pass keep together.
@@ -100,13 +101,13 @@ class Metric:
         """Kept rows [n, width] of the scored samples by rising id; read-only, the same array for all metrics."""
         return self.context.kept(self.spec.judges[0], self.output).by_id(self.seen.scored)
 
+    @abstractmethod
     def compute(self) -> Estimate:
         """Return the value over everything seen, with its uncertainty.
 
         Raises:
             RequestError: if fewer images were scored than the metric is defined for.
         """
-        raise NotImplementedError
 
 
 class SampleAccumulator:

@@ -5,6 +5,7 @@ To add a set: one row here and a module with its `PromptSource`. Nothing here im
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -150,20 +151,20 @@ class PromptChoice(Strict):
         return {**rest, "claim": {key: data[key] for key in _CLAIM if key in data}}
 
 
-class PromptSource:
+class PromptSource(ABC):
     """The code of a row: opens sets, and says what is in one."""
 
+    @abstractmethod
     def open(self, seed: str, layout: str | None = None) -> PromptList:
         """Return the prompts of a seed, in the smallest layout where none is named.
 
         Raises:
             RequestError: if the seed or the layout does not exist.
         """
-        raise NotImplementedError
 
+    @abstractmethod
     def summary(self, opened: PromptList) -> str:
         """Return what is in an opened set, in lines for users."""
-        raise NotImplementedError
 
 
 def plain_texts(opened: PromptList) -> str:
