@@ -53,6 +53,7 @@ class ColumnGroup(Strict):
     guidance: tuple[Guided, ...] = ()
     title: str | None = None
     axis: str | None = None
+    suffix: Annotated[str, Field(pattern="^[a-z0-9_]*$")] = ""
     judges: tuple[str, ...] = ()
     references: dict[str, str] = {}
     protocol: dict[str, Scalar | tuple[Scalar, ...]] = {}
@@ -279,6 +280,11 @@ def place_of(
     return (None, "; ".join(reasons)) if reasons else (nearest_column, "")
 
 
+def plain_id(key: str) -> str:
+    """Return a metric as the id of a column: one called "fid@cfg" must not take the id of the column of guided FIDs."""
+    return re.sub(r"[@\[\]#]", "_", key)
+
+
 def _columns(board: DeclaredBoard, accepted: Accepted) -> list[Column]:
     found = []
     for group in board.columns:
@@ -292,7 +298,9 @@ def _columns(board: DeclaredBoard, accepted: Accepted) -> list[Column]:
             title = (group.title or "{}").replace("{}", info.title) + (", guided" if guidance == "cfg" else "")
             better = METRICS[key].higher_is_better if key in METRICS else info.higher_is_better
             # A metric of another package may be called "fid@cfg", and must not take the id of that column.
-            identifier = re.sub(r"[@\[\]#]", "_", key) + _SUFFIX[guidance]
+            identifier = (
+                re.sub(r"[@\[\]#]", "_", key) + _SUFFIX[guidance] + (f"#{group.suffix}" if group.suffix else "")
+            )
             axis = group.axis or info.axis or ("class_conditional" if guidance else "t2i")
             found.append(Column(identifier, key, axis, title, better, guidance, rules, group.rank, group.shown))
     return found

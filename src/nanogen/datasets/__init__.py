@@ -49,6 +49,13 @@ DATASETS = Table(
             labels=False,
             captions=True,
         ),
+        "objects": DatasetRow(
+            title="those of them that show one object, by its colour and shape",
+            load="nanogen.datasets.shapes:open_objects",
+            takes_path=False,
+            labels=True,
+            captions=False,
+        ),
         "imagefolder": DatasetRow(
             title="a folder of class folders of images",
             load="nanogen.datasets.imagefolder:open_folder",
