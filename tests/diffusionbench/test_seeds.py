@@ -28,9 +28,10 @@ def test_the_interval_over_methods_and_seeds_covers_the_correlation_of_the_model
     # What the means of three seeds show of it, and the correlation itself.
     shown = rho / (1 + noise**2 / seeds)
     found = [bootstrap_seeds(*trained(rng, 12, seeds, rho, noise), draws=300, seed=n).interval for n in range(200)]
-    for truth in (shown, rho):
+    # 200 trials: a standard error of 0.015.
+    for truth, least in ((shown, 0.93), (rho, 0.90)):
         covered = np.mean([low <= truth <= high for low, high in found])
-        assert 0.92 <= covered <= 0.99, (truth, covered)
+        assert least <= covered <= 0.99, (truth, covered)
 
 
 def test_the_interval_over_seeds_alone_has_the_spread_of_trainings_of_the_same_methods():

@@ -9,7 +9,7 @@ one that is free of seed noise (normal data; the tests simulate it); drawing met
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -66,22 +66,13 @@ def bootstrap_seeds(x: Runs, y: Runs, *, draws: int = DRAWS, seed: int = 0) -> S
     """
     if len(x) != len(y) or not all(map(len, (*x, *y))):
         raise ValueError(f"x has {len(x)} and y {len(y)} methods; give the runs of the same ones, at least one each.")
-    means = [np.array([np.mean(one) for one in runs]) for runs in (x, y)]
-    value = pearson(*means, draws=0).value
+    value = pearson(*(means_of(runs) for runs in (x, y)), draws=0).value
     spans: list[tuple[float, float] | None] = [None, None]
     if value is not None and draws and len(x) > 3:
-        rng = np.random.default_rng(np.random.SeedSequence([seed, 6]))
-        pools = [_deviations(runs) for runs in (x, y)]
-        for number, methods_too in enumerate((True, False)):
-            drawn = []
-            for size in block_sizes(draws, 4 * len(x)):
-                chosen = rng.integers(len(x), size=(size, len(x))) if methods_too else np.arange(len(x))[None]
-                chosen = np.broadcast_to(chosen, (size, len(x)))
-                pairs = zip(means, pools, strict=True)
-                drawn.append(_r(*(mean[chosen] + _seed_means(pool, chosen, rng) for mean, pool in pairs)))
-            values = np.concatenate(drawn)
-            low, high = np.quantile(values[np.isfinite(values)], [0.025, 0.975])
-            spans[number] = float(low), float(high)
+        spans = [
+            percentiles(np.concatenate([rows_r(*pair) for pair in drawn_means((x, y), draws, seed, methods_too)]))
+            for methods_too in (True, False)
+        ]
     repeated = sum(len(one) > 1 or len(other) > 1 for one, other in zip(x, y, strict=True))
     return SeedBootstrap(
         methods=len(x),
@@ -94,6 +85,31 @@ def bootstrap_seeds(x: Runs, y: Runs, *, draws: int = DRAWS, seed: int = 0) -> S
         draws=draws,
         seed=seed,
     )
+
+
+def means_of(runs: Runs) -> Array:
+    """Return the mean of each method's runs [n]."""
+    return np.array([np.mean(one) for one in runs])
+
+
+def drawn_means(axes: Sequence[Runs], draws: int, seed: int, methods_too: bool = True) -> Iterator[list[Array]]:
+    """Yield, block by block, the drawn means [block, n] of every axis: the same methods on all, runs apart on each.
+
+    Args:
+        axes: runs by method, of the same methods.
+        methods_too: draw methods as well; else their runs alone.
+    """
+    rng = np.random.default_rng(np.random.SeedSequence([seed, 6]))
+    n, pools, means = len(axes[0]), [_deviations(runs) for runs in axes], [means_of(runs) for runs in axes]
+    for size in block_sizes(draws, 2 * len(axes) * n):
+        chosen = rng.integers(n, size=(size, n)) if methods_too else np.broadcast_to(np.arange(n), (size, n))
+        yield [mean[chosen] + _seed_means(pool, chosen, rng) for mean, pool in zip(means, pools, strict=True)]
+
+
+def percentiles(values: Array) -> tuple[float, float]:
+    """Return the 95 % interval of drawn values, without those that are not defined."""
+    low, high = np.quantile(values[np.isfinite(values)], [0.025, 0.975])
+    return float(low), float(high)
 
 
 def _deviations(runs: Runs) -> list[tuple[Array, int]]:
@@ -112,7 +128,7 @@ def _seed_means(pools: Sequence[tuple[Array, int]], chosen: Array, rng: np.rando
     return found
 
 
-def _r(x: Array, y: Array) -> Array:
+def rows_r(x: Array, y: Array) -> Array:
     """Return Pearson's r of each row of two arrays [draws, n]; not finite where one is constant."""
     u, v = x - x.mean(1, keepdims=True), y - y.mean(1, keepdims=True)
     with np.errstate(invalid="ignore", divide="ignore"):
