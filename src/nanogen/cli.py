@@ -15,6 +15,7 @@ import typer
 
 from diffusionbench import bounds
 from diffusionbench.errors import CheckpointError, ConfigError, run_program
+from nanogen.threads import limit_waiting
 
 if TYPE_CHECKING:
     from nanogen.config import ComposedConfig
@@ -54,6 +55,7 @@ Seed = Annotated[int | None, typer.Option("--seed", min=0, max=bounds.SEED, help
 
 def main() -> None:
     """Run a command; wrong use ends with exit code 2 and one sentence, a failed run with 1."""
+    limit_waiting()
     run_program(app, "interrupted; the same command continues")
 
 
