@@ -237,6 +237,22 @@ def report(
 
 
 @app.command()
+def demo(
+    run: Annotated[str, typer.Option("--run", help="name in outputs/ of the first run")] = "demo",
+) -> None:
+    """Train, score and report two small networks, by class and by caption; `make demo` installs and calls this.
+
+    \b
+    Examples:
+      nanogen demo
+      nanogen demo --run again
+    """
+    from nanogen.demo import demo as show
+
+    print(show(run).resolve())
+
+
+@app.command()
 def bench(
     words: Words = None,
     task: Task = None,

@@ -119,6 +119,7 @@ def write_steps(steps: Iterator[dict[str, Tensor]], outputs: Outputs, stop: Stop
                     stop.check()
                 except Stopped:
                     outputs.save()
+                    say(f"a checkpoint of step {outputs.saved} is written")
                     raise
     except NonFiniteLoss as error:
         kept = f"Last good checkpoint: step {outputs.saved}." if outputs.saved else "There is no checkpoint yet."
@@ -348,6 +349,7 @@ def train(composition: ComposedConfig, run_dir: Path, device: str, command: list
             ensure_same_data(run, job.facts)
         components = replace(job.components, precision=run.facts["precision"])
         checkpoint.resume(run.checkpoints, state)
+        held.callback(torch.set_num_threads, torch.get_num_threads())
         kept = threads.settle(run.facts.get("threads"), state.step > 0, device, lambda: trial_step(job))
         run = keep_threads(run, kept)
         if parallel.is_main():

@@ -10,6 +10,7 @@ from tiny import tiny
 
 from nanogen import run as runs
 from nanogen import threads
+from nanogen.ema import EMA
 from nanogen.train import check, train, trial_step
 
 
@@ -86,9 +87,13 @@ def test_a_trial_step_computes_gradients_and_leaves_nothing(monkeypatch):
 def test_a_run_keeps_its_threads_and_goes_on_with_them(tmp_path, monkeypatch):
     """Another choice on the day of its continuation would round sums differently."""
     monkeypatch.setattr(threads, "_measured", lambda most, step: step() or 1)
-    run = train(tiny(4, "train.checkpoint_every=2 steps"), tmp_path / "run", "cpu", [])
-    assert run.facts["threads"] == runs.read(run.path).facts["threads"] == torch.get_num_threads() == 1
-    torch.set_num_threads(2)
+    used = []
+    monkeypatch.setattr(EMA, "update", lambda self, step: used.append(torch.get_num_threads()))
+    run = train(tiny(1), tmp_path / "run", "cpu", [])
+    assert run.facts["threads"] == runs.read(run.path).facts["threads"] == 1
     monkeypatch.setattr(threads, "_measured", pytest.fail)
-    assert train(tiny(4, "train.checkpoint_every=2 steps"), run.path, "cpu", []).facts["threads"] == 1
-    assert torch.get_num_threads() == 1
+    (run.path / "checkpoints" / "step-00000001").rename(tmp_path / "away")
+    assert train(tiny(1), run.path, "cpu", []).facts["threads"] == 1
+    assert used == [1, 1]
+    # Another training in this process chooses anew.
+    assert torch.get_num_threads() == 2
