@@ -6,7 +6,6 @@ import resource
 import sys
 import time
 from collections import defaultdict
-from collections.abc import Iterator
 from itertools import islice
 from typing import Any
 
@@ -16,14 +15,9 @@ from torch import nn
 from diffusionbench import provenance
 from nanogen import parallel, precision
 from nanogen.build import Components, build_components
-from nanogen.conditions import Conditioner
 from nanogen.config import Config
-from nanogen.data import Batch
 from nanogen.data.order import batches
-from nanogen.latents import Latent, LatentSpec
-from nanogen.model.condition import ClassCondition, Condition, TextCondition
-from nanogen.model.shape import Shape
-from nanogen.resolve import resolve
+from nanogen.synthetic import synthetic_batches, synthetic_components
 from nanogen.train import build, flow_updates, open_data, training_source
 
 # Dense bfloat16 peak in FLOP/s, from the makers' data sheets; no figure is made up for other devices.
@@ -54,40 +48,6 @@ class Clock:
         return time.perf_counter()
 
 
-class SyntheticLatent(Latent):
-    """Stands for a latent space whose weights are not needed: images become noise of the right shape."""
-
-    def __init__(self, spec: LatentSpec, device: str) -> None:
-        self.spec = spec
-
-    def encode(self, images: torch.Tensor) -> torch.Tensor:
-        return torch.randn(len(images), *self.spec.shape(images.shape[-1]), device=images.device)
-
-
-class SyntheticConditioner(Conditioner):
-    """Stands for a conditioner whose data and encoder are not needed: classes in turn, or captions of one length."""
-
-    def __init__(self, shape: Shape, num_text_tokens: int, device: str) -> None:
-        self.shape, self.num_text_tokens, self.device = shape, num_text_tokens, device
-
-    def __call__(self, labels: Any, captions: Any) -> Condition:
-        if self.shape.num_classes is not None:
-            return ClassCondition(labels.to(self.device) % self.shape.num_classes, self.shape.num_classes)
-        assert self.shape.text_width is not None
-        size = (len(labels), self.num_text_tokens, self.shape.text_width)
-        return TextCondition(torch.randn(size, device=self.device), None)
-
-
-def _synthetic_batches(config: Config) -> Iterator[Batch]:
-    accumulation = config.train.accumulation
-    size = config.train.batch_size // (accumulation * parallel.world_size())
-    pixels = config.data.image_size
-    image = torch.randint(0, 256, (size, 3, pixels, pixels), dtype=torch.uint8)
-    while True:
-        for micro in range(accumulation):
-            yield Batch(image, torch.arange(size), None, list(range(micro * size, (micro + 1) * size)))
-
-
 def bench(config: Config, synthetic: bool, steps: int, warmup: int, num_text_tokens: int = 64) -> dict[str, Any]:
     """Run some steps of `nanogen.train.updates` and say where their time goes.
 
@@ -106,11 +66,9 @@ def bench(config: Config, synthetic: bool, steps: int, warmup: int, num_text_tok
     with parallel.processes() as device:
         chosen = precision.choose(config.train.precision, device)
         if synthetic:
-            derived = resolve(config)
-            conditioner = SyntheticConditioner(derived.shape, num_text_tokens, device)
-            components = build_components(config, device, chosen, SyntheticLatent(derived.latent, device), conditioner)
+            components = synthetic_components(config, device, chosen, num_text_tokens)
             num_images = config.train.batch_size
-            loader = _synthetic_batches(config)
+            loader = synthetic_batches(config)
         else:
             data, config = open_data(config)
             components, num_images = build_components(config, device, chosen), len(data)

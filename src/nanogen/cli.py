@@ -15,6 +15,7 @@ import typer
 
 from diffusionbench import bounds
 from diffusionbench.errors import CheckpointError, ConfigError, run_program
+from nanogen.threads import limit_waiting
 
 if TYPE_CHECKING:
     from nanogen.config import ComposedConfig
@@ -57,6 +58,7 @@ Seed = Annotated[int | None, typer.Option("--seed", min=0, max=bounds.SEED, help
 
 def main() -> None:
     """Run a command; wrong use ends with exit code 2 and one sentence, a failed run with 1."""
+    limit_waiting()
     run_program(app, "interrupted; the same command continues")
 
 
@@ -307,6 +309,22 @@ def report(
     from nanogen.report import write_report
 
     print(write_report(runs, out).resolve())
+
+
+@app.command()
+def demo(
+    run: Annotated[str, typer.Option("--run", help="name in outputs/ of the first run")] = "demo",
+) -> None:
+    """Train, score and report two small networks, by class and by caption; `make demo` installs and calls this.
+
+    \b
+    Examples:
+      nanogen demo
+      nanogen demo --run again
+    """
+    from nanogen.demo import demo as show
+
+    print(show(run).resolve())
 
 
 @app.command()

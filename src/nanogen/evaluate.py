@@ -40,6 +40,7 @@ from nanogen.log import say
 from nanogen.losses import frozen_networks
 from nanogen.objectives import OBJECTIVES
 from nanogen.pipeline import ImagePipeline, open_weights
+from nanogen.progress import tell
 from nanogen.reference import training_reference
 from nanogen.resolve import resolve
 from nanogen.rng import SeededNoise
@@ -269,10 +270,10 @@ def evaluate(
         if main:
             run.check_there()
             store = runner.open_store(evaluation, source, images)
-            judging = runner.prepare(evaluation, source, store, components.device)
+            judging = runner.prepare(evaluation, source, store, components.device, tell)
     with parallel.agreed(), _written(f"evaluation of {run.path}"):
         store = runner.open_store(evaluation, source, images)
-        runner.fill(evaluation, source, store, parallel.rank(), parallel.world_size())
+        runner.fill(evaluation, source, store, parallel.rank(), parallel.world_size(), tell)
     record = None
     with parallel.agreed(), _written(f"evaluation of {run.path}"):
         if main:

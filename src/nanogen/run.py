@@ -8,7 +8,7 @@ import re
 import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, get_args
 
@@ -111,6 +111,15 @@ def _read(path: Path) -> Run:
     return Run(path, reload(tree, str(file)), _read_facts(path / FACTS))
 
 
+def keep_threads(run: Run, threads: int | None) -> Run:
+    """Return a run whose folder says with how many threads it computes; None leaves it as it is."""
+    if threads in (None, run.facts.get("threads")):
+        return run
+    run = replace(run, facts={**run.facts, "threads": threads})
+    write_atomic(run.path / FACTS, json.dumps(run.facts, indent=2) + "\n")
+    return run
+
+
 def _read_facts(file: Path) -> dict[str, Any]:
     with _intact(file):
         text = read_small(file)
@@ -120,6 +129,8 @@ def _read_facts(file: Path) -> dict[str, Any]:
         chosen = facts.get("precision") if isinstance(facts, dict) else None
         if chosen not in get_args(Precision) or "method" not in facts:
             raise ValueError("it names no precision or no method")
+        if facts.get("threads") is not None and not (type(facts["threads"]) is int and facts["threads"] > 0):
+            raise ValueError("its threads are no number above 0")
         return facts
 
 

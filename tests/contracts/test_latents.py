@@ -8,10 +8,10 @@ from standins import WRITERS, install
 
 from diffusionbench.errors import ConfigError, RequestError
 from nanogen import resolve as resolving
-from nanogen.bench import SyntheticLatent
 from nanogen.config import compose
 from nanogen.latents import LATENTS, open_latent
 from nanogen.latents.rows import OWN
+from nanogen.synthetic import SyntheticLatent
 
 # Images that each space is known to reconstruct, as (levels, rise from left to right). A space needs a line here, or,
 # where its weights do not ship, stand-ins in `standins.py`.

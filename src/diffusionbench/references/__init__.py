@@ -45,7 +45,7 @@ class ReferenceSpec:
 
 DIGITS: Final = ReferenceSpec(
     name="digits",
-    title="scikit-learn's 1,797 handwritten digits of 8x8, every fifth held out",
+    title="1,797 handwritten digits of 8x8 (UCI), every fifth held out",
     licence="CC BY 4.0",
     load="diffusionbench.references.digits:DigitsReference",
 )

@@ -36,7 +36,7 @@ DATASETS = Table(
     "data set",
     {
         "digits": DatasetRow(
-            title="scikit-learn's 1,438 training digits of 8x8 pixels, embedded",
+            title="1,438 handwritten digits of 8x8 pixels (UCI), embedded",
             load="nanogen.datasets.digits:open_digits",
             takes_path=False,
             labels=True,
