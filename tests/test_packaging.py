@@ -2,6 +2,8 @@
 
 import ast
 import configparser
+import email
+import hashlib
 import os
 import shutil
 import subprocess
@@ -12,8 +14,10 @@ from pathlib import Path
 
 import pytest
 
+from diffusionbench import __version__
+
 ROOT = Path(__file__).parents[1]
-BUILD = "import setuptools.build_meta as backend, sys; print(backend.build_wheel(sys.argv[1]))"
+BUILD = "import hatchling.build as backend, sys; print(backend.build_wheel(sys.argv[1]))"
 
 
 @pytest.fixture(scope="module")
@@ -116,6 +120,48 @@ def test_wrong_use_ends_with_exit_code_2_and_one_sentence(unpacked, tmp_path):
     assert "digits" in done.stderr
     assert "Traceback" not in done.stderr
     assert len(done.stderr.strip().splitlines()) == 1
+
+
+@pytest.mark.slow
+def test_two_builds_give_the_same_bytes(tmp_path):
+    """Of different trees of one commit, at different times: neither places nor clocks count."""
+    built = []
+    for number in range(2):
+        tree, out = tmp_path / f"tree{number}", tmp_path / f"dist{number}"
+        clutter = shutil.ignore_patterns(".*", "__pycache__", "*.egg-info", "outputs", "public-docs", "tests")
+        shutil.copytree(ROOT, tree, ignore=clutter)
+        os.utime(tree / "README.md", (10**9 + number,) * 2)
+        done = subprocess.run(
+            [sys.executable, "-m", "build", "--no-isolation", "--outdir", str(out)],
+            cwd=tree,
+            env={**os.environ, "SOURCE_DATE_EPOCH": "1700000000"},
+            capture_output=True,
+            text=True,
+        )
+        assert done.returncode == 0, done.stdout + done.stderr
+        built.append({path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in out.iterdir()})
+    assert len(built[0]) == 2
+    assert built[0] == built[1]
+
+
+def test_the_metadata_says_what_an_index_asks_for(unpacked):
+    (file,) = unpacked.glob("*.dist-info/METADATA")
+    found = email.message_from_string(file.read_text(encoding="utf-8"))
+    assert (found["Name"], found["License-Expression"]) == ("diffusionbench", "Apache-2.0")
+    assert found["Version"] == __version__
+    assert found["Requires-Python"] == ">=3.11"
+    assert found["Description-Content-Type"] == "text/markdown"
+    assert found.get_payload().startswith("# NanoGen and DiffusionBench")
+    cited = (ROOT / "CITATION.cff").read_text(encoding="utf-8")
+    assert f"\nversion: {__version__}\n" in cited
+    assert f"## {__version__} " in (ROOT / "CHANGELOG.md").read_text(encoding="utf-8")
+
+
+def test_a_tag_of_this_commit_is_its_version():
+    asked = ["git", "tag", "--points-at", "HEAD"]
+    tags = subprocess.run(asked, cwd=ROOT, capture_output=True, text=True).stdout.split()
+    versions = [tag for tag in tags if tag.startswith("v")]
+    assert versions in ([], [f"v{__version__}"])
 
 
 def test_no_extra_needs_a_checkout_and_all_holds_the_right_ones():
