@@ -395,13 +395,12 @@ def has_grid(run: Path, step: int) -> bool:
     return True
 
 
-def sample_grid(pipeline: ImagePipeline, run: Run, step: int, specs: Sequence[SampleSpec]) -> None:
-    """Write a grid of samples, one per spec; only the main process works."""
-    if not parallel.is_main():
-        return
+def sample_grid(pipeline: ImagePipeline, run: Run, step: int, specs: Sequence[SampleSpec]) -> Path:
+    """Write a grid of samples, one per spec, and return its file."""
     config = pipeline.config
     images = pipeline.in_batches(specs, config.eval.seed, config.eval.batch_size)
     facts = {"step": step, "seed": config.eval.seed, "guidance": config.guidance.scale, **metadata(specs)}
     run.check_there()
     with _written(f"sample grid of {run.path}"):
         save_png(grid(images, COLUMNS), _grid_path(run.path, step), facts)
+    return _grid_path(run.path, step)

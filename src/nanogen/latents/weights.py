@@ -16,6 +16,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from diffusionbench.errors import CheckpointError, RequestError
+from diffusionbench.fetching import reachable
 from diffusionbench.registry import require
 from diffusionbench.schema import file_digest
 from diffusionbench.shown import first_line
@@ -88,6 +89,8 @@ def opened_hub(lacks: str, remedy: str, extra: str) -> Iterator[Callable[..., st
     """
     if os.environ.get("HF_HUB_OFFLINE", "0") not in ("", "0"):
         raise RequestError(f"{lacks}, and HF_HUB_OFFLINE is set. {remedy}")
+    if not reachable():
+        raise RequestError(f"{lacks}, and the hub does not answer from here. {remedy}")
     hub = require("huggingface_hub", extra, lacks[0].upper() + lacks[1:])
     logging = hub.utils.logging
     before = logging.get_verbosity()
