@@ -340,6 +340,9 @@ def bench(
     text_tokens: Annotated[
         int, typer.Option(min=1, max=bounds.TOKENS, help="length of the captions with --synthetic")
     ] = 64,
+    calibrate: Annotated[
+        bool, typer.Option("--calibrate", help="measure this machine for `nanogen plan`, in a minute or two")
+    ] = False,
 ) -> None:
     """Time the real training loop and print JSON: images per second, time by part, model FLOPs, memory.
 
@@ -348,11 +351,71 @@ def bench(
       nanogen bench --task digits
       nanogen bench --task imagenet256 --method sd-vae-ema --scale paper --synthetic train.batch_size=64
       nanogen bench --task t2i256 --synthetic --text-tokens 120 train.batch_size=64
+      nanogen bench --calibrate train.precision=float32
     """
+    if calibrate:
+        task = task or "digits"
     config = _compose(words, task, method, scale, data).config
+    from nanogen import calibration
     from nanogen.bench import bench as run_bench
+    from nanogen.bench import calibrate as measure
 
+    if calibrate:
+        rates = measure(config)
+        print(rates.model_dump_json(indent=2))
+        calibration.keep(rates)
+        return
     print(json.dumps(run_bench(config, synthetic, steps, warmup, text_tokens), indent=2))
+
+
+@app.command()
+def plan(
+    words: Words = None,
+    task: Task = None,
+    method: Method = None,
+    scale: Scale = None,
+    data: DataPath = None,
+    devices: Annotated[int, typer.Option(min=1, max=bounds.WORKERS, help="processes, one on each device")] = 1,
+    per_node: Annotated[int, typer.Option(min=1, max=bounds.WORKERS, help="of them in one machine")] = 8,
+    device: Annotated[
+        str | None, typer.Option(help="h200, h100, a100, a100-40; default: this machine, as it was measured")
+    ] = None,
+    memory: Annotated[
+        float | None,
+        typer.Option(min=1e-3, max=bounds.FACTOR, callback=bounds.number, help="GB of a device, where it has another"),
+    ] = None,
+    utilisation: Annotated[
+        float | None,
+        typer.Option(min=1e-3, max=1, callback=bounds.number, help="share of the device's peak; default 0.4"),
+    ] = None,
+    price: Annotated[
+        float | None,
+        typer.Option(min=0, max=bounds.FACTOR, callback=bounds.number, help="of one device for an hour"),
+    ] = None,
+    images: Annotated[
+        int | None, typer.Option(min=1, max=bounds.DURATION, help="in the data, for durations in epochs")
+    ] = None,
+    text_tokens: Annotated[int, typer.Option(min=1, max=bounds.TOKENS, help="mean length of a caption")] = 64,
+    as_json: Json = False,
+) -> None:
+    """Say what a training will cost: parameters, memory, time, disk and money, and what does not fit.
+
+    Takes what `nanogen train` takes, or a run folder. Nothing is read but the config.
+
+    \b
+    Examples:
+      nanogen plan --task digits
+      nanogen plan --task imagenet256 --images 1281167 --device h200 --devices 8 --price 2.5
+      nanogen plan --task t2i256 --device a100 --devices 64 --utilisation 0.3 --text-tokens 120 --json
+    """
+    from nanogen.plan import Machine, read_config
+    from nanogen.plan import plan as make_plan
+
+    is_run = words is not None and len(words) == 1 and Path(words[0]).is_dir()
+    config = read_config(Path(words[0])) if words and is_run else _compose(words, task, method, scale, data).config
+    machine = Machine(devices, per_node, device, memory and memory * 1e9, utilisation, price)
+    made = make_plan(config, machine, num_images=images, text_tokens=text_tokens)
+    print(json.dumps(made.as_dict(), indent=2) if as_json else "\n".join(made.lines()))
 
 
 prepare = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="Compute once what a training needs.")

@@ -22,8 +22,7 @@ from diffusionbench.axes import AXES
 from diffusionbench.errors import CheckpointError, ConfigError, DataError, MissingPackageError, RequestError
 from diffusionbench.images import decode_rgb, grid, save_png
 from diffusionbench.judges import JUDGES
-from diffusionbench.metrics import METRICS
-from diffusionbench.prompts import PromptChoice, open_prompts
+from diffusionbench.prompts import open_prompts
 from diffusionbench.record import Guidance, InternalGuidance, Record, Tuning, check_record_place, load
 from diffusionbench.references import references_by_judge, split_name
 from diffusionbench.references.half import HalfReference
@@ -42,7 +41,7 @@ from nanogen.objectives import OBJECTIVES
 from nanogen.pipeline import ImagePipeline, open_weights
 from nanogen.progress import tell
 from nanogen.reference import training_reference
-from nanogen.resolve import resolve
+from nanogen.resolve import prompt_choice, resolve
 from nanogen.rng import SeededNoise
 from nanogen.run import EVALS, SAMPLES, Run
 
@@ -145,7 +144,7 @@ def evaluation_of(config: Config, components: Components, method: str, step: int
         metrics=config.eval.metrics,
         **references_by_judge(config.eval.references),
         reference_extractors=config.eval.reference_extractors,
-        prompts=_prompts(config),
+        prompts=prompt_choice(config),
         count=1,
         seed=config.eval.seed,
         method=method,
@@ -171,26 +170,9 @@ def evaluation_of(config: Config, components: Components, method: str, step: int
     )
 
 
-def _prompts(config: Config) -> PromptChoice | None:
-    """Return the prompt set whose images the metrics judge, or None if they need none.
-
-    Raises:
-        ConfigError: if they judge images of different sets.
-    """
-    names = sorted({spec.prompts for spec in map(METRICS.__getitem__, config.eval.metrics) if spec.prompts is not None})
-    if len(names) > 1:
-        raise ConfigError(
-            f"eval.metrics judge images of different prompt sets ({', '.join(names)}). Choose metrics of one set; "
-            "`nanogen eval --metrics` scores the others afterwards."
-        )
-    if not names:
-        return None
-    return PromptChoice(name=names[0], seed=config.eval.prompt_seed, layout=config.eval.prompt_layout)
-
-
 def prompt_texts(config: Config) -> tuple[str, ...]:
     """Return the captions that the config's evaluation asks for; none where it asks for classes."""
-    choice = _prompts(config)
+    choice = prompt_choice(config)
     return () if choice is None else open_prompts(choice).texts
 
 
