@@ -8,9 +8,7 @@ SETUP := pyproject.toml constraints.txt
 .PHONY: demo test oracle mutants lint docs docs-tables dist clean
 
 demo: .venv/demo.stamp
-	$(BIN)/nanogen train --task digits --method toy-ae --scale laptop --run outputs/demo
-	$(BIN)/nanogen train --task shapes --method toy-ae --scale laptop --run outputs/demo-shapes "train.duration=2k steps"
-	$(BIN)/nanogen report outputs/demo outputs/demo-shapes
+	$(BIN)/nanogen demo
 
 test: .venv/test.stamp lint
 	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2
@@ -44,7 +42,8 @@ clean:
 	$(PYTHON) -m venv $(@D)/..
 
 .venv/demo.stamp: $(SETUP) | .venv/bin/python
-	$(BIN)/python $(INSTALL) -e '.[demo]' && touch $@
+	@echo "Installing torch and what it needs into .venv, once: one to five minutes, by the network"
+	$(BIN)/python $(subst --quiet,,$(INSTALL)) -e '.[demo]' && touch $@
 
 .venv/test.stamp: $(SETUP) | .venv/bin/python
 	$(BIN)/python $(INSTALL) -e '.[demo,data,judges,vae,dev]' && touch $@

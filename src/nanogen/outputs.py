@@ -23,7 +23,7 @@ from nanogen.data import Dataset
 from nanogen.data.corrupt import CorruptLog
 from nanogen.log import Log, say
 from nanogen.pipeline import ImagePipeline
-from nanogen.progress import Progress
+from nanogen.progress import Progress, tell
 from nanogen.run import CHECKPOINTS, Run
 from nanogen.settings import due, to_steps
 from nanogen.state import TrainState
@@ -107,6 +107,7 @@ class Outputs:
             Stopped: by a signal, in a grid or an evaluation; the step itself is complete.
         """
         step = self.state.step
+        tell("training", step, self.last)
         periods = (self.periods.log_every, self.periods.checkpoint_every)
         logging, saving = (due(step, every) or step == self.last for every in periods)
         if not logging and not saving:

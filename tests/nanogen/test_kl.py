@@ -227,6 +227,11 @@ def test_the_hub_is_asked_for_the_files_at_the_pinned_commit(tmp_path, monkeypat
     names = ["vae/config.json", "vae/diffusion_pytorch_model.safetensors"]
     assert asked == [("black-forest-labs/FLUX.2-dev", weights.revision, names)]
     assert "licence FLUX [dev] Non-Commercial, gated" in capsys.readouterr().err
+    # A large model may lie in several files, whose number nobody knows before.
+    with pytest.raises(RequestError, match=r"cannot be fetched.*newest commit \(none is pinned\)"):
+        open_latent("rae-webssl-2b", "cpu")
+    several = ["config.json", "model.safetensors", "model-*.safetensors", "model.safetensors.index.json"]
+    assert asked[1:] == [("facebook/webssl-dino2b-full2b-224", None, several)]
 
 
 @pytest.mark.parametrize(

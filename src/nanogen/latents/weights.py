@@ -21,7 +21,7 @@ from diffusionbench.registry import require
 from diffusionbench.schema import file_digest
 from diffusionbench.shown import first_line
 from nanogen.latents import LatentSpec
-from nanogen.latents.files import WeightFiles, locate, remedy
+from nanogen.latents.files import SHARDED, WeightFiles, locate, remedy
 from nanogen.log import say
 
 
@@ -60,7 +60,8 @@ def fetch(spec: LatentSpec, weights: WeightFiles) -> None:
     """
     lacks = f"latent space '{spec.name}' needs its {weights.part}"
     inside = f"{weights.subfolder}/" if weights.subfolder else ""
-    patterns = [f"{inside}{name}" for name in weights.names]
+    names = [*weights.names, *(["model-*.safetensors", f"{SHARDED}.index.json"] if SHARDED in weights.names else [])]
+    patterns = [f"{inside}{name}" for name in names]
     with opened_hub(lacks, remedy(spec.name, weights), "hub") as download:
         say(f"fetching the {weights.part} of '{spec.name}' from {weights.origin} ({weights.terms})")
         download(weights.hub, revision=weights.revision or None, allow_patterns=patterns)
