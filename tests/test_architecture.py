@@ -401,7 +401,7 @@ def installed_by(extras: list[str]) -> set[str]:
 
 
 def test_the_environment_of_the_demo_holds_no_torchvision():
-    assert "scikit-learn" in installed_by(["demo"])
+    assert "transformers" in installed_by(["demo"])
     assert "torchvision" not in installed_by(["demo", "data", "vae", "dev"])
 
 

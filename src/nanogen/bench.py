@@ -19,17 +19,14 @@ from torch import nn
 from diffusionbench import provenance
 from nanogen import calibration, costs, parallel, precision
 from nanogen.build import Components, build_components
-from nanogen.conditions import Conditioner
 from nanogen.config import Config, compose
 from nanogen.data import Batch
 from nanogen.data.order import batches
-from nanogen.latents import Latent, LatentSpec
 from nanogen.log import say
-from nanogen.model.condition import ClassCondition, Condition, TextCondition
-from nanogen.model.shape import Shape
 from nanogen.plan import peak
 from nanogen.resolve import resolve
 from nanogen.state import TrainState
+from nanogen.synthetic import synthetic_batches, synthetic_components
 from nanogen.train import build, flow_updates, open_data, training_source
 
 # What `calibrate` runs: task, scale, images of a step on a CPU, settings. Narrow and wide, few tokens and many.
@@ -96,40 +93,6 @@ class Kept:
     @property
     def num_bytes(self) -> int:
         return sum(self._sizes.values())
-
-
-class SyntheticLatent(Latent):
-    """Stands for a latent space whose weights are not needed: images become noise of the right shape."""
-
-    def __init__(self, spec: LatentSpec, device: str) -> None:
-        self.spec = spec
-
-    def encode(self, images: torch.Tensor) -> torch.Tensor:
-        return torch.randn(len(images), *self.spec.shape(images.shape[-1]), device=images.device)
-
-
-class SyntheticConditioner(Conditioner):
-    """Stands for a conditioner whose data and encoder are not needed: classes in turn, or captions of one length."""
-
-    def __init__(self, shape: Shape, num_text_tokens: int, device: str) -> None:
-        self.shape, self.num_text_tokens, self.device = shape, num_text_tokens, device
-
-    def __call__(self, labels: Any, captions: Any) -> Condition:
-        if self.shape.num_classes is not None:
-            return ClassCondition(labels.to(self.device) % self.shape.num_classes, self.shape.num_classes)
-        assert self.shape.text_width is not None
-        size = (len(labels), self.num_text_tokens, self.shape.text_width)
-        return TextCondition(torch.randn(size, device=self.device), None)
-
-
-def _synthetic_batches(config: Config) -> Iterator[Batch]:
-    accumulation = config.train.accumulation
-    size = config.train.batch_size // (accumulation * parallel.world_size())
-    pixels = config.data.image_size
-    image = torch.randint(0, 256, (size, 3, pixels, pixels), dtype=torch.uint8)
-    while True:
-        for micro in range(accumulation):
-            yield Batch(image, torch.arange(size), None, list(range(micro * size, (micro + 1) * size)))
 
 
 def bench(config: Config, synthetic: bool, steps: int, warmup: int, num_text_tokens: int = 64) -> dict[str, Any]:
@@ -203,10 +166,8 @@ def _prepare(
     """Return what `bench` runs: components, micro-batches, the config with what the data says, images in the data."""
     chosen = precision.choose(config.train.precision, device)
     if synthetic:
-        derived = resolve(config)
-        conditioner = SyntheticConditioner(derived.shape, num_text_tokens, device)
-        components = build_components(config, device, chosen, SyntheticLatent(derived.latent, device), conditioner)
-        return components, _synthetic_batches(config), config, config.train.batch_size
+        components = synthetic_components(config, device, chosen, num_text_tokens)
+        return components, synthetic_batches(config), config, config.train.batch_size
     data, config = open_data(config)
     components = build_components(config, device, chosen)
     loader = batches(

@@ -38,7 +38,7 @@ DATASETS = Table(
     "data set",
     {
         "digits": DatasetRow(
-            title="scikit-learn's 1,438 training digits of 8x8 pixels, embedded",
+            title="1,438 handwritten digits of 8x8 pixels (UCI), embedded",
             load="nanogen.datasets.digits:open_digits",
             takes_path=False,
             labels=True,
@@ -52,6 +52,13 @@ DATASETS = Table(
             labels=False,
             captions=True,
             images=16384,
+        ),
+        "objects": DatasetRow(
+            title="those of them that show one object, by its colour and shape",
+            load="nanogen.datasets.shapes:open_objects",
+            takes_path=False,
+            labels=True,
+            captions=False,
         ),
         "imagefolder": DatasetRow(
             title="a folder of class folders of images",

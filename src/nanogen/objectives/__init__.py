@@ -46,7 +46,8 @@ class RegOptions(FlowOptions):
     @field_validator("encoder")
     @classmethod
     def _has_class_token(cls, encoder: str) -> str:
-        known = [name for name, row in LATENTS.items() if row.options.get("encoder") not in (None, "SiglipVisionModel")]
+        without = (None, "SiglipVisionModel", "ConvNextV2Model")
+        known = [name for name, row in LATENTS.items() if row.options.get("encoder") not in without]
         if encoder not in known:
             raise ValueError(f"no latent space '{encoder}' whose encoder has a class token. {nearest(encoder, known)}")
         return encoder
