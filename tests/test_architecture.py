@@ -325,7 +325,13 @@ def run(program: str, *words: str, before: str = "") -> subprocess.CompletedProc
 
 
 QUICK = {
-    "nanogen": ["ls", "show --task digits", "show --task imagenet256 --why", "show --task digits --json"],
+    "nanogen": [
+        "ls",
+        "show --task digits",
+        "show --task imagenet256 --why",
+        "show --task digits --json",
+        "plan --task digits",
+    ],
     "diffusionbench": ["ls", "ls --json"],
 }
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
-PROGRAMS = ("python", "nanogen", "pytest", "ruff", "mypy")
+PROGRAMS = ("python", "nanogen", "pytest", "ruff", "mypy", "mkdocs")
 PROGRAM = '#!/bin/sh\necho "$(basename "$0") $*" >> "{log}"\n'
 VENV = '#!/bin/sh\n[ "$1 $2" = "-m venv" ] || exit 1\nmkdir -p "$3"/bin && cp "{programs}"/* "$3"/bin/\n'
 
@@ -114,7 +114,19 @@ def test_tables_of_documents_are_written_by_the_tool(machine):
     assert machine.make("docs-tables")[-1].rstrip() == "python tools/docs_tables.py"
 
 
+def test_the_documentation_is_built_strictly(machine):
+    calls = machine.make("docs")
+    assert installs(calls)[0].endswith("-e .[docs]")
+    assert calls[-1] == "mkdocs build --quiet --strict"
+    assert installs(machine.make("docs")) == []
+
+
 def test_ci_runs_the_command_of_the_readme():
     lines = (ROOT / ".ci" / "run").read_text().splitlines()
-    assert [line for line in lines if line.startswith("make")] == ["make test", "make oracle", "make mutants SAMPLE=10"]
+    assert [line for line in lines if line.startswith("make")] == [
+        "make docs",
+        "make test",
+        "make oracle",
+        "make mutants SAMPLE=10",
+    ]
     assert os.access(ROOT / ".ci" / "run", os.X_OK)

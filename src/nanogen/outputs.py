@@ -72,7 +72,7 @@ class Outputs:
         self.progress: Progress | None = None
         with parallel.agreed():
             if parallel.is_main():
-                self.log = Log(folder, periods.sinks, state.step)
+                self.log = Log(folder, periods.sinks, state.step, header)
                 wanted = state.step - state.step % periods.log_every if periods.log_every else 0
                 if self.log.last < wanted:
                     lacking = f"has no lines from step {self.log.last + 1} to {wanted}"
@@ -238,7 +238,8 @@ class RunOutputs(Outputs):
                 with parallel.agreed():
                     if self.log is not None and not (missing and evaluate.has_grid(run.path, step)):
                         self.check_folder()
-                        evaluate.sample_grid(pipeline, run, step, self.examples)
+                        grid = evaluate.sample_grid(pipeline, run, step, self.examples)
+                        self.log.picture(step, "samples", grid)
             if config.eval.metrics and (step == self.last or due(step, self.eval_every)):
                 record = None
                 if missing:

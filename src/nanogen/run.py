@@ -16,7 +16,7 @@ from diffusionbench import provenance
 from diffusionbench.errors import CheckpointError, ConfigError, RunError
 from diffusionbench.limits import parse_json, read_small
 from diffusionbench.writing import make_folder, write_atomic
-from nanogen import checkpoint
+from nanogen import checkpoint, parallel
 from nanogen.build import Components
 from nanogen.config import Config, differences, read_yaml, reload, to_yaml
 from nanogen.data import Dataset
@@ -316,6 +316,8 @@ def describe(
         "noise": config.noise,
         "precision": components.precision,
         "data_digest": data.digest,
+        "num_images": len(data),
+        "processes": parallel.world_size(),
         "classes": None if data.classes is None else list(data.classes),
         "condition_digest": components.conditioner.digest,
         "latent_digest": components.latent.digest,
