@@ -69,7 +69,7 @@ def test_records_of_other_sources_are_no_recipe():
 
 
 def test_the_demos_limits_follow_from_seeds_and_images():
-    """Two trainings 0.02 apart: deviation 0.0141; intervals 0.0392 wide: error 0.01; three times their root of squares."""
+    """Two trainings 0.02 apart: deviation 0.0141; intervals 0.0392 wide: error 0.01; three times both together."""
     records = [load(path) for path in sorted((ROOT / "records").glob("*-*.json"))]
     (first, *_) = docs_tables.of_recipe(records, "digits-pixels")
     (scenes, *_) = docs_tables.of_recipe(records, "shapes")
@@ -77,7 +77,7 @@ def test_the_demos_limits_follow_from_seeds_and_images():
     def at(score, seed):
         value = Value(value=score, interval=(score - 0.0196, score + 0.0196))
         return first.model_copy(
-            update={"values": {key: value for key in first.values}, "extra": {**first.extra, "seed": seed}}
+            update={"values": dict.fromkeys(first.values, value), "extra": {**first.extra, "seed": seed}}
         )
 
     rows = docs_tables.demo([at(0.91, 1), at(0.93, 2), scenes], "")
