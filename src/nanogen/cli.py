@@ -321,6 +321,7 @@ def demo(
     Examples:
       nanogen demo
       nanogen demo --run again
+      nanogen demo --run /tmp/demo
     """
     from nanogen.demo import demo as show
 
