@@ -177,11 +177,14 @@ class BoardSpec:
 
 
 def guidance_state(record: Record) -> Guided | None:
-    """Return "cfg" for guided images, "none" for unguided ones; None where the record does not say."""
-    guidance = record.protocol.guidance
+    """Return "cfg" for guided images, "none" for unguided ones; None where the record does not say.
+
+    A tuned scale counts as guided also where the best one turned out to be none.
+    """
+    guidance, tuned = record.protocol.guidance, record.protocol.tuning is not None
     if guidance is None:
         return None
-    return "none" if guidance.scale == 1.0 and guidance.internal is None else "cfg"
+    return "none" if guidance.scale == 1.0 and guidance.internal is None and not tuned else "cfg"
 
 
 def score_set_of(record: Record) -> str:
