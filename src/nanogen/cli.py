@@ -138,6 +138,38 @@ def train(
 
 
 @app.command()
+def launch(
+    run: Annotated[Path, typer.Argument(help="the run folder, which need not be there yet")],
+    words: Words = None,
+    kind: Annotated[str, typer.Option("--print", help="slurm or sky: the file to print")] = "slurm",
+    task: Task = None,
+    method: Method = None,
+    scale: Scale = None,
+    nodes: Annotated[int, typer.Option(min=1, max=bounds.WORKERS, help="machines")] = 1,
+    gpus: Annotated[int, typer.Option(min=1, max=bounds.WORKERS, help="of each machine, a process each")] = 8,
+    hours: Annotated[int, typer.Option(min=1, max=bounds.WORKERS, help="that the scheduler grants at once")] = 24,
+) -> None:
+    """Print a file that trains, or continues, a run on a cluster (SLURM) or in a cloud (SkyPilot).
+
+    \b
+    Examples:
+      nanogen launch --print slurm outputs/digits --task digits --nodes 2 --gpus 4
+      nanogen launch --print sky outputs/digits --task digits train.shard=hybrid
+    """
+    from nanogen.launch import Machines, arguments_of, script
+
+    named = [
+        word
+        for key, value in (("task", task), ("method", method), ("scale", scale))
+        if value
+        for word in (f"--{key}", value)
+    ]
+    if named or words:
+        _compose(words, task, method, scale, None)
+    print(script(kind, run, [*named, *(words or [])] or arguments_of(run), Machines(nodes, gpus, hours)), end="")
+
+
+@app.command()
 def sample(
     run: Annotated[Path, typer.Argument(help="a run folder, or an ema.safetensors file")],
     overrides: Overrides = None,
