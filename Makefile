@@ -5,12 +5,10 @@ BIN := .venv/bin
 INSTALL := -m pip install --quiet --disable-pip-version-check --no-compile -c constraints.txt
 SETUP := pyproject.toml constraints.txt
 
-.PHONY: demo test oracle mutants lint docs-tables clean
+.PHONY: demo test oracle mutants lint docs docs-tables dist clean
 
 demo: .venv/demo.stamp
-	$(BIN)/nanogen train --task digits --method toy-ae --scale laptop --run outputs/demo
-	$(BIN)/nanogen train --task shapes --method toy-ae --scale laptop --run outputs/demo-shapes "train.duration=2k steps"
-	$(BIN)/nanogen report outputs/demo outputs/demo-shapes
+	$(BIN)/nanogen demo
 
 test: .venv/test.stamp lint
 	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2
@@ -25,21 +23,33 @@ mutants: .venv/test.stamp
 lint: .venv/test.stamp
 	$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy
 
+# The documentation as a site; open public-docs/index.html.
+docs: .venv/docs.stamp
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet --strict
+
 # The tables of README.md and docs/, from records/.
 docs-tables: .venv/test.stamp
 	$(BIN)/python tools/docs_tables.py
 
+# Wheel and sdist in dist/, with the same bytes for the same commit.
+dist: .venv/test.stamp
+	SOURCE_DATE_EPOCH=$$(git log -1 --format=%ct) $(BIN)/python -m build --no-isolation
+
 clean:
-	rm -rf .venv .venv-oracle outputs build dist
+	rm -rf .venv .venv-oracle outputs build dist public-docs
 
 .venv/bin/python .venv-oracle/bin/python:
 	$(PYTHON) -m venv $(@D)/..
 
 .venv/demo.stamp: $(SETUP) | .venv/bin/python
-	$(BIN)/python $(INSTALL) -e '.[demo]' && touch $@
+	@echo "Installing torch and what it needs into .venv, once: one to five minutes, by the network"
+	$(BIN)/python $(subst --quiet,,$(INSTALL)) -e '.[demo]' && touch $@
 
 .venv/test.stamp: $(SETUP) | .venv/bin/python
 	$(BIN)/python $(INSTALL) -e '.[demo,data,judges,vae,dev]' && touch $@
+
+.venv/docs.stamp: $(SETUP) | .venv/bin/python
+	$(BIN)/python $(INSTALL) -e '.[docs]' && touch $@
 
 .venv-oracle/oracle.stamp: $(SETUP) | .venv-oracle/bin/python
 	.venv-oracle/bin/python $(INSTALL) -e '.[oracle]' && touch $@

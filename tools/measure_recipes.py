@@ -21,8 +21,9 @@ import torch
 from diffusionbench.benchmarks.simpleeval.stress.simulate import simulate
 from diffusionbench.images import save_png, to_uint8
 from diffusionbench.prompts import PROMPTS
-from diffusionbench.record import PER_SAMPLE, Record, facts_of, load, with_attachments
+from diffusionbench.record import Record, load, with_attachments
 from nanogen.latents import open_latent
+from nanogen.study.records import named
 
 RECORDS = Path(__file__).parents[1] / "records"
 PROMPT_SET, SEED = "simpleeval_shapes_v1", "public-0"
@@ -94,18 +95,6 @@ def measure(name: str, seed: int) -> Iterator[Record]:
             "-".join(filter(None, parts)) or None,
             facts,
         )
-
-
-def named(record: Record, title: str, family: str, variant: str | None, facts: dict[str, object]) -> Record:
-    """Return a record under the name of its recipe, without the answers to single questions."""
-    scores = {
-        key: {name: value for name, value in found.items() if name not in ("predictions", "verdicts", "text")}
-        for key, found in facts_of(record).items()
-    }
-    extra = {"request": record.extra["request"], **({"facts": scores} if scores else {}), **facts}
-    evidence = {name: one for name, one in record.evidence.items() if name == PER_SAMPLE}
-    changes = {"title": title, "family": family, "variant": variant, "extra": extra, "evidence": evidence}
-    return record.model_copy(update=changes)
 
 
 def pictures() -> Iterator[Record]:

@@ -135,7 +135,7 @@ def main(folder: Path) -> dict[str, Any]:
     payload = save(weights)
     card = {
         "what": "judge of 8x8 digits: 3 convolutions, hidden layer of 64 (the features), 10 logits",
-        "data": "scikit-learn load_digits, training split (index mod 5 != 4)",
+        "data": "UCI handwritten digits, training split (index mod 5 != 4)",
         "recipe": RECIPE,
         "torch": torch.__version__,
         "accuracy": accuracy,

@@ -65,7 +65,7 @@ def card(what: str, configs: Sequence[TokenizerConfig], net: Tokenizer, files: S
     recipes.get("rae", {"net": {}})["net"].pop("weights", None)
     return {
         "what": what,
-        "data": "scikit-learn load_digits, training split; rendered shapes, all but the last 512; at 32 px",
+        "data": "UCI handwritten digits, training split; rendered shapes, all but the last 512; at 32 px",
         "recipe": recipes,
         "torch": torch.__version__,
         "parameters": sum(weight.numel() for weight in net.parameters()),

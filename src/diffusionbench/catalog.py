@@ -31,6 +31,17 @@ _WHOLES: Final = {
     if METRICS.own[key].items == "prompts" and not key.endswith("_overall")
 }
 
+# What a training cost (`study.cost`), by the field of a record's `cost`.
+DERIVED: Final = {
+    key: MetricSpec(key=key, title=title, higher_is_better=False, low=0, unit=unit, about=about)
+    for key, title, unit, about in (
+        ("training_images", "Training images", "images", "images that the optimizer saw, repeats among them"),
+        ("training_flops", "Training FLOPs", "operations", "floating-point operations of forward and backward passes"),
+        ("device_hours", "Device hours", "hours", "hours of training times devices"),
+        ("money", "Cost of training", "US dollars", "device hours at the stated price"),
+    )
+}
+
 # A metric's name stands for its headline key; extractors also go by their upstream names.
 ALIASES: Final = {
     "geneval": "geneval_overall",
@@ -55,8 +66,13 @@ def asked_metrics(names: Iterable[str]) -> tuple[str, ...]:
 
 def metric_info(key: str) -> MetricSpec:
     """Return what is known of a key; an unlisted one has no direction, axis or range."""
-    if key in METRICS.own:
-        return METRICS.own[key]
+    if known := METRICS.own.get(key) or DERIVED.get(key):
+        return known
+    if key.startswith("epochs_to_"):
+        metric, _, value = key.removeprefix("epochs_to_").partition("@")
+        title = f"Epochs to {metric_info(metric).title} {value}"
+        about = "passes over the training set until the first evaluation that is at least as good"
+        return MetricSpec(key=key, title=title, higher_is_better=False, low=0, unit="epochs", about=about)
     for prefix, whole in (_WHOLES | _PARTS).items():
         if key.startswith(prefix):
             part = key.removeprefix(prefix).replace("_", " ")

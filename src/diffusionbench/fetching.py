@@ -4,9 +4,14 @@ from __future__ import annotations
 
 import hashlib
 import http.client
+import os
+import socket
+import urllib.parse
 import urllib.request
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from pathlib import Path
+from threading import Thread
 from typing import Final
 
 from diffusionbench.errors import DataError, RequestError
@@ -17,8 +22,34 @@ from diffusionbench.writing import write_atomic
 # Bytes of the largest file that is fetched, and seconds without a byte after which a server counts as gone.
 _MOST: Final = 2**30
 _PATIENCE: Final = 60.0
+# Seconds in which a host answers where there is a network.
+_AT_ONCE: Final = 0.7
 # Files looked through below a local folder.
 _LOCAL: Final = 10_000
+
+
+def reachable(url: str = "") -> bool:
+    """Return whether the host of a URL, or the proxy in front of it, answers at once; by default that of the hub.
+
+    Libraries try an absent network again and again, for tens of seconds; an answer within `_AT_ONCE` costs nothing.
+    """
+    url = url or os.environ.get("HF_ENDPOINT") or "https://huggingface.co"
+    parts = urllib.parse.urlsplit(url)
+    proxy = urllib.request.getproxies().get(parts.scheme)
+    if proxy and parts.hostname and not urllib.request.proxy_bypass(parts.hostname):
+        parts = urllib.parse.urlsplit(proxy if "//" in proxy else f"//{proxy}", scheme="http")
+    answers: list[bool] = []
+
+    def connect() -> None:
+        port = parts.port or (80 if parts.scheme == "http" else 443)
+        with suppress(OSError, ValueError), socket.create_connection((parts.hostname or "", port), _AT_ONCE):
+            answers.append(True)
+
+    # In a thread, as the name of the host is looked up without a limit of time.
+    asking = Thread(target=connect, daemon=True)
+    asking.start()
+    asking.join(_AT_ONCE)
+    return bool(answers)
 
 
 def matches(data: bytes, sha256: str) -> bool:
@@ -32,6 +63,11 @@ def fetch(url: str, owner: str) -> bytes:
     Raises:
         RequestError: if it cannot be fetched, or is larger than a gigabyte.
     """
+    if urllib.parse.urlsplit(url).scheme in ("http", "https") and not reachable(url):
+        raise RequestError(
+            f"{owner} cannot be fetched: {urllib.parse.urlsplit(url).hostname} does not answer. Fetch {url} elsewhere "
+            "and give the file or folder with --from."
+        )
     try:
         with urllib.request.urlopen(url, timeout=_PATIENCE) as answer:
             data: bytes = answer.read(_MOST + 1)

@@ -18,8 +18,8 @@ from diffusionbench.judges import JUDGES
 from diffusionbench.shown import first_line
 from diffusionbench.writing import cache_folder
 
-PACKAGES = ("diffusionbench", "torch", "numpy", "pillow", "safetensors", "scikit-learn", "timm", "transformers")
-OPTIONAL = ("scikit-learn", "pyarrow", "datasets", "transformers", "timm", "jinja2", "altair", "tensorboard")
+PACKAGES = ("diffusionbench", "torch", "numpy", "pillow", "safetensors", "timm", "transformers")
+OPTIONAL = ("pyarrow", "datasets", "transformers", "timm", "jinja2", "altair", "tensorboard")
 _FORM: Final = re.compile(r"cpu|mps|cuda(?::([0-9]{1,3}))?")
 
 

@@ -10,13 +10,15 @@ import codecs
 import hashlib
 import importlib
 import json
+import math
 import re
 from collections.abc import Mapping
 from functools import partial
+from itertools import pairwise
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal
 
-from pydantic import Field, ValidationError, model_validator
+from pydantic import Field, FiniteFloat, ValidationError, field_validator, model_validator
 
 from diffusionbench.errors import DataError, RequestError
 from diffusionbench.limits import read_small
@@ -33,6 +35,7 @@ MAX_NAME: Final = 300
 FILE_NAME: Final = r"^[A-Za-z0-9][A-Za-z0-9._-]*$"
 # Other programs read records, and most have no larger integers.
 Whole = Annotated[int, Field(ge=-(2**63), lt=2**63)]
+Natural = Annotated[int, Field(ge=0, lt=2**63)]
 # What stands near the beginning of the file of a record of any version.
 MARK: Final = '"kind": "{kind}",\n  "id": "'
 # Name of the attachment that holds the values of single images.
@@ -168,6 +171,39 @@ class Provenance(Strict):
     selftest: Literal["passed", "failed"] | None = Field(None, description="of the extractors that have one")
 
 
+class Cost(Strict):
+    """What a training cost, summed over its devices; evaluation is not in it."""
+
+    training_images: Natural = Field(description="images that the optimizer saw, repeats among them")
+    training_flops: FiniteFloat = Field(
+        ge=0, description="floating-point operations of the forward and backward passes"
+    )
+    device_hours: FiniteFloat = Field(ge=0, description="hours of training times devices")
+    device: str = Field(min_length=1, max_length=MAX_NAME, description="kind of device whose hours are counted")
+    price_per_hour: FiniteFloat | None = Field(None, ge=0, description="of one device, in US dollars; None: not stated")
+    money: FiniteFloat | None = Field(None, ge=0, description="device_hours * price_per_hour, in US dollars")
+
+    @model_validator(mode="after")
+    def _priced(self) -> Cost:
+        due = None if self.price_per_hour is None else self.device_hours * self.price_per_hour
+        agree = (
+            self.money == due if None in (self.money, due) else math.isclose(self.money or 0, due or 0, rel_tol=1e-3)
+        )
+        if not agree:
+            raise ValueError(
+                f"money is {self.money}, and device_hours * price_per_hour is {due}; state both or neither"
+            )
+        return self
+
+
+class Progress(Strict):
+    """Scores of one evaluation during training."""
+
+    images: Natural = Field(description="images that the optimizer had seen")
+    epoch: FiniteFloat = Field(ge=0, description="the same in passes over the training set")
+    scores: dict[str, FiniteFloat] = Field(min_length=1, description="by metric")
+
+
 class Record(Strict):
     """All values of one generator under one protocol.
 
@@ -180,6 +216,8 @@ class Record(Strict):
         unscored: what could not be judged, named.
         evidence: attachments by file name, such as `per_sample.json`.
         trained_with: names of judges or networks that the method was trained with.
+        cost: of the training; None where it is not known.
+        progress: scores during the training, in the order of its images.
     """
 
     schema_version: Literal[2] = SCHEMA_VERSION
@@ -199,12 +237,24 @@ class Record(Strict):
     provenance: Provenance
     evidence: dict[Annotated[str, Field(pattern=FILE_NAME, max_length=MAX_ID)], Attachment] = {}
     trained_with: tuple[str, ...] = ()
+    cost: Cost | None = None
+    progress: tuple[Progress, ...] = ()
     extra: dict[str, Any] = Field({}, description="facts of one source that no other record has")
 
     @model_validator(mode="before")
     @classmethod
     def _upgraded(cls, found: Any) -> Any:
         return upgrade(found) if isinstance(found, dict) and found.get("schema_version") == 1 else found
+
+    @field_validator("progress")
+    @classmethod
+    def _in_order(cls, progress: tuple[Progress, ...]) -> tuple[Progress, ...]:
+        for before, after in pairwise(progress):
+            if after.images <= before.images or after.epoch < before.epoch:
+                raise ValueError(
+                    f"{after.images} images (epoch {after.epoch}) stand after {before.images} ({before.epoch})"
+                )
+        return progress
 
     @property
     def partial(self) -> bool:

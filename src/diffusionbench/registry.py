@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import difflib
 import importlib
+import re
+import shlex
+import sys
 from collections.abc import Callable, Iterator, Mapping
 from functools import cached_property
-from importlib.metadata import entry_points
+from importlib.metadata import PackageNotFoundError, distribution, entry_points
+from pathlib import Path
 from types import ModuleType
 from typing import Any, Protocol, TypeVar
 
@@ -126,6 +130,41 @@ class Table(Mapping[str, RowT]):
             ) from error
 
 
+def install_command(extra: str, anywhere: bool = False) -> str:
+    """Return the command that installs an extra beside this copy of the package, however it was installed.
+
+    A clone is installed from its folder, a wheel's extra by what its metadata name, and one from an index by name.
+
+    Args:
+        extra: a key of `optional-dependencies` in pyproject.toml.
+        anywhere: say the same on every machine, as for a copy from an index.
+    """
+    by_name = f'pip install "diffusionbench[{extra}]"'
+    if anywhere:
+        return by_name
+    python = shlex.quote(_shown_path(Path(sys.executable)))
+    clone = Path(__file__).parents[2]
+    if (clone / "pyproject.toml").is_file():
+        folder = _shown_path(clone)
+        constraints = shlex.quote(str(Path(folder, "constraints.txt")))
+        return f"{python} -m pip install -c {constraints} -e {shlex.quote(f'{folder}[{extra}]')}"
+    try:
+        found = distribution("diffusionbench")
+    except PackageNotFoundError:
+        return by_name
+    if found.read_text("direct_url.json") is None:
+        return f"{python} -m {by_name}"
+    mark = re.compile(rf"(.*?)\s*;.*extra == ['\"]{re.escape(extra)}['\"]")
+    named = [match[1] for line in found.requires or () if (match := mark.match(line))]
+    return f"{python} -m pip install {shlex.join(named)}"
+
+
+def _shown_path(path: Path) -> str:
+    """Return a path as it is called from the current folder, where it lies below that."""
+    here = Path.cwd()
+    return str(path.relative_to(here)) if path.is_relative_to(here) else str(path)
+
+
 def require(package: str, extra: str, purpose: str) -> ModuleType:
     """Import an optional package, or say what it is for and how to install it.
 
@@ -138,6 +177,5 @@ def require(package: str, extra: str, purpose: str) -> ModuleType:
         if error.name is None or error.name.split(".")[0] != package.split(".")[0]:
             raise
         raise MissingPackageError(
-            f"{purpose} needs the package '{package}', which is not installed. "
-            f'Run: pip install "diffusionbench[{extra}]"'
+            f"{purpose} needs the package '{package}', which is not installed. Run: {install_command(extra)}"
         ) from None

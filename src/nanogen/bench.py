@@ -2,94 +2,101 @@
 
 from __future__ import annotations
 
+import json
+import os
 import resource
 import sys
 import time
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from datetime import date
 from itertools import islice
-from typing import Any
+from typing import Any, Final
 
 import torch
 from torch import nn
 
 from diffusionbench import provenance
-from nanogen import parallel, precision
+from nanogen import calibration, costs, parallel, precision
 from nanogen.build import Components, build_components
-from nanogen.conditions import Conditioner
-from nanogen.config import Config
+from nanogen.config import Config, compose
 from nanogen.data import Batch
 from nanogen.data.order import batches
-from nanogen.latents import Latent, LatentSpec
-from nanogen.model.condition import ClassCondition, Condition, TextCondition
-from nanogen.model.shape import Shape
+from nanogen.log import say
+from nanogen.plan import peak
 from nanogen.resolve import resolve
+from nanogen.state import TrainState
+from nanogen.synthetic import synthetic_batches, synthetic_components
 from nanogen.train import build, flow_updates, open_data, training_source
 
-# Dense bfloat16 peak in FLOP/s, from the makers' data sheets; no figure is made up for other devices.
-PEAKS = {"H100": 989e12, "H200": 989e12, "A100": 312e12}
+# What `calibrate` runs: task, scale, images of a step on a CPU, settings. Narrow and wide, few tokens and many.
+_CASES: Final[tuple[tuple[str, str, int, list[str]], ...]] = (
+    ("digits", "laptop", 64, []),
+    ("digits", "laptop", 8, []),
+    ("shapes", "laptop", 16, []),
+    ("imagenet256", "laptop", 16, []),
+    ("imagenet256", "single-gpu", 2, []),
+    ("imagenet256", "paper", 2, ["model.encoder_depth=2", "model.decoder_depth=1"]),
+)
+# A GPU is filled by more images.
+_MORE_ON_CUDA: Final = 32
 
 
 class Clock:
-    """Adds up the time between marks; waits for the device at each, which a training run never does."""
+    """Adds up the time between marks while it is `on`; it waits for the device at each, as training never does."""
 
     def __init__(self, device: str) -> None:
-        self.cuda = device.startswith("cuda")
+        self.cuda, self.on = device.startswith("cuda"), False
         self.seconds: dict[str, float] = defaultdict(float)
-        self.restart()
 
-    def restart(self) -> None:
-        """Forget what was measured."""
-        self.seconds.clear()
-        self._last = self._now()
+    def start(self) -> None:
+        """Measure from now on."""
+        self.on, self._last = True, self.now()
 
     def __call__(self, part: str) -> None:
-        now = self._now()
-        self.seconds[part] += now - self._last
-        self._last = now
+        if self.on:
+            now = self.now()
+            self.seconds[part] += now - self._last
+            self._last = now
 
-    def _now(self) -> float:
+    def now(self) -> float:
+        """Return the time in seconds at which the device has finished what it was given."""
         if self.cuda:
             torch.cuda.synchronize()
         return time.perf_counter()
 
 
-class SyntheticLatent(Latent):
-    """Stands for a latent space whose weights are not needed: images become noise of the right shape."""
+class Kept:
+    """Counts the bytes of distinct tensors that are kept for a backward pass while it is held, weights aside."""
 
-    def __init__(self, spec: LatentSpec, device: str) -> None:
-        self.spec = spec
+    def __init__(self, module: nn.Module) -> None:
+        self._module = module
+        self.restart()
+        self._hooks = torch.autograd.graph.saved_tensors_hooks(self._keep, lambda kept: kept)
 
-    def encode(self, images: torch.Tensor) -> torch.Tensor:
-        return torch.randn(len(images), *self.spec.shape(images.shape[-1]), device=images.device)
+    def restart(self) -> None:
+        """Forget what was counted: memory of a backward pass that is over is used again."""
+        self._sizes: dict[int, int] = {weight.untyped_storage().data_ptr(): 0 for weight in self._module.parameters()}
 
+    def _keep(self, tensor: torch.Tensor) -> torch.Tensor:
+        storage = tensor.untyped_storage()
+        self._sizes.setdefault(storage.data_ptr(), storage.nbytes())
+        return tensor
 
-class SyntheticConditioner(Conditioner):
-    """Stands for a conditioner whose data and encoder are not needed: classes in turn, or captions of one length."""
+    def __enter__(self) -> Kept:
+        self._hooks.__enter__()
+        return self
 
-    def __init__(self, shape: Shape, num_text_tokens: int, device: str) -> None:
-        self.shape, self.num_text_tokens, self.device = shape, num_text_tokens, device
+    def __exit__(self, *exception: object) -> None:
+        self._hooks.__exit__(*exception)
 
-    def __call__(self, labels: Any, captions: Any) -> Condition:
-        if self.shape.num_classes is not None:
-            return ClassCondition(labels.to(self.device) % self.shape.num_classes, self.shape.num_classes)
-        assert self.shape.text_width is not None
-        size = (len(labels), self.num_text_tokens, self.shape.text_width)
-        return TextCondition(torch.randn(size, device=self.device), None)
-
-
-def _synthetic_batches(config: Config) -> Iterator[Batch]:
-    accumulation = config.train.accumulation
-    size = config.train.batch_size // (accumulation * parallel.world_size())
-    pixels = config.data.image_size
-    image = torch.randint(0, 256, (size, 3, pixels, pixels), dtype=torch.uint8)
-    while True:
-        for micro in range(accumulation):
-            yield Batch(image, torch.arange(size), None, list(range(micro * size, (micro + 1) * size)))
+    @property
+    def num_bytes(self) -> int:
+        return sum(self._sizes.values())
 
 
 def bench(config: Config, synthetic: bool, steps: int, warmup: int, num_text_tokens: int = 64) -> dict[str, Any]:
-    """Run some steps of `nanogen.train.updates` and say where their time goes.
+    """Run some steps of `nanogen.train.updates` and say how fast they are, and where time and memory go.
 
     Args:
         synthetic: random images of the right size; a latent space without weights gives noise of its shape.
@@ -97,81 +104,158 @@ def bench(config: Config, synthetic: bool, steps: int, warmup: int, num_text_tok
         num_text_tokens: length of synthetic captions.
 
     Returns:
-        Plain data: images per second, seconds and share by part, model FLOPs (forward and backward, 3 forward
-        passes), share of the peak where it is known, peak memory, and everything that says what was measured.
+        Plain data: images per second; seconds and share by part, in further steps that wait at the end of each; model
+        operations, share of the peak where it is known; bytes by part, peak memory, and what was measured.
 
     Raises:
         UserError: if the data is missing (without `synthetic`) or the config is impossible.
     """
     with parallel.processes() as device:
-        chosen = precision.choose(config.train.precision, device)
-        if synthetic:
-            derived = resolve(config)
-            conditioner = SyntheticConditioner(derived.shape, num_text_tokens, device)
-            components = build_components(config, device, chosen, SyntheticLatent(derived.latent, device), conditioner)
-            num_images = config.train.batch_size
-            loader = _synthetic_batches(config)
-        else:
-            data, config = open_data(config)
-            components, num_images = build_components(config, device, chosen), len(data)
-            loader = batches(
-                training_source(data, config, components),
-                seed=config.seed,
-                batch_size=config.train.batch_size,
-                rank=parallel.rank(),
-                world=parallel.world_size(),
-                accumulation=config.train.accumulation,
-                workers=config.data.workers,
-            )
+        components, loader, config, num_images = _prepare(config, device, synthetic, num_text_tokens)
         state = build(config, components, num_images)
         lengths: list[int] = []
         net: Any = state.module.net
         net.condition.register_forward_hook(lambda net, given, out: lengths.append(out[0].shape[1]))
-        clock = Clock(device)
-        loop = flow_updates(state, components, config, loader, warmup + steps, clock)
-        for _ in islice(loop, warmup):
-            pass
-        clock.restart()
+        clock, kept, marked = Clock(device), Kept(state.module), max(1, steps // 4)
+
+        def mark(part: str) -> None:
+            clock(part)
+            if part == "data":
+                kept.restart()
+
+        loop = flow_updates(state, components, config, loader, warmup + steps + marked + 1, mark)
+        _make(loop, warmup)
         lengths.clear()
-        for _ in loop:
-            pass
+        began = clock.now()
+        _make(loop, steps)
+        seconds = clock.now() - began
+        clock.start()
+        _make(loop, marked)
+        with kept:
+            _make(loop, 1)
         text = None if components.derived.shape.text_width is None else sum(lengths) / len(lengths)
-        return _summary(config, components, net, clock, steps, text)
+        return {
+            **_speed(config, components, seconds / steps, text),
+            "parts_ms": {part: 1e3 * value / marked for part, value in clock.seconds.items()},
+            "parts_share": {part: value / sum(clock.seconds.values()) for part, value in clock.seconds.items()},
+            "memory_bytes": _memory(state, kept.num_bytes),
+            "peak_memory_bytes": _peak_memory(device),
+            "text_tokens": text,
+            "parameters": sum(weight.numel() for weight in net.parameters()),
+            "batch_size": config.train.batch_size,
+            "accumulation": config.train.accumulation,
+            "steps": steps,
+            "precision": components.precision,
+            "compile": config.train.compile,
+            "processes": parallel.world_size(),
+            "threads": torch.get_num_threads(),
+            "hardware": provenance.hardware(device),
+            "packages": provenance.packages(),
+            "config_hash": config.hash,
+        }
 
 
-def _summary(
-    config: Config, components: Components, net: nn.Module, clock: Clock, steps: int, text: float | None
-) -> dict[str, Any]:
-    device = components.device
-    seconds = sum(clock.seconds.values())
-    images = steps * config.train.batch_size
-    flops = 3 * components.derived.shape.forward_flops(round(text or 0))
-    achieved = flops * images / seconds / parallel.world_size()
-    peak = None
-    if device.startswith("cuda") and components.precision == "bfloat16":
-        name = torch.cuda.get_device_name(device)
-        peak = next((value for key, value in PEAKS.items() if key in name), None)
-    # Linux counts resident memory in KiB, macOS in bytes.
-    resident = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+def _make(loop: Iterator[Any], steps: int) -> None:
+    for _ in islice(loop, steps):
+        pass
+
+
+def _prepare(
+    config: Config, device: str, synthetic: bool, num_text_tokens: int
+) -> tuple[Components, Iterator[Batch], Config, int]:
+    """Return what `bench` runs: components, micro-batches, the config with what the data says, images in the data."""
+    chosen = precision.choose(config.train.precision, device)
+    if synthetic:
+        components = synthetic_components(config, device, chosen, num_text_tokens)
+        return components, synthetic_batches(config), config, config.train.batch_size
+    data, config = open_data(config)
+    components = build_components(config, device, chosen)
+    loader = batches(
+        training_source(data, config, components),
+        seed=config.seed,
+        batch_size=config.train.batch_size,
+        rank=parallel.rank(),
+        world=parallel.world_size(),
+        accumulation=config.train.accumulation,
+        workers=config.data.workers,
+    )
+    return components, loader, config, len(data)
+
+
+def _speed(config: Config, components: Components, seconds: float, text: float | None) -> dict[str, float | None]:
+    """Return the speed of steps of so many seconds, in images and in model operations."""
+    flops = costs.training_flops(config, components.derived.shape, text or 0)
+    achieved = flops * config.train.batch_size / seconds / parallel.world_size()
+    name = torch.cuda.get_device_name(components.device) if components.device.startswith("cuda") else ""
+    most = peak(name, components.precision)
     return {
-        "images_per_second": images / seconds,
-        "seconds_per_step": seconds / steps,
-        "parts_ms": {part: 1e3 * value / steps for part, value in clock.seconds.items()},
-        "parts_share": {part: value / seconds for part, value in clock.seconds.items()},
+        "images_per_second": config.train.batch_size / seconds,
+        "seconds_per_step": seconds,
         "model_gflops_per_image": flops / 1e9,
         "model_tflops_per_second": achieved / 1e12,
-        "share_of_peak": None if peak is None else achieved / peak,
-        "peak_memory_bytes": torch.cuda.max_memory_allocated() if device.startswith("cuda") else resident,
-        "text_tokens": text,
-        "parameters": sum(weight.numel() for weight in net.parameters()),
-        "batch_size": config.train.batch_size,
-        "accumulation": config.train.accumulation,
-        "steps": steps,
-        "precision": components.precision,
-        "compile": config.train.compile,
-        "processes": parallel.world_size(),
-        "threads": torch.get_num_threads(),
-        "hardware": provenance.hardware(device),
-        "packages": provenance.packages(),
-        "config_hash": config.hash,
+        "share_of_peak": None if most is None else achieved / most,
     }
+
+
+def _memory(state: TrainState, kept: int) -> dict[str, int]:
+    """Return bytes of this process by part, as `nanogen.costs.Memory` names them; copies of weights are `kept` too."""
+
+    def size(tensors: Iterable[Any]) -> int:
+        return sum(tensor.numel() * tensor.element_size() for tensor in tensors)
+
+    moments = (value for one in state.updater.optimizers for held in one.state.values() for value in held.values())
+    weights = size(state.module.parameters())
+    return {
+        "weights": weights,
+        "gradients": size(weight for weight in state.module.parameters() if weight.requires_grad),
+        "optimizer": size(value for value in moments if isinstance(value, torch.Tensor)),
+        "ema": size(weight for weight in state.ema.module.parameters() if weight.dtype == torch.float32),
+        "activations": kept,
+    }
+
+
+def _peak_memory(device: str) -> int:
+    if device.startswith("cuda"):
+        return torch.cuda.max_memory_allocated()
+    # Linux counts resident memory in KiB, macOS in bytes.
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+
+
+def calibrate(asked: Config, steps: int = 5) -> calibration.Rates:
+    """Measure this machine: steps of networks of several sizes, from which `nanogen.plan` knows the speed of others.
+
+    Args:
+        asked: its precision and whether it compiles.
+        steps: timed in each case.
+    """
+    more = _MORE_ON_CUDA if torch.cuda.is_available() else 1
+    settings = [f"train.precision={asked.train.precision}", f"train.compile={json.dumps(asked.train.compile)}"]
+    measured: list[tuple[float, float, float, float]] = []
+    for task, scale, images, changes in _CASES:
+        words = [*settings, f"train.batch_size={images * more}", *changes]
+        config = compose(task, None, scale, overrides=words).config
+        found = bench(config, True, steps, warmup=2)
+        kind = costs.kind(found["precision"], "cuda" if more > 1 else "cpu")
+        shape, text = resolve(config).shape, round(found["text_tokens"] or 0)
+        flops = costs.training_flops(config, shape, text)
+        kept = costs.activation_bytes(shape, kind, text)
+        size, seconds = config.train.batch_size, found["seconds_per_step"]
+        say(f"{task} at {scale}, batch {size}: {size / seconds:.4g} images/s")
+        measured.append((size * flops, size * kept, found["parameters"], seconds))
+    (per_flop, per_byte, update, step), error = calibration.fit(measured)
+    cuda = torch.cuda.get_device_properties(0) if more > 1 else None
+    return calibration.Rates(
+        device=found["hardware"],
+        kind="cpu" if cuda is None else "cuda",
+        precision=found["precision"],
+        compile=asked.train.compile,
+        threads=found["threads"],
+        memory=os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") if cuda is None else cuda.total_memory,
+        date=date.today().isoformat(),
+        commit=provenance.commit()[0],
+        per_flop=per_flop,
+        per_byte=per_byte,
+        per_parameter=update,
+        per_step=step,
+        error=error,
+    )

@@ -15,6 +15,7 @@ import typer
 
 from diffusionbench import bounds
 from diffusionbench.errors import CheckpointError, ConfigError, run_program
+from nanogen.threads import limit_waiting
 
 if TYPE_CHECKING:
     from nanogen.config import ComposedConfig
@@ -49,11 +50,15 @@ GuidanceScale = Annotated[
     float | None,
     typer.Option("--guidance", max=bounds.GUIDANCE, callback=bounds.number, help="classifier-free scale; 1 is off"),
 ]
+Step = Annotated[
+    int | None, typer.Option(min=0, max=bounds.DURATION, help="of a checkpoint that is kept; default: the newest")
+]
 Seed = Annotated[int | None, typer.Option("--seed", min=0, max=bounds.SEED, help="of the noise")]
 
 
 def main() -> None:
     """Run a command; wrong use ends with exit code 2 and one sentence, a failed run with 1."""
+    limit_waiting()
     run_program(app, "interrupted; the same command continues")
 
 
@@ -70,6 +75,14 @@ def _compose(
     if data is not None:
         overrides = [f"data.name={detect(Path(data))}", f"data.path={json.dumps(data)}", *overrides]
     return compose(task, method, scale, Path(names[0]) if names else None, overrides)
+
+
+def _part(text: str) -> tuple[int, int]:
+    """Return i and n of "i/n"."""
+    index, slash, total = text.partition("/")
+    if not (slash and index.isdecimal() and total.isdecimal() and len(text) < 20):
+        raise ConfigError(f"--part {text}: give i/n with 1 <= i <= n, such as 3/64.")
+    return int(index), int(total)
 
 
 def _check_use_of_run(run: Path, overrides: list[str]) -> None:
@@ -175,9 +188,7 @@ def evaluate(
     metrics: Annotated[str, typer.Option(help="comma-separated; default: the run's")] = "",
     num: Annotated[int | None, typer.Option(min=1, max=bounds.IMAGES, help="images; default: the run's")] = None,
     seed: Seed = None,
-    step: Annotated[
-        int | None, typer.Option(min=0, max=bounds.DURATION, help="of a checkpoint that is kept; default: the newest")
-    ] = None,
+    step: Step = None,
     out: Annotated[
         Path | None, typer.Option(help="record file; default: in the run folder, by the record's id")
     ] = None,
@@ -215,6 +226,72 @@ def evaluate(
 
 
 @app.command()
+def sweep(
+    run: RunFolder,
+    metric: Annotated[
+        str | None, typer.Option(help="to choose by; default: the run's first that needs real images")
+    ] = None,
+    grid: Annotated[str, typer.Option(help="scales to try, such as 1,1.5,2; default: golden-section search")] = "",
+    high: Annotated[
+        float, typer.Option(min=1.001, max=bounds.GUIDANCE, callback=bounds.number, help="largest scale of the search")
+    ] = 10.0,
+    evaluations: Annotated[int, typer.Option(min=2, max=bounds.REPEATS, help="scales that the search tries")] = 8,
+    num: Annotated[int | None, typer.Option(min=1, max=bounds.IMAGES, help="images; default: the run's")] = None,
+    seed: Annotated[
+        int | None, typer.Option(min=0, max=bounds.SEED - 1, help="of the noise that scores; the next one tunes")
+    ] = None,
+    step: Step = None,
+    as_json: Json = False,
+) -> None:
+    """Choose the guidance scale on some images and score it on others; the same command continues.
+
+    Guidance acts on times [0, 0.9]. Real images of even index and one seed tune, those of odd index and another seed
+    score. The record says what was tried; the unguided score and a plot stand beside it.
+
+    \b
+    Examples:
+      nanogen sweep outputs/demo
+      nanogen sweep outputs/demo --grid 1,1.25,1.5,2,3 --metric fd_digits
+    """
+    _check_use_of_run(run, [])
+    from nanogen.sweep import SweepRequest, parse_scales, sweep_run
+
+    record = sweep_run(run, SweepRequest(metric, parse_scales(grid), high, evaluations, num, seed, step))
+    if record is not None:
+        from diffusionbench.views.terminal import print_record
+
+        print_record(record, as_json)
+
+
+@app.command()
+def study(
+    words: Annotated[list[str] | None, typer.Argument(help="name or file, and changes: TASK.key=value")] = None,
+    scale: Scale = None,
+    run: Annotated[str | None, typer.Option("--run", help="name in outputs/, or a path")] = None,
+    only: Annotated[list[str] | None, typer.Option("--only", help="pattern of cells; repeat it")] = None,
+    part: Annotated[str, typer.Option(help="i/n: every n-th cell from the i-th on; all share the folder")] = "1/1",
+    fresh: Annotated[list[str] | None, typer.Option("--fresh", help="cell to remove and measure anew")] = None,
+    possible: Annotated[bool, typer.Option("--possible", help="leave out cells that make no sense")] = False,
+    launch: Annotated[str, typer.Option(help="words before our verbs; default: this Python")] = "",
+    cells: Annotated[bool, typer.Option("--cells", help="list the cells and their states, then stop")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="plan hours and disk, then stop")] = False,
+) -> None:
+    """Train and score many methods on several tasks under one recipe; the same command continues.
+
+    \b
+    Examples:
+      nanogen study --dry-run
+      nanogen study laptop --only "digits-*"
+      nanogen study laptop-seeds --part 1/4
+      nanogen study paper-2026-06 --launch "torchrun --nproc-per-node 8 -m nanogen" imagenet256.data.path=train/
+    """
+    from nanogen.study.command import StudyRequest, run_study
+
+    request = StudyRequest(words or [], scale, run, only or [], _part(part), fresh or [], possible, launch)
+    run_study(request, dry_run, cells)
+
+
+@app.command()
 def report(
     runs: Annotated[list[Path], typer.Argument(help="a run folder, or two to show side by side")],
     out: Annotated[Path | None, typer.Option(help="HTML file; default: report.html in the first run folder")] = None,
@@ -235,6 +312,22 @@ def report(
 
 
 @app.command()
+def demo(
+    run: Annotated[str, typer.Option("--run", help="name in outputs/ of the first run")] = "demo",
+) -> None:
+    """Train, score and report two small networks, by class and by caption; `make demo` installs and calls this.
+
+    \b
+    Examples:
+      nanogen demo
+      nanogen demo --run again
+    """
+    from nanogen.demo import demo as show
+
+    print(show(run).resolve())
+
+
+@app.command()
 def bench(
     words: Words = None,
     task: Task = None,
@@ -247,6 +340,9 @@ def bench(
     text_tokens: Annotated[
         int, typer.Option(min=1, max=bounds.TOKENS, help="length of the captions with --synthetic")
     ] = 64,
+    calibrate: Annotated[
+        bool, typer.Option("--calibrate", help="measure this machine for `nanogen plan`, in a minute or two")
+    ] = False,
 ) -> None:
     """Time the real training loop and print JSON: images per second, time by part, model FLOPs, memory.
 
@@ -255,11 +351,71 @@ def bench(
       nanogen bench --task digits
       nanogen bench --task imagenet256 --method sd-vae-ema --scale paper --synthetic train.batch_size=64
       nanogen bench --task t2i256 --synthetic --text-tokens 120 train.batch_size=64
+      nanogen bench --calibrate train.precision=float32
     """
+    if calibrate:
+        task = task or "digits"
     config = _compose(words, task, method, scale, data).config
+    from nanogen import calibration
     from nanogen.bench import bench as run_bench
+    from nanogen.bench import calibrate as measure
 
+    if calibrate:
+        rates = measure(config)
+        print(rates.model_dump_json(indent=2))
+        calibration.keep(rates)
+        return
     print(json.dumps(run_bench(config, synthetic, steps, warmup, text_tokens), indent=2))
+
+
+@app.command()
+def plan(
+    words: Words = None,
+    task: Task = None,
+    method: Method = None,
+    scale: Scale = None,
+    data: DataPath = None,
+    devices: Annotated[int, typer.Option(min=1, max=bounds.WORKERS, help="processes, one on each device")] = 1,
+    per_node: Annotated[int, typer.Option(min=1, max=bounds.WORKERS, help="of them in one machine")] = 8,
+    device: Annotated[
+        str | None, typer.Option(help="h200, h100, a100, a100-40; default: this machine, as it was measured")
+    ] = None,
+    memory: Annotated[
+        float | None,
+        typer.Option(min=1e-3, max=bounds.FACTOR, callback=bounds.number, help="GB of a device, where it has another"),
+    ] = None,
+    utilisation: Annotated[
+        float | None,
+        typer.Option(min=1e-3, max=1, callback=bounds.number, help="share of the device's peak; default 0.4"),
+    ] = None,
+    price: Annotated[
+        float | None,
+        typer.Option(min=0, max=bounds.FACTOR, callback=bounds.number, help="of one device for an hour"),
+    ] = None,
+    images: Annotated[
+        int | None, typer.Option(min=1, max=bounds.DURATION, help="in the data, for durations in epochs")
+    ] = None,
+    text_tokens: Annotated[int, typer.Option(min=1, max=bounds.TOKENS, help="mean length of a caption")] = 64,
+    as_json: Json = False,
+) -> None:
+    """Say what a training will cost: parameters, memory, time, disk and money, and what does not fit.
+
+    Takes what `nanogen train` takes, or a run folder. Nothing is read but the config.
+
+    \b
+    Examples:
+      nanogen plan --task digits
+      nanogen plan --task imagenet256 --images 1281167 --device h200 --devices 8 --price 2.5
+      nanogen plan --task t2i256 --device a100 --devices 64 --utilisation 0.3 --text-tokens 120 --json
+    """
+    from nanogen.plan import Machine, read_config
+    from nanogen.plan import plan as make_plan
+
+    is_run = words is not None and len(words) == 1 and Path(words[0]).is_dir()
+    config = read_config(Path(words[0])) if words and is_run else _compose(words, task, method, scale, data).config
+    machine = Machine(devices, per_node, device, memory and memory * 1e9, utilisation, price)
+    made = make_plan(config, machine, num_images=images, text_tokens=text_tokens)
+    print(json.dumps(made.as_dict(), indent=2) if as_json else "\n".join(made.lines()))
 
 
 prepare = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="Compute once what a training needs.")
@@ -323,12 +479,10 @@ def prepare_latents(
       nanogen prepare latents --task imagenet256 --method dinov2-b --data pictures/ --out dinov2/ --statistics
     """
     config = _compose(words, task, method, scale, data).config
-    index, slash, total = part.partition("/")
-    if not (slash and index.isdecimal() and total.isdecimal() and len(part) < 20):
-        raise ConfigError(f"--part {part}: give i/n with 1 <= i <= n, such as 3/64.")
+    parts = _part(part)
     from nanogen import prepare as preparing
 
-    spread = preparing.Spread((int(index), int(total)), workers, engine)
+    spread = preparing.Spread(parts, workers, engine)
     if statistics:
         if spread != preparing.Spread():
             raise ConfigError(

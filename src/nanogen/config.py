@@ -25,7 +25,7 @@ from diffusionbench.axes import AXES
 from diffusionbench.errors import ConfigError
 from diffusionbench.limits import read_small
 from diffusionbench.metrics import METRICS
-from diffusionbench.references import REFERENCES, references_by_judge
+from diffusionbench.references import REFERENCES, references_by_judge, split_name
 from diffusionbench.registry import Table, nearest
 from diffusionbench.shown import clipped, few
 from nanogen.conditions import CONDITIONS
@@ -362,8 +362,9 @@ def check_reference(composed: ComposedConfig) -> None:
         ConfigError: if `eval.metrics` are to be computed and `eval.reference` is neither a name nor a path.
     """
     named = references_by_judge(composed.config.eval.references) if composed.config.eval.metrics else {}
-    for name in (named.get("reference"), *named.get("references", {}).values()):
-        if name is not None and name not in (*REFERENCES, TRAINING_IMAGES) and not Path(name).exists():
+    for given in filter(None, (named.get("reference"), *named.get("references", {}).values())):
+        name, _ = split_name(given)
+        if name not in (*REFERENCES, TRAINING_IMAGES) and not Path(name).exists():
             raise ConfigError(
                 f"{composed.origins['eval.reference']}: eval.reference: unknown reference '{name}': it is no name and "
                 f"no file or folder. {nearest(name, list(REFERENCES))}"

@@ -22,10 +22,11 @@ from diffusionbench.axes import AXES
 from diffusionbench.errors import CheckpointError, ConfigError, DataError, MissingPackageError, RequestError
 from diffusionbench.images import decode_rgb, grid, save_png
 from diffusionbench.judges import JUDGES
-from diffusionbench.metrics import METRICS
-from diffusionbench.prompts import PromptChoice, open_prompts
+from diffusionbench.prompts import open_prompts
 from diffusionbench.record import Guidance, InternalGuidance, Record, Tuning, check_record_place, load
-from diffusionbench.references import references_by_judge
+from diffusionbench.references import references_by_judge, split_name
+from diffusionbench.references.half import HalfReference
+from diffusionbench.references.reference import Reference
 from diffusionbench.request import EvalRequest, Evaluation, Sampling, check_metric_axis
 from diffusionbench.sample import Sample
 from diffusionbench.shown import printable
@@ -38,8 +39,9 @@ from nanogen.log import say
 from nanogen.losses import frozen_networks
 from nanogen.objectives import OBJECTIVES
 from nanogen.pipeline import ImagePipeline, open_weights
+from nanogen.progress import tell
 from nanogen.reference import training_reference
-from nanogen.resolve import resolve
+from nanogen.resolve import prompt_choice, resolve
 from nanogen.rng import SeededNoise
 from nanogen.run import EVALS, SAMPLES, Run
 
@@ -134,14 +136,15 @@ def _guidance(config: Config) -> Guidance:
     )
 
 
-def _evaluation(config: Config, components: Components, method: str, step: int | None) -> Evaluation:
+def evaluation_of(config: Config, components: Components, method: str, step: int | None = None) -> Evaluation:
+    """Return the evaluation that a config asks for, opened; see `check_axis` for what is refused."""
     check_axis(config)
     request = EvalRequest(
         axis=config.eval.axis,
         metrics=config.eval.metrics,
         **references_by_judge(config.eval.references),
         reference_extractors=config.eval.reference_extractors,
-        prompts=_prompts(config),
+        prompts=prompt_choice(config),
         count=1,
         seed=config.eval.seed,
         method=method,
@@ -151,8 +154,12 @@ def _evaluation(config: Config, components: Components, method: str, step: int |
     )
     # References of judges that only other metrics name have no meaning here.
     request = request.with_metrics(request.metrics)
-    named = (request.reference, *request.references.values())
-    own = {TRAINING_IMAGES: training_reference(config)} if TRAINING_IMAGES in named else {}
+    own: dict[str, Reference] = {}
+    for name in filter(None, (request.reference, *request.references.values())):
+        base, half = split_name(name)
+        if base == TRAINING_IMAGES:
+            whole = own.get(base) or training_reference(config)
+            own[name] = whole if half is None else HalfReference(whole, half)
     evaluation = Evaluation(request, own)
     asked = config.eval.num_samples
     # Samples of a prompt set that rules their noise carry the seeds of their generators.
@@ -163,26 +170,9 @@ def _evaluation(config: Config, components: Components, method: str, step: int |
     )
 
 
-def _prompts(config: Config) -> PromptChoice | None:
-    """Return the prompt set whose images the metrics judge, or None if they need none.
-
-    Raises:
-        ConfigError: if they judge images of different sets.
-    """
-    names = sorted({spec.prompts for spec in map(METRICS.__getitem__, config.eval.metrics) if spec.prompts is not None})
-    if len(names) > 1:
-        raise ConfigError(
-            f"eval.metrics judge images of different prompt sets ({', '.join(names)}). Choose metrics of one set; "
-            "`nanogen eval --metrics` scores the others afterwards."
-        )
-    if not names:
-        return None
-    return PromptChoice(name=names[0], seed=config.eval.prompt_seed, layout=config.eval.prompt_layout)
-
-
 def prompt_texts(config: Config) -> tuple[str, ...]:
     """Return the captions that the config's evaluation asks for; none where it asks for classes."""
-    choice = _prompts(config)
+    choice = prompt_choice(config)
     return () if choice is None else open_prompts(choice).texts
 
 
@@ -213,7 +203,7 @@ def check(config: Config, components: Components, classes: Sequence[str] | None 
         UserError: see `diffusionbench.request.Evaluation.check`.
         RunError: if a judge fails its self-test.
     """
-    evaluation = _evaluation(config, components, "check", None).updated(classes=classes)
+    evaluation = evaluation_of(config, components, "check").updated(classes=classes)
     try:
         evaluation.check(NetworkSource(ImagePipeline(nn.Identity(), components, config), ""))
     except MissingPackageError as error:
@@ -221,13 +211,23 @@ def check(config: Config, components: Components, classes: Sequence[str] | None 
     runner.JudgingPass(evaluation, components.device).load()
 
 
-def evaluate(pipeline: ImagePipeline, run: Run, step: int, save: bool = True, tuned: bool = False) -> Record | None:
+def evaluate(
+    pipeline: ImagePipeline,
+    run: Run,
+    step: int,
+    save: bool = True,
+    tuning: Tuning | None = None,
+    command: str | None = None,
+    folder: str = EVALS,
+) -> Record | None:
     """Make the images that are missing and score them; every process calls it.
 
     Args:
         pipeline: of the averaged network after `step` updates.
-        save: write the record into the run's folder of evaluations.
-        tuned: whether the guidance is the method's tuned one, which the protocol then says.
+        save: write the record into the folder.
+        tuning: on which images the guidance was chosen, where it was.
+        command: what to type to get the record again; None: `nanogen eval` with all that differs from the run.
+        folder: of the run, for records and, in its `images`, for images.
 
     Returns:
         The record, in the main process; None in the others.
@@ -237,46 +237,53 @@ def evaluate(pipeline: ImagePipeline, run: Run, step: int, save: bool = True, tu
         RunError: if the run's folder is moved or deleted meanwhile.
     """
     config, components = pipeline.config, pipeline.components
-    main, images, judging = parallel.is_main(), run.path / EVALS / "images", None
+    main, images, judging = parallel.is_main(), run.path / folder / "images", None
     source = NetworkSource(pipeline, f"{run.path.name}, step {step}")
     with parallel.agreed(), _written(f"evaluation of {run.path}"):
-        evaluation = _evaluation(config, components, run.facts["method"], step)
+        evaluation = evaluation_of(config, components, run.facts["method"], step)
         classes = run.facts.get("classes")
         evaluation = evaluation.updated(
             checkpoint_digest=source.digest,
-            command=_command(run, step, config, tuned),
+            command=command or _command(run, step, config),
             classes=classes and tuple(classes),
-            # The table of methods does not say on which images it was chosen.
-            tuning=Tuning(split="not stated (eval.tuned_scale)") if tuned else None,
+            tuning=tuning,
         )
         evaluation.check(source)
         if main:
             run.check_there()
             store = runner.open_store(evaluation, source, images)
-            judging = runner.prepare(evaluation, source, store, components.device)
+            judging = runner.prepare(evaluation, source, store, components.device, tell)
     with parallel.agreed(), _written(f"evaluation of {run.path}"):
         store = runner.open_store(evaluation, source, images)
-        runner.fill(evaluation, source, store, parallel.rank(), parallel.world_size())
+        runner.fill(evaluation, source, store, parallel.rank(), parallel.world_size(), tell)
     record = None
     with parallel.agreed(), _written(f"evaluation of {run.path}"):
         if main:
             record = runner.score(evaluation, store, components.device, prepared=judging)
             if save:
-                run.check_there()
-                place = run.path / EVALS / f"{record.id}.json"
-                if _loaded(place) is None:
-                    # Half a record gives way; a whole one of this id is the same measurement.
-                    place.unlink(missing_ok=True)
-                record.save(place)
+                keep(record, run, folder)
     return record
 
 
-def _command(run: Run, step: int, config: Config, tuned: bool) -> str:
+def keep(record: Record, run: Run, folder: str = EVALS) -> None:
+    """Write a record into a folder of its run.
+
+    Raises:
+        RunError: if the run's folder is gone.
+        RequestError: if it cannot be written.
+    """
+    run.check_there()
+    place = run.path / folder / f"{record.id}.json"
+    if _loaded(place) is None:
+        # Half a record gives way; a whole one of this id is the same measurement.
+        place.unlink(missing_ok=True)
+    record.save(place)
+
+
+def _command(run: Run, step: int, config: Config, *options: str) -> str:
     """Return what to type to get a record again: the weights by their step, and all in which the config differs."""
     changes = [f"{key}={json.dumps(new)}" for key, (_, new) in differences(run.config, config).items()]
-    return printable(
-        shlex.join(["nanogen", "eval", str(run.path), "--step", str(step), *["--tuned"] * tuned, *changes])
-    )
+    return printable(shlex.join(["nanogen", "eval", str(run.path), "--step", str(step), *options, *changes]))
 
 
 def _loaded(path: Path) -> Record | None:
@@ -287,25 +294,28 @@ def _loaded(path: Path) -> Record | None:
         return None
 
 
-def records_of(run: Path) -> list[Record]:
+def records_of(run: Path, folder: str = EVALS) -> list[Record]:
     """Return the records of a run that can be read, the newest step first; their files may have any name."""
-    files = sorted((run / EVALS).glob("*.json"))
+    files = sorted((run / folder).glob("*.json"))
     found = [record for record in map(_loaded, files) if record is not None]
     if damaged := len(files) - len(found):
-        say(f"{run}: {damaged} record(s) cannot be read and are left out, of {len(files)} in {EVALS}")
+        say(f"{run}: {damaged} record(s) cannot be read and are left out, of {len(files)} in {folder}")
     return sorted(
         found, key=lambda record: (record.provenance.step or 0, record.provenance.created or ""), reverse=True
     )
 
 
-def finished_record(pipeline: ImagePipeline, run: Run, step: int) -> Record | None:
+def finished_record(
+    pipeline: ImagePipeline, run: Run, step: int, tuning: Tuning | None = None, folder: str = EVALS
+) -> Record | None:
     """Return a record of a step that holds what `evaluate` would measure, or None where it is missing or cut off.
 
     It is found by its content: records of earlier versions have other names.
     """
-    wanted = _evaluation(pipeline.config, pipeline.components, run.facts["method"], step).request
+    evaluation = evaluation_of(pipeline.config, pipeline.components, run.facts["method"], step)
+    wanted = evaluation.updated(tuning=tuning).request
     free = {"metrics", "classes", "checkpoint_digest", "command", "trained_with"}
-    for record in records_of(run.path):
+    for record in records_of(run.path, folder):
         if not {*wanted.metrics} <= record.values.keys():
             continue
         try:
@@ -348,7 +358,10 @@ def evaluate_run(
                 pipeline = loaded.pipeline([*overrides, f"guidance.scale={scale}", "guidance.interval=[0.0, 0.9]"])
             if not pipeline.config.eval.metrics:
                 raise RequestError(f"{path} names no metric. Choose with --metrics; see `diffusionbench ls metrics`.")
-        return evaluate(pipeline, loaded.run, loaded.step, save=out is None, tuned=tuned)
+        # The table of methods does not say on which images it was chosen.
+        tuning = Tuning(split="not stated (eval.tuned_scale)") if tuned else None
+        command = _command(loaded.run, loaded.step, pipeline.config, "--tuned") if tuned else None
+        return evaluate(pipeline, loaded.run, loaded.step, save=out is None, tuning=tuning, command=command)
 
 
 def _grid_path(run: Path, step: int) -> Path:
@@ -364,13 +377,12 @@ def has_grid(run: Path, step: int) -> bool:
     return True
 
 
-def sample_grid(pipeline: ImagePipeline, run: Run, step: int, specs: Sequence[SampleSpec]) -> None:
-    """Write a grid of samples, one per spec; only the main process works."""
-    if not parallel.is_main():
-        return
+def sample_grid(pipeline: ImagePipeline, run: Run, step: int, specs: Sequence[SampleSpec]) -> Path:
+    """Write a grid of samples, one per spec, and return its file."""
     config = pipeline.config
     images = pipeline.in_batches(specs, config.eval.seed, config.eval.batch_size)
     facts = {"step": step, "seed": config.eval.seed, "guidance": config.guidance.scale, **metadata(specs)}
     run.check_there()
     with _written(f"sample grid of {run.path}"):
         save_png(grid(images, COLUMNS), _grid_path(run.path, step), facts)
+    return _grid_path(run.path, step)

@@ -1,4 +1,4 @@
-"""Output of a run while it works: `metrics.jsonl`, the terminal, and optional sinks that never block or ask."""
+"""Output of a run while it works: `metrics.jsonl`, the terminal, and optional trackers."""
 
 from __future__ import annotations
 
@@ -12,60 +12,18 @@ from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, suppress
 from functools import partial
 from pathlib import Path
-from typing import Any, Protocol
+from types import MappingProxyType
+from typing import Any, Final
 
 from diffusionbench import shown
 from diffusionbench.errors import CheckpointError
-from diffusionbench.registry import require
 from diffusionbench.writing import write_atomic, write_errors
+from nanogen.trackers import Queued, open_tracker, tracker_id
 
 FILE = "metrics.jsonl"
 # Before the keys of an evaluation's numbers.
 EVAL = "eval/"
-
-
-class Sink(Protocol):
-    """An experiment tracker."""
-
-    def log(self, step: int, values: Mapping[str, float]) -> None: ...
-
-    def finish(self) -> None: ...
-
-
-class TensorBoard:
-    """Event files under run/tensorboard."""
-
-    def __init__(self, run_dir: Path) -> None:
-        require("tensorboard", "track", "The sink 'tensorboard'")
-        from torch.utils.tensorboard import SummaryWriter
-
-        self.writer = SummaryWriter(str(run_dir / "tensorboard"))
-
-    def log(self, step: int, values: Mapping[str, float]) -> None:
-        for name, value in values.items():
-            self.writer.add_scalar(name, value, step)
-
-    def finish(self) -> None:
-        self.writer.close()
-
-
-class Tracker:
-    """Packages with the wandb calling convention: wandb itself, offline unless logged in, and trackio."""
-
-    def __init__(self, package: str, run_dir: Path) -> None:
-        module = require(package, "track", f"The sink '{package}'")
-        options: dict[str, Any] = {"project": "nanogen", "name": run_dir.name}
-        if package == "wandb":
-            # Without a key wandb would ask for one on the terminal.
-            options |= {"dir": str(run_dir), "mode": "online" if os.environ.get("WANDB_API_KEY") else "offline"}
-        module.init(**options)
-        self.module = module
-
-    def log(self, step: int, values: Mapping[str, float]) -> None:
-        self.module.log(dict(values), step=step)
-
-    def finish(self) -> None:
-        self.module.finish()
+EMPTY: Final[Mapping[str, str]] = MappingProxyType({})
 
 
 class Log:
@@ -73,9 +31,10 @@ class Log:
 
     Args:
         run_dir: the run's folder.
-        sinks: names; one that fails says so once and is left out from then on.
+        sinks: names of trackers, see `nanogen.trackers`.
         step: where training continues; later lines of an interrupted run are dropped, they will be made again. A file
             with lines that are not ours is kept beside the mended one.
+        header: facts of the training; trackers are told its config.
 
     Attributes:
         last: step of the last line that was there; 0 where there was none.
@@ -84,7 +43,7 @@ class Log:
         CheckpointError: if the file cannot be read or written.
     """
 
-    def __init__(self, run_dir: Path, sinks: Sequence[str], step: int) -> None:
+    def __init__(self, run_dir: Path, sinks: Sequence[str], step: int, header: Mapping[str, str] = EMPTY) -> None:
         self.path = run_dir / FILE
         with self._written():
             before = self.path.read_bytes() if self.path.exists() else b""
@@ -101,10 +60,12 @@ class Log:
             self._file = self.path.open("ab", buffering=0)
         self.last = max((line["step"] for line in kept), default=0)
         self._evaluated = {line["step"] for line in kept if any(key.startswith(EVAL) for key in line)}
-        self._sinks: dict[str, Sink] = {}
-        for name in sinks:
-            opened = partial(TensorBoard if name == "tensorboard" else partial(Tracker, name), run_dir)
-            self._guard(name, lambda name=name, opened=opened: self._sinks.__setitem__(name, opened()))
+        config = json.loads(header.get("config", "{}"))
+        with self._written():
+            run_id = tracker_id(run_dir) if sinks else ""
+        self._trackers = [
+            Queued(name, partial(open_tracker, name, run_dir, step, config, run_id), say) for name in sinks
+        ]
 
     def write(self, step: int, values: Mapping[str, float]) -> None:
         """Record numbers after `step` updates; CheckpointError if they cannot be written."""
@@ -112,14 +73,19 @@ class Log:
         with self._written():
             if self._file.write(line) != len(line):
                 raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-        for name, sink in list(self._sinks.items()):
-            self._guard(name, lambda sink=sink: sink.log(step, values))
+        for tracker in self._trackers:
+            tracker.tell(lambda opened: opened.log(step, values))
 
     def write_record(self, step: int, values: Mapping[str, float]) -> None:
         """Record the scores of a step, unless the log has them already."""
         if step not in self._evaluated:
             self._evaluated.add(step)
             self.write(step, {f"{EVAL}{key}": value for key, value in values.items()})
+
+    def picture(self, step: int, name: str, path: Path) -> None:
+        """Show trackers a picture that lies in the run folder."""
+        for tracker in self._trackers:
+            tracker.tell(lambda opened: opened.picture(step, name, path))
 
     def sync(self) -> None:
         """Wait until the lines are on the disk: a checkpoint shall not outlast those before it."""
@@ -131,20 +97,12 @@ class Log:
         with suppress(OSError):
             os.fsync(self._file.fileno())
         self._file.close()
-        for name, sink in list(self._sinks.items()):
-            self._guard(name, sink.finish)
+        for tracker in self._trackers:
+            tracker.close()
 
     def _written(self) -> AbstractContextManager[None]:
         remedy = "Checkpoints are untouched; correct that and start the same command again."
         return write_errors(self.path, remedy, CheckpointError)
-
-    def _guard(self, name: str, call: Any) -> None:
-        try:
-            call()
-        except Exception as error:
-            # A tracker is a convenience: whatever it raises must not end a training run.
-            self._sinks.pop(name, None)
-            say(f"sink '{name}' failed and is off: {error}")
 
 
 def read(path: Path) -> list[dict[str, Any]]:

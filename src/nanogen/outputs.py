@@ -23,7 +23,7 @@ from nanogen.data import Dataset
 from nanogen.data.corrupt import CorruptLog
 from nanogen.log import Log, say
 from nanogen.pipeline import ImagePipeline
-from nanogen.progress import Progress
+from nanogen.progress import Progress, tell
 from nanogen.run import CHECKPOINTS, Run
 from nanogen.settings import due, to_steps
 from nanogen.state import TrainState
@@ -72,7 +72,7 @@ class Outputs:
         self.progress: Progress | None = None
         with parallel.agreed():
             if parallel.is_main():
-                self.log = Log(folder, periods.sinks, state.step)
+                self.log = Log(folder, periods.sinks, state.step, header)
                 wanted = state.step - state.step % periods.log_every if periods.log_every else 0
                 if self.log.last < wanted:
                     lacking = f"has no lines from step {self.log.last + 1} to {wanted}"
@@ -107,6 +107,7 @@ class Outputs:
             Stopped: by a signal, in a grid or an evaluation; the step itself is complete.
         """
         step = self.state.step
+        tell("training", step, self.last)
         periods = (self.periods.log_every, self.periods.checkpoint_every)
         logging, saving = (due(step, every) or step == self.last for every in periods)
         if not logging and not saving:
@@ -237,7 +238,8 @@ class RunOutputs(Outputs):
                 with parallel.agreed():
                     if self.log is not None and not (missing and evaluate.has_grid(run.path, step)):
                         self.check_folder()
-                        evaluate.sample_grid(pipeline, run, step, self.examples)
+                        grid = evaluate.sample_grid(pipeline, run, step, self.examples)
+                        self.log.picture(step, "samples", grid)
             if config.eval.metrics and (step == self.last or due(step, self.eval_every)):
                 record = None
                 if missing:

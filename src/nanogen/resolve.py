@@ -6,6 +6,8 @@ from dataclasses import dataclass
 
 from diffusionbench import bounds
 from diffusionbench.errors import ConfigError
+from diffusionbench.metrics import METRICS
+from diffusionbench.prompts import PromptChoice
 from nanogen.conditions import CONDITIONS
 from nanogen.config import Config
 from nanogen.latents import LATENTS, LatentSpec
@@ -83,3 +85,20 @@ def resolve(config: Config) -> Derived:
         train_shift=natural if time == "auto" else time,
         sampler_shift=natural if sampler == "auto" else sampler,
     )
+
+
+def prompt_choice(config: Config) -> PromptChoice | None:
+    """Return the prompt set whose images the metrics judge, or None if they need none.
+
+    Raises:
+        ConfigError: if they judge images of different sets.
+    """
+    names = sorted({spec.prompts for spec in map(METRICS.__getitem__, config.eval.metrics) if spec.prompts is not None})
+    if len(names) > 1:
+        raise ConfigError(
+            f"eval.metrics judge images of different prompt sets ({', '.join(names)}). Choose metrics of one set; "
+            "`nanogen eval --metrics` scores the others afterwards."
+        )
+    if not names:
+        return None
+    return PromptChoice(name=names[0], seed=config.eval.prompt_seed, layout=config.eval.prompt_layout)

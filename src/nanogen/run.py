@@ -8,7 +8,7 @@ import re
 import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, get_args
 
@@ -16,7 +16,7 @@ from diffusionbench import provenance
 from diffusionbench.errors import CheckpointError, ConfigError, RunError
 from diffusionbench.limits import parse_json, read_small
 from diffusionbench.writing import make_folder, write_atomic
-from nanogen import checkpoint
+from nanogen import checkpoint, parallel
 from nanogen.build import Components
 from nanogen.config import Config, differences, read_yaml, reload, to_yaml
 from nanogen.data import Dataset
@@ -111,6 +111,15 @@ def _read(path: Path) -> Run:
     return Run(path, reload(tree, str(file)), _read_facts(path / FACTS))
 
 
+def keep_threads(run: Run, threads: int | None) -> Run:
+    """Return a run whose folder says with how many threads it computes; None leaves it as it is."""
+    if threads in (None, run.facts.get("threads")):
+        return run
+    run = replace(run, facts={**run.facts, "threads": threads})
+    write_atomic(run.path / FACTS, json.dumps(run.facts, indent=2) + "\n")
+    return run
+
+
 def _read_facts(file: Path) -> dict[str, Any]:
     with _intact(file):
         text = read_small(file)
@@ -120,6 +129,8 @@ def _read_facts(file: Path) -> dict[str, Any]:
         chosen = facts.get("precision") if isinstance(facts, dict) else None
         if chosen not in get_args(Precision) or "method" not in facts:
             raise ValueError("it names no precision or no method")
+        if facts.get("threads") is not None and not (type(facts["threads"]) is int and facts["threads"] > 0):
+            raise ValueError("its threads are no number above 0")
         return facts
 
 
@@ -305,6 +316,8 @@ def describe(
         "noise": config.noise,
         "precision": components.precision,
         "data_digest": data.digest,
+        "num_images": len(data),
+        "processes": parallel.world_size(),
         "classes": None if data.classes is None else list(data.classes),
         "condition_digest": components.conditioner.digest,
         "latent_digest": components.latent.digest,

@@ -64,18 +64,28 @@ def heun(velocity: Velocity, noise: Any, times: Tensor) -> Any:
 
 @dataclass(frozen=True)
 class SamplerSpec:
-    """One solver: a title for users, "module:function" of its code, and whether it takes means over a step."""
+    """One solver.
+
+    Attributes:
+        title: one line for users.
+        load: "module:function" of its code.
+        for_means: it takes means over a step.
+        evaluations: of the velocity in a step; the last step may have fewer.
+    """
 
     title: str
     load: str
     for_means: bool = False
+    evaluations: int = 1
 
 
 SAMPLERS: Table[SamplerSpec] = Table(
     "sampler",
     {
         "euler": SamplerSpec("first order, one evaluation per step", "nanogen.samplers:euler", for_means=True),
-        "heun": SamplerSpec("second order, two evaluations per step but the last", "nanogen.samplers:heun"),
+        "heun": SamplerSpec(
+            "second order, two evaluations per step but the last", "nanogen.samplers:heun", evaluations=2
+        ),
     },
     group="nanogen.samplers",
 )

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from diffusionbench.errors import ConfigError, Stopped
-from nanogen import checkpoint, evaluate, parallel, precision
+from nanogen import checkpoint, evaluate, parallel, precision, threads
 from nanogen.build import Components, build_components, build_losses, build_network
 from nanogen.conditions import CONDITIONS
 from nanogen.config import ComposedConfig, Config
@@ -36,10 +36,11 @@ from nanogen.optim import NonFiniteLoss, Schedule
 from nanogen.optimizers import OPTIMIZERS
 from nanogen.outputs import Outputs, RunOutputs
 from nanogen.rng import PositionalNoise, initial_seed
-from nanogen.run import Run, describe, ensure_same_data, open_run
+from nanogen.run import Run, describe, ensure_same_data, keep_threads, open_run
 from nanogen.settings import to_steps
 from nanogen.state import Trained, TrainState
 from nanogen.stop import Stop
+from nanogen.synthetic import SyntheticConditioner, SyntheticLatent, synthetic_batches
 
 Mark = Callable[[str], None]
 # Maps a micro-batch of B images and its noise to terms by name, float32 [B], each with its weight; those without
@@ -47,6 +48,8 @@ Mark = Callable[[str], None]
 StepLoss = Callable[[Batch, PositionalNoise], dict[str, Tensor]]
 # Pixels that are encoded together where latents are made beforehand.
 CHUNK_PIXELS = 2**19
+# Length of the captions of a trial step.
+TRIAL_TOKENS = 20
 
 
 def no_mark(part: str) -> None:
@@ -116,6 +119,7 @@ def write_steps(steps: Iterator[dict[str, Tensor]], outputs: Outputs, stop: Stop
                     stop.check()
                 except Stopped:
                     outputs.save()
+                    say(f"a checkpoint of step {outputs.saved} is written")
                     raise
     except NonFiniteLoss as error:
         kept = f"Last good checkpoint: step {outputs.saved}." if outputs.saved else "There is no checkpoint yet."
@@ -301,6 +305,25 @@ def check(composition: ComposedConfig, device: str, command: list[str]) -> Job:
     return Job(data, config, components, state, last, facts)
 
 
+def trial_step(job: Job) -> Callable[[], None]:
+    """Return a function that computes the gradient of one update on random data, and forgets it."""
+    shape, config = job.components.derived.shape, job.config
+    latent = SyntheticLatent(job.components.derived.latent, job.components.device)
+    conditioner = SyntheticConditioner(shape, TRIAL_TOKENS, job.components.device)
+    components = replace(job.components, latent=latent, conditioner=conditioner)
+    step_loss = flow_loss(job.state, components, config, no_mark)
+    with torch.random.fork_rng(devices=[]):
+        batch = next(synthetic_batches(config))
+
+    def step() -> None:
+        with torch.random.fork_rng(devices=[]):
+            terms = step_loss(batch, PositionalNoise(config.seed, batch.positions, components.device))
+            torch.stack([term.mean() for term in terms.values() if term.requires_grad]).sum().backward()
+        job.state.module.zero_grad()
+
+    return step
+
+
 def train(composition: ComposedConfig, run_dir: Path, device: str, command: list[str]) -> Run:
     """Train, or continue, until the config's duration is reached.
 
@@ -326,6 +349,9 @@ def train(composition: ComposedConfig, run_dir: Path, device: str, command: list
             ensure_same_data(run, job.facts)
         components = replace(job.components, precision=run.facts["precision"])
         checkpoint.resume(run.checkpoints, state)
+        held.callback(torch.set_num_threads, torch.get_num_threads())
+        kept = threads.settle(run.facts.get("threads"), state.step > 0, device, lambda: trial_step(job))
+        run = keep_threads(run, kept)
         if parallel.is_main():
             size = sum(weight.numel() for weight in state.module.net.parameters())
             say(

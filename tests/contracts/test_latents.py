@@ -8,10 +8,10 @@ from standins import WRITERS, install
 
 from diffusionbench.errors import ConfigError, RequestError
 from nanogen import resolve as resolving
-from nanogen.bench import SyntheticLatent
 from nanogen.config import compose
 from nanogen.latents import LATENTS, open_latent
 from nanogen.latents.rows import OWN
+from nanogen.synthetic import SyntheticLatent
 
 # Images that each space is known to reconstruct, as (levels, rise from left to right). A space needs a line here, or,
 # where its weights do not ship, stand-ins in `standins.py`.
@@ -22,6 +22,8 @@ UNPINNED = {
     *("REPA-E/e2e-sdvae-hf", "diffusion-bench/diffusion-bench", "facebook/vit-mae-huge"),
     *(f"facebook/PE-{model}-448" for model in ("Lang-L14", "Lang-G14", "Spatial-L14", "Spatial-G14", "Core-G14")),
     *("facebook/PE-Core-T16-384", "facebook/PE-Core-S16-384", "facebook/PE-Spatial-B16-512"),
+    *(f"facebook/webssl-dino{size}-224" for size in ("2b-full2b", "3b-full2b", "5b-full2b", "7b-full8b")),
+    *(f"facebook/convnextv2-{size}-22k-224" for size in ("nano", "tiny", "base", "large")),
     *(f"google/tipsv2-{size}14" for size in ("b", "l", "so", "g")),
 }
 
@@ -72,6 +74,7 @@ def test_a_row_describes_its_space_without_weights(name):
         assert weights.hub or weights.address
         pinned = weights.revision or set(weights.sha256) == set(weights.names)
         assert bool(pinned) == (weights.licence != OWN and weights.hub not in UNPINNED)
+        assert ("none is pinned" in weights.origin) == (weights.hub in UNPINNED)
 
 
 @pytest.mark.parametrize("task", ["imagenet256", "t2i256"])
@@ -82,7 +85,7 @@ def test_a_network_and_synthetic_latents_need_no_weights(name, task):
     derived = resolving.resolve(config)
     made = SyntheticLatent(derived.latent, "cpu").encode(torch.zeros(2, 3, size, size))
     assert made.shape == (2, *derived.shape.latent_shape)
-    assert derived.shape.num_image_tokens >= (256 if size == 256 else 16)
+    assert derived.shape.num_image_tokens >= min(256, (size // LATENTS[name].stride) ** 2)
 
 
 @torch.no_grad()

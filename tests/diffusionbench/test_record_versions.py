@@ -49,6 +49,10 @@ def made(**changes: object) -> Record:
     return Record.model_validate(given | changes)
 
 
+COST = {"training_images": 9, "training_flops": 1e15, "device_hours": 0.5, "device": "H200"}
+PROGRESS = [{"images": n, "epoch": n / 4, "scores": {"fid": 9.0 - n}} for n in (4, 8)]
+
+
 @pytest.mark.parametrize("path", V1, ids=lambda path: path.stem)
 def test_a_record_of_version_1_is_read_as_its_golden_file_says(path):
     record = load(path)
@@ -131,6 +135,8 @@ def test_an_id_is_of_method_protocol_images_and_metrics_alone():
         "provenance": Provenance(source="y", images_digest="a" * 64, command="c", step=3),
         "extra": {"a": 1},
         "trained_with": ("digits",),
+        "cost": COST,
+        "progress": PROGRESS,
     }
     for field, content in same.items():
         assert record_id(made(**{field: content})) == first, field
@@ -142,6 +148,43 @@ def test_an_id_is_of_method_protocol_images_and_metrics_alone():
     }
     for field, content in other.items():
         assert record_id(made(**{field: content})) != first, field
+
+
+# Cost and progress
+
+
+def test_cost_and_progress_survive_the_record():
+    record = made(cost=COST | {"price_per_hour": 3.0, "money": 1.5}, progress=PROGRESS)
+    assert Record.model_validate_json(record.model_dump_json()) == record
+    assert record.cost is not None
+    assert (record.cost.money, record.progress[1].scores) == (1.5, {"fid": 1.0})
+    assert (made().cost, made().progress) == (None, ())
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        *({name: -1} for name in ("training_images", "training_flops", "device_hours", "price_per_hour", "money")),
+        *({name: float("inf")} for name in ("training_flops", "device_hours", "price_per_hour", "money")),
+        {"training_images": 1.5},
+        {"training_images": 2**63},
+        {"device": ""},
+        {"money": 1.0},
+        {"price_per_hour": 1.0},
+        {"price_per_hour": 3.0, "money": 1.6},
+    ],
+)
+def test_a_cost_out_of_range_or_at_odds_with_its_price_is_refused(change):
+    with pytest.raises(ValidationError, match="cost"):
+        made(cost=COST | change)
+
+
+@pytest.mark.parametrize(
+    "change", [{"images": 4}, {"images": -8}, {"epoch": 0.5}, {"scores": {}}, {"scores": {"fid": float("nan")}}]
+)
+def test_progress_out_of_range_or_order_is_refused(change):
+    with pytest.raises(ValidationError, match="progress"):
+        made(progress=[PROGRESS[0], PROGRESS[1] | change])
 
 
 # Attachments

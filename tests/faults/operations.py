@@ -30,7 +30,6 @@ PRELOAD += [
     "diffusionbench.runner",
     "diffusionbench.views.site.build",
     "torch.distributed.checkpoint",
-    "sklearn.datasets",
 ]
 PRELOAD += ["jinja2", "torch._dynamo", "torch.distributed.checkpoint._fsspec_filesystem", "sentencepiece"]
 PRELOAD += ["transformers.models.auto.modeling_auto", "transformers.models.auto.tokenization_auto"]

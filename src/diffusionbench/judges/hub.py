@@ -5,11 +5,14 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any, Final
 
 import torch
 
+from diffusionbench.available import is_fetched
 from diffusionbench.errors import DataError, RequestError
+from diffusionbench.fetching import reachable
 from diffusionbench.judges import JudgeSpec
 from diffusionbench.judges.judge import Needs
 from diffusionbench.registry import require
@@ -25,6 +28,14 @@ def place(repository: str) -> str:
     return str(copy) if copy.is_dir() else repository
 
 
+def access(source: str) -> dict[str, bool]:
+    """Return the options of `from_pretrained` for a folder or hub id: only cached files where the hub does not answer.
+
+    Asked all the same, transformers would try for tens of seconds.
+    """
+    return {"local_files_only": not Path(source).is_dir() and not reachable()}
+
+
 @contextmanager
 def found(name: str, source: str) -> Iterator[None]:
     """Turn what transformers raises where a model is not at a hub id or folder into one sentence.
@@ -32,13 +43,14 @@ def found(name: str, source: str) -> Iterator[None]:
     Raises:
         RequestError: naming the model and the place.
     """
+    lacks = f"the weights of {name} were not found at '{source}'"
+    remedy = "Run once with a connection, or give a local folder."
+    if not Path(source).is_dir() and not is_fetched(source) and not reachable():
+        raise RequestError(f"{lacks} (they are not cached, and the hub does not answer). {remedy}")
     try:
         yield
     except (OSError, ValueError) as error:
-        raise RequestError(
-            f"the weights of {name} were not found at '{source}' ({first_line(error)}). Run once with a "
-            "connection, or give a local folder."
-        ) from None
+        raise RequestError(f"{lacks} ({first_line(error)}). {remedy}") from None
 
 
 def check(row: JudgeSpec, memory_mb: int = 0) -> Needs:
@@ -51,7 +63,7 @@ def check(row: JudgeSpec, memory_mb: int = 0) -> Needs:
     transformers = require("transformers", EXTRA, f"judge '{row.name}'")
     for source in row.hub:
         with found(f"judge '{row.name}'", source):
-            transformers.PretrainedConfig.get_config_dict(place(source))
+            transformers.PretrainedConfig.get_config_dict(place(source), **access(place(source)))
     return Needs(packages=("transformers",), memory_mb=memory_mb)
 
 
@@ -75,6 +87,7 @@ def load(row: JudgeSpec, architecture: Any, device: str, **options: Any) -> Any:
             dtype=getattr(torch, row.precision.partition(";")[0]),
             ignore_mismatched_sizes=True,
             output_loading_info=True,
+            **access(place(row.hub[0])),
             **options,
         )
     # T5 keeps its embeddings under further names.
@@ -95,7 +108,7 @@ def processor(row: JudgeSpec, kind: str) -> Any:
     """
     transformers = require("transformers", EXTRA, f"judge '{row.name}'")
     with found(f"judge '{row.name}'", row.hub[0]):
-        return getattr(transformers, kind).from_pretrained(place(row.hub[0]))
+        return getattr(transformers, kind).from_pretrained(place(row.hub[0]), **access(place(row.hub[0])))
 
 
 def weights_digest(network: torch.nn.Module) -> str:

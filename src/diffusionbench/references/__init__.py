@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Final, Literal, get_args
 
 from diffusionbench.errors import RequestError
@@ -44,12 +45,22 @@ class ReferenceSpec:
 
 DIGITS: Final = ReferenceSpec(
     name="digits",
-    title="scikit-learn's 1,797 handwritten digits of 8x8, every fifth held out",
+    title="1,797 handwritten digits of 8x8 (UCI), every fifth held out",
     licence="CC BY 4.0",
     load="diffusionbench.references.digits:DigitsReference",
 )
 
 REFERENCES: Final = Table("reference", {DIGITS.name: DIGITS}, group="diffusionbench.references")
+
+
+HALVES: Final = {"even": 0, "odd": 1}
+"""Halves of a reference by their word in NAME:even, and the index of their first image."""
+
+
+def split_name(reference: str) -> tuple[str, str | None]:
+    """Return the name or path of a reference, and the half that NAME:even or NAME:odd asks for; None for all of it."""
+    name, colon, half = reference.rpartition(":")
+    return (name, half) if colon and half in HALVES and not Path(reference).exists() else (reference, None)
 
 
 def references_by_judge(given: Sequence[str]) -> dict[str, Any]:

@@ -1,23 +1,27 @@
-"""scikit-learn's bundled handwritten digits: 1,797 real 8x8 images of ten classes, no download.
+"""The UCI handwritten digits: 1,797 real 8x8 images of ten classes, shipped as a file.
 
 Every fifth image (index mod 5 = 4) is held out from generator, judge and reference.
-Source: Alpaydin and Kaynak 1998, UCI "Optical Recognition of Handwritten Digits", test part.
+Source: Alpaydin and Kaynak 1998, "Optical Recognition of Handwritten Digits", test part, UCI Machine Learning
+Repository, doi 10.24432/C50P49, CC BY 4.0; the same images in the same order as scikit-learn's `load_digits`.
 """
 
 from __future__ import annotations
 
 import hashlib
-from typing import Literal
+from functools import cache
+from pathlib import Path
+from typing import Final, Literal
 
 import numpy as np
+from safetensors.numpy import load_file
 
 from diffusionbench.judges.float32 import features_of
 from diffusionbench.judges.judge import Judge
 from diffusionbench.moments import moments
 from diffusionbench.references.reference import Reference
-from diffusionbench.registry import require
 from diffusionbench.source import ArraySource, ImageSource
 
+FILE: Final = Path(__file__).with_name("digits.safetensors")
 Split = Literal["train", "held_out"]
 
 
@@ -27,15 +31,17 @@ def read(split: Split) -> tuple[np.ndarray, np.ndarray]:
     Returns:
         images: uint8 [n, 8, 8, 3], grey repeated over the channels; 1,438 training or 359 held-out images.
         labels: int64 [n] in 0..9.
-
-    Raises:
-        MissingPackageError: if scikit-learn is not installed.
     """
-    data = require("sklearn.datasets", "demo", "The digits data set").load_digits()
+    data = _stored()
     # Stored as 0..16.
-    grey = np.round(data.images * (255 / 16)).astype(np.uint8)
+    grey = np.round(data["images"] * (255 / 16)).astype(np.uint8)
     chosen = (np.arange(len(grey)) % 5 == 4) == (split == "held_out")
-    return np.repeat(grey[chosen][..., None], 3, axis=-1), data.target[chosen].astype(np.int64)
+    return np.repeat(grey[chosen][..., None], 3, axis=-1), data["labels"][chosen].astype(np.int64)
+
+
+@cache
+def _stored() -> dict[str, np.ndarray]:
+    return load_file(FILE)
 
 
 class DigitsReference(Reference):

@@ -18,7 +18,8 @@ from diffusionbench.judges import JUDGES, JudgeSpec
 from diffusionbench.judges.float32 import PRECISION
 from diffusionbench.judges.judge import Judge
 from diffusionbench.moments import Moments, has_moments
-from diffusionbench.references import REFERENCES, Role
+from diffusionbench.references import REFERENCES, Role, split_name
+from diffusionbench.references.half import HalfReference
 from diffusionbench.references.real import RealImages, block_ranges, feature_block, real_images
 from diffusionbench.references.reference import Reference
 from diffusionbench.references.statistics import StatisticsReference, agreed_role
@@ -269,7 +270,7 @@ def resolve(reference: str, asserted: str | None = None, role: Role | None = Non
     """Return a reference by its name in `REFERENCES` (one object per process) or by path.
 
     A path is a folder of images, an .npz of images (`arr_0`, perhaps with `mu` and `sigma`), or an .npz of
-    statistics alone.
+    statistics alone. `NAME:even` and `NAME:odd` are its images of even and of odd index.
 
     Args:
         asserted: judge whose statistics the user says a file holds that nothing else tells whose they are.
@@ -279,6 +280,9 @@ def resolve(reference: str, asserted: str | None = None, role: Role | None = Non
         RequestError: if it is neither a name nor a path, or the role is known to be another one.
         DataError: if the file or folder holds no reference.
     """
+    name, half = split_name(reference)
+    if half is not None:
+        return HalfReference(resolve(name, asserted, role), half)
     if reference in REFERENCES:
         named = _named(reference)
         agreed_role(f"'{reference}'", named.role, role)

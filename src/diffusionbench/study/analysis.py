@@ -23,7 +23,8 @@ from diffusionbench.study.correlate import (
     pearson,
     spearman,
 )
-from diffusionbench.study.points import Selection, method_key
+from diffusionbench.study.points import Point, Selection, method_key
+from diffusionbench.study.seeds import SeedBootstrap, bootstrap_seeds
 
 TOP: Final = (5, 10, 15, 20)
 
@@ -97,7 +98,7 @@ class Attenuation:
 
 @dataclass(frozen=True, kw_only=True)
 class Study:
-    """The whole analysis of one pair of metrics, as `correlate` prints it."""
+    """The whole analysis of one pair of metrics, as `correlate` prints it; `seeds` where methods were repeated."""
 
     selection: Selection
     separate_e2e: bool
@@ -114,6 +115,7 @@ class Study:
     noise_x: Noise | None
     noise_y: Noise | None
     attenuation: tuple[Attenuation, ...]
+    seeds: SeedBootstrap | None
     draws: int
     seed: int
 
@@ -204,9 +206,16 @@ def analyse(
         noise_x=noise_x,
         noise_y=noise_y,
         attenuation=tuple(_attenuation(x, y, labels, (pooled.value, within.value), (noise_x, noise_y), draws, seed)),
+        seeds=_seeds(points, draws, seed),
         draws=draws,
         seed=seed,
     )
+
+
+def _seeds(points: Sequence[Point], draws: int, seed: int) -> SeedBootstrap | None:
+    if not any(len(runs) > 1 for point in points for runs in (point.x_runs, point.y_runs)):
+        return None
+    return bootstrap_seeds([p.x_runs for p in points], [p.y_runs for p in points], draws=draws, seed=seed)
 
 
 def _between(x: np.ndarray, y: np.ndarray, labels: np.ndarray) -> BetweenFamilies:

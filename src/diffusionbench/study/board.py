@@ -25,7 +25,7 @@ from typing import Final
 
 import numpy as np
 
-from diffusionbench.catalog import resolve_metric
+from diffusionbench.catalog import metric_info, resolve_metric
 from diffusionbench.errors import RequestError
 from diffusionbench.record import SEVERITY, Record
 from diffusionbench.registry import nearest
@@ -38,9 +38,11 @@ from diffusionbench.study.columns import (
     board_spec,
     declared,
     place_of,
+    plain_id,
     score_set_of,
 )
 from diffusionbench.study.correlate import kendall, mid_ranks
+from diffusionbench.study.cost import derived_value, is_derived, with_derived
 from diffusionbench.study.points import families, in_set, method_key
 
 DRAWS: Final = 2000
@@ -159,7 +161,11 @@ def build(
     columns = spec.columns
     pool = in_set(records, spec.records)
     others = [one for one in (declared().values() if siblings is None else siblings) if one.records == spec.records]
+    costs = [column for column in columns if is_derived(column.key)]
     rows, listed = _rows(pool, spec, [one for one in others if one.name != spec.name and "@" not in one.name])
+    if costs:
+        by_name = {record.id: record for record in pool}
+        rows = [replace(row, cells=row.cells | _costs(row, by_name, costs)) for row in rows]
     known = [column.id for column in columns]
     chosen = tuple(column_id(name, spec.name, known) for name in holistic) or tuple(c.id for c in columns if c.rank)
     by_id = {column.id: column for column in columns}
@@ -212,6 +218,18 @@ def chosen_boards(
     return list(found.values())
 
 
+def with_epochs(board: BoardSpec, names: Iterable[str]) -> BoardSpec:
+    """Return a board with a column more for every "epochs_to_METRIC@VALUE" among the names that it does not declare."""
+    known = {column.id for column in board.columns}
+    keys = [name for name in dict.fromkeys(names) if "@" in name and is_derived(name) and plain_id(name) not in known]
+    more = [
+        Column(plain_id(key), key, info.axis or "class_conditional", metric_info(key).title, higher_is_better=False)
+        for key in keys
+        for info in [metric_info(key.removeprefix("epochs_to_").partition("@")[0])]
+    ]
+    return replace(board, columns=(*board.columns, *more))
+
+
 def _belongs(record: Record, board: BoardSpec) -> bool:
     return score_set_of(record) == board.records and any(column.key in record.values for column in board.columns)
 
@@ -224,6 +242,8 @@ def column_id(name: str, score_set: str, known: Sequence[str]) -> str:
     """
     if name in known:
         return name
+    if is_derived(name) and (identifier := plain_id(name)) in known:
+        return identifier
     metric, separator, state = name.partition("@")
     try:
         key = resolve_metric(metric, score_set, {column.split("@")[0].split("[")[0] for column in known})
@@ -327,6 +347,20 @@ def _rows(
             rows.append(row)
             listed += left
     return rows, listed
+
+
+def _costs(row: BoardRow, records: Mapping[str, Record], columns: Sequence[Column]) -> dict[str, Cell]:
+    """Return by column what the networks behind a row cost; each network counts once, several are their mean."""
+    behind = [records[name] for cell in row.cells.values() for name in cell.records]
+    found = {}
+    for column in columns:
+        networks: dict[str, Record] = {}
+        for record in behind:
+            if record.protocol.axis == column.axis and derived_value(record, column.key) is not None:
+                networks.setdefault(record.provenance.checkpoint_digest or record.id, record)
+        if networks:
+            found[column.id] = cell_of([with_derived(one, [column.key]) for one in networks.values()], column.key)
+    return found
 
 
 def _listed(record: Record, reasons: dict[str, str]) -> Listed:

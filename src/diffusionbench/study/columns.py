@@ -53,6 +53,7 @@ class ColumnGroup(Strict):
     guidance: tuple[Guided, ...] = ()
     title: str | None = None
     axis: str | None = None
+    suffix: Annotated[str, Field(pattern="^[a-z0-9_]*$")] = ""
     judges: tuple[str, ...] = ()
     references: dict[str, str] = {}
     protocol: dict[str, Scalar | tuple[Scalar, ...]] = {}
@@ -176,11 +177,14 @@ class BoardSpec:
 
 
 def guidance_state(record: Record) -> Guided | None:
-    """Return "cfg" for guided images, "none" for unguided ones; None where the record does not say."""
-    guidance = record.protocol.guidance
+    """Return "cfg" for guided images, "none" for unguided ones; None where the record does not say.
+
+    A tuned scale counts as guided also where the best one turned out to be none.
+    """
+    guidance, tuned = record.protocol.guidance, record.protocol.tuning is not None
     if guidance is None:
         return None
-    return "none" if guidance.scale == 1.0 and guidance.internal is None else "cfg"
+    return "none" if guidance.scale == 1.0 and guidance.internal is None and not tuned else "cfg"
 
 
 def score_set_of(record: Record) -> str:
@@ -279,6 +283,11 @@ def place_of(
     return (None, "; ".join(reasons)) if reasons else (nearest_column, "")
 
 
+def plain_id(key: str) -> str:
+    """Return a metric as the id of a column: one called "fid@cfg" must not take the id of the column of guided FIDs."""
+    return re.sub(r"[@\[\]#]", "_", key)
+
+
 def _columns(board: DeclaredBoard, accepted: Accepted) -> list[Column]:
     found = []
     for group in board.columns:
@@ -292,7 +301,9 @@ def _columns(board: DeclaredBoard, accepted: Accepted) -> list[Column]:
             title = (group.title or "{}").replace("{}", info.title) + (", guided" if guidance == "cfg" else "")
             better = METRICS[key].higher_is_better if key in METRICS else info.higher_is_better
             # A metric of another package may be called "fid@cfg", and must not take the id of that column.
-            identifier = re.sub(r"[@\[\]#]", "_", key) + _SUFFIX[guidance]
+            identifier = (
+                re.sub(r"[@\[\]#]", "_", key) + _SUFFIX[guidance] + (f"#{group.suffix}" if group.suffix else "")
+            )
             axis = group.axis or info.axis or ("class_conditional" if guidance else "t2i")
             found.append(Column(identifier, key, axis, title, better, guidance, rules, group.rank, group.shown))
     return found

@@ -70,6 +70,7 @@ def every_eval_ever(record: Record, *, retrieved: float | None = None) -> dict[s
                 "deployment_type": "self_deployed" if measured else "unknown",
                 "model_availability": "unknown",
                 "family": record.family or "unknown",
+                **({"training_cost": canonical_json(record.cost)} if record.cost else {}),
             },
         },
         "evaluation_results": [_eee_result(record, key, value) for key, value in _scores(record).items()],

@@ -1,7 +1,7 @@
-"""Check the published study's claims against its own figures, as a page of Markdown.
+"""Check the published study's claims against its own figures, then report our own study, as a page of Markdown.
 
-`python -m diffusionbench.study.findings --out docs/findings.md` writes it. Every number in it is computed here from the
-shipped records, with the command that prints it.
+`python -m diffusionbench.study.findings --out docs/findings.md` writes it. Every number in it is computed here from
+records, with the command that prints it.
 """
 
 from __future__ import annotations
@@ -14,11 +14,14 @@ from pathlib import Path
 from typing import Final
 
 from diffusionbench.catalog import metric_info
+from diffusionbench.record import Record
 from diffusionbench.study import published
 from diffusionbench.study.analysis import Study, analyse, rescoring_noise
-from diffusionbench.study.correlate import Coefficient, pearson
-from diffusionbench.study.points import select_points
+from diffusionbench.study.correlate import pearson
+from diffusionbench.study.findings_measured import sections
+from diffusionbench.study.points import load_folder, select_points
 from diffusionbench.study.published import METHODS
+from diffusionbench.study.reporting import block, command, commands, label, number, table, title, verdict
 from diffusionbench.writing import write_atomic
 
 T2I: Final = ("geneval", "dpgbench", "genaibench")
@@ -44,34 +47,15 @@ def study(
     return analyse(chosen)
 
 
-def command(one: Study, family: Sequence[str] = ()) -> str:
-    """Return the command that prints a study."""
-    selection = one.selection
-    words = ["diffusionbench correlate", f"--x {selection.x_key}", f"--y {selection.y_key}"]
-    words += [f"--guidance {selection.guidance}", f"--set {selection.score_set}"]
-    return " ".join([*words, *(f"--family {name}" for name in family)])
+def page(records: Iterable[Record] = ()) -> str:
+    """Return the whole page as Markdown.
 
-
-def number(one: Coefficient) -> str:
-    """Return a coefficient with its interval."""
-    span = one.interval
-    if one.value is None:
-        return "not defined"
-    return f"{one.value:+.4f}" + ("" if span is None else f" [{span[0]:+.2f}, {span[1]:+.2f}]")
-
-
-def verdict(coefficients: Iterable[Coefficient]) -> str:
-    """Return how many of the 95 % intervals exclude 0, and how many exclude a strong relation (|r| >= 0.8)."""
-    spans = [one.fisher for one in coefficients if one.fisher is not None]
-    away = sum(low > 0 or high < 0 for low, high in spans)
-    weak = sum(max(abs(low), abs(high)) < 0.8 for low, high in spans)
-    return f"{away} of {len(spans)} intervals exclude 0; {weak} of {len(spans)} exclude |r| >= 0.8."
-
-
-def page() -> str:
-    """Return the whole page as Markdown."""
-    sections = (_claims, _relation, _explanations, _training)
-    return "\n\n".join([_HEAD, *(block for section in sections for block in section())]) + "\n"
+    Args:
+        records: measured ones, for the part about our own study.
+    """
+    claims = (_claims, _relation, _explanations, _training)
+    parts = [_HEAD, *(block for section in claims for block in section()), *sections(records)]
+    return "\n\n".join(parts) + "\n"
 
 
 _HEAD: Final = """# Findings
@@ -83,61 +67,41 @@ choice of methods: 21 to 24 chosen models are no random sample, so read them as 
 falls and text-to-image scores rise as models improve, so a useful FID shows as a negative r."""
 
 
-def _table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    return "\n".join([f"| {' | '.join(head)} |", "|" + "---|" * len(head), *(f"| {' | '.join(row)} |" for row in rows)])
-
-
-def _block(*lines: str) -> str:
-    return "\n".join(["```sh", *lines, "```"])
-
-
-def _commands(studies: Iterable[Study], family: Sequence[str] = ()) -> str:
-    return _block(*(command(one, family) for one in studies))
-
-
-def _title(key: str) -> str:
-    return metric_info(key).title
-
-
-def _label(one: Study) -> str:
-    return f"{_title(one.selection.y_key)}, {'guided' if one.selection.guidance == 'cfg' else 'unguided'}"
-
-
 def _both_guidances(family: tuple[str, ...] = ()) -> list[Study]:
     return [study(y, guidance=guidance, family=family) for guidance in ("cfg", "none") for y in T2I]
 
 
 def _weakest(studies: Sequence[Study]) -> str:
-    return _title(min(studies, key=lambda s: abs(float(s.pearson))).selection.y_key)
+    return title(min(studies, key=lambda s: abs(float(s.pearson))).selection.y_key)
 
 
 def _claims() -> Iterator[str]:
     yield '## The announcement: r is "about -0.30 and -0.36"'
     studies = [study(y, score_set=published.BLOG, family=LATENT) for y in (*T2I, "simpleeval")]
     yield "Set `blog-2026-05`, 21 latent methods, FID without guidance."
-    yield _table(
+    yield table(
         ("against", "Pearson r", "p"),
-        [(_title(s.selection.y_key), number(s.pearson), f"{s.pearson.p_value:.4f}") for s in studies],
+        [(title(s.selection.y_key), number(s.pearson), f"{s.pearson.p_value:.4f}") for s in studies],
     )
     yield (
         "The two numbers are reproduced. The announcement names only these two metrics: on the other two of its own "
         f"figure the relation is closer. {verdict(s.pearson for s in studies)}"
     )
-    yield _commands(studies, LATENT)
+    yield commands(studies, LATENT)
     yield '## The paper: r is "between -0.377 and -0.580"'
     yield "Set `paper-2026-06`, 21 latent methods."
     studies = _both_guidances(LATENT)
     tuned, plain = studies[:3], studies[3:]
-    yield _table(
+    yield table(
         ("against", "guided FID", "unguided FID"),
-        [(_title(a.selection.y_key), number(a.pearson), number(b.pearson)) for a, b in zip(tuned, plain, strict=True)],
+        [(title(a.selection.y_key), number(a.pearson), number(b.pearson)) for a, b in zip(tuned, plain, strict=True)],
     )
     yield (
         "Reproduced for guided FID. Which FID is taken matters as much as which benchmark: guided, "
         f"{_weakest(tuned)} is related least; unguided, {_weakest(plain)}. "
         f"Guided: {verdict(s.pearson for s in tuned)} Unguided: {verdict(s.pearson for s in plain)}"
     )
-    yield _commands(studies, LATENT)
+    yield commands(studies, LATENT)
 
 
 def _relation() -> Iterator[str]:
@@ -148,43 +112,43 @@ def _relation() -> Iterator[str]:
     for s in studies:
         (without,) = (part.coefficient for part in s.without_family if part.name == "pixel")
         share = "not defined" if s.between.share is None else f"{100 * s.between.share:.0f} %"
-        rows.append((_label(s), number(s.pearson), number(without), number(s.within), share))
+        rows.append((label(s), number(s.pearson), number(without), number(s.within), share))
     head = ("against", "pooled", "without pixel space", "within families (partial)", "covariance between families")
-    yield _table(head, rows)
+    yield table(head, rows)
     yield (
         "Three pixel-space methods near the end of both axes carry a large part of the pooled correlation: without "
         "them it is weaker in every row. But the 21 that remain are no single cloud either. Unguided, RAEs reach a "
         "lower FID than VAEs of the same text-to-image score, and this offset hides the relation: on GenEval r is "
         f"{float(latent.pearson):+.2f} over the 21, yet {number(latent.within)} within their families."
     )
-    yield _commands(studies)
+    yield commands(studies)
     yield "## Does ImageNet rank predict text-to-image rank"
     both = [*((s, "21 latent", LATENT) for s in _both_guidances(LATENT)), *((s, "24", ()) for s in studies)]
     rows = [
-        (f"{_label(s)}, {name}", number(s.spearman), number(s.kendall), f"{s.kendall.p_value:.4f}")
+        (f"{label(s)}, {name}", number(s.spearman), number(s.kendall), f"{s.kendall.p_value:.4f}")
         for s, name, _ in both
     ]
-    yield _table(("against, methods", "Spearman rho (bootstrap)", "Kendall tau-b (bootstrap)", "p of tau"), rows)
+    yield table(("against, methods", "Spearman rho (bootstrap)", "Kendall tau-b (bootstrap)", "p of tau"), rows)
     taus = [float(s.kendall) for s, *_ in both]
     yield (
         "Kendall's tau says how often two methods keep their order: a pair is ordered alike on both axes in "
         f"(1 - tau) / 2 of the pairs without ties, here {50 * (1 - max(taus)):.0f} % to {50 * (1 - min(taus)):.0f} %."
     )
-    yield _block(*(command(s, family) for s, _, family in both))
+    yield block(*(command(s, family) for s, _, family in both))
     yield "## Among the best on ImageNet"
     best = [{part.name: part.coefficient for part in s.top} for s in studies]
     rows = [
-        (_label(s), *(number(parts[f"best {k}"]) for k in (10, 15, 20)), number(s.pearson))
+        (label(s), *(number(parts[f"best {k}"]) for k in (10, 15, 20)), number(s.pearson))
         for s, parts in zip(studies, best, strict=True)
     ]
-    yield _table(("against", "best 10 by FID", "best 15", "best 20", "all 24"), rows)
+    yield table(("against", "best 10 by FID", "best 15", "best 20", "all 24"), rows)
     ten = [parts["best 10"] for parts in best]
     yield (
         "Among the ten best the answer depends on the FID: "
         f"guided, {verdict(ten[:3])} Unguided, {verdict(ten[3:])} "
         "A narrow range weakens any correlation, so a small r here is no proof that the relation is absent."
     )
-    yield _commands(studies)
+    yield commands(studies)
 
 
 def _explanations() -> Iterator[str]:
@@ -195,15 +159,15 @@ def _explanations() -> Iterator[str]:
         pooled, noise = s.attenuation[0], s.noise_y
         assert noise is not None
         shown = [f"{noise.sd:.4f}", f"{pooled.ceiling:.3f}", f"{s.pearson.value:+.4f}", f"{pooled.corrected:+.4f}"]
-        rows.append((_title(s.selection.y_key), *shown, f"{pooled.rescored_sd:.4f}"))
+        rows.append((title(s.selection.y_key), *shown, f"{pooled.rescored_sd:.4f}"))
     head = ("metric", "sd of one scoring", "r of a perfect relation", "r", "r without noise", "sd of r, scored again")
-    yield _table(head, rows)
+    yield table(head, rows)
     yield (
         "No. The two score sets measured the same 24 models twice; the noise of one scoring is the standard deviation "
         "of the differences over sqrt 2. It is small beside the spread of the methods, so it hides almost nothing. "
         "The noise of FID and of training again is not published and is not in these numbers."
     )
-    yield _commands(studies, LATENT)
+    yield commands(studies, LATENT)
     yield "## Is another ImageNet metric a better guide"
     yield "Set `paper-2026-06`, 21 latent methods, guided; the sign is turned so that + means better on both."
     rows, found = [], []
@@ -216,20 +180,20 @@ def _explanations() -> Iterator[str]:
             low, high = sorted(sign * end for end in one.fisher)
             cells.append(f"{sign * float(one):+.2f} [{low:+.2f}, {high:+.2f}]")
             found.append(one)
-        rows.append((_title(x), *cells))
-    yield _table(("ImageNet metric", *(_title(f"{y}_overall" if y != "dpgbench" else y) for y in T2I)), rows)
+        rows.append((title(x), *cells))
+    yield table(("ImageNet metric", *(title(f"{y}_overall" if y != "dpgbench" else y) for y in T2I)), rows)
     yield f"{len(found)} coefficients are compared here, so a few intervals clear 0 by chance alone. {verdict(found)}"
-    yield _block("diffusionbench correlate --x fdr_dinov2 --y geneval --guidance cfg --family latent")
+    yield block("diffusionbench correlate --x fdr_dinov2 --y geneval --guidance cfg --family latent")
     yield "## Do the text-to-image benchmarks agree with each other"
     pairs = [("geneval", "dpgbench"), ("geneval", "genaibench"), ("dpgbench", "genaibench"), ("geneval", "simpleeval")]
     studies = [study(y, x=x, family=LATENT) for x, y in pairs]
     rows = [
-        (f"{_title(s.selection.x_key)} - {_title(s.selection.y_key)}", number(s.pearson), number(s.kendall))
+        (f"{title(s.selection.x_key)} - {title(s.selection.y_key)}", number(s.pearson), number(s.kendall))
         for s in studies
     ]
-    yield _table(("pair, 21 latent methods", "Pearson r", "Kendall tau-b (bootstrap)"), rows)
+    yield table(("pair, 21 latent methods", "Pearson r", "Kendall tau-b (bootstrap)"), rows)
     yield "This is the mark to hold FID against: no predictor can be expected to agree with them more than they do."
-    yield _commands(studies, LATENT)
+    yield commands(studies, LATENT)
 
 
 def _training() -> Iterator[str]:
@@ -250,13 +214,13 @@ def _training() -> Iterator[str]:
             largest = max(largest, size)
             cells.append(f"{change:+.3f} ({size:.1f})")
         rows.append((METHODS[record.method].published, *cells))
-    yield _table(("200K against 100K iterations", *map(_title, noise)), rows)
+    yield table(("200K against 100K iterations", *map(title, noise)), rows)
     yield (
         "In brackets: the change in standard deviations of a difference of two scorings. The largest is "
         f"{largest:.1f}: the length of training moves single methods by far more than scoring noise, up and down, so "
         "small gaps at 100K iterations are not a property of the latent space alone."
     )
-    yield _block("diffusionbench board --set paper-2026-06 --columns geneval,dpgbench,genaibench --sort name")
+    yield block("diffusionbench board --set paper-2026-06 --columns geneval,dpgbench,genaibench --sort name")
     yield "## Do the re-implementations reach the original numbers"
     records = {record.id: record for record in published.records(published.REPRODUCIBILITY)}
     rows, better = [], 0
@@ -267,21 +231,22 @@ def _training() -> Iterator[str]:
         a, b = original.values["fid"].value, again.values["fid"].value
         better += b < a
         rows.append((original.title.removesuffix(" (original paper)"), f"{a:.2f}", f"{b:.2f}", f"{b - a:+.2f}"))
-    yield _table(("method", "FID, original paper", "FID, re-implemented", "difference"), rows)
+    yield table(("method", "FID, original paper", "FID, re-implemented", "difference"), rows)
     yield (
         f"In {better} of {len(rows)} cases the re-implementation has the lower FID. Sizes differ (JiT: 88M against "
         "131M parameters), so this shows that the code is not handicapped, not that two numbers agree."
     )
-    yield _block(f"diffusionbench board --set {published.REPRODUCIBILITY} --sort name")
+    yield block(f"diffusionbench board --set {published.REPRODUCIBILITY} --sort name")
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Write the page."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--out", type=Path, required=True, help="where to write it")
-    path = parser.parse_args(arguments).out
-    write_atomic(path, page())
-    print(path)
+    parser.add_argument("--records", type=Path, default=Path("records"), help="folder of the measured records")
+    asked = parser.parse_args(arguments)
+    write_atomic(asked.out, page(load_folder(asked.records)))
+    print(asked.out)
 
 
 if __name__ == "__main__":

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from diffusionbench.catalog import resolve_metric
+from diffusionbench.catalog import ALIASES, resolve_metric
 from diffusionbench.errors import RequestError
 from diffusionbench.limits import TooDeepError, parse_json, read_small
 from diffusionbench.protocol import protocol_difference
@@ -22,8 +22,9 @@ from diffusionbench.record import Record, Value, load
 from diffusionbench.registry import nearest
 from diffusionbench.shown import few, message, printable
 from diffusionbench.study import published
-from diffusionbench.study.cells import cell_of, setting_of, status_of
+from diffusionbench.study.cells import cell_of, distinct, setting_of, status_of
 from diffusionbench.study.columns import MEASURED, SETS, declared, guidance_state, place_of, score_set_of
+from diffusionbench.study.cost import is_derived, with_derived
 from diffusionbench.study.published import FAMILIES
 
 #: Statuses of the values that correlations and figures take.
@@ -48,6 +49,7 @@ class Point:
         x, y: values.
         x_record, y_record: ids of the records that hold them, the first of each where repeats are averaged.
         x_value, y_value: the values with their uncertainty.
+        x_runs, y_runs: the values of all repeats, which x and y are means of.
     """
 
     name: str
@@ -59,6 +61,8 @@ class Point:
     y_record: str
     x_value: Value
     y_value: Value
+    x_runs: tuple[float, ...] = ()
+    y_runs: tuple[float, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -273,7 +277,8 @@ def select_points(
 
     Args:
         records: any mixture; only those of the set are used.
-        x, y: metric keys or aliases ("geneval", "simpleeval").
+        x, y: metric keys or aliases ("geneval", "simpleeval"), or a cost (`study.cost`), which is that of the network
+            whose other metric is taken.
         guidance: "none" or "cfg": which class-conditional column.
         score_set: "paper-2026-06", "blog-2026-05" or "measured".
         family: families to keep (see `families`); empty: those the study charts, or all among measured records.
@@ -285,7 +290,7 @@ def select_points(
     """
     if guidance not in ("none", "cfg"):
         raise RequestError(f"unknown guidance '{guidance}'. Known: cfg, none.")
-    pool = in_set(records, score_set)
+    pool = _with_costs(in_set(records, score_set), x, y)
     present = {key for record in pool for key in record.values}
     if not pool:
         raise RequestError(f"set '{score_set}' has no records here. Add some with --records DIR.")
@@ -310,9 +315,25 @@ def select_points(
                 y_record=b[0].id,
                 x_value=x_value,
                 y_value=y_value,
+                x_runs=runs_of(a, x_key),
+                y_runs=runs_of(b, y_key),
             )
         )
     return Selection(score_set, guidance, x_key, y_key, tuple(found), tuple(left_out))
+
+
+def _with_costs(pool: list[Record], x: str, y: str) -> list[Record]:
+    """Return the records with the costs that are asked for, of the networks that hold the other metric."""
+    costs, others = [key for key in (x, y) if is_derived(key)], [key for key in (x, y) if not is_derived(key)]
+    if not costs:
+        return pool
+    wanted = {ALIASES.get(key.lower(), key) for key in others} | {*others}
+    return [with_derived(record, costs) if not others or wanted & record.values.keys() else record for record in pool]
+
+
+def runs_of(records: Sequence[Record], key: str) -> tuple[float, ...]:
+    """Return a metric's value of every repeat; records of the same images count once."""
+    return tuple(record.values[key].value for record in distinct(records))
 
 
 def _value(records: Sequence[Record], key: str) -> Value:

@@ -198,7 +198,7 @@ def write(path: Path, shown: Figure, *, columns: int = 2, dark: bool = False) ->
         reasons = "; ".join(dict.fromkeys(panel.problem or "no method has both metrics" for panel in shown.panels))
         raise RequestError(f"figure of set '{shown.score_set}' has no points: {reasons}")
     spec = json.dumps(chart(shown, columns=columns, dark=dark))
-    convert = require("vl_convert", "site", "A figure")
+    convert = require("vl_convert", "figure", "A figure")
     content: bytes | str
     if ending == ".svg":
         content = convert.vegalite_to_svg(spec)

@@ -417,6 +417,16 @@ def print_study(study: Study) -> None:
         )
     if not study.attenuation:
         show(f"attenuation by noise: {UNDEFINED}")
+    if (seeds := study.seeds) is not None:
+        spreads = [
+            f"{key} {UNDEFINED if sd is None else f'{sd:.4g}'}"
+            for key, sd in ((selection.x_key, seeds.sd_x), (selection.y_key, seeds.sd_y))
+        ]
+        show(f"training seeds: {seeds.repeated} of {seeds.methods} methods repeated; sd of one: {', '.join(spreads)}")
+        show(
+            f"r {number(seeds.value)}, 95 % by bootstrap over methods and seeds {span(seeds.interval)}, "
+            f"over seeds of these methods {span(seeds.seeds_interval)}"
+        )
     doubts: dict[str, list[str]] = {}
     for name, key, status, reason in selection.doubtful:
         doubts.setdefault(f"{key} {status}: {reason}", []).append(name)

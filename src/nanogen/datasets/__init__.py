@@ -21,6 +21,7 @@ class DatasetRow:
         takes_path: whether it reads files; if so a path is needed, else none is allowed.
         labels: whether its examples have labels; None where the files decide.
         captions: whether they have captions; None where the files decide.
+        images: in its training split, where that does not depend on files.
         ending: of its files in small letters, by which `detect` knows them, or None where it reads folders.
     """
 
@@ -29,6 +30,7 @@ class DatasetRow:
     takes_path: bool = True
     labels: bool | None = None
     captions: bool | None = None
+    images: int | None = None
     ending: str | None = None
 
 
@@ -36,11 +38,12 @@ DATASETS = Table(
     "data set",
     {
         "digits": DatasetRow(
-            title="scikit-learn's 1,438 training digits of 8x8 pixels, embedded",
+            title="1,438 handwritten digits of 8x8 pixels (UCI), embedded",
             load="nanogen.datasets.digits:open_digits",
             takes_path=False,
             labels=True,
             captions=False,
+            images=1438,
         ),
         "shapes": DatasetRow(
             title="SimpleEval's rendered shapes with captions, drawn as they are asked for",
@@ -48,6 +51,14 @@ DATASETS = Table(
             takes_path=False,
             labels=False,
             captions=True,
+            images=16384,
+        ),
+        "objects": DatasetRow(
+            title="those of them that show one object, by its colour and shape",
+            load="nanogen.datasets.shapes:open_objects",
+            takes_path=False,
+            labels=True,
+            captions=False,
         ),
         "imagefolder": DatasetRow(
             title="a folder of class folders of images",

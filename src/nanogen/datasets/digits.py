@@ -1,4 +1,4 @@
-"""The embedded data set: scikit-learn's 8x8 digits, resized where another size is asked for."""
+"""The embedded data set: handwritten digits of 8x8 pixels, resized where another size is asked for."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ def open_digits(path: None, image_size: int, split: str) -> ArrayDataset:
     """Return the training or held-out digits as RGB images of ten classes.
 
     Args:
-        path: None; the images come with scikit-learn.
+        path: None; the images come with the package.
         image_size: side in pixels; multiples of 8 repeat pixels, so that their mean is the digit again, others are
             bicubic.
         split: "train" (1,438 images) or "held_out" (359).

@@ -76,6 +76,7 @@ class Tower:
 
 # Class of transformers -> where its last norm and its blocks are, and whether a class token comes first.
 _PLACES: Final = {
+    "ConvNextV2Model": ("layernorm", "encoder.stages", False),
     "Dinov2Model": ("layernorm", "encoder.layer", True),
     "Dinov2WithRegistersModel": ("layernorm", "encoder.layer", True),
     "DINOv3ViTModel": ("norm", "model.layer", True),
@@ -120,12 +121,15 @@ def open_tower(spec: LatentSpec) -> Tower:
         return Tower(vision, width, patch, int(vision.cls is not None), nn.Identity(), list(vision.blocks))
     norm, blocks, has_class = _PLACES[kind]
     model = open_model(path.parent, kind, owner)
-    width = model.config.hidden_size
+    sizes: Any = model.config
+    is_conv = kind == "ConvNextV2Model"
+    width = sizes.hidden_sizes[-1] if is_conv else sizes.hidden_size
     return Tower(
         net=Unmasked(model) if kind == "ViTMAEModel" else model,
         width=width,
-        patch=model.config.patch_size,
-        num_skipped=has_class + getattr(model.config, "num_register_tokens", 0),
+        # Each stage but the first halves the grid.
+        patch=sizes.patch_size * 2 ** (len(sizes.hidden_sizes) - 1) if is_conv else sizes.patch_size,
+        num_skipped=has_class + getattr(sizes, "num_register_tokens", 0),
         norm=getattr(model, norm)
         if spec.options.get("affine")
         else nn.LayerNorm(width, 1e-5, elementwise_affine=False),
@@ -196,7 +200,8 @@ class Encoder:
         kept: list[Tensor] = []
 
         def keep(module: nn.Module, given: Any, output: Any) -> None:
-            kept.append(output[0] if isinstance(output, tuple) else output)
+            tokens = output[0] if isinstance(output, tuple) else output
+            kept.append(tokens.flatten(2).mT if tokens.ndim == 4 else tokens)
 
         hooks = [layer.register_forward_hook(keep) for layer in self._layers]
         try:

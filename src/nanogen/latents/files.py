@@ -5,12 +5,17 @@ Nothing here imports torch or opens a connection.
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Final
 
 from diffusionbench.writing import cache_folder
+
+# transformers keeps large models in several files of numbered names.
+SHARDED: Final = "model.safetensors"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -20,7 +25,7 @@ class WeightFiles:
     Attributes:
         part: what they are in one word, which also names their folder below the one of the latent space.
         names: the files, without folders. `NAME.safetensors` is taken in place of a `NAME.pt` whose content
-            is not pinned.
+            is not pinned, and `model.safetensors.index.json` with the files that it lists in place of SHARDED.
         hub: Hugging Face repository that holds them, "org/name"; "" for none.
         revision: its pinned commit; "" where none is known: the hash of what was loaded then tells what was used.
         subfolder: of the repository.
@@ -48,7 +53,8 @@ class WeightFiles:
         if not self.hub:
             return self.address
         inside = f", folder {self.subfolder}" if self.subfolder else ""
-        return f"https://huggingface.co/{self.hub}{inside}{f', revision {self.revision}' if self.revision else ''}"
+        commit = f"revision {self.revision}" if self.revision else "newest commit (none is pinned)"
+        return f"https://huggingface.co/{self.hub}{inside}, {commit}"
 
     @property
     def terms(self) -> str:
@@ -97,10 +103,25 @@ class WeightFiles:
                 and (converted := path.with_suffix(".safetensors")).is_file()
             ):
                 path = converted
+            if name == SHARDED and not path.is_file():
+                path = folder / f"{name}.index.json"
+                if not all((folder / shard).is_file() for shard in listed(path)):
+                    return None
             if not path.is_file():
                 return None
             found.append(path)
         return found
+
+
+def listed(index: Path) -> set[str]:
+    """Return the names of the files over which an index spreads the tensors; none where it cannot be read.
+
+    Its reader says then what is wrong with it.
+    """
+    try:
+        return {Path(name).name for name in json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()}
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return set()
 
 
 def home(name: str) -> Path:

@@ -174,10 +174,17 @@ _FAMILIES: dict[str, dict[str, Any]] = {
         "licence": "CC-BY-NC-4.0",
         "paper": "2504.01017",
     },
+    # A convolutional network that ends in 8x8 positions of 256 pixels a side.
+    "ConvNeXt V2": {
+        "encoder": "ConvNextV2Model",
+        "preprocessing": _shown(256, "bicubic", _IMAGENET),
+        "stride": 32,
+        "licence": "Apache-2.0",
+        "paper": "2301.00808",
+    },
     "TIPSv2": {"encoder": "Tipsv2VisionModel", "preprocessing": _shown(224, "bicubic", _NONE), "licence": _ON_PAGE},
 }
 _SAFE, _BIN = ("config.json", "model.safetensors"), ("config.json", "pytorch_model.bin")
-_SHARDS = ("config.json", "model.safetensors.index.json", *(f"model-{i:05}-of-00006.safetensors" for i in range(1, 7)))
 _PATCH16: Any = {"preprocessing": _shown(256, "bilinear", _HALF)}
 _PATCH14: Any = {"preprocessing": _shown(224, "bicubic", _IMAGENET)}
 
@@ -199,8 +206,18 @@ def _rae(
         source: where its files are; see `_hub`.
         more: `released`, the folder of decoder and statistics of the published study; other options than the family's.
     """
-    facts = {"gated": False, "paper": "", "released": "", "decoder_heads": 16, **_FAMILIES[family], **more}
-    licence, gated, paper, folder = (facts.pop(key) for key in ("licence", "gated", "paper", "released"))
+    facts = {
+        "gated": False,
+        "paper": "",
+        "released": "",
+        "stride": 16,
+        "decoder_heads": 16,
+        **_FAMILIES[family],
+        **more,
+    }
+    licence, gated, paper, folder, stride = (
+        facts.pop(key) for key in ("licence", "gated", "paper", "released", "stride")
+    )
     study = "diffusion-bench/diffusion-bench/stage1"
     published = (
         _hub(f"{study}/decoders/{folder}", _ON_PAGE, "decoder", "decoder.pt"),
@@ -211,7 +228,7 @@ def _rae(
         title=f"patch tokens of {family} {size}",
         load="nanogen.latents.rae:RAE",
         channels=channels,
-        stride=16,
+        stride=stride,
         image_size=256,
         patch_size=1,
         options=facts,
@@ -377,13 +394,13 @@ _RAES = (
     _rae("rae-dinov2-l", "DINOv2", "L", 1024, f"{_DINO2}-large@e4c89a4e05589de9b3e188688a303d0f3c04d0f3"),
     _rae("rae-dinov2-g", "DINOv2", "g", 1536, f"{_DINO2}-giant@8d0d49f77fb8b5dd78842496ff14afe7dd4d85cb"),
     *(
-        _rae(f"rae-dinov3-{name}", "DINOv3", size, channels, f"{_DINO3}-vit{source}", *names)
-        for name, size, channels, source, *names in (
+        _rae(f"rae-dinov3-{name}", "DINOv3", size, channels, f"{_DINO3}-vit{source}")
+        for name, size, channels, source in (
             ("s", "S/16", 384, "s16-pretrain-lvd1689m@114c1379950215c8b35dfcd4e90a5c251dde0d32"),
             ("s-plus", "S+/16", 384, "s16plus-pretrain-lvd1689m@c93d816fc9e567563bc068f01475bec89cc634a6"),
             ("l", "L/16", 1024, "l16-pretrain-lvd1689m@ea8dc2863c51be0a264bab82070e3e8836b02d51"),
             ("h-plus", "H+/16", 1280, "h16plus-pretrain-lvd1689m@c807c9eeea853df70aec4069e6f56b28ddc82acc"),
-            ("7b", "7B/16", 4096, "7b16-pretrain-lvd1689m@b80367753773648a6793235ab9c65cdbb029506f", _SHARDS),
+            ("7b", "7B/16", 4096, "7b16-pretrain-lvd1689m@b80367753773648a6793235ab9c65cdbb029506f"),
         )
     ),
     *(
@@ -402,7 +419,15 @@ _RAES = (
         for name, channels, source in (
             ("300m", 1024, "300m-full2b-224@8529cdb3fb75014932af3b896455fc21c386168e"),
             ("1b", 1536, "1b-full2b-224@d3bf033d9c8cc62ea9e73c40956642cad2ec568a"),
+            ("2b", 2688, "2b-full2b-224"),
+            ("3b", 3072, "3b-full2b-224"),
+            ("5b", 3584, "5b-full2b-224"),
+            ("7b", 4096, "7b-full8b-224"),
         )
+    ),
+    *(
+        _rae(f"rae-convnextv2-{name}", "ConvNeXt V2", name, channels, f"facebook/convnextv2-{name}-22k-224", _BIN)
+        for name, channels in (("nano", 640), ("tiny", 768), ("base", 1024), ("large", 1536))
     ),
     *(
         _rae(f"rae-tipsv2-{name}", "TIPSv2", f"{size}/14", channels, f"google/tipsv2-{name}14")

@@ -16,11 +16,12 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from diffusionbench.errors import CheckpointError, RequestError
+from diffusionbench.fetching import reachable
 from diffusionbench.registry import require
 from diffusionbench.schema import file_digest
 from diffusionbench.shown import first_line
 from nanogen.latents import LatentSpec
-from nanogen.latents.files import WeightFiles, locate, remedy
+from nanogen.latents.files import SHARDED, WeightFiles, locate, remedy
 from nanogen.log import say
 
 
@@ -59,7 +60,8 @@ def fetch(spec: LatentSpec, weights: WeightFiles) -> None:
     """
     lacks = f"latent space '{spec.name}' needs its {weights.part}"
     inside = f"{weights.subfolder}/" if weights.subfolder else ""
-    patterns = [f"{inside}{name}" for name in weights.names]
+    names = [*weights.names, *(["model-*.safetensors", f"{SHARDED}.index.json"] if SHARDED in weights.names else [])]
+    patterns = [f"{inside}{name}" for name in names]
     with opened_hub(lacks, remedy(spec.name, weights), "hub") as download:
         say(f"fetching the {weights.part} of '{spec.name}' from {weights.origin} ({weights.terms})")
         download(weights.hub, revision=weights.revision or None, allow_patterns=patterns)
@@ -88,6 +90,8 @@ def opened_hub(lacks: str, remedy: str, extra: str) -> Iterator[Callable[..., st
     """
     if os.environ.get("HF_HUB_OFFLINE", "0") not in ("", "0"):
         raise RequestError(f"{lacks}, and HF_HUB_OFFLINE is set. {remedy}")
+    if not reachable():
+        raise RequestError(f"{lacks}, and the hub does not answer from here. {remedy}")
     hub = require("huggingface_hub", extra, lacks[0].upper() + lacks[1:])
     logging = hub.utils.logging
     before = logging.get_verbosity()

@@ -5,7 +5,7 @@ To add a loss: one file here with an `ExtraLoss` (see `loss.py`), its options, a
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Annotated, Any, Final, Literal
 
@@ -18,6 +18,8 @@ from diffusionbench.schema import Strict
 from nanogen.latents import LATENTS
 
 DINOV2: Final = "rae-dinov2-b"
+# Of the map of EfficientNet-Lite0 that alignment reads.
+EFFLITE0_WIDTH: Final = 320
 
 
 class LossOptions(Strict):
@@ -56,6 +58,11 @@ class AlignmentOptions(LossOptions):
     def networks(self) -> tuple[str, ...]:
         return (self.target,)
 
+    @property
+    def width(self) -> int:
+        """Of the target's features."""
+        return LATENTS[self.target].channels if self.target in LATENTS else EFFLITE0_WIDTH
+
 
 class SpatialAlignmentOptions(AlignmentOptions):
     """Options of `irepa`: `gamma` is the share of the mean over positions that is taken from the target."""
@@ -93,6 +100,7 @@ class LossSpec:
         title: one line for users.
         options: model of its part of the `losses` section of a config.
         load: "module:Class" of the `ExtraLoss`.
+        parameters: how many it learns, by its options and the encoder width of the network.
         needs: settings of a config without which it is not defined, by dotted key.
         reason: why, in words.
     """
@@ -100,6 +108,7 @@ class LossSpec:
     title: str
     options: type[LossOptions]
     load: str
+    parameters: Callable[[Any, int], int] = lambda options, hidden_size: 0
     needs: Mapping[str, str] = field(default_factory=dict)
     reason: str = ""
 
@@ -113,11 +122,13 @@ LOSSES: Table[LossSpec] = Table(
             title="squared error of a linear map of an early layer to features of a frozen encoder (REPA)",
             options=AlignmentOptions,
             load="nanogen.losses.repa:Repa",
+            parameters=lambda options, hidden_size: (hidden_size + 1) * options.width,
         ),
         "irepa": LossSpec(
             title="cosine between a convolution of an early layer and features without their mean (iREPA)",
             options=SpatialAlignmentOptions,
             load="nanogen.losses.repa:IRepa",
+            parameters=lambda options, hidden_size: (9 * hidden_size + 1) * options.width,
         ),
         "lpips": LossSpec(
             title="LPIPS of the estimated image",

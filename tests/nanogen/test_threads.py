@@ -1,0 +1,99 @@
+"""Threads of a training: chosen by time, kept in its run folder, and never against the user."""
+
+import itertools
+import os
+import time
+
+import pytest
+import torch
+from tiny import tiny
+
+from nanogen import run as runs
+from nanogen import threads
+from nanogen.ema import EMA
+from nanogen.train import check, train, trial_step
+
+
+@pytest.fixture(autouse=True)
+def alone(monkeypatch):
+    """Neither torchrun nor the user has a say."""
+    for name in ("OMP_NUM_THREADS", "WORLD_SIZE", "OMP_WAIT_POLICY", "GOMP_SPINCOUNT"):
+        monkeypatch.delenv(name, raising=False)
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    yield
+    torch.set_num_threads(before)
+
+
+def step_of(seconds):
+    """A step that takes so long by the number of threads."""
+    return lambda: lambda: time.sleep(seconds[torch.get_num_threads()])
+
+
+@pytest.mark.parametrize(("seconds", "best"), [({1: 0.01, 2: 0.03}, 1), ({1: 0.03, 2: 0.01}, 2)])
+def test_the_faster_number_is_chosen_said_and_set(seconds, best, capsys):
+    assert threads.settle(None, False, "cpu", step_of(seconds)) == best
+    assert torch.get_num_threads() == best
+    assert capsys.readouterr().err.startswith(f"{best} thread(s): a step takes ")
+
+
+def test_a_single_slow_step_decides_nothing():
+    turn = itertools.count()
+
+    def trial():
+        return lambda: time.sleep({1: 0.02, 2: 0.2 if next(turn) == 2 else 0.0}[torch.get_num_threads()])
+
+    assert threads.settle(None, False, "cpu", trial) == 2
+
+
+def test_what_a_run_keeps_holds_and_one_that_was_begun_is_not_measured():
+    assert threads.settle(1, True, "cpu", pytest.fail) == torch.get_num_threads() == 1
+    torch.set_num_threads(2)
+    assert threads.settle(None, True, "cpu", pytest.fail) == torch.get_num_threads() == 2
+
+
+@pytest.mark.parametrize("name", ["OMP_NUM_THREADS", "WORLD_SIZE"])
+def test_nothing_is_chosen_against_the_user_or_torchrun(monkeypatch, name):
+    monkeypatch.setenv(name, "1")
+    assert threads.settle(1, False, "cpu", pytest.fail) is None
+    assert torch.get_num_threads() == 2
+    monkeypatch.delenv(name)
+    assert threads.settle(1, False, "cuda:0", pytest.fail) is None
+
+
+def test_waiting_is_cut_short_unless_the_user_chose(monkeypatch):
+    threads.limit_waiting()
+    assert os.environ.pop("GOMP_SPINCOUNT") == threads.SPINS
+    monkeypatch.setenv("OMP_WAIT_POLICY", "passive")
+    threads.limit_waiting()
+    assert "GOMP_SPINCOUNT" not in os.environ
+
+
+def test_a_trial_step_computes_gradients_and_leaves_nothing(monkeypatch):
+    job = check(tiny(2), "cpu", [])
+    before = [weight.clone() for weight in job.state.module.parameters()]
+    random = torch.get_rng_state()
+    seen = []
+    first = next(job.state.module.parameters())
+    first.register_post_accumulate_grad_hook(lambda weight: seen.append(weight.grad.shape))
+    trial_step(job)()
+    assert seen == [first.shape]
+    assert all(weight.grad is None for weight in job.state.module.parameters())
+    assert all(torch.equal(*pair) for pair in zip(before, job.state.module.parameters(), strict=True))
+    assert torch.equal(random, torch.get_rng_state())
+    assert job.state.step == 0
+
+
+def test_a_run_keeps_its_threads_and_goes_on_with_them(tmp_path, monkeypatch):
+    """Another choice on the day of its continuation would round sums differently."""
+    monkeypatch.setattr(threads, "_measured", lambda most, step: step() or 1)
+    used = []
+    monkeypatch.setattr(EMA, "update", lambda self, step: used.append(torch.get_num_threads()))
+    run = train(tiny(1), tmp_path / "run", "cpu", [])
+    assert run.facts["threads"] == runs.read(run.path).facts["threads"] == 1
+    monkeypatch.setattr(threads, "_measured", pytest.fail)
+    (run.path / "checkpoints" / "step-00000001").rename(tmp_path / "away")
+    assert train(tiny(1), run.path, "cpu", []).facts["threads"] == 1
+    assert used == [1, 1]
+    # Another training in this process chooses anew.
+    assert torch.get_num_threads() == 2
