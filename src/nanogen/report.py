@@ -114,7 +114,7 @@ def _facts_of_grid(path: Path, grids: Sequence[Mapping[str, Any]]) -> dict[str, 
         return {}
     file = path / runs.SAMPLES / f"step-{grids[0]['step']:08d}.png"
     with Image.open(file) as image:
-        told = {key: json.loads(image.info[key]) for key in ("labels", "prompts") if key in image.info}
+        told: dict[str, Any] = {key: json.loads(image.info[key]) for key in ("labels", "prompts") if key in image.info}
         return {"image": image.convert("RGB"), **told}
 
 
