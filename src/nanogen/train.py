@@ -87,6 +87,7 @@ def updates(
     while state.step < last:
         step = state.step
         means: dict[str, Tensor] = {}
+        whole = torch.zeros((), device=state.device)
         for micro in range(accumulation):
             batch = next(loader)
             mark("data")
@@ -97,6 +98,7 @@ def updates(
                 total = torch.stack([term.mean() for term in terms.values() if term.requires_grad]).sum()
                 mark("forward")
                 (total / accumulation).backward()
+            whole = whole + total.detach() / accumulation
             for name, term in terms.items():
                 means[name] = means.get(name, 0) + term.detach().mean() / accumulation
             mark("backward")
@@ -106,7 +108,7 @@ def updates(
         state.ema.update(step)
         state.step = step + 1
         mark("ema")
-        yield {**{f"loss/{name}": value for name, value in means.items()}, "grad_norm": norm}
+        yield {"loss": whole, **{f"loss/{name}": value for name, value in means.items()}, "grad_norm": norm}
 
 
 def write_steps(steps: Iterator[dict[str, Tensor]], outputs: Outputs, stop: Stop) -> None:

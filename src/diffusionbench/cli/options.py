@@ -73,6 +73,10 @@ class Generator:
         Literal["truncate", "round"] | None,
         typer.Option("--quantisation", help="by which rule floats become, or became, 8 bits"),
     ] = None
+    allow_partial: Annotated[
+        bool,
+        typer.Option("--allow-partial", help="score images though some cannot be, and mark the record partial"),
+    ] = False
     trained_with: Annotated[
         list[str] | None,
         typer.Option("--trained-with", help="judge or network that it was trained with, whose metrics it may not lead"),

@@ -403,7 +403,7 @@ def _finish(record: Record, out: Path | None, as_json: bool) -> None:
         print_record(record, as_json)
     if out is not None:
         print(out, file=sys.stderr)
-    if record.unscored:
+    if record.unscored and not record.extra["request"]["allow_partial"]:
         raise DataError(
             f"{len(record.unscored)} of {record.protocol.count} images were not scored; the first: "
             f"{record.unscored[0]}. The record is marked partial. Replace the files and score again."
@@ -416,7 +416,9 @@ def _command() -> str:
 
 
 def _names(text: str) -> tuple[str, ...]:
-    names = tuple(name.strip() for name in text.split(",") if name.strip())
+    from diffusionbench.catalog import asked_metrics
+
+    names = asked_metrics(name.strip() for name in text.split(",") if name.strip())
     if not names:
         raise RequestError("no metric was asked for. Name some with --metrics; see `diffusionbench ls metrics`.")
     return names

@@ -20,14 +20,14 @@ class OptimizerSpec:
             torch optimizers that hold each parameter once. The rate of a parameter group is set at every step, to the
             scheduled rate times the group's "lr_scale" (1 if absent). Each optimizer leaves weights and state as they
             are where its `found_inf` is 1, as torch's fused ones do, and says so by `_step_supports_amp_scaling`.
-        whole_matrices: an update of a matrix needs all of it, so weights cannot be sharded.
         moments: values that it keeps for each parameter, about.
+        whole_matrices: an update of a matrix needs all of it, so weights cannot be sharded.
     """
 
     title: str
     load: str
-    whole_matrices: bool = False
     moments: int = 2
+    whole_matrices: bool = False
 
 
 OPTIMIZERS: Table[OptimizerSpec] = Table(
@@ -37,14 +37,14 @@ OPTIMIZERS: Table[OptimizerSpec] = Table(
         "muon": OptimizerSpec(
             title="Muon for parameters of two axes, AdamW for the others",
             load="nanogen.optimizers.muon:muon",
-            whole_matrices=True,
             moments=1,
+            whole_matrices=True,
         ),
         "gram-muon": OptimizerSpec(
             title="the same with Polar Express coefficients, in the Gram form",
             load="nanogen.optimizers.muon:gram_muon",
-            whole_matrices=True,
             moments=1,
+            whole_matrices=True,
         ),
     },
     group="nanogen.optimizers",

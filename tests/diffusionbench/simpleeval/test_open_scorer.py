@@ -243,6 +243,7 @@ def test_models_that_are_nowhere_are_missed_before_an_image_is_made(monkeypatch)
         raise OSError(f"{model} is not in the cache, and there is no connection")
 
     monkeypatch.setattr("transformers.AutoConfig.from_pretrained", nowhere)
+    monkeypatch.setattr("diffusionbench.judges.hub.reachable", lambda: True)
     with pytest.raises(RequestError, match=r"weights of clip-vit-base-patch32 were not found at 'openai/"):
         OpenScorer.check()
     assert asked == ["openai/clip-vit-base-patch32"]
