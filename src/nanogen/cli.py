@@ -169,6 +169,7 @@ def launch(
     Examples:
       nanogen launch --print slurm outputs/digits --task digits --nodes 2 --gpus 4
       nanogen launch --print sky outputs/digits --task digits train.shard=hybrid
+      nanogen launch --print slurm outputs/demo --hours 4
     """
     from nanogen.launch import Machines, arguments_of, script
 

@@ -11,9 +11,16 @@ from typing import Any
 
 from nanogen.times import Velocity, to_float32
 
+Both = Callable[[Any, float, float], tuple[Any, Any]]
+"""Two velocities at one state, as a function of (z, t, r)."""
+
 
 def classifier_free(
-    conditional: Velocity, null: Velocity, scale: float, interval: tuple[float, float] = (0.0, 1.0)
+    conditional: Velocity,
+    null: Velocity,
+    scale: float,
+    interval: tuple[float, float] = (0.0, 1.0),
+    both: Both | None = None,
 ) -> Velocity:
     """v_null + scale (v_cond - v_null) while t is in the interval, else v_cond.
 
@@ -21,13 +28,14 @@ def classifier_free(
         conditional, null: velocities with the condition and with the null condition.
         scale: guidance strength >= 1; 1 is off and costs nothing.
         interval: closed, in the solver's (shifted) time.
+        both: the two velocities at once, which is asked in place of each inside the interval.
 
     Raises:
         ValueError: if the scale is below 1 or the interval does not lie in [0, 1].
 
     Source: Ho and Salimans 2022 (arXiv 2207.12598); interval: Kynkaanniemi et al. 2024 (arXiv 2404.07724).
     """
-    return _extrapolate(null, conditional, scale, interval)
+    return _extrapolate(null, conditional, scale, interval, both)
 
 
 def internal(full: Velocity, early: Velocity, scale: float, interval: tuple[float, float] = (0.0, 1.0)) -> Velocity:
@@ -40,7 +48,7 @@ def internal(full: Velocity, early: Velocity, scale: float, interval: tuple[floa
     return _extrapolate(early, full, scale, interval)
 
 
-def parts(both: Callable[[Any, float, float], tuple[Any, Any]]) -> tuple[Velocity, Velocity]:
+def parts(both: Both) -> tuple[Velocity, Velocity]:
     """Return two velocities that come from one function, which is evaluated once where both are asked at one state."""
     held: list[Any] = [None, None, None]
 
@@ -55,7 +63,9 @@ def parts(both: Callable[[Any, float, float], tuple[Any, Any]]) -> tuple[Velocit
     return part(0), part(1)
 
 
-def _extrapolate(weak: Velocity, strong: Velocity, scale: float, interval: tuple[float, float]) -> Velocity:
+def _extrapolate(
+    weak: Velocity, strong: Velocity, scale: float, interval: tuple[float, float], both: Both | None = None
+) -> Velocity:
     if not scale >= 1:
         raise ValueError(f"a guidance scale must be at least 1 (1 is off), got {scale}")
     if not 0 <= interval[0] <= interval[1] <= 1:
@@ -65,10 +75,9 @@ def _extrapolate(weak: Velocity, strong: Velocity, scale: float, interval: tuple
     low, high = map(to_float32, interval)
 
     def velocity(z: Any, t: float, r: float) -> Any:
-        v = strong(z, t, r)
         if not low <= to_float32(t) <= high:
-            return v
-        w = weak(z, t, r)
+            return strong(z, t, r)
+        v, w = both(z, t, r) if both else (strong(z, t, r), weak(z, t, r))
         return w + scale * (v - w)
 
     return velocity

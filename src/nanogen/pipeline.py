@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from torch import nn
+from torch.utils._pytree import tree_map
 
 from diffusionbench import bounds
 from diffusionbench.errors import CheckpointError
@@ -20,11 +22,11 @@ from nanogen import checkpoint
 from nanogen.build import Components, build_components, build_network
 from nanogen.conditions import SampleSpec
 from nanogen.config import Config, changed, reload
-from nanogen.guidance import classifier_free, internal, parts
+from nanogen.guidance import Both, classifier_free, internal, parts
 from nanogen.log import say
 from nanogen.model.condition import Condition
 from nanogen.model.dit import DDT
-from nanogen.precision import Precision, autocast, choose
+from nanogen.precision import Precision, autocast, cast_products, choose
 from nanogen.resolve import resolve
 from nanogen.rng import SeededNoise, sampling_noise
 from nanogen.run import Run, ensure_same_config, read
@@ -68,6 +70,7 @@ class ImagePipeline:
             self._velocity(condition.null(), null_scale),
             guidance.scale,
             guidance.interval,
+            self._both(condition) if scale == null_scale == 1 else None,
         )
         if watch is not None:
             velocity = _watched(velocity, watch)
@@ -78,9 +81,30 @@ class ImagePipeline:
             images = components.latent.decode(objective.latent(state))
         return to_uint8(images.float())
 
+    @cached_property
+    def _net(self) -> nn.Module:
+        """The network that is called: weights cast once and not at every call, and compiled as in training."""
+        net = cast_products(self.net, self.components.precision)
+        if self.config.train.compile and isinstance(net, DDT):
+            net.compile_blocks()
+        return net
+
+    def _both(self, condition: Condition) -> Both | None:
+        """Return the velocities with the condition and without, from one batch; None where two batches cost less."""
+        joined = condition.with_null()
+        if joined is None:
+            return None
+
+        def both(z: Any, t: float, r: float) -> tuple[Any, Any]:
+            twice = tree_map(lambda part: torch.cat([part, part]), z)
+            v = self.components.objective.velocity(self._net, twice, t, r, joined)
+            return tree_map(lambda part: part.chunk(2)[0], v), tree_map(lambda part: part.chunk(2)[1], v)
+
+        return both
+
     def _velocity(self, condition: Condition, internal_scale: float) -> Velocity:
         """Return the velocity under a condition, with internal guidance of this strength."""
-        net, objective, interval = self.net, self.components.objective, self.config.guidance.internal.interval
+        net, objective, interval = self._net, self.components.objective, self.config.guidance.internal.interval
         if internal_scale == 1:
             return lambda z, t, r: objective.velocity(net, z, t, r, condition)
         full, early = parts(lambda z, t, r: objective.velocities(net, z, t, r, condition))

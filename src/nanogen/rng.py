@@ -19,6 +19,7 @@ import torch
 from torch import Tensor
 
 from diffusionbench.sample import SAMPLE, noise_seed
+from nanogen.moving import moved
 
 
 def seed_sequence(seed: int, purpose: str, *index: int) -> np.random.SeedSequence:
@@ -76,12 +77,12 @@ class PositionalNoise:
 
     def _draw(self, fill: Callable[..., Tensor], purpose: str, shape: tuple[int, ...]) -> Tensor:
         if (purpose, shape) in self.drawn:
-            return self.drawn[purpose, shape].to(self.device, non_blocking=True)
+            return moved(self.drawn[purpose, shape], self.device)
         numbers = torch.empty(len(self.indices), *shape)
         base, generator = noise_seed(self.seed, f"{purpose}/{self.step}", 0), torch.Generator()
         for row, index in zip(numbers, self.indices, strict=True):
             fill(row, generator=generator.manual_seed((base + index) % 2**32))
-        return numbers.to(self.device, non_blocking=True)
+        return moved(numbers, self.device)
 
 
 class _Kept(PositionalNoise):
@@ -104,7 +105,7 @@ class SeededNoise:
 
     def normal(self, purpose: str, shape: tuple[int, ...] = ()) -> Tensor:
         """Return the next standard normal float32 [B, *shape] of each stream."""
-        return torch.stack([torch.randn(shape, generator=one) for one in self._generators]).to(self._device)
+        return moved(torch.stack([torch.randn(shape, generator=one) for one in self._generators]), self._device)
 
 
 def sampling_noise(seed: int, indices: Sequence[int], device: str | torch.device = "cpu") -> SeededNoise:

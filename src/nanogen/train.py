@@ -34,6 +34,7 @@ from nanogen.latents.cache import Dtype, LatentCacheManifest, StoredLatents, rec
 from nanogen.log import say
 from nanogen.losses.loss import weighted_terms
 from nanogen.model.dit import DDT
+from nanogen.moving import moved
 from nanogen.objectives import OBJECTIVES
 from nanogen.objectives.objective import Objective
 from nanogen.optim import NonFiniteLoss, Schedule
@@ -140,8 +141,9 @@ def flow_loss(state: TrainState, components: Components, config: Config, mark: M
     losses: Any = dict(state.module.losses.items())
 
     def step_loss(batch: Batch, noise: PositionalNoise) -> dict[str, Tensor]:
-        x = latents_of(batch, components)  # [B, C, h, w]
-        condition = components.conditioner(batch.label, batch.caption)
+        with precision.tensor_float(config.train.tf32):
+            x = latents_of(batch, components)  # [B, C, h, w]
+            condition = components.conditioner(batch.label, batch.caption)
         condition = condition.dropped(noise.uniform("drop") < config.condition.drop_prob)
         mark("encode")
         with precision.autocast(components.precision, components.device):
@@ -235,7 +237,7 @@ def latents_of(batch: Batch, components: Components) -> Tensor:
     """
     if batch.image is None:
         assert batch.latent is not None
-        return batch.latent.to(components.device, non_blocking=True)
+        return moved(batch.latent, components.device)
     return encoded(batch.image, components.latent, components.derived.shape.latent_shape, components.device)
 
 
@@ -246,7 +248,7 @@ def encoded(images: Tensor, latent: Latent, stated: tuple[int, ...], device: str
     Raises:
         ConfigError: if they are not of the stated shape (C, h, w).
     """
-    latents = latent.encode(images.to(device, non_blocking=True).float() / 255)
+    latents = latent.encode(moved(images, device).float() / 255)
     if latents.shape[1:] != stated:
         raise ConfigError(
             f"the row of the latent space states latents of shape {list(stated)}, its codec made "

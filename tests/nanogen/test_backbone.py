@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import pytest
 import torch
 from reference import filled, reference_network, released_layout, summary, tiny_shape, wave
@@ -306,6 +308,21 @@ def test_compiled_blocks_give_the_eager_result():
         eager = net(X, T, LABELS).pred
         net.compile_blocks()
         torch.testing.assert_close(net(X, T, LABELS).pred, eager, rtol=1e-4, atol=1e-4)
+
+
+def test_texts_of_all_lengths_are_few_cases_to_a_compiled_network():
+    """In training with a mask, in sampling without one, and with no text at all, there in batches of several sizes."""
+    net, eager = reference_network(text=True), reference_network(text=True)
+    sampling_and_training = ((2, False), (3, False), (2, True))
+    torch._dynamo.reset()
+    with torch._dynamo.config.patch(fail_on_recompile_limit_hit=True, recompile_limit=8):
+        net.compile_blocks(backend="eager")
+        for length, masked, (batch, grad) in itertools.product((3, 17, 0), (True, False), sampling_and_training):
+            x, t = wave(0.13, 0.2, (batch, 3, 8, 8)), torch.linspace(0.1, 0.9, batch)
+            mask = torch.arange(length).repeat(batch, 1) < 2 if masked and length else None
+            condition = TextCondition(wave(0.07, 0.1, (batch, length, 10)), mask)
+            with torch.set_grad_enabled(grad):
+                torch.testing.assert_close(net(x, t, condition).pred, eager(x, t, condition).pred, rtol=1e-4, atol=1e-4)
 
 
 @pytest.mark.gpu

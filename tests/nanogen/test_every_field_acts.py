@@ -26,6 +26,7 @@ from nanogen import evaluate, trackers
 from nanogen.build import build_components
 from nanogen.config import ConfigLayer, read_own
 from nanogen.data import order
+from nanogen.latents.pixel import Pixel
 from nanogen.model.dit import DDT
 from nanogen.train import build, open_data, train, training_source
 
@@ -154,6 +155,20 @@ def compiled(folder: Path, *overrides: str) -> int:
         patch.setattr(DDT, "compile_blocks", lambda self: done.append(self))
         build(config, build_components(config, "cpu", "float32"), len(data))
     return len(done)
+
+
+def encoding_in_tf32(folder: Path, *overrides: str) -> bool:
+    """While an image is encoded in training; never after it."""
+    seen: list[bool] = []
+    encode = Pixel.encode
+    with pytest.MonkeyPatch.context() as patch:
+        asked = torch.backends.cuda.matmul
+        patch.setattr(Pixel, "encode", lambda *given: (seen.append(asked.allow_tf32), encode(*given))[1])
+        training.cache_clear()
+        training(1, "latent.cache_mb=0", *overrides)
+        training.cache_clear()
+    assert not asked.allow_tf32
+    return seen[0]
 
 
 RUNS: dict[tuple, Path] = {}
@@ -404,6 +419,7 @@ FIELDS = {
     "train.ema_ramp": Field("true", once(average_decay), 0.1, ("train.ema_ramp=false", "optim.lr=0.1")),
     "train.precision": Field("bfloat16", products, {torch.bfloat16}),
     "train.compile": Field("true", compiled, 1),
+    "train.tf32": Field("true", encoding_in_tf32, True),
     "train.checkpointing": Field("block", once(lambda seen: seen.state.module.net.checkpointing), True),
     "train.nonfinite": Field("skip", after_nan, "went on"),
     "train.checkpoint_every": Field("2 steps", checkpoints, [2, 4], ("train.keep=9",)),

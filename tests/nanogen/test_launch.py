@@ -17,6 +17,7 @@ from nanogen.cli import app
 from nanogen.run import read
 from nanogen.train import train
 
+pytestmark = pytest.mark.timeout(1200)
 TINY = ("train.precision=float32", "sample.num=1")
 
 
@@ -80,7 +81,7 @@ def test_tasks_of_a_scheduler_train_one_run(tmp_path):
         for task in range(2)
     ]
     for one in started:
-        said = one.communicate(timeout=280)[1]
+        said = one.communicate(timeout=600)[1]
         assert one.returncode == 0, said
     assert losses(tmp_path / "two") == pytest.approx(losses(tmp_path / "one"), rel=1e-4)
 

@@ -10,10 +10,12 @@ import torch
 from tiny import tiny
 from torch import nn
 
-from nanogen import checkpoint, precision
+from nanogen import checkpoint, pipeline, precision
 from nanogen.build import Components, build_components
 from nanogen.conditions import SampleSpec
+from nanogen.config import changed
 from nanogen.data.order import batches
+from nanogen.model.condition import ClassCondition
 from nanogen.model.layers import DecoderBlock, EncoderBlock
 from nanogen.pipeline import ImagePipeline
 from nanogen.state import TrainState
@@ -67,11 +69,40 @@ def test_a_sample_agrees_with_float32(opened):
     images = {}
     for kind in ("float32", "bfloat16"):
         state, parts = lively(opened, kind)
-        pipeline = ImagePipeline(state.ema.module.net, parts, opened[1])
-        images[kind] = pipeline.in_batches([SampleSpec(label) for label in range(6)], 0, 6)
+        made = ImagePipeline(state.ema.module.net, parts, opened[1])
+        images[kind] = made.in_batches([SampleSpec(label) for label in range(6)], 0, 6)
     gap = np.abs(images["float32"].astype(float) - images["bfloat16"])
     assert 0 < gap.mean() < GREY_LEVELS
     assert images["float32"].std() > 10 * GREY_LEVELS
+
+
+def test_weights_cast_once_give_the_samples_of_weights_cast_at_every_call(opened, monkeypatch):
+    state, parts = lively(opened, "bfloat16")
+    net, specs = state.ema.module.net, [SampleSpec(label) for label in range(6)]
+    once = ImagePipeline(net, parts, opened[1])
+    images = once.in_batches(specs, 0, 6)
+    types = {name: weight.dtype for name, weight in once._net.named_parameters()}
+    assert types["encoder.0.attn.qkv.weight"] == types["final.linear.bias"] == torch.bfloat16
+    assert types["encoder.0.norm1.weight"] == types["time.frequencies"] == torch.float32
+    assert {weight.dtype for weight in net.parameters()} == {torch.float32}
+    monkeypatch.setattr(pipeline, "cast_products", lambda net, kind: net)
+    assert np.array_equal(images, ImagePipeline(net, parts, opened[1]).in_batches(specs, 0, 6))
+
+
+def test_both_branches_of_guidance_are_one_batch_while_it_acts(opened, monkeypatch):
+    """Four steps of Euler; a condition that has no joint form takes two calls each."""
+    state, parts = lively(opened, "float32")
+    config = changed(opened[1], ["sampler.name=euler", "guidance.interval=[0, 0.6]"], ("sampler", "guidance"), "")
+    sizes: list[int] = []
+    state.ema.module.net.register_forward_pre_hook(lambda module, given: sizes.append(len(given[0])))
+    specs = [SampleSpec(label) for label in range(3)]
+    joint = ImagePipeline(state.ema.module.net, parts, config).in_batches(specs, 0, 3)
+    assert sizes == [3, 3, 6, 6]
+    monkeypatch.setattr(ClassCondition, "with_null", lambda self: None)
+    sizes.clear()
+    apart = ImagePipeline(state.ema.module.net, parts, config).in_batches(specs, 0, 3)
+    assert sizes == [3, 3, 3, 3, 3, 3]
+    assert np.abs(joint.astype(int) - apart).max() <= 1
 
 
 def test_products_are_bfloat16_and_the_residual_stream_is_float32(opened):
@@ -91,8 +122,7 @@ def test_the_sampler_state_is_float32(opened):
     state, parts = lively(opened, "bfloat16")
     handed = []
     state.module.net.register_forward_pre_hook(lambda module, given: handed.extend(given[:2]))
-    pipeline = ImagePipeline(state.module.net, parts, opened[1])
-    pipeline.in_batches([SampleSpec(1)], 0, 1)
+    ImagePipeline(state.module.net, parts, opened[1]).in_batches([SampleSpec(1)], 0, 1)
     assert {tensor.dtype for tensor in handed} == {torch.float32}
 
 

@@ -105,5 +105,5 @@ def group(number: int, script: str, *arguments: object, machines: int = 1) -> li
         )
         for rank in range(number)
     ]
-    ended = [(one, *one.communicate(timeout=280)) for one in started]
+    ended = [(one, *one.communicate(timeout=600)) for one in started]
     return [subprocess.CompletedProcess(one.args, one.returncode, out, err) for one, out, err in ended]

@@ -159,10 +159,11 @@ def sampling() -> Iterator[Sampling]:
 
     def velocity(self: Flow, net: nn.Module, z: Tensor, t: float, r: float, condition) -> Tensor:
         told = condition.labels < condition.num_classes
-        if told.all():
+        # Images without condition may follow in the same batch.
+        if told[0]:
             seen.times.append(t)
             if t == 1:
-                seen.noise.append(z.clone())
+                seen.noise.append(z[told].clone())
         return torch.ones_like(z) * told[:, None, None, None]
 
     def velocities(self: Flow, net: nn.Module, z: Tensor, t: float, r: float, condition) -> tuple[Tensor, Tensor]:

@@ -12,6 +12,7 @@ from diffusionbench.errors import ConfigError, RequestError
 from diffusionbench.shown import few
 from nanogen.conditions import Conditioner, SampleSpec, Settings, parse_labels
 from nanogen.model.condition import ClassCondition
+from nanogen.moving import moved
 
 if TYPE_CHECKING:
     from nanogen.data import Dataset
@@ -52,7 +53,7 @@ class ClassConditioner(Conditioner):
         A tensor of labels is of a batch, whose data was checked: nothing waits for a device.
         """
         if isinstance(labels, Tensor):
-            return ClassCondition(labels.to(self.device, non_blocking=True), self.num_classes)
+            return ClassCondition(moved(labels, self.device), self.num_classes)
         given = list(labels or [])
         wrong = sorted({str(label) for label in given if label is None or not 0 <= label < self.num_classes})
         if wrong or not given:

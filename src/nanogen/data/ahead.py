@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from nanogen.data import Batch
+from nanogen.moving import moved
 
 
 def copied_ahead(loader: Iterator[Batch], device: torch.device) -> Iterator[Batch]:
@@ -20,15 +21,12 @@ def copied_ahead(loader: Iterator[Batch], device: torch.device) -> Iterator[Batc
         return
     stream = torch.cuda.Stream(device)
 
-    def copied(tensor: Tensor) -> Tensor:
-        return (tensor if tensor.is_pinned() else tensor.pin_memory()).to(device, non_blocking=True)
-
     def following() -> Batch | None:
         batch = next(loader, None)
         if batch is None:
             return None
         with torch.cuda.stream(stream):
-            return batch.tensors(copied)
+            return batch.tensors(lambda tensor: moved(tensor, device))
 
     batch = following()
     while batch is not None:

@@ -29,6 +29,10 @@ class Condition(Protocol):
         """Return bool [B]: which images have the null condition."""
         ...
 
+    def with_null(self) -> Condition | None:
+        """Return the condition of 2 B images, these and then theirs without condition; None where that costs more."""
+        ...
+
 
 @dataclass(frozen=True)
 class ClassCondition:
@@ -45,6 +49,9 @@ class ClassCondition:
 
     def is_null(self) -> Tensor:
         return self.labels == self.num_classes
+
+    def with_null(self) -> ClassCondition:
+        return ClassCondition(torch.cat([self.labels, self.null().labels]), self.num_classes)
 
 
 @dataclass(frozen=True)
@@ -70,6 +77,9 @@ class TextCondition:
             batch, length = self.states.shape[:2]
             return torch.full((batch,), length == 0, device=self.states.device)
         return ~self.mask.any(1)
+
+    def with_null(self) -> None:
+        """Return None: in one batch the branch without text would be as long as the other."""
 
 
 class ClassTokens(nn.Module):

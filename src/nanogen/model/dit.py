@@ -29,6 +29,8 @@ from nanogen.model.shape import NUM_FREQUENCIES, Shape
 from nanogen.pair import Pair
 
 Keep = Callable[[str, Tensor], None]
+# Text tokens of compiled networks come in multiples of this.
+TEXT_MULTIPLE = 16
 
 
 @dataclass(frozen=True)
@@ -88,11 +90,13 @@ class DDT(nn.Module):
         shape: the numbers; see `Shape`.
         heads: further outputs by name, each a `Head`; computed where a tap of that name is asked for.
         checkpointing: whether a backward pass computes the activations inside each block again.
+        compiled: whether blocks are compiled, so that texts of all lengths shall be one case to them.
     """
 
     encoder_rotary: Tensor
     decoder_rotary: Tensor
     checkpointing = False
+    compiled = False
 
     def __init__(self, shape: Shape) -> None:
         super().__init__()
@@ -186,6 +190,8 @@ class DDT(nn.Module):
         num_image = self.shape.num_image_tokens
         num_kept = num_image + (vector is not None)
         tokens, mask = self.condition(condition)
+        if self.compiled and self.shape.text_width is not None:
+            tokens, mask = _padded(tokens, mask)
         if mask is not None:
             mask = F.pad(mask, (num_kept + time_tokens.shape[1], 0), value=True)
         # Attention does not see the order of the tokens, only their angles.
@@ -195,6 +201,9 @@ class DDT(nn.Module):
         # The residual stream is float32 under autocast too.
         s = torch.cat([part.float() for part in parts], dim=1)
         rotary = pad_table(self.encoder_rotary, s.shape[1] - num_image)
+        if self.compiled and mask is not None:
+            for tensor in (s, rotary, mask):
+                torch._dynamo.maybe_mark_dynamic(tensor, 1)
         for depth, block in enumerate(self.encoder, start=1):
             # After the last block only these tokens are read, so it computes no other.
             s = self._block(block, s, rotary, mask, num_kept if depth == len(self.encoder) else None)
@@ -226,5 +235,14 @@ class DDT(nn.Module):
 
     def compile_blocks(self, **options: Any) -> None:
         """Compile each block in place: equal blocks share one compilation, and parameter names stay."""
+        self.compiled = True
         for block in (*self.blocks, self.final):
             block.compile(**options)
+
+
+def _padded(tokens: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor]:
+    """Return text tokens [B, L, W] with L a multiple of 16, and a mask, whether or not it hides something."""
+    if mask is None:
+        mask = torch.ones(tokens.shape[:2], dtype=torch.bool, device=tokens.device)
+    more = -tokens.shape[1] % TEXT_MULTIPLE
+    return F.pad(tokens, (0, 0, 0, more)), F.pad(mask, (0, more), value=False)

@@ -25,6 +25,7 @@ from diffusionbench.registry import install_command, require
 from diffusionbench.schema import file_digest, verify_bundled_weights
 from diffusionbench.shown import first_line
 from nanogen.latents.weights import opened_hub, quietly
+from nanogen.moving import moved
 from nanogen.text import EncoderSpec
 
 # Captions in one forward pass; sorted by length, so that little is padded.
@@ -202,11 +203,14 @@ class TextEncoder:
                 max_length=self.max_tokens,
                 padding=True,
                 return_tensors="pt",
-            ).to(self.device)
+            )
+            # Counted before they are moved: nothing waits for the device.
+            lengths = tokens["attention_mask"].sum(1).tolist()
+            tokens = {name: moved(tokens[name], self.device) for name in ("input_ids", "attention_mask")}
             mask = tokens["attention_mask"]
             last = self._model(input_ids=tokens["input_ids"], attention_mask=mask).last_hidden_state
             if self._whitening is not None:
                 last = self._whitening(last)
-            for place, row, length in zip(some, last, mask.sum(1).tolist(), strict=True):
+            for place, row, length in zip(some, last, lengths, strict=True):
                 states[place] = row[:length].clone()
         return states

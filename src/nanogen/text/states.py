@@ -10,6 +10,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from nanogen.moving import moved
 from nanogen.text.cache import TextCache
 from nanogen.text.encoder import TextEncoder
 
@@ -72,5 +73,5 @@ class TextStates:
         # Padding repeats the first row of the block: finite, and never attended to.
         index = torch.where(inside < counts, torch.tensor(starts)[:, None] + inside, 0)
         empty = self._block.new_zeros(len(captions), 0, self._block.shape[1])
-        states = self._block[index.to(device)] if self._used else empty
-        return states, None if min(lengths) == longest else (inside < counts).to(device)
+        states = self._block[moved(index, device)] if self._used else empty
+        return states, None if min(lengths) == longest else moved(inside < counts, device)
