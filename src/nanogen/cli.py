@@ -298,6 +298,7 @@ def sweep(
     Examples:
       nanogen sweep outputs/demo
       nanogen sweep outputs/demo --grid 1,1.25,1.5,2,3 --metric fd_digits
+      nanogen sweep outputs/demo --num 1000 --evaluations 6 --json
     """
     _check_use_of_run(run, [])
     from nanogen.sweep import SweepRequest, parse_scales, sweep_run
