@@ -32,7 +32,7 @@ from nanogen.resolve import resolve
 from nanogen.tokenizer.first_stage import RECIPE
 
 # Judged images on the page: the first of the evaluation, nothing selected; and of a grid with its prompts.
-_JUDGED, _PROMPTED = 24, 12
+_JUDGED, _PROMPTED = 24, 8
 # Parameters up to which a sample is drawn for the page.
 _SMALL = 20_000_000
 
