@@ -50,7 +50,7 @@ def write_report(paths: Sequence[Path], out: Path | None = None) -> Path:
     Raises:
         RequestError: if there are more than two, a file that is no report would be lost, or it cannot be written.
         CheckpointError: if one is no run folder.
-        MissingPackageError: if jinja2 or altair is not installed.
+        MissingPackageError: if jinja2 is not installed.
     """
     if len(paths) > 2:
         raise RequestError(f"a report shows one run or two side by side, found {len(paths)}. Name at most two.")
