@@ -84,7 +84,9 @@ def test_gradients_are_shared_in_the_last_micro_batch_alone(monkeypatch):
     assert state.net.seen == [True, True, True, False] * 2
 
 
-@pytest.mark.parametrize("objective", ["{name: flow, predict: v}", "{name: meanflow, predict: v, fm_ratio: 0.5}; guidance.scale=1"])
+@pytest.mark.parametrize(
+    "objective", ["{name: flow, predict: v}", "{name: meanflow, predict: v, fm_ratio: 0.5}; guidance.scale=1"]
+)
 def test_activations_that_are_computed_again_give_the_same_gradients(objective):
     calls = []
     for name in ("none", "block"):
