@@ -107,6 +107,25 @@ def _check_use_of_run(run: Path, overrides: list[str]) -> None:
 
 
 @app.command()
+def init(
+    pictures: Annotated[Path, typer.Argument(help="folder, file or pattern of your images")],
+    scale: Annotated[str, typer.Option("--scale", help="how big: laptop, single-gpu or paper")] = "laptop",
+    out: Annotated[Path | None, typer.Option(help="config file to write; default: called after the images")] = None,
+) -> None:
+    """Look at your own images and write a commented config for them, with what a training will cost.
+
+    \b
+    Examples:
+      nanogen init pictures/
+      nanogen init captioned/ --out mine.yaml
+      nanogen init 'shards/train-*.parquet' --scale single-gpu
+    """
+    from nanogen.init import write_config
+
+    print("\n".join(write_config(pictures, scale, out)))
+
+
+@app.command()
 def train(
     words: Words = None,
     task: Task = None,
@@ -298,6 +317,7 @@ def sweep(
     Examples:
       nanogen sweep outputs/demo
       nanogen sweep outputs/demo --grid 1,1.25,1.5,2,3 --metric fd_digits
+      nanogen sweep outputs/demo --num 1000 --evaluations 6 --json
     """
     _check_use_of_run(run, [])
     from nanogen.sweep import SweepRequest, parse_scales, sweep_run

@@ -105,7 +105,8 @@ def test_the_study_of_three_tasks_changes_data_and_conditioning_apart():
     kinds = {task: config.condition.kind for task, config in configs.items()}
     assert kinds == {"digits": "class", "objects": "class", "shapes": "text"}
     # The tasks of classes are scored as the board of the study insists on.
-    columns = {column.key: column for column in declared()["measured-study"].columns}
+    boards = [declared()[name] for name in ("study-laptop", "measured-objects")]
+    columns = {column.key: column for board in boards for column in board.columns}
     for task, judge in (("digits", "digits"), ("objects", "efflite0")):
         (digest,) = columns[f"fd_{judge}"].rules[f"references.{judge}.digest"]
         whole = training_reference(configs[task]) if task == "objects" else REFERENCES.load(task)()

@@ -20,11 +20,12 @@ from diffusionbench.study.floors import Floor, families_of, floor_of
 from diffusionbench.study.points import Point, select_points
 from diffusionbench.study.reporting import block, command, label, number, table, title
 
-BOARD: Final = "measured-study"
+LAPTOP: Final = "study-laptop"
 DIGITS: Final = "fd_digits"
 SCENES: Final = "simpleeval_shapes_v1"
 #: Scores of the task that shares its conditioning with digits and its data with scenes, best known first.
 OBJECTS: Final = ("accuracy_simpleeval_objects", "fd_efflite0")
+OBJECTS_BOARD: Final = "measured-objects"
 GUIDANCES: Final = ("cfg", "none")
 #: Methods below which a coefficient has no interval, and none is printed.
 FEWEST: Final = 4
@@ -38,7 +39,7 @@ class OwnStudy:
 
     def study(self, guidance: str, y: str = SCENES) -> Study | None:
         """Return the study of digits against scenes; None where fewer than `FEWEST` methods hold both."""
-        pool = [*self.fitting(BOARD, DIGITS), *self.fitting(BOARD, SCENES)]
+        pool = [*self.fitting(LAPTOP, DIGITS), *self.fitting(LAPTOP, SCENES)]
         try:
             selection = select_points(pool, DIGITS, y, guidance=guidance, score_set=MEASURED)
         except RequestError:
@@ -77,8 +78,8 @@ def sections(records: Iterable[Record]) -> Iterator[str]:
         yield from _noise(studies)
         yield from _floor(own, studies)
     else:
-        both = own.points(BOARD, SCENES, "none").keys() & {
-            name for guidance in GUIDANCES for name in own.points(BOARD, DIGITS, guidance)
+        both = own.points(LAPTOP, SCENES, "none").keys() & {
+            name for guidance in GUIDANCES for name in own.points(LAPTOP, DIGITS, guidance)
         }
         yield (
             f"{len(both)} method{'' if len(both) == 1 else 's'} with records of both digits and scenes: too few for a "
@@ -153,7 +154,7 @@ def _noise(studies: Sequence[Study]) -> Iterator[str]:
 def _floor(own: OwnStudy, studies: Sequence[Study]) -> Iterator[str]:
     yield "## Scores at their floor"
     names = {point.name for one in studies for point in one.selection.points}
-    held = {name: record for name, record in _newest(own.fitting(BOARD, SCENES)).items() if name in names}
+    held = {name: record for name, record in _newest(own.fitting(LAPTOP, SCENES)).items() if name in names}
     keys = next(iter(held.values())).values if held else {}
     found = floor_of(held, SCENES, families_of(SCENES, keys))
     yield floor_words(found)
@@ -216,9 +217,9 @@ def _apart(own: OwnStudy) -> Iterator[str]:
 def three_tasks(own: OwnStudy, guidance: str, key: str) -> Apart | None:
     """Return what data and conditioning do between digits, objects by one of their scores, and scenes."""
     held = [
-        own.points(BOARD, DIGITS, guidance),
-        own.points(BOARD, key, guidance),
-        own.points(BOARD, SCENES, guidance),
+        own.points(LAPTOP, DIGITS, guidance),
+        own.points(OBJECTS_BOARD, key, guidance),
+        own.points(LAPTOP, SCENES, guidance),
     ]
     names = sorted(set.intersection(*(set(one) for one in held)))
     if len(names) < FEWEST:
