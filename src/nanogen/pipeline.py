@@ -196,7 +196,10 @@ def open_weights(path: Path, device: str, step: int | None = None) -> Loaded:
         asked = header.get("precision", "auto")
         return load(path, None, device, choose(asked, device))  # type: ignore[arg-type]
     run = read(path)
-    newest, damaged = checkpoint.newest(run.checkpoints) if step is None else (checkpoint.at(run.checkpoints, step), [])
+    if step is None:
+        newest, damaged = checkpoint.newest(run.checkpoints, weights_only=True)
+    else:
+        newest, damaged = checkpoint.at(run.checkpoints, step), []
     for problem in damaged:
         say(f"{problem}; using {newest.path.name if newest else 'none'}")
     if newest is None:

@@ -32,7 +32,7 @@ from nanogen.resolve import resolve
 from nanogen.tokenizer.first_stage import RECIPE
 
 # Judged images on the page: the first of the evaluation, nothing selected; and of a grid with its prompts.
-_JUDGED, _PROMPTED = 24, 12
+_JUDGED, _PROMPTED = 24, 8
 # Parameters up to which a sample is drawn for the page.
 _SMALL = 20_000_000
 
@@ -50,7 +50,7 @@ def write_report(paths: Sequence[Path], out: Path | None = None) -> Path:
     Raises:
         RequestError: if there are more than two, a file that is no report would be lost, or it cannot be written.
         CheckpointError: if one is no run folder.
-        MissingPackageError: if jinja2 or altair is not installed.
+        MissingPackageError: if jinja2 is not installed.
     """
     if len(paths) > 2:
         raise RequestError(f"a report shows one run or two side by side, found {len(paths)}. Name at most two.")
@@ -114,7 +114,7 @@ def _facts_of_grid(path: Path, grids: Sequence[Mapping[str, Any]]) -> dict[str, 
         return {}
     file = path / runs.SAMPLES / f"step-{grids[0]['step']:08d}.png"
     with Image.open(file) as image:
-        told = {key: json.loads(image.info[key]) for key in ("labels", "prompts") if key in image.info}
+        told: dict[str, Any] = {key: json.loads(image.info[key]) for key in ("labels", "prompts") if key in image.info}
         return {"image": image.convert("RGB"), **told}
 
 

@@ -1,6 +1,7 @@
 """The website without a browser: whole, linked, safe, the same numbers as `correlate`; and the figure for papers."""
 
 import csv
+import gzip
 import html
 import io
 import json
@@ -305,7 +306,7 @@ def test_an_earlier_site_is_replaced_and_other_files_are_not(tmp_path, monkeypat
 
 
 def test_downloads_hold_everything(site):
-    lines = (site / "data" / "records.jsonl").read_text(encoding="utf-8").splitlines()
+    lines = gzip.decompress((site / "data" / "records.jsonl.gz").read_bytes()).splitlines()
     assert len(lines) == len(published.records()) + 4
     rows = list(csv.DictReader(io.StringIO((site / "data" / "figure1.csv").read_text(encoding="utf-8"))))
     paper = [row for row in rows if row["set"] == published.PAPER and row["guidance"] == "cfg"]

@@ -5,6 +5,7 @@ The first two hand JSON to a script of theirs, which draws, sorts and filters.
 
 from __future__ import annotations
 
+import gzip
 import json
 from collections.abc import Iterator, Sequence
 from dataclasses import is_dataclass, replace
@@ -287,8 +288,8 @@ def _row(row: BoardRow, columns: list[str], axes: list[str], statuses: Sequence[
     }
 
 
-def downloads(contents: Contents, site: Pages) -> Iterator[tuple[str, str]]:
-    """Yield (path, text) of the files to download, and the page that lists them."""
+def downloads(contents: Contents, site: Pages) -> Iterator[tuple[str, str | bytes]]:
+    """Yield (path, content) of the files to download, and the page that lists them."""
     points = [
         (name, state, p.name, p.title, p.family, figure.x_key, p.x, p.x_record, panel.key, p.y, p.y_record)
         for name, states in contents.figures.items()
@@ -297,7 +298,7 @@ def downloads(contents: Contents, site: Pages) -> Iterator[tuple[str, str]]:
         for p in panel.points
     ]
     as_dicts = [dict(zip(_POINT_COLUMNS, point, strict=True)) for point in points]
-    files = [
+    files: list[tuple[str, str, str | bytes]] = [
         (
             "data/figure1.csv",
             "the points of Figure 1: every set, state of guidance and panel",
@@ -311,7 +312,7 @@ def downloads(contents: Contents, site: Pages) -> Iterator[tuple[str, str]]:
         files.append((f"data/leaderboard-{name}.json", "the same as JSON, with ranks and sensitivity", _json(board)))
     # Line by line: a file of thousands of records stays readable by tools that stream.
     lines = "".join(f"{record.model_dump_json()}\n" for record in contents.records)
-    files.append(("data/records.jsonl", "every record, one a line", lines))
+    files.append(("data/records.jsonl.gz", "every record, one a line", gzip.compress(lines.encode(), mtime=0)))
     yield from ((path, text) for path, _, text in files)
     entries = [(path, about) for path, about, _ in files]
     count, kinds = len(contents.records), caption(contents.records)
