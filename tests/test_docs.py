@@ -30,7 +30,7 @@ DOCUMENTS = sorted(
 PART = re.compile(r"# (methods\.yaml|boards\.yaml|(tests|my_\w+|diffusionbench_colours)/[\w/]+\.py)\n")
 PROGRAMS = ("nanogen", "diffusionbench")
 ENDS = {"|", "||", "&&", ";", "&", ">", ">>"}
-COMPOSING = {"train", "show", "bench"}
+COMPOSING = {"train", "show", "bench", "plan"}
 GROUPS = ("datasets", "latents", "sources")
 
 

@@ -33,6 +33,8 @@ DIGITS = {
 }
 SCENES = ("colour", "size", "background", "count", "shape", "relation", "binding")
 SCENES_KEY = "simpleeval_shapes_v1"
+# Tables that compare recipes show this training of each; others measure how far trainings differ.
+SEED = 42
 
 
 def cell(values: Sequence[Value], digits: int = 3) -> str:
@@ -97,6 +99,7 @@ def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:
 
 def digits(records: Sequence[Record], base: str) -> list[str]:
     """Return the scores of the digits over guidance, beside pixels and the reference's anchors."""
+    records = [record for record in records if record.extra.get("seed") == SEED]
     columns = {f"guidance {scale:g}": of_recipe(records, "digits", scale) for scale in (1.0, 1.5, 2.0)}
     columns["pixels, 1.5"] = of_recipe(records, "digits-pixels", 1.5)
     anchors = columns["guidance 1.5"][0].anchors
@@ -112,8 +115,38 @@ def digits(records: Sequence[Record], base: str) -> list[str]:
     return [*table(head, rows), "", f"*{measured([one for found in columns.values() for one in found])}*"]
 
 
+def demo(records: Sequence[Record], base: str) -> list[str]:
+    """Return what `make demo` should give: each score over training seeds, and where it is too far from them.
+
+    The limit is three standard deviations away, of seeds and of the draw of images together.
+    """
+    rows, used = [], []
+    for name, what, keys in (
+        ("digits-pixels", "digits", {key: title for key, title in DIGITS.items() if key[:2] in ("ac", "fd")}),
+        ("shapes", "scenes", {SCENES_KEY: "SimpleEval, 0 is chance and 1 is perfect"}),
+    ):
+        found = of_recipe(records, name)
+        used += found
+        for key, title in keys.items():
+            values = [record.values[key] for record in found]
+            numbers = [value.value for value in values]
+            drawn = [(high - low) / 3.92 for low, high in filter(None, (value.interval for value in values))]
+            # How far trainings differ is not known of one.
+            limit = "–"
+            if len(numbers) > 1:
+                away = 3 * float(np.hypot(np.std(numbers, ddof=1), np.mean(drawn)))
+                lower = "lower" in title
+                limit = f"{'above' if lower else 'below'} {np.mean(numbers) + (away if lower else -away):.2f}"
+            rows.append([f"{linked(what, found, base)}: {title}", f"`{key}`", cell(values), str(len(values)), limit])
+    head = ["", "metric", "expected", "trainings", "something is wrong"]
+    dates = sorted({(record.provenance.created or "")[:10] for record in used})
+    spread = "mean ± standard deviation over training seeds; of one training, ± is half the 95 % interval over images"
+    return [*table(head, rows), "", f"*{spread}; {dates[0]} to {dates[-1]}.*"]
+
+
 def scenes(records: Sequence[Record], base: str) -> list[str]:
     """Return the scores of scenes: recipes by length of training, then pictures that no network has drawn."""
+    records = [record for record in records if record.extra.get("seed", SEED) == SEED]
     trained = [name for name in ("shapes-demo", "shapes", "shapes-long") if _has(records, name)]
     shown = [*trained, "pictures-rendered", "pictures-through-toy-ae", "pictures-shuffled"]
     rows = []
@@ -166,6 +199,7 @@ def methods(published: bool) -> list[str]:
 TABLES: dict[str, Callable[[Sequence[Record], str], list[str]]] = {
     "published-methods": lambda records, base: methods(published=True),
     "our-methods": lambda records, base: methods(published=False),
+    "demo": demo,
     "digits": digits,
     "scenes": scenes,
     "recipes": recipes,

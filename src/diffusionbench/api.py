@@ -17,6 +17,7 @@ from torch import Tensor
 from diffusionbench import bounds, runner
 from diffusionbench.axes import AXES
 from diffusionbench.callables import BATCH, as_source, examine, facts_of, importable, is_named, open_named, to_images
+from diffusionbench.catalog import asked_metrics
 from diffusionbench.errors import RequestError
 from diffusionbench.images import Rule
 from diffusionbench.layouts import parse_layout
@@ -62,6 +63,7 @@ class Options:
         batch: most images to ask a function for at once.
         version: of what a function's images depend on: where the store has images of the same function, name and
             version, they are used again. Without it they are made anew.
+        allow_partial: score the images of a prompt set though some are missing; the record is partial.
     """
 
     reference_extractor: str | Sequence[str] = ()
@@ -81,6 +83,7 @@ class Options:
     axis: str | None = None
     batch: int = BATCH
     version: str | None = None
+    allow_partial: bool = False
 
 
 def evaluate(
@@ -111,7 +114,7 @@ def evaluate(
         RunError: if a function raises an exception.
     """
     asked = _options(options)
-    keys = tuple(key for key in re.split(r"[\s,]+", metrics) if key) if isinstance(metrics, str) else tuple(metrics)
+    keys = asked_metrics(filter(None, re.split(r"[\s,]+", metrics)) if isinstance(metrics, str) else metrics)
     if store is not None:
         check_place(Path(store), "folder")
     real: dict[str, Any] = {"reference": None if reference is None else str(reference)}
@@ -165,6 +168,7 @@ def opened(
             method=called,
             title=options.title or called,
             family=options.family,
+            allow_partial=options.allow_partial,
         )
     except ValidationError as error:
         wrong = [re.sub(r"^\w+", lambda found: _CALLED.get(found[0], found[0]), breach) for breach in breaches(error)]
@@ -193,15 +197,23 @@ def _prompts(
     metrics: Sequence[str], prompts: str | PromptChoice | None, axis: str | None
 ) -> tuple[PromptChoice | None, str]:
     """Return the prompt set to ask for, None for classes, and the axis."""
-    specs = [METRICS[key] for key in metrics]
-    names = [spec.prompts for spec in specs if spec.prompts is not None]
+    names = [METRICS[key].prompts for key in metrics if METRICS[key].prompts is not None]
     choice = PromptChoice.parse(prompts) if isinstance(prompts, str) else prompts
-    if axis is None:
-        asked = "prompts" if choice or any(spec.items == "prompts" for spec in specs) else "classes"
-        axis = next(key for key, row in AXES.items() if row.asks == asked)
+    axis = axis or infer_axis(metrics, choice is not None)
     if choice is None and names and AXES[axis].asks == "prompts":
         choice = PromptChoice(name=names[0])
     return choice, axis
+
+
+def infer_axis(metrics: Sequence[str], prompted: bool) -> str:
+    """Return the axis that metrics judge by, where none was named.
+
+    Args:
+        prompted: whether a prompt set was named.
+    """
+    items = [METRICS[key].items for key in metrics]
+    asked = "prompts" if prompted else next((one for one in items if one in ("prompts", "originals")), "classes")
+    return next(key for key, row in AXES.items() if row.asks == asked)
 
 
 def _given(source: Any, options: Options) -> tuple[Path | ImageSource, str, Rule | None]:
@@ -310,4 +322,5 @@ def _command(source: Any, request: EvalRequest, options: Options) -> str | None:
     pairs += [("reference", f"{judge}={one}") for judge, one in request.references.items()]
     pairs += [("reference-extractor", one) for one in request.reference_extractors]
     pairs += [("trained-with", one) for one in request.trained_with]
+    words += ["--allow-partial"] if request.allow_partial else []
     return printable(shlex.join([*words, *(word for option, value in pairs for word in (f"--{option}", str(value)))]))

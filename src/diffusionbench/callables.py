@@ -146,7 +146,7 @@ class CallableSource:
         }
         given = {key: values[key] for key in self.takes if values[key] is not None or key in self._required}
         try:
-            return self.function(**given)
+            returned = self.function(**given)
         except (UserError, RunError):
             raise
         except (Exception, SystemExit) as error:
@@ -157,6 +157,14 @@ class CallableSource:
                 f"{self.description}, asked for {len(samples)} image(s), raised {type(error).__name__}: "
                 f"{first_line(error)} ({last.filename}:{last.lineno}). Correct it and start again."
             ) from error
+        if inspect.iscoroutine(returned):
+            # Otherwise Python warns that it was never awaited.
+            returned.close()
+            raise RequestError(
+                f"{self.description} returned a coroutine, as every `async def` does, and images are needed. Give a "
+                "plain function that returns asyncio.run(...) of it."
+            )
+        return returned
 
     def repeat(self, samples: Sequence[Sample]) -> None:
         """Make the first two samples twice, in a batch and each alone, and note how far the images are apart.

@@ -53,7 +53,15 @@ ALIASES: Final = {
     "is": "inception_score",
     **{f"{kind}_{key}_cls": f"{kind}_{key}" for kind in ("fdr", "mind") for key in ("dinov2", "mae", "siglip", "clip")},
 }
+# Names that stand for several metrics, which have no common value.
+BUNDLES: Final = {"mind6": tuple(f"mind_{key}" for key in ("inception", "convnext", "dinov2", "mae", "siglip", "clip"))}
 SIMPLEEVAL: Final = {PAPER: "simpleeval_published_2026_06", BLOG: "simpleeval_published_2026_05"}
+
+
+def asked_metrics(names: Iterable[str]) -> tuple[str, ...]:
+    """Return the keys of metrics that users name: keys, aliases and bundles; what is unknown stays as it is."""
+    plain = [ALIASES.get(name, name) for name in names]
+    return tuple(key for name in plain for key in BUNDLES.get(name, (name,)))
 
 
 def metric_info(key: str) -> MetricSpec:

@@ -37,7 +37,7 @@ BATCH: Final = 50
 """Images that a judge sees at once; a divisor of `parts.BLOCK`."""
 
 # Seconds of judging after which evidence is kept though its block is not complete.
-_LATEST = 60.0
+_LATEST = 10.0
 
 
 class ImageBatch(NamedTuple):
@@ -72,6 +72,23 @@ class EvidenceRows:
         return {f"{name}.jsonl": "".join(f"{line}\n" for line in lines) for name, lines in self._lines.items()}
 
 
+class _Unkept:
+    """Evidence of a judge that is not kept yet: each key once, in the order in which it was judged."""
+
+    def __init__(self) -> None:
+        self.parts: list[Evidence] = []
+        self.places: dict[Key, tuple[int, int]] = {}
+
+    def add(self, keys: Sequence[Key], evidence: Evidence) -> None:
+        """Take what a judge made of some images, none of which is here."""
+        self.places |= {key: (len(self.parts), row) for row, key in enumerate(keys)}
+        self.parts.append(evidence)
+
+    def read(self, keys: Sequence[Key]) -> Evidence:
+        """Return rows that are here, in the order asked for."""
+        return _joined([_rows(self.parts[part], [row]) for part, row in map(self.places.__getitem__, keys)])
+
+
 class JudgingPass:
     """Judges image sets under one protocol, and scores them: each judge sees each image once.
 
@@ -96,7 +113,7 @@ class JudgingPass:
         self._evidence = evidence or EvidenceStore(None)
         self.judges = self._deferred(())
         self.judged: Counter[str] = Counter()
-        self._pending: dict[str, list[tuple[list[Key], Evidence]]] = {}
+        self._pending: dict[str, _Unkept] = {}
 
     def _deferred(self, anew: Collection[str]) -> dict[str, DeferredJudge]:
         """Return the judges, those named without what evidence says of them."""
@@ -228,32 +245,48 @@ class JudgingPass:
                 self._progress(what, done, total)
 
     def _of(self, batch: ImageBatch, found: dict[str, Evidence], name: str) -> Evidence:
-        """Return the evidence of a judge on a batch: read as far as it is known, the rest judged."""
+        """Return the evidence of a judge on a batch: read as far as it is known, the rest judged.
+
+        Where evidence is kept, an image that comes twice is judged once: all that follows is the same whether its
+        evidence was read or has just been made.
+        """
         if name in found:
             return found[name]
         judge = self.judges[name]
         keys = self._keys(judge, batch)
-        known = [False] * len(batch.samples) if keys is None else self._evidence.known(judge.facts, keys)
-        absent = [row for row, there in enumerate(known) if not there]
-        new: Evidence = []
+        if keys is None:
+            found[name] = self._judged(judge, batch, found, range(len(batch.samples)))
+            return found[name]
+        pending = self._pending.setdefault(name, _Unkept())
+        known = self._evidence.known(judge.facts, keys)
+        absent: dict[Key, int] = {}
+        for row, (key, there) in enumerate(zip(keys, known, strict=True)):
+            if not there and key not in pending.places:
+                absent.setdefault(key, row)
         if absent:
-            assert batch.pixels is not None
-            if keys is not None and self._evidence.folder is not None and not self.judged[name]:
+            if self._evidence.folder is not None and not self.judged[name]:
                 check_place(self._evidence.folder, "folder")
-            given = {other: _rows(self._of(batch, found, other), absent) for other in judge.spec.uses}
-            pixels = batch.pixels if len(absent) == len(known) else batch.pixels[absent]
-            with in_float32():
-                new = judge(pixels, [batch.samples[row].item for row in absent], given)
-            self.judged[name] += len(absent)
-            if keys is not None:
-                self._pending.setdefault(name, []).append(([keys[row] for row in absent], new))
-        if len(absent) == len(known):
-            found[name] = new
+            pending.add([*absent], self._judged(judge, batch, found, [*absent.values()]))
+        new = [key for key, there in zip(keys, known, strict=True) if not there]
+        if len(absent) == len(keys):
+            found[name] = pending.parts[-1]
+        elif len(new) == len(keys):
+            found[name] = pending.read(new)
         else:
-            assert keys is not None
             old = self._evidence.read(judge.facts, [key for key, there in zip(keys, known, strict=True) if there])
-            found[name] = _woven(known, old, new) if absent else old
+            found[name] = _woven(known, old, pending.read(new)) if new else old
         return found[name]
+
+    def _judged(
+        self, judge: DeferredJudge, batch: ImageBatch, found: dict[str, Evidence], rows: Sequence[int]
+    ) -> Evidence:
+        """Let a judge look at some images of a batch."""
+        assert batch.pixels is not None
+        given = {other: _rows(self._of(batch, found, other), rows) for other in judge.spec.uses}
+        pixels = batch.pixels if len(rows) == len(batch.samples) else batch.pixels[rows]
+        self.judged[judge.name] += len(rows)
+        with in_float32():
+            return judge(pixels, [batch.samples[row].item for row in rows], given)
 
     def _keys(self, judge: DeferredJudge, batch: ImageBatch) -> list[Key] | None:
         """Return the keys of a judge's evidence, or None where it is not kept."""
@@ -271,10 +304,10 @@ class JudgingPass:
 
     def _keep_pending(self) -> None:
         pending, self._pending = self._pending, {}
-        for name, parts in pending.items():
-            judge = self.judges[name]
-            keys = [key for part, _ in parts for key in part]
-            self._evidence.add(judge.facts, keys, _joined([one for _, one in parts]), judge.tested)
+        for name, one in pending.items():
+            if one.parts:
+                judge = self.judges[name]
+                self._evidence.add(judge.facts, [*one.places], _joined(one.parts), judge.tested)
 
     def _batches(self, images: ImageSet, count: int, names: Sequence[str]) -> Iterator[ImageBatch]:
         if isinstance(images, ImageStore):

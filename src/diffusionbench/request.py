@@ -65,6 +65,7 @@ class EvalRequest(Strict):
         config_hash, checkpoint_digest, step, command: provenance that only the caller knows.
         trained_with: names of judges or networks that the method was trained with.
         tuning: on which images guidance or another setting was chosen.
+        allow_partial: whether images of prompts may be missing; the record is then partial.
         repeat_error: mean absolute difference in grey levels between two images that a function made of one sample;
             None where that was not tried.
     """
@@ -91,6 +92,7 @@ class EvalRequest(Strict):
     command: str | None = None
     trained_with: tuple[str, ...] = ()
     tuning: Tuning | None = None
+    allow_partial: bool = False
     repeat_error: float | None = None
 
     def with_metrics(self, metrics: tuple[str, ...], **references: Any) -> EvalRequest:
@@ -349,10 +351,27 @@ class Evaluation:
             UserError: too few images, missing or impossible labels, images of the wrong size.
         """
         samples = self.samples(source)
+        self._check_covered(source, samples)
         self.check_labels(samples)
         if (originals := self.originals) is not None:
             originals.partnered(samples)
         self.check_size(source.image_size)
+
+    def _check_covered(self, source: ImageSource, samples: Sequence[Sample]) -> None:
+        """Refuse images that lack some of the prompts, unless that is allowed."""
+        has = getattr(source, "has", None)
+        if has is None or self.request.allow_partial or self.prompts is None:
+            return
+        absent = [sample for sample in samples if not has(sample)]
+        if not absent:
+            return
+        choice, keys = self.request.prompts, list(dict.fromkeys(sample.item.key for sample in absent))
+        smaller = "" if any(sample.k == 0 for sample in absent) else f", choose '{self.prompts.name}:1x'"
+        raise RequestError(
+            f"{source.description} does not cover prompt set '{choice}': {len(absent):,} of {len(samples):,} images "
+            f"are missing, of {len(keys):,} prompts ({few(keys)}). Add them{smaller}, or score the rest with "
+            "--allow-partial, which marks the record partial and names every missing image."
+        )
 
     def check_judges(self) -> None:
         """Check metrics and judges as far as images are judged by them: names, prompts, weights and packages.

@@ -278,6 +278,10 @@ class PromptFolderSource(_FileImages):
         stems, tile = locate(self.layout, sample, self._per_item)
         return ImagePlace(self._by_name.find(stems) or f"{stems[0]}.png", tile)
 
+    def has(self, sample: Sample) -> bool:
+        """Return whether there is a file for a sample."""
+        return self._by_name.find(locate(self.layout, sample, self._per_item)[0]) is not None
+
     @cached_property
     def digest(self) -> str:
         """SHA-256 over layout, names and contents of the images."""
@@ -387,6 +391,10 @@ class PromptArchiveSource(_RowImages):
                     f"{where}: image {sample.id} was made for {clipped(text, 200)!r}, and the set asks for "
                     f"{clipped(sample.prompt or '', 200)!r} there. Give the images in the order of the set."
                 )
+
+    def has(self, sample: Sample) -> bool:
+        """Return whether there is a row for a sample."""
+        return sample.id < self.reader.count
 
     @cached_property
     def digest(self) -> str:

@@ -1,33 +1,39 @@
 """Checkpoints: whole or absent, verified before use, the last N kept; and the weights file that is enough to sample.
 
 A checkpoint is a folder such as `step-00000600` with the sharded training state, `ema.safetensors` (averaged
-weights, config in its header) and `manifest.json` (size and SHA-256 of every file), written under a temporary name,
-brought to the disk and renamed. Only folders with exactly such a name are read, counted or removed.
+weights, config in its header) and `manifest.json` (size and SHA-256 of every file, hashed while written). The state is
+copied first, and the copy written in a thread under a temporary name, brought to the disk and renamed. Only folders
+with exactly such a name are read, counted or removed.
 """
 
 from __future__ import annotations
 
+import hashlib
 import os
 import re
 import shutil
+import threading
 from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import Future
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import safetensors.torch
+import torch
 from pydantic import ValidationError
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from diffusionbench.errors import CheckpointError, Told
+from diffusionbench.errors import CheckpointError
 from diffusionbench.limits import read_small
 from diffusionbench.schema import Strict, file_digest
 from diffusionbench.shown import few
 from diffusionbench.writing import strangers, sync, write_atomic
 from nanogen import parallel
 from nanogen.log import say
+from nanogen.settings import due
 from nanogen.state import TrainState, stored_name
 
 MANIFEST, WEIGHTS, STATE = "manifest.json", "ema.safetensors", "state"
@@ -62,40 +68,106 @@ class Checkpoint:
         return self.path / WEIGHTS
 
 
-def save(folder: Path, state: TrainState, header: Mapping[str, str], keep: int) -> None:
-    """Write a training state; every process calls it.
+class Saver:
+    """Writes checkpoints in a thread, one at a time, while training goes on; every process has one.
 
     Args:
         folder: of the run's checkpoints.
-        header: strings for the header of the weights file (config, commit, ...); step and skipped updates join them.
-        keep: checkpoints to keep; older ones are removed once this one would outlast a power cut.
+        header: strings for the header of each weights file (config, commit, ...); step and skipped updates join them.
+        keep: newest checkpoints to keep; older ones are removed once the new one would outlast a power cut.
+        keep_every: steps whose multiples are kept too; None: of none.
 
-    Raises:
-        CheckpointError: if the disk is full or not writable; older checkpoints are untouched.
-        Told: if that happened to another process.
+    Attributes:
+        begun: step of the newest checkpoint, whether or not it is on the disk yet.
     """
-    step = state.step
-    temporary = folder / f".step-{step:08d}.tmp"
-    main = parallel.is_main()
-    header = {**header, "step": str(step), "skipped": f"{state.updater.skipped.item():.0f}"}
-    try:
-        with parallel.agreed(), _written(step, folder):
+
+    def __init__(self, folder: Path, header: Mapping[str, str], keep: int, keep_every: int | None = None) -> None:
+        self.folder, self.header, self.keep, self.keep_every = folder, header, keep, keep_every
+        self.begun = self._finished = 0
+        self._writing: Future[None] | None = None
+
+    def save(self, state: TrainState) -> None:
+        """Copy a training state, and begin to write it once the one before is written; every process calls it.
+
+        Raises:
+            CheckpointError: see `wait`.
+            Told: if that happened to another process.
+        """
+        self.wait()
+        step, main = state.step, parallel.is_main()
+        temporary = self.folder / f".step-{step:08d}.tmp"
+        header = {**self.header, "step": str(step), "skipped": f"{state.updater.skipped.item():.0f}"}
+        with parallel.agreed(), _written(step, self.folder):
             if main:
-                folder.mkdir(exist_ok=True)
-                sweep(folder)
+                self.folder.mkdir(exist_ok=True)
+                sweep(self.folder)
                 temporary.mkdir()
-        with parallel.agreed(), _written(step, folder):
-            parallel.save(_tree(state), temporary / STATE)
-        average = {name: parallel.full(tensor).contiguous() for name, tensor in state.averaged().items()}
-        with parallel.agreed(), _written(step, folder):
+        tree = parallel.staged(_tree(state))
+        average = {}
+        for name, tensor in state.averaged().items():
+            whole = parallel.full(tensor)
             if main:
-                save_file(average, temporary / WEIGHTS, header)
-                _finish(temporary, step)
-                prune(folder, step, keep)
-    except (CheckpointError, Told):
-        if main:
-            shutil.rmtree(temporary, ignore_errors=True)
-        raise
+                average[name] = whole.to("cpu", copy=True, memory_format=torch.contiguous_format)
+        self.begun, self._writing = step, Future()
+        # Not joined where the program ends at once.
+        threading.Thread(
+            target=self._write, args=(self._writing, temporary, tree, average, header), daemon=True
+        ).start()
+
+    def _write(
+        self,
+        writing: Future[None],
+        temporary: Path,
+        tree: dict[str, Any],
+        average: dict[str, Tensor],
+        header: dict[str, str],
+    ) -> None:
+        step, main = int(header["step"]), parallel.is_main()
+        try:
+            with _written(step, self.folder):
+                files = parallel.save(tree, temporary / STATE)
+                if main:
+                    entries = {f"{STATE}/{name}": Entry(bytes=size, sha256=sha) for name, (size, sha) in files.items()}
+                    entries[WEIGHTS] = _write_weights(temporary / WEIGHTS, average, header)
+                    _finish(temporary, step, entries)
+                    prune(self.folder, step, self.keep, self.keep_every)
+            writing.set_result(None)
+        except BaseException as error:
+            if main:
+                shutil.rmtree(temporary, ignore_errors=True)
+            writing.set_exception(error)
+
+    def check(self) -> None:
+        """Raise what went wrong in the thread of this process, if something has; waits for nothing."""
+        if self._writing is not None and self._writing.done():
+            self._writing.result()
+
+    def wait(self) -> None:
+        """Wait until the checkpoint that was begun is on the disk; every process calls it.
+
+        Raises:
+            CheckpointError: if the disk is full or not writable; older checkpoints are untouched.
+            Told: if that happened to another process.
+        """
+        if self._writing is not None:
+            with parallel.agreed():
+                self.finished()
+            self._writing = None
+
+    def finished(self) -> int:
+        """Return the step of the newest checkpoint that is on the disk, 0 if there is none, once nothing is written.
+
+        Raises:
+            CheckpointError: see `wait`.
+        """
+        if self._writing is not None:
+            self._writing.result()
+            self._finished = self.begun
+        return self._finished
+
+    def found(self, step: int) -> None:
+        """Take note of the checkpoint from which training continues."""
+        self.begun = self._finished = step
 
 
 @contextmanager
@@ -114,7 +186,6 @@ def _tree(state: TrainState) -> dict[str, Any]:
     tree: dict[str, Any] = {
         "model": state.module.tensors(),
         "optimizer": _optimizer(state),
-        "ema": state.averaged(),
     }
     if state.critic is not None:
         tree["critic"] = {"model": state.critic.module.tensors()}
@@ -138,16 +209,16 @@ def _renamed(optimizer: dict[str, Any], rename: Callable[[str], str]) -> dict[st
     return {"state": {rename(name): value for name, value in optimizer["state"].items()}, "param_groups": groups}
 
 
-def _finish(temporary: Path, step: int) -> None:
+def _write_weights(path: Path, average: dict[str, Tensor], header: dict[str, str]) -> Entry:
+    data = safetensors.torch.save(average, header)
+    path.write_bytes(data)
+    sync(path)
+    return Entry(bytes=len(data), sha256=hashlib.sha256(data).hexdigest())
+
+
+def _finish(temporary: Path, step: int, files: dict[str, Entry]) -> None:
     """Make what is written durable, and then a checkpoint."""
-    # It is written for its owner alone; a checkpoint is as readable as any other new file.
-    shutil.copymode(temporary / METADATA, temporary / WEIGHTS)
-    sync(temporary / WEIGHTS)
     sync(temporary / STATE)
-    paths = sorted(path for path in temporary.rglob("*") if path.is_file())
-    files = {
-        str(path.relative_to(temporary)): Entry(bytes=path.stat().st_size, sha256=file_digest(path)) for path in paths
-    }
     write_atomic(temporary / MANIFEST, Manifest(step=step, files=files).model_dump_json(indent=1))
     sync(temporary)
     final = temporary.with_name(_name(step))
@@ -159,15 +230,20 @@ def _finish(temporary: Path, step: int) -> None:
     sync(final.parent)
 
 
-def prune(folder: Path, step: int, keep: int) -> None:
+def prune(folder: Path, step: int, keep: int, keep_every: int | None = None) -> None:
     """Remove checkpoints older than that of `step`, which is intact, so that `keep` are left.
 
-    Those with files of somebody else in them stay. Newer ones were found damaged and go when their step comes again.
+    Multiples of `keep_every` stay beside them, and those with files of somebody else in them. Newer ones were found
+    damaged and go when their step comes again.
 
     Raises:
         OSError: if that is not possible.
     """
-    older = [number for number in steps(folder) if number < step and not (folder / _name(number)).is_symlink()]
+    older = [
+        number
+        for number in steps(folder)
+        if number < step and not due(number, keep_every) and not (folder / _name(number)).is_symlink()
+    ]
     surplus = [number for number in older[: max(0, len(older) + 1 - keep)] if not _others(folder / _name(number))]
     if surplus:
         # The process that gave the intact one its name may have died before that was on the disk.
@@ -212,8 +288,11 @@ def _name(step: int) -> str:
     return f"step-{step:08d}"
 
 
-def newest(folder: Path) -> tuple[Checkpoint | None, list[str]]:
+def newest(folder: Path, weights_only: bool = False) -> tuple[Checkpoint | None, list[str]]:
     """Return the newest intact checkpoint, and a sentence for each newer one that is damaged.
+
+    Args:
+        weights_only: whether the weights file alone must be intact, which is enough to sample.
 
     Raises:
         CheckpointError: if the folder cannot be read.
@@ -221,7 +300,7 @@ def newest(folder: Path) -> tuple[Checkpoint | None, list[str]]:
     damaged: list[str] = []
     for step in reversed(steps(folder)):
         path = folder / _name(step)
-        problem = _problem(path, step)
+        problem = _problem(path, step, weights_only)
         if problem is None:
             return Checkpoint(path, step), damaged
         damaged.append(f"checkpoint {path} is damaged ({problem})")
@@ -229,7 +308,7 @@ def newest(folder: Path) -> tuple[Checkpoint | None, list[str]]:
 
 
 def at(folder: Path, step: int) -> Checkpoint:
-    """Return the checkpoint of a step; CheckpointError if it is not kept, or damaged."""
+    """Return the checkpoint of a step; CheckpointError if it is not kept, or its weights file is damaged."""
     kept = steps(folder)
     if step not in kept:
         raise CheckpointError(
@@ -237,12 +316,12 @@ def at(folder: Path, step: int) -> Checkpoint:
             "again with checkpoint.keep large enough."
         )
     path = folder / _name(step)
-    if problem := _problem(path, step):
+    if problem := _problem(path, step, weights_only=True):
         raise CheckpointError(f"checkpoint {path} is damaged ({problem}). Name another step with --step.")
     return Checkpoint(path, step)
 
 
-def _problem(path: Path, step: int) -> str | None:
+def _problem(path: Path, step: int, weights_only: bool = False) -> str | None:
     """Return why a checkpoint cannot be used, or None."""
     try:
         manifest = Manifest.model_validate_json(read_small(path / MANIFEST))
@@ -253,6 +332,8 @@ def _problem(path: Path, step: int) -> str | None:
     if not {WEIGHTS, METADATA} <= manifest.files.keys():
         return f"{MANIFEST} does not list {WEIGHTS} and {METADATA}"
     for name, entry in manifest.files.items():
+        if weights_only and name != WEIGHTS:
+            continue
         file = path / name
         if name.startswith("/") or ".." in name.split("/") or not name.isprintable():
             return f"{MANIFEST} lists {name!r}, which is no file of a checkpoint"
@@ -268,8 +349,8 @@ def _problem(path: Path, step: int) -> str | None:
 
 
 def num_bytes(state: TrainState) -> int:
-    """Return about how large a checkpoint is: weights, two moments and two copies of the average."""
-    return 5 * sum(tensor.numel() * tensor.element_size() for tensor in state.module.tensors().values())
+    """Return about how large a checkpoint is: weights, two moments and the average."""
+    return 4 * sum(tensor.numel() * tensor.element_size() for tensor in state.module.tensors().values())
 
 
 def restore(checkpoint: Checkpoint, state: TrainState) -> None:
@@ -286,7 +367,9 @@ def restore(checkpoint: Checkpoint, state: TrainState) -> None:
         raise CheckpointError(
             f"checkpoint {checkpoint.path} cannot be loaded: {error}. Remove it to continue from the one before."
         ) from None
-    # Weights and average were loaded in place.
+    average, _ = read_weights(checkpoint.weights)
+    for name, tensor in state.averaged().items():
+        parallel.assign(tensor, average[name])
     _load_optimizer(state, tree["optimizer"])
     if state.critic is not None and state.critic.step:
         _load_optimizer(state.critic, tree["critic"]["optimizer"])

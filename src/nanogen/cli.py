@@ -91,6 +91,15 @@ def _part(text: str) -> tuple[int, int]:
     return int(index), int(total)
 
 
+def _resumed(path: Path, words: list[str] | None, others: tuple[str | None, ...]) -> ComposedConfig:
+    if any(others):
+        raise ConfigError("--resume takes task, method, scale, data and place from the run. Leave the others out.")
+    _check_use_of_run(path, words or [])
+    from nanogen.run import resumed
+
+    return resumed(path, words or [])
+
+
 def _check_use_of_run(run: Path, overrides: list[str]) -> None:
     """Refuse at once what can be refused without the seconds that torch takes to load."""
     from nanogen.config import check_overrides
@@ -130,6 +139,7 @@ def train(
     scale: Scale = None,
     data: DataPath = None,
     run: Annotated[str | None, typer.Option("--run", "--run-dir", help="name in outputs/, or a path")] = None,
+    resume: Annotated[Path | None, typer.Option(help="continue this run; nothing else is started")] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="check what needs no training, then stop")] = False,
 ) -> None:
     """Train a model; the same command started again continues.
@@ -139,12 +149,16 @@ def train(
       nanogen train --task digits
       nanogen train --task imagefolder --data pictures/ --run mine data.image_size=32
       torchrun --nproc-per-node 2 -m nanogen train --task digits --run-dir outputs/two optim.lr=1e-3
+      nanogen train --resume outputs/mine
 
     torchrun keeps --run for itself (its own options start so); --run-dir is the same option.
     """
     from nanogen.config import check_reference
 
-    composed = _compose(words, task, method, scale, data)
+    if resume is None:
+        composed = _compose(words, task, method, scale, data)
+    else:
+        composed = _resumed(resume, words, (task, method, scale, data, run))
     check_reference(composed)
     from nanogen import evaluate, parallel, show
     from nanogen import run as runs
@@ -155,11 +169,43 @@ def train(
             evaluate.check_axis(composed.config)
         print(show.as_text(replace(composed, config=training.open_data(composed.config)[1])))
         return
-    folder = runs.folder(run or "-".join(composed.choice[kind] for kind in ("task", "method", "scale")))
+    folder = resume or runs.folder(run or "-".join(composed.choice[kind] for kind in ("task", "method", "scale")))
     with parallel.processes() as device:
         finished = training.train(composed, folder, device, ["nanogen", *sys.argv[1:]])
         if parallel.is_main():
             print(finished.path)
+
+
+@app.command()
+def launch(
+    run: Annotated[Path, typer.Argument(help="the run folder, which need not be there yet")],
+    words: Words = None,
+    kind: Annotated[str, typer.Option("--print", help="slurm or sky: the file to print")] = "slurm",
+    task: Task = None,
+    method: Method = None,
+    scale: Scale = None,
+    nodes: Annotated[int, typer.Option(min=1, max=bounds.WORKERS, help="machines")] = 1,
+    gpus: Annotated[int, typer.Option(min=1, max=bounds.WORKERS, help="of each machine, a process each")] = 8,
+    hours: Annotated[int, typer.Option(min=1, max=bounds.WORKERS, help="that the scheduler grants at once")] = 24,
+) -> None:
+    """Print a file that trains, or continues, a run on a cluster (SLURM) or in a cloud (SkyPilot).
+
+    \b
+    Examples:
+      nanogen launch --print slurm outputs/digits --task digits --nodes 2 --gpus 4
+      nanogen launch --print sky outputs/digits --task digits train.shard=hybrid
+    """
+    from nanogen.launch import Machines, arguments_of, script
+
+    named = [
+        word
+        for key, value in (("task", task), ("method", method), ("scale", scale))
+        if value
+        for word in (f"--{key}", value)
+    ]
+    if named or words:
+        _compose(words, task, method, scale, None)
+    print(script(kind, run, [*named, *(words or [])] or arguments_of(run), Machines(nodes, gpus, hours)), end="")
 
 
 @app.command()
@@ -278,7 +324,7 @@ def sweep(
     Examples:
       nanogen sweep outputs/demo
       nanogen sweep outputs/demo --grid 1,1.25,1.5,2,3 --metric fd_digits
-      nanogen sweep outputs/demo --num 359 --seed 1
+      nanogen sweep outputs/demo --num 1000 --evaluations 6 --json
     """
     _check_use_of_run(run, [])
     from nanogen.sweep import SweepRequest, parse_scales, sweep_run
@@ -348,7 +394,7 @@ def demo(
     Examples:
       nanogen demo
       nanogen demo --run again
-      nanogen demo --help
+      nanogen demo --run /tmp/demo
     """
     from nanogen.demo import demo as show
 
@@ -467,6 +513,37 @@ def plan(
     machine = Machine(devices, per_node, device, memory and memory * 1e9, utilisation, price)
     made = make_plan(config, machine, num_images=images, text_tokens=text_tokens)
     print(json.dumps(made.as_dict(), indent=2) if as_json else "\n".join(made.lines()))
+
+
+@app.command()
+def check(
+    runs: Annotated[list[Path], typer.Argument(help="a run folder; with --make several, of different seeds")],
+    like: Annotated[
+        Path | None, typer.Option(help="a reference curve: its file, or the name of one that ships")
+    ] = None,
+    make: Annotated[bool, typer.Option("--make", help="write the curve of finished runs")] = False,
+    out: Annotated[Path | None, typer.Option(help="with --make: JSON file to write")] = None,
+) -> None:
+    """Say whether a run follows a reference curve in loss and gradient norm; exit code 3 where it does not.
+
+    \b
+    Examples:
+      nanogen check --make outputs/seed-1 outputs/seed-2 outputs/seed-3 --out curve.json
+      nanogen check outputs/mine --like curve.json
+      nanogen check outputs/mine --like curve.json && echo healthy
+    """
+    from nanogen import curves
+
+    if make != (like is None) or make != (out is not None) or (like is not None and len(runs) != 1):
+        raise ConfigError("give either RUN --like CURVE, or --make RUN RUN ... --out FILE.")
+    if out is not None:
+        curves.write_curve(curves.make_curve(runs), out)
+        print(out)
+        return
+    found = curves.compare_curve(runs[0], curves.read_curve(like or Path()))
+    print("\n".join(found.lines()))
+    if not found.follows:
+        raise typer.Exit(3)
 
 
 prepare = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="Compute once what a training needs.")

@@ -9,6 +9,8 @@ import torch
 from torch import nn
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 
+from nanogen import parallel
+
 ModuleT = TypeVar("ModuleT", bound=nn.Module)
 
 
@@ -48,8 +50,23 @@ class EMA(Generic[ModuleT]):
         ]
 
     @torch.no_grad()
+    def cut(self, module: ModuleT) -> None:
+        """Keep the parts of the averages that this process holds of the weights of a module that was sharded since."""
+        pairs = dict(self.module.named_parameters()), dict(module.named_parameters())
+        names = [name for name, weight in pairs[1].items() if weight.requires_grad]
+        for name in names:
+            if parallel.is_part(pairs[1][name]):
+                average = nn.Parameter(pairs[1][name].detach().clone(), requires_grad=False)
+                parallel.assign(average, pairs[0][name])
+                place, _, leaf = name.rpartition(".")
+                setattr(self.module.get_submodule(place), leaf, average)
+        averages = dict(self.module.named_parameters())
+        self._averages, self._weights = [averages[name] for name in names], [pairs[1][name] for name in names]
+
+    @torch.no_grad()
     def update(self, step: int) -> None:
         """Average in the weights after update number `step` (from 0)."""
-        get_ema_multi_avg_fn(decay_at(step, self.decay, self.ramp))(self._averages, self._weights, None)
+        averages, weights = (list(map(parallel.part, some)) for some in (self._averages, self._weights))
+        get_ema_multi_avg_fn(decay_at(step, self.decay, self.ramp))(averages, weights, None)
         for copied, buffer in self._buffers:
             copied.copy_(buffer)

@@ -95,7 +95,10 @@ class Updater:
             NonFiniteLoss: in mode "stop", for this step (CPU) or the one before (CUDA).
         """
         self.check()
-        norm = nn.utils.clip_grad_norm_(self.parameters, self.grad_clip, foreach=True)
+        gradients = [weight.grad for weight in self.parameters if weight.grad is not None]
+        # Of all processes together where each holds a part.
+        norm = parallel.full(nn.utils.get_total_norm(gradients, foreach=True))
+        nn.utils.clip_grads_with_norm_(self.parameters, self.grad_clip, norm, foreach=True)
         finite = torch.isfinite(norm)
         for term in terms.values():
             finite = finite & torch.isfinite(term)

@@ -15,7 +15,7 @@ from pathlib import Path
 
 from torch import Tensor
 
-from diffusionbench.errors import UserError
+from diffusionbench.errors import CheckpointError, Stopped, UserError
 from nanogen import checkpoint, evaluate, parallel
 from nanogen.build import Components
 from nanogen.config import Config
@@ -37,7 +37,7 @@ class Periods:
     Attributes:
         batch_size: images of one update, over all processes.
         log_every, checkpoint_every: updates; None for the last one alone.
-        keep: checkpoints to keep.
+        keep, keep_every: checkpoints to keep, see `nanogen.checkpoint.Saver`.
         sinks: of the log, see `nanogen.log.Log`.
     """
 
@@ -45,6 +45,7 @@ class Periods:
     log_every: int | None
     checkpoint_every: int | None
     keep: int
+    keep_every: int | None = None
     sinks: tuple[str, ...] = ()
 
 
@@ -58,15 +59,16 @@ class Outputs:
         header: strings for the header of each weights file.
 
     Attributes:
-        saved: step of the newest checkpoint; 0 where there is none.
+        saver: writes the checkpoints.
 
     Raises:
         CheckpointError: if the log cannot be written.
     """
 
     def __init__(self, folder: Path, state: TrainState, last: int, periods: Periods, header: Mapping[str, str]) -> None:
-        self.folder, self.state, self.last, self.periods, self.header = folder, state, last, periods, header
-        self.saved = state.step
+        self.folder, self.state, self.last, self.periods = folder, state, last, periods
+        self.saver = checkpoint.Saver(folder / CHECKPOINTS, header, periods.keep, periods.keep_every)
+        self.saver.found(state.step)
         self.started, self.since = time.perf_counter(), state.step
         self.log: Log | None = None
         self.progress: Progress | None = None
@@ -82,17 +84,26 @@ class Outputs:
     def __enter__(self) -> Outputs:
         return self
 
-    def __exit__(self, *exception: object) -> None:
-        for opened in (self.progress, self.log):
-            if opened is not None:
-                opened.close()
+    def __exit__(self, kind: type[BaseException] | None, *exception: object) -> None:
+        try:
+            if kind is None:
+                self.saver.wait()
+            elif not issubclass(kind, Stopped):
+                # What was begun is worth having; why training ends is said already.
+                with suppress(CheckpointError):
+                    self.saver.finished()
+        finally:
+            for opened in (self.progress, self.log):
+                if opened is not None:
+                    opened.close()
 
     def catch_up(self) -> None:
         """Make what the step that training continues from lacks: it was stopped after the checkpoint."""
         if self.state.step and self.log is not None:
             # What cannot be removed goes with the next checkpoint.
             with suppress(OSError):
-                checkpoint.prune(self.folder / CHECKPOINTS, self.state.step, self.periods.keep)
+                keep, keep_every = self.periods.keep, self.periods.keep_every
+                checkpoint.prune(self.folder / CHECKPOINTS, self.state.step, keep, keep_every)
 
     def after_step(self, values: Mapping[str, Tensor]) -> None:
         """Write what is due after an update.
@@ -114,6 +125,7 @@ class Outputs:
             return
         with parallel.agreed():
             self.check_folder()
+            self.saver.check()
         # Also with each checkpoint: a run that continues from it knows what it met before.
         counts = self.counts()
         if logging:
@@ -124,15 +136,14 @@ class Outputs:
             self.save()
 
     def save(self) -> None:
-        """Write a checkpoint of the step, unless there is one."""
-        if self.saved == self.state.step:
+        """Begin a checkpoint of the step, unless there is one."""
+        if self.saver.begun == self.state.step:
             return
         with parallel.agreed():
             self.check_folder()
             if self.log is not None:
                 self.log.sync()
-        checkpoint.save(self.folder / CHECKPOINTS, self.state, self.header, self.periods.keep)
-        self.saved = self.state.step
+        self.saver.save(self.state)
 
     def _tell(self, step: int, numbers: dict[str, float], counts: Mapping[str, float]) -> None:
         now = time.perf_counter()
@@ -189,6 +200,7 @@ class RunOutputs(Outputs):
             log_every=period(config.log.every),
             checkpoint_every=period(config.train.checkpoint_every),
             keep=config.train.keep,
+            keep_every=period(config.train.keep_every),
             sinks=config.log.sinks,
         )
         header = {
@@ -232,15 +244,19 @@ class RunOutputs(Outputs):
     def _draw_and_score(self, missing: bool = False) -> None:
         """Make the sample grid and the record of a step where they are due; only what is `missing`, or both anew."""
         step, run, config = self.state.step, self.run, self.config
-        pipeline = ImagePipeline(self.state.ema.module.net, self.components, config)
-        with self.stop.deferred(False):
-            if step == self.last or due(step, self.sample_every):
+        sampling = step == self.last or due(step, self.sample_every)
+        scoring = config.eval.metrics and (step == self.last or due(step, self.eval_every))
+        if not sampling and not scoring:
+            return
+        pipeline = ImagePipeline(self.state.average_net(), self.components, config)
+        with self.stop.deferred(False), parallel.patience(True):
+            if sampling:
                 with parallel.agreed():
                     if self.log is not None and not (missing and evaluate.has_grid(run.path, step)):
                         self.check_folder()
                         grid = evaluate.sample_grid(pipeline, run, step, self.examples)
                         self.log.picture(step, "samples", grid)
-            if config.eval.metrics and (step == self.last or due(step, self.eval_every)):
+            if scoring:
                 record = None
                 if missing:
                     record = parallel.from_main(lambda: evaluate.finished_record(pipeline, run, step))

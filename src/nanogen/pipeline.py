@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -46,12 +47,15 @@ class ImagePipeline:
     config: Config
 
     @torch.no_grad()
-    def __call__(self, condition: Condition, noise: SeededNoise) -> np.ndarray:
+    def __call__(
+        self, condition: Condition, noise: SeededNoise, watch: Callable[[Any, float], object] | None = None
+    ) -> np.ndarray:
         """Make one batch.
 
         Args:
             condition: for B images.
             noise: of the B samples, each from a stream of its own.
+            watch: called with each state at which the solver asks for a velocity, and its time.
 
         Returns:
             uint8 [B, H, W, 3]; decoder output clamped to [0, 1], times 255, truncated.
@@ -65,6 +69,8 @@ class ImagePipeline:
             guidance.scale,
             guidance.interval,
         )
+        if watch is not None:
+            velocity = _watched(velocity, watch)
         times = time_grid(sampler.num_steps, resolve(self.config).sampler_shift)
         initial = objective.initial(noise, components.derived.shape.latent_shape)
         with autocast(components.precision, components.device):
@@ -90,6 +96,14 @@ class ImagePipeline:
             indices = range(first + start, first + start + len(batch))
             made.append(self(condition, sampling_noise(seed, indices, self.components.device)))
         return np.concatenate(made)
+
+
+def _watched(velocity: Velocity, watch: Callable[[Any, float], object]) -> Velocity:
+    def watched(z: Any, t: float, r: float) -> Any:
+        watch(z, t)
+        return velocity(z, t, r)
+
+    return watched
 
 
 @dataclass(frozen=True)
@@ -187,7 +201,10 @@ def open_weights(path: Path, device: str, step: int | None = None) -> Loaded:
         asked = header.get("precision", "auto")
         return load(path, None, device, choose(asked, device))  # type: ignore[arg-type]
     run = read(path)
-    newest, damaged = checkpoint.newest(run.checkpoints) if step is None else (checkpoint.at(run.checkpoints, step), [])
+    if step is None:
+        newest, damaged = checkpoint.newest(run.checkpoints, weights_only=True)
+    else:
+        newest, damaged = checkpoint.at(run.checkpoints, step), []
     for problem in damaged:
         say(f"{problem}; using {newest.path.name if newest else 'none'}")
     if newest is None:

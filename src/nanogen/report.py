@@ -10,7 +10,9 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
-from diffusionbench.errors import CheckpointError, DataError, RequestError
+from PIL import Image
+
+from diffusionbench.errors import CheckpointError, DataError, RequestError, UserError
 from diffusionbench.images import decode_rgb, encode_png
 from diffusionbench.limits import parse_json, read_small
 from diffusionbench.metrics import METRICS
@@ -18,16 +20,21 @@ from diffusionbench.record import Record, facts_of
 from diffusionbench.registry import require
 from diffusionbench.store import ImageStore
 from diffusionbench.writing import check_gives_way, write_result
-from nanogen import log
+from nanogen import live, log
 from nanogen import run as runs
+from nanogen.chart import line_chart
+from nanogen.conditions import SampleSpec
 from nanogen.config import differences
-from nanogen.evaluate import records_of
+from nanogen.evaluate import COLUMNS, records_of
+from nanogen.filmstrip import filmstrip
+from nanogen.pipeline import Loaded, open_weights
+from nanogen.resolve import resolve
 from nanogen.tokenizer.first_stage import RECIPE
 
-# Judged images on the page: the first of the evaluation, nothing selected.
-_JUDGED = 24
-# Points of a curve on the page; the log file keeps all of them.
-_MAX_POINTS = 600
+# Judged images on the page: the first of the evaluation, nothing selected; and of a grid with its prompts.
+_JUDGED, _PROMPTED = 24, 8
+# Parameters up to which a sample is drawn for the page.
+_SMALL = 20_000_000
 
 
 def write_report(paths: Sequence[Path], out: Path | None = None) -> Path:
@@ -43,41 +50,112 @@ def write_report(paths: Sequence[Path], out: Path | None = None) -> Path:
     Raises:
         RequestError: if there are more than two, a file that is no report would be lost, or it cannot be written.
         CheckpointError: if one is no run folder.
-        MissingPackageError: if jinja2 or altair is not installed.
+        MissingPackageError: if jinja2 is not installed.
     """
     if len(paths) > 2:
         raise RequestError(f"a report shows one run or two side by side, found {len(paths)}. Name at most two.")
     if (paths[0] / RECIPE).is_file():
         return _write_page("tokenizer.html", _first_stage(paths), paths, out)
-    sides: list[dict[str, Any]] = []
-    for path in paths:
-        run, lines = runs.read(path), log.read(path / "metrics.jsonl")
-        records = records_of(path)
-        sides.append(
-            {
-                "run": run,
-                "grids": sample_grids(path),
-                "curve": _curve(lines),
-                "records": records,
-                "judged": next(filter(None, (_judged(path, record) for record in records)), []),
-                "last": lines[-1] if lines else {},
-                "config": (path / runs.CONFIG).read_text(encoding="utf-8"),
-            }
-        )
+    sides = [_side(path) for path in paths]
+    out = out or paths[0] / "report.html"
+    shown = next((side["loaded"] for side in sides if side["loaded"] and not live.why_not(side["run"].config)), None)
+    if shown is not None:
+        live.write_live(shown, out.with_name(live.FILE))
     facts = {
         "sides": sides,
         "changed": differences(*(side["run"].config for side in sides)) if len(sides) == 2 else {},
         "metrics": METRICS,
+        "number": number,
+        "live": shown and {"file": live.FILE, "name": shown.path.name},
     }
     return _write_page("report.html", facts, paths, out)
 
 
+def _side(path: Path) -> dict[str, Any]:
+    """Return what the page shows of one run."""
+    run, lines, records, grids = runs.read(path), log.read(path / log.FILE), records_of(path), sample_grids(path)
+    loaded = _small_network(path)
+    return {
+        "run": run,
+        "grids": grids,
+        "tiles": _tiles(path, grids),
+        "strip": _strip(path, loaded, grids),
+        "curve": _curve(lines),
+        "records": records,
+        "headline": _headline(records[0]) if records else None,
+        "judged": next(filter(None, (_judged(path, record) for record in records)), []),
+        "speeds": [line["images_per_second"] for line in lines if "images_per_second" in line],
+        "parameters": loaded and loaded.net.shape.num_parameters(),
+        "step": max((line["step"] for line in lines), default=0),
+        "loaded": loaded,
+        "config": (path / runs.CONFIG).read_text(encoding="utf-8"),
+    }
+
+
+def _headline(record: Record) -> str:
+    """Return the score that stands in the first sentence: an accuracy, else the record's first."""
+    return next((key for key in record.values if key.startswith("accuracy_")), next(iter(record.values)))
+
+
+def _small_network(path: Path) -> Loaded | None:
+    """Return a run's network, or None where it is large, not there yet or lacks something it needs."""
+    if resolve(runs.read(path).config).shape.num_parameters() > _SMALL:
+        return None
+    try:
+        return open_weights(path, "cpu")
+    except UserError as error:
+        log.say(f"{path}: no sample is drawn for the report: {error}")
+        return None
+
+
+def _facts_of_grid(path: Path, grids: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """Return the newest grid as an image, and the classes or prompts of its tiles."""
+    if not grids:
+        return {}
+    file = path / runs.SAMPLES / f"step-{grids[0]['step']:08d}.png"
+    with Image.open(file) as image:
+        told: dict[str, Any] = {key: json.loads(image.info[key]) for key in ("labels", "prompts") if key in image.info}
+        return {"image": image.convert("RGB"), **told}
+
+
+def _tiles(path: Path, grids: Sequence[Mapping[str, Any]]) -> list[dict[str, str]]:
+    """Return the first pictures of the newest grid with their prompts; none of a grid of classes."""
+    facts = _facts_of_grid(path, grids)
+    prompts = facts.get("prompts", [])
+    if not prompts:
+        return []
+    # As `diffusionbench.images.grid` lays them out: two pixels apart.
+    side = (facts["image"].width - 2) // min(COLUMNS, len(prompts))
+    found = []
+    for place, prompt in enumerate(prompts[:_PROMPTED]):
+        left, top = 2 + place % COLUMNS * side, 2 + place // COLUMNS * side
+        tile = facts["image"].crop((left, top, left + side - 2, top + side - 2))
+        found.append({"prompt": prompt, "uri": _png_uri(encode_png(tile))})
+    return found
+
+
+def _strip(path: Path, loaded: Loaded | None, grids: Sequence[Mapping[str, Any]]) -> dict[str, Any] | None:
+    """Return one sample from noise to image, of the grid's fourth class or first prompt."""
+    if loaded is None:
+        return None
+    facts = _facts_of_grid(path, grids)
+    labels, prompts = facts.get("labels", []), facts.get("prompts", [])
+    if not labels and not prompts:
+        return None
+    spec = SampleSpec(caption=prompts[0]) if prompts else SampleSpec(label=labels[min(3, len(labels) - 1)])
+    classes = runs.read(path).facts.get("classes")
+    told = prompts[0] if prompts else f"class {classes[spec.label] if classes else spec.label}"
+    frames = filmstrip(loaded.pipeline([]), spec, 0)
+    return {"told": told, "frames": [{"t": t, "uri": _png_uri(encode_png(image))} for t, image in frames]}
+
+
 def _write_page(template: str, facts: Mapping[str, Any], paths: Sequence[Path], out: Path | None) -> Path:
-    jinja2 = require("jinja2", "demo", "A report")
+    jinja2, templates = require("jinja2", "demo", "A report"), files("nanogen") / "templates"
     page = jinja2.Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True).from_string(
-        (files("nanogen") / "templates" / template).read_text(encoding="utf-8")
+        (templates / template).read_text(encoding="utf-8")
     )
-    text = page.render(name=" and ".join(path.name for path in paths), show=json.dumps, **facts)
+    style = (templates / "page.css").read_text(encoding="utf-8")
+    text = page.render(name=" and ".join(path.name for path in paths), show=json.dumps, style=style, **facts)
     out = out or paths[0] / "report.html"
     check_gives_way(out, "NanoGen report</title>")
     write_result(out, text)
@@ -119,7 +197,7 @@ def _judged(path: Path, record: Record) -> list[dict[str, Any]]:
     for samples, images in store.batches(min(store.count(), _JUDGED)) if store else ():
         for sample, image in zip(samples, images, strict=True):
             rows = [
-                {"what": what, "asked": asked, "seen": seen or "unclear", "right": asked == seen}
+                {"what": what.rstrip("12"), "asked": asked, "seen": seen or "unclear", "right": asked == seen}
                 for what, asked, seen in verdicts.get(str(sample.id), [])
             ]
             found.append({"prompt": sample.prompt, "uri": _png_uri(encode_png(image)), "rows": rows})
@@ -159,24 +237,14 @@ def sample_grids(path: Path) -> list[dict[str, Any]]:
 
 def _curve(lines: list[dict[str, Any]]) -> str:
     """Return the losses by step as an SVG picture."""
-    points = [
-        {"step": line["step"], "loss": value, "term": name.removeprefix("loss/")}
-        for line in lines
-        for name, value in line.items()
-        if name.startswith("loss/")
-    ]
-    if not points:
-        return ""
-    altair = require("altair", "demo", "A report")
-    convert = require("vl_convert", "demo", "A report")
-    chart = (
-        altair.Chart(altair.Data(values=points[:: 1 + len(points) // _MAX_POINTS]))
-        .mark_line(point=len(points) < 3)
-        .encode(
-            x=altair.X("step:Q", title="optimizer step"),
-            y=altair.Y("loss:Q", title="training loss", scale=altair.Scale(zero=False)),
-            color=altair.Color("term:N", title="term"),
-        )
-        .properties(width=640, height=240, background="white")
-    )
-    return convert.vegalite_to_svg(json.dumps(chart.to_dict()))
+    series: dict[str, list[tuple[float, float]]] = {}
+    for line in lines:
+        for name, value in line.items():
+            if name.startswith("loss/") and isinstance(value, int | float):
+                series.setdefault(name.removeprefix("loss/"), []).append((line["step"], value))
+    return line_chart(series, "optimizer step", "training loss")
+
+
+def number(value: float) -> str:
+    """Return a score for readers: three decimals, fewer of large ones, and no sign or power of ten of a zero."""
+    return f"{value:.4g}" if abs(value) >= 100 else f"{round(value, 3) + 0.0:.3f}"

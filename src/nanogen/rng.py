@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import torch
@@ -47,12 +47,14 @@ class PositionalNoise:
         indices: positions in the global batch; all >= 0.
         device: where the numbers go.
         step: finished updates.
+        drawn: numbers that were drawn before, by purpose and shape; what `ahead` returned elsewhere.
     """
 
     seed: int
     indices: Sequence[int]
     device: str | torch.device = "cpu"
     step: int = 0
+    drawn: dict[tuple[str, tuple[int, ...]], Tensor] = field(default_factory=dict)
 
     def normal(self, purpose: str, shape: tuple[int, ...] = ()) -> Tensor:
         """Return standard normal float32 [B, *shape]."""
@@ -64,14 +66,28 @@ class PositionalNoise:
 
     def shared(self, purpose: str) -> float:
         """Return a uniform number in [0, 1) that every sample of the step sees, in every process."""
-        return replace(self, indices=(0,), device="cpu").uniform(purpose).item()
+        return replace(self, indices=(0,), device="cpu", drawn={}).uniform(purpose).item()
+
+    def ahead(self, draw: Callable[[PositionalNoise], object]) -> dict[tuple[str, tuple[int, ...]], Tensor]:
+        """Return what a function draws from this noise, on the CPU: a process that reads ahead sends it to another."""
+        kept = _Kept(self.seed, self.indices, step=self.step)
+        draw(kept)
+        return kept.drawn
 
     def _draw(self, fill: Callable[..., Tensor], purpose: str, shape: tuple[int, ...]) -> Tensor:
+        if (purpose, shape) in self.drawn:
+            return self.drawn[purpose, shape].to(self.device, non_blocking=True)
         numbers = torch.empty(len(self.indices), *shape)
         base, generator = noise_seed(self.seed, f"{purpose}/{self.step}", 0), torch.Generator()
         for row, index in zip(numbers, self.indices, strict=True):
             fill(row, generator=generator.manual_seed((base + index) % 2**32))
         return numbers.to(self.device, non_blocking=True)
+
+
+class _Kept(PositionalNoise):
+    def _draw(self, fill: Callable[..., Tensor], purpose: str, shape: tuple[int, ...]) -> Tensor:
+        self.drawn[purpose, shape] = numbers = super()._draw(fill, purpose, shape)
+        return numbers
 
 
 class SeededNoise:

@@ -18,7 +18,7 @@ from diffusionbench.limits import parse_json, read_small
 from diffusionbench.writing import make_folder, write_atomic
 from nanogen import checkpoint, parallel
 from nanogen.build import Components
-from nanogen.config import Config, differences, read_yaml, reload, to_yaml
+from nanogen.config import ComposedConfig, Config, changed, differences, leaves, read_yaml, reload, to_yaml
 from nanogen.data import Dataset
 from nanogen.lock import LOCK, locked
 from nanogen.log import say
@@ -27,7 +27,10 @@ from nanogen.state import TrainState
 
 # Values that change neither weights nor what is written about them: a run may continue under others. `data.corrupt`
 # is one, as either value trains on the same samples or stops; `latent.weights` is, as the weights' hash is compared.
-RESUMABLE_KEYS = ("log.", "data.workers", "data.path", "data.corrupt", "train.keep", "latent.weights")
+RESUMABLE_KEYS = (
+    *("log.", "data.workers", "data.path", "data.corrupt", "latent.weights"),
+    *("train.keep", "train.shard", "train.checkpointing"),
+)
 # What a stopped writer leaves of the two files that are written first; older versions named it after the file.
 _TEMPORARY = re.compile(r"\.(config\.yaml|run\.json|diffusionbench)[.-].*\.tmp")
 CONFIG, FACTS, CHECKPOINTS, SAMPLES, EVALS = "config.yaml", "run.json", "checkpoints", "samples", "evals"
@@ -75,6 +78,25 @@ class Run:
 def folder(name: str) -> Path:
     """Return a path where the name has a separator, else a folder of that name in outputs/."""
     return Path(name) if Path(name).name != name else Path("outputs") / name
+
+
+def resumed(path: Path, overrides: Sequence[str]) -> ComposedConfig:
+    """Return what an existing run was composed of, so that it continues; nothing else is started in its place.
+
+    Args:
+        overrides: of `RESUMABLE_KEYS`.
+
+    Raises:
+        CheckpointError: if there is no run, or it has no checkpoint yet.
+        ConfigError: for another key.
+    """
+    run = read(path)
+    if not checkpoint.steps(run.checkpoints):
+        raise CheckpointError(f"{path} has no checkpoint to resume from. Start its `nanogen train` command again.")
+    sections = sorted({key.split(".")[0] for key in RESUMABLE_KEYS})
+    config = changed(run.config, overrides, sections, f"{path} is being trained")
+    choice = {key: str(run.facts[key]) for key in ("task", "method", "scale")}
+    return ComposedConfig(config, dict.fromkeys(leaves(config.model_dump()), str(path / CONFIG)), choice, ())
 
 
 class DamagedError(CheckpointError):
@@ -318,6 +340,7 @@ def describe(
         "data_digest": data.digest,
         "num_images": len(data),
         "processes": parallel.world_size(),
+        "text_tokens": components.conditioner.mean_tokens(data),
         "classes": None if data.classes is None else list(data.classes),
         "condition_digest": components.conditioner.digest,
         "latent_digest": components.latent.digest,

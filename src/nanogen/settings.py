@@ -172,9 +172,12 @@ class TrainConfig(Section):
     ema_ramp: bool
     precision: Literal["auto", "bfloat16", "float32"]
     compile: bool
+    shard: Literal["none", "full", "hybrid"]
+    checkpointing: Literal["none", "block"]
     nonfinite: Literal["stop", "skip"]
     checkpoint_every: Period
     keep: int = Field(ge=1, le=bounds.REPEATS)
+    keep_every: Period
 
 
 class SamplerConfig(Section):
@@ -257,4 +260,6 @@ class Config(Section):
         """SHA-256 over every value; one added later counts once it is set, so that older hashes stay."""
         later = {name for name in ("weights", "cache") if getattr(self.latent, name) is None}
         guidance = {"internal"} if self.guidance.internal.scales == (1, 1) else set()
-        return digest(self.model_dump(mode="json", exclude={"latent": later, "guidance": guidance}))
+        unset = {"shard": "none", "checkpointing": "none", "keep_every": NEVER}
+        train = {name for name, value in unset.items() if getattr(self.train, name) == value}
+        return digest(self.model_dump(mode="json", exclude={"latent": later, "guidance": guidance, "train": train}))

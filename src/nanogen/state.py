@@ -93,12 +93,16 @@ class TrainState:
         ema_ramp: bool = False,
         grad_clip: float = 1.0,
         nonfinite: str = "stop",
+        sharing: parallel.Sharing | None = None,
     ) -> TrainState:
         """Return the state before the first update; every process calls it, with the module on its device."""
+        average = EMA(module, ema_decay, ema_ramp)
+        net = parallel.wrap(module, sharing)
+        average.cut(module)
         return cls(
             module=module,
-            net=parallel.wrap(module),
-            ema=EMA(module, ema_decay, ema_ramp),
+            net=net,
+            ema=average,
             updater=Updater(optimizers(module.parameters_by_name()), grad_clip, stop=nonfinite == "stop"),
             schedule=schedule,
         )
@@ -119,6 +123,10 @@ class TrainState:
                 f"several processes need a gradient of each trainable parameter, and step {self.step} gave none to "
                 f"{few(idle)}. Freeze them (requires_grad_(False)), let a term depend on them, or use one process."
             )
+
+    def average_net(self) -> nn.Module:
+        """Return the averaged network, whole; every process calls it."""
+        return parallel.whole_copy(self.ema.module.net)
 
     def averaged(self) -> dict[str, Tensor]:
         """Return the average by the names of a checkpoint."""

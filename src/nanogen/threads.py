@@ -17,7 +17,7 @@ from nanogen.log import say
 
 # Rounds of OpenMP's waiting loop before a thread sleeps: longer than the pauses between two operations of a step, and
 # shorter than the turn of another process.
-SPINS = "10000"
+SPINS = "2000"
 # Steps of each number of threads, and seconds after which no further one is begun.
 _STEPS, _SECONDS = 3, 10.0
 

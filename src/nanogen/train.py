@@ -11,6 +11,7 @@ import math
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,7 @@ from nanogen.build import Components, build_components, build_losses, build_netw
 from nanogen.conditions import CONDITIONS
 from nanogen.config import ComposedConfig, Config
 from nanogen.data import Batch, Dataset
+from nanogen.data.ahead import copied_ahead
 from nanogen.data.corrupt import CorruptLog
 from nanogen.data.memory import SupportsBatches, cache_latents
 from nanogen.data.opening import open_dataset
@@ -31,7 +33,9 @@ from nanogen.latents import LATENTS, Latent
 from nanogen.latents.cache import Dtype, LatentCacheManifest, StoredLatents, recipe
 from nanogen.log import say
 from nanogen.losses.loss import weighted_terms
+from nanogen.model.dit import DDT
 from nanogen.objectives import OBJECTIVES
+from nanogen.objectives.objective import Objective
 from nanogen.optim import NonFiniteLoss, Schedule
 from nanogen.optimizers import OPTIMIZERS
 from nanogen.outputs import Outputs, RunOutputs
@@ -84,15 +88,18 @@ def updates(
     while state.step < last:
         step = state.step
         means: dict[str, Tensor] = {}
+        whole = torch.zeros((), device=state.device)
         for micro in range(accumulation):
             batch = next(loader)
             mark("data")
+            noise = PositionalNoise(seed, batch.positions, state.device, step, batch.noise)
             # The wrapped network decides in its forward pass whether its backward pass averages gradients.
             with parallel.local_gradients(state.net, local=micro < accumulation - 1):
-                terms = step_loss(batch, PositionalNoise(seed, batch.positions, state.device, step))
+                terms = step_loss(batch, noise)
                 total = torch.stack([term.mean() for term in terms.values() if term.requires_grad]).sum()
                 mark("forward")
                 (total / accumulation).backward()
+            whole = whole + total.detach() / accumulation
             for name, term in terms.items():
                 means[name] = means.get(name, 0) + term.detach().mean() / accumulation
             mark("backward")
@@ -102,7 +109,7 @@ def updates(
         state.ema.update(step)
         state.step = step + 1
         mark("ema")
-        yield {**{f"loss/{name}": value for name, value in means.items()}, "grad_norm": norm}
+        yield {"loss": whole, **{f"loss/{name}": value for name, value in means.items()}, "grad_norm": norm}
 
 
 def write_steps(steps: Iterator[dict[str, Tensor]], outputs: Outputs, stop: Stop) -> None:
@@ -113,17 +120,19 @@ def write_steps(steps: Iterator[dict[str, Tensor]], outputs: Outputs, stop: Stop
         Stopped: by a signal.
     """
     try:
-        with stop.deferred():
+        with stop.deferred(), parallel.patience(False):
             for values in steps:
                 try:
                     outputs.after_step(values)
                     stop.check()
                 except Stopped:
                     outputs.save()
-                    say(f"a checkpoint of step {outputs.saved} is written")
+                    outputs.saver.wait()
+                    say(f"a checkpoint of step {outputs.saver.finished()} is written")
                     raise
     except NonFiniteLoss as error:
-        kept = f"Last good checkpoint: step {outputs.saved}." if outputs.saved else "There is no checkpoint yet."
+        saved = outputs.saver.finished()
+        kept = f"Last good checkpoint: step {saved}." if saved else "There is no checkpoint yet."
         raise NonFiniteLoss(f"{error} {kept}") from None
 
 
@@ -140,6 +149,12 @@ def flow_loss(state: TrainState, components: Components, config: Config, mark: M
             return weighted_terms(components.objective, losses, state.net, x, condition, noise, batch)
 
     return step_loss
+
+
+def draw_ahead(objective: Objective, shape: tuple[int, ...], noise: PositionalNoise) -> None:
+    """Draw all numbers of a step of the second stage, for latents (B, *shape)."""
+    objective.draw(noise, shape)
+    noise.uniform("drop")
 
 
 def flow_updates(
@@ -247,6 +262,7 @@ def build(config: Config, components: Components, num_images: int) -> TrainState
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(initial_seed(config.seed, "weights"))
         net = build_network(components).to(components.device)
+    net.checkpointing = config.train.checkpointing == "block"
     if config.train.compile:
         net.compile_blocks()
 
@@ -264,7 +280,27 @@ def build(config: Config, components: Components, num_images: int) -> TrainState
         ema_ramp=config.train.ema_ramp,
         grad_clip=config.train.grad_clip,
         nonfinite=config.train.nonfinite,
+        sharing=sharing(config, net, components.precision),
     )
+
+
+def sharing(config: Config, net: DDT, chosen: precision.Precision) -> parallel.Sharing:
+    """Return how several processes share the training of a network.
+
+    Raises:
+        ConfigError: if objective or optimizer needs what sharded weights do not give.
+    """
+    shard, objective, optimizer = config.train.shard, config.objective["name"], config.optim.name
+    needs = {
+        f"objective.name={objective} differentiates in forward mode": OBJECTIVES[objective].forward_mode,
+        f"optim.name={optimizer} updates whole matrices": OPTIMIZERS[optimizer].whole_matrices,
+    }
+    for reason, holds in needs.items():
+        if holds and shard != "none":
+            raise ConfigError(f"train.shard is {shard}, and {reason}. Set train.shard=none.")
+    # Forward mode alternates with plain steps; and a static graph loses gradients of micro-batches that are not shared.
+    static = not OBJECTIVES[objective].forward_mode and config.train.accumulation == 1
+    return parallel.Sharing(shard, tuple(net.blocks), chosen == "bfloat16", static)
 
 
 @dataclass(frozen=True)
@@ -385,7 +421,9 @@ def train(composition: ComposedConfig, run_dir: Path, device: str, command: list
             world=parallel.world_size(),
             accumulation=config.train.accumulation,
             workers=config.data.workers,
+            draw=partial(draw_ahead, components.objective, components.derived.shape.latent_shape),
         )
+        loader = copied_ahead(loader, state.device)
         loader = corrupt.watch(loader) if corrupt else loader
         write_steps(flow_updates(state, components, config, loader, last), outputs, stop)
     return run

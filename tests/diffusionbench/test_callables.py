@@ -1,5 +1,6 @@
 """Functions as sources: what they are given, what they may return, what is said where they return something else."""
 
+import gc
 import sys
 
 import numpy as np
@@ -197,6 +198,17 @@ def test_an_exception_names_function_and_place():
         CallableSource(refuse).images(labelled(2))
     with pytest.raises(RunError, match="raised SystemExit: 1"):
         CallableSource(lambda labels: sys.exit(1)).images(labelled(2))
+
+
+@pytest.mark.filterwarnings("error")
+def test_an_asynchronous_function_is_one_sentence():
+    async def draw(seeds):
+        return np.zeros((len(seeds), 8, 8, 3), np.uint8)
+
+    for function in (draw, lambda seeds: draw(seeds)):
+        with pytest.raises(RequestError, match="returned a coroutine, as every `async def` does"):
+            CallableSource(function).images(labelled(2))
+        gc.collect()
 
 
 def jitter(levels):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import sys
 from dataclasses import replace
 from functools import partial
@@ -178,7 +179,26 @@ def test_anchors_are_kept_as_well(ask, source, tmp_path, judged, monkeypatch):
     assert again.anchors["held_out"]["fd_digits"] == first.anchors["held_out"]["fd_digits"]
 
 
+def test_an_image_that_comes_twice_is_judged_once_whether_in_one_run_or_two(ask, noise, tmp_path, judged, monkeypatch):
+    real = DigitsJudge.__call__
+
+    def drifts(self, batch, *given):
+        return {name: rows * np.float32(1 + len(judged)) for name, rows in real(self, batch, *given).items()}
+
+    monkeypatch.setattr(DigitsJudge, "__call__", drifts)
+    # Twice in a batch, in another batch, and again alone in the last.
+    source = ArraySource(noise(130)[np.r_[0, 0, :130, :128]], None, "twice")
+    asked = ask(metrics=("is_digits",), reference=None, count=260)
+    first = runner.run(asked, source, tmp_path)
+    assert sum(judged) == 130
+    judged.clear()
+    again = runner.run(asked, source, tmp_path)
+    assert judged == []
+    assert (again.id, again.values) == (first.id, first.values)
+
+
 def test_what_was_judged_is_not_judged_again_after_a_kill(ask, noise, tmp_path, judged, monkeypatch):
+    monkeypatch.setattr("diffusionbench.judging._LATEST", math.inf)
     images = noise(2300)
     asked = ask(metrics=("is_digits",), reference=None, count=2300)
     whole = runner.run(asked, ArraySource(images, None, "noise"), tmp_path / "undisturbed")
@@ -308,7 +328,8 @@ def test_evidence_that_used_an_older_judge_is_not_used(thirds, ask, tmp_path, mo
     monkeypatch.setitem(JUDGES._rows, "means", Means.spec)
     with pytest.raises(RequestError, match="the evidence here is of judge 'means', version 1"):
         runner.rescore(tmp_path, ("in_thirds",))
-    assert runner.judge(tmp_path, ("in_thirds",)) == {"means": (20, 20), "thirds": (20, 20)}
+    # One picture, asked about three thirds.
+    assert runner.judge(tmp_path, ("in_thirds",)) == {"means": (1, 20), "thirds": (3, 20)}
     assert runner.rescore(tmp_path, ("in_thirds",)).protocol.judges["means"].digest == Means().digest
 
 

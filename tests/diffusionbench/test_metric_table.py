@@ -12,6 +12,7 @@ import pytest
 from making import make_metric, update
 
 from diffusionbench import runner
+from diffusionbench.catalog import asked_metrics
 from diffusionbench.judges import NETWORKS
 from diffusionbench.judges.digits import DigitsJudge
 from diffusionbench.metrics import METRICS
@@ -197,3 +198,10 @@ def test_images_whose_features_are_not_finite_make_a_record_partial(ask, noise, 
     assert record.partial
     assert (record.values["accuracy_digits"].scored, record.values["accuracy_digits"].unscored) == (19, 1)
     assert record.unscored == ("image 4: what its judge returned for 'accuracy_digits' is not finite",)
+
+
+def test_a_name_may_stand_for_a_headline_or_for_several_metrics():
+    six = tuple(f"mind_{key}" for key in FDR_CONSTANTS)
+    assert asked_metrics(["mind6"]) == six
+    assert all(METRICS[key].load for key in six)
+    assert asked_metrics(["geneval", "fdr_clip_cls", "fid", "odd"]) == ("geneval_overall", "fdr_clip", "fid", "odd")

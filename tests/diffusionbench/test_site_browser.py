@@ -8,6 +8,8 @@ import pytest
 from declaring import laptop_protocol
 from making import invoke
 from site_records import HOSTILE, hostile, measured, pair
+from test_costs import digits
+from test_seeds import scenes as drawn
 
 from diffusionbench.record import Value
 from diffusionbench.study import published
@@ -498,3 +500,162 @@ CONTRAST = """() => {
   }
   return wrong.slice(0, 5);
 }"""
+
+
+# What is drawn beside the points
+
+
+def test_names_band_front_and_baselines_are_drawn_on_demand(figure, context):
+    panel = f'[data-panel="{PANELS[0]}"]'
+    assert figure.locator(f"{panel} .label").count() == 0
+    for layer in (".band", ".front"):
+        assert figure.is_visible(f"{panel} {layer}")
+    assert figure.locator(f"{panel} .lines text").all_text_contents() == ["SD-3.5-Large", "FLUX-1"]
+    beyond = figure.inner_text(f"{panel} .beyond")
+    assert beyond.startswith("Baselines beyond this panel: FLUX-2 0.854, Qwen-Image 0.848")
+    figure.check('input[value="labels"]')
+    names = figure.locator(f"{panel} .label").all_text_contents()
+    assert len(names) > 12
+    assert {"PE-L", "FLUX.1-VAE"} <= set(names)
+    for layer in ("band", "front", "lines"):
+        figure.uncheck(f'input[value="{layer}"]')
+    assert not figure.is_visible(f"{panel} .band")
+    assert not figure.is_visible(f"{panel} .front")
+    assert figure.locator(f"{panel} .lines").count() == 0
+    assert figure.inner_text(f"{panel} .beyond") == ""
+    other = context.new_page()
+    other.goto(figure.url)
+    assert other.locator(f"{panel} .label").all_text_contents() == names
+    assert not other.is_checked('input[value="band"]')
+    other.close()
+
+
+def test_names_do_not_cover_points_or_each_other(figure):
+    figure.check('input[value="labels"]')
+    wrong = figure.evaluate(
+        """() => [...document.querySelectorAll(".panel svg")].map((svg) => {
+          const boxes = [...svg.querySelectorAll(".label")].map((one) => one.getBoundingClientRect());
+          const apart = (a, b) => a.right - 2 <= b.left || a.bottom - 3 <= b.top;
+          const over = (a, b) => !apart(a, b) && !apart(b, a);
+          return boxes.filter((one, i) => boxes.some((other, j) => i < j && over(one, other))).length;
+        })"""
+    )
+    assert wrong == [0, 0, 0, 0]
+
+
+def test_band_and_front_are_those_of_the_textbook(figure):
+    rng = np.random.default_rng(2)
+    quantiles = {1: 12.7062, 2: 4.3027, 3: 3.1824, 4: 2.7764, 8: 2.3060, 19: 2.0930, 60: 2.0003}
+    for freedom, value in quantiles.items():
+        assert figure.evaluate(f"stats.student({freedom})") == pytest.approx(value, rel=2e-3)
+    x, y = rng.normal(size=(2, 10))
+    line = fit_line(x, y)
+    rest = y - line.intercept - line.slope * x
+    for place in (-1.0, 0.3):
+        half = 2.3060 * np.sqrt(rest @ rest / 8 * (0.1 + (place - x.mean()) ** 2 / ((x - x.mean()) ** 2).sum()))
+        shown = figure.evaluate("([x, y, place]) => stats.band(x, y)(place)", [x.tolist(), y.tolist(), place])
+        assert shown == pytest.approx(half, rel=2e-3)
+    assert figure.evaluate("stats.band([1, 2, 3], [1, 2, 4])") is None
+    x, y = np.round(rng.normal(size=(2, 60)), 1)
+    for better in ([False, True], [True, True], [False, False]):
+        signs = [1 if high else -1 for high in better]
+        points = list(zip(signs[0] * x, signs[1] * y, strict=True))
+        wanted = {
+            i for i, p in enumerate(points) if not any(a >= p[0] and b >= p[1] and (a, b) != p for a, b in points)
+        }
+        found = figure.evaluate("(args) => stats.front(...args)", [x.tolist(), y.tolist(), better])
+        assert set(found) == wanted
+        assert [x[i] for i in found] == sorted(x[i] for i in found)
+
+
+@pytest.fixture(scope="module")
+def own_study(tmp_path_factory):
+    """A study of six methods with three seeds, costs, methods at the floor, and baselines."""
+    folder = tmp_path_factory.mktemp("own") / "out"
+    made = []
+    for n in range(6):
+        for run in range(3):
+            made.append(digits(f"m{n}", 6.0 - n + 0.1 * run, 2.0**n, weights="abc"[run]))
+            record = drawn(f"m{n}", run, max(0.0, 0.1 * n - 0.2) + 0.01 * run)
+            made.append(record.model_copy(update={"cost": made[-1].cost}))
+    made.append(drawn("drawn", 0, 0.9).model_copy(update={"family": "reference", "title": "drawn"}))
+    build(made, folder)
+    return folder
+
+
+def test_seeds_floors_costs_and_baselines_of_a_measured_study(page, own_study):
+    page.goto(f"{(own_study / 'index.html').as_uri()}#hide=")
+    key = "simpleeval_shapes_v1"
+    assert page.locator(".panel .spread").count() > 10
+    assert page.locator(f'[data-panel="{key}"] .low').count() == 3
+    assert "3 of these methods are at the floor" in shown(page, key)["note"]
+    assert "drawn 0.900" in page.inner_text(f'[data-panel="{key}"] .beyond')
+    page.locator(f'[data-panel="{key}"] [data-name="m0"]').hover()
+    assert "mean of 3, sd 0.1" in page.inner_text("#tip")
+    assert "at the floor" in page.inner_text("#tip")
+    page.select_option("#axis", "device_hours")
+    assert "Device hours ↓" in page.text_content(f'[data-panel="{key}"] svg')
+    assert "x=device_hours" in page.url
+    assert "--x device_hours --y simpleeval_shapes_v1" in page.text_content("#commands")
+    labels = page.eval_on_selector_all(f'[data-panel="{key}"] [role=option]', "all => all.map((one) => one.ariaLabel)")
+    assert any("Device hours 32" in one for one in labels)
+    page.goto(f"{own_study.as_uri()}/leaderboard.html#columns=fd_digits+device_hours%23class")
+    assert page.locator("#head th[data-column='device_hours#class']").count() == 1
+    page.goto((own_study / page.get_attribute("#body td a", "href")).as_uri())
+    assert "Cost of training" in page.inner_text("main")
+
+
+def test_the_first_page_says_what_this_is_and_the_answer(figure, page, own_study):
+    text = figure.inner_text("main")
+    assert "Only in part. Over 21 latent methods the correlation r is -0.62 to -0.27 (95 % from -0.83 to +0.19)" in text
+    assert "scores image generators by class and by text" in text
+    hrefs = figure.eval_on_selector_all(".actions a", "links => links.map((link) => link.getAttribute('href'))")
+    assert hrefs == ["leaderboard.html", "contribute.html", "data.html"]
+    page.goto((own_study / "index.html").as_uri())
+    assert "Over 6 methods the correlation r is -0.9" in page.inner_text(".answer")
+
+
+# Leaderboard
+
+
+def test_best_values_are_marked_and_the_reader_chooses_columns(page, site):
+    page.goto((site / "leaderboard.html").as_uri())
+    best = page.eval_on_selector_all("#body .best > :first-child", "cells => cells.map((cell) => cell.innerText)")
+    assert {"2.08", "1.37", "0.854", "0.888", "0.841", "0.309"} == set(best)
+    assert page.evaluate("getComputedStyle(document.querySelector('.board')).overflowY") == "visible"
+    page.click(".chooser summary")
+    page.uncheck('#columns input[value="fid"]')
+    page.check('#columns input[value="fdr_dinov2@cfg"]')
+    heads = page.eval_on_selector_all("#head th", "heads => heads.map((head) => head.dataset.column)")
+    assert "fid" not in heads
+    assert "fdr_dinov2@cfg" in heads
+    address = page.url
+    page.click("#columns-usual")
+    assert "columns=" not in page.url
+    page.goto("about:blank")
+    page.goto(address)
+    assert page.eval_on_selector_all("#head th", "heads => heads.map((head) => head.dataset.column)") == heads
+    page.click(".chooser summary")
+    page.click("#columns-all")
+    assert page.locator("#head th").count() > 25
+
+
+def test_on_a_phone_the_method_stays_in_sight_and_controls_answer_taps(browser, site):
+    context = new_context(browser, viewport={"width": 400, "height": 860}, has_touch=True, is_mobile=True)
+    page = context.new_page()
+    page.goto((site / "leaderboard.html").as_uri())
+    page.eval_on_selector(".board", "board => board.scrollLeft = 300")
+    name = page.locator("#body th").first.bounding_box()
+    board = page.locator(".board").bounding_box()
+    assert abs(name["x"] - board["x"]) < 3
+    page.goto((site / "index.html").as_uri())
+    for selector, wanted in (
+        ('label:has(input[value="cfg"])', "-0.5553"),
+        ('label:has(input[value="none"])', "-0.2671"),
+    ):
+        page.locator(selector).tap()
+        assert shown(page, PANELS[0])["r"] == wanted
+    page.locator('label:has(input[value="labels"])').tap()
+    assert page.locator(".panel .label").count() > 8
+    assert page.evaluate("document.documentElement.scrollWidth") <= 400
+    context.close()

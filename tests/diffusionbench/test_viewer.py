@@ -2,11 +2,14 @@
 
 import json
 import re
+from functools import partial
 
 import numpy as np
 import pytest
+from typer.testing import CliRunner
 from viewed import HOSTILE, TEXTS, boxed_record, pictures
 
+from diffusionbench.cli import app
 from diffusionbench.study.comparison import compare
 from diffusionbench.views import viewer
 from diffusionbench.views.viewer import flips_page, record_page
@@ -35,6 +38,40 @@ def test_a_card_holds_what_is_known_of_its_image(shown):
     assert ["not scored", "image 2: too dark"] in cards[2]["facts"]
     assert "src" not in cards[5]["images"][0]
     assert "1 images cannot be shown" in shown
+
+
+def test_facts_asked_for_and_seen_are_a_verdict(tmp_path):
+    """As SimpleEval writes them: name, what was asked for, what was seen."""
+    verdicts = {
+        "0": [["count", "two", "two"], ["colour", "red", "red"]],
+        "1": [["count", "two", "three"], ["colour", HOSTILE, "red"]],
+    }
+    record = boxed_record().model_copy(update={"extra": {"facts": {"simpleeval_shapes_v1": {"verdicts": verdicts}}}})
+    right, wrong, *_ = cards_of(record_page(tmp_path / "r.json", record, pictures, TEXTS))
+    assert [card["verdict"] for card in (right, wrong)] == ["right", "wrong"]
+    assert right["answers"][1:] == [["count: two?", "two", None, None], ["colour: red?", "red", None, None]]
+    assert wrong["answers"][1:] == [["count: two?", "three", None, None], [f"colour: {HOSTILE}?", "red", None, None]]
+
+
+def test_inspect_puts_the_page_beside_the_record(tmp_path):
+    boxed_record().save(tmp_path / "r.json")
+    inspect = partial(CliRunner().invoke, app)
+    shown = inspect(["inspect", str(tmp_path / "r.json")])
+    assert shown.exit_code == 0, shown.output
+    assert "geneval_overall" in shown.stdout
+    assert shown.stdout.splitlines()[-1] == str(tmp_path / "r.html")
+    assert len(cards_of((tmp_path / "r.html").read_text())) == 6
+    # The same command replaces its page, and nothing else.
+    assert inspect(["inspect", str(tmp_path / "r.json")]).exit_code == 0
+    (tmp_path / "r.html").write_text("years of work")
+    kept = inspect(["inspect", str(tmp_path / "r.json")])
+    assert (kept.exit_code, (tmp_path / "r.html").read_text()) == (0, "years of work")
+    assert "no page of its images: " in kept.stderr
+    for name, words in (("bare", []), ("json", ["--json"])):
+        record = boxed_record().model_copy(update={"evidence": {}} if name == "bare" else {})
+        record.save(tmp_path / f"{name}.json")
+        assert inspect(["inspect", str(tmp_path / f"{name}.json"), *words]).exit_code == 0
+        assert not (tmp_path / f"{name}.html").exists()
 
 
 def test_nothing_of_a_stranger_is_markup(shown):

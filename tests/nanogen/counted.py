@@ -16,8 +16,8 @@ from nanogen.cli import main
 wrap, reductions = parallel.wrap, []
 
 
-def counting(module):
-    net = wrap(module)
+def counting(module, *sharing):
+    net = wrap(module, *sharing)
 
     def hook(state, bucket):
         reductions[-1] += 1

@@ -404,9 +404,11 @@ FIELDS = {
     "train.ema_ramp": Field("true", once(average_decay), 0.1, ("train.ema_ramp=false", "optim.lr=0.1")),
     "train.precision": Field("bfloat16", products, {torch.bfloat16}),
     "train.compile": Field("true", compiled, 1),
+    "train.checkpointing": Field("block", once(lambda seen: seen.state.module.net.checkpointing), True),
     "train.nonfinite": Field("skip", after_nan, "went on"),
     "train.checkpoint_every": Field("2 steps", checkpoints, [2, 4], ("train.keep=9",)),
     "train.keep": Field("2", checkpoints, [3, 4], ("train.checkpoint_every=1 steps",)),
+    "train.keep_every": Field("2 steps", checkpoints, [2, 4], ("train.checkpoint_every=1 steps", "train.keep=1")),
     "sampler.name": Field("heun", drawn(lambda seen: len(seen.times)), lambda one: one * 3 / 2, STEADY),
     "sampler.num_steps": Field("3", drawn(lambda seen: len(seen.times)), lambda one: one * 3 / 2, STEADY),
     "sampler.shift": Field("3", drawn(lambda seen: sorted(set(seen.times))), [0.75, 1], STEADY),
@@ -440,6 +442,7 @@ FIELDS = {
 }
 # Fields that show in a command of their own, each in the test that is named here.
 ELSEWHERE = {
+    "train.shard": "test_sharding.py::test_losses_are_equal_however_the_weights_are_shared",
     "noise": "test_run_folders.py::test_a_run_with_the_noise_of_an_earlier_version_is_sampled_and_scored",
     "condition.cache": "test_t2i.py::test_a_cache_gives_the_same_losses_and_the_encoder_stays_closed",
     "eval.reference_extractors": "test_cli.py::test_a_run_is_scored_against_references_by_judge",

@@ -32,6 +32,7 @@ const found = JSON.parse(process.argv[4]).map((asked) => {
 });
 console.log(JSON.stringify(found));
 """
+MEANFLOW = ("objective.name=meanflow", "sampler.num_steps=1", "guidance.scale=1")
 ASKED = [
     {"label": 3, "guidance": 1, "seed": 0, "steps": 3},
     {"label": 9, "guidance": 2.5, "seed": 31, "steps": 5},
@@ -127,4 +128,4 @@ def test_what_the_page_cannot_sample_is_named():
         more = ["condition.encoder=minilm-l6"] if "text" in change else []
         assert reason in str(why_not(tiny(1, change, *more).config))
     assert "its latent space is toy-ae" in str(why_not(compose("digits", "toy-ae").config))
-    assert "its objective is meanflow" in str(why_not(tiny(1, "objective.name=meanflow", "sampler.num_steps=1").config))
+    assert "its objective is meanflow" in str(why_not(tiny(1, *MEANFLOW).config))

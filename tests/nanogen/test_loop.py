@@ -16,6 +16,7 @@ from nanogen.build import build_components
 from nanogen.conditions.classes import ClassConditioner
 from nanogen.data.order import Order, batches
 from nanogen.ema import decay_at
+from nanogen.model.layers import EncoderBlock
 from nanogen.rng import PositionalNoise
 from nanogen.times import shift_time
 from nanogen.train import build, flow_updates, open_data, train
@@ -81,6 +82,30 @@ def test_gradients_are_shared_in_the_last_micro_batch_alone(monkeypatch):
     for _ in flow_updates(state, parts, config, batches(data, seed=0, batch_size=8, accumulation=4), 2):
         pass
     assert state.net.seen == [True, True, True, False] * 2
+
+
+@pytest.mark.parametrize(
+    "objective", ["{name: flow, predict: v}", "{name: meanflow, predict: v, fm_ratio: 0.5}; guidance.scale=1"]
+)
+def test_activations_that_are_computed_again_give_the_same_gradients(objective):
+    calls = []
+    for name in ("none", "block"):
+        training.cache_clear()
+        with pytest.MonkeyPatch.context() as patch:
+            forward = EncoderBlock.forward
+            patch.setattr(EncoderBlock, "forward", lambda *given: (calls.append(name), forward(*given))[1])  # noqa: B023
+            seen = training(4, *f"objective={objective}".split("; "), f"train.checkpointing={name}")
+        if name == "none":
+            wanted = seen
+    assert all(
+        torch.equal(one[key], other[key])
+        for one, other in zip(wanted.applied, seen.applied, strict=True)
+        for key in one
+    )
+    # Steps that differentiate in forward mode keep what they computed.
+    again = calls.count("block") - calls.count("none")
+    assert again == sum("dudt_norm" not in str(values) for values in seen.values)
+    assert again > 0
 
 
 def test_the_numbers_of_a_step_are_those_before_clipping():

@@ -175,7 +175,7 @@ def test_micro_batches_train_as_the_whole_batch():
     for name, weight in whole.items():
         torch.testing.assert_close(cut[name], weight, rtol=1e-3, atol=1e-5)
     for one, other in zip(values, others, strict=True):
-        assert set(one) == {"loss/meanflow", "loss/meanflow_raw", "loss/dudt_norm", "grad_norm"}
+        assert set(one) == {"loss", "loss/meanflow", "loss/meanflow_raw", "loss/dudt_norm", "grad_norm"}
         assert other["loss/meanflow_raw"].item() == pytest.approx(one["loss/meanflow_raw"].item(), rel=1e-4)
         # What is logged is no part of the loss.
         assert one["loss/meanflow"].item() < 1 < one["loss/meanflow_raw"].item()

@@ -131,7 +131,7 @@ def test_a_folder_with_anything_else_is_not_ours(mine, tmp_path):
         (evaluate, "evaluate", 2),
         (Log, "write_record", 1),
         (Log, "write_record", 2),
-        (checkpoint, "save", 2),
+        (checkpoint.Saver, "save", 2),
         (checkpoint, "prune", 1),
     ],
 )
@@ -245,7 +245,7 @@ def test_a_log_that_cannot_be_opened_ends_in_a_sentence(copy):
 
 def test_lines_are_on_the_disk_before_the_checkpoint_that_counts_on_them(tmp_path, monkeypatch):
     done = []
-    for owner, name in [(Log, "write"), (Log, "sync"), (checkpoint, "save")]:
+    for owner, name in [(Log, "write"), (Log, "sync"), (checkpoint.Saver, "save")]:
         real = getattr(owner, name)
         monkeypatch.setattr(owner, name, lambda *given, real=real, name=name: (done.append(name), real(*given))[1])
     run(tmp_path / "run", 2, "eval.metrics=[]")

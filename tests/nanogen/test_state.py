@@ -35,14 +35,15 @@ class Killed(BaseException):
 
 def die_after(monkeypatch, step: int) -> None:
     """End the process after the checkpoint of a step."""
-    save = checkpoint.save
+    save = checkpoint.Saver.save
 
-    def saved(folder, state, *more):
-        save(folder, state, *more)
+    def saved(self, state):
+        save(self, state)
         if state.step == step:
+            self.wait()
             raise Killed
 
-    monkeypatch.setattr(checkpoint, "save", saved)
+    monkeypatch.setattr(checkpoint.Saver, "save", saved)
 
 
 def run(folder: Path, steps: int, *more: str) -> dict[str, Tensor]:

@@ -104,6 +104,7 @@ def test_a_run_trains_scores_and_reports(run):
     text = Path(page).read_text(encoding="utf-8")
     assert text.count("<figure><img src") >= BLOCK
     assert "seen: unclear" in text
+    assert "colour1" not in text
 
 
 def test_the_first_images_of_an_evaluation_follow_the_prompt_sets_seeds(run, tmp_path):

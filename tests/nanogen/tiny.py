@@ -85,19 +85,25 @@ def losses(run: Path) -> list[float]:
 
 def pair(script: str, *arguments: object) -> list[subprocess.CompletedProcess[str]]:
     """Run a script in two processes of one group."""
+    return group(2, script, *arguments)
+
+
+def group(number: int, script: str, *arguments: object, machines: int = 1) -> list[subprocess.CompletedProcess[str]]:
+    """Run a script in some processes of one group, on what they take for several machines."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = str(free.getsockname()[1])
-    world = environment() | {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+    world = environment() | {"WORLD_SIZE": str(number), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+    world["LOCAL_WORLD_SIZE"] = str(number // machines)
     started = [
         subprocess.Popen(
             [sys.executable, "-c", script, *map(str, arguments)],
-            env=world | {"RANK": str(rank), "LOCAL_RANK": str(rank)},
+            env=world | {"RANK": str(rank), "LOCAL_RANK": str(rank % (number // machines))},
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
         )
-        for rank in range(2)
+        for rank in range(number)
     ]
-    ended = [(one, *one.communicate(timeout=200)) for one in started]
+    ended = [(one, *one.communicate(timeout=280)) for one in started]
     return [subprocess.CompletedProcess(one.args, one.returncode, out, err) for one, out, err in ended]

@@ -66,3 +66,21 @@ def test_records_of_other_sources_are_no_recipe():
     other = Record(protocol={"name": "n", "axis": "t2i"}, provenance={"source": "s"}, **fields)
     with pytest.raises(LookupError):
         docs_tables.of_recipe([other], "digits")
+
+
+def test_the_demos_limits_follow_from_seeds_and_images():
+    """Two trainings 0.02 apart: deviation 0.0141; intervals 0.0392 wide: error 0.01; three times both together."""
+    records = [load(path) for path in sorted((ROOT / "records").glob("*-*.json"))]
+    (first, *_) = docs_tables.of_recipe(records, "digits-pixels")
+    (scenes, *_) = docs_tables.of_recipe(records, "shapes")
+
+    def at(score, seed):
+        value = Value(value=score, interval=(score - 0.0196, score + 0.0196))
+        return first.model_copy(
+            update={"values": dict.fromkeys(first.values, value), "extra": {**first.extra, "seed": seed}}
+        )
+
+    rows = docs_tables.demo([at(0.91, 1), at(0.93, 2), scenes], "")
+    assert rows[2].endswith("| `accuracy_digits` | 0.920 ± 0.014 | 2 | below 0.87 |")
+    assert rows[3].endswith("| `fd_digits` | 0.920 ± 0.014 | 2 | above 0.97 |")
+    assert rows[4].endswith("| 1 | – |")

@@ -30,7 +30,9 @@ DryRun = Annotated[bool, typer.Option("--dry-run", help="check the request, scor
 class Generator:
     """Whose images are scored: how they are made or told apart, and what the record says of them."""
 
-    axis: Annotated[str, typer.Option("--axis", help="see `diffusionbench ls axes`")] = "class_conditional"
+    axis: Annotated[
+        str | None, typer.Option("--axis", help="see `diffusionbench ls axes`; default by --prompts and --metrics")
+    ] = None
     labels: Annotated[
         Path | None, typer.Option("--labels", help="file with one class label a line, in natural order of names")
     ] = None
@@ -73,6 +75,10 @@ class Generator:
         Literal["truncate", "round"] | None,
         typer.Option("--quantisation", help="by which rule floats become, or became, 8 bits"),
     ] = None
+    allow_partial: Annotated[
+        bool,
+        typer.Option("--allow-partial", help="score images though some cannot be, and mark the record partial"),
+    ] = False
     trained_with: Annotated[
         list[str] | None,
         typer.Option("--trained-with", help="judge or network that it was trained with, whose metrics it may not lead"),

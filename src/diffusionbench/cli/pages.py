@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -43,7 +44,9 @@ def inspect(
     stores: Stores = None,
     as_json: Json = False,
 ) -> None:
-    """Show a record, why one of its images has its values, or all of its images on a page.
+    """Show a record, and put its images with what judges said of them on a page beside it, or show one image.
+
+    Without --page the page is named as the record; a record of whole sets alone has none, and --json writes none.
 
     Examples:
 
@@ -58,16 +61,28 @@ def inspect(
     from diffusionbench.views.why import about_sample, as_text
 
     loaded = load(record)
-    if page is not None:
-        from diffusionbench.views.viewer import record_page
-
-        _check(page)
-        _write(page, record_page(record, loaded, _pictures(loaded, record, stores or ()), _texts(loaded)))
-    elif sample is None:
-        print_record(loaded, as_json)
-    else:
+    if sample is not None:
         found = about_sample(record, loaded, sample)
         print(json.dumps(found, indent=2) if as_json else as_text(found))
+        return
+    if page is None:
+        print_record(loaded, as_json)
+        if as_json or not loaded.evidence:
+            return
+    try:
+        _write_page(page or record.with_suffix(".html"), record, loaded, stores or ())
+    except UserError as error:
+        if page is not None:
+            raise
+        # The record was shown; nobody asked for a page at this place.
+        print(f"no page of its images: {error}", file=sys.stderr)
+
+
+def _write_page(page: Path, path: Path, record: Record, stores: Sequence[Path]) -> None:
+    from diffusionbench.views.viewer import record_page
+
+    _check(page)
+    _write(page, record_page(path, record, _pictures(record, path, stores), _texts(record)))
 
 
 def compare(

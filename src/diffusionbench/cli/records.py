@@ -340,6 +340,9 @@ def figure(
     records: Folders = None,
     columns: Annotated[int, typer.Option("--columns", min=1, max=4, help="panels side by side")] = 2,
     dark: Annotated[bool, typer.Option("--dark", help="for a dark page")] = False,
+    x: Annotated[
+        str | None, typer.Option("--x", help="horizontal metric, or a cost such as device_hours; FID where not given")
+    ] = None,
 ) -> None:
     """Draw Figure 1 for a paper: text-to-image scores against ImageNet FID, with r, its interval and n.
 
@@ -354,6 +357,6 @@ def figure(
     from diffusionbench.views import figure as figures
 
     check_place(out)
-    chosen = figures.figure(_gather(records), score_set, guidance, family=_split(family), select=_split(select))
+    chosen = figures.figure(_gather(records), score_set, guidance, x=x, family=_split(family), select=_split(select))
     figures.write(out, chosen, columns=columns, dark=dark)
     print(out)

@@ -8,11 +8,13 @@ from __future__ import annotations
 
 import io
 import json
+import math
 import textwrap
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from statistics import stdev
 from typing import Any, Final
 
 from PIL import Image, PngImagePlugin
@@ -22,13 +24,18 @@ from diffusionbench.errors import RequestError
 from diffusionbench.metrics import METRICS
 from diffusionbench.record import Record
 from diffusionbench.registry import require
+from diffusionbench.study.cells import status_of
 from diffusionbench.study.columns import MEASURED, declared, guidance_state
 from diffusionbench.study.correlate import fit_line, pearson
-from diffusionbench.study.points import Point, in_set, select_points
+from diffusionbench.study.cost import is_derived
+from diffusionbench.study.floors import families_of, floor_of
+from diffusionbench.study.points import COUNTED, Point, Selection, in_set, select_points
 from diffusionbench.views.terminal import ARROWS, UNDEFINED, number, span
 from diffusionbench.writing import check_gives_way, write_atomic, write_errors
 
 BENCHMARKS: Final = ("geneval", "dpgbench", "genaibench", "simpleeval")
+#: Takes the place of the natural prompts in a study of drawn scenes.
+SHAPES: Final = "simpleeval_shapes_v1"
 GUIDANCE: Final = ("none", "cfg")
 # Endings, and a text that only our figures of that kind contain: other files are not replaced.
 FORMATS: Final = {".svg": 'class="marks"', ".png": "diffusionbench figure", ".pdf": "/Producer (svg2pdf)"}
@@ -93,10 +100,20 @@ DARK: Final = Paper("#0d1117", "#e6e6e6", "#30363d", "#9aa4ae", "#0d1117")
 
 
 @dataclass(frozen=True)
+class Baseline:
+    """A score that methods are held against: of a public model, of real images, of pictures drawn from the prompts."""
+
+    title: str
+    value: float
+    record: str
+
+
+@dataclass(frozen=True)
 class FigurePanel:
     """One benchmark.
 
     Attributes:
+        baselines: of records of family "reference" that are not among the points.
         key: metric key of the score set; where the set does not hold it, the requested one.
         points: methods that have both metrics.
         left_out: (name, reason) of methods that have one of the two.
@@ -109,16 +126,23 @@ class FigurePanel:
     points: tuple[Point, ...] = ()
     left_out: tuple[tuple[str, str], ...] = ()
     problem: str | None = None
+    baselines: tuple[Baseline, ...] = ()
 
 
 @dataclass(frozen=True)
 class Figure:
-    """The panels of one score set in one state of guidance; `x_key` is their common horizontal axis."""
+    """The panels of one score set in one state of guidance.
+
+    Attributes:
+        x_key: their common horizontal axis.
+        baselines: on it: real images and the like, scored beside the methods.
+    """
 
     score_set: str
     guidance: str
     x_key: str
     panels: tuple[FigurePanel, ...]
+    baselines: tuple[Baseline, ...] = ()
 
 
 def figure(
@@ -126,6 +150,7 @@ def figure(
     score_set: str,
     guidance: str = "none",
     *,
+    x: str | None = None,
     family: Sequence[str] = (),
     select: Sequence[str] = (),
 ) -> Figure:
@@ -134,6 +159,7 @@ def figure(
     Args:
         records: any mixture; only those of the set are used.
         score_set, guidance, family, select: as in `points.select_points`.
+        x: horizontal metric, or a cost (`study.cost`); None for FID, or the digits' distance where no FID fits.
 
     Returns:
         Four panels; `problem` says why one cannot be drawn (no such metric, mixed protocols, two records of a method).
@@ -143,18 +169,10 @@ def figure(
     """
     pool = in_set(records, score_set)
     present = {key for record in pool for key in record.values}
-    x = "fid"
-    if score_set == MEASURED:
-        # Only the Inception network gives an FID; laptop-scale results have the Frechet distance of the digits judge.
-        # An FID that fits no column must not change everybody's axis.
-        held = {key for record in pool if guidance_state(record) == guidance for key in record.values}
-        columns = [c for board in declared().values() if board.records == MEASURED for c in board.columns]
-        fits = any(c.key == "fid" and "fid" in r.values and not c.misfits(r) for r in pool for c in columns)
-        x = "fd_digits" if "fd_digits" in held and not fits else "fid"
+    if x is None:
+        x = _usual_x(pool, guidance) if score_set == MEASURED else "fid"
     panels = []
-    for name in BENCHMARKS:
-        if name == "simpleeval" and score_set == MEASURED and "simpleeval_v1" not in present:
-            name = "simpleeval_shapes_v1" if "simpleeval_shapes_v1" in present else name
+    for name in _names(pool, score_set, present):
         try:
             chosen = select_points(pool, x, name, guidance=guidance, score_set=score_set, family=family, select=select)
         except RequestError as error:
@@ -163,15 +181,58 @@ def figure(
             panels.append(FigurePanel(info.key, info.title, info.about, problem=problem))
         else:
             info = metric_info(chosen.y_key)
-            panels.append(FigurePanel(info.key, info.title, info.about, chosen.points, chosen.left_out))
+            lines = _baselines(pool, chosen)
+            panels.append(FigurePanel(info.key, info.title, info.about, chosen.points, chosen.left_out, None, lines))
     if all(panel.problem for panel in panels) and (select or family):
         raise RequestError(str(panels[0].problem))
-    return Figure(score_set, guidance, x, tuple(panels))
+    return Figure(score_set, guidance, x, tuple(panels), _anchors(pool, x))
+
+
+def _usual_x(pool: Sequence[Record], guidance: str) -> str:
+    """Return the horizontal metric of measured records.
+
+    Only the Inception network gives an FID; laptop-scale results have the Frechet distance of the digits judge. An FID
+    that fits no column must not change everybody's axis.
+    """
+    held = {key for record in pool if guidance_state(record) == guidance for key in record.values}
+    columns = [c for board in declared().values() if board.records == MEASURED for c in board.columns]
+    fits = any(c.key == "fid" and "fid" in r.values and not c.misfits(r) for r in pool for c in columns)
+    return "fd_digits" if "fd_digits" in held and not fits else "fid"
+
+
+def _names(pool: Sequence[Record], score_set: str, present: set[str]) -> tuple[str, ...]:
+    """Return the metrics of the panels: the study's benchmarks, or drawn scenes and their families off the floor."""
+    if score_set != MEASURED or SHAPES not in present or "simpleeval_v1" in present:
+        return BENCHMARKS
+    if {ALIASES.get(name, name) for name in BENCHMARKS} & present:
+        return (*BENCHMARKS[:-1], SHAPES)
+    held = {record.id: record for record in pool if SHAPES in record.values and record.family != "reference"}
+    found = floor_of(held, SHAPES, families_of(SHAPES, present))
+    return (SHAPES, *sorted(found.parts, key=lambda key: found.parts[key])[: len(BENCHMARKS) - 1])
+
+
+def _baselines(pool: Sequence[Record], chosen: Selection) -> tuple[Baseline, ...]:
+    shown, key = {point.y_record for point in chosen.points}, chosen.y_key
+    held = [r for r in pool if r.family == "reference" and key in r.values and r.id not in shown]
+    counted = [r for r in held if status_of(r, key)[0] in COUNTED and math.isfinite(r.values[key].value)]
+    return tuple(Baseline(record.title, record.values[key].value, record.id) for record in counted)
+
+
+def _anchors(pool: Sequence[Record], key: str) -> tuple[Baseline, ...]:
+    """Return the anchors of a metric, as the newest record that has each states it."""
+    found: dict[str, Baseline] = {}
+    for record in sorted(pool, key=lambda record: record.provenance.created or ""):
+        for name, values in record.anchors.items():
+            if key in values and key in record.values:
+                found[name] = Baseline(name.replace("_", " "), values[key].value, record.id)
+    return tuple(found.values())
 
 
 def _absent(x: str, y: str, score_set: str, present: set[str]) -> str | None:
     """Return a message if no record of the set holds a metric; without "did you mean", as no user typed the name."""
     for name in (x, y):
+        if is_derived(name):
+            continue
         try:
             resolve_metric(name, score_set, present)
         except RequestError:
@@ -277,7 +338,17 @@ def with_arrow(title: str, key: str) -> str:
 
 def axis_title(shown: Figure) -> str:
     """Return the title of the horizontal axis."""
-    return f"{with_arrow(x_name(shown.x_key), shown.x_key)}, {STATES[shown.guidance]}"
+    return f"{with_arrow(x_name(shown.x_key), shown.x_key)}{state_words(shown)}"
+
+
+def state_words(shown: Figure) -> str:
+    """Return the state of guidance behind a title; nothing for a cost, which it does not change."""
+    return "" if is_derived(shown.x_key) else f", {STATES[shown.guidance]}"
+
+
+def spread(runs: Sequence[float]) -> float:
+    """Return the standard deviation over repeats; 0 for a single one."""
+    return stdev(runs) if len(runs) > 1 else 0.0
 
 
 def summary(points: Sequence[Point]) -> str:
@@ -310,6 +381,16 @@ def _draw(altair: Any, panel: FigurePanel, styles: Sequence[FamilyStyle], x_titl
         )
     )
     layers = [marks]
+    spreads = [
+        {"x": p.x, "y": p.y, "x2": p.x + side * sd_x, "y2": p.y + side * sd_y}
+        for p in panel.points
+        for sd_x, sd_y in ((spread(p.x_runs), 0.0), (0.0, spread(p.y_runs)))
+        for side in (-1, 1)
+        if sd_x or sd_y
+    ]
+    if spreads:
+        rules = altair.Chart(altair.Data(values=spreads)).mark_rule(color=paper.line, opacity=0.6)
+        layers.insert(0, rules.encode(x=x, y=y, x2="x2:Q", y2="y2:Q"))
     line = fit_line([p.x for p in panel.points], [p.y for p in panel.points])
     if line is not None:
         ends = [min(p.x for p in panel.points), max(p.x for p in panel.points)]

@@ -47,8 +47,13 @@ class ClassConditioner(Conditioner):
         return {**settings, "num_classes": found if asked == "auto" else asked}
 
     def __call__(self, labels: Sequence[int | None] | Tensor | None, captions: Sequence[str] | None) -> ClassCondition:
-        """Check and move labels; RequestError if a label is missing or lies outside 0..num_classes - 1."""
-        given = labels.tolist() if isinstance(labels, Tensor) else list(labels or [])
+        """Check and move labels; RequestError if a label is missing or lies outside 0..num_classes - 1.
+
+        A tensor of labels is of a batch, whose data was checked: nothing waits for a device.
+        """
+        if isinstance(labels, Tensor):
+            return ClassCondition(labels.to(self.device, non_blocking=True), self.num_classes)
+        given = list(labels or [])
         wrong = sorted({str(label) for label in given if label is None or not 0 <= label < self.num_classes})
         if wrong or not given:
             found = few(wrong) or "none"

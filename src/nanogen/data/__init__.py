@@ -5,10 +5,12 @@ A data set knows neither models nor steps; order and position are `order.py`'s.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     import numpy as np
     from torch import Tensor
 
@@ -124,6 +126,7 @@ class Batch:
         positions: places of the examples in the global batch; noise and times depend on them, never on the rank.
         corrupt: a sentence for each example that stands in for a sample that cannot be read.
         latent: float32 [B, C, h, w], of data whose latents are cached (`memory.py`).
+        noise: numbers of the step that were drawn ahead, see `nanogen.rng.PositionalNoise.drawn`.
     """
 
     image: Tensor | None
@@ -132,3 +135,14 @@ class Batch:
     positions: list[int]
     corrupt: tuple[str, ...] = ()
     latent: Tensor | None = None
+    noise: dict[tuple[str, tuple[int, ...]], Tensor] = field(default_factory=dict)
+
+    def tensors(self, change: Callable[[Tensor], Tensor]) -> Batch:
+        """Return the same batch with each of its tensors changed."""
+        image, label, latent = (one if one is None else change(one) for one in (self.image, self.label, self.latent))
+        noise = {key: change(tensor) for key, tensor in self.noise.items()}
+        return replace(self, image=image, label=label, latent=latent, noise=noise)
+
+    def pin_memory(self) -> Batch:
+        """Return the batch in memory from which a device copies while the host goes on; loaders call it."""
+        return self.tensors(lambda tensor: tensor.pin_memory())

@@ -12,17 +12,23 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, replace
+from functools import partial
 
 import numpy as np
 import torch
+from torch import Tensor
 from torch.utils.data import DataLoader
 
 from diffusionbench.errors import ConfigError, DataError
 from nanogen.data import Batch, Component, Dataset
 from nanogen.data.memory import SupportsBatches
 from nanogen.data.plan import epoch_slice, mixed
+from nanogen.rng import PositionalNoise
+
+# Draws what a step needs from its noise.
+Draw = Callable[[PositionalNoise], object]
 
 
 def steps_per_epoch(size: int, batch_size: int) -> int:
@@ -44,6 +50,7 @@ class MicroBatch:
 
     indices: np.ndarray
     positions: list[int]
+    step: int = 0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -92,7 +99,8 @@ class Order:
         length = self.batch_size // (self.world * self.accumulation)
         first = self.rank * self.accumulation * length
         starts = range(first, first + self.accumulation * length, length)
-        return [MicroBatch(indices[start : start + length], list(range(start, start + length))) for start in starts]
+        cuts = [(indices[start : start + length], list(range(start, start + length))) for start in starts]
+        return [MicroBatch(*cut, step) for cut in cuts]
 
 
 def batches(
@@ -105,6 +113,7 @@ def batches(
     world: int = 1,
     accumulation: int = 1,
     workers: int = 0,
+    draw: Draw | None = None,
 ) -> Iterator[Batch]:
     """Give micro-batches from one step on, without end: `accumulation` of them make one step.
 
@@ -113,6 +122,7 @@ def batches(
         seed, batch_size, rank, world, accumulation: see `Order`.
         first_step: number of optimizer updates already made.
         workers: processes that decode ahead; 0 decodes here. Changes nothing but the speed.
+        draw: draws the numbers of a step from noise; loader processes call it, and send the numbers with the batch.
 
     Raises:
         ConfigError: if the batch cannot be cut into equal micro-batches.
@@ -128,7 +138,11 @@ def batches(
         components=dataset.components,
     )
     plan = (micro for step in itertools.count(first_step) for micro in order.micro_batches(step))
-    return _read(dataset, plan, workers)
+    return _read(dataset, plan, workers, None if draw is None else partial(_drawn, seed, draw))
+
+
+def _drawn(seed: int, draw: Draw, micro: MicroBatch) -> dict[tuple[str, tuple[int, ...]], Tensor]:
+    return PositionalNoise(seed, micro.positions, step=micro.step).ahead(draw)
 
 
 def in_order(
@@ -147,17 +161,25 @@ def in_order(
     return _read(dataset, [MicroBatch(some, some.tolist()) for some in indices], workers)
 
 
-def _read(dataset: Dataset | SupportsBatches, plan: Iterable[MicroBatch], workers: int) -> Iterator[Batch]:
+def _read(
+    dataset: Dataset | SupportsBatches,
+    plan: Iterable[MicroBatch],
+    workers: int,
+    noise: Callable[[MicroBatch], dict] | None = None,
+) -> Iterator[Batch]:
     if isinstance(dataset, SupportsBatches):
         return (dataset.batch(micro.indices, micro.positions) for micro in plan)
     if workers == 0:
         return (_gather(dataset, micro) for micro in plan)
-    return _prefetch(dataset, plan, workers)
+    return _prefetch(_Worker(dataset, noise), plan, workers)
 
 
 def _gather(dataset: Dataset, micro: MicroBatch) -> Batch:
     examples = [dataset[int(index)] for index in micro.indices]
     labels = [example.label for example in examples if example.label is not None]
+    known = dataset.num_classes
+    if known is not None and not all(0 <= label < known for label in labels):
+        raise DataError(f"the data states {known} classes and holds the labels {min(labels)} to {max(labels)}.")
     return Batch(
         image=torch.from_numpy(np.stack([example.image for example in examples])).permute(0, 3, 1, 2).contiguous(),
         label=torch.tensor(labels) if labels else None,
@@ -170,12 +192,13 @@ def _gather(dataset: Dataset, micro: MicroBatch) -> Batch:
 class _Worker:
     """Makes batches in a worker; errors of the data come back as values, as a DataLoader would bury their message."""
 
-    def __init__(self, dataset: Dataset) -> None:
-        self.dataset = dataset
+    def __init__(self, dataset: Dataset, noise: Callable[[MicroBatch], dict] | None) -> None:
+        self.dataset, self.noise = dataset, noise
 
     def __getitem__(self, micro: MicroBatch) -> Batch | DataError:
         try:
-            return _gather(self.dataset, micro)
+            batch = _gather(self.dataset, micro)
+            return batch if self.noise is None else replace(batch, noise=self.noise(micro))
         except DataError as error:
             return DataError(str(error))
 
@@ -200,12 +223,13 @@ def _end_with_parent(worker: int) -> None:
     threading.Thread(target=wait, daemon=True).start()
 
 
-def _prefetch(dataset: Dataset, plan: Iterable[MicroBatch], workers: int) -> Iterator[Batch]:
+def _prefetch(worker: _Worker, plan: Iterable[MicroBatch], workers: int) -> Iterator[Batch]:
     loader: DataLoader = DataLoader(
-        _Worker(dataset),  # type: ignore[arg-type]
+        worker,  # type: ignore[arg-type]
         batch_size=None,
         sampler=plan,
         num_workers=workers,
+        pin_memory=torch.cuda.is_available(),
         worker_init_fn=_end_with_parent,
         # Its own generator: otherwise starting the workers would advance torch's global stream.
         generator=torch.Generator(),

@@ -19,6 +19,9 @@ from typing import Any, cast
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.autograd.forward_ad import unpack_dual
+from torch.utils import _pytree
+from torch.utils.checkpoint import checkpoint
 
 from nanogen.model.condition import ClassTokens, Condition, TextTokens, TimeTokens, VectorToken
 from nanogen.model.layers import DecoderBlock, EncoderBlock, FinalLayer, pad_table, rotary_table, unpatchify
@@ -39,6 +42,10 @@ class Output:
 
     pred: Any
     features: Mapping[str, Tensor] = field(default_factory=dict)
+
+
+# As for `Pair`.
+_pytree.register_dataclass(Output)
 
 
 class Head(nn.Module):
@@ -80,10 +87,12 @@ class DDT(nn.Module):
     Attributes:
         shape: the numbers; see `Shape`.
         heads: further outputs by name, each a `Head`; computed where a tap of that name is asked for.
+        checkpointing: whether a backward pass computes the activations inside each block again.
     """
 
     encoder_rotary: Tensor
     decoder_rotary: Tensor
+    checkpointing = False
 
     def __init__(self, shape: Shape) -> None:
         super().__init__()
@@ -188,7 +197,7 @@ class DDT(nn.Module):
         rotary = pad_table(self.encoder_rotary, s.shape[1] - num_image)
         for depth, block in enumerate(self.encoder, start=1):
             # After the last block only these tokens are read, so it computes no other.
-            s = block(s, rotary, mask, num_kept if depth == len(self.encoder) else None)
+            s = self._block(block, s, rotary, mask, num_kept if depth == len(self.encoder) else None)
             keep(f"encoder.{depth}", s[:, :num_image])
             keep(f"vector.{depth}", s[:, num_image:num_kept])
         keep("encoder", s[:, :num_image])
@@ -200,11 +209,22 @@ class DDT(nn.Module):
         if vector is not None:
             x, rotary = torch.cat([x, self.decoder_vector(vector).float()], dim=1), pad_table(rotary, 1)
         for depth, block in enumerate(self.decoder, start=1):
-            x = block(x, c, rotary)
+            x = self._block(block, x, c, rotary)
             keep(f"decoder.{depth}", x[:, : self.shape.num_image_tokens])
         return x
 
+    def _block(self, block: nn.Module, x: Tensor, *given: Any) -> Tensor:
+        # A forward-mode derivative is over when the backward pass would compute it again.
+        if self.checkpointing and torch.is_grad_enabled() and unpack_dual(x).tangent is None:
+            return checkpoint(block, x, *given, use_reentrant=False, preserve_rng_state=False)
+        return block(x, *given)
+
+    @property
+    def blocks(self) -> list[nn.Module]:
+        """The blocks in order of computation."""
+        return [*self.encoder, *self.decoder]
+
     def compile_blocks(self, **options: Any) -> None:
         """Compile each block in place: equal blocks share one compilation, and parameter names stay."""
-        for block in (*self.encoder, *self.decoder, self.final):
+        for block in (*self.blocks, self.final):
             block.compile(**options)

@@ -93,6 +93,7 @@ class ObjectiveSpec:
         num_times: of its network: 1 for t, 2 for t and an earlier r.
         non_negative: no term of its loss is ever below 0.
         needs_images: its loss looks at the images behind the latents.
+        forward_mode: some of its steps differentiate the network in forward mode, which sharded weights cannot.
         shape: what the options ask of a network, as fields of `nanogen.model.shape.Shape`.
         networks: latent spaces whose frozen encoders training reads, by its options.
         passes: forward passes that a training step costs, by its options; a backward pass counts as two.
@@ -107,6 +108,7 @@ class ObjectiveSpec:
     num_times: Literal[1, 2] = 1
     non_negative: bool = True
     needs_images: bool = False
+    forward_mode: bool = False
     shape: Callable[[Any], Mapping[str, Any]] = lambda options: {}
     networks: Callable[[Any], tuple[str, ...]] = lambda options: ()
     passes: Callable[[Any], float] = lambda options: 3.0
@@ -141,6 +143,7 @@ OBJECTIVES: Table[ObjectiveSpec] = Table(
             shape=MeanFlowOptions.shape,
             passes=MeanFlowOptions.passes,
             num_times=2,
+            forward_mode=True,
             max_steps=2,
             unguided="its guidance is trained in (objective.kappa, objective.omega)",
             excludes={"reg": _NO_REG},

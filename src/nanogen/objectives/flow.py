@@ -39,8 +39,11 @@ class Flow(Objective):
         taps: tuple[str, ...] = (),
         batch: Any = None,
     ) -> tuple[dict[str, Tensor], Pass]:
-        tau = logit_normal(noise.normal("time"), self.mean, self.std)
-        return self.loss_at(net, x, condition, noise.normal("noise", tuple(x.shape[1:])), tau, taps, batch)
+        eps, normal = self.draw(noise, tuple(x.shape[1:]))
+        return self.loss_at(net, x, condition, eps, logit_normal(normal, self.mean, self.std), taps, batch)
+
+    def draw(self, noise: PositionalNoise, shape: tuple[int, ...]) -> tuple[State, Tensor]:
+        return noise.normal("noise", shape), noise.normal("time")
 
     def loss_at(
         self,

@@ -42,10 +42,13 @@ class MeanFlow(Flow):
         taps: tuple[str, ...] = (),
         batch: Any = None,
     ) -> tuple[dict[str, Tensor], Pass]:
+        eps, normal = self.draw(noise, tuple(x.shape[1:]))
+        return self.loss_at(net, x, condition, eps, logit_normal(normal, self.mean, self.std), taps, batch)
+
+    def draw(self, noise: PositionalNoise, shape: tuple[int, ...]) -> tuple[Tensor, Tensor]:
         # A step is of one kind in every process and micro-batch.
         times = () if noise.shared("kind") < self.options.fm_ratio else (2,)
-        tau = logit_normal(noise.normal("time", times), self.mean, self.std)
-        return self.loss_at(net, x, condition, noise.normal("noise", tuple(x.shape[1:])), tau, taps, batch)
+        return noise.normal("noise", shape), noise.normal("time", times)
 
     def loss_at(
         self,

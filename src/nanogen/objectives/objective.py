@@ -96,6 +96,13 @@ class Objective:
         """
         raise NotImplementedError
 
+    def draw(self, noise: PositionalNoise, shape: tuple[int, ...]) -> tuple[State, Tensor]:
+        """Return the noise and the normal numbers behind the times of a step, for latents (B, *shape).
+
+        `loss` takes them from here; a loader process calls it ahead, so it reads nothing but noise and options.
+        """
+        raise NotImplementedError
+
     def velocity(self, net: Network, z: State, t: float, r: float, condition: Condition) -> State:
         """Return dz/dt at time t, of the type and shape of z; a two-time objective returns its mean over [r, t]."""
         raise NotImplementedError

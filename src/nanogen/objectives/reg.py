@@ -56,9 +56,12 @@ class Reg(Flow):
         batch: Any = None,
     ) -> tuple[dict[str, Tensor], Any]:
         c = self.encoder.class_token(batch.image.to(x.device, non_blocking=True).float() / 255)
-        eps = Pair(noise.normal("noise", tuple(x.shape[1:])), noise.normal("vector", (self._width,)))
-        tau = logit_normal(noise.normal("time"), self.mean, self.std)
-        return self.loss_at(net, Pair(x, c), condition, eps, tau, taps, batch)
+        eps, normal = self.draw(noise, tuple(x.shape[1:]))
+        return self.loss_at(net, Pair(x, c), condition, eps, logit_normal(normal, self.mean, self.std), taps, batch)
+
+    def draw(self, noise: PositionalNoise, shape: tuple[int, ...]) -> tuple[Pair, Tensor]:
+        eps, normal = super().draw(noise, shape)
+        return Pair(eps, noise.normal("vector", (self._width,))), normal
 
     def velocities(self, net: Network, z: Pair, t: float, r: float, condition: Condition) -> tuple[Pair, Pair]:
         v, early = super().velocities(net, z, t, r, condition)

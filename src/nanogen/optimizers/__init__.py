@@ -21,11 +21,13 @@ class OptimizerSpec:
             scheduled rate times the group's "lr_scale" (1 if absent). Each optimizer leaves weights and state as they
             are where its `found_inf` is 1, as torch's fused ones do, and says so by `_step_supports_amp_scaling`.
         moments: values that it keeps for each parameter, about.
+        whole_matrices: an update of a matrix needs all of it, so weights cannot be sharded.
     """
 
     title: str
     load: str
     moments: int = 2
+    whole_matrices: bool = False
 
 
 OPTIMIZERS: Table[OptimizerSpec] = Table(
@@ -36,11 +38,13 @@ OPTIMIZERS: Table[OptimizerSpec] = Table(
             title="Muon for parameters of two axes, AdamW for the others",
             load="nanogen.optimizers.muon:muon",
             moments=1,
+            whole_matrices=True,
         ),
         "gram-muon": OptimizerSpec(
             title="the same with Polar Express coefficients, in the Gram form",
             load="nanogen.optimizers.muon:gram_muon",
             moments=1,
+            whole_matrices=True,
         ),
     },
     group="nanogen.optimizers",

@@ -225,7 +225,7 @@ class StageOutputs(Outputs):
     def __init__(self, folder: Path, state: TrainState, stage: FirstStage) -> None:
         train, log = stage.config.train, stage.config.log
         every = [stage.steps(period) for period in (log.every, train.checkpoint_every)]
-        periods = Periods(train.batch_size, every[0], every[1], train.keep, log.sinks)
+        periods = Periods(train.batch_size, every[0], every[1], train.keep, sinks=log.sinks)
         super().__init__(folder, state, stage.schedule.last, periods, {"recipe": stage.name})
         self.stage, self.every = stage, stage.steps(stage.config.eval.every)
         self.measured: Measured | None = None
@@ -233,7 +233,7 @@ class StageOutputs(Outputs):
     def after_step(self, values: Mapping[str, Tensor]) -> None:
         super().after_step(values)
         if self.state.step == self.last or due(self.state.step, self.every):
-            with parallel.agreed():
+            with parallel.patience(True), parallel.agreed():
                 if self.log is not None:
                     self.log.write_record(self.state.step, self.measure())
 

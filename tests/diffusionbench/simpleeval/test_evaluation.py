@@ -1,6 +1,7 @@
 """A folder of images named by the prompt set goes from request to record."""
 
 import json
+import shutil
 from dataclasses import replace
 
 import numpy as np
@@ -24,6 +25,7 @@ from diffusionbench.metrics import METRICS
 from diffusionbench.metrics.metric import Context
 from diffusionbench.prompts import PROMPTS, PromptChoice
 from diffusionbench.protocol import protocol_difference
+from diffusionbench.record import load
 from diffusionbench.request import EvalRequest, Evaluation
 from diffusionbench.source import FolderSource, PromptFolderSource
 from diffusionbench.study.comparison import compare
@@ -95,8 +97,12 @@ def test_folder_to_record_and_missing_images_are_named(tiny, folder, tmp_path, m
     missing = folder / f"{tiny.prompts[5].id}/0.png"
     missing.rename(tmp_path / "0.png")
     answer_by(monkeypatch, abstain)
-    again = runner.run(request(), PromptFolderSource(folder))
-    (tmp_path / "0.png").rename(missing)
+    try:
+        with pytest.raises(RequestError, match=rf"1 of 144 images are missing, of 1 prompts \({tiny.prompts[5].id}\)"):
+            runner.run(request(), PromptFolderSource(folder))
+        again = runner.run(request(allow_partial=True), PromptFolderSource(folder))
+    finally:
+        (tmp_path / "0.png").rename(missing)
     assert again.extra["facts"]["simpleeval_shapes_v1"]["status"] == "incomplete"
     assert tiny.prompts[5].id in again.unscored[0]
     assert again.partial
@@ -257,6 +263,23 @@ def test_a_run_compares_images_that_were_sampled_again(tiny, folder, again, monk
     claim.write_text("layout: tiny\nagain: .\n")
     result = CliRunner().invoke(app, words)
     assert "holds no image of this set" in str(result.exception)
+
+
+def test_images_that_do_not_cover_the_prompts_are_refused_or_allowed(tiny, folder, monkeypatch, tmp_path):
+    answer_by(monkeypatch, abstain)
+    images = shutil.copytree(folder, tmp_path / "images")
+    (images / f"{tiny.prompts[5].id}/0.png").unlink()
+    (tmp_path / "claim.yaml").write_text("layout: tiny\n")
+    words = ["run", str(images), "--axis", "t2i", "--metrics", "simpleeval_shapes_v1", "--json"]
+    words += ["--claim", str(tmp_path / "claim.yaml"), "--out", str(tmp_path / "r.json")]
+    refused = CliRunner().invoke(app, words)
+    assert f"1 of 144 images are missing, of 1 prompts ({tiny.prompts[5].id})" in str(refused.exception)
+    assert not (tmp_path / "r.json").exists()
+    allowed = CliRunner().invoke(app, [*words, "--allow-partial"])
+    assert allowed.exit_code == 0, allowed.output
+    record = load(tmp_path / "r.json")
+    assert record.partial
+    assert tiny.prompts[5].id in record.unscored[0]
 
 
 def _flat(folder):

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Final
 
+from diffusionbench.catalog import DERIVED
 from diffusionbench.record import Record, Value, printed_digits
 from diffusionbench.study import published
 from diffusionbench.study.board import DRAWS, Board, build
@@ -17,7 +18,7 @@ from diffusionbench.study.cells import status_of
 from diffusionbench.study.columns import MEASURED, declared, guidance_state, place_of, score_set_of
 from diffusionbench.study.points import in_set
 from diffusionbench.views.figure import GUIDANCE, OTHER, PATHS, STYLES, UNSTATED, Figure, figure
-from diffusionbench.views.site.samples import Store
+from diffusionbench.views.site.samples import Sheet, Store
 from diffusionbench.views.terminal import digits
 
 # Title and description of each set of records; those of the boards stand in `boards.yaml`.
@@ -48,6 +49,28 @@ class Contents:
         return {record.id: record for record in self.records}
 
     @cached_property
+    def by_method(self) -> dict[str, list[Record]]:
+        found: dict[str, list[Record]] = {}
+        for record in self.records:
+            found.setdefault(record.method, []).append(record)
+        return found
+
+    @cached_property
+    def published_values(self) -> dict[tuple[str, str, str | None, str], list[float]]:
+        """Return the published values of each metric by set, axis, guidance and key."""
+        found: dict[tuple[str, str, str | None, str], list[float]] = {}
+        for record in self.records:
+            for key, value in record.values.items() if record.kind == "published" else ():
+                place = (score_set_of(record), record.protocol.axis, guidance_state(record), key)
+                found.setdefault(place, []).append(value.value)
+        return found
+
+    @cached_property
+    def sheets(self) -> dict[str, Sheet]:
+        """Return the samples of records whose pages are written, by id, without their pixels: those fill a memory."""
+        return {}
+
+    @cached_property
     def sets(self) -> tuple[str, ...]:
         """Return the sets that have records, the paper's first."""
         held = {score_set_of(record) for record in self.records}
@@ -68,14 +91,32 @@ class Contents:
     def figures(self) -> dict[str, dict[str, Figure]]:
         """Return Figure 1 by set and state of guidance, for the sets that have one."""
         return {
-            # "all" also keeps the published families that the study does not chart; measured records are all kept.
-            name: {
-                state: figure(self.records, name, state, family=() if name == MEASURED else ("all",))
-                for state in GUIDANCE
-            }
+            name: {state: self._figure(name, state) for state in GUIDANCE}
             for name in self.sets
             if name != published.REPRODUCIBILITY
         }
+
+    @cached_property
+    def cost_figures(self) -> dict[str, dict[str, dict[str, Figure]]]:
+        """Return the same figure with a cost on its axis, by set, cost and state, where some panel has points."""
+        found: dict[str, dict[str, dict[str, Figure]]] = {}
+        for name in self.figures:
+            held = [record.cost for record in in_set(self.records, name) if record.cost is not None]
+            for key in DERIVED:
+                if any(getattr(cost, key) is not None for cost in held):
+                    states = {state: self._figure(name, state, key) for state in GUIDANCE}
+                    if any(panel.points for one in states.values() for panel in one.panels):
+                        found.setdefault(name, {})[key] = states
+        return found
+
+    def _figure(self, name: str, state: str, x: str | None = None) -> Figure:
+        # "all" also keeps the published families that the study does not chart; measured records are all kept.
+        return figure(self.records, name, state, x=x, family=() if name == MEASURED else ("all",))
+
+    @cached_property
+    def updated(self) -> str | None:
+        """Return the day of the newest measured record; None where none states it."""
+        return max((one.provenance.created or "" for one in self.records), default="")[:10] or None
 
 
 def slug(name: str) -> str:

@@ -8,16 +8,18 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from statistics import median
 from typing import Any, Final
 
 from diffusionbench.available import metric_words
-from diffusionbench.catalog import direction, metric_info
+from diffusionbench.catalog import DERIVED, direction, metric_info
 from diffusionbench.metrics import METRICS
-from diffusionbench.record import Record
+from diffusionbench.record import Record, reference_names
 from diffusionbench.schema import canonical_json
 from diffusionbench.study.analysis import rescoring_noise
 from diffusionbench.study.columns import guidance_state, score_set_of
+from diffusionbench.study.cost import derived_value
 from diffusionbench.study.published import METHODS
 from diffusionbench.views.figure import STYLES
 from diffusionbench.views.site.contents import (
@@ -43,8 +45,12 @@ AXES: Final = {
     None: "Of other packages",
 }
 BETTER: Final = {True: "higher is better", False: "lower is better", None: "no better end"}
+# Tasks of this package that train on the data of the published study.
+_TASKS: Final = {"class_conditional": "imagenet256", "t2i": "t2i256"}
 # Rows of one set on a metric's page; the data files hold all.
 _LISTED: Final = 200
+# Sheets of images on a method's page; every record's page has its own.
+_PICTURES: Final = 6
 
 
 def _set_title(name: str) -> str:
@@ -68,6 +74,7 @@ def record_pages(contents: Contents, site: Pages) -> Iterator[tuple[str, str | b
         picture = path.removesuffix(".html") + ".png"
         sheet = sheet_of(record, contents.stores)
         if sheet is not None:
+            contents.sheets[record.id] = replace(sheet, png=b"")
             yield picture, sheet.png
         keys = list(dict.fromkeys(key for values in record.breakdown.values() for key in values))
         protocol = record.protocol.model_dump(mode="json", exclude={"guidance"}, exclude_none=True)
@@ -76,6 +83,9 @@ def record_pages(contents: Contents, site: Pages) -> Iterator[tuple[str, str | b
             ("Protocol", _facts(protocol | {"guidance": guidance_words(record)})),
             ("Provenance", _facts({"record": record.id, **provenance})),
         ]
+        if record.cost is not None:
+            costs = [(metric_info(key).title, digits_of(record, key)) for key in DERIVED]
+            sections.insert(0, ("Cost of training", [(name, text) for name, text in costs if text]))
         if extra := {key: value for key, value in record.extra.items() if key != "printed"}:
             sections.append(("Further facts", _facts(extra)))
         yield (
@@ -97,8 +107,55 @@ def record_pages(contents: Contents, site: Pages) -> Iterator[tuple[str, str | b
                 known=any(uncertainty(value) for value in record.values.values()),
                 doubts=dict.fromkeys(filter(None, (mark(record, key).strip(" ()") for key in record.values))),
                 counted=any(value.scored is not None for value in record.values.values()),
+                known_facts=published_facts(record, contents.by_method[record.method]),
+                ranks=_ranks(contents, record),
             ),
         )
+
+
+def digits_of(record: Record, key: str) -> str:
+    """Return a cost with its unit; nothing where it is not stated."""
+    value = derived_value(record, key)
+    return "" if value is None else f"{value.value:,.4g} {metric_info(key).unit}"
+
+
+def published_facts(record: Record, alike: Sequence[Record]) -> list[tuple[str, str]]:
+    """Return what is known of a published row beyond its numbers; nothing of a measured one, which says so itself.
+
+    Args:
+        alike: all records of its method.
+    """
+    if record.kind != "published":
+        return []
+    known, parameters = METHODS.get(record.method), record.extra.get("parameters")
+    protocol = record.protocol
+    facts = [
+        ("what it is", known.published if known else record.title),
+        ("image space", known.latent if known else ""),
+        ("name in the public implementation", known.upstream if known else ""),
+        ("parameters", f"{parameters:,}" if isinstance(parameters, int) else ""),
+        ("training iterations", "" if record.provenance.step is None else f"{record.provenance.step:,}"),
+        ("sampler", f"{protocol.sampler}, {protocol.num_steps} steps" if protocol.sampler else ""),
+        ("real images", reference_names(protocol)),
+        ("trained here by", f"nanogen train --task {_TASKS[protocol.axis]} --method {known.name}" if known else ""),
+    ]
+    others = [one.title for one in alike if one.kind == "measured"]
+    facts.append(("measured here", f"{len(others)} records" if others else "not yet"))
+    return [(name, text) for name, text in facts if text]
+
+
+def _ranks(contents: Contents, record: Record) -> dict[str, str]:
+    """Return by metric the place of a published value among the rows of its set that were sampled alike."""
+    if record.kind != "published":
+        return {}
+    key = (score_set_of(record), record.protocol.axis, guidance_state(record))
+    found = {}
+    for name, value in record.values.items():
+        held = contents.published_values.get((*key, name), ())
+        if (better := direction(name, value)) is not None and len(held) > 1:
+            ahead = sum(one > value.value if better else one < value.value for one in held)
+            found[name] = f"{ahead + 1} of {len(held)}"
+    return found
 
 
 def _facts(content: Mapping[str, Any]) -> list[tuple[str, str]]:
@@ -124,10 +181,8 @@ def _text(value: Any) -> str:
 
 
 def method_pages(contents: Contents, site: Pages) -> Iterator[tuple[str, str]]:
-    """Yield (path, HTML) of the list of methods and of every method."""
-    methods: dict[str, list[Record]] = {}
-    for record in contents.records:
-        methods.setdefault(record.method, []).append(record)
+    """Yield (path, HTML) of the list of methods and of every method; after `record_pages`, whose pictures they show."""
+    methods = contents.by_method
     groups: dict[str, list[dict[str, str]]] = {}
     pages = []
     for name, records in methods.items():
@@ -150,6 +205,11 @@ def method_pages(contents: Contents, site: Pages) -> Iterator[tuple[str, str]]:
             caption=caption(records),
             facts=facts,
             sets=[{"title": _set_title(key), "groups": _by_axis(held)} for key, held in _by_set(records).items()],
+            pictures=[
+                (one, contents.sheets[one.id], record_page(one.id).removesuffix(".html") + ".png")
+                for one in records
+                if one.id in contents.sheets
+            ][:_PICTURES],
         )
         pages.append((method_page(name), page))
     keys = [*(key for key in STYLES if key in groups), *sorted(groups.keys() - STYLES.keys())]

@@ -5,23 +5,30 @@ The first two hand JSON to a script of theirs, which draws, sorts and filters.
 
 from __future__ import annotations
 
+import gzip
 import json
 from collections.abc import Iterator, Sequence
 from dataclasses import is_dataclass, replace
 from typing import Any, Final
 
+from diffusionbench.catalog import metric_info
 from diffusionbench.record import Record, Value
 from diffusionbench.shown import few
 from diffusionbench.study.board import Board, BoardRow, Listed
 from diffusionbench.study.cells import Cell
+from diffusionbench.study.correlate import pearson
+from diffusionbench.study.floors import at_floor
 from diffusionbench.views.figure import (
     BENCHMARKS,
     OTHER,
     STATES,
     STYLES,
     UNSTATED,
+    Baseline,
     Figure,
     axis_title,
+    spread,
+    state_words,
     with_arrow,
     x_name,
 )
@@ -54,6 +61,7 @@ _NOTED: Final = 200
 _VALUES: Final = 3
 # Bytes of rows above which the further columns of a board are in its CSV only, so that the page opens at once.
 _BUDGET: Final = 900_000
+_GUIDED: Final = {"none": "without guidance", "cfg": "with tuned guidance"}
 _POINT_COLUMNS: Final = (
     "set", "guidance", "method", "title", "family", "x_metric", "x", "x_record", "y_metric", "y", "y_record"
 )  # fmt: skip
@@ -63,14 +71,21 @@ def figure_page(contents: Contents, site: Pages) -> Iterator[tuple[str, str]]:
     """Yield the path and HTML of the first page."""
     sets: list[dict[str, Any]] = []
     for name, states in contents.figures.items():
-        views = {state: _view(contents, figure) for state, figure in states.items()}
-        sets.append({"key": name, "title": SETS[name][0], "about": SETS[name][1], "views": views})
-    held = {m["family"] for one in sets for view in one["views"].values() for m in view["methods"]}
+        title, about = SETS[name]
+        costs = contents.cost_figures.get(name, {})
+        views = {"": states, **costs}
+        axes = {"": x_name(states["none"].x_key), **{key: metric_info(key).title for key in costs}}
+        shown = {axis: {state: _view(contents, one) for state, one in held.items()} for axis, held in views.items()}
+        sets.append({"key": name, "title": title, "about": about, "axes": axes, "views": shown})
+    held = {
+        m["family"] for one in sets for axis in one["views"].values() for view in axis.values() for m in view["methods"]
+    }
     named = [key for key in STYLES if key in held]
     families = [
         {"key": key, "shown": STYLES.get(key, OTHER).shown, **family_look(key)}
         for key in [*named, *sorted(held - set(named))]
     ]
+    counts = {"records": len(contents.records), "methods": len({record.method for record in contents.records})}
     yield (
         "index.html",
         site.render(
@@ -82,8 +97,43 @@ def figure_page(contents: Contents, site: Pages) -> Iterator[tuple[str, str]]:
             families=families,
             states=STATES,
             benchmarks=BENCHMARKS,
+            axis=sets[0]["axes"][""] if sets else "FID",
+            answers=[SETS[name][0] + ": " + answer(list(states.values())) for name, states in contents.figures.items()],
+            counts=counts,
+            updated=contents.updated,
         ),
     )
+
+
+def answer(states: Sequence[Figure]) -> str:
+    """Return in a sentence whether the horizontal metric predicts the scores, with the widest intervals.
+
+    Over the methods that the figure shows at first. "Yes" needs every interval without 0, "no sign of it" every one
+    with it; SimpleEval is left out where there are other benchmarks, as each set defines it anew.
+    """
+    said, found = [], []
+    for one in states:
+        panels = [panel for panel in one.panels if "simpleeval" not in panel.key and panel.points] or one.panels[:1]
+        chosen = [[p for p in panel.points if STYLES.get(p.family or "", OTHER).shown] for panel in panels]
+        values = [pearson([p.x for p in points], [p.y for p in points], draws=0) for points in chosen]
+        spans = [(float(r), r.fisher) for r in values if r.fisher is not None]
+        if not spans:
+            continue
+        found += [span for _, span in spans]
+        low, high = min(r for r, _ in spans), max(r for r, _ in spans)
+        ends = min(low for _, (low, _) in spans), max(high for _, (_, high) in spans)
+        size = f"{low:+.2f}" if len(spans) == 1 else f"{low:+.2f} to {high:+.2f}"
+        said.append(f"{size} (95 % from {ends[0]:+.2f} to {ends[1]:+.2f}) {_GUIDED[one.guidance]}")
+    if not found:
+        return "too few methods have both scores for a correlation."
+    away = sum(low > 0 or high < 0 for low, high in found)
+    word = "Yes" if away == len(found) else "No sign of it" if not away else "Only in part"
+    count = max(len(panel.points) for one in states for panel in one.panels)
+    methods = max(
+        sum(STYLES.get(p.family or "", OTHER).shown for p in panel.points) for one in states for panel in one.panels
+    )
+    over = f"{methods} latent methods" if methods < count else f"{count} methods"
+    return f"{word}. Over {over} the correlation r is {', and '.join(said)}."
 
 
 def _view(contents: Contents, figure: Figure) -> dict[str, Any]:
@@ -103,24 +153,41 @@ def _view(contents: Contents, figure: Figure) -> dict[str, Any]:
                     "record": record.id,
                     "x": point.x,
                     "shown": _with_mark(point.x_value, record, figure.x_key),
+                    "sd": spread(point.x_runs),
+                    "runs": len(point.x_runs),
                 },
             )
         for name, reason in panel.left_out:
             reasons.setdefault(reason, {})[name] = None
-    title = f"{x_name(figure.x_key)}, {STATES[figure.guidance]}"
+    title = f"{x_name(figure.x_key)}{state_words(figure)}"
     places = {name: place for place, name in enumerate(methods)}
     return {
-        "x": {"key": figure.x_key, "title": title, "axis": axis_title(figure)},
+        "x": {
+            "key": figure.x_key,
+            "title": title,
+            "axis": axis_title(figure),
+            "better": metric_info(figure.x_key).higher_is_better,
+            "lines": _lines(contents, figure.baselines, figure.x_key),
+        },
         "methods": list(methods.values()),
         "panels": [
             {
                 "key": panel.key,
                 "title": panel.title,
                 "axis": with_arrow(panel.title.split(" (")[0], panel.key),
+                "better": metric_info(panel.key).higher_is_better,
                 "about": panel.about,
                 "problem": panel.problem,
+                "lines": _lines(contents, panel.baselines, panel.key),
                 "points": [
-                    [places[p.name], p.y, _with_mark(p.y_value, contents.by_id[p.y_record], panel.key), p.y_record]
+                    [
+                        places[p.name],
+                        p.y,
+                        _with_mark(p.y_value, contents.by_id[p.y_record], panel.key),
+                        p.y_record,
+                        spread(p.y_runs),
+                        int(at_floor(panel.key, p.y_value)),
+                    ]
                     for p in panel.points
                 ],
             }
@@ -130,9 +197,19 @@ def _view(contents: Contents, figure: Figure) -> dict[str, Any]:
     }
 
 
+def _lines(contents: Contents, baselines: Sequence[Baseline], key: str) -> list[tuple[str, float, str]]:
+    """Return title, value and text of each baseline."""
+    found = []
+    for one in baselines:
+        record = contents.by_id[one.record]
+        own = key in record.values and record.values[key].value == one.value
+        found.append((one.title, one.value, printed(record, key) if own else digits(one.value)))
+    return found
+
+
 def _with_mark(value: Value, record: Record, key: str) -> str:
     """Return a point's value as its table printed it, with its status unless ok; no table printed a mean of repeats."""
-    alone = value.value == record.values[key].value
+    alone = key in record.values and value.value == record.values[key].value
     text = printed(record, key) if alone else digits(value.value)
     return text if value.status == "ok" else f"{text} ({value.status})"
 
@@ -211,8 +288,8 @@ def _row(row: BoardRow, columns: list[str], axes: list[str], statuses: Sequence[
     }
 
 
-def downloads(contents: Contents, site: Pages) -> Iterator[tuple[str, str]]:
-    """Yield (path, text) of the files to download, and the page that lists them."""
+def downloads(contents: Contents, site: Pages) -> Iterator[tuple[str, str | bytes]]:
+    """Yield (path, content) of the files to download, and the page that lists them."""
     points = [
         (name, state, p.name, p.title, p.family, figure.x_key, p.x, p.x_record, panel.key, p.y, p.y_record)
         for name, states in contents.figures.items()
@@ -221,7 +298,7 @@ def downloads(contents: Contents, site: Pages) -> Iterator[tuple[str, str]]:
         for p in panel.points
     ]
     as_dicts = [dict(zip(_POINT_COLUMNS, point, strict=True)) for point in points]
-    files = [
+    files: list[tuple[str, str, str | bytes]] = [
         (
             "data/figure1.csv",
             "the points of Figure 1: every set, state of guidance and panel",
@@ -235,7 +312,7 @@ def downloads(contents: Contents, site: Pages) -> Iterator[tuple[str, str]]:
         files.append((f"data/leaderboard-{name}.json", "the same as JSON, with ranks and sensitivity", _json(board)))
     # Line by line: a file of thousands of records stays readable by tools that stream.
     lines = "".join(f"{record.model_dump_json()}\n" for record in contents.records)
-    files.append(("data/records.jsonl", "every record, one a line", lines))
+    files.append(("data/records.jsonl.gz", "every record, one a line", gzip.compress(lines.encode(), mtime=0)))
     yield from ((path, text) for path, _, text in files)
     entries = [(path, about) for path, about, _ in files]
     count, kinds = len(contents.records), caption(contents.records)

@@ -17,9 +17,27 @@
     return made;
   }
 
+  const filled = (now) => new Set(now.rows.flatMap((row) => row.cells.flatMap((cell, i) => (cell ? [now.columns[i].id] : []))));
+
+  // Ids of the headline columns that some row fills; all headline ones where none is filled.
+  function usual(now) {
+    const headline = now.columns.filter((column) => column.headline).map((column) => column.id);
+    const held = filled(now);
+    return headline.some((id) => held.has(id)) ? headline.filter((id) => held.has(id)) : headline;
+  }
+
+  // Ids of the columns that are shown: the usual ones, all, or those that the reader chose.
+  function chosen(now) {
+    const ids = now.columns.map((column) => column.id);
+    if (state.columns === "all") return new Set(ids);
+    const named = state.columns.split(" ").filter((id) => ids.includes(id));
+    return new Set(named.length ? named : usual(now));
+  }
+
   // What a column shows and sorts by; `better` false means small values come first.
   function columns(now) {
-    const shown = now.columns.map((column, index) => ({ ...column, index })).filter((one) => one.headline || state.columns === "all");
+    const wanted = chosen(now);
+    const shown = now.columns.map((column, index) => ({ ...column, index })).filter((one) => wanted.has(one.id));
     const rank = (id, title, read, show) => ({ id, title, better: false, read, show });
     const plain = (value) => (value === null ? "–" : String(Number(value.toFixed(1))));
     return [
@@ -73,13 +91,38 @@
     const families = [...new Set(now.rows.map((row) => data.families[row.family].title))].sort();
     if (!families.includes(state.family)) state.family = "";
     byId("family").replaceChildren(new Option("all", ""), ...families.map((name) => new Option(name, name)));
-    for (const name of ["query", "family", "kind", "columns"]) byId(name).value = state[name];
+    for (const name of ["query", "family", "kind"]) byId(name).value = state[name];
+    buildChooser(now);
     byId("kind-field").hidden = now.kinds < 2;
     heads = columns(now);
     if (!heads.some((head) => head.id === state.sort)) [state.sort, state.down] = ["place", false];
     byId("head").replaceChildren(...heads.map(headCell));
-    rows = now.rows.map((row) => ({ ...row, element: rowElement(row), words: `${row.title} ${row.name}`.toLowerCase() }));
+    const best = heads.map((head) => bestOf(head, now));
+    rows = now.rows.map((row) => ({ ...row, element: rowElement(row, best), words: `${row.title} ${row.name}`.toLowerCase() }));
     show();
+  }
+
+  function buildChooser(now) {
+    const wanted = chosen(now);
+    const choose = (ids) => {
+      state.columns = ids.join() === usual(now).join() ? "headline" : ids.length === now.columns.length ? "all" : ids.join(" ");
+      build();
+    };
+    const held = filled(now);
+    const items = now.columns.map((column) => {
+      const item = text("label", ` ${column.title}${held.has(column.id) ? "" : " (empty)"}`);
+      const box = Object.assign(document.createElement("input"), { type: "checkbox", value: column.id, checked: wanted.has(column.id) });
+      box.addEventListener("change", () => {
+        if (!wanted.delete(column.id)) wanted.add(column.id);
+        choose(now.columns.map((one) => one.id).filter((id) => wanted.has(id)));
+      });
+      item.prepend(box);
+      return item;
+    });
+    byId("columns").replaceChildren(...items);
+    byId("columns-count").textContent = `${wanted.size} of ${now.columns.length}`;
+    byId("columns-usual").onclick = () => choose(usual(now));
+    byId("columns-all").onclick = () => choose(now.columns.map((column) => column.id));
   }
 
   function headCell(head) {
@@ -99,13 +142,24 @@
     return cell;
   }
 
-  function rowElement(row) {
+  // The best value of a column that has a better end, among those that take a place; null where it has fewer than two.
+  function bestOf(head, now) {
+    if (!head.axis || head.better === null || head.better === undefined) return null;
+    const values = now.rows.map(head.read).filter((value) => value !== null);
+    return values.length > 1 ? Math[head.better ? "max" : "min"](...values) : null;
+  }
+
+  function rowElement(row, best) {
     const element = document.createElement("tr");
-    for (const head of heads) {
+    for (const [index, head] of heads.entries()) {
       const cell = document.createElement(head.id === "name" ? "th" : "td");
       if (head.id === "name") cell.scope = "row";
       else cell.className = head.words ? head.id : "number";
       cell.append(head.show(row));
+      if (best[index] !== null && head.read(row) === best[index]) {
+        cell.classList.add("best");
+        cell.append(text("span", " (best)", "unseen"));
+      }
       element.append(cell);
     }
     return element;
@@ -128,6 +182,7 @@
       (row) => row.words.includes(query) && (!state.family || data.families[row.family].title === state.family) && (!state.kind || row.kind === state.kind),
     );
     byId("body").replaceChildren(...kept.sort(compare(head)).map((row) => row.element));
+    fit();
     byId("count").textContent = `${kept.length} of ${rows.length} rows.`;
     for (const cell of byId("head").children) {
       if (cell.dataset.column === state.sort) {
@@ -139,6 +194,12 @@
     for (const [name, value] of Object.entries(state)) if (value !== DEFAULTS[name]) words.set(name, value === true ? "1" : value);
     const wanted = words.size ? `#${words}` : "";
     if (location.hash !== wanted) history.replaceState(null, "", wanted || location.pathname + location.search);
+  }
+
+  function fit() {
+    const box = document.querySelector(".board");
+    box.classList.remove("fits");
+    box.classList.toggle("fits", box.scrollWidth <= box.clientWidth);
   }
 
   function readAddress() {
@@ -162,10 +223,7 @@
       show();
     });
   }
-  byId("columns").addEventListener("input", (event) => {
-    state.columns = event.target.value;
-    build();
-  });
+  addEventListener("resize", fit);
   addEventListener("hashchange", () => {
     readAddress();
     build();

@@ -5,16 +5,20 @@
   const data = JSON.parse(document.getElementById("figure-data").textContent);
   const byId = (id) => document.getElementById(id);
   const families = new Map(data.families.map((family) => [family.key, family]));
-  const state = { set: null, guidance: "none", hidden: new Set(), chosen: null, box: null };
+  // What can be drawn beside the points, and whether it is at first.
+  const LAYERS = { band: true, front: true, lines: true, labels: false };
+  const state = { set: null, axis: "", guidance: "none", hidden: new Set(), chosen: null, box: null, layers: new Set() };
   let panels = [];
   let rows = new Map();
   let waiting = 0;
 
   const setNow = () => data.sets.find((one) => one.key === state.set);
-  const view = () => setNow().views[state.guidance];
+  const view = () => (setNow().views[state.axis] ?? setNow().views[""])[state.guidance];
   const visible = (method) => !state.hidden.has(method.family);
   const picked = (method) => visible(method) && (state.chosen === null || state.chosen.has(method.name));
   const hiddenAtFirst = () => data.families.filter((family) => !family.shown).map((family) => family.key);
+
+  const layersAtFirst = () => Object.keys(LAYERS).filter((name) => LAYERS[name]);
 
   // --- The address -----------------------------------------------------------------------------------------------
 
@@ -22,6 +26,9 @@
     const words = new URLSearchParams();
     words.set("set", state.set);
     words.set("guidance", state.guidance);
+    if (state.axis) words.set("x", state.axis);
+    const layers = [...state.layers];
+    if (layers.join() !== layersAtFirst().join()) words.set("show", layers.join(","));
     const hidden = [...state.hidden];
     words.set("hide", hidden.filter((key) => !key.includes(",")).join(","));
     for (const key of hidden) if (key.includes(",")) words.append("hide", key);
@@ -39,6 +46,9 @@
     const sets = data.sets.map((one) => one.key);
     state.set = known(sets, words.get("set"), sets[0]);
     state.guidance = known(["none", "cfg"], words.get("guidance"), "none");
+    state.axis = known(Object.keys(setNow().axes), words.get("x"), "");
+    const layers = words.has("show") ? words.get("show").split(",") : layersAtFirst();
+    state.layers = new Set(Object.keys(LAYERS).filter((name) => layers.includes(name)));
     const named = words.getAll("hide").flatMap((word) => (families.has(word) ? [word] : word.split(",")));
     state.hidden = new Set(words.has("hide") ? named.filter((key) => families.has(key)) : hiddenAtFirst());
     state.chosen = words.has("select") ? new Set(words.getAll("select").filter((name) => name)) : null;
@@ -86,8 +96,12 @@
     panel.show("fisher", found.text.interval);
     panel.show("line", found.text.line);
     const concealed = panel.marks.length === 0 && panel.data.points.length > 0;
-    panel.show("note", panel.data.problem ?? (concealed ? "every method here belongs to a hidden family" : found.note) ?? "");
+    const low = inside.filter((mark) => mark.low).length;
+    const floor = low > 1 ? `${low} of these methods are at the floor of this score, which does not order them` : null;
+    panel.show("note", panel.data.problem ?? (concealed ? "every method here belongs to a hidden family" : found.note ?? floor) ?? "");
     drawLine(panel, found.line, inside);
+    drawBand(panel, found.line, inside);
+    drawFront(panel, inside);
     drawBox(panel);
     return `${panel.data.title}: r ${found.text.r}, interval ${found.text.interval}, ${found.n} points`;
   }
@@ -104,6 +118,36 @@
       panel.line.setAttribute(`x${i + 1}`, panel.x.place(x));
       panel.line.setAttribute(`y${i + 1}`, panel.y.place(y));
     }
+  }
+
+  function drawBand(panel, line, inside) {
+    const xs = inside.map((mark) => mark.x);
+    const half = stats.band(xs, inside.map((mark) => mark.y));
+    const shown = state.layers.has("band") && line !== null && half !== null;
+    panel.band.toggleAttribute("hidden", !shown);
+    if (!shown) return;
+    const [from, to] = [Math.min(...xs), Math.max(...xs)];
+    const places = Array.from({ length: 33 }, (_, i) => from + ((to - from) * i) / 32);
+    // Where the band would leave the panel it ends at its edge.
+    const edge = (value) => panel.y.place(Math.min(panel.range[1], Math.max(panel.range[0], value)));
+    const side = (sign) => places.map((x) => `${panel.x.place(x)},${edge(line.intercept + line.slope * x + sign * half(x))}`);
+    panel.band.setAttribute("points", [...side(1), ...side(-1).reverse()].join(" "));
+  }
+
+  function drawFront(panel, inside) {
+    const better = [view().x.better, panel.data.better];
+    const shown = state.layers.has("front") && inside.length > 1 && !better.includes(null);
+    panel.front.toggleAttribute("hidden", !shown);
+    if (!shown) return;
+    const order = stats.front(inside.map((mark) => mark.x), inside.map((mark) => mark.y), better);
+    const corners = [];
+    for (const index of order) {
+      const { at } = inside[index];
+      // Steps: between two points of the front lies what either of them beats.
+      if (corners.length) corners.push(better[0] ? `${corners.at(-1).split(",")[0]},${at.y}` : `${at.x},${corners.at(-1).split(",")[1]}`);
+      corners.push(`${at.x},${at.y}`);
+    }
+    panel.front.setAttribute("points", corners.join(" "));
   }
 
   function drawBox(panel) {
@@ -261,7 +305,8 @@
     kind.className = "kind";
     kind.textContent = families.get(method.family).title;
     const list = document.createElement("dl");
-    for (const [name, value] of [[view().x.title, method.shown], ...panels.map((panel) => [panel.data.title, panel.values.get(method) ?? "–"])]) {
+    const runs = method.runs > 1 ? ` (mean of ${method.runs}, sd ${method.sd.toPrecision(2)})` : "";
+    for (const [name, value] of [[view().x.title, method.shown + runs], ...panels.map((panel) => [panel.data.title, panel.values.get(method) ?? "–"])]) {
       list.append(text("dt", name), text("dd", value));
     }
     return [head, kind, list];
@@ -280,9 +325,16 @@
     document.querySelectorAll('input[name="set"]').forEach((input) => (input.checked = input.value === state.set));
     document.querySelectorAll('input[name="guidance"]').forEach((input) => (input.checked = input.value === state.guidance));
     byId("about-set").textContent = setNow().about;
+    if (!(state.axis in setNow().axes)) state.axis = "";
+    const options = Object.entries(setNow().axes).map(([key, title]) => new Option(title, key));
+    byId("axis").replaceChildren(...options);
+    byId("axis").value = state.axis;
+    byId("axis-field").hidden = options.length < 2;
+    document.querySelectorAll('input[name="layer"]').forEach((input) => (input.checked = state.layers.has(input.value)));
     drawLegend(now);
     const home = byId("panels");
     const slots = [...home.children];
+    for (const [i, slot] of slots.entries()) slot.hidden = i >= now.panels.length;
     panels = now.panels.map((one, i) => drawPanel(one, now, slots[i]));
     drawTable(now);
     drawLeftOut(now);
@@ -306,13 +358,13 @@
     const height = Math.round(Math.max(220, Math.min(330, width * 0.64)));
     const edge = { left: 50, right: width - 10, top: 10, bottom: height - 40 };
     const points = one.points
-      .map(([index, y, shown, record]) => ({ method: now.methods[index], x: now.methods[index].x, y, shown, record }))
+      .map(([index, y, shown, record, sd, low]) => ({ method: now.methods[index], x: now.methods[index].x, y, shown, record, sd, low }))
       .filter((point) => visible(point.method))
       .sort((a, b) => a.x - b.x || a.y - b.y);
     // One horizontal axis for all panels: from every visible method, not only those of this panel.
-    const xs = now.methods.filter(visible).map((method) => method.x);
+    const xs = now.methods.filter(visible).flatMap(({ x, sd }) => [x - sd, x + sd]);
     const x = axes.scale(xs, edge.left, edge.right, Math.max(4, Math.floor(width / 55)));
-    const y = axes.scale(points.map((point) => point.y), edge.bottom, edge.top, 6);
+    const y = axes.scale(points.flatMap((point) => [point.y - point.sd, point.y + point.sd]), edge.bottom, edge.top, 6);
     const fresh = svg.cloneNode(false);
     svg.replaceWith(fresh);
     fresh.setAttribute("viewBox", `0 0 ${width} ${height}`);
@@ -323,7 +375,11 @@
     const line = axes.node("line", { class: "fit" });
     const box = axes.node("rect", { class: "box" });
     const ring = axes.node("circle", { class: "ring", r: 9, hidden: "" });
-    fresh.append(box, line);
+    const band = axes.node("polygon", { class: "band" });
+    const front = axes.node("polyline", { class: "front" });
+    fresh.append(band, box, front, line);
+    const beyond = [];
+    if (state.layers.has("lines")) fresh.append(baselines(one, now, x, y, edge, beyond));
     const marks = points.map((point, i) => {
       const at = { x: x.place(point.x), y: y.place(point.y) };
       const element = axes.symbol(families.get(point.method.family));
@@ -332,6 +388,14 @@
       element.dataset.name = point.method.name;
       element.setAttribute("role", "option");
       element.setAttribute("aria-label", `${point.method.title}: ${now.x.title} ${point.method.shown}, ${one.title} ${point.shown}`);
+      if (point.low) {
+        element.classList.add("low");
+        element.setAttribute("aria-description", "at the floor of this score");
+      }
+      for (const [dx, dy] of [[point.method.sd, 0], [0, point.sd]]) {
+        const ends = { x1: x.place(point.x - dx), x2: x.place(point.x + dx), y1: y.place(point.y - dy), y2: y.place(point.y + dy) };
+        if (dx || dy) fresh.append(axes.node("line", { ...ends, class: "spread" }));
+      }
       fresh.append(element);
       return { ...point, at, element };
     });
@@ -339,12 +403,54 @@
     slot.dataset.panel = one.key;
     slot.querySelector("h3").textContent = one.title;
     slot.querySelector(".about").textContent = one.about;
+    slot.querySelector(".beyond").textContent = beyond.length ? `Baselines beyond this panel: ${beyond.join(", ")}` : "";
     const show = (name, value) => (slot.querySelector(`[data-stat="${name}"]`).textContent = value);
-    const values = new Map(one.points.map(([index, , shown]) => [now.methods[index], shown]));
+    const words = (shown, sd, low) => shown + (sd ? `, sd ${sd.toPrecision(2)}` : "") + (low ? ", at the floor" : "");
+    const values = new Map(one.points.map(([index, , shown, , sd, low]) => [now.methods[index], words(shown, sd, low)]));
     const range = [y.value(edge.bottom), y.value(edge.top)];
-    const panel = { data: one, svg: fresh, x, y, range, line, box, ring, marks, values, show, inside: [] };
+    const panel = { data: one, svg: fresh, x, y, range, line, band, front, box, ring, marks, values, show, inside: [] };
+    if (state.layers.has("labels")) drawLabels(panel, edge);
     listen(panel);
     return panel;
+  }
+
+  // Lines of what methods are held against; those that the panel has no room for go to `beyond`.
+  function baselines(one, now, x, y, edge, beyond) {
+    const group = axes.node("g", { class: "lines", "aria-hidden": "true" });
+    let last = -Infinity;
+    for (const [title, value, shown] of [...one.lines].sort((a, b) => b[1] - a[1])) {
+      const at = y.place(value);
+      if (at < edge.top || at > edge.bottom) beyond.push(`${title} ${shown}`);
+      else {
+        group.append(axes.node("line", { x1: edge.left, x2: edge.right, y1: at, y2: at }));
+        last = Math.max(at - 3, last + 12);
+        group.append(axes.node("text", { x: edge.right, y: last, "text-anchor": "end" }, title));
+      }
+    }
+    for (const [title, value] of now.x.lines) {
+      const at = x.place(value);
+      if (at < edge.left || at > edge.right) continue;
+      group.append(axes.node("line", { x1: at, x2: at, y1: edge.top, y2: edge.bottom }));
+      group.append(axes.node("text", { transform: `translate(${at - 4},${edge.bottom - 4})rotate(-90)` }, title));
+    }
+    return group;
+  }
+
+  // Names beside the points: right, left, above or below, where neither a point nor another name is; else none.
+  function drawLabels(panel, edge) {
+    const taken = panel.marks.map(({ at }) => [at.x - 6, at.y - 6, at.x + 6, at.y + 6]);
+    const free = (box) => box[0] >= edge.left && box[2] <= edge.right && box[1] >= edge.top && box[3] <= edge.bottom && !taken.some((one) => box[0] < one[2] && one[0] < box[2] && box[1] < one[3] && one[1] < box[3]);
+    for (const { at, method } of panel.marks) {
+      const name = method.title.length > 22 ? `${method.title.slice(0, 21)}…` : method.title;
+      const width = 5.6 * name.length;
+      for (const [dx, dy] of [[9, 4], [-9 - width, 4], [-width / 2, -9], [-width / 2, 17]]) {
+        const box = [at.x + dx, at.y + dy - 9, at.x + dx + width, at.y + dy + 2];
+        if (!free(box)) continue;
+        taken.push(box);
+        panel.svg.insertBefore(axes.node("text", { x: box[0], y: at.y + dy, class: "label", "aria-hidden": "true" }, name), panel.ring);
+        break;
+      }
+    }
   }
 
   function frame(x, y, edge, xTitle, yTitle) {
@@ -402,6 +508,18 @@
           draw();
         });
       }
+    }
+    byId("axis").addEventListener("input", (event) => {
+      state.axis = event.target.value;
+      state.box = null;
+      draw();
+    });
+    for (const input of document.querySelectorAll('input[name="layer"]')) {
+      input.addEventListener("change", () => {
+        if (!state.layers.delete(input.value)) state.layers.add(input.value);
+        state.layers = new Set(Object.keys(LAYERS).filter((name) => state.layers.has(name)));
+        draw();
+      });
     }
     for (const button of document.querySelectorAll("#legend button")) {
       button.addEventListener("click", () => {

@@ -44,6 +44,46 @@ const stats = (() => {
     return { slope, intercept: mean(y) - slope * mean(x) };
   }
 
+  // The 97.5 % quantile of Student's t (Abramowitz and Stegun 26.7.5; within 0.1 % from 3 degrees of freedom on).
+  function student(freedom) {
+    if (freedom < 3) return [NaN, 12.7062, 4.3027][freedom] ?? NaN;
+    const terms = [
+      [[1, 3], [1, 1], 4],
+      [[5, 5], [16, 3], [3, 1], 96],
+      [[3, 7], [19, 5], [17, 3], [-15, 1], 384],
+      [[79, 9], [776, 7], [1482, 5], [-1920, 3], [-945, 1], 92160],
+    ];
+    return terms.reduce((sum, term, i) => {
+      const top = term.slice(0, -1).reduce((all, [factor, power]) => all + factor * Z95 ** power, 0);
+      return sum + top / term.at(-1) / freedom ** (i + 1);
+    }, Z95);
+  }
+
+  // The 95 % confidence band of the least-squares line: half its height at a place on x; null for fewer than 4 points.
+  function band(x, y) {
+    const fitted = line(x, y);
+    if (fitted === null || x.length < 4) return null;
+    const centre = mean(x);
+    const spread = dot(centred(x), centred(x));
+    const left = y.reduce((sum, value, i) => sum + (value - fitted.intercept - fitted.slope * x[i]) ** 2, 0);
+    const scale = student(x.length - 2) * Math.sqrt(left / (x.length - 2));
+    return (place) => scale * Math.sqrt(1 / x.length + (place - centre) ** 2 / spread);
+  }
+
+  // Indices of the points that no other one matches or beats on both axes; `better` says whether high is good on each.
+  function front(x, y, better) {
+    const [sx, sy] = better.map((high) => (high ? 1 : -1));
+    const kept = [];
+    let top = -1;
+    // From the best x on, a point that raises y is on the front, and so is one equal to the last that did.
+    for (const i of x.map((_, i) => i).sort((i, j) => sx * (x[j] - x[i]) || sy * (y[j] - y[i]))) {
+      const gain = top < 0 ? 1 : sy * (y[i] - y[top]);
+      if (gain > 0) top = i;
+      if (gain > 0 || (gain === 0 && x[i] === x[top])) kept.push(i);
+    }
+    return kept.sort((i, j) => x[i] - x[j]);
+  }
+
   // Decimals as Python prints them: an exact tie goes to the even digit, where toFixed goes away from zero.
   function fixed(value, digits, signed = false) {
     const size = Math.abs(value);
@@ -76,5 +116,5 @@ const stats = (() => {
     };
   }
 
-  return { pearson, fisher, line, fixed, number, span, summary, UNDEFINED };
+  return { pearson, fisher, line, band, front, student, fixed, number, span, summary, UNDEFINED };
 })();
