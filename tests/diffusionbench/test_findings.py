@@ -111,7 +111,7 @@ def test_our_own_study_is_reported_from_its_records(three_tasks):
     assert re.search(r"\| SimpleEval shapes \(ours, v1\), unguided \| 8 \| -0\.\d{4} \[", text)
     assert re.search(r"\| 8 of 8 \| 0\.\d+ \| 0\.\d+ \| -0\.\d{4} \| \[-0\.\d\d, [-+]0\.\d\d\] \| \[", text)
     assert "unguided, pooled |" in text
-    assert "--x fd_digits --y simpleeval_shapes_v1 --guidance none --set measured --records records" in text
+    assert "--x fd_digits --y simpleeval_shapes_v1 --guidance none --set measured" in text
     # Guided digits were not measured, and nothing is said of them.
     assert ", guided |" not in text
     assert "No method was trained" not in text
