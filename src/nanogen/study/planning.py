@@ -16,6 +16,7 @@ from diffusionbench.prompts import PromptChoice, open_prompts
 from diffusionbench.schema import digest
 from diffusionbench.writing import write_atomic
 from nanogen.config import Config
+from nanogen.datasets import DATASETS
 from nanogen.objectives import OBJECTIVES
 from nanogen.settings import NEVER, to_steps
 from nanogen.study.file import StudyCell, StudyFile
@@ -117,7 +118,7 @@ def plan_of(study: StudyFile, cell: StudyCell, timed: dict[str, Any]) -> CellPla
 
 
 def _steps(config: Config) -> int | None:
-    return to_steps(config.train.duration, config.train.batch_size, 0) or None
+    return to_steps(config.train.duration, config.train.batch_size, DATASETS[config.data.name].images or 0) or None
 
 
 def _images(config: Config) -> int:

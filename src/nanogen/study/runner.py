@@ -299,7 +299,9 @@ def _process(words: Sequence[str], out: Any, said: Any) -> Iterator[subprocess.P
         with suppress(AttributeError, OSError):
             ctypes.CDLL(None).prctl(1, signal.SIGTERM)
 
-    process = subprocess.Popen(words, stdout=out, stderr=said, stdin=subprocess.DEVNULL, preexec_fn=end_with_parent)
+    # In a session of its own: Ctrl-C reaches it through us, once.
+    streams = {"stdin": subprocess.DEVNULL, "stdout": out, "stderr": said}
+    process = subprocess.Popen(words, **streams, start_new_session=True, preexec_fn=end_with_parent)
     try:
         yield process
     finally:
