@@ -73,7 +73,13 @@ def _compose(
     if len(names) > 1:
         raise ConfigError(f"expected at most one config file, found {', '.join(names)}. Overrides are key=value.")
     if data is not None:
-        overrides = [f"data.name={detect(Path(data))}", f"data.path={json.dumps(data)}", *overrides]
+        place = Path(data)
+        if data.startswith("hf:"):
+            from nanogen.hub import data_of
+
+            name, place = data_of(data)
+            data = str(name)
+        overrides = [f"data.name={detect(place)}", f"data.path={json.dumps(data)}", *overrides]
     return compose(task, method, scale, Path(names[0]) if names else None, overrides)
 
 
@@ -99,11 +105,30 @@ def _check_use_of_run(run: Path, overrides: list[str]) -> None:
     from nanogen.config import check_overrides
 
     check_overrides(overrides)
-    if not run.exists():
+    if not run.exists() and not str(run).startswith("hf:"):
         raise CheckpointError(
             f"{run} is not a run folder: it does not exist. Give the folder that `nanogen train` wrote, such as "
             "outputs/demo."
         )
+
+
+@app.command()
+def init(
+    pictures: Annotated[Path, typer.Argument(help="folder, file or pattern of your images")],
+    scale: Annotated[str, typer.Option("--scale", help="how big: laptop, single-gpu or paper")] = "laptop",
+    out: Annotated[Path | None, typer.Option(help="config file to write; default: called after the images")] = None,
+) -> None:
+    """Look at your own images and write a commented config for them, with what a training will cost.
+
+    \b
+    Examples:
+      nanogen init pictures/
+      nanogen init captioned/ --out mine.yaml
+      nanogen init 'shards/train-*.parquet' --scale single-gpu
+    """
+    from nanogen.init import write_config
+
+    print("\n".join(write_config(pictures, scale, out)))
 
 
 @app.command()
@@ -185,7 +210,7 @@ def launch(
 
 @app.command()
 def sample(
-    run: Annotated[Path, typer.Argument(help="a run folder, or an ema.safetensors file")],
+    run: Annotated[Path, typer.Argument(help="a run folder, an ema.safetensors file, or hf:OWNER/NAME")],
     overrides: Overrides = None,
     labels: Annotated[str, typer.Option(help="classes to show, such as 0-9 or 3,5,7")] = "",
     prompt: Annotated[list[str] | None, typer.Option("--prompt", help="what to draw; repeat it")] = None,
@@ -212,6 +237,7 @@ def sample(
       nanogen sample outputs/demo --labels 7 --num 500 --out sevens/
       nanogen sample outputs/shapes-toy-ae-laptop --prompt "two red circles above a blue square" --num 16
       nanogen sample outputs/demo --num 1000 --out images.npz sampler.num_steps=25
+      nanogen sample hf:OWNER/NAME --labels 0-9 --num 64
     """
     from nanogen.conditions import parse_labels
 
@@ -298,6 +324,7 @@ def sweep(
     Examples:
       nanogen sweep outputs/demo
       nanogen sweep outputs/demo --grid 1,1.25,1.5,2,3 --metric fd_digits
+      nanogen sweep outputs/demo --num 1000 --evaluations 6 --json
     """
     _check_use_of_run(run, [])
     from nanogen.sweep import SweepRequest, parse_scales, sweep_run
@@ -372,6 +399,29 @@ def demo(
     from nanogen.demo import demo as show
 
     print(show(run).resolve())
+
+
+@app.command()
+def push(
+    run: RunFolder,
+    to: Annotated[str, typer.Option("--to", help="OWNER/NAME on the Hugging Face hub")],
+    licence: Annotated[str | None, typer.Option(help="of the weights, such as apache-2.0")] = None,
+    private: Annotated[bool, typer.Option("--private", help="make a new repository private")] = False,
+    dataset: Annotated[
+        str | None, typer.Option(help="a benchmark's data set there: write the newest record to .eval_results")
+    ] = None,
+) -> None:
+    """Put a run's weights, config and records on the hub, with a card made from them; print the name and commit.
+
+    \b
+    Examples:
+      nanogen push outputs/mine --to OWNER/NAME
+      nanogen push outputs/mine --to OWNER/NAME --licence apache-2.0 --private
+      nanogen push outputs/mine --to OWNER/NAME --dataset OWNER/BENCHMARK
+    """
+    from nanogen.push import push_run
+
+    print(push_run(run, to, licence=licence, private=private, dataset=dataset))
 
 
 @app.command()

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from torch import Tensor
+from torch.utils import _pytree
 
 Factor = float | Tensor
 """A number, or one of each image, [B, 1, 1, 1]."""
@@ -33,6 +34,10 @@ class Pair:
 
     def __truediv__(self, factor: Factor) -> Pair:
         return Pair(self.image / factor, self.vector / _flat(factor))
+
+
+# Wrappers of several processes look for the tensors in what a network returns, and miss gradients where they find none.
+_pytree.register_dataclass(Pair)
 
 
 def _flat(factor: Factor) -> Factor:

@@ -340,6 +340,7 @@ def describe(
         "data_digest": data.digest,
         "num_images": len(data),
         "processes": parallel.world_size(),
+        "text_tokens": components.conditioner.mean_tokens(data),
         "classes": None if data.classes is None else list(data.classes),
         "condition_digest": components.conditioner.digest,
         "latent_digest": components.latent.digest,

@@ -18,7 +18,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from diffusionbench.errors import ConfigError, Stopped
+from diffusionbench.errors import ConfigError, Stopped, UserError
 from nanogen import checkpoint, evaluate, parallel, precision, threads
 from nanogen.build import Components, build_components, build_losses, build_network
 from nanogen.conditions import CONDITIONS
@@ -40,6 +40,7 @@ from nanogen.objectives.objective import Objective
 from nanogen.optim import NonFiniteLoss, Schedule
 from nanogen.optimizers import OPTIMIZERS
 from nanogen.outputs import Outputs, RunOutputs
+from nanogen.plan import Machine, plan
 from nanogen.rng import PositionalNoise, initial_seed
 from nanogen.run import Run, describe, ensure_same_data, keep_threads, open_run
 from nanogen.settings import to_steps
@@ -365,6 +366,17 @@ def trial_step(job: Job) -> Callable[[], None]:
     return step
 
 
+def say_plan(config: Config, num_images: int, folder: Path) -> None:
+    """Say in three lines what the training will cost, and what does not fit."""
+    try:
+        lines = plan(config, Machine(devices=parallel.world_size()), num_images=num_images, folder=folder).lines()
+    except UserError as error:
+        # A plan that cannot be made stops no training.
+        lines = [f"no plan: {error}"]
+    for line in lines:
+        say(line)
+
+
 def train(composition: ComposedConfig, run_dir: Path, device: str, command: list[str]) -> Run:
     """Train, or continue, until the config's duration is reached.
 
@@ -400,6 +412,7 @@ def train(composition: ComposedConfig, run_dir: Path, device: str, command: list
                 f"steps of batch {config.train.batch_size}, {components.precision} on {device}, "
                 f"{parallel.world_size()} process(es){f'; continuing after step {state.step}' if state.step else ''}"
             )
+            say_plan(config, len(data), run_dir)
         with parallel.agreed():
             corrupt = CorruptLog(run_dir, state.step) if config.data.corrupt == "skip" else None
         outputs = held.enter_context(RunOutputs(run, components, state, data, last, corrupt, stop))

@@ -520,3 +520,14 @@ def test_the_specification_names_every_point():
     spec = chart(figure(published.records(), published.PAPER))
     values = [row for panel in spec["concat"] for layer in panel["layer"] for row in layer["data"].get("values", [])]
     assert {row["method"] for row in values if "method" in row} >= {"DINOv2-B", "PixelGen"}
+
+
+def test_a_page_that_draws_is_copied_and_linked(tmp_path):
+    build([], tmp_path / "without", [tmp_path])
+    assert "live.html" not in (tmp_path / "without" / "index.html").read_text()
+    for name, page in (("a", "<title>other</title>"), ("b", "<title>run – NanoGen live</title>")):
+        (tmp_path / "runs" / name).mkdir(parents=True)
+        (tmp_path / "runs" / name / "live.html").write_text(page, encoding="utf-8")
+    build([], tmp_path / "site", [tmp_path / "runs"])
+    assert (tmp_path / "site" / "live.html").read_text(encoding="utf-8").startswith("<title>run")
+    assert 'href="live.html"' in (tmp_path / "site" / "index.html").read_text()

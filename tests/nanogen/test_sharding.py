@@ -15,6 +15,7 @@ from diffusionbench.errors import ConfigError
 from nanogen import checkpoint, parallel
 from nanogen.train import train
 
+MEANFLOW = "objective={name: meanflow, predict: v}; guidance.scale=1; sampler.num_steps=1"
 FEW = ("train.precision=float32", "model.encoder_depth=2", "train.batch_size=8", "train.accumulation=2")
 
 # Trains by each of some ways to share; "killed" ends one process after a step.
@@ -118,10 +119,10 @@ def stopping(step: int):
     return stopped
 
 
-@pytest.mark.parametrize("wrong", ["optim.name=muon", "objective={name: meanflow, predict: v}"])
+@pytest.mark.parametrize("wrong", ["optim.name=muon", MEANFLOW])
 def test_what_sharded_weights_cannot_do_is_refused(wrong, tmp_path):
     with pytest.raises(ConfigError, match=r"train\.shard is full, and .*Set train\.shard=none"):
-        train(tiny(2, "train.shard=full", wrong), tmp_path / "run", "cpu", ["test"])
+        train(tiny(2, "train.shard=full", *wrong.split("; ")), tmp_path / "run", "cpu", ["test"])
     assert not (tmp_path / "run").exists()
 
 

@@ -92,7 +92,7 @@ def test_accumulation_gives_the_same_losses(tmp_path):
     assert losses(tmp_path / "parts") == pytest.approx(losses(tmp_path / "whole"), rel=1e-5)
 
 
-@pytest.mark.parametrize("accumulation", [pytest.param(1, marks=pytest.mark.slow), 2])
+@pytest.mark.parametrize("accumulation", [1, 2])
 def test_two_processes_give_the_losses_of_one(tmp_path, accumulation):
     overrides = words(5, f"train.accumulation={accumulation}", "train.precision=float32")
     train(tiny(5, "train.precision=float32"), tmp_path / "one", "cpu", ["test"])

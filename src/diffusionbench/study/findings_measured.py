@@ -20,7 +20,7 @@ from diffusionbench.study.floors import Floor, families_of, floor_of
 from diffusionbench.study.points import Point, select_points
 from diffusionbench.study.reporting import block, command, label, number, table, title
 
-LAPTOP: Final = "measured-laptop"
+LAPTOP: Final = "study-laptop"
 DIGITS: Final = "fd_digits"
 SCENES: Final = "simpleeval_shapes_v1"
 #: Scores of the task that shares its conditioning with digits and its data with scenes, best known first.

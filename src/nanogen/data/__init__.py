@@ -5,7 +5,7 @@ A data set knows neither models nor steps; order and position are `order.py`'s.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -139,9 +139,9 @@ class Batch:
 
     def tensors(self, change: Callable[[Tensor], Tensor]) -> Batch:
         """Return the same batch with each of its tensors changed."""
-        own = {one.name: getattr(self, one.name) for one in fields(self)}
-        changed = {name: change(tensor) for name, tensor in own.items() if hasattr(tensor, "dtype")}
-        return replace(self, **changed, noise={key: change(tensor) for key, tensor in self.noise.items()})
+        image, label, latent = (one if one is None else change(one) for one in (self.image, self.label, self.latent))
+        noise = {key: change(tensor) for key, tensor in self.noise.items()}
+        return replace(self, image=image, label=label, latent=latent, noise=noise)
 
     def pin_memory(self) -> Batch:
         """Return the batch in memory from which a device copies while the host goes on; loaders call it."""

@@ -40,5 +40,6 @@ def copied_ahead(loader: Iterator[Batch], device: torch.device) -> Iterator[Batc
             tensor.record_stream(by)
             return tensor
 
-        batch, ready = following(), batch.tensors(held)
+        ready = batch.tensors(held)
+        batch = following()
         yield ready

@@ -20,6 +20,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd.forward_ad import unpack_dual
+from torch.utils import _pytree
 from torch.utils.checkpoint import checkpoint
 
 from nanogen.model.condition import ClassTokens, Condition, TextTokens, TimeTokens, VectorToken
@@ -41,6 +42,10 @@ class Output:
 
     pred: Any
     features: Mapping[str, Tensor] = field(default_factory=dict)
+
+
+# As for `Pair`.
+_pytree.register_dataclass(Output)
 
 
 class Head(nn.Module):

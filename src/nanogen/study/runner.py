@@ -287,8 +287,8 @@ def _child(cell: StudyCell, folder: StudyFolder, words: Sequence[str], tell: Cal
             break
         # What an earlier command left behind, which is writing its last checkpoint.
         time.sleep(_LOOK * 4)
-    reason = f"signal {-process.returncode}" if process.returncode < 0 else short(text)
-    raise RunError(f"{cell.name}: `{shlex.join(words[-1:])}` ended: {reason}. Its log is {place / 'log.txt'}.")
+    reason = f"it was ended by signal {-process.returncode}" if process.returncode < 0 else short(text)
+    raise RunError(f"{cell.name}: {reason.rstrip('.')}. Its log is {place / 'log.txt'}.")
 
 
 @contextmanager
