@@ -278,7 +278,7 @@ class RunOutputs(Outputs):
         """Add the share of the device's peak that the network's operations reach, where a peak is known or measured."""
         found, components = super().pace(images_per_second), self.components
         if self.peak is not None:
-            flops = costs.training_flops(self.config, components.derived.shape, components.conditioner.mean_tokens)
+            flops = costs.training_flops(self.config, components.derived.shape, self.run.facts.get("text_tokens") or 0)
             found["model_flops_utilisation"] = images_per_second * flops / (parallel.world_size() * self.peak)
         return found
 

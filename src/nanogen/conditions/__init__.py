@@ -78,11 +78,6 @@ class Conditioner:
         raise NotImplementedError
 
     @property
-    def mean_tokens(self) -> float:
-        """Mean length of the captions so far; 0 without captions."""
-        return 0.0
-
-    @property
     def digest(self) -> str:
         """SHA-256 of the frozen weights that make conditions, or "" without any."""
         return ""

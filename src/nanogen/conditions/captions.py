@@ -59,10 +59,6 @@ class TextConditioner(Conditioner):
         return dict(settings)
 
     @property
-    def mean_tokens(self) -> float:
-        return self._states.tokens / max(1, self._states.captions)
-
-    @property
     def digest(self) -> str:
         """SHA-256 over the encoder's weights and tokenizer."""
         return self._encoder.digest

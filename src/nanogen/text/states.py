@@ -23,14 +23,10 @@ class TextStates:
     Args:
         encoder: opened only when a caption is found nowhere.
         cache: what `nanogen prepare text` wrote, or None.
-
-    Attributes:
-        captions, tokens: how many were asked for, and their lengths together.
     """
 
     def __init__(self, encoder: TextEncoder, cache: TextCache | None = None) -> None:
         self.encoder, self.cache = encoder, cache
-        self.captions = self.tokens = 0
         self._clear()
 
     def _clear(self) -> None:
@@ -70,7 +66,6 @@ class TextStates:
                 self._used = end
         starts, lengths = zip(*(self._places[caption] for caption in captions), strict=True)
         device = self._block.device
-        self.captions, self.tokens = self.captions + len(lengths), self.tokens + sum(lengths)
         longest = max(lengths)
         inside = torch.arange(longest)[None]
         counts = torch.tensor(lengths)[:, None]
