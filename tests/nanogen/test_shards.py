@@ -172,7 +172,7 @@ def test_a_dry_run_says_size_time_and_passes_and_writes_nothing(captioned, tmp_p
 
 def test_ray_is_named_where_it_is_missing(monkeypatch):
     monkeypatch.setitem(sys.modules, "ray", None)
-    with pytest.raises(MissingPackageError, match=r"pip install .*diffusionbench\[cluster\]"):
+    with pytest.raises(MissingPackageError, match=r"needs the package 'ray'.* pip install .*\[cluster\]"):
         Spread(engine="ray")
 
 

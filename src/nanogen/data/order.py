@@ -15,6 +15,7 @@ import threading
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 from functools import partial
+from typing import Any
 
 import numpy as np
 import torch
@@ -109,12 +110,13 @@ def by_length(dataset: Dataset | SupportsBatches, micros: list[MicroBatch]) -> l
     Every example keeps its position, and with it its noise: the gradients of the step are the same but for rounding.
     Characters stand for tokens.
     """
-    captioned: Dataset | None = getattr(dataset, "data", dataset)  # type: ignore[assignment]
-    if len(micros) < 2 or not getattr(captioned, "captioned", False):
+    # Caches of latents or images have their captions from the data set.
+    data: Any = getattr(dataset, "data", dataset)
+    if len(micros) < 2 or not getattr(data, "captioned", False):
         return micros
     indices = np.concatenate([micro.indices for micro in micros])
     positions = np.concatenate([micro.positions for micro in micros])
-    lengths = [len(captioned.caption(int(index)) or "") for index in indices]  # type: ignore[union-attr]
+    lengths = [len(data.caption(int(index)) or "") for index in indices]
     parts = np.split(np.argsort(lengths, kind="stable"), len(micros))
     return [MicroBatch(indices[part], positions[part].tolist(), micros[0].step) for part in parts]
 
