@@ -22,14 +22,16 @@ PROGRESS = [
 ]
 
 
-def digits(name: str, fd: float, hours: float, scale: float = 1.0, weights: str = "a") -> Record:
-    """A record of digits that fits the board of the laptop."""
+def digits(
+    name: str, fd: float, hours: float, scale: float = 1.0, weights: str = "a", reference: str = "digits"
+) -> Record:
+    """A record of digits that fits the board of the laptop, or with reference "digits:odd" that of its study."""
     return measured(
         name,
         "class_conditional",
         {"fd_digits": fd},
         id=f"{name}-{weights}-{scale:g}".lower(),
-        protocol=laptop_protocol(guidance=Guidance(scale=scale)),
+        protocol=laptop_protocol(reference, guidance=Guidance(scale=scale)),
         provenance=Provenance(source="made up", checkpoint_digest=weights * 64, images_digest=f"{weights}{scale}"),
         cost=COST | {"device_hours": hours, "price_per_hour": 2.0, "money": 2 * hours},
         progress=PROGRESS,
