@@ -21,6 +21,8 @@ from diffusionbench.study.points import Point, select_points
 from diffusionbench.study.reporting import block, command, label, number, table, title
 
 LAPTOP: Final = "study-laptop"
+#: Where the records of our own study lie; those of recipes are compared with other real images, so they stand apart.
+FOLDER: Final = "records/study-laptop"
 DIGITS: Final = "fd_digits"
 SCENES: Final = "simpleeval_shapes_v1"
 #: Scores of the task that shares its conditioning with digits and its data with scenes, best known first.
@@ -242,7 +244,7 @@ def _reach() -> Iterator[str]:
 
 
 def _block(studies: Sequence[Study]) -> str:
-    return block(*(f"{command(one)} --records records" for one in studies))
+    return block(*(f"{command(one)} --records {FOLDER}" for one in studies))
 
 
 def _span(interval: tuple[float, float] | None) -> str:

@@ -101,6 +101,7 @@ def figure_page(contents: Contents, site: Pages) -> Iterator[tuple[str, str]]:
             answers=[SETS[name][0] + ": " + answer(list(states.values())) for name, states in contents.figures.items()],
             counts=counts,
             updated=contents.updated,
+            live=contents.live is not None,
         ),
     )
 

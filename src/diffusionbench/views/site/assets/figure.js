@@ -442,7 +442,7 @@
     const free = (box) => box[0] >= edge.left && box[2] <= edge.right && box[1] >= edge.top && box[3] <= edge.bottom && !taken.some((one) => box[0] < one[2] && one[0] < box[2] && box[1] < one[3] && one[1] < box[3]);
     for (const { at, method } of panel.marks) {
       const name = method.title.length > 22 ? `${method.title.slice(0, 21)}…` : method.title;
-      const width = 5.6 * name.length;
+      const width = 6.3 * name.length;
       for (const [dx, dy] of [[9, 4], [-9 - width, 4], [-width / 2, -9], [-width / 2, 17]]) {
         const box = [at.x + dx, at.y + dy - 9, at.x + dx + width, at.y + dy + 2];
         if (!free(box)) continue;
