@@ -14,6 +14,7 @@ import pytest
 import typer
 
 from nanogen.config import compose
+from nanogen.study.file import read_study
 from nanogen.tokenizer.settings import compose_tokenizer
 
 ROOT = Path(__file__).parents[1]
@@ -134,6 +135,9 @@ def check_overrides(verb: str, given: dict) -> None:
     overrides = [word for word in given.get("words") or given.get("overrides") or [] if "=" in word]
     if "recipe" in given:
         compose_tokenizer(given["recipe"], overrides)
+    elif verb == "study":
+        name = next((word for word in given["words"] or [] if "=" not in word), None)
+        read_study(None if name is not None and name.endswith(".yaml") else name, overrides, given["scale"])
     elif verb in COMPOSING:
         compose(given["task"] or "digits", given["method"], given["scale"], None, overrides)
     else:

@@ -18,7 +18,8 @@ from pathlib import Path
 
 from diffusionbench.errors import UserError
 from diffusionbench.judges import JUDGES
-from diffusionbench.references import REFERENCES
+from diffusionbench.references import REFERENCES, split_name
+from diffusionbench.references.opening import resolve
 from diffusionbench.study.columns import BOARDS, accepted
 
 
@@ -32,7 +33,7 @@ def computed() -> dict[str, dict[str, str | None]]:
         except UserError:
             found["judges"][name] = None
     for name in known.references:
-        found["references"][name] = REFERENCES.load(name)().digest if name in REFERENCES else None
+        found["references"][name] = resolve(name).digest if split_name(name)[0] in REFERENCES else None
     return found
 
 

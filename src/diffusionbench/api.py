@@ -197,15 +197,23 @@ def _prompts(
     metrics: Sequence[str], prompts: str | PromptChoice | None, axis: str | None
 ) -> tuple[PromptChoice | None, str]:
     """Return the prompt set to ask for, None for classes, and the axis."""
-    specs = [METRICS[key] for key in metrics]
-    names = [spec.prompts for spec in specs if spec.prompts is not None]
+    names = [METRICS[key].prompts for key in metrics if METRICS[key].prompts is not None]
     choice = PromptChoice.parse(prompts) if isinstance(prompts, str) else prompts
-    if axis is None:
-        asked = "prompts" if choice or any(spec.items == "prompts" for spec in specs) else "classes"
-        axis = next(key for key, row in AXES.items() if row.asks == asked)
+    axis = axis or infer_axis(metrics, choice is not None)
     if choice is None and names and AXES[axis].asks == "prompts":
         choice = PromptChoice(name=names[0])
     return choice, axis
+
+
+def infer_axis(metrics: Sequence[str], prompted: bool) -> str:
+    """Return the axis that metrics judge by, where none was named.
+
+    Args:
+        prompted: whether a prompt set was named.
+    """
+    items = [METRICS[key].items for key in metrics]
+    asked = "prompts" if prompted else next((one for one in items if one in ("prompts", "originals")), "classes")
+    return next(key for key, row in AXES.items() if row.asks == asked)
 
 
 def _given(source: Any, options: Options) -> tuple[Path | ImageSource, str, Rule | None]:

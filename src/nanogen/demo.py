@@ -48,7 +48,7 @@ TRAININGS = (
         "",
         "digits",
         "pixel-v",
-        {"training": 90, "images": 10, "scored": 5},
+        {"training": 75, "images": 6, "scored": 5},
         "accuracy_digits",
         "{:.0%} of the drawn digits are recognised",
     ),
@@ -57,13 +57,13 @@ TRAININGS = (
         "-shapes",
         "shapes",
         "toy-ae",
-        {"training": 270, "images": 40, "scored": 15},
+        {"training": 170, "images": 25, "scored": 10},
         "simpleeval_shapes_v1",
         "scenes score {:.2f} (0 is chance, 1 is every fact right)",
     ),
 )
 PROMISE = (
-    "2 trainings, 720 images to score, about 7 minutes on two idle cores. Ctrl-C stops with a checkpoint, and the same "
+    "2 trainings, 935 images to score, about 7 minutes on two idle cores. Ctrl-C stops with a checkpoint, and the same "
     "command goes on."
 )
 
@@ -86,6 +86,7 @@ def demo(name: str) -> Path:
     with Stop(), parallel.processes() as device, Overall(seconds) as overall:
         for one, folder in zip(TRAININGS, folders, strict=True):
             overall.job = one.title
+            overall("preparing", 0, 1)
             words = ["nanogen", "train", "--task", one.task, "--method", one.method, *one.overrides]
             with listening(overall):
                 composed = compose(one.task, one.method, overrides=one.overrides)

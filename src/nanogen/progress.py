@@ -112,10 +112,10 @@ class Overall:
             self._stage, self._since = self.job + stage, (now, self.done)
         elif self.done > self._since[1]:
             self._pace = (now - self._since[0]) / (self.done - self._since[1])
-        self._show(f"{self.job}: {stage} {done}/{total}{self._left()}")
+        self._show(f"{self.job}: {stage}{f' {done}/{total}' if total > 1 else ''}{self._left()}")
 
     def _left(self) -> str:
-        if self._pace is None:
+        if self._pace is None or self.done >= self.total:
             return ""
         minutes = (self.total - self.done) * self._pace / 60
         return f", about {minutes:.0f} min left" if minutes >= 1.5 else ", about a minute left"

@@ -32,7 +32,7 @@ from nanogen.resolve import resolve
 from nanogen.tokenizer.first_stage import RECIPE
 
 # Judged images on the page: the first of the evaluation, nothing selected; and of a grid with its prompts.
-_JUDGED, _PROMPTED = 24, 12
+_JUDGED, _PROMPTED = 24, 8
 # Parameters up to which a sample is drawn for the page.
 _SMALL = 20_000_000
 
@@ -50,7 +50,7 @@ def write_report(paths: Sequence[Path], out: Path | None = None) -> Path:
     Raises:
         RequestError: if there are more than two, a file that is no report would be lost, or it cannot be written.
         CheckpointError: if one is no run folder.
-        MissingPackageError: if jinja2 or altair is not installed.
+        MissingPackageError: if jinja2 is not installed.
     """
     if len(paths) > 2:
         raise RequestError(f"a report shows one run or two side by side, found {len(paths)}. Name at most two.")
@@ -66,6 +66,7 @@ def write_report(paths: Sequence[Path], out: Path | None = None) -> Path:
         "changed": differences(*(side["run"].config for side in sides)) if len(sides) == 2 else {},
         "metrics": METRICS,
         "number": number,
+        "title": title,
         "live": shown and {"file": live.FILE, "name": shown.path.name},
     }
     return _write_page("report.html", facts, paths, out)
@@ -243,6 +244,14 @@ def _curve(lines: list[dict[str, Any]]) -> str:
             if name.startswith("loss/") and isinstance(value, int | float):
                 series.setdefault(name.removeprefix("loss/"), []).append((line["step"], value))
     return line_chart(series, "optimizer step", "training loss")
+
+
+def title(key: str) -> str:
+    """Return what readers call a score: its metric's title, or the words that follow its metric's name."""
+    if key in METRICS:
+        return METRICS[key].title
+    owner = max((name for name in METRICS if key.startswith(f"{name}_")), key=len, default="")
+    return key.removeprefix(f"{owner}_").replace("_", " ")
 
 
 def number(value: float) -> str:

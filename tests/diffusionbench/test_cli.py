@@ -305,9 +305,23 @@ def test_an_axis_says_itself_how_its_images_are_told_apart(bench, digits_folder,
     assert "--labels has no meaning there" in bench(*asked, "--labels", "l.txt")[2]
     claim.write_text("weights: w.safetensors\n")
     assert "w.safetensors: no such file" in bench(*asked, "--claim", claim)[2]
-    _, _, err = bench("run", digits_folder, *RUN, "--claim", claim, "--prompts", "simpleeval_v1")
+    named = ("--axis", "class_conditional")
+    _, _, err = bench("run", digits_folder, *RUN, *named, "--claim", claim, "--prompts", "simpleeval_v1")
     assert "axis 'class_conditional' asks for classes, so --prompts, --claim has no meaning there" in err
     assert "unknown axis 'word'. Did you mean 'words'?" in bench("run", digits_folder, *RUN, "--axis", "word")[2]
+
+
+def test_an_axis_that_is_not_named_is_the_one_that_prompts_and_metrics_judge_by(bench, digits_folder):
+    def axis(*words):
+        code, out, err = bench("run", digits_folder, *words, "--dry-run")
+        assert code == 0, err
+        return json.loads(out)["axis"]
+
+    assert axis(*RUN) == "class_conditional"
+    assert axis("--reference", digits_folder, "--metrics", "psnr") == "reconstruction"
+    save_png(np.zeros((8, 8, 3), np.uint8), digits_folder / "public-0/0000/00/0.png")
+    assert axis("--metrics", "simpleeval_shapes_v1", "--allow-partial") == "t2i"
+    assert axis("--prompts", "simpleeval_shapes_v1", "--metrics", "is_digits", "--allow-partial") == "t2i"
 
 
 VARIANTS = [

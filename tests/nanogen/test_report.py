@@ -17,7 +17,7 @@ from nanogen.conditions import SampleSpec
 from nanogen.config import compose
 from nanogen.filmstrip import FRAMES, filmstrip
 from nanogen.pipeline import ImagePipeline
-from nanogen.report import _tiles, number
+from nanogen.report import _tiles, number, title
 
 
 @pytest.mark.parametrize(
@@ -33,6 +33,12 @@ from nanogen.report import _tiles, number
 )
 def test_numbers_are_for_readers(value, shown):
     assert number(value) == shown
+
+
+def test_scores_have_names_for_readers():
+    assert title("accuracy_digits") == "Accuracy (digits)"
+    assert title("simpleeval_shapes_v1_colour") == "colour"
+    assert title("my_metric") == "my metric"
 
 
 def test_a_smoothed_curve_keeps_a_constant_and_halves_its_noise():
@@ -67,7 +73,7 @@ def test_pictures_of_a_grid_stand_above_their_prompts(tmp_path):
     file = tmp_path / "samples" / "step-00000004.png"
     save_png(grid(images, 10), file, {"prompts": [f"picture {place}" for place in range(12)]})
     tiles = _tiles(tmp_path, [{"step": 4}])
-    assert [tile["prompt"] for tile in tiles] == [f"picture {place}" for place in range(12)]
+    assert [tile["prompt"] for tile in tiles] == [f"picture {place}" for place in range(8)]
     for place, tile in enumerate(tiles):
         shown = np.asarray(Image.open(io.BytesIO(base64.b64decode(tile["uri"].split(",")[1]))))
         assert (shown == 20 * place).all()

@@ -30,7 +30,9 @@ DryRun = Annotated[bool, typer.Option("--dry-run", help="check the request, scor
 class Generator:
     """Whose images are scored: how they are made or told apart, and what the record says of them."""
 
-    axis: Annotated[str, typer.Option("--axis", help="see `diffusionbench ls axes`")] = "class_conditional"
+    axis: Annotated[
+        str | None, typer.Option("--axis", help="see `diffusionbench ls axes`; default by --prompts and --metrics")
+    ] = None
     labels: Annotated[
         Path | None, typer.Option("--labels", help="file with one class label a line, in natural order of names")
     ] = None

@@ -7,6 +7,7 @@ import shlex
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -269,7 +270,7 @@ def _asked(
     images: Path, generator: Generator, real: ReferenceOptions, metrics: tuple[str, ...]
 ) -> tuple[Evaluation, ImageSource, list[str]]:
     """Return a checked evaluation, its images, and what was left out of files, which is also said."""
-    from diffusionbench.api import Options, left_out, opened
+    from diffusionbench.api import Options, infer_axis, left_out, opened
     from diffusionbench.benchmarks.simpleeval.claims import read_claim
     from diffusionbench.benchmarks.simpleeval.verification import compare_again
 
@@ -279,6 +280,8 @@ def _asked(
         _check_text("trained-with", judge)
     claim = None if generator.claim is None else read_claim(generator.claim)
     _check_generator(images, generator)
+    prompted = generator.prompts is not None or claim is not None
+    generator = replace(generator, axis=generator.axis or infer_axis(metrics, prompted))
     given = {name: value for name, value in vars(generator).items() if value is not None and name != "claim"}
     given["prompts"] = _prompt_choice(generator, next(iter(metrics), None), claim)
     references = _real_images(real)
@@ -358,7 +361,7 @@ def _prompt_choice(generator: Generator, metric: str | None, claim: ClaimFile | 
     from diffusionbench.metrics import METRICS
     from diffusionbench.prompts import PROMPTS, PromptChoice
 
-    axis, prompts = generator.axis, generator.prompts
+    axis, prompts = generator.axis or "", generator.prompts
     if AXES[axis].asks != "prompts":
         if given := [name for name, value in (("--prompts", prompts), ("--claim", claim)) if value is not None]:
             raise RequestError(

@@ -16,8 +16,10 @@ from rich.console import Console
 from rich.table import Column, Table
 from rich.text import Text
 
+from diffusionbench.available import metric_state, metric_words
 from diffusionbench.catalog import direction, metric_info
 from diffusionbench.errors import RequestError
+from diffusionbench.metrics import METRICS
 from diffusionbench.record import Record, facts_of, reference_names
 from diffusionbench.shown import FIRST, cell, clipped, few, lines, printable
 from diffusionbench.study.analysis import Study, SubsetCoefficient
@@ -363,6 +365,7 @@ def study_dict(study: Study) -> dict[str, Any]:
     selection = study.selection
     names = ("name", "title", "family", "x", "y", "x_record", "y_record")
     return asdict(study) | {
+        "published_only": published_only(selection.x_key, selection.y_key),
         "selection": {
             "score_set": selection.score_set,
             "guidance": selection.guidance,
@@ -374,8 +377,13 @@ def study_dict(study: Study) -> dict[str, Any]:
                 {"name": name, "metric": key, "status": status, "reason": reason}
                 for name, key, status, reason in selection.doubtful
             ],
-        }
+        },
     }
+
+
+def published_only(*keys: str) -> list[str]:
+    """Return the metrics that exist as published figures only."""
+    return [key for key in keys if key in METRICS and metric_state(key)["state"] == "published"]
 
 
 def print_study(study: Study) -> None:
@@ -386,6 +394,8 @@ def print_study(study: Study) -> None:
     condition = f", guidance {selection.guidance}" if "class_conditional" in (x.axis, y.axis) else ""
     better = {True: "higher is better", False: "lower is better", None: "direction unknown"}
     show(f"{x.title} ({better[x.higher_is_better]}) against {y.title} ({better[y.higher_is_better]})")
+    for key in published_only(selection.x_key, selection.y_key):
+        show(f"{key}: {metric_words(key)}")
     show(f"set {selection.score_set}{condition}, {len(selection.points)} methods")
     show(_coefficients("over all methods", [study.pearson, study.spearman, study.kendall], study.draws))
     line = study.line

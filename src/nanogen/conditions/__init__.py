@@ -102,6 +102,10 @@ class Conditioner:
         """Return the classes or captions of the sample grids of a training."""
         raise NotImplementedError
 
+    def mean_tokens(self, data: Dataset) -> float | None:
+        """Return the mean length of the data's first captions in states of their encoder; None without captions."""
+        return None
+
     def notes(self) -> list[str]:
         """Return warnings about the conditions made since the last call, one sentence each."""
         return []

@@ -86,6 +86,11 @@ class TextConditioner(Conditioner):
         """Return the first captions of the data."""
         return [SampleSpec(caption=data.caption(index)) for index in range(min(num, len(data)))]
 
+    def mean_tokens(self, data: Dataset) -> float | None:
+        texts = filter(None, (data.caption(index) for index in range(min(32, len(data)))))
+        states, mask = self._states([*texts])
+        return float(states.shape[1] if mask is None else mask.sum(1).float().mean())
+
     def notes(self) -> list[str]:
         """Return how many captions were longer than the encoder reads, said once."""
         if not self._encoder.truncated or self._noted:

@@ -5,13 +5,13 @@ from __future__ import annotations
 import re
 import statistics
 from collections.abc import Mapping
-from pathlib import Path
 
 from diffusionbench.errors import RunError
 from diffusionbench.record import MAX_NAME, PER_SAMPLE, Cost, Progress, Record, facts_of, load, with_attachments
 from diffusionbench.study.published import METHODS
 from nanogen import log
 from nanogen.config import Config
+from nanogen.costs import training_flops
 from nanogen.objectives import OBJECTIVES
 from nanogen.resolve import resolve
 from nanogen.run import EVALS, Run
@@ -79,18 +79,17 @@ def _read(run: Run, name: str) -> Record:
 def cost_of(run: Run, step: int, price_per_hour: float | None) -> Cost:
     """Return what a training has used up to a step: images, model FLOPs, hours of its devices, and money at a price.
 
-    FLOPs are those of the network, forward and backward, 3 forward passes. Hours follow from the images and the median
+    FLOPs are those of the network's passes, without frozen encoders. Hours follow from the images and the median
     speed of the log, which evaluations and checkpoints between the steps do not move, over all processes.
     """
     config, text = run.config, run.facts.get("text_tokens")
-    shape = resolve(_counted(run)).shape
-    flops = 3 * (shape.forward_flops() if text is None else shape.forward_flops(round(text)))
+    flops = training_flops(config, resolve(_counted(run)).shape, *([] if text is None else [text]))
     images = step * config.train.batch_size
     speeds = [line["images_per_second"] for line in log.read(run.path / log.FILE) if "images_per_second" in line]
     hours = images / statistics.median(speeds) / 3600 * run.facts.get("processes", 1) if speeds else 0.0
     return Cost(
         training_images=images,
-        training_flops=float(flops * images),
+        training_flops=float(flops) * images,
         device_hours=hours,
         device=str(run.facts.get("hardware"))[:MAX_NAME],
         price_per_hour=price_per_hour,
@@ -128,8 +127,3 @@ def short(text: str) -> str:
     """Return the last sentence of a program's stderr: what it says of its failure."""
     lines = [line for line in re.sub(r"\x1b\[[0-9;?]*[a-zA-Z]", "", text).splitlines() if line.strip()]
     return lines[-1].strip() if lines else "it said nothing"
-
-
-def paths(folder: Path) -> list[Path]:
-    """Return the record files of a study, in order."""
-    return sorted((folder / "records").glob("*.json"))

@@ -4,22 +4,26 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from diffusionbench.errors import MissingPackageError
 from diffusionbench.record import Record
 from diffusionbench.views.site.build import build
 from diffusionbench.views.terminal import digits, to_markdown
 from diffusionbench.writing import write_atomic
+from nanogen.curves import make_curve, write_curve
 from nanogen.log import say
 from nanogen.study.file import StudyCell, StudyFile
 from nanogen.study.runner import StudyFolder
 from nanogen.study.view import duration, headline
 from nanogen.sweep import FOLDER
 
+CURVE_SEEDS: Final = 3
+"""Runs from which a deviation is worth a reference curve."""
+
 
 def write_results(study: StudyFile, cells: Sequence[StudyCell], folder: StudyFolder, failed: Mapping[str, str]) -> Path:
-    """Write the report and the site of a study's records.
+    """Write the report, the reference curves and the site of a study's records.
 
     Args:
         cells: all of the study.
@@ -29,6 +33,7 @@ def write_results(study: StudyFile, cells: Sequence[StudyCell], folder: StudyFol
         The report's file.
     """
     records = {record.id: record for record in folder.records()}
+    _write_curves(study, cells, folder)
     place = folder.path / "report.md"
     write_atomic(place, _report(study, cells, folder, records, failed))
     if records:
@@ -37,6 +42,17 @@ def write_results(study: StudyFile, cells: Sequence[StudyCell], folder: StudyFol
         except MissingPackageError as error:
             say(f"no site: {error}")
     return place
+
+
+def _write_curves(study: StudyFile, cells: Sequence[StudyCell], folder: StudyFolder) -> None:
+    """Write a reference curve of each task and method of which three seeds have run."""
+    done: dict[str, list[Path]] = {}
+    for cell in cells:
+        if (state := folder.state(cell)) is not None and state.state == "done":
+            done.setdefault(f"{cell.task}-{cell.method}", []).append(folder.run(cell))
+    for name, runs in done.items():
+        if len(runs) == len(study.seeds) >= CURVE_SEEDS:
+            write_curve(make_curve(runs), folder.path / "curves" / f"{name}.json")
 
 
 def _report(

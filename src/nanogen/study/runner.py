@@ -37,7 +37,7 @@ from nanogen.settings import Config
 from nanogen.stop import Stop
 from nanogen.study.file import StudyCell, StudyFile
 from nanogen.study.planning import CellPlan
-from nanogen.study.records import cell_records, paths, short
+from nanogen.study.records import cell_records, short
 
 MARK: Final = "study.json"
 Tell = Callable[[str, str, str], None]
@@ -131,7 +131,7 @@ class StudyFolder:
 
     def records(self) -> list[Record]:
         """Return the records of finished cells."""
-        return [load(path) for path in paths(self.path)]
+        return [load(path) for path in sorted((self.path / "records").glob("*.json"))]
 
     def check(self, cells: Sequence[StudyCell]) -> None:
         """Refuse cells that were trained or measured under another config; all are named.
@@ -287,8 +287,8 @@ def _child(cell: StudyCell, folder: StudyFolder, words: Sequence[str], tell: Cal
             break
         # What an earlier command left behind, which is writing its last checkpoint.
         time.sleep(_LOOK * 4)
-    reason = f"signal {-process.returncode}" if process.returncode < 0 else short(text)
-    raise RunError(f"{cell.name}: `{shlex.join(words[-1:])}` ended: {reason}. Its log is {place / 'log.txt'}.")
+    reason = f"it was ended by signal {-process.returncode}" if process.returncode < 0 else short(text)
+    raise RunError(f"{cell.name}: {reason.rstrip('.')}. Its log is {place / 'log.txt'}.")
 
 
 @contextmanager
@@ -299,7 +299,9 @@ def _process(words: Sequence[str], out: Any, said: Any) -> Iterator[subprocess.P
         with suppress(AttributeError, OSError):
             ctypes.CDLL(None).prctl(1, signal.SIGTERM)
 
-    process = subprocess.Popen(words, stdout=out, stderr=said, stdin=subprocess.DEVNULL, preexec_fn=end_with_parent)
+    # In a session of its own: Ctrl-C reaches it through us, once.
+    streams = {"stdin": subprocess.DEVNULL, "stdout": out, "stderr": said}
+    process = subprocess.Popen(words, **streams, start_new_session=True, preexec_fn=end_with_parent)
     try:
         yield process
     finally:
