@@ -1,6 +1,7 @@
 """Computing time of a training step of methods against that of the first, taken in turns: one process, one thread.
 
     python benchmarks/methods.py pixel-v pixel-x jit pixnerd repa-efflite0
+    python benchmarks/methods.py toy-ae toy-meanflow,objective.fm_ratio=0     # a method with settings
 
 Processor time, so that other work on the machine counts little. Steps are those of `nanogen train --task digits`, their
 data included; images are encoded in each step where a row's extra losses look at them.
@@ -23,7 +24,8 @@ from nanogen.train import build, flow_updates, open_data, training_source
 
 def step_times(method: str, steps: int) -> Iterator[float]:
     """Give the processor seconds of each training step but the first, which warms up."""
-    composed = compose("digits", method, overrides=["data.workers=0", "train.precision=float32"])
+    name, *overrides = method.split(",")
+    composed = compose("digits", name, overrides=["data.workers=0", "train.precision=float32", *overrides])
     data, config = open_data(composed.config)
     components = build_components(config, "cpu", "float32")
     state = build(config, components, len(data))

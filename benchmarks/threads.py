@@ -1,9 +1,10 @@
 """Time training steps by threads and by how long OpenMP's threads wait awake.
 
-    python benchmarks/threads.py [--task shapes] [--competitors 2] [--steps 3] [--rounds 5]
+    python benchmarks/threads.py [--task shapes] [--competitors 2] [--steps 3] [--rounds 5] [--realtime]
 
 Each setting is a process of its own, as OpenMP reads it once. They take turns, so that all meet the same machine; the
-median over the rounds counts. `--competitors` busy loops run beside them.
+median over the rounds counts. `--competitors` busy loops run beside them. `--realtime` (root, Linux) lets all other
+work wait while a step is timed, which comes close to an idle machine.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ SETTINGS = {
 }
 
 
-def serve(task: str, steps: int) -> None:
+def serve(task: str, steps: int, realtime: bool) -> None:
     """Build the task's training; for each line of stdin make some steps and print the seconds of one."""
     import torch
 
@@ -40,6 +41,9 @@ def serve(task: str, steps: int) -> None:
     components = synthetic_components(config, "cpu", "float32", 20)
     loop = flow_updates(build(config, components, 1000), components, config, synthetic_batches(config), 10**6)
     next(loop)
+    if realtime:
+        for thread in os.listdir("/proc/self/task"):
+            os.sched_setscheduler(int(thread), os.SCHED_FIFO, os.sched_param(1))
     print("ready", flush=True)
     for _ in sys.stdin:
         begun = time.perf_counter()
@@ -51,6 +55,7 @@ def serve(task: str, steps: int) -> None:
 def measure(asked: argparse.Namespace) -> dict[str, list[float]]:
     """Return the seconds of a step by setting, one number a round."""
     words = [sys.executable, __file__, "--serve", "--task", asked.task, "--steps", str(asked.steps)]
+    words += ["--realtime"] * asked.realtime
     free = {name: value for name, value in os.environ.items() if not name.startswith(("OMP_", "GOMP_"))}
     with ExitStack() as held:
         servers = {}
@@ -79,10 +84,11 @@ def main() -> None:
     parser.add_argument("--competitors", type=int, default=0)
     parser.add_argument("--steps", type=int, default=3)
     parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--realtime", action="store_true")
     parser.add_argument("--serve", action="store_true", help=argparse.SUPPRESS)
     asked = parser.parse_args()
     if asked.serve:
-        serve(asked.task, asked.steps)
+        serve(asked.task, asked.steps, asked.realtime)
         return
     print("| threads | ms a step | fastest | slowest |\n|---|---|---|---|")
     for name, seconds in measure(asked).items():

@@ -136,7 +136,8 @@ def check_overrides(verb: str, given: dict) -> None:
     if "recipe" in given:
         compose_tokenizer(given["recipe"], overrides)
     elif verb == "study":
-        read_study(next((word for word in given["words"] or [] if "=" not in word), None), overrides, given["scale"])
+        name = next((word for word in given["words"] or [] if "=" not in word), None)
+        read_study(None if name is not None and name.endswith(".yaml") else name, overrides, given["scale"])
     elif verb in COMPOSING:
         compose(given["task"] or "digits", given["method"], given["scale"], None, overrides)
     else:

@@ -16,6 +16,7 @@ import numpy as np
 from diffusionbench.assemble import Findings, assemble
 from diffusionbench.evidence import EVIDENCE, EvidenceStore, Keep
 from diffusionbench.imagesets import ImageSet, ImageStream, read
+from diffusionbench.judges import JUDGES
 from diffusionbench.judging import EvidenceRows, JudgingPass, Progress
 from diffusionbench.parts import WHOLE, Part, find_store, in_batches
 from diffusionbench.record import JudgeUsed, Record
@@ -252,12 +253,13 @@ def _scored(pass_: JudgingPass, images: ImageSet) -> Record:
     started = time.perf_counter()
     evaluation, rows = pass_.evaluation, EvidenceRows()
     estimates, seen = pass_("scored", images, evaluation.request.count, evaluation.metrics, rows)
+    cautions = _cautions(pass_, seen)
     anchors, notes = _anchors(pass_, seen)
     used = {name: judge for name, judge in pass_.judges.items() if judge.spec.in_protocol}
     found = Findings(
         estimates=estimates,
         anchors=anchors,
-        notes=notes,
+        notes=(*cautions, *notes),
         judges={
             name: JudgeUsed(digest=one.digest, precision=one.facts.precision, options=one.facts.options)
             for name, one in used.items()
@@ -270,6 +272,18 @@ def _scored(pass_: JudgingPass, images: ImageSet) -> Record:
         seconds=time.perf_counter() - started,
     )
     return assemble(evaluation, images, found)
+
+
+def _cautions(pass_: JudgingPass, count: int) -> tuple[str, ...]:
+    """Say what speaks against reading the values as they stand: too few images, or images a judge is not made for."""
+    few = (
+        f"{key}: {count:,} images are fewer than the {JUDGES[judge].dim:,} features of judge '{judge}', so that most "
+        "of the value comes from their number. It compares with equal counts only."
+        for key, spec in pass_.evaluation.metrics.items()
+        for judge, needed in spec.reference.items()
+        if needed == "moments" and count < JUDGES[judge].dim
+    )
+    return (*few, *(judge.caution for judge in pass_.judges.values() if judge.caution is not None))
 
 
 def _anchors(pass_: JudgingPass, count: int) -> tuple[dict[str, dict[str, Estimate]], tuple[str, ...]]:

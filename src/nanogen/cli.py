@@ -73,7 +73,13 @@ def _compose(
     if len(names) > 1:
         raise ConfigError(f"expected at most one config file, found {', '.join(names)}. Overrides are key=value.")
     if data is not None:
-        overrides = [f"data.name={detect(Path(data))}", f"data.path={json.dumps(data)}", *overrides]
+        place = Path(data)
+        if data.startswith("hf:"):
+            from nanogen.hub import data_of
+
+            name, place = data_of(data)
+            data = str(name)
+        overrides = [f"data.name={detect(place)}", f"data.path={json.dumps(data)}", *overrides]
     return compose(task, method, scale, Path(names[0]) if names else None, overrides)
 
 
@@ -99,7 +105,7 @@ def _check_use_of_run(run: Path, overrides: list[str]) -> None:
     from nanogen.config import check_overrides
 
     check_overrides(overrides)
-    if not run.exists():
+    if not run.exists() and not str(run).startswith("hf:"):
         raise CheckpointError(
             f"{run} is not a run folder: it does not exist. Give the folder that `nanogen train` wrote, such as "
             "outputs/demo."
@@ -204,7 +210,7 @@ def launch(
 
 @app.command()
 def sample(
-    run: Annotated[Path, typer.Argument(help="a run folder, or an ema.safetensors file")],
+    run: Annotated[Path, typer.Argument(help="a run folder, an ema.safetensors file, or hf:OWNER/NAME")],
     overrides: Overrides = None,
     labels: Annotated[str, typer.Option(help="classes to show, such as 0-9 or 3,5,7")] = "",
     prompt: Annotated[list[str] | None, typer.Option("--prompt", help="what to draw; repeat it")] = None,
@@ -231,6 +237,7 @@ def sample(
       nanogen sample outputs/demo --labels 7 --num 500 --out sevens/
       nanogen sample outputs/shapes-toy-ae-laptop --prompt "two red circles above a blue square" --num 16
       nanogen sample outputs/demo --num 1000 --out images.npz sampler.num_steps=25
+      nanogen sample hf:OWNER/NAME --labels 0-9 --num 64
     """
     from nanogen.conditions import parse_labels
 
@@ -395,6 +402,29 @@ def demo(
 
 
 @app.command()
+def push(
+    run: RunFolder,
+    to: Annotated[str, typer.Option("--to", help="OWNER/NAME on the Hugging Face hub")],
+    licence: Annotated[str | None, typer.Option(help="of the weights, such as apache-2.0")] = None,
+    private: Annotated[bool, typer.Option("--private", help="make a new repository private")] = False,
+    dataset: Annotated[
+        str | None, typer.Option(help="a benchmark's data set there: write the newest record to .eval_results")
+    ] = None,
+) -> None:
+    """Put a run's weights, config and records on the hub, with a card made from them; print the name and commit.
+
+    \b
+    Examples:
+      nanogen push outputs/mine --to OWNER/NAME
+      nanogen push outputs/mine --to OWNER/NAME --licence apache-2.0 --private
+      nanogen push outputs/mine --to OWNER/NAME --dataset OWNER/BENCHMARK
+    """
+    from nanogen.push import push_run
+
+    print(push_run(run, to, licence=licence, private=private, dataset=dataset))
+
+
+@app.command()
 def bench(
     words: Words = None,
     task: Task = None,
@@ -518,6 +548,14 @@ def check(
 
 prepare = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="Compute once what a training needs.")
 app.add_typer(prepare, name="prepare")
+PartText = Annotated[
+    str, typer.Option("--part", help="i/n: every n-th shard from the i-th on; all may share the folder")
+]
+Workers = Annotated[int, typer.Option(min=1, max=bounds.WORKERS, help="processes that prepare; same files")]
+Engine = Annotated[str, typer.Option(help="local, or ray: actors of a cluster")]
+DryRunOption = Annotated[
+    bool, typer.Option("--dry-run", help="say bytes, hours and when it pays, by a few items; write nothing")
+]
 
 
 @prepare.command("text")
@@ -529,22 +567,32 @@ def prepare_text(
     scale: Scale = None,
     data: DataPath = None,
     dtype: Annotated[str, typer.Option(help="float16, bfloat16 or float32")] = "float16",
+    part: PartText = "1/1",
+    workers: Workers = 1,
+    engine: Engine = "local",
+    dry_run: DryRunOption = False,
 ) -> None:
     """Encode every distinct caption once: the data's, and those of the evaluation's prompt set.
 
-    Train with condition.cache=FOLDER; the encoder is then never loaded.
+    Train with condition.cache=FOLDER; the encoder is then never loaded. The same command continues. Parts leave their
+    shards in FOLDER.parts; once all are there, the command without --part makes the cache of them.
 
     \b
     Examples:
-      nanogen prepare text --task shapes --out outputs/shapes-text
+      nanogen prepare text --task shapes --out outputs/shapes-text --workers 2
+      nanogen prepare text --task shapes --out outputs/shapes-text --dry-run
       nanogen prepare text --task t2i256 --data shards/ --out text/ --dtype bfloat16
       nanogen prepare text --task t2i256 --data pictures/ --out text/ condition.encoder=minilm-l6
     """
     config = _compose(words, task, method, scale, data).config
+    from nanogen.prepare import DryRun
     from nanogen.prepare import prepare_text as run
+    from nanogen.shards import Spread
 
-    manifest = run(config, out, dtype)
-    if manifest is None:
+    manifest = run(config, out, dtype, Spread(_part(part), workers, engine), dry_run)
+    if isinstance(manifest, DryRun):
+        print("\n".join(manifest.lines()))
+    if manifest is None or isinstance(manifest, DryRun):
         return
     print(f"{out}: {manifest.captions:,} distinct captions, {manifest.tokens:,} states of {manifest.width}", end="")
     print(f" in {manifest.dtype}, {manifest.truncated:,} captions cut to {manifest.max_tokens} tokens")
@@ -559,9 +607,10 @@ def prepare_latents(
     scale: Scale = None,
     data: DataPath = None,
     dtype: Annotated[str, typer.Option(help="float16, bfloat16 or float32")] = "float16",
-    part: Annotated[str, typer.Option(help="i/n: every n-th shard from the i-th on; all may share the folder")] = "1/1",
-    workers: Annotated[int, typer.Option(min=1, max=bounds.WORKERS, help="processes that encode; same files")] = 1,
-    engine: Annotated[str, typer.Option(help="local, or ray: actors of a cluster")] = "local",
+    part: PartText = "1/1",
+    workers: Workers = 1,
+    engine: Engine = "local",
+    dry_run: DryRunOption = False,
     statistics: Annotated[
         bool, typer.Option("--statistics", help="mean and variance per channel and position instead of a cache")
     ] = False,
@@ -577,21 +626,56 @@ def prepare_latents(
       nanogen prepare latents --task imagenet256 --method dinov2-b --data pictures/ --out dinov2/ --statistics
     """
     config = _compose(words, task, method, scale, data).config
-    parts = _part(part)
     from nanogen import prepare as preparing
+    from nanogen.shards import ALONE, Spread
 
-    spread = preparing.Spread(parts, workers, engine)
+    spread = Spread(_part(part), workers, engine)
     if statistics:
-        if spread != preparing.Spread():
+        if spread != ALONE or dry_run:
             raise ConfigError(
-                "--statistics are of all images in one process. Leave out --part, --workers and --engine."
+                "--statistics are of all images in one process. Leave out --part, --workers, --engine and --dry-run."
             )
         written = preparing.prepare_statistics(config, out)
         if written is not None:
             print(written)
         return
-    if (manifest := preparing.prepare_latents(config, out, dtype, spread)) is not None:
-        print(f"{out}: {manifest.count:,} latents of {manifest.latent} in {manifest.dtype}")
+    made = preparing.prepare_latents(config, out, dtype, spread, dry_run)
+    if isinstance(made, preparing.DryRun):
+        print("\n".join(made.lines()))
+    elif made is not None:
+        print(f"{out}: {made.count:,} latents of {made.latent} in {made.dtype}")
+
+
+@prepare.command("images")
+def prepare_images(
+    out: Annotated[Path, typer.Option("--out", help="folder for the cache; one of the same recipe is continued")],
+    words: Words = None,
+    task: Task = None,
+    method: Method = None,
+    scale: Scale = None,
+    data: DataPath = None,
+    part: PartText = "1/1",
+    workers: Workers = 1,
+    engine: Engine = "local",
+    dry_run: DryRunOption = False,
+) -> None:
+    """Decode, crop and store every image at the training's size once; train with data.cache=FOLDER.
+
+    \b
+    Examples:
+      nanogen prepare images --task digits --out outputs/digits-images
+      nanogen prepare images --task imagenet256 --data pictures/ --out images/ --part 3/64
+      nanogen prepare images --task imagenet256 --data pictures/ --out images/ --dry-run
+    """
+    config = _compose(words, task, method, scale, data).config
+    from nanogen import prepare as preparing
+    from nanogen.shards import Spread
+
+    made = preparing.prepare_images(config, out, Spread(_part(part), workers, engine), dry_run)
+    if isinstance(made, preparing.DryRun):
+        print("\n".join(made.lines()))
+    elif made is not None:
+        print(f"{out}: {made.count:,} images of {made.image_size} px, {made.total_bytes / 1e9:.3g} GB")
 
 
 @prepare.command("weights")

@@ -160,18 +160,8 @@ def memory(config: Config, shape: Shape, kind: Kind, *, images: int, text_tokens
     copies = gathered if group > 1 else cast
     moments = OPTIMIZERS[config.optim.name].moments
     share = 4 * parameters / group
-    kept = activation_bytes(shape, kind, text_tokens, checkpoints_blocks(config))
+    kept = activation_bytes(shape, kind, text_tokens, config.train.checkpointing != "none")
     return Memory(share, share, moments * share, share, copies, images * kept)
-
-
-def shard(config: Config) -> str:
-    """Return among which devices weights, gradients and optimizer are shared: none, full or hybrid."""
-    return getattr(config.train, "shard", "none")
-
-
-def checkpoints_blocks(config: Config) -> bool:
-    """Return whether activations of a block are computed again in the backward pass."""
-    return getattr(config.train, "checkpointing", "none") != "none"
 
 
 def checkpoint_bytes(config: Config, shape: Shape) -> float:

@@ -8,26 +8,45 @@ from __future__ import annotations
 import json
 import os
 import time
-from collections.abc import Iterable, Mapping
-from contextlib import suppress
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+import torch
 from torch import Tensor
 
 from diffusionbench.errors import CheckpointError, Stopped, UserError
-from nanogen import checkpoint, evaluate, parallel
+from nanogen import calibration, checkpoint, costs, evaluate, parallel
 from nanogen.build import Components
 from nanogen.config import Config
 from nanogen.data import Dataset
 from nanogen.data.corrupt import CorruptLog
 from nanogen.log import Log, say
 from nanogen.pipeline import ImagePipeline
+from nanogen.plan import peak
 from nanogen.progress import Progress, tell
 from nanogen.run import CHECKPOINTS, Run
 from nanogen.settings import due, to_steps
 from nanogen.state import TrainState
+from nanogen.steptimes import StepTimes
 from nanogen.stop import Stop
+
+# Parts of a step in which no process waits for another.
+BEFORE_WAITING = ("data", "encode", "forward")
+
+
+def known_peak(device: str, precision: str) -> float | None:
+    """Return the operations a second of a device, by its data sheet or as `nanogen bench --calibrate` measured them."""
+    if device.startswith("cuda"):
+        return peak(torch.cuda.get_device_name(device), precision)
+    try:
+        found = [one for one in calibration.read() if (one.kind, one.precision) == ("cpu", precision)]
+    except UserError as error:
+        say(str(error))
+        found = []
+    # Threads share the cores, so what one process reaches grows with them.
+    return max((torch.get_num_threads() / one.threads / one.per_flop for one in found), default=None)
 
 
 @dataclass(frozen=True)
@@ -70,6 +89,7 @@ class Outputs:
         self.saver = checkpoint.Saver(folder / CHECKPOINTS, header, periods.keep, periods.keep_every)
         self.saver.found(state.step)
         self.started, self.since = time.perf_counter(), state.step
+        self.times = StepTimes(state.device)
         self.log: Log | None = None
         self.progress: Progress | None = None
         with parallel.agreed():
@@ -133,7 +153,8 @@ class Outputs:
             self._tell(step, numbers, counts)
         if saving:
             self.state.updater.check()
-            self.save()
+            with self.aside():
+                self.save()
 
     def save(self) -> None:
         """Begin a checkpoint of the step, unless there is one."""
@@ -150,7 +171,8 @@ class Outputs:
         numbers["lr"] = self.state.schedule(step - 1)
         numbers["skipped"] = self.state.updater.skipped.item()
         numbers |= counts
-        numbers["images_per_second"] = (step - self.since) * self.periods.batch_size / (now - self.started)
+        speed = (step - self.since) * self.periods.batch_size / (now - self.started)
+        numbers |= {"images_per_second": speed, **self.pace(speed)}
         self.started, self.since = now, step
         with parallel.agreed():
             if self.log is not None and self.progress is not None:
@@ -158,6 +180,29 @@ class Outputs:
                 self.progress.show(step, numbers)
                 for note in self.notes():
                     say(note)
+
+    @contextmanager
+    def aside(self) -> Iterator[None]:
+        """Hold work that is no step: it counts neither in images per second nor in the parts of one."""
+        start = time.perf_counter()
+        yield
+        self.started += time.perf_counter() - start
+        self.times.restart()
+
+    def pace(self, images_per_second: float) -> dict[str, float]:
+        """Return milliseconds of a step by part and, of several processes, which is the slowest; every one calls it.
+
+        A process that is slow lets the others wait in their backward passes, so its own time is what comes before.
+        """
+        parts = self.times.read()
+        found = {f"time/{part}": 1e3 * seconds for part, seconds in parts.items()}
+        if parallel.world_size() > 1:
+            own = torch.tensor(sum(parts.get(part, 0) for part in BEFORE_WAITING), device=self.state.device)
+            slowest = parallel.all_max(own.clone())
+            number = torch.where(own == slowest, float(parallel.rank()), -1.0)
+            found["slowest_rank"] = parallel.all_max(number).item()
+            found["slowest_to_mean"] = (slowest / parallel.all_mean(own)).item() if parts else 1.0
+        return found
 
     def check_folder(self) -> None:
         """Refuse to write where the training no longer is."""
@@ -217,6 +262,7 @@ class RunOutputs(Outputs):
         self.sample_every, self.eval_every = period(config.sample.every), period(config.eval.every)
         self.examples = components.conditioner.examples(data, config.sample.num)
         self.stat = os.stat(run.path) if parallel.is_main() else None
+        self.peak = known_peak(components.device, components.precision)
         super().__init__(run.path, state, last, periods, header)
 
     def catch_up(self) -> None:
@@ -227,6 +273,14 @@ class RunOutputs(Outputs):
     def after_step(self, values: Mapping[str, Tensor]) -> None:
         super().after_step(values)
         self._draw_and_score()
+
+    def pace(self, images_per_second: float) -> dict[str, float]:
+        """Add the share of the device's peak that the network's operations reach, where a peak is known or measured."""
+        found, components = super().pace(images_per_second), self.components
+        if self.peak is not None:
+            flops = costs.training_flops(self.config, components.derived.shape, self.run.facts.get("text_tokens") or 0)
+            found["model_flops_utilisation"] = images_per_second * flops / (parallel.world_size() * self.peak)
+        return found
 
     def check_folder(self) -> None:
         if self.log is not None:
@@ -249,7 +303,7 @@ class RunOutputs(Outputs):
         if not sampling and not scoring:
             return
         pipeline = ImagePipeline(self.state.average_net(), self.components, config)
-        with self.stop.deferred(False), parallel.patience(True):
+        with self.stop.deferred(False), parallel.patience(True), self.aside():
             if sampling:
                 with parallel.agreed():
                     if self.log is not None and not (missing and evaluate.has_grid(run.path, step)):

@@ -16,7 +16,7 @@ from diffusionbench.errors import CheckpointError
 from diffusionbench.images import to_uint8
 from diffusionbench.limits import parse_json
 from diffusionbench.shown import clipped
-from nanogen import checkpoint
+from nanogen import checkpoint, hub
 from nanogen.build import Components, build_components, build_network
 from nanogen.conditions import SampleSpec
 from nanogen.config import Config, changed, reload
@@ -188,9 +188,14 @@ def _config_and_step(weights: Path, header: Mapping[str, str]) -> tuple[Config, 
 def open_weights(path: Path, device: str, step: int | None = None) -> Loaded:
     """Return the newest intact weights of a run folder, or those of a step that it keeps, or those in a file.
 
+    Args:
+        path: the folder or file, or `hf:OWNER/NAME` for a network on the hub.
+
     Raises:
         CheckpointError: if there are none, or they do not belong to the run's config.
     """
+    if hub.is_hub(path):
+        path = hub.weights_of(str(path))
     if path.is_file():
         _, header = checkpoint.read_weights(path)
         asked = header.get("precision", "auto")

@@ -77,6 +77,9 @@ class Machine:
             )
 
 
+HERE: Final = Machine()
+
+
 @dataclass(frozen=True)
 class Plan:
     """The costs of a training; what depends on what is not known is None.
@@ -166,7 +169,7 @@ def read_config(run: Path) -> Config:
 
 def plan(
     config: Config,
-    machine: Machine = Machine(),
+    machine: Machine = HERE,
     *,
     num_images: int | None = None,
     text_tokens: int = 64,
@@ -302,7 +305,7 @@ class _Costed:
         micro = config.train.batch_size // (self.machine.devices * config.train.accumulation)
         tokens = self.longest if self._has_text else 0
         return costs.memory(
-            config, self.derived.shape, self.kind, images=micro, text_tokens=tokens, group=groups[costs.shard(config)]
+            config, self.derived.shape, self.kind, images=micro, text_tokens=tokens, group=groups[config.train.shard]
         )
 
     def memory_remedies(self) -> Iterator[str]:
@@ -323,7 +326,7 @@ class _Costed:
     def _smaller(self) -> Iterator[dict[str, object]]:
         """Return settings that need less memory, in the order of what they cost in time."""
         train, devices = self.config.train, self.machine.devices
-        whole = devices > 1 and costs.shard(self.config) == "none"
+        whole = devices > 1 and self.config.train.shard == "none"
         shards: list[dict[str, object]] = [{}, {"shard": "full"}] if whole else [{}]
         largest = train.batch_size // devices
         for checkpointing in ({}, {"checkpointing": "block"}):
@@ -337,7 +340,7 @@ class _Costed:
         shape, config = self.derived.shape, self.config
         flops = costs.training_flops(config, shape, self.text_tokens)
         # Blocks are computed a second time.
-        again = 4 / 3 if costs.checkpoints_blocks(config) else 1.0
+        again = 4 / 3 if config.train.checkpointing != "none" else 1.0
         if self.machine.name is not None:
             return self.machine.devices * self.utilisation * DEVICES[self.machine.name].peak / (again * flops)
         if self.rates is None:

@@ -66,6 +66,7 @@ def write_report(paths: Sequence[Path], out: Path | None = None) -> Path:
         "changed": differences(*(side["run"].config for side in sides)) if len(sides) == 2 else {},
         "metrics": METRICS,
         "number": number,
+        "title": title,
         "live": shown and {"file": live.FILE, "name": shown.path.name},
     }
     return _write_page("report.html", facts, paths, out)
@@ -243,6 +244,14 @@ def _curve(lines: list[dict[str, Any]]) -> str:
             if name.startswith("loss/") and isinstance(value, int | float):
                 series.setdefault(name.removeprefix("loss/"), []).append((line["step"], value))
     return line_chart(series, "optimizer step", "training loss")
+
+
+def title(key: str) -> str:
+    """Return what readers call a score: its metric's title, or the words that follow its metric's name."""
+    if key in METRICS:
+        return METRICS[key].title
+    owner = max((name for name in METRICS if key.startswith(f"{name}_")), key=len, default="")
+    return key.removeprefix(f"{owner}_").replace("_", " ")
 
 
 def number(value: float) -> str:

@@ -28,7 +28,7 @@ from nanogen.state import TrainState
 # Values that change neither weights nor what is written about them: a run may continue under others. `data.corrupt`
 # is one, as either value trains on the same samples or stops; `latent.weights` is, as the weights' hash is compared.
 RESUMABLE_KEYS = (
-    *("log.", "data.workers", "data.path", "data.corrupt", "latent.weights"),
+    *("log.", "data.workers", "data.path", "data.cache", "data.corrupt", "latent.weights"),
     *("train.keep", "train.shard", "train.checkpointing"),
 )
 # What a stopped writer leaves of the two files that are written first; older versions named it after the file.

@@ -3,21 +3,34 @@
 from __future__ import annotations
 
 import zipfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 import numpy as np
 
 from diffusionbench.errors import RequestError
 from diffusionbench.files import are_folder_names, read_lines
 from diffusionbench.images import encode_png, grid, save_png
-from diffusionbench.writing import check_gives_way, check_place, whole_folder, write_atomic, write_errors
+from diffusionbench.writing import (
+    check_gives_way,
+    check_place,
+    lock,
+    make_folder,
+    remove,
+    sweep,
+    temporary_name,
+    whole_folder,
+    write_atomic,
+    write_errors,
+)
 from nanogen import evaluate, parallel
 from nanogen.conditions import SampleSpec
 from nanogen.log import say
-from nanogen.pipeline import open_weights
+from nanogen.pipeline import Loaded, open_weights
 
 DEFAULT_NUM = 64
 # Text that every grid and archive of samples holds, and no other file.
@@ -64,7 +77,7 @@ class SampleRequest:
 
 
 def sample_run(path: Path, overrides: Sequence[str], request: SampleRequest, out: Path) -> bool:
-    """Make images and write them; under torchrun the processes share the work.
+    """Make images and write them; under torchrun the processes share the work, on one machine or one file system.
 
     Args:
         path: run folder or weights file.
@@ -89,22 +102,54 @@ def sample_run(path: Path, overrides: Sequence[str], request: SampleRequest, out
         wanted = [specs[index % len(specs)] for index in range(num)]
         # Whole batches in the order of one process: equal batches give equal bits.
         size = request.batch_size or pipeline.config.eval.batch_size
-        with parallel.agreed():
-            mine = {
-                start: pipeline.in_batches(wanted[start : start + size], request.seed, size, start)
-                for start in range(0, num, size)[parallel.rank() :: parallel.world_size()]
-            }
-        parts = parallel.gather(mine)
-        with parallel.agreed():
-            if parts is not None:
-                config = pipeline.config
-                facts = {"seed": request.seed, "guidance": config.guidance.scale, "step": loaded.step}
-                classes = None if loaded.run is None else loaded.run.facts.get("classes")
-                images = np.concatenate([parts[start] for start in sorted(parts)])
-                write_samples(images, wanted, out, {**facts, "config_hash": config.hash}, classes)
-                for note in conditioner.notes():
-                    say(note)
-        return parts is not None
+        mine = range(0, num, size)[parallel.rank() :: parallel.world_size()]
+        made = ((start, pipeline.in_batches(wanted[start : start + size], request.seed, size, start)) for start in mine)
+        facts: dict[str, Any] = {"seed": request.seed, "guidance": pipeline.config.guidance.scale, "step": loaded.step}
+        facts["config_hash"] = pipeline.config.hash
+        classes = None if loaded.run is None else loaded.run.facts.get("classes")
+        written = partial(write_errors, f"--out {out}")
+        with ExitStack() as held:
+
+            def begin() -> Path:
+                with written():
+                    return held.enter_context(_opened(out, num, loaded))
+
+            # Every process writes what it makes; nothing is gathered.
+            target = parallel.from_main(begin)
+            with parallel.agreed(), written():
+                for start, images in made:
+                    if out.suffix:
+                        np.load(target, mmap_mode="r+")[start : start + len(images)] = images
+                    else:
+                        write_folder(images, wanted[start : start + len(images)], target, facts, classes, start)
+            with parallel.agreed(), written():
+                if parallel.is_main():
+                    if out.suffix:
+                        write_file(np.load(target, mmap_mode="r"), wanted, out, facts)
+                    held.close()
+                    for note in conditioner.notes():
+                        say(note)
+        return parallel.is_main()
+
+
+@contextmanager
+def _opened(out: Path, num: int, loaded: Loaded) -> Iterator[Path]:
+    """Give where processes put their images: the folder itself, unfinished, or an array beside the file."""
+    if not out.suffix:
+        with whole_folder(out, _check_out) as made:
+            yield made
+        return
+    make_folder(out.parent)
+    sweep(out.parent)
+    place, side = temporary_name(out.parent), loaded.components.derived.image_size
+    with place.open("xb") as file:
+        # Nobody takes it for what a killed process left.
+        lock(file.fileno())
+        try:
+            np.lib.format.open_memmap(place, "w+", np.uint8, (num, side, side, 3))
+            yield place
+        finally:
+            remove(place)
 
 
 def _check_out(out: Path) -> None:
@@ -119,31 +164,36 @@ def _check_out(out: Path) -> None:
         raise RequestError(f"--out {out} is {found}. Name a new folder.")
 
 
-def write_samples(
-    images: np.ndarray, specs: Sequence[SampleSpec], out: Path, facts: dict[str, object], classes: Sequence[str] | None
+def write_file(images: np.ndarray, specs: Sequence[SampleSpec], out: Path, facts: dict[str, Any]) -> None:
+    """Write images of as many specs as a grid or an archive; see `sample_run`."""
+    _check_out(out)
+    if out.suffix == ".png":
+        kinds = len(set(specs))
+        columns = min(evaluate.COLUMNS, len(images), kinds if kinds > 1 else evaluate.COLUMNS)
+        save_png(grid(images, columns), out, {**facts, **evaluate.metadata(specs)})
+    else:
+        (texts,) = evaluate.metadata(specs).values()
+        write_atomic(out, lambda file: _save_archive(file, {"arr_0": images, "arr_1": np.array(texts)}))
+
+
+def write_folder(
+    images: np.ndarray,
+    specs: Sequence[SampleSpec],
+    folder: Path,
+    facts: dict[str, Any],
+    classes: Sequence[str] | None,
+    first: int = 0,
 ) -> None:
-    """Write images of as many specs, with the facts in the metadata of PNG files; see `sample_run`."""
-    with write_errors(f"--out {out}"):
-        if out.suffix:
-            _check_out(out)
-        if out.suffix == ".png":
-            kinds = len(set(specs))
-            columns = min(evaluate.COLUMNS, len(images), kinds if kinds > 1 else evaluate.COLUMNS)
-            save_png(grid(images, columns), out, {**facts, **evaluate.metadata(specs)})
-        elif out.suffix == ".npz":
-            (texts,) = evaluate.metadata(specs).values()
-            write_atomic(out, lambda file: _save_archive(file, {"arr_0": images, "arr_1": np.array(texts)}))
-        else:
-            is_named = classes is not None and are_folder_names(classes)
-            with whole_folder(out, _check_out) as made:
-                for index, (image, spec) in enumerate(zip(images, specs, strict=True)):
-                    shown = {"label": spec.label} if spec.caption is None else {"prompt": spec.caption}
-                    # By its name a class is found again in a reference, whose numbers may be others.
-                    name = classes[spec.label] if classes and is_named and spec.label is not None else spec.folder
-                    file = made / name / f"{index:06d}.png"
-                    file.parent.mkdir(exist_ok=True)
-                    # The folder is brought to the disk as a whole.
-                    file.write_bytes(encode_png(image, {**facts, "index": index, **shown}))
+    """Write images number `first`, `first` + 1, ... as PNG files into a folder that is being made; see `sample_run`."""
+    is_named = classes is not None and are_folder_names(classes)
+    for index, (image, spec) in enumerate(zip(images, specs, strict=True), first):
+        shown = {"label": spec.label} if spec.caption is None else {"prompt": spec.caption}
+        # By its name a class is found again in a reference, whose numbers may be others.
+        name = classes[spec.label] if classes and is_named and spec.label is not None else spec.folder
+        file = folder / name / f"{index:06d}.png"
+        file.parent.mkdir(exist_ok=True)
+        # The folder is brought to the disk as a whole.
+        file.write_bytes(encode_png(image, {**facts, "index": index, **shown}))
 
 
 def _save_archive(file: IO[bytes], arrays: dict[str, np.ndarray]) -> None:

@@ -140,6 +140,7 @@ class DataConfig(Section):
     path: str | tuple[str, ...] | None
     weights: tuple[Annotated[float, Field(gt=0, le=bounds.DURATION)], ...] | None
     template: str | None
+    cache: str | None
     corrupt: Literal["stop", "skip"]
     image_size: int = Field(ge=1, le=bounds.SIDE)
     workers: int = Field(ge=0, le=bounds.WORKERS)
@@ -262,4 +263,6 @@ class Config(Section):
         guidance = {"internal"} if self.guidance.internal.scales == (1, 1) else set()
         unset = {"shard": "none", "checkpointing": "none", "keep_every": NEVER}
         train = {name for name, value in unset.items() if getattr(self.train, name) == value}
-        return digest(self.model_dump(mode="json", exclude={"latent": later, "guidance": guidance, "train": train}))
+        data = {"cache"} if self.data.cache is None else set()
+        exclude = {"latent": later, "guidance": guidance, "train": train, "data": data}
+        return digest(self.model_dump(mode="json", exclude=exclude))

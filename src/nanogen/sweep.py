@@ -169,17 +169,14 @@ class Tuner:
         if tuning is not None:
             command = shlex.join(["nanogen", "sweep", str(run.path), *self.request.words])
         made = evaluate(pipeline, run, step, save=tuning is None, tuning=tuning, command=command, folder=folder)
-        return parallel.from_main(lambda: _there(made))
+        shared = parallel.from_main(lambda: made)
+        assert shared is not None
+        return shared
 
 
 def guided(scale: float) -> list[str]:
     """Return the overrides that guide at a scale on the interval of the published figures."""
     return [f"guidance.scale={scale}", f"guidance.interval={list(INTERVAL)}"]
-
-
-def _there(record: Record | None) -> Record:
-    assert record is not None
-    return record
 
 
 def _metric(config: Config, asked: str | None, run: Path) -> str:

@@ -25,6 +25,7 @@ from nanogen.conditions import CONDITIONS
 from nanogen.config import ComposedConfig, Config
 from nanogen.data import Batch, Dataset
 from nanogen.data.ahead import copied_ahead
+from nanogen.data.cached import ImageCacheManifest, StoredPictures
 from nanogen.data.corrupt import CorruptLog
 from nanogen.data.memory import SupportsBatches, cache_latents
 from nanogen.data.opening import open_dataset
@@ -143,7 +144,8 @@ def flow_loss(state: TrainState, components: Components, config: Config, mark: M
     def step_loss(batch: Batch, noise: PositionalNoise) -> dict[str, Tensor]:
         x = latents_of(batch, components)  # [B, C, h, w]
         condition = components.conditioner(batch.label, batch.caption)
-        condition = condition.dropped(noise.uniform("drop") < config.condition.drop_prob)
+        if config.condition.drop_prob:
+            condition = condition.dropped(noise.uniform("drop") < config.condition.drop_prob)
         mark("encode")
         with precision.autocast(components.precision, components.device):
             return weighted_terms(components.objective, losses, state.net, x, condition, noise, batch)
@@ -190,7 +192,7 @@ def open_data(config: Config) -> tuple[Dataset, Config]:
 
 
 def training_source(data: Dataset, config: Config, components: Components) -> Dataset | SupportsBatches:
-    """Return what the loop reads: the data, or its latents in memory where the config allows it and it saves work.
+    """Return what the loop reads: the data, a cache of it, or its latents in memory where allowed and of use.
 
     It does where the run is longer than one pass, by the config alone: a run that continues decides the same.
 
@@ -208,16 +210,19 @@ def training_source(data: Dataset, config: Config, components: Components) -> Da
             )
         asked = recipe_of(data, config, components.latent)
         return StoredLatents(Path(config.latent.cache), data, asked)
+    source: Dataset | SupportsBatches = data
+    if config.data.cache is not None:
+        source = StoredPictures(Path(config.data.cache), data, ImageCacheManifest.of(data, config.data.image_size))
     steps = to_steps(config.train.duration, config.train.batch_size, len(data)) or 0
     size = 4 * len(data) * math.prod(components.derived.shape.latent_shape)
     again = steps * config.train.batch_size > len(data)
     if size > config.latent.cache_mb * 2**20 or not again or viewers or config.data.corrupt == "skip":
-        return data
+        return source
     if parallel.is_main():
         say(f"making the latents of {len(data):,} images once, {size / 2**20:.0f} MiB (latent.cache_mb)")
     return cache_latents(
         data,
-        in_order(data, max(1, CHUNK_PIXELS // config.data.image_size**2), config.data.workers),
+        in_order(source, max(1, CHUNK_PIXELS // config.data.image_size**2), config.data.workers),
         lambda batch: latents_of(batch, components),
     )
 
@@ -425,5 +430,5 @@ def train(composition: ComposedConfig, run_dir: Path, device: str, command: list
         )
         loader = copied_ahead(loader, state.device)
         loader = corrupt.watch(loader) if corrupt else loader
-        write_steps(flow_updates(state, components, config, loader, last), outputs, stop)
+        write_steps(flow_updates(state, components, config, loader, last, outputs.times), outputs, stop)
     return run

@@ -15,13 +15,13 @@ def declare(*columns: dict[str, Any], name: str = "mine", **facts: Any) -> Board
     return boards_of(BoardFile.model_validate({"accepted": accepted, "boards": [board]}))[0]
 
 
-def laptop_protocol(**changes: Any) -> Protocol:
-    """The protocol that the columns of the laptop board's digits insist on, unguided."""
+def laptop_protocol(reference: str = "digits", **changes: Any) -> Protocol:
+    """The protocol that the columns of the laptop board's digits insist on, unguided; "digits:odd" of the study's."""
     given = {
         "name": "class_conditional",
         "axis": "class_conditional",
         "judges": {"digits": {"digest": accepted().judges["digits"][0]}},
-        "references": {"digits": {"name": "digits", "digest": accepted().references["digits"][0]}},
+        "references": {"digits": {"name": reference, "digest": accepted().references[reference][0]}},
         "items_digest": "0" * 64,
         "count": 359,
         "quantisation": "truncate",

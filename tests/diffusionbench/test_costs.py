@@ -5,12 +5,12 @@ from __future__ import annotations
 import json
 
 import pytest
-from declaring import laptop_protocol
+from declaring import accepted, laptop_protocol
 from making import invoke
 from site_records import measured
 
 from diffusionbench.catalog import metric_info
-from diffusionbench.record import Guidance, Provenance, Record
+from diffusionbench.record import Guidance, Provenance, Record, ReferenceUsed
 from diffusionbench.study.board import build, column_id, with_epochs
 from diffusionbench.study.columns import board_spec
 from diffusionbench.study.cost import derived_value, is_derived, with_derived
@@ -22,14 +22,16 @@ PROGRESS = [
 ]
 
 
-def digits(name: str, fd: float, hours: float, scale: float = 1.0, weights: str = "a") -> Record:
-    """A record of digits that fits the board of the laptop."""
+def digits(
+    name: str, fd: float, hours: float, scale: float = 1.0, weights: str = "a", reference: str = "digits"
+) -> Record:
+    """A record of digits that fits the board of the laptop, or with reference "digits:odd" that of its study."""
     return measured(
         name,
         "class_conditional",
         {"fd_digits": fd},
         id=f"{name}-{weights}-{scale:g}".lower(),
-        protocol=laptop_protocol(guidance=Guidance(scale=scale)),
+        protocol=laptop_protocol(reference, guidance=Guidance(scale=scale)),
         provenance=Provenance(source="made up", checkpoint_digest=weights * 64, images_digest=f"{weights}{scale}"),
         cost=COST | {"device_hours": hours, "price_per_hour": 2.0, "money": 2 * hours},
         progress=PROGRESS,
@@ -103,3 +105,16 @@ def test_cost_is_an_axis_of_correlations(tmp_path):
     done = invoke("board", "--set", "measured-laptop", "--records", str(tmp_path), "--columns", "epochs_to_fd_digits@7")
     assert done.exit_code == 0, done.output
     assert "Epochs to" in done.output.replace("\n", " ")
+
+
+def test_of_several_declared_protocols_the_one_of_most_methods_counts():
+    used = ReferenceUsed(name="digits, odd half", digest=accepted().references["digits:odd"][0])
+    whole = [digits("one", 3.0, 1.0), digits("two", 4.0, 2.0)]
+    odd = [digits(f"m{n}", 5.0 - n, 1.0 + n) for n in range(3)]
+    odd = [
+        one.model_copy(update={"protocol": one.protocol.model_copy(update={"references": {"digits": used}})})
+        for one in odd
+    ]
+    selection = select_points([*whole, *odd], "device_hours", "fd_digits", score_set="measured")
+    assert [point.name for point in selection.points] == ["m0", "m1", "m2"]
+    assert [name for name, why in selection.left_out if "that of most methods" in why] == ["one", "two"]

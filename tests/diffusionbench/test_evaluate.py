@@ -287,3 +287,19 @@ def test_importing_both_packages_loads_no_torch():
     subprocess.run([sys.executable, "-c", code], check=True, env=environment)
     with pytest.raises(AttributeError, match="no attribute 'evaluat'"):
         _ = db.evaluat
+
+
+def test_what_speaks_against_a_value_is_said_where_it_is_scored():
+    images, labels = digits.read("held_out")
+    ask = {"metrics": "fd_digits accuracy_digits", "reference": "digits", "name": "few"}
+    few = db.evaluate(images[:40], labels=labels[:40].tolist(), **ask).protocol.notes
+    assert [note for note in few if "fewer" in note] == [
+        "fd_digits: 40 images are fewer than the 64 features of judge 'digits', so that most of the value comes from "
+        "their number. It compares with equal counts only."
+    ]
+    assert not any("colour" in note for note in few)
+    colours = np.random.default_rng(0).integers(0, 256, (70, 32, 32, 3), np.uint8)
+    (photographs,) = [note for note in db.evaluate(colours, labels=[0] * 70, **ask).protocol.notes if "colour" in note]
+    assert photographs.endswith("Give real images with --reference FOLDER and ask for fd_efflite0.")
+    enough = db.evaluate(images[:70], labels=labels[:70].tolist(), **ask).protocol.notes
+    assert not any("fewer" in note or "colour" in note for note in enough)

@@ -65,7 +65,7 @@ def objects(name: str, accuracy: float, run: int = 0) -> Record:
     """A record of single objects that fits the columns of its board."""
     protocol = laptop_protocol(
         judges={key: JudgeUsed(digest=accepted().judges[key][0]) for key in ("simpleeval_objects", "efflite0")},
-        references={"efflite0": ReferenceUsed(name="objects", digest=accepted().references["objects"][0])},
+        references={"efflite0": ReferenceUsed(name="objects", digest=accepted().references["objects:odd"][0])},
         count=430,
     )
     values = {"accuracy_simpleeval_objects": accuracy, "fd_efflite0": 1 - accuracy}
@@ -76,6 +76,13 @@ def objects(name: str, accuracy: float, run: int = 0) -> Record:
     return record.model_copy(
         update={"values": {key: Value(value=one, judges=judged[key]) for key, one in values.items()}}
     )
+
+
+def halved(record: Record) -> Record:
+    """The same, scored against the digits of odd index as `nanogen study` does."""
+    used = ReferenceUsed(name="digits, odd half", digest=accepted().references["digits:odd"][0])
+    protocol = record.protocol.model_copy(update={"references": {"digits": used}})
+    return record.model_copy(update={"protocol": protocol})
 
 
 def origin(name: str, run: int, task: str) -> Provenance:
@@ -90,7 +97,7 @@ def three_tasks() -> list[Record]:
     for n in range(8):
         for run in range(2):
             quality, other = n + 0.3 * rng.standard_normal(), (n * 5 + 3) % 8 + 0.3 * rng.standard_normal()
-            found.append(digits(f"m{n}", 9.0 - quality, 1.0, weights="ab"[run]))
+            found.append(halved(digits(f"m{n}", 9.0 - quality, 1.0, weights="ab"[run])))
             found.append(objects(f"m{n}", quality / 10, run))
             score = 0.02 * (quality + other)
             low = score if n > 2 else 0.0
@@ -104,7 +111,13 @@ def test_our_own_study_is_reported_from_its_records(three_tasks):
     assert re.search(r"\| SimpleEval shapes \(ours, v1\), unguided \| 8 \| -0\.\d{4} \[", text)
     assert re.search(r"\| 8 of 8 \| 0\.\d+ \| 0\.\d+ \| -0\.\d{4} \| \[-0\.\d\d, [-+]0\.\d\d\] \| \[", text)
     assert "unguided, pooled |" in text
-    assert "--x fd_digits --y simpleeval_shapes_v1 --guidance none --set measured --records records" in text
+    assert "--x fd_digits --y simpleeval_shapes_v1 --guidance none --set measured" in text
+    # A value that is flagged does not count, and its method is named with the reason.
+    value = Value(value=0.9, stderr=0.01, status="flagged", reason="guard variety is raised")
+    doubtful = scenes("odd", 0.9).model_copy(update={"values": {SCENES: value}})
+    again = "\n\n".join(findings_measured.sections([*three_tasks, halved(digits("odd", 3.0, 1.0)), doubtful]))
+    assert "`odd`: simpleeval_shapes_v1 is flagged: guard variety is raised" in again
+    assert "unguided | 8 |" in again
     # Guided digits were not measured, and nothing is said of them.
     assert ", guided |" not in text
     assert "No method was trained" not in text
@@ -140,6 +153,9 @@ def test_too_few_methods_are_counted_and_nothing_is_printed_of_them(three_tasks)
     assert "2 methods with records of both digits and scenes: too few" in text
     assert "Fewer than 4 methods have records of all three tasks" in text
     assert "| against" not in text
+    # Against all digits a distance is another one: it fits no column of the study.
+    whole = digits("m3", 3.0, 1.0)
+    assert "2 methods with" in "\n".join(findings_measured.sections([*few, whole, scenes("m3", 0.4)]))
     # Baselines are no methods, and a record that fits no column does not count.
     stranger = few[0].model_copy(
         update={"method": "other", "protocol": few[0].protocol.model_copy(update={"count": 9})}

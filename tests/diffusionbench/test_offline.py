@@ -10,7 +10,7 @@ from diffusionbench.errors import RequestError
 from diffusionbench.fetching import fetch, reachable
 from diffusionbench.judges import JUDGES
 from diffusionbench.judges.hub import access, check
-from nanogen.latents.weights import opened_hub
+from nanogen.hub import opened_hub
 
 
 @pytest.fixture

@@ -146,6 +146,7 @@ COMMANDS = {
     "train": Command(TRAIN, quick=5),
     "make a run folder": Command(("nanogen", "train", "--task", "digits", "--run-dir", "run", *words(1))),
     "prepare text": Command(PREPARE, captioned, needs=("transformers",)),
+    "prepare images": Command(("nanogen", "prepare", "images", "--task", "digits", "--out", "images")),
     "prepare text anew": Command(PREPARE, cached, needs=("transformers",)),
     "score with a store": Command((*SCORE, "--store", "store", "--out", "record.json"), scored, quick=5),
     "make images with a store": Command((*MAKE, "--store", "store", "--out", "record.json"), maker, quick=4),

@@ -19,6 +19,8 @@ HONEST = {
     "time",
     "mtime",
     "images_per_second",
+    "model_flops_utilisation",
+    *(f"time/{part}" for part in ("data", "encode", "forward", "backward", "optimizer", "ema")),
     "created",
     "wall_seconds",
     "seconds",

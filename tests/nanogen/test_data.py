@@ -211,7 +211,7 @@ def test_arrow_reads_both_formats(tmp_path, kind):
 
 
 def test_arrow_reads_what_datasets_saves(tmp_path):
-    datasets = pytest.importorskip("datasets", reason="datasets is not installed (extra 'data')")
+    datasets = pytest.importorskip("datasets", reason="datasets is not installed (extra 'dev')")
     features = datasets.Features({"image": datasets.Image(), "label": datasets.ClassLabel(names=["a", "b", "c"])})
     rows = {"image": [Image.fromarray(picture(row)) for row in range(5)], "label": LABELS}
     saved = datasets.Dataset.from_dict(rows, features=features)

@@ -369,6 +369,7 @@ FIELDS = {
     "data.template": Field(
         "'one {class}'", opened(lambda data: data.caption(0)), "one black", (*FOLDER, TEMPLATE, *CAPTIONS)
     ),
+    "data.cache": Field("absent", cache_folder, "absent is no image cache"),
     "data.corrupt": Field("skip", broken, "8", ("data.name=imagefolder", "condition.num_classes=auto")),
     "data.image_size": Field("16", once(lambda seen: tuple(seen.calls[0][0].shape[1:])), (3, 16, 16)),
     "data.workers": Field("1", workers, 1, ("data.name=imagefolder", "condition.num_classes=auto")),

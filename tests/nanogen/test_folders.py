@@ -17,7 +17,7 @@ from nanogen.data.detect import detect
 from nanogen.data.opening import open_dataset
 from nanogen.datasets.captionfolder import open_captioned
 from nanogen.datasets.imagefolder import open_folder
-from nanogen.sample import SampleRequest, read_prompts, sample_run, write_samples
+from nanogen.sample import SampleRequest, read_prompts, sample_run, write_folder
 
 PICTURE = encoded(pixels())
 
@@ -177,7 +177,8 @@ ASKS = [SampleSpec(label=0, folder="0"), SampleSpec(label=1, folder="1"), Sample
 )
 def test_samples_lie_in_folders_of_their_classes_names(tmp_path, classes, folders):
     images = np.stack([pixels(seed) for seed in range(3)])
-    write_samples(images, ASKS, tmp_path / "s", {}, classes)
+    (tmp_path / "s").mkdir()
+    write_folder(images, ASKS, tmp_path / "s", {}, classes)
     assert sorted(os.listdir(tmp_path / "s")) == folders
     if folders == list(classes or ()):
         assert FolderSource(tmp_path / "s", known=("bee", "ant")).labels == (1, 1, 0)

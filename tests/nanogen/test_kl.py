@@ -219,7 +219,7 @@ def test_the_hub_is_asked_for_the_files_at_the_pinned_commit(tmp_path, monkeypat
         raise OSError("403 Forbidden: you are not in the authorized list")
 
     monkeypatch.setattr(huggingface_hub, "snapshot_download", download)
-    monkeypatch.setattr("nanogen.latents.weights.reachable", lambda: True)
+    monkeypatch.setattr("nanogen.hub.reachable", lambda: True)
     with pytest.raises(Exception, match=r"cannot be fetched: 403 Forbidden.*gated: accept it there first") as refused:
         open_latent("flux2-vae", "cpu")
     assert refused.value.exit_code == 2
@@ -254,7 +254,7 @@ def test_what_the_hub_refuses_is_one_sentence(error, reason, tmp_path, monkeypat
         raise getattr(huggingface_hub.errors, error)("404 Client Error. (Request ID: 1)", response=answer)
 
     monkeypatch.setattr(huggingface_hub, "snapshot_download", refuse)
-    monkeypatch.setattr("nanogen.latents.weights.reachable", lambda: True)
+    monkeypatch.setattr("nanogen.hub.reachable", lambda: True)
     with pytest.raises(
         RequestError, match=rf"^latent space 'sd3\.5-vae' needs its vae, which .*{reason}.*latent\.weights"
     ):

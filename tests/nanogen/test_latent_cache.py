@@ -15,15 +15,15 @@ from standins import WRITERS
 from tiny import MODEL, QUIET, losses
 
 from diffusionbench.errors import ConfigError, DataError, RunError
-from nanogen import cli
-from nanogen import prepare as preparing
+from nanogen import cli, shards
 from nanogen.build import build_components
 from nanogen.config import compose
 from nanogen.data.order import in_order
 from nanogen.latents import LATENTS, cache, open_latent
-from nanogen.latents.cache import StoredLatents, read_manifest
+from nanogen.latents.cache import LatentCacheManifest, StoredLatents
 from nanogen.latents.rae import RAE
-from nanogen.prepare import Spread, prepare_latents, prepare_statistics
+from nanogen.prepare import prepare_latents, prepare_statistics
+from nanogen.shards import Spread, read_manifest
 from nanogen.train import open_data, train, training_source
 
 IMAGES = 20
@@ -45,7 +45,7 @@ def folder(tmp_path_factory):
 @pytest.fixture
 def small_shards(monkeypatch):
     """Six latents of 16x4x4 in float32, so that 20 make four shards."""
-    monkeypatch.setattr(cache, "SHARD_BYTES", 6 * 4 * 256)
+    monkeypatch.setattr(shards, "SHARD_BYTES", 6 * 4 * 256)
 
 
 def composition(folder, *more):
@@ -78,7 +78,7 @@ def test_the_losses_are_those_of_encoding_in_every_step(dtype, tolerance, folder
 def test_batches_hold_the_latents_labels_and_order_of_the_data(folder, tmp_path):
     source = source_of(folder, made(folder, tmp_path))
     assert isinstance(source, StoredLatents)
-    assert len(list(tmp_path.glob("latents-*.bin"))) == read_manifest(tmp_path).num_shards == 4
+    assert len(list(tmp_path.glob("latents-*.bin"))) == read_manifest(tmp_path, LatentCacheManifest).num_shards == 4
     batch = source.batch(np.array([19, 0, 6]), [0, 1, 2])
     latent = open_latent("toy-ae", "cpu")
     for place, index in enumerate((19, 0, 6)):
@@ -117,11 +117,11 @@ def test_actors_of_ray_make_the_bytes_of_one_process(folder, tmp_path):
 @pytest.mark.usefixtures("small_shards")
 def test_a_worker_that_is_killed_costs_its_shard_alone(folder, tmp_path, monkeypatch):
     """As by the kernel where memory is short; the same command continues."""
-    monkeypatch.setattr(preparing, "_encode_here", os._exit)
+    monkeypatch.setattr(shards, "_make_here", os._exit)
     with pytest.raises(RunError, match=r"a worker ended before its time\. The same command continues"):
         made(folder, tmp_path, workers=2)
     monkeypatch.undo()
-    monkeypatch.setattr(cache, "SHARD_BYTES", 6 * 4 * 256)
+    monkeypatch.setattr(shards, "SHARD_BYTES", 6 * 4 * 256)
     made(folder, tmp_path, workers=2)
     assert isinstance(source_of(folder, tmp_path), StoredLatents)
 
@@ -181,7 +181,7 @@ def test_weights_of_another_latent_space_are_another_recipe(folder, tmp_path, mo
 def test_other_options_of_a_row_are_another_recipe(folder, tmp_path, monkeypatch):
     """As where a package changes the preprocessing of its row."""
     made(folder, tmp_path)
-    assert read_manifest(tmp_path).version == 2
+    assert read_manifest(tmp_path, LatentCacheManifest).version == 2
     changed = replace(LATENTS["toy-ae"], options={"size": 64})
     monkeypatch.setitem(LATENTS._rows, "toy-ae", changed)
     with pytest.raises(DataError, match=r"another recipe: options is \{\} there and \{'size': 64\} now"):
@@ -203,7 +203,7 @@ def test_bad_requests_are_refused_and_write_nothing(folder, tmp_path, monkeypatc
     with pytest.raises(DataError, match=r"holds 1 file\(s\) of no earlier latent cache"):
         prepare_latents(config, tmp_path / "mine", "float16")
     usage = type("Usage", (), {"free": 100})
-    monkeypatch.setattr(cache.shutil, "disk_usage", lambda path: usage)
+    monkeypatch.setattr(shards.shutil, "disk_usage", lambda path: usage)
     with pytest.raises(DataError, match=r"needs 0\.00 GiB more, 0\.00 GiB are free"):
         prepare_latents(config, tmp_path / "full", "float16")
     assert not list(tmp_path.rglob("*.bin"))
@@ -225,7 +225,7 @@ def test_latents_that_do_not_fit_into_the_type_are_refused(tmp_path):
         latent="x", latent_digest="", image_size=8, data_digest="", dtype="float16", shape=(1, 1, 1), count=2, shard=2
     )
     with pytest.raises(DataError, match="latents of images 0 to 1 do not fit into float16"):
-        cache.write_shard(tmp_path, manifest, 0, [torch.full((2, 1, 1, 1), 1e6)])
+        cache.shard_content(manifest, 0, [torch.full((2, 1, 1, 1), 1e6)])
 
 
 def test_part_of_the_data_is_read_in_order():

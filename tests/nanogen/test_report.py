@@ -17,7 +17,7 @@ from nanogen.conditions import SampleSpec
 from nanogen.config import compose
 from nanogen.filmstrip import FRAMES, filmstrip
 from nanogen.pipeline import ImagePipeline
-from nanogen.report import _tiles, number
+from nanogen.report import _tiles, number, title
 
 
 @pytest.mark.parametrize(
@@ -33,6 +33,12 @@ from nanogen.report import _tiles, number
 )
 def test_numbers_are_for_readers(value, shown):
     assert number(value) == shown
+
+
+def test_scores_have_names_for_readers():
+    assert title("accuracy_digits") == "Accuracy (digits)"
+    assert title("simpleeval_shapes_v1_colour") == "colour"
+    assert title("my_metric") == "my metric"
 
 
 def test_a_smoothed_curve_keeps_a_constant_and_halves_its_noise():

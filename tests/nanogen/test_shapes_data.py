@@ -7,12 +7,15 @@ from diffusionbench.benchmarks.simpleeval import shapes_world
 from diffusionbench.errors import DataError
 from diffusionbench.judges import JUDGES
 from diffusionbench.prompts import PROMPTS
+from diffusionbench.references import REFERENCES
+from diffusionbench.references.half import HalfReference
 from diffusionbench.study.columns import accepted, declared
 from nanogen.config import compose
 from nanogen.data.opening import open_dataset
 from nanogen.datasets import shapes
 from nanogen.datasets.shapes import open_objects, open_shapes
 from nanogen.reference import training_reference
+from nanogen.study.file import cells_of, read_study
 
 
 def test_a_caption_has_several_pictures_and_each_is_a_function_of_its_index():
@@ -92,3 +95,20 @@ def test_the_task_is_the_one_that_its_board_insists_on():
     columns = [c for c in declared()["measured-objects"].columns if c.key in config.eval.metrics]
     assert {count for column in columns for count in column.rules["count"]} == {config.eval.num_samples}
     assert {column.key for column in columns} == {*config.eval.metrics}
+
+
+def test_the_study_of_three_tasks_changes_data_and_conditioning_apart():
+    study = read_study("three-tasks")
+    cells, problems = cells_of(study)
+    assert (problems, len(cells)) == ([], len(study.tasks) * len(study.methods) * len(study.seeds))
+    configs = {task: next(cell.composed.config for cell in cells if cell.task == task) for task in study.tasks}
+    kinds = {task: config.condition.kind for task, config in configs.items()}
+    assert kinds == {"digits": "class", "objects": "class", "shapes": "text"}
+    # The tasks of classes are scored as the board of the study insists on.
+    boards = [declared()[name] for name in ("study-laptop", "measured-objects")]
+    columns = {column.key: column for board in boards for column in board.columns}
+    for task, judge in (("digits", "digits"), ("objects", "efflite0")):
+        (digest,) = columns[f"fd_{judge}"].rules[f"references.{judge}.digest"]
+        whole = training_reference(configs[task]) if task == "objects" else REFERENCES.load(task)()
+        assert HalfReference(whole, "odd").digest == digest
+        assert columns[f"fd_{judge}"].rules["count"] == (configs[task].eval.num_samples,)

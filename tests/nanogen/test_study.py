@@ -452,12 +452,13 @@ def call(*words: object, cwd: Path, code: int = 0) -> str:
         text=True,
         env=environment(),
         cwd=cwd,
-        timeout=280,
+        timeout=900,
     )
     assert done.returncode == code, done.stderr
     return done.stdout
 
 
+@pytest.mark.timeout(1000)
 def test_the_quick_study_ends_with_site_and_report(study_file, tmp_path):
     path = study_file(tasks={"digits": DIGITS}, methods=["pixel-v"])
     assert "digits-pixel-v-42" in call("study", path, "--cells", cwd=tmp_path)

@@ -51,6 +51,11 @@ class DeferredJudge(Judge):
         """See `Judge`."""
         return self.facts.digest
 
+    @property
+    def caution(self) -> str | None:  # type: ignore[override]
+        """See `Judge`."""
+        return self._code.caution if "_code" in vars(self) else None
+
     def load(self) -> None:
         """Load the weights and test them on this machine.
 

@@ -28,6 +28,8 @@ WEIGHTS: Final = Path(__file__).with_name("digits_judge.safetensors")
 CARD: Final = Path(__file__).with_name("digits_judge.json")
 WIDTH: Final = 64
 SIZE: Final = 8
+# Grey levels between the channels of a pixel, on average, above which a batch is no picture of digits.
+COLOURFUL: Final = 16
 
 
 def forward(weights: Mapping[str, Tensor], grey: Tensor) -> tuple[Tensor, Tensor]:
@@ -93,6 +95,11 @@ class DigitsJudge(Judge):
         self, images: np.ndarray, items: Sequence[Item] = (), given: Mapping[str, Evidence] | None = None
     ) -> Mapping[str, np.ndarray]:
         """Map uint8 [B, H, W, 3] to {"features": float32 [B, 64], "logits": float32 [B, 10]}."""
+        if np.ptp(images, axis=-1).mean() > COLOURFUL:
+            self.caution = (
+                "judge 'digits' knows grey digits, and these images are in colour: of photographs its numbers mean "
+                "nothing. Give real images with --reference FOLDER and ask for fd_efflite0."
+            )
         with torch.inference_mode():
             features, logits = forward(self._weights, to_grey(images).to(self.device))
         return {"features": features.cpu().numpy(), "logits": logits.cpu().numpy()}
@@ -102,4 +109,6 @@ class DigitsJudge(Judge):
         stored = card()["self_test"]
         images = np.array(stored["images"], np.uint8).reshape(-1, 8, 8, 3)
         found, wanted = self(images)["features"], np.array(stored["features"])
+        # Of noise in colour.
+        self.caution = None
         return float(np.abs(found - wanted).max() / np.abs(wanted).max())

@@ -86,11 +86,13 @@ class Judge(ABC):
         digest: SHA-256 over weights, preprocessing, options, precision and version of its code: equal digests mean
             comparable evidence.
         preprocessing: what it does to an image before its network, in words.
+        caution: what speaks against its use on the images that it has seen, in a sentence, or None.
     """
 
     spec: ClassVar[JudgeSpec]
     digest: str
     preprocessing: ClassVar[str] = ""
+    caution: str | None = None
 
     def __init__(self, device: str = "cpu", options: Mapping[str, Any] | None = None) -> None:
         """Take torch's name of a device, and options that differ from the row's.

@@ -94,7 +94,7 @@ def open_lpips(device: str) -> LPIPS:
         RequestError: if a file is missing or another one; says how to get it.
     """
     if missing := missing_weights():
-        raise RequestError(missing)
+        raise RequestError(f"{missing} As a metric, pd_efflite0 needs neither.")
     trunk, heads = cache_folder() / TRUNK, cache_folder() / HEADS
     whole = {
         trunk: file_digest(trunk).startswith(TRUNK[-12:-4]),

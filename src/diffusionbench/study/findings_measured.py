@@ -13,6 +13,7 @@ from typing import Final
 from diffusionbench.catalog import metric_info
 from diffusionbench.errors import RequestError
 from diffusionbench.record import Record
+from diffusionbench.shown import few
 from diffusionbench.study.analysis import Study, analyse
 from diffusionbench.study.apart import Apart, Estimated, apart
 from diffusionbench.study.columns import MEASURED, board_spec, place_of, score_set_of
@@ -21,6 +22,8 @@ from diffusionbench.study.points import Point, select_points
 from diffusionbench.study.reporting import block, command, label, number, table, title
 
 LAPTOP: Final = "study-laptop"
+#: Where the records of our own study lie; those of recipes are compared with other real images, so they stand apart.
+FOLDER: Final = "records/study-laptop"
 DIGITS: Final = "fd_digits"
 SCENES: Final = "simpleeval_shapes_v1"
 #: Scores of the task that shares its conditioning with digits and its data with scenes, best known first.
@@ -105,6 +108,10 @@ def _relation(studies: Sequence[Study]) -> Iterator[str]:
         "covariance between families",
     )
     yield table(head, rows)
+    left = {reason: name for one in studies for name, reason in one.selection.left_out}
+    if left:
+        reasons = [f"`{name}`: {reason}" for reason, name in left.items()]
+        yield f"Not among these methods, one example for each reason: {few(reasons, '; ', first=8)}."
     yield _block(studies)
 
 
@@ -242,7 +249,7 @@ def _reach() -> Iterator[str]:
 
 
 def _block(studies: Sequence[Study]) -> str:
-    return block(*(f"{command(one)} --records records" for one in studies))
+    return block(*(f"{command(one)} --records {FOLDER}" for one in studies))
 
 
 def _span(interval: tuple[float, float] | None) -> str:

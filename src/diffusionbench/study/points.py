@@ -384,11 +384,26 @@ def _pair(
     return [(held[x_key][name], held[y_key][name]) for name in names], left_out
 
 
+def _outnumbered(records: Sequence[Record], key: str) -> dict[str, str]:
+    """Return by id why records in declared columns do not count: under another column most methods are scored."""
+    groups: list[list[Record]] = []
+    for record in records:
+        same = next((group for group in groups if not protocol_difference(group[0], record, key)), None)
+        if same is None:
+            groups.append([record])
+        else:
+            same.append(record)
+    most = max(groups, key=lambda group: len({method_key(record) for record in group}), default=[])
+    why = f"{key} under another protocol than that of most methods; choose it with --select"
+    return {record.id: why for group in groups if group is not most for record in group}
+
+
 def _usable(records: Sequence[Record], key: str) -> tuple[set[str], dict[str, str]]:
     """Return the ids of the records that can be compared, and why each of the others cannot.
 
-    Where protocols are mixed, those count that fit a declared column, if any do; of the settings of one method the
-    oldest counts. So one further record takes no point from others.
+    Where protocols are mixed, those count that fit a declared column, if any do, and of columns that differ the one
+    that most methods fill; of the settings of one method the oldest counts. So one further record takes no point from
+    others.
     """
     reasons: dict[str, str] = {}
     for record in records:
@@ -404,6 +419,8 @@ def _usable(records: Sequence[Record], key: str) -> tuple[set[str], dict[str, st
         misfits = {record.id: place_of(record, key, columns)[1] for record in left}
         if not all(misfits.values()):
             reasons |= {name: f"{key} fits no column: {why}" for name, why in misfits.items() if why}
+            left = [record for record in left if record.id not in reasons]
+            reasons |= _outnumbered(left, key)
             left = [record for record in left if record.id not in reasons]
     oldest: dict[str, str] = {}
     for record in sorted(left, key=lambda record: record.provenance.created or "~"):

@@ -365,6 +365,7 @@ def study_dict(study: Study) -> dict[str, Any]:
     selection = study.selection
     names = ("name", "title", "family", "x", "y", "x_record", "y_record")
     return asdict(study) | {
+        "published_only": published_only(selection.x_key, selection.y_key),
         "selection": {
             "score_set": selection.score_set,
             "guidance": selection.guidance,
@@ -376,7 +377,7 @@ def study_dict(study: Study) -> dict[str, Any]:
                 {"name": name, "metric": key, "status": status, "reason": reason}
                 for name, key, status, reason in selection.doubtful
             ],
-        }
+        },
     }
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Literal
 
 from diffusionbench.errors import ConfigError, DataError
-from nanogen import parallel
+from nanogen import hub, parallel
 from nanogen.data import Dataset
 from nanogen.data.corrupt import Skipping
 from nanogen.data.memory import ArrayDataset
@@ -65,7 +65,10 @@ def open_dataset(
             raise DataError(f"{kind} needs a path, and none was given. Set data.path or use --data PATH.")
         if one and not row.takes_path:
             raise DataError(f"{kind} reads no path, but got {one}. Leave data.path out.")
-        dataset: Dataset = DATASETS.load(name)(Path(one) if one else None, image_size, split)
+        place = Path(one) if one else None
+        if one and hub.is_hub(one):
+            place = hub.data_of(one)[1]
+        dataset: Dataset = DATASETS.load(name)(place, image_size, split)
         if dataset.left_out is not None and parallel.is_main():
             say(dataset.left_out)
         if dataset.defects and corrupt == "stop":

@@ -19,6 +19,9 @@ from nanogen.rng import seed_sequence
 
 # Blocks are grouped until a group has this many images: far more than one batch, and about ten shards of web data.
 GROUP = 2**16
+# Larger components without blocks are permuted place by place: a list of their indices would take 512 MB and more.
+LISTED = 2**26
+ROUNDS = 6
 # Shares of a mixture are whole numbers of 2^-30, so that counting is exact up to MAX_POSITION in 64 bits.
 SHARE_BITS = 30
 MAX_POSITION = 2**32
@@ -38,6 +41,8 @@ def epoch_slice(component: Component, seed: int, epoch: int, places: np.ndarray,
     Args:
         places: int64 in [0, component.size), in ascending order.
     """
+    if component.blocks is None and component.size > LISTED:
+        return permuted(places, component.size, seed, epoch, number)
     if component.blocks is None:
         return epoch_order(component.size, seed, epoch, number)[places]
     _, starts = _groups(component, seed, epoch, number)
@@ -47,6 +52,32 @@ def epoch_slice(component: Component, seed: int, epoch: int, places: np.ndarray,
         for group in np.unique(groups)
     ]
     return np.concatenate(chosen) if chosen else np.empty(0, np.int64)
+
+
+def permuted(places: np.ndarray, size: int, seed: int, epoch: int, number: int = 0) -> np.ndarray:
+    """Return the images of a permutation of 0 ... size - 1 at some places, int64, in memory that does not grow with it.
+
+    A Feistel network permutes the smallest square power of 4 that holds `size`; what falls outside is permuted on.
+
+    Sources: Luby and Rackoff 1988 (doi 10.1137/0217022); cycle walking: Black and Rogaway 2002 (doi
+    10.1007/3-540-45760-7_9); the round function is the finaliser of splitmix64, Steele et al. 2014 (doi
+    10.1145/2660193.2660195).
+    """
+    bits = np.uint64(max(1, -(-(size - 1).bit_length() // 2)))
+    mask = np.uint64((1 << int(bits)) - 1)
+    keys = _generator("order without a list", seed, epoch, number).integers(0, 2**64, ROUNDS, np.uint64)
+    found = places.astype(np.uint64)
+    waiting = np.arange(len(found))
+    while len(waiting):
+        left, right = found[waiting] >> bits, found[waiting] & mask
+        for key in keys:
+            word = right ^ key
+            for shift, factor in ((30, 0xBF58476D1CE4E5B9), (27, 0x94D049BB133111EB)):
+                word = (word ^ (word >> np.uint64(shift))) * np.uint64(factor)
+            left, right = right, left ^ ((word ^ (word >> np.uint64(31))) & mask)
+        found[waiting] = left << bits | right
+        waiting = waiting[found[waiting] >= size]
+    return found.astype(np.int64)
 
 
 @functools.lru_cache(maxsize=64)

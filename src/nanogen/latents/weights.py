@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import hashlib
-import os
 import pickle
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Final
+from typing import Any
 
 import torch
 from safetensors import SafetensorError
@@ -16,10 +15,9 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from diffusionbench.errors import CheckpointError, RequestError
-from diffusionbench.fetching import reachable
-from diffusionbench.registry import require
 from diffusionbench.schema import file_digest
 from diffusionbench.shown import first_line
+from nanogen.hub import opened_hub
 from nanogen.latents import LatentSpec
 from nanogen.latents.files import SHARDED, WeightFiles, locate, remedy
 from nanogen.log import say
@@ -65,45 +63,6 @@ def fetch(spec: LatentSpec, weights: WeightFiles) -> None:
     with opened_hub(lacks, remedy(spec.name, weights), "hub") as download:
         say(f"fetching the {weights.part} of '{spec.name}' from {weights.origin} ({weights.terms})")
         download(weights.hub, revision=weights.revision or None, allow_patterns=patterns)
-
-
-# Errors of huggingface_hub -> what they mean.
-_MEANING: Final = {
-    "GatedRepoError": "it is gated: its licence must be accepted on its page, and this machine be logged in (hf auth "
-    "login)",
-    "RepositoryNotFoundError": "the hub has no repository of that name; it was renamed, removed or made private",
-    "RevisionNotFoundError": "its repository has no such commit; it was rewritten",
-}
-
-
-@contextmanager
-def opened_hub(lacks: str, remedy: str, extra: str) -> Iterator[Callable[..., str]]:
-    """Give `snapshot_download` of the hub; what it raises becomes one sentence.
-
-    Args:
-        lacks: who needs what, such as "latent space 'x' needs its vae".
-        remedy: a sentence that says what to do.
-        extra: of this package, which installs huggingface_hub.
-
-    Raises:
-        RequestError: if the hub must not be asked, or cannot give the files.
-    """
-    if os.environ.get("HF_HUB_OFFLINE", "0") not in ("", "0"):
-        raise RequestError(f"{lacks}, and HF_HUB_OFFLINE is set. {remedy}")
-    if not reachable():
-        raise RequestError(f"{lacks}, and the hub does not answer from here. {remedy}")
-    hub = require("huggingface_hub", extra, lacks[0].upper() + lacks[1:])
-    logging = hub.utils.logging
-    before = logging.get_verbosity()
-    # It tells each attempt to reach the hub.
-    logging.set_verbosity_error()
-    try:
-        yield hub.snapshot_download
-    except Exception as error:
-        reason = _MEANING.get(type(error).__name__) or first_line(error).rstrip(".")
-        raise RequestError(f"{lacks}, which cannot be fetched: {reason}. {remedy}") from None
-    finally:
-        logging.set_verbosity(before)
 
 
 @contextmanager

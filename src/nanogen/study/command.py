@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shlex
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -13,7 +14,7 @@ from diffusionbench.views.terminal import PlainConsole
 from nanogen import run as runs
 from nanogen.log import say
 from nanogen.study.file import StudyCell, StudyFile, cells_of, chosen, read_study
-from nanogen.study.planning import CellPlan, plan_cells, this_python
+from nanogen.study.planning import CellPlan, plan_cells
 from nanogen.study.report import write_results
 from nanogen.study.runner import StudyFolder, find_cell, run_cells
 from nanogen.study.view import StudyView, duration, score_of
@@ -73,7 +74,7 @@ def run_study(request: StudyRequest, dry_run: bool = False, list_cells: bool = F
     folder.check([cell for cell in mine if cell not in fresh])
     for cell in fresh:
         folder.forget(cell)
-    launch = shlex.split(request.launch) or this_python()
+    launch = shlex.split(request.launch) or [sys.executable, "-m", "nanogen"]
     waiting = [cell for cell in mine if (state := folder.state(cell)) is None or state.state != "done"]
     plans = plan_cells(study, waiting, folder.path, launch, lambda name: say(f"{name}: timing a few steps"))
     _print_plan(study, mine, plans)

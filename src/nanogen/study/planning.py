@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import subprocess
-import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +15,7 @@ from diffusionbench.prompts import PromptChoice, open_prompts
 from diffusionbench.schema import digest
 from diffusionbench.writing import write_atomic
 from nanogen.config import Config
+from nanogen.datasets import DATASETS
 from nanogen.objectives import OBJECTIVES
 from nanogen.settings import NEVER, to_steps
 from nanogen.study.file import StudyCell, StudyFile
@@ -96,7 +96,7 @@ def plan_of(study: StudyFile, cell: StudyCell, timed: dict[str, Any]) -> CellPla
     A forward pass of an image takes a third of its training step; guidance doubles the passes.
     """
     config = cell.composed.config
-    steps = _steps(config)
+    steps = to_steps(config.train.duration, config.train.batch_size, DATASETS[config.data.name].images or 0) or None
     if "error" in timed:
         return CellPlan(cell.name, steps, None, None, 0, timed["error"])
     images, passes = _images(config), config.sampler.num_steps * (2 if config.sampler.name == "heun" else 1)
@@ -116,10 +116,6 @@ def plan_of(study: StudyFile, cell: StudyCell, timed: dict[str, Any]) -> CellPla
     return CellPlan(cell.name, steps, train, work * passes * forward, size)
 
 
-def _steps(config: Config) -> int | None:
-    return to_steps(config.train.duration, config.train.batch_size, 0) or None
-
-
 def _images(config: Config) -> int:
     """Return the images of one evaluation of a config."""
     asked = config.eval.num_samples
@@ -130,8 +126,3 @@ def _images(config: Config) -> int:
     if name is None:
         return _FULL
     return open_prompts(PromptChoice(name=name, seed=config.eval.prompt_seed, layout=config.eval.prompt_layout)).count
-
-
-def this_python() -> list[str]:
-    """Return the words that start our program on this Python."""
-    return [sys.executable, "-m", "nanogen"]

@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 import statistics
 from collections.abc import Mapping
-from pathlib import Path
 
 from diffusionbench.errors import RunError
 from diffusionbench.record import MAX_NAME, PER_SAMPLE, Cost, Progress, Record, facts_of, load, with_attachments
@@ -128,8 +127,3 @@ def short(text: str) -> str:
     """Return the last sentence of a program's stderr: what it says of its failure."""
     lines = [line for line in re.sub(r"\x1b\[[0-9;?]*[a-zA-Z]", "", text).splitlines() if line.strip()]
     return lines[-1].strip() if lines else "it said nothing"
-
-
-def paths(folder: Path) -> list[Path]:
-    """Return the record files of a study, in order."""
-    return sorted((folder / "records").glob("*.json"))

@@ -37,7 +37,7 @@ from nanogen.settings import Config
 from nanogen.stop import Stop
 from nanogen.study.file import StudyCell, StudyFile
 from nanogen.study.planning import CellPlan
-from nanogen.study.records import cell_records, paths, short
+from nanogen.study.records import cell_records, short
 
 MARK: Final = "study.json"
 Tell = Callable[[str, str, str], None]
@@ -131,7 +131,7 @@ class StudyFolder:
 
     def records(self) -> list[Record]:
         """Return the records of finished cells."""
-        return [load(path) for path in paths(self.path)]
+        return [load(path) for path in sorted((self.path / "records").glob("*.json"))]
 
     def check(self, cells: Sequence[StudyCell]) -> None:
         """Refuse cells that were trained or measured under another config; all are named.
@@ -299,7 +299,9 @@ def _process(words: Sequence[str], out: Any, said: Any) -> Iterator[subprocess.P
         with suppress(AttributeError, OSError):
             ctypes.CDLL(None).prctl(1, signal.SIGTERM)
 
-    process = subprocess.Popen(words, stdout=out, stderr=said, stdin=subprocess.DEVNULL, preexec_fn=end_with_parent)
+    # In a session of its own: Ctrl-C reaches it through us, once.
+    streams = {"stdin": subprocess.DEVNULL, "stdout": out, "stderr": said}
+    process = subprocess.Popen(words, **streams, start_new_session=True, preexec_fn=end_with_parent)
     try:
         yield process
     finally:

@@ -8,11 +8,13 @@ once, and from its second epoch on pays nothing.
 from __future__ import annotations
 
 import hashlib
+import itertools
 import os
-from collections.abc import Callable, Iterable, Sequence
+import zipfile
+from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -25,9 +27,12 @@ from diffusionbench.errors import DataError
 from diffusionbench.limits import read_small
 from diffusionbench.schema import Strict, file_digest
 from diffusionbench.writing import check_replaceable, whole_folder, write_errors
+from nanogen.shards import ShardRecipe
 from nanogen.text.encoder import TextEncoder
 
-# Captions encoded between two writes.
+# Fields that a cache has of the recipe of its shards.
+_SHARED = ("encoder", "encoder_digest", "max_tokens", "dtype", "width", "data_digest")
+# Captions of one shard.
 CHUNK = 2048
 MANIFEST, STATES, INDEX = "manifest.json", "states.bin", "index.npz"
 
@@ -178,62 +183,124 @@ class TextCache:
         return found
 
 
-def write_cache(
-    folder: Path,
-    captions: Iterable[str],
-    encoder: TextEncoder,
-    data_digest: str,
-    dtype: Dtype = "float16",
-    progress: Callable[[str, int, int], None] | None = None,
-) -> CacheManifest:
-    """Encode each distinct caption once and store its states; an existing cache gives way only to a finished one.
+class TextShardRecipe(ShardRecipe):
+    """Recipe of the shards of which a text cache is put together: the states of a run of captions, by their keys.
+
+    Attributes:
+        encoder, encoder_digest, max_tokens, dtype, width, data_digest: as in `CacheManifest`.
+        captions_digest: SHA-256 over the captions.
+        count: distinct captions.
+    """
+
+    title = "folder of text states"
+    command = "nanogen prepare text"
+    setting = "condition.cache"
+    prefix = "states"
+    kind: Literal["nanogen text shards"] = "nanogen text shards"
+    version: Literal[1] = 1
+    encoder: str
+    encoder_digest: str
+    max_tokens: int
+    dtype: Dtype
+    width: int
+    data_digest: str
+    captions_digest: str
+
+
+def distinct(captions: Iterable[str]) -> list[str]:
+    """Return each caption once, in the order of the index."""
+    return sorted(set(captions), key=lambda caption: tuple(_key(caption).tolist()))
+
+
+def shard_recipe(ordered: Sequence[str], encoder: TextEncoder, data_digest: str, dtype: Dtype) -> TextShardRecipe:
+    """Return the recipe of the shards of distinct captions."""
+    sha = hashlib.sha256()
+    for caption in ordered:
+        sha.update(_key(caption).tobytes())
+    return TextShardRecipe(
+        encoder=encoder.name,
+        encoder_digest=encoder.digest,
+        max_tokens=encoder.max_tokens,
+        dtype=dtype,
+        width=encoder.spec.width,
+        data_digest=data_digest,
+        captions_digest=sha.hexdigest(),
+        count=len(ordered),
+        shard=CHUNK,
+    )
+
+
+def shard_content(captions: Sequence[str], encoder: TextEncoder, dtype: Dtype) -> bytes:
+    """Return the states of captions end to end, then as int64 their lengths and how many captions were cut.
+
+    Raises:
+        DataError: if a state does not fit into the type.
+    """
+    stored, lengths, before = [], [], encoder.truncated
+    for caption, states in zip(captions, encoder(captions), strict=True):
+        converted = states.to("cpu", getattr(torch, dtype))
+        if not torch.isfinite(converted).all():
+            raise DataError(f"a text state of '{caption}' does not fit into {dtype}. Choose bfloat16 or float32.")
+        stored.append(_bytes(converted))
+        lengths.append(len(states))
+    return b"".join([*stored, np.array([*lengths, encoder.truncated - before], "<i8").tobytes()])
+
+
+def assemble(folder: Path, ordered: Sequence[str], recipe: TextShardRecipe, contents: Iterable[Any]) -> CacheManifest:
+    """Write a cache of the contents of all shards in order; an existing one gives way only to a finished one.
 
     Args:
         folder: where the cache goes; see `check_cache_replaceable`.
-        captions: of the data, and whatever else will be asked for; repeats cost nothing.
-        encoder: of the states.
-        data_digest: of the data set, so that a cache of other data is refused.
-        dtype: of the stored states.
-        progress: called with what is done, how many distinct captions, and of how many.
+        ordered: the captions, see `distinct`.
+        contents: bytes of `shard_content`, in any buffer.
 
     Raises:
-        DataError: if the folder holds something else, cannot be written, or a state does not fit into the type.
+        DataError: if the folder holds something else or cannot be written.
     """
-    ordered = sorted(set(captions), key=lambda caption: tuple(_key(caption).tolist()))
+    row = recipe.width * getattr(torch, recipe.dtype).itemsize
     lengths: list[int] = []
     hashes: list[int] = []
+    truncated = 0
     with (
         write_errors(f"text cache {folder}", "Choose another folder.", DataError),
         whole_folder(folder, check_cache_replaceable) as made,
     ):
         with (made / STATES).open("wb") as file:
-            for start in range(0, len(ordered), CHUNK):
-                some = ordered[start : start + CHUNK]
-                for caption, states in zip(some, encoder(some), strict=True):
-                    stored = states.to("cpu", getattr(torch, dtype))
-                    if not torch.isfinite(stored).all():
-                        fault = f"a text state of '{caption}' does not fit into {dtype}"
-                        raise DataError(f"{fault}. Choose bfloat16 or float32.")
-                    data = _bytes(stored)
-                    file.write(data)
-                    lengths.append(len(states))
-                    hashes.append(_hash(data))
-                if progress is not None:
-                    progress("encoded", start + len(some), len(ordered))
+            for number, content in enumerate(contents):
+                count = len(recipe.items(number))
+                *own, cut = np.frombuffer(content[-8 * (count + 1) :], "<i8").tolist()
+                ends = np.cumsum([0, *own]) * row
+                hashes += [_hash(bytes(content[a:b])) for a, b in itertools.pairwise(ends.tolist())]
+                file.write(content[: -8 * (count + 1)])
+                lengths += own
+                truncated += cut
         keys = np.array([_key(caption) for caption in ordered], np.uint64).reshape(-1, 2)
         starts = np.cumsum([0, *lengths], dtype=np.int64)
-        np.savez(made / INDEX, keys=keys, starts=starts, hashes=np.array(hashes, np.uint64))
+        _write_index(made / INDEX, {"keys": keys, "starts": starts, "hashes": np.array(hashes, np.uint64)})
         manifest = CacheManifest(
-            encoder=encoder.name,
-            encoder_digest=encoder.digest,
-            max_tokens=encoder.max_tokens,
-            dtype=dtype,
-            width=encoder.spec.width,
-            data_digest=data_digest,
+            **{name: getattr(recipe, name) for name in _SHARED},
             captions=len(ordered),
             tokens=sum(lengths),
-            truncated=encoder.truncated,
+            truncated=truncated,
             index_sha256=file_digest(made / INDEX),
         )
         (made / MANIFEST).write_text(manifest.model_dump_json(indent=2) + "\n", encoding="utf-8")
     return manifest
+
+
+def _write_index(path: Path, arrays: dict[str, np.ndarray]) -> None:
+    """Write as `numpy.savez` does, but for the time of day: equal states have equal files."""
+    with zipfile.ZipFile(path, "w") as archive:
+        for name, array in arrays.items():
+            with archive.open(zipfile.ZipInfo(f"{name}.npy"), "w", force_zip64=True) as member:
+                np.lib.format.write_array(member, array, allow_pickle=False)
+
+
+def write_cache(
+    folder: Path, captions: Iterable[str], encoder: TextEncoder, data_digest: str, dtype: Dtype = "float16"
+) -> CacheManifest:
+    """Encode each distinct caption once, in this process, and store the states; see `assemble`."""
+    ordered = distinct(captions)
+    recipe = shard_recipe(ordered, encoder, data_digest, dtype)
+    some = (ordered[start : start + CHUNK] for start in range(0, len(ordered), CHUNK))
+    return assemble(folder, ordered, recipe, (shard_content(one, encoder, dtype) for one in some))

@@ -24,7 +24,8 @@ from diffusionbench.errors import CheckpointError, RequestError
 from diffusionbench.registry import install_command, require
 from diffusionbench.schema import file_digest, verify_bundled_weights
 from diffusionbench.shown import first_line
-from nanogen.latents.weights import opened_hub, quietly
+from nanogen.hub import opened_hub
+from nanogen.latents.weights import quietly
 from nanogen.text import EncoderSpec
 
 # Captions in one forward pass; sorted by length, so that little is padded.

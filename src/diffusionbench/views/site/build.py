@@ -13,7 +13,7 @@ from diffusionbench.record import Record
 from diffusionbench.views.site import details, overview
 from diffusionbench.views.site.contents import Contents
 from diffusionbench.views.site.render import STYLE, Pages, stylesheet
-from diffusionbench.views.site.samples import find_stores
+from diffusionbench.views.site.samples import LIVE, find_live, find_stores
 from diffusionbench.writing import check_replaceable, whole_folder, write_errors
 
 # The list of a site's files: a folder that holds these and no others may be replaced.
@@ -27,7 +27,7 @@ def build(records: Iterable[Record], out: Path, folders: Iterable[Path] = ()) ->
     Args:
         records: all records to show.
         out: the folder: missing, empty, or with nothing but an earlier site, which is replaced.
-        folders: searched for image stores, whose first images are shown with their record.
+        folders: searched for image stores, whose first images are shown with their record, and for a live page.
 
     Returns:
         Numbers of records, pages and bytes, and the size of the largest page.
@@ -37,7 +37,8 @@ def build(records: Iterable[Record], out: Path, folders: Iterable[Path] = ()) ->
         MissingPackageError: if jinja2 is not installed.
     """
     _check(out)
-    contents = Contents(tuple(records), tuple(find_stores(folders)))
+    folders = list(folders)
+    contents = Contents(tuple(records), tuple(find_stores(folders)), find_live(folders))
     with write_errors(f"site {out}"), whole_folder(out, _check) as made:
         counts = {"pages": 0, "bytes": 0, "largest_page": 0}
         names = []
@@ -70,6 +71,8 @@ def files(contents: Contents) -> Iterator[tuple[str, str | bytes]]:
     yield from details.metric_pages(contents, site)
     yield "contribute.html", site.render("contribute.html", here="contribute.html")
     yield from overview.downloads(contents, site)
+    if contents.live is not None:
+        yield LIVE, contents.live
 
 
 def _check(out: Path) -> None:

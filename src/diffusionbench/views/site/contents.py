@@ -39,10 +39,12 @@ class Contents:
     Attributes:
         records: in the order of their files.
         stores: image stores that lie beside them.
+        live: a page in which a network draws, or None.
     """
 
     records: tuple[Record, ...]
     stores: tuple[Store, ...] = ()
+    live: bytes | None = None
 
     @cached_property
     def by_id(self) -> dict[str, Record]:

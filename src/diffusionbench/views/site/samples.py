@@ -27,6 +27,8 @@ from diffusionbench.readers import Given, ImagePlace, ImageReader
 from diffusionbench.record import Record
 
 SHOWN: Final = 24
+# The page in which a small network draws, as `nanogen report` calls it.
+LIVE: Final = "live.html"
 _COLUMNS: Final = 8
 _TILE: Final = 128
 # Pixels a side; two dozen of them take a gigabyte.
@@ -178,6 +180,12 @@ def find_stores(folders: Iterable[Path]) -> list[Store]:
     """Return every image store below the folders."""
     found = {path.parent.resolve(): None for folder in folders for path in sorted(folder.rglob("store.json"))}
     return [Store(folder) for folder in found]
+
+
+def find_live(folders: Iterable[Path]) -> bytes | None:
+    """Return the first page below the folders in which a network draws in the browser (`nanogen report` writes it)."""
+    pages = (path.read_bytes() for folder in folders for path in sorted(folder.rglob(LIVE)))
+    return next((page for page in pages if b"NanoGen live</title>" in page[:2000]), None)
 
 
 def sheet_of(record: Record, stores: Iterable[Store]) -> Sheet | None:

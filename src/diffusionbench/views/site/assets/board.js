@@ -158,7 +158,7 @@
       cell.append(head.show(row));
       if (best[index] !== null && head.read(row) === best[index]) {
         cell.classList.add("best");
-        cell.append(text("span", " (best)", "unseen"));
+        cell.setAttribute("aria-description", "best in this column");
       }
       element.append(cell);
     }

@@ -1,0 +1,277 @@
+"""Preparation by shards: each a pure function of its items and the recipe, whole or absent, made anywhere.
+
+A shard's name tells its number and the recipe, and it ends with the SHA-256 of its content: one that is there and whole
+is left as it is, so that the same command continues and repairs. Local processes, parts of a job array and actors of
+Ray make the same bytes, and may share a folder.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import multiprocessing
+import shutil
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar, Final, TypeVar
+
+import numpy as np
+import torch
+from pydantic import Field, ValidationError
+
+from diffusionbench import bounds
+from diffusionbench.errors import ConfigError, DataError, RunError
+from diffusionbench.limits import read_small
+from diffusionbench.registry import require
+from diffusionbench.schema import Strict, digest
+from diffusionbench.views.terminal import progress_line
+from diffusionbench.writing import check_replaceable, make_folder, write_atomic, write_errors
+
+MANIFEST: Final = "manifest.json"
+# Bytes of a shard of items of one size, about.
+SHARD_BYTES: Final = 64 * 2**20
+# Of the SHA-256 at the end.
+SUM_BYTES: Final = 32
+
+RecipeT = TypeVar("RecipeT", bound="ShardRecipe")
+
+
+class ShardRecipe(Strict):
+    """Contents of `manifest.json`: all that decides the bytes of the shards beside it.
+
+    Attributes:
+        title, command, setting: what messages call it, what makes it, and which key of a config names it.
+        prefix: of the files.
+        count: items in all.
+        shard: items of one shard; the last one may have fewer.
+    """
+
+    title: ClassVar[str]
+    command: ClassVar[str]
+    setting: ClassVar[str]
+    prefix: ClassVar[str]
+    count: int = Field(ge=1, le=bounds.DURATION)
+    shard: int = Field(ge=1, le=bounds.DURATION)
+
+    @property
+    def item_bytes(self) -> int | None:
+        """Bytes of one item; None where they differ."""
+        return None
+
+    @property
+    def num_shards(self) -> int:
+        return -(-self.count // self.shard)
+
+    @property
+    def total_bytes(self) -> int:
+        """Bytes of all shards; 0 where items differ in size."""
+        return 0 if self.item_bytes is None else self.count * self.item_bytes + self.num_shards * SUM_BYTES
+
+    def items(self, number: int) -> range:
+        """Return the indices of the items of a shard."""
+        return range(number * self.shard, min((number + 1) * self.shard, self.count))
+
+    def path(self, folder: Path, number: int) -> Path:
+        return folder / f"{self.prefix}-{number:06d}-{digest(self)[:12]}.bin"
+
+    def is_intact(self, folder: Path, number: int) -> bool:
+        """Return whether a shard is there, of the right size and with the hash of its content."""
+        path = self.path(folder, number)
+        try:
+            size = path.stat().st_size - SUM_BYTES
+            if size < 0 or (self.item_bytes is not None and size != self.item_bytes * len(self.items(number))):
+                return False
+            content = np.memmap(path, np.uint8, "r")
+        except (OSError, ValueError):
+            return False
+        return hashlib.sha256(content[:size].data).digest() == content[size:].tobytes()
+
+    def remaining(self, folder: Path, part: tuple[int, int] = (1, 1)) -> list[int]:
+        """Return the shards of one part that are missing or damaged; see `Spread.part`."""
+        return [number for number in range(part[0] - 1, self.num_shards, part[1]) if not self.is_intact(folder, number)]
+
+
+def read_manifest(folder: Path, kind: type[RecipeT]) -> RecipeT:
+    """Return the recipe of a folder of shards; DataError if there is none, or it is damaged."""
+    try:
+        return kind.model_validate_json(read_small(folder / MANIFEST))
+    except (OSError, ValidationError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "its manifest.json is damaged or of another version"
+        raise DataError(f"{folder} is no {kind.title}: {reason}. Make one with `{kind.command}`.") from None
+
+
+def check_same(folder: Path, there: ShardRecipe, asked: ShardRecipe) -> None:
+    """Refuse shards of another recipe; DataError naming the fields that differ, with both values."""
+    old, new = there.model_dump(), asked.model_dump()
+    found = [f"{key} is {str(old[key])[:16]} there and {str(new[key])[:16]} now" for key in old if old[key] != new[key]]
+    if found:
+        raise DataError(
+            f"{asked.title} {folder} is of another recipe: {'; '.join(found)}. Make it again with `{asked.command}` in "
+            f"another folder, or set {asked.setting}=null."
+        )
+
+
+def check_complete(folder: Path, recipe: ShardRecipe) -> None:
+    """Refuse a folder that lacks shards of its recipe, with a DataError."""
+    paths = [recipe.path(folder, number) for number in range(recipe.num_shards)]
+    missing = [path.name for path in paths if not path.exists()]
+    if missing:
+        raise DataError(
+            f"{recipe.title} {folder} is unfinished: {len(missing)} of {len(paths)} shards are missing, first "
+            f"{missing[0]}. The same `{recipe.command}` command continues."
+        )
+
+
+def start_folder(folder: Path, recipe: ShardRecipe) -> None:
+    """Make a folder of shards, or go on with one of the same recipe.
+
+    Raises:
+        DataError: if the folder holds anything else, cannot be written, or has no room for what is missing.
+    """
+    if (folder / MANIFEST).exists():
+        check_same(folder, read_manifest(folder, type(recipe)), recipe)
+    else:
+        check_replaceable(folder, recipe.title, [], DataError)
+    with write_errors(f"{recipe.title} {folder}", kind=DataError):
+        make_folder(folder)
+        here = sum(path.stat().st_size for path in folder.glob(f"{recipe.prefix}-*.bin"))
+        free, needed = shutil.disk_usage(folder).free, recipe.total_bytes - here
+        if needed > free:
+            raise DataError(
+                f"{recipe.title} {folder} needs {needed / 2**30:.2f} GiB more, {free / 2**30:.2f} GiB are free there. "
+                "Choose another place or a shorter --dtype."
+            )
+        write_atomic(folder / MANIFEST, recipe.model_dump_json(indent=2) + "\n")
+
+
+def write_shard(folder: Path, recipe: ShardRecipe, number: int, content: bytes) -> None:
+    """Write one shard, whole or not at all; DataError if that is not possible."""
+    path = recipe.path(folder, number)
+    with write_errors(path, kind=DataError):
+        write_atomic(path, content + hashlib.sha256(content).digest())
+
+
+def read_shard(folder: Path, recipe: ShardRecipe, number: int) -> np.ndarray:
+    """Return the content of a shard as uint8 [n], a memory map; DataError if it is missing or damaged."""
+    if not recipe.is_intact(folder, number):
+        raise DataError(
+            f"shard {recipe.path(folder, number)} is missing or damaged. The same `{recipe.command}` command makes it "
+            "again."
+        )
+    return np.memmap(recipe.path(folder, number), np.uint8, "r")[:-SUM_BYTES]
+
+
+@dataclass(frozen=True)
+class Spread:
+    """How shards are shared out; any way gives the same files.
+
+    Attributes:
+        part: (i, n): every n-th shard from the i-th on, counted from 1; all parts may write into one folder.
+        workers: processes of this machine, or actors of Ray.
+        engine: "local" or "ray".
+
+    Raises:
+        ConfigError: if part or engine are others.
+        MissingPackageError: if Ray is asked for and not installed.
+    """
+
+    part: tuple[int, int] = (1, 1)
+    workers: int = 1
+    engine: str = "local"
+
+    def __post_init__(self) -> None:
+        if self.engine not in ("local", "ray"):
+            raise ConfigError(f"--engine {self.engine}: unknown. Allowed: local, ray.")
+        if not 1 <= self.part[0] <= self.part[1]:
+            raise ConfigError(f"--part {self.part[0]}/{self.part[1]}: give i/n with 1 <= i <= n, such as 3/64.")
+        if self.engine == "ray":
+            require("ray", "cluster", "--engine ray")
+
+
+ALONE: Final = Spread()
+
+
+class ShardMaker:
+    """Base class of what makes shards; a process opens one, with what it needs, and makes many.
+
+    Args:
+        folder: of the shards.
+        recipe: of them.
+        device: of this process.
+    """
+
+    def __init__(self, folder: Path, recipe: Any, device: str) -> None:
+        self.folder, self.recipe, self.device = folder, recipe, device
+
+    def content(self, number: int) -> bytes:
+        """Return the content of a shard, by its number and the recipe alone."""
+        raise NotImplementedError
+
+    def make(self, number: int) -> int:
+        """Write a shard; returns how many items it has."""
+        write_shard(self.folder, self.recipe, number, self.content(number))
+        return len(self.recipe.items(number))
+
+    def __call__(self, row: dict[str, Any]) -> dict[str, Any]:
+        """Make the shard that a row of Ray Data names."""
+        return {"items": self.make(int(row["item"]))}
+
+
+def _open_here(maker: Callable[..., ShardMaker], given: tuple[Any, ...], workers: int) -> None:
+    """Open what a local worker needs; the cores, and the GPUs, are shared out."""
+    global _HERE
+    torch.set_num_threads(max(1, torch.get_num_threads() // workers))
+    place = (multiprocessing.current_process()._identity or (1,))[0] - 1
+    device = f"cuda:{place % torch.cuda.device_count()}" if torch.cuda.is_available() else "cpu"
+    _HERE = maker(*given, device)
+
+
+def _make_here(number: int) -> int:
+    return _HERE.make(number)
+
+
+_HERE: ShardMaker
+
+
+def make_shards(
+    maker: Callable[..., ShardMaker], given: tuple[Any, ...], waiting: Sequence[int], spread: Spread, device: str
+) -> None:
+    """Make shards.
+
+    Args:
+        maker, given: constructed as `maker(*given, device)` in each process; `given` ends with folder and recipe.
+        waiting: their numbers.
+        device: where one process alone works.
+
+    Raises:
+        UserError: of the maker, such as for an image that cannot be read; what is made stays.
+        RunError: if a worker ends before its time, which costs its shard alone.
+    """
+    folder, recipe = given[-2:]
+    if spread.engine == "ray" and waiting:
+        ray = require("ray", "cluster", "--engine ray")
+        given = (*given[:-2], folder.resolve(), recipe, device)
+        actors = {"fn_constructor_args": given, "concurrency": spread.workers}
+        ray.data.from_items(list(waiting)).map(maker, **actors).materialize()
+        return
+    show, done = progress_line("items"), 0
+    total = sum(len(recipe.items(number)) for number in waiting)
+    with ExitStack() as held:
+        workers = min(spread.workers, len(waiting))
+        shards: Iterator[int]
+        if workers > 1:
+            spawn = multiprocessing.get_context("spawn")
+            pool = held.enter_context(ProcessPoolExecutor(workers, spawn, _open_here, (maker, given, workers)))
+            shards = pool.map(_make_here, waiting)
+        else:
+            shards = map(maker(*given, device).make, waiting) if waiting else iter(())
+        try:
+            for count in shards:
+                done += count
+                if show is not None:
+                    show("prepared", done, total)
+        except BrokenProcessPool:
+            raise RunError("a worker ended before its time. The same command continues.") from None
