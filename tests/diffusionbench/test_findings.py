@@ -112,6 +112,12 @@ def test_our_own_study_is_reported_from_its_records(three_tasks):
     assert re.search(r"\| 8 of 8 \| 0\.\d+ \| 0\.\d+ \| -0\.\d{4} \| \[-0\.\d\d, [-+]0\.\d\d\] \| \[", text)
     assert "unguided, pooled |" in text
     assert "--x fd_digits --y simpleeval_shapes_v1 --guidance none --set measured" in text
+    # A value that is flagged does not count, and its method is named with the reason.
+    value = Value(value=0.9, stderr=0.01, status="flagged", reason="guard variety is raised")
+    doubtful = scenes("odd", 0.9).model_copy(update={"values": {SCENES: value}})
+    again = "\n\n".join(findings_measured.sections([*three_tasks, halved(digits("odd", 3.0, 1.0)), doubtful]))
+    assert "`odd`: simpleeval_shapes_v1 is flagged: guard variety is raised" in again
+    assert "unguided | 8 |" in again
     # Guided digits were not measured, and nothing is said of them.
     assert ", guided |" not in text
     assert "No method was trained" not in text

@@ -591,6 +591,7 @@ def test_seeds_floors_costs_and_baselines_of_a_measured_study(page, own_study):
     assert page.locator(".panel .spread").count() > 10
     assert page.locator(f'[data-panel="{key}"] .low').count() == 3
     assert "3 of these methods are at the floor" in shown(page, key)["note"]
+    assert "All 6 methods, 6 with several seeds: r -0.9" in page.inner_text(f'[data-panel="{key}"] .seeds')
     assert "drawn 0.900" in page.inner_text(f'[data-panel="{key}"] .beyond')
     page.locator(f'[data-panel="{key}"] [data-name="m0"]').hover()
     assert "mean of 3, sd 0.1" in page.inner_text("#tip")

@@ -52,9 +52,8 @@ def test_micro_batches_hold_the_same_examples_at_their_positions(data, captions)
 
     assert pairs(sorted_) == pairs(plain)
     assert {one.step for one in sorted_} == {3}
-    assert padded(sorted_, captions) < 0.8 * padded(plain, captions)
+    assert padded(sorted_, captions) < 0.9 * padded(plain, captions)
     # One micro-batch, and data without captions, stay as they are.
-    assert by_length(data, plain[:1]) is not None
     single = Order(size=64, seed=0, batch_size=32).micro_batches(0)
     assert by_length(data, single) is single
     assert by_length(ArrayDataset(images=data.images, digest="x"), plain) is plain

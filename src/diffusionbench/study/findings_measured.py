@@ -13,6 +13,7 @@ from typing import Final
 from diffusionbench.catalog import metric_info
 from diffusionbench.errors import RequestError
 from diffusionbench.record import Record
+from diffusionbench.shown import few
 from diffusionbench.study.analysis import Study, analyse
 from diffusionbench.study.apart import Apart, Estimated, apart
 from diffusionbench.study.columns import MEASURED, board_spec, place_of, score_set_of
@@ -107,6 +108,10 @@ def _relation(studies: Sequence[Study]) -> Iterator[str]:
         "covariance between families",
     )
     yield table(head, rows)
+    left = {reason: name for one in studies for name, reason in one.selection.left_out}
+    if left:
+        reasons = [f"`{name}`: {reason}" for reason, name in left.items()]
+        yield f"Not among these methods, one example for each reason: {few(reasons, '; ', first=8)}."
     yield _block(studies)
 
 

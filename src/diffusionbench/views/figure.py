@@ -9,6 +9,7 @@ from __future__ import annotations
 import io
 import json
 import math
+import re
 import textwrap
 from collections import Counter
 from collections.abc import Iterable, Sequence
@@ -336,6 +337,11 @@ def with_arrow(title: str, key: str) -> str:
     return title + ARROWS[metric_info(key).higher_is_better]
 
 
+def y_title(panel: FigurePanel) -> str:
+    """Return the title of a vertical axis: the metric's without what stands in brackets, and an arrow."""
+    return with_arrow(re.sub(r" \([^)]*\)", "", panel.title), panel.key)
+
+
 def axis_title(shown: Figure) -> str:
     """Return the title of the horizontal axis."""
     return f"{with_arrow(x_name(shown.x_key), shown.x_key)}{state_words(shown)}"
@@ -366,8 +372,7 @@ def _draw(altair: Any, panel: FigurePanel, styles: Sequence[FamilyStyle], x_titl
     ]
     titles = [style.title for style in styles]
     x = altair.X("x:Q", title=x_title, scale=_scale(altair, [p.x for p in panel.points]))
-    y_title = with_arrow(panel.title.split(" (")[0], panel.key)
-    y = altair.Y("y:Q", title=y_title, scale=_scale(altair, [p.y for p in panel.points]))
+    y = altair.Y("y:Q", title=y_title(panel), scale=_scale(altair, [p.y for p in panel.points]))
     marks = (
         altair.Chart(altair.Data(values=values))
         .mark_point(filled=True, size=62, opacity=0.9, stroke=paper.outline, strokeWidth=0.6)

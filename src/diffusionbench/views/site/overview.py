@@ -14,10 +14,13 @@ from typing import Any, Final
 from diffusionbench.catalog import metric_info
 from diffusionbench.record import Record, Value
 from diffusionbench.shown import few
-from diffusionbench.study.board import Board, BoardRow, Listed
+from diffusionbench.study.board import DRAWS, Board, BoardRow, Listed
 from diffusionbench.study.cells import Cell
+from diffusionbench.study.columns import MEASURED
 from diffusionbench.study.correlate import pearson
 from diffusionbench.study.floors import at_floor
+from diffusionbench.study.points import Point
+from diffusionbench.study.seeds import bootstrap_seeds
 from diffusionbench.views.figure import (
     BENCHMARKS,
     OTHER,
@@ -29,8 +32,8 @@ from diffusionbench.views.figure import (
     axis_title,
     spread,
     state_words,
-    with_arrow,
     x_name,
+    y_title,
 )
 from diffusionbench.views.site.contents import (
     SETS,
@@ -47,8 +50,10 @@ from diffusionbench.views.terminal import (
     board_csv,
     digits,
     holistic_axes,
+    number,
     rank_notes,
     shown,
+    span,
     status_notes,
     to_csv,
     with_error,
@@ -61,6 +66,8 @@ _NOTED: Final = 200
 _VALUES: Final = 3
 # Bytes of rows above which the further columns of a board are in its CSV only, so that the page opens at once.
 _BUDGET: Final = 900_000
+# Methods up to which the first page bootstraps their seeds.
+_MOST: Final = 100
 _GUIDED: Final = {"none": "without guidance", "cfg": "with tuned guidance"}
 _POINT_COLUMNS: Final = (
     "set", "guidance", "method", "title", "family", "x_metric", "x", "x_record", "y_metric", "y", "y_record"
@@ -76,15 +83,13 @@ def figure_page(contents: Contents, site: Pages) -> Iterator[tuple[str, str]]:
         views = {"": states, **costs}
         axes = {"": x_name(states["none"].x_key), **{key: metric_info(key).title for key in costs}}
         shown = {axis: {state: _view(contents, one) for state, one in held.items()} for axis, held in views.items()}
-        sets.append({"key": name, "title": title, "about": about, "axes": axes, "views": shown})
+        hidden = [key for key, style in STYLES.items() if not _at_first(name, key)]
+        sets.append({"key": name, "title": title, "about": about, "axes": axes, "hidden": hidden, "views": shown})
     held = {
         m["family"] for one in sets for axis in one["views"].values() for view in axis.values() for m in view["methods"]
     }
     named = [key for key in STYLES if key in held]
-    families = [
-        {"key": key, "shown": STYLES.get(key, OTHER).shown, **family_look(key)}
-        for key in [*named, *sorted(held - set(named))]
-    ]
+    families = [{"key": key, **family_look(key)} for key in [*named, *sorted(held - set(named))]]
     counts = {"records": len(contents.records), "methods": len({record.method for record in contents.records})}
     yield (
         "index.html",
@@ -106,16 +111,22 @@ def figure_page(contents: Contents, site: Pages) -> Iterator[tuple[str, str]]:
     )
 
 
+def _at_first(score_set: str, family: str | None) -> bool:
+    """Return whether the figure shows a family at first: of the published sets the study's latent methods."""
+    return score_set == MEASURED or STYLES.get(family or "", OTHER).shown
+
+
 def answer(states: Sequence[Figure]) -> str:
     """Return in a sentence whether the horizontal metric predicts the scores, with the widest intervals.
 
     Over the methods that the figure shows at first. "Yes" needs every interval without 0, "no sign of it" every one
     with it; SimpleEval is left out where there are other benchmarks, as each set defines it anew.
     """
-    said, found = [], []
+    said, found, methods = [], [], 0
     for one in states:
         panels = [panel for panel in one.panels if "simpleeval" not in panel.key and panel.points] or one.panels[:1]
-        chosen = [[p for p in panel.points if STYLES.get(p.family or "", OTHER).shown] for panel in panels]
+        chosen = [[p for p in panel.points if _at_first(one.score_set, p.family)] for panel in panels]
+        methods = max(methods, *map(len, chosen))
         values = [pearson([p.x for p in points], [p.y for p in points], draws=0) for points in chosen]
         spans = [(float(r), r.fisher) for r in values if r.fisher is not None]
         if not spans:
@@ -129,11 +140,7 @@ def answer(states: Sequence[Figure]) -> str:
         return "too few methods have both scores for a correlation."
     away = sum(low > 0 or high < 0 for low, high in found)
     word = "Yes" if away == len(found) else "No sign of it" if not away else "Only in part"
-    count = max(len(panel.points) for one in states for panel in one.panels)
-    methods = max(
-        sum(STYLES.get(p.family or "", OTHER).shown for p in panel.points) for one in states for panel in one.panels
-    )
-    over = f"{methods} latent methods" if methods < count else f"{count} methods"
+    over = f"{methods} methods" if states[0].score_set == MEASURED else f"{methods} latent methods"
     return f"{word}. Over {over} the correlation r is {', and '.join(said)}."
 
 
@@ -175,11 +182,12 @@ def _view(contents: Contents, figure: Figure) -> dict[str, Any]:
             {
                 "key": panel.key,
                 "title": panel.title,
-                "axis": with_arrow(panel.title.split(" (")[0], panel.key),
+                "axis": y_title(panel),
                 "better": metric_info(panel.key).higher_is_better,
                 "about": panel.about,
                 "problem": panel.problem,
                 "lines": _lines(contents, panel.baselines, panel.key),
+                "seeds": _seeds(panel.points),
                 "points": [
                     [
                         places[p.name],
@@ -196,6 +204,17 @@ def _view(contents: Contents, figure: Figure) -> dict[str, Any]:
         ],
         "leftOut": [f"{reason}: {few([*names], first=_NAMED)}" for reason, names in reasons.items()],
     }
+
+
+def _seeds(points: Sequence[Point]) -> str | None:
+    """Return r of all points with its interval over methods and seeds; None without repeats or for many methods."""
+    if len(points) > _MOST or not any(len(runs) > 1 for p in points for runs in (p.x_runs, p.y_runs)):
+        return None
+    found = bootstrap_seeds([p.x_runs for p in points], [p.y_runs for p in points], draws=DRAWS)
+    return (
+        f"All {found.methods} methods, {found.repeated} with several seeds: r {number(found.value)}, 95 % over methods "
+        f"and seeds {span(found.interval)}, over seeds alone {span(found.seeds_interval)}"
+    )
 
 
 def _lines(contents: Contents, baselines: Sequence[Baseline], key: str) -> list[tuple[str, float, str]]:

@@ -16,7 +16,7 @@
   const view = () => (setNow().views[state.axis] ?? setNow().views[""])[state.guidance];
   const visible = (method) => !state.hidden.has(method.family);
   const picked = (method) => visible(method) && (state.chosen === null || state.chosen.has(method.name));
-  const hiddenAtFirst = () => data.families.filter((family) => !family.shown).map((family) => family.key);
+  const hiddenAtFirst = () => setNow().hidden;
 
   const layersAtFirst = () => Object.keys(LAYERS).filter((name) => LAYERS[name]);
 
@@ -356,7 +356,7 @@
     const svg = slot.querySelector("svg");
     const width = Math.max(240, Math.round(svg.clientWidth));
     const height = Math.round(Math.max(220, Math.min(330, width * 0.64)));
-    const edge = { left: 50, right: width - 10, top: 10, bottom: height - 40 };
+    const edge = { left: 58, right: width - 10, top: 10, bottom: height - 40 };
     const points = one.points
       .map(([index, y, shown, record, sd, low]) => ({ method: now.methods[index], x: now.methods[index].x, y, shown, record, sd, low }))
       .filter((point) => visible(point.method))
@@ -403,6 +403,7 @@
     slot.dataset.panel = one.key;
     slot.querySelector("h3").textContent = one.title;
     slot.querySelector(".about").textContent = one.about;
+    slot.querySelector(".seeds").textContent = one.seeds ?? "";
     slot.querySelector(".beyond").textContent = beyond.length ? `Baselines beyond this panel: ${beyond.join(", ")}` : "";
     const show = (name, value) => (slot.querySelector(`[data-stat="${name}"]`).textContent = value);
     const words = (shown, sd, low) => shown + (sd ? `, sd ${sd.toPrecision(2)}` : "") + (low ? ", at the floor" : "");
@@ -436,14 +437,14 @@
     return group;
   }
 
-  // Names beside the points: right, left, above or below, where neither a point nor another name is; else none.
+  // Names beside the points, off their bars, where neither a point nor another name is; else none.
   function drawLabels(panel, edge) {
     const taken = panel.marks.map(({ at }) => [at.x - 6, at.y - 6, at.x + 6, at.y + 6]);
     const free = (box) => box[0] >= edge.left && box[2] <= edge.right && box[1] >= edge.top && box[3] <= edge.bottom && !taken.some((one) => box[0] < one[2] && one[0] < box[2] && box[1] < one[3] && one[1] < box[3]);
     for (const { at, method } of panel.marks) {
       const name = method.title.length > 22 ? `${method.title.slice(0, 21)}…` : method.title;
       const width = 6.3 * name.length;
-      for (const [dx, dy] of [[9, 4], [-9 - width, 4], [-width / 2, -9], [-width / 2, 17]]) {
+      for (const [dx, dy] of [[8, -6], [8, 14], [-8 - width, -6], [-8 - width, 14]]) {
         const box = [at.x + dx, at.y + dy - 9, at.x + dx + width, at.y + dy + 2];
         if (!free(box)) continue;
         taken.push(box);
@@ -503,7 +504,9 @@
     for (const name of ["set", "guidance"]) {
       for (const input of document.querySelectorAll(`input[name="${name}"]`)) {
         input.addEventListener("change", () => {
+          const usual = [...state.hidden].sort().join() === [...hiddenAtFirst()].sort().join();
           state[name] = input.value;
+          if (usual) state.hidden = new Set(hiddenAtFirst());
           state.box = null;
           draw();
         });
