@@ -15,6 +15,9 @@ from pathlib import Path
 
 import numpy as np
 
+from diffusionbench.available import judge_facts
+from diffusionbench.judges import JUDGES
+from diffusionbench.metrics import METRICS
 from diffusionbench.record import Record, Value, load
 from diffusionbench.study.points import record_files
 from diffusionbench.writing import write_atomic
@@ -196,9 +199,33 @@ def methods(published: bool) -> list[str]:
     return lines
 
 
+def judges() -> list[str]:
+    """Return a section for each judge: what it is and gives, needs, and which metrics reduce its evidence."""
+    lines: list[str] = []
+    for name, row in JUDGES.own.items():
+        facts = judge_facts(row, anywhere=True)
+        kinds = [f"{row.dim:,} features" if row.dim else "", f"{row.num_classes:,} logits" if row.num_classes else ""]
+        gives = " and ".join(filter(None, kinds)) or ("one number for each pair" if row.pairs else "rows")
+        keys = [key for key in METRICS.with_code if key in METRICS.own and name in METRICS[key].judges]
+        size = f"; {facts['size'] / 1e6:.1f} MB" if facts["size"] else ""
+        needs = ", ".join(facts["needs"])
+        lines += [
+            "",
+            f"### {name}",
+            "",
+            f"{facts['title'][0].upper()}{facts['title'][1:]}; licence {facts['licence']}{size}.",
+        ]
+        lines += ["", f"- gives {gives}, in {row.precision}", f"- self-test: {facts['self_test']}"]
+        lines += [f"- uses the evidence of {', '.join(f'`{one}`' for one in row.uses)}"] if row.uses else []
+        lines += [f"- needs {needs}: {'; '.join(facts['get'])}"] if needs else ["- comes with the package"]
+        lines += [f"- metrics: {', '.join(f'`{key}`' for key in keys)}"] if keys else []
+    return lines[1:]
+
+
 TABLES: dict[str, Callable[[Sequence[Record], str], list[str]]] = {
     "published-methods": lambda records, base: methods(published=True),
     "our-methods": lambda records, base: methods(published=False),
+    "judges": lambda records, base: judges(),
     "demo": demo,
     "digits": digits,
     "scenes": scenes,

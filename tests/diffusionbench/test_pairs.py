@@ -1,6 +1,7 @@
 """Reconstructions and their originals, from files to the record: partners by name, one sentence where one lacks."""
 
 import json
+import shutil
 import sys
 
 import numpy as np
@@ -97,6 +98,18 @@ def test_an_image_without_its_original_is_named_before_one_is_judged(ask, folder
     (real / "a" / "x.bmp").rename(real / "a" / "y.bmp")
     with pytest.raises(RequestError, match=r"1 of 3 images have no original of their name in reference real: a/x\."):
         evaluated(ask, made, real, ("psnr",))
+
+
+def test_two_images_of_one_name_are_no_pair(ask, folders):
+    made, real = folders
+    shutil.copy(real / "a" / "x.bmp", real / "a" / "x.png")
+    with pytest.raises(RequestError, match=r"1 of 3 images have several originals of their name .*: a/x\."):
+        evaluated(ask, made, real, ("psnr",))
+    (real / "a" / "x.png").unlink()
+    one = next(made.rglob("*.png"))
+    shutil.copy(one, one.with_suffix(".bmp"))
+    with pytest.raises(RequestError, match="1 names stand for several reconstructions: "):
+        evaluated(ask, made, real, ("psnr",), 4)
 
 
 @pytest.mark.parametrize(

@@ -11,6 +11,7 @@ from diffusionbench.errors import RequestError
 from diffusionbench.prompts import PromptList
 from diffusionbench.references.reference import Reference
 from diffusionbench.sample import SAMPLE, Item, Sample, noise_seed, plain_item
+from diffusionbench.shown import few
 
 
 @dataclass(frozen=True)
@@ -144,6 +145,11 @@ class Reconstruction(Axis):
             raise RequestError(
                 f"{asked.count} reconstructions were asked for and there are {len(names)}. Give a folder or archive of "
                 "reconstructions, and ask for at most as many."
+            )
+        if twice := [name for name, times in Counter(names[: asked.count]).items() if times > 1]:
+            raise RequestError(
+                f"{len(twice):,} names stand for several reconstructions: {few(twice)}. Keep one image of each name, "
+                "whatever its suffix."
             )
         labels = asked.given or [None] * len(names)
         return [Sample(place, Item(names[place], labels[place])) for place in range(asked.count)]

@@ -166,6 +166,12 @@ class ImageReference(Reference):
                 f"{len(alone):,} of {len(samples):,} images have no original of their name in reference {self.name}: "
                 f"{few(alone)}. Add the originals, whatever their suffix, or take these images out."
             )
+        times = Counter(self.keys)
+        if twice := [sample.item.key for sample in samples if times[sample.item.key] > 1]:
+            raise RequestError(
+                f"{len(twice):,} of {len(samples):,} images have several originals of their name in reference "
+                f"{self.name}: {few(twice)}. Keep one of each; numbers with and without leading zeros are one name."
+            )
         return [replace(sample, item=self._with_partner(sample.item)) for sample in samples]
 
     def _with_partner(self, item: Item) -> Item:
