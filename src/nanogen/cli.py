@@ -626,15 +626,15 @@ def prepare_latents(
       nanogen prepare latents --task imagenet256 --method dinov2-b --data pictures/ --out dinov2/ --statistics
     """
     config = _compose(words, task, method, scale, data).config
+    if statistics and ((part, workers, engine) != ("1/1", 1, "local") or dry_run):
+        raise ConfigError(
+            "--statistics are of all images in one process. Leave out --part, --workers, --engine and --dry-run."
+        )
     from nanogen import prepare as preparing
-    from nanogen.shards import ALONE, Spread
+    from nanogen.shards import Spread
 
     spread = Spread(_part(part), workers, engine)
     if statistics:
-        if spread != ALONE or dry_run:
-            raise ConfigError(
-                "--statistics are of all images in one process. Leave out --part, --workers, --engine and --dry-run."
-            )
         written = preparing.prepare_statistics(config, out)
         if written is not None:
             print(written)

@@ -43,6 +43,7 @@ REQUEST = {
     "reference_extractors": (("digits",), False),
     "reference_role": ("train", False),
     "repeat_error": (9.0, False),
+    "allow_partial": (True, False),
     "trained_with": (("digits",), False),
     "tuning": (Tuning(split="train"), False),
 }

@@ -118,6 +118,8 @@ TABLE = {
     "precision_efflite0": (precision, "efflite0", True),
     "recall_efflite0": (recall, "efflite0", True),
     "accuracy_efflite0": (accuracy, "efflite0", True),
+    "is_simpleeval_objects": (score, "simpleeval_objects", True),
+    "accuracy_simpleeval_objects": (accuracy, "simpleeval_objects", True),
     "rfid": (frechet, "inception", False),
     "rfd_efflite0": (frechet, "efflite0", False),
     **{key: (mean, key, key in ("psnr", "ssim")) for key in ("psnr", "ssim", "lpips", "pd_efflite0")},

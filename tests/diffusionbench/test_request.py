@@ -13,6 +13,7 @@ from diffusionbench.judges import JUDGES
 from diffusionbench.judges import digits as judge
 from diffusionbench.prompts import PromptChoice
 from diffusionbench.references.digits import DigitsReference
+from diffusionbench.registry import require
 from diffusionbench.request import EvalRequest
 from diffusionbench.source import ArraySource
 
@@ -153,8 +154,8 @@ def test_a_missing_package_is_named_with_its_remedy(monkeypatch):
         raise ModuleNotFoundError(f"No module named '{name}'", name=name)
 
     monkeypatch.setattr("diffusionbench.registry.importlib.import_module", absent)
-    with pytest.raises(MissingPackageError, match=r"pip install .*\[demo\]"):
-        DigitsReference()
+    with pytest.raises(MissingPackageError, match=r"A plot .*pip install .*\[demo\]"):
+        require("altair", "demo", "A plot")
 
 
 def test_samples_follow_the_reference_the_images_or_the_classes_in_turn(ask, given):

@@ -130,11 +130,15 @@ def test_every_way_gives_the_same_record(ask, real, tmp_path, held_out):
     source = ArraySource(*real, "real")
 
     def core(record):
-        return record.id, record.values, record.anchors, record.provenance.images_digest
+        return record.id, record.values, record.provenance.images_digest
 
     streamed = runner.run(request, source)
     kept = runner.run(request, source, tmp_path / "one")
     assert core(kept) == core(streamed)
+    # Anchors that are among the images have other neighbours in a batch where evidence is kept.
+    for name, anchor in streamed.anchors.items():
+        for key, value in anchor.items():
+            assert kept.anchors[name][key].value == pytest.approx(value.value, rel=1e-5)
     store = runner.open_store(request, source, tmp_path / "three")
     for rank in (2, 0, 1):
         runner.fill(request, source, store, rank, 3)
@@ -211,7 +215,7 @@ def test_anchors_have_the_generated_count_and_say_where_they_cannot(ask, metric,
     key = metric(spec("spy"))
     small = runner.run(ask(metrics=(key,), count=40), ArraySource(noise(40), None, "noise"))
     assert {name: values[key].scored for name, values in small.anchors.items()} == {"held_out": 40, "class_means": 40}
-    assert small.protocol.notes == ()
+    assert not [note for note in small.protocol.notes if note.startswith("anchor")]
     large = runner.run(ask(metrics=(key,), count=400), ArraySource(noise(400), None, "noise"))
     assert {values[key].scored for values in large.anchors.values()} == {359}
     assert "anchor held_out: 359 images, the generated set has 400" in large.protocol.notes

@@ -311,7 +311,7 @@ def asked(observe: Callable[[Any], Any]) -> Callable[..., Any]:
         config = open_data(tiny(1, *overrides).config)[1]
         components = build_components(config, "cpu", "float32")
         try:
-            return observe(evaluate._evaluation(config, components, "toy", None).request)
+            return observe(evaluate.evaluation_of(config, components, "toy").request)
         except UserError:
             return "refused"
 

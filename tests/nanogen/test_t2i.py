@@ -111,14 +111,14 @@ def test_the_first_images_of_an_evaluation_follow_the_prompt_sets_seeds(run, tmp
     """Noise is fixed by the set, so that choosing the best of several would show."""
     import torch
 
-    from nanogen.evaluate import NetworkSource, _evaluation
+    from nanogen.evaluate import NetworkSource, evaluation_of
     from nanogen.pipeline import load
     from nanogen.rng import SeededNoise
 
     weights = sorted((run / "checkpoints").glob("*/ema.safetensors"))[-1]
     loaded = load(weights, None, "cpu", "float32")
     source = NetworkSource(loaded.pipeline(["eval.seed=0", "eval.batch_size=4"]), "test")
-    samples = _evaluation(loaded.config, loaded.components, "test", None).samples(source)
+    samples = evaluation_of(loaded.config, loaded.components, "test", None).samples(source)
     noise = SeededNoise([samples[0].seed]).normal("image", (3, 24, 24))
     assert torch.equal(noise[0], torch.randn(3, 24, 24, generator=torch.Generator().manual_seed(samples[0].seed)))
     together, alone = source.images(samples[:3]), source.images(samples[2:3])
