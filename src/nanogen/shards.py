@@ -107,8 +107,8 @@ def check_same(folder: Path, there: ShardRecipe, asked: ShardRecipe) -> None:
     """Refuse shards of another recipe; DataError naming the fields that differ, with both values."""
     old, new = there.model_dump(), asked.model_dump()
     # What a recipe is of goes before how many there are.
-    keys = sorted(old, key=lambda key: key in ("count", "shard"))
-    found = [f"{key} is {str(old[key])[:16]} there and {str(new[key])[:16]} now" for key in keys if old[key] != new[key]]
+    keys = [key for key in sorted(old, key=lambda key: key in ("count", "shard")) if old[key] != new[key]]
+    found = [f"{key} is {str(old[key])[:16]} there and {str(new[key])[:16]} now" for key in keys]
     if found:
         raise DataError(
             f"{asked.title} {folder} is of another recipe: {'; '.join(found)}. Make it again with `{asked.command}` in "
