@@ -106,7 +106,9 @@ def read_manifest(folder: Path, kind: type[RecipeT]) -> RecipeT:
 def check_same(folder: Path, there: ShardRecipe, asked: ShardRecipe) -> None:
     """Refuse shards of another recipe; DataError naming the fields that differ, with both values."""
     old, new = there.model_dump(), asked.model_dump()
-    found = [f"{key} is {str(old[key])[:16]} there and {str(new[key])[:16]} now" for key in old if old[key] != new[key]]
+    # What a recipe is of goes before how many there are.
+    keys = [key for key in sorted(old, key=lambda key: key in ("count", "shard")) if old[key] != new[key]]
+    found = [f"{key} is {str(old[key])[:16]} there and {str(new[key])[:16]} now" for key in keys]
     if found:
         raise DataError(
             f"{asked.title} {folder} is of another recipe: {'; '.join(found)}. Make it again with `{asked.command}` in "
