@@ -109,6 +109,9 @@ def run(words: list[str]) -> str:
 def test_commands_run(document, inputs, tmp_path, monkeypatch):
     shutil.copytree(inputs, tmp_path, dirs_exist_ok=True)
     shutil.copytree(ROOT / "records", tmp_path / "records")
+    if "--out samples/" in document.read_text(encoding="utf-8"):
+        # Written by the document itself.
+        shutil.rmtree(tmp_path / "samples")
     parquet(tmp_path)
     monkeypatch.chdir(tmp_path)
     for text, name in CONFIG.findall(document.read_text(encoding="utf-8")):
