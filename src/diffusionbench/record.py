@@ -196,7 +196,7 @@ class Cost(Strict):
         return self
 
 
-class Progress(Strict):
+class ProgressPoint(Strict):
     """Scores of one evaluation during training."""
 
     images: Natural = Field(description="images that the optimizer had seen")
@@ -238,7 +238,7 @@ class Record(Strict):
     evidence: dict[Annotated[str, Field(pattern=FILE_NAME, max_length=MAX_ID)], Attachment] = {}
     trained_with: tuple[str, ...] = ()
     cost: Cost | None = None
-    progress: tuple[Progress, ...] = ()
+    progress: tuple[ProgressPoint, ...] = ()
     extra: dict[str, Any] = Field({}, description="facts of one source that no other record has")
 
     @model_validator(mode="before")
@@ -248,7 +248,7 @@ class Record(Strict):
 
     @field_validator("progress")
     @classmethod
-    def _in_order(cls, progress: tuple[Progress, ...]) -> tuple[Progress, ...]:
+    def _in_order(cls, progress: tuple[ProgressPoint, ...]) -> tuple[ProgressPoint, ...]:
         for before, after in pairwise(progress):
             if after.images <= before.images or after.epoch < before.epoch:
                 raise ValueError(

@@ -108,7 +108,7 @@ def write_curve(curve: Mapping[str, Any], out: Path) -> None:
 
 
 @dataclass(frozen=True)
-class Comparison:
+class CurveComparison:
     """How a run follows a curve.
 
     Attributes:
@@ -137,7 +137,7 @@ class Comparison:
             yield f"settings that differ: {few(self.differing, '; ')}"
 
 
-def compare_curve(run: Path, curve: Mapping[str, Any]) -> Comparison:
+def compare_curve(run: Path, curve: Mapping[str, Any]) -> CurveComparison:
     """Compare the log of a run, finished or not, with a curve.
 
     A value parts from the curve where it is outside `LIMIT` deviations at two logged steps in a row, or at the last.
@@ -176,7 +176,7 @@ def compare_curve(run: Path, curve: Mapping[str, Any]) -> Comparison:
         there = reload(curve["config"], "curve")
         found_keys = differences(there, opened.config).items()
         differing = tuple(f"{key}: {a} there, {b} here" for key, (a, b) in found_keys if not key.startswith(_FREE))
-    return Comparison(steps, parts, largest, differing)
+    return CurveComparison(steps, parts, largest, differing)
 
 
 @dataclass(frozen=True)

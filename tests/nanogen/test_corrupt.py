@@ -12,9 +12,9 @@ from diffusionbench.errors import DataError
 from nanogen.config import compose
 from nanogen.data import Batch, corrupt
 from nanogen.data.corrupt import CorruptLog, Skipping
+from nanogen.data.epochs import epoch_order
 from nanogen.data.opening import open_dataset
 from nanogen.data.order import batches
-from nanogen.data.plan import epoch_order
 from nanogen.train import train
 
 

@@ -15,10 +15,10 @@ from diffusionbench.errors import ConfigError, DataError, UserError
 from nanogen.conditions import CONDITIONS
 from nanogen.conditions.classes import ClassConditioner
 from nanogen.data.detect import detect
+from nanogen.data.epochs import epoch_order
 from nanogen.data.memory import ArrayDataset, array_digest
 from nanogen.data.opening import open_dataset
 from nanogen.data.order import Order, batches, steps_per_epoch
-from nanogen.data.plan import epoch_order
 from nanogen.datasets.digits import open_digits
 from nanogen.datasets.imagefolder import open_folder
 

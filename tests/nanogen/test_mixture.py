@@ -7,9 +7,9 @@ from shards import write_shards
 from diffusionbench.errors import ConfigError, DataError
 from nanogen.config import compose
 from nanogen.data import Component
+from nanogen.data.epochs import MAX_POSITION, epoch_order, epoch_slice, mixed
 from nanogen.data.opening import open_dataset
 from nanogen.data.order import Order, batches
-from nanogen.data.plan import MAX_POSITION, epoch_order, epoch_slice, mixed
 
 COMPONENTS = (Component(50, 3.0), Component(200, 1.0, blocks=(40,) * 5), Component(7, 0.5))
 OFFSETS = [0, 50, 250, 257]
@@ -71,7 +71,7 @@ def test_a_part_without_blocks_is_one_permutation():
 
 @pytest.mark.parametrize("sizes", [(5,), (1,) * 30, (3, 50, 2, 9, 40, 1), (20, 20, 20)])
 def test_blocks_cover_every_index_once(sizes, monkeypatch):
-    monkeypatch.setattr("nanogen.data.plan.GROUP", 16)
+    monkeypatch.setattr("nanogen.data.epochs.GROUP", 16)
     part = Component(sum(sizes), blocks=sizes)
     for epoch in range(3):
         whole = epoch_slice(part, 9, epoch, np.arange(part.size))
@@ -210,7 +210,7 @@ def test_every_part_and_every_seed_of_a_mixture_has_its_own_order():
 
 
 def test_every_epoch_shuffles_its_blocks_and_every_group_its_images(monkeypatch):
-    monkeypatch.setattr("nanogen.data.plan.GROUP", 10)
+    monkeypatch.setattr("nanogen.data.epochs.GROUP", 10)
     part, places = Component(40, blocks=(10, 10, 10, 10)), np.arange(40)
     # A seed of this test alone: what was drawn is kept.
     epochs = [epoch_slice(part, 24_680, epoch, places) for epoch in range(4)]

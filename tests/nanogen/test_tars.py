@@ -317,7 +317,7 @@ def sequence(data, steps: int, batch_size: int = 4, **options) -> list[str]:
 
 
 def test_an_epoch_has_every_sample_once_and_stays_in_a_group_of_shards(tmp_path, monkeypatch):
-    monkeypatch.setattr("nanogen.data.plan.GROUP", 8)
+    monkeypatch.setattr("nanogen.data.epochs.GROUP", 8)
     data = opened(write_shards(tmp_path / "data", [5, 3, 4, 4, 6, 2, 5, 3]))
     first, second = (sequence(data, 8, first_step=8 * epoch) for epoch in range(2))
     assert sorted(first) == sorted(second) == sorted(captions(data))
@@ -332,7 +332,7 @@ def test_an_epoch_has_every_sample_once_and_stays_in_a_group_of_shards(tmp_path,
 
 
 def test_a_killed_run_continues_with_the_very_next_sample(tmp_path, monkeypatch):
-    monkeypatch.setattr("nanogen.data.plan.GROUP", 4)
+    monkeypatch.setattr("nanogen.data.epochs.GROUP", 4)
     data = opened(write_shards(tmp_path / "data", [5, 3, 4]))
     whole = sequence(data, 12)
     for step in range(12):
@@ -348,7 +348,7 @@ def test_processes_and_workers_change_nothing_even_when_they_outnumber_the_shard
 
 
 def test_the_order_does_not_keep_the_whole_epoch_in_memory(tmp_path):
-    from nanogen.data.plan import epoch_slice
+    from nanogen.data.epochs import epoch_slice
 
     whole = Component(10**9, blocks=(10**5,) * 10**4)
     places = np.arange(10**8, 10**8 + 256)

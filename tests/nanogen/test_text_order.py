@@ -13,12 +13,11 @@ from PIL import Image
 from tiny import MODEL, QUIET, pair, tiny
 
 from nanogen.config import compose
-from nanogen.data import Component
+from nanogen.data import Component, epochs
 from nanogen.data import order as ordering
-from nanogen.data import plan as planning
+from nanogen.data.epochs import epoch_slice, permuted
 from nanogen.data.memory import ArrayDataset
 from nanogen.data.order import Order, batches, by_length
-from nanogen.data.plan import epoch_slice, permuted
 from nanogen.train import train
 
 
@@ -122,7 +121,7 @@ def test_a_huge_set_takes_no_memory():
 
 
 def test_larger_sets_than_are_listed_take_it(monkeypatch):
-    monkeypatch.setattr(planning, "LISTED", 10)
+    monkeypatch.setattr(epochs, "LISTED", 10)
     found = epoch_slice(Component(50), 3, 2, np.arange(50))
     assert found.tolist() == permuted(np.arange(50), 50, 3, 2).tolist()
 

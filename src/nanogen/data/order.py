@@ -24,8 +24,8 @@ from torch.utils.data import DataLoader
 
 from diffusionbench.errors import ConfigError, DataError
 from nanogen.data import Batch, Component, Dataset
+from nanogen.data.epochs import epoch_slice, mixed
 from nanogen.data.memory import SupportsBatches
-from nanogen.data.plan import epoch_slice, mixed
 from nanogen.rng import PositionalNoise
 
 # Draws what a step needs from its noise.

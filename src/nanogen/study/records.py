@@ -7,7 +7,7 @@ import statistics
 from collections.abc import Mapping
 
 from diffusionbench.errors import RunError
-from diffusionbench.record import MAX_NAME, PER_SAMPLE, Cost, Progress, Record, facts_of, load, with_attachments
+from diffusionbench.record import MAX_NAME, PER_SAMPLE, Cost, ProgressPoint, Record, facts_of, load, with_attachments
 from diffusionbench.study.published import METHODS
 from nanogen import log
 from nanogen.config import Config
@@ -106,7 +106,7 @@ def _counted(run: Run) -> Config:
     return run.config.model_copy(update={"condition": condition})
 
 
-def progress_of(run: Run) -> tuple[Progress, ...]:
+def progress_of(run: Run) -> tuple[ProgressPoint, ...]:
     """Return the scores of the evaluations during training, the last one included; none where no epoch is known."""
     size, images = run.config.train.batch_size, run.facts.get("num_images", 0)
     found: dict[int, dict[str, float]] = {
@@ -117,7 +117,7 @@ def progress_of(run: Run) -> tuple[Progress, ...]:
         return ()
     # An epoch leaves out the images that fill no batch.
     return tuple(
-        Progress(images=step * size, epoch=step / (images // size), scores=scores)
+        ProgressPoint(images=step * size, epoch=step / (images // size), scores=scores)
         for step, scores in sorted(found.items())
         if scores
     )

@@ -51,7 +51,7 @@ def kind(slot: str) -> str:
 
 
 @dataclass
-class Plan:
+class BlockPlan:
     """Slots of a block before any fact is drawn: the contrasted ones, the nouns that are animals, all named ones."""
 
     type: str
@@ -60,7 +60,7 @@ class Plan:
     slots: set[str]
 
     @classmethod
-    def of(cls, type_: str, stream: HashStream) -> Plan:
+    def of(cls, type_: str, stream: HashStream) -> BlockPlan:
         """Return contrasted slots, the slots they need, and which nouns are animals."""
         families = type_.split("-")
         if families[0] == "binding":
@@ -150,7 +150,7 @@ class OpenBlockSampler(BlockSampler):
 
     def draw(self, type_: str, stratum: str, stream: HashStream) -> Draft:
         """See `BlockSampler.draw`."""
-        plan = Plan.of(type_, stream)
+        plan = BlockPlan.of(type_, stream)
         plan.fill(stratum, stream)
         context: dict[str, tuple[str, ...]] = {"binding": (plan.binding,)} if plan.binding else {}
         sets: dict[str, tuple[str, ...]] = {}
@@ -175,7 +175,7 @@ class OpenBlockSampler(BlockSampler):
         return Draft(facts, (first, second), tuple(held))
 
     def _option_set(
-        self, slot: str, plan: Plan, context: Context, given: Sequence[str], stream: HashStream
+        self, slot: str, plan: BlockPlan, context: Context, given: Sequence[str], stream: HashStream
     ) -> tuple[str, ...]:
         """Return four options, shuffled; a question on a `given` fact is a held one."""
         chosen = list(given)
@@ -183,7 +183,9 @@ class OpenBlockSampler(BlockSampler):
             chosen.append(self._next(slot, plan, context, chosen, held=bool(given)))
         return tuple(stream.shuffle(chosen))
 
-    def _next(self, slot: str, plan: Plan, context: Context, chosen: Sequence[str] = (), held: bool = False) -> str:
+    def _next(
+        self, slot: str, plan: BlockPlan, context: Context, chosen: Sequence[str] = (), held: bool = False
+    ) -> str:
         sideways = slot == "relation" and plan.binding is not None and not chosen
         own = [kind_of(name) for name in plan.slots if name != slot and owner_of(name) == slot]
         refused = frozenset(tag for name in own for tag in REFUSES[name])
