@@ -1,0 +1,83 @@
+"""Options that several verbs share, and what is made of their words."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from diffusionbench import bounds
+from diffusionbench.errors import CheckpointError, ConfigError
+
+if TYPE_CHECKING:
+    from nanogen.config import ComposedConfig
+
+Task = Annotated[str | None, typer.Option("--task", help="what: data and condition; see `nanogen ls tasks`")]
+Method = Annotated[str | None, typer.Option("--method", help="how: latent space, objective, losses")]
+Scale = Annotated[str | None, typer.Option("--scale", help="how big: laptop, single-gpu or paper")]
+DataPath = Annotated[str | None, typer.Option("--data", help="file or folder of your images")]
+Words = Annotated[list[str] | None, typer.Argument(help="config file and overrides, such as my.yaml optim.lr=1e-3")]
+RunFolder = Annotated[Path, typer.Argument(help="a run folder")]
+Overrides = Annotated[list[str] | None, typer.Argument(help="overrides of sampler.*, guidance.* and eval.*")]
+Json = Annotated[bool, typer.Option("--json", help="print JSON and nothing else")]
+# A scale below 1 is refused by the config, which says why.
+GuidanceScale = Annotated[
+    float | None,
+    typer.Option("--guidance", max=bounds.GUIDANCE, callback=bounds.number, help="classifier-free scale; 1 is off"),
+]
+Step = Annotated[
+    int | None, typer.Option(min=0, max=bounds.DURATION, help="of a checkpoint that is kept; default: the newest")
+]
+Seed = Annotated[int | None, typer.Option("--seed", min=0, max=bounds.SEED, help="of the noise")]
+
+
+def compose_words(
+    words: list[str] | None, task: str | None, method: str | None, scale: str | None, data: str | None
+) -> ComposedConfig:
+    from nanogen.config import compose
+    from nanogen.data.detect import detect
+
+    names = [word for word in words or [] if "=" not in word]
+    overrides = [word for word in words or [] if "=" in word]
+    if len(names) > 1:
+        raise ConfigError(f"expected at most one config file, found {', '.join(names)}. Overrides are key=value.")
+    if data is not None:
+        place = Path(data)
+        if data.startswith("hf:"):
+            from nanogen.hub import data_of
+
+            name, place = data_of(data)
+            data = str(name)
+        overrides = [f"data.name={detect(place)}", f"data.path={json.dumps(data)}", *overrides]
+    return compose(task, method, scale, Path(names[0]) if names else None, overrides)
+
+
+def parse_part(text: str) -> tuple[int, int]:
+    """Return i and n of "i/n"."""
+    index, slash, total = text.partition("/")
+    if not (slash and index.isdecimal() and total.isdecimal() and len(text) < 20):
+        raise ConfigError(f"--part {text}: give i/n with 1 <= i <= n, such as 3/64.")
+    return int(index), int(total)
+
+
+def resumed_words(path: Path, words: list[str] | None, others: tuple[str | None, ...]) -> ComposedConfig:
+    if any(others):
+        raise ConfigError("--resume takes task, method, scale, data and place from the run. Leave the others out.")
+    check_use_of_run(path, words or [])
+    from nanogen.run import resumed
+
+    return resumed(path, words or [])
+
+
+def check_use_of_run(run: Path, overrides: list[str]) -> None:
+    """Refuse at once what can be refused without the seconds that torch takes to load."""
+    from nanogen.config import check_overrides
+
+    check_overrides(overrides)
+    if not run.exists() and not str(run).startswith("hf:"):
+        raise CheckpointError(
+            f"{run} is not a run folder: it does not exist. Give the folder that `nanogen train` wrote, such as "
+            "outputs/demo."
+        )
