@@ -99,10 +99,12 @@ def test_the_first_page_is_light(site):
     assert sum(path.stat().st_size for path in (site / "index.html", *styles, *pictures)) < 500_000
 
 
-def test_every_document_is_in_the_navigation():
+def test_every_document_is_in_the_navigation_once():
     navigation = (ROOT / "mkdocs.yml").read_text(encoding="utf-8").partition("\nnav:")[2]
     missing = [path.name for path in (ROOT / "docs").glob("*.md") if f" {path.name}\n" not in navigation]
     assert missing == []
+    pages = re.findall(r"(\S+\.md)\n", navigation)
+    assert len(pages) == len(set(pages))
 
 
 @pytest.mark.browser
