@@ -10,8 +10,9 @@ from __future__ import annotations
 import errno
 import os
 import sys
+import warnings
 from collections.abc import Callable
-from typing import TextIO
+from typing import Any, TextIO
 
 from diffusionbench.shown import first_line, message
 
@@ -45,6 +46,10 @@ class CheckpointError(UserError):
 
 class MissingPackageError(UserError):
     """An optional package is not installed."""
+
+
+class Caution(UserWarning):
+    """What speaks against a number as it stands; a program says it in one sentence."""
 
 
 class RunError(Exception):
@@ -123,6 +128,15 @@ def run_program(program: Callable[[], object], interrupted: str) -> None:
             setattr(sys, name, _nowhere())
         elif hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="backslashreplace")
+    show = warnings.showwarning
+
+    def say(message: Warning | str, category: type[Warning], *where: Any) -> None:
+        if issubclass(category, Caution):
+            _tell(f"Caution: {message}")
+        else:
+            show(message, category, *where)
+
+    warnings.showwarning = say  # type: ignore[assignment]
     code = _exit_code(program, interrupted)
     try:
         sys.stdout.flush()

@@ -7,13 +7,15 @@ stopped, and the first two work on a part of the samples, or in several processe
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+import warnings
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from diffusionbench.assemble import Findings, assemble
+from diffusionbench.errors import Caution
 from diffusionbench.evidence import EVIDENCE, EvidenceStore, Keep
 from diffusionbench.imagesets import ImageSet, ImageStream, read
 from diffusionbench.judges import JUDGES
@@ -253,13 +255,16 @@ def _scored(pass_: JudgingPass, images: ImageSet) -> Record:
     started = time.perf_counter()
     evaluation, rows = pass_.evaluation, EvidenceRows()
     estimates, seen = pass_("scored", images, evaluation.request.count, evaluation.metrics, rows)
-    cautions = _cautions(pass_, seen)
+    for judge in pass_.judges.values():
+        # Not in the record, which is the same where evidence leaves nothing to judge.
+        if judge.caution is not None:
+            warnings.warn(judge.caution, Caution, stacklevel=2)
     anchors, notes = _anchors(pass_, seen)
     used = {name: judge for name, judge in pass_.judges.items() if judge.spec.in_protocol}
     found = Findings(
         estimates=estimates,
         anchors=anchors,
-        notes=(*cautions, *notes),
+        notes=(*_too_few(evaluation, seen), *notes),
         judges={
             name: JudgeUsed(digest=one.digest, precision=one.facts.precision, options=one.facts.options)
             for name, one in used.items()
@@ -274,16 +279,15 @@ def _scored(pass_: JudgingPass, images: ImageSet) -> Record:
     return assemble(evaluation, images, found)
 
 
-def _cautions(pass_: JudgingPass, count: int) -> tuple[str, ...]:
-    """Say what speaks against reading the values as they stand: too few images, or images a judge is not made for."""
-    few = (
-        f"{key}: {count:,} images are fewer than the {JUDGES[judge].dim:,} features of judge '{judge}', so that most "
-        "of the value comes from their number. It compares with equal counts only."
-        for key, spec in pass_.evaluation.metrics.items()
-        for judge, needed in spec.reference.items()
-        if needed == "moments" and count < JUDGES[judge].dim
-    )
-    return (*few, *(judge.caution for judge in pass_.judges.values() if judge.caution is not None))
+def _too_few(evaluation: Evaluation, count: int) -> Iterator[str]:
+    """Say which metrics compare moments of fewer images than features."""
+    for key, spec in evaluation.metrics.items():
+        for judge, needed in spec.reference.items():
+            if needed == "moments" and count < JUDGES[judge].dim:
+                yield (
+                    f"{key}: {count:,} images are fewer than the {JUDGES[judge].dim:,} features of judge '{judge}', so "
+                    "that most of the value comes from their number. It compares with equal counts only."
+                )
 
 
 def _anchors(pass_: JudgingPass, count: int) -> tuple[dict[str, dict[str, Estimate]], tuple[str, ...]]:

@@ -28,7 +28,7 @@ from diffusionbench.limits import read_small
 from diffusionbench.registry import require
 from diffusionbench.schema import Strict, digest
 from diffusionbench.views.terminal import progress_line
-from diffusionbench.writing import check_replaceable, make_folder, write_atomic, write_errors
+from diffusionbench.writing import check_replaceable, make_folder, sweep, write_atomic, write_errors
 
 MANIFEST: Final = "manifest.json"
 # Bytes of a shard of items of one size, about.
@@ -136,6 +136,9 @@ def start_folder(folder: Path, recipe: ShardRecipe) -> None:
     if (folder / MANIFEST).exists():
         check_same(folder, read_manifest(folder, type(recipe)), recipe)
     else:
+        if folder.is_dir():
+            # What a killed process left of the manifest is no stranger.
+            sweep(folder)
         check_replaceable(folder, recipe.title, [], DataError)
     with write_errors(f"{recipe.title} {folder}", kind=DataError):
         make_folder(folder)

@@ -14,6 +14,7 @@ import json
 import multiprocessing
 import os
 import sys
+import threading
 import traceback
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
@@ -39,11 +40,12 @@ PRELOAD += ["transformers.models.bert.modeling_bert", "nanogen.data.caption_text
 @dataclass(frozen=True)
 class Operation:
     """What is done ("open" for writing, "write", "fsync", "rename", "exchange", "unlink", "mkdir", "rmdir"), to which
-    path, and for "rename" and "exchange" the other one; paths are below the folder."""
+    path, for "rename" and "exchange" the other one, and in which thread; paths are below the folder."""
 
     kind: str
     path: str
     other: str = ""
+    thread: str = ""
 
     def __str__(self) -> str:
         return " ".join(filter(None, (self.kind, self.path, self.other and f"-> {self.other}")))
@@ -62,7 +64,7 @@ class Watch:
     def __call__(self, kind: str, path: str, other: str = "", half: Callable[[], object] = lambda: None) -> None:
         """Note an operation; `half` does the half of it that is done when it is struck."""
         below = [one and os.path.relpath(one, self.folder) for one in (path, other)]
-        self.operations.append(Operation(kind, *below))
+        self.operations.append(Operation(kind, *below, threading.current_thread().name))
         number = len(self.operations) - 1
         if self.at is None or number < self.at:
             return

@@ -23,6 +23,7 @@ HONEST = {
     *(f"time/{part}" for part in ("data", "encode", "forward", "backward", "optimizer", "ema")),
     "created",
     "wall_seconds",
+    "device_hours",
     "seconds",
     "state/.metadata",
     "ema.safetensors",
@@ -163,30 +164,35 @@ def test_a_power_cut_loses_nothing(campaigns, name):
 def undurable(operations: Sequence[Operation]) -> Iterator[str]:
     """What a power cut may lose: content that is not on the disk when it gets its name, the new when the old is
     removed, and either when the command has ended."""
-    content: set[str] = set()
-    names: set[str] = set()
+    # By path, which thread it waits for.
+    content: dict[str, str] = {}
+    names: dict[str, str] = {}
     known: set[str] = set()
     for one in operations:
         if Path(one.path).name == ".lock":
             # Nobody holds it after a power cut.
             continue
+        parent = str(Path(one.path).parent)
         if one.kind in ("open", "write"):
-            content.add(one.path)
+            content[one.path] = one.thread
         if one.kind in ("open", "mkdir") and one.path not in known:
-            names.add(str(Path(one.path).parent))
+            names[parent] = one.thread
         elif one.kind == "fsync":
-            content.discard(one.path)
-            names.discard(one.path)
+            content.pop(one.path, None)
+            names.pop(one.path, None)
         elif one.kind in ("rename", "exchange"):
             if open_ := {path for path in content | names if f"{path}/".startswith(f"{one.path}/")}:
                 yield f"{one}: {', '.join(sorted(open_))} not on the disk"
             known.add(one.other)
             # What goes under a hidden name is on its way out.
             if not Path(one.other).name.startswith("."):
-                names.add(str(Path(one.other).parent))
+                names[str(Path(one.other).parent)] = one.thread
         known.add(one.path)
-        if one.kind in ("unlink", "rmdir") and (content or names):
-            yield f"{one}: {', '.join(sorted(content | names))} not on the disk"
+        if one.kind in ("unlink", "rmdir"):
+            # What is removed need not be there; what another thread is writing takes no part in it.
+            content.pop(one.path, None)
+            if waiting := {path for path, thread in (content | names).items() if thread == one.thread}:
+                yield f"{one}: {', '.join(sorted(waiting))} not on the disk"
     if content or names:
         yield f"end: {', '.join(sorted(content | names))} not on the disk"
 
