@@ -344,7 +344,11 @@ def test_a_killed_run_continues_with_the_very_next_sample(tmp_path, monkeypatch)
 def test_processes_and_workers_change_nothing_even_when_they_outnumber_the_shards(tmp_path, options):
     data = opened(write_shards(tmp_path / "data", [13]))
     count = options.get("accumulation", 1)
-    assert sequence(data, 6 * count, **options) == sequence(data, 6)
+    found, wanted = sequence(data, 6 * count, **options), sequence(data, 6)
+    if count > 1:
+        # Micro-batches hold captions of like length.
+        found, wanted = ([sorted(one[at : at + 4]) for at in range(0, 24, 4)] for one in (found, wanted))
+    assert found == wanted
 
 
 def test_the_order_does_not_keep_the_whole_epoch_in_memory(tmp_path):
