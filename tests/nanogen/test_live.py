@@ -81,36 +81,30 @@ def test_node_samples_what_python_samples(loaded, tmp_path):
 
 
 @pytest.mark.browser
-def test_the_page_samples_what_python_samples_without_a_network(loaded, tmp_path):
-    playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
-    chromium = shutil.which("chromium") or shutil.which("chromium-browser")
-    if chromium is None:
-        pytest.skip("Chromium is not installed")
+def test_the_page_samples_what_python_samples_without_a_network(loaded, tmp_path, browser):
     write_live(loaded, tmp_path / "live.html")
     problems = []
-    with playwright.sync_playwright() as run:
-        browser = run.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
-        page = browser.new_page()
-        page.on("console", lambda message: problems.append(message.text) if message.type == "error" else None)
-        page.on("pageerror", lambda error: problems.append(str(error)))
-        page.on("request", lambda request: problems.append(request.url) if "live.html" not in request.url else None)
-        page.goto((tmp_path / "live.html").as_uri())
-        found = [
-            page.evaluate(
-                "(asked) => { let last; for (const one of Live.sample(network, asked)) last = one;"
-                " return Array.from(Live.pixels(last.z, network.shape.latent)); }",
-                asked,
-            )
-            for asked in ASKED
-        ]
-        # The controls ask for the same: what is on the canvas is what was sampled.
-        page.get_by_label("9", exact=True).check(force=True)
-        for name in ("guidance", "seed", "steps"):
-            page.locator(f"[name={name}]").fill(str(ASKED[1][name]))
-        page.wait_for_function("document.getElementById('told').dataset.done == turn")
-        shown = page.evaluate("""() => { const c = document.getElementById("state");
-            return Array.from(c.getContext("2d").getImageData(0, 0, c.width, c.height).data); }""")
-        browser.close()
+    page = browser.new_page()
+    page.on("console", lambda message: problems.append(message.text) if message.type == "error" else None)
+    page.on("pageerror", lambda error: problems.append(str(error)))
+    page.on("request", lambda request: problems.append(request.url) if "live.html" not in request.url else None)
+    page.goto((tmp_path / "live.html").as_uri())
+    found = [
+        page.evaluate(
+            "(asked) => { let last; for (const one of Live.sample(network, asked)) last = one;"
+            " return Array.from(Live.pixels(last.z, network.shape.latent)); }",
+            asked,
+        )
+        for asked in ASKED
+    ]
+    # The controls ask for the same: what is on the canvas is what was sampled.
+    page.get_by_label("9", exact=True).check(force=True)
+    for name in ("guidance", "seed", "steps"):
+        page.locator(f"[name={name}]").fill(str(ASKED[1][name]))
+    page.wait_for_function("document.getElementById('told').dataset.done == turn")
+    shown = page.evaluate("""() => { const c = document.getElementById("state");
+        return Array.from(c.getContext("2d").getImageData(0, 0, c.width, c.height).data); }""")
+    page.close()
     assert problems == []
     same(found, loaded)
     assert [value for place, value in enumerate(shown) if place % 4 < 3] == found[1]
