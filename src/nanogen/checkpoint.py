@@ -85,6 +85,8 @@ class Saver:
         self.folder, self.header, self.keep, self.keep_every = folder, header, keep, keep_every
         self.begun = self._finished = 0
         self._writing: Future[None] | None = None
+        # What is written is copied here first.
+        self._staging, self._average = parallel.Staging(), dict[str, Tensor]()
 
     def save(self, state: TrainState) -> None:
         """Copy a training state, and begin to write it once the one before is written; every process calls it.
@@ -102,24 +104,20 @@ class Saver:
                 self.folder.mkdir(exist_ok=True)
                 sweep(self.folder)
                 temporary.mkdir()
-        tree = parallel.staged(_tree(state))
-        average = {}
+        tree = self._staging(_tree(state))
         for name, tensor in state.averaged().items():
             whole = parallel.full(tensor)
             if main:
-                average[name] = whole.to("cpu", copy=True, memory_format=torch.contiguous_format)
+                self._average.setdefault(name, torch.empty(whole.shape, dtype=whole.dtype)).copy_(whole)
         self.begun, self._writing = step, Future()
         # Not joined where the program ends at once.
-        threading.Thread(
-            target=self._write, args=(self._writing, temporary, tree, average, header), daemon=True
-        ).start()
+        threading.Thread(target=self._write, args=(self._writing, temporary, tree, header), daemon=True).start()
 
     def _write(
         self,
         writing: Future[None],
         temporary: Path,
         tree: dict[str, Any],
-        average: dict[str, Tensor],
         header: dict[str, str],
     ) -> None:
         step, main = int(header["step"]), parallel.is_main()
@@ -128,7 +126,7 @@ class Saver:
                 files = parallel.save(tree, temporary / STATE)
                 if main:
                     entries = {f"{STATE}/{name}": Entry(bytes=size, sha256=sha) for name, (size, sha) in files.items()}
-                    entries[WEIGHTS] = _write_weights(temporary / WEIGHTS, average, header)
+                    entries[WEIGHTS] = _write_weights(temporary / WEIGHTS, self._average, header)
                     _finish(temporary, step, entries)
                     prune(self.folder, step, self.keep, self.keep_every)
             writing.set_result(None)
