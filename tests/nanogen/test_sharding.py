@@ -99,10 +99,8 @@ def test_losses_in_bfloat16_are_equal_however_the_weights_are_shared(compiled, t
     train(tiny(4, *FEW, *more), tmp_path / "one", "cpu", ["test"])
     for done in shared(2, tmp_path, 4, "none,full", *more):
         assert done.returncode == 0, done.stderr
-    wanted = losses(tmp_path / "one")
     for sharing in ("none", "full"):
-        assert losses(tmp_path / sharing) == pytest.approx(wanted, rel=1e-2)
-    assert wanted[-1] < wanted[0]
+        assert losses(tmp_path / sharing) == pytest.approx(losses(tmp_path / "one"), rel=4e-3)
 
 
 def test_a_killed_run_goes_on_with_other_processes_and_another_sharing(tmp_path):
