@@ -260,7 +260,12 @@ def open_run(path: Path, config: Config, facts: dict[str, Any], bytes_needed: in
         make_folder(path)
         with ExitStack() as until_open:
             until_open.enter_context(locked(path))
-            run = _continued(path, config) if _is_run(path) else _made(Run(path, config, facts))
+            known = _known(path, config) if _is_run(path) else None
+            run = Run(path, config, known.facts if known else facts)
+            make_folder(run.checkpoints)
+            if known is None:
+                _write(run)
+            checkpoint.sweep(run.checkpoints)
             held.push(until_open.pop_all())
         return run
     except OSError as error:
@@ -303,21 +308,13 @@ def _check_room(path: Path, bytes_needed: int) -> None:
         )
 
 
-def _made(run: Run) -> Run:
-    make_folder(run.checkpoints)
-    _write(run)
-    return run
-
-
-def _continued(path: Path, config: Config) -> Run:
+def _known(path: Path, config: Config) -> Run:
     try:
         run = _read(path)
     except DamagedError as error:
         run = _restored(path, error)
     ensure_same_config(path, run.config, config, "asked")
-    make_folder(run.checkpoints)
-    checkpoint.sweep(run.checkpoints)
-    return Run(path, config, run.facts)
+    return run
 
 
 def describe(

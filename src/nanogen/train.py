@@ -29,7 +29,7 @@ from nanogen.data.cached import ImageCacheManifest, StoredPictures
 from nanogen.data.corrupt import CorruptLog
 from nanogen.data.memory import SupportsBatches, cache_latents
 from nanogen.data.opening import open_dataset
-from nanogen.data.order import Order, batches, in_order
+from nanogen.data.order import Draw, Order, batches, in_order
 from nanogen.latents import LATENTS, Latent
 from nanogen.latents.cache import Dtype, LatentCacheManifest, StoredLatents, recipe
 from nanogen.log import say
@@ -227,6 +227,23 @@ def training_source(data: Dataset, config: Config, components: Components) -> Da
         data,
         in_order(source, max(1, CHUNK_PIXELS // config.data.image_size**2), config.data.workers),
         lambda batch: latents_of(batch, components),
+    )
+
+
+def micro_batches(
+    source: Dataset | SupportsBatches, config: Config, first_step: int = 0, draw: Draw | None = None
+) -> Iterator[Batch]:
+    """Return this process's micro-batches from a step on; see `nanogen.data.order.batches`."""
+    return batches(
+        source,
+        seed=config.seed,
+        batch_size=config.train.batch_size,
+        first_step=first_step,
+        rank=parallel.rank(),
+        world=parallel.world_size(),
+        accumulation=config.train.accumulation,
+        workers=config.data.workers,
+        draw=draw,
     )
 
 
@@ -433,18 +450,8 @@ def train(composition: ComposedConfig, run_dir: Path, device: str, command: list
         by_time = LossByTime(components, lambda: fixed_images(source, components))
         outputs = held.enter_context(RunOutputs(run, components, state, data, last, corrupt, stop, by_time))
         outputs.catch_up()
-        loader = batches(
-            source,
-            seed=config.seed,
-            batch_size=config.train.batch_size,
-            first_step=state.step,
-            rank=parallel.rank(),
-            world=parallel.world_size(),
-            accumulation=config.train.accumulation,
-            workers=config.data.workers,
-            draw=partial(draw_ahead, components.objective, components.derived.shape.latent_shape),
-        )
-        loader = copied_ahead(loader, state.device)
+        draw = partial(draw_ahead, components.objective, components.derived.shape.latent_shape)
+        loader = copied_ahead(micro_batches(source, config, state.step, draw), state.device)
         loader = corrupt.watch(loader) if corrupt else loader
         write_steps(flow_updates(state, components, config, loader, last, outputs.times), outputs, stop)
     return run
