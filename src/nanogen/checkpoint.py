@@ -339,11 +339,6 @@ def _problem(path: Path, step: int, weights_only: bool = False) -> str | None:
     return None
 
 
-def num_bytes(state: TrainState) -> int:
-    """Return about how large a checkpoint is: weights, two moments and the average."""
-    return 4 * sum(tensor.numel() * tensor.element_size() for tensor in state.module.tensors().values())
-
-
 def restore(checkpoint: Checkpoint, state: TrainState) -> None:
     """Load a training state in place; every process calls it.
 

@@ -241,7 +241,7 @@ def ensure_same_data(run: Run, facts: dict[str, Any]) -> None:
             )
 
 
-def open_run(path: Path, config: Config, facts: dict[str, Any], bytes_needed: int, held: ExitStack) -> Run:
+def open_run(path: Path, config: Config, facts: dict[str, Any], bytes_needed: float, held: ExitStack) -> Run:
     """Make a run folder, or check that an existing one is this config's; and hold it against other processes.
 
     Args:
@@ -298,7 +298,7 @@ def _is_unfinished(path: Path) -> bool:
     return True
 
 
-def _check_room(path: Path, bytes_needed: int) -> None:
+def _check_room(path: Path, bytes_needed: float) -> None:
     disk = next(folder for folder in (path, *path.absolute().parents) if folder.exists())
     free = shutil.disk_usage(disk).free
     if free < bytes_needed:

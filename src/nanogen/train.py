@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from diffusionbench.errors import ConfigError, Stopped, UserError
-from nanogen import checkpoint, evaluate, parallel, precision, threads
+from nanogen import checkpoint, costs, evaluate, parallel, precision, threads
 from nanogen.build import Components, build_components, build_losses, build_network
 from nanogen.conditions import CONDITIONS
 from nanogen.config import ComposedConfig, Config
@@ -428,7 +428,8 @@ def train(composition: ComposedConfig, run_dir: Path, device: str, command: list
         with parallel.agreed():
             job = check(composition, device, command)
         data, config, state, last = job.data, job.config, job.state, job.last
-        run = parallel.from_main(lambda: open_run(run_dir, config, job.facts, checkpoint.num_bytes(state), held))
+        size = costs.checkpoint_bytes(config, job.components.derived.shape)
+        run = parallel.from_main(lambda: open_run(run_dir, config, job.facts, size, held))
         with parallel.agreed():
             ensure_same_data(run, job.facts)
         components = replace(job.components, precision=run.facts["precision"])
@@ -437,9 +438,9 @@ def train(composition: ComposedConfig, run_dir: Path, device: str, command: list
         kept = threads.settle(run.facts.get("threads"), state.step > 0, device, lambda: trial_step(job))
         run = keep_threads(run, kept)
         if parallel.is_main():
-            size = sum(weight.numel() for weight in state.module.net.parameters())
+            parameters = sum(weight.numel() for weight in state.module.net.parameters())
             say(
-                f"{run_dir}: {size:,} parameters, {len(data):,} images, {last} "
+                f"{run_dir}: {parameters:,} parameters, {len(data):,} images, {last} "
                 f"steps of batch {config.train.batch_size}, {components.precision} on {device}, "
                 f"{parallel.world_size()} process(es){f'; continuing after step {state.step}' if state.step else ''}"
             )
