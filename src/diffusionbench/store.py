@@ -292,21 +292,6 @@ class ImageStore:
         for _ in self.batches(count):
             pass
 
-    def trim(self, num: int) -> None:
-        """Remove the chunks of which no image is among the first `num`; evidence of them stays.
-
-        Raises:
-            OSError: if that is not possible.
-        """
-        self._refresh()
-        for name, chunk in self._chunks.items():
-            if min([*(entry.id for entry in chunk.entries), *chunk.unreadable]) >= num:
-                # The list first: a process that dies in between leaves no chunk that counts.
-                for file in (f"{name}.json", *chunk.files):
-                    (self.folder / file).unlink(missing_ok=True)
-        for known in (self._chunks, self._place, self._faults):
-            known.clear()
-
     def batches(self, count: int) -> Iterator[tuple[list[Sample], np.ndarray]]:
         """See `ImageSet`.
 

@@ -262,8 +262,6 @@ def evaluate(
             record = runner.score(evaluation, store, components.device, prepared=judging)
             if save:
                 keep(record, run, folder)
-                if (num := config.eval.num_kept) is not None:
-                    store.trim(num)
     return record
 
 

@@ -389,8 +389,5 @@ class _Costed:
         if config.condition.cache is not None and num_images and shape.text_width is not None:
             found["text states"] = 2.0 * num_images * self.text_tokens * shape.text_width
         if evaluations:
-            kept = config.eval.num_kept
-            # Images that go stay until they are scored.
-            count = sum(evaluations) if kept is None else max(evaluations) + sum(min(n, kept) for n in evaluations[:-1])
-            found["evaluations"] = 3.0 * count * config.data.image_size**2
+            found["evaluations"] = 3.0 * sum(evaluations) * config.data.image_size**2
         return found

@@ -210,24 +210,12 @@ class SampleConfig(Section):
     num: Images
 
 
-def _kept(text: str) -> str:
-    if not re.fullmatch("all|none|first [1-9][0-9]{0,8}", text):
-        raise ValueError("must be all, none, or a number of images such as 'first 100'")
-    return text
-
-
 class EvalConfig(Section):
     axis: str
     every: Period
     metrics: tuple[str, ...]
     reference: str | tuple[str, ...] | None
     reference_extractors: tuple[str, ...]
-
-    @property
-    def num_kept(self) -> int | None:
-        """Images that stay when they are scored; None: all."""
-        number = self.keep_images.removeprefix("first ")
-        return None if number == "all" else 0 if number == "none" else int(number)
 
     @property
     def references(self) -> tuple[str, ...]:
@@ -241,7 +229,6 @@ class EvalConfig(Section):
     prompt_layout: str | None
     batch_size: Batch
     seed: Seed
-    keep_images: Annotated[str, AfterValidator(_kept)]
     tuned_scale: GuidanceScale
 
 
@@ -278,6 +265,5 @@ class Config(Section):
         unset = {"tf32": False, "shard": "none", "checkpointing": "none", "keep_every": NEVER}
         train = {name for name, value in unset.items() if getattr(self.train, name) == value}
         data = {"cache"} if self.data.cache is None else set()
-        kept = {"keep_images"} if self.eval.keep_images == "all" else set()
-        exclude = {"latent": later, "guidance": guidance, "train": train, "data": data, "eval": kept}
+        exclude = {"latent": later, "guidance": guidance, "train": train, "data": data}
         return digest(self.model_dump(mode="json", exclude=exclude))

@@ -466,26 +466,6 @@ def test_the_format_of_images_that_exist_is_known(tmp_path, noise, write):
     assert ImageStream(Counting(), []).image_format is None
 
 
-@pytest.mark.parametrize("num, left", [(0, 0), (1, 10), (10, 10), (11, 20), (99, 20)])
-def test_a_trimmed_store_holds_the_files_of_its_first_images(tmp_path, ask, num, left):
-    request, source = ask(count=20), Counting()
-    store = open_store(request, source, tmp_path / "store")
-    samples = request.samples(source)
-    for start in (0, 10):
-        store.add(samples[start : start + 10], source.images(samples[start : start + 10]))
-    whole = stored(store, 20)
-    (store.folder / "evidence").mkdir()
-    store.trim(num)
-    for found in (store, ImageStore(store.folder)):
-        assert found.count() == left
-        assert np.array_equal(stored(found, left), whole[:left]) if left else True
-    assert len([*store.folder.glob("*.images")]) == left // 10
-    assert (store.folder / "evidence").is_dir()
-    # What is missing is made again, and is the same.
-    fill(request, source, store)
-    assert np.array_equal(stored(store, 20), whole)
-
-
 @pytest.mark.parametrize("kind", ["folder", "npz"])
 def test_evidence_is_scored_where_the_images_themselves_are_not(tmp_path, ask, noise, write, kind):
     path, _ = existing(kind, tmp_path, noise(20), write)

@@ -22,7 +22,6 @@ from watch import Sampling, register, sampling, training
 
 from diffusionbench.errors import ConfigError, UserError
 from diffusionbench.record import load
-from diffusionbench.store import ImageStore
 from nanogen import evaluate, trackers
 from nanogen.build import build_components
 from nanogen.config import ConfigLayer, read_own
@@ -199,11 +198,6 @@ def grids(folder: Path, *overrides: str) -> list[int]:
 def records(folder: Path, *overrides: str):
     found = [load(path) for path in (run(folder, *overrides) / "evals").glob("*.json")]
     return sorted(found, key=lambda record: record.provenance.step)
-
-
-def images_left(folder: Path, *overrides: str) -> int:
-    (store,) = (run(folder, *overrides) / "evals" / "images").glob("*/store.json")
-    return ImageStore(store.parent).count()
 
 
 def record(observe: Callable[[Any], Any]) -> Callable[..., Any]:
@@ -459,7 +453,6 @@ FIELDS = {
     "eval.prompt_seed": Field("public-1", asked(lambda request: request.prompts.seed), "public-1", TEXT_SCORED),
     "eval.prompt_layout": Field("standard", asked(lambda request: request.prompts.layout), "standard", TEXT_SCORED),
     "eval.batch_size": Field("5", drawn(lambda seen: [len(some) for some in seen.labels]), [2, 5, 5, 2], STEADY),
-    "eval.keep_images": Field("none", images_left, 0, SCORED),
     "eval.seed": Field("9", drawn(lambda seen: seen.noise[0][0, 0, 0, 0].item()), None, STEADY),
     "log.every": Field("2 steps", lines, [2, 4]),
     "log.sinks": Field("[tensorboard]", sinks, [1, 2, 3, 4]),
