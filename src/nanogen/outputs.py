@@ -87,8 +87,7 @@ class Outputs:
 
     def __init__(self, folder: Path, state: TrainState, last: int, periods: Periods, header: Mapping[str, str]) -> None:
         self.folder, self.state, self.last, self.periods = folder, state, last, periods
-        self.saver = checkpoint.Saver(folder / CHECKPOINTS, header, periods.keep, periods.keep_every)
-        self.saver.found(state.step)
+        self.saver = checkpoint.Saver(folder / CHECKPOINTS, header, periods.keep, periods.keep_every, state.step)
         self.started, self.since = time.perf_counter(), state.step
         self.times = StepTimes(state.device)
         self.log: Log | None = None
