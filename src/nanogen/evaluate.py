@@ -9,6 +9,7 @@ import hashlib
 import json
 import shlex
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,7 @@ from torch import nn
 from diffusionbench import runner
 from diffusionbench.axes import AXES
 from diffusionbench.errors import CheckpointError, ConfigError, DataError, MissingPackageError, RequestError
+from diffusionbench.evidence import EVIDENCE
 from diffusionbench.images import decode_rgb, grid, save_png
 from diffusionbench.judges import JUDGES
 from diffusionbench.prompts import open_prompts
@@ -30,7 +32,8 @@ from diffusionbench.references.reference import Reference
 from diffusionbench.request import EvalRequest, Evaluation, Sampling, check_metric_axis
 from diffusionbench.sample import Sample
 from diffusionbench.shown import printable
-from diffusionbench.writing import write_errors
+from diffusionbench.store import ImageStore
+from diffusionbench.writing import remove, write_errors
 from nanogen import parallel
 from nanogen.build import Components
 from nanogen.conditions import CONDITIONS, SampleSpec
@@ -262,7 +265,29 @@ def evaluate(
             record = runner.score(evaluation, store, components.device, prepared=judging)
             if save:
                 keep(record, run, folder)
+            _keep_images(store, config.eval.num_kept)
     return record
+
+
+def _keep_images(store: ImageStore, count: int | None) -> None:
+    """Remove the images of a store, and what judges said of them, but the first `count`; None keeps all."""
+    if count is None:
+        return
+    kept = [*store.some(range(count))]
+    names, folder = store.chunks(), store.folder
+    remove(folder / EVIDENCE)
+    for name in names:
+        # The list first: a chunk without its file would be damaged.
+        (folder / f"{name}.json").unlink(missing_ok=True)
+        (folder / f"{name}.images").unlink(missing_ok=True)
+    if not kept:
+        remove(folder)
+        with suppress(OSError):
+            folder.parent.rmdir()
+        return
+    store = ImageStore(folder)
+    for samples, images in kept:
+        store.add(samples, images)
 
 
 def keep(record: Record, run: Run, folder: str = EVALS) -> None:

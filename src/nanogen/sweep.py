@@ -10,7 +10,6 @@ from __future__ import annotations
 import json
 import math
 import shlex
-import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -145,16 +144,17 @@ class Tuner:
 
     def pipeline(self, half: str, *changes: str) -> ImagePipeline:
         """Return the network with changes, compared with one half of the real images where they can be divided."""
-        references = [f"{reference}:{half}" for reference in self.config.eval.references] if self.halves else []
-        divided = [f"eval.reference={json.dumps(references)}"] if references else []
+        # A run that is scored on the way by the odd half is divided already.
+        names = [reference.removesuffix(":odd") for reference in self.config.eval.references]
+        divided = (
+            [f"eval.reference={json.dumps([f'{name}:{half}' for name in names])}"] if self.halves and names else []
+        )
         return self.loaded.pipeline([*self.base, *divided, *changes])
 
     def value(self, scale: float) -> float:
         """Return the metric of a scale on the images that tune, such that smaller is better."""
-        pipeline = self.pipeline("even", *guided(scale), f"eval.metrics=[{self.metric}]", f"eval.seed={self.seed + 1}")
-        record = self.record(pipeline, FOLDER)
-        if parallel.is_main():
-            shutil.rmtree(self.run.path / FOLDER / "images", ignore_errors=True)
+        only = (f"eval.metrics=[{self.metric}]", f"eval.seed={self.seed + 1}", "eval.keep_images=none")
+        record = self.record(self.pipeline("even", *guided(scale), *only), FOLDER)
         self.tried[scale] = record
         found = record.values[self.metric].value
         return -found if METRICS[self.metric].higher_is_better else found

@@ -8,7 +8,7 @@ from __future__ import annotations
 import fnmatch
 import json
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.resources import files
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -17,14 +17,16 @@ from pydantic import Field, ValidationError, field_validator
 
 from diffusionbench import bounds
 from diffusionbench.axes import AXES
-from diffusionbench.errors import ConfigError, UserError
+from diffusionbench.errors import ConfigError, DataError, UserError
 from diffusionbench.judges import JUDGES
 from diffusionbench.limits import read_small
 from diffusionbench.metrics import METRICS
 from diffusionbench.record import breaches
+from diffusionbench.references import references_by_judge
 from diffusionbench.registry import nearest
 from diffusionbench.schema import Strict
 from diffusionbench.shown import few
+from diffusionbench.source import STATISTICS_KEYS, archive_keys
 from nanogen.config import (
     SCALES,
     ComposedConfig,
@@ -215,7 +217,24 @@ def _cell(study: StudyFile, task: str, method: str, seed: int) -> StudyCell:
     needed = [key for key in composed.config.eval.metrics if METRICS[key].reference]
     if needed and composed.config.eval.reference is None:
         raise ConfigError(f"{needed[0]} compares with real images. Set {task}.eval.reference=PATH.")
-    return StudyCell(f"{task}-{method}-{seed}", task, method, seed, study.scale, tuple(overrides), composed)
+    cell = StudyCell(f"{task}-{method}-{seed}", task, method, seed, study.scale, tuple(overrides), composed)
+    if not (cell.tunes and _are_images(composed.config.eval.references)):
+        return cell
+    # On the way it is scored by the half that scores it in the end, so that both can be compared.
+    odd = [f"{reference.removesuffix(':odd')}:odd" for reference in composed.config.eval.references]
+    overrides.append(f"eval.reference={json.dumps(odd)}")
+    composed = compose(task, method, study.scale, overrides=overrides)
+    return replace(cell, overrides=tuple(overrides), composed=composed)
+
+
+def _are_images(references: Sequence[str]) -> bool:
+    """Return whether references can be divided: a file of statistics cannot."""
+    named = references_by_judge(references)
+    files = [Path(name) for name in filter(None, (named["reference"], *named["references"].values()))]
+    try:
+        return not any({*archive_keys(file)} & {*STATISTICS_KEYS} for file in files if file.is_file())
+    except DataError:
+        return False
 
 
 def _with_judges(axis: str, metrics: Sequence[str], judges: Sequence[str]) -> list[str]:
