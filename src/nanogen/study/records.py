@@ -31,7 +31,7 @@ def family_of(method: str, config: Config) -> str:
     return _CODECS.get(resolve(config).latent.load.partition(":")[2], "vae")
 
 
-def _named(record: Record, title: str, family: str, facts: Mapping[str, object]) -> Record:
+def named(record: Record, title: str, family: str, variant: str | None, facts: Mapping[str, object]) -> Record:
     """Return a record under other names and with further facts, without the answers to single questions."""
     scores = {
         key: {name: value for name, value in found.items() if name not in ("predictions", "verdicts", "text")}
@@ -40,7 +40,7 @@ def _named(record: Record, title: str, family: str, facts: Mapping[str, object])
     extra: dict[str, object] = {name: record.extra[name] for name in ("request", FOLDER) if name in record.extra}
     extra |= {**({"facts": scores} if scores else {}), **facts}
     evidence = {name: one for name, one in record.evidence.items() if name == PER_SAMPLE}
-    changes = {"title": title, "family": family, "variant": None, "extra": extra, "evidence": evidence}
+    changes = {"title": title, "family": family, "variant": variant, "extra": extra, "evidence": evidence}
     return record.model_copy(update=changes)
 
 
@@ -64,7 +64,7 @@ def cell_records(study: StudyFile, cell: StudyCell, run: Run, scored: str, comma
     found = []
     for record in [first] if unguided is None else [first, _read(run, unguided["record"])]:
         cost = cost_of(run, record.provenance.step or 0, study.price_per_hour)
-        done = _named(record, title, family, facts)
+        done = named(record, title, family, None, facts)
         found.append(done.model_copy(update={"cost": cost, "progress": progress_of(run)}))
     return found
 
