@@ -87,11 +87,7 @@ class NetworkSource:
         return sha.hexdigest()
 
     def images(self, samples: Sequence[Sample]) -> np.ndarray:
-        """Return uint8 [B, H, W, 3]; each depends on the weights and on the sample's label or prompt and its seed only.
-
-        Raises:
-            RequestError: if a sample has no seed.
-        """
+        """Return uint8 [B, H, W, 3]; each depends on the weights, the sample's label or prompt, and its seed only."""
         prompts = [sample.prompt for sample in samples if sample.prompt is not None]
         condition = self.pipeline.components.conditioner([sample.label for sample in samples], prompts or None)
         seeds = [sample.seed for sample in samples if sample.seed is not None]
@@ -194,8 +190,7 @@ def check(config: Config, components: Components, classes: Sequence[str] | None 
         classes: names of the classes that the network will draw, or None where unknown.
 
     Raises:
-        UserError: see `diffusionbench.request.Evaluation.check`.
-        RunError: if a judge fails its self-test.
+        UserError, RunError: see `diffusionbench.runner.run`.
     """
     evaluation = evaluation_of(config, components, "check").updated(classes=classes)
     try:
@@ -336,11 +331,7 @@ def finished_record(
 
 
 def open_run(path: Path, device: str, step: int | None = None) -> tuple[Loaded, Run]:
-    """Return the weights of a run at a step, or its newest, and the run.
-
-    Raises:
-        CheckpointError: if the path is a weights file, whose record could not name its run.
-    """
+    """Return the weights of a run at a step, or its newest, and the run; a weights file is refused."""
     loaded = open_weights(path, device, step)
     if loaded.run is None:
         raise CheckpointError(f"{path} is a file. Give the run folder, so that the record can name its run.")

@@ -100,11 +100,7 @@ def is_hub(text: object) -> bool:
 
 
 def parse(text: str) -> HubName:
-    """Return the parts of `hf:OWNER/NAME` or `hf:OWNER/NAME@REVISION`; the prefix may be left out.
-
-    Raises:
-        RequestError: if it is neither.
-    """
+    """Return the parts of `hf:OWNER/NAME` or `hf:OWNER/NAME@REVISION`; the prefix may be left out."""
     found = re.fullmatch(r"(?:hf:)?([\w.-]+/[\w.-]+)(?:@([\w./-]+))?", text)
     if found is None or ".." in text:
         raise RequestError(f"'{clipped(text, 100)}' is no name on the hub. Write {PREFIX}OWNER/NAME or with @COMMIT.")
@@ -115,9 +111,6 @@ def pinned(name: HubName, kind: Kind, patterns: list[str]) -> tuple[HubName, Pat
     """Return a repository at its commit, and the folder of its files; fetches what is not on this machine.
 
     A commit that was fetched before needs no network; where the hub does not answer, neither does a name without one.
-
-    Raises:
-        RequestError: if it is not here and cannot be fetched.
     """
     if re.fullmatch(r"[0-9a-f]{40}", name.revision or "") or not reachable():
         with suppress(Exception):

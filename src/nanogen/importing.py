@@ -33,7 +33,6 @@ def import_network(file: Path, config: Config, out: Path) -> int:
 
     Raises:
         CheckpointError: if the file is damaged or of another architecture; differing names are listed.
-        RequestError: if the text encoder of the config is missing.
     """
     check_place(out)
     if not file.is_file():
@@ -70,10 +69,6 @@ def prepare_weights(name: str, folder: Path | None = None) -> dict[str, list[Pat
 
     Returns:
         The paths by part; a converted file is found before the original from then on.
-
-    Raises:
-        RequestError: if files are missing and cannot be fetched.
-        CheckpointError: if one is damaged.
     """
     spec = replace(LATENTS[name], folder=folder)
     found = {}

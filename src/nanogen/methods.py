@@ -83,11 +83,7 @@ class MethodFacts:
 
 
 def method_facts(name: str) -> MethodFacts:
-    """Return what a method is and needs.
-
-    Raises:
-        ConfigError: if its row does not resolve.
-    """
+    """Return what a method is and needs."""
     row = read_own("methods.yaml")[0][name]
     small = any("data.image_size" in one for one in (row, read_own("methods.yaml")[0].get(row.get("like"), {})))
     task, scale = ("digits", "laptop") if small else ("imagenet256", "paper")

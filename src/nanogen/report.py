@@ -10,10 +10,13 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import torch
 from PIL import Image
+from torch import Tensor
 
 from diffusionbench.errors import CheckpointError, DataError, RequestError, UserError
-from diffusionbench.images import decode_rgb, encode_png
+from diffusionbench.images import decode_rgb, encode_png, to_uint8
 from diffusionbench.limits import parse_json, read_small
 from diffusionbench.metrics import METRICS
 from diffusionbench.record import Record, facts_of
@@ -26,15 +29,15 @@ from nanogen.chart import line_chart
 from nanogen.conditions import SampleSpec
 from nanogen.config import differences
 from nanogen.evaluate import COLUMNS, grid_path, records_of
-from nanogen.filmstrip import filmstrip
-from nanogen.pipeline import Loaded, open_weights
+from nanogen.pipeline import ImagePipeline, Loaded, open_weights
 from nanogen.resolve import resolve
+from nanogen.rng import sampling_noise
 from nanogen.tokenizer.first_stage import RECIPE
 
 # Judged images on the page: the first of the evaluation, nothing selected; and of a grid with its prompts.
 _JUDGED, _PROMPTED = 24, 8
-# Parameters up to which a sample is drawn for the page.
-_SMALL = 20_000_000
+# Parameters up to which a sample is drawn for the page, and its states on the way.
+_SMALL, FRAMES = 20_000_000, 9
 
 
 def write_report(paths: Sequence[Path], out: Path | None = None) -> Path:
@@ -136,6 +139,29 @@ def _strip(run: runs.Run, loaded: Loaded, grid: Mapping[str, Any]) -> dict[str, 
         return None
     frames = filmstrip(loaded.pipeline([]), spec, 0)
     return {"told": told, "frames": [{"t": t, "uri": _png_uri(encode_png(image))} for t, image in frames]}
+
+
+def filmstrip(pipeline: ImagePipeline, spec: SampleSpec, seed: int) -> list[tuple[float, np.ndarray]]:
+    """Return at most `FRAMES` states of sample 0 with their times, 1 to 0, decoded to uint8 [H, W, 3].
+
+    Args:
+        spec: its class or caption.
+        seed: of the noise, as in `nanogen sample --seed`.
+    """
+    components = pipeline.components
+    states: list[tuple[float, Tensor]] = []
+    condition = components.conditioner([spec.label], [] if spec.caption is None else [spec.caption])
+    final = pipeline(condition, sampling_noise(seed, [0], components.device), lambda z, t: states.append((t, z)))[0]
+    # A solver of second order asks twice at a time; the first state of each counts.
+    by_time = dict(reversed(states))
+    times = sorted(by_time, reverse=True)
+    chosen = {times[round(place)] for place in np.linspace(0, len(times) - 1, min(FRAMES - 1, len(times)))}
+    with torch.no_grad():
+        found = [
+            (t, to_uint8(components.latent.decode(components.objective.latent(by_time[t])).float())[0])
+            for t in sorted(chosen, reverse=True)
+        ]
+    return [*found, (0.0, final)]
 
 
 def _write_page(template: str, facts: Mapping[str, Any], paths: Sequence[Path], out: Path) -> Path:

@@ -36,13 +36,7 @@ class StudyRequest:
 
 
 def run_study(request: StudyRequest, dry_run: bool = False, list_cells: bool = False) -> None:
-    """Plan a study, run what is not finished, and write its report and site.
-
-    Raises:
-        UserError: for whatever is wrong with the request, before anything is run.
-        RunError: at the end, if a cell failed.
-        Stopped: by a signal.
-    """
+    """Plan a study, run what is not finished, and write its report and site; RunError at the end if a cell failed."""
     names = [word for word in request.words if "=" not in word]
     if len(names) > 1:
         raise ConfigError(f"expected at most one study, found {', '.join(names)}. Changes are key=value.")

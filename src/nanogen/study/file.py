@@ -80,13 +80,7 @@ class StudyFile(Strict):
 
 @dataclass(frozen=True)
 class StudyCell:
-    """One training of a study.
-
-    Attributes:
-        name: task, method and seed; also of its folders.
-        overrides: what the study sets, as words of `nanogen train`.
-        composed: its config.
-    """
+    """One training of a study; `overrides` are what the study sets, as words of `nanogen train`."""
 
     name: str
     task: str
@@ -173,10 +167,17 @@ def cells_of(study: StudyFile, possible: bool = False) -> tuple[list[StudyCell],
     Raises:
         ConfigError: naming all problems at once: unknown names with the nearest known one, cells that make no sense.
     """
-    known = {"task": (study.tasks, task_names()), "method": (study.methods, method_names())}
-    names = [(kind, name, all_) for kind, (asked, all_) in known.items() for name in asked if name not in all_]
-    names += [("judge", name, list(JUDGES)) for name in study.judges if name not in JUDGES]
-    problems = [f"unknown {kind} '{name}'. {nearest(name, all_)}" for kind, name, all_ in names]
+    asked = {
+        "task": (study.tasks, task_names()),
+        "method": (study.methods, method_names()),
+        "judge": (study.judges, list(JUDGES)),
+    }
+    problems = [
+        f"unknown {kind} '{name}'. {nearest(name, known)}"
+        for kind, (names, known) in asked.items()
+        for name in names
+        if name not in known
+    ]
     if problems:
         raise ConfigError(f"study '{study.name}': {few(problems, ' ', 40)}")
     cells: list[StudyCell] = []
@@ -249,14 +250,12 @@ def _with_judges(axis: str, metrics: Sequence[str], judges: Sequence[str]) -> li
 
 
 def chosen(cells: Sequence[StudyCell], only: Sequence[str], part: tuple[int, int]) -> list[StudyCell]:
-    """Return a part of the cells that match one of the patterns, such as "digits-*"; of all where there is none.
-
-    Raises:
-        ConfigError: for a pattern that matches none.
-    """
-    for pattern in only:
-        if not any(fnmatch.fnmatchcase(cell.name, pattern) for cell in cells):
-            raise ConfigError(f"no cell matches '{pattern}'. {nearest(pattern, [cell.name for cell in cells])}")
-    kept = [cell for cell in cells if not only or any(fnmatch.fnmatchcase(cell.name, one) for one in only)]
+    """Return a part of the cells that match one of the patterns, such as "digits-*"; of all where there is none."""
+    names = [cell.name for cell in cells]
+    matched = {pattern: fnmatch.filter(names, pattern) for pattern in only}
+    for pattern, found in matched.items():
+        if not found:
+            raise ConfigError(f"no cell matches '{pattern}'. {nearest(pattern, names)}")
+    kept = [cell for cell in cells if not only or any(cell.name in found for found in matched.values())]
     index, total = part
     return kept[index - 1 :: total]

@@ -22,9 +22,8 @@ from nanogen.study.file import StudyCell, StudyFile
 from nanogen.study.records import short
 
 FILE: Final = "plan.json"
+# Steps that are timed for each cell, after one that is not.
 STEPS: Final = 3
-"""Steps that are timed for each cell, after one that is not."""
-
 # Averaged and raw weights and two moments, each in float32.
 _STATE_BYTES = 16
 # Of a published evaluation of classes.
