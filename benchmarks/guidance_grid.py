@@ -3,10 +3,10 @@
 Usage:
     python benchmarks/guidance_grid.py RUN [RUN ...] [--scales 17] [--high 10] [--evaluations 8] [--num IMAGES]
 
-Both searches tune on the same images; what an earlier call measured is read. Prints a Markdown table; exit code 1 where a
-chosen scale is worse than the grid's best by more than noise: two standard errors of the difference, on the images that
-tune or on those that score. Errors are combined as if the two scales had other seeds; they have the same, so it is an
-upper bound.
+Both searches tune on the same images; what an earlier call measured is read. Prints a Markdown table; exit code 1 where
+a chosen scale is worse than the grid's best by more than noise: two standard errors of the difference, on the images
+that tune or on those that score. Errors are combined as if the two scales had other seeds; they have the same, so it is
+an upper bound.
 """
 
 from __future__ import annotations

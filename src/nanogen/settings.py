@@ -101,6 +101,12 @@ def _ordered(interval: tuple[float, float]) -> tuple[float, float]:
 Interval = Annotated[tuple[Time01, Time01], AfterValidator(_ordered)]
 
 
+def _kept(images: str) -> str:
+    if not re.fullmatch(r"none|first [1-9]\d{0,8}|all", images):
+        raise ValueError("must be none, all, or a number such as 'first 24'")
+    return images
+
+
 class Section(Strict):
     """One part of a config; infinity only where it means "off"."""
 
@@ -217,7 +223,7 @@ class EvalConfig(Section):
     reference: str | tuple[str, ...] | None
     reference_extractors: tuple[str, ...]
     num_samples: Images | Auto
-    keep_images: Annotated[str, Field(pattern=r"^(none|first [1-9]\d{0,8}|all)$")]
+    keep_images: Annotated[str, AfterValidator(_kept)]
     prompt_seed: str
     prompt_layout: str | None
     batch_size: Batch
