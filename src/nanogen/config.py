@@ -180,10 +180,15 @@ def _parsed(text: str, name: str) -> CommentedMap:
     return read_yaml(text, name)
 
 
+def own_names(folder: str) -> list[str]:
+    """Return the names of the package's config files in a folder, sorted."""
+    found = (files("nanogen") / "configs" / folder).iterdir()
+    return sorted(entry.name.removesuffix(".yaml") for entry in found if entry.name.endswith(".yaml"))
+
+
 def task_names() -> list[str]:
     """Return the known tasks, sorted."""
-    folder = files("nanogen") / "configs" / "task"
-    return sorted(entry.name.removesuffix(".yaml") for entry in folder.iterdir() if entry.name.endswith(".yaml"))
+    return own_names("task")
 
 
 def method_names() -> list[str]:

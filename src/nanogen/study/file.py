@@ -9,7 +9,6 @@ import fnmatch
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from importlib.resources import files
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -34,6 +33,7 @@ from nanogen.config import (
     compose,
     leaves,
     method_names,
+    own_names,
     plain,
     read_own,
     read_yaml,
@@ -103,12 +103,6 @@ class StudyCell:
         return [*chosen, *self.overrides]
 
 
-def own_studies() -> list[str]:
-    """Return the names of the studies that ship."""
-    folder = files("nanogen") / "configs" / "studies"
-    return sorted(entry.name.removesuffix(".yaml") for entry in folder.iterdir() if entry.name.endswith(".yaml"))
-
-
 def read_study(name: str | None, overrides: Iterable[str] = (), scale: str | None = None) -> StudyFile:
     """Return a study.
 
@@ -122,7 +116,7 @@ def read_study(name: str | None, overrides: Iterable[str] = (), scale: str | Non
     """
     if scale is not None and scale not in SCALES:
         raise ConfigError(f"command line: unknown scale '{scale}'. {nearest(scale, list(SCALES))}")
-    own = own_studies()
+    own = own_names("studies")
     if name is None:
         scales = {one: str(read_own("studies", f"{one}.yaml")[0].get("scale")) for one in own}
         name = next((one for one in own if scales[one] == (scale or "laptop")), None)

@@ -30,8 +30,9 @@ from diffusionbench.schema import Strict
 from diffusionbench.shown import few
 from diffusionbench.writing import make_folder, remove, write_atomic, write_errors
 from nanogen import run as runs
-from nanogen.config import differences, read_yaml, reload
+from nanogen.config import differences, reload
 from nanogen.lock import locked
+from nanogen.plan import read_config
 from nanogen.stop import Stop
 from nanogen.study.file import StudyCell, StudyFile
 from nanogen.study.planning import CellPlan
@@ -135,13 +136,13 @@ class StudyFolder:
         """Refuse cells of another config; CheckpointError with the keys that differ."""
         problems = []
         for cell in cells:
-            state, file = self.state(cell), self.run(cell) / runs.CONFIG
+            state = self.state(cell)
             try:
                 if state is not None and state.state == "done":
                     there = reload(state.config, str(self.place(cell)))
                 else:
-                    there = reload(read_yaml(read_small(file).decode(), str(file)), str(file))
-            except (OSError, ValueError, UserError):
+                    there = read_config(self.run(cell))
+            except UserError:
                 # There is none, or the training itself says what is wrong with its folder, or restores it.
                 continue
             found = differences(there, cell.composed.config).items()
