@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from diffusionbench.errors import CheckpointError, Stopped, UserError
-from nanogen import calibration, checkpoint, costs, evaluate, parallel
+from nanogen import calibration, checkpoint, costs, evaluate, parallel, timeloss
 from nanogen.build import Components
 from nanogen.data import Dataset
 from nanogen.data.corrupt import CorruptLog
@@ -30,6 +30,7 @@ from nanogen.settings import due, to_steps
 from nanogen.state import TrainState
 from nanogen.steptimes import StepTimes
 from nanogen.stop import Stop
+from nanogen.timeloss import LossByTime
 
 # Parts of a step in which no process waits for another.
 BEFORE_WAITING = ("data", "encode", "forward")
@@ -205,6 +206,7 @@ class RunOutputs(Outputs):
         data: whose examples the sample grids show.
         corrupt: counts corrupt samples, or None where they end the run.
         stop: may end a grid or an evaluation at once.
+        by_time: measures the averaged network where a record is due.
     """
 
     def __init__(
@@ -216,17 +218,21 @@ class RunOutputs(Outputs):
         last: int,
         corrupt: CorruptLog | None,
         stop: Stop,
+        by_time: LossByTime,
     ) -> None:
         config = run.config
-        settings, log = config.train, config.log
 
-        def period(every: str) -> int | None:
-            return to_steps(every, settings.batch_size, len(data))
+        def period(duration: str) -> int | None:
+            return to_steps(duration, config.train.batch_size, len(data))
 
-        kept = (settings.keep, period(settings.keep_every))
-        written = (period(log.every), period(settings.checkpoint_every))
-        periods = Periods(settings.batch_size, *written, *kept, log.sinks)
-        self.sample_every, self.eval_every = period(config.sample.every), period(config.eval.every)
+        periods = Periods(
+            batch_size=config.train.batch_size,
+            log_every=period(config.log.every),
+            checkpoint_every=period(config.train.checkpoint_every),
+            keep=config.train.keep,
+            keep_every=period(config.train.keep_every),
+            sinks=config.log.sinks,
+        )
         header = {
             "config": json.dumps(config.model_dump(mode="json")),
             "config_hash": config.hash,
@@ -238,6 +244,8 @@ class RunOutputs(Outputs):
             "ema_decay": str(config.train.ema_decay),
         }
         self.run, self.config, self.components, self.corrupt, self.stop = run, config, components, corrupt, stop
+        self.by_time = by_time
+        self.sample_every, self.eval_every = period(config.sample.every), period(config.eval.every)
         self.examples = components.conditioner.examples(data, config.sample.num)
         self.stat = os.stat(run.path) if parallel.is_main() else None
         self.peak = known_peak(components.device, components.precision)
@@ -274,7 +282,7 @@ class RunOutputs(Outputs):
         return self.components.conditioner.notes()
 
     def _draw_and_score(self, missing: bool = False) -> None:
-        """Make the sample grid and the record of a step where they are due; only what is `missing`, or both anew."""
+        """Make the sample grid and the record of a step where they are due; only what is `missing`, or all anew."""
         step, run, config = self.state.step, self.run, self.config
         sampling = step == self.last or due(step, self.sample_every)
         scoring = config.eval.metrics and (step == self.last or due(step, self.eval_every))
@@ -289,6 +297,9 @@ class RunOutputs(Outputs):
                         grid = evaluate.sample_grid(pipeline, run, step, self.examples)
                         self.log.picture(step, "samples", grid)
             if scoring:
+                with parallel.agreed():
+                    if self.log is not None and not self.log.has(step, timeloss.PREFIX):
+                        self.log.write_record(step, self.by_time(pipeline.net), timeloss.PREFIX)
                 record = None
                 if missing:
                     record = parallel.from_main(lambda: evaluate.finished_record(pipeline, run, step))
