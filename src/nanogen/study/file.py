@@ -8,7 +8,7 @@ from __future__ import annotations
 import fnmatch
 import json
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -93,8 +93,7 @@ class StudyCell:
     @property
     def tunes(self) -> bool:
         """Whether its guidance is chosen: it draws classes, and a metric compares them with real images."""
-        evaluation = self.composed.config.eval
-        return AXES[evaluation.axis].asks == "classes" and any(METRICS[key].reference for key in evaluation.metrics)
+        return _tunes(self.composed.config.eval.axis, self.composed.config.eval.metrics)
 
     @property
     def words(self) -> list[str]:
@@ -198,28 +197,30 @@ def _cell(study: StudyFile, task: str, method: str, seed: int) -> StudyCell:
         settings |= leaves({key: value for key, value in asked.items() if key != "scales"})
         settings |= leaves(blocks.get(study.scale) or {})
     overrides = [f"{key}={json.dumps(value)}" for key, value in settings.items()]
-    composed = compose(task, method, study.scale, overrides=overrides)
-    evaluation, data = composed.config.eval, composed.config.data
+    found = compose(task, method, study.scale, overrides=overrides).config.eval
+    metrics = _with_judges(found.axis, found.metrics, study.judges)
     if study.judges:
-        overrides.append(f"eval.metrics={json.dumps(_with_judges(evaluation.axis, evaluation.metrics, study.judges))}")
+        overrides.append(f"eval.metrics={json.dumps(metrics)}")
+    if found.references and _tunes(found.axis, metrics) and _are_images(found.references):
+        # On the way it is scored by the half that scores it in the end, so that both can be compared.
+        odd = [f"{reference.removesuffix(':odd')}:odd" for reference in found.references]
+        overrides.append(f"eval.reference={json.dumps(odd)}")
     overrides.append(f"seed={seed}")
     composed = compose(task, method, study.scale, overrides=overrides)
-    if not composed.config.eval.metrics:
+    if not metrics:
         raise ConfigError(f"it names no metric. Set {task}.eval.metrics.")
+    data = composed.config.data
     if DATASETS[data.name].takes_path and data.path is None:
         raise ConfigError(f"it needs images of yours. Set {task}.data.path=PATH.")
     check_reference(composed)
-    needed = [key for key in composed.config.eval.metrics if METRICS[key].reference]
-    if needed and composed.config.eval.reference is None:
+    needed = [key for key in metrics if METRICS[key].reference]
+    if needed and not found.references:
         raise ConfigError(f"{needed[0]} compares with real images. Set {task}.eval.reference=PATH.")
-    cell = StudyCell(f"{task}-{method}-{seed}", task, method, seed, study.scale, tuple(overrides), composed)
-    if not (cell.tunes and _are_images(composed.config.eval.references)):
-        return cell
-    # On the way it is scored by the half that scores it in the end, so that both can be compared.
-    odd = [f"{reference.removesuffix(':odd')}:odd" for reference in composed.config.eval.references]
-    overrides.append(f"eval.reference={json.dumps(odd)}")
-    composed = compose(task, method, study.scale, overrides=overrides)
-    return replace(cell, overrides=tuple(overrides), composed=composed)
+    return StudyCell(f"{task}-{method}-{seed}", task, method, seed, study.scale, tuple(overrides), composed)
+
+
+def _tunes(axis: str, metrics: Sequence[str]) -> bool:
+    return AXES[axis].asks == "classes" and any(METRICS[key].reference for key in metrics)
 
 
 def _are_images(references: Sequence[str]) -> bool:
