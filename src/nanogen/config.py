@@ -201,12 +201,6 @@ def _base() -> ConfigLayer:
     return ConfigLayer.of(*read_own("base.yaml"))
 
 
-def _read_method(name: str) -> tuple[CommentedMap, str]:
-    table, file = read_own("methods.yaml")
-    table[name].pop("about", None)
-    return table[name], file
-
-
 def _with_like(
     name: str, known: Sequence[str], read: Callable[[str], tuple[CommentedMap, str]]
 ) -> list[tuple[CommentedMap, str]]:
@@ -292,7 +286,10 @@ def compose(
     scale = choose("scale", scale, SCALES, defaults["scale"], tasks[-1][1])
 
     scale_tree, scale_file = read_own("scale", f"{scale}.yaml")
-    methods = _with_like(method, method_names(), _read_method)
+    table, file_of_methods = read_own("methods.yaml")
+    for row in table.values():
+        row.pop("about", None)
+    methods = _with_like(method, list(table), lambda name: (table[name], file_of_methods))
     layers = [
         (scale_file, ConfigLayer.of(scale_tree, scale_file)),
         *((name, ConfigLayer.of(tree, name)) for tree, name in tasks),

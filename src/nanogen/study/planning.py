@@ -13,7 +13,6 @@ from diffusionbench.limits import read_small
 from diffusionbench.prompts import open_prompts
 from diffusionbench.schema import digest
 from diffusionbench.writing import write_atomic
-from nanogen.config import Config
 from nanogen.datasets import DATASETS
 from nanogen.objectives import OBJECTIVES
 from nanogen.resolve import prompt_choice
@@ -97,7 +96,10 @@ def plan_of(study: StudyFile, cell: StudyCell, timed: dict[str, Any]) -> CellPla
     steps = to_steps(config.train.duration, config.train.batch_size, DATASETS[config.data.name].images or 0) or None
     if "error" in timed:
         return CellPlan(cell.name, steps, problem=timed["error"])
-    images, passes = _images(config), config.sampler.num_steps * (2 if config.sampler.name == "heun" else 1)
+    images, passes = config.eval.num_samples, config.sampler.num_steps * (2 if config.sampler.name == "heun" else 1)
+    if images == "auto":
+        choice = prompt_choice(config)
+        images = _FULL if choice is None else open_prompts(choice).count
     forward = timed["seconds_per_step"] / timed["batch_size"] / 3
     unguided = OBJECTIVES[config.objective["name"]].unguided
     every = to_steps(config.eval.every, config.train.batch_size, 0)
@@ -111,11 +113,3 @@ def plan_of(study: StudyFile, cell: StudyCell, timed: dict[str, Any]) -> CellPla
     size = (config.train.keep + 1) * _STATE_BYTES * timed["parameters"] + (4 + during) * images * pixels
     train = None if steps is None else steps * timed["seconds_per_step"]
     return CellPlan(cell.name, steps, train, work * passes * forward, size)
-
-
-def _images(config: Config) -> int:
-    """Return the images of one evaluation of a config."""
-    asked, choice = config.eval.num_samples, prompt_choice(config)
-    if isinstance(asked, int):
-        return asked
-    return _FULL if choice is None else open_prompts(choice).count
