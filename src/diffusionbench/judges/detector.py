@@ -190,7 +190,8 @@ class CocoSsd(Judge):
             state = "is not here" if path is None else f"has another SHA-256 than the pinned one ({path})"
             raise RequestError(
                 f"judge 'coco_ssd' needs the file {COCO_SSD.file}, which {state}. Run: {COCO_SSD.command}, "
-                f"then diffusionbench prepare judge coco_ssd --from {COCO_SSD.file}"
+                f"then diffusionbench prepare judge coco_ssd --from {COCO_SSD.file}; or score scenes of shapes, whose "
+                "metric simpleeval_shapes_v1 needs no file."
             )
         return Needs(files=(path,))
 

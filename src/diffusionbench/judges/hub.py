@@ -44,7 +44,10 @@ def found(name: str, source: str) -> Iterator[None]:
         RequestError: naming the model and the place.
     """
     lacks = f"the weights of {name} were not found at '{source}'"
-    remedy = "Run once with a connection, or give a local folder."
+    remedy = (
+        "Run once with a connection, put a copy into models/ of the cache folder, or score by what needs no hub: "
+        "geneval_ssd or simpleeval_shapes_v1 for text-to-image, fd_efflite0 against real images."
+    )
     if not Path(source).is_dir() and not is_fetched(source) and not reachable():
         raise RequestError(f"{lacks} (they are not cached, and the hub does not answer). {remedy}")
     try:
