@@ -6,7 +6,7 @@ A guard is raised where its effect is above the threshold and more than three st
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, Final
 
 import numpy as np
@@ -84,60 +84,40 @@ class Baselines:
     variety: float
 
 
-@dataclass
-class Looks:
-    """Small descriptions of every image; memory is 200 numbers an image.
-
-    Attributes:
-        vectors: prompt id -> k -> float32 [d].
-        hashes: prompt id -> k -> bool [64].
-    """
-
-    vectors: dict[str, dict[int, np.ndarray]] = field(default_factory=dict)
-    hashes: dict[str, dict[int, np.ndarray]] = field(default_factory=dict)
-
-    def add(self, prompt_id: str, k: int, thumbnail: Sequence[int], difference_hash: Sequence[int]) -> None:
-        """Take levels [192] and hash bits [64] of one image, as the judge's row holds them."""
-        self.vectors.setdefault(prompt_id, {})[k] = np.asarray(thumbnail, np.float32)
-        self.hashes.setdefault(prompt_id, {})[k] = np.asarray(difference_hash, bool)
-
-
 @dataclass(frozen=True)
 class Variety:
     """How much the images of one prompt differ.
 
     Attributes:
-        within, between: mean distance between images of one prompt; of different prompts (half a set apart).
+        ratio: their mean distance over that of images of different prompts; 0 for a collapsed generator.
         near_copies: share of prompts with two images whose hashes differ in at most two bits.
     """
 
-    within: float
-    between: float
+    ratio: float
     near_copies: float
 
-    @property
-    def ratio(self) -> float:
-        """Variety within a prompt against that between prompts; 0 for a collapsed generator."""
-        return self.within / self.between if self.between > 0 else 0.0
+
+#: Prompt id -> k -> levels float32 [192] and hash bits bool [64] of one image.
+Looks = Mapping[str, Mapping[int, tuple[np.ndarray, np.ndarray]]]
 
 
 def variety(looks: Looks, prompt_set: PromptSet) -> Variety | None:
     """Return the variety over a set, or None with fewer than two images a prompt."""
     within, copies, firsts = [], [], []
     for prompt in prompt_set.prompts:
-        vectors = list(looks.vectors.get(prompt.id, {}).values())
-        hashes = list(looks.hashes.get(prompt.id, {}).values())
-        firsts += vectors[:1]
-        pairs = [(i, j) for i in range(len(vectors)) for j in range(i)]
+        images = list(looks.get(prompt.id, {}).values())
+        firsts += [levels for levels, _ in images[:1]]
+        pairs = [(one, other) for place, one in enumerate(images) for other in images[:place]]
         if pairs:
-            within.append(np.mean([np.linalg.norm(vectors[i] - vectors[j]) for i, j in pairs]))
-            copies.append(any((hashes[i] != hashes[j]).sum() <= NEAR_BITS for i, j in pairs))
+            within.append(np.mean([np.linalg.norm(one[0] - other[0]) for one, other in pairs]))
+            copies.append(any((one[1] != other[1]).sum() <= NEAR_BITS for one, other in pairs))
     # Half a set apart: never twins.
     shift = len(firsts) // 2
     between = [np.linalg.norm(firsts[i] - firsts[i - shift]) for i in range(len(firsts))] if shift else []
     if not within or not between:
         return None
-    return Variety(float(np.mean(within)), float(np.mean(between)), float(np.mean(copies)))
+    apart = float(np.mean(between))
+    return Variety(float(np.mean(within)) / apart if apart > 0 else 0.0, float(np.mean(copies)))
 
 
 def entropy(counts: np.ndarray) -> float:

@@ -172,7 +172,7 @@ def _likeliest(values: np.ndarray, margin: float) -> tuple[str | None, str, froz
 
 
 def _correlate(gate: np.ndarray, radii: tuple[int, ...]) -> np.ndarray:
-    """Return responses of the gate of one colour [H, W] to templates: float32 [n, H, W], -1 outside its bounding box."""
+    """Return responses of one colour's gate [H, W] to templates: float32 [n, H, W], -1 outside its bounding box."""
     rows, columns = np.flatnonzero(gate.any(axis=1)), np.flatnonzero(gate.any(axis=0))
     top, left = int(rows[0]), int(columns[0])
     height, width = int(rows[-1]) - top + 1, int(columns[-1]) - left + 1

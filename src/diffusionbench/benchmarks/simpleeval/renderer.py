@@ -246,7 +246,7 @@ def _paint(image: np.ndarray, thing: Thing, scale: int) -> None:
     # TURN is a power of two and 32 bits hold every product, so shifts are the floor divisions of the rule.
     u = (((dx * cos + dy * sin) >> 14) << 10) // radius
     v = (((dy * cos - dx * sin) >> 14) << 10) // radius
-    inside = inside_shape(thing.shape, u, v).view(np.uint8)
+    inside: np.ndarray = inside_shape(thing.shape, u, v).view(np.uint8)
     rows = inside[::4] + inside[1::4] + inside[2::4] + inside[3::4]
     # Four bytes of at most 4 in one word: the product's top byte is their sum.
     cover = (rows.view(np.uint32) * np.uint32(0x01010101) >> 24).astype(np.int16)[..., None]

@@ -132,9 +132,9 @@ def _legal(slot: str, two: bool, context: Mapping[str, Sequence[str]]) -> tuple[
 
 def noun_phrase(facts: Mapping[str, str], group: int) -> str:
     """Return number word, size, colour and shape of one group, such as "two small red circles"."""
-    count, size, colour, shape = (facts.get(f"{name}{group}") for name in ("count", "size", "colour", "shape"))
+    count, shape = facts[f"count{group}"], facts[f"shape{group}"]
     noun = shape if count == "one" else PLURALS[shape]
-    return " ".join(word for word in (count, size, colour, noun) if word)
+    return " ".join(word for word in (count, facts.get(f"size{group}"), facts[f"colour{group}"], noun) if word)
 
 
 def caption(facts: Mapping[str, str], template: str) -> str:
