@@ -6,7 +6,7 @@ Source of the idea: over-optimisation of a proxy, Gao et al. 2023 (arXiv 2210.10
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -83,7 +83,7 @@ class StressReport:
     layout: str
     seed: str
     set_digest: str
-    digests: dict[str, dict[str, str]]
+    digests: dict[str, Mapping[str, str]]
     accuracy: float
     metrics: tuple[str, ...]
     base: dict[str, float]
@@ -179,11 +179,14 @@ def run(
     Raises:
         RequestError: if a metric, attack or layout is unknown, or the accuracy leaves nothing to gain.
     """
-    asked = {"metric": (metrics, TARGETS), "attack": (attacks, ATTACKS), "layout": ([layout], BUDGETS)}
-    for kind, (names, known) in asked.items():
+    for kind, names, known in (
+        ("metric", metrics, list(TARGETS)),
+        ("attack", attacks, list(ATTACKS)),
+        ("layout", [layout], list(BUDGETS)),
+    ):
         for name in names:
             if name not in known:
-                raise RequestError(f"unknown {kind} '{name}' of the stress harness. {nearest(name, list(known))}")
+                raise RequestError(f"unknown {kind} '{name}' of the stress harness. {nearest(name, known)}")
     if not 0 < accuracy < 1:
         raise RequestError(f"accuracy {accuracy} leaves nothing to gain or to keep. Choose a share between 0 and 1.")
     targets = [TARGETS[name]() for name in metrics]
