@@ -154,27 +154,19 @@ def run(
     # Rendered words do not read in a mirror; places swap in one, so relation and binding are left out.
     unplaced = [i for i, name in enumerate(prompts.families) if name not in ("relation", "binding")]
     mirror = headline(by_cell(answers, answers.upright - answers.mirror, weights), unplaced)
-    if claim.public is None:
-        seed = Guard("G1", "seed", None, note="no score on public-0 beside a bound or sealed one")
-    else:
+    seed = Guard("G1", "seed", None, note="no score on public-0 beside a bound or sealed one")
+    if claim.public is not None:
         value, stderr = claim.public
         seed = _gap("G1", "seed", value - found[0], float(np.hypot(stderr, np.std(found[1:], ddof=1))))
-    if baselines is None:
-        clean, split = (Guard(key, name, None, note=UNKNOWN) for key, name in (("G3", "clean"), ("G5", "split")))
-    else:
+    clean, split, varied = (
+        Guard(key, name, None, note=UNKNOWN) for key, name in (("G3", "clean"), ("G5", "split"), ("G8", "variety"))
+    )
+    if baselines is not None:
         clean = _sampled("G3", "clean", score("clean") - found - baselines.clean)
         split = _sampled("G5", "split", score("A") - score("B") - baselines.split, both_ways=True)
-    if looks is None or baselines is None:
-        varied = Guard("G8", "variety", None, note=UNKNOWN if baselines is None else "needs two images a prompt")
-    else:
-        spread = min((entropy(counts) for counts in answers.free.values()), default=1.0)
-        relative = looks.ratio / baselines.variety
-        flagged = relative < 0.5 or looks.near_copies > NEAR_COPIES or spread < ENTROPY
-        note = f"near-copies in {looks.near_copies:.1%} of prompts, entropy of free facts {spread:.2f}"
-        varied = Guard("G8", "variety", relative, flagged=flagged, note=note)
-    if claim.networks is None:
-        encoders = Guard("G10", "encoders", None, note="the generator's networks were not declared")
-    else:
+        varied = _variety(looks, answers, baselines)
+    encoders = Guard("G10", "encoders", None, note="the generator's networks were not declared")
+    if claim.networks is not None:
         # A scorer can favour images that were made with its own encoder.
         shared = [name for name in claim.networks if any(word in name.lower() for word in related_models)]
         encoders = Guard("G10", "encoders", float(len(shared)), flagged=bool(shared), note=", ".join(shared))
@@ -189,6 +181,16 @@ def run(
         regeneration(claim.again, num_regenerated(len(prompts.prompts) * prompts.images_per_prompt)),
         encoders,
     )
+
+
+def _variety(looks: Variety | None, answers: SetAnswers, baselines: Baselines) -> Guard:
+    if looks is None:
+        return Guard("G8", "variety", None, note="needs two images a prompt")
+    spread = min((entropy(counts) for counts in answers.free.values()), default=1.0)
+    relative = looks.ratio / baselines.variety
+    flagged = relative < 0.5 or looks.near_copies > NEAR_COPIES or spread < ENTROPY
+    note = f"near-copies in {looks.near_copies:.1%} of prompts, entropy of free facts {spread:.2f}"
+    return Guard("G8", "variety", relative, flagged=flagged, note=note)
 
 
 def _gap(key: str, name: str, value: float, stderr: float | None, both_ways: bool = False) -> Guard:
@@ -227,12 +229,7 @@ def num_regenerated(images: int) -> int:
 
 
 def regeneration(again: Mapping[str, float], needed: int) -> Guard:
-    """Return G9: whether images that were sampled again are the same ones.
-
-    Args:
-        again: mean absolute differences by image.
-        needed: how many make a measurement.
-    """
+    """Return G9 from the differences of images that were sampled again, of which `needed` make a measurement."""
     good = sum(difference <= SAME for difference in again.values())
     note = f"{good}/{len(again)}"
     if good < len(again):
