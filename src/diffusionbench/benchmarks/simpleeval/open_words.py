@@ -152,10 +152,10 @@ def caption(facts: Mapping[str, str], template: str) -> str:
         return f"{start}{what}" + (f", shown as {style}" if style else "")
     if template == "T2":
         said = f"Generate {style or 'an image'} with {what}."
-        ends = ((place, "The place: "), (light, "The light: "))
+        ends = [(place, "The place: "), (light, "The light: ")]
     else:
         said = f"There {'is' if facts.get('count', 'one') == 'one' else 'are'} {what}."
-        ends = ((place, "The scene is set "), (light, "It happens "), (style, "The whole picture is "))
+        ends = [(place, "The scene is set "), (light, "It happens "), (style, "The whole picture is ")]
     return " ".join([said, *(f"{start}{fact}." for fact, start in ends if fact)])
 
 
