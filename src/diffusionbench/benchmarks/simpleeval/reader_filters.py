@@ -211,15 +211,7 @@ def _background(luminance: np.ndarray, free: np.ndarray, coarse: bool) -> str | 
     energy, limits = total / (SIDE * SIDE) / free.sum(), bands.COARSE_ENERGY if coarse else bands.ENERGY
     if energy < limits.plain:
         return "plain"
-    rows = bands.ROWS.met(max(power[:, frequency <= 1].sum(), power[frequency <= 1].sum()) / total)
-    if rows is None:
-        return None
-    if rows:
-        return "striped" if energy > limits.striped else None
-    on = power[frequency <= 1].max(initial=0), power[:, frequency <= 1].max(initial=0)
+    rows = max(power[:, frequency <= 1].sum(), power[frequency <= 1].sum()) / total
+    on = max(power[frequency <= 1].max(initial=0), power[:, frequency <= 1].max(initial=0))
     off = power[np.ix_(frequency > 1, frequency > 1)].max()
-    checks = bands.OFF_AXES.met(off / max(*on))
-    if checks is None:
-        return None
-    kind = "checkered" if checks else "dotted"
-    return kind if energy > getattr(limits, kind) else None
+    return limits.named(energy, bands.ROWS.met(rows), bands.OFF_AXES.met(off / on))
