@@ -204,15 +204,12 @@ def encoders_installed(monkeypatch):
     import torch
 
     from diffusionbench.benchmarks.simpleeval import open_scorer
+    from diffusionbench.judges.judge import Needs
 
     class StandIn:
         def __init__(self, spec, device="cpu"):
             self.name, self.digest = spec.name, spec.name
             self.weight = torch.randn(3 * 64, 32, generator=torch.Generator().manual_seed(len(spec.name)))
-
-        @staticmethod
-        def check(spec):
-            return None
 
         def images(self, views):
             small = [torch.nn.functional.interpolate(view[None], size=(8, 8), mode="area").flatten() for view in views]
@@ -224,7 +221,7 @@ def encoders_installed(monkeypatch):
             return torch.nn.functional.normalize(torch.stack(vectors), dim=-1)
 
     monkeypatch.setattr(open_scorer, "HubEncoder", StandIn)
-    monkeypatch.setattr(open_scorer, "require", lambda *words: None)
+    monkeypatch.setattr(open_scorer.OpenScorer, "check", classmethod(lambda kind: Needs(packages=("transformers",))))
 
 
 @pytest.fixture
