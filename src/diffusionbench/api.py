@@ -208,11 +208,15 @@ def _prompts(
 def infer_axis(metrics: Sequence[str], prompted: bool) -> str:
     """Return the axis that metrics judge by, where none was named.
 
+    Metrics that need no items, such as `rfid`, are judged by the axis that all of them belong to.
+
     Args:
         prompted: whether a prompt set was named.
     """
-    items = [METRICS[key].items for key in metrics]
-    asked = "prompts" if prompted else next((one for one in items if one in ("prompts", "originals")), "classes")
+    rows = [METRICS[key] for key in metrics]
+    asked = "prompts" if prompted else next((row.items for row in rows if row.items in ("prompts", "originals")), "")
+    if not asked:
+        asked = "originals" if rows and all(row.axis == "reconstruction" for row in rows) else "classes"
     return next(key for key, row in AXES.items() if row.asks == asked)
 
 
