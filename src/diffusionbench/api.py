@@ -255,12 +255,11 @@ def _images(given: Path | ImageSource, evaluation: Evaluation, options: Options)
                 f"{' and '.join(unused)} tells files apart, and {given.description} is none. Leave it out."
             )
         return given, evaluation.full_count if given.labels is None else len(given.labels)
-    read = _read(labels)
     kind, prompts = None if layout is None else parse_layout(layout), evaluation.prompts
     if prompts is None:
-        images = open_source(given, read, evaluation.classes, kind)
+        images = open_source(given, _read(labels), evaluation.classes, kind)
         return images, len(images.labels)
-    if read is not None:
+    if labels is not None:
         raise RequestError("labels were given, and the images are told apart by their prompts. Leave them out.")
     wanted = prompts.samples()
     return open_prompt_images(given, wanted, prompts.images_per_prompt, kind), len(wanted)

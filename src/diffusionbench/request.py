@@ -205,6 +205,17 @@ class Evaluation:
         self.references: dict[str, Reference] = {}
         self.reference: Reference | None = None
         self._open_references(opened or {})
+        asks = AXES[request.axis].asks
+        if request.prompts is not None and asks != "prompts":
+            raise RequestError(
+                f"prompt set '{request.prompts.name}' was given, and axis '{request.axis}' asks for {asks}. Leave it "
+                "out, or name an axis of prompts."
+            )
+        if request.prompts is None and asks == "prompts":
+            raise RequestError(
+                f"axis '{request.axis}' needs a prompt set, and neither a metric nor the request names one. Name "
+                f"one, as with --prompts; known: {', '.join(sorted(PROMPTS))}."
+            )
         self.prompts = None if request.prompts is None else open_prompts(request.prompts)
 
     def _open_references(self, opened: Mapping[str, Reference]) -> None:
@@ -281,7 +292,6 @@ class Evaluation:
     @property
     def full_count(self) -> int:
         """Images of a complete evaluation of a generator."""
-        self._check_prompts()
         return self.axis.full_count(self.prompts)
 
     @property
@@ -295,7 +305,6 @@ class Evaluation:
 
     def samples(self, source: ImageSource, count: int | None = None) -> list[Sample]:
         """Return the samples of a source, as many as the request asks for if no other count is given."""
-        self._check_prompts()
         return self.axis.samples(
             Asked(
                 count=self.request.count if count is None else count,
@@ -373,24 +382,12 @@ class Evaluation:
             "--allow-partial, which marks the record partial and names every missing image."
         )
 
-    def check_judges(self) -> None:
-        """Check metrics and judges as far as images are judged by them: names, prompts, weights and packages.
-
-        Raises:
-            UserError: as `check`.
-        """
-        check_metric_axis(self.request.axis, self.metrics)
-        self._check_prompts()
-        for key, spec in self.metrics.items():
-            self._check_prompt_set(key, spec)
-        for judge in self.judges:
-            JUDGES.load(judge.name).check()
-
-    def check_metrics(self, judges: bool = True) -> None:
-        """Check what a request says without its images: names, reference, counts, weights.
+    def check_metrics(self, judges: bool = True, references: bool = True) -> None:
+        """Check what a request says without its images: names, real images, counts, weights.
 
         Args:
             judges: whether judges must be there, which only matters where evidence is absent.
+            references: whether real images must be there, which only matters where values are formed.
 
         Raises:
             UserError: as `check`.
@@ -401,41 +398,19 @@ class Evaluation:
                 f"no metric was asked for. Name at least one of: {', '.join(sorted(METRICS.with_code))}."
             )
         check_metric_axis(request.axis, self.metrics)
-        if request.prompts is not None and AXES[request.axis].asks != "prompts":
-            raise RequestError(
-                f"prompt set '{request.prompts.name}' was given, and axis '{request.axis}' asks for classes. Leave it "
-                "out, or name an axis of prompts."
-            )
         for key, spec in self.metrics.items():
-            self._check_comparison(key, spec)
-            if spec.items == "classes":
-                self._check_classes(key, spec)
-            if request.count < spec.min_samples:
+            if self.prompts is not None and spec.prompts not in (None, self.prompts.name):
                 raise RequestError(
-                    f"metric '{key}' needs at least {spec.min_samples} images, and {request.count} were asked for or "
-                    "found. Give more images or leave the metric out."
+                    f"metric '{key}' judges images of prompt set '{spec.prompts}', and the images are of "
+                    f"'{self.prompts.name}'. Choose the matching metric or prompt set."
                 )
-        self._check_prompts()
+            if references:
+                self._check_comparison(key, spec)
         for judge in self.judges if judges else ():
             JUDGES.load(judge.name).check()
 
-    def _check_prompts(self) -> None:
-        if self.prompts is None and AXES[self.request.axis].asks == "prompts":
-            raise RequestError(
-                f"axis '{self.request.axis}' needs a prompt set, and neither a metric nor the request names one. "
-                f"Known: {', '.join(sorted(PROMPTS))}."
-            )
-
-    def _check_prompt_set(self, key: str, spec: MetricSpec) -> None:
-        if self.prompts is not None and spec.prompts not in (None, self.prompts.name):
-            raise RequestError(
-                f"metric '{key}' judges images of prompt set '{spec.prompts}', and the images are of "
-                f"'{self.prompts.name}'. Choose the matching metric or prompt set."
-            )
-
     def _check_comparison(self, key: str, spec: MetricSpec) -> None:
-        """Refuse a metric whose prompts or real images are others, or not there."""
-        self._check_prompt_set(key, spec)
+        """Refuse a metric whose real images or classes are others, or of too few images."""
         for judge, needed in spec.reference.items():
             reference = self.references.get(judge)
             if reference is None:
@@ -458,6 +433,13 @@ class Evaluation:
                     f"metric '{key}' needs at least {spec.min_samples} real images, and reference '{reference.name}' "
                     f"has {reference.count}. Give more real images or leave the metric out."
                 )
+        if spec.items == "classes":
+            self._check_classes(key, spec)
+        if self.request.count < spec.min_samples:
+            raise RequestError(
+                f"metric '{key}' needs at least {spec.min_samples} images, and {self.request.count} were asked for or "
+                "found. Give more images or leave the metric out."
+            )
 
     def check_loaded(self, judge: Judge) -> None:
         """Refuse a judge that is not the one whose statistics it is given, as only its loaded weights tell.
@@ -494,25 +476,22 @@ class Evaluation:
             RequestError: naming the first metric and image.
         """
         samples = list(samples)
-        reading = {
-            key: JUDGES[spec.judges[0]].num_classes for key, spec in self.metrics.items() if spec.items == "classes"
-        }
-        for sample in samples if reading else ():
-            for key, known in reading.items():
+        for key, spec in self.metrics.items():
+            if spec.items != "classes":
+                continue
+            judge = JUDGES[spec.judges[0]]
+            for sample in samples:
                 if sample.label is None:
                     raise RequestError(
                         f"metric '{key}' needs the class that was asked for, and image {sample.id} has no label. Put "
                         "the images in one subfolder per class, give a file of labels, or leave the metric out."
                     )
-                if known is not None and not 0 <= sample.label < known:
+                if judge.num_classes is not None and not 0 <= sample.label < judge.num_classes:
                     raise RequestError(
-                        f"metric '{key}' knows the classes 0..{known - 1}, and image {sample.id} has the label "
-                        f"{sample.label}. Leave the metric out, or choose one that knows all classes."
+                        f"metric '{key}' knows the classes 0..{judge.num_classes - 1}, and image {sample.id} has the "
+                        f"label {sample.label}. Leave the metric out, or choose one that knows all classes."
                     )
-
-        for key, spec in self.metrics.items():
-            if spec.items == "classes":
-                self._check_numbers(key, JUDGES[spec.judges[0]], samples)
+            self._check_numbers(key, judge, samples)
 
     def _check_numbers(self, key: str, judge: JudgeSpec, samples: Sequence[Sample]) -> None:
         """Refuse numbers as labels that are not known to mean the judge's classes, where these have names."""

@@ -7,10 +7,11 @@ from __future__ import annotations
 
 import hashlib
 import re
+from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import Final, Literal, Protocol
+from typing import Final, Protocol
 
 import numpy as np
 
@@ -86,15 +87,17 @@ class UnreadableImages(DataError):  # noqa: N818
         self.reasons = dict(reasons)
 
 
-class GivenImages:
+class GivenImages(ABC):
     """Images that exist already, all of one size, each read at its place.
 
     Attributes:
+        image_size: (height, width), or None where no image can be read.
         classes: names of their classes in the order of the labels, or None where they have none.
         given: how they are read again.
     """
 
     preferred_batch = 64
+    image_size: tuple[int, int] | None
     classes: tuple[str, ...] | None = None
     reader: FolderReader | TarReader | RowReader
     given: Given
@@ -109,14 +112,9 @@ class GivenImages:
         """What was not read, in sentences."""
         return tuple(filter(None, [self.left_out.sentence(self.path)]))
 
-    @property
-    def image_size(self) -> tuple[int, int] | None:
-        """(height, width), or None where no image can be read."""
-        raise NotImplementedError
-
+    @abstractmethod
     def place(self, sample: Sample) -> ImagePlace:
         """Return where a sample's image lies, or should lie."""
-        raise NotImplementedError
 
     def images(self, samples: Sequence[Sample]) -> np.ndarray:
         """Return the samples' images, uint8 [B, H, W, 3]; grey and palette files become RGB without loss.
@@ -133,11 +131,11 @@ class GivenImages:
             except UnreadableImage as error:
                 reasons[sample.id] = error.fault
                 continue
-            size = pixels.shape[:2]
-            if size != self.image_size:
+            if pixels.shape[:2] != self.image_size:
+                size, first = ("x".join(map(str, one or ())) for one in (pixels.shape[:2], self.image_size))
                 reasons[sample.id] = (
-                    f"{printable(str(self.reader.root / place.file))} is {_size(size)}, the first image of "
-                    f"{printable(self.given.root)} is {_size(self.image_size)}, and images of one set have one size"
+                    f"{printable(str(self.reader.root / place.file))} is {size}, the first image of "
+                    f"{printable(self.given.root)} is {first}, and images of one set have one size"
                 )
             arrays.append(pixels)
         if reasons:
@@ -158,7 +156,7 @@ class _FileImages(GivenImages):
         self.given = Given(root=str(path.absolute()))
 
     @cached_property
-    def image_size(self) -> tuple[int, int] | None:
+    def image_size(self) -> tuple[int, int] | None:  # type: ignore[override]
         """Size of the first readable image, or None if there is none."""
         for name in self._names:
             try:
@@ -289,21 +287,12 @@ class PromptFolderSource(_FileImages):
 
 
 class _RowImages(GivenImages):
-    """Images of an .npz file: uint8 [N, H, W, 3] under `arr_0`, or under the only key that is no label.
-
-    Rows are read by position, so a 10 GB archive needs no 10 GB of memory.
-    """
+    """Images of an .npz file: uint8 [N, H, W, 3] under `arr_0`, or under the only key that is no label."""
 
     image_format = "npz"
     reader: RowReader
 
     def __init__(self, path: Path) -> None:
-        """Open the archive.
-
-        Raises:
-            DataError: if it is no .npz, it is not clear which array holds the images, or these are not uint8
-                [N, H, W, 3] with N >= 1.
-        """
         super().__init__(path)
         with Archive(path) as archive:
             keys = archive.keys
@@ -320,13 +309,9 @@ class _RowImages(GivenImages):
             if key != image_key:
                 self.left_out.add("arrays that are neither images nor labels", key)
         self.reader = RowReader(path, image_key)
+        self.image_size = self.reader.size
         self.given = Given(root=str(path.absolute()), array=image_key)
         self._label_keys = [key for key in LABEL_KEYS if key in keys]
-
-    @property
-    def image_size(self) -> tuple[int, int] | None:
-        """(height, width)."""
-        return self.reader.size
 
     def place(self, sample: Sample) -> ImagePlace:
         """Return the row of image number `sample.id`."""
@@ -334,7 +319,7 @@ class _RowImages(GivenImages):
 
 
 class ArchiveSource(_RowImages):
-    """Images of an .npz with labels under `arr_1` or `labels`, if there are any; see `_RowImages`."""
+    """Images of an .npz with labels under `arr_1` or `labels`, if there are any."""
 
     def __init__(self, path: Path, labels: Sequence[int | None] | None = None) -> None:
         """Open the archive.
@@ -343,7 +328,8 @@ class ArchiveSource(_RowImages):
             labels: one per image, in place of the stored ones.
 
         Raises:
-            DataError: see `_RowImages`, or if its labels cannot be read.
+            DataError: if it is no .npz, it is not clear which array holds the images, these are not uint8
+                [N, H, W, 3] with N >= 1, or its labels cannot be read.
             RequestError: if the number of labels is another one.
         """
         super().__init__(path)
@@ -363,7 +349,7 @@ class ArchiveSource(_RowImages):
 
 
 class PromptArchiveSource(_RowImages):
-    """Images of an .npz in the order of a prompt set; texts beside them must be the set's. See `_RowImages`."""
+    """Images of an .npz in the order of a prompt set; texts beside them must be the set's."""
 
     labels = None
 
@@ -374,7 +360,7 @@ class PromptArchiveSource(_RowImages):
             samples: of the whole set.
 
         Raises:
-            DataError: see `_RowImages`.
+            DataError: as `ArchiveSource`.
             RequestError: if the archive says that an image was made for another text.
         """
         super().__init__(path)
@@ -475,19 +461,13 @@ def open_prompt_images(
     return PromptFolderSource(path, samples, per_item, layout)
 
 
-def _kind(path: Path, layout: Layout | None) -> Literal["folder", "npz", "tar"]:
-    """Return what is at a path; raises as `open_source`."""
-    wanted = "Give a folder of images, a .tar of images or an .npz with arr_0."
-    kind: Literal["folder", "npz", "tar"]
-    if path.is_dir():
-        kind = "folder"
-    elif not path.exists():
-        raise DataError(f"images {path}: no such file or folder. {wanted}")
-    elif path.suffix.lower() in (".npz", ".tar"):
-        kind = "npz" if path.suffix.lower() == ".npz" else "tar"
-    else:
-        raise DataError(f"images {path}: neither a folder nor an .npz or .tar. {wanted}")
-    if layout is not None and ((layout.name == "npz") != (kind == "npz") or (layout.name == "tar" and kind != "tar")):
+def _kind(path: Path, layout: Layout | None) -> str:
+    """Return what is at a path, "folder", "npz" or "tar"; raises as `open_source`."""
+    kind = "folder" if path.is_dir() else {".npz": "npz", ".tar": "tar"}.get(path.suffix.lower())
+    if kind is None or not path.exists():
+        found = "neither a folder nor an .npz or .tar" if path.exists() else "no such file or folder"
+        raise DataError(f"images {path}: {found}. Give a folder of images, a .tar of images or an .npz with arr_0.")
+    if layout is not None and (kind != layout.name if layout.name in ("npz", "tar") else kind == "npz"):
         raise RequestError(
             f"--layout {layout} was given, and {printable(str(path))} is {'a folder' if kind == 'folder' else kind}. "
             "Leave --layout out, or give the images that have this layout."
@@ -551,16 +531,8 @@ def _matching(labels: Sequence[int | None] | None, count: int, what: str) -> tup
     return tuple(labels)
 
 
-def _size(size: tuple[int, ...] | None) -> str:
-    return "x".join(str(side) for side in size or ())
-
-
 def _stored_labels(path: Path, key: str) -> list[int] | None:
-    """Read the labels of an archive, or None if they are texts, as prompts are.
-
-    Raises:
-        DataError: if they cannot be read or are no whole numbers [N].
-    """
+    """Read the labels of an archive, or None if they are texts, as prompts are."""
     with Archive(path) as archive:
         labels = archive.read(key)
     if labels.dtype.kind in "US":
