@@ -16,7 +16,7 @@ from torch import Tensor
 
 from diffusionbench import bounds, runner
 from diffusionbench.axes import AXES
-from diffusionbench.callables import BATCH, as_source, examine, facts_of, importable, is_named, open_named, to_images
+from diffusionbench.callables import BATCH, as_source, examine, importable, is_named, open_named, to_images
 from diffusionbench.catalog import asked_metrics
 from diffusionbench.errors import RequestError
 from diffusionbench.images import Rule
@@ -199,21 +199,13 @@ def _prompts(
     """Return the prompt set to ask for, None for classes, and the axis."""
     names = [METRICS[key].prompts for key in metrics if METRICS[key].prompts is not None]
     choice = PromptChoice.parse(prompts) if isinstance(prompts, str) else prompts
-    axis = axis or infer_axis(metrics, choice is not None)
+    if axis is None:
+        items = [METRICS[key].items for key in metrics]
+        asked = "prompts" if choice else next((one for one in items if one in ("prompts", "originals")), "classes")
+        axis = next(key for key, row in AXES.items() if row.asks == asked)
     if choice is None and names and AXES[axis].asks == "prompts":
         choice = PromptChoice(name=names[0])
     return choice, axis
-
-
-def infer_axis(metrics: Sequence[str], prompted: bool) -> str:
-    """Return the axis that metrics judge by, where none was named.
-
-    Args:
-        prompted: whether a prompt set was named.
-    """
-    items = [METRICS[key].items for key in metrics]
-    asked = "prompts" if prompted else next((one for one in items if one in ("prompts", "originals")), "classes")
-    return next(key for key, row in AXES.items() if row.asks == asked)
 
 
 def _given(source: Any, options: Options) -> tuple[Path | ImageSource, str, Rule | None]:
@@ -285,7 +277,8 @@ def noted(record: Record, notes: list[str]) -> Record:
 
 def _generator(given: Path | ImageSource, rule: Rule | None, options: Options) -> dict[str, Any]:
     """Return the fields of a request about how the images are made: those given, and what only the source knows."""
-    facts = {} if isinstance(given, Path) else facts_of(given)
+    # What only a source knows, such as its sampler.
+    facts: Mapping[str, Any] = getattr(given, "facts", {})
     guidance, classes = options.guidance, options.classes
     for name, value in (("guidance", guidance), ("quantisation", rule)):
         if value is not None and "sampling" in facts:

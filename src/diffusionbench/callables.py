@@ -9,7 +9,7 @@ import re
 import sys
 import traceback
 import uuid
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Final, Literal
 
 import numpy as np
@@ -19,7 +19,7 @@ from torch import Tensor
 from diffusionbench.errors import DataError, RequestError, RunError, UserError, lacking
 from diffusionbench.images import Rule, as_rgb, to_uint8
 from diffusionbench.registry import nearest
-from diffusionbench.request import REPEAT_LIMIT, Evaluation
+from diffusionbench.request import Evaluation
 from diffusionbench.sample import Sample
 from diffusionbench.schema import digest
 from diffusionbench.shown import clipped, first_line, printable
@@ -79,11 +79,6 @@ class CallableSource:
         self.image_format: str | None = None
         self.floats: bool | None = None
         self.difference: float | None = None
-
-    @property
-    def deterministic(self) -> bool | None:
-        """Whether it makes the same images again, alone as in a batch; None before `repeat`."""
-        return None if self.difference is None else self.difference <= REPEAT_LIMIT
 
     def check(self, samples: Sequence[Sample], judged_by: Sequence[str] = ()) -> None:
         """Check that the function takes what the samples ask for.
@@ -346,11 +341,6 @@ def as_source(
     if hasattr(found, "images") and hasattr(found, "digest"):
         return found  # type: ignore[return-value]
     return CallableSource(found, name, batch, version, rule)
-
-
-def facts_of(source: ImageSource | None) -> Mapping[str, Any]:
-    """Return the fields of a request that only a source knows, such as its sampler, as its attribute `facts`."""
-    return getattr(source, "facts", {})
 
 
 def examine(evaluation: Evaluation, source: ImageSource) -> Evaluation:

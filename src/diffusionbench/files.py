@@ -99,7 +99,7 @@ class LeftOut:
 
 
 def walk_files(
-    folder: Path, left_out: LeftOut, prefix: str = "", above: tuple[tuple[int, int], ...] = ()
+    folder: Path, left_out: LeftOut, prefix: str = "", above: tuple[str, ...] = ()
 ) -> Iterator[tuple[str, int]]:
     """Give all files below a folder one by one, as name relative to it, with "/", and bytes; in natural order.
 
@@ -108,17 +108,19 @@ def walk_files(
 
     Args:
         left_out: counts what is not listed.
-        prefix, above: of a folder further down, its name and the folders that hold it.
+        prefix, above: of a folder further down, its name and the real paths of those that hold it.
 
     Raises:
         DataError: if a folder cannot be read.
     """
-    above = above or (_identity(folder),)
+    above = above or (os.path.realpath(folder),)
     try:
         with os.scandir(folder) as opened:
             entries = sorted(opened, key=lambda entry: natural_key(entry.name))
     except OSError as error:
-        raise _unreadable(folder, error) from None
+        raise DataError(
+            f"cannot read folder {printable(str(folder))}: {error.strerror}. Correct its permissions."
+        ) from None
     for entry in entries:
         name = prefix + entry.name
         try:
@@ -129,13 +131,13 @@ def walk_files(
         if is_hidden(entry.name):
             left_out.add("hidden entries", name)
         elif is_folder:
-            identity = _identity(Path(entry.path))
-            if identity in above:
+            real = os.path.realpath(entry.path)
+            if real in above:
                 left_out.add("links to a folder above", name)
             elif len(above) == MAX_LEVELS:
                 left_out.add(f"folders more than {MAX_LEVELS} levels down", name)
             else:
-                yield from walk_files(Path(entry.path), left_out, f"{name}/", (*above, identity))
+                yield from walk_files(Path(entry.path), left_out, f"{name}/", (*above, real))
         elif is_file:
             yield name, entry.stat().st_size
         elif not os.path.exists(entry.path):
@@ -147,18 +149,6 @@ def walk_files(
 def list_files(folder: Path, left_out: LeftOut) -> dict[str, int]:
     """Return all files of `walk_files`: name -> bytes."""
     return dict(walk_files(folder, left_out))
-
-
-def _identity(folder: Path) -> tuple[int, int]:
-    try:
-        stat = folder.stat()
-    except OSError as error:
-        raise _unreadable(folder, error) from None
-    return stat.st_dev, stat.st_ino
-
-
-def _unreadable(folder: Path, error: OSError) -> DataError:
-    return DataError(f"cannot read folder {printable(str(folder))}: {error.strerror}. Correct its permissions.")
 
 
 def list_images(folder: Path, left_out: LeftOut, also: tuple[str, ...] = ()) -> dict[str, int]:

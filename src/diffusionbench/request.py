@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from copy import copy
+from functools import cache
 from typing import Any, Final, Literal
 
 from pydantic import Field, field_validator
@@ -28,9 +29,6 @@ from diffusionbench.source import ImageSource, exists_already, image_keys
 
 # Enough of the label order to tell two orders apart: every class of ImageNet appears.
 _ORDER: Final = 1000
-# Grey levels of mean absolute difference up to which two images count as the same: a function that exceeds them between
-# two images of one sample is not deterministic.
-REPEAT_LIMIT: Final = 2.0
 
 
 class Sampling(Strict):
@@ -233,12 +231,10 @@ class Evaluation:
                 f"one reference cannot hold the statistics of {' and '.join(shared)}. Give each judge its own, as "
                 "--reference JUDGE=FILE."
             )
-        found: dict[tuple[str, str | None], Reference] = {}
 
+        @cache
         def opened_once(name: str, asserted: str | None) -> Reference:
-            if (name, asserted) not in found:
-                found[name, asserted] = opened.get(name) or resolve(name, asserted, request.reference_role)
-            return found[name, asserted]
+            return opened.get(name) or resolve(name, asserted, request.reference_role)
 
         if request.reference is not None:
             self.reference = opened_once(request.reference, next(iter(shared), None))
@@ -246,7 +242,7 @@ class Evaluation:
         for judge, name in request.references.items():
             self.references[judge] = opened_once(name, judge if judge in request.reference_extractors else None)
         # The classes that a generator is asked for are those of real images that have some.
-        given = [*filter(None, [self.reference]), *self.references.values()]
+        given = self.distinct_references
         self.reference = next((one for one in given if one.num_classes), next(iter(given), None))
         for judge in request.reference_extractors:
             if judge not in self.references or self.references[judge].made_by(judge) is None:
@@ -258,8 +254,8 @@ class Evaluation:
     @property
     def distinct_references(self) -> list[Reference]:
         """The references of all judges, each once, that of the classes first."""
-        found = [*self.references.values()] if self.reference is None else [self.reference, *self.references.values()]
-        return list({id(one): one for one in found}.values())
+        found = (self.reference, *self.references.values())
+        return list({id(one): one for one in found if one is not None}.values())
 
     def compared_with(self, reference: Reference) -> dict[str, MetricSpec]:
         """Return the metrics that compare with these real images; those that give the classes have the others too."""
@@ -495,11 +491,11 @@ class Evaluation:
 
     def _check_numbers(self, key: str, judge: JudgeSpec, samples: Sequence[Sample]) -> None:
         """Refuse numbers as labels that are not known to mean the judge's classes, where these have names."""
-        own = [self.request.classes, *(one.classes for one in self.distinct_references)]
-        if not _are_names(judge.classes) or any(map(_are_names, own)):
+        told: tuple[EvalRequest | Reference, ...] = (self.request, *self.distinct_references)
+        if not _are_names(judge.classes) or any(_are_names(one.classes) for one in told):
             return
-        counts = (self.request.num_classes, *(one.num_classes for one in self.distinct_references))
-        found = next(filter(None, counts), 1 + max((sample.label or 0 for sample in samples), default=0))
+        largest = max((sample.label or 0 for sample in samples), default=0)
+        found = next(filter(None, (one.num_classes for one in told)), 1 + largest)
         if found != judge.num_classes:
             raise RequestError(
                 f"metric '{key}' knows {judge.num_classes:,} classes ({few(judge.classes or (), first=3)}) in its own "

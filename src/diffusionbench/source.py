@@ -20,7 +20,7 @@ from diffusionbench.archives import Archive
 from diffusionbench.errors import DataError, RequestError
 from diffusionbench.files import LeftOut, image_folder, number_classes, read_lines
 from diffusionbench.images import UnreadableImage
-from diffusionbench.layouts import FOLDER, Layout, Names, check_grid, choose_layout, locate, wanted_files
+from diffusionbench.layouts import FOLDER, Layout, Names, choose_layout, locate
 from diffusionbench.readers import FolderReader, Given, ImagePlace, RowReader, TarReader, facts_of, open_files
 from diffusionbench.sample import Sample
 from diffusionbench.schema import digest
@@ -256,12 +256,18 @@ class PromptFolderSource(_FileImages):
             )
         if layout is None or layout.name == "tar":
             layout = FOLDER if samples is None else choose_layout(self.description, names, samples, per_item)
-        check_grid(layout, per_item)
+        tiles = per_item if layout.grid is None else layout.grid[0] * layout.grid[1]
+        if tiles != per_item:
+            raise RequestError(
+                f"layout {layout} holds {tiles} images a file, and the set asks for {per_item} of each prompt. Choose "
+                "the grid that was made, or another layout of the set."
+            )
         self.layout, self._per_item, self._by_name = layout, per_item, names
         self.given = Given(root=str(folder.absolute()), grid=layout.grid)
         self.reader.grid = layout.grid
         every = list(names.files.values())
-        self._names = every if samples is None else wanted_files(layout, names, samples, per_item)
+        found = every if samples is None else [names.find(locate(layout, one, per_item)[0]) for one in samples]
+        self._names = list(dict.fromkeys(filter(None, found)))
         asked = set(self._names)
         if twice := [pair for pair in names.twice if pair[0] in asked]:
             (one, other), image = map(self.reader.shown, twice[0]), printable(twice[0][0].rpartition(".")[0])
