@@ -145,11 +145,7 @@ def opened(
 ) -> tuple[Evaluation, ImageSource]:
     """Return an evaluation, which is not yet checked, and its images; without a count, of all of them.
 
-    Args:
-        real: the fields `reference` and `references` of the request.
-
-    Raises:
-        UserError: if something named is unknown or cannot be opened.
+    `real` holds the fields `reference` and `references` of the request.
     """
     given, called, rule = _given(source, options)
     choice, axis = _prompts(metrics, options.prompts, options.axis)
@@ -234,11 +230,7 @@ def _read(labels: Labels) -> Sequence[int] | None:
 
 
 def _images(given: Path | ImageSource, evaluation: Evaluation, options: Options) -> tuple[ImageSource, int]:
-    """Open a path as an evaluation needs it, by classes or by prompts; a source is there already.
-
-    Returns:
-        The source, and how many images there are to score: all that exist, or a complete evaluation of a generator.
-    """
+    """Return a source as an evaluation needs it, and how many images are to be scored without a number."""
     labels, layout = options.labels, options.layout
     if not isinstance(given, Path):
         told = {"labels": None if isinstance(given, ArraySource) else labels, "layout": layout}

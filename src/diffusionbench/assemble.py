@@ -110,11 +110,7 @@ def assemble(evaluation: Evaluation, images: ImageSet, found: Findings) -> Recor
 def _values(
     evaluation: Evaluation, found: Findings, estimates: Mapping[str, Estimate], unreadable: int | None = None
 ) -> dict[str, Value]:
-    """Return values by key, with the numbers that some metrics put beside their own.
-
-    Args:
-        unreadable: images that could not be read; None for real images, of which the generator gives nothing away.
-    """
+    """Return values by key, with the numbers beside them; `unreadable` images are None where all are real."""
     values: dict[str, Value] = {}
     for key, estimate in estimates.items():
         spec = evaluation.metrics[key]

@@ -81,10 +81,7 @@ class CallableSource:
         self.difference: float | None = None
 
     def check(self, samples: Sequence[Sample], judged_by: Sequence[str] = ()) -> None:
-        """Check that the function takes what the samples ask for.
-
-        Args:
-            judged_by: "classes" or "prompts" for each metric that judges images by them.
+        """Check that the function takes what the samples ask for, and by what ("classes", "prompts") they are judged.
 
         Raises:
             RequestError: if it takes classes and prompts are asked for, or the other way round, or neither is known.
@@ -162,11 +159,7 @@ class CallableSource:
         return returned
 
     def repeat(self, samples: Sequence[Sample]) -> None:
-        """Make the first two samples twice, in a batch and each alone, and note how far the images are apart.
-
-        Raises:
-            DataError, RunError: as `images`.
-        """
+        """Make the first two samples twice, in a batch and each alone, and note how far the images are apart."""
         pair = samples[:2]
         together = self.images(pair)
         alone = np.concatenate([self.images([sample]) for sample in pair])

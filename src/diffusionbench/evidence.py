@@ -223,9 +223,12 @@ class EvidenceStore:
         place = (judge.key, name)
         if place not in self._opened:
             folder = self._folder(judge)
-            lines = folder / f"{name}.jsonl"
+            lines, arrays = folder / f"{name}.jsonl", sorted(folder.glob(f"{name}.*.npy"))
             try:
-                self._opened[place] = lines.read_bytes().splitlines() if lines.exists() else _arrays(folder, name)
+                if lines.exists():
+                    self._opened[place] = lines.read_bytes().splitlines()
+                else:
+                    self._opened[place] = {path.name.split(".")[1]: np.load(path, mmap_mode="r") for path in arrays}
             except (OSError, ValueError) as error:
                 raise DataError(
                     f"evidence {folder / name} was damaged while it was in use ({first_line(error)}). Run the same "
@@ -245,11 +248,6 @@ def copy_files(source: Path, target: Path, name: str) -> None:
         shutil.copystat(file, target / file.name)
 
 
-def _arrays(folder: Path, name: str) -> dict[str, np.ndarray]:
-    paths = sorted(folder.glob(f"{name}.*.npy"))
-    return {path.name.split(".")[1]: np.load(path, mmap_mode="r", allow_pickle=False) for path in paths}
-
-
 def _files(judge: str, evidence: Evidence) -> dict[str, bytes]:
     """Return the content of a chunk's files by the ending of their names."""
     if isinstance(evidence, Mapping):
@@ -263,10 +261,7 @@ def _files(judge: str, evidence: Evidence) -> dict[str, bytes]:
 
 
 def line_of(judge: str, row: Mapping[str, Any] | Unjudged, about: Mapping[str, Any] | None = None) -> str:
-    """Return a row of evidence as a line of JSON, from which an equal row is read back.
-
-    Args:
-        about: what stands before it in the line, by name.
+    """Return a row of evidence, behind what is `about` it, as a line of JSON from which an equal row is read back.
 
     Raises:
         RequestError: if there is none.

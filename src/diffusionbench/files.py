@@ -81,12 +81,7 @@ class LeftOut:
         self.found: dict[str, tuple[int, str]] = {}
 
     def add(self, reason: str, name: str, count: int = 1) -> None:
-        """Count what is left out.
-
-        Args:
-            reason: what it is, in the plural, such as "files that are no images".
-            name: the (first) one's.
-        """
+        """Count what is left out for a reason, such as "files that are no images", with the name of the first."""
         before, first = self.found.get(reason, (0, printable(name)))
         self.found[reason] = (before + count, first)
 
@@ -152,10 +147,7 @@ def list_files(folder: Path, left_out: LeftOut) -> dict[str, int]:
 
 
 def list_images(folder: Path, left_out: LeftOut, also: tuple[str, ...] = ()) -> dict[str, int]:
-    """List the images below a folder, as `list_files` does, and count the other files as left out.
-
-    Args:
-        also: lower-case endings of other files to list.
+    """List the images below a folder, and files with other endings (lower-case `also`); the rest is left out.
 
     Raises:
         DataError: if a folder cannot be read, or a link leads to nothing and may have been a folder of images.
@@ -298,11 +290,7 @@ def are_folder_names(classes: Sequence[str]) -> bool:
 
 
 def number_classes(names: Iterable[str], known: Sequence[str] | None = None) -> tuple[dict[str, int], list[str]]:
-    """Number classes by the names of a reference, else in natural order.
-
-    Args:
-        names: folder names of the classes, in any order, repeated or not.
-        known: the reference's class names in the order of their numbers, or None where it has none.
+    """Number the class folders `names` by the names of a reference in their order, else in natural order.
 
     Returns:
         Name -> number, and the names that `known` lacks in natural order; where there is any, all are numbered in
@@ -324,9 +312,6 @@ def number_classes(names: Iterable[str], known: Sequence[str] | None = None) -> 
 
 def read_lines(path: Path, what: str) -> list[str]:
     """Read the lines of a UTF-8 text file, with or without a byte order mark, ended by LF, CR LF or CR.
-
-    Args:
-        what: names the file in messages, such as "prompt file".
 
     Raises:
         DataError: if it is no file of at most 64 MiB, cannot be read, is in another encoding, or holds NUL characters.

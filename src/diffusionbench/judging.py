@@ -109,10 +109,7 @@ class JudgingPass:
         return judges
 
     def load(self, images: ImageStore | None = None, samples: Sequence[Sample] = ()) -> None:
-        """Load and test the judges that have to judge; evidence of others of the same name is left aside.
-
-        Args:
-            images: where given, a judge is left alone that has judged all of the samples' images.
+        """Load and test the judges that have not judged all of these images; evidence of others is left aside.
 
         Raises:
             RunError: if a self-test fails.
@@ -168,8 +165,7 @@ class JudgingPass:
     ) -> tuple[dict[str, Estimate], int]:
         """Return estimates of some of the metrics over a set's first `count` images, and how many were readable.
 
-        Args:
-            said: takes what judges said of each image, where their output is rows.
+        What judges of rows say of each image goes to `said`.
         """
         metrics = self._metrics(specs, count)
         names = sorted({name for spec in specs.values() for name in spec.judges})

@@ -38,11 +38,7 @@ _BY_NAME: Final = (FOLDER, Layout("geneval"), FLAT)
 
 
 def parse_layout(text: str) -> Layout:
-    """Return the layout of a name such as "geneval" or "grid:2x2".
-
-    Raises:
-        RequestError: if there is none.
-    """
+    """Return the layout of a name such as "geneval" or "grid:2x2"; a RequestError says that there is none."""
     if grid := _GRID.fullmatch(text):
         return Layout("grid", (int(grid[1]), int(grid[2])))
     if text not in LAYOUTS or ":" in text:

@@ -68,11 +68,7 @@ class FileFacts(Strict):
 
 
 def facts_of(path: Path) -> FileFacts:
-    """Return the facts of a regular file.
-
-    Raises:
-        OSError: if there is none, or it cannot be read.
-    """
+    """Return the facts of a regular file; an OSError says that there is none."""
     found = path.stat()
     is_settled = time.time_ns() - found.st_mtime_ns > _RECENT
     sha256 = (_sha256 if is_settled else _sha256.__wrapped__)(path, found.st_size, found.st_mtime_ns)
@@ -127,11 +123,7 @@ class PlacedFiles(ImageReader):
 
     @abstractmethod
     def content(self, name: str, most: int = MOST_BYTES) -> bytes:
-        """Return the first bytes of an image file, by default all.
-
-        Raises:
-            UnreadableImage: if it is missing or cannot be read.
-        """
+        """Return the first bytes of an image file, by default all; `UnreadableImage` where it cannot be read."""
 
     def shown(self, name: str) -> str:
         """Return what messages call an image."""

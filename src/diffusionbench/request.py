@@ -147,11 +147,7 @@ def check_metric_axis(axis: str, metrics: Iterable[str]) -> None:
 
 
 def judge_order(metrics: Iterable[MetricSpec]) -> list[JudgeSpec]:
-    """Return the judges that metrics need, each once, by name, behind those whose evidence it uses.
-
-    Raises:
-        UserError: if a judge is unknown, or uses its own evidence by way of others.
-    """
+    """Return the judges that metrics need, each once, by name, behind those whose evidence it uses."""
     order: dict[str, JudgeSpec] = {}
 
     def place(name: str, *above: str) -> None:
@@ -343,8 +339,7 @@ class Evaluation:
         """Check all that can be known before a weight is loaded or an image is made.
 
         Raises:
-            UserError: a reference that a metric cannot use, too few images, missing or impossible labels, images of
-                the wrong size, missing weights or packages.
+            UserError: as `check_metrics` and `check_images`.
         """
         self.check_metrics()
         self.check_images(source)
@@ -386,7 +381,7 @@ class Evaluation:
             references: whether real images must be there, which only matters where values are formed.
 
         Raises:
-            UserError: as `check`.
+            UserError: a reference that a metric cannot use, too few images, missing weights or packages.
         """
         request = self.request
         if not request.metrics:

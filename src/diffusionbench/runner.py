@@ -86,11 +86,7 @@ def run_part(
     device: str = "cpu",
     progress: Progress | None = None,
 ) -> ImageStore:
-    """Make and judge the images of one part; `merge` and `rescore` make a record of all of them.
-
-    Raises:
-        UserError, RunError: see `run`.
-    """
+    """Make and judge the images of one part; `merge` and `rescore` make a record of all of them. Raises as `run`."""
     evaluation.check(source)
     store = open_store(evaluation, source, store_dir)
     pass_ = prepare(evaluation, source, store, device, progress, part)
@@ -229,10 +225,7 @@ def score(
 ) -> Record:
     """Score the first `request.count` images of a set or store, and the reference's anchors beside them.
 
-    A store's evidence is used, and a judge loaded only where some of it is absent.
-
-    Args:
-        prepared: what `prepare` returned for these images, where it was called.
+    A store's evidence is used, and a judge loaded only where some of it is absent, or by `prepare` before.
 
     Raises:
         DataError: if images are missing, or none can be read.

@@ -360,10 +360,7 @@ class PromptArchiveSource(_RowImages):
     labels = None
 
     def __init__(self, path: Path, samples: Sequence[Sample]) -> None:
-        """Open the archive.
-
-        Args:
-            samples: of the whole set.
+        """Open the archive for the samples of a whole set.
 
         Raises:
             DataError: as `ArchiveSource`.
@@ -428,12 +425,7 @@ def open_source(
     known: Sequence[str] | None = None,
     layout: Layout | None = None,
 ) -> FolderSource | ArchiveSource:
-    """Open the images that somebody else made, by path.
-
-    Args:
-        labels: one per image, in place of the stored ones.
-        known: names of the reference's classes, by which folders are numbered.
-        layout: must be `flat`, `folder` (one for each class), `npz` or `tar`, and what is there.
+    """Open images that somebody else made for classes; `labels` and `known` as in `FolderSource`.
 
     Raises:
         DataError: if there is nothing there, or neither a folder nor an .npz or .tar.
@@ -451,17 +443,7 @@ def open_source(
 def open_prompt_images(
     path: Path, samples: Sequence[Sample], per_item: int, layout: Layout | None = None
 ) -> PromptFolderSource | PromptArchiveSource:
-    """Open images that somebody else made for a prompt set.
-
-    Args:
-        samples: of the whole set.
-        per_item: images of each prompt.
-        layout: how they lie; None where their names tell.
-
-    Raises:
-        DataError: if there is nothing there, it is neither a folder nor an .npz or .tar, or the layout is not clear.
-        RequestError: if the layout does not fit.
-    """
+    """Open images that somebody else made for a prompt set; arguments as in `PromptFolderSource`, raises as well."""
     if _kind(path, layout) == "npz":
         return PromptArchiveSource(path, samples)
     return PromptFolderSource(path, samples, per_item, layout)
@@ -512,11 +494,7 @@ def image_keys(source: ImageSource) -> list[str] | None:
 
 
 def archive_keys(path: Path) -> list[str]:
-    """Return the names of the arrays in an .npz, without reading them.
-
-    Raises:
-        DataError: if the file is no .npz.
-    """
+    """Return the names of the arrays in an .npz, without reading them; a DataError says that it is none."""
     with Archive(path) as archive:
         return archive.keys
 

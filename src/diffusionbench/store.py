@@ -283,11 +283,7 @@ class ImageStore:
             )
 
     def verify(self, count: int) -> None:
-        """Read and hash the first `count` images; those of files that have changed become unreadable.
-
-        Raises:
-            DataError: as `check_whole`, or if a chunk is damaged.
-        """
+        """Read and hash the first `count` images; those of files that have changed become unreadable."""
         for _ in self.batches(count):
             pass
 
@@ -301,11 +297,7 @@ class ImageStore:
         yield from self.some(range(count))
 
     def some(self, ids: Collection[int]) -> Iterator[tuple[list[Sample], np.ndarray]]:
-        """Give the images of those of some samples, of rising ids, that are here and readable.
-
-        Raises:
-            DataError: if a chunk is damaged.
-        """
+        """Give the images of those of some samples, of rising ids, that are here; a damaged chunk is a DataError."""
         self._refresh()
         stored = [sample for sample in ids if sample in self._place]
         for name, group in groupby(stored, key=lambda sample: self._place[sample][0]):
@@ -343,12 +335,11 @@ class ImageStore:
                 chunk = StoredChunk.model_validate(parse_json(read_small(path)))
             except (OSError, ValueError):
                 continue
-            if chunk.store == self.manifest.key and chunk.is_consistent and self._has_file(chunk):
+            # Files of images that exist already are looked at when the chunk is taken up.
+            files = {} if chunk.places else chunk.files
+            whole = all(is_unchanged(self.folder / name, facts) for name, facts in files.items())
+            if chunk.store == self.manifest.key and chunk.is_consistent and whole:
                 self._take(path.stem, chunk)
-
-    def _has_file(self, chunk: StoredChunk) -> bool:
-        """Return whether the file of a chunk is what its list says; those of images that exist already come later."""
-        return bool(chunk.places) or all(is_unchanged(self.folder / name, one) for name, one in chunk.files.items())
 
     def _take(self, name: str, chunk: StoredChunk) -> None:
         self._chunks[name] = chunk
