@@ -523,9 +523,15 @@ def test_the_static_figure_prints_the_numbers_of_correlate(tmp_path, guidance):
     assert text.count('aria-roledescription="circle"') + text.count("mark-symbol") >= 4
 
 
-@pytest.mark.parametrize("name, flags", [("figure1.svg", ()), ("figure1-dark.svg", ("--dark",))])
-def test_the_pictures_of_the_readme_are_those_of_its_command(tmp_path, name, flags):
-    done = invoke("figure", "--guidance", "cfg", "--family", "latent", *flags, "--out", str(tmp_path / name))
+PUBLISHED = ("--guidance", "cfg", "--family", "latent")
+LAPTOP = ("--set", "measured", "--records", str(Path(__file__).parents[2] / "records" / "study-laptop"), "--flagged")
+
+
+@pytest.mark.parametrize("name, words", [("figure1", PUBLISHED), ("laptop", LAPTOP)])
+@pytest.mark.parametrize("ending, flags", [(".svg", ()), ("-dark.svg", ("--dark",))])
+def test_the_pictures_of_the_readme_are_those_of_its_command(tmp_path, name, words, ending, flags):
+    name += ending
+    done = invoke("figure", *words, *flags, "--out", str(tmp_path / name))
     assert done.exit_code == 0, done.output
     kept = Path(__file__).parents[2] / "docs" / "images" / name
     # The drawing library counts its clipping paths over a process.
