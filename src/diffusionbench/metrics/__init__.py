@@ -87,7 +87,7 @@ def _kd(judge: JudgeSpec) -> MetricSpec:
 
 def _is(judge: JudgeSpec) -> MetricSpec:
     about = f"the Inception Score's formula on {judge.title}'s predictions; arXiv 1606.03498"
-    facts = {"higher_is_better": True, "min_samples": 10, "low": 1, "high": judge.num_classes or inf}
+    facts: dict[str, Any] = {"higher_is_better": True, "min_samples": 10, "low": 1, "high": judge.num_classes or inf}
     return _named(judge, "is", "IS", "inception_score:InceptionScoreMetric", about, **facts)
 
 
@@ -103,7 +103,7 @@ def _recall(judge: JudgeSpec) -> MetricSpec:
 
 def _mind(judge: JudgeSpec) -> MetricSpec:
     about = f"Monge Inception Distance: sliced 2-Wasserstein distance in {judge.title}'s features; arXiv 2605.06797"
-    facts = {"higher_is_better": False, "low": 0, "min_samples": 2}
+    facts: dict[str, Any] = {"higher_is_better": False, "low": 0, "min_samples": 2}
     found = _named(judge, "mind", "MIND", "mind:MindMetric", about, "features", **facts)
     return replace(found, title=f"MIND {judge.title}") if judge in _SIX else found
 
