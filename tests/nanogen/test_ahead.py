@@ -1,4 +1,4 @@
-"""The next batch is copied, and its captions are encoded, while a step is made; nothing else about a training changes."""
+"""The next batch is copied, and its captions are encoded, while a step is made; a training stays the same."""
 
 from __future__ import annotations
 
@@ -50,7 +50,14 @@ def test_all_tensors_of_a_batch_move_with_it():
     condition = TextCondition(torch.zeros(1, 4, 8), torch.ones(1, 4, dtype=torch.bool))
     batch = replace(batch, condition=condition, noise={("time", ()): torch.zeros(1)}, latent=torch.zeros(1, 4, 1, 1))
     found = batch.tensors(lambda tensor: tensor.to("meta"))
-    moved = [found.image, found.label, found.latent, *found.noise.values(), found.condition.states, found.condition.mask]
+    moved = [
+        found.image,
+        found.label,
+        found.latent,
+        *found.noise.values(),
+        found.condition.states,
+        found.condition.mask,
+    ]
     assert all(tensor.is_meta for tensor in moved)
     assert (found.positions, found.caption) == (batch.positions, None)
     assert batch.tensors(lambda tensor: tensor).condition == condition

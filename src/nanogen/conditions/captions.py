@@ -14,8 +14,9 @@ from diffusionbench.errors import ConfigError, RequestError
 from diffusionbench.shown import printable
 from nanogen.conditions import Conditioner, SampleSpec, Settings
 from nanogen.model.condition import TextCondition
+from nanogen.shards import read_manifest
 from nanogen.text import open_spec
-from nanogen.text.cache import TextCache, check_current, read_manifest
+from nanogen.text.cache import CacheManifest, TextCache, check_current
 from nanogen.text.encoder import TextEncoder
 from nanogen.text.states import TextStates
 
@@ -58,7 +59,9 @@ class TextConditioner(Conditioner):
             )
         if settings["cache"] is not None:
             folder = Path(settings["cache"])
-            check_current(folder, "the data's hash", read_manifest(folder).data_digest[:12], data.digest[:12])
+            check_current(
+                folder, "the data's hash", read_manifest(folder, CacheManifest).data_digest[:12], data.digest[:12]
+            )
         return dict(settings)
 
     @property

@@ -12,13 +12,11 @@ from nanogen.data import Batch
 from nanogen.moving import moved
 
 
-def prepared_ahead(
-    loader: Iterator[Batch], device: torch.device, prepare: Callable[[Batch], Batch]
-) -> Iterator[Batch]:
+def prepared_ahead(loader: Iterator[Batch], device: torch.device, prepare: Callable[[Batch], Batch]) -> Iterator[Batch]:
     """Give the batches of a loader on a device, each copied and prepared while the one before is used.
 
-    On CUDA that happens on another stream, and what is not in pinned memory is pinned first: the host waits for nothing.
-    A CPU does the same in the same order.
+    On CUDA that happens on another stream, and what is not in pinned memory is pinned first, so that the host waits for
+    nothing. A CPU does the same in the same order.
 
     Args:
         prepare: called once for each batch, with its tensors on the device.
