@@ -364,7 +364,7 @@ def test_bad_encoders_end_in_one_sentence(folders, tmp_path, monkeypatch):
     monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path / "hub"))
     refused(
         RequestError,
-        "needs the files of Qwen/Qwen3-0.6B, and HF_HUB_OFFLINE is set",
+        "Qwen/Qwen3-0.6B, newest commit (none is pinned), and HF_HUB_OFFLINE is set",
         lambda: TextEncoder("qwen3-0.6b", open_spec("qwen3-0.6b"), "cpu", 9).digest,
     )
 
