@@ -38,10 +38,6 @@ class KL(Latent):
     own configuration states none per channel; `packed`: 2x2 positions become channels, channel 4c + 2dy + dx from
     offset (dy, dx), normalised by the running statistics of the model's batch norm; `frames`: a video model, which
     takes an image as one frame.
-
-    Raises:
-        RequestError: if its files are missing.
-        CheckpointError: if they are damaged or those of another model.
     """
 
     def __init__(self, spec: LatentSpec, device: str) -> None:

@@ -29,10 +29,6 @@ class RAE(Latent):
     """One representation autoencoder.
 
     Options of a row: those of `Encoder`, and `decoder_heads`, heads of the decoder's attention.
-
-    Raises:
-        RequestError: if its files are missing.
-        CheckpointError: if they are damaged, or decoder or statistics are of another width.
     """
 
     def __init__(self, spec: LatentSpec, device: str) -> None:

@@ -51,7 +51,7 @@ def _decoder(first: Sequence[nn.Module], width: int, half: int, quarter: int) ->
 
 
 class Autoencoder(nn.Module):
-    """Images in [-1, 1] to normalised latents and back.
+    """Images in [0, 1] to normalised latents and back.
 
     The norm has no gain: every channel has mean 0 and deviation 1 over the training images, so noise of a given
     deviation hides equally much of each.
@@ -67,16 +67,16 @@ class Autoencoder(nn.Module):
         self.decoder = _decoder((nn.Conv2d(channels, 4 * WIDTH, 1), nn.PixelShuffle(2)), WIDTH, 48, 16)
 
     def encode(self, images: Tensor) -> Tensor:
-        """Map float32 [B, 3, H, W] in [-1, 1] to float32 [B, channels, H/8, W/8]."""
-        return self.norm(self.encoder(images))
+        """Map float32 [B, 3, H, W] to float32 [B, channels, H/8, W/8]."""
+        return self.norm(self.encoder(2 * images - 1))
 
     def decode(self, latents: Tensor) -> Tensor:
-        """Map float32 [B, channels, h, w] to float32 [B, 3, 8h, 8w], about [-1, 1]."""
-        return self.decoder(latents)
+        """Map float32 [B, channels, h, w] to float32 [B, 3, 8h, 8w], about [0, 1]."""
+        return (self.decoder(latents) + 1) / 2
 
 
 class KLAutoencoder(nn.Module):
-    """Images in [-1, 1] to mean and logarithm of the variance of latents of stride 4, and back.
+    """Images in [0, 1] to mean and logarithm of the variance of latents of stride 4, and back.
 
     Args:
         channels: of the latent.
@@ -90,8 +90,12 @@ class KLAutoencoder(nn.Module):
 
     def moments(self, images: Tensor) -> tuple[Tensor, Tensor]:
         """Map float32 [B, 3, H, W] to mean and log variance, float32 [B, channels, H/4, W/4] each."""
-        mean, logvar = self.encoder(images).chunk(2, dim=1)
+        mean, logvar = self.encoder(2 * images - 1).chunk(2, dim=1)
         return mean, logvar.clamp(-30, 20)
+
+    def decode(self, latents: Tensor) -> Tensor:
+        """Map float32 [B, channels, h, w] to float32 [B, 3, 4h, 4w], about [0, 1]."""
+        return (self.decoder(latents) + 1) / 2
 
 
 def card(name: str = "toy-ae") -> dict[str, Any]:
@@ -115,11 +119,7 @@ def bundled(name: str) -> tuple[dict[str, Tensor], str]:
 
 
 class ToyAE(Latent):
-    """The maps between 32 px images and their 4x4 latents.
-
-    Raises:
-        RequestError: see `bundled`.
-    """
+    """The maps between 32 px images and their 4x4 latents."""
 
     def __init__(self, spec: LatentSpec, device: str) -> None:
         weights, self.digest = bundled(spec.name)
@@ -128,18 +128,14 @@ class ToyAE(Latent):
         self._net.to(device).eval().requires_grad_(False)
 
     def encode(self, images: Tensor) -> Tensor:
-        return self._net.encode(2 * images - 1)
+        return self._net.encode(images)
 
     def decode(self, latents: Tensor) -> Tensor:
-        return (self._net.decode(latents) + 1) / 2
+        return self._net.decode(latents)
 
 
 class ToyVAE(Latent):
-    """The maps between images and the mode of the posterior, normalised per channel; `width` is an option of the row.
-
-    Raises:
-        RequestError: see `bundled`.
-    """
+    """The maps between images and the mode of the posterior, normalised per channel; `width` is an option of a row."""
 
     def __init__(self, spec: LatentSpec, device: str) -> None:
         weights, self.digest = bundled(spec.name)
@@ -149,7 +145,7 @@ class ToyVAE(Latent):
         self._net.to(device).eval().requires_grad_(False)
 
     def encode(self, images: Tensor) -> Tensor:
-        return (self._net.moments(2 * images - 1)[0] - self._mean) / self._std
+        return (self._net.moments(images)[0] - self._mean) / self._std
 
     def decode(self, latents: Tensor) -> Tensor:
-        return (self._net.decoder(latents * self._std + self._mean) + 1) / 2
+        return self._net.decode(latents * self._std + self._mean)
