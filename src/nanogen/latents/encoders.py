@@ -102,12 +102,7 @@ class Unmasked(nn.Module):
 
 
 def open_tower(spec: LatentSpec) -> Tower:
-    """Return the encoder of a row, on the CPU.
-
-    Raises:
-        RequestError: if its files are missing.
-        CheckpointError: if they are damaged or those of another model.
-    """
+    """Return the encoder of a row, on the CPU; raises as `Encoder`."""
     kind, owner = spec.options["encoder"], f"latent space '{spec.name}'"
     path = obtain(spec, "encoder")[0]
     if kind not in _PLACES:

@@ -61,11 +61,7 @@ def statistics(net: Tokenizer, data: Source) -> dict[str, Tensor]:
 
 
 def write_files(files: dict[str, dict[str, Tensor]], folder: Path) -> None:
-    """Write tensors by file name, each file in the folder of its part, where `latent.weights` finds them.
-
-    Raises:
-        RequestError: if they cannot be written.
-    """
+    """Write tensors by file name, each file in the folder of its part, where `latent.weights` finds them."""
     for name, tensors in files.items():
         path = folder / {"stats": "statistics"}.get(Path(name).stem, Path(name).stem) / name
         with write_errors(path):
