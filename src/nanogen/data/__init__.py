@@ -5,12 +5,14 @@ A data set knows neither models nor steps; order and position are `order.py`'s.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass, field, is_dataclass, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import numpy as np
-from torch import Tensor
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    import numpy as np
+    from torch import Tensor
 
 
 @dataclass(frozen=True)
@@ -141,7 +143,8 @@ class Batch:
         """Return the same batch with each of its tensors changed."""
 
         def changed(value: Any) -> Any:
-            if isinstance(value, Tensor):
+            # Torch is not imported here: what a stream can hold is a tensor.
+            if hasattr(value, "record_stream"):
                 return change(value)
             if isinstance(value, dict):
                 return {key: changed(one) for key, one in value.items()}
