@@ -80,8 +80,10 @@ class Kept:
         self._sizes: dict[int, int] = {weight.untyped_storage().data_ptr(): 0 for weight in self._module.parameters()}
 
     def _keep(self, tensor: torch.Tensor) -> torch.Tensor:
-        storage = tensor.untyped_storage()
-        self._sizes.setdefault(storage.data_ptr(), storage.nbytes())
+        # Forward mode keeps zero derivatives as tensors that have a shape and no memory.
+        if not tensor._is_zerotensor():
+            storage = tensor.untyped_storage()
+            self._sizes.setdefault(storage.data_ptr(), storage.nbytes())
         return tensor
 
     def __enter__(self) -> Kept:

@@ -59,7 +59,7 @@ class Log:
             # Without a buffer: what could not be written shall not be tried again when the file is closed.
             self._file = self.path.open("ab", buffering=0)
         self.last = max((line["step"] for line in kept), default=0)
-        self._evaluated = {line["step"] for line in kept if any(key.startswith(EVAL) for key in line)}
+        self._told = {(line["step"], key.partition("/")[0]) for line in kept for key in line}
         config = json.loads(header.get("config", "{}"))
         with self._written():
             run_id = tracker_id(run_dir) if sinks else ""
@@ -76,11 +76,15 @@ class Log:
         for tracker in self._trackers:
             tracker.tell(lambda opened: opened.log(step, values))
 
-    def write_record(self, step: int, values: Mapping[str, float]) -> None:
-        """Record the scores of a step, unless the log has them already."""
-        if step not in self._evaluated:
-            self._evaluated.add(step)
-            self.write(step, {f"{EVAL}{key}": value for key, value in values.items()})
+    def has(self, step: int, prefix: str) -> bool:
+        """Return whether there are numbers of a step under a prefix, such as "eval/"."""
+        return (step, prefix.rstrip("/")) in self._told
+
+    def write_record(self, step: int, values: Mapping[str, float], prefix: str = EVAL) -> None:
+        """Record what was measured of the network of a step, unless the log has it already."""
+        if not self.has(step, prefix):
+            self._told.add((step, prefix.rstrip("/")))
+            self.write(step, {f"{prefix}{key}": value for key, value in values.items()})
 
     def picture(self, step: int, name: str, path: Path) -> None:
         """Show trackers a picture that lies in the run folder."""

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from diffusionbench.errors import CheckpointError, Stopped, UserError
-from nanogen import calibration, checkpoint, costs, evaluate, parallel
+from nanogen import calibration, checkpoint, costs, evaluate, parallel, timeloss
 from nanogen.build import Components
 from nanogen.config import Config
 from nanogen.data import Dataset
@@ -31,6 +31,7 @@ from nanogen.settings import due, to_steps
 from nanogen.state import TrainState
 from nanogen.steptimes import StepTimes
 from nanogen.stop import Stop
+from nanogen.timeloss import LossByTime
 
 # Parts of a step in which no process waits for another.
 BEFORE_WAITING = ("data", "encode", "forward")
@@ -223,6 +224,7 @@ class RunOutputs(Outputs):
         data: whose examples the sample grids show.
         corrupt: counts corrupt samples, or None where they end the run.
         stop: may end a grid or an evaluation at once.
+        by_time: measures the averaged network where a record is due.
     """
 
     def __init__(
@@ -234,6 +236,7 @@ class RunOutputs(Outputs):
         last: int,
         corrupt: CorruptLog | None,
         stop: Stop,
+        by_time: LossByTime,
     ) -> None:
         config: Config = run.config
 
@@ -259,6 +262,7 @@ class RunOutputs(Outputs):
             "ema_decay": str(config.train.ema_decay),
         }
         self.run, self.config, self.components, self.corrupt, self.stop = run, config, components, corrupt, stop
+        self.by_time = by_time
         self.sample_every, self.eval_every = period(config.sample.every), period(config.eval.every)
         self.examples = components.conditioner.examples(data, config.sample.num)
         self.stat = os.stat(run.path) if parallel.is_main() else None
@@ -296,7 +300,7 @@ class RunOutputs(Outputs):
         return self.components.conditioner.notes()
 
     def _draw_and_score(self, missing: bool = False) -> None:
-        """Make the sample grid and the record of a step where they are due; only what is `missing`, or both anew."""
+        """Make the sample grid and the record of a step where they are due; only what is `missing`, or all anew."""
         step, run, config = self.state.step, self.run, self.config
         sampling = step == self.last or due(step, self.sample_every)
         scoring = config.eval.metrics and (step == self.last or due(step, self.eval_every))
@@ -311,6 +315,9 @@ class RunOutputs(Outputs):
                         grid = evaluate.sample_grid(pipeline, run, step, self.examples)
                         self.log.picture(step, "samples", grid)
             if scoring:
+                with parallel.agreed():
+                    if self.log is not None and not self.log.has(step, timeloss.PREFIX):
+                        self.log.write_record(step, self.by_time(pipeline.net), timeloss.PREFIX)
                 record = None
                 if missing:
                     record = parallel.from_main(lambda: evaluate.finished_record(pipeline, run, step))

@@ -49,6 +49,7 @@ from nanogen.settings import to_steps
 from nanogen.state import Trained, TrainState
 from nanogen.stop import Stop
 from nanogen.synthetic import SyntheticConditioner, SyntheticLatent, synthetic_batches
+from nanogen.timeloss import NUM_IMAGES, LossByTime
 
 Mark = Callable[[str], None]
 # Maps a micro-batch of B images and its noise to terms by name, float32 [B], each with its weight; those without
@@ -280,6 +281,17 @@ def encoded(images: Tensor, latent: Latent, stated: tuple[int, ...], device: str
     return latents
 
 
+def fixed_images(source: Dataset | SupportsBatches, components: Components) -> tuple[Tensor, Batch]:
+    """Return images from everywhere in the data: their latents, and the batch.
+
+    Raises:
+        DataError: if an image cannot be read; it is named.
+    """
+    places = range(0, len(source), max(1, len(source) // NUM_IMAGES))[:NUM_IMAGES]
+    (batch,) = in_order(source, NUM_IMAGES, within=places)
+    return latents_of(batch, components), batch
+
+
 def build(config: Config, components: Components, num_images: int) -> TrainState:
     """Return the state before the first update; initial weights depend on the seed only."""
     with torch.random.fork_rng(devices=[]):
@@ -433,10 +445,12 @@ def train(composition: ComposedConfig, run_dir: Path, device: str, command: list
             say_plan(config, len(data), run_dir)
         with parallel.agreed():
             corrupt = CorruptLog(run_dir, state.step) if config.data.corrupt == "skip" else None
-        outputs = held.enter_context(RunOutputs(run, components, state, data, last, corrupt, stop))
+        source = training_source(data, config, components) if state.step < last else data
+        by_time = LossByTime(components, lambda: fixed_images(source, components))
+        outputs = held.enter_context(RunOutputs(run, components, state, data, last, corrupt, stop, by_time))
         outputs.catch_up()
         loader = batches(
-            training_source(data, config, components) if state.step < last else data,
+            source,
             seed=config.seed,
             batch_size=config.train.batch_size,
             first_step=state.step,

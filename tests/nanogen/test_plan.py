@@ -58,6 +58,15 @@ def test_operations_parameters_and_memory_are_what_bench_finds(task, precision, 
     assert expected.copies + expected.activations == pytest.approx(measured["activations"], rel=0.1)
 
 
+@pytest.mark.parametrize("method", ["toy-meanflow", "toy-meanflow-k0"])
+def test_a_step_with_a_derivative_is_benched(method):
+    # Forward mode saves zero derivatives, which have no memory to count.
+    asked = config("digits", *SMALL, "objective.fm_ratio=0", method=method)
+    found = bench(asked, True, steps=1, warmup=0)
+    assert found["parameters"] == costs.num_trainable(asked, resolve(asked).shape)
+    assert found["memory_bytes"]["activations"] > 0
+
+
 @pytest.mark.parametrize("block, modulated", [(EncoderBlock, False), (DecoderBlock, True)])
 def test_fused_attention_keeps_no_scores(monkeypatch, block, modulated):
     monkeypatch.setattr(layers, "attend", lambda q, k, v, mask: F.scaled_dot_product_attention(q, k, v))

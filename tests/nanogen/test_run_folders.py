@@ -92,7 +92,8 @@ def test_a_run_that_ended_while_its_folder_was_made_starts_with_the_same_command
         with pytest.raises((Killed, CheckpointError)):
             run(path, 1)
     run(path, 1)
-    assert len(lines(path)) == 2
+    # The step, its loss by time, its scores.
+    assert len(lines(path)) == 3
 
 
 def test_a_disk_that_is_full_from_the_start_leaves_nothing(tmp_path, monkeypatch):

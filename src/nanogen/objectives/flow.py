@@ -40,10 +40,8 @@ class Flow(Objective):
         batch: Any = None,
     ) -> tuple[dict[str, Tensor], Pass]:
         eps, normal = self.draw(noise, tuple(x.shape[1:]))
-        return self.loss_at(net, x, condition, eps, logit_normal(normal, self.mean, self.std), taps, batch)
-
-    def draw(self, noise: PositionalNoise, shape: tuple[int, ...]) -> tuple[State, Tensor]:
-        return noise.normal("noise", shape), noise.normal("time")
+        tau = logit_normal(normal, self.mean, self.std)
+        return self.loss_at(net, self.state(x, batch), condition, eps, tau, taps, batch)
 
     def loss_at(
         self,

@@ -20,7 +20,7 @@ from nanogen.objectives import MeanFlowOptions
 from nanogen.objectives.flow import MIN_TIME, Flow
 from nanogen.objectives.objective import Network, Pass
 from nanogen.rng import PositionalNoise
-from nanogen.times import logit_normal, shift_time
+from nanogen.times import shift_time
 
 if TYPE_CHECKING:
     from nanogen.model.condition import Condition
@@ -32,18 +32,6 @@ class MeanFlow(Flow):
     """Mean velocity between two times; a share `fm_ratio` of the steps is at r = t, where it is the velocity."""
 
     options: MeanFlowOptions
-
-    def loss(
-        self,
-        net: Network,
-        x: Tensor,
-        condition: Condition,
-        noise: PositionalNoise,
-        taps: tuple[str, ...] = (),
-        batch: Any = None,
-    ) -> tuple[dict[str, Tensor], Pass]:
-        eps, normal = self.draw(noise, tuple(x.shape[1:]))
-        return self.loss_at(net, x, condition, eps, logit_normal(normal, self.mean, self.std), taps, batch)
 
     def draw(self, noise: PositionalNoise, shape: tuple[int, ...]) -> tuple[Tensor, Tensor]:
         # A step is of one kind in every process and micro-batch.

@@ -101,7 +101,11 @@ class Objective:
 
         `loss` takes them from here; a loader process calls it ahead, so it reads nothing but noise and options.
         """
-        raise NotImplementedError
+        return noise.normal("noise", shape), noise.normal("time")
+
+    def state(self, x: Tensor, batch: Any) -> State:
+        """Return the clean states of latents [B, C, h, w] and the batch behind them."""
+        return x
 
     def velocity(self, net: Network, z: State, t: float, r: float, condition: Condition) -> State:
         """Return dz/dt at time t, of the type and shape of z; a two-time objective returns its mean over [r, t]."""

@@ -21,7 +21,6 @@ from nanogen.objectives.flow import Flow
 from nanogen.objectives.objective import Network
 from nanogen.pair import Pair
 from nanogen.rng import PositionalNoise
-from nanogen.times import logit_normal
 
 if TYPE_CHECKING:
     from nanogen.model.condition import Condition
@@ -46,18 +45,8 @@ class Reg(Flow):
     def _width(self) -> int:
         return LATENTS[self.options.encoder].channels
 
-    def loss(
-        self,
-        net: Network,
-        x: Tensor,
-        condition: Condition,
-        noise: PositionalNoise,
-        taps: tuple[str, ...] = (),
-        batch: Any = None,
-    ) -> tuple[dict[str, Tensor], Any]:
-        c = self.encoder.class_token(batch.image.to(x.device, non_blocking=True).float() / 255)
-        eps, normal = self.draw(noise, tuple(x.shape[1:]))
-        return self.loss_at(net, Pair(x, c), condition, eps, logit_normal(normal, self.mean, self.std), taps, batch)
+    def state(self, x: Tensor, batch: Any) -> Pair:
+        return Pair(x, self.encoder.class_token(batch.image.to(x.device, non_blocking=True).float() / 255))
 
     def draw(self, noise: PositionalNoise, shape: tuple[int, ...]) -> tuple[Pair, Tensor]:
         eps, normal = super().draw(noise, shape)
