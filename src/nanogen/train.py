@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from functools import partial
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +25,7 @@ from nanogen.build import Components, build_components, build_losses, build_netw
 from nanogen.conditions import CONDITIONS
 from nanogen.config import ComposedConfig, Config
 from nanogen.data import Batch, Dataset
-from nanogen.data.ahead import copied_ahead
+from nanogen.data.ahead import prepared_ahead
 from nanogen.data.cached import ImageCacheManifest, StoredPictures
 from nanogen.data.corrupt import CorruptLog
 from nanogen.data.memory import SupportsBatches, cache_latents
@@ -146,7 +147,7 @@ def flow_loss(state: TrainState, components: Components, config: Config, mark: M
     def step_loss(batch: Batch, noise: PositionalNoise) -> dict[str, Tensor]:
         with precision.tensor_float(config.train.tf32):
             x = latents_of(batch, components)  # [B, C, h, w]
-            condition = components.conditioner(batch.label, batch.caption)
+            condition = batch.condition or components.conditioner(batch.label, batch.caption)
         if config.condition.drop_prob:
             condition = condition.dropped(noise.uniform("drop") < config.condition.drop_prob)
         mark("encode")
@@ -154,6 +155,21 @@ def flow_loss(state: TrainState, components: Components, config: Config, mark: M
             return weighted_terms(components.objective, losses, state.net, x, condition, noise, batch)
 
     return step_loss
+
+
+def condition_ahead(components: Components, config: Config, mark: Mark = no_mark) -> Callable[[Batch], Batch]:
+    """Return what gives a batch its condition while the batch before is used; the numbers are those of `flow_loss`."""
+    # On a GPU it runs beside the step, and no part of that is its time.
+    timed = mark if components.device == "cpu" else no_mark
+
+    def prepare(batch: Batch) -> Batch:
+        timed("data")
+        with precision.tensor_float(config.train.tf32):
+            condition = components.conditioner(batch.label, batch.caption)
+        timed("encode")
+        return replace(batch, condition=condition)
+
+    return prepare
 
 
 def draw_ahead(objective: Objective, shape: tuple[int, ...], noise: PositionalNoise) -> None:
@@ -452,7 +468,9 @@ def train(composition: ComposedConfig, run_dir: Path, device: str, command: list
         outputs = held.enter_context(RunOutputs(run, components, state, data, last, corrupt, stop, by_time))
         outputs.catch_up()
         draw = partial(draw_ahead, components.objective, components.derived.shape.latent_shape)
-        loader = copied_ahead(micro_batches(source, config, state.step, draw), state.device)
+        loader = micro_batches(source, config, state.step, draw)
+        loader = islice(loader, (last - state.step) * config.train.accumulation)
+        loader = prepared_ahead(loader, state.device, condition_ahead(components, config, outputs.times))
         loader = corrupt.watch(loader) if corrupt else loader
         write_steps(flow_updates(state, components, config, loader, last, outputs.times), outputs, stop)
     return run
