@@ -389,5 +389,8 @@ class _Costed:
         if config.condition.cache is not None and num_images and shape.text_width is not None:
             found["text states"] = 2.0 * num_images * self.text_tokens * shape.text_width
         if evaluations:
-            found["evaluations"] = 3.0 * sum(evaluations) * config.data.image_size**2
+            kept = config.eval.num_kept
+            # Those that go do so once they are scored.
+            images = sum(evaluations) if kept is None else max(evaluations) + sum(min(kept, one) for one in evaluations)
+            found["evaluations"] = 3.0 * images * config.data.image_size**2
         return found

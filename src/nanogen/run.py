@@ -29,7 +29,7 @@ from nanogen.state import TrainState
 # is one, as either value trains on the same samples or stops; `latent.weights` is, as the weights' hash is compared.
 RESUMABLE_KEYS = (
     *("log.", "data.workers", "data.path", "data.cache", "data.corrupt", "latent.weights"),
-    *("train.keep", "train.shard", "train.checkpointing"),
+    *("train.keep", "train.shard", "train.checkpointing", "eval.keep_images"),
 )
 # What a stopped writer leaves of the two files that are written first; older versions named it after the file.
 _TEMPORARY = re.compile(r"\.(config\.yaml|run\.json|diffusionbench)[.-].*\.tmp")

@@ -174,6 +174,8 @@ def test_disk_counts_checkpoints_caches_and_evaluations():
     parameters = found.parameters
     assert found.disk["checkpoints"] == 3 * 16 * parameters
     assert found.disk["evaluations"] == 6 * 359 * 3 * 8 * 8
+    few = plan(config("digits", "eval.every=100 steps", "eval.keep_images=first 24"), H200)
+    assert few.disk["evaluations"] == (359 + 6 * 24) * 3 * 8 * 8, "all of one until it is scored"
     assert found.disk["latents"] == 2 * 1438 * 3 * 8 * 8
 
 
