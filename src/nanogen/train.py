@@ -117,12 +117,7 @@ def updates(
 
 
 def write_steps(steps: Iterator[dict[str, Tensor]], outputs: Outputs, stop: Stop) -> None:
-    """Make updates and write what is due after each; a signal ends it with a checkpoint of the step it found.
-
-    Raises:
-        NonFiniteLoss: naming the last good checkpoint.
-        Stopped: by a signal.
-    """
+    """Make updates and write what is due after each; a signal ends it with a checkpoint of the step it found."""
     try:
         with stop.deferred(), parallel.patience(False):
             for values in steps:
@@ -270,11 +265,7 @@ def recipe_of(data: Dataset, config: Config, latent: Latent, dtype: Dtype = "flo
 
 @torch.no_grad()
 def latents_of(batch: Batch, components: Components) -> Tensor:
-    """Return the latents of a batch, float32 [B, C, h, w] on the device: kept, or encoded now.
-
-    Raises:
-        ConfigError: if the codec makes latents of another shape than its row states.
-    """
+    """Return the latents of a batch, float32 [B, C, h, w] on the device: kept, or encoded now."""
     if batch.image is None:
         assert batch.latent is not None
         return moved(batch.latent, components.device)
@@ -299,11 +290,7 @@ def encoded(images: Tensor, latent: Latent, stated: tuple[int, ...], device: str
 
 
 def fixed_images(source: Dataset | SupportsBatches, components: Components) -> tuple[Tensor, Batch]:
-    """Return images from everywhere in the data: their latents, and the batch.
-
-    Raises:
-        DataError: if an image cannot be read; it is named.
-    """
+    """Return images from everywhere in the data: their latents, and the batch."""
     places = range(0, len(source), max(1, len(source) // NUM_IMAGES))[:NUM_IMAGES]
     (batch,) = in_order(source, NUM_IMAGES, within=places)
     return latents_of(batch, components), batch
@@ -337,11 +324,7 @@ def build(config: Config, components: Components, num_images: int) -> TrainState
 
 
 def sharing(config: Config, net: DDT, chosen: precision.Precision) -> parallel.Sharing:
-    """Return how several processes share the training of a network.
-
-    Raises:
-        ConfigError: if objective or optimizer needs what sharded weights do not give.
-    """
+    """Return how processes share a training; ConfigError if objective or optimizer needs whole weights."""
     shard, objective, optimizer = config.train.shard, config.objective["name"], config.optim.name
     needs = {
         f"objective.name={objective} differentiates in forward mode": OBJECTIVES[objective].forward_mode,
@@ -357,13 +340,7 @@ def sharing(config: Config, net: DDT, chosen: precision.Precision) -> parallel.S
 
 @dataclass(frozen=True)
 class Job:
-    """A checked request to train.
-
-    Attributes:
-        config: with what is counted in the data.
-        last: steps of the whole training.
-        facts: what the run folder says about it.
-    """
+    """A checked request to train `last` steps; the config has what is counted in the data, facts are the run's."""
 
     data: Dataset
     config: Config
