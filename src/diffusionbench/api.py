@@ -195,13 +195,25 @@ def _prompts(
     """Return the prompt set to ask for, None for classes, and the axis."""
     names = [METRICS[key].prompts for key in metrics if METRICS[key].prompts is not None]
     choice = PromptChoice.parse(prompts) if isinstance(prompts, str) else prompts
-    if axis is None:
-        items = [METRICS[key].items for key in metrics]
-        asked = "prompts" if choice else next((one for one in items if one in ("prompts", "originals")), "classes")
-        axis = next(key for key, row in AXES.items() if row.asks == asked)
+    axis = axis or infer_axis(metrics, choice is not None)
     if choice is None and names and AXES[axis].asks == "prompts":
         choice = PromptChoice(name=names[0])
     return choice, axis
+
+
+def infer_axis(metrics: Sequence[str], prompted: bool) -> str:
+    """Return the axis that metrics judge by, where none was named.
+
+    Metrics that need no items, such as `rfid`, are judged by the axis that all of them belong to.
+
+    Args:
+        prompted: whether a prompt set was named.
+    """
+    rows = [METRICS[key] for key in metrics]
+    asked = "prompts" if prompted else next((row.items for row in rows if row.items in ("prompts", "originals")), "")
+    if not asked:
+        asked = "originals" if rows and all(row.axis == "reconstruction" for row in rows) else "classes"
+    return next(key for key, row in AXES.items() if row.asks == asked)
 
 
 def _given(source: Any, options: Options) -> tuple[Path | ImageSource, str, Rule | None]:
