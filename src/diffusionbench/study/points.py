@@ -355,8 +355,10 @@ def _pair(
     xs, ys = held[x_key], held[y_key]
     left_out: list[tuple[str, str]] = []
     # Methods scored under another guidance only are no candidates, but must be named.
-    others = {method_key(r): r for r in records if {x_key, y_key} & r.values.keys() and method_key(r) not in {*xs, *ys}}
+    others = {method_key(record): record for record in records if {x_key, y_key} & record.values.keys()}
     for name, record in others.items():
+        if name in xs or name in ys:
+            continue
         state = {None: "not stated", "none": "none", "cfg": "cfg"}[guidance_state(record)]
         left_out.append((name, f"guidance {state}"))
     names = []

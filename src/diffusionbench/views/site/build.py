@@ -66,7 +66,7 @@ def files(contents: Contents) -> Iterator[tuple[str, str | bytes]]:
     yield STYLE, stylesheet()
     yield from overview.figure_page(contents, site)
     yield from overview.board_page(contents, site)
-    yield from details.record_pages(contents, site)
+    yield from details.record_files(contents, site)
     yield from details.method_pages(contents, site)
     yield from details.metric_pages(contents, site)
     yield "contribute.html", site.render("contribute.html", here="contribute.html")

@@ -131,8 +131,13 @@ def slug(name: str) -> str:
 
 
 def record_page(identifier: str) -> str:
-    """Return the path of a record's page below the site."""
-    return f"records/{slug(identifier)}.html"
+    """Return the address of a record below the site."""
+    return f"record.html#{slug(identifier)}"
+
+
+def sheet_picture(identifier: str) -> str:
+    """Return the path of the picture of a record's samples below the site."""
+    return f"records/{slug(identifier)}.png"
 
 
 def method_page(name: str) -> str:
