@@ -294,6 +294,7 @@ def test_every_cell_trains_is_tuned_or_evaluated_and_leaves_its_records(study_fi
     row = next(line for line in report.splitlines() if line.startswith("| digits-pixel-v-42 | 2.5 |"))
     assert row == "| digits-pixel-v-42 | 2.5 | 7.5 ± 0.5 | 3 | +0.25 ± 0.5 | 2 |"
     assert (folder / "site" / "index.html").exists()
+    assert "too few for a correlation" in (folder / "findings.md").read_text()
 
 
 def test_three_seeds_of_a_cell_leave_a_reference_curve(study_file, programs):

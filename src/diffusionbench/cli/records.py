@@ -54,6 +54,7 @@ class Points:
     select: Annotated[list[str] | None, typer.Option("--select", help="methods or record ids to keep; repeat it")] = (
         None
     )
+    flagged: Annotated[bool, typer.Option("--flagged", help="count values that a guard flags, too")] = False
 
 
 @dataclass(frozen=True)

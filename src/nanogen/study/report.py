@@ -8,6 +8,7 @@ from typing import Any, Final
 
 from diffusionbench.errors import MissingPackageError
 from diffusionbench.record import Record
+from diffusionbench.study.findings_measured import sections
 from diffusionbench.views.site.build import build
 from diffusionbench.views.terminal import digits, to_markdown
 from diffusionbench.writing import write_atomic
@@ -23,7 +24,7 @@ _CURVE_SEEDS: Final = 3
 
 
 def write_results(study: StudyFile, cells: Sequence[StudyCell], folder: StudyFolder, failed: Mapping[str, str]) -> Path:
-    """Write the report, the reference curves and the site of a study's records, and return the report's file.
+    """Write report, findings, reference curves and site of a study's records, and return the report's file.
 
     Args:
         cells: all of the study.
@@ -33,8 +34,9 @@ def write_results(study: StudyFile, cells: Sequence[StudyCell], folder: StudyFol
     place = folder.path / "report.md"
     write_atomic(place, _report(study, cells, folder, failed))
     if records := folder.records():
+        write_atomic(folder.path / "findings.md", "\n\n".join(sections(records, f"{folder.path}/records")) + "\n")
         try:
-            build(records, folder.path / "site", [folder.path / "runs"])
+            build(records, folder.path / "site", [folder.path / "runs"], flagged=True)
         except MissingPackageError as error:
             say(f"no site: {error}")
     return place
