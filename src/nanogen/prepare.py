@@ -158,8 +158,8 @@ class DryRun:
         if self.break_even is None:
             pays = "it never pays, as reading takes as long as making"
         else:
-            pays = f"it pays after {self.break_even:.3g} passes over the data"
-        made = "an unknown number of passes" if self.passes is None else f"{self.passes:.3g} passes"
+            pays = f"it pays after {_passes(self.break_even)} over the data"
+        made = "an unknown number of passes" if self.passes is None else _passes(self.passes)
         is_cheaper = self.passes is not None and (self.break_even is None or self.passes <= self.break_even)
         return [
             f"{self.items:,} items, {self.num_bytes / 1e9:,.3g} GB in {self.num_shards:,} shards",
@@ -167,6 +167,10 @@ class DryRun:
             f"{self.reading:.3g} s from memory, and a slow disk takes longer",
             f"{pays}; the training makes {made}{': making each when it is needed costs less' if is_cheaper else ''}",
         ]
+
+
+def _passes(number: float) -> str:
+    return f"{number:.3g} pass{'' if f'{number:.3g}' == '1' else 'es'}"
 
 
 def _try(maker: CacheMaker, recipe: ShardRecipe) -> DryRun:

@@ -445,8 +445,8 @@ def train(composition: ComposedConfig, run_dir: Path, device: str, command: list
         outputs = held.enter_context(RunOutputs(run, components, state, data, last, corrupt, stop, by_time))
         outputs.catch_up()
         draw = partial(draw_ahead, components.objective, components.derived.shape.latent_shape)
-        loader = micro_batches(source, config, state.step, draw)
-        loader = islice(loader, (last - state.step) * config.train.accumulation)
+        left = (last - state.step) * config.train.accumulation
+        loader: Iterator[Batch] = islice(micro_batches(source, config, state.step, draw), left)
         loader = prepared_ahead(loader, state.device, condition_ahead(components, config, outputs.times))
         loader = corrupt.watch(loader) if corrupt else loader
         write_steps(flow_updates(state, components, config, loader, last, outputs.times), outputs, stop)

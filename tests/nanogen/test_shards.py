@@ -191,6 +191,7 @@ def test_a_dry_run_says_size_time_and_passes_and_writes_nothing(captioned, tmp_p
         (1.0, 3.0, "it pays after 1.33 passes over the data; the training makes 3 passes"),
         (1.0, 1.2, "it pays after 1.33 passes over the data; the training makes 1.2 passes: making each when it is"),
         (3.0, None, "it pays after 4 passes over the data; the training makes an unknown number of passes"),
+        (0.001, 1.0, "it pays after 1 pass over the data; the training makes 1 pass: making each when it is needed"),
         (4.0, 9.0, "it never pays, as reading takes as long as making; the training makes 9 passes: making each when"),
     ],
 )
