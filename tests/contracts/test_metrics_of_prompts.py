@@ -41,11 +41,11 @@ def answered(odds: float) -> list[dict]:
 EXAMPLES = {
     "TextMatch": (matched, {}),
     "GenAIBench": (matched, {}),
-    **dict.fromkeys(("GenEval", "GenEvalUpstream", "GenEvalOriginal", "GenEvalSsd"), (detected, CLAUSES)),
+    "GenEval": (detected, CLAUSES),
     **dict.fromkeys(("Questions", "QuestionsUpstream", "QuestionsOriginal"), (answered, {"questions": QUESTIONS})),
 }
 # Blocks of twins in a world of its own; tests/diffusionbench/simpleeval holds its contracts.
-ELSEWHERE = {"OpenSimpleEval", "ShapesSimpleEval"}
+ELSEWHERE = {"SimpleEval"}
 KEYS = [key for key in METRICS.with_code if METRICS[key].items == "prompts"]
 
 

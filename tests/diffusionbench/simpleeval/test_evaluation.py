@@ -13,7 +13,7 @@ from typer.testing import CliRunner
 from diffusionbench import runner
 from diffusionbench.benchmarks.simpleeval import guards, score, shapes_scorer, shapes_world
 from diffusionbench.benchmarks.simpleeval.prompts import build
-from diffusionbench.benchmarks.simpleeval.score import ShapesSimpleEval
+from diffusionbench.benchmarks.simpleeval.score import SimpleEval
 from diffusionbench.benchmarks.simpleeval.shapes_scorer import ShapesScorer
 from diffusionbench.benchmarks.simpleeval.stress.baseline import share
 from diffusionbench.benchmarks.simpleeval.stress.simulate import draw, simulate
@@ -70,7 +70,7 @@ def request(**changes):
 
 def shapes_metric(evaluation):
     context = Context(prompts=evaluation.prompts, choice=evaluation.request.prompts)
-    return ShapesSimpleEval(METRICS["simpleeval_shapes_v1"], context)
+    return SimpleEval(METRICS["simpleeval_shapes_v1"], context)
 
 
 @pytest.fixture(scope="module")

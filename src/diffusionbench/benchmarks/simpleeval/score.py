@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import Any, ClassVar
+from typing import Any
 
 import numpy as np
 
@@ -22,12 +22,11 @@ from diffusionbench.stats import Estimate
 
 
 class SimpleEval(Metric):
-    """The score in one world; memory is a few hundred bytes an image."""
-
-    scoring: ClassVar[scorecard.WorldScoring]
+    """The score in the world of its key; memory is a few hundred bytes an image."""
 
     def __init__(self, spec: MetricSpec, context: Context) -> None:
         super().__init__(spec, context)
+        self.scoring = scorecard.SCORINGS[spec.key]
         assert context.prompts is not None
         assert context.choice is not None
         self._set: PromptSet = context.prompts.detail
@@ -95,15 +94,3 @@ class SimpleEval(Metric):
                     if asked.answer >= 0
                 ]
         return found
-
-
-class OpenSimpleEval(SimpleEval):
-    """The score on natural prompts."""
-
-    scoring = scorecard.OPEN
-
-
-class ShapesSimpleEval(SimpleEval):
-    """The score in the world of drawn shapes."""
-
-    scoring = scorecard.SHAPES

@@ -92,6 +92,7 @@ OPEN: Final = WorldScoring(
     related_models=("openai/clip", "clip-vit-base-patch32", "align-base", "coyo-align"),
     provisional=_PROVISIONAL,
 )
+SCORINGS: Final = {scoring.key: scoring for scoring in (OPEN, SHAPES)}
 
 
 @dataclass(frozen=True)
