@@ -288,7 +288,7 @@ def _flat(folder):
 
 def test_what_a_request_says_of_its_generator_reaches_the_report(monkeypatch):
     told = []
-    monkeypatch.setattr(score.scorecard, "score_card", lambda *given: told.append(given))
+    monkeypatch.setattr(score.scorecard, "ScoreCard", lambda *given: told.append(given))
     monkeypatch.setattr(score, "collect_answers", lambda *given: None)
     facts = {"weights_digest": "ab" * 32, "beacon": "round 7", "public": (0.5, 0.1)}
     facts |= {"networks": ("clip",), "again": {"a/0": 1.0}}

@@ -41,7 +41,7 @@ def perfect_readers(prompt_set, accuracy, seed="votes", plain=None):
 
 
 def score(prompt_set, votes, **kwargs):
-    return scorecard.score_card(answers.collect_answers(prompt_set, votes, RULE), scorecard.SHAPES, **kwargs)
+    return scorecard.ScoreCard(answers.collect_answers(prompt_set, votes, RULE), scorecard.SHAPES, **kwargs)
 
 
 def test_votes_become_answers():
@@ -209,7 +209,7 @@ def test_guards_raise_what_they_are_for():
     honest = perfect_readers(quick(), 0.7)
     assert "G9" in flags(score(quick(), honest, claim=again))
     scoring = replace(scorecard.SHAPES, related_models=("openai/clip",))
-    shared = scorecard.score_card(
+    shared = scorecard.ScoreCard(
         answers.collect_answers(quick(), honest, RULE), scoring, Claim(networks=again.networks)
     )
     assert shared.status == "dependent"
@@ -396,7 +396,7 @@ def test_ranked_needs_new_questions_the_public_score_and_images_made_again(beaco
     score_on_public = score(quick(), perfect_readers(quick(), 0.8)).score
     known_score = (score_on_public.value, score_on_public.stderr) if public else None
     claim = Claim(weights_digest=DIGEST, beacon=beacon, public=known_score, again=again)
-    found = scorecard.score_card(result, scorecard.SHAPES, claim)
+    found = scorecard.ScoreCard(result, scorecard.SHAPES, claim)
     assert found.status == status
     assert bool(found.doubts) == (status != "ranked")
     assert ("not ranked: " in found.text()) == (status != "ranked")
@@ -406,7 +406,7 @@ def test_a_world_without_measured_scorers_is_provisional_whatever_is_flagged():
     votes = perfect_readers(quick(), 0.7)
     again = Claim(again={**SAME, "0": 30.0})
     world = replace(scorecard.SHAPES, provisional=True, baselines=None)
-    found = scorecard.score_card(answers.collect_answers(quick(), votes, RULE), world, again)
+    found = scorecard.ScoreCard(answers.collect_answers(quick(), votes, RULE), world, again)
     assert found.status == "provisional"
     assert "G9" in flags(found)
     values = {guard.key: guard.value for guard in found.guards}
@@ -437,7 +437,7 @@ def test_every_part_of_a_report_is_of_its_own_answers():
             one[1, 0] = -1 if prompt.block == 1 else wanted
         votes[prompt.id] = rows
     result = answers.collect_answers(quick(), votes, RULE)
-    found = scorecard.score_card(result, scorecard.SHAPES)
+    found = scorecard.ScoreCard(result, scorecard.SHAPES)
     assert quick().num_blocks % 4 == 0
     assert (found.block, found.answers.abstained) == (0.375, 0.625)
     assert found.alone == (1.0, found.score.value)
@@ -449,6 +449,6 @@ def test_every_part_of_a_report_is_of_its_own_answers():
     assert [block for block, right in enumerate(clean) if not right] == [1]
     assert result.upright[1].tolist() == result.mirror[1].tolist() == [0.5, 0.5]
     (name, *_) = scorecard.SHAPES.headline
-    one = scorecard.score_card(result, replace(scorecard.SHAPES, headline=(name,)))
+    one = scorecard.ScoreCard(result, replace(scorecard.SHAPES, headline=(name,)))
     assert np.nanmean(list(one.strata.values())) == pytest.approx(found.families[name].value)
     assert one.strata != found.strata

@@ -46,8 +46,8 @@ class Rule:
     missing_is_wrong: bool = False
 
 
-#: Rules other than the default: of the published system, of the benchmark's authors, and of a detector that suppresses by
-#: itself, with one score for every task.
+#: Rules other than the default: of the published system, of the benchmark's authors, and of a detector that suppresses
+#: by itself, with one score for every task.
 RULES = {
     "geneval_overall_upstream": Rule(decimals=6),
     "geneval_overall_original": Rule(missing_is_wrong=True),

@@ -50,7 +50,7 @@ class SimpleEval(Metric):
             DataError: if no block is complete.
         """
         answers = collect_answers(self._set, self._predictions, self.scoring.rule)
-        return scorecard.score_card(answers, self.scoring, self._claim, variety(self._looks, self._set))
+        return scorecard.ScoreCard(answers, self.scoring, self._claim, variety(self._looks, self._set))
 
     def compute(self) -> Estimate:
         """Return the score; its parts are the other keys, its facts the rest of the card and every prediction."""

@@ -15,7 +15,7 @@ from diffusionbench.benchmarks.simpleeval.blocks import PromptSet
 from diffusionbench.benchmarks.simpleeval.claims import Claim, bound_seed
 from diffusionbench.benchmarks.simpleeval.evidence import SHAPES_RULE
 from diffusionbench.benchmarks.simpleeval.prompts import build
-from diffusionbench.benchmarks.simpleeval.scorecard import SHAPES, ScoreCard, score_card
+from diffusionbench.benchmarks.simpleeval.scorecard import SHAPES, ScoreCard
 from diffusionbench.benchmarks.simpleeval.stream import HashStream
 from diffusionbench.benchmarks.simpleeval.stress import perturbations
 from diffusionbench.benchmarks.simpleeval.stress.baseline import Bench, Outcome, images_of, subset
@@ -97,7 +97,7 @@ def best_of(bench: Bench) -> list[Outcome]:
                 flags = {}
                 if isinstance(target, SimpleEvalTarget):
                     answers = answers_of(bench.set, target.judge(images, bench.prompts))
-                    flags = {"G7": _flag(score_card(answers, SHAPES), "G7")}
+                    flags = {"G7": _flag(ScoreCard(answers, SHAPES), "G7")}
                 for facts, contrasted in (("contrasted", True), ("all", False)):
                     found = bench.outcome("A4", f"{way} best of {n}, {facts} facts", images, name)
                     out.append(replace(found, truth=bench.true_gain(scenes, contrasted), flags=flags))
@@ -191,7 +191,7 @@ def _simulated(
         scene = renderer.complete(scene, HashStream("memoriser", f"free/{prompt.id}"))
         answers = truth_answers(prompt, scene)
         predictions[prompt.id] = [np.broadcast_to(answers, (2, 4, len(answers)))]
-    return score_card(collect_answers(prompt_set, predictions, SHAPES_RULE), SHAPES, claim)
+    return ScoreCard(collect_answers(prompt_set, predictions, SHAPES_RULE), SHAPES, claim)
 
 
 def look(bench: Bench) -> list[Outcome]:
