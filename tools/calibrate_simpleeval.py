@@ -20,7 +20,7 @@ from PIL import Image, ImageFilter
 
 from diffusionbench.benchmarks.simpleeval import renderer
 from diffusionbench.benchmarks.simpleeval import shapes_world as world
-from diffusionbench.benchmarks.simpleeval.answers import collect_answers
+from diffusionbench.benchmarks.simpleeval.answers import SetAnswers
 from diffusionbench.benchmarks.simpleeval.blocks import Prompt, PromptSet
 from diffusionbench.benchmarks.simpleeval.evidence import SHAPES_RULE, ConsensusRule, consensus, majority
 from diffusionbench.benchmarks.simpleeval.image_ops import resize
@@ -173,7 +173,7 @@ def full_card(prompt_set: PromptSet, accuracy: float, seed: str = "spread") -> S
     predictions: dict[str, list[np.ndarray | None]] = {}
     for one, found in zip(drawn, judged, strict=True):
         predictions.setdefault(one.prompt.id, []).append(found)
-    return ScoreCard(collect_answers(prompt_set, predictions, SHAPES_RULE), SHAPES)
+    return ScoreCard(SetAnswers(prompt_set, predictions, SHAPES_RULE), SHAPES)
 
 
 def icc(scores: np.ndarray) -> float:

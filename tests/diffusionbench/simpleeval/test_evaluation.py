@@ -289,7 +289,7 @@ def _flat(folder):
 def test_what_a_request_says_of_its_generator_reaches_the_report(monkeypatch):
     told = []
     monkeypatch.setattr(score.scorecard, "ScoreCard", lambda *given: told.append(given))
-    monkeypatch.setattr(score, "collect_answers", lambda *given: None)
+    monkeypatch.setattr(score, "SetAnswers", lambda *given: None)
     facts = {"weights_digest": "ab" * 32, "beacon": "round 7", "public": (0.5, 0.1)}
     facts |= {"networks": ("clip",), "again": {"a/0": 1.0}}
     choice = PromptChoice(name="simpleeval_shapes_v1", layout="quick", claim=facts)

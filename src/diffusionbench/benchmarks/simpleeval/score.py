@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from diffusionbench.benchmarks.simpleeval import scorecard
-from diffusionbench.benchmarks.simpleeval.answers import collect_answers
+from diffusionbench.benchmarks.simpleeval.answers import SetAnswers
 from diffusionbench.benchmarks.simpleeval.blocks import PromptSet
 from diffusionbench.benchmarks.simpleeval.claims import claim_of
 from diffusionbench.benchmarks.simpleeval.evidence import consensus, majority
@@ -49,7 +49,7 @@ class SimpleEval(Metric):
         Raises:
             DataError: if no block is complete.
         """
-        answers = collect_answers(self._set, self._predictions, self.scoring.rule)
+        answers = SetAnswers(self._set, self._predictions, self.scoring.rule)
         return scorecard.ScoreCard(answers, self.scoring, self._claim, variety(self._looks, self._set))
 
     def compute(self) -> Estimate:

@@ -169,13 +169,13 @@ class ScoreCard:
                 for name, part in self.composition.items()
             },
             "ceiling": self.scoring.ceiling,
-            "guards": {guard.key: guard.facts() for guard in self.guards},
+            "guards": {key: guard.facts() for key, guard in self.guards.items()},
         }
 
     def text(self) -> str:
         """Return the card as printed: one line first, then the table."""
         names, prompt_set, ceiling = list(self.families), self.answers.prompt_set, self.scoring.ceiling
-        flags = [guard.key for guard in self.guards if guard.flagged]
+        flags = [key for key, guard in self.guards.items() if guard.flagged]
         low, high = self.score.interval or (float("nan"), float("nan"))
         width = max(10, *(len(name) + 1 for name in names))
         row = "".join(f"{name + ('' if name in self.scoring.headline else '*'):>{width}}" for name in names)
@@ -199,7 +199,7 @@ class ScoreCard:
             )
         if self.doubts:
             lines.append("not ranked: " + "; ".join(self.doubts))
-        return "\n".join([*lines, "guards  " + "  ".join(map(str, self.guards))])
+        return "\n".join([*lines, "guards  " + "  ".join(map(str, self.guards.values()))])
 
 
 def _estimate(values: np.ndarray, scored: int, unscored: int) -> Estimate:
@@ -239,7 +239,7 @@ def _composition(answers: SetAnswers, chosen: Sequence[int]) -> dict[str, dict[s
 
 
 def status_of(
-    scoring: WorldScoring, scored: float, seed: str, claim: Claim, found: Sequence[Guard]
+    scoring: WorldScoring, scored: float, seed: str, claim: Claim, found: Mapping[str, Guard]
 ) -> tuple[str, list[str]]:
     """Return the status of a score, and the reasons why it is not ranked; `scored` is the share of complete blocks.
 
@@ -252,11 +252,10 @@ def status_of(
     if scoring.provisional:
         # Before any flag: baselines of guards are as unmeasured as the scorers.
         return "provisional", ["the competence of this world's scorers was never measured"]
-    flags = [guard for guard in found if guard.flagged]
-    if raised := [guard.name for guard in flags if guard.key != "G10"]:
-        return "flagged: " + ", ".join(raised), [
-            f"guard {guard.name} is raised ({guard.note or guard.key})" for guard in flags
-        ]
+    flags = {key: guard for key, guard in found.items() if guard.flagged}
+    if raised := [guard.name for key, guard in flags.items() if key != "G10"]:
+        reasons = [f"guard {guard.name} is raised ({guard.note or key})" for key, guard in flags.items()]
+        return "flagged: " + ", ".join(raised), reasons
     if flags:
         return "dependent", ["a network of the generator shares its encoder with a scorer"]
     doubts = claim.doubts(seed)
@@ -264,7 +263,6 @@ def status_of(
         doubts = ["no score of the same weights on public-0 stands beside it (key 'public' of the claim)"]
     if doubts:
         return "unverified", doubts
-    regenerated = next(guard for guard in found if guard.key == "G9")
-    if regenerated.value is None:
-        return "not regenerated", [regenerated.note]
+    if found["G9"].value is None:
+        return "not regenerated", [found["G9"].note]
     return "ranked", []

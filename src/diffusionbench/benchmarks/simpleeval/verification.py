@@ -85,13 +85,12 @@ def verify_record(path: Path) -> str:
                 f"record {path}: seed {fact['seed']} gives the set {opened.digest[:12]}, and the record names "
                 f"{fact['set_digest'][:12]}. It was made by another version or changed; score the images again."
             )
-        shown = [
-            guards.Guard(name, one["name"], one["value"], flagged=bool(one["flagged"]), note=one["note"])
+        shown = {
+            name: guards.Guard(one["name"], one["value"], flagged=bool(one["flagged"]), note=one["note"])
             for name, one in fact["guards"].items()
-            if name != "G9"
-        ]
+        }
         # The record's own G9 might be made up, so the images sampled again are counted once more.
-        shown.append(guards.regeneration(claim.again, guards.num_regenerated(opened.count)))
+        shown["G9"] = guards.regeneration(claim.again, guards.num_regenerated(opened.count))
         scored = 0.0 if fact["status"] == "incomplete" else 1.0
         _, reasons = scorecard.status_of(scorecard.SCORINGS[key], scored, fact["seed"], claim, shown)
         if fact["status"] == "ranked" and reasons:

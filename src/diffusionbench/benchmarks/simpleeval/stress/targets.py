@@ -15,7 +15,7 @@ from typing import Any, Final
 import numpy as np
 import torch
 
-from diffusionbench.benchmarks.simpleeval.answers import SetAnswers, collect_answers, credit_by_cell, headline
+from diffusionbench.benchmarks.simpleeval.answers import SetAnswers, credit_by_cell, headline
 from diffusionbench.benchmarks.simpleeval.blocks import Prompt, PromptSet
 from diffusionbench.benchmarks.simpleeval.evidence import SHAPES_RULE, consensus, majority, wanted
 from diffusionbench.benchmarks.simpleeval.reading import Reading
@@ -89,7 +89,7 @@ def answers_of(prompt_set: PromptSet, judged: Sequence[np.ndarray]) -> SetAnswer
     """Return the answers to one image a prompt."""
     one = replace(prompt_set, images_per_prompt=1)
     predictions = {prompt.id: [found] for prompt, found in zip(prompt_set.prompts, judged, strict=True)}
-    return collect_answers(one, predictions, SHAPES_RULE)
+    return SetAnswers(one, predictions, SHAPES_RULE)
 
 
 def right(predictions: np.ndarray, prompt: Prompt) -> np.ndarray:
