@@ -1,4 +1,4 @@
-"""The website for many records: time to build it, its largest page, start-up of the verbs, and the answer to a drag.
+"""The website for many records: time to build it, its size and largest page, start-up, and the answer to a drag.
 
     python benchmarks/site.py [--records 1000] [--methods 200] [--chromium /usr/bin/chromium]
 
@@ -98,6 +98,17 @@ def synthetic(count: int, seed: int = 0) -> list[Record]:
     return made
 
 
+def costs(folder: Path, out: Path) -> dict[str, float]:
+    """Processor seconds of reading the records of a folder and of building their site, and what `build` counts."""
+    from diffusionbench.study.points import gather
+    from diffusionbench.views.site.build import build
+
+    start = time.process_time()
+    records = gather([folder])
+    read = time.process_time()
+    return {**build(records, out), "read": read - start, "build": time.process_time() - read}
+
+
 def save(records: list[Record], folder: Path) -> Path:
     """One file each, as a repository holds them."""
     folder.mkdir(parents=True)
@@ -145,6 +156,10 @@ def main() -> None:
             walls.append(seconds)
         counts = json.loads(printed)
         print(f"`diffusionbench site`, {given.records} records and the published ones: {min(walls):.2f} s (of 3)")
+        spent = costs(many, folder / "again")
+        print(
+            f"processor time: {spent['build']:.1f} s, {spent['build'] / spent['read']:.1f} times that of reading them"
+        )
         largest, whole = counts["largest_page"] / 1e6, counts["bytes"] / 1e6
         print(f"pages: {counts['pages']}, largest: {largest:.2f} MB, all files: {whole:.1f} MB")
         few = save(synthetic(3 * given.methods), folder / "few")

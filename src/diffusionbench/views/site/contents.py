@@ -40,11 +40,13 @@ class Contents:
         records: in the order of their files.
         stores: image stores that lie beside them.
         live: a page in which a network draws, or None.
+        flagged: whether values that a guard flags are points of the figure of measured records.
     """
 
     records: tuple[Record, ...]
     stores: tuple[Store, ...] = ()
     live: bytes | None = None
+    flagged: bool = False
 
     @cached_property
     def by_id(self) -> dict[str, Record]:
@@ -113,7 +115,8 @@ class Contents:
 
     def _figure(self, name: str, state: str, x: str | None = None) -> Figure:
         # "all" also keeps the published families that the study does not chart; measured records are all kept.
-        return figure(self.records, name, state, x=x, family=() if name == MEASURED else ("all",))
+        family = () if name == MEASURED else ("all",)
+        return figure(self.records, name, state, x=x, family=family, flagged=self.flagged and name == MEASURED)
 
     @cached_property
     def updated(self) -> str | None:
@@ -131,8 +134,13 @@ def slug(name: str) -> str:
 
 
 def record_page(identifier: str) -> str:
-    """Return the path of a record's page below the site."""
-    return f"records/{slug(identifier)}.html"
+    """Return the address of a record below the site."""
+    return f"record.html#{slug(identifier)}"
+
+
+def sheet_picture(identifier: str) -> str:
+    """Return the path of the picture of a record's samples below the site."""
+    return f"records/{slug(identifier)}.png"
 
 
 def method_page(name: str) -> str:

@@ -1,4 +1,4 @@
-"""The lists of methods and metrics, and one page for each record, method and metric.
+"""The lists of methods and metrics, one page for each of them, and one page that shows any record.
 
 Templates read records themselves, through the functions of `contents` that `render.Pages` hands to them.
 """
@@ -15,8 +15,9 @@ from typing import Any, Final
 from diffusionbench.available import metric_words
 from diffusionbench.catalog import DERIVED, direction, metric_info
 from diffusionbench.metrics import METRICS
-from diffusionbench.record import Record, reference_names
+from diffusionbench.record import Record, Value, reference_names
 from diffusionbench.schema import canonical_json
+from diffusionbench.shown import few
 from diffusionbench.study.analysis import rescoring_noise
 from diffusionbench.study.columns import guidance_state, score_set_of
 from diffusionbench.study.cost import derived_value
@@ -26,17 +27,21 @@ from diffusionbench.views.site.contents import (
     SETS,
     Contents,
     caption,
+    doubt,
     family_look,
     guidance_words,
     mark,
     method_page,
     metric_page,
     not_ranked,
-    record_page,
+    printed,
+    sheet_picture,
+    slug,
     uncertainty,
 )
-from diffusionbench.views.site.render import Pages
+from diffusionbench.views.site.render import Pages, safe_link, to_json
 from diffusionbench.views.site.samples import sheet_of
+from diffusionbench.views.terminal import digits
 
 AXES: Final = {
     "class_conditional": "Class-conditional",
@@ -49,6 +54,13 @@ BETTER: Final = {True: "higher is better", False: "lower is better", None: "no b
 _TASKS: Final = {"class_conditional": "imagenet256", "t2i": "t2i256"}
 # Rows of one set on a metric's page; the data files hold all.
 _LISTED: Final = 200
+# Records in one file of the data of the page of records.
+_IN_FILE: Final = 50
+# Samples without a score that are named.
+_NAMED: Final = 50
+# Levels of nested facts that are names of their own, and items of a list in one fact.
+_LEVELS: Final = 2
+_LISTED_FACTS: Final = 24
 # Sheets of images on a method's page; every record's page has its own.
 _PICTURES: Final = 6
 
@@ -67,50 +79,121 @@ def _by_set(records: Sequence[Record]) -> dict[str, list[Record]]:
 # --- Records ---------------------------------------------------------------------------------------------------------
 
 
-def record_pages(contents: Contents, site: Pages) -> Iterator[tuple[str, str | bytes]]:
-    """Yield (path, HTML) of every record, and (path, PNG) of its samples."""
-    for record in contents.records:
-        path = record_page(record.id)
-        picture = path.removesuffix(".html") + ".png"
-        sheet = sheet_of(record, contents.stores)
-        if sheet is not None:
-            contents.sheets[record.id] = replace(sheet, png=b"")
-            yield picture, sheet.png
-        keys = list(dict.fromkeys(key for values in record.breakdown.values() for key in values))
-        protocol = record.protocol.model_dump(mode="json", exclude={"guidance"}, exclude_none=True)
-        provenance = record.provenance.model_dump(mode="json", exclude={"command"}, exclude_none=True)
-        sections = [
-            ("Protocol", _facts(protocol | {"guidance": guidance_words(record)})),
-            ("Provenance", _facts({"record": record.id, **provenance})),
-        ]
-        if record.cost is not None:
-            costs = [(metric_info(key).title, digits_of(record, key)) for key in DERIVED]
-            sections.insert(0, ("Cost of training", [(name, text) for name, text in costs if text]))
-        if extra := {key: value for key, value in record.extra.items() if key != "printed"}:
-            sections.append(("Further facts", _facts(extra)))
-        yield (
-            path,
-            site.render(
-                "record.html",
-                depth=1,
-                record=record,
-                family=STYLES[record.family].title if record.family in STYLES else record.family,
-                set_name=score_set_of(record),
-                set_title=_set_title(score_set_of(record)),
-                better={key: direction(key, value) for key, value in record.values.items()},
-                notes=[f"{key}: {value.note}" for key, value in record.values.items() if value.note],
-                breakdown=[(name, [values.get(key) for key in keys]) for name, values in record.breakdown.items()],
-                breakdown_heads=[metric_info(key).title if key in METRICS.own else key for key in keys],
-                sections=sections,
-                samples=sheet,
-                picture=picture,
-                known=any(uncertainty(value) for value in record.values.values()),
-                doubts=dict.fromkeys(filter(None, (mark(record, key).strip(" ()") for key in record.values))),
-                counted=any(value.scored is not None for value in record.values.values()),
-                known_facts=published_facts(record, contents.by_method[record.method]),
-                ranks=_ranks(contents, record),
-            ),
-        )
+def record_files(contents: Contents, site: Pages) -> Iterator[tuple[str, str | bytes]]:
+    """Yield the page that shows any record, the scripts that hand it the records, and PNGs of samples."""
+    ordered = sorted(contents.records, key=lambda record: slug(record.id))
+    paths: list[tuple[str, str]] = []
+    for start in range(0, len(ordered), _IN_FILE):
+        found = []
+        for record in ordered[start : start + _IN_FILE]:
+            sheet = sheet_of(record, contents.stores)
+            if sheet is not None:
+                contents.sheets[record.id] = replace(sheet, png=b"")
+                yield sheet_picture(record.id), sheet.png
+            found.append((slug(record.id), [*_blocks(contents, record)]))
+        path = f"records/{len(paths):04d}.js"
+        paths.append((found[0][0], path))
+        yield path, f"addRecords({to_json(found)});\n"
+    yield "record.html", site.render("record.html", scripts=("record.js",), data={"files": paths}, loads=True)
+
+
+def _blocks(contents: Contents, record: Record) -> Iterator[tuple[str, Any]]:
+    """Yield kind and content of what stands on a record's page, from top to bottom; `record.js` draws them."""
+    score_set, state = score_set_of(record), guidance_words(record)
+    doubts = dict.fromkeys(filter(None, (mark(record, key).strip(" ()") for key in record.values)))
+    family = STYLES[record.family].title if record.family in STYLES else record.family
+    tags = [(record.kind, record.kind), *([(family, "")] if family else []), *((doubt, "warn") for doubt in doubts)]
+    yield "crumbs", ((record.method, method_page(record.method)), record.id)
+    yield "h1", record.title
+    yield "lead", {"tags": tags, "text": f"{_set_title(score_set)} · {record.protocol.axis} · guidance: {state}"}
+    if facts := published_facts(record, contents.by_method[record.method]):
+        yield "facts", facts
+    yield "h2", "Values"
+    yield "table", _values(record, _ranks(contents, record))
+    if not any(map(uncertainty, record.values.values())):
+        yield "about", "The source states no uncertainty."
+    yield from (("about", f"{key}: {value.note}") for key, value in record.values.items() if value.note)
+    if record.breakdown:
+        yield "h2", "Breakdown"
+        yield "table", _breakdown(record)
+    if record.unscored:
+        yield "h2", "Not scored"
+        yield "list", record.unscored[:_NAMED]
+        if (more := len(record.unscored) - _NAMED) > 0:
+            yield "text", f"and {more} more; all are in the record."
+    if (sheet := contents.sheets.get(record.id)) is not None:
+        yield "h2", "Samples"
+        yield "about", f"The first {sheet.count} stored images of this evaluation, not selected."
+        alt, size = f"The first {sheet.count} images of this evaluation", {"width": sheet.width, "height": sheet.height}
+        yield "picture", {"src": sheet_picture(record.id), "alt": alt, **size}
+        if sheet.prompts:
+            yield "prompts", sheet.prompts
+    yield "h2", "How to reproduce it"
+    if record.provenance.command:
+        yield "code", record.provenance.command
+    elif record.kind == "published":
+        yield "text", "Published by others, not measured here. The row in this package:"
+        yield "code", f"diffusionbench board --set {score_set} --columns all --trace"
+    else:
+        yield "text", "The record does not state a command."
+    if record.cost is not None:
+        costs = ((metric_info(key).title, digits_of(record, key)) for key in DERIVED)
+        yield "h2", "Cost of training"
+        yield "facts", [(name, text) for name, text in costs if text]
+    protocol = record.protocol.model_dump(mode="json", exclude={"guidance"}, exclude_none=True)
+    provenance = record.provenance.model_dump(mode="json", exclude={"command"}, exclude_none=True)
+    extra = {key: value for key, value in record.extra.items() if key != "printed"}
+    sections = {
+        "Protocol": protocol | {"guidance": state},
+        "Provenance": {"record": record.id, **provenance},
+        "Further facts": extra,
+    }
+    for title, content in sections.items():
+        if content:
+            yield "h2", title
+            yield (
+                "facts",
+                [(name, (fact, link) if (link := safe_link(fact)) else fact) for name, fact in _facts(content)],
+            )
+
+
+def _values(record: Record, ranks: Mapping[str, str]) -> dict[str, Any]:
+    """Return the table of a record's values; columns that no value fills are left out."""
+    better = {True: "higher", False: "lower", None: ""}
+    columns: list[tuple[str, str, list[Any]]] = [
+        ("Metric", "", [(metric_info(key).title, metric_page(key)) for key in record.values]),
+        ("Better", "", [better[direction(key, value)] for key, value in record.values.items()]),
+        ("Value", "number", [printed(record, key) for key in record.values]),
+        ("Place", "number", [ranks.get(key, "") for key in record.values]),
+        ("95 % or ± standard error", "", [*map(uncertainty, record.values.values())]),
+    ]
+    counts = [value.scored for value in record.values.values()]
+    columns += [
+        ("Scored", "number", ["" if count is None else f"{count:,}" for count in counts]),
+        ("Not scored", "number", [f"{value.unscored:,}" if value.unscored else "" for value in record.values.values()]),
+    ]
+    for name, anchors in record.anchors.items():
+        shown = [digits(anchors[key].value) if key in anchors else "" for key in record.values]
+        columns.append((name.replace("_", " "), "number", shown))
+    doubts = [doubt(record, key) for key in record.values]
+    columns.append(("Status", "status", [text or "ok" for text in doubts] if any(doubts) else []))
+    columns = [one for one in columns if any(one[2])]
+    return {"heads": [one[:2] for one in columns], "rows": [*zip(*(cells for *_, cells in columns), strict=True)]}
+
+
+def _breakdown(record: Record) -> dict[str, Any]:
+    """Return the table of a record's parts."""
+    keys = list(dict.fromkeys(key for values in record.breakdown.values() for key in values))
+    heads = [("Part", ""), *((metric_info(key).title if key in METRICS.own else key, "number") for key in keys)]
+    rows = []
+    for name, values in record.breakdown.items():
+        cells = [values.get(key) for key in keys]
+        rows.append([name, *("" if cell is None else _with_uncertainty(cell) for cell in cells)])
+    return {"heads": heads, "rows": rows}
+
+
+def _with_uncertainty(value: Value) -> str:
+    return digits(value.value) + (f" ({text})" if (text := uncertainty(value)) else "")
 
 
 def digits_of(record: Record, key: str) -> str:
@@ -158,15 +241,16 @@ def _ranks(contents: Contents, record: Record) -> dict[str, str]:
     return found
 
 
-def _facts(content: Mapping[str, Any]) -> list[tuple[str, str]]:
+def _facts(content: Mapping[str, Any], before: str = "") -> list[tuple[str, str]]:
+    """Return nested content as names and texts, without what is empty."""
     facts: list[tuple[str, str]] = []
     for name, value in content.items():
-        shown = name.replace("_", " ")
-        if isinstance(value, dict):
-            facts += ((f"{shown}: {key}", _text(one)) for key, one in value.items() if one is not None)
-        elif isinstance(value, list):
+        shown = before + name.replace("_", " ")
+        if isinstance(value, dict) and before.count(": ") < _LEVELS:
+            facts += _facts(value, f"{shown}: ")
+        elif isinstance(value, list) and not before:
             facts += ((shown.removesuffix("s"), _text(one)) for one in value)
-        else:
+        elif value not in (None, "", [], {}):
             facts.append((shown, _text(value)))
     return facts
 
@@ -174,6 +258,10 @@ def _facts(content: Mapping[str, Any]) -> list[tuple[str, str]]:
 def _text(value: Any) -> str:
     if isinstance(value, bool):
         return "yes" if value else "no"
+    if isinstance(value, float):
+        return f"{value:.6g}"
+    if isinstance(value, list) and not any(isinstance(one, dict | list) for one in value):
+        return few([*map(_text, value)], first=_LISTED_FACTS)
     return value if isinstance(value, str) else canonical_json(value)
 
 
@@ -181,7 +269,7 @@ def _text(value: Any) -> str:
 
 
 def method_pages(contents: Contents, site: Pages) -> Iterator[tuple[str, str]]:
-    """Yield (path, HTML) of the list of methods and of every method; after `record_pages`, whose pictures they show."""
+    """Yield (path, HTML) of the list of methods and of every method; after `record_files`, whose pictures they show."""
     methods = contents.by_method
     groups: dict[str, list[dict[str, str]]] = {}
     pages = []
@@ -205,11 +293,7 @@ def method_pages(contents: Contents, site: Pages) -> Iterator[tuple[str, str]]:
             caption=caption(records),
             facts=facts,
             sets=[{"title": _set_title(key), "groups": _by_axis(held)} for key, held in _by_set(records).items()],
-            pictures=[
-                (one, contents.sheets[one.id], record_page(one.id).removesuffix(".html") + ".png")
-                for one in records
-                if one.id in contents.sheets
-            ][:_PICTURES],
+            pictures=[(one, contents.sheets[one.id]) for one in records if one.id in contents.sheets][:_PICTURES],
         )
         pages.append((method_page(name), page))
     keys = [*(key for key in STYLES if key in groups), *sorted(groups.keys() - STYLES.keys())]

@@ -188,6 +188,7 @@ def _view(contents: Contents, figure: Figure) -> dict[str, Any]:
                 "problem": panel.problem,
                 "lines": _lines(contents, panel.baselines, panel.key),
                 "seeds": _seeds(panel.points),
+                "flagged": any("flagged" in (p.x_value.status, p.y_value.status) for p in panel.points),
                 "points": [
                     [
                         places[p.name],

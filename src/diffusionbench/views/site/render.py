@@ -13,12 +13,11 @@ from diffusionbench.catalog import metric_info
 from diffusionbench.registry import require
 from diffusionbench.views.figure import ALL_STYLES
 from diffusionbench.views.site import contents
-from diffusionbench.views.terminal import digits
 
 STYLE: Final = "site.css"
 # Functions of `contents` that templates call.
 _FUNCTIONS: Final = (
-    *("record_page", "method_page", "metric_page"),
+    *("record_page", "method_page", "metric_page", "sheet_picture"),
     *("guidance_words", "printed", "uncertainty", "doubt", "mark", "not_ranked"),
 )
 NAVIGATION: Final = (
@@ -77,9 +76,8 @@ class Pages:
             undefined=jinja2.StrictUndefined,
             auto_reload=False,
         )
-        self._environment.filters["safe_link"] = safe_link
         self._environment.globals |= {name: getattr(contents, name) for name in _FUNCTIONS}
-        self._environment.globals |= {"metric_info": metric_info, "digits": digits}
+        self._environment.globals["metric_info"] = metric_info
         self._markup = require("markupsafe", "site", "The site").Markup
 
     def render(
@@ -90,6 +88,7 @@ class Pages:
         here: str = "",
         scripts: tuple[str, ...] = (),
         data: Any = None,
+        loads: bool = False,
         **values: Any,
     ) -> str:
         """Return one page.
@@ -100,6 +99,7 @@ class Pages:
             here: the page's entry in the navigation.
             scripts: assets to run, in order; they read `data`.
             data: input of the scripts, handed over as JSON.
+            loads: whether they load files of data, which are scripts too.
             values: variables of the template.
         """
         texts = [f"\n{asset(name)}" for name in scripts]
@@ -108,7 +108,7 @@ class Pages:
                 root="../" * depth,
                 here=here,
                 navigation=NAVIGATION,
-                policy=policy(texts),
+                policy=policy(texts, loads=loads),
                 scripts=[self._markup(text) for text in texts],
                 data=None if data is None else self._markup(to_json(data)),
                 **values,
@@ -116,13 +116,14 @@ class Pages:
         )
 
 
-def policy(scripts: list[str], style: str | None = None) -> str:
+def policy(scripts: list[str], style: str | None = None, *, loads: bool = False) -> str:
     """Return the content security policy of a page that runs these scripts and no other.
 
     Args:
         style: of a page that carries its own; None where it is the site's.
+        loads: let these scripts load others, which markup may not.
     """
-    hashes = " ".join(map(_hash, scripts))
+    hashes = " ".join([*map(_hash, scripts), *(["'strict-dynamic'"] if loads else [])])
     rules = (
         "default-src 'none'",
         f"script-src {hashes}" if hashes else "script-src 'none'",

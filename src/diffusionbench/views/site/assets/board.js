@@ -47,7 +47,7 @@
       ...(now.kinds > 1 ? [{ id: "kind", title: "Kind", words: true, read: (row) => row.kind, show: (row) => text("span", row.kind) }] : []),
       ...shown.map((one) => ({ ...one, read: (row) => row.cells[one.index]?.[0] ?? null, show: (row) => valueCell(row.cells[one.index]) })),
       ...now.axes.map((axis, i) => rank(`rank:${axis}`, `Rank, ${axis.replaceAll("_", " ")}`, (row) => row.axisRanks[i], (row) => text("span", plain(row.axisRanks[i])))),
-      rank("mean", "Mean rank [95 %]", (row) => row.mean, (row) => text("span", plain(row.mean) + (row.interval ? ` [${row.interval.map((end) => end.toFixed(1)).join(", ")}]` : ""))),
+      rank("mean", "Mean rank [95\u00a0%]", (row) => row.mean, (row) => text("span", plain(row.mean) + (row.interval ? ` [${row.interval.map((end) => end.toFixed(1)).join(", ")}]` : ""))),
       rank("places", "Places, one metric dropped", (row) => row.places?.[0] ?? null, (row) => text("span", row.places ? row.places.map(plain).join("–") : "–")),
       { id: "pareto", title: "Pareto front", better: true, read: (row) => (row.pareto ? 1 : row.mean === null ? null : 0), show: (row) => text("span", row.pareto ? "yes" : "") },
     ];
