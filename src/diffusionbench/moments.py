@@ -83,8 +83,7 @@ class Moments:
     def __init__(self, dim: int | None = None) -> None:
         self.dim = dim
         self._folded = 0
-        self._mean: np.ndarray | None = None
-        self._scatter: np.ndarray | None = None
+        self._mean, self._scatter = np.empty(0), np.empty((0, 0))
         self._pending: list[np.ndarray] = []
         self._waiting = 0
 
@@ -120,7 +119,7 @@ class Moments:
             self._check_dim(other.dim)
         # The loop below would not end on its own growing list.
         pending = list(other._pending)
-        if other._mean is not None and other._scatter is not None:
+        if other._folded:
             self._combine(other._folded, other._mean, other._scatter)
         for rows in pending:
             self.update(rows)
@@ -135,8 +134,6 @@ class Moments:
         if self.count < 2:
             raise RequestError(f"a covariance needs at least 2 images, got {self.count}. Give more images.")
         whole = self._settled()
-        assert whole._mean is not None
-        assert whole._scatter is not None
         return whole._mean, whole._scatter / (whole._folded - 1)
 
     def without(self, part: Moments) -> tuple[np.ndarray, np.ndarray]:
@@ -149,7 +146,7 @@ class Moments:
         if left < 2:
             raise RequestError(f"a covariance needs at least 2 images, got {left}. Give more images.")
         whole, taken = self._settled(), part._settled()
-        if whole._mean is None or whole._scatter is None or taken._mean is None or taken._scatter is None:
+        if not taken._folded:
             return self.compute()
         mean = whole._mean + (whole._mean - taken._mean) * (taken._folded / left)
         scaled = (taken._mean - mean) * np.sqrt(left * taken._folded / whole._folded)
@@ -181,7 +178,7 @@ class Moments:
             self._combine(len(rows), mean, rows.T @ rows)
 
     def _combine(self, count: int, mean: np.ndarray, scatter: np.ndarray) -> None:
-        if self._mean is None or self._scatter is None:
+        if not self._folded:
             self._folded, self._mean, self._scatter = count, mean.copy(), scatter.copy()
             return
         total = self._folded + count

@@ -207,8 +207,9 @@ class Evaluation:
             )
         if request.prompts is None and asks == "prompts":
             raise RequestError(
-                f"axis '{request.axis}' needs a prompt set, and neither a metric nor the request names one. Name "
-                f"one, as with --prompts; known: {', '.join(sorted(PROMPTS))}."
+                f"axis '{request.axis}' needs a prompt set, and neither a metric nor the request names one. Ask "
+                "for a metric that judges the images of one, or name it (diffusionbench: --prompts); known: "
+                f"{', '.join(sorted(PROMPTS))}."
             )
         self.prompts = None if request.prompts is None else open_prompts(request.prompts)
 

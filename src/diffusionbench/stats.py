@@ -21,8 +21,8 @@ NORMAL_975 = 1.959963984540054
 STUDENT_975 = 2.262157162854099
 
 
-class Grouping:
-    """Gives samples that come in the order of their ids to the groups of the jackknife, each in 0..GROUPS - 1.
+def groups_of(samples: Iterable[Sample]) -> dict[int, int]:
+    """Return the jackknife group of each sample, 0..GROUPS - 1, by its id, in rising order of ids.
 
     Labels are strata: the group is (rank within the label + label) mod `GROUPS`, so that leaving a group out leaves
     out a like share of every class, whatever the order of the classes, and classes of one image spread. A sample
@@ -30,24 +30,18 @@ class Grouping:
     the prompt mod `GROUPS`: images of one prompt are alike and stay together. Both places count the samples at hand, so
     a gap in the ids shifts nothing apart.
     """
-
-    def __init__(self) -> None:
-        self._ranks: Counter[int] = Counter()
-        self._prompts: dict[str, int] = {}
-
-    def __call__(self, sample: Sample) -> int:
-        """Return the group of the next sample."""
+    groups: dict[int, int] = {}
+    ranks: Counter[int] = Counter()
+    prompts: dict[str, int] = {}
+    for sample in sorted(samples, key=lambda sample: sample.id):
         if sample.label is None and sample.prompt is not None:
-            return self._prompts.setdefault(sample.prompt, len(self._prompts)) % GROUPS
-        label = sample.label or 0
-        self._ranks[label] += 1
-        return (self._ranks[label] - 1 + label) % GROUPS
-
-
-def groups_of(samples: Iterable[Sample]) -> dict[int, int]:
-    """Return the jackknife group of each sample by its id, in rising order of ids, whatever order they come in."""
-    group = Grouping()
-    return {sample.id: group(sample) for sample in sorted(samples, key=lambda sample: sample.id)}
+            place = prompts.setdefault(sample.prompt, len(prompts))
+        else:
+            label = sample.label or 0
+            place = ranks[label] + label
+            ranks[label] += 1
+        groups[sample.id] = place % GROUPS
+    return groups
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -20,13 +20,14 @@ from nanogen import calibration, costs, parallel, precision
 from nanogen.build import Components, build_components
 from nanogen.config import Config, compose
 from nanogen.data import Batch
+from nanogen.data.ahead import prepared_ahead
 from nanogen.log import say
 from nanogen.plan import peak
 from nanogen.resolve import resolve
 from nanogen.state import TrainState
 from nanogen.steptimes import StepTimes
 from nanogen.synthetic import synthetic_batches, synthetic_components
-from nanogen.train import build, flow_updates, micro_batches, open_data, training_source
+from nanogen.train import build, condition_ahead, flow_updates, micro_batches, open_data, training_source
 
 # What `calibrate` runs: task, scale, images of a step on a CPU, settings. Narrow and wide, few tokens and many.
 _CASES: Final[tuple[tuple[str, str, int, list[str]], ...]] = (
@@ -100,6 +101,7 @@ def bench(config: Config, synthetic: bool, steps: int, warmup: int, num_text_tok
             if part == "data":
                 kept.restart()
 
+        loader = prepared_ahead(loader, state.device, condition_ahead(components, config, mark))
         loop = flow_updates(state, components, config, loader, warmup + steps + marked + 1, mark)
         _make(loop, warmup)
         lengths.clear()

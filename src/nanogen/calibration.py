@@ -69,11 +69,7 @@ def place() -> Path:
 
 
 def read() -> tuple[Rates, ...]:
-    """Return what was measured on this machine; nothing where there is no file.
-
-    Raises:
-        RequestError: if the file is damaged or of another version.
-    """
+    """Return what was measured on this machine; nothing where there is no file. RequestError if it is damaged."""
     try:
         return Calibration.model_validate_json(read_small(place())).rates
     except FileNotFoundError:

@@ -225,10 +225,7 @@ def prune(folder: Path, step: int, keep: int, keep_every: int | None = None) -> 
     """Remove checkpoints older than that of `step`, which is intact, so that `keep` are left.
 
     Multiples of `keep_every` stay beside them, and those with files of somebody else in them. Newer ones were found
-    damaged and go when their step comes again.
-
-    Raises:
-        OSError: if that is not possible.
+    damaged and go when their step comes again. OSError if that is not possible.
     """
     older = [
         number
@@ -260,11 +257,7 @@ def sweep(folder: Path) -> None:
 
 
 def steps(folder: Path) -> list[int]:
-    """Return the steps of the folders with exactly a checkpoint's name, ascending; others, as copies, are not ours.
-
-    Raises:
-        CheckpointError: if the folder cannot be read; a run would start over.
-    """
+    """Return the steps of the folders with exactly a checkpoint's name, ascending; others, as copies, are not ours."""
     try:
         with os.scandir(folder) as entries:
             names = [entry.name for entry in entries if entry.is_dir()]
@@ -284,9 +277,6 @@ def newest(folder: Path, weights_only: bool = False) -> tuple[Checkpoint | None,
 
     Args:
         weights_only: whether the weights file alone must be intact, which is enough to sample.
-
-    Raises:
-        CheckpointError: if the folder cannot be read.
     """
     damaged: list[str] = []
     for step in reversed(steps(folder)):
@@ -340,11 +330,7 @@ def _problem(path: Path, step: int, weights_only: bool = False) -> str | None:
 
 
 def restore(checkpoint: Checkpoint, state: TrainState) -> None:
-    """Load a training state in place; every process calls it.
-
-    Raises:
-        CheckpointError: if it is another network's.
-    """
+    """Load a training state in place; every process calls it. CheckpointError if it is another network's."""
     state.at(checkpoint.step)
     tree = _tree(state)
     try:
@@ -363,11 +349,7 @@ def restore(checkpoint: Checkpoint, state: TrainState) -> None:
 
 
 def resume(folder: Path, state: TrainState) -> None:
-    """Load the newest intact checkpoint of a folder, if it has one; newer ones that are damaged are named.
-
-    Raises:
-        CheckpointError: see `newest` and `restore`.
-    """
+    """Load the newest intact checkpoint of a folder, if it has one; newer ones that are damaged are named."""
     found, damaged = parallel.from_main(lambda: newest(folder))
     if parallel.is_main():
         for problem in damaged:
@@ -389,11 +371,7 @@ def _opened(path: Path) -> Iterator[Any]:
 
 
 def read_weights(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
-    """Return the tensors and the header of a weights file.
-
-    Raises:
-        CheckpointError: if the file is missing or not one of ours.
-    """
+    """Return the tensors and the header of a weights file; CheckpointError if it is missing or not one of ours."""
     with _opened(path) as file:
         return {name: file.get_tensor(name) for name in file.keys()}, dict(file.metadata() or {})  # noqa: SIM118
 

@@ -141,11 +141,9 @@ class Memory:
 
 
 def memory(config: Config, shape: Shape, kind: Kind, *, images: int, text_tokens: int, group: int = 1) -> Memory:
-    """Return the memory of a training on one device.
+    """Return the memory of a training on one device: micro-batches of `images`, captions of at most `text_tokens`.
 
     Args:
-        images: of a micro-batch on it.
-        text_tokens: length of the longest caption.
         group: devices that share weights, gradients, optimizer and average among them.
     """
     parameters = num_trainable(config, shape)

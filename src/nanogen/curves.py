@@ -109,10 +109,9 @@ def write_curve(curve: Mapping[str, Any], out: Path) -> None:
 
 @dataclass(frozen=True)
 class CurveComparison:
-    """How a run follows a curve.
+    """How a run follows a curve at the steps that both have.
 
     Attributes:
-        steps: that both have.
         parts: step at which each value leaves the curve, None where it stays; see `compare_curve`.
         largest: largest distance of each, in deviations, and its step.
         differing: settings in which run and curve differ, as text.
@@ -181,8 +180,6 @@ def compare_curve(run: Path, curve: Mapping[str, Any]) -> CurveComparison:
 
 @dataclass(frozen=True)
 class _Opened:
-    """What a run folder says: its choice, its config, and by logged step the values."""
-
     choice: dict[str, str]
     config: Any
     series: dict[int, tuple[float, float]]

@@ -17,13 +17,7 @@ TEMPLATES = {"slurm": "slurm.sh", "sky": "sky.yaml"}
 
 @dataclass(frozen=True)
 class Machines:
-    """What a training shall run on; one process for each GPU.
-
-    Attributes:
-        nodes: machines.
-        gpus: of each.
-        hours: that a scheduler grants at once.
-    """
+    """What a training shall run on: machines, GPUs of each, one process a GPU, and hours granted at once."""
 
     nodes: int = 1
     gpus: int = 8
@@ -57,11 +51,7 @@ def script(kind: str, run: Path, arguments: Sequence[str], machines: Machines) -
 
 
 def arguments_of(run: Path) -> list[str]:
-    """Return the arguments of `nanogen train` that continue a run.
-
-    Raises:
-        CheckpointError: if the folder holds none.
-    """
+    """Return the arguments of `nanogen train` that continue a run; CheckpointError if the folder holds none."""
     try:
         facts = parse_json(read_small(run / "run.json"))
         named = [word for kind in ("task", "method", "scale") for word in (f"--{kind}", str(facts[kind]))]

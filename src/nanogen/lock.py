@@ -23,12 +23,7 @@ LOCK = ".lock"
 
 @contextmanager
 def locked(folder: Path) -> Iterator[None]:
-    """Hold a folder for this process.
-
-    Raises:
-        CheckpointError: if another process holds it; it is named.
-        OSError: if the folder cannot be written.
-    """
+    """Hold a folder for this process; CheckpointError, naming the process, if another one holds it."""
     path = folder / LOCK
     handle = _taken(path)
     try:

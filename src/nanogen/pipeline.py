@@ -149,10 +149,9 @@ class Loaded:
 
 
 def load(weights: Path, expected: Config | None, device: str, precision: Precision) -> Loaded:
-    """Return a network from a weights file.
+    """Return a network from a weights file: `ema.safetensors` of a checkpoint, anywhere.
 
     Args:
-        weights: `ema.safetensors` of a checkpoint, anywhere.
         expected: the config that the caller believes in; None takes the file's.
 
     Raises:

@@ -2,28 +2,30 @@
 
 from __future__ import annotations
 
+import tempfile
 import time
-from collections.abc import Callable, Sequence
+from abc import abstractmethod
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import cast, get_args
+from typing import Any, TypeVar, cast, get_args
 
+import numpy as np
 import torch
 from safetensors.torch import save
 
 from diffusionbench.errors import ConfigError
 from diffusionbench.views.terminal import progress_line
 from diffusionbench.writing import make_folder, remove, temporary_name, write_atomic, write_errors
-from nanogen import evaluate, parallel
+from nanogen import evaluate, parallel, shards
 from nanogen.config import Config
-from nanogen.data import Dataset
-from nanogen.data.cached import ImageCacheManifest
+from nanogen.data.cached import CachedBatches, ImageCacheManifest, StoredPictures
 from nanogen.data.order import in_order
 from nanogen.latents import LATENTS, cache, open_latent
-from nanogen.latents.cache import Dtype, LatentCacheManifest
+from nanogen.latents.cache import LatentCacheManifest, StoredLatents
 from nanogen.log import say
 from nanogen.settings import to_steps
-from nanogen.shards import ALONE, ShardMaker, Spread, make_shards, read_shard, start_folder
+from nanogen.shards import ALONE, Dtype, ShardMaker, ShardRecipe, Spread, read_shard
 from nanogen.text import cache as text_cache
 from nanogen.text import open_spec
 from nanogen.text.encoder import TextEncoder
@@ -32,81 +34,99 @@ from nanogen.train import CHUNK_PIXELS, encoded, open_data, recipe_of
 # Items that a dry run makes.
 _TRIED = 64
 
-
-class TextShards(ShardMaker):
-    """Encodes the captions of shards; a process reads all captions and opens the encoder once."""
-
-    def __init__(self, config: Config, folder: Path, recipe: text_cache.TextShardRecipe, device: str) -> None:
-        super().__init__(folder, recipe, device)
-        self.captions = _captions(*open_data(config))
-        self.encoder = _encoder(config, device)
-
-    def content(self, number: int) -> bytes:
-        items = self.recipe.items(number)
-        return text_cache.shard_content(self.captions[items.start : items.stop], self.encoder, self.recipe.dtype)
+MakerT = TypeVar("MakerT", bound="CacheMaker")
 
 
-def _captions(data: Dataset, config: Config) -> list[str]:
-    """Return the distinct captions of the data and of the config's evaluation, in the order of a cache."""
-    if not data.captioned:
-        raise ConfigError(f"data set '{config.data.name}' has no captions, so there is nothing to encode.")
-    own = (data.caption(index) or "" for index in range(len(data)))
-    return text_cache.distinct([*own, *evaluate.prompt_texts(config)])
+class CacheMaker(ShardMaker):
+    """Base of what makes the shards of a cache of a config's data."""
+
+    def __init__(self, config: Config, device: str) -> None:
+        self.data, config = open_data(config)
+        super().__init__(config, device)
+
+    @abstractmethod
+    def recipe(self, dtype: Dtype) -> ShardRecipe:
+        """Return the recipe of the whole cache."""
+
+    @abstractmethod
+    def reader(self, folder: Path, recipe: Any) -> Callable[[], object]:
+        """Return what reads all items of a folder of one shard as a training does."""
 
 
-def _encoder(config: Config, device: str) -> TextEncoder:
-    name = config.condition.encoder
-    return TextEncoder(str(name), open_spec(name), device, config.condition.max_tokens)
+class TextShards(CacheMaker):
+    """Encodes the distinct captions of the data and of the config's evaluation, in the order of a cache."""
+
+    def __init__(self, config: Config, device: str) -> None:
+        super().__init__(config, device)
+        if not self.data.captioned:
+            raise ConfigError(f"data set '{config.data.name}' has no captions, so there is nothing to encode.")
+        own = (self.data.caption(index) or "" for index in range(len(self.data)))
+        self.captions = text_cache.distinct([*own, *evaluate.prompt_texts(self.config)])
+        name = config.condition.encoder
+        self.encoder = TextEncoder(str(name), open_spec(name), device, config.condition.max_tokens)
+
+    def recipe(self, dtype: Dtype) -> text_cache.TextShardRecipe:
+        return text_cache.shard_recipe(self.captions, self.encoder, self.data.digest, dtype)
+
+    def content(self, recipe: text_cache.TextShardRecipe, items: range) -> bytes:
+        return text_cache.shard_content(self.captions[items.start : items.stop], self.encoder, recipe.dtype)
+
+    def reader(self, folder: Path, recipe: text_cache.TextShardRecipe) -> Callable[[], object]:
+        captions = self.captions[: recipe.count]
+        text_cache.assemble(folder / "cache", captions, recipe, [read_shard(folder, recipe, 0)])
+        stored = text_cache.TextCache(folder / "cache", self.encoder)
+        return lambda: stored.read(captions)
 
 
-def prepare_text(
-    config: Config, out: Path, dtype: str, spread: Spread = ALONE, dry_run: bool = False
-) -> text_cache.CacheManifest | DryRun | None:
-    """Encode the captions of a config's data and of its evaluation; under torchrun the first process does.
+class ArrayShards(CacheMaker):
+    """Base of what stores one array for each image, as `stored` reads them."""
 
-    Shards lie in a folder beside the cache until all are there, so that the same command continues.
+    stored: type[CachedBatches]
 
-    Args:
-        config: with condition.encoder and condition.max_tokens.
-        out: folder for the cache.
-        dtype: of the stored states.
-        spread: which shards, and over how many processes; the call without a part makes what is missing, and the cache.
-        dry_run: encode a few captions and write nothing.
+    def __init__(self, config: Config, device: str) -> None:
+        if config.data.corrupt == "skip":
+            raise ConfigError("a cache holds something of each image, and data.corrupt=skip replaces some. Set stop.")
+        super().__init__(config, device)
 
-    Returns:
-        The description of the cache, in the main process; None where only a part was asked for.
+    def reader(self, folder: Path, recipe: Any) -> Callable[[], object]:
+        source = self.stored(folder, self.data, recipe)
+        return lambda: source.batch(np.arange(recipe.count), [])
 
-    Raises:
-        ConfigError: if the config has no text encoder or the data no captions.
-        DataError: if the folder holds anything but a text cache, or cannot be written.
-        RunError: if a worker ends before its time.
-    """
-    if dtype not in get_args(text_cache.Dtype):
-        raise ConfigError(f"--dtype {dtype}: unknown. Allowed: {', '.join(get_args(text_cache.Dtype))}.")
-    open_spec(config.condition.encoder)
-    # A cache that is named in the config may be the very one to be made anew.
-    config = config.model_copy(update={"condition": config.condition.model_copy(update={"cache": None})})
-    with parallel.processes() as device:
-        if not parallel.is_main():
-            return None
-        text_cache.check_cache_replaceable(out)
-        data, known = open_data(config)
-        captions, encoder = _captions(data, known), _encoder(known, device)
-        if dry_run:
-            return _try_text(captions, encoder, dtype, known, len(data))
-        folder = out.resolve().with_name(f"{out.resolve().name}.parts")
-        recipe = text_cache.shard_recipe(captions, encoder, data.digest, cast(text_cache.Dtype, dtype))
-        start_folder(folder, recipe)
-        make_shards(TextShards, (config, folder, recipe), recipe.remaining(folder, spread.part), spread, device)
-        if spread.part != ALONE.part:
-            return None
-        contents = (read_shard(folder, recipe, number) for number in range(recipe.num_shards))
-        manifest = text_cache.assemble(out, captions, recipe, contents)
-        # Under another name first: half of it shall not pass for shards.
-        doomed = temporary_name(folder.parent)
-        folder.rename(doomed)
-        remove(doomed)
-        return manifest
+
+class PictureShards(ArrayShards):
+    """Decodes and crops images."""
+
+    stored = StoredPictures
+
+    def recipe(self, dtype: Dtype) -> ImageCacheManifest:
+        return ImageCacheManifest.of(self.data, self.config.data.image_size)
+
+    def content(self, recipe: ImageCacheManifest, items: range) -> bytes:
+        return b"".join(self.data[index].image.transpose(2, 0, 1).tobytes() for index in items)
+
+
+class LatentShards(ArrayShards):
+    """Encodes images."""
+
+    stored = StoredLatents
+
+    def __init__(self, config: Config, device: str) -> None:
+        super().__init__(config, device)
+        self.latent = open_latent(config.latent.name, device, config.latent.weights)
+
+    def recipe(self, dtype: Dtype) -> LatentCacheManifest:
+        return recipe_of(self.data, self.config, self.latent, dtype)
+
+    def content(self, recipe: LatentCacheManifest, items: range) -> bytes:
+        size, what = _encoded_together(recipe.image_size), f"a latent of images {items[0]:,} to {items[-1]:,}"
+        images = (batch.image for batch in in_order(self.data, size, self.config.data.workers, items))
+        latents = (encoded(some, self.latent, recipe.shape, self.device) for some in images if some is not None)
+        return b"".join(shards.stored_bytes(some, recipe.dtype, what) for some in latents)
+
+
+def _encoded_together(image_size: int) -> int:
+    """Return how many images are encoded in one call."""
+    return max(1, CHUNK_PIXELS // image_size**2)
 
 
 @dataclass(frozen=True)
@@ -115,8 +135,8 @@ class DryRun:
 
     Attributes:
         items, num_bytes, num_shards: in all.
-        sample, seconds: items that were made to find the speed, and the time they took.
-        passes: over the data that the training makes.
+        sample, seconds, reading: items that were made, the time that they took, and that of reading them back.
+        passes: over the data that the training makes; None: it is not known.
     """
 
     items: int
@@ -124,95 +144,136 @@ class DryRun:
     num_shards: int
     sample: int
     seconds: float
+    reading: float
     passes: float | None
+
+    @property
+    def break_even(self) -> float | None:
+        """Passes after which making all once and reading them is cheaper than making them in each; None: never."""
+        return self.seconds / (self.seconds - self.reading) if self.reading < self.seconds else None
 
     def lines(self) -> list[str]:
         """Return three sentences: size, time, and when it pays."""
         hours = self.seconds / self.sample * self.items / 3600
-        made = "an unknown number of passes" if self.passes is None else f"{self.passes:.3g} passes"
-        better = "" if self.passes is None or self.passes > 1 else ": making each when it is needed costs less"
+        if self.break_even is None:
+            pays = "it never pays, as reading takes as long as making"
+        else:
+            pays = f"it pays after {_passes(self.break_even)} over the data"
+        made = "an unknown number of passes" if self.passes is None else _passes(self.passes)
+        is_cheaper = self.passes is not None and (self.break_even is None or self.passes <= self.break_even)
         return [
             f"{self.items:,} items, {self.num_bytes / 1e9:,.3g} GB in {self.num_shards:,} shards",
-            f"{hours:,.3g} hours of one worker, by {self.sample} items in {self.seconds:.3g} s",
-            f"it pays after one pass over the data, if reading costs nothing; the training makes {made}{better}",
+            f"{hours:,.3g} hours of one worker, by {self.sample} items in {self.seconds:.3g} s; reading them back took "
+            f"{self.reading:.3g} s from memory, and a slow disk takes longer",
+            f"{pays}; the training makes {made}{': making each when it is needed costs less' if is_cheaper else ''}",
         ]
 
 
-def _try(config: Config, count: int, make: Callable[[int], int]) -> tuple[int, float, float | None]:
-    """Make a few items twice; return how many, the seconds of the second time, and the passes of the training."""
-    made = make(min(count, _TRIED))
-    start = time.perf_counter()
-    make(made)
-    seconds = time.perf_counter() - start
-    steps = to_steps(config.train.duration, config.train.batch_size, count)
-    return made, seconds, None if steps is None else steps * config.train.batch_size / count
+def _passes(number: float) -> str:
+    return f"{number:.3g} pass{'' if f'{number:.3g}' == '1' else 'es'}"
 
 
-def _try_text(captions: Sequence[str], encoder: TextEncoder, dtype: str, config: Config, count: int) -> DryRun:
-    tokens = 0
-    # Captions are in the order of their hashes, so the first are a fair sample.
+def _try(maker: CacheMaker, recipe: ShardRecipe) -> DryRun:
+    """Make a few items, and read them back from a temporary folder; the second time of each is counted."""
 
-    def make(number: int) -> int:
-        nonlocal tokens
-        tokens = sum(map(len, encoder(captions[:number])))
-        return min(number, len(captions))
+    def timed(run: Callable[[], object]) -> float:
+        run()
+        start = time.perf_counter()
+        run()
+        return time.perf_counter() - start
 
-    sample, seconds, passes = _try(config, count, make)
-    row = encoder.spec.width * getattr(torch, dtype).itemsize
-    size = tokens / sample * len(captions) * row
-    return DryRun(len(captions), size, -(-len(captions) // text_cache.CHUNK), sample, seconds, passes)
+    count = min(recipe.count, _TRIED)
+    few = recipe.model_copy(update={"count": count, "shard": count})
+    content = maker.content(few, few.items(0))
+    seconds = timed(lambda: maker.content(few, few.items(0)))
+    with tempfile.TemporaryDirectory() as name:
+        shards.start_folder(Path(name), few)
+        shards.write_shard(Path(name), few, 0, content)
+        reading = timed(maker.reader(Path(name), few))
+    size, images = maker.config.train.batch_size, len(maker.data)
+    steps = to_steps(maker.config.train.duration, size, images)
+    return DryRun(
+        items=recipe.count,
+        num_bytes=recipe.total_bytes or len(content) / count * recipe.count,
+        num_shards=recipe.num_shards,
+        sample=count,
+        seconds=seconds,
+        reading=reading,
+        passes=None if steps is None else steps * size / images,
+    )
 
 
-class PictureShards(ShardMaker):
-    """Decodes and crops the images of shards."""
+def _prepare(
+    kind: type[MakerT], config: Config, folder: Path, dtype: str, spread: Spread, dry_run: bool
+) -> tuple[MakerT, Any] | DryRun | None:
+    """Make shards, and return their maker and recipe; None in processes beside the main one, which end."""
+    if dtype not in get_args(Dtype):
+        raise ConfigError(f"--dtype {dtype}: unknown. Allowed: {', '.join(get_args(Dtype))}.")
+    with parallel.processes() as device:
+        if not parallel.is_main():
+            return None
+        if dry_run:
+            # Starting processes would take longer than a few items do.
+            config = config.model_copy(update={"data": config.data.model_copy(update={"workers": 0})})
+        maker = kind(config, device)
+        recipe: Any = maker.recipe(cast(Dtype, dtype))
+        if dry_run:
+            return _try(maker, recipe)
+        if isinstance(maker, ArrayShards):
+            size = f"{recipe.total_bytes / 2**30:.3g} GiB in {recipe.num_shards:,} shards"
+            array = f"{'x'.join(map(str, recipe.shape))} in {recipe.dtype}"
+            say(f"{folder}: {recipe.count:,} {recipe.prefix} of {array}, {size}")
+        shards.start_folder(folder, recipe)
+        shards.make_shards(maker, folder, recipe, spread)
+        return maker, recipe
 
-    def __init__(self, config: Config, folder: Path, recipe: ImageCacheManifest, device: str) -> None:
-        super().__init__(folder, recipe, device)
-        self.data, _ = open_data(config)
 
-    def content(self, number: int) -> bytes:
-        images = (self.data[index].image for index in self.recipe.items(number))
-        return b"".join(image.transpose(2, 0, 1).tobytes() for image in images)
+def prepare_text(
+    config: Config, out: Path, dtype: str, spread: Spread = ALONE, dry_run: bool = False
+) -> text_cache.CacheManifest | DryRun | None:
+    """Encode the captions of a config's data and of its evaluation; see `prepare_latents` for what is alike.
+
+    Shards lie in a folder beside the cache until all are there, so that the same command continues.
+
+    Args:
+        config: with condition.encoder and condition.max_tokens.
+        out: folder for the cache.
+        spread: which shards, and over how many processes; the call without a part makes what is missing, and the cache.
+
+    Returns:
+        The description of the cache, in the main process; None where only a part was asked for.
+
+    Raises:
+        ConfigError: if the config has no text encoder or the data no captions.
+        DataError: if the folder holds anything but a text cache, or cannot be written.
+    """
+    open_spec(config.condition.encoder)
+    text_cache.check_cache_replaceable(out)
+    # A cache that is named in the config may be the very one to be made anew.
+    config = config.model_copy(update={"condition": config.condition.model_copy(update={"cache": None})})
+    folder = out.resolve().with_name(f"{out.resolve().name}.parts")
+    made = _prepare(TextShards, config, folder, dtype, spread, dry_run)
+    if not isinstance(made, tuple):
+        return made
+    if spread.part != ALONE.part:
+        return None
+    maker, recipe = made
+    contents = (read_shard(folder, recipe, number) for number in range(recipe.num_shards))
+    manifest = text_cache.assemble(out, maker.captions, recipe, contents)
+    # Under another name first: half of it shall not pass for shards.
+    doomed = temporary_name(folder.parent)
+    folder.rename(doomed)
+    remove(doomed)
+    return manifest
 
 
 def prepare_images(
     config: Config, out: Path, spread: Spread = ALONE, dry_run: bool = False
 ) -> ImageCacheManifest | DryRun | None:
     """Decode and crop the images of a config's data into a cache; see `prepare_latents` for what is alike."""
-    _check_stored(config, "images")
     config = config.model_copy(update={"data": config.data.model_copy(update={"cache": None})})
-    with parallel.processes() as device:
-        if not parallel.is_main():
-            return None
-        data, config = open_data(config)
-        manifest = ImageCacheManifest.of(data, config.data.image_size)
-        if dry_run:
-            tried = _try(config, len(data), lambda number: len([data[index] for index in range(number)]))
-            return DryRun(manifest.count, manifest.total_bytes, manifest.num_shards, *tried)
-        start_folder(out, manifest)
-        make_shards(PictureShards, (config, out, manifest), manifest.remaining(out, spread.part), spread, device)
-        return manifest
-
-
-def _check_stored(config: Config, what: str) -> None:
-    if config.data.corrupt == "skip":
-        raise ConfigError(f"a cache holds the {what} of each image, and data.corrupt=skip replaces some. Set stop.")
-
-
-class LatentShards(ShardMaker):
-    """Encodes the images of shards; a process opens data and codec once."""
-
-    def __init__(self, config: Config, folder: Path, recipe: LatentCacheManifest, device: str) -> None:
-        super().__init__(folder, recipe, device)
-        self.data, self.config = open_data(config)
-        self.latent = open_latent(config.latent.name, device, config.latent.weights)
-
-    def content(self, number: int) -> bytes:
-        size = max(1, CHUNK_PIXELS // self.recipe.image_size**2)
-        batches = in_order(self.data, size, self.config.data.workers, self.recipe.items(number))
-        stated = self.recipe.shape
-        latents = (encoded(batch.image, self.latent, stated, self.device) for batch in batches)  # type: ignore[arg-type]
-        return cache.shard_content(self.recipe, number, latents)
+    made = _prepare(PictureShards, config, out, "float32", spread, dry_run)
+    return made[1] if isinstance(made, tuple) else made
 
 
 def prepare_latents(
@@ -227,7 +288,7 @@ def prepare_latents(
         out: folder of the cache.
         dtype: of the stored latents.
         spread: which shards, and over how many processes.
-        dry_run: encode a few images and write nothing.
+        dry_run: encode a few images and write nothing there.
 
     Returns:
         The recipe of the cache, in the main process.
@@ -237,32 +298,8 @@ def prepare_latents(
         DataError: if an image cannot be read, or the folder is no cache of this recipe or has no room.
         RunError: if a worker ends before its time.
     """
-    if dtype not in get_args(Dtype):
-        raise ConfigError(f"--dtype {dtype}: unknown. Allowed: {', '.join(get_args(Dtype))}.")
-    _check_stored(config, "latents")
-    with parallel.processes() as device:
-        if not parallel.is_main():
-            return None
-        data, config = open_data(config)
-        latent = open_latent(config.latent.name, device, config.latent.weights)
-        manifest = recipe_of(data, config, latent, cast(Dtype, dtype))
-        if dry_run:
-
-            def make(number: int) -> int:
-                size = max(1, CHUNK_PIXELS // manifest.image_size**2)
-                for batch in in_order(data, size, 0, range(number)):
-                    assert batch.image is not None
-                    encoded(batch.image, latent, manifest.shape, device)
-                return number
-
-            return DryRun(manifest.count, manifest.total_bytes, manifest.num_shards, *_try(config, len(data), make))
-        say(
-            f"{out}: {manifest.count:,} latents of {'x'.join(map(str, manifest.shape))} in {dtype}, "
-            f"{manifest.total_bytes / 2**30:.3g} GiB in {manifest.num_shards:,} shards"
-        )
-        start_folder(out, manifest)
-        make_shards(LatentShards, (config, out, manifest), manifest.remaining(out, spread.part), spread, device)
-        return manifest
+    made = _prepare(LatentShards, config, out, dtype, spread, dry_run)
+    return made[1] if isinstance(made, tuple) else made
 
 
 @torch.no_grad()
@@ -289,7 +326,7 @@ def prepare_statistics(config: Config, out: Path) -> Path | None:
         spec = replace(LATENTS[name], folder=None if weights is None else Path(weights))
         encode = LATENTS.load(name).before_statistics(spec, device)
         statistics, show, done = cache.Statistics(), progress_line("images"), 0
-        for batch in in_order(data, max(1, CHUNK_PIXELS // config.data.image_size**2), config.data.workers):
+        for batch in in_order(data, _encoded_together(config.data.image_size), config.data.workers):
             assert batch.image is not None
             statistics.add(encode(batch.image.to(device).float() / 255))
             done += len(batch.image)

@@ -20,10 +20,7 @@ MOST: Final = 10_000
 
 
 class TrainingImages:
-    """A random part of a data set, cropped as in training, in an order of its own.
-
-    In the order of the data the first images would often be of one class.
-    """
+    """A random part of a data set, cropped as in training; in its order the first images are often of one class."""
 
     preferred_batch = 50
     image_format: str | None = None

@@ -202,11 +202,7 @@ def ensure_same_config(path: Path, stored: Config, asked: Config, what: str) -> 
 
 
 def ensure_same_data(run: Run, facts: dict[str, Any]) -> None:
-    """Refuse other data than a run was trained with, or the same in another order: a label would mean another class.
-
-    Raises:
-        CheckpointError: saying what differs.
-    """
+    """Refuse other data than a run was trained with, or the same in another order: a label would mean another class."""
     if run.facts.get("noise") != facts["noise"]:
         raise CheckpointError(
             f"{run.path} was trained with the noise of an earlier version: it can be sampled and scored, not continued."

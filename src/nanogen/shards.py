@@ -8,19 +8,23 @@ Ray make the same bytes, and may share a folder.
 from __future__ import annotations
 
 import hashlib
+import math
 import multiprocessing
 import shutil
-from collections.abc import Callable, Iterator, Sequence
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import ExitStack
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Any, ClassVar, Final, TypeVar
+from typing import Any, ClassVar, Final, Literal, TypeVar
 
 import numpy as np
 import torch
 from pydantic import Field, ValidationError
+from torch import Tensor
 
 from diffusionbench import bounds
 from diffusionbench.errors import ConfigError, DataError, RunError
@@ -36,21 +40,43 @@ SHARD_BYTES: Final = 64 * 2**20
 # Of the SHA-256 at the end.
 SUM_BYTES: Final = 32
 
-RecipeT = TypeVar("RecipeT", bound="ShardRecipe")
+Dtype = Literal["float16", "bfloat16", "float32"]
+"""Of stored latents and states."""
 
 
-class ShardRecipe(Strict):
-    """Contents of `manifest.json`: all that decides the bytes of the shards beside it.
+class Manifest(Strict):
+    """Contents of `manifest.json` in the folder of a cache.
 
     Attributes:
-        title, command, setting: what messages call it, what makes it, and which key of a config names it.
+        title, command: what messages call the cache, and what makes it.
+    """
+
+    title: ClassVar[str]
+    command: ClassVar[str]
+
+
+ManifestT = TypeVar("ManifestT", bound=Manifest)
+
+
+def read_manifest(folder: Path, kind: type[ManifestT]) -> ManifestT:
+    """Return the manifest of a cache; DataError if there is none, or it is damaged."""
+    try:
+        return kind.model_validate_json(read_small(folder / MANIFEST))
+    except (OSError, ValidationError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "its manifest.json is damaged or of another version"
+        raise DataError(f"{folder} is no {kind.title}: {reason}. Make one with `{kind.command}`.") from None
+
+
+class ShardRecipe(Manifest):
+    """All that decides the bytes of the shards beside it.
+
+    Attributes:
+        setting: the key of a config that names the folder.
         prefix: of the files.
         count: items in all.
         shard: items of one shard; the last one may have fewer.
     """
 
-    title: ClassVar[str]
-    command: ClassVar[str]
     setting: ClassVar[str]
     prefix: ClassVar[str]
     count: int = Field(ge=1, le=bounds.DURATION)
@@ -92,15 +118,6 @@ class ShardRecipe(Strict):
     def remaining(self, folder: Path, part: tuple[int, int] = (1, 1)) -> list[int]:
         """Return the shards of one part that are missing or damaged; see `Spread.part`."""
         return [number for number in range(part[0] - 1, self.num_shards, part[1]) if not self.is_intact(folder, number)]
-
-
-def read_manifest(folder: Path, kind: type[RecipeT]) -> RecipeT:
-    """Return the recipe of a folder of shards; DataError if there is none, or it is damaged."""
-    try:
-        return kind.model_validate_json(read_small(folder / MANIFEST))
-    except (OSError, ValidationError) as error:
-        reason = error.strerror if isinstance(error, OSError) else "its manifest.json is damaged or of another version"
-        raise DataError(f"{folder} is no {kind.title}: {reason}. Make one with `{kind.command}`.") from None
 
 
 def check_same(folder: Path, there: ShardRecipe, asked: ShardRecipe) -> None:
@@ -160,13 +177,29 @@ def write_shard(folder: Path, recipe: ShardRecipe, number: int, content: bytes) 
 
 
 def read_shard(folder: Path, recipe: ShardRecipe, number: int) -> np.ndarray:
-    """Return the content of a shard as uint8 [n], a memory map; DataError if it is missing or damaged."""
+    """Return the content of a shard as uint8 [n], a private memory map; DataError if it is missing or damaged."""
+    path = recipe.path(folder, number)
     if not recipe.is_intact(folder, number):
-        raise DataError(
-            f"shard {recipe.path(folder, number)} is missing or damaged. The same `{recipe.command}` command makes it "
-            "again."
-        )
-    return np.memmap(recipe.path(folder, number), np.uint8, "r")[:-SUM_BYTES]
+        raise DataError(f"shard {path} is missing or damaged. The same `{recipe.command}` command makes it again.")
+    return np.memmap(path, np.uint8, "c")[:-SUM_BYTES]
+
+
+def array_bytes(shape: Sequence[int], dtype: str) -> int:
+    """Return the bytes of an array."""
+    return math.prod(shape) * getattr(torch, dtype).itemsize
+
+
+def items_of_a_shard(item_bytes: int) -> int:
+    """Return how many items of one size make a shard of about 64 MiB."""
+    return max(1, SHARD_BYTES // item_bytes)
+
+
+def stored_bytes(values: Tensor, dtype: str, what: str) -> bytes:
+    """Return the bytes of values in another type; DataError saying that `what` does not fit, where a value does not."""
+    converted = values.to("cpu", getattr(torch, dtype)).contiguous()
+    if not converted.isfinite().all():
+        raise DataError(f"{what} does not fit into {dtype}. Choose bfloat16 or float32.")
+    return converted.view(torch.uint8).numpy().tobytes()
 
 
 @dataclass(frozen=True)
@@ -199,82 +232,79 @@ class Spread:
 ALONE: Final = Spread()
 
 
-class ShardMaker:
-    """Base class of what makes shards; a process opens one, with what it needs, and makes many.
+class ShardMaker(ABC):
+    """Base class of what makes shards; a process opens one, as `kind(config, device)`, and makes many."""
 
-    Args:
-        folder: of the shards.
-        recipe: of them.
-        device: of this process.
-    """
+    def __init__(self, config: Any, device: str) -> None:
+        self.config, self.device = config, device
 
-    def __init__(self, folder: Path, recipe: Any, device: str) -> None:
-        self.folder, self.recipe, self.device = folder, recipe, device
+    @abstractmethod
+    def content(self, recipe: Any, items: range) -> bytes:
+        """Return the bytes of some items, by the recipe alone."""
 
-    def content(self, number: int) -> bytes:
-        """Return the content of a shard, by its number and the recipe alone."""
-        raise NotImplementedError
 
-    def make(self, number: int) -> int:
-        """Write a shard; returns how many items it has."""
-        write_shard(self.folder, self.recipe, number, self.content(number))
-        return len(self.recipe.items(number))
+def _make(maker: ShardMaker, folder: Path, recipe: ShardRecipe, number: int) -> int:
+    """Write a shard; returns how many items it has."""
+    items = recipe.items(number)
+    write_shard(folder, recipe, number, maker.content(recipe, items))
+    return len(items)
+
+
+class RayWorker:
+    """An actor of Ray, which opens its own maker and is called with rows of numbers of shards."""
+
+    def __init__(self, kind: type[ShardMaker], config: Any, device: str, folder: Path, recipe: ShardRecipe) -> None:
+        self.make = partial(_make, kind(config, device), folder, recipe)
 
     def __call__(self, row: dict[str, Any]) -> dict[str, Any]:
-        """Make the shard that a row of Ray Data names."""
         return {"items": self.make(int(row["item"]))}
 
 
-def _open_here(maker: Callable[..., ShardMaker], given: tuple[Any, ...], workers: int) -> None:
+_HERE: Callable[[int], int]
+
+
+def _open_here(kind: type[ShardMaker], config: Any, folder: Path, recipe: ShardRecipe, workers: int) -> None:
     """Open what a local worker needs; the cores, and the GPUs, are shared out."""
     global _HERE
     torch.set_num_threads(max(1, torch.get_num_threads() // workers))
     place = (multiprocessing.current_process()._identity or (1,))[0] - 1
     device = f"cuda:{place % torch.cuda.device_count()}" if torch.cuda.is_available() else "cpu"
-    _HERE = maker(*given, device)
+    _HERE = partial(_make, kind(config, device), folder, recipe)
 
 
 def _make_here(number: int) -> int:
-    return _HERE.make(number)
+    return _HERE(number)
 
 
-_HERE: ShardMaker
-
-
-def make_shards(
-    maker: Callable[..., ShardMaker], given: tuple[Any, ...], waiting: Sequence[int], spread: Spread, device: str
-) -> None:
-    """Make shards.
+def make_shards(maker: ShardMaker, folder: Path, recipe: ShardRecipe, spread: Spread) -> None:
+    """Make the shards of a part that are missing or damaged.
 
     Args:
-        maker, given: constructed as `maker(*given, device)` in each process; `given` ends with folder and recipe.
-        waiting: their numbers.
-        device: where one process alone works.
+        maker: what works where one process does; others open their own, of its kind and config.
 
     Raises:
         UserError: of the maker, such as for an image that cannot be read; what is made stays.
         RunError: if a worker ends before its time, which costs its shard alone.
     """
-    folder, recipe = given[-2:]
+    waiting = recipe.remaining(folder, spread.part)
+    opening = type(maker), maker.config
     if spread.engine == "ray" and waiting:
         ray = require("ray", "cluster", "--engine ray")
-        given = (*given[:-2], folder.resolve(), recipe, device)
+        given = (*opening, maker.device, folder.resolve(), recipe)
         actors = {"fn_constructor_args": given, "concurrency": spread.workers}
-        ray.data.from_items(list(waiting)).map(maker, **actors).materialize()
+        ray.data.from_items(waiting).map(RayWorker, **actors).materialize()
         return
     show, done = progress_line("items"), 0
     total = sum(len(recipe.items(number)) for number in waiting)
+    workers = min(spread.workers, len(waiting))
     with ExitStack() as held:
-        workers = min(spread.workers, len(waiting))
-        shards: Iterator[int]
+        made: Iterable[int] = map(partial(_make, maker, folder, recipe), waiting)
         if workers > 1:
             spawn = multiprocessing.get_context("spawn")
-            pool = held.enter_context(ProcessPoolExecutor(workers, spawn, _open_here, (maker, given, workers)))
-            shards = pool.map(_make_here, waiting)
-        else:
-            shards = map(maker(*given, device).make, waiting) if waiting else iter(())
+            opened = (*opening, folder, recipe, workers)
+            made = held.enter_context(ProcessPoolExecutor(workers, spawn, _open_here, opened)).map(_make_here, waiting)
         try:
-            for count in shards:
+            for count in made:
                 done += count
                 if show is not None:
                     show("prepared", done, total)

@@ -134,7 +134,6 @@ def tables() -> dict[str, dict[str, Any]]:
         "samplers": SAMPLERS,
         "data": DATASETS,
         "conditions": CONDITIONS,
-        "encoders": ENCODERS,
     }
     return {
         "tasks": {name: headline("task", f"{name}.yaml") for name in task_names()},
@@ -142,5 +141,6 @@ def tables() -> dict[str, dict[str, Any]]:
         "scales": {name: headline("scale", f"{name}.yaml") for name in SCALES},
         "tokenizers": {name: headline("tokenizer", f"{name}.yaml") for name in recipe_names()},
         "latents": {name: f"{spec.title}: {', '.join(facts(spec))}" for name, spec in LATENTS.items()},
+        "encoders": {name: f"{spec.title}: {spec.origin}" for name, spec in ENCODERS.items()},
         **{name: {key: row.title for key, row in table.items()} for name, table in titled.items()},
     }

@@ -57,10 +57,8 @@ class TrainState:
     """One training at some step.
 
     Attributes:
-        module: the trained modules.
-        net: the same, wrapped where several processes share the work; called as the network.
+        net: `module`, wrapped where several processes share the work; called as the network.
         ema: average of the modules.
-        updater: optimizers of the trainable parameters.
         schedule: maps finished updates to the learning rate of the next one.
         step: finished updates.
         critic: another training beside this one, of a discriminator, which is kept in the same checkpoints.
@@ -112,11 +110,7 @@ class TrainState:
         return next(self.module.parameters()).device
 
     def check_gradients(self) -> None:
-        """Refuse what several processes cannot share: they wait for a gradient of each trainable parameter.
-
-        Raises:
-            ConfigError: naming the parameters that have none.
-        """
+        """Refuse what several processes cannot share: they wait for a gradient of each trainable parameter."""
         if parallel.world_size() > 1 and any(weight.grad is None for weight in self.updater.parameters):
             idle = [name for name, weight in self.module.parameters_by_name().items() if weight.grad is None]
             raise ConfigError(

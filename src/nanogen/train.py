@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from functools import partial
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +25,7 @@ from nanogen.build import Components, build_components, build_losses, build_netw
 from nanogen.conditions import CONDITIONS
 from nanogen.config import ComposedConfig, Config
 from nanogen.data import Batch, Dataset
-from nanogen.data.ahead import copied_ahead
+from nanogen.data.ahead import prepared_ahead
 from nanogen.data.cached import ImageCacheManifest, StoredPictures
 from nanogen.data.corrupt import CorruptLog
 from nanogen.data.memory import SupportsBatches, cache_latents
@@ -116,12 +117,7 @@ def updates(
 
 
 def write_steps(steps: Iterator[dict[str, Tensor]], outputs: Outputs, stop: Stop) -> None:
-    """Make updates and write what is due after each; a signal ends it with a checkpoint of the step it found.
-
-    Raises:
-        NonFiniteLoss: naming the last good checkpoint.
-        Stopped: by a signal.
-    """
+    """Make updates and write what is due after each; a signal ends it with a checkpoint of the step it found."""
     try:
         with stop.deferred(), parallel.patience(False):
             for values in steps:
@@ -146,7 +142,7 @@ def flow_loss(state: TrainState, components: Components, config: Config, mark: M
     def step_loss(batch: Batch, noise: PositionalNoise) -> dict[str, Tensor]:
         with precision.tensor_float(config.train.tf32):
             x = latents_of(batch, components)  # [B, C, h, w]
-            condition = components.conditioner(batch.label, batch.caption)
+            condition = batch.condition or components.conditioner(batch.label, batch.caption)
         if config.condition.drop_prob:
             condition = condition.dropped(noise.uniform("drop") < config.condition.drop_prob)
         mark("encode")
@@ -154,6 +150,21 @@ def flow_loss(state: TrainState, components: Components, config: Config, mark: M
             return weighted_terms(components.objective, losses, state.net, x, condition, noise, batch)
 
     return step_loss
+
+
+def condition_ahead(components: Components, config: Config, mark: Mark = no_mark) -> Callable[[Batch], Batch]:
+    """Return what gives a batch its condition while the batch before is used; the numbers are those of `flow_loss`."""
+    # On a GPU it runs beside the step, and no part of that is its time.
+    timed = mark if components.device == "cpu" else no_mark
+
+    def prepare(batch: Batch) -> Batch:
+        timed("data")
+        with precision.tensor_float(config.train.tf32):
+            condition = components.conditioner(batch.label, batch.caption)
+        timed("encode")
+        return replace(batch, condition=condition)
+
+    return prepare
 
 
 def draw_ahead(objective: Objective, shape: tuple[int, ...], noise: PositionalNoise) -> None:
@@ -254,11 +265,7 @@ def recipe_of(data: Dataset, config: Config, latent: Latent, dtype: Dtype = "flo
 
 @torch.no_grad()
 def latents_of(batch: Batch, components: Components) -> Tensor:
-    """Return the latents of a batch, float32 [B, C, h, w] on the device: kept, or encoded now.
-
-    Raises:
-        ConfigError: if the codec makes latents of another shape than its row states.
-    """
+    """Return the latents of a batch, float32 [B, C, h, w] on the device: kept, or encoded now."""
     if batch.image is None:
         assert batch.latent is not None
         return moved(batch.latent, components.device)
@@ -283,11 +290,7 @@ def encoded(images: Tensor, latent: Latent, stated: tuple[int, ...], device: str
 
 
 def fixed_images(source: Dataset | SupportsBatches, components: Components) -> tuple[Tensor, Batch]:
-    """Return images from everywhere in the data: their latents, and the batch.
-
-    Raises:
-        DataError: if an image cannot be read; it is named.
-    """
+    """Return images from everywhere in the data: their latents, and the batch."""
     places = range(0, len(source), max(1, len(source) // NUM_IMAGES))[:NUM_IMAGES]
     (batch,) = in_order(source, NUM_IMAGES, within=places)
     return latents_of(batch, components), batch
@@ -321,11 +324,7 @@ def build(config: Config, components: Components, num_images: int) -> TrainState
 
 
 def sharing(config: Config, net: DDT, chosen: precision.Precision) -> parallel.Sharing:
-    """Return how several processes share the training of a network.
-
-    Raises:
-        ConfigError: if objective or optimizer needs what sharded weights do not give.
-    """
+    """Return how processes share a training; ConfigError if objective or optimizer needs whole weights."""
     shard, objective, optimizer = config.train.shard, config.objective["name"], config.optim.name
     needs = {
         f"objective.name={objective} differentiates in forward mode": OBJECTIVES[objective].forward_mode,
@@ -341,13 +340,7 @@ def sharing(config: Config, net: DDT, chosen: precision.Precision) -> parallel.S
 
 @dataclass(frozen=True)
 class Job:
-    """A checked request to train.
-
-    Attributes:
-        config: with what is counted in the data.
-        last: steps of the whole training.
-        facts: what the run folder says about it.
-    """
+    """A checked request to train `last` steps; the config has what is counted in the data, facts are the run's."""
 
     data: Dataset
     config: Config
@@ -452,7 +445,9 @@ def train(composition: ComposedConfig, run_dir: Path, device: str, command: list
         outputs = held.enter_context(RunOutputs(run, components, state, data, last, corrupt, stop, by_time))
         outputs.catch_up()
         draw = partial(draw_ahead, components.objective, components.derived.shape.latent_shape)
-        loader = copied_ahead(micro_batches(source, config, state.step, draw), state.device)
+        left = (last - state.step) * config.train.accumulation
+        loader: Iterator[Batch] = islice(micro_batches(source, config, state.step, draw), left)
+        loader = prepared_ahead(loader, state.device, condition_ahead(components, config, outputs.times))
         loader = corrupt.watch(loader) if corrupt else loader
         write_steps(flow_updates(state, components, config, loader, last, outputs.times), outputs, stop)
     return run

@@ -24,6 +24,7 @@ from nanogen.model.layers import rotary_angles, unpatchify
 from nanogen.objectives import MeanFlowOptions, RegOptions
 from nanogen.objectives.flow import Flow
 from nanogen.objectives.meanflow import MeanFlow
+from nanogen.objectives.objective import Objective
 from nanogen.objectives.reg import Reg
 from nanogen.pair import Pair
 from nanogen.pipeline import ImagePipeline
@@ -33,6 +34,14 @@ from nanogen.samplers import SAMPLERS, time_grid
 
 def noise(num: int, step: int = 0) -> PositionalNoise:
     return PositionalNoise(0, range(num), step=step)
+
+
+def test_loader_processes_draw_noise_and_one_time_for_an_objective_that_asks_for_no_more():
+    drawn = noise(3).ahead(lambda ahead: Objective(options=None).draw(ahead, (1, 2, 2)))
+    assert {key: tuple(numbers.shape) for key, numbers in drawn.items()} == {
+        ("noise", (1, 2, 2)): (3, 1, 2, 2),
+        ("time", ()): (3,),
+    }
 
 
 # Two times: a mean velocity in two dimensions.

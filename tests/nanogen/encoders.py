@@ -6,6 +6,8 @@ from pathlib import Path
 
 import torch
 
+from nanogen.text import cache
+
 WORDS = ("a an one two three red green blue circle square circles squares above below left right of on image").split()  # noqa: SIM905
 KINDS = ("bert", "qwen3", "t5", "clip")
 
@@ -68,3 +70,11 @@ def save_encoder(folder: Path, kind: str, seed: int = 0) -> Path:
         )
     model.save_pretrained(folder)
     return folder
+
+
+def write_cache(folder: Path, captions, encoder, data_digest: str, dtype: str = "float16") -> cache.CacheManifest:
+    """Encode each distinct caption once, in this process, and store the states."""
+    ordered = cache.distinct(captions)
+    recipe = cache.shard_recipe(ordered, encoder, data_digest, dtype)
+    parts = (ordered[start : start + cache.CHUNK] for start in range(0, len(ordered), cache.CHUNK))
+    return cache.assemble(folder, ordered, recipe, (cache.shard_content(part, encoder, dtype) for part in parts))

@@ -22,6 +22,7 @@ from nanogen.data.order import in_order
 from nanogen.latents import LATENTS, cache, open_latent
 from nanogen.latents.cache import LatentCacheManifest, StoredLatents
 from nanogen.latents.rae import RAE
+from nanogen.latents.toy import ToyAE
 from nanogen.prepare import prepare_latents, prepare_statistics
 from nanogen.shards import Spread, read_manifest
 from nanogen.train import open_data, train, training_source
@@ -139,7 +140,7 @@ def test_a_preparation_continues_and_repairs(folder, tmp_path, monkeypatch):
     victim.write_bytes(b"x" + before[1:])
     source = source_of(folder, tmp_path)
     source.batch(np.array([0]), [0])
-    with pytest.raises(DataError, match=rf"shard .*{victim.name} is damaged\. The same .* computes it again"):
+    with pytest.raises(DataError, match=rf"shard .*{victim.name} is missing or damaged\. The same .* makes it again"):
         source.batch(np.array([7]), [0])
     made(folder, tmp_path)
     assert victim.read_bytes() == before
@@ -220,12 +221,10 @@ def test_extra_losses_and_a_cache_exclude_each_other(folder, tmp_path, monkeypat
         source_of(folder, tmp_path, "losses={encoded: {weight: 1}}")
 
 
-def test_latents_that_do_not_fit_into_the_type_are_refused(tmp_path):
-    manifest = cache.LatentCacheManifest(
-        latent="x", latent_digest="", image_size=8, data_digest="", dtype="float16", shape=(1, 1, 1), count=2, shard=2
-    )
-    with pytest.raises(DataError, match="latents of images 0 to 1 do not fit into float16"):
-        cache.shard_content(manifest, 0, [torch.full((2, 1, 1, 1), 1e6)])
+def test_latents_that_do_not_fit_into_the_type_are_refused(folder, tmp_path, monkeypatch):
+    monkeypatch.setattr(ToyAE, "encode", lambda self, images: torch.full((len(images), 16, 4, 4), 1e6))
+    with pytest.raises(DataError, match="a latent of images 0 to 19 does not fit into float16"):
+        made(folder, tmp_path, "float16")
 
 
 def test_part_of_the_data_is_read_in_order():

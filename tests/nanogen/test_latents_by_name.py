@@ -12,8 +12,12 @@ from tiny import MODEL, QUIET, losses
 
 from diffusionbench.errors import CheckpointError
 from nanogen.config import compose
+from nanogen.latents import LATENTS
+from nanogen.latents.files import remedy
 from nanogen.run import read
 from nanogen.sample import SampleRequest, sample_run
+from nanogen.show import tables
+from nanogen.text import ENCODERS
 from nanogen.train import train
 
 
@@ -50,3 +54,18 @@ def other_weights_are_refused(name, tmp_path, out):
     model.save_pretrained(weights)
     with pytest.raises(CheckpointError, match=f"were trained in latent space '{name}' with weights"):
         sample_run(tmp_path / "run", [], SampleRequest("0", [], 1, 0, None), out)
+
+
+def test_lists_and_messages_say_of_each_repository_whether_its_commit_is_pinned():
+    listed, none = tables(), "newest commit (none is pinned)"
+    for name, row in LATENTS.items():
+        for weights in row.weights:
+            if not weights.hub:
+                continue
+            commit = f"revision {weights.revision}" if weights.revision else none
+            for text in (listed["latents"][name], remedy(name, weights)):
+                assert f"https://huggingface.co/{weights.hub}" in text
+                assert commit in text
+            assert weights.revision == "" or len(weights.revision) == 40
+    for name, row in ENCODERS.items():
+        assert (none in listed["encoders"][name]) == row.source.startswith("hub:")

@@ -17,7 +17,7 @@ from nanogen.build import build_components
 from nanogen.config import compose
 from nanogen.data import cached
 from nanogen.data.cached import StoredPictures
-from nanogen.prepare import DryRun, prepare_images, prepare_text
+from nanogen.prepare import DryRun, prepare_images, prepare_latents, prepare_text
 from nanogen.shards import Spread
 from nanogen.text import cache as text_cache
 from nanogen.train import open_data, train, training_source
@@ -75,7 +75,12 @@ def test_a_text_shard_that_is_there_is_not_encoded_again(captioned, tmp_path, mo
     monkeypatch.setattr(text_cache, "CHUNK", 4)
     config, made = text_config(captioned), []
     real = prepare.TextShards.content
-    monkeypatch.setattr(prepare.TextShards, "content", lambda self, number: made.append(number) or real(self, number))
+
+    def content(self, recipe, items):
+        made.append(items.start // recipe.shard)
+        return real(self, recipe, items)
+
+    monkeypatch.setattr(prepare.TextShards, "content", content)
     prepare_text(config, tmp_path / "text", "float32", Spread((2, 2)))
     victim = next((tmp_path / "text.parts").glob("states-000001-*.bin"))
     prepare_text(config, tmp_path / "text", "float32", Spread((1, 2)))
@@ -92,7 +97,7 @@ def test_the_states_of_shards_are_the_encoders(captioned, tmp_path, monkeypatch)
     monkeypatch.setattr(text_cache, "CHUNK", 4)
     config = text_config(captioned)
     prepare_text(config, tmp_path / "text", "float32")
-    encoder = prepare._encoder(config, "cpu")
+    encoder = prepare.TextShards(config, "cpu").encoder
     captions = ["a red square of of", "a blue square"]
     found = text_cache.TextCache(tmp_path / "text", encoder).read(captions)
     for caption, states in zip(captions, encoder(captions), strict=True):
@@ -142,7 +147,7 @@ def test_shards_that_are_missing_damaged_or_of_something_else_are_refused(tmp_pa
     prepare_images(digits().config, tmp_path / "images")
     victim = sorted((tmp_path / "images").glob("*.bin"))[2]
     victim.write_bytes(b"x" + victim.read_bytes()[1:])
-    with pytest.raises(DataError, match=r"is damaged\. The same `nanogen prepare images` command computes it again"):
+    with pytest.raises(DataError, match=r"damaged\. The same `nanogen prepare images` command makes it again"):
         StoredPictures(tmp_path / "images", data, asked).batch(np.array([250]), [0])
     with pytest.raises(DataError, match="image_size is 8 there and 16 now"):
         StoredPictures(tmp_path / "images", data, cached.ImageCacheManifest.of(data, 16))
@@ -161,13 +166,41 @@ def test_a_dry_run_says_size_time_and_passes_and_writes_nothing(captioned, tmp_p
     )
     assert isinstance(found, DryRun)
     assert found.items == found.sample == 12
-    # Twelve captions of three to six words, with two tokens around them, of 24 numbers each.
-    assert found.num_bytes == 2 * 24 * sum(3 + extra + 2 for extra in range(4) for _ in range(3))
+    # Twelve captions of three to six words, with two tokens around them, of 24 numbers each; then 13 whole numbers.
+    assert found.num_bytes == 2 * 24 * sum(3 + extra + 2 for extra in range(4) for _ in range(3)) + 13 * 8
     assert found.passes == 10
+    assert found.reading > 0
     images = prepare_images(digits().config, tmp_path / "i", dry_run=True)
     assert images.num_bytes == 1438 * 3 * 64 + 32
     assert "costs less" in images.lines()[2]
+    latents = prepare_latents(
+        compose("digits", "toy-ae", "laptop", overrides=[*MODEL, "train.duration=2 epochs"]).config,
+        tmp_path / "l",
+        "float32",
+        dry_run=True,
+    )
+    assert (latents.sample, latents.num_shards) == (64, 1)
+    assert latents.num_bytes == 1438 * 4 * 256 + 32
+    assert latents.break_even > 1
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    "reading, passes, said",
+    [
+        (1.0, 3.0, "it pays after 1.33 passes over the data; the training makes 3 passes"),
+        (1.0, 1.2, "it pays after 1.33 passes over the data; the training makes 1.2 passes: making each when it is"),
+        (3.0, None, "it pays after 4 passes over the data; the training makes an unknown number of passes"),
+        (0.001, 1.0, "it pays after 1 pass over the data; the training makes 1 pass: making each when it is needed"),
+        (4.0, 9.0, "it never pays, as reading takes as long as making; the training makes 9 passes: making each when"),
+    ],
+)
+def test_a_cache_pays_when_making_it_once_and_reading_it_takes_less_than_making_it_in_each_pass(reading, passes, said):
+    """After n passes one has cost s + n r, the other n s."""
+    found = DryRun(1000, 2e9, 3, 10, 4.0, reading, passes)
+    assert found.lines()[2].startswith(said)
+    assert ("costs less" in found.lines()[2]) == (passes is not None and 4 + passes * reading >= passes * 4)
+    assert f"reading them back took {reading:.3g} s" in found.lines()[1]
 
 
 def test_ray_is_named_where_it_is_missing(monkeypatch):

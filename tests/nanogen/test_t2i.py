@@ -236,7 +236,7 @@ def test_prompts_become_images_that_carry_them(run, tmp_path):
         (["train", "--task", "shapes", "data.image_size=48"], "drawn at 24, 32, 64, 128 pixels"),
         (["train", "--task", "digits", "condition.kind=text", "condition.encoder=minilm-l6"], "has no captions"),
         (["train", "--task", "shapes", "condition.kind=class"], "data has no labels"),
-        (["eval", "{run}", "--metrics", "fd_digits"], "needs a reference"),
+        (["eval", "{run}", "--metrics", "fd_digits"], "axis 't2i' needs a prompt set"),
         (["eval", "{run}", "eval.prompt_seed=mine"], "'mine' is no seed of SimpleEval"),
         (["show", "--diff", "digits", "shape"], "unknown task 'shape'"),
         (["prepare", "text", "--task", "shapes", "--out", "text", "--dtype", "float64"], "float64: unknown"),

@@ -33,7 +33,7 @@ def opened(path: Path):
 
 
 def keys(data) -> list[str]:
-    return [data.key(index) for index in range(len(data))]
+    return [data.name(index).rpartition(": ")[2] for index in range(len(data))]
 
 
 def sample(key: str, index: int = 0) -> list[tuple[str, bytes]]:

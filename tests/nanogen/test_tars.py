@@ -31,7 +31,7 @@ def opened(path: Path):
 
 
 def keys(dataset) -> list[str]:
-    return [dataset.key(index) for index in range(len(dataset))]
+    return [dataset.name(index).rpartition(": ")[2] for index in range(len(dataset))]
 
 
 def captions(dataset) -> list[str]:

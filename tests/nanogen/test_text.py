@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from encoders import KINDS, save_encoder
+from encoders import KINDS, save_encoder, write_cache
 from tiny import paper_shape
 
 from diffusionbench.errors import CheckpointError, ConfigError, DataError, RequestError, UserError
@@ -24,7 +24,7 @@ from nanogen.prepare import prepare_text
 from nanogen.text import ENCODERS, EncoderSpec, open_spec
 from nanogen.text import cache as cache_module
 from nanogen.text import encoder as encoder_module
-from nanogen.text.cache import TextCache, write_cache
+from nanogen.text.cache import TextCache
 from nanogen.text.encoder import TextEncoder, open_whitening, whitening_files
 from nanogen.text.states import TextStates
 
@@ -364,7 +364,7 @@ def test_bad_encoders_end_in_one_sentence(folders, tmp_path, monkeypatch):
     monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path / "hub"))
     refused(
         RequestError,
-        "needs the files of Qwen/Qwen3-0.6B, and HF_HUB_OFFLINE is set",
+        "Qwen/Qwen3-0.6B, newest commit (none is pinned), and HF_HUB_OFFLINE is set",
         lambda: TextEncoder("qwen3-0.6b", open_spec("qwen3-0.6b"), "cpu", 9).digest,
     )
 

@@ -13,12 +13,12 @@ from torch.profiler import ProfilerActivity, profile
 
 from nanogen import rng
 from nanogen.build import build_components
-from nanogen.data.ahead import copied_ahead
+from nanogen.data.ahead import prepared_ahead
 from nanogen.data.opening import open_dataset
 from nanogen.data.order import batches
 from nanogen.objectives import OBJECTIVES
 from nanogen.optim import Updater
-from nanogen.train import build, draw_ahead, flow_updates, open_data
+from nanogen.train import build, condition_ahead, draw_ahead, flow_updates, open_data
 
 # What fetches a value from a device, as torch calls it.
 FETCHES = {"aten::item", "aten::_local_scalar_dense", "aten::nonzero", "aten::is_nonzero", "aten::equal"}
@@ -35,7 +35,8 @@ def steps(device: str, *overrides: str):
     components = build_components(config, device, "float32")
     state = build(config, components, len(data))
     loader = batches(data, seed=config.seed, batch_size=8, accumulation=config.train.accumulation)
-    return flow_updates(state, components, config, copied_ahead(loader, state.device), 9)
+    loader = prepared_ahead(loader, state.device, condition_ahead(components, config))
+    return flow_updates(state, components, config, loader, 9)
 
 
 def settings(condition: str, encoder) -> tuple[str, ...]:

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 from math import inf
-from typing import Final
+from typing import Any, Final, Literal
 
 from diffusionbench.benchmarks import dpgbench, genaibench, geneval, simpleeval
 from diffusionbench.judges import (
@@ -30,142 +30,11 @@ from diffusionbench.judges import (
 from diffusionbench.registry import Table
 from diffusionbench.specs import MetricSpec
 
-_CLASS: Final = "class_conditional"
-_KID: Final = "unbiased squared maximum mean discrepancy with a cubic kernel; arXiv 1801.01401"
-_MIND: Final = "Monge Inception Distance: sliced 2-Wasserstein distance"
-
-
-def _fd(judge: JudgeSpec) -> MetricSpec:
-    return replace(
-        _distance(f"fd_{judge.name}", f"FD ({judge.name})", f"Frechet distance in {judge.title}'s features"),
-        judges=(judge.name,),
-        reference={judge.name: "moments"},
-        min_samples=2,
-        load="diffusionbench.metrics.frechet:FrechetMetric",
-    )
-
-
-def _kd(judge: JudgeSpec) -> MetricSpec:
-    return MetricSpec(
-        key=f"kd_{judge.name}",
-        title=f"KD ({judge.name})",
-        higher_is_better=False,
-        axis=_CLASS,
-        about=_KID,
-        judges=(judge.name,),
-        reference={judge.name: "features"},
-        min_samples=judge.kid_subset,
-        load="diffusionbench.metrics.kid:KidMetric",
-    )
-
-
-def _is(judge: JudgeSpec) -> MetricSpec:
-    return MetricSpec(
-        key=f"is_{judge.name}",
-        title=f"IS ({judge.name})",
-        higher_is_better=True,
-        axis=_CLASS,
-        low=1,
-        high=judge.num_classes or inf,
-        about=f"the Inception Score's formula on {judge.title}'s predictions; arXiv 1606.03498",
-        judges=(judge.name,),
-        min_samples=10,
-        load="diffusionbench.metrics.inception_score:InceptionScoreMetric",
-    )
-
-
-def _precision(judge: JudgeSpec) -> MetricSpec:
-    return replace(
-        _share(
-            f"precision_{judge.name}", f"Precision ({judge.name})", f"precision in {judge.title}'s features", _CLASS
-        ),
-        judges=(judge.name,),
-        reference={judge.name: "features"},
-        min_samples=4,
-        load="diffusionbench.metrics.precision_recall:PrecisionMetric",
-    )
-
-
-def _recall(judge: JudgeSpec) -> MetricSpec:
-    return replace(
-        _precision(judge),
-        key=f"recall_{judge.name}",
-        title=f"Recall ({judge.name})",
-        about=f"recall in {judge.title}'s features",
-        load="diffusionbench.metrics.precision_recall:RecallMetric",
-    )
-
-
-def _mind(judge: JudgeSpec) -> MetricSpec:
-    return MetricSpec(
-        key=f"mind_{judge.name}",
-        title=f"MIND {judge.title}" if judge in (INCEPTION, *NETWORKS) else f"MIND ({judge.name})",
-        higher_is_better=False,
-        axis=_CLASS,
-        low=0,
-        about=f"{_MIND} in {judge.title}'s features; arXiv 2605.06797",
-        judges=(judge.name,),
-        reference={judge.name: "features"},
-        min_samples=2,
-        load="diffusionbench.metrics.mind:MindMetric",
-    )
-
-
-def of_judge(judge: JudgeSpec) -> list[MetricSpec]:
-    """Return the metrics that a judge brings by having features, and logits of classes."""
-    rows: list[MetricSpec] = []
-    if judge.output == "array" and judge.dim:
-        kd = _kd(judge)
-        rows += [_fd(judge), kd, _spread(f"{kd.key}_std", f"{kd.title}, spread over subsets")]
-        rows += [_precision(judge), _recall(judge), _mind(judge)]
-    if judge.output == "array" and judge.num_classes:
-        score = _is(judge)
-        about = f"share of samples that {judge.title} takes for the class asked for"
-        accuracy = replace(
-            _share(f"accuracy_{judge.name}", f"Accuracy ({judge.name})", about, _CLASS),
-            judges=(judge.name,),
-            items="classes",
-            load="diffusionbench.metrics.accuracy:AccuracyMetric",
-        )
-        rows += [score, _spread(f"{score.key}_std", f"{score.title}, spread over splits"), accuracy]
-    return rows
-
-
-def _distance(key: str, title: str, about: str, axis: str = _CLASS) -> MetricSpec:
-    # A Frechet distance of equal sets may come out a rounding error below zero.
-    return MetricSpec(key=key, title=title, higher_is_better=False, axis=axis, low=-1e-3, about=about)
-
-
-def _share(key: str, title: str, about: str, axis: str = "t2i") -> MetricSpec:
-    return MetricSpec(key=key, title=title, higher_is_better=True, axis=axis, low=0, high=1, unit="share", about=about)
-
-
-def _spread(key: str, title: str) -> MetricSpec:
-    about = "standard deviation over the parts that the score is a mean of; says nothing of its uncertainty"
-    return MetricSpec(key=key, title=title, higher_is_better=None, axis=_CLASS, low=0, about=about)
-
-
-def _reconstruction(
-    key: str, title: str, higher: bool, about: str, low: float, high: float = inf, unit: str = ""
-) -> MetricSpec:
-    """Return the row of a mean over pairs, judged by the judge of its name."""
-    return MetricSpec(
-        key=key,
-        title=title,
-        higher_is_better=higher,
-        axis="reconstruction",
-        low=low,
-        high=high,
-        unit=unit,
-        about=about,
-        judges=(key,),
-        reference={key: "pairs"},
-        items="originals",
-        load="diffusionbench.metrics.pairs:PairMetric",
-    )
-
-
-_FDR: Final = "Frechet distance in {}'s features over that of ImageNet's validation images; arXiv 2604.28190"
+# A Frechet distance of equal sets may come out a rounding error below zero.
+_DISTANCE: Final[dict[str, Any]] = {"higher_is_better": False, "low": -1e-3}
+_SHARE: Final[dict[str, Any]] = {"higher_is_better": True, "low": 0, "high": 1, "unit": "share"}
+_SPREAD: Final = "standard deviation over the parts that the score is a mean of; says nothing of its uncertainty"
+_SIMPLE: Final = "SimpleEval as published; the two score sets define it differently, and neither is ours"
 _SIX: Final = (INCEPTION, *NETWORKS)
 _UPSTREAM: Final = {judge.name.removesuffix("_upstream"): judge for judge in NETWORKS_UPSTREAM}
 _SIX_UPSTREAM: Final = tuple(_UPSTREAM.get(judge.name, judge) for judge in _SIX)
@@ -179,39 +48,121 @@ _IS_VARIANTS: Final = {
     ),
 }  # fmt: skip
 
+Real = Literal["moments", "features"]
+
+
+def _row(
+    judges: Sequence[JudgeSpec], key: str, title: str, load: str, about: str, real: Real | None = None, **facts: Any
+) -> MetricSpec:
+    """Return the row of a metric of some judges, which takes `real` of the real images as each of them sees them."""
+    names = tuple(judge.name for judge in judges)
+    return MetricSpec(
+        **{"axis": "class_conditional", **facts},
+        key=key,
+        title=title,
+        load=f"diffusionbench.metrics.{load}",
+        about=about,
+        judges=names,
+        reference=dict.fromkeys(names, real) if real else {},
+    )
+
+
+def _named(
+    judge: JudgeSpec, kind: str, title: str, load: str, about: str, real: Real | None = None, **facts: Any
+) -> MetricSpec:
+    """Return the row of a metric whose key and title end in its judge's name."""
+    return _row((judge,), f"{kind}_{judge.name}", f"{title} ({judge.name})", load, about, real, **facts)
+
+
+def _fd(judge: JudgeSpec) -> MetricSpec:
+    about = f"Frechet distance in {judge.title}'s features"
+    return _named(judge, "fd", "FD", "frechet:FrechetMetric", about, "moments", min_samples=2, **_DISTANCE)
+
+
+def _kd(judge: JudgeSpec) -> MetricSpec:
+    about = "unbiased squared maximum mean discrepancy with a cubic kernel; arXiv 1801.01401"
+    least = judge.kid_subset
+    return _named(judge, "kd", "KD", "kid:KidMetric", about, "features", higher_is_better=False, min_samples=least)
+
+
+def _is(judge: JudgeSpec) -> MetricSpec:
+    about = f"the Inception Score's formula on {judge.title}'s predictions; arXiv 1606.03498"
+    facts: dict[str, Any] = {"higher_is_better": True, "min_samples": 10, "low": 1, "high": judge.num_classes or inf}
+    return _named(judge, "is", "IS", "inception_score:InceptionScoreMetric", about, **facts)
+
+
+def _precision(judge: JudgeSpec) -> MetricSpec:
+    about, load = f"precision in {judge.title}'s features", "precision_recall:PrecisionMetric"
+    return _named(judge, "precision", "Precision", load, about, "features", min_samples=4, **_SHARE)
+
+
+def _recall(judge: JudgeSpec) -> MetricSpec:
+    about, load = f"recall in {judge.title}'s features", "precision_recall:RecallMetric"
+    return _named(judge, "recall", "Recall", load, about, "features", min_samples=4, **_SHARE)
+
+
+def _mind(judge: JudgeSpec) -> MetricSpec:
+    about = f"Monge Inception Distance: sliced 2-Wasserstein distance in {judge.title}'s features; arXiv 2605.06797"
+    facts: dict[str, Any] = {"higher_is_better": False, "low": 0, "min_samples": 2}
+    found = _named(judge, "mind", "MIND", "mind:MindMetric", about, "features", **facts)
+    return replace(found, title=f"MIND {judge.title}") if judge in _SIX else found
+
+
+def _spread(key: str, title: str) -> MetricSpec:
+    return MetricSpec(key=key, title=title, higher_is_better=None, axis="class_conditional", low=0, about=_SPREAD)
+
+
+def of_judge(judge: JudgeSpec) -> list[MetricSpec]:
+    """Return the metrics that a judge brings by having features, and logits of classes."""
+    rows: list[MetricSpec] = []
+    if judge.output == "array" and judge.dim:
+        kd = _kd(judge)
+        rows += [_fd(judge), kd, _spread(f"{kd.key}_std", f"{kd.title}, spread over subsets")]
+        rows += [_precision(judge), _recall(judge), _mind(judge)]
+    if judge.output == "array" and judge.num_classes:
+        score = _is(judge)
+        about = f"share of samples that {judge.title} takes for the class asked for"
+        accuracy = _named(judge, "accuracy", "Accuracy", "accuracy:AccuracyMetric", about, items="classes", **_SHARE)
+        rows += [score, _spread(f"{score.key}_std", f"{score.title}, spread over splits"), accuracy]
+    return rows
+
+
+def _reconstruction(key: str, title: str, higher: bool, about: str, **facts: Any) -> MetricSpec:
+    """Return the row of a mean over pairs, judged by the judge of its name."""
+    return MetricSpec(
+        key=key,
+        title=title,
+        higher_is_better=higher,
+        axis="reconstruction",
+        about=about,
+        judges=(key,),
+        reference={key: "pairs"},
+        items="originals",
+        load="diffusionbench.metrics.pairs:PairMetric",
+        **facts,
+    )
+
 
 def _fdr(judge: JudgeSpec) -> MetricSpec:
-    title = f"FDr {judge.title}"
-    return replace(
-        _fd(judge),
-        key=f"fdr_{judge.name}",
-        title=title,
-        about=_FDR.format(judge.title),
-        load="diffusionbench.metrics.fdr:FdrMetric",
-    )
+    about = f"Frechet distance in {judge.title}'s features over that of ImageNet's validation images; arXiv 2604.28190"
+    facts = {"min_samples": 2, **_DISTANCE}
+    return _row((judge,), f"fdr_{judge.name}", f"FDr {judge.title}", "fdr:FdrMetric", about, "moments", **facts)
 
 
 def _fdr6(key: str, title: str, judges: Sequence[JudgeSpec]) -> MetricSpec:
-    return replace(
-        _distance(key, title, "mean of FDr over all six extractors; arXiv 2604.28190"),
-        judges=tuple(judge.name for judge in judges),
-        reference={judge.name: "moments" for judge in judges},
-        min_samples=2,
-        load="diffusionbench.metrics.fdr:Fdr6Metric",
-    )
+    about = "mean of FDr over all six extractors; arXiv 2604.28190"
+    return _row(judges, key, title, "fdr:Fdr6Metric", about, "moments", min_samples=2, **_DISTANCE)
+
+
+def _matched(judge: JudgeSpec, key: str, title: str, about: str, **facts: Any) -> MetricSpec:
+    """Return the row of a mean over prompts of how well images fit their texts."""
+    return _row((judge,), key, title, "text_match:TextMatch", about, axis="t2i", items="prompts", **facts)
 
 
 def _vqascore(judge: JudgeSpec) -> MetricSpec:
     about = f"how likely {judge.title.partition(',')[0]} says that the image shows its text; arXiv 2404.01291"
-    return replace(
-        _share(f"vqascore_{judge.name}", f"VQAScore ({judge.name})", about),
-        judges=(judge.name,),
-        items="prompts",
-        load="diffusionbench.metrics.text_match:TextMatch",
-    )
+    return _matched(judge, f"vqascore_{judge.name}", f"VQAScore ({judge.name})", about, **_SHARE)
 
-
-_SIMPLE: Final = "SimpleEval as published; the two score sets define it differently, and neither is ours"
 
 _ROWS: Final = (
     # Only the Inception network may produce a number called `fid`.
@@ -261,21 +212,20 @@ _ROWS: Final = (
     *geneval.METRICS,
     *dpgbench.METRICS,
     *genaibench.METRICS,
-    _share("simpleeval_published_2026_06", "SimpleEval (published, June 2026)", _SIMPLE),
-    _share("simpleeval_published_2026_05", "SimpleEval (published, May 2026)", _SIMPLE),
+    *(
+        MetricSpec(key=key, title=f"SimpleEval (published, {month} 2026)", axis="t2i", about=_SIMPLE, **_SHARE)
+        for key, month in (("simpleeval_published_2026_06", "June"), ("simpleeval_published_2026_05", "May"))
+    ),
     *simpleeval.METRICS,
     *of_judge(simpleeval.OBJECTS_JUDGE),
-    MetricSpec(
-        key="clipscore",
-        title="CLIPScore",
+    _matched(
+        CLIP_L14,
+        "clipscore",
+        "CLIPScore",
+        "cosine of CLIP's vectors of image and text, neither scaled nor clipped; arXiv 2104.08718",
         higher_is_better=True,
-        axis="t2i",
-        about="cosine of CLIP's vectors of image and text, neither scaled nor clipped; arXiv 2104.08718",
         low=-1,
         high=1,
-        judges=(CLIP_L14.name,),
-        items="prompts",
-        load="diffusionbench.metrics.text_match:TextMatch",
     ),
     *map(_vqascore, (*FLAN_T5, *QWEN, *QWEN_ORIGINAL)),
     _reconstruction("psnr", "PSNR", True, "peak signal over the root mean squared error", low=0, unit="dB"),

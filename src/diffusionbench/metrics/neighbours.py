@@ -12,19 +12,20 @@ from collections.abc import Iterator
 from typing import Final, NamedTuple
 
 import numpy as np
+import torch
 
 from diffusionbench.stats import GROUPS
 
-# Rows and columns of one tile of distances: 16 MB in float32.
-_TILE: Final = 2048
+# Rows and columns of one tile of distances: 4 MB in float32.
+_TILE: Final = 1024
 # Random points among which a first bound of each radius is looked for: a tenth of all, within these limits.
 _SAMPLE: Final = (500, 5000)
 # Neighbours of a point that are measured exactly: enough where a group of a tenth is left out.
 _KEPT: Final = 16
 # Candidates for each point beyond which float64 products are cheaper.
 _MANY: Final = 400
-# Pairs whose differences are formed at once.
-_PAIRS: Final = 1024
+# Numbers in one block of differences of pairs, which the cache of a processor holds.
+_PAIR_NUMBERS: Final = 2**16
 # Numbers in one block of float64 distances: 64 MB.
 _BLOCK_NUMBERS: Final = 8_000_000
 # Squared distances below this share of the largest squared norm are rounding of float64 products: equal points.
@@ -77,7 +78,7 @@ def _tiles(count: int, start: int = 0, size: int = _TILE) -> Iterator[slice]:
 
 def _least(x: _Short, y: _Short) -> np.ndarray:
     """Return float32 [b, c]: what the squared distances between two blocks of rows are at least."""
-    least: np.ndarray = x.rows @ y.rows.T
+    least: np.ndarray = (torch.from_numpy(x.rows) @ torch.from_numpy(y.rows).T).numpy()
     least *= np.float32(-2)
     least += x.norms[:, None]
     least += y.norms
@@ -93,7 +94,7 @@ def _pairs(near: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 def _exact(x: Points, y: Points, rows: np.ndarray, columns: np.ndarray) -> np.ndarray:
     """Return the squared distances [p] of pairs of points."""
     found = np.empty(len(rows))
-    for chosen in _tiles(len(rows), size=_PAIRS):
+    for chosen in _tiles(len(rows), size=max(1, _PAIR_NUMBERS // x.rows.shape[1])):
         difference = x.rows[rows[chosen]].astype(np.float64)
         difference -= y.rows[columns[chosen]]
         found[chosen] = np.einsum("nd,nd->n", difference, difference)
@@ -164,7 +165,7 @@ def radii(points: Points, k: int, groups: np.ndarray | None = None) -> np.ndarra
         float64 [1, n], and with groups [1 + GROUPS, n]: in row 1 + g without the points of group g, whose own radii are
         -1 there.
     """
-    nearest, squared, limit = _nearest(points, k, _KEPT if groups is not None else k + 3)
+    nearest, squared, limit = _nearest(points, k, _KEPT if groups is not None else k + 2)
     found = _kth(squared, k, None if groups is None else groups[nearest])
     # Beyond the limit a nearer point may have been left out.
     unsure = np.flatnonzero(~(found <= limit).all(axis=0))

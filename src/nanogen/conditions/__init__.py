@@ -66,7 +66,7 @@ class Conditioner:
     """
 
     def __init__(self, settings: Settings, device: str) -> None:
-        self.settings, self.device = settings, device
+        self.device = device
 
     @staticmethod
     def infer_from_data(settings: Settings, data: Dataset) -> dict[str, Any]:

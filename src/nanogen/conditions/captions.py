@@ -7,14 +7,16 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import torch
 from torch import Tensor
 
 from diffusionbench.errors import ConfigError, RequestError
 from diffusionbench.shown import printable
 from nanogen.conditions import Conditioner, SampleSpec, Settings
 from nanogen.model.condition import TextCondition
+from nanogen.shards import read_manifest
 from nanogen.text import open_spec
-from nanogen.text.cache import TextCache, check_current, read_manifest
+from nanogen.text.cache import CacheManifest, TextCache, check_current
 from nanogen.text.encoder import TextEncoder
 from nanogen.text.states import TextStates
 
@@ -25,7 +27,8 @@ if TYPE_CHECKING:
 class TextConditioner(Conditioner):
     """Maps captions to `TextCondition`, cut to the longest caption of the batch.
 
-    The encoder itself is opened when a caption is found nowhere else.
+    The encoder itself is opened when a caption is found nowhere else. On CUDA all of it runs on a stream of its own, so
+    that a step and the captions of the next one do not wait for each other.
 
     Raises:
         ConfigError: if the encoder is unknown.
@@ -38,6 +41,7 @@ class TextConditioner(Conditioner):
         self._encoder = TextEncoder(name, open_spec(name), device, settings["max_tokens"])
         cache = None if settings["cache"] is None else TextCache(Path(settings["cache"]), self._encoder)
         self._states = TextStates(self._encoder, cache)
+        self._stream = torch.cuda.Stream(device) if torch.device(device).type == "cuda" else None
         self._noted = False
 
     @staticmethod
@@ -55,7 +59,9 @@ class TextConditioner(Conditioner):
             )
         if settings["cache"] is not None:
             folder = Path(settings["cache"])
-            check_current(folder, "the data's hash", read_manifest(folder).data_digest[:12], data.digest[:12])
+            check_current(
+                folder, "the data's hash", read_manifest(folder, CacheManifest).data_digest[:12], data.digest[:12]
+            )
         return dict(settings)
 
     @property
@@ -67,7 +73,17 @@ class TextConditioner(Conditioner):
         """Look up or encode captions; RequestError if there are none."""
         if not captions:
             raise RequestError("this network draws captions, and none was given. Give a prompt for every image.")
-        return TextCondition(*self._states(captions))
+        if self._stream is None:
+            return TextCondition(*self._states(captions))
+        current = torch.cuda.current_stream(self._stream.device)
+        with torch.cuda.stream(self._stream):
+            states, mask = self._states(captions)
+        current.wait_stream(self._stream)
+        # Memory of one stream that another reads.
+        for tensor in (states, mask):
+            if tensor is not None:
+                tensor.record_stream(current)
+        return TextCondition(states, mask)
 
     def parse_specs(self, labels: str, prompts: Sequence[str]) -> list[SampleSpec]:
         if labels:
@@ -88,8 +104,8 @@ class TextConditioner(Conditioner):
 
     def mean_tokens(self, data: Dataset) -> float | None:
         texts = filter(None, (data.caption(index) for index in range(min(32, len(data)))))
-        states, mask = self._states([*texts])
-        return float(states.shape[1] if mask is None else mask.sum(1).float().mean())
+        found = self(None, [*texts])
+        return float(found.states.shape[1] if found.mask is None else found.mask.sum(1).float().mean())
 
     def notes(self) -> list[str]:
         """Return how many captions were longer than the encoder reads, said once."""

@@ -5,8 +5,8 @@ A data set knows neither models nor steps; order and position are `order.py`'s.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING
+from dataclasses import dataclass, field, is_dataclass, replace
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -127,6 +127,7 @@ class Batch:
         corrupt: a sentence for each example that stands in for a sample that cannot be read.
         latent: float32 [B, C, h, w], of data whose latents are cached (`memory.py`).
         noise: numbers of the step that were drawn ahead, see `nanogen.rng.PositionalNoise.drawn`.
+        condition: where it was made ahead (`ahead.py`), a dataclass of tensors and plain values.
     """
 
     image: Tensor | None
@@ -136,12 +137,22 @@ class Batch:
     corrupt: tuple[str, ...] = ()
     latent: Tensor | None = None
     noise: dict[tuple[str, tuple[int, ...]], Tensor] = field(default_factory=dict)
+    condition: Any = None
 
     def tensors(self, change: Callable[[Tensor], Tensor]) -> Batch:
         """Return the same batch with each of its tensors changed."""
-        image, label, latent = (one if one is None else change(one) for one in (self.image, self.label, self.latent))
-        noise = {key: change(tensor) for key, tensor in self.noise.items()}
-        return replace(self, image=image, label=label, latent=latent, noise=noise)
+
+        def changed(value: Any) -> Any:
+            # Torch is not imported here: what a stream can hold is a tensor.
+            if hasattr(value, "record_stream"):
+                return change(value)
+            if isinstance(value, dict):
+                return {key: changed(one) for key, one in value.items()}
+            if is_dataclass(value) and not isinstance(value, type):
+                return replace(value, **{name: changed(one) for name, one in vars(value).items()})
+            return value
+
+        return replace(self, **{name: changed(value) for name, value in vars(self).items()})
 
     def pin_memory(self) -> Batch:
         """Return the batch in memory from which a device copies while the host goes on; loaders call it."""

@@ -5,7 +5,6 @@ Images are decoded, cropped and stored at the training's size once: a step then 
 
 from __future__ import annotations
 
-import math
 from collections.abc import Collection
 from pathlib import Path
 from typing import Any, Literal
@@ -16,7 +15,6 @@ from pydantic import Field
 from torch import Tensor
 
 from diffusionbench import bounds
-from diffusionbench.errors import DataError
 from nanogen import shards
 from nanogen.data import Batch, Component, Dataset
 from nanogen.shards import ShardRecipe
@@ -41,8 +39,8 @@ class ImageCacheManifest(ShardRecipe):
 
     @classmethod
     def of(cls, data: Dataset, image_size: int) -> ImageCacheManifest:
-        """Return the recipe for a data set, with shards of about 64 MiB."""
-        shard = max(1, shards.SHARD_BYTES // (3 * image_size**2))
+        """Return the recipe for a data set."""
+        shard = shards.items_of_a_shard(3 * image_size**2)
         return cls(image_size=image_size, data_digest=data.digest, count=len(data), shard=shard)
 
     @property
@@ -55,7 +53,7 @@ class ImageCacheManifest(ShardRecipe):
 
     @property
     def item_bytes(self) -> int:
-        return math.prod(self.shape)
+        return shards.array_bytes(self.shape, self.dtype)
 
 
 class CachedBatches:
@@ -71,12 +69,14 @@ class CachedBatches:
 
     Attributes:
         manifest: the recipe of the cache.
+        field: of a batch, where its arrays go.
 
     Raises:
         DataError: if the cache is missing, unfinished or of another recipe.
     """
 
     manifest: Any
+    field: Literal["image", "latent"]
 
     def __init__(self, folder: Path, data: Dataset, asked: ShardRecipe, free: Collection[str] = ("shard",)) -> None:
         self.folder, self.data = folder, data
@@ -100,20 +100,17 @@ class CachedBatches:
 
     def _shard(self, number: int) -> Tensor:
         if number not in self._maps:
-            manifest = self.manifest
-            path, count = manifest.path(self.folder, number), len(manifest.items(number))
-            if not manifest.is_intact(self.folder, number):
-                raise DataError(f"shard {path} is damaged. The same `{manifest.command}` command computes it again.")
-            dtype, values = getattr(torch, manifest.dtype), count * math.prod(manifest.shape)
-            self._maps[number] = torch.from_file(str(path), size=values, dtype=dtype).view(count, *manifest.shape)
+            content = torch.from_numpy(shards.read_shard(self.folder, self.manifest, number))
+            self._maps[number] = content.view(getattr(torch, self.manifest.dtype)).view(-1, *self.manifest.shape)
         return self._maps[number]
 
-    def filled(self, indices: np.ndarray, positions: list[int], **arrays: Tensor) -> Batch:
-        """Return the batch of examples with their labels and captions, and arrays by the name of its field."""
+    def batch(self, indices: np.ndarray, positions: list[int]) -> Batch:
+        """Return the examples int64 [B], for these places in the global batch; latents are float32."""
+        rows = self.rows(indices)
         labels = [self.data.label(int(index)) for index in indices] if self.data.num_classes is not None else []
         return Batch(
-            image=arrays.get("image"),
-            latent=arrays.get("latent"),
+            image=rows if self.field == "image" else None,
+            latent=rows.float() if self.field == "latent" else None,
             label=torch.tensor(labels) if labels else None,
             caption=[self.data.caption(int(index)) or "" for index in indices] if self.data.captioned else None,
             positions=positions,
@@ -123,5 +120,4 @@ class CachedBatches:
 class StoredPictures(CachedBatches):
     """An image cache."""
 
-    def batch(self, indices: np.ndarray, positions: list[int]) -> Batch:
-        return self.filled(indices, positions, image=self.rows(indices))
+    field = "image"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import Protocol, runtime_checkable
+from typing import Literal, Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -68,41 +68,50 @@ class ArrayDataset(Dataset):
 
 @dataclass(frozen=True, eq=False)
 class CachedLatents:
-    """The latents of a data set with its labels or captions, for the loop; no image is decoded or encoded again.
+    """The latents, or the images, of a data set with its labels or captions; nothing is decoded or encoded again.
 
     Attributes:
-        latents: float32 [n, C, h, w].
+        latents: float32 [n, C, h, w]; images: uint8 [n, 3, H, W].
         labels: int64 [n], or None.
         captions: n strings, or None.
         components: those of the data set, so that the order is its own.
+        field: of a batch, where they go.
     """
 
     latents: Tensor
     labels: Tensor | None
     captions: list[str] | None
     components: tuple[Component, ...]
+    field: Literal["image", "latent"] = "latent"
 
     def __len__(self) -> int:
         return len(self.latents)
 
     def batch(self, indices: np.ndarray, positions: list[int]) -> Batch:
         places = torch.from_numpy(indices)
+        rows = self.latents[places]
         return Batch(
-            image=None,
+            image=rows if self.field == "image" else None,
             label=None if self.labels is None else self.labels[places],
             caption=None if self.captions is None else [self.captions[index] for index in indices],
             positions=positions,
-            latent=self.latents[places],
+            latent=rows if self.field == "latent" else None,
         )
 
 
-def cache_latents(dataset: Dataset, batches: Iterable[Batch], encode: Callable[[Batch], Tensor]) -> CachedLatents:
+def cache_latents(
+    dataset: Dataset,
+    batches: Iterable[Batch],
+    encode: Callable[[Batch], Tensor | None],
+    field: Literal["image", "latent"] = "latent",
+) -> CachedLatents:
     """Encode every image of a data set once.
 
     Args:
         dataset: whose order is kept.
         batches: all of it, in the order of its indices.
-        encode: a batch to its latents, float32 [B, C, h, w].
+        encode: a batch to its latents, float32 [B, C, h, w], or to what else is kept of its images.
+        field: see `CachedLatents`.
 
     Raises:
         DataError: if an image cannot be read; it is named.
@@ -111,15 +120,13 @@ def cache_latents(dataset: Dataset, batches: Iterable[Batch], encode: Callable[[
     labels: list[Tensor] = []
     captions: list[str] = []
     for batch in batches:
-        latents.append(encode(batch).cpu())
+        encoded = encode(batch)
+        assert encoded is not None
+        latents.append(encoded.cpu())
         labels += [] if batch.label is None else [batch.label]
         captions += batch.caption or []
-    return CachedLatents(
-        latents=torch.cat(latents),
-        labels=torch.cat(labels) if labels else None,
-        captions=captions or None,
-        components=dataset.components,
-    )
+    whole = torch.cat(labels) if labels else None
+    return CachedLatents(torch.cat(latents), whole, captions or None, dataset.components, field)
 
 
 def array_digest(*arrays: np.ndarray) -> str:

@@ -76,11 +76,7 @@ class Mixture(Dataset):
 
 
 class ClassCaptions(Wrapped):
-    """A data set of classes with captions that depend on the class alone.
-
-    Args:
-        captions: one for each class.
-    """
+    """A data set of classes with one caption for each class."""
 
     def __init__(self, dataset: Dataset, captions: Sequence[str], digest: str) -> None:
         super().__init__(dataset)

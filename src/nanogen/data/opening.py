@@ -45,10 +45,20 @@ def open_dataset(
         ConfigError: if paths, weights or template do not fit.
     """
     paths = [path] if path is None or isinstance(path, str) else list(path)
-    if not paths:
-        raise ConfigError("data.path is an empty list. Give a path, or null for data that needs none.")
     if weights is not None and (isinstance(path, str) or path is None):
         raise ConfigError("data.weights mixes a list of paths, and data.path is none. Write data.path as a list.")
+    _check_mixture(paths, weights)
+    opened = [_open_path(name, one, image_size, split, corrupt) for one in paths]
+    if template is not None:
+        opened = [with_template(dataset, template, name) for dataset in opened]
+    data = opened[0] if len(opened) == 1 else Mixture(opened, weights or [len(dataset) for dataset in opened])
+    # Images in memory are decoded: none can be corrupt.
+    return Skipping(data) if corrupt == "skip" and not isinstance(data, ArrayDataset) else data
+
+
+def _check_mixture(paths: Sequence[str | None], weights: Sequence[float] | None) -> None:
+    if not paths:
+        raise ConfigError("data.path is an empty list. Give a path, or null for data that needs none.")
     if weights is not None and (len(weights) != len(paths) or not all(weight > 0 for weight in weights)):
         raise ConfigError(
             f"data.weights has {len(weights)} values ({', '.join(map(str, weights))}) for {len(paths)} paths. "
@@ -58,25 +68,23 @@ def open_dataset(
     twice = next((one for one, place in zip(paths, places, strict=False) if places.count(place) > 1), None)
     if twice is not None:
         raise ConfigError(f"data.path names {twice} twice. Name it once, and set its share in data.weights.")
+
+
+def _open_path(name: str, path: str | None, image_size: int, split: str, corrupt: Literal["stop", "skip"]) -> Dataset:
     row, kind = DATASETS[name], f"data set '{name}'"
-    opened = []
-    for one in paths:
-        if row.takes_path and not one:
-            raise DataError(f"{kind} needs a path, and none was given. Set data.path or use --data PATH.")
-        if one and not row.takes_path:
-            raise DataError(f"{kind} reads no path, but got {one}. Leave data.path out.")
-        place = Path(one) if one else None
-        if one and hub.is_hub(one):
-            place = hub.data_of(one)[1]
-        dataset: Dataset = DATASETS.load(name)(place, image_size, split)
-        if dataset.left_out is not None and parallel.is_main():
-            say(dataset.left_out)
-        if dataset.defects and corrupt == "stop":
-            count = f"at least {MAX_DEFECTS}" if len(dataset.defects) == MAX_DEFECTS else f"{len(dataset.defects)}"
-            raise DataError(
-                f"{dataset.defects[0]} Incomplete samples: {count}; data.corrupt=skip trains without them, naming each."
-            )
-        opened.append(dataset if template is None else with_template(dataset, template, name))
-    data = opened[0] if len(opened) == 1 else Mixture(opened, weights or [len(dataset) for dataset in opened])
-    # Images in memory are decoded: none can be corrupt.
-    return Skipping(data) if corrupt == "skip" and not isinstance(data, ArrayDataset) else data
+    if row.takes_path and not path:
+        raise DataError(f"{kind} needs a path, and none was given. Set data.path or use --data PATH.")
+    if path and not row.takes_path:
+        raise DataError(f"{kind} reads no path, but got {path}. Leave data.path out.")
+    place = Path(path) if path else None
+    if path and hub.is_hub(path):
+        place = hub.data_of(path)[1]
+    dataset: Dataset = DATASETS.load(name)(place, image_size, split)
+    if dataset.left_out is not None and parallel.is_main():
+        say(dataset.left_out)
+    if dataset.defects and corrupt == "stop":
+        count = f"at least {MAX_DEFECTS}" if len(dataset.defects) == MAX_DEFECTS else f"{len(dataset.defects)}"
+        raise DataError(
+            f"{dataset.defects[0]} Incomplete samples: {count}; data.corrupt=skip trains without them, naming each."
+        )
+    return dataset

@@ -20,7 +20,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
-from typing import BinaryIO, Literal, cast
+from typing import Any, BinaryIO, Literal, cast
 
 import numpy as np
 from pydantic import ConfigDict, NonNegativeInt, ValidationError
@@ -257,62 +257,72 @@ def build(shard: Path) -> tuple[IndexFacts, Records]:
         DataError: if the shard is damaged, ends early, or names a sample twice.
         OSError: if it cannot be read.
     """
-    samples: dict[str, KeyFiles] = {}
     left_out = LeftOut()
-    sha = hashlib.sha256()
     with shard.open("rb") as file:
         stat = os.fstat(file.fileno())
-        for member in _members(file, shard):
-            parts = [part for part in member.name.split("/") if part not in ("", ".", "..")]
-            name = "/".join(parts)
-            key, _, ending = name.rpartition(".")
-            suffix = f".{ending.lower()}"
-            if member.unread is not None:
-                left_out.add(member.unread, name)
-            elif any(map(is_hidden, parts)):
-                left_out.add("hidden members", name)
-            elif not key or (suffix not in IMAGE_SUFFIXES and suffix not in TEXTS):
-                left_out.add("members that are neither image nor caption", name)
-            else:
-                content = b""
-                if suffix in TEXTS:
-                    file.seek(member.offset_data)
-                    content = file.read(min(member.size, MAX_CAPTION + 1))
-                samples.setdefault(key, KeyFiles()).add(suffix, member, content, named(shard, key))
-                sha.update(content)
-    for key, sample in list(samples.items()):
-        # JSON without a caption may describe another field.
-        if sample.image is not None and sample.text is not None and not (sample.is_json and sample.problem):
-            continue
-        # `KEY.seg` belongs to the image `KEY`.
-        shorter = (key[:place] for place in range(key.rfind("/") + 1, len(key)) if key[place] == ".")
-        if any(one in samples and samples[one].image is not None for one in shorter):
-            left_out.add("further fields of a sample", key)
-        elif sample.image is None and os.path.basename(key).startswith("__"):
-            left_out.add("notes about the shard", key)
-        else:
-            continue
-        del samples[key]
+        samples, sha = _samples(file, shard, left_out)
+    _leave_out_other_facts(samples, left_out)
     table = np.zeros(len(samples), RECORD)
-    for row, (key, sample) in enumerate(samples.items()):
+    for row, sample in enumerate(samples.values()):
         table[row] = (*(sample.image or (0, 0)), *(sample.text or (0, 0)), sample.is_json, 0)
-        if sample.kinds >= set(TEXTS):
-            left_out.add(".json files beside a .txt", f"{key}.json")
     keys = [os.fsencode(key) for key in samples]
     table["key_end"] = np.cumsum([len(key) for key in keys])
     records = Records(table, b"".join(keys))
     rest = table.tobytes() + records.keys
-    defects = (sample.defect(shard, key) for key, sample in samples.items())
     sha.update(rest)
+    defects = filter(None, (sample.defect(shard, key) for key, sample in samples.items()))
     return IndexFacts(
         bytes=stat.st_size,
         changed=stat.st_mtime_ns,
         samples=len(samples),
         digest=sha.hexdigest(),
         records=hashlib.sha256(rest).hexdigest(),
-        defects=tuple(islice((defect for defect in defects if defect is not None), MAX_DEFECTS)),
+        defects=tuple(islice(defects, MAX_DEFECTS)),
         left_out=left_out.found,
     ), records
+
+
+def _samples(file: BinaryIO, shard: Path, left_out: LeftOut) -> tuple[dict[str, KeyFiles], Any]:
+    """Return the files of each key, and a SHA-256 over the captions."""
+    samples: dict[str, KeyFiles] = {}
+    sha = hashlib.sha256()
+    for member in _members(file, shard):
+        parts = [part for part in member.name.split("/") if part not in ("", ".", "..")]
+        name = "/".join(parts)
+        key, _, ending = name.rpartition(".")
+        suffix = f".{ending.lower()}"
+        if member.unread is not None:
+            left_out.add(member.unread, name)
+        elif any(map(is_hidden, parts)):
+            left_out.add("hidden members", name)
+        elif not key or (suffix not in IMAGE_SUFFIXES and suffix not in TEXTS):
+            left_out.add("members that are neither image nor caption", name)
+        else:
+            content = b""
+            if suffix in TEXTS:
+                file.seek(member.offset_data)
+                content = file.read(min(member.size, MAX_CAPTION + 1))
+            samples.setdefault(key, KeyFiles()).add(suffix, member, content, named(shard, key))
+            sha.update(content)
+    return samples, sha
+
+
+def _leave_out_other_facts(samples: dict[str, KeyFiles], left_out: LeftOut) -> None:
+    """Remove the keys that are no samples of their own: other fields of one, and notes about the shard."""
+    for key, sample in list(samples.items()):
+        # JSON without a caption may describe another field.
+        is_whole = sample.image is not None and sample.text is not None and not (sample.is_json and sample.problem)
+        # `KEY.seg` belongs to the image `KEY`.
+        shorter = (key[:place] for place in range(key.rfind("/") + 1, len(key)) if key[place] == ".")
+        if not is_whole and any(one in samples and samples[one].image is not None for one in shorter):
+            left_out.add("further fields of a sample", key)
+            del samples[key]
+        elif sample.image is None and os.path.basename(key).startswith("__"):
+            left_out.add("notes about the shard", key)
+            del samples[key]
+    for key, sample in samples.items():
+        if sample.kinds >= set(TEXTS):
+            left_out.add(".json files beside a .txt", f"{key}.json")
 
 
 class _Header(tarfile.TarInfo):

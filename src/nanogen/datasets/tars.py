@@ -82,11 +82,6 @@ class TarShards(StoredImages):
         number, row = locate(self._starts, index)
         return named(self.shards[number].path, self._shard(number).records.key(row))
 
-    def key(self, index: int) -> str:
-        """Return the sample's key, as WebDataset's `__key__`."""
-        number, row = locate(self._starts, index)
-        return self._shard(number).records.key(row)
-
     def read(self, index: int) -> bytes:
         return self._file(index, "image")
 

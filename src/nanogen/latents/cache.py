@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 import json
-import math
-from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, Literal
 
-import numpy as np
 import torch
 from pydantic import Field
 from torch import Tensor
@@ -16,12 +13,10 @@ from torch import Tensor
 from diffusionbench import bounds
 from diffusionbench.errors import DataError
 from nanogen import shards
-from nanogen.data import Batch, Dataset
+from nanogen.data import Dataset
 from nanogen.data.cached import CachedBatches
 from nanogen.latents import LatentSpec
-from nanogen.shards import ShardRecipe
-
-Dtype = Literal["float16", "bfloat16", "float32"]
+from nanogen.shards import Dtype, ShardRecipe
 
 
 class LatentCacheManifest(ShardRecipe):
@@ -55,12 +50,11 @@ class LatentCacheManifest(ShardRecipe):
 
     @property
     def item_bytes(self) -> int:
-        """Bytes of one latent."""
-        return math.prod(self.shape) * getattr(torch, self.dtype).itemsize
+        return shards.array_bytes(self.shape, self.dtype)
 
 
 def recipe(spec: LatentSpec, latent_digest: str, image_size: int, data: Dataset, dtype: Dtype) -> LatentCacheManifest:
-    """Return the manifest of a cache of a data set, with shards of about 64 MiB."""
+    """Return the manifest of a cache of a data set."""
     shape = spec.shape(image_size)
     return LatentCacheManifest(
         latent=spec.name,
@@ -73,39 +67,17 @@ def recipe(spec: LatentSpec, latent_digest: str, image_size: int, data: Dataset,
         dtype=dtype,
         shape=shape,
         count=len(data),
-        shard=max(1, shards.SHARD_BYTES // (math.prod(shape) * getattr(torch, dtype).itemsize)),
+        shard=shards.items_of_a_shard(shards.array_bytes(shape, dtype)),
     )
-
-
-def shard_content(manifest: LatentCacheManifest, number: int, latents: Iterable[Tensor]) -> bytes:
-    """Return the latents of a shard as they are stored.
-
-    Args:
-        latents: of its images in their order, float32 [B, C, h, w] each.
-
-    Raises:
-        DataError: if a value does not fit into the type.
-    """
-    stored = []
-    for some in latents:
-        converted = some.to("cpu", getattr(torch, manifest.dtype)).contiguous()
-        if not converted.isfinite().all():
-            raise DataError(
-                f"latents of images {manifest.items(number)[0]:,} to {manifest.items(number)[-1]:,} do not fit into "
-                f"{manifest.dtype}. Choose bfloat16 or float32."
-            )
-        stored.append(converted.view(torch.uint8).numpy().tobytes())
-    return b"".join(stored)
 
 
 class StoredLatents(CachedBatches):
     """A latent cache; the type of the stored numbers may be another than the one that is asked for."""
 
+    field = "latent"
+
     def __init__(self, folder: Path, data: Dataset, asked: LatentCacheManifest) -> None:
         super().__init__(folder, data, asked, ("shard", "dtype"))
-
-    def batch(self, indices: np.ndarray, positions: list[int]) -> Batch:
-        return self.filled(indices, positions, latent=self.rows(indices).float())
 
 
 class Statistics:

@@ -12,15 +12,14 @@ from typing import Any, Final, Literal
 
 import torch
 import torch.nn.functional as F
-from safetensors import SafetensorError
 from torch import Tensor, nn
 
 from diffusionbench.errors import CheckpointError
 from diffusionbench.registry import require
-from diffusionbench.shown import clipped, few
+from diffusionbench.shown import few
 from nanogen.latents import LatentSpec
 from nanogen.latents.perception import from_released
-from nanogen.latents.weights import obtain, quietly, read_tensors, tensors_digest
+from nanogen.latents.weights import obtain, open_pretrained, read_tensors, tensors_digest
 
 Combination = Literal["mean", "sum", "mean and token"]
 
@@ -103,12 +102,7 @@ class Unmasked(nn.Module):
 
 
 def open_tower(spec: LatentSpec) -> Tower:
-    """Return the encoder of a row, on the CPU.
-
-    Raises:
-        RequestError: if its files are missing.
-        CheckpointError: if they are damaged or those of another model.
-    """
+    """Return the encoder of a row, on the CPU; raises as `Encoder`."""
     kind, owner = spec.options["encoder"], f"latent space '{spec.name}'"
     path = obtain(spec, "encoder")[0]
     if kind not in _PLACES:
@@ -232,20 +226,9 @@ def open_model(folder: Path, name: str, owner: str) -> Any:
         CheckpointError: if the files are damaged or lack tensors; the missing ones are listed.
     """
     transformers = require("transformers", "encoders", owner[0].upper() + owner[1:])
-    try:
-        with quietly(transformers):
-            # A pickled file is read by the restricted loader.
-            model, loaded = getattr(transformers, name).from_pretrained(
-                folder,
-                dtype=torch.float32,
-                use_safetensors=None,
-                weights_only=True,
-                local_files_only=True,
-                output_loading_info=True,
-            )
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, RuntimeError, SafetensorError) as error:
-        reason = clipped(" ".join(str(error).split()), 400)
-        raise CheckpointError(f"{owner}: transformers cannot open {folder}: {reason}. Get the files again.") from None
+    # A pickled file is read by the restricted loader.
+    safely = {"dtype": torch.float32, "use_safetensors": None, "weights_only": True}
+    model, loaded = open_pretrained(transformers, name, folder, owner, **safely)
     # A file may hold a text tower too.
     problems = [f"missing {key}" for key in loaded["missing_keys"]]
     problems += [f"{key} has another shape" for key, *_ in loaded["mismatched_keys"]]

@@ -18,6 +18,13 @@ from diffusionbench.writing import cache_folder
 SHARDED: Final = "model.safetensors"
 
 
+def hub_origin(repository: str, revision: str = "", subfolder: str = "") -> str:
+    """Return where files of the hub come from, in words; without a revision none is pinned."""
+    inside = f", folder {subfolder}" if subfolder else ""
+    commit = f"revision {revision}" if revision else "newest commit (none is pinned)"
+    return f"https://huggingface.co/{repository}{inside}, {commit}"
+
+
 @dataclass(frozen=True, kw_only=True)
 class WeightFiles:
     """Files of one origin that a latent space needs.
@@ -50,11 +57,7 @@ class WeightFiles:
     @property
     def origin(self) -> str:
         """Where they come from, in words."""
-        if not self.hub:
-            return self.address
-        inside = f", folder {self.subfolder}" if self.subfolder else ""
-        commit = f"revision {self.revision}" if self.revision else "newest commit (none is pinned)"
-        return f"https://huggingface.co/{self.hub}{inside}, {commit}"
+        return hub_origin(self.hub, self.revision, self.subfolder) if self.hub else self.address
 
     @property
     def terms(self) -> str:

@@ -15,17 +15,16 @@ from typing import Any, Final
 
 import torch
 import torch.nn.functional as F
-from safetensors import SafetensorError
 from torch import Tensor
 
 from diffusionbench.errors import CheckpointError
 from diffusionbench.limits import parse_json, read_small
 from diffusionbench.registry import require
 from diffusionbench.schema import digest, file_digest
-from diffusionbench.shown import clipped, few, first_line
+from diffusionbench.shown import few, first_line
 from nanogen import parallel
 from nanogen.latents import Latent, LatentSpec
-from nanogen.latents.weights import obtain, quietly
+from nanogen.latents.weights import obtain, open_pretrained
 from nanogen.log import say
 
 # FLUX.2's own layer has 1e-4; diffusion models of the published study were trained with this one.
@@ -39,10 +38,6 @@ class KL(Latent):
     own configuration states none per channel; `packed`: 2x2 positions become channels, channel 4c + 2dy + dx from
     offset (dy, dx), normalised by the running statistics of the model's batch norm; `frames`: a video model, which
     takes an image as one frame.
-
-    Raises:
-        RequestError: if its files are missing.
-        CheckpointError: if they are damaged or those of another model.
     """
 
     def __init__(self, spec: LatentSpec, device: str) -> None:
@@ -73,19 +68,16 @@ class KL(Latent):
 
     def encode(self, images: Tensor) -> Tensor:
         x = 2 * images - 1
-        if self._frames:
-            z = self._net.encode(x[:, :, None]).latent_dist.mode()[:, :, 0]
-        else:
-            z = self._net.encode(x).latent_dist.mode()
-        if self._packed:
-            z = F.pixel_unshuffle(z, 2)
+        z = self._net.encode(x[:, :, None] if self._frames else x).latent_dist.mode()
+        z = z[:, :, 0] if self._frames else z
+        z = F.pixel_unshuffle(z, 2) if self._packed else z
         return (z - self._shift) * self._scale
 
     def decode(self, latents: Tensor) -> Tensor:
         z = latents / self._scale + self._shift
-        if self._packed:
-            z = F.pixel_shuffle(z, 2)
-        y = self._net.decode(z[:, :, None]).sample[:, :, 0] if self._frames else self._net.decode(z).sample
+        z = F.pixel_shuffle(z, 2) if self._packed else z
+        y = self._net.decode(z[:, :, None] if self._frames else z).sample
+        y = y[:, :, 0] if self._frames else y
         return ((y + 1) / 2).clamp(0, 1)
 
 
@@ -147,19 +139,8 @@ def open_model(folder: Path, config: Mapping[str, Any], name: str, owner: str) -
     found = config.get("_class_name", name)
     if found != name:
         raise CheckpointError(f"{owner}: {folder} describes a {found}, expected {name}. Get the right files.")
-    try:
-        with quietly(diffusers):
-            model, loaded = getattr(diffusers, name).from_pretrained(
-                folder,
-                torch_dtype=torch.float32,
-                use_safetensors=True,
-                local_files_only=True,
-                low_cpu_mem_usage=False,
-                output_loading_info=True,
-            )
-    except (OSError, ValueError, KeyError, TypeError, RuntimeError, SafetensorError) as error:
-        reason = clipped(" ".join(str(error).split()), 400)
-        raise CheckpointError(f"{owner}: diffusers cannot open {folder}: {reason}. Get the files again.") from None
+    options = {"torch_dtype": torch.float32, "use_safetensors": True, "low_cpu_mem_usage": False}
+    model, loaded = open_pretrained(diffusers, name, folder, owner, **options)
     problems = [f"missing {key}" for key in loaded["missing_keys"]]
     problems += [f"unknown {key}" for key in loaded["unexpected_keys"]]
     problems += [f"{error}" for error in loaded["error_msgs"]]

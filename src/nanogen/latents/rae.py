@@ -29,10 +29,6 @@ class RAE(Latent):
     """One representation autoencoder.
 
     Options of a row: those of `Encoder`, and `decoder_heads`, heads of the decoder's attention.
-
-    Raises:
-        RequestError: if its files are missing.
-        CheckpointError: if they are damaged, or decoder or statistics are of another width.
     """
 
     def __init__(self, spec: LatentSpec, device: str) -> None:
@@ -80,11 +76,7 @@ def read_decoder(path: Path, spec: LatentSpec, owner: str) -> ViTDecoder:
 
 
 def read_statistics(path: Path, spec: LatentSpec, owner: str) -> dict[str, Tensor]:
-    """Return "mean" and "var" of the latent, float32 [C, h, w] each, on the CPU.
-
-    Raises:
-        CheckpointError: if the file is damaged, of another shape, or holds a variance that is not positive.
-    """
+    """Return "mean" and "var" of the latent, float32 [C, h, w] each, on the CPU; CheckpointError if they are none."""
     content = read_tensors(path, owner)
     shape = spec.shape(spec.image_size or 0)
     for name in ("mean", "var"):

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from diffusionbench.errors import ConfigError
@@ -77,20 +78,63 @@ _QWEN_STD = (
     *(2.8184, 1.4541, 2.3275, 2.6558, 1.2196, 1.7708, 2.6052, 2.0743),
     *(3.2687, 2.1526, 2.8652, 1.5579, 1.6382, 1.1253, 2.8251, 1.9160),
 )
-_SD: Any = {"channels": 4, "options": {"shift": 0.0, "scale": 0.18215}, "paper": "2112.10752"}
-_END_TO_END: Any = {"paper": "2504.10483"}
 _QWEN = {"model": "AutoencoderKLQwenImage", "frames": True}
+# What rows of autoencoders state beside name, title and place.
+_SD: Any = {"channels": 4, "options": {"shift": 0.0, "scale": 0.18215}, "paper": "2112.10752"}
+_SDXL: Any = {"channels": 4, "options": {"shift": 0.0, "scale": 0.13025}, "paper": "2307.01952"}
+_SD3: Any = {"licence": "Stability AI Community", "gated": True, "paper": "2403.03206"}
+_FLUX2: Any = {
+    "licence": "FLUX [dev] Non-Commercial",
+    "gated": True,
+    "channels": 128,
+    "stride": 16,
+    "options": {"model": "AutoencoderKLFlux2", "packed": True},
+}
+_QWEN_IMAGE: Any = {"options": {**_QWEN, "mean": _QWEN_MEAN, "std": _QWEN_STD}, "paper": "2508.02324"}
+_END_TO_END: Any = {"paper": "2504.10483"}
 
 
-def _hub(source: str, licence: str, part: str, *names: str, gated: bool = False) -> WeightFiles:
-    """Return files of "org/name@revision" or "org/name/folder@revision"; without a revision, of its newest commit."""
-    place, _, revision = source.partition("@")
+# Repository of the hub -> its pinned commit. Of those that are not here none is pinned: their newest one is taken, and
+# the hash of what was loaded tells what was used.
+_COMMITS = {
+    "stabilityai/sd-vae-ft-ema": "f04b2c4b98319346dad8c65879f680b1997b204a",
+    "stabilityai/sd-vae-ft-mse": "31f26fdeee1355a5c34592e401dd41e45d25a493",
+    "madebyollin/sdxl-vae-fp16-fix": "207b116dae70ace3637169f1ddd2434b91b3a8cd",
+    "stabilityai/stable-diffusion-3.5-large": "ceddf0a7fdf2064ea28e2213e3b84e4afa170a0f",
+    "black-forest-labs/FLUX.1-dev": "3de623fc3c33e44ffbe2bad470d0f45bccf2eb21",
+    "black-forest-labs/FLUX.2-dev": "26afe3a78bb242c0a8bb181dcc8937bb16e5c66c",
+    "Qwen/Qwen-Image": "75e0b4be04f60ec59a75f475837eced720f823b6",
+    "facebook/dinov2-with-registers-base": "a1d738ccfa7ae170945f210395d99dde8adb1805",
+    "facebook/dinov3-vitb16-pretrain-lvd1689m": "3a0fa61ff39414e2d3be4a1d50c7dfbf459aa8b8",
+    "google/siglip2-base-patch16-256": "3f9f96cb90da5dbc758b01813f2f6f1aee24c1ab",
+    "facebook/PE-Core-L14-336": "bafb0f76541d399057e980a25947f67acec76575",
+    "facebook/dinov2-with-registers-small": "0d9846e56b43a21fa46d7f3f5070f0506a5795a9",
+    "facebook/dinov2-with-registers-large": "e4c89a4e05589de9b3e188688a303d0f3c04d0f3",
+    "facebook/dinov2-with-registers-giant": "8d0d49f77fb8b5dd78842496ff14afe7dd4d85cb",
+    "facebook/dinov3-vits16-pretrain-lvd1689m": "114c1379950215c8b35dfcd4e90a5c251dde0d32",
+    "facebook/dinov3-vits16plus-pretrain-lvd1689m": "c93d816fc9e567563bc068f01475bec89cc634a6",
+    "facebook/dinov3-vitl16-pretrain-lvd1689m": "ea8dc2863c51be0a264bab82070e3e8836b02d51",
+    "facebook/dinov3-vith16plus-pretrain-lvd1689m": "c807c9eeea853df70aec4069e6f56b28ddc82acc",
+    "facebook/dinov3-vit7b16-pretrain-lvd1689m": "b80367753773648a6793235ab9c65cdbb029506f",
+    "google/siglip2-large-patch16-256": "787800c8990e6f058423089178e718139608408c",
+    "google/siglip2-so400m-patch16-256": "e8708ab72d125807e45b36fb7d4e0aacbb59f379",
+    "google/siglip2-giant-opt-patch16-256": "46d7129e1aa1527cc5a44d86fb35250df3abf0aa",
+    "facebook/vit-mae-base": "25b184bea5538bf5c4c852c79d221195fdd2778d",
+    "facebook/vit-mae-large": "142cb8c25e1b1bc1769997a919aa1b5a2345a6b8",
+    "facebook/webssl-dino300m-full2b-224": "8529cdb3fb75014932af3b896455fc21c386168e",
+    "facebook/webssl-dino1b-full2b-224": "d3bf033d9c8cc62ea9e73c40956642cad2ec568a",
+    "facebook/PE-Core-B16-224": "a16450b46fef32363459920c2685a1b4ef13dcd9",
+}
+
+
+def _hub(place: str, licence: str, part: str, *names: str, gated: bool = False) -> WeightFiles:
+    """Return files of "org/name" or of a folder of it, "org/name/folder"."""
     org, name, *folder = place.split("/")
     return WeightFiles(
         part=part,
         names=names,
         hub=f"{org}/{name}",
-        revision=revision,
+        revision=_COMMITS.get(f"{org}/{name}", ""),
         subfolder="/".join(folder),
         licence=licence,
         gated=gated,
@@ -100,26 +144,24 @@ def _hub(source: str, licence: str, part: str, *names: str, gated: bool = False)
 def _vae(
     name: str,
     title: str,
-    source: str,
+    place: str,
     licence: str = _ON_PAGE,
     *,
-    channels: int = 16,
-    stride: int = 8,
     gated: bool = False,
-    options: Mapping[str, Any] | None = None,
-    paper: str = "",
+    options: Mapping[str, Any] = MappingProxyType({}),
+    **facts: Any,
 ) -> LatentSpec:
+    """Return the row of an autoencoder: 16 channels and stride 8, unless `facts` say otherwise."""
+    facts = {"channels": 16, "stride": 8, **facts}
     files = ("config.json", "diffusion_pytorch_model.safetensors")
     return LatentSpec(
         name=name,
         title=f"VAE of {title}",
         load="nanogen.latents.kl:KL",
-        channels=channels,
-        stride=stride,
-        patch_size=16 // stride,
-        options={"model": "AutoencoderKL", **(options or {})},
-        weights=(_hub(source, licence, "vae", *files, gated=gated),),
-        paper=paper,
+        patch_size=16 // facts["stride"],
+        options={"model": "AutoencoderKL", **options},
+        weights=(_hub(place, licence, "vae", *files, gated=gated),),
+        **facts,
     )
 
 
@@ -197,49 +239,40 @@ _MADE = (
 
 
 def _rae(
-    name: str, family: str, size: str, channels: int, source: str, names: tuple[str, ...] = _SAFE, **more: Any
+    name: str, family: str, size: str, channels: int, place: str, names: tuple[str, ...] = _SAFE, **more: Any
 ) -> LatentSpec:
     """Return the row of an encoder.
 
     Args:
         size: of the model, as its title says it.
-        source: where its files are; see `_hub`.
+        place: where its files are; see `_hub`.
         more: `released`, the folder of decoder and statistics of the published study; other options than the family's.
     """
-    facts = {
-        "gated": False,
-        "paper": "",
-        "released": "",
-        "stride": 16,
-        "decoder_heads": 16,
-        **_FAMILIES[family],
-        **more,
-    }
-    licence, gated, paper, folder, stride = (
-        facts.pop(key) for key in ("licence", "gated", "paper", "released", "stride")
-    )
+    options = {"decoder_heads": 16, **_FAMILIES[family], **more}
+    folder, licence = options.pop("released", ""), options.pop("licence")
     study = "diffusion-bench/diffusion-bench/stage1"
     published = (
         _hub(f"{study}/decoders/{folder}", _ON_PAGE, "decoder", "decoder.pt"),
         _hub(f"{study}/stats/{folder}", _ON_PAGE, "statistics", "stats.pt"),
     )
+    encoder = _hub(place, licence, "encoder", *names, gated=options.pop("gated", False))
     return LatentSpec(
         name=name,
         title=f"patch tokens of {family} {size}",
         load="nanogen.latents.rae:RAE",
         channels=channels,
-        stride=stride,
+        stride=options.pop("stride", 16),
         image_size=256,
         patch_size=1,
-        options=facts,
-        weights=(_hub(source, licence, "encoder", *names, gated=gated), *(published if folder else _MADE)),
-        paper=paper,
+        paper=options.pop("paper", ""),
+        weights=(encoder, *(published if folder else _MADE)),
+        options=options,
     )
 
 
-def _perception(name: str, size: str, channels: int, heads: int, source: str, **more: Any) -> LatentSpec:
-    file = source.partition("@")[0].rpartition("/")[2] + ".pt"
-    return _rae(name, "Perception Encoder", size, channels, source, (file,), heads=heads, **more)
+def _perception(name: str, size: str, channels: int, heads: int, place: str, **more: Any) -> LatentSpec:
+    file = f"{place.partition('/')[2]}.pt"
+    return _rae(name, "Perception Encoder", size, channels, place, (file,), heads=heads, **more)
 
 
 _ROWS = (
@@ -321,47 +354,13 @@ _ROWS = (
             ),
         ),
     ),
-    _vae(
-        *("sd-vae-ema", "Stable Diffusion, fine-tuned, EMA weights"),
-        *("stabilityai/sd-vae-ft-ema@f04b2c4b98319346dad8c65879f680b1997b204a", "MIT"),
-        **_SD,
-    ),
-    _vae(
-        *("sd-vae-mse", "Stable Diffusion, fine-tuned for the squared error"),
-        *("stabilityai/sd-vae-ft-mse@31f26fdeee1355a5c34592e401dd41e45d25a493", "MIT"),
-        **_SD,
-    ),
-    _vae(
-        *("sdxl-vae", "Stable Diffusion XL, made safe for float16"),
-        *("madebyollin/sdxl-vae-fp16-fix@207b116dae70ace3637169f1ddd2434b91b3a8cd", "MIT"),
-        **{**_SD, "options": {"shift": 0.0, "scale": 0.13025}, "paper": "2307.01952"},
-    ),
-    _vae(
-        *("sd3.5-vae", "Stable Diffusion 3.5"),
-        "stabilityai/stable-diffusion-3.5-large/vae@ceddf0a7fdf2064ea28e2213e3b84e4afa170a0f",
-        *("Stability AI Community",),
-        gated=True,
-        paper="2403.03206",
-    ),
-    _vae(
-        *("flux1-vae", "FLUX.1"),
-        *("black-forest-labs/FLUX.1-dev/vae@3de623fc3c33e44ffbe2bad470d0f45bccf2eb21", "FLUX.1 [dev] Non-Commercial"),
-        gated=True,
-    ),
-    _vae(
-        *("flux2-vae", "FLUX.2, 2x2 positions packed into channels"),
-        *("black-forest-labs/FLUX.2-dev/vae@26afe3a78bb242c0a8bb181dcc8937bb16e5c66c", "FLUX [dev] Non-Commercial"),
-        channels=128,
-        stride=16,
-        gated=True,
-        options={"model": "AutoencoderKLFlux2", "packed": True},
-    ),
-    _vae(
-        *("qwen-image-vae", "Qwen-Image"),
-        *("Qwen/Qwen-Image/vae@75e0b4be04f60ec59a75f475837eced720f823b6", "Apache-2.0"),
-        options={**_QWEN, "mean": _QWEN_MEAN, "std": _QWEN_STD},
-        paper="2508.02324",
-    ),
+    _vae("sd-vae-ema", "Stable Diffusion, fine-tuned, EMA weights", "stabilityai/sd-vae-ft-ema", "MIT", **_SD),
+    _vae("sd-vae-mse", "Stable Diffusion, fine-tuned for the squared error", "stabilityai/sd-vae-ft-mse", "MIT", **_SD),
+    _vae("sdxl-vae", "Stable Diffusion XL, made safe for float16", "madebyollin/sdxl-vae-fp16-fix", "MIT", **_SDXL),
+    _vae("sd3.5-vae", "Stable Diffusion 3.5", "stabilityai/stable-diffusion-3.5-large/vae", **_SD3),
+    _vae("flux1-vae", "FLUX.1", "black-forest-labs/FLUX.1-dev/vae", "FLUX.1 [dev] Non-Commercial", gated=True),
+    _vae("flux2-vae", "FLUX.2, 2x2 positions packed into channels", "black-forest-labs/FLUX.2-dev/vae", **_FLUX2),
+    _vae("qwen-image-vae", "Qwen-Image", "Qwen/Qwen-Image/vae", "Apache-2.0", **_QWEN_IMAGE),
     _vae("e2e-flux1-vae", "FLUX.1, trained end to end with a diffusion model", "REPA-E/e2e-flux-vae", **_END_TO_END),
     _vae("e2e-sd3.5-vae", "Stable Diffusion 3.5, trained end to end", "REPA-E/e2e-sd3.5-vae", **_END_TO_END),
     _vae(
@@ -372,76 +371,51 @@ _ROWS = (
     _vae("e2e-vavae", "VA-VAE, trained end to end", "REPA-E/e2e-vavae-hf", channels=32, stride=16, **_END_TO_END),
     _vae("e2e-sd-vae-mse", "Stable Diffusion, trained end to end", "REPA-E/e2e-sdvae-hf", channels=4, **_END_TO_END),
 )
-_DINO2, _DINO3, _PE = "facebook/dinov2-with-registers", "facebook/dinov3", "facebook/PE"
-_DINO2_B = f"{_DINO2}-base@a1d738ccfa7ae170945f210395d99dde8adb1805"
-_DINO3_B = f"{_DINO3}-vitb16-pretrain-lvd1689m@3a0fa61ff39414e2d3be4a1d50c7dfbf459aa8b8"
+_DINO2, _DINO3 = "facebook/dinov2-with-registers", "facebook/dinov3-vit"
+_LVD = "pretrain-lvd1689m"
 _RAES = (
-    _rae("rae-dinov2-b", "DINOv2", "B", 768, _DINO2_B, released="dinov2-vit-b"),
-    _rae("rae-dinov3-b", "DINOv3", "B/16", 768, _DINO3_B, released="dinov3-vit-b16"),
-    _rae(
-        *("rae-siglip2-b", "SigLIP2", "B/16", 768),
-        "google/siglip2-base-patch16-256@3f9f96cb90da5dbc758b01813f2f6f1aee24c1ab",
-        released="siglip2-vit-b",
-    ),
-    _perception(
-        *("rae-pe-l", "Core L/14", 1024, 16, f"{_PE}-Core-L14-336@bafb0f76541d399057e980a25947f67acec76575"),
-        released="pe-vit-l",
-    ),
-    _perception("rae-langpe-l", "Lang L/14", 1024, 16, f"{_PE}-Lang-L14-448", released="langpe-vit-l"),
-    _perception("rae-spatialpe-l", "Spatial L/14", 1024, 16, f"{_PE}-Spatial-L14-448", released="spatialpe-vit-l"),
+    _rae("rae-dinov2-b", "DINOv2", "B", 768, f"{_DINO2}-base", released="dinov2-vit-b"),
+    _rae("rae-dinov3-b", "DINOv3", "B/16", 768, f"{_DINO3}b16-{_LVD}", released="dinov3-vit-b16"),
+    _rae("rae-siglip2-b", "SigLIP2", "B/16", 768, "google/siglip2-base-patch16-256", released="siglip2-vit-b"),
+    _perception("rae-pe-l", "Core L/14", 1024, 16, "facebook/PE-Core-L14-336", released="pe-vit-l"),
+    _perception("rae-langpe-l", "Lang L/14", 1024, 16, "facebook/PE-Lang-L14-448", released="langpe-vit-l"),
+    _perception("rae-spatialpe-l", "Spatial L/14", 1024, 16, "facebook/PE-Spatial-L14-448", released="spatialpe-vit-l"),
     # Encoders without a released decoder: a user trains one.
-    _rae("rae-dinov2-s", "DINOv2", "S", 384, f"{_DINO2}-small@0d9846e56b43a21fa46d7f3f5070f0506a5795a9"),
-    _rae("rae-dinov2-l", "DINOv2", "L", 1024, f"{_DINO2}-large@e4c89a4e05589de9b3e188688a303d0f3c04d0f3"),
-    _rae("rae-dinov2-g", "DINOv2", "g", 1536, f"{_DINO2}-giant@8d0d49f77fb8b5dd78842496ff14afe7dd4d85cb"),
-    *(
-        _rae(f"rae-dinov3-{name}", "DINOv3", size, channels, f"{_DINO3}-vit{source}")
-        for name, size, channels, source in (
-            ("s", "S/16", 384, "s16-pretrain-lvd1689m@114c1379950215c8b35dfcd4e90a5c251dde0d32"),
-            ("s-plus", "S+/16", 384, "s16plus-pretrain-lvd1689m@c93d816fc9e567563bc068f01475bec89cc634a6"),
-            ("l", "L/16", 1024, "l16-pretrain-lvd1689m@ea8dc2863c51be0a264bab82070e3e8836b02d51"),
-            ("h-plus", "H+/16", 1280, "h16plus-pretrain-lvd1689m@c807c9eeea853df70aec4069e6f56b28ddc82acc"),
-            ("7b", "7B/16", 4096, "7b16-pretrain-lvd1689m@b80367753773648a6793235ab9c65cdbb029506f"),
-        )
-    ),
-    *(
-        _rae(f"rae-siglip2-{name}", "SigLIP2", size, channels, f"google/siglip2-{source}")
-        for name, size, channels, source in (
-            ("l", "L/16", 1024, "large-patch16-256@787800c8990e6f058423089178e718139608408c"),
-            ("so400m", "So400m/16", 1152, "so400m-patch16-256@e8708ab72d125807e45b36fb7d4e0aacbb59f379"),
-            ("g", "g-opt/16", 1536, "giant-opt-patch16-256@46d7129e1aa1527cc5a44d86fb35250df3abf0aa"),
-        )
-    ),
-    _rae("rae-mae-b", "MAE", "B/16", 768, "facebook/vit-mae-base@25b184bea5538bf5c4c852c79d221195fdd2778d"),
-    _rae("rae-mae-l", "MAE", "L/16", 1024, "facebook/vit-mae-large@142cb8c25e1b1bc1769997a919aa1b5a2345a6b8", _BIN),
+    _rae("rae-dinov2-s", "DINOv2", "S", 384, f"{_DINO2}-small"),
+    _rae("rae-dinov2-l", "DINOv2", "L", 1024, f"{_DINO2}-large"),
+    _rae("rae-dinov2-g", "DINOv2", "g", 1536, f"{_DINO2}-giant"),
+    _rae("rae-dinov3-s", "DINOv3", "S/16", 384, f"{_DINO3}s16-{_LVD}"),
+    _rae("rae-dinov3-s-plus", "DINOv3", "S+/16", 384, f"{_DINO3}s16plus-{_LVD}"),
+    _rae("rae-dinov3-l", "DINOv3", "L/16", 1024, f"{_DINO3}l16-{_LVD}"),
+    _rae("rae-dinov3-h-plus", "DINOv3", "H+/16", 1280, f"{_DINO3}h16plus-{_LVD}"),
+    _rae("rae-dinov3-7b", "DINOv3", "7B/16", 4096, f"{_DINO3}7b16-{_LVD}"),
+    _rae("rae-siglip2-l", "SigLIP2", "L/16", 1024, "google/siglip2-large-patch16-256"),
+    _rae("rae-siglip2-so400m", "SigLIP2", "So400m/16", 1152, "google/siglip2-so400m-patch16-256"),
+    _rae("rae-siglip2-g", "SigLIP2", "g-opt/16", 1536, "google/siglip2-giant-opt-patch16-256"),
+    _rae("rae-mae-b", "MAE", "B/16", 768, "facebook/vit-mae-base"),
+    _rae("rae-mae-l", "MAE", "L/16", 1024, "facebook/vit-mae-large", _BIN),
     _rae("rae-mae-h", "MAE", "H/14", 1280, "facebook/vit-mae-huge", _BIN, **_PATCH14),
-    *(
-        _rae(f"rae-webssl-{name}", "Web-SSL DINO", name.upper(), channels, f"facebook/webssl-dino{source}")
-        for name, channels, source in (
-            ("300m", 1024, "300m-full2b-224@8529cdb3fb75014932af3b896455fc21c386168e"),
-            ("1b", 1536, "1b-full2b-224@d3bf033d9c8cc62ea9e73c40956642cad2ec568a"),
-            ("2b", 2688, "2b-full2b-224"),
-            ("3b", 3072, "3b-full2b-224"),
-            ("5b", 3584, "5b-full2b-224"),
-            ("7b", 4096, "7b-full8b-224"),
-        )
-    ),
-    *(
-        _rae(f"rae-convnextv2-{name}", "ConvNeXt V2", name, channels, f"facebook/convnextv2-{name}-22k-224", _BIN)
-        for name, channels in (("nano", 640), ("tiny", 768), ("base", 1024), ("large", 1536))
-    ),
-    *(
-        _rae(f"rae-tipsv2-{name}", "TIPSv2", f"{size}/14", channels, f"google/tipsv2-{name}14")
-        for name, size, channels in (("b", "B", 768), ("l", "L", 1024), ("so", "So400m", 1152), ("g", "g", 1536))
-    ),
-    _perception("rae-pe-t", "Core T/16", 192, 3, f"{_PE}-Core-T16-384", **_PATCH16),
-    _perception("rae-pe-s", "Core S/16", 384, 6, f"{_PE}-Core-S16-384", **_PATCH16),
-    _perception(
-        *("rae-pe-b", "Core B/16", 768, 12, f"{_PE}-Core-B16-224@a16450b46fef32363459920c2685a1b4ef13dcd9"), **_PATCH16
-    ),
-    _perception("rae-pe-g", "Core G/14", 1536, 16, f"{_PE}-Core-G14-448"),
-    _perception("rae-spatialpe-b", "Spatial B/16", 768, 12, f"{_PE}-Spatial-B16-512", **_PATCH16),
-    _perception("rae-spatialpe-g", "Spatial G/14", 1536, 16, f"{_PE}-Spatial-G14-448"),
-    _perception("rae-langpe-g", "Lang G/14", 1536, 16, f"{_PE}-Lang-G14-448"),
+    _rae("rae-webssl-300m", "Web-SSL DINO", "300M", 1024, "facebook/webssl-dino300m-full2b-224"),
+    _rae("rae-webssl-1b", "Web-SSL DINO", "1B", 1536, "facebook/webssl-dino1b-full2b-224"),
+    _rae("rae-webssl-2b", "Web-SSL DINO", "2B", 2688, "facebook/webssl-dino2b-full2b-224"),
+    _rae("rae-webssl-3b", "Web-SSL DINO", "3B", 3072, "facebook/webssl-dino3b-full2b-224"),
+    _rae("rae-webssl-5b", "Web-SSL DINO", "5B", 3584, "facebook/webssl-dino5b-full2b-224"),
+    _rae("rae-webssl-7b", "Web-SSL DINO", "7B", 4096, "facebook/webssl-dino7b-full8b-224"),
+    _rae("rae-convnextv2-nano", "ConvNeXt V2", "nano", 640, "facebook/convnextv2-nano-22k-224", _BIN),
+    _rae("rae-convnextv2-tiny", "ConvNeXt V2", "tiny", 768, "facebook/convnextv2-tiny-22k-224", _BIN),
+    _rae("rae-convnextv2-base", "ConvNeXt V2", "base", 1024, "facebook/convnextv2-base-22k-224", _BIN),
+    _rae("rae-convnextv2-large", "ConvNeXt V2", "large", 1536, "facebook/convnextv2-large-22k-224", _BIN),
+    _rae("rae-tipsv2-b", "TIPSv2", "B/14", 768, "google/tipsv2-b14"),
+    _rae("rae-tipsv2-l", "TIPSv2", "L/14", 1024, "google/tipsv2-l14"),
+    _rae("rae-tipsv2-so", "TIPSv2", "So400m/14", 1152, "google/tipsv2-so14"),
+    _rae("rae-tipsv2-g", "TIPSv2", "g/14", 1536, "google/tipsv2-g14"),
+    _perception("rae-pe-t", "Core T/16", 192, 3, "facebook/PE-Core-T16-384", **_PATCH16),
+    _perception("rae-pe-s", "Core S/16", 384, 6, "facebook/PE-Core-S16-384", **_PATCH16),
+    _perception("rae-pe-b", "Core B/16", 768, 12, "facebook/PE-Core-B16-224", **_PATCH16),
+    _perception("rae-pe-g", "Core G/14", 1536, 16, "facebook/PE-Core-G14-448"),
+    _perception("rae-spatialpe-b", "Spatial B/16", 768, 12, "facebook/PE-Spatial-B16-512", **_PATCH16),
+    _perception("rae-spatialpe-g", "Spatial G/14", 1536, 16, "facebook/PE-Spatial-G14-448"),
+    _perception("rae-langpe-g", "Lang G/14", 1536, 16, "facebook/PE-Lang-G14-448"),
 )
 # Tokens of several blocks of an encoder above, counted from 0, as in RAEv2.
 _BLOCKS = {

@@ -31,16 +31,7 @@ class Block(nn.Module):
     def __init__(self, gated: bool = False) -> None:
         super().__init__()
         self.conv = nn.Sequential(_conv(), nn.ReLU(), _conv(), nn.ReLU(), _conv())
-        self.pool = (
-            nn.Sequential(
-                nn.Conv2d(WIDTH, 4 * WIDTH, 1, bias=False),
-                nn.GroupNorm(4, 4 * WIDTH),
-                nn.ReLU(),
-                nn.Conv2d(4 * WIDTH, WIDTH, 1, bias=False),
-            )
-            if gated
-            else None
-        )
+        self.pool = _gate() if gated else None
 
     def forward(self, x: Tensor) -> Tensor:
         if self.pool is not None:
@@ -57,6 +48,14 @@ class Bound(nn.Module):
 
 def _conv(inputs: int = WIDTH, outputs: int = WIDTH, stride: int = 1, bias: bool = True) -> nn.Conv2d:
     return nn.Conv2d(inputs, outputs, 3, stride=stride, padding=1, bias=bias)
+
+
+def _gate() -> nn.Sequential:
+    wide = 4 * WIDTH
+    return nn.Sequential(
+        *(nn.Conv2d(WIDTH, wide, 1, bias=False), nn.GroupNorm(4, wide)),
+        *(nn.ReLU(), nn.Conv2d(wide, WIDTH, 1, bias=False)),
+    )
 
 
 def encoder() -> nn.Sequential:
@@ -88,10 +87,6 @@ class TAEF2(Latent):
     """The maps between images and the packed latent: channel 4c + 2dy + dx is channel c at offset (dy, dx).
 
     Nothing is scaled or shifted: the latent approximates the normalised one of FLUX.2.
-
-    Raises:
-        RequestError: if the weight files are missing.
-        CheckpointError: if they are not the pinned ones.
     """
 
     def __init__(self, spec: LatentSpec, device: str) -> None:

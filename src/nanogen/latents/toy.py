@@ -7,7 +7,7 @@ latents; `toy-vae` is a KL autoencoder.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Final
 
@@ -18,8 +18,6 @@ from torch import Tensor, nn
 from diffusionbench.schema import verify_bundled_weights
 from nanogen.latents import Latent, LatentSpec
 
-# Side in pixels of the images it was trained on.
-SIZE: Final = 32
 WIDTH: Final = 96
 
 
@@ -37,8 +35,23 @@ class Residual(nn.Module):
         return x + self.conv2(F.silu(self.conv1(F.silu(x))))
 
 
+def _to_stride_4(width: int) -> tuple[nn.Module, ...]:
+    return nn.Conv2d(3, width, 4, stride=4), Residual(width), Residual(width), nn.SiLU()
+
+
+def _decoder(first: Sequence[nn.Module], width: int, half: int, quarter: int) -> nn.Sequential:
+    """Return three stages of the given widths, each at twice the resolution of the one before."""
+    return nn.Sequential(
+        *first,
+        *(Residual(width), Residual(width), Residual(width), nn.SiLU()),
+        *(nn.Conv2d(width, 4 * half, 1), nn.PixelShuffle(2), Residual(half), Residual(half), nn.SiLU()),
+        *(nn.Conv2d(half, 4 * quarter, 1), nn.PixelShuffle(2), Residual(quarter), nn.SiLU()),
+        nn.Conv2d(quarter, 3, 3, padding=1),
+    )
+
+
 class Autoencoder(nn.Module):
-    """Images in [-1, 1] to normalised latents and back.
+    """Images in [0, 1] to normalised latents and back.
 
     The norm has no gain: every channel has mean 0 and deviation 1 over the training images, so noise of a given
     deviation hides equally much of each.
@@ -49,48 +62,21 @@ class Autoencoder(nn.Module):
 
     def __init__(self, channels: int) -> None:
         super().__init__()
-        self.encoder = nn.Sequential(
-            nn.Conv2d(3, WIDTH, 4, stride=4),
-            Residual(WIDTH),
-            Residual(WIDTH),
-            nn.SiLU(),
-            nn.Conv2d(WIDTH, channels, 2, stride=2),
-        )
+        self.encoder = nn.Sequential(*_to_stride_4(WIDTH), nn.Conv2d(WIDTH, channels, 2, stride=2))
         self.norm = nn.BatchNorm2d(channels, affine=False, momentum=0.02)
-        self.decoder = nn.Sequential(
-            nn.Conv2d(channels, 4 * WIDTH, 1),
-            nn.PixelShuffle(2),
-            Residual(WIDTH),
-            Residual(WIDTH),
-            Residual(WIDTH),
-            nn.SiLU(),
-            nn.Conv2d(WIDTH, 4 * 48, 1),
-            nn.PixelShuffle(2),
-            Residual(48),
-            Residual(48),
-            nn.SiLU(),
-            nn.Conv2d(48, 4 * 16, 1),
-            nn.PixelShuffle(2),
-            Residual(16),
-            nn.SiLU(),
-            nn.Conv2d(16, 3, 3, padding=1),
-        )
+        self.decoder = _decoder((nn.Conv2d(channels, 4 * WIDTH, 1), nn.PixelShuffle(2)), WIDTH, 48, 16)
 
     def encode(self, images: Tensor) -> Tensor:
-        """Map float32 [B, 3, H, W] in [-1, 1] to float32 [B, channels, H/8, W/8]."""
-        return self.norm(self.encoder(images))
+        """Map float32 [B, 3, H, W] to float32 [B, channels, H/8, W/8]."""
+        return self.norm(self.encoder(2 * images - 1))
 
     def decode(self, latents: Tensor) -> Tensor:
-        """Map float32 [B, channels, h, w] to float32 [B, 3, 8h, 8w], about [-1, 1]."""
-        return self.decoder(latents)
-
-    def forward(self, images: Tensor, disturb: Callable[[Tensor], Tensor]) -> Tensor:
-        """Return what is decoded from disturbed latents [B, channels, H/8, W/8], for training."""
-        return self.decode(disturb(self.encode(images).float()))
+        """Map float32 [B, channels, h, w] to float32 [B, 3, 8h, 8w], about [0, 1]."""
+        return (self.decoder(latents) + 1) / 2
 
 
 class KLAutoencoder(nn.Module):
-    """Images in [-1, 1] to mean and logarithm of the variance of latents of stride 4, and back.
+    """Images in [0, 1] to mean and logarithm of the variance of latents of stride 4, and back.
 
     Args:
         channels: of the latent.
@@ -99,36 +85,17 @@ class KLAutoencoder(nn.Module):
 
     def __init__(self, channels: int, width: int) -> None:
         super().__init__()
-        half, quarter = width // 2, width // 4
-        self.encoder = nn.Sequential(
-            nn.Conv2d(3, width, 4, stride=4),
-            Residual(width),
-            Residual(width),
-            nn.SiLU(),
-            nn.Conv2d(width, 2 * channels, 1),
-        )
-        self.decoder = nn.Sequential(
-            nn.Conv2d(channels, width, 1),
-            Residual(width),
-            Residual(width),
-            Residual(width),
-            nn.SiLU(),
-            nn.Conv2d(width, 4 * half, 1),
-            nn.PixelShuffle(2),
-            Residual(half),
-            Residual(half),
-            nn.SiLU(),
-            nn.Conv2d(half, 4 * quarter, 1),
-            nn.PixelShuffle(2),
-            Residual(quarter),
-            nn.SiLU(),
-            nn.Conv2d(quarter, 3, 3, padding=1),
-        )
+        self.encoder = nn.Sequential(*_to_stride_4(width), nn.Conv2d(width, 2 * channels, 1))
+        self.decoder = _decoder((nn.Conv2d(channels, width, 1),), width, width // 2, width // 4)
 
     def moments(self, images: Tensor) -> tuple[Tensor, Tensor]:
         """Map float32 [B, 3, H, W] to mean and log variance, float32 [B, channels, H/4, W/4] each."""
-        mean, logvar = self.encoder(images).chunk(2, dim=1)
+        mean, logvar = self.encoder(2 * images - 1).chunk(2, dim=1)
         return mean, logvar.clamp(-30, 20)
+
+    def decode(self, latents: Tensor) -> Tensor:
+        """Map float32 [B, channels, h, w] to float32 [B, 3, 4h, 4w], about [0, 1]."""
+        return (self.decoder(latents) + 1) / 2
 
 
 def card(name: str = "toy-ae") -> dict[str, Any]:
@@ -152,11 +119,7 @@ def bundled(name: str) -> tuple[dict[str, Tensor], str]:
 
 
 class ToyAE(Latent):
-    """The maps between 32 px images and their 4x4 latents.
-
-    Raises:
-        RequestError: see `bundled`.
-    """
+    """The maps between 32 px images and their 4x4 latents."""
 
     def __init__(self, spec: LatentSpec, device: str) -> None:
         weights, self.digest = bundled(spec.name)
@@ -165,18 +128,14 @@ class ToyAE(Latent):
         self._net.to(device).eval().requires_grad_(False)
 
     def encode(self, images: Tensor) -> Tensor:
-        return self._net.encode(2 * images - 1)
+        return self._net.encode(images)
 
     def decode(self, latents: Tensor) -> Tensor:
-        return (self._net.decode(latents) + 1) / 2
+        return self._net.decode(latents)
 
 
 class ToyVAE(Latent):
-    """The maps between images and the mode of the posterior, normalised per channel; `width` is an option of the row.
-
-    Raises:
-        RequestError: see `bundled`.
-    """
+    """The maps between images and the mode of the posterior, normalised per channel; `width` is an option of a row."""
 
     def __init__(self, spec: LatentSpec, device: str) -> None:
         weights, self.digest = bundled(spec.name)
@@ -186,7 +145,7 @@ class ToyVAE(Latent):
         self._net.to(device).eval().requires_grad_(False)
 
     def encode(self, images: Tensor) -> Tensor:
-        return (self._net.moments(2 * images - 1)[0] - self._mean) / self._std
+        return (self._net.moments(images)[0] - self._mean) / self._std
 
     def decode(self, latents: Tensor) -> Tensor:
-        return (self._net.decoder(latents * self._std + self._mean) + 1) / 2
+        return self._net.decode(latents * self._std + self._mean)

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from diffusionbench.errors import CheckpointError, RequestError
 from diffusionbench.schema import file_digest
-from diffusionbench.shown import first_line
+from diffusionbench.shown import clipped, first_line
 from nanogen.hub import opened_hub
 from nanogen.latents import LatentSpec
 from nanogen.latents.files import SHARDED, WeightFiles, locate, remedy
@@ -77,6 +77,30 @@ def quietly(library: Any) -> Iterator[None]:
             yield
     finally:
         logging.set_verbosity(before)
+
+
+def open_pretrained(library: Any, name: str, folder: Path, owner: str, **options: Any) -> tuple[Any, dict[str, Any]]:
+    """Return a model of transformers or diffusers from a folder, on the CPU, and what the library says of its tensors.
+
+    Args:
+        name: of its class.
+        owner: what needs it, such as "latent space 'x'".
+        options: further ones of `from_pretrained`.
+
+    Raises:
+        CheckpointError: if the files are damaged or are no such model.
+    """
+    try:
+        with quietly(library):
+            found = getattr(library, name).from_pretrained(
+                folder, local_files_only=True, output_loading_info=True, **options
+            )
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RuntimeError, SafetensorError) as error:
+        reason = clipped(" ".join(str(error).split()), 400)
+        raise CheckpointError(
+            f"{owner}: {library.__name__} cannot open {folder}: {reason}. Get the files again."
+        ) from None
+    return found
 
 
 def read_tensors(path: Path, owner: str) -> dict[str, Any]:

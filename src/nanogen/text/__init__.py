@@ -14,6 +14,7 @@ from diffusionbench import bounds
 from diffusionbench.errors import ConfigError
 from diffusionbench.limits import parse_json, read_small
 from diffusionbench.registry import Table, nearest
+from nanogen.latents.files import hub_origin
 
 ModelClass = Literal["AutoModel", "T5EncoderModel", "CLIPTextModel"]
 
@@ -43,6 +44,12 @@ class EncoderSpec:
     whitening: str | None = None
     sha256: str | None = None
     load: str = "nanogen.text.encoder:TextEncoder"
+
+    @property
+    def origin(self) -> str:
+        """Where its files come from, in words; no commit of the hub is pinned."""
+        kind, _, place = self.source.partition(":")
+        return hub_origin(place) if kind == "hub" else f"{kind} {place}"
 
 
 # The only weights that come with a Python package: real pretrained text states without a download.

@@ -18,28 +18,25 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
-from pydantic import Field, ValidationError
+from pydantic import Field
 from torch import Tensor
 
 from diffusionbench import bounds
 from diffusionbench.archives import Archive
 from diffusionbench.errors import DataError
-from diffusionbench.limits import read_small
-from diffusionbench.schema import Strict, file_digest
+from diffusionbench.schema import file_digest
 from diffusionbench.writing import check_replaceable, whole_folder, write_errors
-from nanogen.shards import ShardRecipe
+from nanogen.shards import MANIFEST, Dtype, Manifest, ShardRecipe, read_manifest, stored_bytes
 from nanogen.text.encoder import TextEncoder
 
 # Fields that a cache has of the recipe of its shards.
 _SHARED = ("encoder", "encoder_digest", "max_tokens", "dtype", "width", "data_digest")
 # Captions of one shard.
 CHUNK = 2048
-MANIFEST, STATES, INDEX = "manifest.json", "states.bin", "index.npz"
-
-Dtype = Literal["float16", "bfloat16", "float32"]
+STATES, INDEX = "states.bin", "index.npz"
 
 
-class CacheManifest(Strict):
+class CacheManifest(Manifest):
     """Contents of `manifest.json`.
 
     Attributes:
@@ -53,6 +50,8 @@ class CacheManifest(Strict):
         index_sha256: of `index.npz`, which holds a hash of each caption's states.
     """
 
+    title = "text cache"
+    command = "nanogen prepare text"
     kind: Literal["nanogen text cache"] = "nanogen text cache"
     version: Literal[2] = 2
     encoder: str
@@ -65,15 +64,6 @@ class CacheManifest(Strict):
     tokens: int = Field(ge=0, le=bounds.DURATION)
     truncated: int = Field(ge=0, le=bounds.DURATION)
     index_sha256: str
-
-
-def read_manifest(folder: Path) -> CacheManifest:
-    """Return the manifest of a text cache; DataError if there is none, or it is damaged."""
-    try:
-        return CacheManifest.model_validate_json(read_small(folder / MANIFEST))
-    except (OSError, ValidationError) as error:
-        reason = error.strerror if isinstance(error, OSError) else "its manifest.json is damaged or of another version"
-        raise DataError(f"{folder} is no text cache: {reason}. Make one with `nanogen prepare text`.") from None
 
 
 def check_current(folder: Path, what: str, there: object, asked: object) -> None:
@@ -104,7 +94,7 @@ def check_cache_replaceable(folder: Path) -> None:
     """Raise DataError unless a folder is absent, empty, or a text cache with nothing else in it."""
     files = []
     with suppress(DataError):
-        read_manifest(folder)
+        read_manifest(folder, CacheManifest)
         files = [MANIFEST, STATES, INDEX]
     check_replaceable(folder, "text cache", files, DataError)
 
@@ -112,10 +102,6 @@ def check_cache_replaceable(folder: Path) -> None:
 def _key(caption: str) -> np.ndarray:
     """Return uint64 [2] that stands for a caption: 128 bits of its SHA-256."""
     return np.frombuffer(hashlib.sha256(caption.encode()).digest()[:16], "<u8")
-
-
-def _bytes(states: Tensor) -> bytes:
-    return states.view(torch.uint8).numpy().tobytes()
 
 
 def _hash(states: bytes) -> int:
@@ -134,7 +120,7 @@ class TextCache:
     """
 
     def __init__(self, folder: Path, encoder: TextEncoder) -> None:
-        self.folder, self.manifest, self._device = folder, read_manifest(folder), encoder.device
+        self.folder, self.manifest, self._device = folder, read_manifest(folder, CacheManifest), encoder.device
         check_current(folder, "the encoder's hash", self.manifest.encoder_digest[:12], encoder.digest[:12])
         check_current(folder, "condition.max_tokens", self.manifest.max_tokens, encoder.max_tokens)
         dtype = getattr(torch, self.manifest.dtype)
@@ -175,7 +161,10 @@ class TextCache:
             while place < len(self._keys) and self._keys[place, 0] == key[0]:
                 if self._keys[place, 1] == key[1]:
                     states = self._states[int(self._starts[place]) : int(self._starts[place + 1])]
-                    if not self._verified[place] and _hash(_bytes(states)) != self._hashes[place]:
+                    if (
+                        not self._verified[place]
+                        and _hash(states.view(torch.uint8).numpy().tobytes()) != self._hashes[place]
+                    ):
                         raise self._damaged(f"{STATES} has other content than was written for '{caption}'")
                     self._verified[place] = True
                     found[caption] = states.to(self._device, torch.float32)
@@ -238,10 +227,7 @@ def shard_content(captions: Sequence[str], encoder: TextEncoder, dtype: Dtype) -
     """
     stored, lengths, before = [], [], encoder.truncated
     for caption, states in zip(captions, encoder(captions), strict=True):
-        converted = states.to("cpu", getattr(torch, dtype))
-        if not torch.isfinite(converted).all():
-            raise DataError(f"a text state of '{caption}' does not fit into {dtype}. Choose bfloat16 or float32.")
-        stored.append(_bytes(converted))
+        stored.append(stored_bytes(states, dtype, f"a text state of '{caption}'"))
         lengths.append(len(states))
     return b"".join([*stored, np.array([*lengths, encoder.truncated - before], "<i8").tobytes()])
 
@@ -294,13 +280,3 @@ def _write_index(path: Path, arrays: dict[str, np.ndarray]) -> None:
         for name, array in arrays.items():
             with archive.open(zipfile.ZipInfo(f"{name}.npy"), "w", force_zip64=True) as member:
                 np.lib.format.write_array(member, array, allow_pickle=False)
-
-
-def write_cache(
-    folder: Path, captions: Iterable[str], encoder: TextEncoder, data_digest: str, dtype: Dtype = "float16"
-) -> CacheManifest:
-    """Encode each distinct caption once, in this process, and store the states; see `assemble`."""
-    ordered = distinct(captions)
-    recipe = shard_recipe(ordered, encoder, data_digest, dtype)
-    some = (ordered[start : start + CHUNK] for start in range(0, len(ordered), CHUNK))
-    return assemble(folder, ordered, recipe, (shard_content(one, encoder, dtype) for one in some))

@@ -26,6 +26,7 @@ from diffusionbench.schema import file_digest, verify_bundled_weights
 from diffusionbench.shown import first_line
 from nanogen.hub import opened_hub
 from nanogen.latents.weights import quietly
+from nanogen.log import say
 from nanogen.moving import moved
 from nanogen.text import EncoderSpec
 
@@ -129,7 +130,8 @@ class TextEncoder:
         with suppress(Exception):
             return Path(hub.snapshot_download(repository, allow_patterns=patterns, local_files_only=True))
         remedy = "Check the connection, or give condition.encoder a folder that holds the files."
-        with opened_hub(f"text encoder '{self.name}' needs the files of {repository}", remedy, "t2i") as download:
+        with opened_hub(f"text encoder '{self.name}' needs the files of {self.spec.origin}", remedy, "t2i") as download:
+            say(f"fetching text encoder '{self.name}' from {self.spec.origin}")
             return Path(download(repository, allow_patterns=patterns))
 
     @cached_property

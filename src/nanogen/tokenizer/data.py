@@ -4,12 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
-from torch import Tensor
-
 from diffusionbench.errors import ConfigError
 from diffusionbench.schema import digest
 from nanogen import parallel
-from nanogen.data import Batch, Component, Dataset, Example, Wrapped
+from nanogen.data import Component, Dataset, Example, Wrapped
 from nanogen.data.memory import CachedLatents, cache_latents
 from nanogen.data.mixture import PLACE, Mixture, with_template
 from nanogen.data.opening import open_dataset
@@ -76,11 +74,4 @@ def kept(data: Dataset, config: TokenizerConfig) -> Source:
         return data
     if parallel.is_main():
         say(f"decoding {len(data):,} images once (data.cache_mb)")
-    return cache_latents(data, in_order(data, 256, config.data.workers), stored)
-
-
-def stored(batch: Batch) -> Tensor:
-    """Return the images of a batch, uint8 [B, 3, H, W], decoded or kept in memory."""
-    images = batch.latent if batch.image is None else batch.image
-    assert images is not None
-    return images
+    return cache_latents(data, in_order(data, 256, config.data.workers), lambda batch: batch.image, "image")

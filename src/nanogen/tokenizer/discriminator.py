@@ -9,7 +9,6 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from functools import partial
-from pathlib import Path
 from typing import Any, Final
 
 import torch
@@ -133,15 +132,15 @@ def missing_trunk() -> str | None:
     return f"the discriminator needs {FILE} in {cache_folder()}. Get it from {_ORIGIN}."
 
 
-def open_trunk(path: Path | None = None) -> FrozenViT:
-    """Return DINO ViT-S/8 from its file, by default that of the cache folder; sizes follow from the tensors.
+def open_trunk() -> FrozenViT:
+    """Return DINO ViT-S/8 from its file in the cache folder; sizes follow from the tensors.
 
     Raises:
         CheckpointError: if the file is missing, damaged or holds another network.
     """
-    if path is None and (missing := missing_trunk()):
+    if missing := missing_trunk():
         raise CheckpointError(missing[0].upper() + missing[1:])
-    path = path or cache_folder() / FILE
+    path = cache_folder() / FILE
     tensors: Mapping[str, Tensor] = read_tensors(path, "discriminator")
     depth = len({name.split(".")[1] for name in tensors if name.startswith("blocks.")})
     embed = tensors.get("patch_embed.proj.weight")
@@ -164,38 +163,35 @@ def open_trunk(path: Path | None = None) -> FrozenViT:
     return net.requires_grad_(False).without_key_bias()
 
 
-def augmented(images: Tensor, noise: PositionalNoise, purpose: str, probability: float = 1.0) -> Tensor:
+def augmented(images: Tensor, noise: PositionalNoise, purpose: str) -> Tensor:
     """Return images [B, 3, H, W] in [-1, 1], each moved by up to an eighth and its colours changed.
 
     Args:
         noise: of these images in this step.
         purpose: images of other purposes are changed otherwise.
-        probability: that a batch is moved, and that its colours are changed.
     """
-    drawn = noise.uniform(f"augment/{purpose}", (7,))  # [B, 7]
-    if drawn[0, 0] < probability:
-        height, width = images.shape[2:]
-        down, right = ((drawn[:, 1 + i] * (2 * r + 1)).floor().long() - r for i, r in enumerate(_reach(images)))
-        rows = torch.arange(height, device=images.device) - down[:, None]  # [B, H]
-        columns = torch.arange(width, device=images.device) - right[:, None]
-        inside = ((rows >= 0) & (rows < height))[:, :, None] & ((columns >= 0) & (columns < width))[:, None]
-        batch = torch.arange(len(images), device=images.device)[:, None, None]
-        moved = images.permute(0, 2, 3, 1)[
-            batch, rows.clamp(0, height - 1)[:, :, None], columns.clamp(0, width - 1)[:, None]
-        ]
-        images = (moved * inside[..., None]).permute(0, 3, 1, 2)
-    if drawn[0, 3] < probability:
-        brightness, saturation, contrast = (drawn[:, i, None, None, None] for i in (4, 5, 6))
-        images = images.float() + brightness - 0.5
-        grey = images.mean(1, keepdim=True)
-        images = grey + (images - grey) * (2 * saturation)
-        middle = images.mean((1, 2, 3), keepdim=True)
-        images = middle + (images - middle) * (0.5 + contrast)
-    return images
+    # The first and the fourth number would say whether a batch is changed at all, which is always so.
+    _, down, right, _, *colours = noise.uniform(f"augment/{purpose}", (7,)).unbind(1)  # [B] each
+    brightness, saturation, contrast = (drawn[:, None, None, None] for drawn in colours)
+    height, width = images.shape[2:]
+    rows = torch.arange(height, device=images.device) - _offset(down, height)[:, None]  # [B, H]
+    columns = torch.arange(width, device=images.device) - _offset(right, width)[:, None]
+    inside = ((rows >= 0) & (rows < height))[:, :, None] & ((columns >= 0) & (columns < width))[:, None]
+    batch = torch.arange(len(images), device=images.device)[:, None, None]
+    moved = images.permute(0, 2, 3, 1)[
+        batch, rows.clamp(0, height - 1)[:, :, None], columns.clamp(0, width - 1)[:, None]
+    ]
+    images = (moved * inside[..., None]).permute(0, 3, 1, 2).float() + brightness - 0.5
+    grey = images.mean(1, keepdim=True)
+    images = grey + (images - grey) * (2 * saturation)
+    middle = images.mean((1, 2, 3), keepdim=True)
+    return middle + (images - middle) * (0.5 + contrast)
 
 
-def _reach(images: Tensor) -> list[int]:
-    return [round(0.125 * side) for side in images.shape[2:]]
+def _offset(drawn: Tensor, side: int) -> Tensor:
+    """Map numbers of [0, 1) to whole ones from -side / 8 to side / 8."""
+    most = round(0.125 * side)
+    return (drawn * (2 * most + 1)).floor().long() - most
 
 
 def quantised(images: Tensor) -> Tensor:

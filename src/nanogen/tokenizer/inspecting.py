@@ -13,7 +13,7 @@ from diffusionbench.errors import ConfigError
 from nanogen import parallel
 from nanogen import train as training
 from nanogen.config import ComposedConfig, Config
-from nanogen.data import Batch, Dataset
+from nanogen.data import Dataset
 from nanogen.data.opening import open_dataset
 from nanogen.data.order import in_order
 from nanogen.datasets import DATASETS
@@ -49,7 +49,7 @@ def inspect(
     with parallel.processes() as device:
         latent = open_latent(config.latent.name, device, config.latent.weights)
         data = examples(config, num)
-        found, _ = Measured(judges, device)(lambda images: latent.decode(latent.encode(images)), _read(data))
+        found, _ = Measured(judges, device)(lambda images: latent.decode(latent.encode(images)), in_order(data, _BATCH))
         result: dict[str, Any] = {"latent": config.latent.name, "images": len(data), "reconstruction": found}
         result["latents"] = spectrum(_encoded(latent, data, device))
         if probe is not None:
@@ -72,13 +72,9 @@ def examples(config: Config, num: int) -> Dataset:
     return Span(data, range(max(0, len(data) - num), len(data)))
 
 
-def _read(data: Dataset) -> Iterator[Batch]:
-    return in_order(data, _BATCH)
-
-
 def _encoded(latent: Latent, data: Dataset, device: str) -> Iterator[Tensor]:
     with torch.no_grad():
-        for batch in _read(data):
+        for batch in in_order(data, _BATCH):
             assert batch.image is not None
             yield latent.encode(batch.image.to(device).float() / 255)
 
@@ -110,7 +106,7 @@ def spectrum(latents: Iterator[Tensor]) -> dict[str, Any]:
 
 def as_text(found: dict[str, Any]) -> str:
     """Return what `inspect` found as lines."""
-    latents, half = found["latents"], 0
+    latents = found["latents"]
     shares = torch.tensor(latents["spectrum"]).cumsum(0)
     half, most = (int((shares < share).sum()) + 1 for share in (0.5, 0.95))
     lines = [f"{found['latent']}, {found['images']} images"]

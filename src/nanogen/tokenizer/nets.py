@@ -54,11 +54,11 @@ class Tokenizer(nn.Module):
 
     def encode(self, images: Tensor) -> Tensor:
         """Return latents [B, C, h, w] before their normalisation by statistics."""
-        raise NotImplementedError
+        return self.net.encode(images)
 
     def decode(self, latents: Tensor) -> Tensor:
         """Return images [B, 3, H, W] in about [0, 1]."""
-        raise NotImplementedError
+        return self.net.decode(latents)
 
     def exported(self) -> Files:
         """Return the weights to keep by file name, in the layout in which `nanogen.latents` reads them."""
@@ -96,12 +96,6 @@ class ConvTokenizer(Tokenizer):
         super().__init__()
         self.net, self.noise = Autoencoder(options.channels), options.noise
 
-    def encode(self, images: Tensor) -> Tensor:
-        return self.net.encode(2 * images - 1)
-
-    def decode(self, latents: Tensor) -> Tensor:
-        return (self.net.decode(latents) + 1) / 2
-
 
 class VAETokenizer(Tokenizer):
     """The network of `toy-vae`: a sample of the posterior in training, its mode otherwise."""
@@ -113,16 +107,13 @@ class VAETokenizer(Tokenizer):
     def forward(
         self, images: Tensor, noise: PositionalNoise, captions: Sequence[str] | None
     ) -> tuple[Tensor, dict[str, Tensor]]:
-        mean, logvar = (part.float() for part in self.net.moments(2 * images - 1))
+        mean, logvar = (part.float() for part in self.net.moments(images))
         z = mean + (logvar / 2).exp() * noise.normal("latent", tuple(mean.shape[1:]))
         divergence = (mean.square() + logvar.exp() - 1 - logvar).flatten(1).mean(1) / 2
         return self.decode(z), {"kl": self.kl * divergence}
 
     def encode(self, images: Tensor) -> Tensor:
-        return self.net.moments(2 * images - 1)[0]
-
-    def decode(self, latents: Tensor) -> Tensor:
-        return (self.net.decoder(latents) + 1) / 2
+        return self.net.moments(images)[0]
 
 
 class RAETokenizer(Tokenizer):

@@ -13,7 +13,7 @@ from diffusionbench.writing import make_folder, write_atomic, write_errors
 from nanogen import parallel
 from nanogen.data.order import in_order
 from nanogen.latents.cache import Statistics
-from nanogen.tokenizer.data import Source, stored
+from nanogen.tokenizer.data import Source
 from nanogen.tokenizer.first_stage import build_stage, train_tokenizer
 from nanogen.tokenizer.nets import Tokenizer
 from nanogen.tokenizer.settings import TokenizerConfig
@@ -55,16 +55,13 @@ def statistics(net: Tokenizer, data: Source) -> dict[str, Tensor]:
     """
     found, device = Statistics(), next(net.parameters()).device
     for batch in in_order(data, _BATCH):
-        found.add(net.encode(stored(batch).to(device).float() / 255))
+        assert batch.image is not None
+        found.add(net.encode(batch.image.to(device).float() / 255))
     return found.finish()
 
 
 def write_files(files: dict[str, dict[str, Tensor]], folder: Path) -> None:
-    """Write tensors by file name, each file in the folder of its part, where `latent.weights` finds them.
-
-    Raises:
-        RequestError: if they cannot be written.
-    """
+    """Write tensors by file name, each file in the folder of its part, where `latent.weights` finds them."""
     for name, tensors in files.items():
         path = folder / {"stats": "statistics"}.get(Path(name).stem, Path(name).stem) / name
         with write_errors(path):

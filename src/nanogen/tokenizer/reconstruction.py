@@ -20,7 +20,6 @@ from torch import Tensor
 from diffusionbench.judges.lpips import LPIPS
 from nanogen.data import Batch
 from nanogen.rng import PositionalNoise
-from nanogen.tokenizer.data import stored
 from nanogen.tokenizer.discriminator import Discriminator, adaptive_weight, augmented, hinge, quantised
 from nanogen.tokenizer.nets import Tokenizer
 from nanogen.tokenizer.settings import LossConfig
@@ -66,8 +65,9 @@ class ReconstructionLoss:
         return terms
 
     def images(self, batch: Batch, noise: PositionalNoise) -> Tensor:
-        """Return the images of a batch, decoded or kept, float32 in [0, 1] on the noise's device."""
-        images = stored(batch).to(noise.device, non_blocking=True).float() / 255
+        """Return the images of a batch, float32 in [0, 1] on the noise's device."""
+        assert batch.image is not None
+        images = batch.image.to(noise.device, non_blocking=True).float() / 255
         if not self.mirror:
             return images
         return torch.where(noise.uniform("mirror", (1, 1, 1)) < self.mirror, images.flip(3), images)
