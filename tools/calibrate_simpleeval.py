@@ -20,12 +20,12 @@ from PIL import Image, ImageFilter
 
 from diffusionbench.benchmarks.simpleeval import renderer
 from diffusionbench.benchmarks.simpleeval import shapes_world as world
-from diffusionbench.benchmarks.simpleeval.answers import collect_answers
+from diffusionbench.benchmarks.simpleeval.answers import SetAnswers
 from diffusionbench.benchmarks.simpleeval.blocks import Prompt, PromptSet
 from diffusionbench.benchmarks.simpleeval.evidence import SHAPES_RULE, ConsensusRule, consensus, majority
 from diffusionbench.benchmarks.simpleeval.image_ops import resize
 from diffusionbench.benchmarks.simpleeval.prompts import build
-from diffusionbench.benchmarks.simpleeval.scorecard import SHAPES, ScoreCard, score_card
+from diffusionbench.benchmarks.simpleeval.scorecard import SHAPES, ScoreCard
 from diffusionbench.benchmarks.simpleeval.shapes_scorer import ShapesScorer
 from diffusionbench.benchmarks.simpleeval.stream import HashStream, octets
 from diffusionbench.benchmarks.simpleeval.stress.baseline import subset
@@ -173,7 +173,7 @@ def full_card(prompt_set: PromptSet, accuracy: float, seed: str = "spread") -> S
     predictions: dict[str, list[np.ndarray | None]] = {}
     for one, found in zip(drawn, judged, strict=True):
         predictions.setdefault(one.prompt.id, []).append(found)
-    return score_card(collect_answers(prompt_set, predictions, SHAPES_RULE), SHAPES)
+    return ScoreCard(SetAnswers(prompt_set, predictions, SHAPES_RULE), SHAPES)
 
 
 def icc(scores: np.ndarray) -> float:

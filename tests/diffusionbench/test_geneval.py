@@ -182,7 +182,7 @@ def test_the_middle_of_the_box_votes():
     # The middle 70 % of the box 20..120 x 10..60 is 35..105 x 17..53 (17.5 and 52.5, outwards).
     image[17:53, 35:105] = PATCHES["blue"]
     rows = [{"boxes": [box("car", at=(20, 10, 120, 60)), box("car", at=(198.5, 99.2, 200, 100))]}, Unjudged("lost")]
-    found = PixelColours()(np.stack([image, image]), (), {"coco_ssd": rows})
+    found = PixelColours()(np.stack([image, image]), (Item("a"), Item("b")), {"coco_ssd": rows})
     assert found == [{"colours": ["blue", "white"]}, Unjudged("lost")]
     pixels = PixelColours()._middle(image, (20, 10, 120, 60))
     assert len(pixels) == 70 * 36

@@ -10,7 +10,7 @@ import pytest
 
 from diffusionbench.benchmarks.simpleeval import renderer
 from diffusionbench.benchmarks.simpleeval import shapes_world as world
-from diffusionbench.benchmarks.simpleeval.answers import collect_answers, credit_by_cell, headline
+from diffusionbench.benchmarks.simpleeval.answers import SetAnswers, credit_by_cell, headline
 from diffusionbench.benchmarks.simpleeval.bands import Band
 from diffusionbench.benchmarks.simpleeval.blocks import Question
 from diffusionbench.benchmarks.simpleeval.evidence import SHAPES_RULE
@@ -144,7 +144,7 @@ def mixed(scene, seed, path, monkeypatch):
 
 
 def score(prompt_set, votes):
-    result = collect_answers(prompt_set, votes, SHAPES_RULE)
+    result = SetAnswers(prompt_set, votes, SHAPES_RULE)
     cells = credit_by_cell(result, "consensus", np.ones((1, prompt_set.num_blocks)))
     return headline(cells, range(7))[0]
 

@@ -13,7 +13,7 @@ from typer.testing import CliRunner
 from diffusionbench import runner
 from diffusionbench.benchmarks.simpleeval import guards, score, shapes_scorer, shapes_world
 from diffusionbench.benchmarks.simpleeval.prompts import build
-from diffusionbench.benchmarks.simpleeval.score import ShapesSimpleEval
+from diffusionbench.benchmarks.simpleeval.score import SimpleEval
 from diffusionbench.benchmarks.simpleeval.shapes_scorer import ShapesScorer
 from diffusionbench.benchmarks.simpleeval.stress.baseline import share
 from diffusionbench.benchmarks.simpleeval.stress.simulate import draw, simulate
@@ -70,7 +70,7 @@ def request(**changes):
 
 def shapes_metric(evaluation):
     context = Context(prompts=evaluation.prompts, choice=evaluation.request.prompts)
-    return ShapesSimpleEval(METRICS["simpleeval_shapes_v1"], context)
+    return SimpleEval(METRICS["simpleeval_shapes_v1"], context)
 
 
 @pytest.fixture(scope="module")
@@ -288,8 +288,8 @@ def _flat(folder):
 
 def test_what_a_request_says_of_its_generator_reaches_the_report(monkeypatch):
     told = []
-    monkeypatch.setattr(score.scorecard, "score_card", lambda *given: told.append(given))
-    monkeypatch.setattr(score, "collect_answers", lambda *given: None)
+    monkeypatch.setattr(score.scorecard, "ScoreCard", lambda *given: told.append(given))
+    monkeypatch.setattr(score, "SetAnswers", lambda *given: None)
     facts = {"weights_digest": "ab" * 32, "beacon": "round 7", "public": (0.5, 0.1)}
     facts |= {"networks": ("clip",), "again": {"a/0": 1.0}}
     choice = PromptChoice(name="simpleeval_shapes_v1", layout="quick", claim=facts)

@@ -19,7 +19,7 @@ from diffusionbench.benchmarks.simpleeval import guards
 )
 def test_a_guard_needs_size_and_three_standard_errors(value, stderr, flagged):
     replicates = value + stderr * np.array([-1.0, 1.0] * 500)
-    found = guards._sampled("G5", "split", np.concatenate([[value], replicates]), both_ways=True)
+    found = guards._sampled("split", np.concatenate([[value], replicates]), both_ways=True)
     assert found.flagged is flagged
     assert found.z == pytest.approx(value / stderr, rel=1e-2)
     assert guards.THRESHOLDS["split"] == 0.06

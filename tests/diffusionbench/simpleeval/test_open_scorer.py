@@ -10,7 +10,7 @@ import torch
 
 import calibrate_simpleeval
 from diffusionbench.benchmarks.simpleeval import open_scorer, open_views, scorecard
-from diffusionbench.benchmarks.simpleeval.answers import collect_answers
+from diffusionbench.benchmarks.simpleeval.answers import SetAnswers
 from diffusionbench.benchmarks.simpleeval.evidence import OPEN_RULE, consensus, majority
 from diffusionbench.benchmarks.simpleeval.open_scorer import OpenScorer
 from diffusionbench.benchmarks.simpleeval.open_words import scorer_texts, vocabulary
@@ -132,7 +132,7 @@ def test_report_of_the_open_world_is_provisional(prompts):
         prompt.id: [np.broadcast_to([q.answer for q in prompt.questions], (2, 7, len(prompt.questions)))] * 2
         for prompt in prompts.prompts
     }
-    found = scorecard.score_card(collect_answers(prompts, votes, OPEN_RULE), scorecard.OPEN)
+    found = scorecard.ScoreCard(SetAnswers(prompts, votes, OPEN_RULE), scorecard.OPEN)
     assert found.score.value == 1.0
     assert found.status == "provisional"
     assert set(found.families) == set(prompts.families)

@@ -41,7 +41,7 @@ def perfect_readers(prompt_set, accuracy, seed="votes", plain=None):
 
 
 def score(prompt_set, votes, **kwargs):
-    return scorecard.score_card(answers.collect_answers(prompt_set, votes, RULE), scorecard.SHAPES, **kwargs)
+    return scorecard.ScoreCard(answers.SetAnswers(prompt_set, votes, RULE), scorecard.SHAPES, **kwargs)
 
 
 def test_votes_become_answers():
@@ -150,7 +150,7 @@ def test_unscored_blocks_are_counted_and_named():
     assert found.score.unscored == 16
     assert found.status == "incomplete"
     with pytest.raises(DataError, match="no block"):
-        answers.collect_answers(quick(), {}, RULE)
+        answers.SetAnswers(quick(), {}, RULE)
 
 
 def test_order_of_images_and_prompts_plays_no_part():
@@ -160,7 +160,7 @@ def test_order_of_images_and_prompts_plays_no_part():
 
 
 def flags(found):
-    return {guard.key for guard in found.guards if guard.flagged}
+    return {key for key, guard in found.guards.items() if guard.flagged}
 
 
 @pytest.mark.parametrize("p", [0.9, 0.6])
@@ -209,9 +209,7 @@ def test_guards_raise_what_they_are_for():
     honest = perfect_readers(quick(), 0.7)
     assert "G9" in flags(score(quick(), honest, claim=again))
     scoring = replace(scorecard.SHAPES, related_models=("openai/clip",))
-    shared = scorecard.score_card(
-        answers.collect_answers(quick(), honest, RULE), scoring, Claim(networks=again.networks)
-    )
+    shared = scorecard.ScoreCard(answers.SetAnswers(quick(), honest, RULE), scoring, Claim(networks=again.networks))
     assert shared.status == "dependent"
 
 
@@ -392,11 +390,11 @@ SAME = {f"{i}": 0.0 for i in range(guards.num_regenerated(576))}
 def test_ranked_needs_new_questions_the_public_score_and_images_made_again(beacon, public, again, status, monkeypatch):
     monkeypatch.setattr(claims, "published", known)
     prompt_set = quick(claims.bound_seed(DIGEST, beacon))
-    result = answers.collect_answers(prompt_set, perfect_readers(prompt_set, 0.8), RULE)
+    result = answers.SetAnswers(prompt_set, perfect_readers(prompt_set, 0.8), RULE)
     score_on_public = score(quick(), perfect_readers(quick(), 0.8)).score
     known_score = (score_on_public.value, score_on_public.stderr) if public else None
     claim = Claim(weights_digest=DIGEST, beacon=beacon, public=known_score, again=again)
-    found = scorecard.score_card(result, scorecard.SHAPES, claim)
+    found = scorecard.ScoreCard(result, scorecard.SHAPES, claim)
     assert found.status == status
     assert bool(found.doubts) == (status != "ranked")
     assert ("not ranked: " in found.text()) == (status != "ranked")
@@ -406,10 +404,10 @@ def test_a_world_without_measured_scorers_is_provisional_whatever_is_flagged():
     votes = perfect_readers(quick(), 0.7)
     again = Claim(again={**SAME, "0": 30.0})
     world = replace(scorecard.SHAPES, provisional=True, baselines=None)
-    found = scorecard.score_card(answers.collect_answers(quick(), votes, RULE), world, again)
+    found = scorecard.ScoreCard(answers.SetAnswers(quick(), votes, RULE), world, again)
     assert found.status == "provisional"
     assert "G9" in flags(found)
-    values = {guard.key: guard.value for guard in found.guards}
+    values = {key: guard.value for key, guard in found.guards.items()}
     assert (values["G3"], values["G5"], values["G8"]) == (None, None, None)
     assert scorecard.OPEN.provisional
     assert scorecard.OPEN.baselines is None
@@ -436,8 +434,8 @@ def test_every_part_of_a_report_is_of_its_own_answers():
             one[1, 1:] = wanted if k in seen else -1
             one[1, 0] = -1 if prompt.block == 1 else wanted
         votes[prompt.id] = rows
-    result = answers.collect_answers(quick(), votes, RULE)
-    found = scorecard.score_card(result, scorecard.SHAPES)
+    result = answers.SetAnswers(quick(), votes, RULE)
+    found = scorecard.ScoreCard(result, scorecard.SHAPES)
     assert quick().num_blocks % 4 == 0
     assert (found.block, found.answers.abstained) == (0.375, 0.625)
     assert found.alone == (1.0, found.score.value)
@@ -449,6 +447,6 @@ def test_every_part_of_a_report_is_of_its_own_answers():
     assert [block for block, right in enumerate(clean) if not right] == [1]
     assert result.upright[1].tolist() == result.mirror[1].tolist() == [0.5, 0.5]
     (name, *_) = scorecard.SHAPES.headline
-    one = scorecard.score_card(result, replace(scorecard.SHAPES, headline=(name,)))
+    one = scorecard.ScoreCard(result, replace(scorecard.SHAPES, headline=(name,)))
     assert np.nanmean(list(one.strata.values())) == pytest.approx(found.families[name].value)
     assert one.strata != found.strata

@@ -61,7 +61,7 @@ ORIGINAL_COLOURS: Final = _in_mode("original")
 JUDGES: Final = (SSD_COLOURS, CLIP_COLOURS, UPSTREAM_COLOURS, ORIGINAL_COLOURS)
 
 
-def _metric(key: str, title: str, judges: tuple[str, str], about: str, code: str) -> MetricSpec:
+def _metric(key: str, title: str, judges: tuple[str, str], about: str) -> MetricSpec:
     return MetricSpec(
         key=key,
         title=title,
@@ -74,16 +74,16 @@ def _metric(key: str, title: str, judges: tuple[str, str], about: str, code: str
         judges=judges,
         items="prompts",
         prompts=GENEVAL.name,
-        load=f"{_HERE}.score:{code}",
+        load=f"{_HERE}.score:GenEval",
     )
 
 
 def _part(key: str, title: str, about: str) -> MetricSpec:
-    return replace(_metric(key, title, ("", ""), about, ""), judges=(), items=None, prompts=None, load=None)
+    return replace(_metric(key, title, ("", ""), about), judges=(), items=None, prompts=None, load=None)
 
 
 METRICS: Final = (
-    _metric("geneval_overall", "GenEval", ("mask2former", "clip_colours"), "mean of the six task scores", "GenEval"),
+    _metric("geneval_overall", "GenEval", ("mask2former", "clip_colours"), "mean of the six task scores"),
     _part("geneval_image_mean", "GenEval, mean over images", "share of correct images"),
     _part("geneval_prompt_any", "GenEval, any image right", "prompts with at least one correct image"),
     _metric(
@@ -91,20 +91,17 @@ METRICS: Final = (
         "GenEval (upstream)",
         ("mask2former_upstream", "clip_colours_upstream"),
         "inclusive boxes, padding kept, scores rounded to six decimals",
-        "GenEvalUpstream",
     ),
     _metric(
         "geneval_overall_original",
         "GenEval (original)",
         ("mask2former_original", "clip_colours_original"),
         "bilinear masks; an image that cannot be read counts as wrong",
-        "GenEvalOriginal",
     ),
     _metric(
         "geneval_ssd",
         "GenEval's tasks by coco_ssd",
         ("coco_ssd", "ssd_colours"),
         "with a small detector and a colour rule in place of the published judges, so no published figure compares",
-        "GenEvalSsd",
     ),
 )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
@@ -68,7 +69,26 @@ def vote(pixels: np.ndarray, chromatic: float) -> str:
     return WORDS[_CHROMATIC + int(plain.argmax())]
 
 
-class PixelColours(Judge):
+class BoxColours(Judge):
+    """A judge of what the judge that it uses has found; what that one cannot judge, it cannot either."""
+
+    @abstractmethod
+    def row(self, image: np.ndarray, item: Item, boxes: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+        """Return the row of one image uint8 [H, W, 3] with its detections."""
+
+    @in_float32()
+    def __call__(
+        self, images: np.ndarray, items: Sequence[Item] = (), given: Mapping[str, Evidence] | None = None
+    ) -> list[dict[str, Any] | Unjudged]:
+        """Return a row for each image, given its detections."""
+        boxes: Any = (given or {})[self.spec.uses[0]]
+        return [
+            found if isinstance(found, Unjudged) else self.row(image, item, found["boxes"])
+            for image, item, found in zip(images, items, boxes, strict=True)
+        ]
+
+
+class PixelColours(BoxColours):
     """Judge `ssd_colours`: {"colours": [word, ...]}, one for each box of `coco_ssd`, by the pixels of its middle."""
 
     spec = SSD_COLOURS
@@ -78,19 +98,9 @@ class PixelColours(Judge):
         super().__init__(device, options)
         self.digest = self.digest_of(["colour words by lightness, chroma and hue", 1])
 
-    def __call__(
-        self, images: np.ndarray, items: Sequence[Item] = (), given: Mapping[str, Evidence] | None = None
-    ) -> list[dict[str, Any] | Unjudged]:
-        """Return a row for each image, given the boxes."""
-        boxes: Any = (given or {})[self.spec.uses[0]]
-        rows: list[dict[str, Any] | Unjudged] = []
-        for image, found in zip(images, boxes, strict=True):
-            if isinstance(found, Unjudged):
-                rows.append(found)
-                continue
-            middles = [self._middle(image, one["box"]) for one in found["boxes"]]
-            rows.append({"colours": [vote(pixels, self.options["chromatic"]) for pixels in middles]})
-        return rows
+    def row(self, image: np.ndarray, item: Item, boxes: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+        """See `BoxColours.row`."""
+        return {"colours": [vote(self._middle(image, one["box"]), self.options["chromatic"]) for one in boxes]}
 
     def _middle(self, image: np.ndarray, box: Sequence[float]) -> np.ndarray:
         margin = (1 - self.options["middle"]) / 2
@@ -102,7 +112,7 @@ class PixelColours(Judge):
         return image[spans[0], spans[1]].reshape(-1, 3)
 
 
-class ClipColours(Judge):
+class ClipColours(BoxColours):
     """Judge `clip_colours`: {"colours": [word or None, ...], "similarities": [...]}, one for each instance.
 
     Instances of the classes whose colour the prompt names are classified, as far as GenEval can look at them.
@@ -127,21 +137,11 @@ class ClipColours(Judge):
         """See `Judge.questions`: the classes whose colour is asked for."""
         return tuple(sorted({one["class"] for one in item.detail.get("include", ()) if "color" in one}))
 
-    @in_float32()
-    def __call__(
-        self, images: np.ndarray, items: Sequence[Item] = (), given: Mapping[str, Evidence] | None = None
-    ) -> list[dict[str, Any] | Unjudged]:
-        """Return a row for each image, given its instances."""
-        boxes: Any = (given or {})[self.spec.uses[0]]
-        rows: list[dict[str, Any] | Unjudged] = []
-        for image, item, found in zip(images, items, boxes, strict=True):
-            if isinstance(found, Unjudged):
-                rows.append(found)
-                continue
-            asked = self.questions(item)
-            seen = [self._classify(image, one, asked) for one in found["boxes"]]
-            rows.append({"colours": [word for word, _ in seen], "similarities": [values for _, values in seen]})
-        return rows
+    def row(self, image: np.ndarray, item: Item, boxes: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+        """See `BoxColours.row`."""
+        asked = self.questions(item)
+        seen = [self._classify(image, one, asked) for one in boxes]
+        return {"colours": [word for word, _ in seen], "similarities": [values for _, values in seen]}
 
     def _classify(
         self, image: np.ndarray, found: Mapping[str, Any], asked: Sequence[str]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, ClassVar, cast
+from typing import Any, cast
 
 from diffusionbench.benchmarks.geneval import TASKS
 from diffusionbench.judges import Unjudged
@@ -35,6 +35,7 @@ class Rule:
         most: detections of a class that are kept.
         overlap: from this IoU on, the worse of two boxes of a class goes; 1 keeps all.
         decimals: to which scores are rounded first; None leaves them.
+        missing_is_wrong: whether an image that cannot be scored counts as wrong.
     """
 
     least: float = 0.3
@@ -42,6 +43,16 @@ class Rule:
     most: int = 16
     overlap: float = 1.0
     decimals: int | None = None
+    missing_is_wrong: bool = False
+
+
+#: Rules other than the default: of the published system, of the benchmark's authors, and of a detector that suppresses
+#: by itself, with one score for every task.
+RULES = {
+    "geneval_overall_upstream": Rule(decimals=6),
+    "geneval_overall_original": Rule(missing_is_wrong=True),
+    "geneval_ssd": Rule(least_counting=0.3),
+}
 
 
 @dataclass(frozen=True)
@@ -60,6 +71,11 @@ class Verdict:
     def correct(self) -> bool:
         """Whether nothing failed."""
         return not self.reasons
+
+    def facts(self) -> dict[str, Any]:
+        """Return everything as plain JSON."""
+        kept = {label: list(places) for label, places in self.kept.items()}
+        return {"correct": self.correct, "reasons": list(self.reasons), "kept": kept}
 
 
 def iou(a: Box, b: Box) -> float:
@@ -169,12 +185,9 @@ def _failure(
 class GenEval(Metric):
     """Mean of the six task scores, each the share of correct images; parts for tasks, images and prompts."""
 
-    rule: ClassVar[Rule] = Rule()
-    suffix: ClassVar[str] = ""
-    missing_is_wrong: ClassVar[bool] = False
-
     def __init__(self, spec: MetricSpec, context: Context) -> None:
         super().__init__(spec, context)
+        self._rule = RULES.get(spec.key, Rule())
         self._verdicts: dict[int, Verdict] = {}
 
     def update(self, evidence: Mapping[str, Evidence], samples: Sequence[Sample]) -> None:
@@ -186,26 +199,26 @@ class GenEval(Metric):
         ]
         for row, sample in self.seen.add_rows(both, samples):
             counting = sample.item.tags == ("counting",)
-            self._verdicts[sample.id] = decide(sample.item.detail, row["boxes"], row["colours"], counting, self.rule)
+            self._verdicts[sample.id] = decide(sample.item.detail, row["boxes"], row["colours"], counting, self._rule)
 
     def compute(self) -> Estimate:
         """See `Metric.compute`; status partial where a task has no image."""
         self.seen.check()
         right = {sample: self._verdicts[sample.id].correct for sample in self.seen.scored}
-        if self.missing_is_wrong and self.context.prompts is not None:
+        if self._rule.missing_is_wrong and self.context.prompts is not None:
             absent = {*range(self.context.count)} - {sample.id for sample in right}
             right |= dict.fromkeys(map(self.context.prompts.sample, absent), False)
         means = PromptMeans({sample: float(correct) for sample, correct in right.items()}, share=True)
         tasks = {task: means.of(tag=task) for task in TASKS}
         there = {task: one for task, one in tasks.items() if one is not None}
-        stem = self.spec.key.removesuffix(self.suffix).removesuffix("_overall")
-        parts = {f"{stem}_{task}{self.suffix}": one for task, one in there.items()}
+        stem, _, suffix = self.spec.key.partition("_overall")
+        parts = {f"{stem}_{task}{suffix}": one for task, one in there.items()}
         whole = means.of()
         assert whole is not None
         whole = replace(whole, per_sample={sample.id: float(correct) for sample, correct in right.items()})
         hits = [any(scores) for scores in means.prompts.values()]
-        parts[f"{stem}_image_mean{self.suffix}"] = whole
-        parts[f"{stem}_prompt_any{self.suffix}"] = Estimate(
+        parts[f"{stem}_image_mean{suffix}"] = whole
+        parts[f"{stem}_prompt_any{suffix}"] = Estimate(
             value=sum(hits) / len(hits),
             stderr=None,
             interval=wilson(sum(hits), len(hits)),
@@ -218,35 +231,7 @@ class GenEval(Metric):
             unscored=len(self.seen.unjudged),
             unjudged=self.seen.unjudged,
             parts=parts,
-            facts={"verdicts": {str(key): self._fact(self._verdicts[key]) for key in sorted(self._verdicts)}},
+            facts={"verdicts": {str(key): self._verdicts[key].facts() for key in sorted(self._verdicts)}},
             status="partial" if lacking else "ok",
             reason=f"no image of: {', '.join(lacking)}" if lacking else None,
         )
-
-    @staticmethod
-    def _fact(verdict: Verdict) -> dict[str, Any]:
-        return {
-            "correct": verdict.correct,
-            "reasons": list(verdict.reasons),
-            "kept": {label: list(places) for label, places in verdict.kept.items()},
-        }
-
-
-class GenEvalUpstream(GenEval):
-    """The rule of the published system: scores are rounded to six decimals first."""
-
-    rule = Rule(decimals=6)
-    suffix = "_upstream"
-
-
-class GenEvalOriginal(GenEval):
-    """The rule of the benchmark's authors: an image that cannot be scored counts as wrong."""
-
-    suffix = "_original"
-    missing_is_wrong = True
-
-
-class GenEvalSsd(GenEval):
-    """The rule with one score for every task; suppression is the detector's own."""
-
-    rule = Rule(least_counting=0.3)

@@ -64,7 +64,7 @@ SHAPES_PROMPTS: Final = _prompts(
 PROMPTS: Final = (OPEN_PROMPTS, SHAPES_PROMPTS)
 
 
-def _metric(prompts: PromptSpec, judge: JudgeSpec, title: str, about: str, code: str) -> MetricSpec:
+def _metric(prompts: PromptSpec, judge: JudgeSpec, title: str, about: str) -> MetricSpec:
     return MetricSpec(
         key=prompts.name,
         title=title,
@@ -78,7 +78,7 @@ def _metric(prompts: PromptSpec, judge: JudgeSpec, title: str, about: str, code:
         items="prompts",
         prompts=prompts.name,
         min_samples=8,
-        load=f"{_HERE}.score:{code}",
+        load=f"{_HERE}.score:SimpleEval",
     )
 
 
@@ -88,13 +88,11 @@ METRICS: Final = (
         OPEN_JUDGE,
         "SimpleEval (ours, v1)",
         "our own procedural prompts with a deliberately weak scorer",
-        "OpenSimpleEval",
     ),
     _metric(
         SHAPES_PROMPTS,
         SHAPES_JUDGE,
         "SimpleEval shapes (ours, v1)",
         "the same in a world of drawn shapes, laptop scale",
-        "ShapesSimpleEval",
     ),
 )

@@ -8,7 +8,6 @@ bias of the scorer, because the two levels are a uniform ordered pair of the opt
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Final
 
 import numpy as np
@@ -26,99 +25,68 @@ PAIRS: Final = (((0, 2), (1, 3)), ((0, 1), (2, 3)))
 Predictions = Mapping[str, Sequence[np.ndarray | None]]
 
 
-@dataclass(frozen=True)
 class SetAnswers:
     """Answers of a whole set as arrays over its n scored blocks, four twins, K images and two contrasts.
 
+    Args:
+        predictions: prompt id -> K arrays int8 [2, 1 + V, Q] (`evidence.py`), None where the image could not be
+            judged. A block with a missing image is not scored.
+
     Attributes:
-        prompt_set: with the questions.
         blocks: indices of the scored blocks.
+        missing: images without predictions, as `<prompt id>/<k>`.
         right: "consensus", "A", "B" or "clean" -> bool [n, 4, K, 2]; clean is the consensus on the undamaged image.
         upright, mirror: share of right answers over scorers and views of that kind, float64 [n, 2].
         options: number of options M, int64 [n, 2].
         families: index into the set's families, int64 [n, 2].
         strata: index into `STRATA`, int64 [n].
         cells: index of (type, stratum), int64 [n].
-        held: chance-corrected accuracy on held questions by family, float64 [n, F], NaN where none was asked.
-        probes: the same over those questions alone that offer as many options as the contrasted ones of the family.
         abstained: share of contrasted questions without an answer.
         kappa: Cohen's kappa of the two scorers' answers, abstention being one more answer.
+        held: chance-corrected accuracy on held questions by family, float64 [n, F], NaN where none was asked.
+        probes: the same over those questions alone that offer as many options as the contrasted ones of the family.
         free: answers on free facts by kind, as counts of each option.
-        missing: images without predictions, as `<prompt id>/<k>`.
-    """
-
-    prompt_set: PromptSet
-    blocks: np.ndarray
-    right: Mapping[str, np.ndarray]
-    upright: np.ndarray
-    mirror: np.ndarray
-    options: np.ndarray
-    families: np.ndarray
-    strata: np.ndarray
-    cells: np.ndarray
-    held: np.ndarray
-    probes: np.ndarray
-    abstained: float
-    kappa: float
-    free: Mapping[str, np.ndarray]
-    missing: tuple[str, ...]
-
-
-def collect_answers(prompt_set: PromptSet, predictions: Predictions, rule: ConsensusRule) -> SetAnswers:
-    """Compare predictions with the requested facts.
-
-    Args:
-        predictions: prompt id -> K arrays int8 [2, 1 + V, Q] (`evidence.py`), None where the image could not be
-            judged. A block with a missing image is not scored.
 
     Raises:
         DataError: if no block is complete.
     """
-    K = prompt_set.images_per_prompt
-    blocks, missing = _complete(prompt_set, predictions)
-    n, families = len(blocks), prompt_set.families
-    right = {name: np.zeros((n, 4, K, 2), bool) for name in ("consensus", "A", "B", "clean")}
-    upright, mirror = np.zeros((2, n, 4, K, 2))
-    asked: list[np.ndarray] = []
-    probed: list[tuple[int, Prompt, np.ndarray]] = []
-    mirrored = np.asarray(rule.mirrored)
-    for place, twin, k in np.ndindex(n, 4, K):
-        prompt = prompt_set.block(blocks[place])[twin]
-        found = predictions[prompt.id][k]
-        assert found is not None
-        alone, requested = majority(found, rule.need), wanted(prompt)
-        both = consensus(alone)
-        answers = {"consensus": both, "A": alone[0], "B": alone[1], "clean": consensus(found[:, 0])}
-        for name, answer in answers.items():
-            right[name][place, twin, k] = (answer == requested)[:2]
-        views = found[:, 1:, :2] == requested[:2]
-        upright[place, twin, k] = views[:, ~mirrored].mean(axis=(0, 1))
-        mirror[place, twin, k] = views[:, mirrored].mean(axis=(0, 1))
-        asked.append(alone[:, :2])
-        probed.append((place, prompt, both[2:]))
-    firsts = [prompt_set.block(block)[0] for block in blocks]
-    names = list(dict.fromkeys((first.type, first.stratum) for first in firsts))
-    both_asked = np.stack(asked)
-    held, probes, free = _probes(prompt_set, n, probed)
-    return SetAnswers(
-        prompt_set=prompt_set,
-        blocks=np.asarray(blocks),
-        right=right,
-        upright=upright.mean(axis=(1, 2)),
-        mirror=mirror.mean(axis=(1, 2)),
-        options=np.asarray([[len(question.options) for question in first.questions[:2]] for first in firsts]),
-        families=np.asarray(
-            [[families.index(question.family) for question in first.questions[:2]] for first in firsts]
-        ),
-        strata=np.asarray([STRATA.index(first.stratum) for first in firsts]),
-        cells=np.asarray([names.index((first.type, first.stratum)) for first in firsts]),
-        held=held,
-        probes=probes,
-        abstained=float((consensus(both_asked.swapaxes(0, 1)) < 0).mean()),
-        kappa=kappa(both_asked[:, 0].ravel(), both_asked[:, 1].ravel()),
-        free=free,
-        missing=missing,
-    )
+
+    def __init__(self, prompt_set: PromptSet, predictions: Predictions, rule: ConsensusRule) -> None:
+        self.prompt_set, K = prompt_set, prompt_set.images_per_prompt
+        blocks, self.missing = _complete(prompt_set, predictions)
+        n, families = len(blocks), prompt_set.families
+        self.blocks = np.asarray(blocks)
+        self.right = {name: np.zeros((n, 4, K, 2), bool) for name in ("consensus", "A", "B", "clean")}
+        upright, mirror = np.zeros((2, n, 4, K, 2))
+        asked: list[np.ndarray] = []
+        probed: list[tuple[int, Prompt, np.ndarray]] = []
+        mirrored = np.asarray(rule.mirrored)
+        for place, twin, k in np.ndindex(n, 4, K):
+            prompt = prompt_set.block(blocks[place])[twin]
+            found = predictions[prompt.id][k]
+            assert found is not None
+            alone, requested = majority(found, rule.need), wanted(prompt)
+            both = consensus(alone)
+            answers = {"consensus": both, "A": alone[0], "B": alone[1], "clean": consensus(found[:, 0])}
+            for name, answer in answers.items():
+                self.right[name][place, twin, k] = (answer == requested)[:2]
+            views = found[:, 1:, :2] == requested[:2]
+            upright[place, twin, k] = views[:, ~mirrored].mean(axis=(0, 1))
+            mirror[place, twin, k] = views[:, mirrored].mean(axis=(0, 1))
+            asked.append(alone[:, :2])
+            probed.append((place, prompt, both[2:]))
+        self.upright, self.mirror = upright.mean(axis=(1, 2)), mirror.mean(axis=(1, 2))
+        firsts = [prompt_set.block(block)[0] for block in blocks]
+        contrasts = [first.questions[:2] for first in firsts]
+        names = list(dict.fromkeys((first.type, first.stratum) for first in firsts))
+        self.options = np.asarray([[len(question.options) for question in pair] for pair in contrasts])
+        self.families = np.asarray([[families.index(question.family) for question in pair] for pair in contrasts])
+        self.strata = np.asarray([STRATA.index(first.stratum) for first in firsts])
+        self.cells = np.asarray([names.index((first.type, first.stratum)) for first in firsts])
+        both_asked = np.stack(asked)
+        self.abstained = float((consensus(both_asked.swapaxes(0, 1)) < 0).mean())
+        self.kappa = kappa(both_asked[:, 0].ravel(), both_asked[:, 1].ravel())
+        self.held, self.probes, self.free = _probes(prompt_set, n, probed)
 
 
 def _complete(prompt_set: PromptSet, predictions: Predictions) -> tuple[list[int], tuple[str, ...]]:

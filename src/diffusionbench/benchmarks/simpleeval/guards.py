@@ -48,7 +48,6 @@ class Guard:
     """One guard's outcome.
 
     Attributes:
-        key: "G1" to "G10"; there is no G6.
         name: one word.
         value: the effect, less its baseline; None where it was not measured.
         z: effect over its standard error, where it has one.
@@ -56,7 +55,6 @@ class Guard:
         note: reason of a missing value, or details.
     """
 
-    key: str
     name: str
     value: float | None
     z: float | None = None
@@ -64,7 +62,7 @@ class Guard:
     note: str = ""
 
     def facts(self) -> dict[str, Any]:
-        """Return all but the key as plain JSON; an effect without spread has a z of 1e6, as JSON has no infinity."""
+        """Return everything as plain JSON; an effect without spread has a z of 1e6, as JSON has no infinity."""
         z = None if self.z is None else float(np.clip(self.z, -1e6, 1e6))
         return {"name": self.name, "value": self.value, "z": z, "flagged": self.flagged, "note": self.note}
 
@@ -137,8 +135,10 @@ def run(
     claim: Claim,
     looks: Variety | None = None,
     related_models: Sequence[str] = (),
-) -> tuple[Guard, ...]:
-    """Return all guards of one result; a missing baseline or fact of the claim leaves its guards unmeasured.
+) -> dict[str, Guard]:
+    """Return all guards of one result, "G1" to "G10" without G6.
+
+    A missing baseline or fact of the claim leaves its guards unmeasured.
 
     Args:
         weights: of the blocks, float64 [1 + R, n]: ones, then bootstrap replicates.
@@ -154,57 +154,55 @@ def run(
     # Rendered words do not read in a mirror; places swap in one, so relation and binding are left out.
     unplaced = [i for i, name in enumerate(prompts.families) if name not in ("relation", "binding")]
     mirror = headline(by_cell(answers, answers.upright - answers.mirror, weights), unplaced)
-    seed = Guard("G1", "seed", None, note="no score on public-0 beside a bound or sealed one")
+    seed = Guard("seed", None, note="no score on public-0 beside a bound or sealed one")
     if claim.public is not None:
         value, stderr = claim.public
-        seed = _gap("G1", "seed", value - found[0], float(np.hypot(stderr, np.std(found[1:], ddof=1))))
-    clean, split, varied = (
-        Guard(key, name, None, note=UNKNOWN) for key, name in (("G3", "clean"), ("G5", "split"), ("G8", "variety"))
-    )
+        seed = _gap("seed", value - found[0], float(np.hypot(stderr, np.std(found[1:], ddof=1))))
+    clean, split, varied = (Guard(name, None, note=UNKNOWN) for name in ("clean", "split", "variety"))
     if baselines is not None:
-        clean = _sampled("G3", "clean", score("clean") - found - baselines.clean)
-        split = _sampled("G5", "split", score("A") - score("B") - baselines.split, both_ways=True)
+        clean = _sampled("clean", score("clean") - found - baselines.clean)
+        split = _sampled("split", score("A") - score("B") - baselines.split, both_ways=True)
         varied = _variety(looks, answers, baselines)
-    encoders = Guard("G10", "encoders", None, note="the generator's networks were not declared")
+    encoders = Guard("encoders", None, note="the generator's networks were not declared")
     if claim.networks is not None:
         # A scorer can favour images that were made with its own encoder.
         shared = [name for name in claim.networks if any(word in name.lower() for word in related_models)]
-        encoders = Guard("G10", "encoders", float(len(shared)), flagged=bool(shared), note=", ".join(shared))
-    return (
-        seed,
-        _paraphrase(answers, chosen),
-        clean,
-        _sampled("G4", "mirror", mirror),
-        split,
-        _sampled("G7", "probe", probe),
-        varied,
-        regeneration(claim.again, num_regenerated(len(prompts.prompts) * prompts.images_per_prompt)),
-        encoders,
-    )
+        encoders = Guard("encoders", float(len(shared)), flagged=bool(shared), note=", ".join(shared))
+    return {
+        "G1": seed,
+        "G2": _paraphrase(answers, chosen),
+        "G3": clean,
+        "G4": _sampled("mirror", mirror),
+        "G5": split,
+        "G7": _sampled("probe", probe),
+        "G8": varied,
+        "G9": regeneration(claim.again, num_regenerated(len(prompts.prompts) * prompts.images_per_prompt)),
+        "G10": encoders,
+    }
 
 
 def _variety(looks: Variety | None, answers: SetAnswers, baselines: Baselines) -> Guard:
     if looks is None:
-        return Guard("G8", "variety", None, note="needs two images a prompt")
+        return Guard("variety", None, note="needs two images a prompt")
     spread = min((entropy(counts) for counts in answers.free.values()), default=1.0)
     relative = looks.ratio / baselines.variety
     flagged = relative < 0.5 or looks.near_copies > NEAR_COPIES or spread < ENTROPY
     note = f"near-copies in {looks.near_copies:.1%} of prompts, entropy of free facts {spread:.2f}"
-    return Guard("G8", "variety", relative, flagged=flagged, note=note)
+    return Guard("variety", relative, flagged=flagged, note=note)
 
 
-def _gap(key: str, name: str, value: float, stderr: float | None, both_ways: bool = False) -> Guard:
+def _gap(name: str, value: float, stderr: float | None, both_ways: bool = False) -> Guard:
     if not np.isfinite(value):
-        return Guard(key, name, None, note="nothing to compare")
+        return Guard(name, None, note="nothing to compare")
     size = abs(value) if both_ways else value
     z = value / stderr if stderr else (0.0 if value == 0 else float(np.sign(value)) * np.inf)
-    return Guard(key, name, float(value), float(z), bool(size > THRESHOLDS[name] and abs(z) > SIGMAS))
+    return Guard(name, float(value), float(z), bool(size > THRESHOLDS[name] and abs(z) > SIGMAS))
 
 
-def _sampled(key: str, name: str, values: np.ndarray, both_ways: bool = False) -> Guard:
+def _sampled(name: str, values: np.ndarray, both_ways: bool = False) -> Guard:
     """Return a guard from its value (first) and its bootstrap replicates."""
     stderr = float(np.nanstd(values[1:], ddof=1)) if np.isfinite(values[1:]).sum() > 1 else None
-    return _gap(key, name, float(values[0]), stderr, both_ways)
+    return _gap(name, float(values[0]), stderr, both_ways)
 
 
 def _paraphrase(answers: SetAnswers, chosen: Sequence[int]) -> Guard:
@@ -219,8 +217,8 @@ def _paraphrase(answers: SetAnswers, chosen: Sequence[int]) -> Guard:
             gap = values[rows & plain].mean(axis=0) - values[rows & ~plain].mean(axis=0)
             gaps.append(gap[counted].mean())
     if len(gaps) < 2:
-        return Guard("G2", "paraphrase", None, note="no cell has both phrasings")
-    return _gap("G2", "paraphrase", float(np.mean(gaps)), float(np.std(gaps, ddof=1) / np.sqrt(len(gaps))))
+        return Guard("paraphrase", None, note="no cell has both phrasings")
+    return _gap("paraphrase", float(np.mean(gaps)), float(np.std(gaps, ddof=1) / np.sqrt(len(gaps))))
 
 
 def num_regenerated(images: int) -> int:
@@ -233,7 +231,7 @@ def regeneration(again: Mapping[str, float], needed: int) -> Guard:
     good = sum(difference <= SAME for difference in again.values())
     note = f"{good}/{len(again)}"
     if good < len(again):
-        return Guard("G9", "regen", good / len(again), flagged=True, note=note)
+        return Guard("regen", good / len(again), flagged=True, note=note)
     if len(again) < needed:
-        return Guard("G9", "regen", None, note=f"{len(again)} of {needed} images were sampled again")
-    return Guard("G9", "regen", 1.0, note=note)
+        return Guard("regen", None, note=f"{len(again)} of {needed} images were sampled again")
+    return Guard("regen", 1.0, note=note)

@@ -55,16 +55,6 @@ class Thing(NamedTuple):
     degrees: int
 
 
-class Place(NamedTuple):
-    """Where one object's centre may lie: ranges as low and span, and squared distances to the objects before it."""
-
-    low_x: int
-    span_x: int
-    low_y: int
-    span_y: int
-    gaps: list[int]
-
-
 def complete(facts: Mapping[str, str], stream: HashStream) -> dict[str, str]:
     """Return all facts of a scene: those that are free (not named) are drawn uniformly."""
     full = dict(facts)
@@ -177,8 +167,9 @@ def _things(facts: Mapping[str, str], stream: HashStream) -> list[Thing]:
         near = (margin, middle - DEAD_BAND) if first else (middle + DEAD_BAND, side - margin)
         x = near if relation in ("left", "right") else whole
         y = near if relation in ("above", "below") else whole
+        # Squared distances to the objects before it.
         gaps = [(5 * (radius + other) // 4 + 128) ** 2 for other in radii[:number]]
-        places.append(Place(x[0], x[1] - x[0] + 1, y[0], y[1] - y[0] + 1, gaps))
+        places.append((x, y, gaps))
     for _ in range(LAYOUTS):
         centres = _layout(places, stream)
         if centres is not None and (relation is None or _clear(groups, centres, relation in ("left", "right"))):
@@ -197,11 +188,18 @@ def _things(facts: Mapping[str, str], stream: HashStream) -> list[Thing]:
     return things
 
 
-def _layout(places: Sequence[Place], stream: HashStream) -> list[tuple[int, int]] | None:
-    """Draw centres by rejection, or None; most of a picture's draws happen here, so they are written out."""
+def _layout(
+    places: Sequence[tuple[tuple[int, int], tuple[int, int], Sequence[int]]], stream: HashStream
+) -> list[tuple[int, int]] | None:
+    """Draw centres by rejection, or None; most of a picture's draws happen here, so they are written out.
+
+    Args:
+        places: of each centre the low and high end of x and of y, and squared distances to the centres before it.
+    """
     draw = stream.u64
     centres: list[tuple[int, int]] = []
-    for low_x, span_x, low_y, span_y, gaps in places:
+    for (low_x, high_x), (low_y, high_y), gaps in places:
+        span_x, span_y = high_x - low_x + 1, high_y - low_y + 1
         limit_x, limit_y = 2**64 // span_x * span_x, 2**64 // span_y * span_y
         near = [(*centre, gap) for centre, gap in zip(centres, gaps, strict=True)]
         for _ in range(TRIES_PER_OBJECT):

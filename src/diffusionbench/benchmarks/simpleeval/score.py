@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import Any, ClassVar
+from typing import Any
 
 import numpy as np
 
 from diffusionbench.benchmarks.simpleeval import scorecard
-from diffusionbench.benchmarks.simpleeval.answers import collect_answers
+from diffusionbench.benchmarks.simpleeval.answers import SetAnswers
 from diffusionbench.benchmarks.simpleeval.blocks import PromptSet
 from diffusionbench.benchmarks.simpleeval.claims import claim_of
 from diffusionbench.benchmarks.simpleeval.evidence import consensus, majority
@@ -22,12 +22,11 @@ from diffusionbench.stats import Estimate
 
 
 class SimpleEval(Metric):
-    """The score in one world; memory is a few hundred bytes an image."""
-
-    scoring: ClassVar[scorecard.WorldScoring]
+    """The score in the world of its key; memory is a few hundred bytes an image."""
 
     def __init__(self, spec: MetricSpec, context: Context) -> None:
         super().__init__(spec, context)
+        self.scoring = scorecard.SCORINGS[spec.key]
         assert context.prompts is not None
         assert context.choice is not None
         self._set: PromptSet = context.prompts.detail
@@ -50,8 +49,8 @@ class SimpleEval(Metric):
         Raises:
             DataError: if no block is complete.
         """
-        answers = collect_answers(self._set, self._predictions, self.scoring.rule)
-        return scorecard.score_card(answers, self.scoring, self._claim, variety(self._looks, self._set))
+        answers = SetAnswers(self._set, self._predictions, self.scoring.rule)
+        return scorecard.ScoreCard(answers, self.scoring, self._claim, variety(self._looks, self._set))
 
     def compute(self) -> Estimate:
         """Return the score; its parts are the other keys, its facts the rest of the card and every prediction."""
@@ -95,15 +94,3 @@ class SimpleEval(Metric):
                     if asked.answer >= 0
                 ]
         return found
-
-
-class OpenSimpleEval(SimpleEval):
-    """The score on natural prompts."""
-
-    scoring = scorecard.OPEN
-
-
-class ShapesSimpleEval(SimpleEval):
-    """The score in the world of drawn shapes."""
-
-    scoring = scorecard.SHAPES

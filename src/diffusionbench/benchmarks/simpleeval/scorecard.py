@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
@@ -92,29 +93,42 @@ OPEN: Final = WorldScoring(
     related_models=("openai/clip", "clip-vit-base-patch32", "align-base", "coyo-align"),
     provisional=_PROVISIONAL,
 )
+SCORINGS: Final = {scoring.key: scoring for scoring in (OPEN, SHAPES)}
 
 
-@dataclass(frozen=True)
 class ScoreCard:
-    """Everything reported about one generator on one set; see docs/simpleeval.md for each field.
+    """Everything reported about one generator on one set; see docs/simpleeval.md for each number.
 
-    Attributes:
-        composition: "seen" and "held_out" -> "score" and number of "blocks".
+    Args:
+        answers: to the complete blocks of a set.
+        claim: about the generator.
+        looks: variety of its images.
     """
 
-    scoring: WorldScoring
-    answers: SetAnswers
-    score: Estimate
-    families: Mapping[str, Estimate]
-    strata: Mapping[str, float]
-    single: Estimate
-    held: Estimate
-    block: float
-    alone: tuple[float, float]
-    composition: Mapping[str, Mapping[str, float]]
-    guards: tuple[Guard, ...]
-    status: str
-    doubts: Sequence[str]
+    def __init__(
+        self, answers: SetAnswers, scoring: WorldScoring, claim: Claim | None = None, looks: Variety | None = None
+    ) -> None:
+        self.answers, self.scoring = answers, scoring
+        claim, prompt_set, right = claim or Claim(), answers.prompt_set, answers.right["consensus"]
+        n = len(answers.blocks)
+        chosen = self._chosen = [prompt_set.families.index(name) for name in scoring.headline]
+        weights = np.concatenate([np.ones((1, n)), resampling(answers)])
+        cells = credit_by_cell(answers, "consensus", weights)
+        by_family, strata = nanmean(cells), nanmean(cells[0, chosen].T)
+        single = by_cell(answers, single_credit(right, answers.options), weights)
+        images = 4 * prompt_set.images_per_prompt
+        estimate = partial(_estimate, scored=n * images, unscored=(prompt_set.num_blocks - n) * images)
+        self.score = estimate(headline(cells, chosen))
+        self.families = {name: estimate(by_family[:, i]) for i, name in enumerate(prompt_set.families)}
+        self.strata = {name: float(strata[i]) for i, name in enumerate(STRATA)}
+        self.single = estimate(headline(single, chosen))
+        self.held = estimate(nanmean(nanmean(held_by_cell(answers, answers.held, weights))))
+        self.block = float(right.all(axis=(1, 3)).mean())
+        first, second = (headline(credit_by_cell(answers, name, weights)[:1], chosen)[0] for name in ("A", "B"))
+        self.alone = float(first), float(second)
+        self.composition = _composition(answers, chosen)
+        self.guards = guards.run(answers, weights, chosen, scoring.baselines, claim, looks, scoring.related_models)
+        self.status, self.doubts = status_of(scoring, n / prompt_set.num_blocks, prompt_set.seed, claim, self.guards)
 
     def values(self) -> dict[str, Estimate]:
         """Return all values under their final metric keys; a family without a scored block has none."""
@@ -129,10 +143,9 @@ class ScoreCard:
         The score is a weighted mean over blocks, and differences of two generators are formed block by block.
         """
         answers = self.answers
-        chosen = [answers.prompt_set.families.index(name) for name in self.scoring.headline]
         credit, n = pair_credit(answers.right["consensus"], answers.options), len(answers.blocks)
         alone = [credit * (np.arange(n) == place)[:, None] for place in range(n)]
-        added = [headline(by_cell(answers, one, np.ones((1, n))), chosen)[0] for one in alone]
+        added = [headline(by_cell(answers, one, np.ones((1, n))), self._chosen)[0] for one in alone]
         return {int(block): n * float(one) for block, one in zip(answers.blocks, added, strict=True)}
 
     def facts(self) -> dict[str, Any]:
@@ -156,13 +169,13 @@ class ScoreCard:
                 for name, part in self.composition.items()
             },
             "ceiling": self.scoring.ceiling,
-            "guards": {guard.key: guard.facts() for guard in self.guards},
+            "guards": {key: guard.facts() for key, guard in self.guards.items()},
         }
 
     def text(self) -> str:
         """Return the card as printed: one line first, then the table."""
         names, prompt_set, ceiling = list(self.families), self.answers.prompt_set, self.scoring.ceiling
-        flags = [guard.key for guard in self.guards if guard.flagged]
+        flags = [key for key, guard in self.guards.items() if guard.flagged]
         low, high = self.score.interval or (float("nan"), float("nan"))
         width = max(10, *(len(name) + 1 for name in names))
         row = "".join(f"{name + ('' if name in self.scoring.headline else '*'):>{width}}" for name in names)
@@ -186,42 +199,7 @@ class ScoreCard:
             )
         if self.doubts:
             lines.append("not ranked: " + "; ".join(self.doubts))
-        return "\n".join([*lines, "guards  " + "  ".join(map(str, self.guards))])
-
-
-def score_card(
-    answers: SetAnswers, scoring: WorldScoring, claim: Claim | None = None, looks: Variety | None = None
-) -> ScoreCard:
-    """Score a set by the answers to its complete blocks, a claim about the generator, and the variety of its images."""
-    claim = claim or Claim()
-    prompt_set = answers.prompt_set
-    chosen = [prompt_set.families.index(name) for name in scoring.headline]
-    weights = np.concatenate([np.ones((1, len(answers.blocks))), resampling(answers)])
-    n = len(answers.blocks) * 4 * prompt_set.images_per_prompt
-    unscored = len(prompt_set.prompts) * prompt_set.images_per_prompt - n
-    cells = {name: credit_by_cell(answers, name, weights) for name in ("consensus", "A", "B")}
-    right = answers.right["consensus"]
-    single = by_cell(answers, single_credit(right, answers.options), weights)
-    held = nanmean(nanmean(held_by_cell(answers, answers.held, weights)))
-    by_family = nanmean(cells["consensus"])
-    strata = nanmean(cells["consensus"][0, chosen].T)
-    found = guards.run(answers, weights, chosen, scoring.baselines, claim, looks, scoring.related_models)
-    status, why = status_of(scoring, len(answers.blocks) / prompt_set.num_blocks, prompt_set.seed, claim, found)
-    return ScoreCard(
-        scoring=scoring,
-        answers=answers,
-        score=_estimate(headline(cells["consensus"], chosen), n, unscored),
-        families={name: _estimate(by_family[:, i], n, unscored) for i, name in enumerate(prompt_set.families)},
-        strata={name: float(strata[i]) for i, name in enumerate(STRATA)},
-        single=_estimate(headline(single, chosen), n, unscored),
-        held=_estimate(held, n, unscored),
-        block=float(right.all(axis=(1, 3)).mean()),
-        alone=(float(headline(cells["A"][:1], chosen)[0]), float(headline(cells["B"][:1], chosen)[0])),
-        composition=_composition(answers, chosen),
-        guards=found,
-        status=status,
-        doubts=why,
-    )
+        return "\n".join([*lines, "guards  " + "  ".join(map(str, self.guards.values()))])
 
 
 def _estimate(values: np.ndarray, scored: int, unscored: int) -> Estimate:
@@ -261,7 +239,7 @@ def _composition(answers: SetAnswers, chosen: Sequence[int]) -> dict[str, dict[s
 
 
 def status_of(
-    scoring: WorldScoring, scored: float, seed: str, claim: Claim, found: Sequence[Guard]
+    scoring: WorldScoring, scored: float, seed: str, claim: Claim, found: Mapping[str, Guard]
 ) -> tuple[str, list[str]]:
     """Return the status of a score, and the reasons why it is not ranked; `scored` is the share of complete blocks.
 
@@ -274,11 +252,10 @@ def status_of(
     if scoring.provisional:
         # Before any flag: baselines of guards are as unmeasured as the scorers.
         return "provisional", ["the competence of this world's scorers was never measured"]
-    flags = [guard for guard in found if guard.flagged]
-    if raised := [guard.name for guard in flags if guard.key != "G10"]:
-        return "flagged: " + ", ".join(raised), [
-            f"guard {guard.name} is raised ({guard.note or guard.key})" for guard in flags
-        ]
+    flags = {key: guard for key, guard in found.items() if guard.flagged}
+    if raised := [guard.name for key, guard in flags.items() if key != "G10"]:
+        reasons = [f"guard {guard.name} is raised ({guard.note or key})" for key, guard in flags.items()]
+        return "flagged: " + ", ".join(raised), reasons
     if flags:
         return "dependent", ["a network of the generator shares its encoder with a scorer"]
     doubts = claim.doubts(seed)
@@ -286,7 +263,6 @@ def status_of(
         doubts = ["no score of the same weights on public-0 stands beside it (key 'public' of the claim)"]
     if doubts:
         return "unverified", doubts
-    regenerated = next(guard for guard in found if guard.key == "G9")
-    if regenerated.value is None:
-        return "not regenerated", [regenerated.note]
+    if found["G9"].value is None:
+        return "not regenerated", [found["G9"].note]
     return "ranked", []

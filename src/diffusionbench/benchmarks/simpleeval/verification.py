@@ -73,8 +73,7 @@ def verify_record(path: Path) -> str:
         RequestError: if the record has no SimpleEval score, or does not hold.
     """
     found = records.load(path)
-    worlds = {scoring.key: scoring for scoring in (scorecard.OPEN, scorecard.SHAPES)}
-    facts = {key: value for key, value in records.facts_of(found).items() if key in worlds}
+    facts = {key: value for key, value in records.facts_of(found).items() if key in scorecard.SCORINGS}
     if not facts:
         raise RequestError(f"record {path} has no SimpleEval score. Score images with --metrics simpleeval_v1 first.")
     lines = []
@@ -86,15 +85,14 @@ def verify_record(path: Path) -> str:
                 f"record {path}: seed {fact['seed']} gives the set {opened.digest[:12]}, and the record names "
                 f"{fact['set_digest'][:12]}. It was made by another version or changed; score the images again."
             )
-        shown = [
-            guards.Guard(name, one["name"], one["value"], flagged=bool(one["flagged"]), note=one["note"])
+        shown = {
+            name: guards.Guard(one["name"], one["value"], flagged=bool(one["flagged"]), note=one["note"])
             for name, one in fact["guards"].items()
-            if name != "G9"
-        ]
+        }
         # The record's own G9 might be made up, so the images sampled again are counted once more.
-        shown.append(guards.regeneration(claim.again, guards.num_regenerated(opened.count)))
+        shown["G9"] = guards.regeneration(claim.again, guards.num_regenerated(opened.count))
         scored = 0.0 if fact["status"] == "incomplete" else 1.0
-        _, reasons = scorecard.status_of(worlds[key], scored, fact["seed"], claim, shown)
+        _, reasons = scorecard.status_of(scorecard.SCORINGS[key], scored, fact["seed"], claim, shown)
         if fact["status"] == "ranked" and reasons:
             raise RequestError(f"record {path} calls itself ranked, but {reasons[0]}. Do not rank it.")
         lines.append(f"{key}: set {opened.digest[:12]} is that of seed {fact['seed']}; status {fact['status']}")

@@ -10,12 +10,12 @@ from typing import Final
 import numpy as np
 
 from diffusionbench.benchmarks.simpleeval import renderer
-from diffusionbench.benchmarks.simpleeval.answers import collect_answers
+from diffusionbench.benchmarks.simpleeval.answers import SetAnswers
 from diffusionbench.benchmarks.simpleeval.blocks import PromptSet
 from diffusionbench.benchmarks.simpleeval.claims import Claim, bound_seed
 from diffusionbench.benchmarks.simpleeval.evidence import SHAPES_RULE
 from diffusionbench.benchmarks.simpleeval.prompts import build
-from diffusionbench.benchmarks.simpleeval.scorecard import SHAPES, ScoreCard, score_card
+from diffusionbench.benchmarks.simpleeval.scorecard import SHAPES, ScoreCard
 from diffusionbench.benchmarks.simpleeval.stream import HashStream
 from diffusionbench.benchmarks.simpleeval.stress import perturbations
 from diffusionbench.benchmarks.simpleeval.stress.baseline import Bench, Outcome, images_of, subset
@@ -97,7 +97,7 @@ def best_of(bench: Bench) -> list[Outcome]:
                 flags = {}
                 if isinstance(target, SimpleEvalTarget):
                     answers = answers_of(bench.set, target.judge(images, bench.prompts))
-                    flags = {"G7": _flag(score_card(answers, SHAPES), "G7")}
+                    flags = {"G7": ScoreCard(answers, SHAPES).guards["G7"].flagged}
                 for facts, contrasted in (("contrasted", True), ("all", False)):
                     found = bench.outcome("A4", f"{way} best of {n}, {facts} facts", images, name)
                     out.append(replace(found, truth=bench.true_gain(scenes, contrasted), flags=flags))
@@ -168,16 +168,12 @@ def memoriser(bench: Bench) -> list[Outcome]:
     name = SHAPES.key
     scores = {"public": known[0], "bound": elsewhere.score.value, "honest": honest.score.value}
     values = {f"{name} {seed}": value for seed, value in scores.items()}
-    flags = {"G1": _flag(elsewhere, "G1"), "bound score unchanged": unchanged}
-    phrased, phrase_flags = {f"{name} public": by_heart.score.value}, {"G2": _flag(by_heart, "G2")}
+    flags = {"G1": elsewhere.guards["G1"].flagged, "bound score unchanged": unchanged}
+    phrased, phrase_flags = {f"{name} public": by_heart.score.value}, {"G2": by_heart.guards["G2"].flagged}
     return [
         Outcome("A7", "knows the public set", name, {}, values, flags=flags),
         Outcome("A7", "knows one phrasing", name, {}, phrased, flags=phrase_flags),
     ]
-
-
-def _flag(found: ScoreCard, key: str) -> bool:
-    return next(guard.flagged for guard in found.guards if guard.key == key)
 
 
 def _simulated(
@@ -191,7 +187,7 @@ def _simulated(
         scene = renderer.complete(scene, HashStream("memoriser", f"free/{prompt.id}"))
         answers = truth_answers(prompt, scene)
         predictions[prompt.id] = [np.broadcast_to(answers, (2, 4, len(answers)))]
-    return score_card(collect_answers(prompt_set, predictions, SHAPES_RULE), SHAPES, claim)
+    return ScoreCard(SetAnswers(prompt_set, predictions, SHAPES_RULE), SHAPES, claim)
 
 
 def look(bench: Bench) -> list[Outcome]:

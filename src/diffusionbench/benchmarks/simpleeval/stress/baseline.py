@@ -85,6 +85,20 @@ class Outcome:
             return None
         return float(self.gains[self.target][0]) - float(np.mean(others))
 
+    def facts(self) -> dict[str, Any]:
+        """Return everything as plain JSON."""
+        return {
+            "attack": self.attack,
+            "detail": self.detail,
+            "target": self.target,
+            "values": dict(self.values),
+            "gain": {name: interval(gain) for name, gain in self.gains.items()},
+            "true_gain": interval(self.truth),
+            "hack_gap": {name: interval(self.gap(name)) for name in self.gains},
+            "transfer_gap": self.transfer_gap,
+            "flags": dict(self.flags),
+        }
+
     def cell(self, metric: str) -> str:
         """Return gain and hack gap of a metric with its interval, as the table prints them."""
         if metric not in self.gains:

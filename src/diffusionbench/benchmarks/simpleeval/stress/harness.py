@@ -107,29 +107,11 @@ class StressReport:
 
     def facts(self) -> dict[str, Any]:
         """Return everything as plain JSON."""
+        plain = ("layout", "seed", "set_digest", "digests", "accuracy", "base", "oracle")
         return {
-            "layout": self.layout,
-            "seed": self.seed,
-            "set_digest": self.set_digest,
-            "digests": self.digests,
-            "accuracy": self.accuracy,
-            "base": self.base,
-            "oracle": self.oracle,
+            **{name: getattr(self, name) for name in plain},
             "break_radius": {name: self.break_radius(name) for name in self.metrics},
-            "outcomes": [
-                {
-                    "attack": outcome.attack,
-                    "detail": outcome.detail,
-                    "target": outcome.target,
-                    "values": dict(outcome.values),
-                    "gain": {name: interval(gain) for name, gain in outcome.gains.items()},
-                    "true_gain": interval(outcome.truth),
-                    "hack_gap": {name: interval(outcome.gap(name)) for name in outcome.gains},
-                    "transfer_gap": outcome.transfer_gap,
-                    "flags": dict(outcome.flags),
-                }
-                for outcome in self.outcomes
-            ],
+            "outcomes": [outcome.facts() for outcome in self.outcomes],
             "checks": [check.__dict__ for check in self.checks],
         }
 

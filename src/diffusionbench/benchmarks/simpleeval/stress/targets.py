@@ -5,22 +5,23 @@ from __future__ import annotations
 import hashlib
 import os
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import replace
+from functools import partial
 from multiprocessing import get_context
-from typing import Any, ClassVar, Final
+from typing import Any, Final
 
 import numpy as np
 import torch
 
-from diffusionbench.benchmarks.simpleeval.answers import SetAnswers, collect_answers, credit_by_cell, headline
+from diffusionbench.benchmarks.simpleeval.answers import SetAnswers, credit_by_cell, headline
 from diffusionbench.benchmarks.simpleeval.blocks import Prompt, PromptSet
 from diffusionbench.benchmarks.simpleeval.evidence import SHAPES_RULE, consensus, majority, wanted
 from diffusionbench.benchmarks.simpleeval.reading import Reading
 from diffusionbench.benchmarks.simpleeval.shapes_scorer import ShapesScorer, predictions_of, read
 from diffusionbench.benchmarks.simpleeval.stress.perturbations import to_tensor
-from diffusionbench.benchmarks.simpleeval.stress.toy_scorers import FOLDER, ToyScorer, load, tokens
+from diffusionbench.benchmarks.simpleeval.stress.toy_scorers import FOLDER, NAMES, load, tokens
 from diffusionbench.schema import file_digest
 
 BATCH: Final = 256
@@ -34,7 +35,7 @@ class Target(ABC):
         digests: SHA-256 of its weights, or thresholds and code version, by part.
     """
 
-    name: ClassVar[str]
+    name: str
     digests: Mapping[str, str]
 
     @abstractmethod
@@ -88,7 +89,7 @@ def answers_of(prompt_set: PromptSet, judged: Sequence[np.ndarray]) -> SetAnswer
     """Return the answers to one image a prompt."""
     one = replace(prompt_set, images_per_prompt=1)
     predictions = {prompt.id: [found] for prompt, found in zip(prompt_set.prompts, judged, strict=True)}
-    return collect_answers(one, predictions, SHAPES_RULE)
+    return SetAnswers(one, predictions, SHAPES_RULE)
 
 
 def right(predictions: np.ndarray, prompt: Prompt) -> np.ndarray:
@@ -100,11 +101,9 @@ def right(predictions: np.ndarray, prompt: Prompt) -> np.ndarray:
 class ToyTarget(Target):
     """A learned metric: mean score of image and prompt text; its `model` has gradients."""
 
-    model: ToyScorer
-
-    def __init__(self) -> None:
-        self.model = load(self.name)
-        self.digests = {"weights": file_digest(FOLDER / f"{self.name}.safetensors")}
+    def __init__(self, name: str) -> None:
+        self.name, self.model = name, load(name)
+        self.digests = {"weights": file_digest(FOLDER / f"{name}.safetensors")}
 
     @torch.no_grad()
     def judge(self, images: Sequence[np.ndarray], prompts: Sequence[Prompt]) -> list[float]:
@@ -125,16 +124,7 @@ class ToyTarget(Target):
         return judgement
 
 
-class ToyClipTarget(ToyTarget):
-    """Cosine of a small dual encoder."""
-
-    name = "toy_clipscore"
-
-
-class ToyVqaTarget(ToyTarget):
-    """P(yes) of a small network."""
-
-    name = "toy_vqascore"
-
-
-TARGETS: Final[dict[str, type[Target]]] = {kind.name: kind for kind in (SimpleEvalTarget, ToyClipTarget, ToyVqaTarget)}
+TARGETS: Final[dict[str, Callable[[], Target]]] = {
+    SimpleEvalTarget.name: SimpleEvalTarget,
+    **{name: partial(ToyTarget, name) for name in NAMES},
+}
