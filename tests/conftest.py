@@ -8,7 +8,7 @@ import shutil
 import sys
 from dataclasses import replace
 from pathlib import Path
-from types import ModuleType, SimpleNamespace
+from types import ModuleType
 
 import pytest
 
@@ -152,17 +152,15 @@ def network_folders(tmp_path_factory):
 @pytest.fixture
 def networks_installed(network_folders, monkeypatch):
     """Puts them where their judges look; another judge's network may have the name of one of them."""
-    from diffusionbench.judges import feature_networks, hub
+    from diffusionbench.judges import hub
 
     def own(row):
-        return replace(row, hub=(str(network_folders[row.name]),))
+        there = network_folders.get(row.name.removesuffix("_upstream"))
+        return row if there is None else replace(row, hub=(str(there),))
 
-    there = SimpleNamespace(
-        load=lambda row, *given, **options: hub.load(own(row), *given, **options),
-        check=lambda row: hub.check(own(row)),
-        weights_digest=hub.weights_digest,
-    )
-    monkeypatch.setattr(feature_networks, "hub", there)
+    load, check = hub.load, hub.check
+    monkeypatch.setattr(hub, "load", lambda row, *given, **options: load(own(row), *given, **options))
+    monkeypatch.setattr(hub, "check", lambda row, *given, **options: check(own(row), *given, **options))
 
 
 @pytest.fixture(scope="session")
@@ -204,15 +202,12 @@ def encoders_installed(monkeypatch):
     import torch
 
     from diffusionbench.benchmarks.simpleeval import open_scorer
+    from diffusionbench.judges.judge import Needs
 
     class StandIn:
         def __init__(self, spec, device="cpu"):
             self.name, self.digest = spec.name, spec.name
             self.weight = torch.randn(3 * 64, 32, generator=torch.Generator().manual_seed(len(spec.name)))
-
-        @staticmethod
-        def check(spec):
-            return None
 
         def images(self, views):
             small = [torch.nn.functional.interpolate(view[None], size=(8, 8), mode="area").flatten() for view in views]
@@ -224,7 +219,7 @@ def encoders_installed(monkeypatch):
             return torch.nn.functional.normalize(torch.stack(vectors), dim=-1)
 
     monkeypatch.setattr(open_scorer, "HubEncoder", StandIn)
-    monkeypatch.setattr(open_scorer, "require", lambda *words: None)
+    monkeypatch.setattr(open_scorer.OpenScorer, "check", classmethod(lambda kind: Needs(packages=("transformers",))))
 
 
 @pytest.fixture

@@ -11,28 +11,23 @@ from pathlib import Path
 from typing import Any
 
 from diffusionbench.judges import JUDGES
-from diffusionbench.judges.detector import SELF_TEST as COCO_SSD
-from diffusionbench.judges.efflite0 import SELF_TEST as EFFLITE0
-from diffusionbench.judges.efflite0 import patterns
+from diffusionbench.judges.network import patterns
 from diffusionbench.writing import write_atomic
 
-# Of each judge: its file, and every so many of its numbers that are kept.
-KEPT: dict[str, tuple[Path, dict[str, int]]] = {
-    "efflite0": (EFFLITE0, {"features": 20, "logits": 25}),
-    "coco_ssd": (COCO_SSD, {"scores": 20, "boxes": 79}),
-}
+# Of each judge, every so many of its numbers that are kept.
+KEPT = {"efflite0": {"features": 20, "logits": 25}, "coco_ssd": {"scores": 20, "boxes": 79}}
 
 
 def main(name: str, out: Path | None = None) -> None:
     """Judge the patterns and write the outputs."""
     judge: Any = JUDGES.load(name)()
-    place, every = KEPT[name]
+    every = KEPT[name]
     outputs = []
     for picture in patterns():
         found = judge.numbers(picture)
         outputs.append({key: [round(float(value), 8) for value in found[key][::step]] for key, step in every.items()})
     content = {"weights": JUDGES[name].sha256, "every": every, "outputs": outputs}
-    write_atomic(out or place, json.dumps(content) + "\n")
+    write_atomic(out or judge.shipped, json.dumps(content) + "\n")
 
 
 if __name__ == "__main__":

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from diffusionbench import bounds, runner
 from diffusionbench.axes import AXES
-from diffusionbench.callables import BATCH, as_source, examine, facts_of, importable, is_named, open_named, to_images
+from diffusionbench.callables import BATCH, as_source, examine, importable, is_named, open_named, to_images
 from diffusionbench.catalog import asked_metrics
 from diffusionbench.errors import RequestError
 from diffusionbench.images import Rule
@@ -145,11 +145,7 @@ def opened(
 ) -> tuple[Evaluation, ImageSource]:
     """Return an evaluation, which is not yet checked, and its images; without a count, of all of them.
 
-    Args:
-        real: the fields `reference` and `references` of the request.
-
-    Raises:
-        UserError: if something named is unknown or cannot be opened.
+    `real` holds the fields `reference` and `references` of the request.
     """
     given, called, rule = _given(source, options)
     choice, axis = _prompts(metrics, options.prompts, options.axis)
@@ -208,11 +204,15 @@ def _prompts(
 def infer_axis(metrics: Sequence[str], prompted: bool) -> str:
     """Return the axis that metrics judge by, where none was named.
 
+    Metrics that need no items, such as `rfid`, are judged by the axis that all of them belong to.
+
     Args:
         prompted: whether a prompt set was named.
     """
-    items = [METRICS[key].items for key in metrics]
-    asked = "prompts" if prompted else next((one for one in items if one in ("prompts", "originals")), "classes")
+    rows = [METRICS[key] for key in metrics]
+    asked = "prompts" if prompted else next((row.items for row in rows if row.items in ("prompts", "originals")), "")
+    if not asked:
+        asked = "originals" if rows and all(row.axis == "reconstruction" for row in rows) else "classes"
     return next(key for key, row in AXES.items() if row.asks == asked)
 
 
@@ -242,11 +242,7 @@ def _read(labels: Labels) -> Sequence[int] | None:
 
 
 def _images(given: Path | ImageSource, evaluation: Evaluation, options: Options) -> tuple[ImageSource, int]:
-    """Open a path as an evaluation needs it, by classes or by prompts; a source is there already.
-
-    Returns:
-        The source, and how many images there are to score: all that exist, or a complete evaluation of a generator.
-    """
+    """Return a source as an evaluation needs it, and how many images are to be scored without a number."""
     labels, layout = options.labels, options.layout
     if not isinstance(given, Path):
         told = {"labels": None if isinstance(given, ArraySource) else labels, "layout": layout}
@@ -255,12 +251,11 @@ def _images(given: Path | ImageSource, evaluation: Evaluation, options: Options)
                 f"{' and '.join(unused)} tells files apart, and {given.description} is none. Leave it out."
             )
         return given, evaluation.full_count if given.labels is None else len(given.labels)
-    read = _read(labels)
     kind, prompts = None if layout is None else parse_layout(layout), evaluation.prompts
     if prompts is None:
-        images = open_source(given, read, evaluation.classes, kind)
+        images = open_source(given, _read(labels), evaluation.classes, kind)
         return images, len(images.labels)
-    if read is not None:
+    if labels is not None:
         raise RequestError("labels were given, and the images are told apart by their prompts. Leave them out.")
     wanted = prompts.samples()
     return open_prompt_images(given, wanted, prompts.images_per_prompt, kind), len(wanted)
@@ -286,7 +281,8 @@ def noted(record: Record, notes: list[str]) -> Record:
 
 def _generator(given: Path | ImageSource, rule: Rule | None, options: Options) -> dict[str, Any]:
     """Return the fields of a request about how the images are made: those given, and what only the source knows."""
-    facts = {} if isinstance(given, Path) else facts_of(given)
+    # What only a source knows, such as its sampler.
+    facts: Mapping[str, Any] = getattr(given, "facts", {})
     guidance, classes = options.guidance, options.classes
     for name, value in (("guidance", guidance), ("quantisation", rule)):
         if value is not None and "sampling" in facts:

@@ -7,7 +7,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from typing import Literal
+from typing import Final, Literal
 
 from diffusionbench import provenance
 from diffusionbench.imagesets import ImageSet, StoredImage, images_digest
@@ -25,10 +25,14 @@ from diffusionbench.record import (
     record_id,
     worst,
 )
-from diffusionbench.request import REPEAT_LIMIT, Evaluation, judge_order
+from diffusionbench.request import Evaluation, judge_order
 from diffusionbench.sample import Sample, items_digest
 from diffusionbench.schema import canonical_json
 from diffusionbench.stats import Estimate
+
+# Grey levels of mean absolute difference up to which two images count as the same: a function that exceeds them between
+# two images of one sample is not deterministic.
+REPEAT_LIMIT: Final = 2.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -106,11 +110,7 @@ def assemble(evaluation: Evaluation, images: ImageSet, found: Findings) -> Recor
 def _values(
     evaluation: Evaluation, found: Findings, estimates: Mapping[str, Estimate], unreadable: int | None = None
 ) -> dict[str, Value]:
-    """Return values by key, with the numbers that some metrics put beside their own.
-
-    Args:
-        unreadable: images that could not be read; None for real images, of which the generator gives nothing away.
-    """
+    """Return values by key, with the numbers beside them; `unreadable` images are None where all are real."""
     values: dict[str, Value] = {}
     for key, estimate in estimates.items():
         spec = evaluation.metrics[key]

@@ -61,6 +61,8 @@ def judge_facts(row: JudgeSpec, anywhere: bool = False) -> dict[str, Any]:
     wants = [*_wants(row, anywhere)]
     asks = row.output == "rows" and row.example is None
     tested = "none" if asks or row.uses or row.pairs else "shapes, range and batches only"
+    if row.example:
+        tested = "shapes, range, batches, and plain colours told apart"
     return {
         "title": row.title,
         "present": all(here for *_, here in wants),

@@ -9,7 +9,7 @@ import re
 import sys
 import traceback
 import uuid
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Final, Literal
 
 import numpy as np
@@ -19,7 +19,7 @@ from torch import Tensor
 from diffusionbench.errors import DataError, RequestError, RunError, UserError, lacking
 from diffusionbench.images import Rule, as_rgb, to_uint8
 from diffusionbench.registry import nearest
-from diffusionbench.request import REPEAT_LIMIT, Evaluation
+from diffusionbench.request import Evaluation
 from diffusionbench.sample import Sample
 from diffusionbench.schema import digest
 from diffusionbench.shown import clipped, first_line, printable
@@ -80,16 +80,8 @@ class CallableSource:
         self.floats: bool | None = None
         self.difference: float | None = None
 
-    @property
-    def deterministic(self) -> bool | None:
-        """Whether it makes the same images again, alone as in a batch; None before `repeat`."""
-        return None if self.difference is None else self.difference <= REPEAT_LIMIT
-
     def check(self, samples: Sequence[Sample], judged_by: Sequence[str] = ()) -> None:
-        """Check that the function takes what the samples ask for.
-
-        Args:
-            judged_by: "classes" or "prompts" for each metric that judges images by them.
+        """Check that the function takes what the samples ask for, and by what ("classes", "prompts") they are judged.
 
         Raises:
             RequestError: if it takes classes and prompts are asked for, or the other way round, or neither is known.
@@ -167,11 +159,7 @@ class CallableSource:
         return returned
 
     def repeat(self, samples: Sequence[Sample]) -> None:
-        """Make the first two samples twice, in a batch and each alone, and note how far the images are apart.
-
-        Raises:
-            DataError, RunError: as `images`.
-        """
+        """Make the first two samples twice, in a batch and each alone, and note how far the images are apart."""
         pair = samples[:2]
         together = self.images(pair)
         alone = np.concatenate([self.images([sample]) for sample in pair])
@@ -346,11 +334,6 @@ def as_source(
     if hasattr(found, "images") and hasattr(found, "digest"):
         return found  # type: ignore[return-value]
     return CallableSource(found, name, batch, version, rule)
-
-
-def facts_of(source: ImageSource | None) -> Mapping[str, Any]:
-    """Return the fields of a request that only a source knows, such as its sampler, as its attribute `facts`."""
-    return getattr(source, "facts", {})
 
 
 def examine(evaluation: Evaluation, source: ImageSource) -> Evaluation:

@@ -71,7 +71,7 @@ def metric_info(key: str) -> MetricSpec:
     if key.startswith("epochs_to_"):
         metric, _, value = key.removeprefix("epochs_to_").partition("@")
         title = f"Epochs to {metric_info(metric).title} {value}"
-        about = "passes over the training set until the first evaluation that is at least as good"
+        about = "passes over the training set until the first evaluation during training that is at least as good"
         return MetricSpec(key=key, title=title, higher_is_better=False, low=0, unit="epochs", about=about)
     for prefix, whole in (_WHOLES | _PARTS).items():
         if key.startswith(prefix):

@@ -68,6 +68,25 @@ class _Place(NamedTuple):
     row: int
 
 
+class ArrayRow(dict[str, np.ndarray]):
+    """What a judge of arrays made of one image: arrays [1, ...] by name."""
+
+
+def split(evidence: Evidence) -> list[Any]:
+    """Return the rows of evidence, each an `ArrayRow` or what the judge said of an image."""
+    if not isinstance(evidence, Mapping):
+        return list(evidence)
+    count = len(next(iter(evidence.values())))
+    return [ArrayRow({name: array[row : row + 1] for name, array in evidence.items()}) for row in range(count)]
+
+
+def join(rows: Sequence[Any]) -> Evidence:
+    """Return rows as evidence: `split` undone."""
+    if not isinstance(rows[0], ArrayRow):
+        return list(rows)
+    return {name: np.concatenate([row[name] for row in rows]) for name in rows[0]}
+
+
 def question_digest(questions: Sequence[str]) -> str:
     """Return the second part of a row's key."""
     return digest(list(questions)) if questions else ""
@@ -80,6 +99,8 @@ class EvidenceStore:
         self.folder = folder
         self._keep = keep
         self._places: dict[str, dict[Key, _Place]] = {}
+        # Rows that are in memory alone, with the judge and its self-test.
+        self._held: dict[str, tuple[JudgeFacts, str | None, dict[Key, Any]]] = {}
         self._opened: OrderedDict[tuple[str, str], Mapping[str, np.ndarray] | list[bytes]] = OrderedDict()
 
     def keeps(self, row: JudgeSpec) -> bool:
@@ -98,8 +119,8 @@ class EvidenceStore:
 
     def known(self, judge: JudgeFacts, keys: Sequence[Key]) -> list[bool]:
         """Return which rows are here."""
-        places = self._index(judge)
-        return [key in places for key in keys]
+        places, held = self._index(judge), self._held_rows(judge)
+        return [key in places or key in held for key in keys]
 
     def read(self, judge: JudgeFacts, keys: Sequence[Key]) -> Evidence:
         """Return rows that are here, in the order asked for.
@@ -107,13 +128,28 @@ class EvidenceStore:
         Raises:
             KeyError: if one is not here.
         """
-        places = [self._index(judge)[key] for key in keys]
-        opened: dict[str, Any] = {place.chunk: self._open(judge, place.chunk) for place in places}
-        if isinstance(opened[places[0].chunk], list):
-            rows = [parse_json(opened[chunk][row]) for chunk, row in places]
-            return [Unjudged(row["unjudged"]) if "unjudged" in row else row["row"] for row in rows]
-        names = opened[places[0].chunk]
-        return {name: np.stack([opened[chunk][name][row] for chunk, row in places]) for name in names}
+        places, held = self._index(judge), self._held_rows(judge)
+        return join([held[key] if key in held else self._stored(judge, places[key]) for key in keys])
+
+    def hold(self, judge: JudgeFacts, keys: Sequence[Key], evidence: Evidence, self_test: str | None = None) -> None:
+        """Take the evidence of some rows into memory, until `flush` keeps it."""
+        self._held.setdefault(judge.key, (judge, self_test, {}))[2].update(zip(keys, split(evidence), strict=True))
+
+    def flush(self) -> None:
+        """Keep what is held, one chunk for each judge."""
+        held, self._held = self._held, {}
+        for judge, self_test, rows in held.values():
+            self.add(judge, [*rows], join([*rows.values()]), self_test)
+
+    def _held_rows(self, judge: JudgeFacts) -> Mapping[Key, Any]:
+        return self._held[judge.key][2] if judge.key in self._held else {}
+
+    def _stored(self, judge: JudgeFacts, place: _Place) -> Any:
+        opened = self._open(judge, place.chunk)
+        if not isinstance(opened, list):
+            return ArrayRow({name: array[place.row : place.row + 1] for name, array in opened.items()})
+        row = parse_json(opened[place.row])
+        return Unjudged(row["unjudged"]) if "unjudged" in row else row["row"]
 
     def add(self, judge: JudgeFacts, keys: Sequence[Key], evidence: Evidence, self_test: str | None = None) -> None:
         """Keep the evidence of some rows as one chunk.
@@ -187,9 +223,12 @@ class EvidenceStore:
         place = (judge.key, name)
         if place not in self._opened:
             folder = self._folder(judge)
-            lines = folder / f"{name}.jsonl"
+            lines, arrays = folder / f"{name}.jsonl", sorted(folder.glob(f"{name}.*.npy"))
             try:
-                self._opened[place] = lines.read_bytes().splitlines() if lines.exists() else _arrays(folder, name)
+                if lines.exists():
+                    self._opened[place] = lines.read_bytes().splitlines()
+                else:
+                    self._opened[place] = {path.name.split(".")[1]: np.load(path, mmap_mode="r") for path in arrays}
             except (OSError, ValueError) as error:
                 raise DataError(
                     f"evidence {folder / name} was damaged while it was in use ({first_line(error)}). Run the same "
@@ -209,11 +248,6 @@ def copy_files(source: Path, target: Path, name: str) -> None:
         shutil.copystat(file, target / file.name)
 
 
-def _arrays(folder: Path, name: str) -> dict[str, np.ndarray]:
-    paths = sorted(folder.glob(f"{name}.*.npy"))
-    return {path.name.split(".")[1]: np.load(path, mmap_mode="r", allow_pickle=False) for path in paths}
-
-
 def _files(judge: str, evidence: Evidence) -> dict[str, bytes]:
     """Return the content of a chunk's files by the ending of their names."""
     if isinstance(evidence, Mapping):
@@ -227,10 +261,7 @@ def _files(judge: str, evidence: Evidence) -> dict[str, bytes]:
 
 
 def line_of(judge: str, row: Mapping[str, Any] | Unjudged, about: Mapping[str, Any] | None = None) -> str:
-    """Return a row of evidence as a line of JSON, from which an equal row is read back.
-
-    Args:
-        about: what stands before it in the line, by name.
+    """Return a row of evidence, behind what is `about` it, as a line of JSON from which an equal row is read back.
 
     Raises:
         RequestError: if there is none.

@@ -81,12 +81,7 @@ class LeftOut:
         self.found: dict[str, tuple[int, str]] = {}
 
     def add(self, reason: str, name: str, count: int = 1) -> None:
-        """Count what is left out.
-
-        Args:
-            reason: what it is, in the plural, such as "files that are no images".
-            name: the (first) one's.
-        """
+        """Count what is left out for a reason, such as "files that are no images", with the name of the first."""
         before, first = self.found.get(reason, (0, printable(name)))
         self.found[reason] = (before + count, first)
 
@@ -99,7 +94,7 @@ class LeftOut:
 
 
 def walk_files(
-    folder: Path, left_out: LeftOut, prefix: str = "", above: tuple[tuple[int, int], ...] = ()
+    folder: Path, left_out: LeftOut, prefix: str = "", above: tuple[str, ...] = ()
 ) -> Iterator[tuple[str, int]]:
     """Give all files below a folder one by one, as name relative to it, with "/", and bytes; in natural order.
 
@@ -108,17 +103,19 @@ def walk_files(
 
     Args:
         left_out: counts what is not listed.
-        prefix, above: of a folder further down, its name and the folders that hold it.
+        prefix, above: of a folder further down, its name and the real paths of those that hold it.
 
     Raises:
         DataError: if a folder cannot be read.
     """
-    above = above or (_identity(folder),)
+    above = above or (os.path.realpath(folder),)
     try:
         with os.scandir(folder) as opened:
             entries = sorted(opened, key=lambda entry: natural_key(entry.name))
     except OSError as error:
-        raise _unreadable(folder, error) from None
+        raise DataError(
+            f"cannot read folder {printable(str(folder))}: {error.strerror}. Correct its permissions."
+        ) from None
     for entry in entries:
         name = prefix + entry.name
         try:
@@ -129,13 +126,13 @@ def walk_files(
         if is_hidden(entry.name):
             left_out.add("hidden entries", name)
         elif is_folder:
-            identity = _identity(Path(entry.path))
-            if identity in above:
+            real = os.path.realpath(entry.path)
+            if real in above:
                 left_out.add("links to a folder above", name)
             elif len(above) == MAX_LEVELS:
                 left_out.add(f"folders more than {MAX_LEVELS} levels down", name)
             else:
-                yield from walk_files(Path(entry.path), left_out, f"{name}/", (*above, identity))
+                yield from walk_files(Path(entry.path), left_out, f"{name}/", (*above, real))
         elif is_file:
             yield name, entry.stat().st_size
         elif not os.path.exists(entry.path):
@@ -149,23 +146,8 @@ def list_files(folder: Path, left_out: LeftOut) -> dict[str, int]:
     return dict(walk_files(folder, left_out))
 
 
-def _identity(folder: Path) -> tuple[int, int]:
-    try:
-        stat = folder.stat()
-    except OSError as error:
-        raise _unreadable(folder, error) from None
-    return stat.st_dev, stat.st_ino
-
-
-def _unreadable(folder: Path, error: OSError) -> DataError:
-    return DataError(f"cannot read folder {printable(str(folder))}: {error.strerror}. Correct its permissions.")
-
-
 def list_images(folder: Path, left_out: LeftOut, also: tuple[str, ...] = ()) -> dict[str, int]:
-    """List the images below a folder, as `list_files` does, and count the other files as left out.
-
-    Args:
-        also: lower-case endings of other files to list.
+    """List the images below a folder, and files with other endings (lower-case `also`); the rest is left out.
 
     Raises:
         DataError: if a folder cannot be read, or a link leads to nothing and may have been a folder of images.
@@ -308,11 +290,7 @@ def are_folder_names(classes: Sequence[str]) -> bool:
 
 
 def number_classes(names: Iterable[str], known: Sequence[str] | None = None) -> tuple[dict[str, int], list[str]]:
-    """Number classes by the names of a reference, else in natural order.
-
-    Args:
-        names: folder names of the classes, in any order, repeated or not.
-        known: the reference's class names in the order of their numbers, or None where it has none.
+    """Number the class folders `names` by the names of a reference in their order, else in natural order.
 
     Returns:
         Name -> number, and the names that `known` lacks in natural order; where there is any, all are numbered in
@@ -334,9 +312,6 @@ def number_classes(names: Iterable[str], known: Sequence[str] | None = None) -> 
 
 def read_lines(path: Path, what: str) -> list[str]:
     """Read the lines of a UTF-8 text file, with or without a byte order mark, ended by LF, CR LF or CR.
-
-    Args:
-        what: names the file in messages, such as "prompt file".
 
     Raises:
         DataError: if it is no file of at most 64 MiB, cannot be read, is in another encoding, or holds NUL characters.

@@ -126,7 +126,6 @@ class ImageStream:
         self._unreadable: dict[int, str] = {}
 
     def batches(self, count: int) -> Iterator[tuple[list[Sample], np.ndarray]]:
-        """See `ImageSet`."""
         self._entries, self._unreadable = [], {}
         size = self._source.preferred_batch
         for start in range(0, count, size):
@@ -137,11 +136,9 @@ class ImageStream:
                 yield samples, images
 
     def entries(self, count: int) -> list[StoredImage]:
-        """See `ImageSet`."""
         return self._entries[:count]
 
     def unreadable(self, count: int) -> dict[int, str]:
-        """See `ImageSet`."""
         return {sample: fault for sample, fault in self._unreadable.items() if sample < count}
 
     def seconds(self) -> float:

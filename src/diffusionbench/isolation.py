@@ -163,7 +163,10 @@ class _Side:
             elif field.startswith("references."):
                 given = {name: getattr(wanted.with_metrics((key,)), name) for name in names}
             else:
-                self._check_judge(field.removeprefix("judges."))
+                judge = field.removeprefix("judges.")
+                wants = self.other.protocol.judges.get(judge)
+                if wants is None or JUDGES.load(judge)(self.device).digest != wants.digest:
+                    raise DataError(f"judge '{judge}' is another one here than the other record's")
         if "count" in fields or any(field.startswith("judges.") for field in fields):
             images = _Images(self.store, self.own.protocol.count or 0, changes["count"])
         evaluation = Evaluation(request.with_metrics((key,), **given).model_copy(update=changes))
@@ -187,8 +190,3 @@ class _Side:
         if wanted is None or held is None or wanted > held:
             raise DataError(f"the {self.name} record has {held} images, fewer than {wanted}")
         return wanted
-
-    def _check_judge(self, name: str) -> None:
-        stated = self.other.protocol.judges.get(name)
-        if stated is None or JUDGES.load(name)(self.device).digest != stated.digest:
-            raise DataError(f"judge '{name}' is another one here than the other record's")

@@ -12,7 +12,7 @@ from typing import Any, Final, NamedTuple
 import numpy as np
 
 from diffusionbench.errors import DataError, RequestError
-from diffusionbench.evidence import EvidenceStore, Key, line_of, question_digest
+from diffusionbench.evidence import EvidenceStore, Key, join, line_of, question_digest, split
 from diffusionbench.imagesets import ImageSet
 from diffusionbench.judges import JUDGES, JudgeSpec
 from diffusionbench.judges.deferred import DeferredJudge
@@ -72,23 +72,6 @@ class EvidenceRows:
         return {f"{name}.jsonl": "".join(f"{line}\n" for line in lines) for name, lines in self._lines.items()}
 
 
-class _Unkept:
-    """Evidence of a judge that is not kept yet: each key once, in the order in which it was judged."""
-
-    def __init__(self) -> None:
-        self.parts: list[Evidence] = []
-        self.places: dict[Key, tuple[int, int]] = {}
-
-    def add(self, keys: Sequence[Key], evidence: Evidence) -> None:
-        """Take what a judge made of some images, none of which is here."""
-        self.places |= {key: (len(self.parts), row) for row, key in enumerate(keys)}
-        self.parts.append(evidence)
-
-    def read(self, keys: Sequence[Key]) -> Evidence:
-        """Return rows that are here, in the order asked for."""
-        return _joined([_rows(self.parts[part], [row]) for part, row in map(self.places.__getitem__, keys)])
-
-
 class JudgingPass:
     """Judges image sets under one protocol, and scores them: each judge sees each image once.
 
@@ -113,7 +96,6 @@ class JudgingPass:
         self._evidence = evidence or EvidenceStore(None)
         self.judges = self._deferred(())
         self.judged: Counter[str] = Counter()
-        self._pending: dict[str, _Unkept] = {}
 
     def _deferred(self, anew: Collection[str]) -> dict[str, DeferredJudge]:
         """Return the judges, those named without what evidence says of them."""
@@ -127,10 +109,7 @@ class JudgingPass:
         return judges
 
     def load(self, images: ImageStore | None = None, samples: Sequence[Sample] = ()) -> None:
-        """Load and test the judges that have to judge; evidence of others of the same name is left aside.
-
-        Args:
-            images: where given, a judge is left alone that has judged all of the samples' images.
+        """Load and test the judges that have not judged all of these images; evidence of others is left aside.
 
         Raises:
             RunError: if a self-test fails.
@@ -174,7 +153,7 @@ class JudgingPass:
                 for name in names:
                     evidence(name)
         finally:
-            self._keep_pending()
+            self._evidence.flush()
 
     def __call__(
         self,
@@ -186,8 +165,7 @@ class JudgingPass:
     ) -> tuple[dict[str, Estimate], int]:
         """Return estimates of some of the metrics over a set's first `count` images, and how many were readable.
 
-        Args:
-            said: takes what judges said of each image, where their output is rows.
+        What judges of rows say of each image goes to `said`.
         """
         metrics = self._metrics(specs, count)
         names = sorted({name for spec in specs.values() for name in spec.judges})
@@ -204,7 +182,7 @@ class JudgingPass:
                     said.add(batch, {name: one for name, one in found.items() if not isinstance(one, Mapping)})
         finally:
             # Also where something fails: what was judged is kept.
-            self._keep_pending()
+            self._evidence.flush()
         self._check_number(specs, images, seen, count)
         return {key: metric.compute() for key, metric in metrics.items()}, seen
 
@@ -234,7 +212,7 @@ class JudgingPass:
         done, block, started = 0, 0, time.monotonic()
         for batch in batches:
             if batch.samples[0].id // BLOCK != block or time.monotonic() - started > _LATEST:
-                self._keep_pending()
+                self._evidence.flush()
                 block, started = batch.samples[0].id // BLOCK, time.monotonic()
             if batch.pixels is not None:
                 self.evaluation.check_size((batch.pixels.shape[1], batch.pixels.shape[2]))
@@ -252,29 +230,21 @@ class JudgingPass:
         """
         if name in found:
             return found[name]
-        judge = self.judges[name]
+        judge, every = self.judges[name], range(len(batch.samples))
         keys = self._keys(judge, batch)
         if keys is None:
-            found[name] = self._judged(judge, batch, found, range(len(batch.samples)))
+            found[name] = self._judged(judge, batch, found, every)
             return found[name]
-        pending = self._pending.setdefault(name, _Unkept())
         known = self._evidence.known(judge.facts, keys)
-        absent: dict[Key, int] = {}
-        for row, (key, there) in enumerate(zip(keys, known, strict=True)):
-            if not there and key not in pending.places:
-                absent.setdefault(key, row)
+        # The first row of each key.
+        absent = {keys[row]: row for row in reversed(every) if not known[row]}
         if absent:
             if self._evidence.folder is not None and not self.judged[name]:
                 check_place(self._evidence.folder, "folder")
-            pending.add([*absent], self._judged(judge, batch, found, [*absent.values()]))
-        new = [key for key, there in zip(keys, known, strict=True) if not there]
-        if len(absent) == len(keys):
-            found[name] = pending.parts[-1]
-        elif len(new) == len(keys):
-            found[name] = pending.read(new)
-        else:
-            old = self._evidence.read(judge.facts, [key for key, there in zip(keys, known, strict=True) if there])
-            found[name] = _woven(known, old, pending.read(new)) if new else old
+            rows = sorted(absent.values())
+            new = self._judged(judge, batch, found, rows)
+            self._evidence.hold(judge.facts, [keys[row] for row in rows], new, judge.tested)
+        found[name] = self._evidence.read(judge.facts, keys)
         return found[name]
 
     def _judged(
@@ -282,7 +252,10 @@ class JudgingPass:
     ) -> Evidence:
         """Let a judge look at some images of a batch."""
         assert batch.pixels is not None
-        given = {other: _rows(self._of(batch, found, other), rows) for other in judge.spec.uses}
+        given = {}
+        for other in judge.spec.uses:
+            every = split(self._of(batch, found, other))
+            given[other] = join([every[row] for row in rows])
         pixels = batch.pixels if len(rows) == len(batch.samples) else batch.pixels[rows]
         self.judged[judge.name] += len(rows)
         with in_float32():
@@ -301,13 +274,6 @@ class JudgingPass:
         judge = self.judges[name]
         keys = self._keys(judge, batch)
         return keys is not None and judge.is_known and all(self._evidence.known(judge.facts, keys))
-
-    def _keep_pending(self) -> None:
-        pending, self._pending = self._pending, {}
-        for name, one in pending.items():
-            if one.parts:
-                judge = self.judges[name]
-                self._evidence.add(judge.facts, [*one.places], _joined(one.parts), judge.tested)
 
     def _batches(self, images: ImageSet, count: int, names: Sequence[str]) -> Iterator[ImageBatch]:
         if isinstance(images, ImageStore):
@@ -384,27 +350,3 @@ def _matching(batch: ImageBatch, samples: Sequence[Sample], pixels: np.ndarray) 
 
 def _hashes(pixels: np.ndarray) -> list[str]:
     return [hashlib.sha256(image.tobytes()).hexdigest() for image in pixels]
-
-
-def _rows(evidence: Evidence, rows: Sequence[int]) -> Evidence:
-    """Return some rows of a batch's evidence."""
-    if isinstance(evidence, Mapping):
-        return {name: array[rows] for name, array in evidence.items()}
-    return [evidence[row] for row in rows]
-
-
-def _joined(parts: Sequence[Evidence]) -> Evidence:
-    """Return the evidence of several batches as one."""
-    first = parts[0]
-    every: Any = parts
-    if isinstance(first, Mapping):
-        return {name: np.concatenate([part[name] for part in every]) for name in first}
-    return [row for part in every for row in part]
-
-
-def _woven(known: Sequence[bool], old: Evidence, new: Evidence) -> Evidence:
-    """Return rows that were read and rows that were judged in their common order."""
-    both = _joined([old, new])
-    # Where each row of the batch stands in `both`.
-    order = np.argsort(np.argsort(~np.array(known), kind="stable"), kind="stable").tolist()
-    return _rows(both, order)

@@ -38,11 +38,7 @@ _BY_NAME: Final = (FOLDER, Layout("geneval"), FLAT)
 
 
 def parse_layout(text: str) -> Layout:
-    """Return the layout of a name such as "geneval" or "grid:2x2".
-
-    Raises:
-        RequestError: if there is none.
-    """
+    """Return the layout of a name such as "geneval" or "grid:2x2"; a RequestError says that there is none."""
     if grid := _GRID.fullmatch(text):
         return Layout("grid", (int(grid[1]), int(grid[2])))
     if text not in LAYOUTS or ":" in text:
@@ -126,23 +122,3 @@ def choose_layout(where: str, names: Names, samples: Sequence[Sample], per_item:
 
 def _number(layout: Layout, names: Names, samples: Sequence[Sample], per_item: int) -> int:
     return sum(names.find(locate(layout, sample, per_item)[0]) is not None for sample in samples)
-
-
-def check_grid(layout: Layout, per_item: int) -> None:
-    """Refuse a grid whose tiles are not the images of an item.
-
-    Raises:
-        RequestError: naming both numbers.
-    """
-    tiles = per_item if layout.grid is None else layout.grid[0] * layout.grid[1]
-    if tiles != per_item:
-        raise RequestError(
-            f"layout {layout} holds {tiles} images a file, and the set asks for {per_item} of each prompt. Choose the "
-            "grid that was made, or another layout of the set."
-        )
-
-
-def wanted_files(layout: Layout, names: Names, samples: Sequence[Sample], per_item: int) -> list[str]:
-    """Return the files of some samples that are there, in the samples' order, each once."""
-    found = (names.find(locate(layout, sample, per_item)[0]) for sample in samples)
-    return list(dict.fromkeys(file for file in found if file is not None))

@@ -54,12 +54,7 @@ def read_small(path: Path, most: int = SMALL) -> bytes:
 
 
 def parse_json(content: bytes | str) -> Any:
-    """Return the value of a JSON text of at most `LEVELS` levels.
-
-    Raises:
-        TooDeepError: if it has more.
-        ValueError: if it is no JSON or no text.
-    """
+    """Return the value of a JSON text of at most `LEVELS` levels; a ValueError says that it has more, or is none."""
     try:
         value = json.loads(content)
     except RecursionError:
@@ -76,11 +71,8 @@ def parse_json(content: bytes | str) -> Any:
 def reads_extra(read: Callable[P, T]) -> Callable[P, T]:
     """Turn what a reader of `extra` ends in, where that is not what a metric wrote, into one sentence.
 
-    Args:
-        read: its first argument is the path of a record.
-
     Raises:
-        RequestError: from the function that is given back, naming the path and what was missing or of another kind.
+        RequestError: from the function, naming its first argument, a record's path, and what was missing.
     """
 
     @wraps(read)

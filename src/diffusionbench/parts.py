@@ -66,23 +66,10 @@ def regrouped(
     batches: Iterator[tuple[list[Sample], np.ndarray]], size: int
 ) -> Iterator[tuple[list[Sample], np.ndarray]]:
     """Give the same samples of rising ids with their images [B, H, W, 3] in the batches of `in_batches`."""
-    samples: list[Sample] = []
-    images: list[np.ndarray] = []
-
-    def ready() -> tuple[list[Sample], np.ndarray]:
-        return list(samples), images[0] if len(images) == 1 else np.concatenate(images)
-
-    for some, pixels in batches:
-        start = 0
-        for group in in_batches(some, size):
-            if samples and batch_of(samples[0].id, size) != batch_of(group[0].id, size):
-                yield ready()
-                samples, images = [], []
-            samples += group
-            images.append(pixels[start : start + len(group)])
-            start += len(group)
-    if samples:
-        yield ready()
+    pairs = ((sample, image) for some, pixels in batches for sample, image in zip(some, pixels, strict=True))
+    for _, group in groupby(pairs, key=lambda pair: batch_of(pair[0].id, size)):
+        samples, images = zip(*group, strict=True)
+        yield list(samples), np.stack(images)
 
 
 def find_store(folder: Path) -> ImageStore:

@@ -7,10 +7,9 @@ import stat
 import tarfile
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Iterable
 from functools import cached_property, lru_cache
 from pathlib import Path
-from typing import Annotated, Final, NamedTuple, Protocol
+from typing import Annotated, Final, NamedTuple
 
 import numpy as np
 from pydantic import BeforeValidator, PlainSerializer
@@ -69,11 +68,7 @@ class FileFacts(Strict):
 
 
 def facts_of(path: Path) -> FileFacts:
-    """Return the facts of a regular file.
-
-    Raises:
-        OSError: if there is none, or it cannot be read.
-    """
+    """Return the facts of a regular file; an OSError says that there is none."""
     found = path.stat()
     is_settled = time.time_ns() - found.st_mtime_ns > _RECENT
     sha256 = (_sha256 if is_settled else _sha256.__wrapped__)(path, found.st_size, found.st_mtime_ns)
@@ -96,15 +91,12 @@ def is_unchanged(path: Path, facts: FileFacts) -> bool:
         return False
 
 
-class ImageReader(Protocol):
-    """Reads the images below a root.
-
-    Attributes:
-        root: folder, .tar or .npz.
-    """
+class ImageReader(ABC):
+    """Reads the images below a root: a folder, .tar or .npz."""
 
     root: Path
 
+    @abstractmethod
     def pixels(self, place: ImagePlace) -> np.ndarray:
         """Return an image, uint8 [H, W, 3].
 
@@ -112,20 +104,17 @@ class ImageReader(Protocol):
             UnreadableImage: if it is missing or cannot be decoded.
             DataError: if it has transparency, more than 8 bits a channel, or does not divide into tiles.
         """
-        ...
 
     def file(self, place: ImagePlace) -> str:
         """Return the file below the root that holds an image; "" is the root itself."""
-        ...
+        return ""
 
 
-class PlacedFiles(ABC):
+class PlacedFiles(ImageReader):
     """Image files by name, each a picture or a `grid` (rows, columns) of them."""
 
-    root: Path
-
-    def __init__(self, grid: tuple[int, int] | None = None) -> None:
-        self.grid = grid
+    def __init__(self, root: Path, grid: tuple[int, int] | None = None) -> None:
+        self.root, self.grid = root, grid
         self._last: tuple[str, np.ndarray] | None = None
 
     @abstractmethod
@@ -134,11 +123,7 @@ class PlacedFiles(ABC):
 
     @abstractmethod
     def content(self, name: str, most: int = MOST_BYTES) -> bytes:
-        """Return the first bytes of an image file, by default all.
-
-        Raises:
-            UnreadableImage: if it is missing or cannot be read.
-        """
+        """Return the first bytes of an image file, by default all; `UnreadableImage` where it cannot be read."""
 
     def shown(self, name: str) -> str:
         """Return what messages call an image."""
@@ -152,7 +137,6 @@ class PlacedFiles(ABC):
             return None
 
     def pixels(self, place: ImagePlace) -> np.ndarray:
-        """See `ImageReader`."""
         if place.row is None or self.grid is None:
             return self._decoded(place.file)
         # The tiles of one file follow each other.
@@ -175,20 +159,13 @@ class PlacedFiles(ABC):
 class FolderReader(PlacedFiles):
     """Image files below a folder."""
 
-    def __init__(self, root: Path, grid: tuple[int, int] | None = None) -> None:
-        super().__init__(grid)
-        self.root = root
-
     def names(self, left_out: LeftOut) -> dict[str, int]:
-        """See `PlacedFiles`; raises as `list_images`."""
         return list_images(self.root, left_out)
 
     def file(self, place: ImagePlace) -> str:
-        """See `ImageReader`."""
         return place.file
 
     def content(self, name: str, most: int = MOST_BYTES) -> bytes:
-        """See `PlacedFiles`."""
         path = self.root / name
         try:
             # A pipe without a writer is not waited for.
@@ -210,8 +187,7 @@ class TarReader(PlacedFiles):
         Raises:
             DataError: if it is no such archive, or holds two images of one name.
         """
-        super().__init__(grid)
-        self.root = root
+        super().__init__(root, grid)
         self._others: list[tuple[str, str]] = []
         self._members: dict[str, tuple[int, int]] = {}
         try:
@@ -245,14 +221,9 @@ class TarReader(PlacedFiles):
             self._members[name] = (member.offset_data, member.size)
 
     def names(self, left_out: LeftOut) -> dict[str, int]:
-        """See `PlacedFiles`."""
         for reason, name in self._others:
             left_out.add(reason, name)
         return {name: self._members[name][1] for name in sorted(self._members, key=natural_key)}
-
-    def file(self, place: ImagePlace) -> str:
-        """See `ImageReader`."""
-        return ""
 
     @cached_property
     def _handle(self) -> int:
@@ -263,7 +234,6 @@ class TarReader(PlacedFiles):
             os.close(self._handle)
 
     def content(self, name: str, most: int = MOST_BYTES) -> bytes:
-        """See `PlacedFiles`."""
         if name not in self._members:
             raise UnreadableImage(f"{self.shown(name)} is missing")
         start, size = self._members[name]
@@ -276,7 +246,7 @@ class TarReader(PlacedFiles):
         return data
 
 
-class RowReader:
+class RowReader(ImageReader):
     """Images uint8 [N, H, W, 3] of an .npz, each read where it stands: 10 GB of them need no 10 GB of memory.
 
     Attributes:
@@ -304,12 +274,7 @@ class RowReader:
             )
         self._start = self._file.tell()
 
-    def file(self, place: ImagePlace) -> str:
-        """See `ImageReader`."""
-        return ""
-
     def pixels(self, place: ImagePlace) -> np.ndarray:
-        """See `ImageReader`; fastest where rows rise."""
         row = place.row or 0
         if row >= self.count:
             raise UnreadableImage(f"image {row} of {printable(str(self.root))} is missing: it holds {self.count:,}")
@@ -347,8 +312,3 @@ class Given(Strict):
 def open_files(root: Path, grid: tuple[int, int] | None = None) -> FolderReader | TarReader:
     """Return the reader of a folder or .tar."""
     return FolderReader(root, grid) if root.is_dir() else TarReader(root, grid)
-
-
-def facts_by_file(reader: ImageReader, places: Iterable[ImagePlace]) -> dict[str, FileFacts]:
-    """Return the facts of the files that hold some images, by name below the root."""
-    return {name: facts_of(reader.root / name) for name in dict.fromkeys(map(reader.file, places))}

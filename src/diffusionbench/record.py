@@ -291,11 +291,7 @@ class Record(Strict):
 
 
 def check_record_place(path: Path) -> None:
-    """Check that a record may be written to a file, before the work is done.
-
-    Raises:
-        RequestError: if it cannot be written there, or a file that is no record would be lost.
-    """
+    """Check that a record may be written to a file, before the work is done; raises as `Record.save`."""
     check_place(path)
     check_gives_way(path, MARK.format(kind="measured"))
 
@@ -337,10 +333,7 @@ def evidence_folder(record: Record, path: Path) -> Path:
 
 
 def attachment(record: Record, path: Path, name: str) -> bytes | None:
-    """Return an attachment of a record, or None where it names none or the file is not beside it.
-
-    Args:
-        path: the record's file.
+    """Return an attachment of the record in a file, or None where it names none or the attachment is not beside it.
 
     Raises:
         DataError: if it does not have the hash that the record states, or cannot be read.
@@ -367,10 +360,7 @@ def attachment(record: Record, path: Path, name: str) -> bytes | None:
 
 
 def with_attachments(record: Record, path: Path) -> Record:
-    """Return a record that holds its long attachments itself, so that it can be saved elsewhere.
-
-    Args:
-        path: the record's file. What is not beside it stays out.
+    """Return the record in a file with the long attachments that lie beside it, so that it can be saved elsewhere.
 
     Raises:
         DataError: if an attachment does not have its hash, or is no text.

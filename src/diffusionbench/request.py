@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from copy import copy
+from functools import cache
 from typing import Any, Final, Literal
 
 from pydantic import Field, field_validator
@@ -28,9 +29,6 @@ from diffusionbench.source import ImageSource, exists_already, image_keys
 
 # Enough of the label order to tell two orders apart: every class of ImageNet appears.
 _ORDER: Final = 1000
-# Grey levels of mean absolute difference up to which two images count as the same: a function that exceeds them between
-# two images of one sample is not deterministic.
-REPEAT_LIMIT: Final = 2.0
 
 
 class Sampling(Strict):
@@ -149,11 +147,7 @@ def check_metric_axis(axis: str, metrics: Iterable[str]) -> None:
 
 
 def judge_order(metrics: Iterable[MetricSpec]) -> list[JudgeSpec]:
-    """Return the judges that metrics need, each once, by name, behind those whose evidence it uses.
-
-    Raises:
-        UserError: if a judge is unknown, or uses its own evidence by way of others.
-    """
+    """Return the judges that metrics need, each once, by name, behind those whose evidence it uses."""
     order: dict[str, JudgeSpec] = {}
 
     def place(name: str, *above: str) -> None:
@@ -205,6 +199,17 @@ class Evaluation:
         self.references: dict[str, Reference] = {}
         self.reference: Reference | None = None
         self._open_references(opened or {})
+        asks = AXES[request.axis].asks
+        if request.prompts is not None and asks != "prompts":
+            raise RequestError(
+                f"prompt set '{request.prompts.name}' was given, and axis '{request.axis}' asks for {asks}. Leave it "
+                "out, or name an axis of prompts."
+            )
+        if request.prompts is None and asks == "prompts":
+            raise RequestError(
+                f"axis '{request.axis}' needs a prompt set, and neither a metric nor the request names one. Name "
+                f"one, as with --prompts; known: {', '.join(sorted(PROMPTS))}."
+            )
         self.prompts = None if request.prompts is None else open_prompts(request.prompts)
 
     def _open_references(self, opened: Mapping[str, Reference]) -> None:
@@ -222,12 +227,10 @@ class Evaluation:
                 f"one reference cannot hold the statistics of {' and '.join(shared)}. Give each judge its own, as "
                 "--reference JUDGE=FILE."
             )
-        found: dict[tuple[str, str | None], Reference] = {}
 
+        @cache
         def opened_once(name: str, asserted: str | None) -> Reference:
-            if (name, asserted) not in found:
-                found[name, asserted] = opened.get(name) or resolve(name, asserted, request.reference_role)
-            return found[name, asserted]
+            return opened.get(name) or resolve(name, asserted, request.reference_role)
 
         if request.reference is not None:
             self.reference = opened_once(request.reference, next(iter(shared), None))
@@ -235,7 +238,7 @@ class Evaluation:
         for judge, name in request.references.items():
             self.references[judge] = opened_once(name, judge if judge in request.reference_extractors else None)
         # The classes that a generator is asked for are those of real images that have some.
-        given = [*filter(None, [self.reference]), *self.references.values()]
+        given = self.distinct_references
         self.reference = next((one for one in given if one.num_classes), next(iter(given), None))
         for judge in request.reference_extractors:
             if judge not in self.references or self.references[judge].made_by(judge) is None:
@@ -247,8 +250,8 @@ class Evaluation:
     @property
     def distinct_references(self) -> list[Reference]:
         """The references of all judges, each once, that of the classes first."""
-        found = [*self.references.values()] if self.reference is None else [self.reference, *self.references.values()]
-        return list({id(one): one for one in found}.values())
+        found = (self.reference, *self.references.values())
+        return list({id(one): one for one in found if one is not None}.values())
 
     def compared_with(self, reference: Reference) -> dict[str, MetricSpec]:
         """Return the metrics that compare with these real images; those that give the classes have the others too."""
@@ -281,7 +284,6 @@ class Evaluation:
     @property
     def full_count(self) -> int:
         """Images of a complete evaluation of a generator."""
-        self._check_prompts()
         return self.axis.full_count(self.prompts)
 
     @property
@@ -295,7 +297,6 @@ class Evaluation:
 
     def samples(self, source: ImageSource, count: int | None = None) -> list[Sample]:
         """Return the samples of a source, as many as the request asks for if no other count is given."""
-        self._check_prompts()
         return self.axis.samples(
             Asked(
                 count=self.request.count if count is None else count,
@@ -338,8 +339,7 @@ class Evaluation:
         """Check all that can be known before a weight is loaded or an image is made.
 
         Raises:
-            UserError: a reference that a metric cannot use, too few images, missing or impossible labels, images of
-                the wrong size, missing weights or packages.
+            UserError: as `check_metrics` and `check_images`.
         """
         self.check_metrics()
         self.check_images(source)
@@ -373,27 +373,15 @@ class Evaluation:
             "--allow-partial, which marks the record partial and names every missing image."
         )
 
-    def check_judges(self) -> None:
-        """Check metrics and judges as far as images are judged by them: names, prompts, weights and packages.
-
-        Raises:
-            UserError: as `check`.
-        """
-        check_metric_axis(self.request.axis, self.metrics)
-        self._check_prompts()
-        for key, spec in self.metrics.items():
-            self._check_prompt_set(key, spec)
-        for judge in self.judges:
-            JUDGES.load(judge.name).check()
-
-    def check_metrics(self, judges: bool = True) -> None:
-        """Check what a request says without its images: names, reference, counts, weights.
+    def check_metrics(self, judges: bool = True, references: bool = True) -> None:
+        """Check what a request says without its images: names, real images, counts, weights.
 
         Args:
             judges: whether judges must be there, which only matters where evidence is absent.
+            references: whether real images must be there, which only matters where values are formed.
 
         Raises:
-            UserError: as `check`.
+            UserError: a reference that a metric cannot use, too few images, missing weights or packages.
         """
         request = self.request
         if not request.metrics:
@@ -401,41 +389,19 @@ class Evaluation:
                 f"no metric was asked for. Name at least one of: {', '.join(sorted(METRICS.with_code))}."
             )
         check_metric_axis(request.axis, self.metrics)
-        if request.prompts is not None and AXES[request.axis].asks != "prompts":
-            raise RequestError(
-                f"prompt set '{request.prompts.name}' was given, and axis '{request.axis}' asks for classes. Leave it "
-                "out, or name an axis of prompts."
-            )
         for key, spec in self.metrics.items():
-            self._check_comparison(key, spec)
-            if spec.items == "classes":
-                self._check_classes(key, spec)
-            if request.count < spec.min_samples:
+            if self.prompts is not None and spec.prompts not in (None, self.prompts.name):
                 raise RequestError(
-                    f"metric '{key}' needs at least {spec.min_samples} images, and {request.count} were asked for or "
-                    "found. Give more images or leave the metric out."
+                    f"metric '{key}' judges images of prompt set '{spec.prompts}', and the images are of "
+                    f"'{self.prompts.name}'. Choose the matching metric or prompt set."
                 )
-        self._check_prompts()
+            if references:
+                self._check_comparison(key, spec)
         for judge in self.judges if judges else ():
             JUDGES.load(judge.name).check()
 
-    def _check_prompts(self) -> None:
-        if self.prompts is None and AXES[self.request.axis].asks == "prompts":
-            raise RequestError(
-                f"axis '{self.request.axis}' needs a prompt set, and neither a metric nor the request names one. "
-                f"Known: {', '.join(sorted(PROMPTS))}."
-            )
-
-    def _check_prompt_set(self, key: str, spec: MetricSpec) -> None:
-        if self.prompts is not None and spec.prompts not in (None, self.prompts.name):
-            raise RequestError(
-                f"metric '{key}' judges images of prompt set '{spec.prompts}', and the images are of "
-                f"'{self.prompts.name}'. Choose the matching metric or prompt set."
-            )
-
     def _check_comparison(self, key: str, spec: MetricSpec) -> None:
-        """Refuse a metric whose prompts or real images are others, or not there."""
-        self._check_prompt_set(key, spec)
+        """Refuse a metric whose real images or classes are others, or of too few images."""
         for judge, needed in spec.reference.items():
             reference = self.references.get(judge)
             if reference is None:
@@ -458,6 +424,13 @@ class Evaluation:
                     f"metric '{key}' needs at least {spec.min_samples} real images, and reference '{reference.name}' "
                     f"has {reference.count}. Give more real images or leave the metric out."
                 )
+        if spec.items == "classes":
+            self._check_classes(key, spec)
+        if self.request.count < spec.min_samples:
+            raise RequestError(
+                f"metric '{key}' needs at least {spec.min_samples} images, and {self.request.count} were asked for or "
+                "found. Give more images or leave the metric out."
+            )
 
     def check_loaded(self, judge: Judge) -> None:
         """Refuse a judge that is not the one whose statistics it is given, as only its loaded weights tell.
@@ -494,33 +467,30 @@ class Evaluation:
             RequestError: naming the first metric and image.
         """
         samples = list(samples)
-        reading = {
-            key: JUDGES[spec.judges[0]].num_classes for key, spec in self.metrics.items() if spec.items == "classes"
-        }
-        for sample in samples if reading else ():
-            for key, known in reading.items():
+        for key, spec in self.metrics.items():
+            if spec.items != "classes":
+                continue
+            judge = JUDGES[spec.judges[0]]
+            for sample in samples:
                 if sample.label is None:
                     raise RequestError(
                         f"metric '{key}' needs the class that was asked for, and image {sample.id} has no label. Put "
                         "the images in one subfolder per class, give a file of labels, or leave the metric out."
                     )
-                if known is not None and not 0 <= sample.label < known:
+                if judge.num_classes is not None and not 0 <= sample.label < judge.num_classes:
                     raise RequestError(
-                        f"metric '{key}' knows the classes 0..{known - 1}, and image {sample.id} has the label "
-                        f"{sample.label}. Leave the metric out, or choose one that knows all classes."
+                        f"metric '{key}' knows the classes 0..{judge.num_classes - 1}, and image {sample.id} has the "
+                        f"label {sample.label}. Leave the metric out, or choose one that knows all classes."
                     )
-
-        for key, spec in self.metrics.items():
-            if spec.items == "classes":
-                self._check_numbers(key, JUDGES[spec.judges[0]], samples)
+            self._check_numbers(key, judge, samples)
 
     def _check_numbers(self, key: str, judge: JudgeSpec, samples: Sequence[Sample]) -> None:
         """Refuse numbers as labels that are not known to mean the judge's classes, where these have names."""
-        own = [self.request.classes, *(one.classes for one in self.distinct_references)]
-        if not _are_names(judge.classes) or any(map(_are_names, own)):
+        told: tuple[EvalRequest | Reference, ...] = (self.request, *self.distinct_references)
+        if not _are_names(judge.classes) or any(_are_names(one.classes) for one in told):
             return
-        counts = (self.request.num_classes, *(one.num_classes for one in self.distinct_references))
-        found = next(filter(None, counts), 1 + max((sample.label or 0 for sample in samples), default=0))
+        largest = max((sample.label or 0 for sample in samples), default=0)
+        found = next(filter(None, (one.num_classes for one in told)), 1 + largest)
         if found != judge.num_classes:
             raise RequestError(
                 f"metric '{key}' knows {judge.num_classes:,} classes ({few(judge.classes or (), first=3)}) in its own "

@@ -86,11 +86,7 @@ def run_part(
     device: str = "cpu",
     progress: Progress | None = None,
 ) -> ImageStore:
-    """Make and judge the images of one part; `merge` and `rescore` make a record of all of them.
-
-    Raises:
-        UserError, RunError: see `run`.
-    """
+    """Make and judge the images of one part; `merge` and `rescore` make a record of all of them. Raises as `run`."""
     evaluation.check(source)
     store = open_store(evaluation, source, store_dir)
     pass_ = prepare(evaluation, source, store, device, progress, part)
@@ -125,7 +121,7 @@ def judge(
     known = store.manifest.request
     # Real images play no part yet, and may lie on another machine.
     evaluation = Evaluation(known.without_references(metrics))
-    evaluation.check_judges()
+    evaluation.check_metrics(references=False)
     ids: Sequence[int] = store.ids()
     if part is not None:
         ids = span = part.span(known.count)
@@ -229,10 +225,7 @@ def score(
 ) -> Record:
     """Score the first `request.count` images of a set or store, and the reference's anchors beside them.
 
-    A store's evidence is used, and a judge loaded only where some of it is absent.
-
-    Args:
-        prepared: what `prepare` returned for these images, where it was called.
+    A store's evidence is used, and a judge loaded only where some of it is absent, or by `prepare` before.
 
     Raises:
         DataError: if images are missing, or none can be read.
@@ -247,27 +240,21 @@ def score(
     else:
         pass_ = JudgingPass(evaluation, device, progress)
         pass_.load()
-    return _scored(pass_, images)
-
-
-def _scored(pass_: JudgingPass, images: ImageSet) -> Record:
-    """Return the record of a pass over the images and the reference's anchors."""
-    started = time.perf_counter()
-    evaluation, rows = pass_.evaluation, EvidenceRows()
+    started, rows = time.perf_counter(), EvidenceRows()
     estimates, seen = pass_("scored", images, evaluation.request.count, evaluation.metrics, rows)
     for judge in pass_.judges.values():
         # Not in the record, which is the same where evidence leaves nothing to judge.
         if judge.caution is not None:
             warnings.warn(judge.caution, Caution, stacklevel=2)
     anchors, notes = _anchors(pass_, seen)
-    used = {name: judge for name, judge in pass_.judges.items() if judge.spec.in_protocol}
     found = Findings(
         estimates=estimates,
         anchors=anchors,
         notes=(*_too_few(evaluation, seen), *notes),
         judges={
             name: JudgeUsed(digest=one.digest, precision=one.facts.precision, options=one.facts.options)
-            for name, one in used.items()
+            for name, one in pass_.judges.items()
+            if one.spec.in_protocol
         },
         self_tests={name: judge.tested for name, judge in pass_.judges.items() if judge.tested is not None},
         # One that fails ends the evaluation.
@@ -296,19 +283,16 @@ def _anchors(pass_: JudgingPass, count: int) -> tuple[dict[str, dict[str, Estima
     notes: list[str] = []
     # Class means are nobody's reconstructions.
     references = pass_.evaluation.distinct_references if pass_.evaluation.originals is None else ()
-    anchors = [
-        (name, source, pass_.evaluation.compared_with(reference))
-        for reference in references
-        for name, source in reference.anchors(count).items()
-    ]
-    for name, source, metrics in anchors:
-        samples = [Sample(place, plain_item(label)) for place, label in enumerate(source.labels or ())]
-        number = len(samples)
-        if number < count:
-            notes.append(f"anchor {name}: {number} images, the generated set has {count}")
-        fitting = {key: spec for key, spec in metrics.items() if number >= spec.min_samples}
-        for key in sorted(metrics.keys() - fitting.keys()):
-            notes.append(f"anchor {name}: {number} images are too few for {key}, which is not scored on it")
-        values, _ = pass_(f"anchor {name}", ImageStream(source, samples), number, fitting)
-        found.setdefault(name, {}).update(values)
+    for reference in references:
+        metrics = pass_.evaluation.compared_with(reference)
+        for name, source in reference.anchors(count).items():
+            samples = [Sample(place, plain_item(label)) for place, label in enumerate(source.labels or ())]
+            number = len(samples)
+            if number < count:
+                notes.append(f"anchor {name}: {number} images, the generated set has {count}")
+            fitting = {key: spec for key, spec in metrics.items() if number >= spec.min_samples}
+            for key in sorted(metrics.keys() - fitting.keys()):
+                notes.append(f"anchor {name}: {number} images are too few for {key}, which is not scored on it")
+            values, _ = pass_(f"anchor {name}", ImageStream(source, samples), number, fitting)
+            found.setdefault(name, {}).update(values)
     return found, tuple(notes)

@@ -7,10 +7,11 @@ from __future__ import annotations
 
 import hashlib
 import re
+from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import Final, Literal, Protocol
+from typing import Final, Protocol
 
 import numpy as np
 
@@ -19,7 +20,7 @@ from diffusionbench.archives import Archive
 from diffusionbench.errors import DataError, RequestError
 from diffusionbench.files import LeftOut, image_folder, number_classes, read_lines
 from diffusionbench.images import UnreadableImage
-from diffusionbench.layouts import FOLDER, Layout, Names, check_grid, choose_layout, locate, wanted_files
+from diffusionbench.layouts import FOLDER, Layout, Names, choose_layout, locate
 from diffusionbench.readers import FolderReader, Given, ImagePlace, RowReader, TarReader, facts_of, open_files
 from diffusionbench.sample import Sample
 from diffusionbench.schema import digest
@@ -86,15 +87,17 @@ class UnreadableImages(DataError):  # noqa: N818
         self.reasons = dict(reasons)
 
 
-class GivenImages:
+class GivenImages(ABC):
     """Images that exist already, all of one size, each read at its place.
 
     Attributes:
+        image_size: (height, width), or None where no image can be read.
         classes: names of their classes in the order of the labels, or None where they have none.
         given: how they are read again.
     """
 
     preferred_batch = 64
+    image_size: tuple[int, int] | None
     classes: tuple[str, ...] | None = None
     reader: FolderReader | TarReader | RowReader
     given: Given
@@ -109,14 +112,9 @@ class GivenImages:
         """What was not read, in sentences."""
         return tuple(filter(None, [self.left_out.sentence(self.path)]))
 
-    @property
-    def image_size(self) -> tuple[int, int] | None:
-        """(height, width), or None where no image can be read."""
-        raise NotImplementedError
-
+    @abstractmethod
     def place(self, sample: Sample) -> ImagePlace:
         """Return where a sample's image lies, or should lie."""
-        raise NotImplementedError
 
     def images(self, samples: Sequence[Sample]) -> np.ndarray:
         """Return the samples' images, uint8 [B, H, W, 3]; grey and palette files become RGB without loss.
@@ -133,11 +131,11 @@ class GivenImages:
             except UnreadableImage as error:
                 reasons[sample.id] = error.fault
                 continue
-            size = pixels.shape[:2]
-            if size != self.image_size:
+            if pixels.shape[:2] != self.image_size:
+                size, first = ("x".join(map(str, one or ())) for one in (pixels.shape[:2], self.image_size))
                 reasons[sample.id] = (
-                    f"{printable(str(self.reader.root / place.file))} is {_size(size)}, the first image of "
-                    f"{printable(self.given.root)} is {_size(self.image_size)}, and images of one set have one size"
+                    f"{printable(str(self.reader.root / place.file))} is {size}, the first image of "
+                    f"{printable(self.given.root)} is {first}, and images of one set have one size"
                 )
             arrays.append(pixels)
         if reasons:
@@ -158,7 +156,7 @@ class _FileImages(GivenImages):
         self.given = Given(root=str(path.absolute()))
 
     @cached_property
-    def image_size(self) -> tuple[int, int] | None:
+    def image_size(self) -> tuple[int, int] | None:  # type: ignore[override]
         """Size of the first readable image, or None if there is none."""
         for name in self._names:
             try:
@@ -258,12 +256,18 @@ class PromptFolderSource(_FileImages):
             )
         if layout is None or layout.name == "tar":
             layout = FOLDER if samples is None else choose_layout(self.description, names, samples, per_item)
-        check_grid(layout, per_item)
+        tiles = per_item if layout.grid is None else layout.grid[0] * layout.grid[1]
+        if tiles != per_item:
+            raise RequestError(
+                f"layout {layout} holds {tiles} images a file, and the set asks for {per_item} of each prompt. Choose "
+                "the grid that was made, or another layout of the set."
+            )
         self.layout, self._per_item, self._by_name = layout, per_item, names
         self.given = Given(root=str(folder.absolute()), grid=layout.grid)
         self.reader.grid = layout.grid
         every = list(names.files.values())
-        self._names = every if samples is None else wanted_files(layout, names, samples, per_item)
+        found = every if samples is None else [names.find(locate(layout, one, per_item)[0]) for one in samples]
+        self._names = list(dict.fromkeys(filter(None, found)))
         asked = set(self._names)
         if twice := [pair for pair in names.twice if pair[0] in asked]:
             (one, other), image = map(self.reader.shown, twice[0]), printable(twice[0][0].rpartition(".")[0])
@@ -289,21 +293,12 @@ class PromptFolderSource(_FileImages):
 
 
 class _RowImages(GivenImages):
-    """Images of an .npz file: uint8 [N, H, W, 3] under `arr_0`, or under the only key that is no label.
-
-    Rows are read by position, so a 10 GB archive needs no 10 GB of memory.
-    """
+    """Images of an .npz file: uint8 [N, H, W, 3] under `arr_0`, or under the only key that is no label."""
 
     image_format = "npz"
     reader: RowReader
 
     def __init__(self, path: Path) -> None:
-        """Open the archive.
-
-        Raises:
-            DataError: if it is no .npz, it is not clear which array holds the images, or these are not uint8
-                [N, H, W, 3] with N >= 1.
-        """
         super().__init__(path)
         with Archive(path) as archive:
             keys = archive.keys
@@ -320,13 +315,9 @@ class _RowImages(GivenImages):
             if key != image_key:
                 self.left_out.add("arrays that are neither images nor labels", key)
         self.reader = RowReader(path, image_key)
+        self.image_size = self.reader.size
         self.given = Given(root=str(path.absolute()), array=image_key)
         self._label_keys = [key for key in LABEL_KEYS if key in keys]
-
-    @property
-    def image_size(self) -> tuple[int, int] | None:
-        """(height, width)."""
-        return self.reader.size
 
     def place(self, sample: Sample) -> ImagePlace:
         """Return the row of image number `sample.id`."""
@@ -334,7 +325,7 @@ class _RowImages(GivenImages):
 
 
 class ArchiveSource(_RowImages):
-    """Images of an .npz with labels under `arr_1` or `labels`, if there are any; see `_RowImages`."""
+    """Images of an .npz with labels under `arr_1` or `labels`, if there are any."""
 
     def __init__(self, path: Path, labels: Sequence[int | None] | None = None) -> None:
         """Open the archive.
@@ -343,7 +334,8 @@ class ArchiveSource(_RowImages):
             labels: one per image, in place of the stored ones.
 
         Raises:
-            DataError: see `_RowImages`, or if its labels cannot be read.
+            DataError: if it is no .npz, it is not clear which array holds the images, these are not uint8
+                [N, H, W, 3] with N >= 1, or its labels cannot be read.
             RequestError: if the number of labels is another one.
         """
         super().__init__(path)
@@ -363,18 +355,15 @@ class ArchiveSource(_RowImages):
 
 
 class PromptArchiveSource(_RowImages):
-    """Images of an .npz in the order of a prompt set; texts beside them must be the set's. See `_RowImages`."""
+    """Images of an .npz in the order of a prompt set; texts beside them must be the set's."""
 
     labels = None
 
     def __init__(self, path: Path, samples: Sequence[Sample]) -> None:
-        """Open the archive.
-
-        Args:
-            samples: of the whole set.
+        """Open the archive for the samples of a whole set.
 
         Raises:
-            DataError: see `_RowImages`.
+            DataError: as `ArchiveSource`.
             RequestError: if the archive says that an image was made for another text.
         """
         super().__init__(path)
@@ -436,12 +425,7 @@ def open_source(
     known: Sequence[str] | None = None,
     layout: Layout | None = None,
 ) -> FolderSource | ArchiveSource:
-    """Open the images that somebody else made, by path.
-
-    Args:
-        labels: one per image, in place of the stored ones.
-        known: names of the reference's classes, by which folders are numbered.
-        layout: must be `flat`, `folder` (one for each class), `npz` or `tar`, and what is there.
+    """Open images that somebody else made for classes; `labels` and `known` as in `FolderSource`.
 
     Raises:
         DataError: if there is nothing there, or neither a folder nor an .npz or .tar.
@@ -459,35 +443,19 @@ def open_source(
 def open_prompt_images(
     path: Path, samples: Sequence[Sample], per_item: int, layout: Layout | None = None
 ) -> PromptFolderSource | PromptArchiveSource:
-    """Open images that somebody else made for a prompt set.
-
-    Args:
-        samples: of the whole set.
-        per_item: images of each prompt.
-        layout: how they lie; None where their names tell.
-
-    Raises:
-        DataError: if there is nothing there, it is neither a folder nor an .npz or .tar, or the layout is not clear.
-        RequestError: if the layout does not fit.
-    """
+    """Open images that somebody else made for a prompt set; arguments as in `PromptFolderSource`, raises as well."""
     if _kind(path, layout) == "npz":
         return PromptArchiveSource(path, samples)
     return PromptFolderSource(path, samples, per_item, layout)
 
 
-def _kind(path: Path, layout: Layout | None) -> Literal["folder", "npz", "tar"]:
-    """Return what is at a path; raises as `open_source`."""
-    wanted = "Give a folder of images, a .tar of images or an .npz with arr_0."
-    kind: Literal["folder", "npz", "tar"]
-    if path.is_dir():
-        kind = "folder"
-    elif not path.exists():
-        raise DataError(f"images {path}: no such file or folder. {wanted}")
-    elif path.suffix.lower() in (".npz", ".tar"):
-        kind = "npz" if path.suffix.lower() == ".npz" else "tar"
-    else:
-        raise DataError(f"images {path}: neither a folder nor an .npz or .tar. {wanted}")
-    if layout is not None and ((layout.name == "npz") != (kind == "npz") or (layout.name == "tar" and kind != "tar")):
+def _kind(path: Path, layout: Layout | None) -> str:
+    """Return what is at a path, "folder", "npz" or "tar"; raises as `open_source`."""
+    kind = "folder" if path.is_dir() else {".npz": "npz", ".tar": "tar"}.get(path.suffix.lower())
+    if kind is None or not path.exists():
+        found = "neither a folder nor an .npz or .tar" if path.exists() else "no such file or folder"
+        raise DataError(f"images {path}: {found}. Give a folder of images, a .tar of images or an .npz with arr_0.")
+    if layout is not None and (kind != layout.name if layout.name in ("npz", "tar") else kind == "npz"):
         raise RequestError(
             f"--layout {layout} was given, and {printable(str(path))} is {'a folder' if kind == 'folder' else kind}. "
             "Leave --layout out, or give the images that have this layout."
@@ -526,11 +494,7 @@ def image_keys(source: ImageSource) -> list[str] | None:
 
 
 def archive_keys(path: Path) -> list[str]:
-    """Return the names of the arrays in an .npz, without reading them.
-
-    Raises:
-        DataError: if the file is no .npz.
-    """
+    """Return the names of the arrays in an .npz, without reading them; a DataError says that it is none."""
     with Archive(path) as archive:
         return archive.keys
 
@@ -551,16 +515,8 @@ def _matching(labels: Sequence[int | None] | None, count: int, what: str) -> tup
     return tuple(labels)
 
 
-def _size(size: tuple[int, ...] | None) -> str:
-    return "x".join(str(side) for side in size or ())
-
-
 def _stored_labels(path: Path, key: str) -> list[int] | None:
-    """Read the labels of an archive, or None if they are texts, as prompts are.
-
-    Raises:
-        DataError: if they cannot be read or are no whole numbers [N].
-    """
+    """Read the labels of an archive, or None if they are texts, as prompts are."""
     with Archive(path) as archive:
         labels = archive.read(key)
     if labels.dtype.kind in "US":

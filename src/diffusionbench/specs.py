@@ -45,8 +45,8 @@ class JudgeSpec:
         precision: of its arithmetic; part of the digest.
         kept: whether its evidence is kept beside the images; no where it is the images themselves.
         self_test: whether it was shipped with outputs to test against.
-        example: of a judge of rows, a text that it can be asked about, or "", where it can be tested against itself
-            without such outputs; None where it cannot.
+        example: of a judge of rows, a text or question about a plain picture with {} for its colour, or "", where it
+            can be tested against itself without such outputs; None where it cannot.
         in_protocol: whether its digest stands in a record's protocol; no only where the record holds it elsewhere.
     """
 

@@ -28,7 +28,7 @@ from diffusionbench.errors import DataError, RequestError, RunError
 from diffusionbench.images import UnreadableImage, decode, encode_png
 from diffusionbench.imagesets import StoredImage, hashed
 from diffusionbench.limits import parse_json, read_small
-from diffusionbench.readers import FileFacts, FileName, Given, ImagePlace, ImageReader, facts_by_file, is_unchanged
+from diffusionbench.readers import FileFacts, FileName, Given, ImagePlace, ImageReader, facts_of, is_unchanged
 from diffusionbench.request import EvalRequest
 from diffusionbench.sample import Sample
 from diffusionbench.schema import Strict, digest
@@ -175,15 +175,13 @@ class ImageStore:
         return absent
 
     def _check_asked(self, entry: StoredImage, sample: Sample) -> None:
-        if (entry.label, entry.prompt) != (sample.label, sample.prompt):
+        found = entry.sample()
+        if (found.label, found.prompt) != (sample.label, sample.prompt):
             stored, now = (
-                f"label {of.label}" if of.prompt is None else f"prompt {of.prompt!r}" for of in (entry, sample)
+                f"label {of.label}" if of.prompt is None else f"prompt {of.prompt!r}" for of in (found, sample)
             )
-        elif (entry.key, entry.k, entry.seed) != (sample.item.key, sample.k, sample.seed):
-            stored, now = (
-                f"image {k} of item {key!r} with seed {seed}"
-                for key, k, seed in ((entry.key, entry.k, entry.seed), (sample.item.key, sample.k, sample.seed))
-            )
+        elif (found.item.key, found.k, found.seed) != (sample.item.key, sample.k, sample.seed):
+            stored, now = (f"image {of.k} of item {of.item.key!r} with seed {of.seed}" for of in (found, sample))
         else:
             return
         raise RequestError(
@@ -204,32 +202,33 @@ class ImageStore:
             RunError: if the store is no longer there.
         """
         faults = dict(unreadable or {})
-        chunk = StoredChunk(
-            store=self.manifest.key,
-            entries=tuple(hashed(samples, images)) if images is not None else (),
-            shape=None if images is None else images.shape[1:3],
-            unreadable=faults,
-            seconds=seconds,
-        )
         name = self._free_name(min([sample.id for sample in samples] + list(faults)))
         if not (self.folder / STORE).exists():
             raise RunError(
                 f"image store {self.folder} is gone: it was moved or deleted while it was filled. Move it back and "
                 "start the same command again."
             )
-        if images is not None and self.manifest.given is None:
-            parts = [*map(_packed, images)]
-            data = b"".join(parts)
-            path = self.folder / f"{name}.images"
-            write_atomic(path, data)
-            # Of what was written, not of what may stand there by now.
-            facts = FileFacts(size=len(data), mtime=path.stat().st_mtime_ns, sha256=hashlib.sha256(data).hexdigest())
-            chunk = chunk.model_copy(update={"sizes": tuple(map(len, parts)), "files": {path.name: facts}})
-        elif images is not None:
-            places = tuple(self._source.place(sample) for sample in samples)
-            chunk = chunk.model_copy(update={"places": places, "files": facts_by_file(self._reader, places)})
+        pixels: dict[str, Any] = {"entries": ()}
+        if images is not None:
+            pixels = {"entries": tuple(hashed(samples, images)), "shape": images.shape[1:3]}
+            if self.manifest.given is None:
+                pixels |= self._written(f"{name}.images", images)
+            else:
+                places = tuple(self._source.place(sample) for sample in samples)
+                files = dict.fromkeys(map(self._reader.file, places))
+                pixels |= {"places": places, "files": {name: facts_of(self._reader.root / name) for name in files}}
+        chunk = StoredChunk(store=self.manifest.key, unreadable=faults, seconds=seconds, **pixels)
         chunk = chunk.model_copy(update={"seal": chunk.hashed()})
         write_atomic(self.folder / f"{name}.json", chunk.model_dump_json() + "\n")
+
+    def _written(self, name: str, images: np.ndarray) -> dict[str, Any]:
+        """Write the pixels of a chunk, and return what its list says of them."""
+        parts = [*map(_packed, images)]
+        data, path = b"".join(parts), self.folder / name
+        write_atomic(path, data)
+        # Of what was written, not of what may stand there by now.
+        facts = FileFacts(size=len(data), mtime=path.stat().st_mtime_ns, sha256=hashlib.sha256(data).hexdigest())
+        return {"sizes": tuple(map(len, parts)), "files": {name: facts}}
 
     def _free_name(self, first: int) -> str:
         """Return the name of a new chunk; a damaged one of this name gives way, a sound one does not."""
@@ -284,11 +283,7 @@ class ImageStore:
             )
 
     def verify(self, count: int) -> None:
-        """Read and hash the first `count` images; those of files that have changed become unreadable.
-
-        Raises:
-            DataError: as `check_whole`, or if a chunk is damaged.
-        """
+        """Read and hash the first `count` images; those of files that have changed become unreadable."""
         for _ in self.batches(count):
             pass
 
@@ -302,11 +297,7 @@ class ImageStore:
         yield from self.some(range(count))
 
     def some(self, ids: Collection[int]) -> Iterator[tuple[list[Sample], np.ndarray]]:
-        """Give the images of those of some samples, of rising ids, that are here and readable.
-
-        Raises:
-            DataError: if a chunk is damaged.
-        """
+        """Give the images of those of some samples, of rising ids, that are here; a damaged chunk is a DataError."""
         self._refresh()
         stored = [sample for sample in ids if sample in self._place]
         for name, group in groupby(stored, key=lambda sample: self._place[sample][0]):
@@ -319,7 +310,6 @@ class ImageStore:
                     yield [chunk.entries[row].sample() for row in found], np.stack([*found.values()])
 
     def entries(self, count: int) -> list[StoredImage]:
-        """See `ImageSet`."""
         self._refresh()
         return [self._entry(sample) for sample in range(count) if sample in self._place]
 
@@ -328,13 +318,11 @@ class ImageStore:
         return self._chunks[name].entries[row]
 
     def unreadable(self, count: int) -> dict[int, str]:
-        """See `ImageSet`."""
         self._refresh()
         faults = {**self._changed, **self._faults}
         return {sample: fault for sample, fault in sorted(faults.items()) if sample < count}
 
     def seconds(self) -> float:
-        """See `ImageSet`."""
         self._refresh()
         return sum(chunk.seconds for chunk in self._chunks.values())
 
@@ -347,12 +335,11 @@ class ImageStore:
                 chunk = StoredChunk.model_validate(parse_json(read_small(path)))
             except (OSError, ValueError):
                 continue
-            if chunk.store == self.manifest.key and chunk.is_consistent and self._has_file(chunk):
+            # Files of images that exist already are looked at when the chunk is taken up.
+            files = {} if chunk.places else chunk.files
+            whole = all(is_unchanged(self.folder / name, facts) for name, facts in files.items())
+            if chunk.store == self.manifest.key and chunk.is_consistent and whole:
                 self._take(path.stem, chunk)
-
-    def _has_file(self, chunk: StoredChunk) -> bool:
-        """Return whether the file of a chunk is what its list says; those of images that exist already come later."""
-        return bool(chunk.places) or all(is_unchanged(self.folder / name, one) for name, one in chunk.files.items())
 
     def _take(self, name: str, chunk: StoredChunk) -> None:
         self._chunks[name] = chunk
@@ -390,11 +377,7 @@ class ImageStore:
         return self.manifest.given.open()
 
     def _content(self, name: str) -> bytes:
-        """Return what is in the file of a chunk; every image in it is hashed when it is taken out.
-
-        Raises:
-            DataError: if it cannot be read.
-        """
+        """Return what is in the file of a chunk; every image in it is hashed when it is taken out."""
         path = self.folder / f"{name}.images"
         try:
             return path.read_bytes()
@@ -408,11 +391,7 @@ class ImageStore:
         return DataError(f"{path} is damaged. Run the command that filled the store again: it makes its images anew.")
 
     def _pixels(self, name: str, row: int, content: bytes) -> np.ndarray | None:
-        """Return an image uint8 [H, W, 3], or None where its file has changed.
-
-        Raises:
-            DataError: if the chunk is damaged.
-        """
+        """Return an image uint8 [H, W, 3], or None where its file has changed; a damaged chunk is an error."""
         chunk, entry = self._chunks[name], self._chunks[name].entries[row]
         assert chunk.shape is not None
         fault = None

@@ -163,11 +163,7 @@ def write_errors(
 
 
 def check_place(path: Path, kind: Literal["file", "folder"] = "file") -> None:
-    """Check that a result can be written where a user wants it, before the work is done.
-
-    Args:
-        path: of the result; folders above it that are missing will be made.
-        kind: whether the result is one file or several in a folder.
+    """Check that a file or folder can be written where a user wants it, before the work is done.
 
     Raises:
         RequestError: if something else is there, or the folder cannot be written.
@@ -209,10 +205,7 @@ def check_gives_way(path: Path, mark: str) -> None:
 
 
 def write_results(files: Mapping[Path, tuple[str, str]]) -> None:
-    """Write files whose places a user chose; where one of them would cost another file, none is written.
-
-    Args:
-        files: content and mark (see `check_gives_way`) by path.
+    """Write content where its mark may stand (`check_gives_way`); where one would cost another file, none is written.
 
     Raises:
         RequestError: if one cannot be written.
@@ -224,11 +217,7 @@ def write_results(files: Mapping[Path, tuple[str, str]]) -> None:
 
 
 def write_result(path: Path, text: str) -> None:
-    """Write a file whose place a user chose, as `write_atomic` does.
-
-    Raises:
-        RequestError: if it cannot be written there.
-    """
+    """Write a file whose place a user chose, as `write_atomic` does; a RequestError says why it cannot be."""
     with write_errors(path):
         write_atomic(path, text)
 
@@ -305,7 +294,10 @@ def whole_folder(out: Path, check: Callable[[Path], None]) -> Iterator[Path]:
     lock(handle)
     try:
         yield made
-        sync_all(made)
+        for place, _, names in os.walk(made):
+            for name in names:
+                sync(Path(place, name))
+            sync(Path(place))
         check(out)
         _put(made, out)
         sync(out.parent)
@@ -313,14 +305,6 @@ def whole_folder(out: Path, check: Callable[[Path], None]) -> Iterator[Path]:
         # What was not finished, or what the new one took the place of.
         remove(made)
         os.close(handle)
-
-
-def sync_all(folder: Path) -> None:
-    """Wait until a folder with all that is in it is on the disk."""
-    for place, _, names in os.walk(folder):
-        for name in names:
-            sync(Path(place, name))
-        sync(Path(place))
 
 
 def recover(out: Path) -> None:

@@ -61,7 +61,9 @@ class Model:
         """
         if (labels is None) == (prompts is None):
             raise RequestError("an image is drawn for each label or each prompt. Give labels=[...] or prompts=[...].")
-        texts, numbers = _texts(prompts), _numbers("labels", labels, bounds.CLASSES)
+        if isinstance(prompts, str) or not all(isinstance(prompt, str) for prompt in prompts or ()):
+            raise RequestError("prompts must be a list of texts.")
+        texts, numbers = list(prompts or ()), _numbers("labels", labels, bounds.CLASSES)
         count = len(numbers if prompts is None else texts)
         noise = [noise_seed(0, SAMPLE, place) for place in range(count)]
         if seeds is not None:
@@ -115,12 +117,6 @@ def open_source(argument: str) -> NetworkSource:
         facts["sampling"] = facts["sampling"].model_copy(update={"noise": pipeline.config.noise})
     source.facts = {**facts, "step": loaded.step, "checkpoint_digest": source.digest}
     return source
-
-
-def _texts(prompts: Sequence[str] | None) -> list[str]:
-    if isinstance(prompts, str) or not all(isinstance(prompt, str) for prompt in prompts or ()):
-        raise RequestError("prompts must be a list of texts.")
-    return list(prompts or ())
 
 
 def _numbers(what: str, given: Sequence[int] | None, end: int) -> list[int]:

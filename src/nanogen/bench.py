@@ -7,7 +7,6 @@ import os
 import resource
 import sys
 import time
-from collections import defaultdict
 from collections.abc import Iterable, Iterator
 from datetime import date
 from itertools import islice
@@ -21,13 +20,13 @@ from nanogen import calibration, costs, parallel, precision
 from nanogen.build import Components, build_components
 from nanogen.config import Config, compose
 from nanogen.data import Batch
-from nanogen.data.order import batches
 from nanogen.log import say
 from nanogen.plan import peak
 from nanogen.resolve import resolve
 from nanogen.state import TrainState
+from nanogen.steptimes import StepTimes
 from nanogen.synthetic import synthetic_batches, synthetic_components
-from nanogen.train import build, flow_updates, open_data, training_source
+from nanogen.train import build, flow_updates, micro_batches, open_data, training_source
 
 # What `calibrate` runs: task, scale, images of a step on a CPU, settings. Narrow and wide, few tokens and many.
 _CASES: Final[tuple[tuple[str, str, int, list[str]], ...]] = (
@@ -40,30 +39,6 @@ _CASES: Final[tuple[tuple[str, str, int, list[str]], ...]] = (
 )
 # A GPU is filled by more images.
 _MORE_ON_CUDA: Final = 32
-
-
-class Clock:
-    """Adds up the time between marks while it is `on`; it waits for the device at each, as training never does."""
-
-    def __init__(self, device: str) -> None:
-        self.cuda, self.on = device.startswith("cuda"), False
-        self.seconds: dict[str, float] = defaultdict(float)
-
-    def start(self) -> None:
-        """Measure from now on."""
-        self.on, self._last = True, self.now()
-
-    def __call__(self, part: str) -> None:
-        if self.on:
-            now = self.now()
-            self.seconds[part] += now - self._last
-            self._last = now
-
-    def now(self) -> float:
-        """Return the time in seconds at which the device has finished what it was given."""
-        if self.cuda:
-            torch.cuda.synchronize()
-        return time.perf_counter()
 
 
 class Kept:
@@ -106,8 +81,8 @@ def bench(config: Config, synthetic: bool, steps: int, warmup: int, num_text_tok
         num_text_tokens: length of synthetic captions.
 
     Returns:
-        Plain data: images per second; seconds and share by part, in further steps that wait at the end of each; model
-        operations, share of the peak where it is known; bytes by part, peak memory, and what was measured.
+        Plain data: images per second; milliseconds and share by part, of further steps; model operations, share of the
+        peak where it is known; bytes by part, peak memory, and what was measured.
 
     Raises:
         UserError: if the data is missing (without `synthetic`) or the config is impossible.
@@ -118,28 +93,30 @@ def bench(config: Config, synthetic: bool, steps: int, warmup: int, num_text_tok
         lengths: list[int] = []
         net: Any = state.module.net
         net.condition.register_forward_hook(lambda net, given, out: lengths.append(out[0].shape[1]))
-        clock, kept, marked = Clock(device), Kept(state.module), max(1, steps // 4)
+        times, kept, marked = StepTimes(state.device), Kept(state.module), max(1, steps // 4)
 
         def mark(part: str) -> None:
-            clock(part)
+            times(part)
             if part == "data":
                 kept.restart()
 
         loop = flow_updates(state, components, config, loader, warmup + steps + marked + 1, mark)
         _make(loop, warmup)
         lengths.clear()
-        began = clock.now()
+        began = _now(device)
         _make(loop, steps)
-        seconds = clock.now() - began
-        clock.start()
+        seconds = _now(device) - began
+        times.restart()
+        times.read()
         _make(loop, marked)
+        parts = times.read()
         with kept:
             _make(loop, 1)
         text = None if components.derived.shape.text_width is None else sum(lengths) / len(lengths)
         return {
             **_speed(config, components, seconds / steps, text),
-            "parts_ms": {part: 1e3 * value / marked for part, value in clock.seconds.items()},
-            "parts_share": {part: value / sum(clock.seconds.values()) for part, value in clock.seconds.items()},
+            "parts_ms": {part: 1e3 * value for part, value in parts.items()},
+            "parts_share": {part: value / sum(parts.values()) for part, value in parts.items()},
             "memory_bytes": _memory(state, kept.num_bytes),
             "peak_memory_bytes": _peak_memory(device),
             "text_tokens": text,
@@ -162,6 +139,13 @@ def _make(loop: Iterator[Any], steps: int) -> None:
         pass
 
 
+def _now(device: str) -> float:
+    """Return the time in seconds at which the device has finished what it was given."""
+    if device.startswith("cuda"):
+        torch.cuda.synchronize()
+    return time.perf_counter()
+
+
 def _prepare(
     config: Config, device: str, synthetic: bool, num_text_tokens: int
 ) -> tuple[Components, Iterator[Batch], Config, int]:
@@ -172,16 +156,7 @@ def _prepare(
         return components, synthetic_batches(config), config, config.train.batch_size
     data, config = open_data(config)
     components = build_components(config, device, chosen)
-    loader = batches(
-        training_source(data, config, components),
-        seed=config.seed,
-        batch_size=config.train.batch_size,
-        rank=parallel.rank(),
-        world=parallel.world_size(),
-        accumulation=config.train.accumulation,
-        workers=config.data.workers,
-    )
-    return components, loader, config, len(data)
+    return components, micro_batches(training_source(data, config, components), config), config, len(data)
 
 
 def _speed(config: Config, components: Components, seconds: float, text: float | None) -> dict[str, float | None]:

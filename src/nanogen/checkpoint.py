@@ -76,15 +76,18 @@ class Saver:
         header: strings for the header of each weights file (config, commit, ...); step and skipped updates join them.
         keep: newest checkpoints to keep; older ones are removed once the new one would outlast a power cut.
         keep_every: steps whose multiples are kept too; None: of none.
-
-    Attributes:
-        begun: step of the newest checkpoint, whether or not it is on the disk yet.
+        begun: step of the newest checkpoint, whether or not it is on the disk yet: at first the one that training
+            continues from.
     """
 
-    def __init__(self, folder: Path, header: Mapping[str, str], keep: int, keep_every: int | None = None) -> None:
+    def __init__(
+        self, folder: Path, header: Mapping[str, str], keep: int, keep_every: int | None = None, begun: int = 0
+    ) -> None:
         self.folder, self.header, self.keep, self.keep_every = folder, header, keep, keep_every
-        self.begun = self._finished = 0
+        self.begun = self._finished = begun
         self._writing: Future[None] | None = None
+        # What is written is copied here first.
+        self._staging, self._average = parallel.Staging(), dict[str, Tensor]()
 
     def save(self, state: TrainState) -> None:
         """Copy a training state, and begin to write it once the one before is written; every process calls it.
@@ -102,24 +105,20 @@ class Saver:
                 self.folder.mkdir(exist_ok=True)
                 sweep(self.folder)
                 temporary.mkdir()
-        tree = parallel.staged(_tree(state))
-        average = {}
+        tree = self._staging(_tree(state))
         for name, tensor in state.averaged().items():
             whole = parallel.full(tensor)
             if main:
-                average[name] = whole.to("cpu", copy=True, memory_format=torch.contiguous_format)
+                self._average.setdefault(name, torch.empty(whole.shape, dtype=whole.dtype)).copy_(whole)
         self.begun, self._writing = step, Future()
         # Not joined where the program ends at once.
-        threading.Thread(
-            target=self._write, args=(self._writing, temporary, tree, average, header), daemon=True
-        ).start()
+        threading.Thread(target=self._write, args=(self._writing, temporary, tree, header), daemon=True).start()
 
     def _write(
         self,
         writing: Future[None],
         temporary: Path,
         tree: dict[str, Any],
-        average: dict[str, Tensor],
         header: dict[str, str],
     ) -> None:
         step, main = int(header["step"]), parallel.is_main()
@@ -128,7 +127,10 @@ class Saver:
                 files = parallel.save(tree, temporary / STATE)
                 if main:
                     entries = {f"{STATE}/{name}": Entry(bytes=size, sha256=sha) for name, (size, sha) in files.items()}
-                    entries[WEIGHTS] = _write_weights(temporary / WEIGHTS, average, header)
+                    data = safetensors.torch.save(self._average, header)
+                    (temporary / WEIGHTS).write_bytes(data)
+                    sync(temporary / WEIGHTS)
+                    entries[WEIGHTS] = Entry(bytes=len(data), sha256=hashlib.sha256(data).hexdigest())
                     _finish(temporary, step, entries)
                     prune(self.folder, step, self.keep, self.keep_every)
             writing.set_result(None)
@@ -164,10 +166,6 @@ class Saver:
             self._writing.result()
             self._finished = self.begun
         return self._finished
-
-    def found(self, step: int) -> None:
-        """Take note of the checkpoint from which training continues."""
-        self.begun = self._finished = step
 
 
 @contextmanager
@@ -207,13 +205,6 @@ def _load_optimizer(state: TrainState, optimizer: dict[str, Any]) -> None:
 def _renamed(optimizer: dict[str, Any], rename: Callable[[str], str]) -> dict[str, Any]:
     groups = [{**group, "params": [rename(name) for name in group["params"]]} for group in optimizer["param_groups"]]
     return {"state": {rename(name): value for name, value in optimizer["state"].items()}, "param_groups": groups}
-
-
-def _write_weights(path: Path, average: dict[str, Tensor], header: dict[str, str]) -> Entry:
-    data = safetensors.torch.save(average, header)
-    path.write_bytes(data)
-    sync(path)
-    return Entry(bytes=len(data), sha256=hashlib.sha256(data).hexdigest())
 
 
 def _finish(temporary: Path, step: int, files: dict[str, Entry]) -> None:
@@ -346,11 +337,6 @@ def _problem(path: Path, step: int, weights_only: bool = False) -> str | None:
         except (OSError, ValueError) as error:
             return f"{name} is missing" if isinstance(error, FileNotFoundError) else f"{name} cannot be read"
     return None
-
-
-def num_bytes(state: TrainState) -> int:
-    """Return about how large a checkpoint is: weights, two moments and the average."""
-    return 4 * sum(tensor.numel() * tensor.element_size() for tensor in state.module.tensors().values())
 
 
 def restore(checkpoint: Checkpoint, state: TrainState) -> None:

@@ -161,12 +161,12 @@ class ConfigLayer(dict[str, Leaf]):
             name, origin = f"{prefix}{key}", f"{file}:{lines[key][0] + 1}" if key in lines else file
             if isinstance(value, Mapping) and value:
                 self._add(value, file, f"{name}.")
-            elif name in self:
+                continue
+            if name in self:
                 raise ConfigError(f"{origin}: '{name}' is written twice; also {self[name].origin}. Keep one of them.")
-            else:
-                # A bare name is short for the section's `name`.
-                short = name in ("latent", "objective") and isinstance(value, str)
-                self[f"{name}.name" if short else name] = Leaf(plain(value), origin)
+            # A bare name is short for the section's `name`.
+            short = name in ("latent", "objective") and isinstance(value, str)
+            self[f"{name}.name" if short else name] = Leaf(plain(value), origin)
 
 
 def read_own(*parts: str) -> tuple[CommentedMap, str]:
@@ -180,10 +180,15 @@ def _parsed(text: str, name: str) -> CommentedMap:
     return read_yaml(text, name)
 
 
+def own_names(folder: str) -> list[str]:
+    """Return the names of the package's config files in a folder, sorted."""
+    found = (files("nanogen") / "configs" / folder).iterdir()
+    return sorted(entry.name.removesuffix(".yaml") for entry in found if entry.name.endswith(".yaml"))
+
+
 def task_names() -> list[str]:
     """Return the known tasks, sorted."""
-    folder = files("nanogen") / "configs" / "task"
-    return sorted(entry.name.removesuffix(".yaml") for entry in folder.iterdir() if entry.name.endswith(".yaml"))
+    return own_names("task")
 
 
 def method_names() -> list[str]:
@@ -196,23 +201,15 @@ def _base() -> ConfigLayer:
     return ConfigLayer.of(*read_own("base.yaml"))
 
 
-def _read_method(name: str) -> tuple[CommentedMap, str]:
-    table, file = read_own("methods.yaml")
-    table[name].pop("about", None)
-    return table[name], file
-
-
 def _with_like(
     name: str, known: Sequence[str], read: Callable[[str], tuple[CommentedMap, str]]
 ) -> list[tuple[CommentedMap, str]]:
     """Return the tree and file of a task or method, and before them those of the one that it is `like`."""
     tree, file = read(name)
     like = tree.pop("like", None)
-    if like is None:
-        return [(tree, file)]
-    if like not in known or "like" in read(like)[0]:
+    if like is not None and (like not in known or "like" in read(like)[0]):
         raise ConfigError(f"{file}: '{name}' is like '{like}', which must be one of {few(known)}, without 'like'.")
-    return [*_with_like(like, known, read), (tree, file)]
+    return [*([] if like is None else [read(like)]), (tree, file)]
 
 
 def command_line(override: str) -> ConfigLayer:
@@ -228,13 +225,11 @@ def command_line(override: str) -> ConfigLayer:
 
 @dataclass(frozen=True)
 class ComposedConfig:
-    """A config with the origin of each value.
+    """A checked config with the origin ("file:line" or "command line") of each dotted key.
 
     Attributes:
-        config: the checked values.
-        origins: dotted key -> "file:line" or "command line".
         choice: the task, method and scale it was composed for.
-        layers: the layers that were merged; later ones win.
+        layers: those that were merged; later ones win.
     """
 
     config: Config
@@ -291,7 +286,10 @@ def compose(
     scale = choose("scale", scale, SCALES, defaults["scale"], tasks[-1][1])
 
     scale_tree, scale_file = read_own("scale", f"{scale}.yaml")
-    methods = _with_like(method, method_names(), _read_method)
+    table, file_of_methods = read_own("methods.yaml")
+    for row in table.values():
+        row.pop("about", None)
+    methods = _with_like(method, list(table), lambda name: (table[name], file_of_methods))
     layers = [
         (scale_file, ConfigLayer.of(scale_tree, scale_file)),
         *((name, ConfigLayer.of(tree, name)) for tree, name in tasks),
@@ -306,11 +304,7 @@ def compose(
 
 
 def reload(values: Mapping[str, Any], origin: str) -> Config:
-    """Check a stored complete config again, such as the one in a run folder or a weights file.
-
-    Raises:
-        ConfigError: if it does not fit this version's models.
-    """
+    """Check a stored complete config again, such as the one in a run folder or a weights file."""
     latent = values.get("latent")
     if isinstance(latent, Mapping) and "memory" in latent:
         # The name of `latent.cache_mb` in configs of before.
@@ -343,11 +337,7 @@ def changed(config: Config, overrides: Iterable[str], allowed: Sequence[str], wh
 
 
 def check_overrides(overrides: Iterable[str]) -> None:
-    """Check keys and values of "a.b=value" by themselves; `changed` checks how they fit a stored config.
-
-    Raises:
-        ConfigError: for an unknown key, a wrong type or a value out of bounds.
-    """
+    """Check keys and values of "a.b=value" by themselves; `changed` checks how they fit a stored config."""
     layers = [command_line(override) for override in overrides]
     # What the stored config decides: keys of its rows, and guidance by an early output.
     later = (*_OPEN, "guidance.internal.")
@@ -356,11 +346,7 @@ def check_overrides(overrides: Iterable[str]) -> None:
 
 
 def check_reference(composed: ComposedConfig) -> None:
-    """Refuse an evaluation against real images that are not there, before anything heavy is loaded.
-
-    Raises:
-        ConfigError: if `eval.metrics` are to be computed and `eval.reference` is neither a name nor a path.
-    """
+    """Refuse an evaluation against real images that are neither a name nor a path, before anything heavy is loaded."""
     named = references_by_judge(composed.config.eval.references) if composed.config.eval.metrics else {}
     for given in filter(None, (named.get("reference"), *named.get("references", {}).values())):
         name, _ = split_name(given)
@@ -396,14 +382,11 @@ def _merge(base: ConfigLayer, layers: Sequence[ConfigLayer]) -> tuple[Config, di
 def overlaid(
     merged: Mapping[str, Leaf], layer: ConfigLayer, known: Iterable[str], free: tuple[str, ...]
 ) -> dict[str, Leaf]:
-    """Return the leaves of a layer over others.
+    """Return the leaves of a layer over others; ConfigError for an unknown key, with the nearest known one.
 
     Args:
         known: allowed keys.
         free: how further keys begin, which rows declare; an empty table gives way to the first of them.
-
-    Raises:
-        ConfigError: for an unknown key; the nearest known one is named.
     """
     merged, known = dict(merged), list(known)
     for key, leaf in layer.items():
@@ -418,11 +401,7 @@ def overlaid(
 
 
 def checked(model: type[ModelT], merged: Mapping[str, Leaf]) -> ModelT:
-    """Return a model of leaves by dotted key.
-
-    Raises:
-        ConfigError: for a value of another type or out of bounds; file and line are named.
-    """
+    """Return a model of leaves by dotted key; ConfigError, with file and line, for a wrong type or out of bounds."""
     tree: dict[str, Any] = {}
     for key, leaf in merged.items():
         *sections, last = key.split(".")

@@ -22,15 +22,7 @@ from nanogen.train import train
 
 @dataclass(frozen=True)
 class Training:
-    """One training of the demo.
-
-    Attributes:
-        title: for the bar.
-        suffix: of the run's name.
-        task, method: what is trained.
-        seconds: of its stages.
-        metric, sentence: the score that the last sentence tells, and how.
-    """
+    """One training of the demo; `seconds` are those of its stages, `sentence` tells its score by `metric`."""
 
     title: str
     suffix: str
@@ -69,13 +61,10 @@ PROMISE = (
 
 
 def demo(name: str) -> Path:
-    """Train, score and report; what an earlier call has finished is not done again.
+    """Train, score and report, and return the report; what an earlier call has finished is not done again.
 
     Args:
         name: of the first run; the other's begins with it.
-
-    Returns:
-        The report.
 
     Raises:
         UserError, Stopped: see `nanogen.train.train` and `nanogen.report.write_report`.
@@ -93,11 +82,9 @@ def demo(name: str) -> Path:
                 train(composed, folder, device, [*words, "--run", str(folder)])
         overall("report", 0, 1)
         report = write_report(folders)
-    say(f"{_result(folders)}. Open the report; `nanogen study` and README.md say what to do next.")
+    told = "; ".join(
+        one.sentence.format(records_of(folder)[0].values[one.metric].value)
+        for one, folder in zip(TRAININGS, folders, strict=True)
+    )
+    say(f"{told[:1].upper()}{told[1:]}. Open the report; `nanogen study` and README.md say what to do next.")
     return report
-
-
-def _result(folders: list[Path]) -> str:
-    values = [records_of(folder)[0].values[one.metric].value for one, folder in zip(TRAININGS, folders, strict=True)]
-    told = "; ".join(one.sentence.format(value) for one, value in zip(TRAININGS, values, strict=True))
-    return told[:1].upper() + told[1:]

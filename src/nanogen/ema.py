@@ -38,9 +38,8 @@ class EMA(Generic[ModuleT]):
         self.module: ModuleT = copy.deepcopy(module, frozen).requires_grad_(False).eval()
         self.decay = decay
         self.ramp = ramp
-        pairs = zip(self.module.parameters(), module.parameters(), strict=True)
-        self._averages, self._weights = map(list, zip(*(pair for pair in pairs if pair[1].requires_grad), strict=True))
-        for average in self._averages:
+        self._pair(module)
+        for average in self._averages.values():
             average.data = average.float()
         stored = module.state_dict()
         self._buffers = [
@@ -52,21 +51,24 @@ class EMA(Generic[ModuleT]):
     @torch.no_grad()
     def cut(self, module: ModuleT) -> None:
         """Keep the parts of the averages that this process holds of the weights of a module that was sharded since."""
-        pairs = dict(self.module.named_parameters()), dict(module.named_parameters())
-        names = [name for name, weight in pairs[1].items() if weight.requires_grad]
-        for name in names:
-            if parallel.is_part(pairs[1][name]):
-                average = nn.Parameter(pairs[1][name].detach().clone(), requires_grad=False)
-                parallel.assign(average, pairs[0][name])
+        wholes = dict(self.module.named_parameters())
+        for name, weight in module.named_parameters():
+            if parallel.is_part(weight):
+                average = nn.Parameter(weight.detach().clone(), requires_grad=False)
+                parallel.assign(average, wholes[name])
                 place, _, leaf = name.rpartition(".")
                 setattr(self.module.get_submodule(place), leaf, average)
+        self._pair(module)
+
+    def _pair(self, module: ModuleT) -> None:
         averages = dict(self.module.named_parameters())
-        self._averages, self._weights = [averages[name] for name in names], [pairs[1][name] for name in names]
+        self._weights = {name: weight for name, weight in module.named_parameters() if weight.requires_grad}
+        self._averages = {name: averages[name] for name in self._weights}
 
     @torch.no_grad()
     def update(self, step: int) -> None:
         """Average in the weights after update number `step` (from 0)."""
-        averages, weights = (list(map(parallel.part, some)) for some in (self._averages, self._weights))
+        averages, weights = ([*map(parallel.part, some.values())] for some in (self._averages, self._weights))
         get_ema_multi_avg_fn(decay_at(step, self.decay, self.ramp))(averages, weights, None)
         for copied, buffer in self._buffers:
             copied.copy_(buffer)

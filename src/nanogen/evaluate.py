@@ -9,6 +9,7 @@ import hashlib
 import json
 import shlex
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,7 @@ from torch import nn
 from diffusionbench import runner
 from diffusionbench.axes import AXES
 from diffusionbench.errors import CheckpointError, ConfigError, DataError, MissingPackageError, RequestError
+from diffusionbench.evidence import EVIDENCE
 from diffusionbench.images import decode_rgb, grid, save_png
 from diffusionbench.judges import JUDGES
 from diffusionbench.prompts import open_prompts
@@ -30,7 +32,8 @@ from diffusionbench.references.reference import Reference
 from diffusionbench.request import EvalRequest, Evaluation, Sampling, check_metric_axis
 from diffusionbench.sample import Sample
 from diffusionbench.shown import printable
-from diffusionbench.writing import write_errors
+from diffusionbench.store import ImageStore
+from diffusionbench.writing import remove, write_errors
 from nanogen import parallel
 from nanogen.build import Components
 from nanogen.conditions import CONDITIONS, SampleSpec
@@ -38,7 +41,7 @@ from nanogen.config import TRAINING_IMAGES, Config, differences
 from nanogen.log import say
 from nanogen.losses import frozen_networks
 from nanogen.objectives import OBJECTIVES
-from nanogen.pipeline import ImagePipeline, open_weights
+from nanogen.pipeline import ImagePipeline, Loaded, open_weights
 from nanogen.progress import tell
 from nanogen.reference import training_reference
 from nanogen.resolve import prompt_choice, resolve
@@ -58,11 +61,7 @@ def metadata(specs: Sequence[SampleSpec]) -> dict[str, list[int | None] | list[s
 
 
 class NetworkSource:
-    """A network as the benchmark's image source.
-
-    Args:
-        pipeline: makes images, with the batch size of its config's evaluation.
-        description: for the record's provenance.
+    """A network as the benchmark's image source, with the batch size of its config's evaluation.
 
     Attributes:
         facts: fields of a request that only the source knows, where the caller does not know them either.
@@ -88,11 +87,7 @@ class NetworkSource:
         return sha.hexdigest()
 
     def images(self, samples: Sequence[Sample]) -> np.ndarray:
-        """Return uint8 [B, H, W, 3]; each depends on the weights and on the sample's label or prompt and its seed only.
-
-        Raises:
-            RequestError: if a sample has no seed.
-        """
+        """Return uint8 [B, H, W, 3]; each depends on the weights, the sample's label or prompt, and its seed only."""
         prompts = [sample.prompt for sample in samples if sample.prompt is not None]
         condition = self.pipeline.components.conditioner([sample.label for sample in samples], prompts or None)
         seeds = [sample.seed for sample in samples if sample.seed is not None]
@@ -177,12 +172,7 @@ def prompt_texts(config: Config) -> tuple[str, ...]:
 
 
 def check_axis(config: Config) -> None:
-    """Refuse an evaluation that asks for what the network does not draw, or metrics that judge by something else.
-
-    Raises:
-        ConfigError: if the axis and the condition do not fit.
-        UserError: see `diffusionbench.request.check_metric_axis`.
-    """
+    """Refuse an evaluation that asks for what the network does not draw, or metrics that judge by something else."""
     axis, kind = config.eval.axis, config.condition.kind
     check_metric_axis(axis, config.eval.metrics)
     answers, wanted = CONDITIONS[kind].answers, AXES[axis].asks
@@ -200,8 +190,7 @@ def check(config: Config, components: Components, classes: Sequence[str] | None 
         classes: names of the classes that the network will draw, or None where unknown.
 
     Raises:
-        UserError: see `diffusionbench.request.Evaluation.check`.
-        RunError: if a judge fails its self-test.
+        UserError, RunError: see `diffusionbench.runner.run`.
     """
     evaluation = evaluation_of(config, components, "check").updated(classes=classes)
     try:
@@ -220,7 +209,7 @@ def evaluate(
     command: str | None = None,
     folder: str = EVALS,
 ) -> Record | None:
-    """Make the images that are missing and score them; every process calls it.
+    """Make the images that are missing and score them; every process calls it, and the main one gets the record.
 
     Args:
         pipeline: of the averaged network after `step` updates.
@@ -228,9 +217,6 @@ def evaluate(
         tuning: on which images the guidance was chosen, where it was.
         command: what to type to get the record again; None: `nanogen eval` with all that differs from the run.
         folder: of the run, for records and, in its `images`, for images.
-
-    Returns:
-        The record, in the main process; None in the others.
 
     Raises:
         UserError: see `diffusionbench.runner.run`.
@@ -262,16 +248,33 @@ def evaluate(
             record = runner.score(evaluation, store, components.device, prepared=judging)
             if save:
                 keep(record, run, folder)
+            _keep_images(store, config.eval.num_kept)
     return record
 
 
-def keep(record: Record, run: Run, folder: str = EVALS) -> None:
-    """Write a record into a folder of its run.
+def _keep_images(store: ImageStore, count: int | None) -> None:
+    """Remove the images of a store, and what judges said of them, but the first `count`; None keeps all."""
+    if count is None:
+        return
+    kept = [*store.some(range(count))]
+    names, folder = store.chunks(), store.folder
+    remove(folder / EVIDENCE)
+    for name in names:
+        # The list first: a chunk without its file would be damaged.
+        (folder / f"{name}.json").unlink(missing_ok=True)
+        (folder / f"{name}.images").unlink(missing_ok=True)
+    if not kept:
+        remove(folder)
+        with suppress(OSError):
+            folder.parent.rmdir()
+        return
+    store = ImageStore(folder)
+    for samples, images in kept:
+        store.add(samples, images)
 
-    Raises:
-        RunError: if the run's folder is gone.
-        RequestError: if it cannot be written.
-    """
+
+def keep(record: Record, run: Run, folder: str = EVALS) -> None:
+    """Write a record into a folder of its run, which must be there."""
     run.check_there()
     place = run.path / folder / f"{record.id}.json"
     if _loaded(place) is None:
@@ -327,27 +330,29 @@ def finished_record(
     return None
 
 
+def open_run(path: Path, device: str, step: int | None = None) -> tuple[Loaded, Run]:
+    """Return the weights of a run at a step, or its newest, and the run; a weights file is refused."""
+    loaded = open_weights(path, device, step)
+    if loaded.run is None:
+        raise CheckpointError(f"{path} is a file. Give the run folder, so that the record can name its run.")
+    return loaded, loaded.run
+
+
 def evaluate_run(
     path: Path, overrides: Sequence[str], tuned: bool, out: Path | None, step: int | None = None
 ) -> Record | None:
-    """Score a run's weights.
+    """Score a run's weights, and return the record in the main process.
 
     Args:
         overrides: of sampler.*, guidance.* and eval.*.
         tuned: the method's tuned guidance on times [0, 0.9].
         out: where the caller will save the record, which is checked first; None: it is saved in the run's folder.
-        step: of a checkpoint that the run keeps; None for the newest.
-
-    Returns:
-        The record, in the main process.
     """
     if out is not None:
         check_record_place(out)
     with parallel.processes() as device:
         with parallel.agreed():
-            loaded = open_weights(path, device, step)
-            if loaded.run is None:
-                raise CheckpointError(f"{path} is a file. Give the run folder, so that the record can name its run.")
+            loaded, run = open_run(path, device, step)
             pipeline = loaded.pipeline(overrides)
             if tuned:
                 scale = pipeline.config.eval.tuned_scale
@@ -360,18 +365,19 @@ def evaluate_run(
                 raise RequestError(f"{path} names no metric. Choose with --metrics; see `diffusionbench ls metrics`.")
         # The table of methods does not say on which images it was chosen.
         tuning = Tuning(split="not stated (eval.tuned_scale)") if tuned else None
-        command = _command(loaded.run, loaded.step, pipeline.config, "--tuned") if tuned else None
-        return evaluate(pipeline, loaded.run, loaded.step, save=out is None, tuning=tuning, command=command)
+        command = _command(run, loaded.step, pipeline.config, "--tuned") if tuned else None
+        return evaluate(pipeline, run, loaded.step, save=out is None, tuning=tuning, command=command)
 
 
-def _grid_path(run: Path, step: int) -> Path:
+def grid_path(run: Path, step: int) -> Path:
+    """Return the file of a step's sample grid."""
     return run / SAMPLES / f"step-{step:08d}.png"
 
 
 def has_grid(run: Path, step: int) -> bool:
     """Return whether the sample grid of a step lies there, whole."""
     try:
-        decode_rgb(_grid_path(run, step).read_bytes(), "")
+        decode_rgb(grid_path(run, step).read_bytes(), "")
     except (OSError, DataError):
         return False
     return True
@@ -379,10 +385,10 @@ def has_grid(run: Path, step: int) -> bool:
 
 def sample_grid(pipeline: ImagePipeline, run: Run, step: int, specs: Sequence[SampleSpec]) -> Path:
     """Write a grid of samples, one per spec, and return its file."""
-    config = pipeline.config
+    config, path = pipeline.config, grid_path(run.path, step)
     images = pipeline.in_batches(specs, config.eval.seed, config.eval.batch_size)
     facts = {"step": step, "seed": config.eval.seed, "guidance": config.guidance.scale, **metadata(specs)}
     run.check_there()
     with _written(f"sample grid of {run.path}"):
-        save_png(grid(images, COLUMNS), _grid_path(run.path, step), facts)
-    return _grid_path(run.path, step)
+        save_png(grid(images, COLUMNS), path, facts)
+    return path

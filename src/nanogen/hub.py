@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Final, Literal, Protocol
+from typing import Final, Literal
 
 from diffusionbench.errors import RequestError
 from diffusionbench.fetching import reachable
@@ -64,33 +64,23 @@ def opened_hub(lacks: str, remedy: str, extra: str) -> Iterator[Callable[..., st
         logging.set_verbosity(before)
 
 
-class Client(Protocol):
-    """What is asked of the hub."""
+class Client:
+    """What is asked of the hub, through its own package."""
 
     def fetch(self, repository: str, kind: Kind, revision: str | None, patterns: list[str], cached: bool) -> Path:
         """Return the folder of a repository's files, called after their commit; `cached`: from this machine alone."""
-        ...
-
-    def push(self, repository: str, folder: Path, message: str, private: bool) -> str:
-        """Make or change a repository of a model, and return the commit."""
-        ...
-
-
-class HuggingFace:
-    """The hub itself, through its own package."""
-
-    def fetch(self, repository: str, kind: Kind, revision: str | None, patterns: list[str], cached: bool) -> Path:
         hub = require("huggingface_hub", "hub", f"{PREFIX}{repository}")
         options = {"repo_type": kind, "revision": revision, "allow_patterns": patterns}
         return Path(hub.snapshot_download(repository, local_files_only=cached, **options))
 
     def push(self, repository: str, folder: Path, message: str, private: bool) -> str:
+        """Make or change a repository of a model, and return the commit."""
         api = require("huggingface_hub", "hub", f"{PREFIX}{repository}").HfApi()
         api.create_repo(repository, private=private, exist_ok=True)
         return str(api.upload_folder(repo_id=repository, folder_path=folder, commit_message=message).oid)
 
 
-CLIENT: Client = HuggingFace()
+CLIENT = Client()
 
 
 @dataclass(frozen=True)
@@ -110,11 +100,7 @@ def is_hub(text: object) -> bool:
 
 
 def parse(text: str) -> HubName:
-    """Return the parts of `hf:OWNER/NAME` or `hf:OWNER/NAME@REVISION`; the prefix may be left out.
-
-    Raises:
-        RequestError: if it is neither.
-    """
+    """Return the parts of `hf:OWNER/NAME` or `hf:OWNER/NAME@REVISION`; the prefix may be left out."""
     found = re.fullmatch(r"(?:hf:)?([\w.-]+/[\w.-]+)(?:@([\w./-]+))?", text)
     if found is None or ".." in text:
         raise RequestError(f"'{clipped(text, 100)}' is no name on the hub. Write {PREFIX}OWNER/NAME or with @COMMIT.")
@@ -125,9 +111,6 @@ def pinned(name: HubName, kind: Kind, patterns: list[str]) -> tuple[HubName, Pat
     """Return a repository at its commit, and the folder of its files; fetches what is not on this machine.
 
     A commit that was fetched before needs no network; where the hub does not answer, neither does a name without one.
-
-    Raises:
-        RequestError: if it is not here and cannot be fetched.
     """
     if re.fullmatch(r"[0-9a-f]{40}", name.revision or "") or not reachable():
         with suppress(Exception):
@@ -140,11 +123,7 @@ def pinned(name: HubName, kind: Kind, patterns: list[str]) -> tuple[HubName, Pat
 
 
 def weights_of(text: str) -> Path:
-    """Return the weights file of a network on the hub, as `nanogen push` put it there.
-
-    Raises:
-        RequestError: if it cannot be fetched, or holds no weights of ours.
-    """
+    """Return the weights file of a network on the hub, as `nanogen push` put it there."""
     name, folder = pinned(parse(text), "model", ["ema.safetensors", "config.yaml"])
     path = folder / "ema.safetensors"
     if not path.is_file():
@@ -154,9 +133,5 @@ def weights_of(text: str) -> Path:
 
 
 def data_of(text: str) -> tuple[HubName, Path]:
-    """Return a data set of the hub at its commit, and the folder of its Parquet files, tars or pictures.
-
-    Raises:
-        RequestError: if it cannot be fetched.
-    """
+    """Return a data set of the hub at its commit, and the folder of its Parquet files, tars or pictures."""
     return pinned(parse(text), "dataset", ["*"])

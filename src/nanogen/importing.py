@@ -23,19 +23,16 @@ from nanogen.resolve import resolve
 
 
 def import_network(file: Path, config: Config, out: Path) -> int:
-    """Write the averaged weights of a released checkpoint as a file that `nanogen sample` takes; return its step.
+    """Write the averaged weights of a released checkpoint as a file that `nanogen sample` takes.
 
     Args:
         file: a state dict in the released layout, alone or as the "ema" of a training file; pickled or safetensors.
-        config: of the network.
-        out: the weights file to be written.
 
     Returns:
         The step of a training file; 0 where the file does not say.
 
     Raises:
         CheckpointError: if the file is damaged or of another architecture; differing names are listed.
-        RequestError: if the text encoder of the config is missing.
     """
     check_place(out)
     if not file.is_file():
@@ -68,15 +65,10 @@ def prepare_weights(name: str, folder: Path | None = None) -> dict[str, list[Pat
     """Find or fetch the files of a latent space, and write those that are pickled once more as safetensors.
 
     Args:
-        name: of the latent space.
         folder: where the user has the files; None: the usual places.
 
     Returns:
         The paths by part; a converted file is found before the original from then on.
-
-    Raises:
-        RequestError: if files are missing and cannot be fetched.
-        CheckpointError: if one is damaged.
     """
     spec = replace(LATENTS[name], folder=folder)
     found = {}

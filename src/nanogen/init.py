@@ -34,14 +34,7 @@ FEWEST: Final = 8
 
 @dataclass(frozen=True)
 class Pictures:
-    """What a folder or file of pictures holds.
-
-    Attributes:
-        path: as the user gave it.
-        kind: its row of `DATASETS`.
-        data: the training split.
-        sides: shorter sides in pixels, of up to `LOOKED_AT` pictures, in rising order.
-    """
+    """What a path of pictures holds: row of `DATASETS`, training split, and rising shorter sides of `LOOKED_AT`."""
 
     path: str
     kind: str
@@ -65,11 +58,7 @@ class Pictures:
 
 
 def look(path: Path) -> Pictures:
-    """Look at pictures: kind, count, classes or captions, sizes.
-
-    Raises:
-        DataError: if there are none, too few, or one that is looked at cannot be read.
-    """
+    """Look at pictures; DataError if there are too few, or one that is looked at cannot be read."""
     kind = detect(path)
     data = open_dataset(kind, str(path), image_size=8)
     if len(data) < FEWEST:
@@ -93,14 +82,7 @@ def power_of_two(most: float) -> int:
 
 
 def config_text(found: Pictures, scale: str, name: str) -> str:
-    """Return a commented config for pictures at a scale.
-
-    Args:
-        name: of the file it is for.
-
-    Raises:
-        ConfigError: if the scale is unknown.
-    """
+    """Return a commented config for pictures at a scale, for a file of a name."""
     task = "captions" if found.data.captioned else "imagefolder"
     given = {"data.name": found.kind, "data.path": found.path}
     words = [f"{key}={json.dumps(value)}" for key, value in given.items()]
@@ -127,20 +109,17 @@ def config_text(found: Pictures, scale: str, name: str) -> str:
     elif usual.eval.metrics:
         lines["eval.metrics"] = (f"[{', '.join(usual.eval.metrics)}]", "after training, against the training pictures")
     width = max(len(f"{key}: {value}") for key, (value, _) in lines.items() if key not in ("data.path", "eval.metrics"))
-    text = [f"{f'{key}: {value}':<{width}}  # {comment}".rstrip("# ") for key, (value, comment) in lines.items()]
     overrides = [f"{key}={value}" for key, (value, _) in lines.items()]
     costs = plan(compose(task, None, scale, None, overrides).config, num_images=len(found.data)).lines()
-    return "\n".join(
-        [
-            f"{MARK} {found.path}`. `nanogen show {name} --why` prints every value and where it comes from.",
-            f"# {found.described}",
-            f"# What it costs (`nanogen plan {name} --images {len(found.data)}`):",
-            *(f"#   {line}" for line in costs),
-            f"use: {{task: {task}, scale: {scale}}}",
-            *text,
-            "",
-        ]
-    )
+    text = [
+        f"{MARK} {found.path}`. `nanogen show {name} --why` prints every value and where it comes from.",
+        f"# {found.described}",
+        f"# What it costs (`nanogen plan {name} --images {len(found.data)}`):",
+        *(f"#   {line}" for line in costs),
+        f"use: {{task: {task}, scale: {scale}}}",
+        *(f"{f'{key}: {value}':<{width}}  # {comment}".rstrip("# ") for key, (value, comment) in lines.items()),
+    ]
+    return "\n".join(text) + "\n"
 
 
 def write_config(path: Path, scale: str, out: Path | None) -> list[str]:
@@ -150,7 +129,7 @@ def write_config(path: Path, scale: str, out: Path | None) -> list[str]:
         out: the file; by default called after the pictures, in the current folder.
 
     Raises:
-        DataError, ConfigError, RequestError: for pictures, a scale or a file that cannot be used; nothing is written.
+        UserError: for pictures, a scale or a file that cannot be used; nothing is written.
     """
     stem = path.name.partition(".")[0].strip("*-_ ") or "pictures"
     out = out or Path(f"{stem}.yaml")

@@ -14,7 +14,6 @@ from torch import Tensor
 from diffusionbench.registry import require
 from diffusionbench.writing import check_gives_way, write_result
 from nanogen.config import Config
-from nanogen.model.shape import Shape
 from nanogen.pipeline import Loaded
 from nanogen.resolve import resolve
 from nanogen.rng import sampling_noise
@@ -41,39 +40,30 @@ def why_not(config: Config) -> str | None:
 
 
 def live_data(loaded: Loaded) -> dict[str, Any]:
-    """Return what `live.js` reads: shape, weights and noise; seed i is the noise of image i of `nanogen sample`.
-
-    Args:
-        loaded: a network for which `why_not` has no reason.
-    """
+    """Return what `live.js` reads: shape, weights and noise; seed i is the noise of image i of `nanogen sample`."""
     config, net, derived = loaded.config, loaded.net, resolve(loaded.config)
     shape = net.shape
     tensors: dict[str, Tensor] = dict(net.state_dict())
     for name in ("encoder", "decoder"):
         tensors[f"{name}_cos"], tensors[f"{name}_sin"] = net.get_buffer(f"{name}_rotary")
     noise = sampling_noise(0, range(SEEDS)).normal("noise", shape.latent_shape)
-    return {
-        "shape": _numbers(shape, config) | {"shift": derived.sampler_shift},
-        "tensors": [[name, tensor.numel()] for name, tensor in tensors.items()],
-        "weights": _packed(*tensors.values()),
-        "noise_size": noise[0].numel(),
-        "noise": _packed(noise),
-    }
-
-
-def _numbers(shape: Shape, config: Config) -> dict[str, Any]:
-    stacks = {
-        name: {"depth": getattr(shape, f"{name}_depth"), "heads": getattr(shape, f"{name}_num_heads")}
-        for name in ("encoder", "decoder")
-    }
-    return {
-        **stacks,
+    facts = {
+        "encoder": {"depth": shape.encoder_depth, "heads": shape.encoder_num_heads},
+        "decoder": {"depth": shape.decoder_depth, "heads": shape.decoder_num_heads},
         "latent": shape.latent_shape,
         "patch": shape.patch_size,
         "tokens": shape.num_image_tokens,
         "classes": shape.num_classes,
         "predict": config.objective["predict"],
         "interval": config.guidance.interval,
+        "shift": derived.sampler_shift,
+    }
+    return {
+        "shape": facts,
+        "tensors": [[name, tensor.numel()] for name, tensor in tensors.items()],
+        "weights": _packed(*tensors.values()),
+        "noise_size": noise[0].numel(),
+        "noise": _packed(noise),
     }
 
 
@@ -84,12 +74,7 @@ def _packed(*tensors: Tensor) -> str:
 
 
 def write_live(loaded: Loaded, out: Path) -> None:
-    """Write the page of a network for which `why_not` has no reason.
-
-    Raises:
-        RequestError: if a file that is no such page would be lost, or it cannot be written.
-        MissingPackageError: if jinja2 is not installed.
-    """
+    """Write the page of a network for which `why_not` has no reason; what is no such page is not written over."""
     jinja2 = require("jinja2", "demo", "A live page")
     templates = files("nanogen") / "templates"
     page = jinja2.Environment(autoescape=True, trim_blocks=True).from_string(

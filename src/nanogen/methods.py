@@ -22,14 +22,7 @@ from nanogen.resolve import resolve
 
 @dataclass(frozen=True)
 class NeededFile:
-    """What a method reads from the disk and does not ship.
-
-    Attributes:
-        what: in words.
-        licence: of it.
-        gated: the licence must be accepted on the hub before a download.
-        present: it is on this machine.
-    """
+    """What a method reads from the disk and does not ship; `gated` ones need their licence accepted on the hub."""
 
     what: str
     licence: str
@@ -42,13 +35,9 @@ class MethodFacts:
     """One row of `configs/methods.yaml`.
 
     Attributes:
-        name: of the row.
-        title: one line for users.
-        published: name in the published tables; "" for ours.
-        upstream: name in the public implementation; "" for ours.
+        published, upstream: names in the published tables and in the public implementation; "" for ours.
         paper: arXiv number of what the method adds, else of its latent space; "" for none.
         differs: from that paper, in words.
-        latent, objective, predict: of the config.
         losses: weight of each extra loss.
         parameters: of the network for 1,000 classes, at paper scale or, of rows of 32 px images, at laptop scale.
         needs: files that do not ship.
@@ -76,13 +65,17 @@ class MethodFacts:
     @property
     def text(self) -> str:
         """One line for a list."""
-        parts = [self.title, self.adds, f"{self.parameters:,} parameters"]
-        parts += [f"arXiv {self.paper}"] if self.paper else []
         licences = dict.fromkeys(f"{need.licence}{' (gated)' * need.gated}" for need in self.needs)
-        parts += [f"licences: {', '.join(licences)}"] if licences else []
         missing = [need.what for need in self.needs if not need.present]
-        parts.append(f"missing: {', '.join(missing)}" if missing else "all files are here")
-        return f"{'' if self.published else '(ours) '}{'; '.join(parts)}"
+        parts = [
+            f"{'' if self.published else '(ours) '}{self.title}",
+            self.adds,
+            f"{self.parameters:,} parameters",
+            f"arXiv {self.paper}" if self.paper else "",
+            f"licences: {', '.join(licences)}" if licences else "",
+            f"missing: {', '.join(missing)}" if missing else "all files are here",
+        ]
+        return "; ".join(filter(None, parts))
 
     def as_dict(self) -> dict[str, Any]:
         """Return everything as plain data, with `text` and whether all files are `present`."""
@@ -90,11 +83,7 @@ class MethodFacts:
 
 
 def method_facts(name: str) -> MethodFacts:
-    """Return what a method is and needs.
-
-    Raises:
-        ConfigError: if its row does not resolve.
-    """
+    """Return what a method is and needs."""
     row = read_own("methods.yaml")[0][name]
     small = any("data.image_size" in one for one in (row, read_own("methods.yaml")[0].get(row.get("like"), {})))
     task, scale = ("digits", "laptop") if small else ("imagenet256", "paper")

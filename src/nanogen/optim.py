@@ -78,7 +78,8 @@ class Updater:
         self.stop = stop
         self.skipped = torch.zeros((), device=self.parameters[0].device)
         self._refused = torch.zeros_like(self.skipped)
-        self._pending: _Pending | None = None
+        # Step, flag on its way to the host, the event that says when it is there (None: it is), terms.
+        self._pending: tuple[int, Tensor, torch.cuda.Event | None, dict[str, Tensor]] | None = None
 
     def step(self, step: int, lr: float, terms: dict[str, Tensor]) -> Tensor:
         """Clip, then update unless something is not finite; gradients are freed.
@@ -113,42 +114,26 @@ class Updater:
             optimizer.step()
             optimizer.zero_grad(set_to_none=True)
         if self.stop:
-            self._pending = _Pending.of(step, self._refused, terms)
-            if self._pending.event is None:
+            flag, event = self._refused, None
+            if flag.device.type == "cuda":
+                flag = torch.empty((), pin_memory=True).copy_(flag, non_blocking=True)
+                event = torch.cuda.Event()
+                event.record()
+            self._pending = step, flag, event, terms
+            if event is None:
                 self.check()
         return norm
 
     def check(self) -> None:
         """Read the flag of the last step that was not read yet; NonFiniteLoss if that step's update was refused."""
-        pending, self._pending = self._pending, None
-        if pending is None:
+        if self._pending is None:
             return
-        if pending.event is not None:
-            pending.event.synchronize()
-        if pending.flag.item():
-            named = [
-                f"term '{name}' is {value.item():g}" for name, value in pending.terms.items() if not value.isfinite()
-            ]
+        (step, flag, event, terms), self._pending = self._pending, None
+        if event is not None:
+            event.synchronize()
+        if flag.item():
+            named = [f"term '{name}' is {value.item():g}" for name, value in terms.items() if not value.isfinite()]
             raise NonFiniteLoss(
-                f"{', '.join(named) or 'the norm of the gradient is not finite'} at step {pending.step} "
+                f"{', '.join(named) or 'the norm of the gradient is not finite'} at step {step} "
                 f"(rank {parallel.rank()}). No update was made."
             )
-
-
-@dataclass(frozen=True)
-class _Pending:
-    """A flag on its way to the host; `event` says when it is there (None: it is)."""
-
-    step: int
-    flag: Tensor
-    terms: dict[str, Tensor]
-    event: torch.cuda.Event | None
-
-    @classmethod
-    def of(cls, step: int, flag: Tensor, terms: dict[str, Tensor]) -> _Pending:
-        if flag.device.type != "cuda":
-            return cls(step, flag, terms, None)
-        host = torch.empty((), pin_memory=True).copy_(flag, non_blocking=True)
-        event = torch.cuda.Event()
-        event.record()
-        return cls(step, host, terms, event)

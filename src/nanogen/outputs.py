@@ -19,7 +19,6 @@ from torch import Tensor
 from diffusionbench.errors import CheckpointError, Stopped, UserError
 from nanogen import calibration, checkpoint, costs, evaluate, parallel, timeloss
 from nanogen.build import Components
-from nanogen.config import Config
 from nanogen.data import Dataset
 from nanogen.data.corrupt import CorruptLog
 from nanogen.log import Log, say
@@ -52,14 +51,7 @@ def known_peak(device: str, precision: str) -> float | None:
 
 @dataclass(frozen=True)
 class Periods:
-    """How often a training writes.
-
-    Attributes:
-        batch_size: images of one update, over all processes.
-        log_every, checkpoint_every: updates; None for the last one alone.
-        keep, keep_every: checkpoints to keep, see `nanogen.checkpoint.Saver`.
-        sinks: of the log, see `nanogen.log.Log`.
-    """
+    """How often a training writes, in updates (None for the last one alone); `batch_size` is over all processes."""
 
     batch_size: int
     log_every: int | None
@@ -77,18 +69,11 @@ class Outputs:
         state: says which step it is.
         last: step at which training ends; everything is due there.
         header: strings for the header of each weights file.
-
-    Attributes:
-        saver: writes the checkpoints.
-
-    Raises:
-        CheckpointError: if the log cannot be written.
     """
 
     def __init__(self, folder: Path, state: TrainState, last: int, periods: Periods, header: Mapping[str, str]) -> None:
         self.folder, self.state, self.last, self.periods = folder, state, last, periods
-        self.saver = checkpoint.Saver(folder / CHECKPOINTS, header, periods.keep, periods.keep_every)
-        self.saver.found(state.step)
+        self.saver = checkpoint.Saver(folder / CHECKPOINTS, header, periods.keep, periods.keep_every, state.step)
         self.started, self.since = time.perf_counter(), state.step
         self.times = StepTimes(state.device)
         self.log: Log | None = None
@@ -133,8 +118,7 @@ class Outputs:
             values: losses and gradient norm of this process.
 
         Raises:
-            CheckpointError: if something cannot be written.
-            RunError: if the folder is gone.
+            CheckpointError, RunError: if something cannot be written, or the folder is gone.
             NonFiniteLoss: if the update was refused.
             Stopped: by a signal, in a grid or an evaluation; the step itself is complete.
         """
@@ -150,8 +134,7 @@ class Outputs:
         # Also with each checkpoint: a run that continues from it knows what it met before.
         counts = self.counts()
         if logging:
-            numbers = {name: parallel.all_mean(value).item() for name, value in values.items()}
-            self._tell(step, numbers, counts)
+            self._tell(step, {name: parallel.all_mean(value).item() for name, value in values.items()} | counts)
         if saving:
             self.state.updater.check()
             with self.aside():
@@ -167,11 +150,9 @@ class Outputs:
                 self.log.sync()
         self.saver.save(self.state)
 
-    def _tell(self, step: int, numbers: dict[str, float], counts: Mapping[str, float]) -> None:
+    def _tell(self, step: int, numbers: dict[str, float]) -> None:
         now = time.perf_counter()
-        numbers["lr"] = self.state.schedule(step - 1)
-        numbers["skipped"] = self.state.updater.skipped.item()
-        numbers |= counts
+        numbers |= {"lr": self.state.schedule(step - 1), "skipped": self.state.updater.skipped.item()}
         speed = (step - self.since) * self.periods.batch_size / (now - self.started)
         numbers |= {"images_per_second": speed, **self.pace(speed)}
         self.started, self.since = now, step
@@ -238,7 +219,7 @@ class RunOutputs(Outputs):
         stop: Stop,
         by_time: LossByTime,
     ) -> None:
-        config: Config = run.config
+        config = run.config
 
         def period(duration: str) -> int | None:
             return to_steps(duration, config.train.batch_size, len(data))

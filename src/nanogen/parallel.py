@@ -19,11 +19,13 @@ import torch.distributed as dist
 import torch.distributed.checkpoint as dcp
 from torch import Tensor, nn
 from torch.distributed.checkpoint.filesystem import FileSystem
+from torch.distributed.checkpoint.staging import BlockingAsyncStager
 from torch.distributed.checkpoint.state_dict import get_optimizer_state_dict, set_optimizer_state_dict
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
 from torch.distributed.tensor import DTensor, distribute_tensor
 from torch.nn.parallel import DistributedDataParallel
+from torch.utils._pytree import tree_structure
 
 from diffusionbench.errors import ConfigError, RunError, Stopped, Told, UserError
 from diffusionbench.shown import first_line
@@ -377,9 +379,22 @@ class _HashedFiles(FileSystem):
         self.written[Path(new_path).name] = self.written.pop(Path(path).name)
 
 
-def staged(state: dict[str, Any]) -> dict[str, Any]:
-    """Return a copy of what `save` takes, in main memory: training may go on while it is written."""
-    return dcp.FileSystemWriter("").stage(state)
+class Staging:
+    """Copies what `save` takes into main memory, so that training goes on while it is written.
+
+    Each copy takes the place of the one before: memory that is new costs several times as much time as the copy.
+    """
+
+    def __init__(self) -> None:
+        self._stager = BlockingAsyncStager(cache_staged_state_dict=True)
+
+    def __call__(self, state: dict[str, Any]) -> dict[str, Any]:
+        """Return a copy, which holds until the next one."""
+        kept = self._stager.state_dict_cache
+        if kept is None or tree_structure(kept) != tree_structure(state):
+            # Memory that torch makes itself is pinned, which only a GPU can ask for.
+            self._stager.state_dict_cache = None if torch.cuda.is_available() else BlockingAsyncStager().stage(state)
+        return self._stager.stage(state)
 
 
 def save(state: dict[str, Any], folder: Path) -> Mapping[str, tuple[int, str]]:

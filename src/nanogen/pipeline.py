@@ -72,12 +72,17 @@ class ImagePipeline:
             guidance.interval,
             self._both(condition) if scale == null_scale == 1 else None,
         )
+        solved = velocity
         if watch is not None:
-            velocity = _watched(velocity, watch)
+
+            def solved(z: Any, t: float, r: float) -> Any:
+                watch(z, t)
+                return velocity(z, t, r)
+
         times = time_grid(sampler.num_steps, resolve(self.config).sampler_shift)
         initial = objective.initial(noise, components.derived.shape.latent_shape)
         with autocast(components.precision, components.device):
-            state = SAMPLERS.load(sampler.name)(velocity, initial, times)
+            state = SAMPLERS.load(sampler.name)(solved, initial, times)
             images = components.latent.decode(objective.latent(state))
         return to_uint8(images.float())
 
@@ -120,14 +125,6 @@ class ImagePipeline:
             indices = range(first + start, first + start + len(batch))
             made.append(self(condition, sampling_noise(seed, indices, self.components.device)))
         return np.concatenate(made)
-
-
-def _watched(velocity: Velocity, watch: Callable[[Any, float], object]) -> Velocity:
-    def watched(z: Any, t: float, r: float) -> Any:
-        watch(z, t)
-        return velocity(z, t, r)
-
-    return watched
 
 
 @dataclass(frozen=True)

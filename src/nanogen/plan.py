@@ -18,7 +18,7 @@ from nanogen.calibration import Rates
 from nanogen.config import Config, read_yaml, reload
 from nanogen.datasets import DATASETS
 from nanogen.resolve import Derived, prompt_choice, resolve
-from nanogen.settings import due, to_steps
+from nanogen.settings import TrainConfig, due, to_steps
 from nanogen.text import open_spec
 
 
@@ -66,6 +66,10 @@ class Machine:
     memory: float | None = None
     utilisation: float | None = None
     price: float | None = None
+
+    @property
+    def share(self) -> float:
+        return UTILISATION if self.utilisation is None else self.utilisation
 
     def __post_init__(self) -> None:
         if self.name is not None and self.name not in DEVICES:
@@ -186,28 +190,29 @@ def plan(
         ConfigError: if the parts of the config do not fit each other, or the batch the devices.
         RequestError: if the calibration cannot be read.
     """
-    derived, rates = resolve(config), None
-    if machine.name is None:
-        rates = _measured(config)
-    costed = _Costed(config, derived, machine, rates, text_tokens)
-    num_images = num_images or DATASETS[config.data.name].images
-    steps = costed.steps(config.train.duration, num_images)
-    rate = costed.images_per_second()
-    images = None if steps is None else steps * config.train.batch_size
+    train, rates = config.train, _rates(config, machine)
+    if train.batch_size % (machine.devices * train.accumulation):
+        raise ConfigError(
+            f"train.batch_size {train.batch_size} cannot be cut into {machine.devices} devices x "
+            f"{train.accumulation} micro-batches of equal size. Change the batch size, the accumulation or --devices."
+        )
+    costed = _Costed(config, machine, resolve(config), rates, text_tokens)
+    shape, num_images = costed.derived.shape, num_images or DATASETS[config.data.name].images
+    steps, rate = costed.steps(train.duration, num_images), costed.images_per_second()
+    images = None if steps is None else steps * train.batch_size
     training = None if rate is None or images is None else images / rate / 3600
     counts = costed.evaluations(num_images, steps)
-    evaluation = costed.evaluation_hours(sum(counts))
-    disk = costed.disk(num_images, counts)
+    evaluation, disk = costed.evaluation_hours(sum(counts)), costed.disk(num_images, counts)
     hours = None if training is None else training + (evaluation or 0)
     free = shutil.disk_usage(next(one for one in (folder, *folder.absolute().parents) if one.exists())).free
     return Plan(
-        parameters=costs.num_trainable(config, derived.shape),
-        training_flops=costs.training_flops(config, derived.shape, text_tokens),
-        sampling_flops=costs.sampling_flops(config, derived, text_tokens),
+        parameters=costs.num_trainable(config, shape),
+        training_flops=costs.training_flops(config, shape, text_tokens),
+        sampling_flops=costs.sampling_flops(config, costed.derived, text_tokens),
         devices=machine.devices,
-        device=costed.described,
-        micro_batch=costed.micro_batch,
-        memory=costed.memory(config),
+        device=_described(machine, rates),
+        micro_batch=train.batch_size // (machine.devices * train.accumulation),
+        memory=costed.memory(train),
         device_memory=costed.device_memory,
         steps=steps,
         images=images,
@@ -221,12 +226,38 @@ def plan(
     )
 
 
-def _measured(config: Config) -> Rates | None:
-    """Return the rates of this machine for a config, of its accelerator where it has one."""
+def _rates(config: Config, machine: Machine) -> Rates | None:
+    """Return the speed of a device: by its data sheet, or as this machine was measured, its accelerator first."""
     asked = config.train.precision
-    found = [one for one in calibration.read() if asked in ("auto", one.precision)]
-    same = [one for one in found if one.compile == config.train.compile] or found
-    return min(same, key=lambda one: one.per_flop, default=None)
+    if machine.name is None:
+        found = [one for one in calibration.read() if asked in ("auto", one.precision)]
+        same = [one for one in found if one.compile == config.train.compile] or found
+        return min(same, key=lambda one: one.per_flop, default=None)
+    device = DEVICES[machine.name]
+    return Rates(
+        device=device.title,
+        kind="cuda",
+        precision="bfloat16" if asked == "auto" else asked,
+        compile=config.train.compile,
+        threads=1,
+        memory=int(device.memory),
+        date="",
+        commit=None,
+        # Nothing but products takes time: the share of the peak stands for the rest.
+        per_flop=1 / (machine.share * device.peak),
+        per_byte=0,
+        per_parameter=0,
+        per_step=0,
+        error=0,
+    )
+
+
+def _described(machine: Machine, rates: Rates | None) -> str:
+    if rates is None:
+        return "this machine, which is not measured"
+    if machine.name is not None:
+        return f"{rates.device} at a stated {machine.share:.0%} of its peak"
+    return f"this machine ({rates.device}, {rates.precision}), measured {rates.date}"
 
 
 def _disk_remedies(needed: float, free: float) -> Iterator[str]:
@@ -242,81 +273,49 @@ class _Costed:
     """The parts of `plan`."""
 
     config: Config
-    derived: Derived
     machine: Machine
+    derived: Derived
     rates: Rates | None
     text_tokens: int
-
-    def __post_init__(self) -> None:
-        size, shared = self.config.train.batch_size, self.machine.devices * self.config.train.accumulation
-        if size % shared:
-            raise ConfigError(
-                f"train.batch_size {size} cannot be cut into {self.machine.devices} devices x "
-                f"{self.config.train.accumulation} micro-batches of equal size. Change the batch size, the "
-                "accumulation or --devices."
-            )
 
     @property
     def kind(self) -> costs.Kind:
         """Of what the layers keep."""
-        asked = self.config.train.precision
         if self.rates is not None:
             return costs.kind(self.rates.precision, self.rates.kind)
+        asked = self.config.train.precision
         return costs.kind("bfloat16" if asked == "auto" else asked, "cuda")
 
     @property
-    def longest(self) -> int:
-        """Tokens of the longest caption of a batch, as far as can be known."""
-        limit = self.config.condition.max_tokens
-        return min(limit, open_spec(self.config.condition.encoder).max_tokens) if self._has_text else limit
-
-    @property
-    def _has_text(self) -> bool:
-        return self.derived.shape.text_width is not None
-
-    @property
-    def micro_batch(self) -> int:
-        train = self.config.train
-        return train.batch_size // (self.machine.devices * train.accumulation)
-
-    @property
     def device_memory(self) -> float | None:
-        if self.machine.memory is not None:
-            return self.machine.memory
-        if self.machine.name is not None:
-            return DEVICES[self.machine.name].memory
-        return None if self.rates is None else self.rates.memory
+        if self.machine.memory is None and self.rates is not None:
+            return self.rates.memory
+        return self.machine.memory
 
-    @property
-    def utilisation(self) -> float:
-        return UTILISATION if self.machine.utilisation is None else self.machine.utilisation
-
-    @property
-    def described(self) -> str:
-        if self.machine.name is not None:
-            return f"{DEVICES[self.machine.name].title} at a stated {self.utilisation:.0%} of its peak"
-        if self.rates is None:
-            return "this machine, which is not measured"
-        return f"this machine ({self.rates.device}, {self.rates.precision}), measured {self.rates.date}"
-
-    def memory(self, config: Config) -> costs.Memory:
-        """Return the memory of one device under a config."""
-        groups = {"none": 1, "full": self.machine.devices, "hybrid": min(self.machine.per_node, self.machine.devices)}
-        micro = config.train.batch_size // (self.machine.devices * config.train.accumulation)
-        tokens = self.longest if self._has_text else 0
+    def memory(self, train: TrainConfig) -> costs.Memory:
+        """Return the memory of one device under other settings of the training."""
+        devices, condition = self.machine.devices, self.config.condition
+        groups = {"none": 1, "full": devices, "hybrid": min(self.machine.per_node, devices)}
+        longest = 0
+        if self.derived.shape.text_width is not None:
+            longest = min(condition.max_tokens, open_spec(condition.encoder).max_tokens)
         return costs.memory(
-            config, self.derived.shape, self.kind, images=micro, text_tokens=tokens, group=groups[config.train.shard]
+            self.config.model_copy(update={"train": train}),
+            self.derived.shape,
+            self.kind,
+            images=train.batch_size // (devices * train.accumulation),
+            text_tokens=longest,
+            group=groups[train.shard],
         )
 
     def memory_remedies(self) -> Iterator[str]:
         """Say what makes a training fit that does not: the change that costs least time comes first."""
-        size = self.device_memory
-        if size is None or self.memory(self.config).total <= size:
+        size, needed = self.device_memory, self.memory(self.config.train).total
+        if size is None or needed <= size:
             return
-        found = f"does not fit: {_bytes(self.memory(self.config).total)} are needed and a device has {_bytes(size)}."
+        found = f"does not fit: {_bytes(needed)} are needed and a device has {_bytes(size)}."
         for settings in self._smaller():
-            train = self.config.train.model_copy(update=settings)
-            total = self.memory(self.config.model_copy(update={"train": train})).total
+            total = self.memory(self.config.train.model_copy(update=settings)).total
             if total <= size:
                 words = " ".join(f"train.{key}={value}" for key, value in settings.items())
                 yield f"{found} With {words} it takes {_bytes(total)}."
@@ -326,7 +325,7 @@ class _Costed:
     def _smaller(self) -> Iterator[dict[str, object]]:
         """Return settings that need less memory, in the order of what they cost in time."""
         train, devices = self.config.train, self.machine.devices
-        whole = devices > 1 and self.config.train.shard == "none"
+        whole = devices > 1 and train.shard == "none"
         shards: list[dict[str, object]] = [{}, {"shard": "full"}] if whole else [{}]
         largest = train.batch_size // devices
         for checkpointing in ({}, {"checkpointing": "block"}):
@@ -337,25 +336,20 @@ class _Costed:
 
     def images_per_second(self) -> float | None:
         """Return the images of all devices in a second; they are taken to wait for nothing."""
-        shape, config = self.derived.shape, self.config
-        flops = costs.training_flops(config, shape, self.text_tokens)
-        # Blocks are computed a second time.
-        again = 4 / 3 if config.train.checkpointing != "none" else 1.0
-        if self.machine.name is not None:
-            return self.machine.devices * self.utilisation * DEVICES[self.machine.name].peak / (again * flops)
         if self.rates is None:
             return None
-        kept = costs.activation_bytes(shape, self.kind, self.text_tokens)
-        images = config.train.batch_size // self.machine.devices
-        parameters = costs.num_trainable(config, shape)
-        seconds = self.rates.seconds(again * images * flops, again * images * kept, parameters)
-        return config.train.batch_size / seconds
+        shape, train = self.derived.shape, self.config.train
+        # Where blocks are checkpointed they are computed a second time.
+        images = train.batch_size // self.machine.devices * (4 / 3 if train.checkpointing != "none" else 1)
+        flops = images * costs.training_flops(self.config, shape, self.text_tokens)
+        kept = images * costs.activation_bytes(shape, self.kind, self.text_tokens)
+        return train.batch_size / self.rates.seconds(flops, kept, costs.num_trainable(self.config, shape))
 
-    def steps(self, duration: str, num_images: int | None, whole: int | None = None) -> int | None:
+    def steps(self, duration: str, num_images: int | None) -> int | None:
         """Return the steps of a duration; None where it is never, or counts epochs of data that is not known."""
         if num_images is None and "epoch" in duration:
             return None
-        return to_steps(duration, self.config.train.batch_size, num_images or 0, whole)
+        return to_steps(duration, self.config.train.batch_size, num_images or 0)
 
     def evaluations(self, num_images: int | None, steps: int | None) -> list[int]:
         """Return the images of each evaluation of the training, in its order."""
@@ -378,8 +372,6 @@ class _Costed:
     def evaluation_hours(self, images: int) -> float | None:
         """Return the hours in which the devices draw so many images; they are not scored in them."""
         flops = images * costs.sampling_flops(self.config, self.derived, self.text_tokens) / self.machine.devices
-        if self.machine.name is not None:
-            return flops / (self.utilisation * DEVICES[self.machine.name].peak) / 3600
         if self.rates is None:
             return None
         one = costs.training_flops(self.config, self.derived.shape, self.text_tokens)
@@ -397,5 +389,8 @@ class _Costed:
         if config.condition.cache is not None and num_images and shape.text_width is not None:
             found["text states"] = 2.0 * num_images * self.text_tokens * shape.text_width
         if evaluations:
-            found["evaluations"] = 3.0 * sum(evaluations) * config.data.image_size**2
+            kept = config.eval.num_kept
+            # Those that go do so once they are scored.
+            images = sum(evaluations) if kept is None else max(evaluations) + sum(min(kept, one) for one in evaluations)
+            found["evaluations"] = 3.0 * images * config.data.image_size**2
         return found

@@ -6,9 +6,10 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from contextvars import ContextVar
+from itertools import takewhile
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, MofNCompleteColumn, ProgressColumn, TextColumn, TimeRemainingColumn
 from rich.progress import Progress as Bar
 
 from nanogen.log import say
@@ -33,18 +34,35 @@ def tell(stage: str, done: int, total: int) -> None:
         listener(stage, done, total)
 
 
-class Progress:
+class _Shown:
+    """A bar on stderr where that is a terminal; closed like a file."""
+
+    def __init__(self, wanted: bool, total: float, done: float, *columns: ProgressColumn) -> None:
+        console = Console(stderr=True)
+        self.bar = Bar(*columns, console=console) if wanted and console.is_terminal else None
+        if self.bar is not None:
+            self._task = self.bar.add_task("", total=total, completed=int(done))
+            self.bar.start()
+
+    def update(self, done: float, text: str) -> None:
+        if self.bar is not None:
+            self.bar.update(self._task, completed=done, description=text)
+
+    def close(self) -> None:
+        if self.bar is not None:
+            # The terminal may be gone.
+            with suppress(OSError):
+                self.bar.stop()
+
+
+class Progress(_Shown):
     """Steps done of `last`, with the newest numbers."""
 
     def __init__(self, first: int, last: int) -> None:
         self.last = last
-        console = Console(stderr=True)
-        self._bar = None
-        if console.is_terminal and first < last and _LISTENER.get() is None:
-            columns = (TextColumn("training"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-            self._bar = Bar(*columns, TextColumn("{task.fields[numbers]}"), console=console)
-            self._task = self._bar.add_task("", total=last, completed=first, numbers="")
-            self._bar.start()
+        columns = (TextColumn("training"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+        wanted = first < last and _LISTENER.get() is None
+        super().__init__(wanted, last, first, *columns, TextColumn("{task.description}"))
 
     def show(self, step: int, numbers: Mapping[str, float]) -> None:
         """Tell the numbers of a step."""
@@ -54,19 +72,13 @@ class Progress:
             for name, value in numbers.items()
             if name.startswith("loss/") or name in shown
         )
-        if self._bar is not None:
-            self._bar.update(self._task, completed=step, numbers=text)
-        elif _LISTENER.get() is None and (step % max(1, self.last // 20) == 0 or step == self.last):
+        self.update(step, text)
+        told = self.bar is not None or _LISTENER.get() is not None
+        if not told and (step % max(1, self.last // 20) == 0 or step == self.last):
             say(f"step {step}/{self.last}  {text}")
 
-    def close(self) -> None:
-        if self._bar is not None:
-            # The terminal may be gone.
-            with suppress(OSError):
-                self._bar.stop()
 
-
-class Overall:
+class Overall(_Shown):
     """One bar over several jobs, each of the same stages, with the time left of all of them.
 
     Args:
@@ -80,31 +92,21 @@ class Overall:
         self.done = 0.0
         self._pace: float | None = None
         self._stage, self._since, self._told = "", (time.monotonic(), 0.0), -1.0
-        self._bar = None
-        console = Console(stderr=True)
-        if console.is_terminal:
-            columns = (TextColumn("{task.percentage:3.0f} %"), BarColumn(), TextColumn("{task.description}"))
-            self._bar = Bar(*columns, console=console)
-            self._task = self._bar.add_task("", total=self.total)
+        columns = (TextColumn("{task.percentage:3.0f} %"), BarColumn(), TextColumn("{task.description}"))
+        super().__init__(True, self.total, 0, *columns)
 
     def __enter__(self) -> Overall:
-        if self._bar is not None:
-            self._bar.start()
         return self
 
     def __exit__(self, *exception: object) -> None:
-        if self._bar is not None:
-            with suppress(OSError):
-                self._bar.stop()
+        self.close()
 
     def __call__(self, stage: str, done: int, total: int) -> None:
         """Show how much of a stage of the present job is done."""
-        names = list(self.jobs)
-        stages = self.jobs[self.job]
-        before = sum(sum(self.jobs[name].values()) for name in names[: names.index(self.job)])
+        stages, finished = self.jobs[self.job], takewhile(lambda job: job != self.job, self.jobs)
         if stage in stages:
-            order = list(stages)
-            before += sum(stages[name] for name in order[: order.index(stage)])
+            before = sum(sum(self.jobs[job].values()) for job in finished)
+            before += sum(stages[name] for name in takewhile(lambda name: name != stage, stages))
             self.done = before + stages[stage] * done / max(1, total)
         now = time.monotonic()
         if (self.job + stage) != self._stage:
@@ -112,17 +114,14 @@ class Overall:
             self._stage, self._since = self.job + stage, (now, self.done)
         elif self.done > self._since[1]:
             self._pace = (now - self._since[0]) / (self.done - self._since[1])
-        self._show(f"{self.job}: {stage}{f' {done}/{total}' if total > 1 else ''}{self._left()}")
+        text = f"{self.job}: {stage}{f' {done}/{total}' if total > 1 else ''}{self._left()}"
+        self.update(self.done, text)
+        if self.bar is None and self.done >= self._told + self.total / 20:
+            self._told = self.done
+            say(f"{100 * self.done / self.total:.0f} %  {text}")
 
     def _left(self) -> str:
         if self._pace is None or self.done >= self.total:
             return ""
         minutes = (self.total - self.done) * self._pace / 60
         return f", about {minutes:.0f} min left" if minutes >= 1.5 else ", about a minute left"
-
-    def _show(self, text: str) -> None:
-        if self._bar is not None:
-            self._bar.update(self._task, completed=self.done, description=text)
-        elif self.done >= self._told + self.total / 20:
-            self._told = self.done
-            say(f"{100 * self.done / self.total:.0f} %  {text}")

@@ -43,27 +43,19 @@ def push_run(
     records = [record for record in records_of(path) if record.provenance.step == newest.step]
     with tempfile.TemporaryDirectory() as made:
         folder = Path(made)
-        write_repository(folder, run, newest, records, name, licence)
-        if dataset is not None:
+        shutil.copyfile(newest.weights, folder / "ema.safetensors")
+        shutil.copyfile(run.path / CONFIG, folder / CONFIG)
+        (folder / "README.md").write_text(card(run, newest.step, records, name, licence), encoding="utf-8")
+        (folder / "records").mkdir()
+        for record in records:
+            record.save(folder / "records" / f"{record.id}.json")
+        if dataset is not None and records:
             (folder / ".eval_results").mkdir()
-            for record in records[:1]:
-                with (folder / ".eval_results" / f"{record.id}.yaml").open("w", encoding="utf-8") as file:
-                    YAML().dump(hub_results(record, dataset), file)
+            with (folder / ".eval_results" / f"{records[0].id}.yaml").open("w", encoding="utf-8") as file:
+                YAML().dump(hub_results(records[0], dataset), file)
         with hub.opened_hub(f"{name} cannot be pushed from here", "Log in (hf auth login), or push later.", "hub"):
             commit = hub.CLIENT.push(name.repository, folder, f"Step {newest.step}", private)
     return hub.HubName(name.repository, commit)
-
-
-def write_repository(
-    folder: Path, run: Run, newest: checkpoint.Checkpoint, records: list[Record], name: hub.HubName, licence: str | None
-) -> None:
-    """Write the files of a repository into an empty folder."""
-    shutil.copyfile(newest.weights, folder / "ema.safetensors")
-    shutil.copyfile(run.path / CONFIG, folder / CONFIG)
-    for record in records:
-        (folder / "records").mkdir(exist_ok=True)
-        record.save(folder / "records" / f"{record.id}.json")
-    (folder / "README.md").write_text(card(run, newest.step, records, name, licence), encoding="utf-8")
 
 
 def card(run: Run, step: int, records: list[Record], name: hub.HubName, licence: str | None) -> str:
@@ -122,12 +114,5 @@ def _scores(record: Record) -> str:
     scale = None if protocol.guidance is None else protocol.guidance.scale
     how = {"guidance": scale, "steps": protocol.num_steps, "seed": protocol.seed}
     said = ", ".join(f"{name} {value}" for name, value in how.items() if value is not None)
-    return "\n".join(
-        [
-            f"Record [`{record.id}`](records/{record.id}.json): {said}.",
-            "",
-            "| metric | value | 95 % interval | scored |",
-            "| --- | --- | --- | --- |",
-            *rows,
-        ]
-    )
+    head = ["| metric | value | 95 % interval | scored |", "| --- | --- | --- | --- |"]
+    return "\n".join([f"Record [`{record.id}`](records/{record.id}.json): {said}.", "", *head, *rows])

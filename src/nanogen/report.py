@@ -10,10 +10,13 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import torch
 from PIL import Image
+from torch import Tensor
 
 from diffusionbench.errors import CheckpointError, DataError, RequestError, UserError
-from diffusionbench.images import decode_rgb, encode_png
+from diffusionbench.images import decode_rgb, encode_png, to_uint8
 from diffusionbench.limits import parse_json, read_small
 from diffusionbench.metrics import METRICS
 from diffusionbench.record import Record, facts_of
@@ -25,27 +28,24 @@ from nanogen import run as runs
 from nanogen.chart import line_chart
 from nanogen.conditions import SampleSpec
 from nanogen.config import differences
-from nanogen.evaluate import COLUMNS, records_of
-from nanogen.filmstrip import filmstrip
-from nanogen.pipeline import Loaded, open_weights
+from nanogen.evaluate import COLUMNS, grid_path, records_of
+from nanogen.pipeline import ImagePipeline, Loaded, open_weights
 from nanogen.resolve import resolve
+from nanogen.rng import sampling_noise
 from nanogen.tokenizer.first_stage import RECIPE
 
 # Judged images on the page: the first of the evaluation, nothing selected; and of a grid with its prompts.
 _JUDGED, _PROMPTED = 24, 8
-# Parameters up to which a sample is drawn for the page.
-_SMALL = 20_000_000
+# Parameters up to which a sample is drawn for the page, and its states on the way.
+_SMALL, FRAMES = 20_000_000, 9
 
 
 def write_report(paths: Sequence[Path], out: Path | None = None) -> Path:
-    """Write the page.
+    """Write the page, and return its file.
 
     Args:
         paths: one run folder, or two to show side by side with the config lines that differ.
         out: the HTML file; None: `report.html` in the first run folder.
-
-    Returns:
-        The file written.
 
     Raises:
         RequestError: if there are more than two, a file that is no report would be lost, or it cannot be written.
@@ -54,10 +54,10 @@ def write_report(paths: Sequence[Path], out: Path | None = None) -> Path:
     """
     if len(paths) > 2:
         raise RequestError(f"a report shows one run or two side by side, found {len(paths)}. Name at most two.")
+    out = out or paths[0] / "report.html"
     if (paths[0] / RECIPE).is_file():
         return _write_page("tokenizer.html", _first_stage(paths), paths, out)
     sides = [_side(path) for path in paths]
-    out = out or paths[0] / "report.html"
     shown = next((side["loaded"] for side in sides if side["loaded"] and not live.why_not(side["run"].config)), None)
     if shown is not None:
         live.write_live(shown, out.with_name(live.FILE))
@@ -75,15 +75,17 @@ def write_report(paths: Sequence[Path], out: Path | None = None) -> Path:
 def _side(path: Path) -> dict[str, Any]:
     """Return what the page shows of one run."""
     run, lines, records, grids = runs.read(path), log.read(path / log.FILE), records_of(path), sample_grids(path)
-    loaded = _small_network(path)
+    loaded, newest = _small_network(run), _newest_grid(path, grids)
+    # An accuracy stands in the first sentence, else the first score.
+    keys = [*records[0].values] if records else []
     return {
         "run": run,
         "grids": grids,
-        "tiles": _tiles(path, grids),
-        "strip": _strip(path, loaded, grids),
+        "tiles": _tiles(newest),
+        "strip": _strip(run, loaded, newest) if loaded is not None else None,
         "curve": _curve(lines),
         "records": records,
-        "headline": _headline(records[0]) if records else None,
+        "headline": next((key for key in keys if key.startswith("accuracy_")), next(iter(keys), None)),
         "judged": next(filter(None, (_judged(path, record) for record in records)), []),
         "speeds": [line["images_per_second"] for line in lines if "images_per_second" in line],
         "parameters": loaded and loaded.net.shape.num_parameters(),
@@ -93,71 +95,82 @@ def _side(path: Path) -> dict[str, Any]:
     }
 
 
-def _headline(record: Record) -> str:
-    """Return the score that stands in the first sentence: an accuracy, else the record's first."""
-    return next((key for key in record.values if key.startswith("accuracy_")), next(iter(record.values)))
-
-
-def _small_network(path: Path) -> Loaded | None:
+def _small_network(run: runs.Run) -> Loaded | None:
     """Return a run's network, or None where it is large, not there yet or lacks something it needs."""
-    if resolve(runs.read(path).config).shape.num_parameters() > _SMALL:
+    if resolve(run.config).shape.num_parameters() > _SMALL:
         return None
     try:
-        return open_weights(path, "cpu")
+        return open_weights(run.path, "cpu")
     except UserError as error:
-        log.say(f"{path}: no sample is drawn for the report: {error}")
+        log.say(f"{run.path}: no sample is drawn for the report: {error}")
         return None
 
 
-def _facts_of_grid(path: Path, grids: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+def _newest_grid(path: Path, grids: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     """Return the newest grid as an image, and the classes or prompts of its tiles."""
     if not grids:
         return {}
-    file = path / runs.SAMPLES / f"step-{grids[0]['step']:08d}.png"
-    with Image.open(file) as image:
+    with Image.open(grid_path(path, grids[0]["step"])) as image:
         told: dict[str, Any] = {key: json.loads(image.info[key]) for key in ("labels", "prompts") if key in image.info}
         return {"image": image.convert("RGB"), **told}
 
 
-def _tiles(path: Path, grids: Sequence[Mapping[str, Any]]) -> list[dict[str, str]]:
-    """Return the first pictures of the newest grid with their prompts; none of a grid of classes."""
-    facts = _facts_of_grid(path, grids)
-    prompts = facts.get("prompts", [])
-    if not prompts:
-        return []
-    # As `diffusionbench.images.grid` lays them out: two pixels apart.
-    side = (facts["image"].width - 2) // min(COLUMNS, len(prompts))
+def _tiles(grid: Mapping[str, Any]) -> list[dict[str, str]]:
+    """Return the first pictures of a grid with their prompts; none of a grid of classes."""
     found = []
-    for place, prompt in enumerate(prompts[:_PROMPTED]):
+    for place, prompt in enumerate(grid.get("prompts", [])[:_PROMPTED]):
+        # As `diffusionbench.images.grid` lays them out: two pixels apart.
+        side = (grid["image"].width - 2) // min(COLUMNS, len(grid["prompts"]))
         left, top = 2 + place % COLUMNS * side, 2 + place // COLUMNS * side
-        tile = facts["image"].crop((left, top, left + side - 2, top + side - 2))
+        tile = grid["image"].crop((left, top, left + side - 2, top + side - 2))
         found.append({"prompt": prompt, "uri": _png_uri(encode_png(tile))})
     return found
 
 
-def _strip(path: Path, loaded: Loaded | None, grids: Sequence[Mapping[str, Any]]) -> dict[str, Any] | None:
+def _strip(run: runs.Run, loaded: Loaded, grid: Mapping[str, Any]) -> dict[str, Any] | None:
     """Return one sample from noise to image, of the grid's fourth class or first prompt."""
-    if loaded is None:
+    labels, prompts = grid.get("labels", []), grid.get("prompts", [])
+    if prompts:
+        spec, told = SampleSpec(caption=prompts[0]), prompts[0]
+    elif labels:
+        label, classes = labels[min(3, len(labels) - 1)], run.facts.get("classes")
+        spec, told = SampleSpec(label=label), f"class {classes[label] if classes else label}"
+    else:
         return None
-    facts = _facts_of_grid(path, grids)
-    labels, prompts = facts.get("labels", []), facts.get("prompts", [])
-    if not labels and not prompts:
-        return None
-    spec = SampleSpec(caption=prompts[0]) if prompts else SampleSpec(label=labels[min(3, len(labels) - 1)])
-    classes = runs.read(path).facts.get("classes")
-    told = prompts[0] if prompts else f"class {classes[spec.label] if classes else spec.label}"
     frames = filmstrip(loaded.pipeline([]), spec, 0)
     return {"told": told, "frames": [{"t": t, "uri": _png_uri(encode_png(image))} for t, image in frames]}
 
 
-def _write_page(template: str, facts: Mapping[str, Any], paths: Sequence[Path], out: Path | None) -> Path:
+def filmstrip(pipeline: ImagePipeline, spec: SampleSpec, seed: int) -> list[tuple[float, np.ndarray]]:
+    """Return at most `FRAMES` states of sample 0 with their times, 1 to 0, decoded to uint8 [H, W, 3].
+
+    Args:
+        spec: its class or caption.
+        seed: of the noise, as in `nanogen sample --seed`.
+    """
+    components = pipeline.components
+    states: list[tuple[float, Tensor]] = []
+    condition = components.conditioner([spec.label], [] if spec.caption is None else [spec.caption])
+    final = pipeline(condition, sampling_noise(seed, [0], components.device), lambda z, t: states.append((t, z)))[0]
+    # A solver of second order asks twice at a time; the first state of each counts.
+    by_time = dict(reversed(states))
+    times = sorted(by_time, reverse=True)
+    chosen = {times[round(place)] for place in np.linspace(0, len(times) - 1, min(FRAMES - 1, len(times)))}
+    with torch.no_grad():
+        found = [
+            (t, to_uint8(components.latent.decode(components.objective.latent(by_time[t])).float())[0])
+            for t in sorted(chosen, reverse=True)
+        ]
+    return [*found, (0.0, final)]
+
+
+def _write_page(template: str, facts: Mapping[str, Any], paths: Sequence[Path], out: Path) -> Path:
     jinja2, templates = require("jinja2", "demo", "A report"), files("nanogen") / "templates"
     page = jinja2.Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True).from_string(
         (templates / template).read_text(encoding="utf-8")
     )
     style = (templates / "page.css").read_text(encoding="utf-8")
     text = page.render(name=" and ".join(path.name for path in paths), show=json.dumps, style=style, **facts)
-    out = out or paths[0] / "report.html"
     check_gives_way(out, "NanoGen report</title>")
     write_result(out, text)
     return out

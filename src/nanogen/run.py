@@ -29,7 +29,7 @@ from nanogen.state import TrainState
 # is one, as either value trains on the same samples or stops; `latent.weights` is, as the weights' hash is compared.
 RESUMABLE_KEYS = (
     *("log.", "data.workers", "data.path", "data.cache", "data.corrupt", "latent.weights"),
-    *("train.keep", "train.shard", "train.checkpointing"),
+    *("train.keep", "train.shard", "train.checkpointing", "eval.keep_images"),
 )
 # What a stopped writer leaves of the two files that are written first; older versions named it after the file.
 _TEMPORARY = re.compile(r"\.(config\.yaml|run\.json|diffusionbench)[.-].*\.tmp")
@@ -241,7 +241,7 @@ def ensure_same_data(run: Run, facts: dict[str, Any]) -> None:
             )
 
 
-def open_run(path: Path, config: Config, facts: dict[str, Any], bytes_needed: int, held: ExitStack) -> Run:
+def open_run(path: Path, config: Config, facts: dict[str, Any], bytes_needed: float, held: ExitStack) -> Run:
     """Make a run folder, or check that an existing one is this config's; and hold it against other processes.
 
     Args:
@@ -260,7 +260,12 @@ def open_run(path: Path, config: Config, facts: dict[str, Any], bytes_needed: in
         make_folder(path)
         with ExitStack() as until_open:
             until_open.enter_context(locked(path))
-            run = _continued(path, config) if _is_run(path) else _made(Run(path, config, facts))
+            known = _known(path, config) if _is_run(path) else None
+            run = Run(path, config, known.facts if known else facts)
+            make_folder(run.checkpoints)
+            if known is None:
+                _write(run)
+            checkpoint.sweep(run.checkpoints)
             held.push(until_open.pop_all())
         return run
     except OSError as error:
@@ -293,7 +298,7 @@ def _is_unfinished(path: Path) -> bool:
     return True
 
 
-def _check_room(path: Path, bytes_needed: int) -> None:
+def _check_room(path: Path, bytes_needed: float) -> None:
     disk = next(folder for folder in (path, *path.absolute().parents) if folder.exists())
     free = shutil.disk_usage(disk).free
     if free < bytes_needed:
@@ -303,21 +308,13 @@ def _check_room(path: Path, bytes_needed: int) -> None:
         )
 
 
-def _made(run: Run) -> Run:
-    make_folder(run.checkpoints)
-    _write(run)
-    return run
-
-
-def _continued(path: Path, config: Config) -> Run:
+def _known(path: Path, config: Config) -> Run:
     try:
         run = _read(path)
     except DamagedError as error:
         run = _restored(path, error)
     ensure_same_config(path, run.config, config, "asked")
-    make_folder(run.checkpoints)
-    checkpoint.sweep(run.checkpoints)
-    return Run(path, config, run.facts)
+    return run
 
 
 def describe(

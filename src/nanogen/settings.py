@@ -101,6 +101,12 @@ def _ordered(interval: tuple[float, float]) -> tuple[float, float]:
 Interval = Annotated[tuple[Time01, Time01], AfterValidator(_ordered)]
 
 
+def _kept(images: str) -> str:
+    if not re.fullmatch(r"none|first [1-9]\d{0,8}|all", images):
+        raise ValueError("must be none, all, or a number such as 'first 24'")
+    return images
+
+
 class Section(Strict):
     """One part of a config; infinity only where it means "off"."""
 
@@ -216,6 +222,13 @@ class EvalConfig(Section):
     metrics: tuple[str, ...]
     reference: str | tuple[str, ...] | None
     reference_extractors: tuple[str, ...]
+    num_samples: Images | Auto
+    keep_images: Annotated[str, AfterValidator(_kept)]
+    prompt_seed: str
+    prompt_layout: str | None
+    batch_size: Batch
+    seed: Seed
+    tuned_scale: GuidanceScale
 
     @property
     def references(self) -> tuple[str, ...]:
@@ -224,12 +237,11 @@ class EvalConfig(Section):
             return ()
         return (self.reference,) if isinstance(self.reference, str) else self.reference
 
-    num_samples: Images | Auto
-    prompt_seed: str
-    prompt_layout: str | None
-    batch_size: Batch
-    seed: Seed
-    tuned_scale: GuidanceScale
+    @property
+    def num_kept(self) -> int | None:
+        """How many images of an evaluation stay; None for all."""
+        word, _, number = self.keep_images.partition(" ")
+        return {"all": None, "none": 0}[word] if word != "first" else int(number)
 
 
 class LogConfig(Section):
@@ -259,11 +271,11 @@ class Config(Section):
 
     @property
     def hash(self) -> str:
-        """SHA-256 over every value; one added later counts once it is set, so that older hashes stay."""
+        """SHA-256 over every value that acts on a result; one added later counts once it is set: older hashes stay."""
         later = {name for name in ("weights", "cache") if getattr(self.latent, name) is None}
         guidance = {"internal"} if self.guidance.internal.scales == (1, 1) else set()
         unset = {"tf32": False, "shard": "none", "checkpointing": "none", "keep_every": NEVER}
         train = {name for name, value in unset.items() if getattr(self.train, name) == value}
         data = {"cache"} if self.data.cache is None else set()
-        exclude = {"latent": later, "guidance": guidance, "train": train, "data": data}
+        exclude = {"latent": later, "guidance": guidance, "train": train, "data": data, "eval": {"keep_images"}}
         return digest(self.model_dump(mode="json", exclude=exclude))

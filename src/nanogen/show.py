@@ -41,11 +41,7 @@ def derived_values(derived: Derived) -> dict[str, Any]:
 
 
 def _derive(config: Config) -> tuple[Derived | None, str]:
-    """Return the derived values of a config, or None and the reason where they depend on the data.
-
-    Raises:
-        ConfigError: if the parts do not fit each other.
-    """
+    """Return the derived values of a config, or None and the reason where they depend on the data."""
     try:
         return resolve(config), ""
     except ConfigError as error:
@@ -96,23 +92,19 @@ def as_text(composed: ComposedConfig, why: bool = False) -> str:
 
 
 def as_difference(names: tuple[str, str], pair: tuple[ComposedConfig, ComposedConfig], as_json: bool) -> str:
-    """Return the keys in which two composed configs differ, with both values; derived values are not among them.
+    """Return the keys in which two composed configs of these names differ, with both values, none of them derived.
 
     Args:
-        names: of the two.
-        pair: the two.
         as_json: one JSON object, key -> [first value, second value].
     """
     found = differences(pair[0].config, pair[1].config)
     if as_json:
         return json.dumps({key: list(values) for key, values in found.items()}, indent=2)
     choice = pair[0].choice
-    rows = [("key", *names), *((key, *(json.dumps(value) for value in values)) for key, values in found.items())]
-    widths = [max(len(row[column]) for row in rows) for column in range(3)]
-    lines = [
-        "  ".join(word.ljust(width) for word, width in zip(row, widths, strict=True)).rstrip()
-        for row in [rows[0], tuple("-" * width for width in widths), *rows[1:]]
-    ]
+    rows = [("key", *names), *((key, *map(json.dumps, values)) for key, values in found.items())]
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    rows.insert(1, tuple("-" * width for width in widths))
+    lines = ["  ".join(map(str.ljust, row, widths)).rstrip() for row in rows]
     lines.append(f"# {len(found)} keys differ ({choice['method']}, {choice['scale']})")
     return "\n".join(map(printable, lines))
 

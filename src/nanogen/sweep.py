@@ -10,25 +10,24 @@ from __future__ import annotations
 import json
 import math
 import shlex
-import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
 from diffusionbench import bounds
 from diffusionbench.axes import AXES
-from diffusionbench.errors import CheckpointError, MissingPackageError, RequestError
+from diffusionbench.errors import MissingPackageError, RequestError
 from diffusionbench.metrics import METRICS
-from diffusionbench.record import Record, Tuning, Value, stderr_of
+from diffusionbench.record import Record, Tuning, stderr_of
 from diffusionbench.registry import nearest, require
 from diffusionbench.writing import write_atomic, write_errors
 from nanogen import parallel
 from nanogen.config import Config
-from nanogen.evaluate import evaluate, evaluation_of, finished_record, keep
+from nanogen.evaluate import evaluate, evaluation_of, finished_record, keep, open_run
 from nanogen.log import say
 from nanogen.objectives import OBJECTIVES
-from nanogen.pipeline import ImagePipeline, Loaded, open_weights
+from nanogen.pipeline import ImagePipeline, Loaded
 from nanogen.run import EVALS, Run
 
 FOLDER: Final = "sweep"
@@ -63,18 +62,15 @@ class SweepRequest:
     @property
     def words(self) -> list[str]:
         """The options of `nanogen sweep` that ask for it."""
-        given = {"metric": self.metric, "num": self.num, "seed": self.seed, "step": self.step}
-        given |= {"grid": ",".join(f"{scale:g}" for scale in self.grid)} if self.grid else {}
-        given |= {} if self.grid else {"high": f"{self.high:g}", "evaluations": self.evaluations}
+        search: dict[str, Any] = {"high": f"{self.high:g}", "evaluations": self.evaluations}
+        if self.grid:
+            search = {"grid": ",".join(f"{scale:g}" for scale in self.grid)}
+        given = {"metric": self.metric, "num": self.num, "seed": self.seed, "step": self.step, **search}
         return [word for name, value in given.items() if value is not None for word in (f"--{name}", str(value))]
 
 
 def parse_scales(text: str) -> tuple[float, ...]:
-    """Return guidance scales of a list such as "1,1.5,2"; none of an empty text.
-
-    Raises:
-        RequestError: for what is no scale in 1..1,000.
-    """
+    """Return guidance scales of a list such as "1,1.5,2", each in 1..1,000; none of an empty text."""
     scales = []
     for word in filter(None, text.replace(" ", "").split(",")):
         try:
@@ -119,23 +115,18 @@ def golden_section(value: Callable[[float], float], low: float, high: float, eva
 class Tuner:
     """The evaluations of one sweep, each made once: what an earlier command measured is read.
 
-    Args:
-        loaded: weights of a run.
-        request: how to tune.
-
     Raises:
         RequestError: if the run draws captions, names no metric to tune by, or `request.metric` is none.
     """
 
-    def __init__(self, loaded: Loaded, request: SweepRequest) -> None:
-        assert loaded.run is not None
-        self.loaded, self.run, self.request = loaded, loaded.run, request
-        given = [] if request.num is None else [f"eval.num_samples={request.num}"]
-        self.base = [*given, *([] if request.seed is None else [f"eval.seed={request.seed}"])]
+    def __init__(self, loaded: Loaded, run: Run, request: SweepRequest) -> None:
+        self.loaded, self.run, self.request = loaded, run, request
+        given = {"eval.num_samples": request.num, "eval.seed": request.seed}
+        self.base = [f"{key}={value}" for key, value in given.items() if value is not None]
         self.config = loaded.pipeline(self.base).config
         self.seed = self.config.eval.seed
-        self.metric = _metric(self.config, request.metric, self.run.path)
-        opened = evaluation_of(self.config, loaded.components, self.run.facts["method"])
+        self.metric = _metric(self.config, request.metric, run.path)
+        opened = evaluation_of(self.config, loaded.components, run.facts["method"])
         self.count = opened.request.count
         self.halves = all(
             "features" in reference.offers and reference.made_by(judge) is None
@@ -145,17 +136,17 @@ class Tuner:
 
     def pipeline(self, half: str, *changes: str) -> ImagePipeline:
         """Return the network with changes, compared with one half of the real images where they can be divided."""
-        references = [f"{reference}:{half}" for reference in self.config.eval.references] if self.halves else []
-        divided = [f"eval.reference={json.dumps(references)}"] if references else []
+        divided = []
+        if self.halves and self.config.eval.references:
+            # A run that is scored on the way by the odd half is divided already.
+            names = [reference.removesuffix(":odd") for reference in self.config.eval.references]
+            divided = [f"eval.reference={json.dumps([f'{name}:{half}' for name in names])}"]
         return self.loaded.pipeline([*self.base, *divided, *changes])
 
     def value(self, scale: float) -> float:
         """Return the metric of a scale on the images that tune, such that smaller is better."""
-        pipeline = self.pipeline("even", *guided(scale), f"eval.metrics=[{self.metric}]", f"eval.seed={self.seed + 1}")
-        record = self.record(pipeline, FOLDER)
-        if parallel.is_main():
-            shutil.rmtree(self.run.path / FOLDER / "images", ignore_errors=True)
-        self.tried[scale] = record
+        only = (f"eval.metrics=[{self.metric}]", f"eval.seed={self.seed + 1}", "eval.keep_images=none")
+        record = self.tried[scale] = self.record(self.pipeline("even", *guided(scale), *only), FOLDER)
         found = record.values[self.metric].value
         return -found if METRICS[self.metric].higher_is_better else found
 
@@ -165,9 +156,7 @@ class Tuner:
         found = parallel.from_main(lambda: finished_record(pipeline, run, step, tuning, folder))
         if found is not None:
             return found
-        command = None
-        if tuning is not None:
-            command = shlex.join(["nanogen", "sweep", str(run.path), *self.request.words])
+        command = None if tuning is None else shlex.join(["nanogen", "sweep", str(run.path), *self.request.words])
         made = evaluate(pipeline, run, step, save=tuning is None, tuning=tuning, command=command, folder=folder)
         shared = parallel.from_main(lambda: made)
         assert shared is not None
@@ -212,12 +201,9 @@ def sweep_run(path: Path, request: SweepRequest) -> Record | None:
     """
     with parallel.processes() as device:
         with parallel.agreed():
-            loaded = open_weights(path, device, request.step)
-            if loaded.run is None:
-                raise CheckpointError(f"{path} is a file. Give the run folder, so that the record can name its run.")
-            tuner = Tuner(loaded, request)
+            tuner = Tuner(*open_run(path, device, request.step), request)
         unguided = tuner.record(tuner.pipeline("odd", "guidance.scale=1.0"), EVALS)
-        reason = OBJECTIVES[loaded.config.objective["name"]].unguided
+        reason = OBJECTIVES[tuner.config.objective["name"]].unguided
         if reason:
             if parallel.is_main():
                 say(f"{path}: guidance is not tuned: {reason}")
@@ -232,11 +218,10 @@ def sweep_run(path: Path, request: SweepRequest) -> Record | None:
 
 def _scored(tuner: Tuner, scale: float, unguided: Record) -> Record | None:
     """Score the chosen scale on the images that did not choose it, and keep the record with the whole search."""
-    tried = [tuner.tried[one] for one in sorted(tuner.tried)]
+    tried = dict(sorted(tuner.tried.items()))
     split = "even real images tune, odd ones score" if tuner.halves else "the same statistics; seeds differ"
-    tuning = Tuning(
-        split=split, seeds=(tuner.seed + 1,), count=tuner.count, records=tuple(record.id for record in tried)
-    )
+    ids = tuple(record.id for record in tried.values())
+    tuning = Tuning(split=split, seeds=(tuner.seed + 1,), count=tuner.count, records=ids)
     record = tuner.record(tuner.pipeline("odd", *guided(scale)), EVALS, tuning)
     if not parallel.is_main():
         return None
@@ -247,17 +232,10 @@ def _scored(tuner: Tuner, scale: float, unguided: Record) -> Record | None:
             "interval": INTERVAL,
             "split": split,
             "seeds": {"tuning": tuner.seed + 1, "scoring": tuner.seed},
-            "tried": [
-                {"scale": one, **_numbers(tuner.tried[one].values[tuner.metric]), "record": tuner.tried[one].id}
-                for one in sorted(tuner.tried)
-            ],
+            "tried": [{"scale": one, **_measured(found, tuner.metric)} for one, found in tried.items()],
             "scale": scale,
-            "unguided": {**_numbers(unguided.values[tuner.metric]), "record": unguided.id},
-            "optimism": optimism(
-                tuner.metric,
-                (tuner.tried[scale], record),
-                (tuner.tried[1.0], unguided),
-            ),
+            "unguided": _measured(unguided, tuner.metric),
+            "optimism": optimism(tuner.metric, (tried[scale], record), (tried[1.0], unguided)),
         }
         record = record.model_copy(update={"extra": {**record.extra, FOLDER: facts}})
         keep(record, tuner.run)
@@ -268,8 +246,9 @@ def _scored(tuner: Tuner, scale: float, unguided: Record) -> Record | None:
     return record
 
 
-def _numbers(value: Value) -> dict[str, float | None]:
-    return {"value": value.value, "stderr": stderr_of(value)}
+def _measured(record: Record, metric: str) -> dict[str, Any]:
+    value = record.values[metric]
+    return {"value": value.value, "stderr": stderr_of(value), "record": record.id}
 
 
 def optimism(metric: str, chosen: tuple[Record, Record], free: tuple[Record, Record]) -> dict[str, float | None]:
@@ -286,17 +265,15 @@ def optimism(metric: str, chosen: tuple[Record, Record], free: tuple[Record, Rec
     """
     sign = -1 if METRICS[metric].higher_is_better else 1
     four = [record.values[metric] for record in (*chosen, *free)]
-    errors = [stderr_of(value) for value in four]
     tuned, scored, before, after = (sign * value.value for value in four)
-    known = [error for error in errors if error is not None]
-    stderr = math.sqrt(math.fsum(error**2 for error in known)) if len(known) == len(errors) else None
-    return {"value": (scored - tuned) - (after - before), "stderr": stderr}
+    errors = [error for value in four if (error := stderr_of(value)) is not None]
+    return {"value": (scored - tuned) - (after - before), "stderr": math.hypot(*errors) if len(errors) == 4 else None}
 
 
 def lines(record: Record) -> list[str]:
     """Return what to say of a tuned record: the scale, the scores with and without it, and the optimism."""
     facts: dict[str, Any] = record.extra[FOLDER]
-    key, chosen = facts["metric"], {one["scale"]: one for one in facts["tried"]}[facts["scale"]]
+    key, chosen = facts["metric"], next(one for one in facts["tried"] if one["scale"] == facts["scale"])
 
     def shown(found: dict[str, Any]) -> str:
         return f"{found['value']:.4g}" + ("" if found["stderr"] is None else f" ± {found['stderr']:.2g}")
@@ -304,7 +281,7 @@ def lines(record: Record) -> list[str]:
     return [
         f"guidance {facts['scale']:g} on {list(facts['interval'])}, best of {len(facts['tried'])} by {key} "
         f"({facts['search']}; {facts['split']}; seed {facts['seeds']['tuning']} tunes)",
-        f"{key}: {shown(_numbers(record.values[key]))}, without guidance {shown(facts['unguided'])}",
+        f"{key}: {shown(_measured(record, key))}, without guidance {shown(facts['unguided'])}",
         f"optimism of tuning: {shown(facts['optimism'])} ({shown(chosen)} on the images that chose it)",
     ]
 
@@ -318,16 +295,14 @@ def _plot(run: Run, record: Record) -> None:
         return
     facts: dict[str, Any] = record.extra[FOLDER]
     key = facts["metric"]
-    scored = [(1.0, facts["unguided"]), (facts["scale"], _numbers(record.values[key]))]
-    rows: Sequence[dict[str, Any]] = [
-        {"scale": scale, "value": found["value"], "error": found["stderr"] or 0.0, "images": images}
-        for images, place in (
-            ("that tune", [(one["scale"], one) for one in facts["tried"]]),
-            ("that score", scored),
-        )
-        for scale, found in place
-    ]
-    data = [{**row, "low": row["value"] - row["error"], "high": row["value"] + row["error"]} for row in rows]
+    scored = [{"scale": 1.0, **facts["unguided"]}, {"scale": facts["scale"], **_measured(record, key)}]
+    sides = {"that tune": facts["tried"], "that score": scored}
+    data = []
+    for images, found in sides.items():
+        for one in found:
+            value, spread = one["value"], one["stderr"] or 0.0
+            place = {"scale": one["scale"], "images": images}
+            data.append({**place, "value": value, "low": value - spread, "high": value + spread})
     base = altair.Chart(altair.Data(values=data)).encode(
         x=altair.X("scale:Q", title="guidance scale", scale=altair.Scale(type="log", nice=False)),
         color=altair.Color("images:N", title="images"),

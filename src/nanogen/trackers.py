@@ -13,7 +13,7 @@ import uuid
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from threading import Thread
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 from PIL import Image
@@ -27,16 +27,6 @@ ID_FILE = "trackers.json"
 # Calls that wait for a slow tracker, and seconds for which the end of a run waits for it.
 WAITING = 1000
 PATIENCE = 30.0
-
-
-class Tracker(Protocol):
-    """What a tracker is told."""
-
-    def log(self, step: int, values: Mapping[str, float]) -> None: ...
-
-    def picture(self, step: int, name: str, path: Path) -> None: ...
-
-    def finish(self) -> None: ...
 
 
 class TensorBoard:
@@ -85,6 +75,9 @@ class HostedTracker:
 
     def finish(self) -> None:
         self.module.finish()
+
+
+Tracker = TensorBoard | HostedTracker
 
 
 def open_tracker(name: str, run_dir: Path, step: int, config: Mapping[str, Any], run_id: str) -> Tracker:

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from diffusionbench.errors import ConfigError, Stopped, UserError
-from nanogen import checkpoint, evaluate, parallel, precision, threads
+from nanogen import checkpoint, costs, evaluate, parallel, precision, threads
 from nanogen.build import Components, build_components, build_losses, build_network
 from nanogen.conditions import CONDITIONS
 from nanogen.config import ComposedConfig, Config
@@ -29,7 +29,7 @@ from nanogen.data.cached import ImageCacheManifest, StoredPictures
 from nanogen.data.corrupt import CorruptLog
 from nanogen.data.memory import SupportsBatches, cache_latents
 from nanogen.data.opening import open_dataset
-from nanogen.data.order import Order, batches, in_order
+from nanogen.data.order import Draw, Order, batches, in_order
 from nanogen.latents import LATENTS, Latent
 from nanogen.latents.cache import Dtype, LatentCacheManifest, StoredLatents, recipe
 from nanogen.log import say
@@ -230,6 +230,23 @@ def training_source(data: Dataset, config: Config, components: Components) -> Da
     )
 
 
+def micro_batches(
+    source: Dataset | SupportsBatches, config: Config, first_step: int = 0, draw: Draw | None = None
+) -> Iterator[Batch]:
+    """Return this process's micro-batches from a step on; see `nanogen.data.order.batches`."""
+    return batches(
+        source,
+        seed=config.seed,
+        batch_size=config.train.batch_size,
+        first_step=first_step,
+        rank=parallel.rank(),
+        world=parallel.world_size(),
+        accumulation=config.train.accumulation,
+        workers=config.data.workers,
+        draw=draw,
+    )
+
+
 def recipe_of(data: Dataset, config: Config, latent: Latent, dtype: Dtype = "float16") -> LatentCacheManifest:
     """Return of what a cache of the latents of the data is made."""
     return recipe(LATENTS[config.latent.name], latent.digest, config.data.image_size, data, dtype)
@@ -411,7 +428,8 @@ def train(composition: ComposedConfig, run_dir: Path, device: str, command: list
         with parallel.agreed():
             job = check(composition, device, command)
         data, config, state, last = job.data, job.config, job.state, job.last
-        run = parallel.from_main(lambda: open_run(run_dir, config, job.facts, checkpoint.num_bytes(state), held))
+        size = costs.checkpoint_bytes(config, job.components.derived.shape)
+        run = parallel.from_main(lambda: open_run(run_dir, config, job.facts, size, held))
         with parallel.agreed():
             ensure_same_data(run, job.facts)
         components = replace(job.components, precision=run.facts["precision"])
@@ -420,9 +438,9 @@ def train(composition: ComposedConfig, run_dir: Path, device: str, command: list
         kept = threads.settle(run.facts.get("threads"), state.step > 0, device, lambda: trial_step(job))
         run = keep_threads(run, kept)
         if parallel.is_main():
-            size = sum(weight.numel() for weight in state.module.net.parameters())
+            parameters = sum(weight.numel() for weight in state.module.net.parameters())
             say(
-                f"{run_dir}: {size:,} parameters, {len(data):,} images, {last} "
+                f"{run_dir}: {parameters:,} parameters, {len(data):,} images, {last} "
                 f"steps of batch {config.train.batch_size}, {components.precision} on {device}, "
                 f"{parallel.world_size()} process(es){f'; continuing after step {state.step}' if state.step else ''}"
             )
@@ -433,18 +451,8 @@ def train(composition: ComposedConfig, run_dir: Path, device: str, command: list
         by_time = LossByTime(components, lambda: fixed_images(source, components))
         outputs = held.enter_context(RunOutputs(run, components, state, data, last, corrupt, stop, by_time))
         outputs.catch_up()
-        loader = batches(
-            source,
-            seed=config.seed,
-            batch_size=config.train.batch_size,
-            first_step=state.step,
-            rank=parallel.rank(),
-            world=parallel.world_size(),
-            accumulation=config.train.accumulation,
-            workers=config.data.workers,
-            draw=partial(draw_ahead, components.objective, components.derived.shape.latent_shape),
-        )
-        loader = copied_ahead(loader, state.device)
+        draw = partial(draw_ahead, components.objective, components.derived.shape.latent_shape)
+        loader = copied_ahead(micro_batches(source, config, state.step, draw), state.device)
         loader = corrupt.watch(loader) if corrupt else loader
         write_steps(flow_updates(state, components, config, loader, last, outputs.times), outputs, stop)
     return run

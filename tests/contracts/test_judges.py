@@ -9,7 +9,17 @@ import pytest
 
 from diffusionbench.benchmarks import geneval
 from diffusionbench.errors import RequestError
-from diffusionbench.judges import CHECKLISTS, CLIP_L14, COCO_SSD, FLAN_T5, JUDGES, MASK2FORMER, QWEN, Unjudged
+from diffusionbench.judges import (
+    CHECKLISTS,
+    CLIP_L14,
+    COCO_SSD,
+    FLAN_T5,
+    JUDGES,
+    MASK2FORMER,
+    QWEN,
+    QWEN_ORIGINAL,
+    Unjudged,
+)
 from diffusionbench.judges.detector import CLASSES
 from diffusionbench.prompts import PROMPTS
 from diffusionbench.sample import Item, plain_item
@@ -35,9 +45,10 @@ OPTIONS: dict[str, dict[str, object]] = {
 }
 # Rows whose code and whose kind of network are another row's; what tells them apart is tested by name.
 ALIKE = {FLAN_T5[1].name: FLAN_T5[0].name}
-for one in QWEN:
-    family = one.hub[0][:10]
-    ALIKE[one.name] = next(other.name for other in QWEN if other.hub[0].startswith(family))
+for rows in (QWEN, QWEN_ORIGINAL):
+    for one in rows:
+        family = one.hub[0][:10]
+        ALIKE[one.name] = next(other.name for other in rows if other.hub[0].startswith(family))
 FIRST_OF = {name: first for name, first in ALIKE.items() if name != first}
 ITEMS |= dict.fromkeys(ALIKE.values(), T2I)
 MODES = {

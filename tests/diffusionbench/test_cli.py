@@ -302,12 +302,14 @@ def test_an_axis_says_itself_how_its_images_are_told_apart(bench, digits_folder,
     code, out, err = bench(*asked, "--claim", claim, "--allow-partial", "--dry-run")
     assert code == 0, err
     assert json.loads(out)["prompts"]["layout"] == "quick"
-    assert "--labels has no meaning there" in bench(*asked, "--labels", "l.txt")[2]
+    assert "labels were given, and the images are told apart by their prompts" in bench(*asked, "--labels", "l.txt")[2]
     claim.write_text("weights: w.safetensors\n")
     assert "w.safetensors: no such file" in bench(*asked, "--claim", claim)[2]
     named = ("--axis", "class_conditional")
-    _, _, err = bench("run", digits_folder, *RUN, *named, "--claim", claim, "--prompts", "simpleeval_v1")
-    assert "axis 'class_conditional' asks for classes, so --prompts, --claim has no meaning there" in err
+    claim.write_text("set: simpleeval_v1\n")
+    for given in (("--claim", claim), ("--prompts", "simpleeval_v1")):
+        _, _, err = bench("run", digits_folder, *RUN, *named, *given)
+        assert "prompt set 'simpleeval_v1' was given, and axis 'class_conditional' asks for classes" in err
     assert "unknown axis 'word'. Did you mean 'words'?" in bench("run", digits_folder, *RUN, "--axis", "word")[2]
 
 

@@ -16,7 +16,8 @@ from PIL import Image, ImageFilter
 
 from diffusionbench.errors import MissingPackageError, RequestError
 from diffusionbench.judges import EFFLITE0, JUDGES, TOLERANCE, efflite0
-from diffusionbench.judges.efflite0 import SELF_TEST, EfficientNetLite0, Network, patterns, prepare
+from diffusionbench.judges.efflite0 import EfficientNetLite0, Network, prepare
+from diffusionbench.judges.network import patterns
 from diffusionbench.metrics import METRICS
 from diffusionbench.metrics.frechet import frechet_from_features
 
@@ -150,8 +151,8 @@ def test_cifar_is_enlarged(judge):
 
 def test_this_machine_gives_the_shipped_outputs_and_other_weights_do_not(judge, monkeypatch):
     assert judge.self_test() < 1e-5
-    assert SELF_TEST.stat().st_size < 10_000
-    assert json.loads(SELF_TEST.read_text())["weights"] == EFFLITE0.sha256
+    assert judge.shipped.stat().st_size < 10_000
+    assert json.loads(judge.shipped.read_text())["weights"] == EFFLITE0.sha256
     assert [one.shape for one in patterns()] == [(256, 256, 3), (32, 32, 3), (80, 60, 3)]
     assert all(one.dtype == np.uint8 and one.std() > 50 for one in patterns())
     monkeypatch.setattr(efflite0, "_EPSILON", 1e-5)

@@ -19,7 +19,6 @@ from diffusionbench.evidence import EVIDENCE, EvidenceStore, question_digest
 from diffusionbench.judges import JUDGES, Unjudged
 from diffusionbench.judges.digits import DigitsJudge
 from diffusionbench.judges.judge import JudgeFacts
-from diffusionbench.judging import JudgingPass
 from diffusionbench.metrics import METRICS, MetricSpec
 from diffusionbench.metrics.kid import KidMetric
 from diffusionbench.parts import find_store
@@ -214,7 +213,7 @@ def test_what_was_judged_is_not_judged_again_after_a_kill(ask, noise, tmp_path, 
     with monkeypatch.context() as during:
         during.setattr(DigitsJudge, "__call__", dies)
         # As with SIGKILL, nothing is tidied up.
-        during.setattr(JudgingPass, "_keep_pending", _unless(Killed))
+        during.setattr(EvidenceStore, "flush", _unless(Killed))
         with pytest.raises(Killed):
             runner.run(asked, ArraySource(images, None, "noise"), tmp_path / "killed")
     assert sum(judged) == 1700
@@ -226,8 +225,8 @@ def test_what_was_judged_is_not_judged_again_after_a_kill(ask, noise, tmp_path, 
 
 
 def _unless(fault):
-    """`_keep_pending` as it is, but for the moment after a fault."""
-    real = JudgingPass._keep_pending
+    """`flush` as it is, but for the moment after a fault."""
+    real = EvidenceStore.flush
     return lambda self: None if isinstance(sys.exc_info()[1], fault) else real(self)
 
 
@@ -447,7 +446,7 @@ def test_killed_at_any_file_that_is_written_no_kept_judgement_is_made_again(ask,
     # Small blocks: evidence is written in between.
     monkeypatch.setattr("diffusionbench.judging.BLOCK", 100)
     monkeypatch.setattr("diffusionbench.parts.BLOCK", 100)
-    real_write, real_flush = write_atomic, JudgingPass._keep_pending
+    real_write, real_flush = write_atomic, EvidenceStore.flush
     written = []
 
     def writes(path, content, at=None):
@@ -461,9 +460,9 @@ def test_killed_at_any_file_that_is_written_no_kept_judgement_is_made_again(ask,
         judged.clear()
         for module in ("evidence", "store"):
             monkeypatch.setattr(f"diffusionbench.{module}.write_atomic", partial(writes, at=at))
-        monkeypatch.setattr(JudgingPass, "_keep_pending", keep_pending)
+        monkeypatch.setattr(EvidenceStore, "flush", flush)
 
-    def keep_pending(self):
+    def flush(self):
         if not isinstance(sys.exc_info()[1], Killed):
             real_flush(self)
 

@@ -34,10 +34,10 @@ def features(place: int) -> np.ndarray:
     return np.random.default_rng(place).normal(size=(COUNT, 4 + place)).astype(np.float32)
 
 
-def six():
-    spec = METRICS["fdr6"]
+def six(key="fdr6"):
+    spec = METRICS[key]
     references = {judge: JudgedReference(Real(place), None) for place, judge in enumerate(spec.judges)}
-    return METRICS.load("fdr6")(spec, Context(references))
+    return METRICS.load(key)(spec, Context(references))
 
 
 def distance(place: int, rows=slice(None)) -> float:
@@ -70,6 +70,17 @@ def test_fdr6_is_the_mean_of_the_six_which_it_gives_too():
     assert list(found.parts) == [f"fdr_{judge}" for judge in FDR_CONSTANTS]
     assert found.value == pytest.approx(np.mean(wanted), rel=1e-5)
     assert found.method == "jackknife"
+
+
+def test_the_upstream_mode_has_two_judges_of_its_own_and_the_same_constants():
+    metric = six("fdr6_upstream")
+    names = ("inception", "convnext_upstream", "dinov2", "mae", "siglip_upstream", "clip")
+    assert metric.spec.judges == names
+    metric.update({judge: {"features": features(place)} for place, judge in enumerate(names)}, SAMPLES)
+    found = metric.compute()
+    wanted = [distance(place) / constant for place, constant in enumerate(FDR_CONSTANTS.values())]
+    assert found.value == pytest.approx(np.mean(wanted), rel=1e-5)
+    assert list(found.parts) == [f"fdr_{judge}" for judge in names]
 
 
 def test_an_image_counts_where_all_six_are_finite():

@@ -44,11 +44,39 @@ def test_images_of_another_size_are_resized_with_antialiasing(judge):
     x = torch.from_numpy(images).permute(0, 3, 1, 2) / 255
     mean, std = (torch.tensor(values)[:, None, None] for values in judge.colours)
     wanted = F.interpolate(x, (judge.side, judge.side), mode="bicubic", antialias=True)
-    prepared = judge._prepared(torch.from_numpy(images))
+    prepared = judge._prepared(judge.pixels(images))
     torch.testing.assert_close(prepared[:, :, : judge.side, : judge.side], (wanted - mean) / std)
     assert prepared.shape[2:] == ((266, 266) if judge.name in ("dinov2", "clip") else (224, 224))
     assert not prepared[:, :, judge.side :].any()
     assert not prepared[:, :, :, judge.side :].any()
+
+
+@pytest.mark.parametrize("name", ["convnext", "siglip"])
+def test_the_upstream_mode_differs_where_autocast_acts_and_there_alone(name, networks_installed, monkeypatch):
+    """On a CPU, with its own autocast in the place of CUDA's."""
+    plain, upstream = JUDGES.load(name)(), JUDGES.load(f"{name}_upstream")()
+    exact = plain(pictures())["features"]
+    np.testing.assert_array_equal(upstream(pictures())["features"], exact)
+    assert upstream.digest != plain.digest
+    autocast = torch.autocast
+    monkeypatch.setattr(torch, "autocast", lambda device, *given, **options: autocast("cpu", torch.bfloat16, **options))
+    for judge in (plain, upstream):
+        judge._autocast = not judge.is_float32
+    half, other = plain(pictures())["features"], upstream(pictures())["features"]
+    assert np.abs(half - exact).max() > 1e-4 * np.abs(exact).max()
+    if name == "convnext":
+        np.testing.assert_array_equal(other, exact)
+        return
+    assert np.abs(other - exact).max() > 0
+    assert np.abs(other - half).max() > 0
+    # The pool is exact on what the trunk gives.
+    kept = []
+    upstream._net.head.register_forward_pre_hook(lambda module, given: kept.append(given[0]))
+    found = upstream(pictures())["features"]
+    with torch.no_grad():
+        wanted = upstream._net.head(kept[-1].float())
+    assert kept[-2].dtype == kept[-1].dtype == torch.float32
+    np.testing.assert_allclose(found, wanted.numpy(), rtol=1e-5, atol=1e-6)
 
 
 def test_a_copy_in_the_cache_folder_is_read_and_another_model_is_refused_with_what_it_lacks():

@@ -20,7 +20,7 @@ PAGE = ROOT / "docs" / "findings.md"
 
 
 def test_page_is_current():
-    assert PAGE.read_text("utf-8") == findings.page(load_folder(ROOT / "records")), (
+    assert PAGE.read_text("utf-8") == findings.page(load_folder(ROOT / findings_measured.FOLDER)), (
         "run: python -m diffusionbench.study.findings --out docs/findings.md"
     )
 
@@ -121,6 +121,35 @@ def test_our_own_study_is_reported_from_its_records(three_tasks):
     # Guided digits were not measured, and nothing is said of them.
     assert ", guided |" not in text
     assert "No method was trained" not in text
+
+
+def test_values_that_a_guard_flags_are_counted_apart(three_tasks, tmp_path):
+    flagged = [record for record in three_tasks if record.method > "m1" and SCENES in record.values]
+    kept = [record for record in three_tasks if record not in flagged]
+
+    def doubted(record: Record) -> Record:
+        change = {"status": "flagged", "reason": "guard variety is raised"}
+        values = {key: value.model_copy(update=change) for key, value in record.values.items()}
+        return record.model_copy(update={"values": values})
+
+    records = [*kept, *map(doubted, flagged)]
+    text = "\n\n".join(findings_measured.sections(records, str(tmp_path)))
+    rows = [line for line in text.splitlines() if line.startswith("| SimpleEval shapes (ours, v1), unguided")]
+    assert rows
+    assert all(row.startswith("| SimpleEval shapes (ours, v1), unguided, flagged counted") for row in rows)
+    assert "flagged counted | 8 |" in rows[0]
+    assert "Flagged: `m2` (guard variety is raised); `m3`" in text
+    assert "colour, unguided, flagged counted | 0 of 8 |" in text
+    # The command prints the same number, and without the flag too few methods are left.
+    for record in records:
+        (tmp_path / f"{record.id}.json").write_text(record.model_dump_json())
+    command = re.search(r"^diffusionbench (correlate .*)$", text, re.M)[1]
+    value = re.search(r"flagged counted \| 8 \| ([-+]\d\.\d+)", text)[1]
+    result = invoke(*shlex.split(command), "--draws", "0")
+    assert result.exit_code == 0, result.output
+    assert value in result.output
+    assert "flagged: guard variety is raised" in result.output
+    assert value not in invoke(*shlex.split(command.replace("--flagged ", "")), "--draws", "0").output
 
 
 def test_methods_at_the_floor_are_marked_and_other_families_are_correlated(three_tasks):

@@ -17,7 +17,7 @@ from diffusionbench.benchmarks.dpgbench.prompts import read_dpg
 from diffusionbench.benchmarks.geneval import COLOURS
 from diffusionbench.benchmarks.geneval.evidence import ClipColours
 from diffusionbench.cli import app  # noqa: F401
-from diffusionbench.errors import DataError, RequestError
+from diffusionbench.errors import DataError, RequestError, RunError
 from diffusionbench.judges import JUDGES, Unjudged, hub
 from diffusionbench.judges.clip import ClipMatch, centred
 from diffusionbench.judges.instances import Mask2Former, as_row, instances, mask_of, prepare
@@ -60,7 +60,7 @@ def test_clip_score_is_the_cosine_of_the_network_s_own_vectors():
     assert ClipMatch.questions(BENCH) == (BENCH.text,)
     long = Item("y", text=BENCH.text * 20)
     assert -1 <= judge("clip_vit_l14")(NOISE[:1], [long])[0]["score"] <= 1
-    assert judge("clip_vit_l14")(NOISE[:1], [Item("z")]) == [Unjudged("no text was asked for")]
+    assert judge("clip_vit_l14")(NOISE[:1], [Item("z")]) == [Unjudged("nothing was asked about it")]
 
 
 # --- CLIP-FlanT5
@@ -212,10 +212,82 @@ def test_weights_and_words_are_part_of_the_digest(monkeypatch):
     assert judge("qwen3-vl-2b").digest != first
 
 
-def test_self_tests_compare_a_batch_with_one_alone():
-    for name in ("clip_vit_l14", "clip-flant5-xl", "qwen3-vl-2b", "qwen3-vl-8b_checklist"):
-        outcome = run_self_test(judge(name))
-        assert (outcome.compared, outcome.deviation) == ("itself", 0.0)
+ASKED_IN_WORDS = ("clip_vit_l14", "clip-flant5-xl", "qwen3-vl-2b", "qwen3-vl-2b_original", "qwen3-vl-8b_checklist")
+
+
+@pytest.mark.parametrize("name", ASKED_IN_WORDS)
+def test_a_self_test_compares_a_batch_with_one_alone_and_asks_small_networks_no_sense(name):
+    made = judge(name)
+    assert run_self_test(made) == ("itself", 0.0, "stand-in")
+    assert "smaller than any published one" in str(run_self_test(made))
+    # Of random weights taken for the published ones.
+    made.is_stand_in = False
+    with pytest.raises(RunError, match=f"judge '{name}' fails .* red, green and blue pictures apart.*Remove that copy"):
+        run_self_test(made)
+
+
+def tells(image, text) -> float:
+    """A probability that a text is right of a plain picture, by its only colour."""
+    return 0.9 if ("red", "green", "blue")[image.mean((0, 1)).argmax()] in text else 0.2
+
+
+def teach(made, name, odds, monkeypatch) -> None:
+    """Put a function of image and text in the place of what a judge reads off its network."""
+    if name == "clip_vit_l14":
+        words = ("red", "green", "blue")
+        monkeypatch.setattr(made._encoder, "image", lambda image: np.array([odds(image, word) for word in words]))
+        monkeypatch.setattr(made._encoder, "text", lambda text: np.array([word in text for word in words], float))
+    elif name == "clip-flant5-xl":
+        monkeypatch.setattr(made._net, "probability", lambda image, text, answer: odds(image, text))
+    else:
+        both = lambda image, text: {"Yes": odds(image, text), "No": 0.95 - odds(image, text)}  # noqa: E731
+        monkeypatch.setattr(made._net, "first_token", both)
+
+
+@pytest.mark.parametrize("name", ASKED_IN_WORDS)
+def test_a_self_test_asks_published_networks_about_plain_colours(name, monkeypatch):
+    made = judge(name)
+    made.is_stand_in = False
+    teach(made, name, tells, monkeypatch)
+    assert run_self_test(made) == ("itself", 0.0, "right")
+    assert str(run_self_test(made)).endswith("it tells plain red, green and blue pictures apart")
+    teach(made, name, lambda image, text: 1.1 - tells(image, text), monkeypatch)
+    with pytest.raises(RunError, match="green and blue"):
+        run_self_test(made)
+    teach(made, name, lambda image, text: float("nan"), monkeypatch)
+    with pytest.raises(RunError, match="fails its self-test"):
+        run_self_test(made)
+
+
+def test_a_checklist_must_answer_the_fitting_questions_with_yes_and_the_others_with_no(monkeypatch):
+    made = judge("qwen3-vl-8b_checklist")
+    made.is_stand_in = False
+    for least, most in ((0.6, 0.9), (0.1, 0.4)):
+        odds = lambda image, text, most=most, least=least: most if tells(image, text) > 0.5 else least  # noqa: E731
+        teach(made, made.name, odds, monkeypatch)
+        with pytest.raises(RunError, match="green and blue"):
+            run_self_test(made)
+
+
+def test_values_out_of_their_range_fail(monkeypatch):
+    made = judge("clip-flant5-xl")
+    monkeypatch.setattr(made._net, "probability", lambda *given: 1.5)
+    with pytest.raises(RunError, match="fails its self-test"):
+        run_self_test(made)
+
+
+def test_a_chat_model_s_words_have_probabilities():
+    odds = judge("qwen3-vl-2b")._net.first_token(NOISE[0], "Is it red?")
+    assert odds.keys() == {"Yes", "No"}
+    assert 0 < sum(odds.values()) <= 1
+    assert all(0 < one < 1 for one in odds.values())
+
+
+def test_the_original_mode_asks_in_the_words_of_the_metric_s_own_release():
+    row = judge("qwen3-vl-2b_original")(NOISE[:1], [BENCH])[0]
+    assert row["question"] == 'Does this figure show "a red bench"? Please answer Yes or No.'
+    assert judge("qwen3-vl-2b_original").digest != judge("qwen3-vl-2b").digest
+    assert METRICS["vqascore_qwen3-vl-2b_original"].judges == ("qwen3-vl-2b_original",)
 
 
 def test_models_that_are_nowhere_are_missed_before_an_image_is_made(tmp_path, monkeypatch):
@@ -225,7 +297,9 @@ def test_models_that_are_nowhere_are_missed_before_an_image_is_made(tmp_path, mo
     )
     for kind, source in ((FlanT5Score, "clip-flant5"), (Mask2Former, "facebook/mask2former")):
         kind = kind if kind is Mask2Former else JUDGES.load("clip-flant5-xl")
-        with pytest.raises(RequestError, match=f"were not found at '.*{source}"):
+        with pytest.raises(
+            RequestError, match=f"were not found at '.*{source}.*no hub: geneval_ssd or simpleeval_shap"
+        ):
             kind.check()
 
 

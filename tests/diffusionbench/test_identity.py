@@ -68,14 +68,13 @@ def test_every_field_of_a_request_has_an_entry():
 
 @pytest.mark.parametrize("field", REQUEST)
 def test_the_key_of_images_follows_what_they_depend_on(ask, field):
-    given = {"prompts": PROMPTS, "axis": "t2i"} if field in ("prompts", "axis") else {}
+    given = {"prompts": PROMPTS, "axis": "t2i"} if field == "prompts" else {}
     given |= {"reference": None, "num_classes": 2} if field == "num_classes" else {}
-    given |= {"axis": "class_conditional"} if field == "axis" else {}
     given |= {"metrics": ("fd_digits",), "count": 80} if field == "references" else {}
     content, others = REQUEST[field]
     before = ask(**given)
-    # Whose statistics a reference holds is refused of one that holds none.
-    told = field == "reference_extractors"
+    # Whose statistics a reference holds is refused of one that holds none, and an axis of prompts without any.
+    told = field in ("reference_extractors", "axis")
     after = before.updated(**{field: content}) if told else ask(**given | {field: content})
     assert (before.image_key(SOURCE) != after.image_key(SOURCE)) == others
 

@@ -43,8 +43,11 @@ def test_kid_equals_the_loop(seed):
     x, y = features(40, 0), features(30, 1, 0.5)
     values = [mmd(x[i], y[j]) for i, j in draws(40, 30, 4, 12, seed)]
     mean, std = kid(x, y, subsets=4, subset_size=12, seed=seed)
-    assert mean == pytest.approx(np.mean(values), rel=1e-10)
-    assert std == pytest.approx(np.std(values), rel=1e-9)
+    # Kernels are in the precision of the features.
+    assert mean == pytest.approx(np.mean(values), rel=1e-6)
+    assert std == pytest.approx(np.std(values), rel=1e-6)
+    exact = kid(x.astype(float), y.astype(float), subsets=4, subset_size=12, seed=seed)
+    assert exact == pytest.approx((np.mean(values), np.std(values)), rel=1e-9)
 
 
 def test_the_published_seed_is_the_default():
@@ -106,7 +109,7 @@ def test_the_metrics_jackknife_leaves_groups_out_of_the_same_subsets(monkeypatch
     estimate = metric.compute()
     pairs = list(draws(40, 30, 3, 20, 2020))
     y = features(30, 1, 0.5)
-    assert estimate.value == pytest.approx(np.mean([mmd(x[i], y[j]) for i, j in pairs]), rel=1e-10)
+    assert estimate.value == pytest.approx(np.mean([mmd(x[i], y[j]) for i, j in pairs]), rel=1e-6)
     left = [np.mean([mmd(x[i[i % 10 != group]], y[j]) for i, j in pairs]) for group in range(10)]
-    assert estimate.stderr == pytest.approx(jackknife(left), rel=1e-8)
+    assert estimate.stderr == pytest.approx(jackknife(left), rel=1e-5)
     assert list(estimate.extra) == ["kid_std"]

@@ -125,6 +125,8 @@ TABLE = {
     **{key: (mean, key, key in ("psnr", "ssim")) for key in ("psnr", "ssim", "lpips", "pd_efflite0")},
     **{f"mind_{name}": (monge, name, False) for name in ("digits", "efflite0")},
     **{f"fdr_{name}": (over(constant), name, False) for name, constant in FDR_CONSTANTS.items()},
+    "fdr_convnext_upstream": (over(FDR_CONSTANTS["convnext"]), "convnext_upstream", False),
+    "fdr_siglip_upstream": (over(FDR_CONSTANTS["siglip"]), "siglip_upstream", False),
     **{
         f"{kind}_{row.name}": (formula, row.name, higher)
         for row in NETWORKS
@@ -137,7 +139,7 @@ TABLE = {
 # They judge pictures by prompts; tests/contracts/test_metrics_of_prompts.py has an entry for the code of each.
 ON_PROMPTS = {key for key in METRICS.with_code if METRICS[key].items == "prompts"}
 # tests/diffusionbench/test_fdr.py ties it to the six.
-SEVERAL_JUDGES = {"fdr6"}
+SEVERAL_JUDGES = {"fdr6", "fdr6_upstream"}
 SPREADS = {"kid_mean": "kid_std", **{key: f"{key}_std" for key in TABLE if key.startswith("kd_")}}
 
 

@@ -46,7 +46,7 @@ def tiled(request, monkeypatch):
     """Small tiles and a small random part, as a large set has them."""
     if request.param:
         monkeypatch.setattr(neighbours, "_TILE", request.param)
-        monkeypatch.setattr(neighbours, "_SAMPLE", 150)
+        monkeypatch.setattr(neighbours, "_SAMPLE", (150, 150))
         monkeypatch.setattr(neighbours, "_MANY", 100)
 
 

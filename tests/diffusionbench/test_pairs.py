@@ -10,6 +10,7 @@ import torch
 from PIL import Image
 
 from diffusionbench import cli, runner
+from diffusionbench.api import infer_axis
 from diffusionbench.errors import RequestError
 from diffusionbench.judges import JUDGES
 from diffusionbench.judges.efflite0 import open_network, prepare
@@ -162,3 +163,16 @@ def test_the_command_line(folders, monkeypatch, capsys):
         cli.main()
     assert done.value.code in (0, None)
     assert json.loads(capsys.readouterr().out)["values"]["psnr"]["status"] == "ok"
+
+
+def test_an_axis_is_inferred_where_all_metrics_belong_to_it(bench, folders):
+    made, real = folders
+    for metrics in ("rfd_efflite0", "psnr,rfd_efflite0"):
+        code, out, _ = bench("run", made, "--reference", real, "--metrics", metrics, "--json")
+        assert code == 0
+        assert json.loads(out)["protocol"]["axis"] == "reconstruction"
+    assert infer_axis(("rfid",), False) == "reconstruction"
+    # Where they do not, images are of classes, as before.
+    assert infer_axis(("rfid", "fid"), False) == infer_axis(("fid",), False) == infer_axis((), False)
+    assert infer_axis(("fid",), False) == "class_conditional"
+    assert infer_axis(("rfid",), True) == "t2i"

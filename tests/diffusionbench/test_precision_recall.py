@@ -75,7 +75,7 @@ def test_tensors_and_tiles(monkeypatch):
     generated, real = points(50, 0).astype(np.float32), points(40, 1).astype(np.float32)
     expected = precision_recall(generated, real)
     assert precision_recall(torch.from_numpy(generated), torch.from_numpy(real)) == expected
-    for name, value in {"_TILE": 7, "_SAMPLE": 20, "_PAIRS": 3, "_BLOCK_NUMBERS": 130}.items():
+    for name, value in {"_TILE": 7, "_SAMPLE": (20, 20), "_PAIRS": 3, "_BLOCK_NUMBERS": 130}.items():
         monkeypatch.setattr(f"diffusionbench.metrics.neighbours.{name}", value)
     assert precision_recall(generated, real) == expected
 

@@ -94,7 +94,7 @@ SHAPES = "simpleeval_shapes_v1"
             {"metrics": (SHAPES,)},
             rf"metric '{SHAPES}' judges .* by the prompts .* axis 'class_conditional' asks for classes",
         ),
-        ({"metrics": ("fd_digits", SHAPES), "prompts": PromptChoice(name=SHAPES)}, rf"metric '{SHAPES}' judges"),
+        ({"metrics": ("fd_digits", SHAPES)}, rf"metric '{SHAPES}' judges"),
         ({"prompts": PromptChoice(name=SHAPES)}, rf"prompt set '{SHAPES}' was given, .* asks for classes"),
         (
             {"axis": "t2i", "prompts": PromptChoice(name=SHAPES)},

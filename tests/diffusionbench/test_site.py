@@ -178,6 +178,20 @@ def test_the_figure_holds_the_points_of_correlate(pages):
                 assert sum(name in ("rae", "vae", "e2e-vae") for name in family) == 21
 
 
+def test_a_study_of_ones_own_shows_what_a_guard_flags(tmp_path):
+    records = [record for i in range(4) for record in pair(f"m{i}", 1.0 + i, {"geneval_overall": 0.5 + i / 10})]
+    doubted = {"status": "flagged", "reason": "guard variety is raised"}
+    values = {key: one.model_copy(update=doubted) for key, one in records[-1].values.items()}
+    records[-1] = records[-1].model_copy(update={"values": values})
+    for flagged, count in ((False, 3), (True, 4)):
+        build(records, tmp_path / str(flagged), flagged=flagged)
+        found = Reader(tmp_path / str(flagged) / "index.html").data["figure-data"]
+        view = next(one for one in found["sets"] if one["key"] == "measured")["views"][""]["none"]
+        panel = next(one for one in view["panels"] if one["points"])
+        assert (len(panel["points"]), panel["flagged"]) == (count, flagged)
+    assert "(flagged)" in panel["points"][-1][2]
+
+
 def test_families_differ_in_colour_and_shape_and_start_with_the_latent_ones(pages):
     families = pages["index.html"].data["figure-data"]["families"]
     assert {*(f["key"] for f in families)} >= {"rae", "vae", "e2e-vae", HOSTILE}

@@ -20,6 +20,7 @@ from diffusionbench.record import (
     Provenance,
     Record,
     ReferenceUsed,
+    Tuning,
     Value,
     attachment,
     load,
@@ -237,6 +238,12 @@ def test_duplicates(tmp_path):
     # A remark makes no other measurement of them.
     remark = good(method="renamed", protocol=good().protocol.model_copy(update={"notes": ("again",)}))
     assert submission.check(saved(tmp_path, remark), folder).problems == found
+    # Where no guidance is the best that tuning found, the tuned score is of the unguided images.
+    unguided = good(protocol=good().protocol.model_copy(update={"guidance": Guidance(scale=1.0), "tuning": None}))
+    submission.write(submission.check(saved(tmp_path, unguided), tmp_path / "tuned"), tmp_path / "tuned")
+    tuning = Tuning(split="even real images tune, odd ones score", seeds=(1,), count=50_000)
+    tuned = good(protocol=unguided.protocol.model_copy(update={"tuning": tuning}))
+    assert submission.check(saved(tmp_path, tuned), tmp_path / "tuned").problems == ()
     taken = published.records()[0].id
     assert "stands in another record" in "".join(submission.check(saved(tmp_path, good(id=taken)), folder).problems)
     # A record already in place is not its own duplicate.

@@ -27,11 +27,7 @@ GROWING = {"open", "write", "fsync", "mkdir", "rename", "exchange"}
 # Written by code that is no Python, and therefore taken as one operation each: (module, function, place of the path).
 FOREIGN = (("safetensors.torch", "serialize_file", 1),)
 PRELOAD = ["nanogen.cli", "nanogen.train", "nanogen.prepare", "nanogen.sample", "nanogen.report", "nanogen.bench"]
-PRELOAD += [
-    "diffusionbench.runner",
-    "diffusionbench.views.site.build",
-    "torch.distributed.checkpoint",
-]
+PRELOAD += ["diffusionbench.api", "diffusionbench.views.site.build", "nanogen.sources", "torch.distributed.checkpoint"]
 PRELOAD += ["jinja2", "torch._dynamo", "torch.distributed.checkpoint._fsspec_filesystem", "sentencepiece"]
 PRELOAD += ["transformers.models.auto.modeling_auto", "transformers.models.auto.tokenization_auto"]
 PRELOAD += ["transformers.models.bert.modeling_bert", "nanogen.data.caption_text", "diffusionbench.metrics.kid"]

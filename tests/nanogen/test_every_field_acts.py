@@ -22,6 +22,7 @@ from watch import Sampling, register, sampling, training
 
 from diffusionbench.errors import ConfigError, UserError
 from diffusionbench.record import load
+from diffusionbench.store import ImageStore
 from nanogen import evaluate, trackers
 from nanogen.build import build_components
 from nanogen.config import ConfigLayer, read_own
@@ -198,6 +199,12 @@ def grids(folder: Path, *overrides: str) -> list[int]:
 def records(folder: Path, *overrides: str):
     found = [load(path) for path in (run(folder, *overrides) / "evals").glob("*.json")]
     return sorted(found, key=lambda record: record.provenance.step)
+
+
+def images_left(folder: Path, *overrides: str) -> list[int]:
+    """Images that the evaluation of a run leaves, by store."""
+    train(tiny(1, *overrides), folder, "cpu", ["test"])
+    return [ImageStore(file.parent).count() for file in folder.glob("evals/images/*/store.json")]
 
 
 def record(observe: Callable[[Any], Any]) -> Callable[..., Any]:
@@ -449,6 +456,7 @@ FIELDS = {
     "eval.every": Field("2 steps", lambda *given: [one.provenance.step for one in records(*given)], [2, 4], SCORED),
     "eval.metrics": Field("[fd_digits]", record(lambda one: list(one.values)), ["fd_digits"], SCORED),
     "eval.reference": Field("null", record(lambda one: sorted(one.anchors)), [], SCORED),
+    "eval.keep_images": Field("first 5", images_left, [5], SCORED),
     "eval.num_samples": Field("14", record(lambda one: one.protocol.count), 14, SCORED),
     "eval.prompt_seed": Field("public-1", asked(lambda request: request.prompts.seed), "public-1", TEXT_SCORED),
     "eval.prompt_layout": Field("standard", asked(lambda request: request.prompts.layout), "standard", TEXT_SCORED),

@@ -15,9 +15,8 @@ from nanogen.build import build_components, build_network
 from nanogen.chart import line_chart, smooth, ticks
 from nanogen.conditions import SampleSpec
 from nanogen.config import compose
-from nanogen.filmstrip import FRAMES, filmstrip
 from nanogen.pipeline import ImagePipeline
-from nanogen.report import _tiles, number, title
+from nanogen.report import FRAMES, _newest_grid, _tiles, filmstrip, number, title
 
 
 @pytest.mark.parametrize(
@@ -72,13 +71,13 @@ def test_pictures_of_a_grid_stand_above_their_prompts(tmp_path):
     images = np.stack([np.full((32, 32, 3), 20 * place, np.uint8) for place in range(12)])
     file = tmp_path / "samples" / "step-00000004.png"
     save_png(grid(images, 10), file, {"prompts": [f"picture {place}" for place in range(12)]})
-    tiles = _tiles(tmp_path, [{"step": 4}])
+    tiles = _tiles(_newest_grid(tmp_path, [{"step": 4}]))
     assert [tile["prompt"] for tile in tiles] == [f"picture {place}" for place in range(8)]
     for place, tile in enumerate(tiles):
         shown = np.asarray(Image.open(io.BytesIO(base64.b64decode(tile["uri"].split(",")[1]))))
         assert (shown == 20 * place).all()
     save_png(grid(images, 10), file, {"labels": [0] * 12})
-    assert _tiles(tmp_path, [{"step": 4}]) == []
+    assert _tiles(_newest_grid(tmp_path, [{"step": 4}])) == []
 
 
 @pytest.mark.parametrize("sampler", ["euler", "heun"])

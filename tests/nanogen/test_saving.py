@@ -60,6 +60,31 @@ def test_a_checkpoint_is_of_its_step_whatever_is_trained_while_it_is_written(tmp
     assert all(torch.equal(tensor, wanted[name]) for name, tensor in everything(again).items())
 
 
+def test_each_checkpoint_is_copied_to_the_memory_of_the_one_before(tmp_path):
+    state, saver, wanted, places = begun(), checkpoint.Saver(tmp_path, {}, keep=9), {}, []
+    for _ in range(3):
+        moved(state, 0.5)
+        wanted[state.step] = everything(state)
+        saver.save(state)
+        moved(state, 0.25)
+        saver.wait()
+        kept = (*saver._staging(checkpoint._tree(state))["model"].values(), *saver._average.values())
+        places.append([tensor.data_ptr() for tensor in kept])
+    assert places[0] == places[1] == places[2]
+    again = begun()
+    for step, tensors in wanted.items():
+        checkpoint.restore(checkpoint.at(tmp_path, step), again)
+        assert all(torch.equal(tensor, tensors[name]) for name, tensor in everything(again).items())
+
+
+def test_a_state_that_has_grown_is_copied_whole():
+    staging = parallel.Staging()
+    staging({"model": {"a": torch.ones(2)}, "rate": 1.0})
+    found = staging({"model": {"a": torch.zeros(2), "b": torch.full((3,), 2.0)}, "rate": 2.0})
+    assert found["rate"] == 2.0
+    assert {name: tensor.tolist() for name, tensor in found["model"].items()} == {"a": [0, 0], "b": [2, 2, 2]}
+
+
 def test_files_are_hashed_while_they_are_written_and_the_average_is_stored_once(tmp_path):
     run = train(tiny(1, *SETTINGS), tmp_path / "run", "cpu", ["test"])
     folder = run.checkpoints / "step-00000001"

@@ -59,6 +59,7 @@ def averages(run: Path, step: int) -> dict[str, torch.Tensor]:
 
 
 def same_training(found: Path, wanted: Path, step: int) -> None:
+    assert len(losses(found)) == step
     assert losses(found) == pytest.approx(losses(wanted), rel=1e-4)
     one, other = averages(found, step), averages(wanted, step)
     assert one.keys() == other.keys()
@@ -89,6 +90,15 @@ def test_losses_are_equal_however_the_weights_are_shared(number, machines, condi
         same_training(tmp_path / sharing, tmp_path / "one", 4)
         shards = list((tmp_path / sharing / "checkpoints" / "step-00000004" / "state").glob("*.distcp"))
         assert len(shards) == number
+
+
+@pytest.mark.slow
+def test_losses_in_bfloat16_are_equal_however_the_weights_are_shared(tmp_path):
+    train(tiny(4, *FEW, "train.precision=bfloat16"), tmp_path / "one", "cpu", ["test"])
+    for done in shared(2, tmp_path, 4, "none,full", "train.precision=bfloat16"):
+        assert done.returncode == 0, done.stderr
+    for sharing in ("none", "full"):
+        assert losses(tmp_path / sharing) == pytest.approx(losses(tmp_path / "one"), rel=1e-2)
 
 
 def test_a_killed_run_goes_on_with_other_processes_and_another_sharing(tmp_path):

@@ -169,6 +169,16 @@ def test_statistics_cannot_be_divided_so_only_the_seeds_are(tmp_path):
     assert record.protocol.seed == 0
 
 
+def test_a_run_that_is_scored_on_the_way_by_the_odd_half_is_divided_already(tmp_path):
+    known = ("eval.metrics=[fd_digits]", "eval.reference=['digits:odd']", "eval.num_samples=24", "guidance.scale=1.0")
+    run = train(tiny(2, *known), tmp_path / "run", "cpu", ["test"])
+    (last,) = records_of(run.path)
+    record = sweep_run(run.path, SweepRequest(grid=(2.0,)))
+    assert {one.protocol.references["digits"].name for one in records_of(run.path, "sweep")} == {"digits, even half"}
+    assert record.protocol.references["digits"].name == "digits, odd half"
+    assert record.extra["sweep"]["unguided"]["record"] == last.id
+
+
 def test_an_objective_with_trained_guidance_is_scored_without(tmp_path, capsys):
     run = tmp_path / "few"
     given = ("objective.name=meanflow", "sampler.num_steps=1", "guidance.scale=1.0")

@@ -88,7 +88,7 @@ def test_a_vision_transformer(name, tmp_path, monkeypatch):
     state = {key: value for key, value in renamed(stored.state_dict()).items() if key in net.state_dict()}
     state = {key: value.reshape(net.state_dict()[key].shape) for key, value in state.items()}
     assert net.load_state_dict(state, strict=True)
-    x = judge._prepared(torch.from_numpy(pictures()))[:, :, : judge.side, : judge.side]
+    x = judge._prepared(judge.pixels(pictures()))[:, :, : judge.side, : judge.side]
     with torch.no_grad():
         wanted = net(x).numpy()
     np.testing.assert_allclose(judge(pictures())["features"], wanted, rtol=1e-3, atol=1e-4 * np.abs(wanted).max())
@@ -121,5 +121,5 @@ def test_convnext(tmp_path, monkeypatch):
     assert not found.unexpected_keys
     assert all(key.startswith("head.") for key in found.missing_keys)
     with torch.no_grad():
-        wanted = net.forward_features(judge._prepared(torch.from_numpy(pictures()))).mean((2, 3)).numpy()
+        wanted = net.forward_features(judge._prepared(judge.pixels(pictures()))).mean((2, 3)).numpy()
     np.testing.assert_allclose(judge(pictures())["features"], wanted, rtol=1e-3, atol=1e-4 * np.abs(wanted).max())

@@ -20,7 +20,7 @@ def test_the_shipped_scorers_were_trained_by_this_recipe(name):
 
 def test_a_negative_caption_differs_in_one_fact():
     for index in range(40):
-        _, scene = training_scene("negatives", index)
+        *_, scene = training_scene("negatives", index)
         other = tool.changed(scene, HashStream("negatives", str(index)))
         (slot,) = (slot for slot in scene if scene[slot] != other[slot])
         assert other[slot] in shapes_world.allowed(slot, shapes_world.num_groups(scene) == 2)

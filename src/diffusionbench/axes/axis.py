@@ -156,11 +156,7 @@ class Reconstruction(Axis):
 
 
 def seeded(sample: Sample, seed: int | None) -> Sample:
-    """Return a sample with the seed of its noise: the one that its prompt set rules, else by its id.
-
-    Args:
-        seed: of the evaluation; None where the image exists already, so that no seed is known.
-    """
+    """Return a sample with the seed of its noise: by its prompt set or its id, None where the image exists already."""
     if seed is None:
         return replace(sample, seed=None)
     return sample if sample.seed is not None else replace(sample, seed=noise_seed(seed, SAMPLE, sample.id))

@@ -75,27 +75,21 @@ def prompts(
     from diffusionbench.benchmarks.simpleeval.verification import draw_again
     from diffusionbench.prompts import PROMPTS, plain_texts
 
-    single = out is not None and out.suffix in (".jsonl", ".txt")
-    file = None if out is None else out if single else out / "prompts.jsonl"
-    if out is not None and file is not None:
-        if not single:
-            check_place(out, "folder")
-        check_place(file)
-    if again and (out is None or single):
-        raise RequestError("--again writes a file of its own. Say with --out into which folder.")
+    file = _set_file(out, again)
     source = PROMPTS.load(name)
     opened = source.open(bound_seed(weights_digest(weights), beacon) if weights else seed, layout)
-    if out is not None and file is not None:
-        # The first key of the first line.
-        files = {file: (opened.jsonl, opened.jsonl.partition(":")[0])}
-        if out.suffix == ".txt":
-            files = {file: (plain_texts(opened), opened.texts[0])}
-        if again:
-            files[out / "again.jsonl"] = draw_again(opened), '{"file": "'
-        write_results(files)
-    here = [other for other in sorted(PROMPTS) if other != name and prompt_facts(PROMPTS[other])["present"]]
-    known = {other: PROMPTS.load(other) for other in here}
-    common = {other: overlaps(opened.texts, theirs.open("public-0").texts) for other, theirs in known.items()}
+    if file is not None:
+        # Marked by the first key of the first line.
+        text, mark = opened.jsonl, opened.jsonl.partition(":")[0]
+        if file.suffix == ".txt":
+            text, mark = plain_texts(opened), opened.texts[0]
+        drawn = {file.with_name("again.jsonl"): (draw_again(opened), '{"file": "')} if again else {}
+        write_results({file: (text, mark), **drawn})
+    common = {
+        other: overlaps(opened.texts, PROMPTS.load(other).open("public-0").texts)
+        for other in sorted(PROMPTS)
+        if other != name and prompt_facts(PROMPTS[other])["present"]
+    }
     if as_json:
         facts = {
             "name": opened.name,
@@ -112,6 +106,18 @@ def prompts(
         typer.echo(f"overlap with {other}: {exact} exact, {near} near")
     if file is not None:
         typer.echo(str(file))
+
+
+def _set_file(out: Path | None, again: bool) -> Path | None:
+    """Return the file of a prompt set, None where none is written."""
+    if again and (out is None or out.suffix in (".jsonl", ".txt")):
+        raise RequestError("--again writes a file of its own. Say with --out into which folder.")
+    if out is not None and out.suffix not in (".jsonl", ".txt"):
+        check_place(out, "folder")
+        out /= "prompts.jsonl"
+    if out is not None:
+        check_place(out)
+    return out
 
 
 @simpleeval.command()

@@ -58,6 +58,7 @@ def inspect(
     """
     from diffusionbench.record import load
     from diffusionbench.views.terminal import print_record
+    from diffusionbench.views.viewer import record_page
     from diffusionbench.views.why import about_sample, as_text
 
     loaded = load(record)
@@ -70,19 +71,14 @@ def inspect(
         if as_json or not loaded.evidence:
             return
     try:
-        _write_page(page or record.with_suffix(".html"), record, loaded, stores or ())
+        place = page or record.with_suffix(".html")
+        _check(place)
+        _write(place, record_page(record, loaded, _pictures(loaded, record, stores or ()), _texts(loaded)))
     except UserError as error:
         if page is not None:
             raise
         # The record was shown; nobody asked for a page at this place.
         print(f"no page of its images: {error}", file=sys.stderr)
-
-
-def _write_page(page: Path, path: Path, record: Record, stores: Sequence[Path]) -> None:
-    from diffusionbench.views.viewer import record_page
-
-    _check(page)
-    _write(page, record_page(path, record, _pictures(record, path, stores), _texts(record)))
 
 
 def compare(

@@ -5,14 +5,14 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from diffusionbench import bounds
-from diffusionbench.cli.options import Device, Json
+from diffusionbench.cli.options import Device, Json, grouped
 from diffusionbench.errors import RequestError
 from diffusionbench.shown import few, lines, printable
 from diffusionbench.writing import check_place, write_results
@@ -26,7 +26,6 @@ Folders = Annotated[
     list[Path] | None,
     typer.Option("--records", help="folder of records to add to the published ones; ./records where it exists"),
 ]
-ScoreSet = Annotated[str, typer.Option("--set", help="paper-2026-06, blog-2026-05 or measured")]
 Boards = Annotated[
     list[str] | None,
     typer.Option("--set", help='a board such as paper-2026-06, "measured" (all boards over it) or "all"; repeat it'),
@@ -39,18 +38,49 @@ Families = Annotated[
     list[str] | None,
     typer.Option("--family", help="rae, vae, e2e, pixel, few-step, latent, all; repeat it"),
 ]
-Select = Annotated[list[str] | None, typer.Option("--select", help="methods or record ids to keep; repeat it")]
-Guidance = Annotated[str, typer.Option("--guidance", help="ImageNet column: none or cfg (tuned)")]
 Draws = Annotated[
     int, typer.Option("--draws", min=0, max=bounds.REPEATS, help="resamples and permutations; 0 skips them")
 ]
 Seed = Annotated[int, typer.Option("--seed", min=0, max=bounds.SEED, help="of the draws")]
 
 
+@dataclass(frozen=True)
+class Points:
+    """Which methods are set against each other, and by which figures."""
+
+    guidance: Annotated[str, typer.Option("--guidance", help="ImageNet column: none or cfg (tuned)")] = "none"
+    score_set: Annotated[str, typer.Option("--set", help="paper-2026-06, blog-2026-05 or measured")] = "paper-2026-06"
+    family: Families = None
+    select: Annotated[list[str] | None, typer.Option("--select", help="methods or record ids to keep; repeat it")] = (
+        None
+    )
+    flagged: Annotated[bool, typer.Option("--flagged", help="count values that a guard flags, too")] = False
+
+
+@dataclass(frozen=True)
+class BoardRows:
+    """Which rows a board shows, and in which order."""
+
+    sort: Annotated[str, typer.Option("--sort", help="place, name, family, an axis or a column")] = "place"
+    reverse: Annotated[bool, typer.Option("--reverse", help="worst first")] = False
+    family: Families = None
+    kind: Annotated[str | None, typer.Option("--kind", help="measured or published")] = None
+
+
+@dataclass(frozen=True)
+class BoardForm:
+    """How a board is printed."""
+
+    trace: Annotated[bool, typer.Option("--trace", help="also print the records behind each cell")] = False
+    as_json: Json = False
+    as_csv: Annotated[bool, typer.Option("--csv", help="print CSV, with the records of each cell")] = False
+    as_markdown: Annotated[bool, typer.Option("--markdown", help="print a Markdown table")] = False
+
+
 def register(app: typer.Typer) -> None:
     """Add the verbs to a program."""
     for verb in (board, explain, correlate, submit, validate, site, figure):
-        app.command()(verb)
+        app.command()(grouped(verb))
 
 
 def _gather(folders: Sequence[Path] | None) -> list[Record]:
@@ -68,22 +98,20 @@ def _split(words: Sequence[str] | None) -> list[str]:
     return [part.strip() for word in words or () for part in word.split(",") if part.strip()]
 
 
+def _chosen(points: Points) -> dict[str, Any]:
+    return vars(points) | {"family": _split(points.family), "select": _split(points.select)}
+
+
 def board(
+    rows: BoardRows,
+    form: BoardForm,
     score_set: Boards = None,
     columns: Columns = None,
-    sort: Annotated[str, typer.Option("--sort", help="place, name, family, an axis or a column")] = "place",
-    reverse: Annotated[bool, typer.Option("--reverse", help="worst first")] = False,
-    family: Families = None,
-    kind: Annotated[str | None, typer.Option("--kind", help="measured or published")] = None,
     holistic: Holistic = None,
     records: Folders = None,
     boards: Annotated[Path | None, typer.Option("--boards", help="YAML file that declares boards of your own")] = None,
     draws: Annotated[int, typer.Option("--draws", min=0, max=100_000, help="re-scorings behind rank intervals")] = 2000,
     seed: Seed = 0,
-    trace: Annotated[bool, typer.Option("--trace", help="also print the records behind each cell")] = False,
-    as_json: Json = False,
-    as_csv: Annotated[bool, typer.Option("--csv", help="print CSV, with the records of each cell")] = False,
-    as_markdown: Annotated[bool, typer.Option("--markdown", help="print a Markdown table")] = False,
 ) -> None:
     """Print the leaderboards: declared columns, ranks, their sensitivity, and what takes no place with the reason.
 
@@ -101,32 +129,33 @@ def board(
     from diffusionbench.study.columns import declared, read_boards
     from diffusionbench.views import terminal
 
-    if as_json + as_csv + as_markdown > 1:
+    if form.as_json + form.as_csv + form.as_markdown > 1:
         raise RequestError("asked for more than one of --json, --csv and --markdown. Choose one.")
     known = declared() if boards is None else {one.name: one for one in read_boards(boards)}
     pool, names = _gather(records), _split(score_set)
     found = []
     for spec in chosen_boards(pool, names, known):
         try:
-            wider = with_epochs(spec, [*_split(columns), *_split(holistic), sort])
+            wider = with_epochs(spec, [*_split(columns), *_split(holistic), rows.sort])
             whole = build(pool, wider, holistic=_split(holistic), draws=draws, seed=seed, siblings=[*known.values()])
-            ordered = order(keep(whole, family=_split(family), kind=kind), sort, reverse=reverse)
+            kept = keep(whole, family=_split(rows.family), kind=rows.kind)
+            ordered = order(kept, rows.sort, reverse=rows.reverse)
             found.append((ordered, terminal.shown(ordered, _split(columns))))
         except RequestError as error:
             # A column of the published board need not exist on the measured ones, which nobody asked for by name.
             if spec.name in names or spec == next(iter(known.values())):
                 raise
             print(f"left out: board '{spec.name}': {error}", file=sys.stderr)
-    if as_json:
+    if form.as_json:
         print(json.dumps({"boards": [asdict(one) for one, _ in found]}, indent=2))
         return
     for one, chosen in found:
-        if as_csv:
+        if form.as_csv:
             print(lines(terminal.board_csv(one, chosen)), end="")
-        elif as_markdown:
+        elif form.as_markdown:
             print(terminal.board_markdown(one, chosen))
         else:
-            terminal.print_board(one, chosen, trace)
+            terminal.print_board(one, chosen, form.trace)
 
 
 def explain(
@@ -171,12 +200,9 @@ def explain(
 
 
 def correlate(
+    points: Points,
     x: Annotated[str, typer.Option("--x", help="metric on the horizontal axis")] = "fid",
     y: Annotated[str, typer.Option("--y", help="metric on the vertical axis")] = "geneval",
-    guidance: Guidance = "none",
-    score_set: ScoreSet = "paper-2026-06",
-    family: Families = None,
-    select: Select = None,
     top: Annotated[
         list[int] | None,
         typer.Option("--top", min=1, max=bounds.REPEATS, help="a best-on-x subset's size; repeat it"),
@@ -200,11 +226,8 @@ def correlate(
     from diffusionbench.study.points import select_points
     from diffusionbench.views import terminal
 
-    asked = _split(family)
-    selection = select_points(
-        _gather(records), x, y, guidance=guidance, score_set=score_set, family=asked, select=_split(select)
-    )
-    separate = any(name.lower() in ("e2e", "e2e-vae") for name in asked)
+    selection = select_points(_gather(records), x, y, **_chosen(points))
+    separate = any(name.lower() in ("e2e", "e2e-vae") for name in _split(points.family))
     study = analyse(selection, separate_e2e=separate, draws=draws, seed=seed, top=top or TOP)
     if as_json:
         print(json.dumps(terminal.study_dict(study), indent=2))
@@ -333,10 +356,7 @@ def site(
 
 def figure(
     out: Annotated[Path, typer.Option("--out", help="file: .svg, .png or .pdf")],
-    score_set: ScoreSet = "paper-2026-06",
-    guidance: Guidance = "none",
-    family: Families = None,
-    select: Select = None,
+    points: Points,
     records: Folders = None,
     columns: Annotated[int, typer.Option("--columns", min=1, max=4, help="panels side by side")] = 2,
     dark: Annotated[bool, typer.Option("--dark", help="for a dark page")] = False,
@@ -357,6 +377,6 @@ def figure(
     from diffusionbench.views import figure as figures
 
     check_place(out)
-    chosen = figures.figure(_gather(records), score_set, guidance, x=x, family=_split(family), select=_split(select))
+    chosen = figures.figure(_gather(records), x=x, **_chosen(points))
     figures.write(out, chosen, columns=columns, dark=dark)
     print(out)

@@ -5,9 +5,8 @@ from __future__ import annotations
 import json
 import shlex
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -270,7 +269,7 @@ def _asked(
     images: Path, generator: Generator, real: ReferenceOptions, metrics: tuple[str, ...]
 ) -> tuple[Evaluation, ImageSource, list[str]]:
     """Return a checked evaluation, its images, and what was left out of files, which is also said."""
-    from diffusionbench.api import Options, infer_axis, left_out, opened
+    from diffusionbench.api import Options, left_out, opened
     from diffusionbench.benchmarks.simpleeval.claims import read_claim
     from diffusionbench.benchmarks.simpleeval.verification import compare_again
 
@@ -280,10 +279,9 @@ def _asked(
         _check_text("trained-with", judge)
     claim = None if generator.claim is None else read_claim(generator.claim)
     _check_generator(images, generator)
-    prompted = generator.prompts is not None or claim is not None
-    generator = replace(generator, axis=generator.axis or infer_axis(metrics, prompted))
     given = {name: value for name, value in vars(generator).items() if value is not None and name != "claim"}
-    given["prompts"] = _prompt_choice(generator, next(iter(metrics), None), claim)
+    if claim is not None:
+        given["prompts"] = _claimed(claim, generator.prompts, metrics)
     references = _real_images(real)
     given["reference_extractor"] = references.pop("reference_extractors")
     given["reference_role"] = references.pop("reference_role")
@@ -352,36 +350,17 @@ def _check_text(option: str, text: str | None) -> None:
         )
 
 
-def _prompt_choice(generator: Generator, metric: str | None, claim: ClaimFile | None) -> PromptChoice | None:
-    """Return the prompts that the images were made for, where the axis asks for prompts.
-
-    Their set is named by the option or the claim, else it is the one that the metric judges.
-    """
-    from diffusionbench.axes import AXES
+def _claimed(claim: ClaimFile, prompts: str | None, metrics: Sequence[str]) -> PromptChoice:
+    """Return the prompts of a claim, whose set is its own or the option's, else the one that a metric judges."""
     from diffusionbench.metrics import METRICS
-    from diffusionbench.prompts import PROMPTS, PromptChoice
 
-    axis, prompts = generator.axis or "", generator.prompts
-    if AXES[axis].asks != "prompts":
-        if given := [name for name, value in (("--prompts", prompts), ("--claim", claim)) if value is not None]:
-            raise RequestError(
-                f"axis '{axis}' asks for classes, so {', '.join(given)} has no meaning there. Leave it out, or name an "
-                "axis of prompts with --axis."
-            )
-        return None
-    if generator.labels is not None:
-        raise RequestError(f"axis '{axis}' asks for prompts, so --labels has no meaning there. Leave it out.")
-    claimed = None if claim is None else claim.set
-    if prompts and claimed and prompts != claimed:
-        raise RequestError(f"--prompts names the set '{prompts}' and the claim '{claimed}'. Leave one of them out.")
-    row = None if metric is None else METRICS.get(metric)
-    name = prompts or claimed or (row.prompts if row is not None else None)
+    if prompts and claim.set and prompts != claim.set:
+        raise RequestError(f"--prompts names the set '{prompts}' and the claim '{claim.set}'. Leave one of them out.")
+    judged = next((METRICS[key].prompts for key in metrics if METRICS[key].prompts), None)
+    name = prompts or claim.set or judged
     if name is None:
-        raise RequestError(
-            f"axis '{axis}' needs to know which prompts the images were made for. Name them with --prompts; known: "
-            f"{', '.join(sorted(PROMPTS))}."
-        )
-    return PromptChoice.parse(name) if claim is None else claim.choice(name, metric or name)
+        raise RequestError("a claim is about a prompt set, and none was named. Name it with --prompts.")
+    return claim.choice(name, next(iter(metrics), name))
 
 
 @contextmanager

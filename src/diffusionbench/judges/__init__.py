@@ -126,7 +126,7 @@ CLIP_L14: Final = JudgeSpec(
     package="transformers",
     extra="eval-t2i",
     hub=("openai/clip-vit-large-patch14",),
-    example="a photo of a bench",
+    example="a plain {} picture",
 )
 
 
@@ -142,7 +142,7 @@ def _asking(name: str, title: str, licence: str, *hub: str, kind: str = "") -> J
         extra="eval-t2i",
         hub=hub,
         precision="bfloat16",
-        example="Is there a bench?" if kind else "a photo of a bench",
+        example="Is this picture plain {}?" if kind == "checklist" else "a plain {} picture",
     )
 
 
@@ -163,15 +163,19 @@ _QWEN: Final = {
     "Qwen3.5-{}": ("4B", "9B", "27B"),
     "Qwen3.6-{}": ("27B",),
 }
-QWEN: Final = tuple(
-    _asking(
-        model.format(size).removesuffix("-Instruct").lower(),
-        f"{model.format(size)}, asked whether an image shows its text",
-        "see its card",
-        f"Qwen/{model.format(size)}",
+_MODELS: Final = [model.format(size) for model, sizes in _QWEN.items() for size in sizes]
+QWEN, QWEN_ORIGINAL = (
+    tuple(
+        _asking(
+            model.removesuffix("-Instruct").lower(),
+            f"{model}, asked {'in the words of t2v_metrics ' if kind else ''}whether an image shows its text",
+            "see its card",
+            f"Qwen/{model}",
+            kind=kind,
+        )
+        for model in _MODELS
     )
-    for model, sizes in _QWEN.items()
-    for size in sizes
+    for kind in ("", "original")
 )
 CHECKLISTS: Final = tuple(
     _asking(name, f"{hub}, asked yes/no questions", "see its card", f"Qwen/{hub}", kind="checklist")
@@ -201,6 +205,25 @@ NETWORKS: Final = (
     _network("mae", "MAE", "Mae", "facebook/vit-mae-large", "CC-BY-NC-4.0"),
     _network("siglip", "SigLIP 2", "Siglip", "google/siglip2-so400m-patch16-256", "Apache-2.0", dim=1152),
     _network("clip", "CLIP", "Clip", "openai/clip-vit-large-patch14", "MIT"),
+)
+
+
+# As the published system runs two of them, in another precision than the statistics were made in.
+NETWORKS_UPSTREAM: Final = (
+    replace(
+        NETWORKS[0],
+        name="convnext_upstream",
+        title="ConvNeXt V2 (upstream)",
+        load="diffusionbench.judges.feature_networks:ConvNextUpstream",
+        precision="float32",
+    ),
+    replace(
+        NETWORKS[3],
+        name="siglip_upstream",
+        title="SigLIP 2 (upstream)",
+        load="diffusionbench.judges.feature_networks:SiglipUpstream",
+        precision="float32; on CUDA bfloat16 autocast but for the pool",
+    ),
 )
 
 
@@ -246,6 +269,7 @@ _ROWS: Final = (
     INCEPTION_SPATIAL,
     EFFLITE0,
     *NETWORKS,
+    *NETWORKS_UPSTREAM,
     PSNR,
     SSIM,
     LPIPS,
@@ -257,6 +281,7 @@ _ROWS: Final = (
     CLIP_L14,
     *FLAN_T5,
     *QWEN,
+    *QWEN_ORIGINAL,
     *CHECKLISTS,
     *geneval.JUDGES,
     *simpleeval.JUDGES,

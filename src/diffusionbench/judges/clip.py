@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any, Final
 
 import numpy as np
@@ -11,9 +11,9 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 
-from diffusionbench.judges import CLIP_L14, Unjudged, hub
-from diffusionbench.judges.float32 import PRECISION, in_float32
-from diffusionbench.judges.judge import Evidence, Judge, Needs
+from diffusionbench.judges import CLIP_L14, hub
+from diffusionbench.judges.float32 import PRECISION
+from diffusionbench.judges.network import RowJudge
 from diffusionbench.sample import Item
 from diffusionbench.specs import JudgeSpec
 
@@ -42,6 +42,7 @@ class ClipEncoder:
 
     Attributes:
         digest: SHA-256 over the weights.
+        is_stand_in: see `Judge`.
 
     Raises:
         UserError: if transformers or the weights are not there.
@@ -53,7 +54,7 @@ class ClipEncoder:
         self._side = self._network.config.vision_config.image_size
         self._tokens = min(TOKENS, self._network.config.text_config.max_position_embeddings)
         self._device = device
-        self.digest = hub.weights_digest(self._network)
+        self.digest, self.is_stand_in = hub.weights_digest(self._network), hub.is_stand_in(self._network)
         self._texts: dict[str, Tensor] = {}
 
     @torch.inference_mode()
@@ -72,35 +73,26 @@ class ClipEncoder:
         return self._texts[text]
 
 
-class ClipMatch(Judge):
+class ClipMatch(RowJudge):
     """Judge `clip_vit_l14`: {"question", "score"}, the cosine of the image and its text, neither scaled nor clipped."""
 
     spec = CLIP_L14
     preprocessing = PREPROCESSING
+    asks = True
+    memory_mb = 2000
 
     def __init__(self, device: str = "cpu", options: Mapping[str, Any] | None = None) -> None:
         super().__init__(device, options)
         self._encoder = ClipEncoder(self.spec, device)
+        self.is_stand_in = self._encoder.is_stand_in
         self.digest = self.digest_of({"weights": self._encoder.digest, "input": PREPROCESSING, "precision": PRECISION})
-
-    @classmethod
-    def check(cls) -> Needs:
-        """See `Judge.check`."""
-        return hub.check(cls.spec, memory_mb=2000)
 
     @classmethod
     def questions(cls, item: Item) -> tuple[str, ...]:
         """See `Judge.questions`: the text."""
         return (item.text,) if item.text else ()
 
-    @in_float32()
-    def __call__(
-        self, images: np.ndarray, items: Sequence[Item] = (), given: Mapping[str, Evidence] | None = None
-    ) -> list[dict[str, Any] | Unjudged]:
-        """Return a row for each image, one image at a time: batches play no part."""
-        return [
-            {"question": item.text, "score": float(self._encoder.image(image) @ self._encoder.text(item.text))}
-            if item.text
-            else Unjudged("no text was asked for")
-            for image, item in zip(images, items, strict=True)
-        ]
+    def row(self, image: np.ndarray, item: Item) -> dict[str, Any]:
+        """See `RowJudge.row`."""
+        (text,) = self.questions(item)
+        return {"question": text, "score": float(self._encoder.image(image) @ self._encoder.text(text))}

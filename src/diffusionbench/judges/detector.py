@@ -21,15 +21,14 @@ from torch import Tensor
 from diffusionbench.available import find_file
 from diffusionbench.errors import DataError, RequestError
 from diffusionbench.judges import COCO_SSD
-from diffusionbench.judges.efflite0 import worst_deviation
 from diffusionbench.judges.float32 import PRECISION, in_float32
 from diffusionbench.judges.inception import resize_tf1
-from diffusionbench.judges.judge import Evidence, Judge, Needs
+from diffusionbench.judges.judge import Needs
+from diffusionbench.judges.network import RowJudge
 from diffusionbench.sample import Item
 from diffusionbench.schema import file_digest
 from diffusionbench.shown import first_line
 
-SELF_TEST: Final = Path(__file__).with_name("coco_ssd_selftest.json")
 CLASSES: Final = (
     "person", "bicycle", "car", "motorcycle", "airplane", "bus", "train", "truck", "boat", "traffic light",
     "fire hydrant", "stop sign", "parking meter", "bench", "bird", "cat", "dog", "horse", "sheep", "cow", "elephant",
@@ -138,8 +137,8 @@ def _evaluate(node: Mapping[str, Any], x: list[Tensor]) -> Any:
             raise NotImplementedError(f"operation {op} of node {node['name']}")
 
 
-def read_package(path: Path) -> Graph:
-    """Return the graph in the package's file, whose hash must have been verified.
+def read_package(path: Path, device: str = "cpu") -> Graph:
+    """Return the graph in the package's file, whose hash must have been verified, with its weights on a device.
 
     Raises:
         DataError: if it holds another model.
@@ -155,7 +154,7 @@ def read_package(path: Path) -> Graph:
         for one in group["weights"]:
             count, kind = math.prod(one["shape"]), np.dtype(one["dtype"]).newbyteorder("<")
             values = np.frombuffer(data, kind, count, start).reshape(one["shape"])
-            weights[one["name"]] = torch.from_numpy(values.copy())
+            weights[one["name"]] = torch.tensor(values, device=device)
             start += values.nbytes
         return Graph(model["modelTopology"]["node"], weights)
     except (OSError, LookupError, TypeError, ValueError, AttributeError, tarfile.TarError) as error:
@@ -165,7 +164,7 @@ def read_package(path: Path) -> Graph:
         ) from None
 
 
-class CocoSsd(Judge):
+class CocoSsd(RowJudge):
     """Judge `coco_ssd`: {"boxes": [{"label", "score", "box": [x0, y0, x1, y1]}, ...]} by falling score, in pixels.
 
     The best class of each box, above the option `score`; within a class a box goes whose overlap with a better one is
@@ -174,12 +173,12 @@ class CocoSsd(Judge):
 
     spec = COCO_SSD
     preprocessing = _PREPROCESSING
+    shipped = Path(__file__).with_name("coco_ssd_selftest.json")
 
     def __init__(self, device: str = "cpu", options: Mapping[str, Any] | None = None) -> None:
         super().__init__(device, options)
         (path,) = self.check().files
-        graph = read_package(path)
-        self._graph = Graph([*graph._nodes.values()], {name: one.to(device) for name, one in graph._weights.items()})
+        self._graph = read_package(path, device)
         self.digest = self.digest_of({"weights": COCO_SSD.sha256, "input": _PREPROCESSING, "precision": PRECISION})
 
     @classmethod
@@ -190,7 +189,8 @@ class CocoSsd(Judge):
             state = "is not here" if path is None else f"has another SHA-256 than the pinned one ({path})"
             raise RequestError(
                 f"judge 'coco_ssd' needs the file {COCO_SSD.file}, which {state}. Run: {COCO_SSD.command}, "
-                f"then diffusionbench prepare judge coco_ssd --from {COCO_SSD.file}"
+                f"then diffusionbench prepare judge coco_ssd --from {COCO_SSD.file}; or score scenes of shapes, whose "
+                "metric simpleeval_shapes_v1 needs no file."
             )
         return Needs(files=(path,))
 
@@ -204,26 +204,17 @@ class CocoSsd(Judge):
         scale = boxes.new_tensor([width, height, width, height])
         return scores[0].cpu(), (boxes[0, :, 0, [1, 0, 3, 2]] * scale).cpu()
 
-    def __call__(
-        self, images: np.ndarray, items: Sequence[Item] = (), given: Mapping[str, Evidence] | None = None
-    ) -> list[dict[str, Any]]:
-        """Return the boxes of each image uint8 [B, H, W, 3], one image at a time: batches play no part."""
-        rows = []
-        for image in images:
-            scores, boxes = self.raw(image)
-            height, width = image.shape[:2]
-            clipped = boxes.clamp(min=0).minimum(boxes.new_tensor([width, height, width, height]))
-            rows.append({"boxes": best(scores, clipped, self.options["score"], self.options["iou"])})
-        return rows
+    def row(self, image: np.ndarray, item: Item) -> dict[str, Any]:
+        """Return the boxes of an image uint8 [H, W, 3]."""
+        scores, boxes = self.raw(image)
+        height, width = image.shape[:2]
+        clipped = boxes.clamp(min=0).minimum(boxes.new_tensor([width, height, width, height]))
+        return {"boxes": best(scores, clipped, self.options["score"], self.options["iou"])}
 
     def numbers(self, picture: np.ndarray) -> dict[str, np.ndarray]:
-        """Return what self-tests compare: the best score [1917] and the edges [7668] of every box of a picture."""
+        """Return the best score [1917] and the edges [7668] of every box of a picture."""
         scores, boxes = self.raw(picture)
         return {"scores": scores.max(dim=1).values.numpy(), "boxes": boxes.flatten().numpy()}
-
-    def self_test(self) -> float:
-        """See `Judge.self_test`; the worst of the stored outputs."""
-        return worst_deviation(self.numbers, SELF_TEST)
 
 
 def best(scores: Tensor, boxes: Tensor, least: float, iou: float, across: bool = False) -> list[dict[str, Any]]:

@@ -19,8 +19,9 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from diffusionbench.judges import DIGITS
-from diffusionbench.judges.float32 import PRECISION, in_float32
-from diffusionbench.judges.judge import Evidence, Judge, Needs
+from diffusionbench.judges.float32 import PRECISION
+from diffusionbench.judges.judge import Needs
+from diffusionbench.judges.network import ArrayJudge
 from diffusionbench.sample import Item
 from diffusionbench.schema import verify_bundled_weights
 
@@ -66,7 +67,7 @@ def card() -> dict[str, Any]:
     return json.loads(CARD.read_text())
 
 
-class DigitsJudge(Judge):
+class DigitsJudge(ArrayJudge):
     """Features and class logits of digits, seen at 8x8."""
 
     spec = DIGITS
@@ -90,19 +91,15 @@ class DigitsJudge(Judge):
         verify_bundled_weights("judge 'digits'", WEIGHTS, card()["sha256"])
         return Needs(files=(WEIGHTS,))
 
-    @in_float32()
-    def __call__(
-        self, images: np.ndarray, items: Sequence[Item] = (), given: Mapping[str, Evidence] | None = None
-    ) -> Mapping[str, np.ndarray]:
-        """Map uint8 [B, H, W, 3] to {"features": float32 [B, 64], "logits": float32 [B, 10]}."""
+    def outputs(self, images: np.ndarray, items: Sequence[Item]) -> Mapping[str, Tensor]:
+        """Return features [B, 64] and logits [B, 10]."""
         if np.ptp(images, axis=-1).mean() > COLOURFUL:
             self.caution = (
                 "judge 'digits' knows grey digits, and these images are in colour: of photographs its numbers mean "
                 "nothing. Give real images with --reference FOLDER and ask for fd_efflite0."
             )
-        with torch.inference_mode():
-            features, logits = forward(self._weights, to_grey(images).to(self.device))
-        return {"features": features.cpu().numpy(), "logits": logits.cpu().numpy()}
+        features, logits = forward(self._weights, to_grey(images).to(self.device))
+        return {"features": features, "logits": logits}
 
     def self_test(self) -> float:
         """See `Judge.self_test`."""

@@ -7,8 +7,7 @@ Swish, and a stem and head of fixed width.
 
 from __future__ import annotations
 
-import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
@@ -19,15 +18,14 @@ from PIL import Image
 from torch import Tensor
 
 from diffusionbench.available import find_file
-from diffusionbench.errors import MissingPackageError, RequestError
+from diffusionbench.errors import MissingPackageError
 from diffusionbench.judges import EFFLITE0
-from diffusionbench.judges.float32 import PRECISION, in_float32
-from diffusionbench.judges.judge import Evidence, Judge, Needs
+from diffusionbench.judges.float32 import PRECISION
+from diffusionbench.judges.judge import Needs
+from diffusionbench.judges.network import ArrayJudge
 from diffusionbench.registry import install_command
 from diffusionbench.sample import Item
 from diffusionbench.schema import verify_bundled_weights
-
-SELF_TEST: Final = Path(__file__).with_name("efflite0_selftest.json")
 
 # Shorter side of the picture, and side of the crop from its middle.
 _SIDE, _CROP = 256, 224
@@ -40,8 +38,6 @@ _STAGES: Final = (
 )  # fmt: skip
 # 1e-3 is TensorFlow's value, not torch's 1e-5.
 _EPSILON: Final = 1e-3
-# Pictures in one forward pass: more are no faster, and an array of 96 x 112 x 112 numbers is held for each.
-_AT_ONCE: Final = 8
 
 
 class Conv(NamedTuple):
@@ -87,7 +83,18 @@ class Network:
 
     def __init__(self, weights: Mapping[str, Tensor]) -> None:
         self._stem = fold(weights, "_conv_stem", "_bn0", stride=2)
-        self._blocks = [_block(weights, *facts) for facts in _plan()]
+        # Of each stage its inverted bottlenecks: expansion but in the first stage, depthwise, projection.
+        self._stages: list[list[list[Conv]]] = []
+        number = 0
+        for expansion, _, repeats, stride, _ in _STAGES:
+            self._stages.append([])
+            for repeat in range(repeats):
+                at = f"_blocks.{number + repeat}"
+                expand = [fold(weights, f"{at}._expand_conv", f"{at}._bn0")] if expansion > 1 else []
+                own = 1 if repeat else stride
+                depthwise = fold(weights, f"{at}._depthwise_conv", f"{at}._bn1", own, depthwise=True)
+                self._stages[-1].append([*expand, depthwise, fold(weights, f"{at}._project_conv", f"{at}._bn2")])
+            number += repeats
         self._head = fold(weights, "_conv_head", "_bn1")
         self._classifier = weights["_fc.weight"], weights["_fc.bias"]
 
@@ -98,43 +105,26 @@ class Network:
 
     def map(self, x: Tensor) -> Tensor:
         """Return the output of the last block [B, 320, 7, 7] for crops [B, 3, 224, 224]."""
-        *_, x = self.blocks(x)
+        x = F.relu6(self._stem(x), inplace=True)
+        for blocks in self._stages:
+            x = _through(blocks, x)
         return x
 
     def stages(self, x: Tensor) -> list[Tensor]:
-        """Return the last map [B, C, H, W] of each of the seven stages."""
-        ends = {sum(repeats for _, _, repeats, _, _ in _STAGES[:stage]) - 1 for stage in range(1, len(_STAGES) + 1)}
-        return [found for number, found in enumerate(self.blocks(x)) if number in ends]
-
-    def blocks(self, x: Tensor) -> Iterator[Tensor]:
-        """Give the output of each block on crops [B, 3, 224, 224]."""
+        """Return the last map [B, C, H, W] of each of the seven stages for crops [B, 3, 224, 224]."""
         x = F.relu6(self._stem(x), inplace=True)
-        for convolutions, residual in self._blocks:
-            y = x
-            for conv in convolutions[:-1]:
-                y = F.relu6(conv(y), inplace=True)
-            y = convolutions[-1](y)
-            x = y.add_(x) if residual else y
-            yield x
+        return [x := _through(blocks, x) for blocks in self._stages]
 
 
-def _plan() -> Iterator[tuple[int, bool, int, bool]]:
-    """Give for each of the 16 blocks its number, whether it expands, its stride, and whether it adds its input."""
-    number = 0
-    for expansion, _, repeats, stride, _ in _STAGES:
-        for repeat in range(repeats):
-            yield number, expansion > 1, 1 if repeat else stride, repeat > 0
-            number += 1
-
-
-def _block(
-    weights: Mapping[str, Tensor], number: int, expands: bool, stride: int, residual: bool
-) -> tuple[list[Conv], bool]:
-    """Return the convolutions of an inverted bottleneck: expansion, depthwise, projection."""
-    at = f"_blocks.{number}"
-    first = [fold(weights, f"{at}._expand_conv", f"{at}._bn0")] if expands else []
-    depthwise = fold(weights, f"{at}._depthwise_conv", f"{at}._bn1", stride, depthwise=True)
-    return [*first, depthwise, fold(weights, f"{at}._project_conv", f"{at}._bn2")], residual
+def _through(blocks: Sequence[Sequence[Conv]], x: Tensor) -> Tensor:
+    """Return the output of a stage; all its blocks but the first add their input."""
+    for repeat, (*inner, project) in enumerate(blocks):
+        y = x
+        for conv in inner:
+            y = F.relu6(conv(y), inplace=True)
+        y = project(y)
+        x = y.add_(x) if repeat else y
+    return x
 
 
 def prepare(images: np.ndarray) -> Tensor:
@@ -172,7 +162,7 @@ def open_network(device: str) -> Network:
     return Network({name: tensor.to(device) for name, tensor in weights.items()})
 
 
-class EfficientNetLite0(Judge):
+class EfficientNetLite0(ArrayJudge):
     """Judge `efflite0`: "features" are the 1,280 pooled ones, "logits" those of the 1,000 classes of ImageNet.
 
     Raises:
@@ -181,6 +171,9 @@ class EfficientNetLite0(Judge):
 
     spec = EFFLITE0
     preprocessing = _PREPROCESSING
+    shipped = Path(__file__).with_name("efflite0_selftest.json")
+    # More are no faster, and an array of 96 x 112 x 112 numbers is held for each.
+    at_once = 8
 
     def __init__(self, device: str = "cpu", options: Mapping[str, Any] | None = None) -> None:
         super().__init__(device, options)
@@ -195,58 +188,7 @@ class EfficientNetLite0(Judge):
         verify_bundled_weights("judge 'efflite0'", path, EFFLITE0.sha256 or "")
         return Needs(files=(path,), packages=(EFFLITE0.package or "",))
 
-    @in_float32()
-    def __call__(
-        self, images: np.ndarray, items: Sequence[Item] = (), given: Mapping[str, Evidence] | None = None
-    ) -> Mapping[str, np.ndarray]:
-        """Map uint8 [B, H, W, 3] to {"features": float32 [B, 1280], "logits": float32 [B, 1000]}.
-
-        Raises:
-            RequestError: if the images are not 8-bit RGB.
-        """
-        if images.dtype != np.uint8 or images.ndim != 4 or images.shape[3] != 3:
-            raise RequestError(
-                f"judge 'efflite0' needs uint8 images [B, H, W, 3], got {images.dtype} {images.shape}. Convert them "
-                "first, with a stated rounding."
-            )
-        found: dict[str, list[np.ndarray]] = {"features": [], "logits": []}
-        with torch.inference_mode():
-            for start in range(0, len(images), _AT_ONCE):
-                outputs = self._net(prepare(images[start : start + _AT_ONCE]).to(self.device))
-                for rows, output in zip(found.values(), outputs, strict=True):
-                    rows.append(output.cpu().numpy())
-        return {name: np.concatenate(rows) for name, rows in found.items()}
-
-    def numbers(self, picture: np.ndarray) -> dict[str, np.ndarray]:
-        """Return what self-tests compare, each array [n], of a picture uint8 [H, W, 3]."""
-        return {name: rows[0] for name, rows in self(picture[None]).items()}
-
-    def self_test(self) -> float:
-        """See `Judge.self_test`; the worst of the stored outputs of `patterns`."""
-        return worst_deviation(self.numbers, SELF_TEST)
-
-
-def worst_deviation(numbers: Callable[[np.ndarray], Mapping[str, np.ndarray]], stored: Path) -> float:
-    """Return the largest deviation from stored outputs on `patterns`, relative to their largest value.
-
-    Args:
-        numbers: maps a picture to arrays [n] by name, of which every so many are stored.
-        stored: file that `tools/judge_selftests.py` wrote.
-    """
-    known, worst = json.loads(stored.read_text()), 0.0
-    for picture, wanted in zip(patterns(), known["outputs"], strict=True):
-        found = numbers(picture)
-        for name, step in known["every"].items():
-            values = np.array(wanted[name])
-            worst = max(worst, float(np.abs(found[name][::step] - values).max() / np.abs(values).max()))
-    return worst
-
-
-def patterns() -> list[np.ndarray]:
-    """Return the pictures of the self-test: waves of whole numbers, one as large as it is seen, one small, one long."""
-    pictures = []
-    for number, (height, width) in enumerate(((256, 256), (32, 32), (80, 60))):
-        y, x, c = np.mgrid[:height, :width, :3]
-        waves = (x * (3 + c) + y * (7 - 2 * c)) * (5 + number) + (x - width // 2) * (y - height // 3) * (c + 1) // 9
-        pictures.append((np.abs(waves % 511 - 255)).astype(np.uint8))
-    return pictures
+    def outputs(self, images: np.ndarray, items: Sequence[Item]) -> Mapping[str, Tensor]:
+        """Return features [B, 1280] and logits [B, 1000]."""
+        features, logits = self._net(prepare(images).to(self.device))
+        return {"features": features, "logits": logits}

@@ -9,31 +9,25 @@ Source: FD-loss (arXiv 2604.28190).
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, ClassVar, Final
+from typing import Any, ClassVar, Final, cast
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from diffusionbench.judges import JUDGES, hub
-from diffusionbench.judges.float32 import PRECISION, in_float32
-from diffusionbench.judges.judge import Evidence, Judge, Needs
+from diffusionbench.judges import JUDGES, clip, hub
+from diffusionbench.judges.float32 import PRECISION
+from diffusionbench.judges.network import ArrayJudge
 from diffusionbench.sample import Item
 
 Colours = tuple[float, float, float]
 
 _IMAGENET: Final[tuple[Colours, Colours]] = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
-_OPENAI: Final[tuple[Colours, Colours]] = (
-    (0.48145466, 0.4578275, 0.40821073),
-    (0.26862954, 0.26130258, 0.27577711),
-)
 _HALF: Final[tuple[Colours, Colours]] = ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
-# Images in one forward pass on a CPU.
-_AT_ONCE: Final = 25
 
 
-class FeatureNetwork(Judge):
+class FeatureNetwork(ArrayJudge):
     """A frozen network of transformers: images uint8 [B, H, W, 3] to "features" float32 [B, dim].
 
     Attributes:
@@ -41,6 +35,7 @@ class FeatureNetwork(Judge):
         changed: settings of the stored configuration that are others here.
         side: to which images are resized; grids of patches that do not divide it are padded with zeros.
         colours: mean and deviation of images in [0, 1].
+        is_float32: whether it runs in float32 on CUDA too.
 
     Raises:
         MissingPackageError: if transformers is not installed.
@@ -52,18 +47,21 @@ class FeatureNetwork(Judge):
     changed: ClassVar[Mapping[str, Any]] = {}
     side: ClassVar[int] = 224
     colours: ClassVar[tuple[Colours, Colours]] = _IMAGENET
+    is_float32: ClassVar[bool] = False
+    at_once = 25
 
     def __init__(self, device: str = "cpu", options: Mapping[str, Any] | None = None) -> None:
         super().__init__(device, options)
         net = hub.load(self.spec, self.model, "cpu", **self.changed)
+        patch = net.config.patch_size
         # ConvNeXt has patches too, and no table of positions.
-        self._grid = 0 if _table(net) is None else -(-self.side // net.config.patch_size)
-        self._padded = self._grid * net.config.patch_size or self.side
+        self._grid = 0 if _table(net) is None else -(-self.side // patch)
+        self._padded = self._grid * patch or self.side
         if self._grid:
             _fit_positions(net, self._grid, self._padded)
         weights_sha = hub.weights_digest(net)
         self._net = net.to(device)
-        self._autocast = torch.device(device).type == "cuda"
+        self._autocast = torch.device(device).type == "cuda" and not self.is_float32
         self.digest = self.digest_of(
             {
                 "weights": weights_sha,
@@ -74,33 +72,20 @@ class FeatureNetwork(Judge):
         )
 
     def __init_subclass__(cls) -> None:
+        mean, deviation = map(list, cls.colours)
         cls.preprocessing = (
-            f"uint8 / 255, bicubic with antialiasing to {cls.side} x {cls.side}, (x - {list(cls.colours[0])}) / "
-            f"{list(cls.colours[1])}, padded with zeros to whole patches"
+            f"uint8 / 255, bicubic with antialiasing to {cls.side} x {cls.side}, (x - {mean}) / {deviation}, padded "
+            "with zeros to whole patches"
         )
 
-    @classmethod
-    def check(cls) -> Needs:
-        """See `Judge.check`; the weights are not read."""
-        return hub.check(cls.spec)
+    def outputs(self, images: np.ndarray, items: Sequence[Item]) -> Mapping[str, Tensor]:
+        """Return features [B, dim]."""
+        x = self._prepared(self.pixels(images))
+        with torch.autocast("cuda", torch.bfloat16, enabled=self._autocast):
+            return {"features": self._pooled(x).float()}
 
-    @in_float32()
-    def __call__(
-        self, images: np.ndarray, items: Sequence[Item] = (), given: Mapping[str, Evidence] | None = None
-    ) -> Mapping[str, np.ndarray]:
-        """Map uint8 [B, H, W, 3] to {"features": float32 [B, dim]}."""
-        found = []
-        with torch.inference_mode():
-            for start in range(0, len(images), _AT_ONCE):
-                pixels = torch.from_numpy(np.ascontiguousarray(images[start : start + _AT_ONCE])).to(self.device)
-                x = self._prepared(pixels)
-                with torch.autocast("cuda", torch.bfloat16, enabled=self._autocast):
-                    features = self._pooled(x)
-                found.append(features.float().cpu().numpy())
-        return {"features": np.concatenate(found)}
-
-    def _prepared(self, images: Tensor) -> Tensor:
-        x = images.permute(0, 3, 1, 2).float() / 255
+    def _prepared(self, pixels: Tensor) -> Tensor:
+        x = pixels.float() / 255
         if x.shape[2:] != (self.side, self.side):
             x = F.interpolate(x, (self.side, self.side), mode="bicubic", antialias=True, align_corners=False)
         mean, std = (x.new_tensor(values)[:, None, None] for values in self.colours)
@@ -115,25 +100,23 @@ class FeatureNetwork(Judge):
 
 def _table(net: Any) -> Tensor | None:
     """Return the position embeddings [N, d] of a network, the class token's first; None where it has none."""
-    embeddings = net.embeddings
-    if hasattr(embeddings, "position_embeddings"):
-        table: Tensor = embeddings.position_embeddings[0]
-        return table
-    return embeddings.position_embedding.weight if hasattr(embeddings, "position_embedding") else None
+    if (found := getattr(net.embeddings, "position_embeddings", None)) is not None:
+        return cast("Tensor", found[0])
+    found = getattr(net.embeddings, "position_embedding", None)
+    return None if found is None else cast("Tensor", found.weight)
 
 
 def _fit_positions(net: Any, grid: int, side: int) -> None:
     """Resample the position embeddings to a grid of patches, once, as timm does it for each picture."""
-    table = _table(net)
+    table, embeddings = _table(net), net.embeddings
     assert table is not None
-    extra = len(table) - int(len(table) ** 0.5) ** 2
-    own = int((len(table) - extra) ** 0.5)
+    own = int(len(table) ** 0.5)
+    extra = len(table) - own**2
     if own == grid:
         return
     square = table[extra:].reshape(1, own, own, -1).permute(0, 3, 1, 2)
     square = F.interpolate(square, (grid, grid), mode="bicubic", antialias=True, align_corners=False)
-    table = torch.cat([table[:extra], square.permute(0, 2, 3, 1).reshape(grid * grid, -1)])
-    embeddings = net.embeddings
+    table = torch.cat([table[:extra], square.flatten(2)[0].T])
     if hasattr(embeddings, "position_embeddings"):
         embeddings.position_embeddings = nn.Parameter(table[None], requires_grad=False)
         return
@@ -151,6 +134,13 @@ class ConvNext(FeatureNetwork):
     def _pooled(self, x: Tensor) -> Tensor:
         last: Tensor = self._net(x).last_hidden_state
         return last.mean((2, 3))
+
+
+class ConvNextUpstream(ConvNext):
+    """Judge `convnext_upstream`: the same in float32 throughout, as the published system runs it."""
+
+    spec = JUDGES.own["convnext_upstream"]
+    is_float32 = True
 
 
 class Dinov2(FeatureNetwork):
@@ -183,6 +173,18 @@ class Siglip(FeatureNetwork):
     colours = _HALF
 
 
+class SiglipUpstream(Siglip):
+    """Judge `siglip_upstream`: the same with the pooling head in float32, as the published system runs it."""
+
+    spec = JUDGES.own["siglip_upstream"]
+
+    def _pooled(self, x: Tensor) -> Tensor:
+        tokens: Tensor = self._net(x).last_hidden_state
+        with torch.autocast("cuda", enabled=False):
+            pooled: Tensor = self._net.head(tokens.float())
+            return pooled
+
+
 class Clip(FeatureNetwork):
     """Judge `clip`: the class token after the last norm, unprojected, of a grid of 19 x 19 patches."""
 
@@ -190,4 +192,4 @@ class Clip(FeatureNetwork):
     model = "CLIPVisionModel"
     changed = {"hidden_act": "gelu"}
     side = 256
-    colours = _OPENAI
+    colours = clip.MEAN, clip.STD

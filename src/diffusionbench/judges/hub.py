@@ -20,6 +20,8 @@ from diffusionbench.shown import few, first_line
 from diffusionbench.writing import model_folder
 
 EXTRA: Final = "eval-t2i"
+# Parameters: a quarter of those of CLIP ViT-L/14, the smallest network that is asked in words.
+_SMALLEST: Final = 100_000_000
 
 
 def place(repository: str) -> str:
@@ -44,7 +46,10 @@ def found(name: str, source: str) -> Iterator[None]:
         RequestError: naming the model and the place.
     """
     lacks = f"the weights of {name} were not found at '{source}'"
-    remedy = "Run once with a connection, or give a local folder."
+    remedy = (
+        "Run once with a connection, put a copy into models/ of the cache folder, or score by what needs no hub: "
+        "geneval_ssd or simpleeval_shapes_v1 for text-to-image, fd_efflite0 against real images."
+    )
     if not Path(source).is_dir() and not is_fetched(source) and not reachable():
         raise RequestError(f"{lacks} (they are not cached, and the hub does not answer). {remedy}")
     try:
@@ -109,6 +114,11 @@ def processor(row: JudgeSpec, kind: str) -> Any:
     transformers = require("transformers", EXTRA, f"judge '{row.name}'")
     with found(f"judge '{row.name}'", row.hub[0]):
         return getattr(transformers, kind).from_pretrained(place(row.hub[0]), **access(place(row.hub[0])))
+
+
+def is_stand_in(network: torch.nn.Module) -> bool:
+    """Return whether a network is far smaller than any that is published for its purpose, as tests put in its place."""
+    return sum(one.numel() for one in network.parameters()) < _SMALLEST
 
 
 def weights_digest(network: torch.nn.Module) -> str:

@@ -20,8 +20,9 @@ from torch import Tensor, nn
 
 from diffusionbench.errors import RequestError
 from diffusionbench.judges import INCEPTION, INCEPTION_FILE, INCEPTION_SPATIAL
-from diffusionbench.judges.float32 import PRECISION, in_float32
-from diffusionbench.judges.judge import Evidence, Judge, Needs
+from diffusionbench.judges.float32 import PRECISION
+from diffusionbench.judges.judge import Needs
+from diffusionbench.judges.network import ArrayJudge
 from diffusionbench.registry import install_command
 from diffusionbench.sample import Item
 from diffusionbench.schema import file_digest
@@ -269,7 +270,7 @@ def load_net(path: Path) -> tuple[InceptionNet, str]:
     return net, found
 
 
-class Inception(Judge):
+class Inception(ArrayJudge):
     """Judge `inception`: "features" are the 2048 pooled ones, "logits" those without bias.
 
     Args:
@@ -296,26 +297,9 @@ class Inception(Judge):
         """See `Judge.check`; the weights are not read."""
         return Needs(files=(find_weights(),))
 
-    @in_float32()
-    def __call__(
-        self, images: np.ndarray, items: Sequence[Item] = (), given: Mapping[str, Evidence] | None = None
-    ) -> dict[str, np.ndarray]:
-        """Map uint8 [B, H, W, 3] to arrays of float32: for `inception` features [B, 2048] and logits [B, 1008].
-
-        Raises:
-            RequestError: if the images are not 8-bit RGB.
-        """
-        if images.dtype != np.uint8 or images.ndim != 4 or images.shape[3] != 3:
-            raise RequestError(
-                f"judge '{self.name}' needs uint8 images [B, H, W, 3], got {images.dtype} "
-                f"{images.shape}. Convert them first, with a stated rounding."
-            )
-        pixels = torch.from_numpy(np.ascontiguousarray(images)).permute(0, 3, 1, 2).to(self.device)
-        with torch.inference_mode():
-            return {name: rows.cpu().numpy() for name, rows in self._read(pixels).items()}
-
-    def _read(self, pixels: Tensor) -> dict[str, Tensor]:
-        taps = self._net(pixels)
+    def outputs(self, images: np.ndarray, items: Sequence[Item]) -> Mapping[str, Tensor]:
+        """Return features [B, 2048] and logits [B, 1008]."""
+        taps = self._net(self.pixels(images))
         return {"features": taps["2048"], "logits": taps["logits_unbiased"]}
 
 
@@ -324,5 +308,6 @@ class InceptionSpatial(Inception):
 
     spec = INCEPTION_SPATIAL
 
-    def _read(self, pixels: Tensor) -> dict[str, Tensor]:
-        return {"features": self._net.spatial(pixels)}
+    def outputs(self, images: np.ndarray, items: Sequence[Item]) -> Mapping[str, Tensor]:
+        """Return features [B, 2023]."""
+        return {"features": self._net.spatial(self.pixels(images))}

@@ -12,8 +12,8 @@ from PIL import Image
 from torch import Tensor
 
 from diffusionbench.judges import MASK2FORMER, MASK2FORMER_ORIGINAL, MASK2FORMER_UPSTREAM, hub
-from diffusionbench.judges.float32 import PRECISION, in_float32
-from diffusionbench.judges.judge import Evidence, Judge, Needs
+from diffusionbench.judges.float32 import PRECISION
+from diffusionbench.judges.network import RowJudge
 from diffusionbench.sample import Item
 
 MEAN: Final = (0.485, 0.456, 0.406)
@@ -97,11 +97,12 @@ def mask_of(row: Mapping[str, Any], size: Sequence[int]) -> np.ndarray:
     return mask
 
 
-class Mask2Former(Judge):
+class Mask2Former(RowJudge):
     """Judge `mask2former`: {"boxes": [{"label", "score", "box", "mask", "mask_box"}, ...]} by falling score."""
 
     spec = MASK2FORMER
     mode: ClassVar[str] = "fixed"
+    memory_mb = 4000
     preprocessing = (
         "uint8, Pillow bilinear to shorter side 800, longer at most 1333, ImageNet's mean and std, padded to 32"
     )
@@ -109,36 +110,18 @@ class Mask2Former(Judge):
     def __init__(self, device: str = "cpu", options: Mapping[str, Any] | None = None) -> None:
         super().__init__(device, options)
         self._network = hub.load(self.spec, "Mask2FormerForUniversalSegmentation", device)
-        facts = {
-            "weights": hub.weights_digest(self._network),
-            "input": self.preprocessing,
-            "mode": self.mode,
-            "least": _LEAST,
-        }
+        facts = {"weights": hub.weights_digest(self._network), "input": self.preprocessing, "mode": self.mode}
         self.digest = self.digest_of({**facts, "least": _LEAST, "precision": PRECISION})
 
-    @classmethod
-    def check(cls) -> Needs:
-        """See `Judge.check`."""
-        return hub.check(cls.spec, memory_mb=4000)
-
-    @in_float32()
-    def __call__(
-        self, images: np.ndarray, items: Sequence[Item] = (), given: Mapping[str, Evidence] | None = None
-    ) -> list[dict[str, Any]]:
-        """Return the instances of each image, one image at a time: batches play no part."""
-        rows = []
-        names = self._network.config.id2label
-        for image in images:
-            pixels, inner = prepare(image)
-            with torch.inference_mode():
-                out = self._network(pixel_values=pixels[None].to(self.device))
-                padded = (pixels.shape[1], pixels.shape[2])
-                logits = out.class_queries_logits[0], out.masks_queries_logits[0]
-                found = instances(*logits, padded, inner, (image.shape[0], image.shape[1]), self.mode)
-            inclusive = self.mode == "upstream"
-            rows.append({"boxes": [as_row(names[label], score, mask, inclusive) for label, score, mask in found]})
-        return rows
+    def row(self, image: np.ndarray, item: Item) -> dict[str, Any]:
+        """Return the instances of an image."""
+        pixels, inner = prepare(image)
+        out = self._network(pixel_values=pixels[None].to(self.device))
+        padded, size = (pixels.shape[1], pixels.shape[2]), (image.shape[0], image.shape[1])
+        logits = out.class_queries_logits[0], out.masks_queries_logits[0]
+        found = instances(*logits, padded, inner, size, self.mode)
+        names, inclusive = self._network.config.id2label, self.mode == "upstream"
+        return {"boxes": [as_row(names[label], score, mask, inclusive) for label, score, mask in found]}
 
 
 class Mask2FormerUpstream(Mask2Former):

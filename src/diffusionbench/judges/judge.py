@@ -87,12 +87,14 @@ class Judge(ABC):
             comparable evidence.
         preprocessing: what it does to an image before its network, in words.
         caution: what speaks against its use on the images that it has seen, in a sentence, or None.
+        is_stand_in: whether its network is a small one of random weights, of which tests ask no sense.
     """
 
     spec: ClassVar[JudgeSpec]
     digest: str
     preprocessing: ClassVar[str] = ""
     caution: str | None = None
+    is_stand_in: bool = False
 
     def __init__(self, device: str = "cpu", options: Mapping[str, Any] | None = None) -> None:
         """Take torch's name of a device, and options that differ from the row's.

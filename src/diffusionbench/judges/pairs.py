@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
-from typing import Any, Final
+from typing import Any
 
 import numpy as np
 import torch
@@ -13,19 +13,20 @@ from torch import Tensor
 from diffusionbench.errors import RequestError
 from diffusionbench.judges import EFFLITE0, LPIPS, PD_EFFLITE0, PSNR, SSIM
 from diffusionbench.judges.efflite0 import EfficientNetLite0, open_network, prepare
-from diffusionbench.judges.float32 import PRECISION, in_float32
+from diffusionbench.judges.float32 import PRECISION
 from diffusionbench.judges.hub import weights_digest
-from diffusionbench.judges.judge import Evidence, Judge, Needs
+from diffusionbench.judges.judge import Needs
 from diffusionbench.judges.lpips import missing_weights, open_lpips
+from diffusionbench.judges.network import ArrayJudge
 from diffusionbench.metrics.reconstruction import psnr, ssim
 from diffusionbench.sample import Item
 
-# Pairs at once: LPIPS holds two maps of 64 x H x W for each.
-_AT_ONCE: Final = 10
 
-
-class PairJudge(Judge):
+class PairJudge(ArrayJudge):
     """Gives {"value": float64 [B, 1]} of images and the partners of their items."""
+
+    # LPIPS holds two maps of 64 x H x W for each.
+    at_once = 10
 
     def __init__(self, device: str = "cpu", options: Mapping[str, Any] | None = None) -> None:
         super().__init__(device, options)
@@ -41,22 +42,14 @@ class PairJudge(Judge):
         """Return which original the image is compared with."""
         return (item.target or "",)
 
-    @in_float32()
-    def __call__(
-        self, images: np.ndarray, items: Sequence[Item] = (), given: Mapping[str, Evidence] | None = None
-    ) -> Mapping[str, np.ndarray]:
-        """Compare uint8 [B, H, W, 3] with the partners of their items.
+    def outputs(self, images: np.ndarray, items: Sequence[Item]) -> Mapping[str, Tensor]:
+        """Compare images with the partners of their items.
 
         Raises:
             RequestError: if an item has none, or one of another size.
         """
-        partners = [self._partner(image, item) for image, item in zip(images, items, strict=True)]
-        found = []
-        with torch.inference_mode():
-            for start in range(0, len(images), _AT_ONCE):
-                part = slice(start, start + _AT_ONCE)
-                found.append(self._compared(images[part], np.stack(partners[part])).double().cpu().numpy())
-        return {"value": np.concatenate(found)[:, None]}
+        partners = np.stack([self._partner(image, item) for image, item in zip(images, items, strict=True)])
+        return {"value": self._compared(images, partners).double()[:, None]}
 
     def _partner(self, image: np.ndarray, item: Item) -> np.ndarray:
         if "partner" not in item.detail:
@@ -83,7 +76,7 @@ class Psnr(PairJudge):
     spec = PSNR
 
     def _compared(self, images: np.ndarray, partners: np.ndarray) -> Tensor:
-        return psnr(_tensor(images, self.device), _tensor(partners, self.device))
+        return psnr(self.pixels(images), self.pixels(partners))
 
 
 class Ssim(PairJudge):
@@ -92,7 +85,7 @@ class Ssim(PairJudge):
     spec = SSIM
 
     def _compared(self, images: np.ndarray, partners: np.ndarray) -> Tensor:
-        return ssim(_tensor(images, self.device), _tensor(partners, self.device))
+        return ssim(self.pixels(images), self.pixels(partners))
 
 
 class Lpips(PairJudge):
@@ -113,7 +106,7 @@ class Lpips(PairJudge):
 
     def _compared(self, images: np.ndarray, partners: np.ndarray) -> Tensor:
         # Divided whatever the largest value: an almost black batch is no batch of floats.
-        found: Tensor = self._net(*(_tensor(one, self.device).float() / 127.5 - 1 for one in (images, partners)))
+        found: Tensor = self._net(*(self.pixels(one).float() / 127.5 - 1 for one in (images, partners)))
         return found
 
 
@@ -141,8 +134,3 @@ class PdEfflite0(PairJudge):
             x, y = (one / (one.norm(dim=1, keepdim=True) + 1e-10) for one in (x, y))
             distance = distance + (x - y).square().sum(1).mean((1, 2))
         return distance
-
-
-def _tensor(images: np.ndarray, device: str) -> Tensor:
-    """Return uint8 [B, 3, H, W] of uint8 [B, H, W, 3]."""
-    return torch.from_numpy(np.ascontiguousarray(images)).permute(0, 3, 1, 2).to(device)

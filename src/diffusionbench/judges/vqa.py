@@ -7,8 +7,7 @@ models of the Qwen-VL families are transformers' own.
 from __future__ import annotations
 
 import math
-from abc import abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any, ClassVar, Final
 
 import numpy as np
@@ -16,10 +15,9 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from diffusionbench.judges import CHECKLISTS, FLAN_T5, QWEN, Unjudged, hub
+from diffusionbench.judges import CHECKLISTS, FLAN_T5, QWEN, QWEN_ORIGINAL, Unjudged, hub
 from diffusionbench.judges.clip import PREPROCESSING, centred
-from diffusionbench.judges.float32 import in_float32
-from diffusionbench.judges.judge import Evidence, Judge, Needs
+from diffusionbench.judges.network import RowJudge
 from diffusionbench.registry import require
 from diffusionbench.sample import Item
 from diffusionbench.specs import JudgeSpec
@@ -57,7 +55,7 @@ class ClipFlanT5:
         self._side = vision.image_size
         self._device = device
         self._network: Any = network
-        self.digest = hub.weights_digest(network)
+        self.digest, self.is_stand_in = hub.weights_digest(network), hub.is_stand_in(network)
 
     @torch.inference_mode()
     def probability(self, image: np.ndarray, question: str, answer: str) -> float:
@@ -119,7 +117,7 @@ class ChatModel:
         self._tokenizer = hub.processor(row, "AutoTokenizer")
         self._images = hub.processor(row, "AutoImageProcessor")
         self._device = device
-        self.digest = hub.weights_digest(self._network)
+        self.digest, self.is_stand_in = hub.weights_digest(self._network), hub.is_stand_in(self._network)
         self._first = {word: self._tokenizer.encode(word, add_special_tokens=False)[0] for word in ("Yes", "No")}
 
     @torch.inference_mode()
@@ -144,36 +142,18 @@ class ChatModel:
         return self.first_token(image, question)[answer]
 
 
-class Asking(Judge):
-    """A network that is asked about each image on its own: batches play no part."""
+class Asking(RowJudge):
+    """A network that is asked in words about each image."""
 
     network: ClassVar[type[ClipFlanT5 | ChatModel]]
     form: ClassVar[str]
+    asks = True
 
     def __init__(self, device: str = "cpu", options: Mapping[str, Any] | None = None) -> None:
         super().__init__(device, options)
         self._net: Any = self.network(self.spec, device)
-        facts = {"weights": self._net.digest, "input": self.preprocessing, "form": self.form}
-        self.digest = self.digest_of(facts)
-
-    @classmethod
-    def check(cls) -> Needs:
-        """See `Judge.check`."""
-        return hub.check(cls.spec)
-
-    @in_float32()
-    def __call__(
-        self, images: np.ndarray, items: Sequence[Item] = (), given: Mapping[str, Evidence] | None = None
-    ) -> list[dict[str, Any] | Unjudged]:
-        """Return a row for each image; `Unjudged` where nothing was asked."""
-        return [
-            self.answer(image, item) if self.questions(item) else Unjudged("nothing was asked about it")
-            for image, item in zip(images, items, strict=True)
-        ]
-
-    @abstractmethod
-    def answer(self, image: np.ndarray, item: Item) -> dict[str, Any] | Unjudged:
-        """Return the row of one image uint8 [H, W, 3]."""
+        self.is_stand_in = self._net.is_stand_in
+        self.digest = self.digest_of({"weights": self._net.digest, "input": self.preprocessing, "form": self.form})
 
 
 class VqaScore(Asking):
@@ -184,8 +164,8 @@ class VqaScore(Asking):
         """See `Judge.questions`."""
         return (cls.form.format(item.text),) if item.text else ()
 
-    def answer(self, image: np.ndarray, item: Item) -> dict[str, Any] | Unjudged:
-        """See `Asking.answer`."""
+    def row(self, image: np.ndarray, item: Item) -> dict[str, Any] | Unjudged:
+        """See `RowJudge.row`."""
         (question,) = self.questions(item)
         odds = self._net.probability(image, question, "Yes")
         if not math.isfinite(odds):
@@ -202,11 +182,17 @@ class FlanT5Score(VqaScore):
 
 
 class QwenScore(VqaScore):
-    """VQAScore by a chat model, by the first token of its answer."""
+    """VQAScore by a chat model, by the first token of its answer, with the published system's question."""
 
     network = ChatModel
     form = 'Does this image show "{}"?'
     preprocessing = "uint8, the checkpoint's own image processor"
+
+
+class QwenScoreOriginal(QwenScore):
+    """The same with the question of t2v_metrics, the metric's own release."""
+
+    form = 'Does this figure show "{}"? Please answer Yes or No.'
 
 
 class Checklist(Asking):
@@ -224,21 +210,21 @@ class Checklist(Asking):
         """See `Judge.questions`."""
         return tuple(one["question"] for one in item.detail.get("questions", ()))
 
-    def answer(self, image: np.ndarray, item: Item) -> dict[str, Any] | Unjudged:
-        """See `Asking.answer`."""
-        found = [(asked, self._net.first_token(image, self.form.format(asked))) for asked in self.questions(item)]
-        if not all(math.isfinite(one) for _, odds in found for one in odds.values()):
-            return Unjudged("a probability is not finite")
-        return {
-            "answers": [
-                {"question": asked, "answer": "yes" if odds["Yes"] > odds["No"] else "no", "probability": odds["Yes"]}
-                for asked, odds in found
-            ]
-        }
+    def row(self, image: np.ndarray, item: Item) -> dict[str, Any] | Unjudged:
+        """See `RowJudge.row`."""
+        answers = []
+        for asked in self.questions(item):
+            odds = self._net.first_token(image, self.form.format(asked))
+            if not all(map(math.isfinite, odds.values())):
+                return Unjudged("a probability is not finite")
+            word = "yes" if odds["Yes"] > odds["No"] else "no"
+            answers.append({"question": asked, "answer": word, "probability": odds["Yes"]})
+        return {"answers": answers}
 
 
 # One class for each row of the table, which names it.
-for _kind, _rows in ((FlanT5Score, FLAN_T5), (QwenScore, QWEN), (Checklist, CHECKLISTS)):
+_KINDS: Final = ((FlanT5Score, FLAN_T5), (QwenScore, QWEN), (QwenScoreOriginal, QWEN_ORIGINAL), (Checklist, CHECKLISTS))
+for _kind, _rows in _KINDS:
     for _row in _rows:
-        _name = (_row.load or "").partition(":")[2]
+        _name = _row.load.partition(":")[2]
         globals()[_name] = type(_name, (_kind,), {"spec": _row, "__module__": __name__, "__doc__": _row.title})

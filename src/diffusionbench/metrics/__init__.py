@@ -7,6 +7,7 @@ judges; they never see a file or a model. To add a metric: one row here, and one
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from math import inf
 from typing import Final
@@ -21,7 +22,9 @@ from diffusionbench.judges import (
     INCEPTION_SPATIAL,
     JUDGES,
     NETWORKS,
+    NETWORKS_UPSTREAM,
     QWEN,
+    QWEN_ORIGINAL,
     JudgeSpec,
 )
 from diffusionbench.registry import Table
@@ -164,6 +167,8 @@ def _reconstruction(
 
 _FDR: Final = "Frechet distance in {}'s features over that of ImageNet's validation images; arXiv 2604.28190"
 _SIX: Final = (INCEPTION, *NETWORKS)
+_UPSTREAM: Final = {judge.name.removesuffix("_upstream"): judge for judge in NETWORKS_UPSTREAM}
+_SIX_UPSTREAM: Final = tuple(_UPSTREAM.get(judge.name, judge) for judge in _SIX)
 _IS_VARIANTS: Final = {
     "inception_score": ("Inception Score", "InceptionScoreMetric", "upstream's variant"),
     "inception_score_torch_fidelity": (
@@ -183,6 +188,16 @@ def _fdr(judge: JudgeSpec) -> MetricSpec:
         title=title,
         about=_FDR.format(judge.title),
         load="diffusionbench.metrics.fdr:FdrMetric",
+    )
+
+
+def _fdr6(key: str, title: str, judges: Sequence[JudgeSpec]) -> MetricSpec:
+    return replace(
+        _distance(key, title, "mean of FDr over all six extractors; arXiv 2604.28190"),
+        judges=tuple(judge.name for judge in judges),
+        reference={judge.name: "moments" for judge in judges},
+        min_samples=2,
+        load="diffusionbench.metrics.fdr:Fdr6Metric",
     )
 
 
@@ -221,14 +236,9 @@ _ROWS: Final = (
         )
         for key, (title, load, about) in _IS_VARIANTS.items()
     ),
-    *map(_fdr, _SIX),
-    replace(
-        _distance("fdr6", "FDr6", "mean of FDr over all six extractors; arXiv 2604.28190"),
-        judges=tuple(judge.name for judge in _SIX),
-        reference={judge.name: "moments" for judge in _SIX},
-        min_samples=2,
-        load="diffusionbench.metrics.fdr:Fdr6Metric",
-    ),
+    *map(_fdr, (*_SIX, *NETWORKS_UPSTREAM)),
+    _fdr6("fdr6", "FDr6", _SIX),
+    _fdr6("fdr6_upstream", "FDr6 (upstream)", _SIX_UPSTREAM),
     _mind(INCEPTION),
     replace(_kd(INCEPTION), key="kid_mean", title="KID", low=-1),
     _spread("kid_std", "KID, spread over subsets"),
@@ -267,7 +277,7 @@ _ROWS: Final = (
         items="prompts",
         load="diffusionbench.metrics.text_match:TextMatch",
     ),
-    *map(_vqascore, (*FLAN_T5, *QWEN)),
+    *map(_vqascore, (*FLAN_T5, *QWEN, *QWEN_ORIGINAL)),
     _reconstruction("psnr", "PSNR", True, "peak signal over the root mean squared error", low=0, unit="dB"),
     _reconstruction("ssim", "SSIM", True, "structural similarity; Wang et al. 2004", low=-1, high=1),
     _reconstruction(

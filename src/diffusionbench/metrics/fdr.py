@@ -48,7 +48,7 @@ class FdrMetric(FrechetMetric):
 
     def distances(self) -> tuple[float, list[float]]:
         """See `FrechetMetric.distances`."""
-        constant = FDR_CONSTANTS[self.spec.judges[0]]
+        constant = FDR_CONSTANTS[self.spec.judges[0].removesuffix("_upstream")]
         value, replicates = super().distances()
         return value / constant, [one / constant for one in replicates]
 

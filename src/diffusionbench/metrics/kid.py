@@ -8,6 +8,9 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
 
 from diffusionbench.errors import RequestError
 from diffusionbench.metrics.metric import Metric
@@ -62,12 +65,11 @@ def _over_subsets(
                 f"KID over subsets of {subset_size} needs as many {what} images, got {len(rows)}. "
                 f"Give more images or a smaller subset size."
             )
-    stream = np.random.RandomState(seed)
-    values, without = np.empty(subsets), np.empty((subsets, GROUPS))
+    stream, values, without = np.random.RandomState(seed), np.empty(subsets), np.empty((subsets, GROUPS))
     for index in range(subsets):
-        x = stream.choice(len(generated), subset_size, replace=False)
-        y = stream.choice(len(reference), subset_size, replace=False)
-        sums = _KernelSums(generated[x].astype(np.float64), reference[y].astype(np.float64), groups[x])
+        own, real = (stream.choice(len(rows), subset_size, replace=False) for rows in (generated, reference))
+        x, y = (torch.from_numpy(rows.take(part, axis=0)) for rows, part in ((generated, own), (reference, real)))
+        sums = _KernelSums(x, y, torch.from_numpy(groups[own]))
         keep = np.ones(GROUPS, dtype=bool)
         values[index] = sums.mmd(keep)
         for group in range(GROUPS):
@@ -80,15 +82,15 @@ def _over_subsets(
 class _KernelSums:
     """Sums of the kernel by group of the generated rows: leaving a group out then costs no new kernel."""
 
-    def __init__(self, x: np.ndarray, y: np.ndarray, groups: np.ndarray) -> None:
-        member = np.zeros((len(x), GROUPS))
-        member[np.arange(len(x)), groups] = 1.0
-        k_xx, k_yy = _kernel(x, x), _kernel(y, y)
-        self._counts = member.sum(axis=0)
-        self._xx = member.T @ k_xx @ member
-        self._trace = member.T @ np.diag(k_xx)
-        self._yy = (k_yy.sum() - np.trace(k_yy)) / (len(y) * (len(y) - 1))
-        self._xy = member.T @ _kernel(x, y).mean(axis=1)
+    def __init__(self, x: Tensor, y: Tensor, groups: Tensor) -> None:
+        member = F.one_hot(groups.long(), GROUPS).double()
+        self._counts = member.sum(dim=0).numpy()
+        k_xx, k_yy, k_xy = _kernel(x, x), _kernel(y, y), _kernel(x, y)
+        # Within a row in the precision of the features, over rows in float64.
+        self._xx = (member.T @ (k_xx @ member.to(x.dtype)).double()).numpy()
+        self._trace = (member.T @ k_xx.diagonal().double()).numpy()
+        self._yy = float((k_yy.sum(dim=1) - k_yy.diagonal()).double().sum()) / (len(y) * (len(y) - 1))
+        self._xy = (member.T @ k_xy.mean(dim=1).double()).numpy()
 
     def mmd(self, keep: np.ndarray) -> float:
         """Return the unbiased squared MMD of the kept groups (bool [GROUPS]); nan with fewer than two rows."""
@@ -99,9 +101,14 @@ class _KernelSums:
         return float(xx / (count * (count - 1)) + self._yy - 2 * self._xy[keep].sum() / count)
 
 
-def _kernel(x: np.ndarray, y: np.ndarray) -> np.ndarray:
-    base = x @ y.T / x.shape[1] + 1.0
-    return base * base * base
+def _kernel(x: Tensor, y: Tensor) -> Tensor:
+    """Return the kernel [n, m] in the precision of the features."""
+    if x is y:
+        # NumPy multiplies a matrix with its own transpose at half the cost.
+        product = torch.from_numpy(x.numpy() @ x.numpy().T).div_(x.shape[1]).add_(1)
+    else:
+        product = torch.addmm(x.new_ones(1), x, y.T, alpha=1 / x.shape[1])
+    return product.pow_(3)
 
 
 class KidMetric(Metric):

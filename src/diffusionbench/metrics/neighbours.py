@@ -1,6 +1,6 @@
 """Neighbours within large sets of features: float32 products find candidates, float64 differences decide.
 
-A squared distance |x|^2 + |y|^2 - 2 x.y in float32 is wrong by at most `_slack` times the sum of both norms, so that
+A squared distance |x|^2 + |y|^2 - 2 x.y in float32 is wrong by at most `slack` times the sum of both norms, so that
 candidates miss no neighbour, and what is a neighbour is told from the features themselves. Sets in which nearly all
 points are candidates, such as collapsed ones, are measured in float64 throughout.
 Source: Higham 2002, Accuracy and Stability of Numerical Algorithms, section 3.1, for the error of a sum of products.
@@ -17,8 +17,8 @@ from diffusionbench.stats import GROUPS
 
 # Rows and columns of one tile of distances: 16 MB in float32.
 _TILE: Final = 2048
-# Random points among which a first bound of each radius is looked for.
-_SAMPLE: Final = 5000
+# Random points among which a first bound of each radius is looked for: a tenth of all, within these limits.
+_SAMPLE: Final = (500, 5000)
 # Neighbours of a point that are measured exactly: enough where a group of a tenth is left out.
 _KEPT: Final = 16
 # Candidates for each point beyond which float64 products are cheaper.
@@ -32,10 +32,16 @@ _EQUAL: Final = 1e-13
 
 
 class Points:
-    """Features [n, d] as they were given, seen from a centre near them, so that norms are of the size of distances."""
+    """Features [n, d] as they were given, seen from a centre near them, so that norms are of the size of distances.
+
+    Attributes:
+        norms: squared, [n].
+        slack: largest error of a squared distance in float32, as a share of the sum of both squared norms.
+    """
 
     def __init__(self, rows: np.ndarray, centre: np.ndarray) -> None:
-        self.rows, self._centre = rows, centre
+        self.rows, self._centre = rows, centre.astype(rows.dtype)
+        self.slack = (rows.shape[1] + 16) * float(np.finfo(np.float32).eps) / 2
         self.norms = np.empty(len(rows))
         for tile in _tiles(len(rows)):
             block = self.centred(tile)
@@ -52,9 +58,8 @@ class Points:
 
     def short(self, chosen: slice | np.ndarray) -> _Short:
         """Return chosen rows less the centre, and their norms less what float32 may add to distances."""
-        slack = (self.rows.shape[1] + 16) * float(np.finfo(np.float32).eps) / 2
-        rows = self.centred(chosen).astype(np.float32)
-        return _Short(rows, (self.norms[chosen] * (1 - slack)).astype(np.float32))
+        rows = (self.rows[chosen] - self._centre).astype(np.float32, copy=False)
+        return _Short(rows, (self.norms[chosen] * (1 - self.slack)).astype(np.float32))
 
 
 class _Short(NamedTuple):
@@ -79,10 +84,10 @@ def _least(x: _Short, y: _Short) -> np.ndarray:
     return least
 
 
-def _pairs(near: np.ndarray, rows: slice, columns: slice) -> tuple[np.ndarray, np.ndarray]:
-    """Return the numbers of the points of a tile where a mask [b, c] is true, int32."""
-    row, column = np.divmod(np.flatnonzero(near), columns.stop - columns.start)
-    return (row + rows.start).astype(np.int32), (column + columns.start).astype(np.int32)
+def _pairs(near: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return rows and columns where a mask [b, c] is true, int32."""
+    row, column = np.divmod(np.flatnonzero(near), near.shape[1])
+    return row.astype(np.int32), column.astype(np.int32)
 
 
 def _exact(x: Points, y: Points, rows: np.ndarray, columns: np.ndarray) -> np.ndarray:
@@ -118,22 +123,34 @@ def inside(points: Points, centres: Points, radii: np.ndarray) -> np.ndarray:
     found = np.zeros((len(radii), len(points)), dtype=bool)
     largest = radii.max(axis=0)
     for rows in _tiles(len(points)):
-        pairs, count, left = [], 0, points.short(rows)
+        # Points that are not known to lie in a ball of every set.
+        left, open_ = points.short(rows), np.arange(rows.start, rows.stop, dtype=np.int32)
+        pairs, count = [], 0
         for columns in _tiles(len(centres)):
-            near = _least(left, centres.short(columns)) <= largest[columns].astype(np.float32)
-            pairs.append(_pairs(near, rows, columns))
-            count += len(pairs[-1][0])
+            right = centres.short(columns)
+            least = _least(left, right)
+            # Of a ball that reaches further than any error float32 is sure.
+            sure = radii[:, columns] - 2.1 * points.slack * (left.norms.max(initial=0) + right.norms.max())
+            for hits, reach in zip(found, sure.astype(np.float32), strict=True):
+                hits[open_] |= (least <= reach).any(axis=1)
+            kept = ~found[:, open_].all(axis=0)
+            row, column = _pairs(least[kept] <= largest[columns].astype(np.float32))
+            left, open_ = _Short(left.rows[kept], left.norms[kept]), open_[kept]
+            pairs.append((open_[row], column + columns.start))
+            count += len(row)
             if count > _MANY * (rows.stop - rows.start):
                 break
         else:
             row, column = (np.concatenate(parts) for parts in zip(*pairs, strict=True))
+            doubted = ~found[:, row].all(axis=0)
+            row, column = row[doubted], column[doubted]
             squared = _exact(points, centres, row, column)
-            for own, radius in zip(found, radii, strict=True):
-                own[row[squared <= radius[column]]] = True
+            for hits, radius in zip(found, radii, strict=True):
+                hits[row[squared <= radius[column]]] = True
             continue
-        for block, squared in _all(points, centres, np.arange(rows.start, rows.stop)):
-            for own, radius in zip(found, radii, strict=True):
-                own[block] = (squared <= radius).any(axis=1)
+        for block, squared in _all(points, centres, open_):
+            for hits, radius in zip(found, radii, strict=True):
+                hits[block] |= (squared <= radius).any(axis=1)
     return found
 
 
@@ -147,7 +164,7 @@ def radii(points: Points, k: int, groups: np.ndarray | None = None) -> np.ndarra
         float64 [1, n], and with groups [1 + GROUPS, n]: in row 1 + g without the points of group g, whose own radii are
         -1 there.
     """
-    nearest, squared, limit = _nearest(points, k)
+    nearest, squared, limit = _nearest(points, k, _KEPT if groups is not None else k + 3)
     found = _kth(squared, k, None if groups is None else groups[nearest])
     # Beyond the limit a nearer point may have been left out.
     unsure = np.flatnonzero(~(found <= limit).all(axis=0))
@@ -178,8 +195,8 @@ def _kth(squared: np.ndarray, k: int, groups: np.ndarray | None) -> np.ndarray:
     return np.stack(rows)
 
 
-def _nearest(points: Points, k: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Return for each point the `_KEPT` that are likely nearest, itself among them.
+def _nearest(points: Points, k: int, kept: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Return for each point some that are likely nearest, itself among them: `kept`, and more than k.
 
     Returns:
         their numbers [n, c]; their squared distances float64 [n, c], infinite where there are fewer; and a limit [n]:
@@ -188,7 +205,7 @@ def _nearest(points: Points, k: int) -> tuple[np.ndarray, np.ndarray, np.ndarray
     count = len(points)
     bounds = _bounds(points, min(k + 3, count - 1))
     found = _candidates(points, bounds)
-    width = min(max(_KEPT, k + 1), count)
+    width = min(max(kept, k + 1), count)
     nearest = np.zeros((count, width), dtype=np.int64)
     squared = np.full((count, width), np.inf)
     if found is None:
@@ -200,15 +217,16 @@ def _nearest(points: Points, k: int) -> tuple[np.ndarray, np.ndarray, np.ndarray
     place = np.arange(len(row)) - starts[row]
     limit, first_left = bounds.astype(np.float64), place == width
     limit[row[first_left]] = np.minimum(limit[row[first_left]], least[first_left])
-    kept = place < width
-    nearest[row[kept], place[kept]] = column[kept]
-    squared[row[kept], place[kept]] = _exact(points, points, row[kept], column[kept])
+    near = place < width
+    nearest[row[near], place[near]] = column[near]
+    squared[row[near], place[near]] = _exact(points, points, row[near], column[near])
     return nearest, squared, limit
 
 
 def _bounds(points: Points, rank: int) -> np.ndarray:
     """Return float32 [n]: the square of a distance within which a point has more than `rank` of a random part."""
-    part = points.short(np.random.RandomState(0).permutation(len(points))[:_SAMPLE])
+    size = min(max(len(points) // 10, _SAMPLE[0]), _SAMPLE[1])
+    part = points.short(np.random.RandomState(0).permutation(len(points))[:size])
     bounds, place = np.empty(len(points), dtype=np.float32), min(rank, len(part.rows) - 1)
     for rows in _tiles(len(points)):
         least = _least(points.short(rows), part)
@@ -228,12 +246,13 @@ def _candidates(points: Points, bounds: np.ndarray) -> tuple[np.ndarray, np.ndar
         for columns in _tiles(len(points), rows.start):
             least = _least(left, points.short(columns))
             near = least <= bounds[rows, None]
-            found.append((*_pairs(near, rows, columns), least[near]))
-            total += len(found[-1][0])
+            row, column = _pairs(near)
+            found.append((row + rows.start, column + columns.start, least[near]))
+            total += len(row)
             if columns.start != rows.start:
                 near = least <= bounds[columns]
-                row, column = _pairs(near, rows, columns)
-                found.append((column, row, least[near]))
+                row, column = _pairs(near)
+                found.append((column + columns.start, row + rows.start, least[near]))
                 total += len(row)
             if total > _MANY * len(points):
                 return None

@@ -168,11 +168,7 @@ class PromptSource(ABC):
 
 
 def plain_texts(opened: PromptList) -> str:
-    """Return the texts of a set, one a line.
-
-    Raises:
-        RequestError: if a text has several lines.
-    """
+    """Return the texts of a set, one a line; a RequestError names one that has several."""
     broken = [item.key for item in opened.items if len((item.text or "").splitlines()) != 1]
     if broken:
         raise RequestError(

@@ -63,7 +63,6 @@ class PinnedPrompts(PromptSource):
         return prompt_list(self.spec.name, items, int(form[1]))
 
     def summary(self, opened: PromptList) -> str:
-        """See `PromptSource.summary`."""
         tags = Counter(tag for item in opened.items for tag in item.tags)
         repeated = len(opened.items) - len(set(opened.texts))
         lines = [

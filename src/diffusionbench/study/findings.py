@@ -18,7 +18,7 @@ from diffusionbench.record import Record
 from diffusionbench.study import published
 from diffusionbench.study.analysis import Study, analyse, rescoring_noise
 from diffusionbench.study.correlate import pearson
-from diffusionbench.study.findings_measured import sections
+from diffusionbench.study.findings_measured import FOLDER, sections
 from diffusionbench.study.points import load_folder, select_points
 from diffusionbench.study.published import METHODS
 from diffusionbench.study.reporting import (
@@ -61,7 +61,7 @@ def page(records: Iterable[Record] = ()) -> str:
     """Return the whole page as Markdown.
 
     Args:
-        records: measured ones, for the part about our own study.
+        records: of our own study.
     """
     claims = (_claims, _relation, _explanations, _training)
     parts = [_HEAD, *(block for section in claims for block in section()), *sections(records)]
@@ -252,7 +252,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Write the page."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--out", type=Path, required=True, help="where to write it")
-    parser.add_argument("--records", type=Path, default=Path("records"), help="folder of the measured records")
+    parser.add_argument("--records", type=Path, default=Path(FOLDER), help="folder of our own study's records")
     asked = parser.parse_args(arguments)
     write_atomic(asked.out, page(load_folder(asked.records)))
     print(asked.out)

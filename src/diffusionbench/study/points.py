@@ -271,6 +271,7 @@ def select_points(
     score_set: str = published.PAPER,
     family: Sequence[str] = (),
     select: Sequence[str] = (),
+    flagged: bool = False,
 ) -> Selection:
     """Return the points of two metrics over methods, within one score set and one protocol per metric.
 
@@ -282,6 +283,8 @@ def select_points(
         score_set: "paper-2026-06", "blog-2026-05" or "measured".
         family: families to keep (see `families`); empty: those the study charts, or all among measured records.
         select: names, titles or record ids to keep; empty: all. It overrules the default of `family`.
+        flagged: whether values that a guard flags count too: in a study of your own nobody games a metric, but networks
+            that are not trained far repeat themselves, and raise the guards that look for it.
 
     Raises:
         RequestError: for an unknown set, guidance, metric, family or name, mixed protocols, or several records
@@ -297,7 +300,7 @@ def select_points(
     kept = families(family) if family else (CHARTED if score_set != MEASURED and not select else None)
     if select:
         pool = _chosen(pool, select)
-    pairs, left_out = _pair(pool, x_key, y_key, guidance, kept)
+    pairs, left_out = _pair(pool, x_key, y_key, guidance, kept, (*COUNTED, "flagged") if flagged else COUNTED)
     check_one_protocol([record for a, _ in pairs for record in a], x_key)
     check_one_protocol([record for _, b in pairs for record in b], y_key)
     points = tuple(_point(a, b, x_key, y_key) for a, b in pairs)
@@ -346,7 +349,7 @@ def _value(records: Sequence[Record], key: str) -> Value:
 
 
 def _pair(
-    pool: Iterable[Record], x_key: str, y_key: str, guidance: str, kept: Sequence[str] | None
+    pool: Iterable[Record], x_key: str, y_key: str, guidance: str, kept: Sequence[str] | None, counted: Sequence[str]
 ) -> tuple[list[tuple[list[Record], list[Record]]], list[tuple[str, str]]]:
     """Return the records of each method with both metrics, and (name, reason) of what is left out."""
     records = list(pool)
@@ -372,7 +375,7 @@ def _pair(
         else:
             names.append(name)
     for key, found in held.items():
-        usable, reasons = _usable([record for name in names for record in found[name]], key)
+        usable, reasons = _usable([record for name in names for record in found[name]], key, counted)
         held[key] = {name: [record for record in found[name] if record.id in usable] for name in names}
         # A method that has records left is named with the records that it lost.
         left_out += [
@@ -400,7 +403,7 @@ def _outnumbered(records: Sequence[Record], key: str) -> dict[str, str]:
     return {record.id: why for group in groups if group is not most for record in group}
 
 
-def _usable(records: Sequence[Record], key: str) -> tuple[set[str], dict[str, str]]:
+def _usable(records: Sequence[Record], key: str, counted: Sequence[str]) -> tuple[set[str], dict[str, str]]:
     """Return the ids of the records that can be compared, and why each of the others cannot.
 
     Where protocols are mixed, those count that fit a declared column, if any do, and of columns that differ the one
@@ -412,7 +415,7 @@ def _usable(records: Sequence[Record], key: str) -> tuple[set[str], dict[str, st
         status, reason = status_of(record, key)
         if not math.isfinite(record.values[key].value):
             reasons[record.id] = f"{key} is not finite"
-        elif status not in COUNTED:
+        elif status not in counted:
             reasons[record.id] = f"{key} is {status}: {reason}"
     left = [record for record in records if record.id not in reasons]
     if any(protocol_difference(left[0], record, key) for record in left[1:]):

@@ -18,7 +18,7 @@ def command(one: Study, family: Sequence[str] = ()) -> str:
     """Return the command that prints a study."""
     selection = one.selection
     words = ["diffusionbench correlate", f"--x {selection.x_key}", f"--y {selection.y_key}"]
-    words += [f"--guidance {selection.guidance}", f"--set {selection.score_set}"]
+    words += [f"--guidance {selection.guidance}", f"--set {selection.score_set}", *["--flagged"] * counts_flagged(one)]
     return " ".join([*words, *(f"--family {name}" for name in family)])
 
 
@@ -60,5 +60,11 @@ def title(key: str) -> str:
 
 
 def label(one: Study) -> str:
-    """Return the metric of a study, and whether the images were guided."""
-    return f"{title(one.selection.y_key)}, {'guided' if one.selection.guidance == 'cfg' else 'unguided'}"
+    """Return the metric of a study, whether the images were guided, and whether flagged values count."""
+    guided = "guided" if one.selection.guidance == "cfg" else "unguided"
+    return f"{title(one.selection.y_key)}, {guided}{', flagged counted' * counts_flagged(one)}"
+
+
+def counts_flagged(one: Study) -> bool:
+    """Return whether a value that a guard flags is among the points of a study."""
+    return any(status == "flagged" for _, _, status, _ in one.selection.doubtful)

@@ -39,6 +39,7 @@ from diffusionbench.record import (
 )
 from diffusionbench.registry import nearest
 from diffusionbench.study import published
+from diffusionbench.study.columns import guidance_state
 from diffusionbench.study.points import looks_like_record, record_files
 from diffusionbench.study.published import FAMILIES
 
@@ -354,6 +355,9 @@ class _Known:
             return [f"id: '{record.id}' stands in another record already, {self._ids[record.id]}"], []
         problems, warnings = [], []
         for where, other in self._images.get(record.provenance.images_digest or "", ()):
+            # Where tuning finds that no guidance is best, the unguided images have a tuned score, too.
+            if guidance_state(record) != guidance_state(other):
+                continue
             # Of version 1 less is known than a comparison needs, and the images are the same.
             old = {record.protocol.items_digest, other.protocol.items_digest} >= {None}
             shared = [

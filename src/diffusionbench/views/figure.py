@@ -154,12 +154,13 @@ def figure(
     x: str | None = None,
     family: Sequence[str] = (),
     select: Sequence[str] = (),
+    flagged: bool = False,
 ) -> Figure:
     """Return the points of Figure 1.
 
     Args:
         records: any mixture; only those of the set are used.
-        score_set, guidance, family, select: as in `points.select_points`.
+        score_set, guidance, family, select, flagged: as in `points.select_points`.
         x: horizontal metric, or a cost (`study.cost`); None for FID, or the digits' distance where no FID fits.
 
     Returns:
@@ -175,7 +176,9 @@ def figure(
     panels = []
     for name in _names(pool, score_set, present):
         try:
-            chosen = select_points(pool, x, name, guidance=guidance, score_set=score_set, family=family, select=select)
+            chosen = select_points(
+                pool, x, name, guidance=guidance, score_set=score_set, family=family, select=select, flagged=flagged
+            )
         except RequestError as error:
             key = SIMPLEEVAL.get(score_set, "simpleeval_v1") if name == "simpleeval" else ALIASES.get(name, name)
             info, problem = metric_info(key), _absent(x, name, score_set, present) or str(error)

@@ -6,6 +6,7 @@ A verb imports what it needs in its first lines: `--help` answers at once, and t
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
@@ -13,7 +14,7 @@ import typer
 
 from diffusionbench.errors import ConfigError, run_program
 from nanogen.cli import measuring, prepare, runs, tokenizers, training
-from nanogen.cli.options import DataPath, Json, Method, Scale, Task, Words, compose_words
+from nanogen.cli.options import Json, Network, Training, with_groups
 from nanogen.threads import limit_waiting
 
 app = typer.Typer(
@@ -61,17 +62,16 @@ def main() -> None:
 
 
 @app.command("import")
+@with_groups
 def import_weights(
     file: Annotated[Path, typer.Argument(help="a released checkpoint, such as CONFIG-v0.pt")],
-    words: Words = None,
-    task: Task = None,
-    method: Method = None,
-    scale: Scale = "paper",
+    chosen: Network,
     out: Annotated[Path, typer.Option("--out", help="weights file to write")] = Path("ema.safetensors"),
 ) -> None:
     """Write the averaged weights of a released checkpoint as a file that `nanogen sample` takes.
 
-    Nothing in the file is executed; names and shapes must be those of the task and method.
+    Nothing in the file is executed; names and shapes must be those of the task and method, at the paper's scale unless
+    another is asked for.
 
     \b
     Examples:
@@ -79,7 +79,7 @@ def import_weights(
       nanogen import released.pt --task t2i256 --method flux2-vae --out flux2.safetensors
       nanogen import released.pt --task imagenet256 --method dinov2-b --out dinov2-b.safetensors
     """
-    config = compose_words(words, task, method, scale, None).config
+    config = replace(chosen, scale=chosen.scale or "paper").compose().config
     from nanogen.importing import import_network
 
     step = import_network(file, config, out)
@@ -87,12 +87,9 @@ def import_weights(
 
 
 @app.command()
+@with_groups
 def show(
-    words: Words = None,
-    task: Task = None,
-    method: Method = None,
-    scale: Scale = None,
-    data: DataPath = None,
+    chosen: Training,
     why: Annotated[bool, typer.Option("--why", help="with the file and line every value came from")] = False,
     diff: Annotated[
         tuple[str, str] | None, typer.Option("--diff", help="two tasks: only the keys in which they differ")
@@ -113,13 +110,13 @@ def show(
     from nanogen.show import as_dict, as_difference, as_text
 
     if diff is not None:
-        if task is not None or why:
+        if chosen.task is not None or why:
             raise ConfigError("--diff names both tasks itself. Leave --task and --why out.")
-        first = compose_words(words, diff[0], method, scale, data)
-        second = compose_words(words, diff[1], first.choice["method"], first.choice["scale"], data)
-        print(as_difference(diff, (first, second), as_json))
+        first = replace(chosen, task=diff[0]).compose()
+        same = Training(chosen.words, diff[1], first.choice["method"], first.choice["scale"], chosen.data)
+        print(as_difference(diff, (first, same.compose()), as_json))
         return
-    composed = compose_words(words, task, method, scale, data)
+    composed = chosen.compose()
     print(json.dumps(as_dict(composed), indent=2) if as_json else as_text(composed, why))
 
 

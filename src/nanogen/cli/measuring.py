@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
@@ -10,23 +11,12 @@ import typer
 
 from diffusionbench import bounds
 from diffusionbench.errors import ConfigError
-from nanogen.cli.options import (
-    DataPath,
-    Json,
-    Method,
-    Scale,
-    Task,
-    Words,
-    compose_words,
-)
+from nanogen.cli.options import Json, Training, with_groups
 
 
+@with_groups
 def bench(
-    words: Words = None,
-    task: Task = None,
-    method: Method = None,
-    scale: Scale = None,
-    data: DataPath = None,
+    chosen: Training,
     synthetic: Annotated[bool, typer.Option("--synthetic", help="random latents: no data set, no weights")] = False,
     steps: Annotated[int, typer.Option(min=1, max=bounds.REPEATS, help="timed steps")] = 20,
     warmup: Annotated[int, typer.Option(min=0, max=bounds.REPEATS, help="steps before them")] = 5,
@@ -47,8 +37,8 @@ def bench(
       nanogen bench --calibrate train.precision=float32
     """
     if calibrate:
-        task = task or "digits"
-    config = compose_words(words, task, method, scale, data).config
+        chosen = replace(chosen, task=chosen.task or "digits")
+    config = chosen.compose().config
     from nanogen import calibration
     from nanogen.bench import bench as run_bench
     from nanogen.bench import calibrate as measure
@@ -61,12 +51,9 @@ def bench(
     print(json.dumps(run_bench(config, synthetic, steps, warmup, text_tokens), indent=2))
 
 
+@with_groups
 def plan(
-    words: Words = None,
-    task: Task = None,
-    method: Method = None,
-    scale: Scale = None,
-    data: DataPath = None,
+    chosen: Training,
     devices: Annotated[int, typer.Option(min=1, max=bounds.WORKERS, help="processes, one on each device")] = 1,
     per_node: Annotated[int, typer.Option(min=1, max=bounds.WORKERS, help="of them in one machine")] = 8,
     device: Annotated[
@@ -103,8 +90,11 @@ def plan(
     from nanogen.plan import Machine, read_config
     from nanogen.plan import plan as make_plan
 
-    is_run = words is not None and len(words) == 1 and Path(words[0]).is_dir()
-    config = read_config(Path(words[0])) if words and is_run else compose_words(words, task, method, scale, data).config
+    match chosen.words:
+        case [word] if Path(word).is_dir():
+            config = read_config(Path(word))
+        case _:
+            config = chosen.compose().config
     machine = Machine(devices, per_node, device, memory and memory * 1e9, utilisation, price)
     made = make_plan(config, machine, num_images=images, text_tokens=text_tokens)
     print(json.dumps(made.as_dict(), indent=2) if as_json else "\n".join(made.lines()))

@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
+from dataclasses import dataclass, fields, is_dataclass
+from functools import wraps
+from inspect import Parameter, Signature, signature
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -33,25 +37,72 @@ Step = Annotated[
 Seed = Annotated[int | None, typer.Option("--seed", min=0, max=bounds.SEED, help="of the noise")]
 
 
-def compose_words(
-    words: list[str] | None, task: str | None, method: str | None, scale: str | None, data: str | None
-) -> ComposedConfig:
-    from nanogen.config import compose
-    from nanogen.data.detect import detect
+@dataclass(frozen=True)
+class Network:
+    """The options by which a network is chosen."""
 
-    names = [word for word in words or [] if "=" not in word]
-    overrides = [word for word in words or [] if "=" in word]
-    if len(names) > 1:
-        raise ConfigError(f"expected at most one config file, found {', '.join(names)}. Overrides are key=value.")
-    if data is not None:
-        place = Path(data)
-        if data.startswith("hf:"):
-            from nanogen.hub import data_of
+    words: Words = None
+    task: Task = None
+    method: Method = None
+    scale: Scale = None
 
-            name, place = data_of(data)
-            data = str(name)
-        overrides = [f"data.name={detect(place)}", f"data.path={json.dumps(data)}", *overrides]
-    return compose(task, method, scale, Path(names[0]) if names else None, overrides)
+    def compose(self, data: str | None = None) -> ComposedConfig:
+        """Return the config of the options.
+
+        Args:
+            data: what `--data` names.
+
+        Raises:
+            ConfigError: see `nanogen.config.compose`, or for more than one config file.
+        """
+        from nanogen.config import compose
+        from nanogen.data.detect import detect
+
+        names = [word for word in self.words or [] if "=" not in word]
+        overrides = [word for word in self.words or [] if "=" in word]
+        if len(names) > 1:
+            raise ConfigError(f"expected at most one config file, found {', '.join(names)}. Overrides are key=value.")
+        if data is not None:
+            place = Path(data)
+            if data.startswith("hf:"):
+                from nanogen.hub import data_of
+
+                name, place = data_of(data)
+                data = str(name)
+            overrides = [f"data.name={detect(place)}", f"data.path={json.dumps(data)}", *overrides]
+        return compose(self.task, self.method, self.scale, Path(names[0]) if names else None, overrides)
+
+
+@dataclass(frozen=True)
+class Training(Network):
+    """The options by which a training is chosen: a network and its data."""
+
+    data: DataPath = None
+
+    def compose(self, data: str | None = None) -> ComposedConfig:
+        """See `Network.compose`."""
+        return super().compose(data or self.data)
+
+
+def with_groups(verb: Callable[..., None]) -> Callable[..., None]:
+    """Return a verb that takes, in place of each parameter whose type is a group of options, the options themselves."""
+    given = signature(verb, eval_str=True).parameters
+    groups: dict[str, Any] = {name: one.annotation for name, one in given.items() if is_dataclass(one.annotation)}
+    options = [
+        option.replace(kind=Parameter.KEYWORD_ONLY)
+        for name, one in given.items()
+        for option in (signature(groups[name], eval_str=True).parameters.values() if name in groups else (one,))
+    ]
+
+    @wraps(verb)
+    def flat(**found: Any) -> None:
+        for name, kind in groups.items():
+            found[name] = kind(**{field.name: found.pop(field.name) for field in fields(kind)})
+        verb(**found)
+
+    flat.__signature__ = Signature(options)  # type: ignore[attr-defined]
+    flat.__annotations__ = {option.name: option.annotation for option in options}
+    return flat
 
 
 def parse_part(text: str) -> tuple[int, int]:
@@ -60,15 +111,6 @@ def parse_part(text: str) -> tuple[int, int]:
     if not (slash and index.isdecimal() and total.isdecimal() and len(text) < 20):
         raise ConfigError(f"--part {text}: give i/n with 1 <= i <= n, such as 3/64.")
     return int(index), int(total)
-
-
-def resumed_words(path: Path, words: list[str] | None, others: tuple[str | None, ...]) -> ComposedConfig:
-    if any(others):
-        raise ConfigError("--resume takes task, method, scale, data and place from the run. Leave the others out.")
-    check_use_of_run(path, words or [])
-    from nanogen.run import resumed
-
-    return resumed(path, words or [])
 
 
 def check_use_of_run(run: Path, overrides: list[str]) -> None:

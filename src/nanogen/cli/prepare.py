@@ -2,47 +2,59 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from diffusionbench import bounds
 from diffusionbench.errors import ConfigError
-from nanogen.cli.options import (
-    DataPath,
-    Method,
-    Scale,
-    Task,
-    Words,
-    compose_words,
-    parse_part,
-)
+from nanogen.cli.options import Training, parse_part, with_groups
+
+if TYPE_CHECKING:
+    from nanogen.shards import Spread
 
 prepare = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="Compute once what a training needs.")
-PartText = Annotated[
-    str, typer.Option("--part", help="i/n: every n-th shard from the i-th on; all may share the folder")
-]
-Workers = Annotated[int, typer.Option(min=1, max=bounds.WORKERS, help="processes that prepare; same files")]
-Engine = Annotated[str, typer.Option(help="local, or ray: actors of a cluster")]
-DryRunOption = Annotated[
-    bool, typer.Option("--dry-run", help="say bytes, hours and when it pays, by a few items; write nothing")
-]
+Cache = Annotated[Path, typer.Option("--out", help="folder for the cache; one of the same recipe is continued")]
+Dtype = Annotated[str, typer.Option(help="float16, bfloat16 or float32")]
+
+
+@dataclass(frozen=True)
+class Shards:
+    """The options by which shards are shared out."""
+
+    part: Annotated[
+        str, typer.Option("--part", help="i/n: every n-th shard from the i-th on; all may share the folder")
+    ] = "1/1"
+    workers: Annotated[int, typer.Option(min=1, max=bounds.WORKERS, help="processes that prepare; same files")] = 1
+    engine: Annotated[str, typer.Option(help="local, or ray: actors of a cluster")] = "local"
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="say bytes, hours and when it pays, by a few items; write nothing")
+    ] = False
+
+    def spread(self) -> Spread:
+        from nanogen.shards import Spread
+
+        return Spread(parse_part(self.part), self.workers, self.engine)
+
+
+def tell(made: Any, words: Callable[[Any], str]) -> None:
+    """Print what a dry run found, or the words about a manifest; processes that have none print nothing."""
+    from nanogen.prepare import DryRun
+
+    if made is not None:
+        print("\n".join(made.lines()) if isinstance(made, DryRun) else words(made))
 
 
 @prepare.command("text")
+@with_groups
 def prepare_text(
     out: Annotated[Path, typer.Option("--out", help="folder for the cache; an older cache there is replaced")],
-    words: Words = None,
-    task: Task = None,
-    method: Method = None,
-    scale: Scale = None,
-    data: DataPath = None,
-    dtype: Annotated[str, typer.Option(help="float16, bfloat16 or float32")] = "float16",
-    part: PartText = "1/1",
-    workers: Workers = 1,
-    engine: Engine = "local",
-    dry_run: DryRunOption = False,
+    chosen: Training,
+    shards: Shards,
+    dtype: Dtype = "float16",
 ) -> None:
     """Encode every distinct caption once: the data's, and those of the evaluation's prompt set.
 
@@ -56,33 +68,25 @@ def prepare_text(
       nanogen prepare text --task t2i256 --data shards/ --out text/ --dtype bfloat16
       nanogen prepare text --task t2i256 --data pictures/ --out text/ condition.encoder=minilm-l6
     """
-    config = compose_words(words, task, method, scale, data).config
-    from nanogen.prepare import DryRun
+    config = chosen.compose().config
     from nanogen.prepare import prepare_text as run
-    from nanogen.shards import Spread
 
-    manifest = run(config, out, dtype, Spread(parse_part(part), workers, engine), dry_run)
-    if isinstance(manifest, DryRun):
-        print("\n".join(manifest.lines()))
-    if manifest is None or isinstance(manifest, DryRun):
-        return
-    print(f"{out}: {manifest.captions:,} distinct captions, {manifest.tokens:,} states of {manifest.width}", end="")
-    print(f" in {manifest.dtype}, {manifest.truncated:,} captions cut to {manifest.max_tokens} tokens")
+    tell(
+        run(config, out, dtype, shards.spread(), shards.dry_run),
+        lambda made: (
+            f"{out}: {made.captions:,} distinct captions, {made.tokens:,} states of {made.width} in {made.dtype}, "
+            f"{made.truncated:,} captions cut to {made.max_tokens} tokens"
+        ),
+    )
 
 
 @prepare.command("latents")
+@with_groups
 def prepare_latents(
-    out: Annotated[Path, typer.Option("--out", help="folder for the cache; one of the same recipe is continued")],
-    words: Words = None,
-    task: Task = None,
-    method: Method = None,
-    scale: Scale = None,
-    data: DataPath = None,
-    dtype: Annotated[str, typer.Option(help="float16, bfloat16 or float32")] = "float16",
-    part: PartText = "1/1",
-    workers: Workers = 1,
-    engine: Engine = "local",
-    dry_run: DryRunOption = False,
+    out: Cache,
+    chosen: Training,
+    shards: Shards,
+    dtype: Dtype = "float16",
     statistics: Annotated[
         bool, typer.Option("--statistics", help="mean and variance per channel and position instead of a cache")
     ] = False,
@@ -97,40 +101,23 @@ def prepare_latents(
       nanogen prepare latents --task imagenet256 --data pictures/ --out latents/ --part 3/64
       nanogen prepare latents --task imagenet256 --method dinov2-b --data pictures/ --out dinov2/ --statistics
     """
-    config = compose_words(words, task, method, scale, data).config
-    if statistics and ((part, workers, engine) != ("1/1", 1, "local") or dry_run):
+    config = chosen.compose().config
+    if statistics and shards != Shards():
         raise ConfigError(
             "--statistics are of all images in one process. Leave out --part, --workers, --engine and --dry-run."
         )
     from nanogen import prepare as preparing
-    from nanogen.shards import Spread
 
-    spread = Spread(parse_part(part), workers, engine)
     if statistics:
-        written = preparing.prepare_statistics(config, out)
-        if written is not None:
-            print(written)
-        return
-    made = preparing.prepare_latents(config, out, dtype, spread, dry_run)
-    if isinstance(made, preparing.DryRun):
-        print("\n".join(made.lines()))
-    elif made is not None:
-        print(f"{out}: {made.count:,} latents of {made.latent} in {made.dtype}")
+        tell(preparing.prepare_statistics(config, out), str)
+    else:
+        made = preparing.prepare_latents(config, out, dtype, shards.spread(), shards.dry_run)
+        tell(made, lambda made: f"{out}: {made.count:,} latents of {made.latent} in {made.dtype}")
 
 
 @prepare.command("images")
-def prepare_images(
-    out: Annotated[Path, typer.Option("--out", help="folder for the cache; one of the same recipe is continued")],
-    words: Words = None,
-    task: Task = None,
-    method: Method = None,
-    scale: Scale = None,
-    data: DataPath = None,
-    part: PartText = "1/1",
-    workers: Workers = 1,
-    engine: Engine = "local",
-    dry_run: DryRunOption = False,
-) -> None:
+@with_groups
+def prepare_images(out: Cache, chosen: Training, shards: Shards) -> None:
     """Decode, crop and store every image at the training's size once; train with data.cache=FOLDER.
 
     \b
@@ -139,15 +126,13 @@ def prepare_images(
       nanogen prepare images --task imagenet256 --data pictures/ --out images/ --part 3/64
       nanogen prepare images --task imagenet256 --data pictures/ --out images/ --dry-run
     """
-    config = compose_words(words, task, method, scale, data).config
-    from nanogen import prepare as preparing
-    from nanogen.shards import Spread
+    config = chosen.compose().config
+    from nanogen.prepare import prepare_images as run
 
-    made = preparing.prepare_images(config, out, Spread(parse_part(part), workers, engine), dry_run)
-    if isinstance(made, preparing.DryRun):
-        print("\n".join(made.lines()))
-    elif made is not None:
-        print(f"{out}: {made.count:,} images of {made.image_size} px, {made.total_bytes / 1e9:.3g} GB")
+    tell(
+        run(config, out, shards.spread(), shards.dry_run),
+        lambda made: f"{out}: {made.count:,} images of {made.image_size} px, {made.total_bytes / 1e9:.3g} GB",
+    )
 
 
 @prepare.command("weights")

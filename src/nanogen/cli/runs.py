@@ -8,15 +8,7 @@ from typing import Annotated
 import typer
 
 from diffusionbench import bounds
-from nanogen.cli.options import (
-    GuidanceScale,
-    Json,
-    Overrides,
-    RunFolder,
-    Seed,
-    Step,
-    check_use_of_run,
-)
+from nanogen.cli.options import GuidanceScale, Json, Overrides, RunFolder, Seed, Step, check_use_of_run
 
 
 def sample(

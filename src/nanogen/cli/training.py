@@ -10,16 +10,8 @@ from typing import Annotated
 import typer
 
 from diffusionbench import bounds
-from nanogen.cli.options import (
-    DataPath,
-    Method,
-    Scale,
-    Task,
-    Words,
-    compose_words,
-    parse_part,
-    resumed_words,
-)
+from diffusionbench.errors import ConfigError
+from nanogen.cli.options import Network, Scale, Training, check_use_of_run, parse_part, with_groups
 
 
 def init(
@@ -40,12 +32,9 @@ def init(
     print("\n".join(write_config(pictures, scale, out)))
 
 
+@with_groups
 def train(
-    words: Words = None,
-    task: Task = None,
-    method: Method = None,
-    scale: Scale = None,
-    data: DataPath = None,
+    chosen: Training,
     run: Annotated[str | None, typer.Option("--run", "--run-dir", help="name in outputs/, or a path")] = None,
     resume: Annotated[Path | None, typer.Option(help="continue this run; nothing else is started")] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="check what needs no training, then stop")] = False,
@@ -64,9 +53,14 @@ def train(
     from nanogen.config import check_reference
 
     if resume is None:
-        composed = compose_words(words, task, method, scale, data)
+        composed = chosen.compose()
     else:
-        composed = resumed_words(resume, words, (task, method, scale, data, run))
+        if run or chosen != Training(chosen.words):
+            raise ConfigError("--resume takes task, method, scale, data and place from the run. Leave the others out.")
+        check_use_of_run(resume, chosen.words or [])
+        from nanogen.run import resumed
+
+        composed = resumed(resume, chosen.words or [])
     check_reference(composed)
     from nanogen import evaluate, parallel, show
     from nanogen import run as runs
@@ -84,13 +78,11 @@ def train(
             print(finished.path)
 
 
+@with_groups
 def launch(
     run: Annotated[Path, typer.Argument(help="the run folder, which need not be there yet")],
-    words: Words = None,
+    chosen: Network,
     kind: Annotated[str, typer.Option("--print", help="slurm or sky: the file to print")] = "slurm",
-    task: Task = None,
-    method: Method = None,
-    scale: Scale = None,
     nodes: Annotated[int, typer.Option(min=1, max=bounds.WORKERS, help="machines")] = 1,
     gpus: Annotated[int, typer.Option(min=1, max=bounds.WORKERS, help="of each machine, a process each")] = 8,
     hours: Annotated[int, typer.Option(min=1, max=bounds.WORKERS, help="that the scheduler grants at once")] = 24,
@@ -105,15 +97,11 @@ def launch(
     """
     from nanogen.launch import Machines, arguments_of, script
 
-    named = [
-        word
-        for key, value in (("task", task), ("method", method), ("scale", scale))
-        if value
-        for word in (f"--{key}", value)
-    ]
-    if named or words:
-        compose_words(words, task, method, scale, None)
-    print(script(kind, run, [*named, *(words or [])] or arguments_of(run), Machines(nodes, gpus, hours)), end="")
+    named = {"--task": chosen.task, "--method": chosen.method, "--scale": chosen.scale}
+    words = [word for option, value in named.items() if value for word in (option, value)] + (chosen.words or [])
+    if words:
+        chosen.compose()
+    print(script(kind, run, words or arguments_of(run), Machines(nodes, gpus, hours)), end="")
 
 
 def study(

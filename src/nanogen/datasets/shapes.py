@@ -95,7 +95,7 @@ def _single_objects() -> tuple[list[int], list[int]]:
 
 @lru_cache(maxsize=CAPTIONS)
 def _scene(place: int) -> tuple[str, tuple[tuple[str, str], ...]]:
-    caption, scene = renderer.training_scene(SEED, place)
+    _, caption, scene = renderer.training_scene(SEED, place)
     return caption, tuple(scene.items())
 
 

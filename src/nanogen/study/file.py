@@ -9,7 +9,6 @@ import fnmatch
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from importlib.resources import files
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -17,14 +16,16 @@ from pydantic import Field, ValidationError, field_validator
 
 from diffusionbench import bounds
 from diffusionbench.axes import AXES
-from diffusionbench.errors import ConfigError, UserError
+from diffusionbench.errors import ConfigError, DataError, UserError
 from diffusionbench.judges import JUDGES
 from diffusionbench.limits import read_small
 from diffusionbench.metrics import METRICS
 from diffusionbench.record import breaches
+from diffusionbench.references import references_by_judge
 from diffusionbench.registry import nearest
 from diffusionbench.schema import Strict
 from diffusionbench.shown import few
+from diffusionbench.source import STATISTICS_KEYS, archive_keys
 from nanogen.config import (
     SCALES,
     ComposedConfig,
@@ -32,6 +33,7 @@ from nanogen.config import (
     compose,
     leaves,
     method_names,
+    own_names,
     plain,
     read_own,
     read_yaml,
@@ -78,13 +80,7 @@ class StudyFile(Strict):
 
 @dataclass(frozen=True)
 class StudyCell:
-    """One training of a study.
-
-    Attributes:
-        name: task, method and seed; also of its folders.
-        overrides: what the study sets, as words of `nanogen train`.
-        composed: its config.
-    """
+    """One training of a study; `overrides` are what the study sets, as words of `nanogen train`."""
 
     name: str
     task: str
@@ -97,20 +93,13 @@ class StudyCell:
     @property
     def tunes(self) -> bool:
         """Whether its guidance is chosen: it draws classes, and a metric compares them with real images."""
-        evaluation = self.composed.config.eval
-        return AXES[evaluation.axis].asks == "classes" and any(METRICS[key].reference for key in evaluation.metrics)
+        return _tunes(self.composed.config.eval.axis, self.composed.config.eval.metrics)
 
     @property
     def words(self) -> list[str]:
         """The words of `nanogen train` but its folder."""
         chosen = ["--task", self.task, "--method", self.method, "--scale", self.scale]
         return [*chosen, *self.overrides]
-
-
-def own_studies() -> list[str]:
-    """Return the names of the studies that ship."""
-    folder = files("nanogen") / "configs" / "studies"
-    return sorted(entry.name.removesuffix(".yaml") for entry in folder.iterdir() if entry.name.endswith(".yaml"))
 
 
 def read_study(name: str | None, overrides: Iterable[str] = (), scale: str | None = None) -> StudyFile:
@@ -126,7 +115,7 @@ def read_study(name: str | None, overrides: Iterable[str] = (), scale: str | Non
     """
     if scale is not None and scale not in SCALES:
         raise ConfigError(f"command line: unknown scale '{scale}'. {nearest(scale, list(SCALES))}")
-    own = own_studies()
+    own = own_names("studies")
     if name is None:
         scales = {one: str(read_own("studies", f"{one}.yaml")[0].get("scale")) for one in own}
         name = next((one for one in own if scales[one] == (scale or "laptop")), None)
@@ -171,10 +160,17 @@ def cells_of(study: StudyFile, possible: bool = False) -> tuple[list[StudyCell],
     Raises:
         ConfigError: naming all problems at once: unknown names with the nearest known one, cells that make no sense.
     """
-    known = {"task": (study.tasks, task_names()), "method": (study.methods, method_names())}
-    names = [(kind, name, all_) for kind, (asked, all_) in known.items() for name in asked if name not in all_]
-    names += [("judge", name, list(JUDGES)) for name in study.judges if name not in JUDGES]
-    problems = [f"unknown {kind} '{name}'. {nearest(name, all_)}" for kind, name, all_ in names]
+    asked = {
+        "task": (study.tasks, task_names()),
+        "method": (study.methods, method_names()),
+        "judge": (study.judges, list(JUDGES)),
+    }
+    problems = [
+        f"unknown {kind} '{name}'. {nearest(name, known)}"
+        for kind, (names, known) in asked.items()
+        for name in names
+        if name not in known
+    ]
     if problems:
         raise ConfigError(f"study '{study.name}': {few(problems, ' ', 40)}")
     cells: list[StudyCell] = []
@@ -201,21 +197,40 @@ def _cell(study: StudyFile, task: str, method: str, seed: int) -> StudyCell:
         settings |= leaves({key: value for key, value in asked.items() if key != "scales"})
         settings |= leaves(blocks.get(study.scale) or {})
     overrides = [f"{key}={json.dumps(value)}" for key, value in settings.items()]
-    composed = compose(task, method, study.scale, overrides=overrides)
-    evaluation, data = composed.config.eval, composed.config.data
+    found = compose(task, method, study.scale, overrides=overrides).config.eval
+    metrics = _with_judges(found.axis, found.metrics, study.judges)
     if study.judges:
-        overrides.append(f"eval.metrics={json.dumps(_with_judges(evaluation.axis, evaluation.metrics, study.judges))}")
+        overrides.append(f"eval.metrics={json.dumps(metrics)}")
+    if found.references and _tunes(found.axis, metrics) and _are_images(found.references):
+        # On the way it is scored by the half that scores it in the end, so that both can be compared.
+        odd = [f"{reference.removesuffix(':odd')}:odd" for reference in found.references]
+        overrides.append(f"eval.reference={json.dumps(odd)}")
     overrides.append(f"seed={seed}")
     composed = compose(task, method, study.scale, overrides=overrides)
-    if not composed.config.eval.metrics:
+    if not metrics:
         raise ConfigError(f"it names no metric. Set {task}.eval.metrics.")
+    data = composed.config.data
     if DATASETS[data.name].takes_path and data.path is None:
         raise ConfigError(f"it needs images of yours. Set {task}.data.path=PATH.")
     check_reference(composed)
-    needed = [key for key in composed.config.eval.metrics if METRICS[key].reference]
-    if needed and composed.config.eval.reference is None:
+    needed = [key for key in metrics if METRICS[key].reference]
+    if needed and not found.references:
         raise ConfigError(f"{needed[0]} compares with real images. Set {task}.eval.reference=PATH.")
     return StudyCell(f"{task}-{method}-{seed}", task, method, seed, study.scale, tuple(overrides), composed)
+
+
+def _tunes(axis: str, metrics: Sequence[str]) -> bool:
+    return AXES[axis].asks == "classes" and any(METRICS[key].reference for key in metrics)
+
+
+def _are_images(references: Sequence[str]) -> bool:
+    """Return whether references can be divided: a file of statistics cannot."""
+    named = references_by_judge(references)
+    files = [Path(name) for name in filter(None, (named["reference"], *named["references"].values()))]
+    try:
+        return not any({*archive_keys(file)} & {*STATISTICS_KEYS} for file in files if file.is_file())
+    except DataError:
+        return False
 
 
 def _with_judges(axis: str, metrics: Sequence[str], judges: Sequence[str]) -> list[str]:
@@ -230,14 +245,12 @@ def _with_judges(axis: str, metrics: Sequence[str], judges: Sequence[str]) -> li
 
 
 def chosen(cells: Sequence[StudyCell], only: Sequence[str], part: tuple[int, int]) -> list[StudyCell]:
-    """Return a part of the cells that match one of the patterns, such as "digits-*"; of all where there is none.
-
-    Raises:
-        ConfigError: for a pattern that matches none.
-    """
-    for pattern in only:
-        if not any(fnmatch.fnmatchcase(cell.name, pattern) for cell in cells):
-            raise ConfigError(f"no cell matches '{pattern}'. {nearest(pattern, [cell.name for cell in cells])}")
-    kept = [cell for cell in cells if not only or any(fnmatch.fnmatchcase(cell.name, one) for one in only)]
+    """Return a part of the cells that match one of the patterns, such as "digits-*"; of all where there is none."""
+    names = [cell.name for cell in cells]
+    matched = {pattern: fnmatch.filter(names, pattern) for pattern in only}
+    for pattern, found in matched.items():
+        if not found:
+            raise ConfigError(f"no cell matches '{pattern}'. {nearest(pattern, names)}")
+    kept = [cell for cell in cells if not only or any(cell.name in found for found in matched.values())]
     index, total = part
     return kept[index - 1 :: total]

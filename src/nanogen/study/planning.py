@@ -10,21 +10,19 @@ from pathlib import Path
 from typing import Any, Final
 
 from diffusionbench.limits import read_small
-from diffusionbench.metrics import METRICS
-from diffusionbench.prompts import PromptChoice, open_prompts
+from diffusionbench.prompts import open_prompts
 from diffusionbench.schema import digest
 from diffusionbench.writing import write_atomic
-from nanogen.config import Config
 from nanogen.datasets import DATASETS
 from nanogen.objectives import OBJECTIVES
+from nanogen.resolve import prompt_choice
 from nanogen.settings import NEVER, to_steps
 from nanogen.study.file import StudyCell, StudyFile
 from nanogen.study.records import short
 
 FILE: Final = "plan.json"
+# Steps that are timed for each cell, after one that is not.
 STEPS: Final = 3
-"""Steps that are timed for each cell, after one that is not."""
-
 # Averaged and raw weights and two moments, each in float32.
 _STATE_BYTES = 16
 # Of a published evaluation of classes.
@@ -37,16 +35,15 @@ class CellPlan:
 
     Attributes:
         steps: of the training; None where its duration is in epochs and nobody has counted the images.
-        train_seconds, score_seconds: None where steps are unknown or nothing could be measured.
         num_bytes: checkpoints and images.
         problem: why nothing could be measured; "" where it was.
     """
 
     name: str
-    steps: int | None
-    train_seconds: float | None
-    score_seconds: float | None
-    num_bytes: int
+    steps: int | None = None
+    train_seconds: float | None = None
+    score_seconds: float | None = None
+    num_bytes: int = 0
     problem: str = ""
 
     @property
@@ -98,15 +95,17 @@ def plan_of(study: StudyFile, cell: StudyCell, timed: dict[str, Any]) -> CellPla
     config = cell.composed.config
     steps = to_steps(config.train.duration, config.train.batch_size, DATASETS[config.data.name].images or 0) or None
     if "error" in timed:
-        return CellPlan(cell.name, steps, None, None, 0, timed["error"])
-    images, passes = _images(config), config.sampler.num_steps * (2 if config.sampler.name == "heun" else 1)
+        return CellPlan(cell.name, steps, problem=timed["error"])
+    images, passes = config.eval.num_samples, config.sampler.num_steps * (2 if config.sampler.name == "heun" else 1)
+    if images == "auto":
+        choice = prompt_choice(config)
+        images = _FULL if choice is None else open_prompts(choice).count
     forward = timed["seconds_per_step"] / timed["batch_size"] / 3
-    guided = 1 if OBJECTIVES[config.objective["name"]].unguided or config.guidance.scale == 1 else 2
-    during = 0
-    if steps and config.eval.every != NEVER:
-        during = steps // max(1, to_steps(config.eval.every, config.train.batch_size, 0) or steps)
-    work = (1 + during) * guided * images
-    if cell.tunes and not OBJECTIVES[config.objective["name"]].unguided:
+    unguided = OBJECTIVES[config.objective["name"]].unguided
+    every = to_steps(config.eval.every, config.train.batch_size, 0)
+    during = steps // max(1, every or steps) if steps and config.eval.every != NEVER else 0
+    work = (1 + during) * (1 if unguided or config.guidance.scale == 1 else 2) * images
+    if cell.tunes and not unguided:
         # All tried scales but 1, the chosen one on other images, and both without guidance.
         tries = study.protocol.evaluations
         work += 2 * (tries - 1) * (study.protocol.num or images) + 2 * images + 2 * images
@@ -114,15 +113,3 @@ def plan_of(study: StudyFile, cell: StudyCell, timed: dict[str, Any]) -> CellPla
     size = (config.train.keep + 1) * _STATE_BYTES * timed["parameters"] + (4 + during) * images * pixels
     train = None if steps is None else steps * timed["seconds_per_step"]
     return CellPlan(cell.name, steps, train, work * passes * forward, size)
-
-
-def _images(config: Config) -> int:
-    """Return the images of one evaluation of a config."""
-    asked = config.eval.num_samples
-    if isinstance(asked, int):
-        return asked
-    sets = [METRICS[key].prompts for key in config.eval.metrics]
-    name = next((one for one in sets if one is not None), None)
-    if name is None:
-        return _FULL
-    return open_prompts(PromptChoice(name=name, seed=config.eval.prompt_seed, layout=config.eval.prompt_layout)).count

@@ -55,16 +55,16 @@ def cell_records(study: StudyFile, cell: StudyCell, run: Run, scored: str, comma
         RunError: if a record is missing.
     """
     first = _read(run, scored)
-    rest = first.extra.get(FOLDER, {}).get("unguided", {}).get("record")
+    unguided = first.extra.get(FOLDER, {}).get("unguided")
     facts = {
         "study": {"name": study.name, "scale": study.scale, "task": cell.task, "seed": cell.seed, "cell": cell.name},
         "train": command,
     }
     title, family = f"{cell.method}, {cell.task}", family_of(cell.method, run.config)
     found = []
-    for record in (first, *([] if rest is None else [_read(run, rest)])):
-        done = named(record, title, family, None, facts)
+    for record in [first] if unguided is None else [first, _read(run, unguided["record"])]:
         cost = cost_of(run, record.provenance.step or 0, study.price_per_hour)
+        done = named(record, title, family, None, facts)
         found.append(done.model_copy(update={"cost": cost, "progress": progress_of(run)}))
     return found
 
@@ -82,8 +82,12 @@ def cost_of(run: Run, step: int, price_per_hour: float | None) -> Cost:
     FLOPs are those of the network's passes, without frozen encoders. Hours follow from the images and the median
     speed of the log, which evaluations and checkpoints between the steps do not move, over all processes.
     """
-    config, text = run.config, run.facts.get("text_tokens")
-    flops = training_flops(config, resolve(_counted(run)).shape, *([] if text is None else [text]))
+    config, counted, classes = run.config, run.config, run.facts.get("classes")
+    if classes is not None and config.condition.num_classes == "auto":
+        condition = config.condition.model_copy(update={"num_classes": len(classes)})
+        counted = config.model_copy(update={"condition": condition})
+    text = run.facts.get("text_tokens")
+    flops = training_flops(config, resolve(counted).shape, *([] if text is None else [text]))
     images = step * config.train.batch_size
     speeds = [line["images_per_second"] for line in log.read(run.path / log.FILE) if "images_per_second" in line]
     hours = images / statistics.median(speeds) / 3600 * run.facts.get("processes", 1) if speeds else 0.0
@@ -95,15 +99,6 @@ def cost_of(run: Run, step: int, price_per_hour: float | None) -> Cost:
         price_per_hour=price_per_hour,
         money=None if price_per_hour is None else hours * price_per_hour,
     )
-
-
-def _counted(run: Run) -> Config:
-    """Return the run's config with the classes that were counted in the data."""
-    classes = run.facts.get("classes")
-    if classes is None or run.config.condition.num_classes != "auto":
-        return run.config
-    condition = run.config.condition.model_copy(update={"num_classes": len(classes)})
-    return run.config.model_copy(update={"condition": condition})
 
 
 def progress_of(run: Run) -> tuple[ProgressPoint, ...]:

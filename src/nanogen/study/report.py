@@ -8,6 +8,7 @@ from typing import Any, Final
 
 from diffusionbench.errors import MissingPackageError
 from diffusionbench.record import Record
+from diffusionbench.study.findings_measured import sections
 from diffusionbench.study.reporting import table
 from diffusionbench.views.site.build import build
 from diffusionbench.views.terminal import digits
@@ -19,27 +20,24 @@ from nanogen.study.runner import StudyFolder
 from nanogen.study.view import duration, headline
 from nanogen.sweep import FOLDER
 
-CURVE_SEEDS: Final = 3
-"""Runs from which a deviation is worth a reference curve."""
+# Runs from which a deviation is worth a reference curve.
+_CURVE_SEEDS: Final = 3
 
 
 def write_results(study: StudyFile, cells: Sequence[StudyCell], folder: StudyFolder, failed: Mapping[str, str]) -> Path:
-    """Write the report, the reference curves and the site of a study's records.
+    """Write report, findings, reference curves and site of a study's records, and return the report's file.
 
     Args:
         cells: all of the study.
         failed: what is wrong, by cell.
-
-    Returns:
-        The report's file.
     """
-    records = {record.id: record for record in folder.records()}
     _write_curves(study, cells, folder)
     place = folder.path / "report.md"
-    write_atomic(place, _report(study, cells, folder, records, failed))
-    if records:
+    write_atomic(place, _report(study, cells, folder, failed))
+    if records := folder.records():
+        write_atomic(folder.path / "findings.md", "\n\n".join(sections(records, f"{folder.path}/records")) + "\n")
         try:
-            build(records.values(), folder.path / "site", [folder.path / "runs"])
+            build(records, folder.path / "site", [folder.path / "runs"], flagged=True)
         except MissingPackageError as error:
             say(f"no site: {error}")
     return place
@@ -52,21 +50,14 @@ def _write_curves(study: StudyFile, cells: Sequence[StudyCell], folder: StudyFol
         if (state := folder.state(cell)) is not None and state.state == "done":
             done.setdefault(f"{cell.task}-{cell.method}", []).append(folder.run(cell))
     for name, runs in done.items():
-        if len(runs) == len(study.seeds) >= CURVE_SEEDS:
+        if len(runs) == len(study.seeds) >= _CURVE_SEEDS:
             write_curve(make_curve(runs), folder.path / "curves" / f"{name}.json")
 
 
-def _report(
-    study: StudyFile,
-    cells: Sequence[StudyCell],
-    folder: StudyFolder,
-    records: Mapping[str, Record],
-    failed: Mapping[str, str],
-) -> str:
+def _report(study: StudyFile, cells: Sequence[StudyCell], folder: StudyFolder, failed: Mapping[str, str]) -> str:
     done, tuned = [], []
     for cell in cells:
-        state = folder.state(cell)
-        found = [records[name] for name in state.records if name in records] if state else []
+        state, found = folder.state(cell), folder.records_of(cell)
         if state is None or not found:
             continue
         score, key = found[0], headline(cell)

@@ -23,17 +23,16 @@ from typing import Any, Final, Literal
 
 from pydantic import ValidationError
 
-from diffusionbench.errors import CheckpointError, ConfigError, RunError, UserError, lacking
+from diffusionbench.errors import CheckpointError, RunError, Stopped, UserError, lacking
 from diffusionbench.limits import read_small
 from diffusionbench.record import Record, load
-from diffusionbench.registry import nearest
 from diffusionbench.schema import Strict
 from diffusionbench.shown import few
 from diffusionbench.writing import make_folder, remove, write_atomic, write_errors
 from nanogen import run as runs
-from nanogen.config import differences, read_yaml, reload
+from nanogen.config import differences, reload
 from nanogen.lock import locked
-from nanogen.settings import Config
+from nanogen.plan import read_config
 from nanogen.stop import Stop
 from nanogen.study.file import StudyCell, StudyFile
 from nanogen.study.planning import CellPlan
@@ -49,15 +48,7 @@ _BUSY = "is in use by process"
 
 
 class CellState(Strict):
-    """What is known of a cell that ended.
-
-    Attributes:
-        state: how.
-        config: under which it was measured.
-        records: their ids.
-        seconds: of this and earlier commands that ended it.
-        error: of a failed one, in a sentence.
-    """
+    """What is known of a cell that ended: its config, the ids of its records, and the error of a failed one."""
 
     state: Literal["done", "failed"]
     config: dict[str, Any]
@@ -73,11 +64,7 @@ class StudyFolder:
     path: Path
 
     def open(self, study: StudyFile) -> None:
-        """Make the folder, or check that an existing one is this study's.
-
-        Raises:
-            CheckpointError: if it is another's, or cannot be written.
-        """
+        """Make the folder, or check that an existing one is this study's; CheckpointError if it is another's."""
         mark, content = self.path / MARK, study.model_dump(mode="json")
         if mark.exists():
             try:
@@ -109,6 +96,14 @@ class StudyFolder:
         except (OSError, ValueError, ValidationError):
             return None
 
+    def is_done(self, cell: StudyCell) -> bool:
+        """Return whether a cell is finished and all its records are there."""
+        state = self.state(cell)
+        return state is not None and state.state == "done" and all(self.record(name).exists() for name in state.records)
+
+    def record(self, name: str) -> Path:
+        return self.path / "records" / f"{name}.json"
+
     def keep(self, cell: StudyCell, state: CellState) -> None:
         write_atomic(self.place(cell) / "state.json", state.model_dump_json(indent=2) + "\n")
 
@@ -117,10 +112,9 @@ class StudyFolder:
         with self.held(cell):
             known = self.state(cell)
             for name in known.records if known else ():
-                remove(self.path / "records" / f"{name}.json")
+                remove(self.record(name))
             remove(self.run(cell))
-            with suppress(OSError):
-                (self.place(cell) / "state.json").unlink()
+            remove(self.place(cell) / "state.json")
 
     @contextmanager
     def held(self, cell: StudyCell) -> Iterator[None]:
@@ -129,31 +123,37 @@ class StudyFolder:
         with locked(self.place(cell)):
             yield
 
+    def records_of(self, cell: StudyCell) -> list[Record]:
+        """Return the records of a cell that are there, its score first."""
+        state = self.state(cell)
+        return [load(self.record(name)) for name in (state.records if state else ()) if self.record(name).exists()]
+
     def records(self) -> list[Record]:
         """Return the records of finished cells."""
         return [load(path) for path in sorted((self.path / "records").glob("*.json"))]
 
     def check(self, cells: Sequence[StudyCell]) -> None:
-        """Refuse cells that were trained or measured under another config; all are named.
-
-        Raises:
-            CheckpointError: with the keys that differ.
-        """
+        """Refuse cells of another config; CheckpointError with the keys that differ."""
         problems = []
         for cell in cells:
-            state, file = self.state(cell), self.run(cell) / runs.CONFIG
+            state = self.state(cell)
             try:
                 if state is not None and state.state == "done":
                     there = reload(state.config, str(self.place(cell)))
-                elif file.exists():
-                    there = reload(read_yaml(read_small(file).decode(), str(file)), str(file))
                 else:
-                    continue
-            except (OSError, ValueError, UserError):
-                # The training itself says what is wrong with its folder, or restores it.
+                    there = read_config(self.run(cell))
+            except UserError:
+                # There is none, or the training itself says what is wrong with its folder, or restores it.
                 continue
-            if keys := _differs(there, cell.composed.config):
-                problems.append(f"{cell.name} ({keys})")
+            found = differences(there, cell.composed.config).items()
+            # What is counted in the data stands in a run's config, in its place "auto" in the composed one.
+            other = [
+                f"{key}: {old} there, {new} asked"
+                for key, (old, new) in found
+                if new != "auto" and not key.startswith(runs.RESUMABLE_KEYS)
+            ]
+            if other:
+                problems.append(f"{cell.name} ({few(other, '; ', 3)})")
         if problems:
             raise CheckpointError(
                 f"{self.path}: {len(problems)} cell(s) were trained under another config: {few(problems, '; ')}. Use "
@@ -161,32 +161,13 @@ class StudyFolder:
             )
 
     def check_room(self, plans: Sequence[CellPlan]) -> None:
-        """Refuse to start where the disk does not hold what is left to do.
-
-        Raises:
-            CheckpointError: with what is free and what is needed.
-        """
+        """Refuse to start where the disk does not hold what is left to do; CheckpointError with what is needed."""
         needed, free = sum(plan.num_bytes for plan in plans), shutil.disk_usage(self.path).free
         if free < needed:
             raise CheckpointError(
                 f"{self.path}: {free / 1e9:.1f} GB are free, and {len(plans)} cell(s) need {needed / 1e9:.1f} GB. Make "
                 "room, choose another disk (--run PATH), or fewer cells (--only)."
             )
-
-
-def _differs(there: Config, asked: Config) -> str:
-    """Return the keys in which two configs differ, with both values, but those under which a run may continue."""
-    found = {key: pair for key, pair in differences(there, asked).items() if not key.startswith(runs.RESUMABLE_KEYS)}
-    # What is counted in the data stands in a run's config, in its place in the composed one.
-    return few([f"{key}: {old} there, {new} asked" for key, (old, new) in found.items() if new != "auto"], "; ", 3)
-
-
-def find_cell(cells: Sequence[StudyCell], name: str) -> StudyCell:
-    """Return a cell by its name; ConfigError for an unknown one."""
-    for cell in cells:
-        if cell.name == name:
-            return cell
-    raise ConfigError(f"unknown cell '{name}'. {nearest(name, [cell.name for cell in cells])}")
 
 
 def run_cells(
@@ -206,8 +187,7 @@ def run_cells(
     failed: dict[str, str] = {}
     with Stop():
         for cell in cells:
-            state = folder.state(cell)
-            if state is not None and state.state == "done" and _all_there(folder, state):
+            if folder.is_done(cell):
                 tell(cell.name, "done", "")
                 continue
             try:
@@ -217,24 +197,16 @@ def run_cells(
                 elsewhere = _BUSY in str(error)
                 failed[cell.name] = "" if elsewhere else str(error)
                 tell(cell.name, "in use elsewhere" if elsewhere else "failed", "")
+            except Stopped:
+                raise
             except (UserError, RunError, OSError) as error:
-                if getattr(error, "number", None) is not None:
-                    raise
                 failed[cell.name] = str(lacking(error) or error)
                 tell(cell.name, "failed", "")
     return failed
 
 
-def _all_there(folder: StudyFolder, state: CellState) -> bool:
-    return all((folder.path / "records" / f"{name}.json").exists() for name in state.records)
-
-
 def _run_cell(study: StudyFile, cell: StudyCell, folder: StudyFolder, launch: Sequence[str], tell: Tell) -> None:
-    """Train, tune and score one cell, and write its records.
-
-    Raises:
-        RunError: with what the cell's process said last.
-    """
+    """Train, tune and score one cell, and write its records; RunError with what the cell's process said last."""
     started, path, config = time.monotonic(), folder.run(cell), cell.composed.config
     train = ["train", *cell.words, "--run-dir", str(path)]
     protocol = study.protocol
@@ -249,10 +221,11 @@ def _run_cell(study: StudyFile, cell: StudyCell, folder: StudyFolder, launch: Se
         out = _child(cell, folder, [*launch, *score], partial(tell, cell.name, "scoring"))
         records = cell_records(study, cell, runs.read(path), json.loads(out)["id"], shlex.join(["nanogen", *train]))
         for record in records:
-            record.save(folder.path / "records" / f"{record.id}.json")
+            record.save(folder.record(record.id))
+    except Stopped:
+        raise
     except (UserError, RunError, OSError, ValueError) as error:
-        if getattr(error, "number", None) is None:
-            folder.keep(cell, state(state="failed", seconds=time.monotonic() - started, error=str(error)))
+        folder.keep(cell, state(state="failed", seconds=time.monotonic() - started, error=str(error)))
         raise
     names = tuple(record.id for record in records)
     folder.keep(cell, state(state="done", records=names, seconds=time.monotonic() - started))
@@ -260,11 +233,7 @@ def _run_cell(study: StudyFile, cell: StudyCell, folder: StudyFolder, launch: Se
 
 
 def _child(cell: StudyCell, folder: StudyFolder, words: Sequence[str], tell: Callable[[str], None]) -> str:
-    """Run a program to its end and return its stdout; its stderr goes into the cell's log.
-
-    Raises:
-        RunError: if it fails, with its last sentence.
-    """
+    """Run a program to its end and return its stdout; its stderr goes into the log, its last sentence into RunError."""
     place = folder.place(cell)
     for _ in range(_WAITS):
         with (place / "log.txt").open("a+b") as said, (place / "out.txt").open("w+b") as out:

@@ -14,7 +14,6 @@ from rich.live import Live
 from rich.table import Table
 
 from diffusionbench.metrics import METRICS
-from diffusionbench.record import Record
 from diffusionbench.views.terminal import digits
 from nanogen import log
 from nanogen.log import say
@@ -117,13 +116,10 @@ class StudyView:
 
 
 def score_of(cell: StudyCell, folder: StudyFolder) -> str:
-    """Return the headline of a finished cell with its standard error, in words."""
-    state, key = folder.state(cell), headline(cell)
-    records: dict[str, Record] = {record.id: record for record in folder.records()}
-    for name in state.records if state else ():
-        if name in records and key in records[name].values:
-            return _shown(key, records[name].values[key].value)
-    return ""
+    """Return the headline of a finished cell, in words."""
+    key = headline(cell)
+    found = (record.values[key].value for record in folder.records_of(cell) if key in record.values)
+    return next((_shown(key, value) for value in found), "")
 
 
 def _shown(key: str, value: float) -> str:

@@ -202,7 +202,7 @@ def test_folder_to_record_to_verification(tmp_path, monkeypatch):
     record.write_text(json.dumps(changed))
     with pytest.raises(RequestError, match="another version or changed"):
         call("simpleeval", "verify", "--record", str(record))
-    with pytest.raises(RequestError, match="which prompts"):
+    with pytest.raises(RequestError, match=r"needs a prompt set, and neither .* Name one, as with --prompts"):
         call("run", str(images), "--axis", "t2i", "--metrics", "clipscore")
 
 

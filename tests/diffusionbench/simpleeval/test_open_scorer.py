@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -168,7 +169,7 @@ def test_missing_package_or_weights_say_what_to_do(tmp_path, monkeypatch):
             open_scorer.HubEncoder(open_scorer.CLIP)
         return
     with pytest.raises(RequestError, match="were not found"):
-        open_scorer.HubEncoder(open_scorer.CLIP, model=str(tmp_path))
+        open_scorer.HubEncoder(replace(open_scorer.CLIP, model=str(tmp_path)))
 
 
 @pytest.fixture(scope="module")
@@ -215,9 +216,9 @@ def tiny_models(tmp_path_factory):
 
 
 def test_tiny_models_from_disk(tiny_models, prompts):
-    first = open_scorer.HubEncoder(open_scorer.CLIP, model=str(tiny_models / "clip"))
-    second = open_scorer.HubEncoder(open_scorer.ALIGN, model=str(tiny_models / "align"))
-    again = open_scorer.HubEncoder(open_scorer.CLIP, model=str(tiny_models / "clip"))
+    clip = replace(open_scorer.CLIP, model=str(tiny_models / "clip"))
+    first, again = open_scorer.HubEncoder(clip), open_scorer.HubEncoder(clip)
+    second = open_scorer.HubEncoder(replace(open_scorer.ALIGN, model=str(tiny_models / "align")))
     assert first.digest == again.digest != second.digest
     image = np.random.default_rng(1).integers(0, 256, (64, 64, 3), dtype=np.uint8)
     for encoder in (first, second):
@@ -242,8 +243,8 @@ def test_models_that_are_nowhere_are_missed_before_an_image_is_made(monkeypatch)
         asked.append(model)
         raise OSError(f"{model} is not in the cache, and there is no connection")
 
-    monkeypatch.setattr("transformers.AutoConfig.from_pretrained", nowhere)
+    monkeypatch.setattr("transformers.PretrainedConfig.get_config_dict", nowhere)
     monkeypatch.setattr("diffusionbench.judges.hub.reachable", lambda: True)
-    with pytest.raises(RequestError, match=r"weights of clip-vit-base-patch32 were not found at 'openai/"):
+    with pytest.raises(RequestError, match=r"weights of judge 'simpleeval_open' were not found at 'openai/"):
         OpenScorer.check()
     assert asked == ["openai/clip-vit-base-patch32"]

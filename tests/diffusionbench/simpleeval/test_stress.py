@@ -9,10 +9,10 @@ import torch
 
 from diffusionbench.benchmarks.simpleeval.prompts import build
 from diffusionbench.benchmarks.simpleeval.shapes_scorer import read
-from diffusionbench.benchmarks.simpleeval.stress import TARGETS, attacks, harness, perturbations, toy_scorers
+from diffusionbench.benchmarks.simpleeval.stress import attacks, harness, perturbations, toy_scorers
 from diffusionbench.benchmarks.simpleeval.stress.baseline import BUDGETS, Bench, Outcome, block_weights, share, subset
 from diffusionbench.benchmarks.simpleeval.stress.simulate import draw
-from diffusionbench.benchmarks.simpleeval.stress.targets import SimpleEvalTarget
+from diffusionbench.benchmarks.simpleeval.stress.targets import TARGETS, SimpleEvalTarget
 from diffusionbench.errors import DataError
 
 
@@ -35,7 +35,7 @@ def learned():
     missing = [name for name in toy_scorers.NAMES if not (toy_scorers.FOLDER / f"{name}.safetensors").exists()]
     if missing:
         pytest.skip(f"{missing[0]} is not trained: python tools/train_toy_scorers.py")
-    return [TARGETS.load(name)() for name in toy_scorers.NAMES]
+    return [TARGETS[name]() for name in toy_scorers.NAMES]
 
 
 def test_shipped_scorers_are_the_trained_ones_and_good_enough(learned):
@@ -189,7 +189,7 @@ OTHERS = "without background"
 
 def outcome(attack, detail, target, gain, truth=0.0):
     numbers = np.full(501, gain)
-    return Outcome(attack, detail, target, {harness.OURS: numbers}, np.full(501, truth), {harness.OURS: gain})
+    return Outcome(attack, detail, target, {harness.OURS: numbers}, {harness.OURS: gain}, np.full(501, truth))
 
 
 def test_requirements_are_checked():

@@ -76,12 +76,12 @@ def collect_answers(prompt_set: PromptSet, predictions: Predictions, rule: Conse
     """
     K = prompt_set.images_per_prompt
     blocks, missing = _complete(prompt_set, predictions)
-    n = len(blocks)
+    n, families = len(blocks), prompt_set.families
     right = {name: np.zeros((n, 4, K, 2), bool) for name in ("consensus", "A", "B", "clean")}
     upright, mirror = np.zeros((2, n, 4, K, 2))
     asked: list[np.ndarray] = []
+    probed: list[tuple[int, Prompt, np.ndarray]] = []
     mirrored = np.asarray(rule.mirrored)
-    probes = _Probes(prompt_set, n)
     for place, twin, k in np.ndindex(n, 4, K):
         prompt = prompt_set.block(blocks[place])[twin]
         found = predictions[prompt.id][k]
@@ -95,12 +95,11 @@ def collect_answers(prompt_set: PromptSet, predictions: Predictions, rule: Conse
         upright[place, twin, k] = views[:, ~mirrored].mean(axis=(0, 1))
         mirror[place, twin, k] = views[:, mirrored].mean(axis=(0, 1))
         asked.append(alone[:, :2])
-        probes.add(place, prompt, both)
+        probed.append((place, prompt, both[2:]))
     firsts = [prompt_set.block(block)[0] for block in blocks]
     names = list(dict.fromkeys((first.type, first.stratum) for first in firsts))
     both_asked = np.stack(asked)
-    with np.errstate(invalid="ignore"):
-        held = probes.sums / probes.counts
+    held, probes, free = _probes(prompt_set, n, probed)
     return SetAnswers(
         prompt_set=prompt_set,
         blocks=np.asarray(blocks),
@@ -108,14 +107,16 @@ def collect_answers(prompt_set: PromptSet, predictions: Predictions, rule: Conse
         upright=upright.mean(axis=(1, 2)),
         mirror=mirror.mean(axis=(1, 2)),
         options=np.asarray([[len(question.options) for question in first.questions[:2]] for first in firsts]),
-        families=np.asarray([[probes.index[question.family] for question in first.questions[:2]] for first in firsts]),
+        families=np.asarray(
+            [[families.index(question.family) for question in first.questions[:2]] for first in firsts]
+        ),
         strata=np.asarray([STRATA.index(first.stratum) for first in firsts]),
         cells=np.asarray([names.index((first.type, first.stratum)) for first in firsts]),
-        held=held[0],
-        probes=held[1],
+        held=held,
+        probes=probes,
         abstained=float((consensus(both_asked.swapaxes(0, 1)) < 0).mean()),
         kappa=kappa(both_asked[:, 0].ravel(), both_asked[:, 1].ravel()),
-        free=probes.free,
+        free=free,
         missing=missing,
     )
 
@@ -123,10 +124,10 @@ def collect_answers(prompt_set: PromptSet, predictions: Predictions, rule: Conse
 def _complete(prompt_set: PromptSet, predictions: Predictions) -> tuple[list[int], tuple[str, ...]]:
     """Return the blocks with all their images, and the names of the missing images."""
     K = prompt_set.images_per_prompt
-    have = {prompt.id: [*predictions.get(prompt.id, ()), *[None] * K][:K] for prompt in prompt_set.prompts}
-    missing = tuple(f"{name}/{k}" for name, images in have.items() for k, one in enumerate(images) if one is None)
-    gone = {identity.split("/")[-3] for identity in missing}
-    blocks = [b for b in range(prompt_set.num_blocks) if f"{b:04d}" not in gone]
+    have = [[*predictions.get(prompt.id, ()), *[None] * K][:K] for prompt in prompt_set.prompts]
+    absent = [(place, k) for place, images in enumerate(have) for k, one in enumerate(images) if one is None]
+    missing = tuple(f"{prompt_set.prompts[place].id}/{k}" for place, k in absent)
+    blocks = sorted({*range(prompt_set.num_blocks)} - {place // 4 for place, _ in absent})
     if not blocks:
         raise DataError(
             f"no block of the {prompt_set.num_blocks} in set '{prompt_set.seed}' has all its images: "
@@ -135,40 +136,27 @@ def _complete(prompt_set: PromptSet, predictions: Predictions) -> tuple[list[int
     return blocks, missing
 
 
-class _Probes:
-    """Sums over the questions that are not contrasted.
-
-    Attributes:
-        index: family -> its place.
-        sums, counts: of chance-corrected answers, float64 [2, n, F]: all held questions, and those with as many options
-            as the contrasted ones of their family.
-        free: answers on free facts by kind, as counts of each option.
-    """
-
-    def __init__(self, prompt_set: PromptSet, n: int) -> None:
-        self.index = {family: place for place, family in enumerate(prompt_set.families)}
-        self.sums, self.counts = np.zeros((2, 2, n, len(self.index)))
-        self.free: dict[str, np.ndarray] = {}
-        self._usual = {
-            question.family: len(question.options)
-            for prompt in prompt_set.prompts
-            for question in prompt.questions
-            if not question.held
-        }
-
-    def add(self, place: int, prompt: Prompt, answers: np.ndarray) -> None:
-        """Count the answers int8 [Q] to one image of a block."""
-        for question, answer in zip(prompt.questions[2:], answers[2:].tolist(), strict=True):
+def _probes(
+    prompt_set: PromptSet, n: int, probed: Sequence[tuple[int, Prompt, np.ndarray]]
+) -> tuple[np.ndarray, np.ndarray, dict[str, np.ndarray]]:
+    """Return `held`, `probes` and `free` of `SetAnswers` from block, prompt and answers of each image."""
+    usual = {one.family: len(one.options) for prompt in prompt_set.prompts for one in prompt.questions[:2]}
+    sums, counts = np.zeros((2, 2, n, len(prompt_set.families)))
+    free: dict[str, np.ndarray] = {}
+    for place, prompt, answers in probed:
+        for question, answer in zip(prompt.questions[2:], answers.tolist(), strict=True):
+            options = len(question.options)
             if question.answer == FREE:
-                counts = self.free.setdefault(question.family, np.zeros(len(question.options), np.int64))
+                tally = free.setdefault(question.family, np.zeros(options, np.int64))
                 if answer != ABSTAIN:
-                    counts[answer] += 1
+                    tally[answer] += 1
                 continue
-            family, chance = self.index[question.family], 1 / len(question.options)
-            value = (float(answer == question.answer) - chance) / (1 - chance)
-            rows = 2 if len(question.options) == self._usual.get(question.family) else 1
-            self.sums[:rows, place, family] += value
-            self.counts[:rows, place, family] += 1
+            family, chance = prompt_set.families.index(question.family), 1 / options
+            rows = 2 if options == usual.get(question.family) else 1
+            sums[:rows, place, family] += (float(answer == question.answer) - chance) / (1 - chance)
+            counts[:rows, place, family] += 1
+    held, probes = _ratio(sums, counts)
+    return held, probes, free
 
 
 def kappa(first: np.ndarray, second: np.ndarray) -> float:

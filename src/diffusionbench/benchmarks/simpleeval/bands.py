@@ -84,6 +84,13 @@ class Patterns(NamedTuple):
     checkered: float
     dotted: float
 
+    def named(self, strength: float, lines: bool | None, checks: bool | None) -> str | None:
+        """Return the pattern of a strength; `lines` and `checks` say whether it looks like that, None in between."""
+        if lines is None or (checks is None and not lines):
+            return None
+        kind = "striped" if lines else "checkered" if checks else "dotted"
+        return kind if strength > getattr(self, kind) else None
+
 
 #: Reader A: covariance of neighbouring pixels. White noise has none: plain pictures stay below 2.4, patterns above 67.
 COVARIANCE: Final = Patterns(plain=8, striped=100, checkered=60, dotted=48)

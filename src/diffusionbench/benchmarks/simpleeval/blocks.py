@@ -10,7 +10,7 @@ import hashlib
 import json
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from typing import Any, ClassVar, Final
 
@@ -22,22 +22,13 @@ TWINS: Final = ((0, 0), (0, 1), (1, 0), (1, 1))
 
 
 @dataclass(frozen=True)
-class Contrast:
-    """One contrasted factor: the option set as shuffled, whose first two entries are the levels."""
-
-    family: str
-    slot: str
-    options: tuple[str, ...]
-
-
-@dataclass(frozen=True)
 class Question:
     """Which of these facts does the image show?
 
     Attributes:
         family: factor it counts for.
         slot: the fact of the scene it asks for.
-        options: M facts.
+        options: M facts; of a contrasted factor the first two are the levels.
         answer: index of the requested fact in `options`; `FREE` where nothing was requested.
         held: whether the fact is not contrasted (a probe; never in the score).
     """
@@ -45,30 +36,23 @@ class Question:
     family: str
     slot: str
     options: tuple[str, ...]
-    answer: int
+    answer: int = FREE
     held: bool = False
 
 
 @dataclass(frozen=True)
 class Draft:
-    """A block as drawn, before wording: common facts, two contrasts, and the option sets of held or free facts."""
+    """A block as drawn, before wording: common facts, the two contrasted questions and all others."""
 
     facts: Mapping[str, str]
-    contrasts: tuple[Contrast, Contrast]
-    held: tuple[Contrast, ...]
+    contrasts: tuple[Question, Question]
+    probes: tuple[Question, ...]
 
-    def scene(self, i: int, j: int) -> dict[str, str]:
-        """Return all named facts of the prompt with levels (i, j)."""
+    def twin(self, i: int, j: int) -> tuple[dict[str, str], tuple[Question, ...]]:
+        """Return all named facts of the prompt with levels (i, j), and its questions."""
         first, second = self.contrasts
-        return {**self.facts, first.slot: first.options[i], second.slot: second.options[j]}
-
-    def questions(self, i: int, j: int) -> tuple[Question, ...]:
-        """Return the two contrasted questions, then the held ones."""
-        asked = [Question(c.family, c.slot, c.options, level) for c, level in zip(self.contrasts, (i, j), strict=True)]
-        for probe in self.held:
-            answer = probe.options.index(self.facts[probe.slot]) if probe.slot in self.facts else FREE
-            asked.append(Question(probe.family, probe.slot, probe.options, answer, held=True))
-        return tuple(asked)
+        facts = {**self.facts, first.slot: first.options[i], second.slot: second.options[j]}
+        return facts, (replace(first, answer=i), replace(second, answer=j), *self.probes)
 
 
 class BlockSampler(ABC):
@@ -108,7 +92,7 @@ class PromptWorld:
         sampler: made from a seed.
         caption: (facts, template) to text.
         kind: slot to kind of fact.
-        space: number of distinct scenes.
+        space: number of distinct scenes that the rules allow, wording not counted.
     """
 
     types: tuple[str, ...]
@@ -118,7 +102,7 @@ class PromptWorld:
     sampler: type[BlockSampler]
     caption: Callable[[Mapping[str, str], str], str]
     kind: Callable[[str], str]
-    space: Callable[[], int]
+    space: int
 
 
 @dataclass(frozen=True)
@@ -143,16 +127,9 @@ class Prompt:
 
     def row(self, seeds: Sequence[int]) -> dict[str, Any]:
         """Return the prompt as one object of `prompts.jsonl`, with the noise seed of each image."""
-        return {
-            "id": self.id,
-            "text": self.text,
-            "block": self.block,
-            "cell": [self.type, self.stratum],
-            "template": self.template,
-            "facts": dict(self.facts),
-            "questions": [asdict(question) for question in self.questions],
-            "seeds": seeds,
-        }
+        row = asdict(self)
+        cell = [row.pop("type"), row.pop("stratum")]
+        return {**row, "cell": cell, "seeds": seeds}
 
 
 @dataclass(frozen=True)
@@ -177,7 +154,7 @@ class PromptSet:
 
     @property
     def num_blocks(self) -> int:
-        """Return the number of blocks."""
+        """Number of blocks."""
         return len(self.prompts) // 4
 
     def block(self, index: int) -> tuple[Prompt, ...]:

@@ -6,7 +6,7 @@ A guard is raised where its effect is above the threshold and more than three st
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, Final
 
 import numpy as np
@@ -84,60 +84,40 @@ class Baselines:
     variety: float
 
 
-@dataclass
-class Looks:
-    """Small descriptions of every image; memory is 200 numbers an image.
-
-    Attributes:
-        vectors: prompt id -> k -> float32 [d].
-        hashes: prompt id -> k -> bool [64].
-    """
-
-    vectors: dict[str, dict[int, np.ndarray]] = field(default_factory=dict)
-    hashes: dict[str, dict[int, np.ndarray]] = field(default_factory=dict)
-
-    def add(self, prompt_id: str, k: int, thumbnail: Sequence[int], difference_hash: Sequence[int]) -> None:
-        """Take levels [192] and hash bits [64] of one image, as the judge's row holds them."""
-        self.vectors.setdefault(prompt_id, {})[k] = np.asarray(thumbnail, np.float32)
-        self.hashes.setdefault(prompt_id, {})[k] = np.asarray(difference_hash, bool)
-
-
 @dataclass(frozen=True)
 class Variety:
     """How much the images of one prompt differ.
 
     Attributes:
-        within, between: mean distance between images of one prompt; of different prompts (half a set apart).
+        ratio: their mean distance over that of images of different prompts; 0 for a collapsed generator.
         near_copies: share of prompts with two images whose hashes differ in at most two bits.
     """
 
-    within: float
-    between: float
+    ratio: float
     near_copies: float
 
-    @property
-    def ratio(self) -> float:
-        """Variety within a prompt against that between prompts; 0 for a collapsed generator."""
-        return self.within / self.between if self.between > 0 else 0.0
+
+#: Prompt id -> k -> levels float32 [192] and hash bits bool [64] of one image.
+Looks = Mapping[str, Mapping[int, tuple[np.ndarray, np.ndarray]]]
 
 
 def variety(looks: Looks, prompt_set: PromptSet) -> Variety | None:
     """Return the variety over a set, or None with fewer than two images a prompt."""
     within, copies, firsts = [], [], []
     for prompt in prompt_set.prompts:
-        vectors = list(looks.vectors.get(prompt.id, {}).values())
-        hashes = list(looks.hashes.get(prompt.id, {}).values())
-        firsts += vectors[:1]
-        pairs = [(i, j) for i in range(len(vectors)) for j in range(i)]
+        images = list(looks.get(prompt.id, {}).values())
+        firsts += [levels for levels, _ in images[:1]]
+        pairs = [(one, other) for place, one in enumerate(images) for other in images[:place]]
         if pairs:
-            within.append(np.mean([np.linalg.norm(vectors[i] - vectors[j]) for i, j in pairs]))
-            copies.append(any((hashes[i] != hashes[j]).sum() <= NEAR_BITS for i, j in pairs))
+            within.append(np.mean([np.linalg.norm(one[0] - other[0]) for one, other in pairs]))
+            copies.append(any((one[1] != other[1]).sum() <= NEAR_BITS for one, other in pairs))
     # Half a set apart: never twins.
     shift = len(firsts) // 2
     between = [np.linalg.norm(firsts[i] - firsts[i - shift]) for i in range(len(firsts))] if shift else []
     if not within or not between:
         return None
-    return Variety(float(np.mean(within)), float(np.mean(between)), float(np.mean(copies)))
+    apart = float(np.mean(between))
+    return Variety(float(np.mean(within)) / apart if apart > 0 else 0.0, float(np.mean(copies)))
 
 
 def entropy(counts: np.ndarray) -> float:
@@ -174,27 +154,19 @@ def run(
     # Rendered words do not read in a mirror; places swap in one, so relation and binding are left out.
     unplaced = [i for i, name in enumerate(prompts.families) if name not in ("relation", "binding")]
     mirror = headline(by_cell(answers, answers.upright - answers.mirror, weights), unplaced)
-    if claim.public is None:
-        seed = Guard("G1", "seed", None, note="no score on public-0 beside a bound or sealed one")
-    else:
+    seed = Guard("G1", "seed", None, note="no score on public-0 beside a bound or sealed one")
+    if claim.public is not None:
         value, stderr = claim.public
         seed = _gap("G1", "seed", value - found[0], float(np.hypot(stderr, np.std(found[1:], ddof=1))))
-    if baselines is None:
-        clean, split = (Guard(key, name, None, note=UNKNOWN) for key, name in (("G3", "clean"), ("G5", "split")))
-    else:
+    clean, split, varied = (
+        Guard(key, name, None, note=UNKNOWN) for key, name in (("G3", "clean"), ("G5", "split"), ("G8", "variety"))
+    )
+    if baselines is not None:
         clean = _sampled("G3", "clean", score("clean") - found - baselines.clean)
         split = _sampled("G5", "split", score("A") - score("B") - baselines.split, both_ways=True)
-    if looks is None or baselines is None:
-        varied = Guard("G8", "variety", None, note=UNKNOWN if baselines is None else "needs two images a prompt")
-    else:
-        spread = min((entropy(counts) for counts in answers.free.values()), default=1.0)
-        relative = looks.ratio / baselines.variety
-        flagged = relative < 0.5 or looks.near_copies > NEAR_COPIES or spread < ENTROPY
-        note = f"near-copies in {looks.near_copies:.1%} of prompts, entropy of free facts {spread:.2f}"
-        varied = Guard("G8", "variety", relative, flagged=flagged, note=note)
-    if claim.networks is None:
-        encoders = Guard("G10", "encoders", None, note="the generator's networks were not declared")
-    else:
+        varied = _variety(looks, answers, baselines)
+    encoders = Guard("G10", "encoders", None, note="the generator's networks were not declared")
+    if claim.networks is not None:
         # A scorer can favour images that were made with its own encoder.
         shared = [name for name in claim.networks if any(word in name.lower() for word in related_models)]
         encoders = Guard("G10", "encoders", float(len(shared)), flagged=bool(shared), note=", ".join(shared))
@@ -209,6 +181,16 @@ def run(
         regeneration(claim.again, num_regenerated(len(prompts.prompts) * prompts.images_per_prompt)),
         encoders,
     )
+
+
+def _variety(looks: Variety | None, answers: SetAnswers, baselines: Baselines) -> Guard:
+    if looks is None:
+        return Guard("G8", "variety", None, note="needs two images a prompt")
+    spread = min((entropy(counts) for counts in answers.free.values()), default=1.0)
+    relative = looks.ratio / baselines.variety
+    flagged = relative < 0.5 or looks.near_copies > NEAR_COPIES or spread < ENTROPY
+    note = f"near-copies in {looks.near_copies:.1%} of prompts, entropy of free facts {spread:.2f}"
+    return Guard("G8", "variety", relative, flagged=flagged, note=note)
 
 
 def _gap(key: str, name: str, value: float, stderr: float | None, both_ways: bool = False) -> Guard:
@@ -247,12 +229,7 @@ def num_regenerated(images: int) -> int:
 
 
 def regeneration(again: Mapping[str, float], needed: int) -> Guard:
-    """Return G9: whether images that were sampled again are the same ones.
-
-    Args:
-        again: mean absolute differences by image.
-        needed: how many make a measurement.
-    """
+    """Return G9 from the differences of images that were sampled again, of which `needed` make a measurement."""
     good = sum(difference <= SAME for difference in again.values())
     note = f"{good}/{len(again)}"
     if good < len(again):

@@ -8,7 +8,7 @@ prepared by our own code.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Final
 
 import numpy as np
@@ -22,12 +22,10 @@ from diffusionbench.benchmarks.simpleeval.evidence import OPEN_RULE, Scorer
 from diffusionbench.benchmarks.simpleeval.open_views import SIDE, halves, square, to_input, views
 from diffusionbench.benchmarks.simpleeval.open_words import kind_of, owner_of, scorer_texts
 from diffusionbench.benchmarks.simpleeval.renderer import background
-from diffusionbench.judges.hub import access, found, weights_digest
+from diffusionbench.judges import clip, hub
 from diffusionbench.judges.judge import Needs
-from diffusionbench.registry import require
 
 BATCH: Final = 64
-PURPOSE: Final = "SimpleEval's scorer of natural prompts"
 NULL_IMAGES: Final = 32
 LEFT, RIGHT, TOP, BOTTOM = range(1, 5)
 #: View 0 is the undamaged image.
@@ -44,38 +42,34 @@ class DualEncoderSpec:
         side: input side in pixels.
         mean, std: of the channels, on 0..255.
         max_tokens: longest text.
-        licence: of the weights; "unstated" where its card names none.
     """
 
     name: str
     model: str
     architecture: str
     side: int
-    mean: tuple[float, float, float]
-    std: tuple[float, float, float]
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
     max_tokens: int
-    licence: str
 
 
 CLIP: Final = DualEncoderSpec(
     name="clip-vit-base-patch32",
-    model="openai/clip-vit-base-patch32",
+    model=OPEN_JUDGE.hub[0],
     architecture="CLIPModel",
     side=224,
-    mean=(0.48145466 * 255, 0.4578275 * 255, 0.40821073 * 255),
-    std=(0.26862954 * 255, 0.26130258 * 255, 0.27577711 * 255),
-    max_tokens=77,
-    licence="MIT",
+    mean=tuple(255 * one for one in clip.MEAN),
+    std=tuple(255 * one for one in clip.STD),
+    max_tokens=clip.TOKENS,
 )
 ALIGN: Final = DualEncoderSpec(
     name="align-base",
-    model="kakaobrain/align-base",
+    model=OPEN_JUDGE.hub[1],
     architecture="AlignModel",
     side=289,
-    mean=(127.5, 127.5, 127.5),
-    std=(127.5, 127.5, 127.5),
+    mean=(127.5,) * 3,
+    std=(127.5,) * 3,
     max_tokens=64,
-    licence="unstated",
 )
 
 
@@ -85,39 +79,20 @@ class HubEncoder:
     Attributes:
         name: for records.
         digest: SHA-256 over the weights.
+
+    Raises:
+        UserError: if transformers or the weights are not there, or tensors are missing.
     """
 
-    def __init__(self, spec: DualEncoderSpec, device: str = "cpu", model: str | None = None) -> None:
-        """Load weights, in float32 on every device, and tokenizer; `model` replaces the hub id.
-
-        Raises:
-            MissingPackageError: if transformers is not installed.
-            RequestError: if the weights cannot be found.
-        """
-        transformers = require("transformers", "eval-t2i", PURPOSE)
-        source = model or spec.model
-        with found(spec.name, source):
-            network = getattr(transformers, spec.architecture).from_pretrained(
-                source, dtype=torch.float32, **access(source)
-            )
-            self._tokenizer = transformers.AutoTokenizer.from_pretrained(source, **access(source))
+    def __init__(self, spec: DualEncoderSpec, device: str = "cpu") -> None:
+        row = replace(OPEN_JUDGE, name=spec.name, hub=(spec.model,))
+        self._network: Any = hub.load(row, spec.architecture, device)
+        self._tokenizer = hub.processor(row, "AutoTokenizer")
         self.name = spec.name
         self._spec, self._device = spec, device
-        self._network: Any = network.to(device).eval().requires_grad_(False)
-        self.digest = weights_digest(network)
+        self.digest = hub.weights_digest(self._network)
         self._mean = torch.tensor(spec.mean).view(3, 1, 1)
         self._std = torch.tensor(spec.std).view(3, 1, 1)
-
-    @staticmethod
-    def check(spec: DualEncoderSpec) -> None:
-        """Verify that a model is there by its small files; its weights are not loaded.
-
-        Raises:
-            MissingPackageError, RequestError: as `__init__`.
-        """
-        transformers = require("transformers", "eval-t2i", PURPOSE)
-        with found(spec.name, spec.model):
-            transformers.AutoConfig.from_pretrained(spec.model, **access(spec.model))
 
     @torch.no_grad()
     def images(self, views: Sequence[Tensor]) -> Tensor:
@@ -163,12 +138,7 @@ class OpenScorer(Scorer):
         options: Mapping[str, Any] | None = None,
         encoders: tuple[HubEncoder, HubEncoder] | None = None,
     ) -> None:
-        """Load the published pair of encoders, or take another pair.
-
-        Raises:
-            MissingPackageError: if transformers is not installed.
-            RequestError: if weights cannot be found.
-        """
+        """Load the published pair of encoders, or take another pair."""
         super().__init__(device, options)
         self._encoders = encoders or (HubEncoder(CLIP, device), HubEncoder(ALIGN, device))
         self.digest = self.digest_of({encoder.name: encoder.digest for encoder in self._encoders})
@@ -179,57 +149,37 @@ class OpenScorer(Scorer):
 
     @classmethod
     def check(cls) -> Needs:
-        """Verify that transformers is installed, and that both models are in its cache or on the hub.
-
-        Raises:
-            MissingPackageError: saying how to install it.
-            RequestError: if a model is in neither.
-        """
-        for spec in (CLIP, ALIGN):
-            HubEncoder.check(spec)
-        return Needs(packages=("transformers",), memory_mb=2000)
+        """See `Judge.check`."""
+        return hub.check(cls.spec, memory_mb=2000)
 
     def predict(self, images: Sequence[np.ndarray], prompts: Sequence[Prompt]) -> list[np.ndarray]:
         """See `Scorer.predict`."""
-        copies = [views(image, prompt.id.split("/")[0]) for image, prompt in zip(images, prompts, strict=True)]
-        # By image: the regions of its views, whole and, where asked, left, right, top, bottom.
-        regions = [
-            [(view, *halves(view)) if _by_place(prompt) else (view,) for view in seen]
-            for seen, prompt in zip(copies, prompts, strict=True)
+        # By image and view: the whole and, where asked, left, right, top and bottom.
+        seen = [
+            [(view, *halves(view)) if _by_place(prompt) else (view,) for view in views(image, prompt.id.split("/")[0])]
+            for image, prompt in zip(images, prompts, strict=True)
         ]
-        flat = [view for one in regions for region in zip(*one, strict=True) for view in region]
+        flat = [region for one in seen for view in one for region in view]
         out = [np.zeros((2, len(FLIPPED), len(prompt.questions)), np.int8) for prompt in prompts]
         for number, encoder in enumerate(self._encoders):
-            self._prepare_texts(number, prompts)
-            encoded = iter(encoder.images(flat).split(len(FLIPPED)))
-            for prompt, seen, answers in zip(prompts, regions, out, strict=True):
-                vectors = torch.stack([next(encoded) for _ in seen[0]])  # [regions, 7, d]
-                for view, flipped in enumerate(FLIPPED):
+            vectors = encoder.images(flat).split([len(one) * len(one[0]) for one in seen])
+            for prompt, found, answers in zip(prompts, vectors, out, strict=True):
+                for view, regions in enumerate(found.unflatten(0, (len(FLIPPED), -1))):
                     answers[number, view] = [
-                        self._answer(number, vectors[:, view], question, prompt, flipped)
-                        for question in prompt.questions
+                        self._answer(number, regions, question, prompt, FLIPPED[view]) for question in prompt.questions
                     ]
         return out
 
-    def _prepare_texts(self, number: int, prompts: Sequence[Prompt]) -> None:
-        """Encode every sentence that is new, in one go."""
+    def _vectors(self, number: int, sentences: Sequence[tuple[str, ...]]) -> Tensor:
+        """Return one unit vector for each group of sentences, float32 [n, d]; none is encoded twice."""
         known = self._texts[number]
-        wanted = {
-            texts
-            for prompt in prompts
-            for question in prompt.questions
-            for texts in (*_texts(question, prompt.facts), *(_nouns(prompt.facts) if _by_place(prompt) else ()))
-            if texts not in known
-        }
-        ordered = sorted(wanted)
-        if not ordered:
-            return
-        vectors = self._encoders[number].texts([text for texts in ordered for text in texts])
-        means = F.normalize(vectors.view(len(ordered), -1, vectors.shape[-1]).mean(dim=1), dim=-1)
-        known.update(zip(ordered, means, strict=True))
+        for group in sentences:
+            if group not in known:
+                known[group] = F.normalize(self._encoders[number].texts(group).mean(dim=0), dim=0)
+        return torch.stack([known[group] for group in sentences])
 
     def _answer(self, number: int, regions: Tensor, question: Question, prompt: Prompt, flipped: bool) -> int:
-        texts = torch.stack([self._texts[number][key] for key in _texts(question, prompt.facts)])
+        texts = self._vectors(number, _texts(question, prompt.facts))
         if kind_of(question.slot) == "relation":
             across, down = _displacement(regions, texts)
             if flipped:
@@ -238,9 +188,7 @@ class OpenScorer(Scorer):
             return int(np.argmax([values[option] for option in question.options]))
         image = regions[0]
         if question.family == "binding":
-            nouns = torch.stack([self._texts[number][key] for key in _nouns(prompt.facts)])
-            across, _ = _displacement(regions, nouns)
-            first_is_left = across > 0
+            first_is_left = _displacement(regions, self._vectors(number, _nouns(prompt.facts)))[0] > 0
             image = regions[LEFT if first_is_left == (owner_of(question.slot) == "object") else RIGHT]
         return int((texts @ (image - self._null[number])).argmax())
 

@@ -99,15 +99,12 @@ def vocabulary() -> Vocabulary:
             name = row["noun"]
             own = frozenset((name, group, "any", *row.get("tags", ())))
             nouns[name] = Noun(name, group, row.get("plural"), "an" if row.get("an") else "a", own)
+    groups = {place: group for group, places in raw["place"].items() for place in places}
     facts: dict[str, tuple[str, ...]] = {kind: tuple(raw[kind]) for kind in KINDS}
-    facts["noun"] = tuple(nouns)
-    facts["place"] = tuple(place for places in raw["place"].values() for place in places)
-    facts["binding"] = ("colour", "material", "action")
+    facts |= {"noun": tuple(nouns), "place": tuple(groups), "binding": ("colour", "material", "action")}
     tags = {kind: {fact: frozenset((fact, "any")) for fact in items} for kind, items in facts.items()}
     tags["noun"] = {name: noun.tags for name, noun in nouns.items()}
-    tags["place"] = {
-        place: frozenset((place, group, "any")) for group, places in raw["place"].items() for place in places
-    }
+    tags["place"] = {place: frozenset((place, group, "any")) for place, group in groups.items()}
     apart = {
         kind: frozenset(frozenset((a, b)) for group in groups for a in group for b in group if a != b)
         for kind, groups in raw["apart"].items()
@@ -151,18 +148,15 @@ def caption(facts: Mapping[str, str], template: str) -> str:
     if template == "T0":
         return ", ".join(part for part in (f"{style} of {what}" if style else what, where) if part)
     if template == "T1":
-        start = f"{place[0].upper()}{where[1:]}: " if place else f"{where}: " if where else ""
+        start = f"{where[0].upper() if place else where[0]}{where[1:]}: " if where else ""
         return f"{start}{what}" + (f", shown as {style}" if style else "")
     if template == "T2":
-        ends = [f" The place: {place}." if place else "", f" The light: {light}." if light else ""]
-        return f"Generate {style or 'an image'} with {what}." + "".join(ends)
-    verb = "is" if facts.get("count", "one") == "one" else "are"
-    ends = [
-        f" The scene is set {place}." if place else "",
-        f" It happens {light}." if light else "",
-        f" The whole picture is {style}." if style else "",
-    ]
-    return f"There {verb} {what}." + "".join(ends)
+        said = f"Generate {style or 'an image'} with {what}."
+        ends = [(place, "The place: "), (light, "The light: ")]
+    else:
+        said = f"There {'is' if facts.get('count', 'one') == 'one' else 'are'} {what}."
+        ends = [(place, "The scene is set "), (light, "It happens "), (style, "The whole picture is ")]
+    return " ".join([said, *(f"{start}{fact}." for fact, start in ends if fact)])
 
 
 def scorer_texts(kind: str, fact: str, noun: str | None = None) -> tuple[str, str, str]:

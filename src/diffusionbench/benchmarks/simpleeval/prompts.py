@@ -103,8 +103,8 @@ def build(world: str, seed: str, layout: str = "standard") -> PromptSet:
                     continue
                 block = []
                 for i, j in TWINS:
-                    facts, name = draft.scene(i, j), f"{seed}/{index:04d}/{i}{j}"
-                    text, asked = rules.caption(facts, template), draft.questions(i, j)
+                    (facts, asked), name = draft.twin(i, j), f"{seed}/{index:04d}/{i}{j}"
+                    text = rules.caption(facts, template)
                     block.append(Prompt(name, text, index, type_, stratum, template, facts, asked))
                 texts = {normalised(prompt.text) for prompt in block}
                 if len(texts) == 4 and not texts & seen:
@@ -135,7 +135,7 @@ def statistics(found: PromptSet) -> dict[str, Any]:
         "prompts": len(texts),
         "unique": len({normalised(text) for text in texts}),
         "images": len(texts) * found.images_per_prompt,
-        "space": rules.space(),
+        "space": rules.space,
         "characters": _spread(len(text) for text in texts),
         "words": _spread(len(row) for row in words),
         "distinct_words": len({word for row in words for word in row}),

@@ -167,14 +167,6 @@ def _background(image: np.ndarray, free: np.ndarray, coarse: bool) -> str | None
         counts = np.bincount(places, minlength=SIDE)
         means = np.bincount(places, values, minlength=SIDE) / np.maximum(counts, 1)
         between.append(float((counts * means**2).sum() / counts.sum()))
-    lines = bands.LINES.met(max(between) / energy)
-    if lines is None:
-        return None
-    if lines:
-        return "striped" if energy > limits.striped else None
     low, high = np.percentile(values, (4, 96))
     dots = bands.HALF.met(abs(float((values > (low + high) / 2).mean()) - 0.5))
-    if dots is None:
-        return None
-    kind = "dotted" if dots else "checkered"
-    return kind if energy > getattr(limits, kind) else None
+    return limits.named(energy, bands.LINES.met(max(between) / energy), None if dots is None else not dots)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import lru_cache
 from typing import Final, NamedTuple
 
@@ -36,11 +36,19 @@ MIN_MASS, LARGE_MASS = 24, 120
 #: Radii of the templates in pixels of the map they are moved over: the gate as it is, and the gate at half its size.
 RADII: Final = (6, 10)
 HALF_RADII: Final = (6, 7, 9)
-#: Radius in pixels of the image from which a template is large.
+#: Shape (as a number) and rotation in degrees of the templates of one radius.
+TEMPLATES: Final = tuple(
+    (number, degrees)
+    for number, shape in enumerate(world.SHAPES)
+    for degrees in ((0,) if shape in ("circle", "ring") else (-8, 0, 8))
+)
+#: Shape and radius, in pixels of the image, of all templates: those of `RADII`, then those of `HALF_RADII`.
+SHAPE_OF: Final = np.tile([number for number, _ in TEMPLATES], len(RADII) + len(HALF_RADII))
+RADIUS_OF: Final = np.repeat([*RADII, *(2 * radius for radius in HALF_RADII)], len(TEMPLATES))
+#: Radius from which a template is large.
 LARGE: Final = 8
 #: Within this many radii of an object there is no second one.
 ALONE: Final = 1.2
-ROTATIONS: Final = (-8, 0, 8)
 #: Pixels a template reaches from its centre, in radii and beyond.
 SUPPORT, MARGIN = 1.35, 1
 #: Sides of the Fourier transforms; the smallest is taken from which no template reaches around the edge.
@@ -62,78 +70,12 @@ BLUR: Final = np.stack(
 
 
 class Filters(NamedTuple):
-    """All templates: shape and radius of each, conjugate spectra, norms, and the spectra of their supports."""
+    """Templates of some radii: conjugate spectra and norms, and spectra and areas of the discs they are confined to."""
 
-    shapes: np.ndarray
-    radii: np.ndarray
     spectra: np.ndarray
     norms: np.ndarray
     support_spectra: np.ndarray
     support_areas: np.ndarray
-
-
-class Responses(NamedTuple):
-    """Correlations within a box of a colour's map.
-
-    Attributes:
-        values: float32 [templates, h, w].
-        top, left: of the box, in steps of so many pixels of the image.
-        shapes, radii: of the templates, int64 [templates]; radii in pixels of the image.
-    """
-
-    values: np.ndarray
-    top: int
-    left: int
-    step: int
-    shapes: np.ndarray
-    radii: np.ndarray
-
-    def best(self) -> np.ndarray:
-        """Return the largest response at each place of the image, float32 [64, 64]."""
-        out = np.zeros((SIDE, SIDE), np.float32)
-        large = self.values.max(axis=0).repeat(self.step, axis=0).repeat(self.step, axis=1)
-        top, left = self.top * self.step, self.left * self.step
-        out[top : top + large.shape[0], left : left + large.shape[1]] = large
-        return out
-
-    def at(self, row: int, column: int) -> np.ndarray:
-        """Return responses [templates] at a place of the image; -1 outside the box."""
-        y, x = row // self.step - self.top, column // self.step - self.left
-        inside = 0 <= y < self.values.shape[1] and 0 <= x < self.values.shape[2]
-        return self.values[:, y, x] if inside else np.full(len(self.values), -1, np.float32)
-
-
-class Peak(NamedTuple):
-    """One object: its colour's number, its place, and all templates' responses there with their shapes and radii."""
-
-    colour: int
-    row: int
-    column: int
-    values: np.ndarray
-    shapes: np.ndarray
-    radii: np.ndarray
-
-    @property
-    def radius(self) -> int:
-        """Radius of the best template, in pixels."""
-        return int(self.radii[self.values.argmax()])
-
-    def found(self, rgb: np.ndarray, margin: float) -> Found:
-        """Describe the object by its best template, where that beats templates of other shape or size by enough."""
-        best = np.full(len(world.SHAPES), -1, np.float32)
-        np.maximum.at(best, self.shapes, self.values)
-        second, first = np.partition(best, -2)[-2:]
-        large = self.radii >= LARGE
-        lead = self.values[large].max() - self.values[~large].max()
-        firm = {"shape": first - second >= bands.FIRM_SHAPE, "size": abs(lead) >= bands.FIRM_SIZE}
-        return Found(
-            shape=world.SHAPES[int(best.argmax())] if first - second >= margin else None,
-            colour=colour_name(rgb),
-            size="large" if lead > 0 else "small",
-            x=float(self.column),
-            y=float(self.row),
-            firm=frozenset(name for name, sure in firm.items() if sure),
-        )
 
 
 @lru_cache(maxsize=2 * len(SIDES))
@@ -143,26 +85,21 @@ def filters(side: int, radii: tuple[int, ...]) -> Filters:
     places = np.arange(side)
     offset = np.where(places <= side // 2, places, places - side)
     fine = (offset[:, None] * 4 + np.arange(4)).ravel() * 16 - 24
-    shapes, sizes, templates, supports = [], [], [], []
+    templates, supports = [], []
     for radius in radii:
         support = np.hypot(offset[:, None], offset[None]) <= SUPPORT * radius + MARGIN
         supports.append(support.astype(np.float64))
-        for number, shape in enumerate(world.SHAPES):
-            for degrees in (0,) if shape in ("circle", "ring") else ROTATIONS:
-                cos, sin = COS[degrees], COS[degrees - 90]
-                u = (fine[None] * cos + fine[:, None] * sin) // TURN * 1024 // (64 * radius)
-                v = (fine[:, None] * cos - fine[None] * sin) // TURN * 1024 // (64 * radius)
-                cover = inside_shape(shape, u, v).reshape(side, 4, side, 4).mean(axis=(1, 3))
-                # As soft as an enlarged or compressed picture: sharp ones lose nothing by it.
-                for axis in (0, 1):
-                    cover = (cover + np.roll(cover, 1, axis) + np.roll(cover, -1, axis)) / 3
-                templates.append(np.where(support, cover - cover[support].mean(), 0))
-                shapes.append(number)
-                sizes.append(radius)
+        for number, degrees in TEMPLATES:
+            cos, sin = COS[degrees], COS[degrees - 90]
+            u = (fine[None] * cos + fine[:, None] * sin) // TURN * 1024 // (64 * radius)
+            v = (fine[:, None] * cos - fine[None] * sin) // TURN * 1024 // (64 * radius)
+            cover = inside_shape(world.SHAPES[number], u, v).reshape(side, 4, side, 4).mean(axis=(1, 3))
+            # As soft as an enlarged or compressed picture: sharp ones lose nothing by it.
+            for axis in (0, 1):
+                cover = (cover + np.roll(cover, 1, axis) + np.roll(cover, -1, axis)) / 3
+            templates.append(np.where(support, cover - cover[support].mean(), 0))
     stack, discs = np.stack(templates), np.stack(supports)
     return Filters(
-        np.asarray(shapes),
-        np.asarray(sizes),
         np.conj(np.fft.rfft2(stack)).astype(np.complex64),
         np.sqrt((stack**2).sum(axis=(1, 2))).astype(np.float32),
         np.conj(np.fft.rfft2(discs)).astype(np.complex64),
@@ -180,20 +117,21 @@ def read_filters(image: np.ndarray, native: int | None = None) -> Reading:
     labels = np.full(gate.shape, -1)
     labels[seen] = colour_labels(pixels[seen])
     mass = np.bincount(labels[seen], gate[seen], minlength=len(NAMES))
-    responses: dict[int, list[Responses]] = {}
+    responses = {}
     for colour in np.flatnonzero(mass >= MIN_MASS).tolist():
         own = gate * (labels == colour)
-        responses[colour] = [_correlate(own, RADII, step=1)]
+        responses[colour] = [_correlate(own, RADII)]
         if mass[colour] > LARGE_MASS:
-            half = own.reshape(SIDE // 2, 2, -1, 2).mean(axis=(1, 3))
-            responses[colour].append(_correlate(half, HALF_RADII, step=2))
+            responses[colour].append(_correlate(own.reshape(SIDE // 2, 2, -1, 2).mean(axis=(1, 3)), HALF_RADII))
     margin = bands.COARSE_SHAPE_MARGIN if coarse else bands.SHAPE_MARGIN
     objects, clear = [], True
-    for peak in _peaks(responses):
-        inside = (labels == peak.colour) & _near(peak.row, peak.column, peak.radius)
+    for colour, row, column, values in _peaks(responses):
+        inside = (labels == colour) & _near(row, column, RADIUS_OF[values.argmax()])
         clear &= quantile(chroma[inside], 1 - bands.VIVID_SHARE) >= bands.VIVID
         pure = inside & (chroma >= quantile(chroma[inside], bands.PURE))
-        objects.append(peak.found(np.median(pixels[pure], axis=0), margin))
+        shape, size, firm = _likeliest(values, margin)
+        name = colour_name(np.median(pixels[pure], axis=0))
+        objects.append(Found(shape, name, size, float(column), float(row), firm))
     return Reading(tuple(objects), _background(pixels @ LUMA, ~grow(chroma > COVERED, 2), coarse), clear)
 
 
@@ -201,28 +139,40 @@ def _near(row: int, column: int, radius: float) -> np.ndarray:
     return (PLACES[:, None] - row) ** 2 + (PLACES - column) ** 2 <= radius**2
 
 
-def _peaks(responses: Mapping[int, Sequence[Responses]]) -> list[Peak]:
-    """Find all objects: greedy over all colours at once, the best response first."""
+def _peaks(responses: Mapping[int, Sequence[np.ndarray]]) -> Iterator[tuple[int, int, int, np.ndarray]]:
+    """Give colour, place and all responses there of each object: greedy over all colours, the best response first."""
     colours = list(responses)
     best = np.zeros((len(colours), SIDE, SIDE), np.float32)
     for layer, colour in zip(best, colours, strict=True):
         for one in responses[colour]:
-            np.maximum(layer, one.best(), out=layer)
-    found = []
+            step = SIDE // one.shape[1]
+            np.maximum(layer, one.max(axis=0).repeat(step, axis=0).repeat(step, axis=1), out=layer)
     while best.size and best.flat[place := int(best.argmax())] >= bands.PEAK:
-        layer_number, row, column = (int(index) for index in np.unravel_index(place, best.shape))
-        colour = colours[layer_number]
-        values = np.concatenate([one.at(row, column) for one in responses[colour]])
-        shapes, radii = (
-            np.concatenate([getattr(one, name) for one in responses[colour]]) for name in ("shapes", "radii")
+        number, row, column = (int(index) for index in np.unravel_index(place, best.shape))
+        values = np.concatenate(
+            [one[:, row * one.shape[1] // SIDE, column * one.shape[1] // SIDE] for one in responses[colours[number]]]
         )
-        found.append(Peak(colour, row, column, values, shapes, radii))
-        best[:, _near(row, column, ALONE * found[-1].radius)] = 0
-    return found
+        yield colours[number], row, column, values
+        best[:, _near(row, column, ALONE * RADIUS_OF[values.argmax()])] = 0
 
 
-def _correlate(gate: np.ndarray, radii: tuple[int, ...], step: int) -> Responses:
-    """Return responses to the templates of some radii within the box that holds all of a colour."""
+def _likeliest(values: np.ndarray, margin: float) -> tuple[str | None, str, frozenset[str]]:
+    """Return shape and size of the best of all templates' responses [n], and which are far from the second best.
+
+    The shape is None where templates of another one come closer than `margin`.
+    """
+    best = np.full(len(world.SHAPES), -1, np.float32)
+    np.maximum.at(best, SHAPE_OF[: len(values)], values)
+    second, first = np.partition(best, -2)[-2:]
+    large = RADIUS_OF[: len(values)] >= LARGE
+    lead = values[large].max() - values[~large].max()
+    firm = {"shape": first - second >= bands.FIRM_SHAPE, "size": abs(lead) >= bands.FIRM_SIZE}
+    shape = world.SHAPES[int(best.argmax())] if first - second >= margin else None
+    return shape, "large" if lead > 0 else "small", frozenset(name for name, sure in firm.items() if sure)
+
+
+def _correlate(gate: np.ndarray, radii: tuple[int, ...]) -> np.ndarray:
+    """Return responses of one colour's gate [H, W] to templates: float32 [n, H, W], -1 outside its bounding box."""
     rows, columns = np.flatnonzero(gate.any(axis=1)), np.flatnonzero(gate.any(axis=0))
     top, left = int(rows[0]), int(columns[0])
     height, width = int(rows[-1]) - top + 1, int(columns[-1]) - left + 1
@@ -235,11 +185,13 @@ def _correlate(gate: np.ndarray, radii: tuple[int, ...], step: int) -> Responses
     raw = np.fft.irfft2(spectrum[0] * bank.spectra, s=(side, side))[:, :height, :width]
     local = np.fft.irfft2(spectrum[:, None] * bank.support_spectra, s=(side, side))[..., :height, :width]
     spread = local[1] - local[0] ** 2 / bank.support_areas[:, None, None]
-    scale = np.sqrt(np.maximum(spread, SPREAD_FLOOR / step**2))
+    scale = np.sqrt(np.maximum(spread, SPREAD_FLOOR * (len(gate) / SIDE) ** 2))
     # Every radius has as many templates, one after the other.
     norms = bank.norms.reshape(len(radii), -1, 1, 1) * scale[:, None]
+    out = np.full((len(raw), *gate.shape), -1, np.float32)
     values = raw.reshape(*norms.shape[:2], height, width) / norms
-    return Responses(values.reshape(raw.shape), top, left, step, bank.shapes, bank.radii * step)
+    out[:, top : top + height, left : left + width] = values.reshape(raw.shape)
+    return out
 
 
 def _background(luminance: np.ndarray, free: np.ndarray, coarse: bool) -> str | None:
@@ -259,15 +211,7 @@ def _background(luminance: np.ndarray, free: np.ndarray, coarse: bool) -> str | 
     energy, limits = total / (SIDE * SIDE) / free.sum(), bands.COARSE_ENERGY if coarse else bands.ENERGY
     if energy < limits.plain:
         return "plain"
-    rows = bands.ROWS.met(max(power[:, frequency <= 1].sum(), power[frequency <= 1].sum()) / total)
-    if rows is None:
-        return None
-    if rows:
-        return "striped" if energy > limits.striped else None
-    on = power[frequency <= 1].max(initial=0), power[:, frequency <= 1].max(initial=0)
+    rows = max(power[:, frequency <= 1].sum(), power[frequency <= 1].sum()) / total
+    on = max(power[frequency <= 1].max(initial=0), power[:, frequency <= 1].max(initial=0))
     off = power[np.ix_(frequency > 1, frequency > 1)].max()
-    checks = bands.OFF_AXES.met(off / max(*on))
-    if checks is None:
-        return None
-    kind = "checkered" if checks else "dotted"
-    return kind if energy > getattr(limits, kind) else None
+    return limits.named(energy, bands.ROWS.met(rows), bands.OFF_AXES.met(off / on))

@@ -243,40 +243,15 @@ def _paint(image: np.ndarray, thing: Thing, scale: int) -> None:
     dx = SAMPLES[4 * left : 4 * right] - x
     dy = SAMPLES[4 * top : 4 * bottom, None] - y
     cos, sin = COS[thing.degrees], COS[thing.degrees - 90]
-    if thing.shape in BOXES:
-        inside = _inside_boxes(BOXES[thing.shape], radius, (dx * cos, dy * sin), (-dx * sin, dy * cos))
-    else:
-        # TURN is a power of two and 32 bits hold every product, so shifts are the floor divisions of the rule.
-        u = (((dx * cos + dy * sin) >> 14) << 10) // radius
-        v = (((dy * cos - dx * sin) >> 14) << 10) // radius
-        inside = inside_shape(thing.shape, u, v)
-    inside = inside.view(np.uint8)
+    # TURN is a power of two and 32 bits hold every product, so shifts are the floor divisions of the rule.
+    u = (((dx * cos + dy * sin) >> 14) << 10) // radius
+    v = (((dy * cos - dx * sin) >> 14) << 10) // radius
+    inside: np.ndarray = inside_shape(thing.shape, u, v).view(np.uint8)
     rows = inside[::4] + inside[1::4] + inside[2::4] + inside[3::4]
     # Four bytes of at most 4 in one word: the product's top byte is their sum.
     cover = (rows.view(np.uint32) * np.uint32(0x01010101) >> 24).astype(np.int16)[..., None]
     patch = image[top:bottom, left:right]
     patch[:] = (np.asarray(thing.colour, np.int16) * cover + patch * (16 - cover) + 8) >> 4
-
-
-def _inside_boxes(
-    boxes: Sequence[tuple[int, int]],
-    radius: int,
-    u_terms: tuple[np.ndarray, np.ndarray],
-    v_terms: tuple[np.ndarray, np.ndarray],
-) -> np.ndarray:
-    """`inside_shape` of a union of boxes |u| <= a, |v| <= b, from the terms of u and v before any division.
-
-    -a <= t // TURN * 1024 // radius <= a holds where t - low, read as unsigned, is below a span: one comparison.
-    """
-    either = []
-    for box in boxes:
-        within = []
-        for bound, (across, down) in zip(box, (u_terms, v_terms), strict=True):
-            low = -(bound * radius // 1024) * TURN
-            span = (((bound + 1) * radius - 1) // 1024 + 1) * TURN - low
-            within.append(((across - np.int32(low)) + down).view(np.uint32) < span)
-        either.append(within[0] & within[1])
-    return functools.reduce(np.logical_or, either)
 
 
 def inside_shape(shape: str, u: np.ndarray, v: np.ndarray) -> np.ndarray:
@@ -311,16 +286,12 @@ def training_pair(seed: str, index: int, size: int = CANVAS) -> tuple[np.ndarray
     Returns:
         image uint8 [size, size, 3], caption, and the complete scene (facts by slot).
     """
-    path, caption, scene = _training_scene(seed, index)
+    path, caption, scene = training_scene(seed, index)
     return render(scene, seed, path, size), caption, scene
 
 
-def training_scene(seed: str, index: int) -> tuple[str, dict[str, str]]:
-    """Return caption and complete scene of one training example, without its picture; see `training_pair`."""
-    return _training_scene(seed, index)[1:]
-
-
-def _training_scene(seed: str, index: int) -> tuple[str, str, dict[str, str]]:
+def training_scene(seed: str, index: int) -> tuple[str, str, dict[str, str]]:
+    """Return path of the picture's stream, caption and complete scene of one training example; see `training_pair`."""
     for redraw in itertools.count():
         path = f"train/{index}" + (f"/r{redraw}" if redraw else "")
         stream = HashStream(seed, path)

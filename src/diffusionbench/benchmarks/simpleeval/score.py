@@ -13,7 +13,7 @@ from diffusionbench.benchmarks.simpleeval.answers import collect_answers
 from diffusionbench.benchmarks.simpleeval.blocks import PromptSet
 from diffusionbench.benchmarks.simpleeval.claims import claim_of
 from diffusionbench.benchmarks.simpleeval.evidence import consensus, majority
-from diffusionbench.benchmarks.simpleeval.guards import Looks, variety
+from diffusionbench.benchmarks.simpleeval.guards import variety
 from diffusionbench.metrics import MetricSpec
 from diffusionbench.metrics.metric import Context, Metric
 from diffusionbench.record import simpleeval_status
@@ -35,13 +35,14 @@ class SimpleEval(Metric):
         self._predictions: dict[str, list[np.ndarray | None]] = {
             prompt.id: [None] * self._set.images_per_prompt for prompt in self._set.prompts
         }
-        self._looks = Looks()
+        self._looks: dict[str, dict[int, tuple[np.ndarray, np.ndarray]]] = {}
 
     def update(self, evidence: Mapping[str, Any], samples: Sequence[Sample]) -> None:
         """Take a batch; see `Metric.update`."""
         for row, sample in self.seen.add_rows(evidence[self.spec.judges[0]], samples):
             self._predictions[sample.item.key][sample.k] = np.asarray(row["predictions"], np.int8)
-            self._looks.add(sample.item.key, sample.k, row["thumbnail"], row["hash"])
+            look = np.asarray(row["thumbnail"], np.float32), np.asarray(row["hash"], bool)
+            self._looks.setdefault(sample.item.key, {})[sample.k] = look
 
     def card(self) -> scorecard.ScoreCard:
         """Return everything about the images seen so far.

@@ -1,4 +1,4 @@
-"""The weak scorer of the `shapes` world: two hand-written readers on three damaged views, of which two must agree."""
+"""The judges of the `shapes` world: two hand-written readers on three damaged views, of which two must agree."""
 
 from __future__ import annotations
 
@@ -9,18 +9,23 @@ from typing import Any, Final
 
 import numpy as np
 
-from diffusionbench.benchmarks.simpleeval import SHAPES_JUDGE, bands
+from diffusionbench.benchmarks.simpleeval import OBJECTS_JUDGE, SHAPES_JUDGE, bands
 from diffusionbench.benchmarks.simpleeval.blocks import Prompt
-from diffusionbench.benchmarks.simpleeval.evidence import SHAPES_RULE, Scorer
+from diffusionbench.benchmarks.simpleeval.evidence import ABSTAIN, SHAPES_RULE, Scorer, consensus, majority
 from diffusionbench.benchmarks.simpleeval.image_ops import SIDE, box_mean, resize
 from diffusionbench.benchmarks.simpleeval.reader_components import read_components
 from diffusionbench.benchmarks.simpleeval.reader_filters import read_filters
 from diffusionbench.benchmarks.simpleeval.reading import Reading, answer
+from diffusionbench.benchmarks.simpleeval.shapes_facts import OBJECTS
 from diffusionbench.benchmarks.simpleeval.stream import octets
+from diffusionbench.judges.judge import Evidence, Judge
+from diffusionbench.sample import Item
 
 READERS: Final = {"components": read_components, "filters": read_filters}
 #: Of the readers' code: another number where they may answer otherwise on some image.
 READERS_VERSION: Final = 1
+#: Logit of the class that is read; that of the others is 0. Certain, as the readers give no probabilities.
+SURE: Final = 20.0
 
 
 def views(image: np.ndarray) -> list[np.ndarray]:
@@ -77,6 +82,11 @@ def predictions_of(readings: Sequence[Sequence[Reading]], prompt: Prompt) -> np.
     return np.asarray(answers, np.int8)
 
 
+def _readers() -> list[object]:
+    """Return what decides how the readers answer, for digests."""
+    return [*READERS, READERS_VERSION, {name: value for name, value in vars(bands).items() if name.isupper()}]
+
+
 class ShapesScorer(Scorer):
     """Both readers on all views."""
 
@@ -85,9 +95,39 @@ class ShapesScorer(Scorer):
 
     def __init__(self, device: str = "cpu", options: Mapping[str, Any] | None = None) -> None:
         super().__init__(device, options)
-        thresholds = {name: value for name, value in vars(bands).items() if name.isupper()}
-        self.digest = self.digest_of([*READERS, READERS_VERSION, thresholds])
+        self.digest = self.digest_of(_readers())
 
     def predict(self, images: Sequence[np.ndarray], prompts: Sequence[Prompt]) -> list[np.ndarray]:
         """See `Scorer.predict`."""
         return [predictions_of(read(image), prompt) for image, prompt in zip(images, prompts, strict=True)]
+
+
+class ObjectsJudge(Judge):
+    """Maps an image to the class of its only object; to the last class where the readers do not agree on one."""
+
+    spec = OBJECTS_JUDGE
+    preprocessing = "enlarged or reduced to 64 x 64; three damaged views, of which two must agree, for both readers"
+
+    def __init__(self, device: str = "cpu", options: Mapping[str, Any] | None = None) -> None:
+        super().__init__(device, options)
+        self.digest = self.digest_of([*_readers(), self.spec.classes, SURE])
+
+    def __call__(
+        self, images: np.ndarray, items: Sequence[Item] = (), given: Mapping[str, Evidence] | None = None
+    ) -> Mapping[str, np.ndarray]:
+        """Map uint8 [B, H, W, 3] to {"logits": float32 [B, C]}."""
+        readings = [read(image) for image in images]
+        seen = np.array([[[[only_object(one)] for one in reader] for reader in image] for image in readings], np.int8)
+        # [B, 2, 1 + V, 1] to [2, B, 1]: an answer of each reader, then one of both.
+        found = consensus(majority(seen, SHAPES_RULE.need).transpose(1, 0, 2))[:, 0]
+        logits = np.zeros((len(images), len(OBJECTS) + 1), np.float32)
+        logits[np.arange(len(images)), np.where(found == ABSTAIN, len(OBJECTS), found)] = SURE
+        return {"logits": logits}
+
+
+def only_object(reading: Reading) -> int:
+    """Return the class of the one object that a reader sees; `ABSTAIN` for none, several, or one of no class."""
+    if not reading.clear or len(reading.objects) != 1:
+        return ABSTAIN
+    (found,) = reading.objects
+    return OBJECTS.index((found.colour, found.shape)) if (found.colour, found.shape) in OBJECTS else ABSTAIN

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Final
 
-from diffusionbench.benchmarks.simpleeval.blocks import BlockSampler, Contrast, Draft, PromptWorld
+from diffusionbench.benchmarks.simpleeval.blocks import BlockSampler, Draft, PromptWorld, Question
 from diffusionbench.benchmarks.simpleeval.open_words import article
 from diffusionbench.benchmarks.simpleeval.shapes_facts import COLOURS, HELD_OUT, SHAPES
 from diffusionbench.benchmarks.simpleeval.stream import HashStream
@@ -78,44 +78,39 @@ class ShapesBlockSampler(BlockSampler):
             # The other group's size stays free unless everything is named.
             slots = [slot for slot in slots if kind(slot) != "size" or slot in targets]
 
-        facts: dict[str, str] = {}
-        sets: dict[str, tuple[str, ...]] = {}
+        # What each slot holds, or may hold.
+        context: dict[str, tuple[str, ...]] = {}
         for slot in targets:
-            sets[slot] = sets[targets[0]] if binding and sets else self._option_set(slot, two, (), stream)
+            shared = binding and context.get(targets[0])
+            context[slot] = shared or self._option_set(slot, _legal(slot, two, context), stream)
         for slot in slots:
             if slot not in targets:
-                values, taken = allowed(slot, two), _taken(slot, sets, facts)
+                legal = _legal(slot, two, context)
                 if slot == "relation" and type_.startswith("binding-colour"):
-                    values = RELATIONS[:2] if type_.endswith("horizontal") else RELATIONS[2:]
-                legal = [item for item in values if item not in taken]
-                facts[slot] = self.asked[kind(slot)].next(legal.__contains__)
+                    legal = RELATIONS[:2] if type_.endswith("horizontal") else RELATIONS[2:]
+                context[slot] = (self.asked[kind(slot)].next(legal.__contains__),)
+        facts = {slot: context[slot][0] for slot in slots if slot not in targets}
         # Twins of a binding can share the very fact by which the other one is told apart.
         unreadable = "" if not binding else "shape" if contrasted[0] == "colour" else "colour"
         # A held question leaves out only the facts that the twins can really show in the other group.
-        levels = {slot: options[:2] for slot, options in sets.items()}
-        held = [
-            Contrast(
-                kind(slot), slot, self._option_set(slot, two, _taken(slot, levels, facts), stream, given=(facts[slot],))
-            )
-            for slot in slots
-            if slot not in targets and kind(slot) != unreadable
-        ]
-        free = [
-            Contrast(kind(slot), slot, VOCABULARY[kind(slot)])
-            for slot in (*(f"size{group}" for group in groups), "background")
-            if slot not in slots and slot not in targets
-        ]
+        shown = {slot: values[:2] for slot, values in context.items()}
+        probes = []
+        for slot, fact in facts.items():
+            if kind(slot) != unreadable:
+                options = self._option_set(slot, _legal(slot, two, shown), stream, given=(fact,))
+                probes.append(Question(kind(slot), slot, options, options.index(fact), held=True))
+        for slot in (*(f"size{group}" for group in groups), "background"):
+            if slot not in context:
+                probes.append(Question(kind(slot), slot, VOCABULARY[kind(slot)], held=True))
         first, second = (
-            Contrast("binding" if binding else name, slot, sets[slot])
+            Question("binding" if binding else name, slot, context[slot])
             for name, slot in zip(contrasted, targets, strict=True)
         )
-        # Named facts in reading order, whichever of them are contrasted.
-        return Draft({slot: facts[slot] for slot in slots if slot in facts}, (first, second), (*held, *free))
+        return Draft(facts, (first, second), tuple(probes))
 
     def _option_set(
-        self, slot: str, two: bool, taken: Sequence[str], stream: HashStream, given: tuple[str, ...] = ()
+        self, slot: str, pool: Sequence[str], stream: HashStream, given: tuple[str, ...] = ()
     ) -> tuple[str, ...]:
-        pool = [item for item in allowed(slot, two) if item not in taken]
         chosen = list(given)
         sampler = (self.held if given else self.asked)[kind(slot)]
         while len(chosen) < min(OPTIONS, len(pool)):
@@ -128,21 +123,18 @@ def allowed(slot: str, two: bool) -> tuple[str, ...]:
     return COUNTS[:2] if two and kind(slot) == "count" else VOCABULARY[kind(slot)]
 
 
-def _taken(slot: str, sets: Mapping[str, tuple[str, ...]], facts: Mapping[str, str]) -> tuple[str, ...]:
-    """Return the values the other group has or may have: two groups differ in shape and in colour."""
-    if kind(slot) not in ("shape", "colour"):
-        return ()
+def _legal(slot: str, two: bool, context: Mapping[str, Sequence[str]]) -> tuple[str, ...]:
+    """Return the facts a slot may hold beside those of the other group: the two differ in shape and in colour."""
     other = kind(slot) + ("2" if slot.endswith("1") else "1")
-    return sets.get(other, (facts[other],) if other in facts else ())
+    taken = context.get(other, ()) if kind(slot) in ("shape", "colour") else ()
+    return tuple(fact for fact in allowed(slot, two) if fact not in taken)
 
 
 def noun_phrase(facts: Mapping[str, str], group: int) -> str:
     """Return number word, size, colour and shape of one group, such as "two small red circles"."""
-    count = facts[f"count{group}"]
-    shape = facts[f"shape{group}"]
-    size = facts.get(f"size{group}", "")
-    words = (count, size, facts[f"colour{group}"], shape if count == "one" else PLURALS[shape])
-    return " ".join(word for word in words if word)
+    count, shape = facts[f"count{group}"], facts[f"shape{group}"]
+    noun = shape if count == "one" else PLURALS[shape]
+    return " ".join(word for word in (count, facts.get(f"size{group}"), facts[f"colour{group}"], noun) if word)
 
 
 def caption(facts: Mapping[str, str], template: str) -> str:
@@ -157,20 +149,21 @@ def caption(facts: Mapping[str, str], template: str) -> str:
     second = noun_phrase(facts, 2) if two else ""
     both = f"{first} {RELATION_WORDS[facts['relation']]} {second}" if two else first
     background = facts.get("background")
-    ground = f"{article(background)} {background} background" if background else ""
+    ground = f"on {article(background)} {background} background" if background else ""
+    ending = f" The background is {background}." if background else ""
     if template == "T0":
-        return f"{both} on {ground}" if ground else both
+        return f"{both} {ground}".rstrip()
     if template == "T1":
-        return f"on {ground}: {both}" if ground else both
+        return f"{ground}: {both}" if ground else both
     if template == "T2":
-        return f"an image of {both}." + (f" The background is {background}." if background else "")
+        return f"an image of {both}.{ending}"
     single = facts["count1"] == "one"
     text = f"There {'is' if single else 'are'} {first}."
     if two:
         verb = "is" if facts["count2"] == "one" else "are"
         inverse = RELATION_WORDS[INVERSE[facts["relation"]]]
         text += f" There {verb} {second} {inverse} {'it' if single else 'them'}."
-    return text + (f" The background is {background}." if background else "")
+    return text + ending
 
 
 def touches_held_out(facts: Mapping[str, str]) -> bool:
@@ -179,11 +172,7 @@ def touches_held_out(facts: Mapping[str, str]) -> bool:
     return any((facts[f"colour{group}"], facts[f"shape{group}"]) in HELD_OUT for group in groups)
 
 
-def space() -> int:
-    """Return the number of distinct complete scenes the world can hold."""
-    single = len(SHAPES) * len(COLOURS) * len(SIZES) * len(COUNTS)
-    pairs = len(SHAPES) * (len(SHAPES) - 1) * len(COLOURS) * (len(COLOURS) - 1) * (len(SIZES) * 2) ** 2
-    return len(BACKGROUNDS) * (single + pairs * len(RELATIONS))
-
-
-WORLD: Final = PromptWorld(TYPES, FAMILIES, LAYOUTS, VOCABULARY, ShapesBlockSampler, caption, kind, space)
+_SINGLE: Final = len(SHAPES) * len(COLOURS) * len(SIZES) * len(COUNTS)
+_PAIRS: Final = len(SHAPES) * (len(SHAPES) - 1) * len(COLOURS) * (len(COLOURS) - 1) * (len(SIZES) * 2) ** 2
+SPACE: Final = len(BACKGROUNDS) * (_SINGLE + _PAIRS * len(RELATIONS))
+WORLD: Final = PromptWorld(TYPES, FAMILIES, LAYOUTS, VOCABULARY, ShapesBlockSampler, caption, kind, SPACE)

@@ -21,13 +21,16 @@ MARK: Final = "site.json"
 MAKER: Final = "diffusionbench site"
 
 
-def build(records: Iterable[Record], out: Path, folders: Iterable[Path] = ()) -> dict[str, int]:
+def build(
+    records: Iterable[Record], out: Path, folders: Iterable[Path] = (), *, flagged: bool = False
+) -> dict[str, int]:
     """Write the site.
 
     Args:
         records: all records to show.
         out: the folder: missing, empty, or with nothing but an earlier site, which is replaced.
         folders: searched for image stores, whose first images are shown with their record, and for a live page.
+        flagged: whether values that a guard flags are points of the figure of measured records, as in `select_points`.
 
     Returns:
         Numbers of records, pages and bytes, and the size of the largest page.
@@ -38,7 +41,7 @@ def build(records: Iterable[Record], out: Path, folders: Iterable[Path] = ()) ->
     """
     _check(out)
     folders = list(folders)
-    contents = Contents(tuple(records), tuple(find_stores(folders)), find_live(folders))
+    contents = Contents(tuple(records), tuple(find_stores(folders)), find_live(folders), flagged)
     with write_errors(f"site {out}"), whole_folder(out, _check) as made:
         counts = {"pages": 0, "bytes": 0, "largest_page": 0}
         names = []

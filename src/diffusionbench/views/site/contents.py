@@ -42,11 +42,13 @@ class Contents:
         records: in the order of their files.
         stores: image stores that lie beside them.
         live: a page in which a network draws, or None.
+        flagged: whether values that a guard flags are points of the figure of measured records.
     """
 
     records: tuple[Record, ...]
     stores: tuple[Store, ...] = ()
     live: bytes | None = None
+    flagged: bool = False
 
     @cached_property
     def by_id(self) -> dict[str, Record]:
@@ -115,7 +117,8 @@ class Contents:
 
     def _figure(self, name: str, state: str, x: str | None = None) -> Figure:
         # "all" also keeps the published families that the study does not chart; measured records are all kept.
-        return figure(self.records, name, state, x=x, family=() if name == MEASURED else ("all",))
+        family = () if name == MEASURED else ("all",)
+        return figure(self.records, name, state, x=x, family=family, flagged=self.flagged and name == MEASURED)
 
     @cached_property
     def updated(self) -> str | None:

@@ -198,6 +198,7 @@ def _panel(contents: Contents, panel: FigurePanel, places: dict[str, int]) -> di
         "problem": panel.problem,
         "lines": _lines(contents, panel.baselines, panel.key),
         "seeds": _seeds(panel.points),
+        "flagged": any("flagged" in (p.x_value.status, p.y_value.status) for p in panel.points),
         "points": [*map(point, panel.points)],
     }
 

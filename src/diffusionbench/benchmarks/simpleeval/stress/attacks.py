@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Final
@@ -17,7 +18,7 @@ from diffusionbench.benchmarks.simpleeval.prompts import build
 from diffusionbench.benchmarks.simpleeval.scorecard import SHAPES, ScoreCard, score_card
 from diffusionbench.benchmarks.simpleeval.stream import HashStream
 from diffusionbench.benchmarks.simpleeval.stress import perturbations
-from diffusionbench.benchmarks.simpleeval.stress.baseline import REPLICATES, Bench, Outcome, block_weights, subset
+from diffusionbench.benchmarks.simpleeval.stress.baseline import Bench, Outcome, images_of, subset
 from diffusionbench.benchmarks.simpleeval.stress.simulate import draw, spoil, truth_answers
 from diffusionbench.benchmarks.simpleeval.stress.targets import SimpleEvalTarget, Target, ToyTarget, answers_of, right
 
@@ -26,15 +27,13 @@ FRESH: Final = bound_seed("0" * 64)
 
 def gradient(bench: Bench) -> list[Outcome]:
     """A1 and A3: gradient ascent on each learned metric, scored by all."""
-    images = [one.image for one in bench.base]
-    texts = [prompt.text for prompt in bench.prompts]
-    out = []
-    for name, target in bench.targets.items():
-        if isinstance(target, ToyTarget):
-            for levels in bench.budget.levels:
-                changed = perturbations.pgd(target.model, images, texts, levels)
-                out.append(bench.outcome("A1", f"{name} {levels}/255", changed, name))
-    return out
+    images, texts = images_of(bench.base), [prompt.text for prompt in bench.prompts]
+    return [
+        bench.outcome("A1", f"{name} {levels}/255", perturbations.pgd(target.model, images, texts, levels), name)
+        for name, target in bench.targets.items()
+        if isinstance(target, ToyTarget)
+        for levels in bench.budget.levels
+    ]
 
 
 def adaptive(bench: Bench) -> list[Outcome]:
@@ -45,38 +44,25 @@ def adaptive(bench: Bench) -> list[Outcome]:
     target = bench.targets.get(SHAPES.key)
     if not isinstance(target, SimpleEvalTarget):
         return []
-    part = subset(bench.set, bench.budget.square_images // 4)
-    base = [draw(prompt, 0, bench.accuracy, "stress base").image for prompt in part.prompts]
-    oracle = [draw(prompt, 0, 1.0, "stress oracle").image for prompt in part.prompts]
-    weights = block_weights(part)
-    families = np.asarray([[part.block(b)[0].questions[h].family for h in (0, 1)] for b in range(part.num_blocks)])
-    before, best = (_answered(target, part, images) for images in (base, oracle))
+    part = bench.on(subset(bench.set, bench.budget.square_images // 4))
+    base, prompts, n = images_of(part.base), part.prompts, len(part.prompts)
+    families = np.asarray([[question.family for question in prompt.questions[:2]] for prompt in prompts[::4]])
+    before, best = (_answered(target, part.set, images) for images in (base, images_of(part.oracle)))
     out = []
-    for levels in bench.budget.square_levels:
-        for queries in bench.budget.queries:
-            bench.progress(f"A2 {levels}/255, {queries} queries")
-            n = len(base)
-            changed = list(
-                target.pool.map(perturbations.square, base, part.prompts, [levels] * n, [queries] * n, ["square"] * n)
-            )
-            after = _answered(target, part, changed)
-            gained, room = (weights @ one.mean(axis=(1, 2)) for one in (after - before, best - before))
-            by_contrast = (after - before).mean(axis=1)
-            by_family = {
-                f"{name} gained": float(by_contrast[families == name].mean())
-                for name in part.families
-                if name in families
-            }
-            out.append(
-                Outcome(
-                    "A2",
-                    f"square {levels}/255, {queries} queries",
-                    target.name,
-                    {target.name: gained / room},
-                    np.zeros(1 + REPLICATES),
-                    {target.name: float(after.mean()), **by_family},
-                )
-            )
+    for levels, queries in itertools.product(bench.budget.square_levels, bench.budget.queries):
+        bench.progress(f"A2 {levels}/255, {queries} queries")
+        changed = target.pool.map(perturbations.square, base, prompts, [levels] * n, [queries] * n, ["square"] * n)
+        after = _answered(target, part.set, list(changed))
+        gained, room = (part.weights @ one.mean(axis=(1, 2)) for one in (after - before, best - before))
+        by_contrast = (after - before).mean(axis=1)
+        values = {
+            f"{name} gained": float(by_contrast[families == name].mean())
+            for name in part.set.families
+            if name in families
+        }
+        values[target.name] = float(after.mean())
+        detail = f"square {levels}/255, {queries} queries"
+        out.append(Outcome("A2", detail, target.name, {target.name: gained / room}, values))
     return out
 
 
@@ -98,7 +84,7 @@ def best_of(bench: Bench) -> list[Outcome]:
     out = []
     for name, target in bench.targets.items():
         bench.progress(f"A4 {name}, {len(flat)} candidates")
-        judged = target.judge([one.image for one in flat], [one.prompt for one in flat])
+        judged = target.judge(images_of(flat), [one.prompt for one in flat])
         ways = {name: target.select}
         if isinstance(target, SimpleEvalTarget):
             ways[f"{name} by all named facts"] = target.select_named
@@ -107,14 +93,14 @@ def best_of(bench: Bench) -> list[Outcome]:
             for n in bench.budget.candidates:
                 chosen = scores.reshape(-1, most)[:, :n].argmax(axis=1)
                 picked = [row[place] for row, place in zip(drawn, chosen, strict=True)]
-                images, scenes = [one.image for one in picked], [one.truth for one in picked]
+                images, scenes = images_of(picked), [one.truth for one in picked]
                 flags = {}
                 if isinstance(target, SimpleEvalTarget):
                     answers = answers_of(bench.set, target.judge(images, bench.prompts))
                     flags = {"G7": _flag(score_card(answers, SHAPES), "G7")}
                 for facts, contrasted in (("contrasted", True), ("all", False)):
-                    truth = bench.true_gain(scenes, contrasted)
-                    out.append(bench.outcome("A4", f"{way} best of {n}, {facts} facts", images, name, truth, flags))
+                    found = bench.outcome("A4", f"{way} best of {n}, {facts} facts", images, name)
+                    out.append(replace(found, truth=bench.true_gain(scenes, contrasted), flags=flags))
     return out
 
 
@@ -135,22 +121,17 @@ def blind(bench: Bench) -> list[Outcome]:
     # Sixteen right images of the set, shrunk into one.
     small = [bench.oracle[i * max(1, len(prompts) // 16)].image[::4, ::4] for i in range(16)]
     collage = np.concatenate([np.concatenate(small[row : row + 4], axis=1) for row in (0, 4, 8, 12)], axis=0)
+    nothing: list[Mapping[str, str]] = [{}] * len(prompts)
     sources = {
-        "grey": [grey] * len(prompts),
-        "one image": [bench.oracle[0].image] * len(prompts),
-        "random scenes": [one.image for one in scenes],
-        "shuffled captions": [bench.oracle[i].image for i in other],
-        "collage of everything": [collage] * len(prompts),
+        "grey": ([grey] * len(prompts), nothing),
+        "one image": ([bench.oracle[0].image] * len(prompts), [bench.oracle[0].truth] * len(prompts)),
+        "random scenes": (images_of(scenes), [one.truth for one in scenes]),
+        "shuffled captions": ([bench.oracle[i].image for i in other], [bench.oracle[i].truth for i in other]),
+        "collage of everything": ([collage] * len(prompts), nothing),
     }
-    shown: dict[str, list[dict[str, str]]] = {
-        "one image": [dict(bench.oracle[0].truth)] * len(prompts),
-        "random scenes": [dict(one.truth) for one in scenes],
-        "shuffled captions": [dict(bench.oracle[i].truth) for i in other],
-    }
-    nothing: list[dict[str, str]] = [{}] * len(prompts)
     return [
-        bench.outcome("A5", name, images, None, bench.true_gain(shown.get(name, nothing)))
-        for name, images in sources.items()
+        replace(bench.outcome("A5", name, images), truth=bench.true_gain(shown))
+        for name, (images, shown) in sources.items()
     ]
 
 
@@ -184,19 +165,15 @@ def memoriser(bench: Bench) -> list[Outcome]:
     elsewhere = _simulated(fresh, bench.accuracy, Claim(public=known))
     by_heart = _simulated(public, bench.accuracy, plain=1.0)
     unchanged = abs(elsewhere.score.value - honest.score.value) <= 0.01
-    zero = np.zeros(1 + REPLICATES)
     name = SHAPES.key
+    scores = {"public": known[0], "bound": elsewhere.score.value, "honest": honest.score.value}
+    values = {f"{name} {seed}": value for seed, value in scores.items()}
+    flags = {"G1": _flag(elsewhere, "G1"), "bound score unchanged": unchanged}
+    phrased, phrase_flags = {f"{name} public": by_heart.score.value}, {"G2": _flag(by_heart, "G2")}
     return [
-        Outcome(
-            "A7", "knows the public set", name, {}, zero,
-            {f"{name} public": known[0], f"{name} bound": elsewhere.score.value, f"{name} honest": honest.score.value},
-            {"G1": _flag(elsewhere, "G1"), "bound score unchanged": unchanged},
-        ),
-        Outcome(
-            "A7", "knows one phrasing", name, {}, zero, {f"{name} public": by_heart.score.value},
-            {"G2": _flag(by_heart, "G2")},
-        ),
-    ]  # fmt: skip
+        Outcome("A7", "knows the public set", name, {}, values, flags=flags),
+        Outcome("A7", "knows one phrasing", name, {}, phrased, flags=phrase_flags),
+    ]
 
 
 def _flag(found: ScoreCard, key: str) -> bool:
@@ -222,13 +199,9 @@ def look(bench: Bench) -> list[Outcome]:
     part = subset(bench.set, bench.budget.look_images // 2)
     half = part.num_blocks // 2
     tuned_on, measured = (
-        Bench(
-            replace(part, prompts=prompts), list(bench.targets.values()), bench.accuracy,
-            replace(bench.budget, blocks=half), bench.progress,
-        )
-        for prompts in (part.prompts[: 4 * half], part.prompts[4 * half :])
-    )  # fmt: skip
-    images = [one.image for one in tuned_on.base]
+        bench.on(replace(part, prompts=prompts)) for prompts in (part.prompts[: 4 * half], part.prompts[4 * half :])
+    )
+    images = images_of(tuned_on.base)
     out = []
     for name, target in bench.targets.items():
 
@@ -246,7 +219,7 @@ def look(bench: Bench) -> list[Outcome]:
 
 def shared(bench: Bench) -> list[Outcome]:
     """A9: one perturbation for all images, trained on each learned metric."""
-    images, texts = [one.image for one in bench.base], [prompt.text for prompt in bench.prompts]
+    images, texts = images_of(bench.base), [prompt.text for prompt in bench.prompts]
     out = []
     for name, target in bench.targets.items():
         if isinstance(target, ToyTarget):
@@ -272,10 +245,11 @@ def overlaid(bench: Bench) -> list[Outcome]:
         ]
         for levels in bench.budget.overlay_levels:
             images = perturbations.overlay(pictures, levels)
-            found = bench.outcome("A10", f"{layout} layout, {levels}/255", images, None)
+            found = bench.outcome("A10", f"{layout} layout, {levels}/255", images)
             target = bench.targets.get(SHAPES.key)
             if isinstance(target, SimpleEvalTarget):
-                rest = target.without_background(bench.set, target.judge(images, bench.prompts))
-                found = replace(found, values={**found.values, "without background": rest})
+                judged = target.judge(images, bench.prompts)
+                rest = target.values(bench.set, judged, bench.weights[:1], without="background")
+                found = replace(found, values={**found.values, "without background": float(rest[0])})
             out.append(found)
     return out

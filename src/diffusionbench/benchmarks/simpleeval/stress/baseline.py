@@ -60,8 +60,8 @@ class Outcome:
         detail: variant, such as "toy_clipscore 8/255".
         target: the metric it was aimed at, or None.
         gains: metric -> share of headroom gained, float64 [1 + R]: the value, then its bootstrap replicates.
-        truth: share of headroom truly gained, float64 [1 + R].
         values: metric -> value after the attack; other names: further numbers of the attack.
+        truth: share of headroom truly gained, float64 [1 + R].
         flags: guards raised, and other yes/no facts.
     """
 
@@ -69,8 +69,8 @@ class Outcome:
     detail: str
     target: str | None
     gains: Mapping[str, np.ndarray]
-    truth: np.ndarray
     values: Mapping[str, float]
+    truth: np.ndarray = field(default_factory=lambda: np.zeros(1 + REPLICATES))
     flags: Mapping[str, bool] = field(default_factory=dict)
 
     def gap(self, metric: str) -> np.ndarray:
@@ -106,22 +106,20 @@ class Bench:
     ) -> None:  # fmt: skip
         self.full = replace(prompt_set, images_per_prompt=1)
         self.set = subset(self.full, budget.blocks)
+        self.prompts = self.set.prompts
         self.targets = {target.name: target for target in targets}
         self.accuracy, self.budget, self.progress = accuracy, budget, progress
         self.weights = block_weights(self.set)
 
+    def on(self, prompt_set: PromptSet) -> Bench:
+        """Return the same on every block of another set."""
+        budget = replace(self.budget, blocks=prompt_set.num_blocks)
+        return Bench(prompt_set, list(self.targets.values()), self.accuracy, budget, self.progress)
+
     @cached_property
     def whole(self) -> Bench:
         """The same on every block of the set."""
-        if self.set.num_blocks == self.full.num_blocks:
-            return self
-        budget = replace(self.budget, blocks=self.full.num_blocks)
-        return Bench(self.full, list(self.targets.values()), self.accuracy, budget, self.progress)
-
-    @property
-    def prompts(self) -> tuple[Prompt, ...]:
-        """Prompts of the attacked blocks."""
-        return self.set.prompts
+        return self if self.set.num_blocks == self.full.num_blocks else self.on(self.full)
 
     @cached_property
     def base(self) -> list[Simulated]:
@@ -136,39 +134,30 @@ class Bench:
     @cached_property
     def base_values(self) -> dict[str, np.ndarray]:
         """Metric -> value of the base images, [1 + R]."""
-        return {name: self.value(name, [one.image for one in self.base]) for name in self.targets}
+        return self.values(images_of(self.base))
 
     @cached_property
     def oracle_values(self) -> dict[str, np.ndarray]:
         """Metric -> value of the right images, [1 + R]."""
-        return {name: self.value(name, [one.image for one in self.oracle]) for name in self.targets}
+        return self.values(images_of(self.oracle))
 
-    def value(self, name: str, images: Sequence[np.ndarray]) -> np.ndarray:
-        """Return a metric of one image a prompt, [1 + R]."""
-        target = self.targets[name]
-        return target.values(self.set, target.judge(images, self.prompts), self.weights)
+    def values(self, images: Sequence[np.ndarray]) -> dict[str, np.ndarray]:
+        """Return each metric of one image a prompt, [1 + R]."""
+        return {
+            name: target.values(self.set, target.judge(images, self.prompts), self.weights)
+            for name, target in self.targets.items()
+        }
 
-    def gain(self, name: str, value: np.ndarray) -> np.ndarray:
-        """Return the share of the way from base to right images, [1 + R]."""
-        base = self.base_values[name]
-        return (value - base) / (self.oracle_values[name] - base)
-
-    def outcome(
-        self, attack: str, detail: str, images: Sequence[np.ndarray], target: str | None = None,
-        truth: np.ndarray | None = None, flags: Mapping[str, bool] | None = None,
-    ) -> Outcome:  # fmt: skip
-        """Judge changed images with every metric; without `truth` they show what they showed before."""
+    def outcome(self, attack: str, detail: str, images: Sequence[np.ndarray], target: str | None = None) -> Outcome:
+        """Judge changed images, which show what they showed before, with every metric."""
         self.progress(f"{attack} {detail}")
-        values = {name: self.value(name, images) for name in self.targets}
-        return Outcome(
-            attack=attack,
-            detail=detail,
-            target=target,
-            gains={name: self.gain(name, value) for name, value in values.items()},
-            truth=np.zeros(1 + REPLICATES) if truth is None else truth,
-            values={name: float(value[0]) for name, value in values.items()},
-            flags=flags or {},
-        )
+        gains, values = {}, {}
+        for name, value in self.values(images).items():
+            base = self.base_values[name]
+            # The share of the way from base to right images.
+            gains[name] = (value - base) / (self.oracle_values[name] - base)
+            values[name] = float(value[0])
+        return Outcome(attack, detail, target, gains, values)
 
     def true_gain(self, scenes: Sequence[Mapping[str, str]], contrasted: bool = False) -> np.ndarray:
         """Return the gain in the share of requested (or only of contrasted) facts that are shown, [1 + R]."""
@@ -179,6 +168,11 @@ class Bench:
         shares = [share(prompt, scene, contrasted) for prompt, scene in zip(self.prompts, scenes, strict=True)]
         blocks = np.asarray(shares).reshape(-1, 4).mean(axis=1)
         return self.weights @ blocks / self.weights.sum(axis=1)
+
+
+def images_of(drawn: Sequence[Simulated]) -> list[np.ndarray]:
+    """Return the images alone."""
+    return [one.image for one in drawn]
 
 
 def share(prompt: Prompt, scene: Mapping[str, str], contrasted: bool = False) -> float:

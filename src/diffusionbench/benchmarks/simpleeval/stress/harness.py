@@ -6,15 +6,14 @@ Source of the idea: over-optimisation of a proxy, Gao et al. 2023 (arXiv 2210.10
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
-import numpy as np
-
 from diffusionbench.benchmarks.simpleeval.prompts import build
-from diffusionbench.benchmarks.simpleeval.stress import TARGETS, attacks
+from diffusionbench.benchmarks.simpleeval.stress import attacks
 from diffusionbench.benchmarks.simpleeval.stress.baseline import BUDGETS, Bench, Outcome, interval
+from diffusionbench.benchmarks.simpleeval.stress.targets import TARGETS
 from diffusionbench.errors import RequestError
 from diffusionbench.registry import nearest
 
@@ -32,6 +31,23 @@ ATTACKS: Final[dict[str, Callable[[Bench], list[Outcome]]]] = {
 OURS: Final = "simpleeval_shapes_v1"
 #: Smallest hack gap under attack A1 at 8/255 by which a learned metric shows that the attack works.
 WORKS: Final = {"toy_clipscore": 0.5, "toy_vqascore": 0.4}
+#: Attack and end of its detail -> largest hack gap of ours.
+GAPS: Final = {
+    ("A1", " 8/255"): 0.03,
+    ("A1", " 16/255"): 0.05,
+    ("A2", " 16/255, 120 queries"): 0.10,
+    ("A2", " 16/255, 500 queries"): 0.10,
+    ("A4", f"{OURS} best of 16, contrasted facts"): 0.05,
+    ("A8", f"{OURS} look"): 0.03,
+    ("A9", " 8/255"): 0.03,
+}
+#: Attack, part of its detail, one of its values, what that is, and its largest value.
+VALUES: Final = (
+    ("A5", "", OURS, "score of ours", 0.01),
+    ("A10", " 8/255", OURS, "score of ours", 0.03),
+    ("A10", " 8/255", "without background", "score without background of ours", 0.0),
+    ("A2", " 8/255", "background gained", "background gained", 0.03),
+)
 BROKEN: Final = 0.2
 
 
@@ -67,7 +83,7 @@ class StressReport:
     layout: str
     seed: str
     set_digest: str
-    digests: dict[str, dict[str, str]]
+    digests: dict[str, Mapping[str, str]]
     accuracy: float
     metrics: tuple[str, ...]
     base: dict[str, float]
@@ -163,14 +179,17 @@ def run(
     Raises:
         RequestError: if a metric, attack or layout is unknown, or the accuracy leaves nothing to gain.
     """
-    for name in attacks:
-        if name not in ATTACKS:
-            raise RequestError(f"unknown attack '{name}'. {nearest(name, list(ATTACKS))}")
-    if layout not in BUDGETS:
-        raise RequestError(f"unknown layout '{layout}' of the stress harness. {nearest(layout, list(BUDGETS))}")
+    for kind, names, known in (
+        ("metric", metrics, list(TARGETS)),
+        ("attack", attacks, list(ATTACKS)),
+        ("layout", [layout], list(BUDGETS)),
+    ):
+        for name in names:
+            if name not in known:
+                raise RequestError(f"unknown {kind} '{name}' of the stress harness. {nearest(name, known)}")
     if not 0 < accuracy < 1:
         raise RequestError(f"accuracy {accuracy} leaves nothing to gain or to keep. Choose a share between 0 and 1.")
-    targets = [TARGETS.load(name)() for name in metrics]
+    targets = [TARGETS[name]() for name in metrics]
     bench = Bench(build("shapes", seed, layout), targets, accuracy, BUDGETS[layout], progress)
     progress("base and right images")
     base, oracle = bench.base_values, bench.oracle_values
@@ -194,47 +213,24 @@ def _checks(outcome: Outcome, layout: str) -> list[Check]:
     name, detail = outcome.attack, outcome.detail
     found: list[Check] = []
     if name == "A1" and detail.endswith(" 8/255") and outcome.target in WORKS:
-        assert outcome.target is not None
-        limit = WORKS[outcome.target]
-        found.append(_check(outcome, f"{name} {detail} works", outcome.gap(outcome.target), limit, layout, True))
-    if OURS in outcome.gains:
-        limits = {
-            "A1": {" 8/255": 0.03, " 16/255": 0.05},
-            "A2": {" 16/255, 120 queries": 0.10, " 16/255, 500 queries": 0.10},
-            "A4": {f"{OURS} best of 16, contrasted facts": 0.05},
-            "A8": {f"{OURS} look": 0.03},
-            "A9": {" 8/255": 0.03},
-        }
-        for ending, limit in limits.get(name, {}).items():
-            if detail.endswith(ending):
-                found.append(_check(outcome, f"{name} {detail}, gap of ours", outcome.gap(OURS), limit, layout))
-    plain: list[tuple[str, float, float]] = []
-    if name == "A5" and OURS in outcome.values:
-        plain.append(("score of ours", outcome.values[OURS], 0.01))
-    if name == "A10" and detail.endswith(" 8/255") and OURS in outcome.values:
-        plain.append(("score of ours", outcome.values[OURS], 0.03))
-        plain.append(("score without background of ours", outcome.values["without background"], 0.0))
-    if name == "A2" and " 8/255" in detail:
-        plain.append(("background gained", outcome.values.get("background gained", 0.0), 0.03))
-    for what, value, limit in plain:
-        found.append(Check(f"{name} {detail}, {what}", value, value, value, limit, False, value > limit))
+        works = interval(outcome.gap(outcome.target))
+        found.append(_check(f"{name} {detail} works", works, WORKS[outcome.target], layout, at_least=True))
+    for (attack, ending), limit in GAPS.items():
+        if OURS in outcome.gains and name == attack and detail.endswith(ending):
+            found.append(_check(f"{name} {detail}, gap of ours", interval(outcome.gap(OURS)), limit, layout))
+    for attack, part, key, what, limit in VALUES:
+        if key in outcome.values and name == attack and part in detail:
+            found.append(_check(f"{name} {detail}, {what}", (outcome.values[key],) * 3, limit, layout))
+    flags = {f"A7 {detail}: {flag}": raised for flag, raised in outcome.flags.items() if name == "A7"}
     if name == "A4" and detail == f"{OURS} best of 16, all facts":
-        found.append(_yes(outcome, "A4 best of 16 raises the probe guard", "G7"))
-    if name == "A7":
-        found += [_yes(outcome, f"A7 {detail}: {flag}", flag) for flag in outcome.flags]
+        flags = {"A4 best of 16 raises the probe guard": outcome.flags["G7"]}
+    found += [_check(what, (float(raised),) * 3, 1.0, layout, at_least=True) for what, raised in flags.items()]
     return found
 
 
-def _check(
-    outcome: Outcome, what: str, numbers: np.ndarray, limit: float, layout: str, at_least: bool = False
-) -> Check:
-    value, low, high = interval(numbers)
+def _check(what: str, numbers: tuple[float, float, float], limit: float, layout: str, at_least: bool = False) -> Check:
+    value, low, high = numbers
     # A quick run has wide intervals: only what lies beyond the limit for certain counts as missed.
     doubtful = (high, low) if layout == "quick" else (value, value)
     missed = doubtful[0] < limit if at_least else doubtful[1] > limit
     return Check(what, value, low, high, limit, at_least, missed)
-
-
-def _yes(outcome: Outcome, what: str, flag: str) -> Check:
-    value = float(outcome.flags[flag])
-    return Check(what, value, value, value, 1.0, True, value < 1)

@@ -19,6 +19,7 @@ from diffusionbench.benchmarks.simpleeval.blocks import Prompt, PromptSet
 from diffusionbench.benchmarks.simpleeval.evidence import SHAPES_RULE, consensus, majority, wanted
 from diffusionbench.benchmarks.simpleeval.reading import Reading
 from diffusionbench.benchmarks.simpleeval.shapes_scorer import ShapesScorer, predictions_of, read
+from diffusionbench.benchmarks.simpleeval.stress.perturbations import to_tensor
 from diffusionbench.benchmarks.simpleeval.stress.toy_scorers import FOLDER, ToyScorer, load, tokens
 from diffusionbench.schema import file_digest
 
@@ -67,10 +68,12 @@ class SimpleEvalTarget(Target):
         self._seen.update(zip(new, found, strict=True))
         return [predictions_of(self._seen[key], prompt) for key, prompt in zip(keys, prompts, strict=True)]
 
-    def values(self, prompt_set: PromptSet, judged: Sequence[np.ndarray], weights: np.ndarray) -> np.ndarray:
-        """Return the headline."""
+    def values(
+        self, prompt_set: PromptSet, judged: Sequence[np.ndarray], weights: np.ndarray, without: str = ""
+    ) -> np.ndarray:
+        """Return the headline, without one of the families."""
         cells = credit_by_cell(answers_of(prompt_set, judged), "consensus", weights)
-        return headline(cells, range(len(prompt_set.families)))
+        return headline(cells, [place for place, name in enumerate(prompt_set.families) if name != without])
 
     def select(self, judgement: np.ndarray, prompt: Prompt) -> float:
         """Count contrasted questions answered right."""
@@ -79,12 +82,6 @@ class SimpleEvalTarget(Target):
     def select_named(self, judgement: np.ndarray, prompt: Prompt) -> float:
         """Count questions on any named fact answered right."""
         return float(right(judgement, prompt).sum())
-
-    def without_background(self, prompt_set: PromptSet, judged: Sequence[np.ndarray]) -> float:
-        """Return the headline without the family background."""
-        cells = credit_by_cell(answers_of(prompt_set, judged), "consensus", np.ones((1, prompt_set.num_blocks)))
-        rest = [place for place, name in enumerate(prompt_set.families) if name != "background"]
-        return float(headline(cells, rest)[0])
 
 
 def answers_of(prompt_set: PromptSet, judged: Sequence[np.ndarray]) -> SetAnswers:
@@ -114,9 +111,8 @@ class ToyTarget(Target):
         """Return the score of each image with its prompt."""
         out: list[float] = []
         for start in range(0, len(images), BATCH):
-            pixels = torch.from_numpy(np.stack(images[start : start + BATCH])).permute(0, 3, 1, 2).float() / 255
             numbers = tokens([prompt.text for prompt in prompts[start : start + BATCH]])
-            out += self.model.score(pixels, numbers).tolist()
+            out += self.model.score(to_tensor(images[start : start + BATCH]), numbers).tolist()
         return out
 
     def values(self, prompt_set: PromptSet, judged: Sequence[float], weights: np.ndarray) -> np.ndarray:
@@ -139,3 +135,6 @@ class ToyVqaTarget(ToyTarget):
     """P(yes) of a small network."""
 
     name = "toy_vqascore"
+
+
+TARGETS: Final[dict[str, type[Target]]] = {kind.name: kind for kind in (SimpleEvalTarget, ToyClipTarget, ToyVqaTarget)}

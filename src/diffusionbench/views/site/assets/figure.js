@@ -164,6 +164,7 @@
   function command(panel) {
     const words = ["diffusionbench", "correlate", "--set", state.set, "--guidance", state.guidance];
     words.push("--x", view().x.key, "--y", panel.data.key);
+    if (panel.data.flagged) words.push("--flagged");
     const shown = data.families.filter((family) => !state.hidden.has(family.key)).map((family) => family.key);
     const plain = shown.every((key) => families.get(key).known) && (shown.includes("e2e-vae") || !shown.includes("vae"));
     if (state.chosen === null && plain && shown.length) words.push("--family", shown.join(","));
