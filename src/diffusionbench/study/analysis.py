@@ -206,13 +206,14 @@ def analyse(
         noise_x=noise_x,
         noise_y=noise_y,
         attenuation=tuple(_attenuation(x, y, labels, (pooled.value, within.value), (noise_x, noise_y), draws, seed)),
-        seeds=_seeds(points, draws, seed),
+        seeds=seeds_of(points, draws, seed),
         draws=draws,
         seed=seed,
     )
 
 
-def _seeds(points: Sequence[Point], draws: int, seed: int) -> SeedBootstrap | None:
+def seeds_of(points: Sequence[Point], draws: int, seed: int = 0) -> SeedBootstrap | None:
+    """Return r with its interval over methods and seeds; None where no method was repeated."""
     if not any(len(runs) > 1 for point in points for runs in (point.x_runs, point.y_runs)):
         return None
     return bootstrap_seeds([p.x_runs for p in points], [p.y_runs for p in points], draws=draws, seed=seed)

@@ -170,11 +170,6 @@ class BoardSpec:
     statuses: tuple[Status, ...]
     columns: tuple[Column, ...]
 
-    @property
-    def words(self) -> tuple[str, str]:
-        """Title and description."""
-        return self.title, self.about
-
 
 def guidance_state(record: Record) -> Guided | None:
     """Return "cfg" for guided images, "none" for unguided ones; None where the record does not say.
@@ -215,11 +210,7 @@ def read_file(path: Path) -> BoardFile:
 
 
 def read_boards(path: Path = BOARDS) -> tuple[BoardSpec, ...]:
-    """Return the boards of a file, see `boards_of`.
-
-    Raises:
-        RequestError: if the file cannot be read or breaks the schema; every breach is named.
-    """
+    """Return the boards of a file; errors as in `read_file`, order as in `boards_of`."""
     return boards_of(read_file(path))
 
 
@@ -253,12 +244,11 @@ def declared() -> dict[str, BoardSpec]:
     return {board.name: board for board in read_boards()}
 
 
-def board_spec(name: str, boards: Mapping[str, BoardSpec] | None = None) -> BoardSpec:
-    """Return a board by its name; RequestError for an unknown one."""
-    known = declared() if boards is None else boards
-    if name not in known:
-        raise RequestError(f"unknown board '{name}'. {nearest(name, list(known))}")
-    return known[name]
+def board_spec(name: str) -> BoardSpec:
+    """Return a declared board by its name; RequestError for an unknown one."""
+    if name not in declared():
+        raise RequestError(f"unknown board '{name}'. {nearest(name, list(declared()))}")
+    return declared()[name]
 
 
 def place_of(
@@ -284,26 +274,23 @@ def place_of(
 
 
 def plain_id(key: str) -> str:
-    """Return a metric as the id of a column: one called "fid@cfg" must not take the id of the column of guided FIDs."""
+    """Return a metric as the id of a column; one of another package called "fid@cfg" must not take that column's id."""
     return re.sub(r"[@\[\]#]", "_", key)
 
 
 def _columns(board: DeclaredBoard, accepted: Accepted) -> list[Column]:
     found = []
     for group in board.columns:
-        rules: dict[str, tuple[Scalar, ...]] = {}
-        rules |= {f"judges.{name}.digest": accepted.judges.get(name, ()) for name in group.judges}
-        for judge, name in group.references.items():
-            rules[f"references.{judge}.digest"] = accepted.references.get(name, ())
-        rules |= {path: one if isinstance(one, tuple) else (one,) for path, one in group.protocol.items()}
+        rules: dict[str, tuple[Scalar, ...]] = {
+            **{f"judges.{name}.digest": accepted.judges.get(name, ()) for name in group.judges},
+            **{f"references.{of}.digest": accepted.references.get(name, ()) for of, name in group.references.items()},
+            **{path: one if isinstance(one, tuple) else (one,) for path, one in group.protocol.items()},
+        }
         for guidance, key in product(group.guidance or (None,), group.metrics):
             info = metric_info(key)
             title = (group.title or "{}").replace("{}", info.title) + (", guided" if guidance == "cfg" else "")
             better = METRICS[key].higher_is_better if key in METRICS else info.higher_is_better
-            # A metric of another package may be called "fid@cfg", and must not take the id of that column.
-            identifier = (
-                re.sub(r"[@\[\]#]", "_", key) + _SUFFIX[guidance] + (f"#{group.suffix}" if group.suffix else "")
-            )
+            identifier = plain_id(key) + _SUFFIX[guidance] + (f"#{group.suffix}" if group.suffix else "")
             axis = group.axis or info.axis or ("class_conditional" if guidance else "t2i")
             found.append(Column(identifier, key, axis, title, better, guidance, rules, group.rank, group.shown))
     return found

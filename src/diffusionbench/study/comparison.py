@@ -16,7 +16,7 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Annotated, Any, Final
 
@@ -27,7 +27,7 @@ from diffusionbench import bounds
 from diffusionbench.catalog import direction
 from diffusionbench.errors import DataError
 from diffusionbench.protocol import COMPARED, NOT_COMPARED, protocol_difference
-from diffusionbench.record import PER_SAMPLE, Record, Value, attachment, breaches, stderr_of
+from diffusionbench.record import PER_SAMPLE, Record, attachment, breaches, stderr_of
 from diffusionbench.schema import Strict
 from diffusionbench.shown import clipped, few, printable
 from diffusionbench.stats import NORMAL_975, STUDENT_975
@@ -194,33 +194,23 @@ def _difference(
         # Which images are missing decides the value.
         one_status, other_status = (f"{status}: {reason}" if reason else status for status, reason in statuses)
         refused["status"] = one_status, other_status
+    gap = other.value - one.value
     found = Difference(
-        first=one.value,
-        second=other.value,
-        statuses=(statuses[0][0], statuses[1][0]),
-        refused=refused,
-        difference=other.value - one.value,
+        first=one.value, second=other.value, statuses=(statuses[0][0], statuses[1][0]), refused=refused, difference=gap
     )
-    if refused or not math.isfinite(one.value - other.value):
+    if refused or not math.isfinite(gap):
         return found
     reason, paired = _paired(first, second, key, held, draws, seed)
     if paired is not None:
-        return Difference(**{**vars(found), **paired})
-    errors = [stderr_of(value) for value in (one, other)]
+        return replace(found, **paired)
     how = f"unpaired: {reason}"
+    errors = stderr_of(one), stderr_of(other)
     if errors[0] is None or errors[1] is None:
-        return Difference(**{**vars(found), "beyond": False if one.value == other.value else None, "how": how})
+        return replace(found, beyond=False if one.value == other.value else None, how=how)
     joint = math.hypot(errors[0], errors[1])
-    half = _quantile(one, other) * joint
-    gap = other.value - one.value
-    return Difference(
-        **{**vars(found), "stderr": joint, "interval": (gap - half, gap + half), "beyond": abs(gap) > half, "how": how}
-    )
-
-
-def _quantile(*values: Value) -> float:
-    """Return the 97.5 % quantile of a difference: Student's with nine degrees of freedom where a jackknife has part."""
-    return STUDENT_975 if any(value.method == "jackknife" for value in values) else NORMAL_975
+    # Of a jackknife, Student's quantile with nine degrees of freedom.
+    half = (STUDENT_975 if "jackknife" in (one.method, other.method) else NORMAL_975) * joint
+    return replace(found, stderr=joint, interval=(gap - half, gap + half), beyond=abs(gap) > half, how=how)
 
 
 # --- Pairs -----------------------------------------------------------------------------------------------------------
@@ -230,18 +220,16 @@ def _per_sample(record: Record, path: Path | None) -> PerSample | None:
     content = attachment(record, path or Path(f"{record.id}.json"), PER_SAMPLE)
     if content is None:
         return None
+    attached = f"attachment '{PER_SAMPLE}' of record '{record.id}' holds"
     try:
         found = PerSample.model_validate_json(content)
     except ValidationError as error:
-        raise DataError(
-            f"attachment '{PER_SAMPLE}' of record '{record.id}' holds something else: {few(breaches(error), '; ', 3)}. "
-            "Score the images again."
-        ) from None
-    if wrong := [key for key, values in found.values.items() if len(values) != len(found.samples)]:
-        raise DataError(
-            f"attachment '{PER_SAMPLE}' of record '{record.id}' holds {len(found.values[wrong[0]])} values of "
-            f"'{wrong[0]}' for {len(found.samples)} images. Score the images again."
-        )
+        reasons = few(breaches(error), "; ", 3)
+        raise DataError(f"{attached} something else: {reasons}. Score the images again.") from None
+    count = len(found.samples)
+    for key, values in found.values.items():
+        if len(values) != count:
+            raise DataError(f"{attached} {len(values)} values of '{key}' for {count} images. Score the images again.")
     return found
 
 

@@ -5,7 +5,7 @@ What a difference alone does to a number is measured by `isolation`, where image
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any, Final, Literal
 
@@ -125,8 +125,13 @@ def explain(first: Record, second: Record) -> Explanation:
         # Of judges and references, what the shared metrics use stands there already.
         if whole[0] != whole[1] and not any(name == field or name.startswith(f"{field}.") for name in contents):
             contents[field] = whole
+    gaps = []
+    for field, (one, other) in contents.items():
+        kind: Kind = "draw" if field in ("seed", "noise", "notes") else "method" if field in NOT_COMPARED else "rule"
+        pair = plain_content(one), plain_content(other)
+        gaps.append(Gap(field, *pair, words_of(field), kind, tuple(apart.get(field, ()))))
+    gaps.sort(key=lambda gap: ("rule", "method", "draw").index(gap.kind))
     values = {key: (first.values[key].value, second.values[key].value) for key in shared}
-    gaps = sorted(_gaps(contents, apart), key=lambda gap: ("rule", "method", "draw").index(gap.kind))
     return Explanation(tuple(gaps), values)
 
 
@@ -134,12 +139,3 @@ def words_of(field: str) -> str:
     """Return what a field of a protocol decides, such as "references.digits.digest"."""
     head, *rest = field.split(".")
     return PARTS.get(f"{head}.{rest[-1]}", WORDS[head]) if len(rest) > 1 else WORDS[head]
-
-
-def _gaps(contents: Mapping[str, tuple[object, object]], apart: Mapping[str, list[str]]) -> Iterator[Gap]:
-    for field, (one, other) in contents.items():
-        kind: Kind = "rule"
-        if field in NOT_COMPARED:
-            kind = "draw" if field in ("seed", "noise", "notes") else "method"
-        pair = plain_content(one), plain_content(other)
-        yield Gap(field, *pair, words_of(field), kind, tuple(apart.get(field, ())))

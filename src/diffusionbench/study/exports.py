@@ -81,8 +81,12 @@ def every_eval_ever(record: Record, *, retrieved: float | None = None) -> dict[s
 
 
 def _scores(record: Record) -> dict[str, Value]:
-    """Return the values that are scores, without auxiliary ones such as kid_std."""
-    return {key: value for key, value in record.values.items() if not is_auxiliary(key, record.values)}
+    """Return the values that are scores, without auxiliary ones such as kid_std; RequestError if one is not finite."""
+    found = {key: value for key, value in record.values.items() if not is_auxiliary(key, record.values)}
+    for key, value in found.items():
+        if not math.isfinite(value.value):
+            raise RequestError(f"metric '{key}' cannot be exported: {value.value} is not finite.")
+    return found
 
 
 def _eee_result(record: Record, key: str, value: Value) -> dict[str, Any]:
@@ -90,8 +94,6 @@ def _eee_result(record: Record, key: str, value: Value) -> dict[str, Any]:
     better = direction(key, value)
     if better is None:
         raise RequestError(f"metric '{key}' cannot be exported: whether higher is better is not known.")
-    if not math.isfinite(value.value):
-        raise RequestError(f"metric '{key}' cannot be exported: {value.value} is not finite.")
     protocol = record.protocol
     score: dict[str, Any] = {"score": value.value}
     uncertainty: dict[str, Any] = {}
@@ -103,13 +105,10 @@ def _eee_result(record: Record, key: str, value: Value) -> dict[str, Any]:
         uncertainty["confidence_interval"] = {"lower": low, "upper": high, "confidence_level": 0.95, **method}
     if value.scored is not None:
         uncertainty["num_samples"] = value.scored
-    if uncertainty:
-        score["uncertainty"] = uncertainty
     details = {"unscored": str(value.unscored)} if value.unscored else {}
     if value.status != "ok":
         details |= {"status": value.status, "reason": value.reason or ""}
-    if details:
-        score["details"] = details
+    score |= {name: one for name, one in (("uncertainty", uncertainty), ("details", details)) if one}
     dataset = protocol.prompts or reference_names(protocol) or protocol.name
     return {
         "evaluation_result_id": f"{record.id}/{key}",
@@ -147,15 +146,13 @@ def hub_results(record: Record, dataset: str) -> list[dict[str, Any]]:
     owner, _, name = dataset.partition("/")
     if not owner or not name or "/" in name or not dataset.isprintable() or " " in dataset:
         raise RequestError(f"'{dataset}' is not a data set on the Hub. Give it as owner/name.")
-    entries = []
+    entries, created, url = [], record.provenance.created, record.provenance.url
     for key, value in _scores(record).items():
-        if not math.isfinite(value.value):
-            raise RequestError(f"metric '{key}' cannot be exported: {value.value} is not finite.")
         entry: dict[str, Any] = {"dataset": {"id": dataset, "task_id": key}, "value": value.value}
-        if record.provenance.created:
-            entry["date"] = record.provenance.created
-        if record.provenance.url:
-            entry["source"] = {"url": record.provenance.url, "name": f"DiffusionBench record {record.id}"}
+        if created:
+            entry["date"] = created
+        if url:
+            entry["source"] = {"url": url, "name": f"DiffusionBench record {record.id}"}
         notes = [
             f"protocol {record.protocol.name}",
             {"cfg": "guided", "none": "without guidance", None: None}[guidance_state(record)],

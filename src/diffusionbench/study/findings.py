@@ -21,7 +21,17 @@ from diffusionbench.study.correlate import pearson
 from diffusionbench.study.findings_measured import FOLDER, sections
 from diffusionbench.study.points import load_folder, select_points
 from diffusionbench.study.published import METHODS
-from diffusionbench.study.reporting import block, command, commands, label, number, table, title, verdict
+from diffusionbench.study.reporting import (
+    block,
+    command,
+    commands,
+    label,
+    number,
+    percent,
+    table,
+    title,
+    verdict,
+)
 from diffusionbench.writing import write_atomic
 
 T2I: Final = ("geneval", "dpgbench", "genaibench")
@@ -111,8 +121,7 @@ def _relation() -> Iterator[str]:
     rows: list[Sequence[str]] = []
     for s in studies:
         (without,) = (part.coefficient for part in s.without_family if part.name == "pixel")
-        share = "not defined" if s.between.share is None else f"{100 * s.between.share:.0f} %"
-        rows.append((label(s), number(s.pearson), number(without), number(s.within), share))
+        rows.append((label(s), number(s.pearson), number(without), number(s.within), percent(s.between.share)))
     head = ("against", "pooled", "without pixel space", "within families (partial)", "covariance between families")
     yield table(head, rows)
     yield (

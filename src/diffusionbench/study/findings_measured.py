@@ -6,7 +6,7 @@ never the same panel, as the numbers of a laptop are of other data, networks and
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -19,7 +19,7 @@ from diffusionbench.study.apart import Apart, Estimated, apart
 from diffusionbench.study.columns import MEASURED, board_spec, place_of, score_set_of
 from diffusionbench.study.floors import Floor, families_of, floor_of
 from diffusionbench.study.points import Point, select_points
-from diffusionbench.study.reporting import block, command, counts_flagged, label, number, table, title
+from diffusionbench.study.reporting import block, command, counts_flagged, label, number, percent, table, title
 
 LAPTOP: Final = "study-laptop"
 #: Where the records of our own study lie; those of recipes are compared with other real images, so they stand apart.
@@ -104,18 +104,10 @@ def _relation(studies: Sequence[Study], folder: str) -> Iterator[str]:
     yield "## Digits against scenes, within and between families"
     rows = []
     for one in studies:
-        share = "not defined" if one.between.share is None else f"{100 * one.between.share:.0f} %"
-        cells = (number(one.pearson), number(one.spearman), number(one.within), share)
+        cells = (number(one.pearson), number(one.spearman), number(one.within), percent(one.between.share))
         rows.append((label(one), str(one.pearson.n), *cells))
-    head = (
-        "against",
-        "methods",
-        "pooled r",
-        "Spearman rho",
-        "within families (partial)",
-        "covariance between families",
-    )
-    yield table(head, rows)
+    head = ("against", "methods", "pooled r", "Spearman rho", "within families (partial)")
+    yield table((*head, "covariance between families"), rows)
     flagged = {
         name: reason for one in studies for name, _, status, reason in one.selection.doubtful if status == "flagged"
     }
@@ -157,14 +149,8 @@ def _noise(studies: Sequence[Study]) -> Iterator[str]:
             reliabilities = (f"{part.reliability_x:.3f}", f"{part.reliability_y:.3f}")
             rows.append((f"{label(one)}, {part.scope}", *reliabilities, ceiling, corrected))
     if rows:
-        head = (
-            "against",
-            "reliability of digits",
-            "reliability of scenes",
-            "r of a perfect relation",
-            "r without noise",
-        )
-        yield table(head, rows)
+        head = ("against", "reliability of digits", "reliability of scenes", "r of a perfect relation")
+        yield table((*head, "r without noise"), rows)
     yield (
         "From the standard errors of the records; for repeated methods these are of their means and hold the noise of "
         "training, for others that of scoring alone."
@@ -174,7 +160,9 @@ def _noise(studies: Sequence[Study]) -> Iterator[str]:
 def _floor(own: OwnStudy, studies: Sequence[Study]) -> Iterator[str]:
     yield "## Scores at their floor"
     names = {point.name for one in studies for point in one.selection.points}
-    held = {name: record for name, record in _newest(own.fitting(LAPTOP, SCENES)).items() if name in names}
+    # Of each method the newest.
+    ordered = sorted(own.fitting(LAPTOP, SCENES), key=lambda one: one.provenance.created or "")
+    held = {record.method: record for record in ordered if record.method in names}
     keys = next(iter(held.values())).values if held else {}
     found = floor_of(held, SCENES, families_of(SCENES, keys))
     yield floor_words(found)
@@ -200,10 +188,6 @@ def floor_words(found: Floor) -> str:
         return f"{said} None of its families is off the floor either, so r says nothing of the order of these methods."
     families = ", ".join(part.removeprefix(f"{found.key}_") for part in found.off)
     return f"{said} Their order is not in that score; families that are off the floor are correlated too: {families}."
-
-
-def _newest(records: Iterable[Record]) -> Mapping[str, Record]:
-    return {record.method: record for record in sorted(records, key=lambda one: one.provenance.created or "")}
 
 
 def _apart(own: OwnStudy) -> Iterator[str]:

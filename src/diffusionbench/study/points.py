@@ -32,8 +32,17 @@ COUNTED: Final = ("ok", "provisional")
 LATENT: Final = ("rae", "vae", "e2e-vae")
 # The families of the 24 methods that the published study charts.
 CHARTED: Final = (*LATENT, "pixel")
-FAMILY_ALIASES: Final = {"e2e": "e2e-vae", "fewstep": "few-step", "pixels": "pixel"}
-GROUPS: Final = {"latent": LATENT, "charted": CHARTED, "all": FAMILIES}
+#: Families by the names that users give; "vae" holds the end-to-end ones.
+NAMED: Final = {
+    **{name: (name,) for name in FAMILIES},
+    "vae": ("vae", "e2e-vae"),
+    "e2e": ("e2e-vae",),
+    "fewstep": ("few-step",),
+    "pixels": ("pixel",),
+    "latent": LATENT,
+    "charted": CHARTED,
+    "all": FAMILIES,
+}
 
 _OUTLINE: Final = {"schema_version", "kind", "values", "protocol", "provenance"}
 
@@ -85,10 +94,8 @@ class Selection:
     @property
     def doubtful(self) -> list[tuple[str, str, str, str | None]]:
         """Return (name, metric, status, reason) of every value among the points that is not ok."""
-        pairs = [
-            (p.name, key, one) for p in self.points for key, one in ((self.x_key, p.x_value), (self.y_key, p.y_value))
-        ]
-        return [(name, key, one.status, one.reason) for name, key, one in pairs if one.status != "ok"]
+        keyed = [(p, key, one) for p in self.points for key, one in ((self.x_key, p.x_value), (self.y_key, p.y_value))]
+        return [(point.name, key, one.status, one.reason) for point, key, one in keyed if one.status != "ok"]
 
 
 def method_key(record: Record) -> str:
@@ -195,22 +202,16 @@ def families(names: Sequence[str]) -> tuple[str, ...]:
 
     Args:
         names: keys, "e2e", or a group: "latent" (rae, vae, e2e-vae), "charted" (latent and pixel), "all".
-            "vae" includes the end-to-end VAEs unless they are named themselves.
+            "vae" includes the end-to-end VAEs.
 
     Raises:
         RequestError: for an unknown name.
     """
-    asked = [FAMILY_ALIASES.get(name.lower(), name.lower()) for name in names]
     keys: set[str] = set()
-    for name in asked:
-        if name in GROUPS:
-            keys.update(GROUPS[name])
-        elif name == "vae":
-            keys.update(("vae",) if "e2e-vae" in asked else ("vae", "e2e-vae"))
-        elif name in FAMILIES:
-            keys.add(name)
-        else:
-            raise RequestError(f"unknown family '{name}'. {nearest(name, [*FAMILIES, *FAMILY_ALIASES, *GROUPS])}")
+    for name in map(str.lower, names):
+        if name not in NAMED:
+            raise RequestError(f"unknown family '{name}'. {nearest(name, [*NAMED])}")
+        keys.update(NAMED[name])
     return tuple(family for family in FAMILIES if family in keys)
 
 
@@ -218,11 +219,9 @@ def _candidates(records: Iterable[Record], key: str, guidance: str) -> dict[str,
     """Return the records that hold a metric, by method key; guidance selects class-conditional records only."""
     found: dict[str, list[Record]] = {}
     for record in records:
-        if key not in record.values:
-            continue
-        if record.protocol.axis == "class_conditional" and guidance_state(record) != guidance:
-            continue
-        found.setdefault(method_key(record), []).append(record)
+        guided = record.protocol.axis != "class_conditional" or guidance_state(record) == guidance
+        if guided and key in record.values:
+            found.setdefault(method_key(record), []).append(record)
     return found
 
 
@@ -304,25 +303,25 @@ def select_points(
     pairs, left_out = _pair(pool, x_key, y_key, guidance, kept, (*COUNTED, "flagged") if flagged else COUNTED)
     check_one_protocol([record for a, _ in pairs for record in a], x_key)
     check_one_protocol([record for _, b in pairs for record in b], y_key)
-    found = []
-    for a, b in pairs:
-        x_value, y_value = _value(a, x_key), _value(b, y_key)
-        found.append(
-            Point(
-                name=method_key(a[0]),
-                title=a[0].title,
-                family=a[0].family or b[0].family,
-                x=x_value.value,
-                y=y_value.value,
-                x_record=a[0].id,
-                y_record=b[0].id,
-                x_value=x_value,
-                y_value=y_value,
-                x_runs=runs_of(a, x_key),
-                y_runs=runs_of(b, y_key),
-            )
-        )
-    return Selection(score_set, guidance, x_key, y_key, tuple(found), tuple(left_out))
+    points = tuple(_point(a, b, x_key, y_key) for a, b in pairs)
+    return Selection(score_set, guidance, x_key, y_key, points, tuple(left_out))
+
+
+def _point(a: Sequence[Record], b: Sequence[Record], x_key: str, y_key: str) -> Point:
+    x_value, y_value = _value(a, x_key), _value(b, y_key)
+    return Point(
+        name=method_key(a[0]),
+        title=a[0].title,
+        family=a[0].family or b[0].family,
+        x=x_value.value,
+        y=y_value.value,
+        x_record=a[0].id,
+        y_record=b[0].id,
+        x_value=x_value,
+        y_value=y_value,
+        x_runs=_runs(a, x_key),
+        y_runs=_runs(b, y_key),
+    )
 
 
 def _with_costs(pool: list[Record], x: str, y: str) -> list[Record]:
@@ -334,7 +333,7 @@ def _with_costs(pool: list[Record], x: str, y: str) -> list[Record]:
     return [with_derived(record, costs) if not others or wanted & record.values.keys() else record for record in pool]
 
 
-def runs_of(records: Sequence[Record], key: str) -> tuple[float, ...]:
+def _runs(records: Sequence[Record], key: str) -> tuple[float, ...]:
     """Return a metric's value of every repeat; records of the same images count once."""
     return tuple(record.values[key].value for record in distinct(records))
 
@@ -393,11 +392,12 @@ def _outnumbered(records: Sequence[Record], key: str) -> dict[str, str]:
     """Return by id why records in declared columns do not count: under another column most methods are scored."""
     groups: list[list[Record]] = []
     for record in records:
-        same = next((group for group in groups if not protocol_difference(group[0], record, key)), None)
-        if same is None:
-            groups.append([record])
+        for group in groups:
+            if not protocol_difference(group[0], record, key):
+                group.append(record)
+                break
         else:
-            same.append(record)
+            groups.append([record])
     most = max(groups, key=lambda group: len({method_key(record) for record in group}), default=[])
     why = f"{key} under another protocol than that of most methods; choose it with --select"
     return {record.id: why for group in groups if group is not most for record in group}

@@ -9,6 +9,11 @@ from diffusionbench.study.analysis import Study
 from diffusionbench.study.correlate import Coefficient
 
 
+def percent(share: float | None) -> str:
+    """Return a share in percent, or "not defined"."""
+    return "not defined" if share is None else f"{100 * share:.0f} %"
+
+
 def command(one: Study, family: Sequence[str] = ()) -> str:
     """Return the command that prints a study."""
     selection = one.selection
@@ -33,9 +38,10 @@ def verdict(coefficients: Iterable[Coefficient]) -> str:
     return f"{away} of {len(spans)} intervals exclude 0; {weak} of {len(spans)} exclude |r| >= 0.8."
 
 
-def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    """Return a table of Markdown."""
-    return "\n".join([f"| {' | '.join(head)} |", "|" + "---|" * len(head), *(f"| {' | '.join(row)} |" for row in rows)])
+def table(head: Sequence[str], rows: Iterable[Sequence[str]], right: Iterable[int] = ()) -> str:
+    """Return a table of Markdown, columns at the places `right` aligned to the right; cells must be escaped."""
+    rule = "".join("---:|" if place in right else "---|" for place in range(len(head)))
+    return "\n".join([f"| {' | '.join(head)} |", f"|{rule}", *(f"| {' | '.join(row)} |" for row in rows)])
 
 
 def block(*lines: str) -> str:

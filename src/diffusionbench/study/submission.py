@@ -9,7 +9,7 @@ import json
 import math
 import os
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
@@ -43,8 +43,6 @@ from diffusionbench.study.columns import guidance_state
 from diffusionbench.study.points import looks_like_record, record_files
 from diffusionbench.study.published import FAMILIES
 
-_SHA256 = re.compile(r"^[0-9a-f]{64}$")
-_COMMIT = re.compile(r"^[0-9a-f]{7,64}$")
 _OLD: Final = "{version}; its protocol lacks what version 2 states, so it fits no column. Score the images again"
 _MAX_NAME: Final = 120
 # A generator with a better score than held-out real images is reported.
@@ -66,14 +64,17 @@ class RecordCheck:
     path: Path
     version: int = SCHEMA_VERSION
 
+    def with_more(self, problems: Iterable[str], warnings: Iterable[str] = ()) -> RecordCheck:
+        """Return the check with further problems and warnings."""
+        return replace(self, problems=(*self.problems, *problems), warnings=(*self.warnings, *warnings))
+
 
 def check(path: Path, folder: Path | None = None) -> RecordCheck:
     """Check one record for submission; `folder` holds the records already there, for duplicates, and need not exist."""
     report = _check(path, record_files(folder) if folder is not None and folder.is_dir() else [])
     if report.version == SCHEMA_VERSION:
         return report
-    old = f"schema_version: {_OLD.format(version=report.version)}"
-    return replace(report, problems=(*report.problems, old))
+    return report.with_more([f"schema_version: {_OLD.format(version=report.version)}"])
 
 
 def _check(path: Path, files: Sequence[Path]) -> RecordCheck:
@@ -91,7 +92,7 @@ def _check(path: Path, files: Sequence[Path]) -> RecordCheck:
         except RequestError:
             unreadable.append(f"{other} cannot be read, so it was not checked for duplicates")
     problems, warnings = known.repeats(report.record)
-    return replace(report, problems=(*report.problems, *problems), warnings=(*report.warnings, *warnings, *unreadable))
+    return report.with_more(problems, [*warnings, *unreadable])
 
 
 def check_folder(folder: Path) -> dict[Path, RecordCheck]:
@@ -107,13 +108,16 @@ def check_folder(folder: Path) -> dict[Path, RecordCheck]:
     known = _Known()
     checked = {}
     for path in record_files(folder):
-        report = _named(path)
+        try:
+            report = _read(path)
+        except RequestError as error:
+            report = RecordCheck(None, (str(error),), (), path)
         if report.record is not None:
             problems, warnings = known.repeats(report.record)
             known.add(str(path), report.record)
             if path.name != f"{report.record.id}.json":
                 problems = [*problems, f"the file must be named {report.record.id}.json, as its id"]
-            report = replace(report, problems=(*report.problems, *problems), warnings=(*report.warnings, *warnings))
+            report = report.with_more(problems, warnings)
         checked[path] = report
     return checked
 
@@ -163,14 +167,6 @@ def _attachments(record: Record, path: Path) -> tuple[list[str], list[str]]:
         except DataError as error:
             problems.append(f"evidence.{name}: {error}")
     return problems, warnings
-
-
-def _named(path: Path) -> RecordCheck:
-    """Return `_read`, with a file that cannot be read as a problem instead of an error."""
-    try:
-        return _read(path)
-    except RequestError as error:
-        return RecordCheck(None, (str(error),), (), path)
 
 
 def _problems(record: Record) -> Iterator[str]:
@@ -223,11 +219,10 @@ def _hashes(record: Record) -> Iterator[str]:
         **{f"protocol.references.{name}.digest": used.digest for name, used in protocol.references.items()},
     }
     for where, value in hashes.items():
-        if value is not None and not _SHA256.match(value):
+        if value is not None and not re.fullmatch(r"[0-9a-f]{64}", value):
             yield f"{where}: not a SHA-256 (64 hex digits)"
-    if provenance.commit is not None and not _COMMIT.match(provenance.commit):
+    if provenance.commit is not None and not re.fullmatch(r"[0-9a-f]{7,64}", provenance.commit):
         yield "provenance.commit: not a commit (7 to 64 hex digits)"
-
     for name, used in protocol.references.items():
         if used.digest is None:
             yield f"protocol.references.{name}.digest: missing; the hash says which real images were compared with"

@@ -184,8 +184,7 @@ def figure(
             info, problem = metric_info(key), _absent(x, name, score_set, present) or str(error)
             panels.append(FigurePanel(info.key, info.title, info.about, problem=problem))
         else:
-            info = metric_info(chosen.y_key)
-            lines = _baselines(pool, chosen)
+            info, lines = metric_info(chosen.y_key), _baselines(pool, chosen)
             panels.append(FigurePanel(info.key, info.title, info.about, chosen.points, chosen.left_out, None, lines))
     if all(panel.problem for panel in panels) and (select or family):
         raise RequestError(str(panels[0].problem))
@@ -370,46 +369,35 @@ def summary(points: Sequence[Point]) -> str:
 
 def _draw(altair: Any, panel: FigurePanel, styles: Sequence[FamilyStyle], x_title: str, dark: bool) -> Any:
     paper = DARK if dark else LIGHT
-    values = [
-        {"x": p.x, "y": p.y, "family": ALL_STYLES[_style_key(p.family)].title, "method": p.title} for p in panel.points
-    ]
-    titles = [style.title for style in styles]
-    x = altair.X("x:Q", title=x_title, scale=_scale(altair, [p.x for p in panel.points]))
-    y = altair.Y("y:Q", title=y_title(panel), scale=_scale(altair, [p.y for p in panel.points]))
-    marks = (
-        altair.Chart(altair.Data(values=values))
-        .mark_point(filled=True, size=62, opacity=0.9, stroke=paper.outline, strokeWidth=0.6)
-        .encode(
-            x=x,
-            y=y,
-            color=altair.Color(
-                "family:N", scale=altair.Scale(domain=titles, range=[s.dark if dark else s.colour for s in styles])
-            ),
-            shape=altair.Shape("family:N", scale=altair.Scale(domain=titles, range=[s.shape for s in styles])),
-        )
-    )
-    layers = [marks]
+    points = panel.points
+    x = altair.X("x:Q", title=x_title, scale=_scale(altair, [p.x for p in points]))
+    y = altair.Y("y:Q", title=y_title(panel), scale=_scale(altair, [p.y for p in points]))
+    layers = []
+    line = fit_line([p.x for p in points], [p.y for p in points])
+    if line is not None:
+        ends = [min(p.x for p in points), max(p.x for p in points)]
+        fitted = altair.Chart(altair.Data(values=[{"x": e, "y": line.intercept + line.slope * e} for e in ends]))
+        layers.append(fitted.mark_line(color=paper.line, strokeDash=[5, 3], clip=True).encode(x=x, y=y))
     spreads = [
         {"x": p.x, "y": p.y, "x2": p.x + side * sd_x, "y2": p.y + side * sd_y}
-        for p in panel.points
+        for p in points
         for sd_x, sd_y in ((spread(p.x_runs), 0.0), (0.0, spread(p.y_runs)))
         for side in (-1, 1)
         if sd_x or sd_y
     ]
     if spreads:
         rules = altair.Chart(altair.Data(values=spreads)).mark_rule(color=paper.line, opacity=0.6)
-        layers.insert(0, rules.encode(x=x, y=y, x2="x2:Q", y2="y2:Q"))
-    line = fit_line([p.x for p in panel.points], [p.y for p in panel.points])
-    if line is not None:
-        ends = [min(p.x for p in panel.points), max(p.x for p in panel.points)]
-        fitted = [{"x": end, "y": line.intercept + line.slope * end} for end in ends]
-        layers.insert(
-            0,
-            altair.Chart(altair.Data(values=fitted))
-            .mark_line(color=paper.line, strokeDash=[5, 3], clip=True)
-            .encode(x=x, y=y),
-        )
-    subtitle = panel.problem or (summary(panel.points) if panel.points else f"{UNDEFINED}: no method has both metrics")
+        layers.append(rules.encode(x=x, y=y, x2="x2:Q", y2="y2:Q"))
+    titles = [style.title for style in styles]
+    colours = altair.Scale(domain=titles, range=[style.dark if dark else style.colour for style in styles])
+    shapes = altair.Scale(domain=titles, range=[style.shape for style in styles])
+    values = [{"x": p.x, "y": p.y, "family": ALL_STYLES[_style_key(p.family)].title, "method": p.title} for p in points]
+    marks = altair.Chart(altair.Data(values=values)).mark_point(
+        filled=True, size=62, opacity=0.9, stroke=paper.outline, strokeWidth=0.6
+    )
+    colour, shape = altair.Color("family:N", scale=colours), altair.Shape("family:N", scale=shapes)
+    layers.append(marks.encode(x=x, y=y, color=colour, shape=shape))
+    subtitle = panel.problem or (summary(points) if points else f"{UNDEFINED}: no method has both metrics")
     return altair.layer(*layers).properties(
         width=_PANEL_WIDTH,
         height=round(_PANEL_WIDTH * 0.7),

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from html import escape
 
 from diffusionbench.catalog import direction
 from diffusionbench.record import Record, reference_names
 from diffusionbench.shown import few, printable
-
-_BETTER = {True: "↑", False: "↓", None: ""}
+from diffusionbench.views.terminal import ARROWS, digits
 
 
 def as_text(record: Record) -> str:
@@ -23,13 +21,10 @@ def as_text(record: Record) -> str:
 def as_html(record: Record) -> str:
     """Return a record's values as an HTML table; nothing in it runs, whatever a record says."""
     head, *rows = _table(record)
-    cells = [f"<tr>{_cells(head, 'th')}</tr>", *(f"<tr>{_cells(row, 'td')}</tr>" for row in rows)]
+    lines = [("th", head), *(("td", row) for row in rows)]
+    cells = ["<tr>" + "".join(f"<{tag}>{escape(cell)}</{tag}>" for cell in row) + "</tr>" for tag, row in lines]
     notes = "".join(f"<div><small>{escape(note)}</small></div>" for note in _notes(record))
     return f"<div><strong>{escape(_title(record))}</strong></div><table>{''.join(cells)}</table>{notes}"
-
-
-def _cells(row: Sequence[str], tag: str) -> str:
-    return "".join(f"<{tag}>{escape(cell)}</{tag}>" for cell in row)
 
 
 def _title(record: Record) -> str:
@@ -45,13 +40,13 @@ def _table(record: Record) -> list[tuple[str, ...]]:
     """Return the head and a row per metric; anchors have a column each."""
     rows = [("metric", "value", "95 % interval", "n", "status", *record.anchors)]
     for key, value in record.values.items():
-        interval = "" if value.interval is None else f"[{_digits(value.interval[0])}, {_digits(value.interval[1])}]"
-        if value.interval is None and value.stderr is not None:
-            interval = f"± {value.stderr:.2g}"
+        interval = "" if value.stderr is None else f"± {value.stderr:.2g}"
+        if value.interval is not None:
+            interval = f"[{digits(value.interval[0])}, {digits(value.interval[1])}]"
         scored = "" if value.scored is None else f"{value.scored:,}"
-        anchors = [_digits(values[key].value) if key in values else "" for values in record.anchors.values()]
-        name = f"{key} {_BETTER[direction(key, value)]}".strip()
-        rows.append((name, _digits(value.value), interval, scored, value.status, *anchors))
+        anchors = [digits(values[key].value) if key in values else "" for values in record.anchors.values()]
+        name = key + ARROWS[direction(key, value)]
+        rows.append((name, digits(value.value), interval, scored, value.status, *anchors))
     return [tuple(map(printable, row)) for row in rows]
 
 
@@ -66,7 +61,3 @@ def _notes(record: Record) -> list[str]:
     if record.unscored:
         notes.append(f"{len(record.unscored):,} not scored; the first: {record.unscored[0]}")
     return [printable(note) for note in [*notes, *record.protocol.notes]]
-
-
-def _digits(number: float) -> str:
-    return f"{number:.3f}" if abs(number) < 1 else f"{number:.4g}"

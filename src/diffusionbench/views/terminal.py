@@ -28,6 +28,7 @@ from diffusionbench.study.cells import Cell, status_of
 from diffusionbench.study.columns import Column as BoardColumn
 from diffusionbench.study.correlate import Coefficient
 from diffusionbench.study.explain import Effect, Explanation
+from diffusionbench.study.reporting import percent, table
 
 ABSENT: Final = "-"
 UNDEFINED: Final = "not defined"
@@ -50,6 +51,10 @@ class PlainConsole(Console):
     def render_str(self, text: str, **options: Any) -> Text:
         """Render a string unchanged; every string that rich prints, alone or in a table, passes here."""
         return super().render_str(printable(text), **options)
+
+
+def _wide_console() -> PlainConsole:
+    return PlainConsole(None if sys.stdout.isatty() else _PIPE)
 
 
 # --- Numbers and tables ----------------------------------------------------------------------------------------------
@@ -86,10 +91,10 @@ def span(interval: tuple[float, float] | None) -> str:
 
 def _table(title: str, columns: Iterable[Any], rows: Iterable[Sequence[str]], **options: Any) -> Table:
     """Return a table of texts; columns are heads, or `Column`s with more than a head."""
-    table = Table(*columns, title=title, title_justify="left", **options)
+    made = Table(*columns, title=title, title_justify="left", **options)
     for row in rows:
-        table.add_row(*row)
-    return table
+        made.add_row(*row)
+    return made
 
 
 def to_csv(head: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
@@ -98,12 +103,6 @@ def to_csv(head: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
     for row in (head, *rows):
         csv.writer(text, lineterminator="\n").writerow([cell(one) if isinstance(one, str) else one for one in row])
     return text.getvalue()
-
-
-def to_markdown(head: Sequence[str], rows: Iterable[Sequence[str]], right: Iterable[int] = ()) -> str:
-    """Return a table as Markdown, columns at the places `right` aligned to the right; cells must be escaped."""
-    rule = ["---:" if place in right else "---" for place in range(len(head))]
-    return "\n".join([f"| {' | '.join(head)} |", f"|{'|'.join(rule)}|", *(f"| {' | '.join(row)} |" for row in rows)])
 
 
 def _escape(text: str) -> str:
@@ -123,13 +122,15 @@ def print_record(record: Record, as_json: bool = False) -> None:
     if protocol.guidance is not None:
         scale = protocol.guidance.scale
         guidance = ", guidance " + ("of a strength not stated" if scale is None else f"{scale:g}")
-    real = reference_names(protocol)
-    against = (
-        f"on prompts {protocol.prompts}" if protocol.prompts else f"against {real}" if real else "without reference"
-    )
-    right: dict[str, Any] = {"justify": "right"}
-    columns = [Column("metric"), Column("value", **right), Column("95 % interval"), Column("n", **right)]
-    columns += [Column("better"), *(Column(name.replace("_", " "), **right) for name in record.anchors)]
+    real = f"against {names}" if (names := reference_names(protocol)) else "without reference"
+    against = f"on prompts {protocol.prompts}" if protocol.prompts else real
+    columns = [
+        Column("metric"),
+        Column("value", justify="right"),
+        Column("95 % interval"),
+        Column("n", justify="right"),
+    ]
+    columns += [Column("better"), *(Column(name.replace("_", " "), justify="right") for name in record.anchors)]
     rows = []
     doubts: dict[str, list[str]] = {}
     for key, value in record.values.items():
@@ -196,13 +197,11 @@ def print_board(board: Board, columns: Sequence[BoardColumn], trace: bool = Fals
     repeats = any(one.n > 1 for row in board.rows for one in row.cells.values())
     content = "one record's value" + (", or the mean over repeats" if repeats else "")
     title = f"{board.score_set}: {len(board.rows)} rows; every cell is {content} (--trace, --json, --csv)"
-    console = PlainConsole(None if sys.stdout.isatty() else _PIPE)
+    console = _wide_console()
     console.print(_table(title, heads, rows, box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0)))
     if len(board.rows) > _ROWS:
         console.print(f"and {len(board.rows) - _ROWS:,} more rows (--csv, --markdown and --json have them all)")
-    for line in rank_notes(board):
-        console.print(line)
-    for line in _first(status_notes(board, columns), "--json"):
+    for line in [*rank_notes(board), *_first(status_notes(board, columns), "--json")]:
         console.print(line)
     if hidden := len(board.columns) - len(columns):
         console.print(f"not shown: {hidden} further column{'s' * (hidden > 1)} (--columns all)")
@@ -299,9 +298,9 @@ def board_markdown(board: Board, columns: Sequence[BoardColumn]) -> str:
         rank = _rank(row.mean_rank) + (f" ({_rank_interval(row)})" if row.interval else "")
         records = ", ".join(f"`{identifier}`" for identifier in dict.fromkeys(name for ids in held for name in ids))
         rows.append([*map(_escape, _facts(row)), *_cells(row, columns), rank, records])
-    table = to_markdown([*map(_escape, head)], rows, right=range(4, len(head) - 1))
+    whole = table([*map(_escape, head)], rows, right=range(4, len(head) - 1))
     notes = [*rank_notes(board), *_first(status_notes(board, columns), "--csv")]
-    return "\n".join([table, "", *(f"- {_escape(line)}" for line in notes)]) + "\n"
+    return "\n".join([whole, "", *(f"- {_escape(line)}" for line in notes)]) + "\n"
 
 
 def holistic_axes(board: Board) -> list[str]:
@@ -330,7 +329,7 @@ def _rank_interval(row: BoardRow) -> str:
 
 def print_explanation(found: Explanation, effects: Iterable[Effect]) -> None:
     """Print how two protocols differ, and below what each difference does to the numbers."""
-    console = PlainConsole(None if sys.stdout.isatty() else _PIPE)
+    console = _wide_console()
     if not found.gaps:
         console.print("the protocols do not differ")
     kinds = {"rule": "keeps apart", "method": "part of the method", "draw": "another draw"}
@@ -388,7 +387,7 @@ def published_only(*keys: str) -> list[str]:
 
 def print_study(study: Study) -> None:
     """Print every part of a study."""
-    show = PlainConsole(None if sys.stdout.isatty() else _PIPE).print
+    show = _wide_console().print
     selection = study.selection
     x, y = metric_info(selection.x_key), metric_info(selection.y_key)
     condition = f", guidance {selection.guidance}" if "class_conditional" in (x.axis, y.axis) else ""
@@ -404,10 +403,9 @@ def print_study(study: Study) -> None:
     show(_subsets("within each family (Pearson)", study.per_family))
     show(_coefficients("within families together: partial correlation given family", [study.within], study.draws))
     between = study.between
-    share = UNDEFINED if between.share is None else f"{100 * between.share:.0f} %"
     show(
         f"between families: r of the {between.families} family means {number(between.value)}; "
-        f"share of the pooled covariance that lies between families: {share}"
+        f"share of the pooled covariance that lies between families: {percent(between.share)}"
     )
     if study.without_family:
         show(_subsets("without one family (Pearson)", study.without_family))
@@ -437,16 +435,13 @@ def print_study(study: Study) -> None:
             f"r {number(seeds.value)}, 95 % by bootstrap over methods and seeds {span(seeds.interval)}, "
             f"over seeds of these methods {span(seeds.seeds_interval)}"
         )
-    doubts: dict[str, list[str]] = {}
+    told: dict[str, list[str]] = {}
     for name, key, status, reason in selection.doubtful:
-        doubts.setdefault(f"{key} {status}: {reason}", []).append(name)
-    for reason, names in doubts.items():
-        show(f"among the points: {few(names, first=40)} ({reason})")
-    reasons: dict[str, list[str]] = {}
+        told.setdefault(f"among the points: {{}} ({key} {status}: {reason})", []).append(name)
     for name, reason in selection.left_out:
-        reasons.setdefault(reason, []).append(name)
-    for reason, names in reasons.items():
-        show(f"not among the points: {few(names, first=40)} ({reason})")
+        told.setdefault(f"not among the points: {{}} ({reason})", []).append(name)
+    for text, names in told.items():
+        show(text.replace("{}", few(names, first=40), 1))
     show(
         f"bootstrap and permutations: {study.draws} draws, seed {study.seed}; intervals are 95 % over the choice of "
         "methods"
@@ -487,14 +482,14 @@ def print_tables(known: Mapping[str, Mapping[str, str | Mapping[str, Any]]], wha
     """
     if what and what not in known:
         raise RequestError(f"unknown list '{what}'. Known: {', '.join(known)}.")
-    chosen = {name: table for name, table in known.items() if not what or name == what}
+    chosen = {what: known[what]} if what else known
     if as_json:
         print(json.dumps(chosen, indent=2))
         return
-    for name, table in chosen.items():
+    for name, rows in chosen.items():
         print(name)
-        width = max((len(key) for key in table), default=0)
-        for key, one in table.items():
+        width = max(map(len, rows), default=0)
+        for key, one in rows.items():
             text = one if isinstance(one, str) else one["text"]
             print(f"  {key:<{width}}  {text}".rstrip())
 

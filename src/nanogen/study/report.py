@@ -9,8 +9,9 @@ from typing import Any, Final
 from diffusionbench.errors import MissingPackageError
 from diffusionbench.record import Record
 from diffusionbench.study.findings_measured import sections
+from diffusionbench.study.reporting import table
 from diffusionbench.views.site.build import build
-from diffusionbench.views.terminal import digits, to_markdown
+from diffusionbench.views.terminal import digits
 from diffusionbench.writing import write_atomic
 from nanogen.curves import make_curve, write_curve
 from nanogen.log import say
@@ -78,12 +79,12 @@ def _report(study: StudyFile, cells: Sequence[StudyCell], folder: StudyFolder, f
         parts.append("\n".join(f"- {name}: {reason or 'in use by another process'}" for name, reason in failed.items()))
     if done:
         heads = ["cell", "family", "headline", "score", "time", "device hours", ""]
-        parts.append(to_markdown(heads, done, (3, 4, 5)))
+        parts.append(table(heads, done, (3, 4, 5)))
         parts.append("± is the standard error over the draw of images; it holds no noise of training.")
     if tuned:
         parts.append("## Guidance")
         heads = ["cell", "scale", "score", "without guidance", "optimism", "tried"]
-        parts.append(to_markdown(heads, tuned, range(1, 6)))
+        parts.append(table(heads, tuned, range(1, 6)))
         parts.append(
             "Real images of even index and one seed chose the scale, those of odd index and another seed scored it. "
             "Optimism: by how much it looked better where it was chosen, less what the halves differ without guidance."

@@ -22,10 +22,12 @@ from diffusionbench.views.site.samples import Sheet, Store
 from diffusionbench.views.terminal import digits
 
 # Title and description of each set of records; those of the boards stand in `boards.yaml`.
+_DECLARED: Final = {name: (board.title, board.about) for name, board in declared().items()}
 SETS: Final = {
-    **{name: declared()[name].words for name in (published.PAPER, published.BLOG)},
+    published.PAPER: _DECLARED[published.PAPER],
+    published.BLOG: _DECLARED[published.BLOG],
     MEASURED: ("Measured", "Results measured with this package; every one says how to get it again."),
-    published.REPRODUCIBILITY: declared()[published.REPRODUCIBILITY].words,
+    published.REPRODUCIBILITY: _DECLARED[published.REPRODUCIBILITY],
 }
 # Rows times draws of the interval of a mean rank: keeps a board of thousands of rows at a second.
 _BUDGET: Final = 250_000

@@ -14,13 +14,13 @@ from typing import Any, Final
 from diffusionbench.catalog import metric_info
 from diffusionbench.record import Record, Value
 from diffusionbench.shown import few
+from diffusionbench.study.analysis import seeds_of
 from diffusionbench.study.board import DRAWS, Board, BoardRow, Listed
 from diffusionbench.study.cells import Cell
 from diffusionbench.study.columns import MEASURED
 from diffusionbench.study.correlate import pearson
 from diffusionbench.study.floors import at_floor
 from diffusionbench.study.points import Point
-from diffusionbench.study.seeds import bootstrap_seeds
 from diffusionbench.views.figure import (
     BENCHMARKS,
     OTHER,
@@ -29,6 +29,7 @@ from diffusionbench.views.figure import (
     UNSTATED,
     Baseline,
     Figure,
+    FigurePanel,
     axis_title,
     spread,
     state_words,
@@ -146,72 +147,66 @@ def answer(states: Sequence[Figure]) -> str:
 
 def _view(contents: Contents, figure: Figure) -> dict[str, Any]:
     """Return one state of the figure: the methods once, and for each panel the values of their indices."""
-    methods: dict[str, dict[str, Any]] = {}
+    methods: dict[str, Point] = {}
     reasons: dict[str, dict[str, None]] = {}
     for panel in figure.panels:
         for point in panel.points:
-            record = contents.by_id[point.x_record]
-            methods.setdefault(
-                point.name,
-                {
-                    "name": point.name,
-                    "title": point.title,
-                    "family": point.family or UNSTATED,
-                    "page": method_page(record.method),
-                    "record": record.id,
-                    "x": point.x,
-                    "shown": _with_mark(point.x_value, record, figure.x_key),
-                    "sd": spread(point.x_runs),
-                    "runs": len(point.x_runs),
-                },
-            )
+            methods.setdefault(point.name, point)
         for name, reason in panel.left_out:
             reasons.setdefault(reason, {})[name] = None
-    title = f"{x_name(figure.x_key)}{state_words(figure)}"
     places = {name: place for place, name in enumerate(methods)}
     return {
         "x": {
             "key": figure.x_key,
-            "title": title,
+            "title": f"{x_name(figure.x_key)}{state_words(figure)}",
             "axis": axis_title(figure),
             "better": metric_info(figure.x_key).higher_is_better,
             "lines": _lines(contents, figure.baselines, figure.x_key),
         },
-        "methods": list(methods.values()),
-        "panels": [
-            {
-                "key": panel.key,
-                "title": panel.title,
-                "axis": y_title(panel),
-                "better": metric_info(panel.key).higher_is_better,
-                "about": panel.about,
-                "problem": panel.problem,
-                "lines": _lines(contents, panel.baselines, panel.key),
-                "seeds": _seeds(panel.points),
-                "flagged": any("flagged" in (p.x_value.status, p.y_value.status) for p in panel.points),
-                "points": [
-                    [
-                        places[p.name],
-                        p.y,
-                        _with_mark(p.y_value, contents.by_id[p.y_record], panel.key),
-                        p.y_record,
-                        spread(p.y_runs),
-                        int(at_floor(panel.key, p.y_value)),
-                    ]
-                    for p in panel.points
-                ],
-            }
-            for panel in figure.panels
-        ],
+        "methods": [_method(contents, point, figure.x_key) for point in methods.values()],
+        "panels": [_panel(contents, panel, places) for panel in figure.panels],
         "leftOut": [f"{reason}: {few([*names], first=_NAMED)}" for reason, names in reasons.items()],
+    }
+
+
+def _method(contents: Contents, point: Point, x_key: str) -> dict[str, Any]:
+    record = contents.by_id[point.x_record]
+    return {
+        "name": point.name,
+        "title": point.title,
+        "family": point.family or UNSTATED,
+        "page": method_page(record.method),
+        "record": record.id,
+        "x": point.x,
+        "shown": _with_mark(point.x_value, record, x_key),
+        "sd": spread(point.x_runs),
+        "runs": len(point.x_runs),
+    }
+
+
+def _panel(contents: Contents, panel: FigurePanel, places: dict[str, int]) -> dict[str, Any]:
+    def point(p: Point) -> tuple[Any, ...]:
+        text = _with_mark(p.y_value, contents.by_id[p.y_record], panel.key)
+        return places[p.name], p.y, text, p.y_record, spread(p.y_runs), int(at_floor(panel.key, p.y_value))
+
+    return {
+        "key": panel.key,
+        "title": panel.title,
+        "axis": y_title(panel),
+        "better": metric_info(panel.key).higher_is_better,
+        "about": panel.about,
+        "problem": panel.problem,
+        "lines": _lines(contents, panel.baselines, panel.key),
+        "seeds": _seeds(panel.points),
+        "flagged": any("flagged" in (p.x_value.status, p.y_value.status) for p in panel.points),
+        "points": [*map(point, panel.points)],
     }
 
 
 def _seeds(points: Sequence[Point]) -> str | None:
     """Return r of all points with its interval over methods and seeds; None without repeats or for many methods."""
-    if len(points) > _MOST or not any(len(runs) > 1 for p in points for runs in (p.x_runs, p.y_runs)):
+    if len(points) > _MOST or (found := seeds_of(points, DRAWS)) is None:
         return None
-    found = bootstrap_seeds([p.x_runs for p in points], [p.y_runs for p in points], draws=DRAWS)
     return (
         f"All {found.methods} methods, {found.repeated} with several seeds: r {number(found.value)}, 95 % over methods "
         f"and seeds {span(found.interval)}, over seeds alone {span(found.seeds_interval)}"
@@ -319,12 +314,9 @@ def downloads(contents: Contents, site: Pages) -> Iterator[tuple[str, str | byte
         for p in panel.points
     ]
     as_dicts = [dict(zip(_POINT_COLUMNS, point, strict=True)) for point in points]
+    about = "the points of Figure 1: every set, state of guidance and panel"
     files: list[tuple[str, str, str | bytes]] = [
-        (
-            "data/figure1.csv",
-            "the points of Figure 1: every set, state of guidance and panel",
-            to_csv(_POINT_COLUMNS, points),
-        ),
+        ("data/figure1.csv", about, to_csv(_POINT_COLUMNS, points)),
         ("data/figure1.json", "the same as JSON", _json(as_dicts)),
     ]
     for name, board in contents.boards.items():
