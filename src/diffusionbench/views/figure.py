@@ -210,7 +210,7 @@ def _names(pool: Sequence[Record], score_set: str, present: set[str]) -> tuple[s
     if {ALIASES.get(name, name) for name in BENCHMARKS} & present:
         return (*BENCHMARKS[:-1], SHAPES)
     held = {record.id: record for record in pool if SHAPES in record.values and record.family != "reference"}
-    found = floor_of(held, SHAPES, families_of(SHAPES, present))
+    found = floor_of(held, SHAPES, families_of(SHAPES, sorted(present)))
     return (SHAPES, *sorted(found.parts, key=lambda key: found.parts[key])[: len(BENCHMARKS) - 1])
 
 
