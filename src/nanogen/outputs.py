@@ -296,9 +296,6 @@ class RunOutputs(Outputs):
                         grid = evaluate.sample_grid(pipeline, run, step, self.examples)
                         self.log.picture(step, "samples", grid)
             if scoring:
-                with parallel.agreed():
-                    if self.log is not None and not self.log.has(step, timeloss.PREFIX):
-                        self.log.write_record(step, self.by_time(pipeline.net), timeloss.PREFIX)
                 record = None
                 if missing:
                     record = parallel.from_main(lambda: evaluate.finished_record(pipeline, run, step))
@@ -310,3 +307,5 @@ class RunOutputs(Outputs):
                 with parallel.agreed():
                     if self.log is not None and record is not None:
                         self.log.write_record(step, {key: value.value for key, value in record.values.items()})
+                        if not self.log.has(step, timeloss.PREFIX):
+                            self.log.write_record(step, self.by_time(pipeline.net), timeloss.PREFIX)

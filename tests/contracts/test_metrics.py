@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from diffusionbench.errors import RequestError
-from diffusionbench.judges import JUDGES
+from diffusionbench.judges import JUDGES, NETWORKS_UPSTREAM
 from diffusionbench.metrics import METRICS, of_judge
 from diffusionbench.metrics.metric import Context
 from diffusionbench.references.reference import JudgedReference
@@ -207,7 +207,8 @@ def test_labels_and_prompts_decide_the_groups(spec):
         same(judged(spec, given, [Sample(index, plain_item(None, f"prompt {index}")) for index in range(count)]), plain)
     if plain.method == "jackknife":
         in_turn = judged(spec, given, [Sample(index, plain_item(index % 7)) for index in range(count)])
-        assert in_turn.value == pytest.approx(plain.value, rel=1e-9)
+        # Sums of float32 features depend on their order.
+        assert in_turn.value == pytest.approx(plain.value, rel=1e-6)
         assert in_turn.stderr != pytest.approx(plain.stderr, rel=1e-3)
 
 
@@ -301,7 +302,7 @@ def test_names(spec):
     assert re.fullmatch(r"[a-z0-9_]+", spec.key)
     assert METRICS[spec.key] is spec
     # Only the Inception network may produce an unmarked `fid`.
-    unmarked = INCEPTION if spec.key != "fdr6" else spec.judges
+    unmarked = spec.judges if spec.key.startswith("fdr6") else INCEPTION
     assert all(spec.key.endswith(f"_{judge}") or judge in (spec.key, *unmarked) for judge in spec.judges)
     assert all(judge in JUDGES for judge in spec.judges)
     assert spec.reference.keys() <= set(spec.judges)
@@ -323,5 +324,6 @@ def test_a_judge_brings_its_metrics():
     for name, judge in JUDGES.items():
         rows = of_judge(judge)
         assert bool(rows) == bool(judge.output == "array" and (judge.dim or judge.num_classes))
-        if name not in INCEPTION:
+        # Another mode of a network is read by FDr alone.
+        if judge not in NETWORKS_UPSTREAM and name not in INCEPTION:
             assert all(METRICS[row.key] == row for row in rows)

@@ -12,7 +12,7 @@ import pytest
 from diffusionbench import judging, parts, runner
 from diffusionbench.benchmarks.simpleeval.evidence import OPEN_RULE, SHAPES_RULE
 from diffusionbench.images import save_png
-from diffusionbench.judges import CHECKLISTS, CLIP_L14, FLAN_T5, JUDGES, QWEN, JudgeSpec
+from diffusionbench.judges import CHECKLISTS, CLIP_L14, FLAN_T5, JUDGES, QWEN, QWEN_ORIGINAL, JudgeSpec
 from diffusionbench.judges.judge import Judge
 from diffusionbench.metrics import METRICS
 from diffusionbench.parts import Part, merge
@@ -77,7 +77,7 @@ ROWS = {
     **dict.fromkeys((f"mask2former{mode}" for mode in ("", "_upstream", "_original")), detected),
     **dict.fromkeys((f"clip_colours{mode}" for mode in ("", "_upstream", "_original")), coloured),
     **dict.fromkeys((row.name for row in CHECKLISTS), answered),
-    **dict.fromkeys((row.name for row in (CLIP_L14, *FLAN_T5, *QWEN)), matched),
+    **dict.fromkeys((row.name for row in (CLIP_L14, *FLAN_T5, *QWEN, *QWEN_ORIGINAL)), matched),
 }
 TASKS = ("single_object", "two_object", "counting", "colors", "position", "color_attr")
 # 240 images of items that hold what any judge asks for.

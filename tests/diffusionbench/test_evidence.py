@@ -395,7 +395,7 @@ def test_a_judge_without_stored_outputs_is_tested_against_itself(thirds, ask, mo
     record = runner.run(ask(metrics=("in_thirds",), reference=None), pictures([40] * 20))
     assert record.provenance.selftest is None
     assert "no outputs are stored for it" in record.extra["self_tests"]["means"]
-    assert record.extra["self_tests"]["thirds"].startswith("not tested: it asks questions")
+    assert record.extra["self_tests"]["thirds"].startswith("not tested: it is given what only a request has")
     monkeypatch.setenv("DIFFUSIONBENCH_CACHE", str(tmp_path))
     real = Means.__call__
     for broken in (

@@ -168,7 +168,7 @@ def test_a_name_stands_for_its_formula(key):
         # The population deviation over subsets, as published.
         size = 200 if key == "kd_digits" else 1000
         spread = kid(outputs["features"], Real().features(None), SUBSETS, size)[1]
-        assert estimate.extra == {SPREADS[key]: pytest.approx(spread, rel=1e-6)}
+        assert estimate.extra == {SPREADS[key]: pytest.approx(spread, rel=1e-5)}
 
 
 def test_a_record_holds_each_value_under_its_own_name(ask):

@@ -65,10 +65,12 @@ def _over_subsets(
                 f"KID over subsets of {subset_size} needs as many {what} images, got {len(rows)}. "
                 f"Give more images or a smaller subset size."
             )
+    dtype = np.result_type(generated, reference)
     stream, values, without = np.random.RandomState(seed), np.empty(subsets), np.empty((subsets, GROUPS))
     for index in range(subsets):
         own, real = (stream.choice(len(rows), subset_size, replace=False) for rows in (generated, reference))
-        x, y = (torch.from_numpy(rows.take(part, axis=0)) for rows, part in ((generated, own), (reference, real)))
+        drawn = ((generated, own), (reference, real))
+        x, y = (torch.from_numpy(rows[part].astype(dtype, copy=False)) for rows, part in drawn)
         sums = _KernelSums(x, y, torch.from_numpy(groups[own]))
         keep = np.ones(GROUPS, dtype=bool)
         values[index] = sums.mmd(keep)
