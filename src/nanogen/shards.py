@@ -44,7 +44,7 @@ Dtype = Literal["float16", "bfloat16", "float32"]
 """Of stored latents and states."""
 
 
-class Manifest(Strict):
+class ShardManifest(Strict):
     """Contents of `manifest.json` in the folder of a cache.
 
     Attributes:
@@ -55,7 +55,7 @@ class Manifest(Strict):
     command: ClassVar[str]
 
 
-ManifestT = TypeVar("ManifestT", bound=Manifest)
+ManifestT = TypeVar("ManifestT", bound=ShardManifest)
 
 
 def read_manifest(folder: Path, kind: type[ManifestT]) -> ManifestT:
@@ -67,7 +67,7 @@ def read_manifest(folder: Path, kind: type[ManifestT]) -> ManifestT:
         raise DataError(f"{folder} is no {kind.title}: {reason}. Make one with `{kind.command}`.") from None
 
 
-class ShardRecipe(Manifest):
+class ShardRecipe(ShardManifest):
     """All that decides the bytes of the shards beside it.
 
     Attributes:

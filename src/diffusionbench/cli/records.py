@@ -45,7 +45,7 @@ Seed = Annotated[int, typer.Option("--seed", min=0, max=bounds.SEED, help="of th
 
 
 @dataclass(frozen=True)
-class Points:
+class PointOptions:
     """Which methods are set against each other, and by which figures."""
 
     guidance: Annotated[str, typer.Option("--guidance", help="ImageNet column: none or cfg (tuned)")] = "none"
@@ -98,7 +98,7 @@ def _split(words: Sequence[str] | None) -> list[str]:
     return [part.strip() for word in words or () for part in word.split(",") if part.strip()]
 
 
-def _chosen(points: Points) -> dict[str, Any]:
+def _chosen(points: PointOptions) -> dict[str, Any]:
     return vars(points) | {"family": _split(points.family), "select": _split(points.select)}
 
 
@@ -200,7 +200,7 @@ def explain(
 
 
 def correlate(
-    points: Points,
+    points: PointOptions,
     x: Annotated[str, typer.Option("--x", help="metric on the horizontal axis")] = "fid",
     y: Annotated[str, typer.Option("--y", help="metric on the vertical axis")] = "geneval",
     top: Annotated[
@@ -356,7 +356,7 @@ def site(
 
 def figure(
     out: Annotated[Path, typer.Option("--out", help="file: .svg, .png or .pdf")],
-    points: Points,
+    points: PointOptions,
     records: Folders = None,
     columns: Annotated[int, typer.Option("--columns", min=1, max=4, help="panels side by side")] = 2,
     dark: Annotated[bool, typer.Option("--dark", help="for a dark page")] = False,

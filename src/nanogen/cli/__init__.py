@@ -14,7 +14,7 @@ import typer
 
 from diffusionbench.errors import ConfigError, run_program
 from nanogen.cli import measuring, prepare, runs, tokenizers, training
-from nanogen.cli.options import Json, Network, Training, with_groups
+from nanogen.cli.options import Json, NetworkOptions, TrainingOptions, with_groups
 from nanogen.threads import limit_waiting
 
 app = typer.Typer(
@@ -65,7 +65,7 @@ def main() -> None:
 @with_groups
 def import_weights(
     file: Annotated[Path, typer.Argument(help="a released checkpoint, such as CONFIG-v0.pt")],
-    chosen: Network,
+    chosen: NetworkOptions,
     out: Annotated[Path, typer.Option("--out", help="weights file to write")] = Path("ema.safetensors"),
 ) -> None:
     """Write the averaged weights of a released checkpoint as a file that `nanogen sample` takes.
@@ -89,7 +89,7 @@ def import_weights(
 @app.command()
 @with_groups
 def show(
-    chosen: Training,
+    chosen: TrainingOptions,
     why: Annotated[bool, typer.Option("--why", help="with the file and line every value came from")] = False,
     diff: Annotated[
         tuple[str, str] | None, typer.Option("--diff", help="two tasks: only the keys in which they differ")
@@ -113,7 +113,7 @@ def show(
         if chosen.task is not None or why:
             raise ConfigError("--diff names both tasks itself. Leave --task and --why out.")
         first = replace(chosen, task=diff[0]).compose()
-        same = Training(chosen.words, diff[1], first.choice["method"], first.choice["scale"], chosen.data)
+        same = TrainingOptions(chosen.words, diff[1], first.choice["method"], first.choice["scale"], chosen.data)
         print(as_difference(diff, (first, same.compose()), as_json))
         return
     composed = chosen.compose()

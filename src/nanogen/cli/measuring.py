@@ -11,12 +11,12 @@ import typer
 
 from diffusionbench import bounds
 from diffusionbench.errors import ConfigError
-from nanogen.cli.options import Json, Training, with_groups
+from nanogen.cli.options import Json, TrainingOptions, with_groups
 
 
 @with_groups
 def bench(
-    chosen: Training,
+    chosen: TrainingOptions,
     synthetic: Annotated[bool, typer.Option("--synthetic", help="random latents: no data set, no weights")] = False,
     steps: Annotated[int, typer.Option(min=1, max=bounds.REPEATS, help="timed steps")] = 20,
     warmup: Annotated[int, typer.Option(min=0, max=bounds.REPEATS, help="steps before them")] = 5,
@@ -53,7 +53,7 @@ def bench(
 
 @with_groups
 def plan(
-    chosen: Training,
+    chosen: TrainingOptions,
     devices: Annotated[int, typer.Option(min=1, max=bounds.WORKERS, help="processes, one on each device")] = 1,
     per_node: Annotated[int, typer.Option(min=1, max=bounds.WORKERS, help="of them in one machine")] = 8,
     device: Annotated[

@@ -38,7 +38,7 @@ Seed = Annotated[int | None, typer.Option("--seed", min=0, max=bounds.SEED, help
 
 
 @dataclass(frozen=True)
-class Network:
+class NetworkOptions:
     """The options by which a network is chosen."""
 
     words: Words = None
@@ -74,7 +74,7 @@ class Network:
 
 
 @dataclass(frozen=True)
-class Training(Network):
+class TrainingOptions(NetworkOptions):
     """The options by which a training is chosen: a network and its data."""
 
     data: DataPath = None

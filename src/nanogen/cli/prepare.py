@@ -11,7 +11,7 @@ import typer
 
 from diffusionbench import bounds
 from diffusionbench.errors import ConfigError
-from nanogen.cli.options import Training, parse_part, with_groups
+from nanogen.cli.options import TrainingOptions, parse_part, with_groups
 
 if TYPE_CHECKING:
     from nanogen.shards import Spread
@@ -22,7 +22,7 @@ Dtype = Annotated[str, typer.Option(help="float16, bfloat16 or float32")]
 
 
 @dataclass(frozen=True)
-class Shards:
+class ShardOptions:
     """The options by which shards are shared out."""
 
     part: Annotated[
@@ -52,8 +52,8 @@ def tell(made: Any, words: Callable[[Any], str]) -> None:
 @with_groups
 def prepare_text(
     out: Annotated[Path, typer.Option("--out", help="folder for the cache; an older cache there is replaced")],
-    chosen: Training,
-    shards: Shards,
+    chosen: TrainingOptions,
+    shards: ShardOptions,
     dtype: Dtype = "float16",
 ) -> None:
     """Encode every distinct caption once: the data's, and those of the evaluation's prompt set.
@@ -84,8 +84,8 @@ def prepare_text(
 @with_groups
 def prepare_latents(
     out: Cache,
-    chosen: Training,
-    shards: Shards,
+    chosen: TrainingOptions,
+    shards: ShardOptions,
     dtype: Dtype = "float16",
     statistics: Annotated[
         bool, typer.Option("--statistics", help="mean and variance per channel and position instead of a cache")
@@ -102,7 +102,7 @@ def prepare_latents(
       nanogen prepare latents --task imagenet256 --method dinov2-b --data pictures/ --out dinov2/ --statistics
     """
     config = chosen.compose().config
-    if statistics and shards != Shards():
+    if statistics and shards != ShardOptions():
         raise ConfigError(
             "--statistics are of all images in one process. Leave out --part, --workers, --engine and --dry-run."
         )
@@ -117,7 +117,7 @@ def prepare_latents(
 
 @prepare.command("images")
 @with_groups
-def prepare_images(out: Cache, chosen: Training, shards: Shards) -> None:
+def prepare_images(out: Cache, chosen: TrainingOptions, shards: ShardOptions) -> None:
     """Decode, crop and store every image at the training's size once; train with data.cache=FOLDER.
 
     \b

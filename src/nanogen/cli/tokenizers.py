@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 
 from diffusionbench import bounds
-from nanogen.cli.options import DataPath, Json, Network, Scale, Task, Words
+from nanogen.cli.options import DataPath, Json, NetworkOptions, Scale, Task, Words
 
 tokenizer = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="Train autoencoders: the first stage.")
 latents = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="Look at latent spaces.")
@@ -77,7 +77,7 @@ def inspect_latents(
 
     defaults = [f"data.image_size={LATENTS[name].image_size or 32}"] if task in ("digits", "shapes") else []
     defaults += [] if probe is None else ["train.duration=2k steps"]
-    composed = Network([*defaults, *(words or []), f"latent.name={name}"], task, None, scale).compose(data)
+    composed = NetworkOptions([*defaults, *(words or []), f"latent.name={name}"], task, None, scale).compose(data)
     from nanogen import run as runs
     from nanogen.tokenizer.inspecting import as_text, inspect
 

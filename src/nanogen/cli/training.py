@@ -11,7 +11,7 @@ import typer
 
 from diffusionbench import bounds
 from diffusionbench.errors import ConfigError
-from nanogen.cli.options import Network, Scale, Training, check_use_of_run, parse_part, with_groups
+from nanogen.cli.options import NetworkOptions, Scale, TrainingOptions, check_use_of_run, parse_part, with_groups
 
 
 def init(
@@ -34,7 +34,7 @@ def init(
 
 @with_groups
 def train(
-    chosen: Training,
+    chosen: TrainingOptions,
     run: Annotated[str | None, typer.Option("--run", "--run-dir", help="name in outputs/, or a path")] = None,
     resume: Annotated[Path | None, typer.Option(help="continue this run; nothing else is started")] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="check what needs no training, then stop")] = False,
@@ -55,7 +55,7 @@ def train(
     if resume is None:
         composed = chosen.compose()
     else:
-        if run or chosen != Training(chosen.words):
+        if run or chosen != TrainingOptions(chosen.words):
             raise ConfigError("--resume takes task, method, scale, data and place from the run. Leave the others out.")
         check_use_of_run(resume, chosen.words or [])
         from nanogen.run import resumed
@@ -81,7 +81,7 @@ def train(
 @with_groups
 def launch(
     run: Annotated[Path, typer.Argument(help="the run folder, which need not be there yet")],
-    chosen: Network,
+    chosen: NetworkOptions,
     kind: Annotated[str, typer.Option("--print", help="slurm or sky: the file to print")] = "slurm",
     nodes: Annotated[int, typer.Option(min=1, max=bounds.WORKERS, help="machines")] = 1,
     gpus: Annotated[int, typer.Option(min=1, max=bounds.WORKERS, help="of each machine, a process each")] = 8,

@@ -26,7 +26,7 @@ from diffusionbench.archives import Archive
 from diffusionbench.errors import DataError
 from diffusionbench.schema import file_digest
 from diffusionbench.writing import check_replaceable, whole_folder, write_errors
-from nanogen.shards import MANIFEST, Dtype, Manifest, ShardRecipe, read_manifest, stored_bytes
+from nanogen.shards import MANIFEST, Dtype, ShardManifest, ShardRecipe, read_manifest, stored_bytes
 from nanogen.text.encoder import TextEncoder
 
 # Fields that a cache has of the recipe of its shards.
@@ -36,7 +36,7 @@ CHUNK = 2048
 STATES, INDEX = "states.bin", "index.npz"
 
 
-class CacheManifest(Manifest):
+class CacheManifest(ShardManifest):
     """Contents of `manifest.json`.
 
     Attributes:
