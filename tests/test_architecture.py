@@ -264,6 +264,15 @@ def test_readers_of_records_reach_neither_torch_nor_a_metric():
         assert not wrong, f"{module} reaches {sorted(wrong)}"
 
 
+def test_no_class_name_has_two_meanings():
+    places: dict[str, list[str]] = {}
+    for module, path in module_files().items():
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.ClassDef):
+                places.setdefault(node.name, []).append(module)
+    assert not {name: modules for name, modules in places.items() if len(modules) > 1}
+
+
 @pytest.mark.parametrize("package", sorted(OURS))
 def test_no_imports_run_in_a_circle(package):
     """Imports inside functions count: a circle that they hide is a circle still."""
