@@ -24,7 +24,7 @@ Kind = Literal["float32", "bfloat16 on a CPU", "bfloat16"]
 
 
 @dataclass(frozen=True)
-class _Kept:
+class _BlockBytes:
     """Bytes that a block keeps for each of its tokens.
 
     Attributes:
@@ -41,10 +41,10 @@ class _Kept:
     scores: int
 
 
-_KEPT: dict[Kind, _Kept] = {
-    "float32": _Kept(encoder=60, decoder=112, hidden=16, heads=12, scores=0),
-    "bfloat16 on a CPU": _Kept(encoder=44, decoder=74, hidden=8, heads=8, scores=6),
-    "bfloat16": _Kept(encoder=50, decoder=80, hidden=8, heads=12, scores=0),
+_KEPT: dict[Kind, _BlockBytes] = {
+    "float32": _BlockBytes(encoder=60, decoder=112, hidden=16, heads=12, scores=0),
+    "bfloat16 on a CPU": _BlockBytes(encoder=44, decoder=74, hidden=8, heads=8, scores=6),
+    "bfloat16": _BlockBytes(encoder=50, decoder=80, hidden=8, heads=12, scores=0),
 }
 
 

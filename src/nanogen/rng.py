@@ -71,7 +71,7 @@ class PositionalNoise:
 
     def ahead(self, draw: Callable[[PositionalNoise], object]) -> dict[tuple[str, tuple[int, ...]], Tensor]:
         """Return what a function draws from this noise, on the CPU: a process that reads ahead sends it to another."""
-        kept = _Kept(self.seed, self.indices, step=self.step)
+        kept = _KeptDraws(self.seed, self.indices, step=self.step)
         draw(kept)
         return kept.drawn
 
@@ -85,7 +85,7 @@ class PositionalNoise:
         return moved(numbers, self.device)
 
 
-class _Kept(PositionalNoise):
+class _KeptDraws(PositionalNoise):
     def _draw(self, fill: Callable[..., Tensor], purpose: str, shape: tuple[int, ...]) -> Tensor:
         self.drawn[purpose, shape] = numbers = super()._draw(fill, purpose, shape)
         return numbers
