@@ -303,9 +303,10 @@ def sample(path: Path) -> None:
 
 
 def cache_manifest(path: Path) -> None:
-    from nanogen.text.cache import read_manifest
+    from nanogen.shards import read_manifest
+    from nanogen.text.cache import CacheManifest
 
-    read_manifest(path.parent)
+    read_manifest(path.parent, CacheManifest)
 
 
 def prompts(path: Path) -> None:

@@ -167,7 +167,7 @@ def scenes(records: Sequence[Record], base: str) -> list[str]:
 
 def recipes(records: Sequence[Record], base: str) -> list[str]:
     """Return every trained recipe with the commands that give its record again."""
-    names = dict.fromkeys(record.extra["recipe"] for record in records if "train" in record.extra)
+    names = dict.fromkeys(record.extra["recipe"] for record in records if {"recipe", "train"} <= record.extra.keys())
     rows = []
     for name in sorted(names):
         for record in of_recipe(records, name):

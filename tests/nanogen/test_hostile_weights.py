@@ -20,8 +20,9 @@ from nanogen.model.released import from_released
 from nanogen.pipeline import load
 from nanogen.resolve import resolve
 from nanogen.sample import read_prompts
+from nanogen.shards import read_manifest
 from nanogen.text import open_spec
-from nanogen.text.cache import CacheManifest, check_index, read_manifest
+from nanogen.text.cache import CacheManifest, check_index
 
 CONFIG = compose("digits", overrides=words(2)).config
 HEADER = {"config": CONFIG.model_dump_json(), "step": "3"}
@@ -156,7 +157,7 @@ MANIFEST = {
 def test_a_manifest_of_no_cache_is_refused(key, value, tmp_path):
     (tmp_path / "manifest.json").write_text(json.dumps(MANIFEST | {key: value}))
     with pytest.raises(DataError, match="no text cache"):
-        read_manifest(tmp_path)
+        read_manifest(tmp_path, CacheManifest)
 
 
 KEYS, STARTS = np.array([[1, 0], [2, 0]], np.uint64), np.array([0, 3, 5])
