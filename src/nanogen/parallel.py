@@ -62,6 +62,8 @@ _SRUN = {"WORLD_SIZE": "SLURM_STEP_NUM_TASKS", "RANK": "SLURM_PROCID", "LOCAL_RA
 def processes() -> Iterator[str]:
     """Join the group that torchrun or srun describes, if one does; gives the device of this process.
 
+    A process that is in the group stays in it: to leave and join again at one address is a race between its members.
+
     Raises:
         ConfigError: if several processes were started without a way to find each other.
         RunError: if another process of the group ends before its time.
@@ -77,7 +79,7 @@ def processes() -> Iterator[str]:
                 "Start as many processes as GPUs (--nproc-per-node)."
             )
         torch.cuda.set_device(local)
-    if world == 1:
+    if world == 1 or dist.is_initialized():
         yield device
         return
     try:

@@ -129,9 +129,11 @@ def test_larger_sets_than_are_listed_take_it(monkeypatch):
 SAMPLE = """
 import sys
 from pathlib import Path
+from nanogen.parallel import processes
 from nanogen.sample import SampleRequest, sample_run
-for out in ("images.npz", "grid.png", "folder"):
-    sample_run(Path(sys.argv[1]), [], SampleRequest("0-9", num=7, batch_size=2), Path(sys.argv[2]) / out)
+with processes():
+    for out in ("images.npz", "grid.png", "folder"):
+        sample_run(Path(sys.argv[1]), [], SampleRequest("0-9", num=7, batch_size=2), Path(sys.argv[2]) / out)
 """
 
 
