@@ -376,6 +376,10 @@ class _HashedFiles(FileSystem):
             yield hashed
         self.written[Path(path).name] = hashed.written
 
+    def mkdir(self, path: Any) -> None:
+        # Without parents: a run that is moved or deleted meanwhile shall not come back as an empty one.
+        Path(path).mkdir(exist_ok=True)
+
     def rename(self, path: Any, new_path: Any) -> None:
         super().rename(path, new_path)
         self.written[Path(new_path).name] = self.written.pop(Path(path).name)

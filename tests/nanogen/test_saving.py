@@ -178,3 +178,9 @@ def test_processes_wait_long_for_each_other_where_one_may_work_alone(tmp_path):
     assert main.stdout.splitlines() == ["together True", "together False"]
     assert main.returncode == 1
     assert "RunError: another process of this run has ended" in main.stderr
+
+
+def test_a_folder_that_is_gone_does_not_come_back(tmp_path):
+    with pytest.raises(OSError, match="gone"):
+        parallel.save({"weight": torch.zeros(2)}, tmp_path / "gone" / "state")
+    assert not list(tmp_path.iterdir())

@@ -104,10 +104,10 @@ def cost_of(run: Run, step: int, price_per_hour: float | None) -> Cost:
 def progress_of(run: Run) -> tuple[ProgressPoint, ...]:
     """Return the scores of the evaluations during training, the last one included; none where no epoch is known."""
     size, images = run.config.train.batch_size, run.facts.get("num_images", 0)
-    found: dict[int, dict[str, float]] = {
-        line["step"]: {key.removeprefix(log.EVAL): value for key, value in line.items() if key.startswith(log.EVAL)}
-        for line in log.read(run.path / log.FILE)
-    }
+    found: dict[int, dict[str, float]] = {}
+    for line in log.read(run.path / log.FILE):
+        scores = {key.removeprefix(log.EVAL): value for key, value in line.items() if key.startswith(log.EVAL)}
+        found.setdefault(line["step"], {}).update(scores)
     if images < size:
         return ()
     # An epoch leaves out the images that fill no batch.
