@@ -9,7 +9,7 @@ import torch
 
 from nanogen import parallel
 from nanogen.build import Components, build_components
-from nanogen.conditions import Conditioner
+from nanogen.conditions import Conditioner, SampleSpec
 from nanogen.config import Config
 from nanogen.data import Batch
 from nanogen.latents import Latent, LatentSpec
@@ -34,6 +34,16 @@ class SyntheticConditioner(Conditioner):
 
     def __init__(self, shape: Shape, num_text_tokens: int, device: str) -> None:
         self.shape, self.num_text_tokens, self.device = shape, num_text_tokens, device
+
+    @staticmethod
+    def infer_from_data(settings: Any, data: Any) -> dict[str, Any]:
+        return {}
+
+    def parse_specs(self, labels: str, prompts: Any) -> list[SampleSpec]:
+        return []
+
+    def examples(self, data: Any, num: int) -> list[SampleSpec]:
+        return []
 
     def __call__(self, labels: Any, captions: Any) -> Condition:
         if self.shape.num_classes is not None:

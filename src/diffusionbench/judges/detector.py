@@ -134,7 +134,10 @@ def _evaluate(node: Mapping[str, Any], x: list[Tensor]) -> Any:
         case "ExpandDims":
             return x[0].unsqueeze(int(x[1]))
         case op:
-            raise NotImplementedError(f"operation {op} of node {node['name']}")
+            raise DataError(
+                f"the graph of judge 'coco_ssd' has operation {op} in node {node['name']}, which that of the published "
+                "package has not. Give the published file."
+            )
 
 
 def read_package(path: Path, device: str = "cpu") -> Graph:

@@ -10,7 +10,7 @@ from typing import Any, ClassVar, Literal
 
 import numpy as np
 
-from diffusionbench.errors import RequestError
+from diffusionbench.errors import RequestError, RunError
 from diffusionbench.judges import PIXELS, JudgeSpec, Unjudged
 from diffusionbench.registry import nearest
 from diffusionbench.sample import Item
@@ -158,7 +158,7 @@ class Judge(ABC):
 
         It passes within `judges.TOLERANCE`.
         """
-        raise NotImplementedError
+        raise RunError(f"judge '{self.name}' is said to have a self-test, and has none. Its row must not say so.")
 
 
 class Pixels(Judge):

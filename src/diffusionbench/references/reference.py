@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
@@ -19,7 +20,7 @@ ASSERTED: Final = "asserted: "
 """How what made statistics begins where only the user says so."""
 
 
-class Reference:
+class Reference(ABC):
     """Real images, or what a judge made of them.
 
     Attributes:
@@ -43,9 +44,9 @@ class Reference:
     notes: tuple[str, ...] = ()
 
     @property
+    @abstractmethod
     def digest(self) -> str:
         """SHA-256 over the images or the statistics file."""
-        raise NotImplementedError
 
     def made_by(self, judge: str) -> str | None:
         """Return the name of the extractor whose statistics a judge is given, "asserted: NAME" where the user says so.
@@ -61,14 +62,14 @@ class Reference:
             return None
         return f"that {self.name} holds statistics of '{judge}' is the user's word"
 
-    def check(self, judge: JudgeSpec) -> None:
+    def check(self, judge: JudgeSpec) -> None:  # noqa: B027 (real images serve any judge)
         """Refuse a judge for which it has nothing, as its row tells before any weight is loaded.
 
         Raises:
             RequestError: if its statistics are another extractor's, or nothing says whose they are.
         """
 
-    def check_loaded(self, judge: Judge) -> None:
+    def check_loaded(self, judge: Judge) -> None:  # noqa: B027 (real images serve any judge)
         """Refuse a judge that is not the one its statistics are of, as their digests tell.
 
         Raises:
@@ -96,8 +97,12 @@ class Reference:
         return {}
 
     def moments(self, judge: Judge) -> tuple[np.ndarray, np.ndarray]:
-        """Return mean float64 [d] and covariance float64 [d, d] of the training images' features."""
-        raise NotImplementedError
+        """Return mean float64 [d] and covariance float64 [d, d] of the training images' features.
+
+        Raises:
+            RequestError: if it has none; `offers` says so.
+        """
+        raise RequestError(f"reference {self.name} holds no moments. Give a folder or .npz of real images.")
 
     def features(self, judge: Judge) -> np.ndarray:
         """Return the training images' features, float32 [n, d].

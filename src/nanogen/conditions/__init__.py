@@ -7,6 +7,7 @@ read without torch.
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
@@ -57,7 +58,7 @@ class ConditionKind:
     answers: Literal["classes", "prompts"] | None = None
 
 
-class Conditioner:
+class Conditioner(ABC):
     """Maps the labels or captions of a batch or a request to a condition on a device.
 
     Args:
@@ -69,23 +70,24 @@ class Conditioner:
         self.device = device
 
     @staticmethod
+    @abstractmethod
     def infer_from_data(settings: Settings, data: Dataset) -> dict[str, Any]:
         """Return the settings with the numbers that are counted in the data.
 
         Raises:
             ConfigError: if the data has no labels or captions, as this kind needs them.
         """
-        raise NotImplementedError
 
     @property
     def digest(self) -> str:
         """SHA-256 of the frozen weights that make conditions, or "" without any."""
         return ""
 
+    @abstractmethod
     def __call__(self, labels: Sequence[int | None] | Tensor | None, captions: Sequence[str] | None) -> Condition:
         """Return the condition of B images; RequestError if labels or captions are missing or out of range."""
-        raise NotImplementedError
 
+    @abstractmethod
     def parse_specs(self, labels: str, prompts: Sequence[str]) -> list[SampleSpec]:
         """Return one spec per class or caption that a user asks for; all there are where both are empty.
 
@@ -96,11 +98,10 @@ class Conditioner:
         Raises:
             RequestError: if they are of another kind, out of range, or none.
         """
-        raise NotImplementedError
 
+    @abstractmethod
     def examples(self, data: Dataset, num: int) -> list[SampleSpec]:
         """Return the classes or captions of the sample grids of a training."""
-        raise NotImplementedError
 
     def mean_tokens(self, data: Dataset) -> float | None:
         """Return the mean length of the data's first captions in states of their encoder; None without captions."""

@@ -5,6 +5,7 @@ A data set knows neither models nor steps; order and position are `order.py`'s.
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from dataclasses import dataclass, field, is_dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -48,7 +49,7 @@ class Component:
 
 
 @dataclass(kw_only=True, eq=False)
-class Dataset:
+class Dataset(ABC):
     """Base of all data sets; each can be pickled, as loader processes get a copy.
 
     Attributes:
@@ -67,12 +68,12 @@ class Dataset:
     left_out: str | None = None
     defects: tuple[str, ...] = ()
 
-    def __len__(self) -> int:
-        raise NotImplementedError
+    @abstractmethod
+    def __len__(self) -> int: ...
 
+    @abstractmethod
     def __getitem__(self, index: int) -> Example:
         """Decode, crop and return one example; DataError if the image or its caption cannot be read; it is named."""
-        raise NotImplementedError
 
     def label(self, index: int) -> int | None:
         """Return the label of one example, where possible without decoding its image."""

@@ -7,6 +7,7 @@ reference statistics do not hold.
 from __future__ import annotations
 
 import os
+from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import InitVar, dataclass
 from pathlib import Path
@@ -34,13 +35,13 @@ class StoredImages(Dataset):
     image_size: int
     labels: np.ndarray | None = None
 
+    @abstractmethod
     def read(self, index: int) -> bytes:
         """Return the bytes of one image file; DataError if there are none."""
-        raise NotImplementedError
 
+    @abstractmethod
     def name(self, index: int) -> str:
         """Return what messages call the image."""
-        raise NotImplementedError
 
     def __getitem__(self, index: int) -> Example:
         if not 0 <= index < len(self):
