@@ -201,11 +201,12 @@ def undurable(operations: Sequence[Operation]) -> Iterator[str]:
         if Path(one.path).name == ".lock":
             # Nobody holds it after a power cut.
             continue
-        parent = str(Path(one.path).parent)
+        # Nobody misses a hidden name: it is on its way to its own, or out.
+        hidden = Path(one.other or one.path).name.startswith(".")
         if one.kind in ("open", "write"):
             content[one.path] = one.thread
-        if one.kind in ("open", "mkdir") and one.path not in known:
-            names[parent] = one.thread
+        if one.kind in ("open", "mkdir") and one.path not in known and not hidden:
+            names[str(Path(one.path).parent)] = one.thread
         elif one.kind == "fsync":
             content.pop(one.path, None)
             names.pop(one.path, None)
@@ -213,8 +214,7 @@ def undurable(operations: Sequence[Operation]) -> Iterator[str]:
             if open_ := {path for path in content | names if f"{path}/".startswith(f"{one.path}/")}:
                 yield f"{one}: {', '.join(sorted(open_))} not on the disk"
             known.add(one.other)
-            # What goes under a hidden name is on its way out.
-            if not Path(one.other).name.startswith("."):
+            if not hidden:
                 names[str(Path(one.other).parent)] = one.thread
         known.add(one.path)
         if one.kind in ("unlink", "rmdir"):
@@ -249,3 +249,9 @@ def test_a_power_cut_needs_every_wait_of_a_safe_write():
     for place, one in enumerate(safe):
         if one.kind == "fsync":
             assert [*undurable(safe[:place] + safe[place + 1 :])]
+
+
+def test_a_hidden_folder_need_not_outlast_a_power_cut():
+    made = [Operation("mkdir", "folder/.new"), Operation("unlink", "other/old")]
+    assert [*undurable(made)] == []
+    assert [*undurable([Operation("mkdir", "folder/new"), Operation("unlink", "other/old")])]
