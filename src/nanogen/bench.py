@@ -123,17 +123,24 @@ def bench(config: Config, synthetic: bool, steps: int, warmup: int, num_text_tok
             "peak_memory_bytes": _peak_memory(device),
             "text_tokens": text,
             "parameters": sum(weight.numel() for weight in net.parameters()),
-            "batch_size": config.train.batch_size,
-            "accumulation": config.train.accumulation,
             "steps": steps,
-            "precision": components.precision,
-            "compile": config.train.compile,
-            "processes": parallel.world_size(),
-            "threads": torch.get_num_threads(),
-            "hardware": provenance.hardware(device),
-            "packages": provenance.packages(),
-            "config_hash": config.hash,
+            **_circumstances(config, components, device),
         }
+
+
+def _circumstances(config: Config, components: Components, device: str) -> dict[str, Any]:
+    """Return what a speed depends on, beside the network."""
+    return {
+        "batch_size": config.train.batch_size,
+        "accumulation": config.train.accumulation,
+        "precision": components.precision,
+        "compile": config.train.compile,
+        "processes": parallel.world_size(),
+        "threads": torch.get_num_threads(),
+        "hardware": provenance.hardware(device),
+        "packages": provenance.packages(),
+        "config_hash": config.hash,
+    }
 
 
 def _make(loop: Iterator[Any], steps: int) -> None:

@@ -255,15 +255,7 @@ def compose(
     Raises:
         ConfigError: unknown names and keys (nearest name, file and line), wrong types, impossible combinations.
     """
-    mine = CommentedMap()
-    if file is not None:
-        try:
-            mine = read_yaml(read_small(file).decode(), str(file))
-        except (OSError, UnicodeDecodeError) as error:
-            raise ConfigError(f"config file {file}: {error}. Give the path of a YAML file.") from None
-    use = mine.pop("use", {})
-    if not isinstance(use, Mapping) or set(use) - {"task", "method", "scale"}:
-        raise ConfigError(f"{file}: 'use' takes task, method and scale, found {plain(use)}.")
+    mine, use = _own_layer(file)
 
     def choose(kind: str, asked: str | None, known: Sequence[str], default: str = "", default_from: str = "") -> str:
         if asked or kind in use:
@@ -301,6 +293,20 @@ def compose(
     config, origins = _merge(_base(), [layer for _, layer in layers])
     names = dict.fromkeys(["configs/base.yaml", *(name for name, layer in layers if layer)])
     return ComposedConfig(config, origins, {"task": task, "method": method, "scale": scale}, tuple(names))
+
+
+def _own_layer(file: Path | None) -> tuple[CommentedMap, Mapping[str, Any]]:
+    """Return what a user's file sets and what it chooses by `use:`; nothing where there is none."""
+    mine = CommentedMap()
+    if file is not None:
+        try:
+            mine = read_yaml(read_small(file).decode(), str(file))
+        except (OSError, UnicodeDecodeError) as error:
+            raise ConfigError(f"config file {file}: {error}. Give the path of a YAML file.") from None
+    use = mine.pop("use", {})
+    if not isinstance(use, Mapping) or set(use) - {"task", "method", "scale"}:
+        raise ConfigError(f"{file}: 'use' takes task, method and scale, found {plain(use)}.")
+    return mine, use
 
 
 def reload(values: Mapping[str, Any], origin: str) -> Config:

@@ -385,6 +385,33 @@ def published_only(*keys: str) -> list[str]:
     return [key for key in keys if key in METRICS and metric_state(key)["state"] == "published"]
 
 
+def _print_noise(study: Study, show: Callable[..., None]) -> None:
+    """Print what scoring again and training again would change."""
+    selection = study.selection
+    for key, noise in ((selection.x_key, study.noise_x), (selection.y_key, study.noise_y)):
+        known = "not known; taken as none" if noise is None else f"sd {noise.sd:.4g} ({noise.source})"
+        show(f"noise of one scoring of {key}: {known}")
+    for one in study.attenuation:
+        ceiling = UNDEFINED if one.ceiling is None else f"{one.ceiling:.4f}"
+        again = "" if one.rescored_sd is None else f"; scoring again moves r by {one.rescored_sd:.4f} (sd)"
+        show(
+            f"{one.scope}: a perfect relation would show |r| = {ceiling}; "
+            f"r without noise {number(one.corrected)}{again}"
+        )
+    if not study.attenuation:
+        show(f"attenuation by noise: {UNDEFINED}")
+    if (seeds := study.seeds) is not None:
+        spreads = [
+            f"{key} {UNDEFINED if sd is None else f'{sd:.4g}'}"
+            for key, sd in ((selection.x_key, seeds.sd_x), (selection.y_key, seeds.sd_y))
+        ]
+        show(f"training seeds: {seeds.repeated} of {seeds.methods} methods repeated; sd of one: {', '.join(spreads)}")
+        show(
+            f"r {number(seeds.value)}, 95 % by bootstrap over methods and seeds {span(seeds.interval)}, "
+            f"over seeds of these methods {span(seeds.seeds_interval)}"
+        )
+
+
 def print_study(study: Study) -> None:
     """Print every part of a study."""
     show = _wide_console().print
@@ -413,28 +440,7 @@ def print_study(study: Study) -> None:
         show(_subsets(f"methods that are best on {selection.x_key}", study.top))
     largest = [(one.name, number(one.without), number(one.change)) for one in study.influence[:5]]
     show(_table("influence of single methods (largest five)", ("without", "r", "change"), largest))
-    for key, noise in ((study.selection.x_key, study.noise_x), (study.selection.y_key, study.noise_y)):
-        known = "not known; taken as none" if noise is None else f"sd {noise.sd:.4g} ({noise.source})"
-        show(f"noise of one scoring of {key}: {known}")
-    for one in study.attenuation:
-        ceiling = UNDEFINED if one.ceiling is None else f"{one.ceiling:.4f}"
-        again = "" if one.rescored_sd is None else f"; scoring again moves r by {one.rescored_sd:.4f} (sd)"
-        show(
-            f"{one.scope}: a perfect relation would show |r| = {ceiling}; "
-            f"r without noise {number(one.corrected)}{again}"
-        )
-    if not study.attenuation:
-        show(f"attenuation by noise: {UNDEFINED}")
-    if (seeds := study.seeds) is not None:
-        spreads = [
-            f"{key} {UNDEFINED if sd is None else f'{sd:.4g}'}"
-            for key, sd in ((selection.x_key, seeds.sd_x), (selection.y_key, seeds.sd_y))
-        ]
-        show(f"training seeds: {seeds.repeated} of {seeds.methods} methods repeated; sd of one: {', '.join(spreads)}")
-        show(
-            f"r {number(seeds.value)}, 95 % by bootstrap over methods and seeds {span(seeds.interval)}, "
-            f"over seeds of these methods {span(seeds.seeds_interval)}"
-        )
+    _print_noise(study, show)
     told: dict[str, list[str]] = {}
     for name, key, status, reason in selection.doubtful:
         told.setdefault(f"among the points: {{}} ({key} {status}: {reason})", []).append(name)
