@@ -21,13 +21,15 @@ from pathlib import Path
 import torch
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests" / "oracle"))
+import conftest  # noqa: F401  (makes torchvision importable beside a CPU torch)
+
+# isort: split
 from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
 from torch_fidelity.metric_fid import fid_features_to_statistics, fid_statistics_to_metric
 from torch_fidelity.metric_isc import isc_features_to_metric
 from torch_fidelity.metric_kid import kid_features_to_metric
 from torch_fidelity.metric_prc import prc_features_to_metric
 
-import conftest  # noqa: F401  (makes torchvision importable beside a CPU torch)
 from diffusionbench.judges.inception import InceptionNet
 from diffusionbench.metrics.frechet import frechet_distance
 from diffusionbench.metrics.inception_score import inception_score
