@@ -22,12 +22,12 @@ from nanogen.data.order import batches
 from nanogen.train import build, flow_updates, open_data, training_source
 
 
-def step_times(method: str, steps: int) -> Iterator[float]:
+def step_times(method: str, steps: int, precision: str) -> Iterator[float]:
     """Give the processor seconds of each training step but the first, which warms up."""
     name, *overrides = method.split(",")
-    composed = compose("digits", name, overrides=["data.workers=0", "train.precision=float32", *overrides])
+    composed = compose("digits", name, overrides=["data.workers=0", f"train.precision={precision}", *overrides])
     data, config = open_data(composed.config)
-    components = build_components(config, "cpu", "float32")
+    components = build_components(config, "cpu", precision)
     state = build(config, components, len(data))
     source = training_source(data, config, components)
     loader = batches(
@@ -46,9 +46,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("methods", nargs="+")
     parser.add_argument("--steps", type=int, default=20)
+    parser.add_argument("--precision", default="float32")
     asked = parser.parse_args(arguments)
     torch.set_num_threads(1)
-    running = {method: step_times(method, asked.steps) for method in asked.methods}
+    running = {method: step_times(method, asked.steps, asked.precision) for method in asked.methods}
     times: dict[str, list[float]] = {method: [] for method in running}
     for _ in range(asked.steps):
         for method, steps in running.items():

@@ -37,6 +37,9 @@ from diffusionbench.writing import check_replaceable, make_folder, sweep, write_
 MANIFEST: Final = "manifest.json"
 # Bytes of a shard of items of one size, about.
 SHARD_BYTES: Final = 64 * 2**20
+# Shards of a small set, about, and their fewest items.
+SHARDS: Final = 64
+SHARD_ITEMS: Final = 16
 # Of the SHA-256 at the end.
 SUM_BYTES: Final = 32
 
@@ -189,9 +192,12 @@ def array_bytes(shape: Sequence[int], dtype: str) -> int:
     return math.prod(shape) * getattr(torch, dtype).itemsize
 
 
-def items_of_a_shard(item_bytes: int) -> int:
-    """Return how many items of one size make a shard of about 64 MiB."""
-    return max(1, SHARD_BYTES // item_bytes)
+def items_of_a_shard(item_bytes: int, count: int) -> int:
+    """Return how many of `count` items of one size make a shard.
+
+    About 64 MiB; of a small set a 64th, so that workers share it and one that is killed costs little; 16 at the least.
+    """
+    return max(1, min(SHARD_BYTES // item_bytes, max(SHARD_ITEMS, -(-count // SHARDS))))
 
 
 def stored_bytes(values: Tensor, dtype: str, what: str) -> bytes:

@@ -223,7 +223,7 @@ def test_extra_losses_and_a_cache_exclude_each_other(folder, tmp_path, monkeypat
 
 def test_latents_that_do_not_fit_into_the_type_are_refused(folder, tmp_path, monkeypatch):
     monkeypatch.setattr(ToyAE, "encode", lambda self, images: torch.full((len(images), 16, 4, 4), 1e6))
-    with pytest.raises(DataError, match="a latent of images 0 to 19 does not fit into float16"):
+    with pytest.raises(DataError, match="a latent of images 0 to 15 does not fit into float16"):
         made(folder, tmp_path, "float16")
 
 
@@ -297,7 +297,7 @@ def test_the_verb_says_the_size_first_and_what_it_made(folder, tmp_path, monkeyp
 
     code, out, err = run("--out", tmp_path / "cache")
     assert (code, out) == (0, f"{tmp_path / 'cache'}: 20 latents of toy-ae in float16\n")
-    assert "20 latents of 16x4x4 in float16, 9.57e-06 GiB in 1 shards" in err
+    assert "20 latents of 16x4x4 in float16, 9.6e-06 GiB in 2 shards" in err
     code, out, _ = run("--out", tmp_path / "stats", "--statistics")
     assert (code, out) == (0, f"{tmp_path / 'stats' / 'statistics' / 'stats.safetensors'}\n")
     for more in (("--part", "3/64"), ("--workers", "2"), ("--engine", "ray")):

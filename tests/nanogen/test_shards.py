@@ -108,6 +108,16 @@ def test_the_states_of_shards_are_the_encoders(captioned, tmp_path, monkeypatch)
 def small_shards(monkeypatch):
     """A hundred digits of 8 px each."""
     monkeypatch.setattr(shards, "SHARD_BYTES", 100 * 3 * 64)
+    monkeypatch.setattr(shards, "SHARD_ITEMS", 100)
+
+
+@pytest.mark.parametrize("count, made", [(1, 16), (20, 16), (1438, 23), (64 * 1024, 1024), (1_281_167, 1024)])
+def test_a_small_set_is_shared_out_too(count, made):
+    assert shards.items_of_a_shard(2**16, count) == made
+
+
+def test_an_item_larger_than_a_shard_makes_one():
+    assert shards.items_of_a_shard(2**27, 1000) == 1
 
 
 @pytest.mark.usefixtures("small_shards")
@@ -171,7 +181,7 @@ def test_a_dry_run_says_size_time_and_passes_and_writes_nothing(captioned, tmp_p
     assert found.passes == 10
     assert found.reading > 0
     images = prepare_images(digits().config, tmp_path / "i", dry_run=True)
-    assert images.num_bytes == 1438 * 3 * 64 + 32
+    assert images.num_bytes == 1438 * 3 * 64 + 63 * 32
     assert "costs less" in images.lines()[2]
     latents = prepare_latents(
         compose("digits", "toy-ae", "laptop", overrides=[*MODEL, "train.duration=2 epochs"]).config,
@@ -179,8 +189,8 @@ def test_a_dry_run_says_size_time_and_passes_and_writes_nothing(captioned, tmp_p
         "float32",
         dry_run=True,
     )
-    assert (latents.sample, latents.num_shards) == (64, 1)
-    assert latents.num_bytes == 1438 * 4 * 256 + 32
+    assert (latents.sample, latents.num_shards) == (64, 63)
+    assert latents.num_bytes == 1438 * 4 * 256 + 63 * 32
     assert latents.break_even > 1
     assert list(tmp_path.iterdir()) == []
 

@@ -40,7 +40,7 @@ class ImageCacheManifest(ShardRecipe):
     @classmethod
     def of(cls, data: Dataset, image_size: int) -> ImageCacheManifest:
         """Return the recipe for a data set."""
-        shard = shards.items_of_a_shard(3 * image_size**2)
+        shard = shards.items_of_a_shard(3 * image_size**2, len(data))
         return cls(image_size=image_size, data_digest=data.digest, count=len(data), shard=shard)
 
     @property

@@ -67,7 +67,7 @@ def recipe(spec: LatentSpec, latent_digest: str, image_size: int, data: Dataset,
         dtype=dtype,
         shape=shape,
         count=len(data),
-        shard=shards.items_of_a_shard(shards.array_bytes(shape, dtype)),
+        shard=shards.items_of_a_shard(shards.array_bytes(shape, dtype), len(data)),
     )
 
 
