@@ -140,6 +140,10 @@ def test_values_that_a_guard_flags_are_counted_apart(three_tasks, tmp_path):
     assert "flagged counted | 8 |" in rows[0]
     assert "Flagged: `m2` (guard variety is raised); `m3`" in text
     assert "colour, unguided, flagged counted | 0 of 8 |" in text
+    divided = [line for line in text.splitlines() if line.startswith("| Accuracy (simpleeval_objects)")]
+    assert [line.split(" | ")[:2] for line in divided] == [
+        ["| Accuracy (simpleeval_objects), unguided, flagged counted", "8"]
+    ]
     # The command prints the same number, and without the flag too few methods are left.
     for record in records:
         (tmp_path / f"{record.id}.json").write_text(record.model_dump_json())

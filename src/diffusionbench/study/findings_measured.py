@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import product
 from typing import Final
 
 from diffusionbench.catalog import metric_info
@@ -60,10 +61,11 @@ class OwnStudy:
         columns = [column for column in board_spec(board).columns if column.key == key]
         return [one for one in self.records if key in one.values and place_of(one, key, columns)[0] is not None]
 
-    def points(self, board: str, key: str, guidance: str) -> dict[str, Point]:
+    def points(self, board: str, key: str, guidance: str, flagged: bool = False) -> dict[str, Point]:
         """Return the methods that hold a metric, with all their runs."""
+        pool = self.fitting(board, key)
         try:
-            found = select_points(self.fitting(board, key), key, key, guidance=guidance, score_set=MEASURED)
+            found = select_points(pool, key, key, guidance=guidance, score_set=MEASURED, flagged=flagged)
         except RequestError:
             return {}
         return {point.name: point for point in found.points}
@@ -199,14 +201,14 @@ def _apart(own: OwnStudy) -> Iterator[str]:
         "(`diffusionbench.study.apart`); signs are turned so that + means better on both."
     )
     rows = []
-    for guidance in GUIDANCES:
-        for key in OBJECTS:
-            found = three_tasks(own, guidance, key)
-            if found is not None:
+    for guidance, key in product(GUIDANCES, OBJECTS):
+        plain, counted = (three_tasks(own, guidance, key, flagged) for flagged in (False, True))
+        for found, more in ((plain, ""), (counted, ", flagged counted")):
+            if found is not None and not (more and counted == plain):
                 state = "guided" if guidance == "cfg" else "unguided"
                 parts = (found.first_middle, found.middle_last, found.first_last, found.data, found.conditioning)
                 cells = map(_estimated, (*parts, found.difference))
-                rows.append((f"{title(key)}, {state}", str(found.methods), *cells))
+                rows.append((f"{title(key)}, {state}{more}", str(found.methods), *cells))
     if not rows:
         yield f"Fewer than {FEWEST} methods have records of all three tasks, so nothing is divided yet."
         return
@@ -219,13 +221,14 @@ def _apart(own: OwnStudy) -> Iterator[str]:
     )
 
 
-def three_tasks(own: OwnStudy, guidance: str, key: str) -> Apart | None:
-    """Return what data and conditioning do between digits, objects by one of their scores, and scenes."""
-    held = [
-        own.points(LAPTOP, DIGITS, guidance),
-        own.points(OBJECTS_BOARD, key, guidance),
-        own.points(LAPTOP, SCENES, guidance),
-    ]
+def three_tasks(own: OwnStudy, guidance: str, key: str, flagged: bool = False) -> Apart | None:
+    """Return what data and conditioning do between digits, objects by one of their scores, and scenes.
+
+    Args:
+        flagged: whether values that a guard flags count too.
+    """
+    places = ((LAPTOP, DIGITS), (OBJECTS_BOARD, key), (LAPTOP, SCENES))
+    held = [own.points(*place, guidance, flagged) for place in places]
     names = sorted(set.intersection(*(set(one) for one in held)))
     if len(names) < FEWEST:
         return None
