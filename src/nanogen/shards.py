@@ -10,7 +10,6 @@ from __future__ import annotations
 import hashlib
 import math
 import multiprocessing
-import shutil
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ProcessPoolExecutor
@@ -32,7 +31,7 @@ from diffusionbench.limits import read_small
 from diffusionbench.registry import require
 from diffusionbench.schema import Strict, digest
 from diffusionbench.views.terminal import progress_line
-from diffusionbench.writing import check_replaceable, make_folder, sweep, write_atomic, write_errors
+from diffusionbench.writing import check_replaceable, free_bytes, make_folder, sweep, write_atomic, write_errors
 
 MANIFEST: Final = "manifest.json"
 # Bytes of a shard of items of one size, about.
@@ -160,7 +159,7 @@ def start_folder(folder: Path, recipe: ShardRecipe) -> None:
     with write_errors(f"{recipe.title} {folder}", kind=DataError):
         make_folder(folder)
         here = sum(path.stat().st_size for path in folder.glob(f"{recipe.prefix}-*.bin"))
-        free, needed = shutil.disk_usage(folder).free, recipe.total_bytes - here
+        free, needed = free_bytes(folder), recipe.total_bytes - here
         if needed > free:
             raise DataError(
                 f"{recipe.title} {folder} needs {needed / 2**30:.2f} GiB more, {free / 2**30:.2f} GiB are free there. "

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import sys
 from dataclasses import replace
 
@@ -204,7 +205,7 @@ def test_bad_requests_are_refused_and_write_nothing(folder, tmp_path, monkeypatc
     with pytest.raises(DataError, match=r"holds 1 file\(s\) of no earlier latent cache"):
         prepare_latents(config, tmp_path / "mine", "float16")
     usage = type("Usage", (), {"free": 100})
-    monkeypatch.setattr(shards.shutil, "disk_usage", lambda path: usage)
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: usage)
     with pytest.raises(DataError, match=r"needs 0\.00 GiB more, 0\.00 GiB are free"):
         prepare_latents(config, tmp_path / "full", "float16")
     assert not list(tmp_path.rglob("*.bin"))
