@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
-from dataclasses import dataclass, fields, is_dataclass
-from functools import wraps
-from inspect import Parameter, Signature, signature
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -80,29 +77,8 @@ class TrainingOptions(NetworkOptions):
     data: DataPath = None
 
     def compose(self, data: str | None = None) -> ComposedConfig:
-        """See `Network.compose`."""
+        """See `NetworkOptions.compose`."""
         return super().compose(data or self.data)
-
-
-def with_groups(verb: Callable[..., None]) -> Callable[..., None]:
-    """Return a verb that takes, in place of each parameter whose type is a group of options, the options themselves."""
-    given = signature(verb, eval_str=True).parameters
-    groups: dict[str, Any] = {name: one.annotation for name, one in given.items() if is_dataclass(one.annotation)}
-    options = [
-        option.replace(kind=Parameter.KEYWORD_ONLY)
-        for name, one in given.items()
-        for option in (signature(groups[name], eval_str=True).parameters.values() if name in groups else (one,))
-    ]
-
-    @wraps(verb)
-    def flat(**found: Any) -> None:
-        for name, kind in groups.items():
-            found[name] = kind(**{field.name: found.pop(field.name) for field in fields(kind)})
-        verb(**found)
-
-    flat.__signature__ = Signature(options)  # type: ignore[attr-defined]
-    flat.__annotations__ = {option.name: option.annotation for option in options}
-    return flat
 
 
 def parse_part(text: str) -> tuple[int, int]:
