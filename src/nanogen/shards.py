@@ -211,7 +211,7 @@ class Spread:
         engine: "local" or "ray".
 
     Raises:
-        ConfigError: if part or engine are others.
+        ConfigError: for another engine.
         MissingPackageError: if Ray is asked for and not installed.
     """
 
@@ -222,8 +222,6 @@ class Spread:
     def __post_init__(self) -> None:
         if self.engine not in ("local", "ray"):
             raise ConfigError(f"--engine {self.engine}: unknown. Allowed: local, ray.")
-        if not 1 <= self.part[0] <= self.part[1]:
-            raise ConfigError(f"--part {self.part[0]}/{self.part[1]}: give i/n with 1 <= i <= n, such as 3/64.")
         if self.engine == "ray":
             require("ray", "cluster", "--engine ray")
 

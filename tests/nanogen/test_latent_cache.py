@@ -194,8 +194,6 @@ def test_bad_requests_are_refused_and_write_nothing(folder, tmp_path, monkeypatc
     config = composition(folder).config
     with pytest.raises(ConfigError, match=r"--dtype float8: unknown\. Allowed: float16, bfloat16, float32"):
         prepare_latents(config, tmp_path / "a", "float8")
-    with pytest.raises(ConfigError, match="--part 3/2: give i/n"):
-        prepare_latents(config, tmp_path / "a", "float16", Spread((3, 2)))
     with pytest.raises(ConfigError, match=r"--engine slurm: unknown\. Allowed: local, ray"):
         prepare_latents(config, tmp_path / "a", "float16", Spread(engine="slurm"))
     with pytest.raises(ConfigError, match=r"data\.corrupt=skip replaces some"):

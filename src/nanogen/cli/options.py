@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -11,6 +12,7 @@ import typer
 
 from diffusionbench import bounds
 from diffusionbench.errors import CheckpointError, ConfigError
+from diffusionbench.shown import clipped
 
 if TYPE_CHECKING:
     from nanogen.config import ComposedConfig
@@ -82,11 +84,11 @@ class TrainingOptions(NetworkOptions):
 
 
 def parse_part(text: str) -> tuple[int, int]:
-    """Return i and n of "i/n"."""
-    index, slash, total = text.partition("/")
-    if not (slash and index.isdecimal() and total.isdecimal() and len(text) < 20):
-        raise ConfigError(f"--part {text}: give i/n with 1 <= i <= n, such as 3/64.")
-    return int(index), int(total)
+    """Return i and n of "i/n"; ConfigError unless 1 <= i <= n."""
+    found = re.fullmatch(r"([0-9]{1,9})/([0-9]{1,9})", text)
+    if found is None or not 1 <= int(found[1]) <= int(found[2]):
+        raise ConfigError(f"--part {clipped(text, 40)}: give i/n with 1 <= i <= n, such as 3/64.")
+    return int(found[1]), int(found[2])
 
 
 def check_use_of_run(run: Path, overrides: list[str]) -> None:
