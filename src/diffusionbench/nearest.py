@@ -72,7 +72,7 @@ class Nearest:
 
     def as_text(self) -> str:
         """Return the finding and the ten images with the lowest ratio."""
-        named = [f"  {self.ratios[k]:.3f}  {self.images.keys[k]} - {self._partner(k)}" for k in self.order[:10]]
+        named = [f"  {ratio:.3f}  {image} - {partner}" for image, partner, ratio in self.as_dict()["nearest"][:10]]
         return "\n".join([*self.notes, "lowest ratios:", *named])
 
     def page(self) -> str:
@@ -96,9 +96,6 @@ class Nearest:
         if len(self.ratios) > viewer.MOST:
             notes.append(f"Shown are the {viewer.MOST:,} with the lowest ratios; the others are left out.")
         return viewer.page(f"{self.images.name} and its nearest training images", notes, cards)
-
-    def _partner(self, k: int) -> str:
-        return self.train.keys[self.places[k]]
 
 
 def find_nearest(

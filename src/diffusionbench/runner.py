@@ -202,8 +202,8 @@ def fill(
     for group in mine:
         wanted = [sample for sample in group if sample.id in absent]
         if wanted:
-            samples, images, unreadable = read(source, wanted)
-            kept += samples
+            made, images, unreadable = read(source, wanted)
+            kept += made
             arrays += [] if images is None else [images]
             faults |= unreadable
             done += len(wanted)

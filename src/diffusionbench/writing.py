@@ -222,6 +222,11 @@ def write_result(path: Path, text: str) -> None:
         write_atomic(path, text)
 
 
+def free_bytes(path: Path) -> int:
+    """Return how many bytes are free on the disk where a path lies, or will lie."""
+    return shutil.disk_usage(next(one for one in (path, *path.absolute().parents) if one.exists())).free
+
+
 def cache_folder() -> Path:
     """Return where downloaded weights and computed features lie; `DIFFUSIONBENCH_CACHE` moves it, and no number."""
     return Path(os.environ.get("DIFFUSIONBENCH_CACHE") or Path.home() / ".cache" / "diffusionbench")

@@ -50,6 +50,8 @@ from nanogen.run import EVALS, SAMPLES, Run
 
 # Columns of a sample grid.
 COLUMNS = 10
+# Times on which the published ImageNet figures are guided.
+TUNED_INTERVAL = (0.0, 0.9)
 _written = partial(write_errors, remedy="Make room and start it again.", kind=CheckpointError)
 
 
@@ -330,6 +332,11 @@ def finished_record(
     return None
 
 
+def guided(scale: float) -> list[str]:
+    """Return the overrides that guide at a scale on the interval of the published figures."""
+    return [f"guidance.scale={scale}", f"guidance.interval={list(TUNED_INTERVAL)}"]
+
+
 def open_run(path: Path, device: str, step: int | None = None) -> tuple[Loaded, Run]:
     """Return the weights of a run at a step, or its newest, and the run; a weights file is refused."""
     loaded = open_weights(path, device, step)
@@ -360,7 +367,7 @@ def evaluate_run(
                     raise RequestError(
                         "this method has no tuned guidance scale (eval.tuned_scale is 1). Give --guidance."
                     )
-                pipeline = loaded.pipeline([*overrides, f"guidance.scale={scale}", "guidance.interval=[0.0, 0.9]"])
+                pipeline = loaded.pipeline([*overrides, *guided(scale)])
             if not pipeline.config.eval.metrics:
                 raise RequestError(f"{path} names no metric. Choose with --metrics; see `diffusionbench ls metrics`.")
         # The table of methods does not say on which images it was chosen.

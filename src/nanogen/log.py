@@ -21,7 +21,7 @@ from diffusionbench.writing import write_atomic, write_errors
 from nanogen.trackers import Queued, open_tracker, tracker_id
 
 FILE = "metrics.jsonl"
-# Before the keys of an evaluation's numbers.
+# Prefix of the keys of an evaluation's numbers.
 EVAL = "eval/"
 EMPTY: Final[Mapping[str, str]] = MappingProxyType({})
 

@@ -18,15 +18,15 @@ class NonFiniteLoss(RunError):  # noqa: N818
 
 @dataclass(frozen=True)
 class Schedule:
-    """Learning rate in steps: whole until `decay_start`, linear down to `final_factor` of it at `decay_end`.
+    """Learning rate by step: constant until `decay_start`, then linear to `final_factor` times it at `decay_end`.
 
-    A rise at the start multiplies whichever part holds. Every interval of steps is closed below and open above.
+    The warmup is a factor of it, also where it overlaps the decay.
 
     Attributes:
-        lr: the whole rate.
-        warmup: steps of the rise, (k + 1) / warmup at step k; 0 and 1 are none.
-        decay_start: first step of the fall, which still has the whole rate.
-        decay_end: first step with the final rate; at `decay_start` or before it the rate drops at `decay_start`.
+        lr: the peak rate.
+        warmup: steps of the linear warmup, (k + 1) / warmup at step k; 0 and 1 are none.
+        decay_start: first step of the decay, which still has the peak rate.
+        decay_end: first step with the final rate; not after `decay_start`: the rate drops there at once.
         final_factor: share of `lr` that stays.
     """
 

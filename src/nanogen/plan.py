@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import shutil
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -13,6 +12,7 @@ from diffusionbench.axes import AXES
 from diffusionbench.errors import ConfigError, RequestError, UserError
 from diffusionbench.prompts import open_prompts
 from diffusionbench.registry import nearest
+from diffusionbench.writing import free_bytes
 from nanogen import calibration, costs
 from nanogen.calibration import Rates
 from nanogen.config import Config, read_yaml, reload
@@ -151,8 +151,8 @@ class Plan:
 
 
 def _bytes(size: float) -> str:
-    unit = next((unit for unit in ("TB", "GB") if size >= {"TB": 1e12, "GB": 1e9}[unit]), "MB")
-    return f"{size / {'TB': 1e12, 'GB': 1e9, 'MB': 1e6}[unit]:,.3g} {unit}"
+    scale, unit = next((one for one in ((1e12, "TB"), (1e9, "GB")) if size >= one[0]), (1e6, "MB"))
+    return f"{size / scale:,.3g} {unit}"
 
 
 def _hours(hours: float) -> str:
@@ -204,7 +204,7 @@ def plan(
     counts = costed.evaluations(num_images, steps)
     evaluation, disk = costed.evaluation_hours(sum(counts)), costed.disk(num_images, counts)
     hours = None if training is None else training + (evaluation or 0)
-    free = shutil.disk_usage(next(one for one in (folder, *folder.absolute().parents) if one.exists())).free
+    free = free_bytes(folder)
     return Plan(
         parameters=costs.num_trainable(config, shape),
         training_flops=costs.training_flops(config, shape, text_tokens),

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import re
-import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, replace
@@ -15,7 +14,7 @@ from typing import Any, get_args
 from diffusionbench import provenance
 from diffusionbench.errors import CheckpointError, ConfigError, RunError
 from diffusionbench.limits import parse_json, read_small
-from diffusionbench.writing import make_folder, write_atomic
+from diffusionbench.writing import free_bytes, make_folder, write_atomic
 from nanogen import checkpoint, parallel
 from nanogen.build import Components
 from nanogen.config import ComposedConfig, Config, changed, differences, leaves, read_yaml, reload, to_yaml
@@ -295,9 +294,7 @@ def _is_unfinished(path: Path) -> bool:
 
 
 def _check_room(path: Path, bytes_needed: float) -> None:
-    disk = next(folder for folder in (path, *path.absolute().parents) if folder.exists())
-    free = shutil.disk_usage(disk).free
-    if free < bytes_needed:
+    if (free := free_bytes(path)) < bytes_needed:
         raise CheckpointError(
             f"run folder {path}: {free / 1e6:.0f} MB are free and one checkpoint takes {bytes_needed / 1e6:.0f} MB. "
             "Make room or choose another disk (--run PATH)."

@@ -10,7 +10,6 @@ from __future__ import annotations
 import hashlib
 import math
 import multiprocessing
-import shutil
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ProcessPoolExecutor
@@ -32,7 +31,7 @@ from diffusionbench.limits import read_small
 from diffusionbench.registry import require
 from diffusionbench.schema import Strict, digest
 from diffusionbench.views.terminal import progress_line
-from diffusionbench.writing import check_replaceable, make_folder, sweep, write_atomic, write_errors
+from diffusionbench.writing import check_replaceable, free_bytes, make_folder, sweep, write_atomic, write_errors
 
 MANIFEST: Final = "manifest.json"
 # Bytes of a shard of items of one size, about.
@@ -163,7 +162,7 @@ def start_folder(folder: Path, recipe: ShardRecipe) -> None:
     with write_errors(f"{recipe.title} {folder}", kind=DataError):
         make_folder(folder)
         here = sum(path.stat().st_size for path in folder.glob(f"{recipe.prefix}-*.bin"))
-        free, needed = shutil.disk_usage(folder).free, recipe.total_bytes - here
+        free, needed = free_bytes(folder), recipe.total_bytes - here
         if needed > free:
             raise DataError(
                 f"{recipe.title} {folder} needs {needed / 2**30:.2f} GiB more, {free / 2**30:.2f} GiB are free there. "
@@ -218,7 +217,7 @@ class Spread:
         engine: "local" or "ray".
 
     Raises:
-        ConfigError: if part or engine are others.
+        ConfigError: for another engine.
         MissingPackageError: if Ray is asked for and not installed.
     """
 
@@ -229,8 +228,6 @@ class Spread:
     def __post_init__(self) -> None:
         if self.engine not in ("local", "ray"):
             raise ConfigError(f"--engine {self.engine}: unknown. Allowed: local, ray.")
-        if not 1 <= self.part[0] <= self.part[1]:
-            raise ConfigError(f"--part {self.part[0]}/{self.part[1]}: give i/n with 1 <= i <= n, such as 3/64.")
         if self.engine == "ray":
             require("ray", "cluster", "--engine ray")
 

@@ -24,7 +24,7 @@ from diffusionbench.registry import nearest, require
 from diffusionbench.writing import write_atomic, write_errors
 from nanogen import parallel
 from nanogen.config import Config
-from nanogen.evaluate import evaluate, evaluation_of, finished_record, keep, open_run
+from nanogen.evaluate import TUNED_INTERVAL, evaluate, evaluation_of, finished_record, guided, keep, open_run
 from nanogen.log import say
 from nanogen.objectives import OBJECTIVES
 from nanogen.pipeline import ImagePipeline, Loaded
@@ -33,7 +33,6 @@ from nanogen.run import EVALS, Run
 FOLDER: Final = "sweep"
 """Of the run, for records of the scales that were tried; their images are not kept."""
 
-INTERVAL: Final = (0.0, 0.9)
 _GOLDEN: Final = (math.sqrt(5) - 1) / 2
 
 
@@ -163,11 +162,6 @@ class Tuner:
         return shared
 
 
-def guided(scale: float) -> list[str]:
-    """Return the overrides that guide at a scale on the interval of the published figures."""
-    return [f"guidance.scale={scale}", f"guidance.interval={list(INTERVAL)}"]
-
-
 def _metric(config: Config, asked: str | None, run: Path) -> str:
     """Return the key of the metric to tune by."""
     if AXES[config.eval.axis].asks != "classes":
@@ -229,7 +223,7 @@ def _scored(tuner: Tuner, scale: float, unguided: Record) -> Record | None:
         facts = {
             "metric": tuner.metric,
             "search": "grid" if tuner.request.grid else "golden-section",
-            "interval": INTERVAL,
+            "interval": TUNED_INTERVAL,
             "split": split,
             "seeds": {"tuning": tuner.seed + 1, "scoring": tuner.seed},
             "tried": [{"scale": one, **_measured(found, tuner.metric)} for one, found in tried.items()],

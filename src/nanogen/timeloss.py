@@ -18,7 +18,7 @@ from nanogen.rng import PositionalNoise
 
 NUM_IMAGES: Final = 64
 NUM_BINS: Final = 5
-# Before the keys in the log.
+# Prefix of its keys in the log.
 PREFIX: Final = "fixed_loss/"
 
 

@@ -8,7 +8,7 @@ over other processes, trains the same network; evaluating or sampling draws from
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from functools import partial
@@ -62,7 +62,12 @@ TRIAL_TOKENS = 20
 
 
 def no_mark(part: str) -> None:
-    """Take no time."""
+    """Time nothing."""
+
+
+def total_loss(terms: Mapping[str, Tensor]) -> Tensor:
+    """Return the sum over terms of their means over the batch; those without gradient do not count."""
+    return torch.stack([term.mean() for term in terms.values() if term.requires_grad]).sum()
 
 
 def updates(
@@ -100,7 +105,7 @@ def updates(
             # The wrapped network decides in its forward pass whether its backward pass averages gradients.
             with parallel.local_gradients(state.net, local=micro < accumulation - 1):
                 terms = step_loss(batch, noise)
-                total = torch.stack([term.mean() for term in terms.values() if term.requires_grad]).sum()
+                total = total_loss(terms)
                 mark("forward")
                 (total / accumulation).backward()
             whole = whole + total.detach() / accumulation
@@ -384,7 +389,7 @@ def trial_step(job: Job) -> Callable[[], None]:
     def step() -> None:
         with torch.random.fork_rng(devices=[]):
             terms = step_loss(batch, PositionalNoise(config.seed, batch.positions, components.device))
-            torch.stack([term.mean() for term in terms.values() if term.requires_grad]).sum().backward()
+            total_loss(terms).backward()
         job.state.module.zero_grad()
 
     return step

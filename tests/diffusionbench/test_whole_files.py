@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import errno
 import os
+import shutil
 import signal
 import stat
+from pathlib import Path
 
 import pytest
 
 from diffusionbench import writing
 from diffusionbench.errors import RequestError
-from diffusionbench.writing import temporary_name, write_atomic, write_result
+from diffusionbench.writing import free_bytes, temporary_name, write_atomic, write_result
 
 
 @pytest.fixture(autouse=True)
@@ -132,3 +134,12 @@ def test_only_a_file_gives_way_to_a_file(tmp_path):
     with pytest.raises(RequestError, match="Not a directory"):
         write_result(tmp_path / "note" / "record.json", "x")
     assert {one.name for one in tmp_path.iterdir()} == {"pipe", "folder", "note"}
+
+
+def test_free_bytes_are_those_of_the_nearest_folder_that_is_there(tmp_path, monkeypatch):
+    asked = []
+    usage = type("Usage", (), {"free": 7})
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: asked.append(path) or usage)
+    monkeypatch.chdir(tmp_path)
+    assert [free_bytes(tmp_path), free_bytes(tmp_path / "a" / "b"), free_bytes(Path("c/d"))] == [7, 7, 7]
+    assert [Path(path).resolve() for path in asked] == [tmp_path.resolve()] * 3

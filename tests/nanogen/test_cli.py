@@ -357,3 +357,13 @@ def test_a_changed_run_config_is_refused_by_sample_and_eval(nanogen, trained, tm
         code, _, err = nanogen(verb, copy)
         assert code == 2
         assert "objective.predict: v there, x in the run folder" in one_sentence(err)
+
+
+@pytest.mark.parametrize("part", ["two", "3/2", "0/2", "0/0", "1/2/3", "1/-2", "9" * 500 + "/1"])
+@pytest.mark.parametrize("verb", [("study", "--cells"), ("prepare", "latents", "--task", "digits", "--out", "cache")])
+def test_a_part_of_nothing_is_refused_by_every_verb(nanogen, tmp_path, monkeypatch, verb, part):
+    monkeypatch.chdir(tmp_path)
+    code, _, err = nanogen(*verb, f"--part={part}")
+    assert code == 2
+    assert one_sentence(err).endswith("give i/n with 1 <= i <= n, such as 3/64.")
+    assert not list(tmp_path.iterdir())

@@ -265,7 +265,7 @@ def test_train_refuses_a_run_folder_that_cannot_be_written(refused, tmp_path):
 
 def test_train_refuses_a_full_disk(refused, tmp_path, monkeypatch):
     usage = shutil.disk_usage(tmp_path)
-    monkeypatch.setattr("nanogen.run.shutil.disk_usage", lambda path: usage._replace(free=1000))
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: usage._replace(free=1000))
     sentence = refused("train", "--task", "digits", "--run", "./run", *TINY, error="CheckpointError")
     assert "0 MB are free" in sentence
 

@@ -75,5 +75,10 @@ def test_the_time_left_follows_from_the_pace_of_the_stage(monkeypatch, capsys):
     assert capsys.readouterr().err.splitlines()[-1].startswith("80 %  two: training 40/80")
 
 
-def test_without_a_listener_nothing_is_told():
-    tell("training", 1, 2)
+def test_a_listener_hears_what_is_told_while_it_listens_and_nobody_else(capsys):
+    heard = []
+    with listening(lambda *told: heard.append(told)):
+        tell("training", 1, 2)
+    tell("training", 2, 2)
+    assert heard == [("training", 1, 2)]
+    assert capsys.readouterr() == ("", "")

@@ -10,6 +10,7 @@ import pytest
 from PIL import Image
 from typer.testing import CliRunner
 
+from diffusionbench.errors import DataError, RequestError
 from nanogen import init
 from nanogen.cli import app
 from nanogen.config import compose
@@ -96,7 +97,7 @@ def test_an_own_config_is_replaced_and_nothing_else(here):
     run("animals", "--scale", "single-gpu")
     assert "scale: single-gpu" in (here / "animals.yaml").read_text()
     (here / "mine.yaml").write_text("use: {task: digits}\n")
-    with pytest.raises(Exception, match="exists and is no earlier result of this kind"):
+    with pytest.raises(RequestError, match="exists and is no earlier result of this kind"):
         run("animals", "--out", "mine.yaml")
 
 
@@ -108,7 +109,7 @@ def test_what_cannot_be_trained_on_is_refused_and_nothing_written(here, count, d
     folder = pictures(here / "few", [f"a/{n}.png" for n in range(count)], (24, 24))
     if damage:
         (folder / "a" / "4.png").write_bytes(b"no picture")
-    with pytest.raises(Exception, match=words):
+    with pytest.raises(DataError, match=words):
         run("few")
     assert [path.name for path in here.iterdir()] == ["few"]
 

@@ -141,6 +141,7 @@ def test_an_extra_loss_trains_what_it_measures_by_its_weight(monkeypatch):
     for name, gradient in alone.applied[0].items():
         torch.testing.assert_close(off.applied[0][name], gradient)
     names = [name for name in alone.applied[0] if name.startswith("encoder.0.") and "norm" not in name]
+    assert names
     for name in names:
         assert one.applied[0][name].abs().max() > 0
         torch.testing.assert_close(three.applied[0][name], 3 * one.applied[0][name], rtol=1e-4, atol=1e-7)

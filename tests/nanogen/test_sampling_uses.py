@@ -89,6 +89,7 @@ def use(request, tmp_path_factory, trained) -> tuple[Sampling, Path]:
 
 def test_sampler_and_guidance_act(use):
     seen, _ = use
+    assert seen.drift
     # Both ends of a step, but of the last its beginning alone.
     calls = [time for step in pairwise(TIMES[:-1]) for time in step] + [TIMES[-2]]
     assert seen.times == pytest.approx(calls * len(seen.drift))
@@ -105,6 +106,7 @@ def test_noise_belongs_to_the_seed_and_the_place(use):
 def test_the_network_is_the_averaged_one(use):
     seen, run = use
     stored = weights_of(run)
+    assert seen.nets
     for net in seen.nets:
         made = dict(net.named_parameters())
         assert all(torch.equal(made[name], stored[name]) for name in stored)
@@ -161,6 +163,7 @@ def test_the_tuned_scale_acts_on_its_interval(trained, tmp_path):
     overrides = ["eval.tuned_scale=5", "sampler.num_steps=2", "guidance.scale=2"]
     with sampling() as seen:
         record = evaluate_run(trained, overrides, True, tmp_path / "record.json")
+    assert seen.drift
     # Time 1 lies beyond 0.9, time 0.5 inside.
     assert seen.drift == pytest.approx([0.5 * 1 + 0.5 * 5] * len(seen.drift))
     assert record.protocol.tuning == Tuning(split="not stated (eval.tuned_scale)")

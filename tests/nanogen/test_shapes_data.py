@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from diffusionbench.benchmarks.simpleeval import shapes_world
-from diffusionbench.errors import DataError
+from diffusionbench.errors import DataError, RequestError
 from diffusionbench.judges import JUDGES
 from diffusionbench.prompts import PROMPTS
 from diffusionbench.references import REFERENCES
@@ -43,7 +43,7 @@ def test_held_out_compositions_are_never_drawn():
 
 def test_training_scenes_come_from_a_seed_that_no_prompt_set_has():
     assert shapes.SEED not in [f"public-{place}" for place in range(5)]
-    with pytest.raises(Exception, match="is no seed of SimpleEval"):
+    with pytest.raises(RequestError, match="is no seed of SimpleEval"):
         PROMPTS.load("simpleeval_shapes_v1").open(shapes.SEED, None)
 
 

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import inspect
-from collections.abc import Callable
-from dataclasses import dataclass, fields, is_dataclass
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal, get_type_hints
+from typing import Annotated, Literal
 
 import typer
 
@@ -113,33 +111,3 @@ class ReferenceOptions:
         str | None,
         typer.Option("--reference-role", help="split of the real images: train, val or test", callback=check_role),
     ] = None
-
-
-def grouped(verb: Callable[..., None]) -> Callable[..., None]:
-    """Let a verb take groups of options: of an argument that is a dataclass each field becomes an option."""
-    hints = get_type_hints(verb, include_extras=True)
-    parameters: list[inspect.Parameter] = []
-    groups: dict[str, tuple[Any, list[str]]] = {}
-    for name, parameter in inspect.signature(verb).parameters.items():
-        kind = hints[name]
-        if is_dataclass(kind):
-            inside = get_type_hints(kind, include_extras=True)
-            groups[name] = (kind, [one.name for one in fields(kind)])
-            # A group's options all have defaults.
-            parameters += [_option(one.name, inside[one.name], one.default) for one in fields(kind)]
-        else:
-            parameters.append(_option(name, kind, parameter.default))
-
-    def flat(**given: Any) -> None:
-        for name, (kind, names) in groups.items():
-            given[name] = kind(**{one: given.pop(one) for one in names})
-        verb(**given)
-
-    flat.__name__, flat.__doc__ = verb.__name__, verb.__doc__
-    flat.__annotations__ = {one.name: one.annotation for one in parameters}
-    vars(flat)["__signature__"] = inspect.Signature(parameters)
-    return flat
-
-
-def _option(name: str, kind: Any, default: Any) -> inspect.Parameter:
-    return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=kind)

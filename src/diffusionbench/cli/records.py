@@ -12,9 +12,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from diffusionbench import bounds
-from diffusionbench.cli.options import Device, Json, grouped
+from diffusionbench.cli.options import Device, Json
 from diffusionbench.errors import RequestError
 from diffusionbench.shown import few, lines, printable
+from diffusionbench.verbs import with_groups
 from diffusionbench.writing import check_place, write_results
 
 if TYPE_CHECKING:
@@ -80,7 +81,7 @@ class BoardForm:
 def register(app: typer.Typer) -> None:
     """Add the verbs to a program."""
     for verb in (board, explain, correlate, submit, validate, site, figure):
-        app.command()(grouped(verb))
+        app.command()(with_groups(verb))
 
 
 def _gather(folders: Sequence[Path] | None) -> list[Record]:

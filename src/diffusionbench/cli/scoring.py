@@ -23,10 +23,10 @@ from diffusionbench.cli.options import (
     ReferenceOptions,
     Store,
     StoreFolder,
-    grouped,
 )
 from diffusionbench.errors import DataError, RequestError
 from diffusionbench.shown import printable
+from diffusionbench.verbs import with_groups
 from diffusionbench.writing import check_place
 
 if TYPE_CHECKING:
@@ -46,7 +46,7 @@ Images = Annotated[
 def register(app: typer.Typer) -> None:
     """Add the verbs to a program."""
     for verb in (run, sample, judge, score):
-        app.command()(grouped(verb))
+        app.command()(with_groups(verb))
     app.command()(merge)
 
 

@@ -9,6 +9,7 @@ from dataclasses import replace
 from functools import cache, cached_property, partial
 from itertools import groupby
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -250,14 +251,14 @@ class ImageReference(Reference):
         except DataError:
             return None
 
-    def _cached(self, what: str, judge: Judge, make: Callable[[], dict[str, np.ndarray]]) -> dict[str, np.ndarray]:
+    def _cached(self, what: str, judge: Judge, make: Callable[[], dict[str, Any]]) -> dict[str, Any]:
         """Return arrays from the cache folder; made and kept there if they are not, or no longer readable."""
         kept = self._kept(what, judge)
         if kept is not None:
             return kept
         file, made = self._place(what, judge), make()
         try:
-            write_atomic(file, lambda stream: np.savez(stream, allow_pickle=False, **made))
+            write_atomic(file, lambda stream: np.savez(stream, **made))
         except OSError as error:
             raise DataError(
                 f"features of {self.path} cannot be kept in {file.parent}: {error.strerror or error}. Make room, or "

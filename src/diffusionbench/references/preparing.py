@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import zipfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
@@ -22,7 +22,9 @@ from diffusionbench.errors import DataError, RequestError
 from diffusionbench.evidence import EvidenceStore
 from diffusionbench.judges import JUDGES
 from diffusionbench.judges.deferred import DeferredJudge
+from diffusionbench.judging import Progress
 from diffusionbench.moments import Moments
+from diffusionbench.parts import WHOLE, Part
 from diffusionbench.references import Role
 from diffusionbench.references.real import block_keys, block_ranges, feature_block
 from diffusionbench.references.statistics import (
@@ -45,10 +47,6 @@ _REMEDY: Final = "Make room there; the same command continues."
 # Fields of manifests by which an earlier result is the one that is asked for.
 _SAME: Final = ("extractor", "extractor_digest", "source_digest")
 _MAKER: Final = f"diffusionbench {__version__}"
-
-Progress = Callable[[str, int, int], None]
-Part = tuple[int, int]
-"""(i, n): part i of n, from 1, as `parts.Part`."""
 
 
 def prepare_reference(
@@ -92,8 +90,8 @@ def prepare_reference(
     if not folder.exists():
         _check_out(out)
     store, blocks = EvidenceStore(folder), block_ranges(facts.count)
-    index, parts = part or (1, 1)
-    for block in range((index - 1) * len(keys) // parts, index * len(keys) // parts):
+    number, of = part or WHOLE
+    for block in range((number - 1) * len(keys) // of, number * len(keys) // of):
         key, rows = (keys[block], ""), blocks[block]
         if not all(store.known(loaded.facts, [key])):
             # A row of this evidence is a whole block, so that every block starts its own batches.

@@ -20,7 +20,8 @@ from typing import Any, Final
 
 import numpy as np
 
-Z95: Final = 1.959963984540054
+from diffusionbench.stats import NORMAL_975
+
 DRAWS: Final = 10_000
 # Exhausting the orders of 7 points costs less than the default number of random ones.
 _EXHAUSTIVE: Final = 7
@@ -114,7 +115,7 @@ def fisher_interval(r: float, n: int, given: int = 0) -> tuple[float, float] | N
     """
     if n - given < 4 or abs(r) >= 1 - 1e-12:
         return None
-    half = Z95 / math.sqrt(n - given - 3)
+    half = NORMAL_975 / math.sqrt(n - given - 3)
     return math.tanh(math.atanh(r) - half), math.tanh(math.atanh(r) + half)
 
 

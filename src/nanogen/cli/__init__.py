@@ -13,8 +13,9 @@ from typing import Annotated
 import typer
 
 from diffusionbench.errors import ConfigError, run_program
+from diffusionbench.verbs import with_groups
 from nanogen.cli import measuring, prepare, runs, tokenizers, training
-from nanogen.cli.options import Json, NetworkOptions, TrainingOptions, with_groups
+from nanogen.cli.options import Json, NetworkOptions, TrainingOptions
 from nanogen.threads import limit_waiting
 
 app = typer.Typer(

@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
-from dataclasses import dataclass, fields, is_dataclass
-from functools import wraps
-from inspect import Parameter, Signature, signature
+import re
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from diffusionbench import bounds
 from diffusionbench.errors import CheckpointError, ConfigError
+from diffusionbench.shown import clipped
 
 if TYPE_CHECKING:
     from nanogen.config import ComposedConfig
@@ -80,37 +79,16 @@ class TrainingOptions(NetworkOptions):
     data: DataPath = None
 
     def compose(self, data: str | None = None) -> ComposedConfig:
-        """See `Network.compose`."""
+        """See `NetworkOptions.compose`."""
         return super().compose(data or self.data)
 
 
-def with_groups(verb: Callable[..., None]) -> Callable[..., None]:
-    """Return a verb that takes, in place of each parameter whose type is a group of options, the options themselves."""
-    given = signature(verb, eval_str=True).parameters
-    groups: dict[str, Any] = {name: one.annotation for name, one in given.items() if is_dataclass(one.annotation)}
-    options = [
-        option.replace(kind=Parameter.KEYWORD_ONLY)
-        for name, one in given.items()
-        for option in (signature(groups[name], eval_str=True).parameters.values() if name in groups else (one,))
-    ]
-
-    @wraps(verb)
-    def flat(**found: Any) -> None:
-        for name, kind in groups.items():
-            found[name] = kind(**{field.name: found.pop(field.name) for field in fields(kind)})
-        verb(**found)
-
-    flat.__signature__ = Signature(options)  # type: ignore[attr-defined]
-    flat.__annotations__ = {option.name: option.annotation for option in options}
-    return flat
-
-
 def parse_part(text: str) -> tuple[int, int]:
-    """Return i and n of "i/n"."""
-    index, slash, total = text.partition("/")
-    if not (slash and index.isdecimal() and total.isdecimal() and len(text) < 20):
-        raise ConfigError(f"--part {text}: give i/n with 1 <= i <= n, such as 3/64.")
-    return int(index), int(total)
+    """Return i and n of "i/n"; ConfigError unless 1 <= i <= n."""
+    found = re.fullmatch(r"([0-9]{1,9})/([0-9]{1,9})", text)
+    if found is None or not 1 <= int(found[1]) <= int(found[2]):
+        raise ConfigError(f"--part {clipped(text, 40)}: give i/n with 1 <= i <= n, such as 3/64.")
+    return int(found[1]), int(found[2])
 
 
 def check_use_of_run(run: Path, overrides: list[str]) -> None:

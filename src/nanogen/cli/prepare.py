@@ -11,7 +11,8 @@ import typer
 
 from diffusionbench import bounds
 from diffusionbench.errors import ConfigError
-from nanogen.cli.options import TrainingOptions, parse_part, with_groups
+from diffusionbench.verbs import with_groups
+from nanogen.cli.options import TrainingOptions, parse_part
 
 if TYPE_CHECKING:
     from nanogen.shards import Spread

@@ -11,7 +11,8 @@ import typer
 
 from diffusionbench import bounds
 from diffusionbench.errors import ConfigError
-from nanogen.cli.options import NetworkOptions, Scale, TrainingOptions, check_use_of_run, parse_part, with_groups
+from diffusionbench.verbs import with_groups
+from nanogen.cli.options import NetworkOptions, Scale, TrainingOptions, check_use_of_run, parse_part
 
 
 def init(

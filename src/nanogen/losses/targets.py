@@ -14,6 +14,7 @@ from diffusionbench.judges.efflite0 import EfficientNetLite0, Network
 from diffusionbench.schema import digest
 from nanogen.latents import LATENTS
 from nanogen.latents.encoders import Encoder
+from nanogen.losses import EFFLITE0_WIDTH
 
 # Side of the whole picture that EfficientNet-Lite0 is shown; its map is 1/32 of it.
 _SIDE = 224
@@ -73,8 +74,7 @@ def _efflite0(grid: tuple[int, int], device: str) -> FrozenFeatures:
     The whole picture is resized, not cropped as for the judge, so that each feature lies at its token.
     """
     (path,) = EfficientNetLite0.check().files
-    weights = torch.load(path, map_location=device, weights_only=True)
-    net = Network(weights)
+    net = Network(torch.load(path, map_location=device, weights_only=True))
 
     def tokens(images: Tensor) -> Tensor:
         shown = F.interpolate(images, size=(_SIDE, _SIDE), mode="bicubic", antialias=True, align_corners=False)
@@ -82,5 +82,4 @@ def _efflite0(grid: tuple[int, int], device: str) -> FrozenFeatures:
         maps = torch.cat([net.map(some) for some in shown.split(_AT_ONCE)])  # [B, 320, 7, 7]
         return F.layer_norm(on_grid(maps, grid), maps.shape[1:2])
 
-    width = len(weights["_blocks.15._project_conv.weight"])
-    return FrozenFeatures(tokens, width, digest([EFFLITE0.sha256, f"whole picture at {_SIDE}"]))
+    return FrozenFeatures(tokens, EFFLITE0_WIDTH, digest([EFFLITE0.sha256, f"whole picture at {_SIDE}"]))

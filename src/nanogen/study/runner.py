@@ -10,7 +10,6 @@ import ctypes
 import json
 import os
 import shlex
-import shutil
 import signal
 import subprocess
 import time
@@ -28,7 +27,7 @@ from diffusionbench.limits import read_small
 from diffusionbench.record import Record, load
 from diffusionbench.schema import Strict
 from diffusionbench.shown import few
-from diffusionbench.writing import make_folder, remove, write_atomic, write_errors
+from diffusionbench.writing import free_bytes, make_folder, remove, write_atomic, write_errors
 from nanogen import run as runs
 from nanogen.config import differences, reload
 from nanogen.lock import locked
@@ -162,7 +161,7 @@ class StudyFolder:
 
     def check_room(self, plans: Sequence[CellPlan]) -> None:
         """Refuse to start where the disk does not hold what is left to do; CheckpointError with what is needed."""
-        needed, free = sum(plan.num_bytes for plan in plans), shutil.disk_usage(self.path).free
+        needed, free = sum(plan.num_bytes for plan in plans), free_bytes(self.path)
         if free < needed:
             raise CheckpointError(
                 f"{self.path}: {free / 1e9:.1f} GB are free, and {len(plans)} cell(s) need {needed / 1e9:.1f} GB. Make "

@@ -10,7 +10,6 @@ from __future__ import annotations
 import hashlib
 import itertools
 import os
-import zipfile
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -262,7 +261,7 @@ def assemble(folder: Path, ordered: Sequence[str], recipe: TextShardRecipe, cont
                 truncated += cut
         keys = np.array([_key(caption) for caption in ordered], np.uint64).reshape(-1, 2)
         starts = np.cumsum([0, *lengths], dtype=np.int64)
-        _write_index(made / INDEX, {"keys": keys, "starts": starts, "hashes": np.array(hashes, np.uint64)})
+        np.savez(made / INDEX, keys=keys, starts=starts, hashes=np.array(hashes, np.uint64))
         manifest = CacheManifest(
             **{name: getattr(recipe, name) for name in _SHARED},
             captions=len(ordered),
@@ -272,11 +271,3 @@ def assemble(folder: Path, ordered: Sequence[str], recipe: TextShardRecipe, cont
         )
         (made / MANIFEST).write_text(manifest.model_dump_json(indent=2) + "\n", encoding="utf-8")
     return manifest
-
-
-def _write_index(path: Path, arrays: dict[str, np.ndarray]) -> None:
-    """Write as `numpy.savez` does, but for the time of day: equal states have equal files."""
-    with zipfile.ZipFile(path, "w") as archive:
-        for name, array in arrays.items():
-            with archive.open(zipfile.ZipInfo(f"{name}.npy"), "w", force_zip64=True) as member:
-                np.lib.format.write_array(member, array, allow_pickle=False)

@@ -70,7 +70,9 @@ def test_gradient_attack_works_on_learned_metrics_and_not_on_ours(ours, learned)
 
 
 def test_blind_generators_score_at_most_chance(ours):
-    for outcome in attacks.blind(bench([ours], 12)):
+    outcomes = attacks.blind(bench([ours], 12))
+    assert len(outcomes) == 5
+    for outcome in outcomes:
         assert outcome.values[ours.name] <= 0.01, outcome.detail
 
 
