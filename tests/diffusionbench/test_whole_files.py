@@ -11,7 +11,7 @@ import pytest
 
 from diffusionbench import writing
 from diffusionbench.errors import RequestError
-from diffusionbench.writing import temporary_name, write_atomic, write_result
+from diffusionbench.writing import check_place, temporary_name, write_atomic, write_result
 
 
 @pytest.fixture(autouse=True)
@@ -132,3 +132,13 @@ def test_only_a_file_gives_way_to_a_file(tmp_path):
     with pytest.raises(RequestError, match="Not a directory"):
         write_result(tmp_path / "note" / "record.json", "x")
     assert {one.name for one in tmp_path.iterdir()} == {"pipe", "folder", "note"}
+
+
+@pytest.mark.parametrize("kind", ["file", "folder"])
+def test_below_a_link_to_nothing_is_no_place(tmp_path, kind):
+    (tmp_path / "link").symlink_to(tmp_path / "unmounted")
+    (tmp_path / "loop").symlink_to("loop")
+    for name in ("link", "loop"):
+        with pytest.raises(RequestError, match=f"{name} is no folder"):
+            check_place(tmp_path / name / "deep" / "out", kind)
+    check_place(tmp_path / "new" / "deep" / "out", kind)

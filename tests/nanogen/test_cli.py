@@ -357,3 +357,16 @@ def test_a_changed_run_config_is_refused_by_sample_and_eval(nanogen, trained, tm
         code, _, err = nanogen(verb, copy)
         assert code == 2
         assert "objective.predict: v there, x in the run folder" in one_sentence(err)
+
+
+def test_an_option_and_an_override_of_the_same_key_are_refused(nanogen, trained):
+    for verb, option, override in (
+        ("eval", ("--guidance", 1), "guidance.scale=2"),
+        ("eval", ("--metrics", "fd_digits"), "eval.metrics=[accuracy_digits]"),
+        ("sample", ("--guidance", 1), "guidance.scale=2"),
+    ):
+        code, _, err = nanogen(verb, trained, override, *option)
+        assert code == 2
+        assert f"'{override}' was given, and an option that sets" in one_sentence(err)
+    code, _, err = nanogen("sweep", trained, "--grid", "1,2", "--high", 3)
+    assert (code, "--high belongs to the search" in one_sentence(err)) == (2, True)

@@ -113,6 +113,23 @@ def parse_part(text: str) -> tuple[int, int]:
     return int(index), int(total)
 
 
+def with_options(overrides: list[str] | None, options: dict[str, Any]) -> list[str]:
+    """Return overrides and those that options stand for.
+
+    Args:
+        options: value by the key of the config, None where the option was not given.
+
+    Raises:
+        ConfigError: if an override is of the key of an option.
+    """
+    given = {key: value for key, value in options.items() if value is not None}
+    for override in overrides or ():
+        key = override.partition("=")[0].strip()
+        if key in given:
+            raise ConfigError(f"'{override}' was given, and an option that sets {key} too. Leave one of them out.")
+    return [*(overrides or []), *(f"{key}={value}" for key, value in given.items())]
+
+
 def check_use_of_run(run: Path, overrides: list[str]) -> None:
     """Refuse at once what can be refused without the seconds that torch takes to load."""
     from nanogen.config import check_overrides
