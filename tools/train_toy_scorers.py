@@ -30,9 +30,10 @@ from diffusionbench.schema import file_digest
 from diffusionbench.writing import write_atomic
 from nanogen.config import compose
 from nanogen.data import Batch, Component
-from nanogen.data.order import batches, steps_per_epoch
+from nanogen.data.order import batches
 from nanogen.optimizers.adamw import adamw
 from nanogen.rng import PositionalNoise
+from nanogen.settings import steps_per_epoch
 from nanogen.state import Trained, TrainState
 from nanogen.train import updates
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import shlex
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -18,8 +19,9 @@ from diffusionbench import bounds, runner
 from diffusionbench.axes import AXES
 from diffusionbench.callables import BATCH, as_source, examine, importable, is_named, open_named, to_images
 from diffusionbench.catalog import asked_metrics
-from diffusionbench.errors import RequestError
+from diffusionbench.errors import Caution, RequestError
 from diffusionbench.images import Rule
+from diffusionbench.judges import JUDGES
 from diffusionbench.layouts import parse_layout
 from diffusionbench.metrics import METRICS
 from diffusionbench.prompts import PromptChoice
@@ -289,7 +291,15 @@ def _generator(given: Path | ImageSource, rule: Rule | None, options: Options) -
             raise RequestError(f"{name}={value} was given, and the source states its own. Leave it out.")
     if classes is not None and (isinstance(given, Path) or exists_already(given)):
         raise RequestError(f"classes={classes} was given, and the source holds images already. Leave it out.")
-    sampling = Sampling(guidance=None if guidance is None else Guidance(scale=guidance), quantisation=rule)
+    if unknown := [name for name in options.trained_with if name not in JUDGES]:
+        warnings.warn(
+            f"no judge is called {', '.join(map(repr, unknown))}, so no value is flagged as trained with it. "
+            f"{nearest(unknown[0], list(JUDGES))}",
+            Caution,
+            stacklevel=2,
+        )
+    # A guidance of -0 is one of 0, and would have a digest of its own.
+    sampling = Sampling(guidance=None if guidance is None else Guidance(scale=guidance + 0.0), quantisation=rule)
     trained = tuple(sorted({*options.trained_with, *facts.get("trained_with", ())}))
     asked = {} if classes is None else {"num_classes": classes}
     return {"sampling": sampling, **facts, **asked, "trained_with": trained}

@@ -17,7 +17,7 @@ from typing import Any, Final
 
 import numpy as np
 
-from diffusionbench.errors import DataError, UserError
+from diffusionbench.errors import DataError, RequestError, UserError
 from diffusionbench.imagesets import StoredImage, images_digest
 from diffusionbench.judges import JUDGES
 from diffusionbench.record import Record
@@ -73,6 +73,17 @@ class _Images:
 
     def seconds(self) -> float:
         return self._store.seconds()
+
+
+def check_folders(folders: Iterable[Path]) -> None:
+    """Check that what a user names as folders of image stores are some: a slip would otherwise be a missing store.
+
+    Raises:
+        RequestError: naming the first that is none.
+    """
+    for folder in folders:
+        if not folder.is_dir():
+            raise RequestError(f"--stores {folder}: there is no such folder. Give one that holds image stores.")
 
 
 def find_store(record: Record, path: Path, folders: Iterable[Path] = ()) -> ImageStore | None:

@@ -174,7 +174,8 @@ def check_place(path: Path, kind: Literal["file", "folder"] = "file") -> None:
         if path.exists() and not (path.is_file() if kind == "file" else path.is_dir()):
             raise RequestError(f"{path} cannot be written: it is no {kind}. Choose another place.")
         folder = path if kind == "folder" else path.parent
-        while not folder.exists() and folder != folder.parent:
+        # Below a link to nothing no folder can be made.
+        while not (folder.exists() or folder.is_symlink()) and folder != folder.parent:
             folder = folder.parent
     if not folder.is_dir():
         raise RequestError(f"{path} cannot be written: {folder} is no folder. Choose another place.")

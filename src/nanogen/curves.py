@@ -95,8 +95,9 @@ def read_curve(path: Path) -> dict[str, Any]:
             raise ValueError("it names no task, method and scale")
         return curve
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        reason = f"it has no {error}" if isinstance(error, KeyError) else error
         raise RequestError(
-            f"{path} is no curve ({error}). Make one of finished runs: nanogen check --make RUN RUN --out {path}."
+            f"{path} is no curve ({reason}). Make one of finished runs: nanogen check --make RUN RUN --out {path}."
         ) from None
 
 

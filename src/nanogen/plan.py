@@ -18,7 +18,7 @@ from nanogen.calibration import Rates
 from nanogen.config import Config, read_yaml, reload
 from nanogen.datasets import DATASETS
 from nanogen.resolve import Derived, prompt_choice, resolve
-from nanogen.settings import TrainConfig, due, to_steps
+from nanogen.settings import NO_STEP, TrainConfig, due, steps_per_epoch, to_steps
 from nanogen.text import open_spec
 
 
@@ -187,7 +187,8 @@ def plan(
         folder: on the disk of the runs.
 
     Raises:
-        ConfigError: if the parts of the config do not fit each other, or the batch the devices.
+        ConfigError: if the parts of the config do not fit each other, the batch the devices, or nothing is trained.
+        DataError: if there are fewer images than one batch.
         RequestError: if the calibration cannot be read.
     """
     train, rates = config.train, _rates(config, machine)
@@ -198,7 +199,11 @@ def plan(
         )
     costed = _Costed(config, machine, resolve(config), rates, text_tokens)
     shape, num_images = costed.derived.shape, num_images or DATASETS[config.data.name].images
+    if num_images is not None:
+        steps_per_epoch(num_images, train.batch_size)
     steps, rate = costed.steps(train.duration, num_images), costed.images_per_second()
+    if steps == 0:
+        raise ConfigError(NO_STEP.format(train.duration))
     images = None if steps is None else steps * train.batch_size
     training = None if rate is None or images is None else images / rate / 3600
     counts = costed.evaluations(num_images, steps)

@@ -7,12 +7,12 @@ from __future__ import annotations
 
 import re
 from fractions import Fraction
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Final, Literal
 
 from pydantic import AfterValidator, BeforeValidator, ConfigDict, Field
 
 from diffusionbench import bounds
-from diffusionbench.errors import ConfigError
+from diffusionbench.errors import ConfigError, DataError
 from diffusionbench.schema import Strict, digest
 
 NEVER = "never"
@@ -46,6 +46,22 @@ Duration = Annotated[str, _duration()]
 Point = Annotated[str, _duration(percent=True)]
 # How often something happens, which may be never.
 Period = Annotated[str, _duration(never=True)]
+
+
+def steps_per_epoch(size: int, batch_size: int) -> int:
+    """Return the number of whole batches in one pass; the incomplete last one is dropped.
+
+    Raises:
+        DataError: if there are fewer images than one batch.
+    """
+    if size < batch_size:
+        raise DataError(
+            f"the data set has {size} images, fewer than one batch of {batch_size}. Lower the batch size or add images."
+        )
+    return size // batch_size
+
+
+NO_STEP: Final = "train.duration is '{}', which is no step at all. Give it more."
 
 
 def to_steps(duration: str, batch_size: int, num_images: int, whole: int | None = None) -> int | None:

@@ -71,7 +71,7 @@ class SweepRequest:
 def parse_scales(text: str) -> tuple[float, ...]:
     """Return guidance scales of a list such as "1,1.5,2", each in 1..1,000; none of an empty text."""
     scales = []
-    for word in filter(None, text.replace(" ", "").split(",")):
+    for word in text.replace(" ", "").split(",") if text else ():
         try:
             scale = float(word)
         except ValueError:

@@ -45,7 +45,7 @@ from nanogen.outputs import Outputs, RunOutputs
 from nanogen.plan import Machine, plan
 from nanogen.rng import PositionalNoise, initial_seed
 from nanogen.run import Run, describe, ensure_same_data, keep_threads, open_run
-from nanogen.settings import to_steps
+from nanogen.settings import NO_STEP, to_steps
 from nanogen.state import Trained, TrainState
 from nanogen.stop import Stop
 from nanogen.synthetic import SyntheticConditioner, SyntheticLatent, synthetic_batches
@@ -368,7 +368,7 @@ def check(composition: ComposedConfig, device: str, command: list[str]) -> Job:
     )
     last = to_steps(config.train.duration, config.train.batch_size, len(data))
     if not last:
-        raise ConfigError(f"train.duration is '{config.train.duration}', which is no step at all. Give it more.")
+        raise ConfigError(NO_STEP.format(config.train.duration))
     if config.eval.metrics:
         evaluate.check(config, components, data.classes)
     state = build(config, components, len(data))

@@ -495,6 +495,8 @@ def test_command(tmp_path):
     assert beside.exit_code == 0
     assert beside.output.count("left out: board 'measured-full': unknown column 'geneval'") == 1
     assert invoke("board", "--records", str(tmp_path), "--set", "measured-full", "--sort", "geneval").exit_code == 1
+    none = invoke("board", "--records", str(tmp_path), "--set", "measured", "--sort", "nope")
+    assert "no board has all that was asked for" in str(none.exception), "an empty answer is no success"
     (tmp_path / "boards.yaml").write_text(OWN)
     words = ("--boards", str(tmp_path / "boards.yaml"), "--records", str(tmp_path))
     (own,) = json.loads(invoke("board", *words, "--json").output)["boards"]

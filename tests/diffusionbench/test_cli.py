@@ -371,3 +371,13 @@ def test_a_generator_that_was_trained_with_a_judge_is_flagged_on_its_metrics(ben
     record = json.loads(out)
     assert (code, record["trained_with"]) == (0, ["digits", "dinov2"])
     assert {value["status"] for value in record["values"].values()} == {"flagged"}
+    _, _, err = bench("run", digits_folder, *RUN, "--trained-with", "digit", "--dry-run")
+    assert (
+        "Caution: no judge is called 'digit', so no value is flagged as trained with it. Did you mean 'digits'" in err
+    )
+
+
+def test_a_guidance_of_minus_zero_is_one_of_zero(bench, digits_folder):
+    requests = [bench("run", digits_folder, *RUN, "--guidance", zero, "--dry-run")[1] for zero in ("-0.0", "0")]
+    scales = [str(json.loads(text)["sampling"]["guidance"]["scale"]) for text in requests]
+    assert scales == ["0.0", "0.0"]

@@ -139,6 +139,7 @@ def test_command(scored):
     assert done.exit_code == 0, done.output
     assert "other real images" in " ".join(done.output.split())
     assert "becomes" not in done.output
+    assert "there is no such folder" in str(invoke("explain", *paths, "--stores", str(folder / "none")).exception)
     done = invoke("explain", *paths)
     assert "fd_digits, images of the first record, count of the other" in " ".join(done.output.split())
     found = json.loads(invoke("explain", *paths, "--json").output)

@@ -284,6 +284,7 @@ def test_the_command_prints_the_manifest_or_one_line(real, tmp_path, bench):
     assert "45 images by judge 'digits', role val" in bench(*words)[1]
     for option, value, message in (
         ("--part", "0/2", "is no part"),
+        ("--part", "", "is no part"),
         ("--part", "3/2", "is no part"),
         ("--part", "1/1e9", "is no part"),
         ("--role", "dev", "is no role of a reference"),

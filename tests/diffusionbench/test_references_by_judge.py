@@ -178,6 +178,8 @@ def test_only_the_name_of_a_judge_before_an_equals_sign_counts():
     for words, message in (
         (["real", "a=b"], "two references are given for all judges: real and a=b"),
         (["twin=a", "twin=b"], "two references are given for judge 'twin': a and b"),
+        (["twin="], "--reference 'twin=' names no real images"),
+        ([""], "--reference '' names no real images"),
     ):
         with pytest.raises(RequestError, match=message):
             references_by_judge(words)

@@ -111,6 +111,8 @@ def test_attenuation():
     assert pooled.ceiling == pytest.approx(math.sqrt((1 - 0.25 / noisy.var(ddof=1)) * (1 - 0.25 / truth.var(ddof=1))))
     assert pooled.corrected == pytest.approx(study.pearson.value / pooled.ceiling)
     assert 0.005 < pooled.rescored_sd < 0.05
+    one = analyse(select_points(world(noisy, noisy * 0 + truth, stderr=0.5), score_set="measured"), draws=1)
+    assert one.attenuation[0].rescored_sd is None, "one draw has no deviation"
 
 
 @pytest.mark.parametrize("n", [0, 1, 2])

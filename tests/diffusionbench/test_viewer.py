@@ -74,6 +74,20 @@ def test_inspect_puts_the_page_beside_the_record(tmp_path):
         assert not (tmp_path / f"{name}.html").exists()
 
 
+def test_options_that_would_play_no_part_are_refused(tmp_path):
+    file, page = str(tmp_path / "r.json"), tmp_path / "mine.html"
+    boxed_record().save(tmp_path / "r.json")
+    for words, message in (
+        (("--sample", "0", "--page", str(page)), "--sample prints what is known of one image"),
+        (("--sample", "0", "--stores", str(tmp_path)), "--sample prints what is known of one image"),
+        (("--page", str(page), "--stores", str(tmp_path / "none")), "there is no such folder"),
+        (("--page", str(page), "--stores", file), "there is no such folder"),
+    ):
+        done = CliRunner().invoke(app, ["inspect", file, *words])
+        assert message in str(done.exception)
+    assert not page.exists()
+
+
 def test_nothing_of_a_stranger_is_markup(shown):
     assert shown.count("<script") == 2
     assert "onerror=" not in shown.replace("\\u003cimg src=x onerror=", "")

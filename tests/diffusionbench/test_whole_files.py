@@ -13,7 +13,7 @@ import pytest
 
 from diffusionbench import writing
 from diffusionbench.errors import RequestError
-from diffusionbench.writing import free_bytes, temporary_name, write_atomic, write_result
+from diffusionbench.writing import check_place, free_bytes, temporary_name, write_atomic, write_result
 
 
 @pytest.fixture(autouse=True)
@@ -143,3 +143,13 @@ def test_free_bytes_are_those_of_the_nearest_folder_that_is_there(tmp_path, monk
     monkeypatch.chdir(tmp_path)
     assert [free_bytes(tmp_path), free_bytes(tmp_path / "a" / "b"), free_bytes(Path("c/d"))] == [7, 7, 7]
     assert [Path(path).resolve() for path in asked] == [tmp_path.resolve()] * 3
+
+
+@pytest.mark.parametrize("kind", ["file", "folder"])
+def test_below_a_link_to_nothing_is_no_place(tmp_path, kind):
+    (tmp_path / "link").symlink_to(tmp_path / "unmounted")
+    (tmp_path / "loop").symlink_to("loop")
+    for name in ("link", "loop"):
+        with pytest.raises(RequestError, match=f"{name} is no folder"):
+            check_place(tmp_path / name / "deep" / "out", kind)
+    check_place(tmp_path / "new" / "deep" / "out", kind)

@@ -367,3 +367,16 @@ def test_a_part_of_nothing_is_refused_by_every_verb(nanogen, tmp_path, monkeypat
     assert code == 2
     assert one_sentence(err).endswith("give i/n with 1 <= i <= n, such as 3/64.")
     assert not list(tmp_path.iterdir())
+
+
+def test_an_option_and_an_override_of_the_same_key_are_refused(nanogen, trained):
+    for verb, option, override in (
+        ("eval", ("--guidance", 1), "guidance.scale=2"),
+        ("eval", ("--metrics", "fd_digits"), "eval.metrics=[accuracy_digits]"),
+        ("sample", ("--guidance", 1), "guidance.scale=2"),
+    ):
+        code, _, err = nanogen(verb, trained, override, *option)
+        assert code == 2
+        assert f"'{override}' was given, and an option that sets" in one_sentence(err)
+    code, _, err = nanogen("sweep", trained, "--grid", "1,2", "--high", 3)
+    assert (code, "--high belongs to the search" in one_sentence(err)) == (2, True)

@@ -116,6 +116,9 @@ def test_what_cannot_be_compared_is_refused(curve, tmp_path):
             read_curve(tmp_path / "bad.json")
     with pytest.raises(RequestError, match="no file and no curve 'nothing'"):
         read_curve(Path("nothing"))
+    (tmp_path / "bad.json").write_text('{"id": 1}')
+    with pytest.raises(RequestError, match=r"no curve \(it has no 'steps'\)"):
+        read_curve(tmp_path / "bad.json")
 
 
 def test_the_command_ends_with_3_where_a_run_parts(tmp_path):

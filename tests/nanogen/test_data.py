@@ -18,9 +18,10 @@ from nanogen.data.detect import detect
 from nanogen.data.epochs import epoch_order
 from nanogen.data.memory import ArrayDataset, array_digest
 from nanogen.data.opening import open_dataset
-from nanogen.data.order import Order, batches, steps_per_epoch
+from nanogen.data.order import Order, batches
 from nanogen.datasets.digits import open_digits
 from nanogen.datasets.imagefolder import open_folder
+from nanogen.settings import steps_per_epoch
 
 pa = pytest.importorskip("pyarrow", reason="pyarrow is not installed (extra 'data')")
 parquet = pytest.importorskip("pyarrow.parquet", reason="pyarrow is not installed (extra 'data')")

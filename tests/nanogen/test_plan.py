@@ -8,12 +8,14 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from typer.testing import CliRunner
 
-from diffusionbench.errors import ConfigError, RequestError
+from diffusionbench.errors import ConfigError, DataError, RequestError
 from nanogen import calibration, costs
 from nanogen.bench import Kept, bench
 from nanogen.calibration import Rates, fit
-from nanogen.config import Config, compose
+from nanogen.cli import app
+from nanogen.config import Config, compose, to_yaml
 from nanogen.model import layers
 from nanogen.model.layers import DecoderBlock, EncoderBlock, rotary_table
 from nanogen.model.shape import block_parameters, swiglu_width
@@ -248,6 +250,18 @@ def test_what_cannot_be_is_refused():
         Machine(name="h20")
     with pytest.raises(RequestError, match="Name one with --device"):
         Machine(utilisation=0.3)
+    with pytest.raises(DataError, match="10 images, fewer than one batch of 64"):
+        plan(config("digits"), H200, num_images=10)
+    with pytest.raises(ConfigError, match="no step at all"):
+        plan(config("digits", "train.duration=0 steps"), H200)
+
+
+def test_nothing_beside_a_run_folder_is_ignored(tmp_path):
+    (tmp_path / "config.yaml").write_text(to_yaml(config("digits")))
+    for words in (["optim.lr=1"], ["--task", "digits"], ["--data", "x"]):
+        done = CliRunner().invoke(app, ["plan", str(tmp_path), *words])
+        assert "whose own config is planned" in str(done.exception)
+    assert CliRunner().invoke(app, ["plan", str(tmp_path)]).exit_code == 0
 
 
 def test_the_plan_as_plain_data():

@@ -210,7 +210,9 @@ def test_optimism_is_what_the_choice_gains_beyond_what_the_halves_differ(swept, 
 # --- Bad input -------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("text, found", [("1,x", "'x'"), ("0.5", "'0.5'"), ("2,nan", "'nan'"), ("1e9", "'1e9'")])
+@pytest.mark.parametrize(
+    "text, found", [("1,x", "'x'"), ("0.5", "'0.5'"), ("2,nan", "'nan'"), ("1e9", "'1e9'"), (",", "''")]
+)
 def test_what_is_no_scale_is_refused(text, found):
     with pytest.raises(RequestError, match=f"found {found}, which is no guidance scale"):
         parse_scales(text)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import json
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Final
 
 import typer
 
@@ -14,6 +14,9 @@ from diffusionbench.cli.options import Json
 from diffusionbench.errors import RequestError
 from diffusionbench.shown import lines
 from diffusionbench.writing import check_gives_way, check_place, write_result, write_results
+
+# In place of a public random value, where none was used.
+_NO_BEACON: Final = "none"
 
 simpleeval = typer.Typer(
     no_args_is_help=True,
@@ -40,14 +43,16 @@ def register(app: typer.Typer) -> None:
 def prompts(
     name: Annotated[str, typer.Option("--set", help="Prompt set; see `diffusionbench ls prompts`.")],
     seed: Annotated[
-        str, typer.Option(help="Seed of the set: public-0 .. public-4, a bound or a sealed one.")
-    ] = "public-0",
+        str | None, typer.Option(help="Seed of the set: public-0 (the default) .. public-4, a bound or a sealed one.")
+    ] = None,
     layout: Annotated[str | None, typer.Option(help="Size of the set; without it the smallest.")] = None,
     out: Annotated[
         Path | None, typer.Option(help="Folder for prompts.jsonl, or a file: .jsonl, or .txt with one text a line.")
     ] = None,
     weights: Annotated[Path | None, typer.Option(help="Bind the seed to this weights file.")] = None,
-    beacon: Annotated[str, typer.Option(help="Public random value published after the weights' hash.")] = "none",
+    beacon: Annotated[
+        str | None, typer.Option(help="With --weights: public random value published after their hash.")
+    ] = None,
     again: Annotated[
         bool, typer.Option("--again", help="Also draw 2 % of the images, to be sampled again, into again.jsonl.")
     ] = False,
@@ -76,8 +81,13 @@ def prompts(
     from diffusionbench.prompts import PROMPTS, plain_texts
 
     file = _set_file(out, again)
+    if weights is not None and seed is not None:
+        raise RequestError("--weights binds a seed of its own, and --seed names another. Leave one of them out.")
+    if weights is None and beacon is not None:
+        raise RequestError("--beacon belongs to a seed that is bound to weights. Give --weights too, or leave it out.")
     source = PROMPTS.load(name)
-    opened = source.open(bound_seed(weights_digest(weights), beacon) if weights else seed, layout)
+    bound = None if weights is None else bound_seed(weights_digest(weights), _NO_BEACON if beacon is None else beacon)
+    opened = source.open(seed or "public-0" if bound is None else bound, layout)
     if file is not None:
         # Marked by the first key of the first line.
         text, mark = opened.jsonl, opened.jsonl.partition(":")[0]
@@ -125,7 +135,7 @@ def verify(
     seed: Annotated[str | None, typer.Option(help="Bound or sealed seed to verify.")] = None,
     weights: Annotated[Path | None, typer.Option(help="Weights file a bound seed must follow from.")] = None,
     digest: Annotated[str | None, typer.Option(help="SHA-256 of those weights, in place of the file.")] = None,
-    beacon: Annotated[str, typer.Option(help="Public random value, if one was used.")] = "none",
+    beacon: Annotated[str | None, typer.Option(help="Public random value of a bound seed, if one was used.")] = None,
     name: Annotated[str | None, typer.Option(help="Name of a sealed set.")] = None,
     secret: Annotated[str | None, typer.Option(help="Its revealed secret, 64 hex digits.")] = None,
     commitment: Annotated[str | None, typer.Option(help="Commitment that its operator published.")] = None,
@@ -144,13 +154,17 @@ def verify(
     from diffusionbench.benchmarks.simpleeval import claims
     from diffusionbench.benchmarks.simpleeval.verification import verify_record
 
-    if record is not None:
+    options = {"record": record, "name": name, "secret": secret, "commitment": commitment}
+    options |= {"seed": seed, "weights": weights, "digest": digest, "beacon": beacon}
+    given = {f"--{option}" for option, value in options.items() if value is not None}
+    if record is not None and given == {"--record"}:
         typer.echo(lines(verify_record(record)))
-    elif name is not None and secret is not None and commitment is not None:
+    elif name is not None and secret is not None and commitment is not None and len(given) == 3:
         typer.echo(f"sealed set '{name}' is the one committed to; seed {claims.sealed_seed(name, secret, commitment)}")
         if commitment not in [row.commitment for row in claims.published().sealed]:
             typer.echo("not ranked: that commitment is not in the repository's list (simpleeval/published.yaml)")
-    elif seed is not None and (weights is not None or digest is not None):
+    elif seed is not None and given - {"--beacon"} in ({"--seed", "--weights"}, {"--seed", "--digest"}):
+        beacon = _NO_BEACON if beacon is None else beacon
         sha256 = digest or "" if weights is None else claims.weights_digest(weights)
         found = claims.bound_seed(sha256, beacon)
         if found != seed:
@@ -163,8 +177,9 @@ def verify(
             typer.echo(f"not ranked: {doubt}")
     else:
         raise RequestError(
-            "nothing to verify. Give --record FILE, or --seed with --weights or --digest, "
-            "or --name, --secret and --commitment."
+            f"one thing is verified at a time, and {', '.join(sorted(given)) or 'nothing'} was given. Give --record "
+            "FILE alone; or --seed with --weights or --digest, and --beacon where one was used; or --name, --secret "
+            "and --commitment."
         )
 
 

@@ -61,6 +61,8 @@ def inspect(
     from diffusionbench.views.viewer import record_page
     from diffusionbench.views.why import about_sample, as_text
 
+    if sample is not None and (page is not None or stores):
+        raise RequestError("--sample prints what is known of one image, and a page shows all. Leave one of them out.")
     loaded = load(record)
     if sample is not None:
         found = about_sample(record, loaded, sample)
@@ -175,9 +177,10 @@ def _write(page: Path, text: str, said: bool = True) -> None:
 
 def _pictures(record: Record, path: Path, folders: Sequence[Path]) -> Pictures | None:
     """Return what gives a record's images, or None where no store of them is found."""
-    from diffusionbench.isolation import find_store
+    from diffusionbench.isolation import check_folders, find_store
     from diffusionbench.views.site.samples import Store
 
+    check_folders(folders)
     store = find_store(record, path, folders)
     return None if store is None else Store(store.folder).picture
 

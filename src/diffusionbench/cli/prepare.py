@@ -71,7 +71,8 @@ def reference(
     from diffusionbench.references.preparing import prepare_reference
     from diffusionbench.views.terminal import progress_line
 
-    given: Any = {"role": role, "features": features, "part": Part.parse(part) if part else None, "device": device}
+    chosen = None if part is None else Part.parse(part)
+    given: Any = {"role": role, "features": features, "part": chosen, "device": device}
     manifest = prepare_reference(images, judge, out, **given, progress=progress_line())
     if as_json:
         print(json.dumps({"part": part} if manifest is None else manifest.model_dump(mode="json"), indent=2))

@@ -134,7 +134,7 @@ def board(
         raise RequestError("asked for more than one of --json, --csv and --markdown. Choose one.")
     known = declared() if boards is None else {one.name: one for one in read_boards(boards)}
     pool, names = _gather(records), _split(score_set)
-    found = []
+    found, refused = [], False
     for spec in chosen_boards(pool, names, known):
         try:
             wider = with_epochs(spec, [*_split(columns), *_split(holistic), rows.sort])
@@ -147,6 +147,9 @@ def board(
             if spec.name in names or spec == next(iter(known.values())):
                 raise
             print(f"left out: board '{spec.name}': {error}", file=sys.stderr)
+            refused = True
+    if refused and not found:
+        raise RequestError("no board has all that was asked for; see above. Ask for less, or name a board with --set.")
     if form.as_json:
         print(json.dumps({"boards": [asdict(one) for one, _ in found]}, indent=2))
         return
@@ -191,6 +194,7 @@ def explain(
     if not table:
         from diffusionbench import isolation
 
+        isolation.check_folders(stores or ())
         pairs = zip(records, (first, second), strict=True)
         found_stores = [isolation.find_store(record, path, stores or ()) for record, path in pairs]
         found, measured = isolation.effects(*records, found_stores, device)

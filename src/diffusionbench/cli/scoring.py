@@ -146,7 +146,8 @@ def sample(
     with _file_errors(store):
         kept = runner.open_store(evaluation, source, store)
         runner.fill(evaluation, source, kept, progress=progress_line(), part=chosen or WHOLE)
-    print(f"{kept.folder}: {len(kept.ids()):,} of {evaluation.request.count:,} images")
+    count = evaluation.request.count
+    print(f"{kept.folder}: {sum(found < count for found in kept.ids()):,} of {count:,} images")
 
 
 def judge(

@@ -48,9 +48,9 @@ class PinnedPrompts(PromptSource):
         form = _LAYOUT.fullmatch(layout or self.spec.layouts[0])
         if seed != SEED or form is None:
             raise RequestError(
-                f"prompt set '{self.spec.name}' has no seed '{clipped(seed, 40)}' with layout '{layout}'. It is one "
-                f"list: seed {SEED}, and layout Nx for N images of each prompt (1x to 99x; by default "
-                f"{self.spec.layouts[0]})."
+                f"prompt set '{self.spec.name}' has no seed '{clipped(seed, 40)}' with layout "
+                f"'{clipped(layout or self.spec.layouts[0], 40)}'. It is one list: seed {SEED}, and layout Nx for N "
+                f"images of each prompt (1x to 99x; by default {self.spec.layouts[0]})."
             )
         files = {path.name: _content(self.spec, path) for path in find_files(self.spec)}
         try:

@@ -76,6 +76,8 @@ def references_by_judge(given: Sequence[str]) -> dict[str, Any]:
         judge, equals, name = one.partition("=")
         if not (equals and judge in JUDGES):
             judge, name = "", one
+        if not name:
+            raise RequestError(f"--reference '{one}' names no real images. Give a name or a path, or leave it out.")
         if judge in found:
             raise RequestError(
                 f"two references are given for {f'judge {judge!r}' if judge else 'all judges'}: {found[judge]} and "

@@ -250,7 +250,7 @@ def _attenuation(
         return
     sds = [one.sd if one else 0.0 for one in noise]
     rescored_sd = None
-    if draws and len(x) > 3:
+    if draws > 1 and len(x) > 3:
         rng = np.random.default_rng(np.random.SeedSequence([seed, 4]))
         drawn = []
         for size in block_sizes(draws, len(x)):

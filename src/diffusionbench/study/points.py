@@ -136,7 +136,7 @@ def load_folder(folder: Path) -> list[Record]:
         RequestError: naming the files that are damaged records, and every id that two files share.
     """
     if not folder.is_dir():
-        raise RequestError(f"records folder {folder} does not exist. Give a folder of record JSON files.")
+        raise RequestError(f"records {folder}: there is no such folder. Give a folder of record JSON files.")
     found: dict[str, Path] = {}
     records, problems, strange = [], [], []
     for path in record_files(folder):

@@ -91,11 +91,10 @@ def plan(
     from nanogen.plan import Machine, read_config
     from nanogen.plan import plan as make_plan
 
-    match chosen.words:
-        case [word] if Path(word).is_dir():
-            config = read_config(Path(word))
-        case _:
-            config = chosen.compose().config
+    run = next((word for word in chosen.words or () if "=" not in word and Path(word).is_dir()), None)
+    if run is not None and chosen != TrainingOptions([run]):
+        raise ConfigError(f"{run} is a run folder, whose own config is planned. Leave the other words and options out.")
+    config = chosen.compose().config if run is None else read_config(Path(run))
     machine = Machine(devices, per_node, device, memory and memory * 1e9, utilisation, price)
     made = make_plan(config, machine, num_images=images, text_tokens=text_tokens)
     print(json.dumps(made.as_dict(), indent=2) if as_json else "\n".join(made.lines()))

@@ -6,7 +6,7 @@ import json
 import re
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -89,6 +89,23 @@ def parse_part(text: str) -> tuple[int, int]:
     if found is None or not 1 <= int(found[1]) <= int(found[2]):
         raise ConfigError(f"--part {clipped(text, 40)}: give i/n with 1 <= i <= n, such as 3/64.")
     return int(found[1]), int(found[2])
+
+
+def with_options(overrides: list[str] | None, options: dict[str, Any]) -> list[str]:
+    """Return overrides and those that options stand for.
+
+    Args:
+        options: value by the key of the config, None where the option was not given.
+
+    Raises:
+        ConfigError: if an override is of the key of an option.
+    """
+    given = {key: value for key, value in options.items() if value is not None}
+    for override in overrides or ():
+        key = override.partition("=")[0].strip()
+        if key in given:
+            raise ConfigError(f"'{override}' was given, and an option that sets {key} too. Leave one of them out.")
+    return [*(overrides or []), *(f"{key}={value}" for key, value in given.items())]
 
 
 def check_use_of_run(run: Path, overrides: list[str]) -> None:

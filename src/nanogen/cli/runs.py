@@ -2,13 +2,24 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
 from diffusionbench import bounds
-from nanogen.cli.options import GuidanceScale, Json, Overrides, RunFolder, Seed, Step, check_use_of_run
+from diffusionbench.errors import ConfigError
+from nanogen.cli.options import (
+    GuidanceScale,
+    Json,
+    Overrides,
+    RunFolder,
+    Seed,
+    Step,
+    check_use_of_run,
+    with_options,
+)
 
 
 def sample(
@@ -43,7 +54,7 @@ def sample(
     """
     from nanogen.conditions import parse_labels
 
-    changes = [*(overrides or []), *([] if guidance is None else [f"guidance.scale={guidance}"])]
+    changes = with_options(overrides, {"guidance.scale": guidance})
     parse_labels(labels)
     check_use_of_run(run, changes)
     from nanogen.sample import SampleRequest, read_prompts, sample_run
@@ -81,7 +92,7 @@ def evaluate(
         "eval.num_samples": num,
         "eval.seed": seed,
     }
-    changes = [*(overrides or []), *(f"{key}={value}" for key, value in given.items() if value is not None)]
+    changes = with_options(overrides, given)
     check_use_of_run(run, changes)
     from nanogen.evaluate import evaluate_run
 
@@ -105,9 +116,14 @@ def sweep(
     ] = None,
     grid: Annotated[str, typer.Option(help="scales to try, such as 1,1.5,2; default: golden-section search")] = "",
     high: Annotated[
-        float, typer.Option(min=1.001, max=bounds.GUIDANCE, callback=bounds.number, help="largest scale of the search")
-    ] = 10.0,
-    evaluations: Annotated[int, typer.Option(min=2, max=bounds.REPEATS, help="scales that the search tries")] = 8,
+        float | None,
+        typer.Option(
+            min=1.001, max=bounds.GUIDANCE, callback=bounds.number, help="largest scale of the search; default 10"
+        ),
+    ] = None,
+    evaluations: Annotated[
+        int | None, typer.Option(min=2, max=bounds.REPEATS, help="scales that the search tries; default 8")
+    ] = None,
     num: Annotated[int | None, typer.Option(min=1, max=bounds.IMAGES, help="images; default: the run's")] = None,
     seed: Annotated[
         int | None, typer.Option(min=0, max=bounds.SEED - 1, help="of the noise that scores; the next one tunes")
@@ -127,9 +143,16 @@ def sweep(
       nanogen sweep outputs/demo --num 1000 --evaluations 6 --json
     """
     check_use_of_run(run, [])
+    asked = {"high": high, "evaluations": evaluations}
+    search: dict[str, Any] = {name: value for name, value in asked.items() if value is not None}
+    if grid and search:
+        raise ConfigError(
+            f"--grid names the scales that are tried, and --{', --'.join(search)} belongs to the search. Leave one out."
+        )
     from nanogen.sweep import SweepRequest, parse_scales, sweep_run
 
-    record = sweep_run(run, SweepRequest(metric, parse_scales(grid), high, evaluations, num, seed, step))
+    request = SweepRequest(metric, parse_scales(grid), num=num, seed=seed, step=step)
+    record = sweep_run(run, replace(request, **search))
     if record is not None:
         from diffusionbench.views.terminal import print_record
 

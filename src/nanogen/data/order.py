@@ -27,22 +27,10 @@ from nanogen.data import Batch, Component, Dataset
 from nanogen.data.epochs import epoch_slice, mixed
 from nanogen.data.memory import SupportsBatches
 from nanogen.rng import PositionalNoise
+from nanogen.settings import steps_per_epoch
 
 # Draws what a step needs from its noise.
 Draw = Callable[[PositionalNoise], object]
-
-
-def steps_per_epoch(size: int, batch_size: int) -> int:
-    """Return the number of whole batches in one pass; the incomplete last one is dropped.
-
-    Raises:
-        DataError: if there are fewer images than one batch.
-    """
-    if size < batch_size:
-        raise DataError(
-            f"the data set has {size} images, fewer than one batch of {batch_size}. Lower the batch size or add images."
-        )
-    return size // batch_size
 
 
 @dataclass(frozen=True)

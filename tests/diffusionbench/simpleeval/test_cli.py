@@ -70,8 +70,22 @@ def test_wrong_words_are_told():
         call("prompts", "--set", "simpleeval_shapes_v1", "--seed", "mine")
     with pytest.raises(RequestError, match="Did you mean 'standard'"):
         call("prompts", "--set", "simpleeval_shapes_v1", "--layout", "standart")
-    with pytest.raises(RequestError, match="nothing to verify"):
-        call("simpleeval", "verify")
+    bound = ("--seed", "bound-1", "--digest", "ab" * 32)
+    for words in (
+        *((), bound[:2], (*bound, "--weights", "x"), (*bound, "--name", "x"), ("--beacon", "7")),
+        *(("--record", "x", "--seed", "bound-1"), ("--record", "x", "--beacon", "7")),
+        ("--name", "x", "--secret", "x", "--commitment", "x", "--beacon", "7"),
+    ):
+        with pytest.raises(RequestError, match="one thing is verified at a time"):
+            call("simpleeval", "verify", *words)
+    for words, message in (
+        (("--weights", "x", "--seed", "public-1"), "--weights binds a seed of its own"),
+        (("--beacon", "7"), "--beacon belongs to a seed that is bound"),
+    ):
+        with pytest.raises(RequestError, match=message):
+            call("prompts", "--set", "simpleeval_shapes_v1", *words)
+    with pytest.raises(RequestError, match="beacon is empty"):
+        call("simpleeval", "verify", *bound, "--beacon", "")
     with pytest.raises(RequestError, match="no such file"):
         call("prompts", "--set", "simpleeval_shapes_v1", "--weights", "nowhere.safetensors")
     with pytest.raises(RequestError, match="unknown attack"):

@@ -85,8 +85,10 @@ def bound_seed(weights_digest: str, beacon: str = "none") -> str:
         beacon: a public random value published after the digest was (recorded beside the score), or "none".
 
     Raises:
-        RequestError: if the digest is not 64 hex digits.
+        RequestError: if the digest is not 64 hex digits, or the beacon is empty.
     """
+    if not beacon:
+        raise RequestError("the beacon is empty. Give the public random value, or leave it out where none was used.")
     if not re.fullmatch(r"[0-9a-f]{64}", weights_digest):
         raise RequestError(
             f"a bound seed needs the SHA-256 of the weights file as 64 lower-case hex digits, not '{weights_digest}'. "
