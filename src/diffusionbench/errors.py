@@ -149,9 +149,20 @@ def run_program(program: Callable[[], object], interrupted: str) -> None:
     sys.exit(code)
 
 
-def _exit_code(program: Callable[[], object], interrupted: str) -> int | str | None:
+def _unwrapped(program: Callable[[], object]) -> None:
     try:
         program()
+    except Exception as error:
+        # torch's compiler makes an error of its own of a signal that comes while it compiles.
+        inner = getattr(error, "inner_exception", None)
+        if not isinstance(inner, Stopped):
+            raise
+        raise inner from None
+
+
+def _exit_code(program: Callable[[], object], interrupted: str) -> int | str | None:
+    try:
+        _unwrapped(program)
     except Told as end:
         return end.exit_code
     except (UserError, RunError) as error:

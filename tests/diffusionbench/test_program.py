@@ -11,6 +11,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 
 from diffusionbench.errors import DataError, RunError, Stopped, Told, run_program
 
@@ -67,6 +68,16 @@ def test_an_end_is_one_sentence_and_an_exit_code(error, code, words, monkeypatch
 def test_a_fault_of_ours_keeps_its_traceback(error):
     with pytest.raises(type(error)):
         run_program(raising(error), "interrupted")
+
+
+def test_a_signal_while_torch_compiles_is_a_signal(monkeypatch, capsys):
+    def compiler(graph, inputs):
+        raise Stopped("stopped by SIGTERM", 15)
+
+    assert ending(lambda: torch.compile(torch.sin, backend=compiler)(torch.ones(1)), monkeypatch, capsys) == (
+        143,
+        "Stopped: stopped by SIGTERM\n",
+    )
 
 
 def test_processes_that_meet_the_same_error_say_it_once_a_machine(monkeypatch, capsys):
