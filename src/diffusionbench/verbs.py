@@ -1,12 +1,15 @@
-"""Verbs of a command line, of either program, whose options come in groups."""
+"""Verbs of a command line, of either program: what they are given, and options that come in groups."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import fields, is_dataclass
 from functools import wraps
 from inspect import Parameter, Signature, signature
+from itertools import pairwise
 from typing import Any
+
+from diffusionbench.errors import RequestError
 
 
 def with_groups(verb: Callable[..., None]) -> Callable[..., None]:
@@ -28,3 +31,17 @@ def with_groups(verb: Callable[..., None]) -> Callable[..., None]:
     flat.__signature__ = Signature(options)  # type: ignore[attr-defined]
     flat.__annotations__ = {option.name: option.annotation for option in options}
     return flat
+
+
+def check_given(words: Sequence[str]) -> None:
+    """Check that no argument but a prompt is empty, as that of an unset variable is.
+
+    Raises:
+        RequestError: if one is; as a path it would stand for the current folder.
+    """
+    for before, word in pairwise(words):
+        empty = before if word == "" else word[:-1] if word.startswith("--") and word.endswith("=") else "--prompt"
+        if empty != "--prompt":
+            raise RequestError(
+                f"what follows '{empty}' is empty, as an unset variable is. Give a value, or leave it out."
+            )

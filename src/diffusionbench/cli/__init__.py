@@ -6,6 +6,7 @@ A verb imports what it needs when it runs, so that --help answers at once and wi
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Mapping
 from typing import Annotated, Any
 
@@ -15,6 +16,7 @@ from diffusionbench.cli import benchmarks, pages, prepare, records, scoring
 from diffusionbench.cli.options import Json
 from diffusionbench.errors import RunError, UserError, run_program
 from diffusionbench.provenance import examine
+from diffusionbench.verbs import check_given
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -37,7 +39,12 @@ scoring.register(app)
 
 def main() -> None:
     """Run a command; wrong use ends with exit code 2 and one sentence, a failed run with 1."""
-    run_program(app, "interrupted; the same command continues, `run` where it has --store")
+    run_program(_program, "interrupted; the same command continues, `run` where it has --store")
+
+
+def _program() -> None:
+    check_given(sys.argv)
+    app()
 
 
 @app.command("ls")

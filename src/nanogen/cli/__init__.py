@@ -6,6 +6,7 @@ A verb imports what it needs in its first lines: `--help` answers at once, and t
 from __future__ import annotations
 
 import json
+import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
@@ -13,7 +14,7 @@ from typing import Annotated
 import typer
 
 from diffusionbench.errors import ConfigError, run_program
-from diffusionbench.verbs import with_groups
+from diffusionbench.verbs import check_given, with_groups
 from nanogen.cli import measuring, prepare, runs, tokenizers, training
 from nanogen.cli.options import Json, NetworkOptions, TrainingOptions
 from nanogen.threads import limit_waiting
@@ -59,7 +60,12 @@ app.add_typer(tokenizers.latents, name="latents")
 def main() -> None:
     """Run a command; wrong use ends with exit code 2 and one sentence, a failed run with 1."""
     limit_waiting()
-    run_program(app, "interrupted; the same command continues")
+    run_program(_program, "interrupted; the same command continues")
+
+
+def _program() -> None:
+    check_given(sys.argv)
+    app()
 
 
 @app.command("import")
