@@ -177,6 +177,9 @@ def test_the_part_of_data_and_of_conditioning_is_said_with_intervals(three_tasks
     text = "\n\n".join(findings_measured.sections(three_tasks))
     row = next(line for line in text.splitlines() if line.startswith("| Accuracy (simpleeval_objects), unguided"))
     assert row.count("[") == 6
+    low, high = found.difference.interval
+    said = re.search(r"Data take away more in (\d) of 2 rows, conditioning in (\d) of 2; in (\d) of 2 the study", text)
+    assert [int(one) for one in said.groups()] == [2 * (low > 0), 2 * (high < 0), 2 * (low <= 0 <= high)]
     assert findings_measured.three_tasks(own, "cfg", "fd_efflite0") is None
 
 

@@ -200,7 +200,7 @@ def _apart(own: OwnStudy) -> Iterator[str]:
         "digits and scenes, 1 - r, is divided by the mean over both orders of making the two changes "
         "(`diffusionbench.study.apart`); signs are turned so that + means better on both."
     )
-    rows = []
+    rows, told = [], []
     for guidance, key in product(GUIDANCES, OBJECTS):
         plain, counted = (three_tasks(own, guidance, key, flagged) for flagged in (False, True))
         for found, more in ((plain, ""), (counted, ", flagged counted")):
@@ -209,11 +209,18 @@ def _apart(own: OwnStudy) -> Iterator[str]:
                 parts = (found.first_middle, found.middle_last, found.first_last, found.data, found.conditioning)
                 cells = map(_estimated, (*parts, found.difference))
                 rows.append((f"{title(key)}, {state}{more}", str(found.methods), *cells))
+                low, high = found.difference.interval
+                told.append("data" if low > 0 else "conditioning" if high < 0 else "neither")
     if not rows:
         yield f"Fewer than {FEWEST} methods have records of all three tasks, so nothing is divided yet."
         return
     head = ("objects scored by", "methods", "r digits, objects", "r objects, scenes", "r digits, scenes")
     yield table((*head, "missing by data", "missing by conditioning", "difference"), rows)
+    data, conditioning, neither = (f"{told.count(name)} of {len(told)}" for name in ("data", "conditioning", "neither"))
+    yield (
+        f"Data take away more in {data} rows, conditioning in {conditioning}; in {neither} the study does not tell. "
+        "The methods of all rows are the same, so rows that agree are no independent witnesses."
+    )
     yield (
         "Intervals are over methods and seeds. Where that of the difference holds 0, the study does not tell which of "
         "the two takes away more. Noise lowers every r, so it is in both parts; the kind of score changes with the "
