@@ -69,7 +69,14 @@ def inputs(tmp_path_factory) -> Path:
     draws = np.random.default_rng(0)
     for number in range(12):
         image = draws.integers(0, 256, (40, 40, 3), np.uint8)
-        for place in (f"pictures/{'ab'[number % 2]}", "real", "images", "originals", "reconstructions"):
+        for place in (
+            f"pictures/{'ab'[number % 2]}",
+            f"imagenet/{'ab'[number % 2]}",
+            "real",
+            "images",
+            "originals",
+            "reconstructions",
+        ):
             write(folder / place / f"{number}.png", image)
         write(folder / "captioned" / f"{number}.png", image)
         (folder / "captioned" / f"{number}.txt").write_text(f"thing {number}")
@@ -80,10 +87,16 @@ def inputs(tmp_path_factory) -> Path:
     np.savez(folder / "images.npz", arr_0=images[:30], arr_1=labels[:30])
     (folder / "outputs").mkdir()
     (folder / "shards").mkdir()
-    for shard in ("train-000", "00000"):
-        with tarfile.open(folder / "shards" / f"{shard}.tar", "w") as archive:
-            for path in sorted((folder / "captioned").iterdir()):
-                archive.addfile(archive.gettarinfo(str(path), path.name), io.BytesIO(path.read_bytes()))
+    (folder / "tables").mkdir()
+    shard = folder / "shards" / "train-000.tar"
+    with tarfile.open(shard, "w") as archive:
+        for path in sorted((folder / "captioned").iterdir()):
+            archive.addfile(archive.gettarinfo(str(path), path.name), io.BytesIO(path.read_bytes()))
+    for number in range(128):
+        shutil.copy(shard, folder / "shards" / f"{number:05}.tar")
+    for name in ("journeydb", "short-caption", "long-caption"):
+        (folder / name).mkdir()
+        shutil.copy(shard, folder / name)
     return folder
 
 
@@ -95,7 +108,7 @@ def parquet(folder: Path) -> None:
     rows = [{"image": {"bytes": path.read_bytes(), "path": None}, "label": n % 10} for n, path in enumerate(files)]
     names = {"info": {"features": {"label": {"names": list("abcdefghij"), "_type": "ClassLabel"}}}}
     made = table.Table.from_pylist(rows).replace_schema_metadata({"huggingface": json.dumps(names)})
-    for name in ("train.parquet", "shards/train-0.parquet"):
+    for name in ("train.parquet", "tables/train-0.parquet"):
         pyarrow.parquet.write_table(made, folder / name)
 
 
