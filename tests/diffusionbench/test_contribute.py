@@ -102,7 +102,7 @@ def outcome(tmp_path_factory) -> dict[str, set[str]]:
     command = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "-rA"]
     command += ["--tb=short", "-k", f"({' or '.join(names)}) and not smallest"]
     files_of_tables = [f"contracts/test_{group.rpartition('.')[2]}.py" for group in points]
-    more = ["contracts/test_metrics_of_prompts.py", "diffusionbench/test_metric_table.py"]
+    more = ["contracts/test_metrics_of_prompts.py", "contracts/test_paths.py", "diffusionbench/test_metric_table.py"]
     command += [str(tests / file) for file in (*files_of_tables, *more)]
     done = subprocess.run(command, cwd=folder, env=with_path(site), capture_output=True, text=True)
     found: dict[str, set[str]] = {"output": {done.stdout + done.stderr}, "site": {str(site)}}
