@@ -16,20 +16,13 @@ from diffusionbench.registry import nearest
 from diffusionbench.shown import few
 from diffusionbench.study.published import BLOG, PAPER
 
-# Keys whose ending names a part (a task, a category, a family, a mode): the part has the range of the whole.
-_PARTS: Final = {
-    "geneval_": "geneval_overall",
-    "dpgbench_": "dpgbench",
-    "genaibench_": "genaibench_overall",
-    "vqascore_": "genaibench_overall",
-}
-
-# Metrics on prompts whose parts have their whole key in front; the longest first, as one key may begin with another.
+# Metrics on prompts by what their parts (a task, a category, a mode) begin with: the key without "_overall". A part has
+# the range of the whole. The longest first, as one key may begin with another.
 _WHOLES: Final = {
-    f"{key}_": key
-    for key in sorted(METRICS.own, key=len, reverse=True)
-    if METRICS.own[key].items == "prompts" and not key.endswith("_overall")
-}
+    f"{key.removesuffix('_overall')}_": key
+    for key in sorted(METRICS.own, key=lambda key: len(key.removesuffix("_overall")), reverse=True)
+    if METRICS.own[key].items == "prompts"
+} | {"dpgbench_": "dpgbench", "vqascore_": "genaibench_overall"}
 
 # What a training cost (`study.cost`), by the field of a record's `cost`.
 DERIVED: Final = {
@@ -73,7 +66,7 @@ def metric_info(key: str) -> MetricSpec:
         title = f"Epochs to {metric_info(metric).title} {value}"
         about = "passes over the training set until the first evaluation during training that is at least as good"
         return MetricSpec(key=key, title=title, higher_is_better=False, low=0, unit="epochs", about=about)
-    for prefix, whole in (_WHOLES | _PARTS).items():
+    for prefix, whole in _WHOLES.items():
         if key.startswith(prefix):
             part = key.removeprefix(prefix).replace("_", " ")
             return replace(METRICS.own[whole], key=key, title=f"{METRICS.own[whole].title}: {part}", load=None)

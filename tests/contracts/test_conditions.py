@@ -36,7 +36,8 @@ class Data:
 @pytest.fixture(params=CONDITIONS, scope="module")
 def opened(request, tmp_path_factory):
     """The name of a kind, its conditioner, its settings, and a request for NUM images."""
-    assert request.param in EXAMPLES, f"give condition kind '{request.param}' an example"
+    what = f"its settings, and what {NUM} images are asked for by"
+    assert request.param in EXAMPLES, f"give condition kind '{request.param}' an entry in EXAMPLES of this test: {what}"
     settings, asked = EXAMPLES[request.param]
     if settings.get("encoder"):
         pytest.importorskip("transformers", reason="text encoders need the extra t2i")

@@ -107,7 +107,8 @@ def test_rows_say_what_their_data_sets_hold(opened):
     assert row.captions in (None, dataset.captioned)
     assert row.takes_path == (path is not None)
     if path is not None:
-        assert detect(path) == name
+        found = detect(path)
+        assert found == name, f"detect of nanogen/data/detect.py takes this for '{found}': give the row an `ending`"
         assert row.ending is None or {file.suffix for file in path.iterdir() if file.suffix != ".index"} == {row.ending}
 
 

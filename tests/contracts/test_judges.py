@@ -64,7 +64,9 @@ def row(
     if request.param in ("coco_ssd", "ssd_colours") and coco_ssd_found:
         pytest.skip(coco_ssd_found)
     needs_items = found.output == "rows" or found.uses
-    assert not needs_items or request.param in ITEMS, f"judge '{request.param}' needs an entry in ITEMS of this test"
+    assert not needs_items or request.param in ITEMS, (
+        f"give judge '{request.param}' an entry in ITEMS of this test: three items that it can be asked about"
+    )
     JUDGES.load(request.param).check()
     return found
 

@@ -51,7 +51,10 @@ def latent(opened):
 @pytest.fixture(scope="module")
 def images(name):
     """Greys that rise a little from left to right, float32 [3, 3, 32, 32] in [0, 1], or of the space's own size."""
-    assert name in EXAMPLES or name in WRITERS, f"give latent space '{name}' an example or stand-ins"
+    assert name in EXAMPLES or name in WRITERS, (
+        f"give latent space '{name}' an entry in EXAMPLES of this test (levels of grey that it reconstructs, and their "
+        "rise), or, where its weights do not ship, in WRITERS of tests/nanogen/standins.py"
+    )
     levels, rise = EXAMPLES.get(name, ((0.25, 0.5, 0.8), 0.04))
     size = LATENTS[name].image_size or 32
     return (torch.tensor(levels)[:, None, None, None] + torch.linspace(-rise, rise, size)).expand(3, 3, size, size)
@@ -101,7 +104,8 @@ def test_latents_have_the_declared_shape_and_no_gradient(name, latent, images):
 def test_decoding_comes_back_to_the_image(name, latent, images):
     if name not in EXAMPLES:
         pytest.skip("stand-ins have random weights; tests of the codec compare them with the model itself")
-    assert (latent.decode(latent.encode(images)) - images).abs().mean() < 0.02
+    error = (latent.decode(latent.encode(images)) - images).abs().mean()
+    assert error < 0.02, f"the images of EXAMPLES come back with a mean error of {error:.3f}, allowed is 0.02"
 
 
 def test_maps_are_deterministic(latent, images):
@@ -119,7 +123,8 @@ def test_images_of_a_batch_do_not_touch_each_other(latent, images):
 def test_the_digest_is_that_of_the_weights(latent, opened):
     """A space whose maps hold tensors says which; one that holds none has no digest."""
     held = [value for value in vars(latent).values() if isinstance(value, torch.nn.Module | torch.Tensor)]
-    assert len(latent.digest) == (64 if held else 0)
+    wanted = "the SHA-256 of its weights" if held else "empty: it holds no tensors"
+    assert len(latent.digest) == (64 if held else 0), f"digest '{latent.digest}' should be {wanted}"
     assert opened().digest == latent.digest
 
 

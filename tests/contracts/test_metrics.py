@@ -303,7 +303,9 @@ def test_names(spec):
     assert METRICS[spec.key] is spec
     # Only the Inception network may produce an unmarked `fid`.
     unmarked = spec.judges if spec.key.startswith("fdr6") else INCEPTION
-    assert all(spec.key.endswith(f"_{judge}") or judge in (spec.key, *unmarked) for judge in spec.judges)
+    for judge in spec.judges:
+        marked = spec.key.endswith(f"_{judge}") or judge in (spec.key, *unmarked)
+        assert marked, f"call metric '{spec.key}' something that ends in _{judge}: its value is that judge's"
     assert all(judge in JUDGES for judge in spec.judges)
     assert spec.reference.keys() <= set(spec.judges)
 

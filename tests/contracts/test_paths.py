@@ -15,6 +15,7 @@ from diffusionbench.images import save_png
 from diffusionbench.judges import CHECKLISTS, CLIP_L14, FLAN_T5, JUDGES, QWEN, QWEN_ORIGINAL, JudgeSpec
 from diffusionbench.judges.judge import Judge
 from diffusionbench.metrics import METRICS
+from diffusionbench.metrics.text_match import TextMatch
 from diffusionbench.parts import Part, merge
 from diffusionbench.prompts import PromptChoice
 from diffusionbench.prompts.pinned import prepare_prompts
@@ -68,7 +69,8 @@ def matched(image, item, rng):
 
 
 COLOURS = ("red", "black")
-# A row for each judge whose output is rows: a function of image, item and a generator seeded by the image.
+# A row for each judge whose output is rows: a function of image, item and a generator seeded by the image. One that is
+# not listed and is reduced by `TextMatch` gives what that reads.
 ROWS = {
     "simpleeval_open": predictions(OPEN_RULE),
     "simpleeval_shapes": predictions(SHAPES_RULE),
@@ -121,7 +123,7 @@ def stand_in(row: JudgeSpec) -> type[Judge]:
             if row.pairs:
                 return {"value": np.array([[rng.normal()] for rng in rngs]) * (1 + len(images) * 1e-12)}
             if row.output == "rows":
-                return [ROWS[row.name](*one) for one in zip(images, items, rngs, strict=True)]
+                return [ROWS.get(row.name, matched)(*one) for one in zip(images, items, rngs, strict=True)]
             widths = {"features": min(row.dim, 16), "logits": row.num_classes or 0}
             # Inception's logits have no classes that a request could ask for.
             widths["logits"] = widths["logits"] or 10
@@ -145,7 +147,9 @@ def key(request, monkeypatch, tmp_path, new_set):
     spec = METRICS[request.param]
     for name in METRICS[request.param].judges:
         row = JUDGES[name]
-        assert row.output == "array" or name in ROWS, f"judge '{name}' needs an entry in ROWS of this test"
+        assert row.output == "array" or name in ROWS or METRICS.load(request.param) is TextMatch, (
+            f"give judge '{name}' an entry in ROWS of this test: a function of image, item and a generator to its row"
+        )
     monkeypatch.setenv("DIFFUSIONBENCH_CACHE", str(tmp_path / "cache"))
     if spec.items == "prompts" and not str(spec.prompts).startswith("simpleeval"):
         prepare_prompts(new_set(LINES))

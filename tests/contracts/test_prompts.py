@@ -24,7 +24,8 @@ def test_the_row_says_what_the_code_does(source):
     assert row.title
     assert row.licence
     assert len(row.layouts) == len(set(row.layouts)) > 0
-    assert len({found.open("public-0", layout).digest for layout in row.layouts}) == len(row.layouts)
+    digests = {layout: found.open("public-0", layout).digest for layout in row.layouts}
+    assert len(set(digests.values())) == len(digests), f"layouts differ in what they ask, so in their digest: {digests}"
 
 
 def test_keys_are_all_different_and_stay_below_a_folder(source):

@@ -41,7 +41,9 @@ def samples(source):
 
 def test_the_row_says_what_it_opens(row):
     assert row.title
-    assert row.name in EXAMPLES or row.example, f"source '{row.name}' needs an example"
+    assert row.name in EXAMPLES or row.example, (
+        f"source '{row.name}' needs an `example` in its row, or an entry in EXAMPLES of this test"
+    )
 
 
 def test_images_follow_from_their_samples_alone(source):
