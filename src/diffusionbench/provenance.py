@@ -47,14 +47,18 @@ def commit(of: Path = Path(__file__)) -> tuple[str | None, bool | None]:
         return None, None
 
 
+def usable_cores() -> int:
+    """Return how many cores this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
 def hardware(device: str = "cpu") -> str:
     """Return processor and number of usable cores; for an accelerator its name in front."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     processor = platform.processor() or platform.machine()
     with suppress(OSError):
         found = re.search(r"^model name[^:\n]*:(.*)$", Path("/proc/cpuinfo").read_text(), re.MULTILINE)
         processor = found[1].strip() if found else processor
-    described = f"{processor}, {cores} cores"
+    described = f"{processor}, {usable_cores()} cores"
     if device.startswith("cuda"):
         import torch
 

@@ -28,6 +28,7 @@ from torch import Tensor
 from diffusionbench import bounds
 from diffusionbench.errors import ConfigError, DataError, RunError
 from diffusionbench.limits import read_small
+from diffusionbench.provenance import usable_cores
 from diffusionbench.registry import require
 from diffusionbench.schema import Strict, digest
 from diffusionbench.views.terminal import progress_line
@@ -270,6 +271,9 @@ def _open_here(kind: type[ShardMaker], config: Any, folder: Path, recipe: ShardR
     """Open what a local worker needs; the cores, and the GPUs, are shared out."""
     global _HERE
     torch.set_num_threads(max(1, torch.get_num_threads() // workers))
+    # Processes that decode ahead help only on cores that no worker has.
+    loaders = min(config.data.workers, max(0, usable_cores() // workers - 1))
+    config = config.model_copy(update={"data": config.data.model_copy(update={"workers": loaders})})
     place = (multiprocessing.current_process()._identity or (1,))[0] - 1
     device = f"cuda:{place % torch.cuda.device_count()}" if torch.cuda.is_available() else "cpu"
     _HERE = partial(_make, kind(config, device), folder, recipe)
