@@ -226,3 +226,13 @@ def test_actors_of_ray_make_the_bytes_of_one_process(tmp_path):
     prepare_images(digits().config, tmp_path / "whole")
     prepare_images(digits().config, tmp_path / "actors", Spread(workers=2, engine="ray"))
     same_files(tmp_path / "whole", tmp_path / "actors")
+
+
+@pytest.mark.parametrize("workers, loaders", [(2, 2), (4, 1), (8, 0), (16, 0)])
+def test_loaders_take_only_cores_that_no_worker_has(workers, loaders, monkeypatch):
+    monkeypatch.setattr(shards, "usable_cores", lambda: 8)
+    monkeypatch.setattr(shards.torch, "set_num_threads", lambda number: None)
+    seen = []
+    config = digits("data.workers=2").config
+    shards._open_here(lambda config, device: seen.append(config.data.workers), config, Path(), None, workers)
+    assert seen == [loaders]
