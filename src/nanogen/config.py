@@ -299,6 +299,11 @@ def _own_layer(file: Path | None) -> tuple[CommentedMap, Mapping[str, Any]]:
     """Return what a user's file sets and what it chooses by `use:`; nothing where there is none."""
     mine = CommentedMap()
     if file is not None:
+        if file.is_dir():
+            raise ConfigError(
+                f"config file {file}: it is a folder. Give the path of a YAML file; a run goes on by the command that "
+                "began it."
+            )
         try:
             mine = read_yaml(read_small(file).decode(), str(file))
         except (OSError, UnicodeDecodeError) as error:

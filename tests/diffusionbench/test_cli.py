@@ -381,3 +381,10 @@ def test_a_guidance_of_minus_zero_is_one_of_zero(bench, digits_folder):
     requests = [bench("run", digits_folder, *RUN, "--guidance", zero, "--dry-run")[1] for zero in ("-0.0", "0")]
     scales = [str(json.loads(text)["sampling"]["guidance"]["scale"]) for text in requests]
     assert scales == ["0.0", "0.0"]
+
+
+@pytest.mark.parametrize("verb", ["correlate", "board"])
+def test_too_few_draws_for_an_interval_are_refused(bench, verb):
+    code, out, err = bench(verb, "--draws", 99)
+    assert (code, out) == (2, "")
+    assert err == "RequestError: --draws 99: 95 % intervals need 100 at least. Give more, or 0 for none.\n"

@@ -268,7 +268,7 @@ def test_record_folders(tmp_path):
     clash.save(tmp_path / "other" / "clash.json")
     with pytest.raises(RequestError, match="stands in more than one record"):
         gather([tmp_path / "other"])
-    with pytest.raises(RequestError, match="does not exist"):
+    with pytest.raises(RequestError, match="there is no such folder"):
         gather([tmp_path / "missing"])
 
 

@@ -73,3 +73,10 @@ def test_a_file_that_is_no_text_of_some_length_is_refused(tmp_path):
 def test_a_key_that_is_none_is_named(key):
     with pytest.raises(ConfigError, match="command line"):
         compose("digits", overrides=[f"{key}=1"])
+
+
+def test_a_folder_is_no_config(tmp_path):
+    with pytest.raises(
+        ConfigError, match=r"it is a folder\. Give the path of a YAML file; a run goes on by the command"
+    ):
+        compose("digits", file=tmp_path)

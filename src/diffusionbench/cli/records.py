@@ -7,7 +7,7 @@ import sys
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import typer
 
@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     from diffusionbench.record import Record
 
 DEFAULT_FOLDER = Path("records")
+#: Draws that leave two and a half beyond either bound of a 95 % interval.
+LEAST_DRAWS: Final = 100
 
 Folders = Annotated[
     list[Path] | None,
@@ -39,8 +41,23 @@ Families = Annotated[
     list[str] | None,
     typer.Option("--family", help="rae, vae, e2e, pixel, few-step, latent, all; repeat it"),
 ]
+
+
+def _enough(draws: int) -> int:
+    if 0 < draws < LEAST_DRAWS:
+        raise RequestError(f"--draws {draws}: 95 % intervals need {LEAST_DRAWS} at least. Give more, or 0 for none.")
+    return draws
+
+
 Draws = Annotated[
-    int, typer.Option("--draws", min=0, max=bounds.REPEATS, help="resamples and permutations; 0 skips them")
+    int,
+    typer.Option(
+        "--draws",
+        min=0,
+        max=bounds.REPEATS,
+        callback=_enough,
+        help="resamples and permutations, 100 or more; 0 skips them",
+    ),
 ]
 Seed = Annotated[int, typer.Option("--seed", min=0, max=bounds.SEED, help="of the draws")]
 
@@ -111,7 +128,10 @@ def board(
     holistic: Holistic = None,
     records: Folders = None,
     boards: Annotated[Path | None, typer.Option("--boards", help="YAML file that declares boards of your own")] = None,
-    draws: Annotated[int, typer.Option("--draws", min=0, max=100_000, help="re-scorings behind rank intervals")] = 2000,
+    draws: Annotated[
+        int,
+        typer.Option("--draws", min=0, max=100_000, callback=_enough, help="re-scorings behind rank intervals"),
+    ] = 2000,
     seed: Seed = 0,
 ) -> None:
     """Print the leaderboards: declared columns, ranks, their sensitivity, and what takes no place with the reason.
