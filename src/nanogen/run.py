@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shlex
 import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
@@ -342,5 +343,5 @@ def describe(
         "dirty": dirty,
         "packages": provenance.packages(),
         "hardware": provenance.hardware(components.device),
-        "command": " ".join(command),
+        "command": shlex.join(command),
     }

@@ -53,6 +53,18 @@ def test_a_reason_for_several_scores_stands_once_in_the_report(small, monkeypatc
     assert "All values: flagged: variety." in page
 
 
+@pytest.mark.parametrize("held_out", [True, False])
+def test_the_report_names_the_baselines_that_are_there(small, monkeypatch, tmp_path, held_out):
+    out = demo.demo(small)
+    [record] = records_of(tmp_path / "demo")
+    assert {*record.anchors} == {"held_out", "class_means"}
+    kept = {name: values for name, values in record.anchors.items() if held_out or name != "held_out"}
+    monkeypatch.setattr("nanogen.report.records_of", lambda path: [record.model_copy(update={"anchors": kept})])
+    page = write_report([tmp_path / "demo"], out).read_text()
+    assert ("real images that neither generator" in page) == held_out
+    assert "mean image of each class" in page
+
+
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_leaves_a_checkpoint_of_the_step_and_the_demo_goes_on(small, capsys, number, monkeypatch):
     def interrupt(stage, done, total):
