@@ -458,6 +458,22 @@ def simpleeval_status(word: str) -> Status:
     return _SIMPLEEVAL.get(word.partition(":")[0], "provisional")
 
 
+def told_doubt(status: str, reason: str | None) -> str:
+    """Return a status with its reason; a reason that begins with the status says it already."""
+    if reason is None or reason.startswith(f"{status}:"):
+        return reason or status
+    return f"{status}: {reason}"
+
+
+def told_doubts(record: Record) -> dict[str, list[str]]:
+    """Return why values are not "ok": each status with its reason once, and the metrics it holds for."""
+    found: dict[str, list[str]] = {}
+    for key, value in record.values.items():
+        if value.status != "ok":
+            found.setdefault(told_doubt(value.status, value.reason), []).append(key)
+    return found
+
+
 def worst(doubts: list[tuple[Status, str]]) -> tuple[Status, str | None]:
     """Return the gravest status of several, and all reasons; "ok" and None without any."""
     if not doubts:

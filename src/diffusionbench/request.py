@@ -509,7 +509,10 @@ class Evaluation:
         wanted |= {f"judge '{judge.name}'": judge.image_size for judge in self.judges}
         for whose, size in wanted.items():
             if found is not None and size is not None and tuple(found) != tuple(size):
+                other = "choose other metrics"
+                if whose.startswith("reference"):
+                    other = "give a reference of theirs (docs/data.md, 'Score them')"
                 raise RequestError(
                     f"the images are {found[0]}x{found[1]}, and {whose} needs {size[0]}x{size[1]} (height x width). "
-                    "Make images of that size or choose other metrics; we do not resize."
+                    f"We do not resize: make images of that size, or {other}."
                 )

@@ -39,6 +39,8 @@ DEVICES: Final = {
 }
 # Share of a peak that is assumed where nothing is measured and nobody says another.
 UTILISATION: Final = 0.4
+#: Relative error of the calibration above which it is asked for again; an idle machine stays well below.
+DOUBTFUL: Final = 0.5
 
 
 def peak(name: str, precision: str) -> float | None:
@@ -132,10 +134,8 @@ class Plan:
         """Return three lines, and one for each thing that does not fit."""
         parts = ", ".join(f"{name} {_bytes(size)}" for name, size in vars(self.memory).items() if size)
         of = "" if self.device_memory is None else f" of {_bytes(self.device_memory)}"
-        if self.images_per_second is None:
-            speed = "time unknown: `nanogen bench --calibrate` measures this machine"
-        else:
-            speed = f"{self.images_per_second:,.4g} images/s"
+        unknown = self.images_per_second is None
+        speed = "time unknown" if unknown else f"{self.images_per_second:,.4g} images/s"
         hours = [("training", self.training_hours), ("evaluation", self.evaluation_hours)]
         spent = [f"{_hours(value)} of {name}" for name, value in hours if value]
         costs_ = [] if self.money is None else [f"money {self.money:,.2f}"]
@@ -145,7 +145,8 @@ class Plan:
             f"{self.parameters:,} parameters, {self.training_flops / 1e9:,.4g} GFLOP an image, {counted} on "
             f"{self.devices} x {self.device}",
             f"memory of a device: {_bytes(self.memory.total)}{of} ({parts})",
-            ", ".join([speed, *spent, disk, *costs_]),
+            ", ".join([speed, *spent, disk, *costs_])
+            + ("; once `nanogen bench --calibrate` has measured this machine, its time is known" if unknown else ""),
             *self.remedies,
         ]
 
@@ -262,7 +263,9 @@ def _described(machine: Machine, rates: Rates | None) -> str:
         return "this machine, which is not measured"
     if machine.name is not None:
         return f"{rates.device} at a stated {machine.share:.0%} of its peak"
-    return f"this machine ({rates.device}, {rates.precision}), measured {rates.date}"
+    # Steps on a busy machine follow no four rates.
+    again = "; measure again on an idle machine" if rates.error > DOUBTFUL else ""
+    return f"this machine ({rates.device}, {rates.precision}), measured {rates.date} to within {rates.error:.0%}{again}"
 
 
 def _disk_remedies(needed: float, free: float) -> Iterator[str]:

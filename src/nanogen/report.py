@@ -19,8 +19,9 @@ from diffusionbench.errors import CheckpointError, DataError, RequestError, User
 from diffusionbench.images import decode_rgb, encode_png, to_uint8
 from diffusionbench.limits import parse_json, read_small
 from diffusionbench.metrics import METRICS
-from diffusionbench.record import Record, facts_of
+from diffusionbench.record import Record, facts_of, told_doubts
 from diffusionbench.registry import require
+from diffusionbench.shown import few
 from diffusionbench.store import ImageStore
 from diffusionbench.writing import check_gives_way, write_result
 from nanogen import live, log
@@ -67,6 +68,8 @@ def write_report(paths: Sequence[Path], out: Path | None = None) -> Path:
         "metrics": METRICS,
         "number": number,
         "title": title,
+        "doubts": told_doubts,
+        "few": few,
         "live": shown and {"file": live.FILE, "name": shown.path.name},
     }
     return _write_page("report.html", facts, paths, out)

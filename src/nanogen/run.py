@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shlex
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, replace
@@ -339,5 +340,5 @@ def describe(
         "dirty": dirty,
         "packages": provenance.packages(),
         "hardware": provenance.hardware(components.device),
-        "command": " ".join(command),
+        "command": shlex.join(command),
     }

@@ -73,4 +73,4 @@ class Stop:
             self._stop(number)
 
     def _stop(self, number: int) -> None:
-        raise Stopped(f"stopped by {signal.Signals(number).name}. The same command continues.", number)
+        raise Stopped(f"received {signal.Signals(number).name}. The same command continues.", number)

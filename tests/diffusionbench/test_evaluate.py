@@ -274,7 +274,7 @@ def test_a_record_is_a_table(draw):
     assert "<b>mine" not in html
     changed = record.values["fd_digits"].model_copy(update={"status": "flagged", "reason": "why <i>not</i>"})
     flagged = record.model_copy(update={"values": {"fd_digits": changed}})
-    assert "fd_digits: flagged, why &lt;i&gt;not" in flagged._repr_html_()
+    assert "fd_digits: flagged: why &lt;i&gt;not" in flagged._repr_html_()
 
 
 def test_importing_both_packages_loads_no_torch():

@@ -234,7 +234,7 @@ def test_parts_of_another_judge_are_left_alone(real, tmp_path, monkeypatch):
 def test_unreadable_images_and_features_that_are_not_finite_are_named(tmp_path, noise, write, monkeypatch):
     path = write(tmp_path / "real", noise(25))
     (path / "00013.png").write_bytes(b"broken")
-    with pytest.raises(DataError, match=r"1 images cannot be read; the first: .*00013\.png"):
+    with pytest.raises(DataError, match=r"1 images cannot be read, or are of another size; the first: .*00013\.png"):
         prepare_reference(path, "digits", tmp_path / "out.npz")
     assert len(kept_blocks(tmp_path)) == 1
     monkeypatch.setattr(
@@ -284,7 +284,7 @@ def test_the_command_prints_the_manifest_or_one_line(real, tmp_path, bench):
     assert "45 images by judge 'digits', role val" in bench(*words)[1]
     for option, value, message in (
         ("--part", "0/2", "is no part"),
-        ("--part", "", "is no part"),
+        ("--part", "", "is empty"),
         ("--part", "3/2", "is no part"),
         ("--part", "1/1e9", "is no part"),
         ("--role", "dev", "is no role of a reference"),

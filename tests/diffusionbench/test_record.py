@@ -7,7 +7,7 @@ import pytest
 
 from diffusionbench import provenance
 from diffusionbench.errors import RequestError
-from diffusionbench.record import Guidance, Protocol, Provenance, Record, ReferenceUsed, Value, load
+from diffusionbench.record import Guidance, Protocol, Provenance, Record, ReferenceUsed, Value, load, told_doubts
 from diffusionbench.study.comparison import compare
 
 
@@ -130,3 +130,13 @@ def test_the_commit_is_that_of_the_repository_that_tracks_the_file(tmp_path):
 def test_packages_and_hardware_are_told():
     assert {"python", "torch", "numpy", "pillow"} <= set(provenance.packages())
     assert provenance.hardware().endswith("cores")
+
+
+def test_each_doubt_is_told_once_with_its_word():
+    doubts = {"a": "flagged: variety", "b": "flagged: variety", "c": "trained on it", "d": None}
+    values = {key: Value(value=1, status="flagged", reason=reason) for key, reason in doubts.items()}
+    assert told_doubts(record({**values, "e": Value(value=1)})) == {
+        "flagged: variety": ["a", "b"],
+        "flagged: trained on it": ["c"],
+        "flagged": ["d"],
+    }

@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from PIL import Image
 from safetensors import safe_open
 from safetensors.numpy import load_file
 
@@ -185,7 +186,14 @@ def test_a_cache_folder_that_cannot_be_written_is_named(tmp_path, noise, write, 
 def test_a_reference_with_an_unreadable_image_is_refused(tmp_path, noise, write, judge):
     path = write(tmp_path / "real", noise(10))
     (path / "00003.png").write_bytes(b"broken")
-    with pytest.raises(DataError, match=r"1 images cannot be read; the first: .*00003\.png"):
+    with pytest.raises(DataError, match=r"1 images cannot be read, or are of another size; the first: .*00003\.png"):
+        ImageReference(path).features(judge)
+
+
+def test_a_reference_of_several_sizes_says_how_to_crop(tmp_path, noise, write, judge):
+    path = write(tmp_path / "real", noise(10))
+    Image.new("RGB", (9, 8)).save(path / "00003.png")
+    with pytest.raises(DataError, match=r"another size; .*00003\.png is 8x9, .*crop all .*docs/data\.md, 'Score them'"):
         ImageReference(path).features(judge)
 
 

@@ -99,7 +99,7 @@ def test_a_page_says_what_it_leaves_out(monkeypatch, tmp_path):
     page = record_page(tmp_path / "r.json", boxed_record(), None, {})
     assert len(cards_of(page)) == 4
     assert "2 are left out" in page
-    assert "The images are not stored here" in page
+    assert "The images are not stored here: name the folder of their store with --stores, or score them again" in page
     assert cards_of(page)[0]["task"] == "geneval"
 
 

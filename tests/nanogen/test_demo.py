@@ -10,7 +10,9 @@ from tiny import words
 
 from diffusionbench.errors import Stopped
 from nanogen import demo, progress
+from nanogen.evaluate import records_of
 from nanogen.progress import Overall, listening, tell
+from nanogen.report import write_report
 
 SHORT = words(4, "eval.metrics=[accuracy_digits]", "eval.num_samples=20", "train.checkpoint_every=2 steps")
 
@@ -38,6 +40,29 @@ def test_the_demo_trains_scores_reports_and_does_nothing_twice(small, capsys, tm
     for work in ("nanogen.optim.Updater.step", "nanogen.evaluate.evaluate"):
         monkeypatch.setattr(work, pytest.fail)
     assert demo.demo(small) == report
+
+
+def test_a_reason_for_several_scores_stands_once_in_the_report(small, monkeypatch, tmp_path):
+    out = demo.demo(small)
+    [record] = records_of(tmp_path / "demo")
+    one = record.values["accuracy_digits"].model_copy(update={"status": "flagged", "reason": "flagged: variety"})
+    doubtful = record.model_copy(update={"values": {"accuracy_digits": one, "is_digits": one}})
+    monkeypatch.setattr("nanogen.report.records_of", lambda path: [doubtful])
+    page = write_report([tmp_path / "demo"], out).read_text()
+    assert page.count("flagged: variety") == 1
+    assert "All values: flagged: variety." in page
+
+
+@pytest.mark.parametrize("held_out", [True, False])
+def test_the_report_names_the_baselines_that_are_there(small, monkeypatch, tmp_path, held_out):
+    out = demo.demo(small)
+    [record] = records_of(tmp_path / "demo")
+    assert {*record.anchors} == {"held_out", "class_means"}
+    kept = {name: values for name, values in record.anchors.items() if held_out or name != "held_out"}
+    monkeypatch.setattr("nanogen.report.records_of", lambda path: [record.model_copy(update={"anchors": kept})])
+    page = write_report([tmp_path / "demo"], out).read_text()
+    assert ("real images that neither generator" in page) == held_out
+    assert "mean image of each class" in page
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])

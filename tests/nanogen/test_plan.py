@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 
 import numpy as np
 import pytest
@@ -209,6 +210,15 @@ def test_a_calibrated_machine_is_used():
     assert found.images_per_second == pytest.approx(64 / seconds)
     assert "measured 2026-12-01" in found.lines()[0]
     assert len(found.lines()) == 3
+
+
+def test_the_lines_say_what_is_not_known_and_what_is_doubtful():
+    unknown = plan(config("digits")).lines()
+    assert re.search(r"^time unknown, disk .* MB; once `nanogen bench --calibrate` has measured this", unknown[2])
+    calibration.keep(RATES)
+    assert plan(config("digits")).lines()[0].endswith("to within 10%")
+    calibration.keep(RATES.model_copy(update={"error": 0.78}))
+    assert plan(config("digits")).lines()[0].endswith("to within 78%; measure again on an idle machine")
 
 
 def test_a_damaged_calibration_is_refused():

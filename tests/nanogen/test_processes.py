@@ -272,7 +272,7 @@ def test_a_stopped_command_ends_with_the_code_of_its_signal(tmp_path, monkeypatc
     with pytest.raises(SystemExit) as caught:
         cli.main()
     assert caught.value.code == 143
-    assert capsys.readouterr().err.splitlines()[-1] == "Stopped: stopped by SIGTERM. The same command continues."
+    assert capsys.readouterr().err.splitlines()[-1] == "Stopped: received SIGTERM. The same command continues."
     assert checkpoint.steps(tmp_path / "run" / "checkpoints") == [2]
     assert signal.getsignal(signal.SIGTERM) is before
 

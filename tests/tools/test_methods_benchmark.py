@@ -14,11 +14,13 @@ def test_methods_are_timed_in_turns_against_the_first(capsys, monkeypatch):
     threads = torch.get_num_threads()
     turns = []
     monkeypatch.setattr(
-        benchmark, "step_times", lambda name, steps: (turns.append(name) or 0.1 * len(turns) for _ in range(steps))
+        benchmark,
+        "step_times",
+        lambda name, steps, precision: (turns.append((name, precision)) or 0.1 * len(turns) for _ in range(steps)),
     )
-    assert benchmark.main(["pixel-v", "jit", "--steps", "2"]) == 0
+    assert benchmark.main(["pixel-v", "jit", "--steps", "2", "--precision", "bfloat16"]) == 0
     torch.set_num_threads(threads)
-    assert turns == ["pixel-v", "jit"] * 2
+    assert turns == [("pixel-v", "bfloat16"), ("jit", "bfloat16")] * 2
     assert capsys.readouterr().out.splitlines()[-2:] == [
         "| pixel-v | 200.0 | 1.000 | 200.0 | 1.000 |",
         "| jit | 300.0 | 1.500 | 300.0 | 1.500 |",

@@ -78,8 +78,8 @@ def real_images(
     yield from stream.batches(len(samples))
     if faults := list(stream.unreadable(len(source.labels)).values()):
         raise DataError(
-            f"reference {source.description}: {len(faults)} images cannot be read; the first: {faults[0]}. Replace "
-            "them, or take them out of the reference."
+            f"reference {source.description}: {len(faults)} images cannot be read, or are of another size; the first: "
+            f"{faults[0]}. Replace them, take them out, or crop all to one size (docs/data.md, 'Score them')."
         )
 
 

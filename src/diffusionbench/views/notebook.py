@@ -5,7 +5,7 @@ from __future__ import annotations
 from html import escape
 
 from diffusionbench.catalog import direction
-from diffusionbench.record import Record, reference_names
+from diffusionbench.record import Record, reference_names, told_doubts
 from diffusionbench.shown import few, printable
 from diffusionbench.views.terminal import ARROWS, digits
 
@@ -52,12 +52,7 @@ def _table(record: Record) -> list[tuple[str, ...]]:
 
 def _notes(record: Record) -> list[str]:
     """Return why values are not "ok", and what was not scored."""
-    reasons: dict[str, list[str]] = {}
-    for key, value in record.values.items():
-        if value.status != "ok":
-            reason = f"{value.status}, {value.reason}" if value.reason else value.status
-            reasons.setdefault(reason, []).append(key)
-    notes = [f"{few(keys)}: {reason}" for reason, keys in reasons.items()]
+    notes = [f"{few(keys)}: {reason}" for reason, keys in told_doubts(record).items()]
     if record.unscored:
         notes.append(f"{len(record.unscored):,} not scored; the first: {record.unscored[0]}")
     return [printable(note) for note in [*notes, *record.protocol.notes]]

@@ -20,7 +20,7 @@ from diffusionbench.available import metric_state, metric_words
 from diffusionbench.catalog import direction, metric_info
 from diffusionbench.errors import RequestError
 from diffusionbench.metrics import METRICS
-from diffusionbench.record import Record, facts_of, reference_names
+from diffusionbench.record import Record, facts_of, reference_names, told_doubt
 from diffusionbench.shown import FIRST, cell, clipped, few, lines, printable
 from diffusionbench.study.analysis import Study, SubsetCoefficient
 from diffusionbench.study.board import Board, BoardRow, column_id
@@ -137,7 +137,7 @@ def print_record(record: Record, as_json: bool = False) -> None:
         better = {True: "higher", False: "lower", None: ""}[direction(key, value)]
         anchors = [values.get(key) for values in record.anchors.values()]
         if (found := status_of(record, key))[0] != "ok":
-            doubts.setdefault(f"{found[0]}: {found[1]}", []).append(key)
+            doubts.setdefault(told_doubt(*found), []).append(key)
         shown = ["–" if anchor is None else f"{anchor.value:.4g}" for anchor in anchors]
         scored = "–" if value.scored is None else str(value.scored)
         spread = "–" if value.stderr is None else f"± {value.stderr:.2g}"

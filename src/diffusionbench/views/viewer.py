@@ -35,6 +35,9 @@ MOST: Final = 2500
 _SIDE, _SMALL = 384, 64
 # Judges write vectors too, which nobody reads.
 _LONGEST: Final = 400
+NOT_HERE: Final = (
+    "are not stored here: name the folder of their store with --stores, or score them again with --store FOLDER."
+)
 _VERDICTS: Final = {1.0: "right", 0.0: "wrong"}
 
 
@@ -118,7 +121,7 @@ def record_page(path: Path, record: Record, pictures: Pictures | None, texts: Ma
     if len(chosen) < len(about):
         notes.append(f"Shown are the first {MOST:,}; {len(about) - MOST:,} are left out.")
     if pictures is None:
-        notes.append("The images are not stored here: name the folder of their store with --stores.")
+        notes.append(f"The images {NOT_HERE}")
     cards = [_card(about[sample], pictures, texts) for sample in chosen]
     lost = sum("src" not in card["images"][0] for card in cards)
     if pictures is not None and lost:
@@ -240,8 +243,6 @@ def flips_page(
     if len(cards) > MOST:
         notes.append(f"Shown are the first {MOST:,}; {len(cards) - MOST:,} are left out.")
     notes += [
-        f"The images of {record.title} are not stored here: name the folder of their store with --stores."
-        for record, of in zip(records, pictures, strict=True)
-        if of is None
+        f"The images of {record.title} {NOT_HERE}" for record, of in zip(records, pictures, strict=True) if of is None
     ]
     return page(f"{records[0].title} and {records[1].title}", notes, cards[:MOST])

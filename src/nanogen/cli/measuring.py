@@ -25,7 +25,7 @@ def bench(
         int, typer.Option(min=1, max=bounds.TOKENS, help="length of the captions with --synthetic")
     ] = 64,
     calibrate: Annotated[
-        bool, typer.Option("--calibrate", help="measure this machine for `nanogen plan`, in a minute or two")
+        bool, typer.Option("--calibrate", help="measure this machine for `nanogen plan`, in minutes where it is idle")
     ] = False,
 ) -> None:
     """Time the real training loop and print JSON: images per second, time by part, model FLOPs, memory.
