@@ -9,7 +9,7 @@ import pytest
 from site_records import measured
 from test_costs import digits
 
-from diffusionbench.record import Guidance, Protocol, Provenance, Record, Value
+from diffusionbench.record import Guidance, Protocol, Provenance, Record, Tuning, Value
 from diffusionbench.study.analysis import analyse
 from diffusionbench.study.floors import at_floor, families_of, floor_of
 from diffusionbench.study.points import select_points
@@ -89,6 +89,21 @@ def test_repeats_reach_the_points_and_the_study():
     assert study.seeds.sd_x == pytest.approx(0.1)
     assert study.seeds.sd_y == pytest.approx(0.02 / math.sqrt(2))
     assert study.seeds.value == pytest.approx(study.pearson.value)
+
+
+def test_trainings_that_found_different_scales_are_repeats():
+    def tuned(scale: float, weights: str, fd: float, tuning: Tuning | None) -> Record:
+        one = digits("m", fd, 1.0, scale, weights)
+        return one.model_copy(update={"protocol": one.protocol.model_copy(update={"tuning": tuning})})
+
+    def runs(tuning: Tuning | None) -> list[list[float]]:
+        records = [tuned(1.4, "a", 3.0, tuning), tuned(1.7, "b", 4.0, tuning)]
+        selection = select_points(records, "fd_digits", "fd_digits", guidance="cfg", score_set="measured")
+        return [[*point.x_runs] for point in selection.points]
+
+    assert runs(Tuning(split="even")) == [[3.0, 4.0]]
+    # Scales that were asked for are settings.
+    assert runs(None) == [[3.0]]
 
 
 # Floors

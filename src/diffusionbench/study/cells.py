@@ -73,6 +73,9 @@ def status_of(record: Record, key: str) -> tuple[Status, str | None]:
 def setting_of(record: Record) -> str:
     """Return what results of one method must share to be repeats: how it samples, and the training step."""
     fields = record.protocol.model_dump(mode="json", include=set(_SETTING))
+    if record.protocol.tuning is not None and fields["guidance"] is not None:
+        # Found anew for each training, so that it differs between seeds of one method.
+        fields["guidance"]["scale"] = "tuned"
     return canonical_json([fields, record.provenance.step])
 
 
