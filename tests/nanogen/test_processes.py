@@ -234,7 +234,7 @@ def test_a_signal_ends_a_training_with_a_checkpoint(number, owner, name, tmp_pat
 
     with monkeypatch.context() as patch:
         patch.setattr(owner, name, signalled)
-        with pytest.raises(Stopped, match=f"stopped by {number.name}") as caught:
+        with pytest.raises(Stopped, match=f"received {number.name}") as caught:
             train(tiny(4, *settings), path, "cpu", ["test"])
     assert caught.value.exit_code == 128 + number
     assert checkpoint.steps(path / "checkpoints") == [2]
