@@ -144,6 +144,7 @@ def test_values_that_a_guard_flags_are_counted_apart(three_tasks, tmp_path):
     assert [line.split(" | ")[:2] for line in divided] == [
         ["| Accuracy (simpleeval_objects), unguided, flagged counted", "8"]
     ]
+    assert "2 of 2 rows count values that a guard flags." in text
     # The command prints the same number, and without the flag too few methods are left.
     for record in records:
         (tmp_path / f"{record.id}.json").write_text(record.model_dump_json())

@@ -96,12 +96,14 @@ def test_trainings_that_found_different_scales_are_repeats():
         one = digits("m", fd, 1.0, scale, weights)
         return one.model_copy(update={"protocol": one.protocol.model_copy(update={"tuning": tuning})})
 
-    def runs(tuning: Tuning | None) -> list[list[float]]:
-        records = [tuned(1.4, "a", 3.0, tuning), tuned(1.7, "b", 4.0, tuning)]
+    def runs(tuning: Tuning | None, networks: str = "ab") -> list[list[float]]:
+        records = [tuned(1.4, networks[0], 3.0, tuning), tuned(1.7, networks[1], 4.0, tuning)]
         selection = select_points(records, "fd_digits", "fd_digits", guidance="cfg", score_set="measured")
         return [[*point.x_runs] for point in selection.points]
 
     assert runs(Tuning(split="even")) == [[3.0, 4.0]]
+    # Another search over the same network is no other training.
+    assert runs(Tuning(split="even"), "aa") == [[3.0]]
     # Scales that were asked for are settings.
     assert runs(None) == [[3.0]]
 

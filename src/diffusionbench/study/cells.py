@@ -132,8 +132,12 @@ def cell_of(records: Sequence[Record], key: str) -> Cell:
 
 
 def distinct(records: Iterable[Record]) -> list[Record]:
-    """Return the first record of each set of images; records that do not state their images all count."""
+    """Return the first record of each set of images; records that do not state their images all count.
+
+    Of a network whose guidance was tuned more than once the first counts: another search is no other training.
+    """
     found: dict[str, Record] = {}
     for record in records:
-        found.setdefault(record.provenance.images_digest or record.id, record)
+        tuned = record.provenance.checkpoint_digest if record.protocol.tuning is not None else None
+        found.setdefault(tuned or record.provenance.images_digest or record.id, record)
     return list(found.values())

@@ -217,9 +217,12 @@ def _apart(own: OwnStudy) -> Iterator[str]:
     head = ("objects scored by", "methods", "r digits, objects", "r objects, scenes", "r digits, scenes")
     yield table((*head, "missing by data", "missing by conditioning", "difference"), rows)
     data, conditioning, neither = (f"{told.count(name)} of {len(told)}" for name in ("data", "conditioning", "neither"))
+    flagged = sum("flagged counted" in row[0] for row in rows)
     yield (
         f"Data take away more in {data} rows, conditioning in {conditioning}; in {neither} the study does not tell. "
-        "The methods of all rows are the same, so rows that agree are no independent witnesses."
+        f"{flagged} of {len(rows)} rows count values that a guard flags. The methods of all rows are the same, so rows "
+        "that agree are no independent witnesses; objects and scenes are of one world, and methods at the floor of a "
+        "score, above, have no order in it."
     )
     yield (
         "Intervals are over methods and seeds. Where that of the difference holds 0, the study does not tell which of "
