@@ -124,7 +124,7 @@ def main() -> None:
                 seconds[place] = min(seconds[place], time.process_time() - start)
         apart = max(abs(x - y) / max(1.0, abs(y)) for x, y in zip(*values, strict=True))
         ratio = seconds[1] / seconds[0]
-        print(f"| {name} | {seconds[0]:.2f} | {seconds[1]:.2f} | {ratio:.1f} | {apart:.0e} |", flush=True)
+        print(f"| {name} | {seconds[0]:.2f} | {seconds[1]:.2f} | {ratio:.2f} | {apart:.0e} |", flush=True)
         behind |= not (ratio >= 1 and apart <= TOLERANCE)
     sys.exit(3 if behind else 0)
 
