@@ -78,7 +78,7 @@ class ConvBlock(nn.Module):
         self.bn = nn.BatchNorm2d(width, eps=1e-3)
 
     def forward(self, x: Tensor) -> Tensor:
-        return F.relu(self.bn(self.conv(x)))
+        return F.relu(self.bn(self.conv(x)), inplace=True)
 
 
 class Mixed(nn.Module):
@@ -125,7 +125,8 @@ class Mixed(nn.Module):
         for chain in self._chains:
             y = x
             for parts in chain:
-                y = torch.cat([self.get_submodule(part)(y) for part in parts], dim=1)
+                maps = [self.get_submodule(part)(y) for part in parts]
+                y = maps[0] if len(maps) == 1 else torch.cat(maps, dim=1)
             outputs.append(y)
         if self._pool == "halve":
             outputs.append(F.max_pool2d(x, 3, stride=2))
@@ -189,7 +190,8 @@ class InceptionNet(nn.Module):
         self.Mixed_7b = _mixed_7(1280, "avg")
         self.Mixed_7c = _mixed_7(2048, "max")
         self.fc = nn.Linear(2048, 1008)
-        self.eval().requires_grad_(False)
+        # Convolutions on a CPU are about 1.4 times as fast with the channels innermost.
+        self.eval().requires_grad_(False).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
     def forward(self, images: Tensor) -> dict[str, Tensor]:
         """Return all taps of uint8 or float [B, 3, H, W] in 0..255.
