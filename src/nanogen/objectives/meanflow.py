@@ -18,6 +18,7 @@ from torch import Tensor
 
 from nanogen.objectives import MeanFlowOptions
 from nanogen.objectives.flow import MIN_TIME, Flow
+from nanogen.objectives.forward_mode import ForwardRules
 from nanogen.objectives.objective import Network, Pass
 from nanogen.rng import PositionalNoise
 from nanogen.times import shift_time
@@ -103,7 +104,7 @@ class MeanFlow(Flow):
     ) -> tuple[Output, Tensor, Tensor]:
         """Return the network's output at (z, t, r), u, and without gradient du/dt along (g, 1, 0), in forward mode."""
         z, t, r = at
-        with torch.compiler.set_stance("force_eager"), forward_ad.dual_level():
+        with torch.compiler.set_stance("force_eager"), forward_ad.dual_level(), ForwardRules():
             z, t = forward_ad.make_dual(z, g), forward_ad.make_dual(t, torch.ones_like(t))
             out = net(z, t, condition, r=r, taps=taps)
             u, dudt = forward_ad.unpack_dual(self._velocity(out.pred, z, t[:, None, None, None]))
