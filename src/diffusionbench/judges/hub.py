@@ -23,6 +23,8 @@ from diffusionbench.writing import model_folder
 EXTRA: Final = "eval-t2i"
 # Parameters: a quarter of those of CLIP ViT-L/14, the smallest network that is asked in words.
 _SMALLEST: Final = 100_000_000
+# Class of transformers -> names of tensors in its older files, as patterns, and what the library calls them now.
+RENAMED: Final = {"ConvNextV2Model": {r"\.grn\.gamma$": ".grn.weight", r"\.grn\.beta$": ".grn.bias"}}
 
 
 def place(repository: str) -> str:
@@ -105,7 +107,7 @@ def load(row: JudgeSpec, architecture: Any, device: str, **options: Any) -> Any:
             dtype=getattr(torch, row.precision.partition(";")[0]),
             ignore_mismatched_sizes=True,
             output_loading_info=True,
-            **options,
+            **{"key_mapping": RENAMED.get(architecture), **options},
         )
     # T5 keeps its embeddings under further names.
     missing = {name for name in report["missing_keys"] if not name.endswith("embed_tokens.weight")}
