@@ -102,6 +102,29 @@ def hub_installed(hub_models, in_cache):
     in_cache(hub_models, "models")
 
 
+@pytest.fixture
+def hub_cache(monkeypatch, tmp_path):
+    """A function: returns where the hub's own cache keeps a repository at a commit, and says which commit is main.
+
+    The hub does not answer, and no copies lie in the cache folder.
+    """
+    constants = pytest.importorskip("huggingface_hub.constants")
+    cache = tmp_path / "hub"
+    monkeypatch.setenv("HF_HUB_CACHE", str(cache))
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(cache))
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    monkeypatch.setenv("DIFFUSIONBENCH_CACHE", str(tmp_path / "own"))
+    monkeypatch.setattr("diffusionbench.judges.hub.reachable", lambda: False)
+
+    def folder(repository: str, commit: str, main: str | None = None) -> Path:
+        place = cache / f"models--{repository.replace('/', '--')}"
+        (place / "refs").mkdir(parents=True, exist_ok=True)
+        (place / "refs" / "main").write_text(main or commit)
+        return place / "snapshots" / commit
+
+    return folder
+
+
 @pytest.fixture(scope="session")
 def inception_weights(tmp_path_factory):
     """A weight file of the Inception network with seeded random content, named after its hash as the real one is."""

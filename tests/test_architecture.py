@@ -90,7 +90,10 @@ RECORD_READERS = (
     "diffusionbench.record",
     "diffusionbench.stats",
 )
-BOTTOM = {f"diffusionbench.{name}" for name in ("bounds", "errors", "limits", "registry", "schema", "shown", "writing")}
+BOTTOM = {
+    f"diffusionbench.{name}"
+    for name in ("bounds", "commits", "errors", "limits", "registry", "schema", "shown", "writing")
+}
 
 
 @dataclass

@@ -6,18 +6,18 @@ Nothing is imported or loaded to tell it; `Judge.check` verifies the weights the
 from __future__ import annotations
 
 import importlib.util
-import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from diffusionbench.commits import at_commit, pinned
 from diffusionbench.errors import RequestError
 from diffusionbench.fetching import bring, fetch
 from diffusionbench.judges import JUDGES, JudgeSpec
 from diffusionbench.metrics import METRICS
 from diffusionbench.registry import install_command
 from diffusionbench.specs import PromptSpec
-from diffusionbench.writing import cache_folder, model_folder, prompt_folder
+from diffusionbench.writing import cache_folder, model_folder, prompt_folder, snapshot_folder
 
 
 def find_file(row: JudgeSpec) -> Path | None:
@@ -87,7 +87,8 @@ def _wants(row: JudgeSpec, anywhere: bool) -> Iterator[tuple[str, str, bool]]:
         yield f"file {row.file}", get, find_file(row) is not None
     if row.hub:
         get = "fetched where they are first used, or copies in models/ of the cache folder"
-        yield f"{' and '.join(row.hub)} of the Hugging Face hub", get, all(map(is_fetched, row.hub))
+        places = " and ".join(at_commit(repository, pinned(repository)) for repository in row.hub)
+        yield f"{places} of the Hugging Face hub", get, all(map(is_fetched, row.hub))
 
 
 def needs_words(facts: dict[str, Any]) -> str:
@@ -127,12 +128,9 @@ def check_judge(name: str) -> None:
 
 
 def is_fetched(repository: str) -> bool:
-    """Return whether a repository of the hub lies in models/ of the cache folder, or in the hub's own cache."""
-    if model_folder(repository).is_dir():
-        return True
-    home = Path(os.environ.get("HF_HOME") or Path.home() / ".cache" / "huggingface")
-    folder = Path(os.environ.get("HF_HUB_CACHE") or home / "hub") / f"models--{repository.replace('/', '--')}"
-    return any(folder.glob("snapshots/*"))
+    """Return whether a repository lies in models/ of the cache folder, or at its commit in the hub's own cache."""
+    snapshot = snapshot_folder(repository, pinned(repository))
+    return model_folder(repository).is_dir() or (snapshot is not None and snapshot.is_dir())
 
 
 def judge_words(facts: dict[str, Any]) -> str:

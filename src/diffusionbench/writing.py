@@ -243,6 +243,21 @@ def model_folder(repository: str) -> Path:
     return cache_folder() / "models" / repository
 
 
+def snapshot_folder(repository: str, commit: str) -> Path | None:
+    """Return where the hub's own cache keeps a repository at a commit, which need not be there.
+
+    Without a commit it is that which the hub called main when it was last asked; None if it never was.
+    """
+    cache = os.environ.get("HF_HUB_CACHE") or Path(os.environ.get("HF_HOME") or "~/.cache/huggingface") / "hub"
+    folder = Path(cache).expanduser() / f"models--{repository.replace('/', '--')}"
+    if not commit:
+        try:
+            commit = (folder / "refs" / "main").read_text().strip()
+        except OSError:
+            return None
+    return folder / "snapshots" / commit
+
+
 def strangers(folder: Path, files: Collection[str]) -> list[str]:
     """Return what lies in a folder beside the named files (paths below it), in order of names; nothing if it is absent.
 

@@ -6,6 +6,7 @@ import pytest
 import torch
 from standins import WRITERS, install
 
+from diffusionbench.commits import COMMITS
 from diffusionbench.errors import ConfigError, RequestError
 from nanogen import resolve as resolving
 from nanogen.config import compose
@@ -16,16 +17,6 @@ from nanogen.synthetic import SyntheticLatent
 # Images that each space is known to reconstruct, as (levels, rise from left to right). A space needs a line here, or,
 # where its weights do not ship, stand-ins in `standins.py`.
 EXAMPLES = dict.fromkeys(("pixel", "toy-ae", "toy-vae", "toy-rae"), ((0.25, 0.5, 0.8), 0.04))
-# Repositories of which no commit was known when their rows were written; a run keeps the hash of what it loaded.
-UNPINNED = {
-    *("REPA-E/e2e-flux-vae", "REPA-E/e2e-sd3.5-vae", "REPA-E/e2e-qwenimage-vae", "REPA-E/e2e-vavae-hf"),
-    *("REPA-E/e2e-sdvae-hf", "diffusion-bench/diffusion-bench", "facebook/vit-mae-huge"),
-    *(f"facebook/PE-{model}-448" for model in ("Lang-L14", "Lang-G14", "Spatial-L14", "Spatial-G14", "Core-G14")),
-    *("facebook/PE-Core-T16-384", "facebook/PE-Core-S16-384", "facebook/PE-Spatial-B16-512"),
-    *(f"facebook/webssl-dino{size}-224" for size in ("2b-full2b", "3b-full2b", "5b-full2b", "7b-full8b")),
-    *(f"facebook/convnextv2-{size}-22k-224" for size in ("nano", "tiny", "base", "large")),
-    *(f"google/tipsv2-{size}14" for size in ("b", "l", "so", "g")),
-}
 
 
 @pytest.fixture(scope="module", params=list(LATENTS))
@@ -76,8 +67,9 @@ def test_a_row_describes_its_space_without_weights(name):
         assert weights.names
         assert weights.hub or weights.address
         pinned = weights.revision or set(weights.sha256) == set(weights.names)
-        assert bool(pinned) == (weights.licence != OWN and weights.hub not in UNPINNED)
-        assert ("none is pinned" in weights.origin) == (weights.hub in UNPINNED)
+        unpinned = weights.hub and weights.hub not in COMMITS
+        assert bool(pinned) == (weights.licence != OWN and not unpinned)
+        assert ("none is pinned" in weights.origin) == bool(unpinned)
 
 
 @pytest.mark.parametrize("task", ["imagenet256", "t2i256"])

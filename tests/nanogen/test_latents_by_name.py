@@ -10,6 +10,7 @@ from PIL import Image
 from standins import WRITERS, randomize
 from tiny import MODEL, QUIET, losses
 
+from diffusionbench.commits import COMMITS
 from diffusionbench.errors import CheckpointError
 from nanogen.config import compose
 from nanogen.latents import LATENTS
@@ -62,10 +63,11 @@ def test_lists_and_messages_say_of_each_repository_whether_its_commit_is_pinned(
         for weights in row.weights:
             if not weights.hub:
                 continue
-            commit = f"revision {weights.revision}" if weights.revision else none
+            commit = f"{weights.hub} at {weights.revision}" if weights.revision else none
             for text in (listed["latents"][name], remedy(name, weights)):
                 assert f"https://huggingface.co/{weights.hub}" in text
                 assert commit in text
             assert weights.revision == "" or len(weights.revision) == 40
     for name, row in ENCODERS.items():
-        assert (none in listed["encoders"][name]) == row.source.startswith("hub:")
+        kind, _, place = row.source.partition(":")
+        assert kind != "hub" or f"https://huggingface.co/{place} at {COMMITS[place]}" in listed["encoders"][name]

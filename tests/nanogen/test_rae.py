@@ -10,6 +10,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from reference import filled, summary, wave
+from safetensors.torch import save_file
 from standins import WRITERS, install, randomize, released
 from torch import nn
 
@@ -183,6 +184,27 @@ def test_tokens_are_those_of_the_library(name, folders, images):
     found = Encoder(spec, "cpu")(images)
     assert found.shape == (2, 256, 768)
     torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("file", ["pytorch_model.bin", "model.safetensors"])
+def test_both_names_of_convnext_s_response_norm_are_read(file, tmp_path, monkeypatch, images):
+    """Older files call its gain and bias gamma and beta."""
+    spec = install("rae-convnextv2-tiny", tmp_path, monkeypatch)
+    stored = tmp_path / "encoder" / "pytorch_model.bin"
+    tensors = torch.load(stored, weights_only=True)
+    expected = Encoder(spec, "cpu")
+    older = {name.replace("grn.weight", "grn.gamma").replace("grn.bias", "grn.beta"): x for name, x in tensors.items()}
+    assert sum("grn.gamma" in name for name in older) == sum("grn.beta" in name for name in older) == 4
+    stored.unlink()
+    if file == stored.name:
+        torch.save(older, stored)
+    else:
+        save_file(older, stored.with_name(file), {"format": "pt"})
+        files = replace(spec.weights[0], names=("config.json", file))
+        spec = replace(spec, weights=(files, *spec.weights[1:]))
+    found = Encoder(spec, "cpu")
+    assert found.digest == expected.digest
+    assert torch.equal(found(images), expected(images))
 
 
 FURTHER = ("rae-mae-b", "rae-mae-h", "rae-webssl-300m", "rae-tipsv2-b", "rae-dinov3-7b", "rae-convnextv2-base")

@@ -13,6 +13,7 @@ import torch
 from encoders import KINDS, save_encoder, write_cache
 from tiny import paper_shape
 
+from diffusionbench.commits import COMMITS
 from diffusionbench.errors import CheckpointError, ConfigError, DataError, RequestError, UserError
 from diffusionbench.registry import install_command
 from nanogen.conditions import CONDITIONS
@@ -341,7 +342,7 @@ def damaged(folder: Path, tmp_path: Path) -> Path:
     return copy
 
 
-def test_bad_encoders_end_in_one_sentence(folders, tmp_path, monkeypatch):
+def test_bad_encoders_end_in_one_sentence(folders, tmp_path):
     def refused(error: type[UserError], words: str, action) -> None:
         with pytest.raises(error) as caught:
             action()
@@ -360,13 +361,46 @@ def test_bad_encoders_end_in_one_sentence(folders, tmp_path, monkeypatch):
     refused(CheckpointError, "has SHA-256", lambda: TextEncoder("pinned", spec, "cpu", 9).digest)
     spec = EncoderSpec(title="", source="package:no_such_package/model", width=24, max_tokens=9)
     refused(RequestError, install_command("t2i"), lambda: TextEncoder("absent", spec, "cpu", 9).digest)
-    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
-    monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path / "hub"))
-    refused(
-        RequestError,
-        "Qwen/Qwen3-0.6B, newest commit (none is pinned), and HF_HUB_OFFLINE is set",
-        lambda: TextEncoder("qwen3-0.6b", open_spec("qwen3-0.6b"), "cpu", 9).digest,
-    )
+
+
+QWEN = "Qwen/Qwen3-0.6B"
+
+
+def test_an_encoder_of_the_hub_is_read_at_its_pinned_commit_and_another_one_in_the_cache_is_refused(folders, hub_cache):
+    other = "f" * 40
+    shutil.copytree(folders["bert"], hub_cache(QWEN, other))
+    missed = f"needs the files of https://huggingface.co/{QWEN} at {COMMITS[QWEN]}, and HF_HUB_OFFLINE is set"
+    with pytest.raises(RequestError, match=missed):
+        _ = TextEncoder("qwen3-0.6b", open_spec("qwen3-0.6b"), "cpu", 9).folder
+    pinned = hub_cache(QWEN, COMMITS[QWEN], main=other)
+    shutil.copytree(folders["qwen3"], pinned)
+    one = TextEncoder("qwen3-0.6b", open_spec("qwen3-0.6b"), "cpu", 9)
+    assert one.folder == pinned
+    # No commit goes into the digest.
+    spec = replace(one.spec, source=f"folder:{folders['qwen3']}")
+    assert TextEncoder("qwen3-0.6b", spec, "cpu", 9).digest == one.digest
+
+
+def test_the_hub_is_asked_for_an_encoder_at_its_pinned_commit(folders, hub_cache, monkeypatch, capsys):
+    import huggingface_hub
+
+    asked = []
+
+    def download(repository, revision, allow_patterns, local_files_only=False):
+        asked.append((repository, revision, local_files_only))
+        if local_files_only:
+            raise OSError("not cached")
+        return folders["qwen3"]
+
+    monkeypatch.delenv("HF_HUB_OFFLINE")
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", download)
+    monkeypatch.setattr("nanogen.hub.reachable", lambda: True)
+    assert TextEncoder("qwen3-0.6b", open_spec("qwen3-0.6b"), "cpu", 9).folder == folders["qwen3"]
+    assert asked == [(QWEN, COMMITS[QWEN], True), (QWEN, COMMITS[QWEN], False)]
+    assert f"from https://huggingface.co/{QWEN} at {COMMITS[QWEN]}" in capsys.readouterr().err
+    spec = replace(open_spec("qwen3-0.6b"), source="hub:org/unknown")
+    assert TextEncoder("unknown", spec, "cpu", 9).folder == folders["qwen3"]
+    assert asked[2:] == [("org/unknown", None, True), ("org/unknown", None, False)]
 
 
 def test_a_conditioner_refuses_what_is_of_the_other_kind(folders):

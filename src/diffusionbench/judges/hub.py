@@ -11,6 +11,7 @@ from typing import Any, Final
 import torch
 
 from diffusionbench.available import is_fetched
+from diffusionbench.commits import at_commit, pinned
 from diffusionbench.errors import DataError, RequestError
 from diffusionbench.fetching import reachable
 from diffusionbench.judges import JudgeSpec
@@ -22,6 +23,8 @@ from diffusionbench.writing import model_folder
 EXTRA: Final = "eval-t2i"
 # Parameters: a quarter of those of CLIP ViT-L/14, the smallest network that is asked in words.
 _SMALLEST: Final = 100_000_000
+# Class of transformers -> names of tensors in its older files, as patterns, and what the library calls them now.
+RENAMED: Final = {"ConvNextV2Model": {r"\.grn\.gamma$": ".grn.weight", r"\.grn\.beta$": ".grn.bias"}}
 
 
 def place(repository: str) -> str:
@@ -30,12 +33,22 @@ def place(repository: str) -> str:
     return str(copy) if copy.is_dir() else repository
 
 
-def access(source: str) -> dict[str, bool]:
-    """Return the options of `from_pretrained` for a folder or hub id: only cached files where the hub does not answer.
+def access(source: str) -> dict[str, Any]:
+    """Return the options of `from_pretrained` for a folder or hub id: the pinned commit, and where it is looked for.
 
-    Asked all the same, transformers would try for tens of seconds.
+    Only cached files are, where the hub does not answer: asked all the same, transformers would try for tens of
+    seconds.
     """
-    return {"local_files_only": not Path(source).is_dir() and not reachable()}
+    if Path(source).is_dir():
+        return {"local_files_only": False}
+    commit = pinned(source)
+    return {"local_files_only": not reachable(), **({"revision": commit} if commit else {})}
+
+
+def pretrained(kind: Any, repository: str, **options: Any) -> Any:
+    """Return what a class of transformers makes of a local copy of a repository, else of its pinned commit."""
+    source = place(repository)
+    return kind.from_pretrained(source, **access(source), **options)
 
 
 @contextmanager
@@ -45,7 +58,8 @@ def found(name: str, source: str) -> Iterator[None]:
     Raises:
         RequestError: naming the model and the place.
     """
-    lacks = f"the weights of {name} were not found at '{source}'"
+    where = place(source) if Path(place(source)).is_dir() else at_commit(source, pinned(source))
+    lacks = f"the weights of {name} were not found at '{where}'"
     remedy = (
         "Run once with a connection, put a copy into models/ of the cache folder, or score by what needs no hub: "
         "geneval_ssd or simpleeval_shapes_v1 for text-to-image, fd_efflite0 against real images."
@@ -86,14 +100,14 @@ def load(row: JudgeSpec, architecture: Any, device: str, **options: Any) -> Any:
     transformers = require("transformers", EXTRA, f"judge '{row.name}'")
     kind = getattr(transformers, architecture) if isinstance(architecture, str) else architecture
     with found(f"judge '{row.name}'", row.hub[0]):
-        network, report = kind.from_pretrained(
-            place(row.hub[0]),
+        network, report = pretrained(
+            kind,
+            row.hub[0],
             # What follows a semicolon is the judge's own affair.
             dtype=getattr(torch, row.precision.partition(";")[0]),
             ignore_mismatched_sizes=True,
             output_loading_info=True,
-            **access(place(row.hub[0])),
-            **options,
+            **{"key_mapping": RENAMED.get(architecture), **options},
         )
     # T5 keeps its embeddings under further names.
     missing = {name for name in report["missing_keys"] if not name.endswith("embed_tokens.weight")}
@@ -113,7 +127,7 @@ def processor(row: JudgeSpec, kind: str) -> Any:
     """
     transformers = require("transformers", EXTRA, f"judge '{row.name}'")
     with found(f"judge '{row.name}'", row.hub[0]):
-        return getattr(transformers, kind).from_pretrained(place(row.hub[0]), **access(place(row.hub[0])))
+        return pretrained(getattr(transformers, kind), row.hub[0])
 
 
 def is_stand_in(network: torch.nn.Module) -> bool:

@@ -41,13 +41,15 @@ class ClipFlanT5:
 
     def __init__(self, row: JudgeSpec, device: str) -> None:
         transformers = require("transformers", hub.EXTRA, f"judge '{row.name}'")
-        checkpoint, words, tower = map(hub.place, row.hub)
-        with hub.found(f"judge '{row.name}'", row.hub[0]):
-            vision = transformers.CLIPVisionConfig.from_pretrained(tower)
-            config = transformers.T5Config.from_pretrained(checkpoint)
+        checkpoint, words, tower = row.hub
+        with hub.found(f"judge '{row.name}'", checkpoint):
+            config = hub.pretrained(transformers.T5Config, checkpoint)
             # Newer libraries tie the output matrix to the embeddings by themselves, and scale what it is given.
             config.tie_word_embeddings = config.scale_decoder_outputs = False
-            self._tokenizer = transformers.AutoTokenizer.from_pretrained(words)
+        with hub.found(f"judge '{row.name}'", words):
+            self._tokenizer = hub.pretrained(transformers.AutoTokenizer, words)
+        with hub.found(f"judge '{row.name}'", tower):
+            vision = hub.pretrained(transformers.CLIPVisionConfig, tower)
         names = {r"^vision_tower\.vision_tower\.(vision_model\.)?": "vision_tower."}
         network = hub.load(row, _clip_t5(transformers, vision), device, config=config, key_mapping=names)
         # Untied as a whole, the library draws these two anew.

@@ -77,7 +77,8 @@ class StoredLatents(CachedBatches):
     field = "latent"
 
     def __init__(self, folder: Path, data: Dataset, asked: LatentCacheManifest) -> None:
-        super().__init__(folder, data, asked, ("shard", "dtype"))
+        # Commits may be pinned later: the hash of what was loaded tells other weights.
+        super().__init__(folder, data, asked, ("shard", "dtype", "revisions"))
 
 
 class Statistics:

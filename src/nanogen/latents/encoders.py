@@ -15,6 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from diffusionbench.errors import CheckpointError
+from diffusionbench.judges.hub import RENAMED
 from diffusionbench.registry import require
 from diffusionbench.shown import few
 from nanogen.latents import LatentSpec
@@ -227,7 +228,7 @@ def open_model(folder: Path, name: str, owner: str) -> Any:
     """
     transformers = require("transformers", "encoders", owner[0].upper() + owner[1:])
     # A pickled file is read by the restricted loader.
-    safely = {"dtype": torch.float32, "use_safetensors": None, "weights_only": True}
+    safely = {"dtype": torch.float32, "use_safetensors": None, "weights_only": True, "key_mapping": RENAMED.get(name)}
     model, loaded = open_pretrained(transformers, name, folder, owner, **safely)
     # A file may hold a text tower too.
     problems = [f"missing {key}" for key in loaded["missing_keys"]]

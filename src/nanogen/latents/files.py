@@ -6,13 +6,13 @@ Nothing here imports torch or opens a connection.
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
-from diffusionbench.writing import cache_folder
+from diffusionbench.commits import at_commit
+from diffusionbench.writing import cache_folder, snapshot_folder
 
 # transformers keeps large models in several files of numbered names.
 SHARDED: Final = "model.safetensors"
@@ -20,9 +20,7 @@ SHARDED: Final = "model.safetensors"
 
 def hub_origin(repository: str, revision: str = "", subfolder: str = "") -> str:
     """Return where files of the hub come from, in words; without a revision none is pinned."""
-    inside = f", folder {subfolder}" if subfolder else ""
-    commit = f"revision {revision}" if revision else "newest commit (none is pinned)"
-    return f"https://huggingface.co/{repository}{inside}, {commit}"
+    return f"https://huggingface.co/{at_commit(repository, revision)}{f', folder {subfolder}' if subfolder else ''}"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -85,15 +83,8 @@ class WeightFiles:
 
     def snapshot(self) -> Path | None:
         """Return the folder of the hub's own cache for the files; None where no commit is known."""
-        cache = os.environ.get("HF_HUB_CACHE") or Path(os.environ.get("HF_HOME") or "~/.cache/huggingface") / "hub"
-        repository = Path(cache).expanduser() / f"models--{self.hub.replace('/', '--')}"
-        commit = self.revision
-        if not commit:
-            try:
-                commit = (repository / "refs" / "main").read_text().strip()
-            except OSError:
-                return None
-        return repository / "snapshots" / commit / self.subfolder
+        folder = snapshot_folder(self.hub, self.revision)
+        return None if folder is None else folder / self.subfolder
 
     def inside(self, folder: Path) -> list[Path] | None:
         """Return the paths of all the files in a folder, or None where one is missing."""

@@ -8,6 +8,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
+from diffusionbench.commits import pinned
 from diffusionbench.errors import ConfigError
 from nanogen.latents.files import WeightFiles
 
@@ -94,39 +95,6 @@ _QWEN_IMAGE: Any = {"options": {**_QWEN, "mean": _QWEN_MEAN, "std": _QWEN_STD}, 
 _END_TO_END: Any = {"paper": "2504.10483"}
 
 
-# Repository of the hub -> its pinned commit. Of those that are not here none is pinned: their newest one is taken, and
-# the hash of what was loaded tells what was used.
-_COMMITS = {
-    "stabilityai/sd-vae-ft-ema": "f04b2c4b98319346dad8c65879f680b1997b204a",
-    "stabilityai/sd-vae-ft-mse": "31f26fdeee1355a5c34592e401dd41e45d25a493",
-    "madebyollin/sdxl-vae-fp16-fix": "207b116dae70ace3637169f1ddd2434b91b3a8cd",
-    "stabilityai/stable-diffusion-3.5-large": "ceddf0a7fdf2064ea28e2213e3b84e4afa170a0f",
-    "black-forest-labs/FLUX.1-dev": "3de623fc3c33e44ffbe2bad470d0f45bccf2eb21",
-    "black-forest-labs/FLUX.2-dev": "26afe3a78bb242c0a8bb181dcc8937bb16e5c66c",
-    "Qwen/Qwen-Image": "75e0b4be04f60ec59a75f475837eced720f823b6",
-    "facebook/dinov2-with-registers-base": "a1d738ccfa7ae170945f210395d99dde8adb1805",
-    "facebook/dinov3-vitb16-pretrain-lvd1689m": "3a0fa61ff39414e2d3be4a1d50c7dfbf459aa8b8",
-    "google/siglip2-base-patch16-256": "3f9f96cb90da5dbc758b01813f2f6f1aee24c1ab",
-    "facebook/PE-Core-L14-336": "bafb0f76541d399057e980a25947f67acec76575",
-    "facebook/dinov2-with-registers-small": "0d9846e56b43a21fa46d7f3f5070f0506a5795a9",
-    "facebook/dinov2-with-registers-large": "e4c89a4e05589de9b3e188688a303d0f3c04d0f3",
-    "facebook/dinov2-with-registers-giant": "8d0d49f77fb8b5dd78842496ff14afe7dd4d85cb",
-    "facebook/dinov3-vits16-pretrain-lvd1689m": "114c1379950215c8b35dfcd4e90a5c251dde0d32",
-    "facebook/dinov3-vits16plus-pretrain-lvd1689m": "c93d816fc9e567563bc068f01475bec89cc634a6",
-    "facebook/dinov3-vitl16-pretrain-lvd1689m": "ea8dc2863c51be0a264bab82070e3e8836b02d51",
-    "facebook/dinov3-vith16plus-pretrain-lvd1689m": "c807c9eeea853df70aec4069e6f56b28ddc82acc",
-    "facebook/dinov3-vit7b16-pretrain-lvd1689m": "b80367753773648a6793235ab9c65cdbb029506f",
-    "google/siglip2-large-patch16-256": "787800c8990e6f058423089178e718139608408c",
-    "google/siglip2-so400m-patch16-256": "e8708ab72d125807e45b36fb7d4e0aacbb59f379",
-    "google/siglip2-giant-opt-patch16-256": "46d7129e1aa1527cc5a44d86fb35250df3abf0aa",
-    "facebook/vit-mae-base": "25b184bea5538bf5c4c852c79d221195fdd2778d",
-    "facebook/vit-mae-large": "142cb8c25e1b1bc1769997a919aa1b5a2345a6b8",
-    "facebook/webssl-dino300m-full2b-224": "8529cdb3fb75014932af3b896455fc21c386168e",
-    "facebook/webssl-dino1b-full2b-224": "d3bf033d9c8cc62ea9e73c40956642cad2ec568a",
-    "facebook/PE-Core-B16-224": "a16450b46fef32363459920c2685a1b4ef13dcd9",
-}
-
-
 def _hub(place: str, licence: str, part: str, *names: str, gated: bool = False) -> WeightFiles:
     """Return files of "org/name" or of a folder of it, "org/name/folder"."""
     org, name, *folder = place.split("/")
@@ -134,7 +102,7 @@ def _hub(place: str, licence: str, part: str, *names: str, gated: bool = False) 
         part=part,
         names=names,
         hub=f"{org}/{name}",
-        revision=_COMMITS.get(f"{org}/{name}", ""),
+        revision=pinned(f"{org}/{name}"),
         subfolder="/".join(folder),
         licence=licence,
         gated=gated,
@@ -407,7 +375,7 @@ _RAES = (
     _rae("rae-convnextv2-large", "ConvNeXt V2", "large", 1536, "facebook/convnextv2-large-22k-224", _BIN),
     _rae("rae-tipsv2-b", "TIPSv2", "B/14", 768, "google/tipsv2-b14"),
     _rae("rae-tipsv2-l", "TIPSv2", "L/14", 1024, "google/tipsv2-l14"),
-    _rae("rae-tipsv2-so", "TIPSv2", "So400m/14", 1152, "google/tipsv2-so14"),
+    _rae("rae-tipsv2-so", "TIPSv2", "So400m/14", 1152, "google/tipsv2-so400m14"),
     _rae("rae-tipsv2-g", "TIPSv2", "g/14", 1536, "google/tipsv2-g14"),
     _perception("rae-pe-t", "Core T/16", 192, 3, "facebook/PE-Core-T16-384", **_PATCH16),
     _perception("rae-pe-s", "Core S/16", 384, 6, "facebook/PE-Core-S16-384", **_PATCH16),

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Literal
 
 from diffusionbench import bounds
+from diffusionbench.commits import pinned
 from diffusionbench.errors import ConfigError
 from diffusionbench.limits import parse_json, read_small
 from diffusionbench.registry import Table, nearest
@@ -47,9 +48,9 @@ class EncoderSpec:
 
     @property
     def origin(self) -> str:
-        """Where its files come from, in words; no commit of the hub is pinned."""
+        """Where its files come from, in words."""
         kind, _, place = self.source.partition(":")
-        return hub_origin(place) if kind == "hub" else f"{kind} {place}"
+        return hub_origin(place, pinned(place)) if kind == "hub" else f"{kind} {place}"
 
 
 # The only weights that come with a Python package: real pretrained text states without a download.

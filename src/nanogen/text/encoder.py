@@ -20,6 +20,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
+from diffusionbench.commits import pinned
 from diffusionbench.errors import CheckpointError, RequestError
 from diffusionbench.registry import install_command, require
 from diffusionbench.schema import file_digest, verify_bundled_weights
@@ -126,13 +127,14 @@ class TextEncoder:
     def _fetch(self, repository: str) -> Path:
         hub = require("huggingface_hub", "t2i", f"Fetching text encoder '{self.name}'")
         patterns = ["*.json", "*.safetensors", "*.txt", "*.model"]
+        files: dict[str, Any] = {"revision": pinned(repository) or None, "allow_patterns": patterns}
         # An unreachable hub takes long to fail, so the local cache is tried first.
         with suppress(Exception):
-            return Path(hub.snapshot_download(repository, allow_patterns=patterns, local_files_only=True))
+            return Path(hub.snapshot_download(repository, local_files_only=True, **files))
         remedy = "Check the connection, or give condition.encoder a folder that holds the files."
         with opened_hub(f"text encoder '{self.name}' needs the files of {self.spec.origin}", remedy, "t2i") as download:
             say(f"fetching text encoder '{self.name}' from {self.spec.origin}")
-            return Path(download(repository, allow_patterns=patterns))
+            return Path(download(repository, **files))
 
     @cached_property
     def digest(self) -> str:
