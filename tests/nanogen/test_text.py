@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 from encoders import KINDS, save_encoder, write_cache
+from safetensors.torch import load_file
 from tiny import paper_shape
 
 from diffusionbench.commits import COMMITS
@@ -386,7 +387,7 @@ def test_the_hub_is_asked_for_an_encoder_at_its_pinned_commit(folders, hub_cache
 
     asked = []
 
-    def download(repository, revision, allow_patterns, local_files_only=False):
+    def download(repository, revision, allow_patterns=None, local_files_only=False):
         asked.append((repository, revision, local_files_only))
         if local_files_only:
             raise OSError("not cached")
@@ -401,6 +402,52 @@ def test_the_hub_is_asked_for_an_encoder_at_its_pinned_commit(folders, hub_cache
     spec = replace(open_spec("qwen3-0.6b"), source="hub:org/unknown")
     assert TextEncoder("unknown", spec, "cpu", 9).folder == folders["qwen3"]
     assert asked[2:] == [("org/unknown", None, True), ("org/unknown", None, False)]
+
+
+@pytest.fixture
+def pickled(folders, tmp_path):
+    """A function: a copy of a small encoder whose weights are pickled, as older repositories of the hub hold them."""
+
+    def copy(kind: str) -> Path:
+        folder = damaged(folders[kind], tmp_path / kind)
+        torch.save(load_file(folder / "model.safetensors"), folder / "pytorch_model.bin")
+        (folder / "model.safetensors").unlink()
+        return folder
+
+    return copy
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_pickled_weights_give_the_same_states_and_run_no_code(kind, folders, pickled):
+    folder = pickled(kind)
+    for found, wanted in zip(encoder(folder)(["a cat"]), encoder(folders[kind])(["a cat"]), strict=True):
+        torch.testing.assert_close(found, wanted, rtol=0, atol=0)
+    assert encoder(folder).digest != encoder(folders[kind]).digest
+    torch.save({"weight": shutil.copy}, folder / "pytorch_model.bin")
+    with pytest.raises(RequestError, match="transformers cannot open the model"):
+        encoder(folder)(["a cat"])
+
+
+def test_a_repository_without_safetensors_is_asked_for_pickled_weights(folders, pickled, hub_cache, monkeypatch):
+    import huggingface_hub
+
+    fetched, asked = pickled("t5"), []
+
+    def download(repository, revision, allow_patterns=None, local_files_only=False):
+        if local_files_only:
+            return part
+        asked.append(allow_patterns[-1])
+        return fetched if allow_patterns[-1].endswith(".bin") else part
+
+    # A tokenizer alone, as another program may have fetched it.
+    part = hub_cache("google/t5-v1_1-base", COMMITS["google/t5-v1_1-base"])
+    part.mkdir(parents=True)
+    shutil.copy(fetched / "config.json", part)
+    monkeypatch.delenv("HF_HUB_OFFLINE")
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", download)
+    monkeypatch.setattr("nanogen.hub.reachable", lambda: True)
+    assert TextEncoder("t5-v1.1-base", open_spec("t5-v1.1-base"), "cpu", 9).folder == fetched
+    assert asked == ["*.safetensors", "pytorch_model*.bin"]
 
 
 def test_a_conditioner_refuses_what_is_of_the_other_kind(folders):

@@ -122,7 +122,7 @@ def open_spec(name: str | None) -> EncoderSpec:
     if not folder.is_dir():
         raise ConfigError(
             f"unknown text encoder '{name}': neither a name nor a folder. {nearest(name, list(ENCODERS))} "
-            "Folders hold config.json, tokenizer files and model.safetensors."
+            "Folders hold config.json, tokenizer files and model.safetensors or pytorch_model.bin."
         )
     try:
         facts = parse_json(read_small(folder / "config.json"))

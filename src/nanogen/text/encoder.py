@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 import importlib.util
 import json
+import pickle
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -35,6 +36,13 @@ from nanogen.text import EncoderSpec
 BATCH_SIZE = 64
 # Files that decide the states beside the weights.
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "spiece.model", "vocab.txt", "vocab.json", "merges.txt")
+# Weights in the format of transformers, what is read first first. Some repositories hold pickled ones alone.
+_WEIGHTS = ("*.safetensors", "pytorch_model*.bin")
+
+
+def weight_files(folder: Path) -> list[Path]:
+    """Return the weight files of a model in the format of transformers, in order of names."""
+    return next((found for pattern in _WEIGHTS if (found := sorted(folder.glob(pattern)))), [])
 
 
 @dataclass(frozen=True)
@@ -111,10 +119,10 @@ class TextEncoder:
             folder = Path(module.origin).parent / inside
         else:
             folder = self._fetch(place) if kind == "hub" else Path(place)
-        if not (folder / "config.json").is_file() or not any(folder.glob("*.safetensors")):
+        if not (folder / "config.json").is_file() or not weight_files(folder):
             raise RequestError(
-                f"text encoder '{self.name}': {folder} holds no config.json with model.safetensors. Save the model "
-                "there with save_pretrained, or install or fetch it again."
+                f"text encoder '{self.name}': {folder} holds no config.json with model.safetensors or "
+                "pytorch_model.bin. Save the model there with save_pretrained, or install or fetch it again."
             )
         weights, expected = folder / "model.safetensors", self.spec.sha256
         if expected is not None and (found := file_digest(weights)) != expected:
@@ -126,20 +134,26 @@ class TextEncoder:
 
     def _fetch(self, repository: str) -> Path:
         hub = require("huggingface_hub", "t2i", f"Fetching text encoder '{self.name}'")
-        patterns = ["*.json", "*.safetensors", "*.txt", "*.model"]
-        files: dict[str, Any] = {"revision": pinned(repository) or None, "allow_patterns": patterns}
-        # An unreachable hub takes long to fail, so the local cache is tried first.
+        commit = pinned(repository) or None
+        # An unreachable hub takes long to fail, so the local cache is tried first. Others may have put a part there.
         with suppress(Exception):
-            return Path(hub.snapshot_download(repository, local_files_only=True, **files))
+            folder = Path(hub.snapshot_download(repository, revision=commit, local_files_only=True))
+            if weight_files(folder):
+                return folder
         remedy = "Check the connection, or give condition.encoder a folder that holds the files."
         with opened_hub(f"text encoder '{self.name}' needs the files of {self.spec.origin}", remedy, "t2i") as download:
             say(f"fetching text encoder '{self.name}' from {self.spec.origin}")
-            return Path(download(repository, **files))
+            for weights in _WEIGHTS:
+                patterns = ["*.json", "*.txt", "*.model", weights]
+                folder = Path(download(repository, revision=commit, allow_patterns=patterns))
+                if weight_files(folder):
+                    break
+            return folder
 
     @cached_property
     def digest(self) -> str:
         """SHA-256 over all that decides the states of a caption: weights, tokenizer and the row."""
-        files = sorted(self.folder.glob("*.safetensors"))
+        files = weight_files(self.folder)
         files += [self.folder / name for name in TOKENIZER_FILES if (self.folder / name).is_file()]
         sha = hashlib.sha256(self.spec.model_class.encode())
         if self.spec.layers is not None:
@@ -169,8 +183,9 @@ class TextEncoder:
         fewer = {} if self.spec.layers is None else {"num_hidden_layers": self.spec.layers}
         try:
             with quietly(transformers):
-                model = model_class.from_pretrained(self.folder, dtype=dtype, use_safetensors=True, **fewer)
-        except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
+                # Safetensors where there are some; a pickled file is read by the restricted loader.
+                model = model_class.from_pretrained(self.folder, dtype=dtype, weights_only=True, **fewer)
+        except (OSError, ValueError, KeyError, RuntimeError, SafetensorError, pickle.UnpicklingError) as error:
             raise self._unusable("model", error) from None
         return model.to(self.device).eval().requires_grad_(False)
 
