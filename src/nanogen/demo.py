@@ -61,7 +61,7 @@ PROMISE = (
 
 
 def demo(name: str) -> Path:
-    """Train, score and report after each training, and return the report; what an earlier call has finished is not done again.
+    """Train and score, report after each training, and return the report; what an earlier call has finished stays.
 
     Args:
         name: of the first run; the other's begins with it.
