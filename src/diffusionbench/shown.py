@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from typing import Final
 
@@ -10,6 +11,7 @@ LONGEST: Final = 2_000
 _ITEM: Final = 300
 # The no-break and the ideographic space, and the joiners of Persian, Indian scripts and emoji.
 _WRITTEN: Final = "\u00a0\u3000\u200c\u200d"
+_SHA256: Final = re.compile(r"\b([0-9a-f]{12})[0-9a-f]{52}\b")
 _FORMULA: Final = ("=", "+", "-", "@", "\t", "\r", "\n", "＝", "＋", "－", "＠")
 
 
@@ -43,6 +45,11 @@ def message(text: str) -> str:
 def clipped(text: str, most: int = LONGEST) -> str:
     """Return a text of at most `most` characters, or so many of it and how many more there are."""
     return text if len(text) <= most else f"{text[:most]}... ({len(text) - most:,} characters more)"
+
+
+def short_hashes(text: str) -> str:
+    """Return a text in which each SHA-256 is cut to its first twelve digits."""
+    return _SHA256.sub(r"\1...", text)
 
 
 def first_line(error: BaseException) -> str:

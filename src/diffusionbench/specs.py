@@ -13,6 +13,9 @@ from typing import Any, Final, Literal
 
 from diffusionbench.registry import Table
 
+#: What is said of an image that is not, or is, what was asked for.
+RIGHT: Final = ("wrong", "right")
+
 
 @dataclass(frozen=True, kw_only=True)
 class JudgeSpec:
@@ -97,6 +100,7 @@ class MetricSpec:
         items: what every image must have been made for, None where that plays no part.
         prompts: key in `PROMPTS` of the only set whose images it judges, or None for any.
         min_samples: smallest number of images it is defined for.
+        verdicts: words for an image of value 0 and for one of value 1; None where there are other values.
         load: "module:Class" of its `Metric`, or None where nothing here computes it.
     """
 
@@ -113,6 +117,7 @@ class MetricSpec:
     items: Literal["classes", "prompts", "originals"] | None = None
     prompts: str | None = None
     min_samples: int = 1
+    verdicts: tuple[str, str] | None = None
     load: str | None = None
 
 

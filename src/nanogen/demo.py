@@ -61,7 +61,7 @@ PROMISE = (
 
 
 def demo(name: str) -> Path:
-    """Train, score and report, and return the report; what an earlier call has finished is not done again.
+    """Train and score, report after each training, and return the report; what an earlier call has finished stays.
 
     Args:
         name: of the first run; the other's begins with it.
@@ -73,15 +73,17 @@ def demo(name: str) -> Path:
     folders = [runs.folder(name + one.suffix) for one in TRAININGS]
     seconds = {one.title: one.seconds for one in TRAININGS}
     with Stop(), parallel.processes() as device, Overall(seconds) as overall:
-        for one, folder in zip(TRAININGS, folders, strict=True):
+        for number, (one, folder) in enumerate(zip(TRAININGS, folders, strict=True), 1):
             overall.job = one.title
             overall("preparing", 0, 1)
             words = ["nanogen", "train", "--task", one.task, "--method", one.method, *one.overrides]
             with listening(overall):
                 composed = compose(one.task, one.method, overrides=one.overrides)
                 train(composed, folder, device, [*words, "--run", str(folder)])
-        overall("report", 0, 1)
-        report = write_report(folders)
+            overall("report", 0, 1)
+            report = write_report(folders[:number])
+            if number < len(folders):
+                say(f"{one.title}: done. Look at its report while the rest runs: {report.resolve()}")
     told = "; ".join(
         one.sentence.format(records_of(folder)[0].values[one.metric].value)
         for one, folder in zip(TRAININGS, folders, strict=True)

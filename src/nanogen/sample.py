@@ -27,7 +27,7 @@ from diffusionbench.writing import (
     write_atomic,
     write_errors,
 )
-from nanogen import evaluate, parallel
+from nanogen import evaluate, parallel, threads
 from nanogen.conditions import SampleSpec
 from nanogen.log import say
 from nanogen.pipeline import Loaded, open_weights
@@ -108,7 +108,8 @@ def sample_run(path: Path, overrides: Sequence[str], request: SampleRequest, out
         facts["config_hash"] = pipeline.config.hash
         classes = None if loaded.run is None else loaded.run.facts.get("classes")
         written = partial(write_errors, f"--out {out}")
-        with ExitStack() as held:
+        kept = None if loaded.run is None else loaded.run.facts.get("threads")
+        with threads.as_trained(kept, device), ExitStack() as held:
 
             def begin() -> Path:
                 with written():

@@ -1,4 +1,4 @@
-"""How many threads a training on a CPU computes with: measured at its start, then kept in its run folder.
+"""How many threads a run on a CPU computes with: measured at the start of its training, then kept in its folder.
 
 OpenMP's threads wait awake for each other, by default for milliseconds. On a machine with other work the one that is
 waited for is often not running, and two threads become many times slower than one (benchmarks/threads.py). So waiting
@@ -11,7 +11,8 @@ import os
 import statistics
 import time
 from collections import defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 from nanogen.log import say
 
@@ -41,13 +42,32 @@ def settle(kept: int | None, begun: bool, device: str, trial: Callable[[], Calla
     """
     import torch
 
-    if device != "cpu" or "WORLD_SIZE" in os.environ or "OMP_NUM_THREADS" in os.environ:
+    if not _is_free(device):
         return None
     most = torch.get_num_threads()
     if kept is None:
         kept = most if begun or most == 1 else _measured(most, trial())
     torch.set_num_threads(kept)
     return kept
+
+
+@contextmanager
+def as_trained(kept: int | None, device: str) -> Iterator[None]:
+    """While it is entered, compute with what a run keeps, where this machine has so many threads and nobody chose."""
+    import torch
+
+    most = torch.get_num_threads()
+    if kept is not None and kept < most and _is_free(device):
+        torch.set_num_threads(kept)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(most)
+
+
+def _is_free(device: str) -> bool:
+    """Return whether neither an accelerator nor torchrun nor the user decides."""
+    return device == "cpu" and "WORLD_SIZE" not in os.environ and "OMP_NUM_THREADS" not in os.environ
 
 
 def _measured(most: int, step: Callable[[], object]) -> int:

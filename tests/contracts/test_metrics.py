@@ -145,6 +145,9 @@ def test_an_estimate_is_complete(spec):
     assert all(re.fullmatch(r"[a-z0-9_]+", key) for key in estimate.extra)
     if estimate.per_sample is not None:
         assert np.mean(list(estimate.per_sample.values())) == pytest.approx(estimate.value)
+    # Pages of images and comparisons take their words for 0 and 1 from the row.
+    verdicts = estimate.per_sample is not None and {*estimate.per_sample.values()} <= {0.0, 1.0}
+    assert verdicts == (spec.verdicts is not None) or spec.key not in METRICS.own
 
 
 def test_too_few_images_are_refused(spec):

@@ -15,7 +15,8 @@ from making import invoke
 
 from diffusionbench.errors import RequestError, UserError
 from diffusionbench.judges import JUDGES
-from diffusionbench.record import Guidance, Protocol, Provenance, Record, Value
+from diffusionbench.protocol import protocol_difference
+from diffusionbench.record import Guidance, JudgeUsed, Protocol, Provenance, Record, ReferenceUsed, Value
 from diffusionbench.references import REFERENCES, digits
 from diffusionbench.request import EvalRequest, Evaluation, Sampling
 from diffusionbench.runner import run as run_request
@@ -23,7 +24,7 @@ from diffusionbench.source import ArraySource
 from diffusionbench.study import published
 from diffusionbench.study.board import build, chosen_boards, column_id, keep, order
 from diffusionbench.study.cells import cell_of, status_of
-from diffusionbench.study.columns import BOARDS, accepted, declared, read_boards
+from diffusionbench.study.columns import BOARDS, accepted, board_like, declared, read_boards
 from diffusionbench.study.points import gather, select_points
 from diffusionbench.views.terminal import (
     board_csv,
@@ -446,6 +447,59 @@ def test_what_is_listed_is_printed_with_its_reason(tmp_path):
     assert [one["record"] for one in listed] == ["a.class_conditional", "b.t2i"]
     assert "no column of a board holds its metrics" in invoke(*words, "--csv").output
     assert "no column of a board holds its metrics" in invoke(*words, "--markdown").output
+
+
+def pictured(name, value, *, reference="1", count=100, **values):
+    """A record of pictures of one's own: no guidance is known, and the reference stands on no board."""
+    record = make(name, "class_conditional", {"fd_efflite0": value, **values}, guidance=None, count=count)
+    judged = {
+        "judges": {"efflite0": JudgeUsed(digest="e" * 64)},
+        "references": {"efflite0": ReferenceUsed(name="real", digest=reference * 64)},
+    }
+    return record.model_copy(update={"protocol": record.protocol.model_copy(update=judged)})
+
+
+def test_a_board_like_a_record_ranks_what_compares_with_it_and_nothing_else():
+    best, other, few = pictured("best", 1.0, kd_efflite0=0.1), pictured("other", 2.0), pictured("few", 0.5, count=99)
+    board = build([other, few, best, pictured("elsewhere", 0.1, reference="5")], board_like(best), siblings=[])
+    assert [(row.name, row.place) for row in board.rows] == [("best", 1), ("other", 2)]
+    assert {held.record.partition(".")[0]: held.reason for held in board.listed} == {
+        "few": "count is 99 (the column insists on 100)",
+        "elsewhere": "references.efflite0.digest is 555555555555... (the column insists on 111111111111...)",
+    }
+    assert board.holistic == ("fd_efflite0",)
+    assert [column.id for column in shown(board)] == ["fd_efflite0", "kd_efflite0"]
+    with pytest.raises(RequestError, match="no value that can be ranked"):
+        board_like(make("a", "t2i", {"brightness": 1.0}))
+
+
+def test_a_board_like_a_record_holds_what_two_records_may_be_compared_in():
+    records = [one for one in gather([Path(__file__).parents[2] / "records"]) if one.kind == "measured"]
+    pairs = [
+        (not column.misfits(other), not protocol_difference(one, other, column.key))
+        for one in records[::10]
+        for column in board_like(one).columns
+        for other in records
+        if column.key in other.values
+    ]
+    assert {*pairs} == {(True, True), (False, False)}
+
+
+def test_pictures_of_ones_own_are_ranked_by_an_option_that_the_boards_name(tmp_path):
+    for one in (pictured("a", 2.0), pictured("b", 1.0)):
+        one.save(tmp_path / f"{one.id}.json")
+    words = ("board", "--records", str(tmp_path))
+    hint = "--like ID ranks the records that compare with one that is listed, such as --like a.class_conditional"
+    assert hint in invoke(*words).output
+    assert hint not in invoke(*words, "--csv").output
+    ranked = invoke(*words, "--like", "a.class_conditional")
+    assert [line.split()[:2] for line in ranked.output.splitlines() if "measured" in line] == [["1", "b"], ["2", "a"]]
+    assert hint not in ranked.output
+    for more, message in (
+        (("--like", "c"), "unknown record 'c'. Known: a.class_conditional, b.class_conditional"),
+        (("--like", "a.class_conditional", "--set", "all"), "Leave out --set and --boards"),
+    ):
+        assert message in str(invoke(*words, *more).exception)
 
 
 def test_empty_and_broken_values():

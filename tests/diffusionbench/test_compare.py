@@ -13,6 +13,7 @@ from making import invoke
 from diffusionbench.errors import DataError
 from diffusionbench.record import PER_SAMPLE, Attachment, Guidance, Protocol, Provenance, Record, Value
 from diffusionbench.study.comparison import bootstrap, compare, mcnemar
+from diffusionbench.views.viewer import flips_page
 
 
 def record(name, scores, key="accuracy_digits", *, items=None, value=None, prompts=None, text=None, **stated):
@@ -77,6 +78,16 @@ def test_shares_are_tested_by_the_images_that_flipped():
     assert "right in the first only: class/0 #2, class/1 #2" in text
     assert text.count("class/2 #") == 3
     assert single(record("a", [1] * 20), record("b", [0] * 20)).beyond
+
+
+@pytest.mark.parametrize(
+    "key, word", [("accuracy_digits", "right"), ("precision_digits", "inside the reference"), ("colourful", "1")]
+)
+def test_flipped_images_are_told_in_the_words_of_the_metric(key, word):
+    pair = [record(name, scores, key, higher_is_better=True) for name, scores in (("a", [1, 1, 0]), ("b", [0, 1, 1]))]
+    assert f"  {word} in the first only: class/0 #0\n  {word} in the second only" in compare(*pair).as_text()
+    cards = flips_page(pair, compare(*pair), (None, None))
+    assert f'"verdict":"{word} in the first only"' in cards.replace('": "', '":"')
 
 
 def test_images_are_paired_by_what_was_asked_not_by_their_place():
@@ -207,7 +218,9 @@ def test_unlike_protocols_are_refused_metric_by_metric():
     assert [*found.values["fid"].refused] == ["judges.inception.digest"]
     assert found.values["fd_digits"].beyond is False
     assert found.differs
-    assert "fid: 1 and 1, not compared: the protocols differ in judges.inception.digest: bbb" in found.as_text()
+    assert "fid: 1 and 1, not compared: the protocols differ in judges.inception.digest: " in found.as_text()
+    # Twelve digits tell one hash from another, as everywhere.
+    assert found.as_text().splitlines()[-1].endswith(f"{'b' * 12}... and {'c' * 12}...")
 
 
 @pytest.mark.parametrize(

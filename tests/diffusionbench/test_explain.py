@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 
 import numpy as np
 import pytest
@@ -139,6 +140,7 @@ def test_command(scored):
     assert done.exit_code == 0, done.output
     assert "other real images" in " ".join(done.output.split())
     assert "becomes" not in done.output
+    assert not re.search("[0-9a-f]{13}", done.output)
     assert "there is no such folder" in str(invoke("explain", *paths, "--stores", str(folder / "none")).exception)
     done = invoke("explain", *paths)
     assert "fd_digits, images of the first record, count of the other" in " ".join(done.output.split())

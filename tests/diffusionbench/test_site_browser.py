@@ -336,10 +336,9 @@ def test_a_page_that_cannot_run_scripts_of_records(page, site):
 
 def test_few_points_ties_and_missing_metrics(page, site):
     page.goto(f"{(site / 'index.html').as_uri()}#set=measured&hide=")
-    geneval, dpg = shown(page, "geneval_overall"), shown(page, "dpgbench")
-    assert geneval["n"] == "6"
-    assert dpg["n"] == "0"
-    assert dpg["note"] == "no record of set 'measured' holds DPG-Bench"
+    assert shown(page, "geneval_overall")["n"] == "6"
+    assert page.locator(".panel:visible").count() == 2
+    assert page.inner_text("#undrawn").startswith("Left out: no record of set 'measured' holds DPG-Bench; no record of")
     assert shown(page, "simpleeval_v1")["r"] == "not defined"
     assert page.inner_text('[data-panel="simpleeval_v1"] h3') == "SimpleEval (ours, v1)"
     # Families without a name, and with a comma in it, can be hidden and linked too.
@@ -562,6 +561,24 @@ def test_band_and_front_are_those_of_the_textbook(figure):
         found = figure.evaluate("(args) => stats.front(...args)", [x.tolist(), y.tolist(), better])
         assert set(found) == wanted
         assert [x[i] for i in found] == sorted(x[i] for i in found)
+
+
+@pytest.mark.parametrize("width", [1240, 360])
+@pytest.mark.parametrize("task", [digits, drawn])
+def test_records_of_one_task_are_a_sentence_and_no_empty_panel(browser, tmp_path, width, task):
+    values = [(4.0, 1.0), (3.0, 2.0)] if task is digits else [(0, 0.2), (1, 0.3)]
+    build([task(name, *one) for name, one in zip("ab", values, strict=True)], tmp_path / "out")
+    context = new_context(browser, viewport={"width": width, "height": 800})
+    page = context.new_page()
+    for guidance in ("none", "cfg"):
+        page.goto(f"{(tmp_path / 'out' / 'index.html').as_uri()}#guidance={guidance}")
+        assert page.locator(".panel:visible").count() == 0
+        # Without guided records the horizontal axis is the FID, which none holds.
+        missing = "GenEval" if task is digits and guidance == "none" else "FID"
+        told = page.inner_text("#undrawn")
+        assert told.startswith(f"There is nothing to draw: no record of set 'measured' holds {missing}")
+        assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
+    context.close()
 
 
 @pytest.fixture(scope="module")

@@ -7,9 +7,10 @@ from functools import partial
 import numpy as np
 import pytest
 from typer.testing import CliRunner
-from viewed import HOSTILE, TEXTS, boxed_record, pictures
+from viewed import HOSTILE, TEXTS, attached, boxed_record, pictures
 
 from diffusionbench.cli import app
+from diffusionbench.record import PER_SAMPLE
 from diffusionbench.study.comparison import compare
 from diffusionbench.views import viewer
 from diffusionbench.views.viewer import flips_page, record_page
@@ -51,6 +52,25 @@ def test_facts_asked_for_and_seen_are_a_verdict(tmp_path):
     assert [card["verdict"] for card in (right, wrong)] == ["right", "wrong"]
     assert right["answers"][1:] == [["count: two?", "two", None, None], ["colour: red?", "red", None, None]]
     assert wrong["answers"][1:] == [["count: two?", "three", None, None], [f"colour: {HOSTILE}?", "red", None, None]]
+
+
+@pytest.mark.parametrize(
+    "key, verdicts",
+    [
+        ("precision_efflite0", ["inside the reference", "outside the reference"]),
+        ("accuracy_digits", ["right", "wrong"]),
+        ("geneval_ssd", ["right", "wrong"]),
+        # A distance of 0 is the best there is; what another package computes is not known.
+        ("pd_efflite0", ["scored", "scored"]),
+        ("brightness", ["scored", "scored"]),
+    ],
+)
+def test_a_verdict_is_what_the_metric_says_of_an_image(tmp_path, key, verdicts):
+    text = json.dumps({"samples": [[i, "unknown", 0, "0" * 64] for i in range(2)], "values": {key: [1.0, 0.0]}})
+    record = boxed_record().model_copy(update={"evidence": {PER_SAMPLE: attached(text)}, "extra": {}})
+    cards = cards_of(record_page(tmp_path / "r.json", record, pictures, {}))
+    assert [card["verdict"] for card in cards[:2]] == verdicts
+    assert [card["score"] for card in cards[:2]] == ([1.0, 0.0] if verdicts[0] == "scored" else [None, None])
 
 
 def test_inspect_puts_the_page_beside_the_record(tmp_path):

@@ -34,12 +34,28 @@ def test_the_demo_trains_scores_reports_and_does_nothing_twice(small, capsys, tm
     told = capsys.readouterr().err.splitlines()
     assert told[0] == demo.PROMISE
     assert re.match(r"\d+% of the drawn digits are recognised; then [01]\.\d\. Open the report", told[-1])
+    early = f"digits by class: done. Look at its report while the rest runs: {report}"
+    assert told.index(early) < next(place for place, line in enumerate(told) if "again: training" in line)
     shares = [int(line.split(" %")[0]) for line in told if re.match(r"\d+ %  ", line)]
     assert shares == sorted(shares)
     assert any(line.startswith("100 %") or "again: " in line for line in told)
     for work in ("nanogen.optim.Updater.step", "nanogen.evaluate.evaluate"):
         monkeypatch.setattr(work, pytest.fail)
     assert demo.demo(small) == report
+
+
+def test_the_report_of_the_first_training_is_there_while_the_second_runs(small, monkeypatch, tmp_path):
+    pages, train = [], demo.train
+
+    def looking(composed, folder, *options):
+        if folder.name == "demo-two":
+            pages.append((tmp_path / "demo" / "report.html").read_text())
+        return train(composed, folder, *options)
+
+    monkeypatch.setattr(demo, "train", looking)
+    report = demo.demo(small)
+    assert "demo-two" not in pages[0]
+    assert "demo-two" in report.read_text()
 
 
 def test_a_reason_for_several_scores_stands_once_in_the_report(small, monkeypatch, tmp_path):

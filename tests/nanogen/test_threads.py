@@ -11,6 +11,8 @@ from tiny import tiny
 from nanogen import run as runs
 from nanogen import threads
 from nanogen.ema import EMA
+from nanogen.pipeline import ImagePipeline
+from nanogen.sample import SampleRequest, sample_run
 from nanogen.train import check, train, trial_step
 
 
@@ -59,6 +61,36 @@ def test_nothing_is_chosen_against_the_user_or_torchrun(monkeypatch, name):
     assert torch.get_num_threads() == 2
     monkeypatch.delenv(name)
     assert threads.settle(1, False, "cuda:0", pytest.fail) is None
+
+
+@pytest.mark.parametrize(
+    ("kept", "device", "variable", "used"),
+    [
+        (1, "cpu", None, 1),
+        (None, "cpu", None, 2),
+        # More than there are here: of another machine.
+        (64, "cpu", None, 2),
+        (1, "cuda:0", None, 2),
+        (1, "cpu", "OMP_NUM_THREADS", 2),
+        (1, "cpu", "WORLD_SIZE", 2),
+    ],
+)
+def test_a_use_of_a_run_takes_its_threads_unless_somebody_chose(monkeypatch, kept, device, variable, used):
+    if variable:
+        monkeypatch.setenv(variable, "2")
+    with threads.as_trained(kept, device):
+        assert torch.get_num_threads() == used
+    assert torch.get_num_threads() == 2
+
+
+def test_images_of_a_run_are_made_with_its_threads(tmp_path, monkeypatch):
+    monkeypatch.setattr(threads, "_measured", lambda most, step: 1)
+    run = train(tiny(1), tmp_path / "run", "cpu", [])
+    torch.set_num_threads(2)
+    used, draw = [], ImagePipeline.in_batches
+    monkeypatch.setattr(ImagePipeline, "in_batches", lambda *a: used.append(torch.get_num_threads()) or draw(*a))
+    assert sample_run(run.path, [], SampleRequest(num=3, batch_size=2), tmp_path / "grid.png")
+    assert (used, torch.get_num_threads()) == ([1, 1], 2)
 
 
 def test_waiting_is_cut_short_unless_the_user_chose(monkeypatch):

@@ -128,6 +128,9 @@ def board(
     holistic: Holistic = None,
     records: Folders = None,
     boards: Annotated[Path | None, typer.Option("--boards", help="YAML file that declares boards of your own")] = None,
+    like: Annotated[
+        str | None, typer.Option("--like", help="id of a record: rank what compares with it, whatever boards declare")
+    ] = None,
     draws: Annotated[
         int,
         typer.Option("--draws", min=0, max=100_000, callback=_enough, help="re-scorings behind rank intervals"),
@@ -145,15 +148,25 @@ def board(
       diffusionbench board --family latent --sort geneval --columns fid,fid@cfg,geneval
 
       diffusionbench board --set measured --records outputs --csv
+
+      diffusionbench board --records outputs --like mine-0123456789ab
     """
+    from diffusionbench.registry import nearest
     from diffusionbench.study.board import build, chosen_boards, keep, order, with_epochs
-    from diffusionbench.study.columns import declared, read_boards
+    from diffusionbench.study.columns import board_like, declared, read_boards
     from diffusionbench.views import terminal
 
     if form.as_json + form.as_csv + form.as_markdown > 1:
         raise RequestError("asked for more than one of --json, --csv and --markdown. Choose one.")
     known = declared() if boards is None else {one.name: one for one in read_boards(boards)}
     pool, names = _gather(records), _split(score_set)
+    if like is not None:
+        if names or boards:
+            raise RequestError("--like makes a board of its own. Leave out --set and --boards, or --like.")
+        by_id = {record.id: record for record in pool if record.kind == "measured"}
+        if like not in by_id:
+            raise RequestError(f"unknown record '{like}'. {nearest(like, list(by_id))}")
+        known = {"like": board_like(by_id[like])}
     found, refused = [], False
     for spec in chosen_boards(pool, names, known):
         try:
@@ -180,6 +193,9 @@ def board(
             print(terminal.board_markdown(one, chosen))
         else:
             terminal.print_board(one, chosen, form.trace)
+    unplaced = [held.record for one, _ in found for held in one.listed if held.kind == "measured"]
+    if unplaced and like is None and not (form.as_csv or form.as_markdown):
+        print(f"--like ID ranks the records that compare with one that is listed, such as --like {unplaced[0]}")
 
 
 def explain(

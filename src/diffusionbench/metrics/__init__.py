@@ -27,7 +27,7 @@ from diffusionbench.judges import (
     JudgeSpec,
 )
 from diffusionbench.registry import Table
-from diffusionbench.specs import MetricSpec
+from diffusionbench.specs import RIGHT, MetricSpec
 
 # A Frechet distance of equal sets may come out a rounding error below zero.
 _DISTANCE: Final[dict[str, Any]] = {"higher_is_better": False, "low": -1e-3}
@@ -92,7 +92,8 @@ def _is(judge: JudgeSpec) -> MetricSpec:
 
 def _precision(judge: JudgeSpec) -> MetricSpec:
     about, load = f"precision in {judge.title}'s features", "precision_recall:PrecisionMetric"
-    return _named(judge, "precision", "Precision", load, about, "features", min_samples=4, **_SHARE)
+    facts: dict[str, Any] = {"min_samples": 4, "verdicts": ("outside the reference", "inside the reference"), **_SHARE}
+    return _named(judge, "precision", "Precision", load, about, "features", **facts)
 
 
 def _recall(judge: JudgeSpec) -> MetricSpec:
@@ -121,7 +122,8 @@ def of_judge(judge: JudgeSpec) -> list[MetricSpec]:
     if judge.output == "array" and judge.num_classes:
         score = _is(judge)
         about = f"share of samples that {judge.title} takes for the class asked for"
-        accuracy = _named(judge, "accuracy", "Accuracy", "accuracy:AccuracyMetric", about, items="classes", **_SHARE)
+        facts: dict[str, Any] = {"items": "classes", "verdicts": RIGHT, **_SHARE}
+        accuracy = _named(judge, "accuracy", "Accuracy", "accuracy:AccuracyMetric", about, **facts)
         rows += [score, _spread(f"{score.key}_std", f"{score.title}, spread over splits"), accuracy]
     return rows
 

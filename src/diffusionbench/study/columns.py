@@ -18,15 +18,15 @@ from pydantic import Field, ValidationError, field_validator, model_validator
 from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 
-from diffusionbench.catalog import metric_info
+from diffusionbench.catalog import direction, metric_info
 from diffusionbench.errors import RequestError
 from diffusionbench.limits import read_small
 from diffusionbench.metrics import METRICS
-from diffusionbench.protocol import LOSSLESS
+from diffusionbench.protocol import COMPARED, LOSSLESS
 from diffusionbench.record import JudgeUsed, Protocol, Record, ReferenceUsed, Status, breaches
 from diffusionbench.registry import nearest
 from diffusionbench.schema import Strict
-from diffusionbench.shown import few, first_line, printable
+from diffusionbench.shown import clipped, few, first_line, printable, short_hashes
 from diffusionbench.study import published
 
 BOARDS: Final = Path(__file__).with_name("boards.yaml")
@@ -251,6 +251,37 @@ def board_spec(name: str) -> BoardSpec:
     return declared()[name]
 
 
+def board_like(record: Record) -> BoardSpec:
+    """Return a board of the scores of a record, which holds what compares with it; the first one ranks."""
+    protocol, columns = record.protocol, list[Column]()
+    keeps_pixels = protocol.image_format is None or {*protocol.image_format.split("+")} <= LOSSLESS
+    for key, value in record.values.items():
+        if (better := direction(key, value)) is None:
+            continue
+        rules = {name: (getattr(protocol, name),) for name in COMPARED}
+        if keeps_pixels:
+            rules["image_format"] = (KEEPS_PIXELS,)
+        for part, fields in (("judges", JudgeUsed.model_fields), ("references", ReferenceUsed.model_fields)):
+            if part == "references" and key in METRICS and not METRICS[key].reference:
+                continue
+            held = getattr(protocol, part)
+            names = [name for name in value.judges or held if name in held]
+            rules |= {f"{part}.{name}.{one}": (getattr(held[name], one),) for name in names for one in fields}
+        info, first = metric_info(key), not columns
+        columns.append(Column(plain_id(key), key, protocol.axis, info.title, better, None, rules, first, shown=True))
+    if not columns:
+        raise RequestError(f"record '{record.id}' holds no value that can be ranked. Name another one.")
+    return BoardSpec(
+        name=f"like {record.id}",
+        version=1,
+        title=f"Like {record.title}",
+        about=f"What compares with record {record.id}.",
+        records=score_set_of(record),
+        statuses=("ok",),
+        columns=tuple(columns),
+    )
+
+
 def place_of(
     record: Record, key: str, columns: Sequence[Column], known: dict[object, list[str]] | None = None
 ) -> tuple[Column | None, str]:
@@ -313,7 +344,7 @@ def _content(protocol: Protocol, path: str) -> Any:
 
 
 def _shown(content: Any) -> str:
-    return "not stated" if content is None else str(content)[:40]
+    return "not stated" if content is None else clipped(short_hashes(str(content)), 40)
 
 
 def _wanted(accepted: Sequence[Scalar]) -> str:
@@ -323,4 +354,4 @@ def _wanted(accepted: Sequence[Scalar]) -> str:
         return "the column insists on one"
     if accepted == (KEEPS_PIXELS,):
         return f"the column insists on {few(sorted(LOSSLESS), ' or ', 9)}"
-    return "the column insists on " + few([_shown(one)[:12] for one in accepted], " or ", 3)
+    return "the column insists on " + few([_shown(one) for one in accepted], " or ", 3)

@@ -24,12 +24,12 @@ import numpy as np
 from pydantic import Field, ValidationError
 
 from diffusionbench import bounds
-from diffusionbench.catalog import direction
+from diffusionbench.catalog import direction, metric_info
 from diffusionbench.errors import DataError
 from diffusionbench.protocol import COMPARED, NOT_COMPARED, protocol_difference
 from diffusionbench.record import PER_SAMPLE, Record, attachment, breaches, stderr_of
 from diffusionbench.schema import Strict
-from diffusionbench.shown import clipped, few, printable
+from diffusionbench.shown import clipped, few, printable, short_hashes
 from diffusionbench.stats import NORMAL_975, STUDENT_975
 from diffusionbench.study.cells import status_of
 from diffusionbench.study.correlate import block_sizes
@@ -353,7 +353,7 @@ def plain_content(content: Any) -> Any:
 
 
 def _pair(contents: tuple[Any, Any]) -> str:
-    return " and ".join(clipped(str(one), 80) for one in contents)
+    return " and ".join(clipped(short_hashes(str(one)), 80) for one in contents)
 
 
 def _in_words(key: str, found: Difference) -> list[str]:
@@ -370,8 +370,9 @@ def _in_words(key: str, found: Difference) -> list[str]:
     low, high = found.interval
     gap = f"difference {found.difference:+.4g} ± {found.stderr:.2g}, 95 % {low:+.4g} to {high:+.4g}"
     lines = [f"{values}, {verdict} ({gap}{test}; {found.how})"]
+    right = (metric_info(key).verdicts or ("0", "1"))[1]
     for which, side in (("first", 0), ("second", 1)):
         names = [f"{one.item} #{one.k}" for one in found.flipped if one.values[side] > one.values[1 - side]]
         if names:
-            lines.append(f"  right in the {which} only: {few(names, first=_NAMED)}")
+            lines.append(f"  {right} in the {which} only: {few(names, first=_NAMED)}")
     return lines

@@ -180,8 +180,7 @@ def figure(
                 pool, x, name, guidance=guidance, score_set=score_set, family=family, select=select, flagged=flagged
             )
         except RequestError as error:
-            key = SIMPLEEVAL.get(score_set, "simpleeval_v1") if name == "simpleeval" else ALIASES.get(name, name)
-            info, problem = metric_info(key), _absent(x, name, score_set, present) or str(error)
+            info, problem = metric_info(_key(name, score_set)), _absent(x, name, score_set, present) or str(error)
             panels.append(FigurePanel(info.key, info.title, info.about, problem=problem))
         else:
             info, lines = metric_info(chosen.y_key), _baselines(pool, chosen)
@@ -231,6 +230,10 @@ def _anchors(pool: Sequence[Record], key: str) -> tuple[Baseline, ...]:
     return tuple(found.values())
 
 
+def _key(name: str, score_set: str) -> str:
+    return SIMPLEEVAL.get(score_set, "simpleeval_v1") if name == "simpleeval" else ALIASES.get(name, name)
+
+
 def _absent(x: str, y: str, score_set: str, present: set[str]) -> str | None:
     """Return a message if no record of the set holds a metric; without "did you mean", as no user typed the name."""
     for name in (x, y):
@@ -239,9 +242,18 @@ def _absent(x: str, y: str, score_set: str, present: set[str]) -> str | None:
         try:
             resolve_metric(name, score_set, present)
         except RequestError:
-            key = ALIASES.get(name, name)
+            key = _key(name, score_set)
             return f"no record of set '{score_set}' holds {metric_info(key).title if key in METRICS.own else key}"
     return None
+
+
+def undrawn(shown: Figure) -> str:
+    """Return why panels have no point, each reason once; nothing where all have some."""
+    empty = [panel for panel in shown.panels if not panel.points]
+    names = {
+        panel.title: panel.problem or f"no method has both {x_name(shown.x_key)} and {panel.title}" for panel in empty
+    }
+    return "; ".join(dict.fromkeys(names.values()))
 
 
 def write(path: Path, shown: Figure, *, columns: int = 2, dark: bool = False) -> None:
@@ -259,8 +271,7 @@ def write(path: Path, shown: Figure, *, columns: int = 2, dark: bool = False) ->
     if ending not in FORMATS:
         raise RequestError(f"figure {path}: unknown ending '{path.suffix}'. Allowed: {', '.join(FORMATS)}.")
     if not any(panel.points for panel in shown.panels):
-        reasons = "; ".join(dict.fromkeys(panel.problem or "no method has both metrics" for panel in shown.panels))
-        raise RequestError(f"figure of set '{shown.score_set}' has no points: {reasons}")
+        raise RequestError(f"figure of set '{shown.score_set}' has no points: {undrawn(shown)}")
     spec = json.dumps(chart(shown, columns=columns, dark=dark))
     convert = require("vl_convert", "figure", "A figure")
     content: bytes | str

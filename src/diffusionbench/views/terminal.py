@@ -21,7 +21,7 @@ from diffusionbench.catalog import direction, metric_info
 from diffusionbench.errors import RequestError
 from diffusionbench.metrics import METRICS
 from diffusionbench.record import Record, facts_of, reference_names, told_doubt
-from diffusionbench.shown import FIRST, cell, clipped, few, lines, printable
+from diffusionbench.shown import FIRST, cell, clipped, few, lines, printable, short_hashes
 from diffusionbench.study.analysis import Study, SubsetCoefficient
 from diffusionbench.study.board import Board, BoardRow, column_id
 from diffusionbench.study.cells import Cell, status_of
@@ -337,7 +337,9 @@ def print_explanation(found: Explanation, effects: Iterable[Effect]) -> None:
     for gap in found.gaps:
         apart = few(gap.metrics, first=3) or "nothing that both hold"
         means = f"{kinds[gap.kind]} {apart}" if gap.kind == "rule" else kinds[gap.kind]
-        rows.append([gap.field, clipped(str(gap.first), 60), clipped(str(gap.second), 60), gap.about, means])
+        rows.append(
+            [gap.field, *(clipped(short_hashes(str(one)), 60) for one in (gap.first, gap.second)), gap.about, means]
+        )
     if rows:
         heads = [Column(head, overflow="fold") for head in ("field", "first", "second", "what it decides", "so it")]
         console.print(_table("differences of the protocols", heads, rows, box=box.SIMPLE_HEAD))

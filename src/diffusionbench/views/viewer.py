@@ -18,6 +18,7 @@ from PIL import Image
 from diffusionbench.catalog import metric_info
 from diffusionbench.record import Record
 from diffusionbench.shown import clipped, few
+from diffusionbench.specs import RIGHT
 from diffusionbench.study.comparison import Comparison
 from diffusionbench.views.site.render import asset, policy, to_json
 from diffusionbench.views.why import about_samples
@@ -38,7 +39,6 @@ _LONGEST: Final = 400
 NOT_HERE: Final = (
     "are not stored here: name the folder of their store with --stores, or score them again with --store FOLDER."
 )
-_VERDICTS: Final = {1.0: "right", 0.0: "wrong"}
 
 
 def page(title: str, notes: Sequence[str], cards: Sequence[Mapping[str, Any]]) -> str:
@@ -158,15 +158,18 @@ def _card(about: Mapping[str, Any], pictures: Pictures | None, texts: Mapping[st
 
 def _verdict(about: Mapping[str, Any]) -> tuple[str, float | None]:
     """Return the verdict on an image in a word, and the first of its values."""
-    values = [value for value in about.get("values", {}).values() if value is not None]
+    scored = {key: value for key, value in about.get("values", {}).items() if value is not None}
+    first = next(iter(scored.values()), None)
     for one in about.get("verdicts", {}).values():
         if isinstance(one, dict) and isinstance(one.get("correct"), bool):
-            return _VERDICTS[float(one["correct"])], values[0] if values else None
+            return RIGHT[one["correct"]], first
         if isinstance(one, list) and one and all(isinstance(row, list) and len(row) == 3 for row in one):
-            return _VERDICTS[float(all(row[1] == row[2] for row in one))], values[0] if values else None
-    if not values:
-        return "not scored", None
-    return _VERDICTS.get(values[0], "scored"), values[0]
+            return RIGHT[all(row[1] == row[2] for row in one)], first
+    for key, value in scored.items():
+        if words := metric_info(key).verdicts:
+            # The word says all that the number does.
+            return words[value == 1], None
+    return ("not scored" if first is None else "scored"), first
 
 
 def _facts(about: Mapping[str, Any]) -> Iterator[list[str]]:
@@ -218,21 +221,21 @@ def _plain(value: Any) -> str:
 def flips_page(
     records: tuple[Record, Record], comparison: Comparison, pictures: tuple[Pictures | None, Pictures | None]
 ) -> str:
-    """Return the page of the images that only one of two records got right, side by side."""
+    """Return the page of the images of which two records' verdicts differ, side by side."""
     cards = []
     for key, found in comparison.values.items():
         for flip in found.flipped:
-            won = flip.values[1] > flip.values[0]
+            won, words = flip.values[1] > flip.values[0], metric_info(key).verdicts or ("0", "1")
             sides = zip(pictures, flip.ids, records, flip.values, strict=True)
             cards.append(
                 {
                     "title": f"{flip.item} #{flip.k}",
                     "text": "",
                     "task": metric_info(key).title,
-                    "verdict": "right in the second only" if won else "right in the first only",
+                    "verdict": f"{words[1]} in the {'second' if won else 'first'} only",
                     "score": None,
                     "images": [
-                        picture(of(sample) if of else None, f"{record.title}: {_VERDICTS.get(value, value)}")
+                        picture(of(sample) if of else None, f"{record.title}: {words[value == 1]}")
                         for of, sample, record, value in sides
                     ],
                     "answers": [],

@@ -7,7 +7,7 @@ One decision rule (`score.py`) reads detections and colour words of any pair of 
 from dataclasses import replace
 from typing import Final
 
-from diffusionbench.specs import JudgeSpec, MetricSpec, PromptSpec
+from diffusionbench.specs import RIGHT, JudgeSpec, MetricSpec, PromptSpec
 
 _HERE: Final = "diffusionbench.benchmarks.geneval"
 COLOURS: Final = ("red", "orange", "yellow", "green", "blue", "purple", "pink", "brown", "black", "white")
@@ -74,6 +74,7 @@ def _metric(key: str, title: str, judges: tuple[str, str], about: str) -> Metric
         judges=judges,
         items="prompts",
         prompts=GENEVAL.name,
+        verdicts=RIGHT,
         load=f"{_HERE}.score:GenEval",
     )
 

@@ -33,6 +33,7 @@ from diffusionbench.views.figure import (
     axis_title,
     spread,
     state_words,
+    undrawn,
     x_name,
     y_title,
 )
@@ -164,7 +165,8 @@ def _view(contents: Contents, figure: Figure) -> dict[str, Any]:
             "lines": _lines(contents, figure.baselines, figure.x_key),
         },
         "methods": [_method(contents, point, figure.x_key) for point in methods.values()],
-        "panels": [_panel(contents, panel, places) for panel in figure.panels],
+        "panels": [_panel(contents, panel, places) for panel in figure.panels if panel.points],
+        "undrawn": undrawn(figure),
         "leftOut": [f"{reason}: {few([*names], first=_NAMED)}" for reason, names in reasons.items()],
     }
 
@@ -195,7 +197,6 @@ def _panel(contents: Contents, panel: FigurePanel, places: dict[str, int]) -> di
         "axis": y_title(panel),
         "better": metric_info(panel.key).higher_is_better,
         "about": panel.about,
-        "problem": panel.problem,
         "lines": _lines(contents, panel.baselines, panel.key),
         "seeds": _seeds(panel.points),
         "flagged": any("flagged" in (p.x_value.status, p.y_value.status) for p in panel.points),

@@ -98,7 +98,7 @@
     const concealed = panel.marks.length === 0 && panel.data.points.length > 0;
     const low = inside.filter((mark) => mark.low).length;
     const floor = low > 1 ? `${low} of these methods are at the floor of this score, which does not order them` : null;
-    panel.show("note", panel.data.problem ?? (concealed ? "every method here belongs to a hidden family" : found.note ?? floor) ?? "");
+    panel.show("note", (concealed ? "every method here belongs to a hidden family" : found.note ?? floor) ?? "");
     drawLine(panel, found.line, inside);
     drawBand(panel, found.line, inside);
     drawFront(panel, inside);
@@ -336,6 +336,7 @@
     const home = byId("panels");
     const slots = [...home.children];
     for (const [i, slot] of slots.entries()) slot.hidden = i >= now.panels.length;
+    byId("undrawn").textContent = now.undrawn && `${now.panels.length ? "Left out" : "There is nothing to draw"}: ${now.undrawn}`;
     panels = now.panels.map((one, i) => drawPanel(one, now, slots[i]));
     drawTable(now);
     drawLeftOut(now);
