@@ -60,6 +60,7 @@ class Machine:
         memory: bytes of a device; None: as the data sheet or the calibration says.
         utilisation: share of the peak; None with `name`: `UTILISATION`.
         price: of a device for one hour, in any money.
+        step_seconds: of a step of this training, measured here; None: as the data sheet or the calibration says.
     """
 
     devices: int = 1
@@ -68,6 +69,7 @@ class Machine:
     memory: float | None = None
     utilisation: float | None = None
     price: float | None = None
+    step_seconds: float | None = None
 
     @property
     def share(self) -> float:
@@ -259,6 +261,8 @@ def _rates(config: Config, machine: Machine) -> Rates | None:
 
 
 def _described(machine: Machine, rates: Rates | None) -> str:
+    if machine.step_seconds is not None:
+        return "this machine, by its first steps"
     if rates is None:
         return "this machine, which is not measured"
     if machine.name is not None:
@@ -344,6 +348,8 @@ class _Costed:
 
     def images_per_second(self) -> float | None:
         """Return the images of all devices in a second; they are taken to wait for nothing."""
+        if self.machine.step_seconds is not None:
+            return self.config.train.batch_size / self.machine.step_seconds
         if self.rates is None:
             return None
         shape, train = self.derived.shape, self.config.train
@@ -380,9 +386,11 @@ class _Costed:
     def evaluation_hours(self, images: int) -> float | None:
         """Return the hours in which the devices draw so many images; they are not scored in them."""
         flops = images * costs.sampling_flops(self.config, self.derived, self.text_tokens) / self.machine.devices
+        one = costs.training_flops(self.config, self.derived.shape, self.text_tokens)
+        if self.machine.step_seconds is not None:
+            return flops / one * self.machine.step_seconds / self.config.train.batch_size / 3600
         if self.rates is None:
             return None
-        one = costs.training_flops(self.config, self.derived.shape, self.text_tokens)
         kept = costs.activation_bytes(self.derived.shape, self.kind, self.text_tokens)
         # What is not a product takes the same share of a forward pass as of a training step.
         return flops * (self.rates.per_flop + self.rates.per_byte * kept / one) / 3600

@@ -29,8 +29,10 @@ def limit_waiting() -> None:
         os.environ.setdefault("GOMP_SPINCOUNT", SPINS)
 
 
-def settle(kept: int | None, begun: bool, device: str, trial: Callable[[], Callable[[], object]]) -> int | None:
-    """Set the number of threads of this process, and return it for the run to keep: other numbers round differently.
+def settle(
+    kept: int | None, begun: bool, device: str, trial: Callable[[], Callable[[], object]]
+) -> tuple[int | None, float | None]:
+    """Set the number of threads of this process for the run to keep: other numbers round differently.
 
     Args:
         kept: what the run says already, which holds.
@@ -38,17 +40,20 @@ def settle(kept: int | None, begun: bool, device: str, trial: Callable[[], Calla
         trial: returns a function that makes one training step without a trace.
 
     Returns:
-        None under torchrun, on accelerators, and where the user sets OMP_NUM_THREADS: nothing is chosen there.
+        The number, None under torchrun, on accelerators, and where the user sets OMP_NUM_THREADS: nothing is chosen
+        there; and the seconds of a step with it, None where none was measured.
     """
     import torch
 
     if not _is_free(device):
-        return None
-    most = torch.get_num_threads()
-    if kept is None:
-        kept = most if begun or most == 1 else _measured(most, trial())
+        return None, None
+    most, seconds = torch.get_num_threads(), None
+    if kept is None and (begun or most == 1):
+        kept = most
+    elif kept is None:
+        kept, seconds = _measured(most, trial())
     torch.set_num_threads(kept)
-    return kept
+    return kept, seconds
 
 
 @contextmanager
@@ -70,8 +75,8 @@ def _is_free(device: str) -> bool:
     return device == "cpu" and "WORLD_SIZE" not in os.environ and "OMP_NUM_THREADS" not in os.environ
 
 
-def _measured(most: int, step: Callable[[], object]) -> int:
-    """Return the faster one of 1 and `most` threads, after telling both."""
+def _measured(most: int, step: Callable[[], object]) -> tuple[int, float]:
+    """Return the faster one of 1 and `most` threads and the seconds of its step, after telling both."""
     import torch
 
     seconds: dict[int, list[float]] = defaultdict(list)
@@ -89,4 +94,4 @@ def _measured(most: int, step: Callable[[], object]) -> int:
     best = min(typical, key=typical.__getitem__)
     told = ", ".join(f"{1e3 * typical[number]:.0f} ms with {number}" for number in sorted(typical))
     say(f"{best} thread(s): a step takes {told}; OMP_NUM_THREADS=N sets another number")
-    return best
+    return best, typical[best]

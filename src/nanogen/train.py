@@ -395,10 +395,15 @@ def trial_step(job: Job) -> Callable[[], None]:
     return step
 
 
-def say_plan(config: Config, num_images: int, folder: Path) -> None:
-    """Say in three lines what the training will cost, and what does not fit."""
+def say_plan(config: Config, num_images: int, folder: Path, seconds: float | None) -> None:
+    """Say in three lines what the training will cost, and what does not fit.
+
+    Args:
+        seconds: of a step, where one was measured.
+    """
+    machine = Machine(devices=parallel.world_size(), step_seconds=seconds)
     try:
-        lines = plan(config, Machine(devices=parallel.world_size()), num_images=num_images, folder=folder).lines()
+        lines = plan(config, machine, num_images=num_images, folder=folder).lines()
     except UserError as error:
         # A plan that cannot be made stops no training.
         lines = [f"no plan: {error}"]
@@ -433,7 +438,7 @@ def train(composition: ComposedConfig, run_dir: Path, device: str, command: list
         components = replace(job.components, precision=run.facts["precision"])
         checkpoint.resume(run.checkpoints, state)
         held.callback(torch.set_num_threads, torch.get_num_threads())
-        kept = threads.settle(run.facts.get("threads"), state.step > 0, device, lambda: trial_step(job))
+        kept, seconds = threads.settle(run.facts.get("threads"), state.step > 0, device, lambda: trial_step(job))
         run = keep_threads(run, kept)
         if parallel.is_main():
             parameters = sum(weight.numel() for weight in state.module.net.parameters())
@@ -442,7 +447,7 @@ def train(composition: ComposedConfig, run_dir: Path, device: str, command: list
                 f"steps of batch {config.train.batch_size}, {components.precision} on {device}, "
                 f"{parallel.world_size()} process(es){f'; continuing after step {state.step}' if state.step else ''}"
             )
-            say_plan(config, len(data), run_dir)
+            say_plan(config, len(data), run_dir, seconds)
         with parallel.agreed():
             corrupt = CorruptLog(run_dir, state.step) if config.data.corrupt == "skip" else None
         source = training_source(data, config, components) if state.step < last else data

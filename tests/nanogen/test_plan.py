@@ -212,6 +212,16 @@ def test_a_calibrated_machine_is_used():
     assert len(found.lines()) == 3
 
 
+def test_a_measured_step_is_trusted_above_any_calibration():
+    calibration.keep(RATES.model_copy(update={"error": 0.78}))
+    found = plan(config("digits"), Machine(step_seconds=0.25))
+    assert found.images_per_second == pytest.approx(64 / 0.25)
+    assert found.training_hours == pytest.approx(found.steps * 0.25 / 3600)
+    drawn = 360 * found.sampling_flops / found.training_flops
+    assert found.evaluation_hours == pytest.approx(drawn * 0.25 / 64 / 3600, rel=0.01)
+    assert found.lines()[0].endswith("on 1 x this machine, by its first steps")
+
+
 def test_the_lines_say_what_is_not_known_and_what_is_doubtful():
     unknown = plan(config("digits")).lines()
     assert re.search(r"^time unknown, disk .* MB; once `nanogen bench --calibrate` has measured this", unknown[2])

@@ -34,7 +34,9 @@ def step_of(seconds):
 
 @pytest.mark.parametrize(("seconds", "best"), [({1: 0.01, 2: 0.03}, 1), ({1: 0.03, 2: 0.01}, 2)])
 def test_the_faster_number_is_chosen_said_and_set(seconds, best, capsys):
-    assert threads.settle(None, False, "cpu", step_of(seconds)) == best
+    number, measured = threads.settle(None, False, "cpu", step_of(seconds))
+    assert number == best
+    assert 0.01 <= measured < 0.03
     assert torch.get_num_threads() == best
     assert capsys.readouterr().err.startswith(f"{best} thread(s): a step takes ")
 
@@ -45,22 +47,24 @@ def test_a_single_slow_step_decides_nothing():
     def trial():
         return lambda: time.sleep({1: 0.02, 2: 0.2 if next(turn) == 2 else 0.0}[torch.get_num_threads()])
 
-    assert threads.settle(None, False, "cpu", trial) == 2
+    assert threads.settle(None, False, "cpu", trial)[0] == 2
 
 
 def test_what_a_run_keeps_holds_and_one_that_was_begun_is_not_measured():
-    assert threads.settle(1, True, "cpu", pytest.fail) == torch.get_num_threads() == 1
+    assert threads.settle(1, True, "cpu", pytest.fail) == (1, None)
+    assert torch.get_num_threads() == 1
     torch.set_num_threads(2)
-    assert threads.settle(None, True, "cpu", pytest.fail) == torch.get_num_threads() == 2
+    assert threads.settle(None, True, "cpu", pytest.fail) == (2, None)
+    assert torch.get_num_threads() == 2
 
 
 @pytest.mark.parametrize("name", ["OMP_NUM_THREADS", "WORLD_SIZE"])
 def test_nothing_is_chosen_against_the_user_or_torchrun(monkeypatch, name):
     monkeypatch.setenv(name, "1")
-    assert threads.settle(1, False, "cpu", pytest.fail) is None
+    assert threads.settle(1, False, "cpu", pytest.fail) == (None, None)
     assert torch.get_num_threads() == 2
     monkeypatch.delenv(name)
-    assert threads.settle(1, False, "cuda:0", pytest.fail) is None
+    assert threads.settle(1, False, "cuda:0", pytest.fail) == (None, None)
 
 
 @pytest.mark.parametrize(
@@ -83,8 +87,15 @@ def test_a_use_of_a_run_takes_its_threads_unless_somebody_chose(monkeypatch, kep
     assert torch.get_num_threads() == 2
 
 
+def test_the_plan_before_a_training_knows_the_step_that_was_measured(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(threads, "_measured", lambda most, step: (1, 0.5))
+    train(tiny(1), tmp_path / "run", "cpu", [])
+    batch = tiny(1).config.train.batch_size
+    assert f"\n{batch / 0.5:.4g} images/s, " in capsys.readouterr().err
+
+
 def test_images_of_a_run_are_made_with_its_threads(tmp_path, monkeypatch):
-    monkeypatch.setattr(threads, "_measured", lambda most, step: 1)
+    monkeypatch.setattr(threads, "_measured", lambda most, step: (1, 0.5))
     run = train(tiny(1), tmp_path / "run", "cpu", [])
     torch.set_num_threads(2)
     used, draw = [], ImagePipeline.in_batches
@@ -118,7 +129,7 @@ def test_a_trial_step_computes_gradients_and_leaves_nothing(monkeypatch):
 
 def test_a_run_keeps_its_threads_and_goes_on_with_them(tmp_path, monkeypatch):
     """Another choice on the day of its continuation would round sums differently."""
-    monkeypatch.setattr(threads, "_measured", lambda most, step: step() or 1)
+    monkeypatch.setattr(threads, "_measured", lambda most, step: (step() or 1, 0.5))
     used = []
     monkeypatch.setattr(EMA, "update", lambda self, step: used.append(torch.get_num_threads()))
     run = train(tiny(1), tmp_path / "run", "cpu", [])
