@@ -230,6 +230,13 @@ def test_laptop_results_are_drawn_over_the_distance_they_have():
     assert shown.panels[0].key == "simpleeval_shapes_v1"
 
 
+def test_the_axis_is_the_same_with_and_without_guidance():
+    records = [measured(name, "class_conditional", {"fd_digits": number}) for number, name in enumerate("abc")]
+    guided = figure(records, "measured", "cfg")
+    assert guided.x_key == "fd_digits"
+    assert "holds ImageNet FID" not in undrawn(guided)
+
+
 def test_a_panel_that_cannot_be_drawn_says_why():
     scores = {"geneval_overall": 0.6, "dpgbench": 0.7}
     records = [*pair("a", 3.0, scores), *pair("b", 4.0, scores)]

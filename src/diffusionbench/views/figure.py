@@ -26,7 +26,7 @@ from diffusionbench.metrics import METRICS
 from diffusionbench.record import Record
 from diffusionbench.registry import require
 from diffusionbench.study.cells import status_of
-from diffusionbench.study.columns import MEASURED, declared, guidance_state
+from diffusionbench.study.columns import MEASURED, declared
 from diffusionbench.study.correlate import fit_line, pearson
 from diffusionbench.study.cost import is_derived
 from diffusionbench.study.floors import families_of, floor_of
@@ -172,7 +172,7 @@ def figure(
     pool = in_set(records, score_set)
     present = {key for record in pool for key in record.values}
     if x is None:
-        x = _usual_x(pool, guidance) if score_set == MEASURED else "fid"
+        x = _usual_x(pool) if score_set == MEASURED else "fid"
     panels = []
     for name in _names(pool, score_set, present):
         try:
@@ -190,13 +190,13 @@ def figure(
     return Figure(score_set, guidance, x, tuple(panels), _anchors(pool, x))
 
 
-def _usual_x(pool: Sequence[Record], guidance: str) -> str:
-    """Return the horizontal metric of measured records.
+def _usual_x(pool: Sequence[Record]) -> str:
+    """Return the horizontal metric of measured records, guided or not.
 
     Only the Inception network gives an FID; laptop-scale results have the Frechet distance of the digits judge. An FID
     that fits no column must not change everybody's axis.
     """
-    held = {key for record in pool if guidance_state(record) == guidance for key in record.values}
+    held = {key for record in pool for key in record.values}
     columns = [c for board in declared().values() if board.records == MEASURED for c in board.columns]
     fits = any(c.key == "fid" and "fid" in r.values and not c.misfits(r) for r in pool for c in columns)
     return "fd_digits" if "fd_digits" in held and not fits else "fid"
