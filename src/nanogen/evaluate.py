@@ -34,7 +34,7 @@ from diffusionbench.sample import Sample
 from diffusionbench.shown import printable
 from diffusionbench.store import ImageStore
 from diffusionbench.writing import remove, write_errors
-from nanogen import parallel
+from nanogen import parallel, threads
 from nanogen.build import Components
 from nanogen.conditions import CONDITIONS, SampleSpec
 from nanogen.config import TRAINING_IMAGES, Config, differences
@@ -373,7 +373,8 @@ def evaluate_run(
         # The table of methods does not say on which images it was chosen.
         tuning = Tuning(split="not stated (eval.tuned_scale)") if tuned else None
         command = _command(run, loaded.step, pipeline.config, "--tuned") if tuned else None
-        return evaluate(pipeline, run, loaded.step, save=out is None, tuning=tuning, command=command)
+        with threads.as_trained(run.facts.get("threads"), device):
+            return evaluate(pipeline, run, loaded.step, save=out is None, tuning=tuning, command=command)
 
 
 def grid_path(run: Path, step: int) -> Path:

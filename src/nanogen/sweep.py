@@ -11,6 +11,7 @@ import json
 import math
 import shlex
 from collections.abc import Callable
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -22,7 +23,7 @@ from diffusionbench.metrics import METRICS
 from diffusionbench.record import Record, Tuning, stderr_of
 from diffusionbench.registry import nearest, require
 from diffusionbench.writing import write_atomic, write_errors
-from nanogen import parallel
+from nanogen import parallel, threads
 from nanogen.config import Config
 from nanogen.evaluate import TUNED_INTERVAL, evaluate, evaluation_of, finished_record, guided, keep, open_run
 from nanogen.log import say
@@ -193,9 +194,11 @@ def sweep_run(path: Path, request: SweepRequest) -> Record | None:
     Raises:
         UserError: see `Tuner` and `nanogen.evaluate.evaluate`.
     """
-    with parallel.processes() as device:
+    with parallel.processes() as device, ExitStack() as held:
         with parallel.agreed():
-            tuner = Tuner(*open_run(path, device, request.step), request)
+            loaded, run = open_run(path, device, request.step)
+            tuner = Tuner(loaded, run, request)
+        held.enter_context(threads.as_trained(run.facts.get("threads"), device))
         unguided = tuner.record(tuner.pipeline("odd", "guidance.scale=1.0"), EVALS)
         reason = OBJECTIVES[tuner.config.objective["name"]].unguided
         if reason:

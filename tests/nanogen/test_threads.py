@@ -11,8 +11,10 @@ from tiny import tiny
 from nanogen import run as runs
 from nanogen import threads
 from nanogen.ema import EMA
+from nanogen.evaluate import evaluate_run
 from nanogen.pipeline import ImagePipeline
 from nanogen.sample import SampleRequest, sample_run
+from nanogen.sweep import SweepRequest, sweep_run
 from nanogen.train import check, train, trial_step
 
 
@@ -95,13 +97,23 @@ def test_the_plan_before_a_training_knows_the_step_that_was_measured(tmp_path, m
 
 
 def test_images_of_a_run_are_made_with_its_threads(tmp_path, monkeypatch):
+    """Another number rounds sums differently, and a record's command gives its images again."""
     monkeypatch.setattr(threads, "_measured", lambda most, step: (1, 0.5))
-    run = train(tiny(1), tmp_path / "run", "cpu", [])
+    few = "eval.metrics=[fd_digits]", "eval.num_samples=20", "data.image_size=8", "eval.every=never"
+    run = train(tiny(1, *few), tmp_path / "run", "cpu", []).path
     torch.set_num_threads(2)
-    used, draw = [], ImagePipeline.in_batches
-    monkeypatch.setattr(ImagePipeline, "in_batches", lambda *a: used.append(torch.get_num_threads()) or draw(*a))
-    assert sample_run(run.path, [], SampleRequest(num=3, batch_size=2), tmp_path / "grid.png")
-    assert (used, torch.get_num_threads()) == ([1, 1], 2)
+    used, draw = set(), ImagePipeline.__call__
+    monkeypatch.setattr(
+        ImagePipeline, "__call__", lambda *a, **more: used.add(torch.get_num_threads()) or draw(*a, **more)
+    )
+    for make in (
+        lambda: sample_run(run, [], SampleRequest(num=3, batch_size=2), tmp_path / "grid.png"),
+        lambda: evaluate_run(run, ["sampler.num_steps=3"], False, None),
+        lambda: sweep_run(run, SweepRequest(grid=(1.0,))),
+    ):
+        assert make()
+        assert (used, torch.get_num_threads()) == ({1}, 2)
+        used.clear()
 
 
 def test_waiting_is_cut_short_unless_the_user_chose(monkeypatch):
