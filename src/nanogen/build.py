@@ -95,6 +95,9 @@ def build_losses(config: Config, components: Components, net: DDT) -> dict[str, 
             raise RequestError(f"losses.{name}: {error} Or train without it: losses.{name}.weight=0.") from None
         for tap in loss.taps:
             if tap not in taps:
-                raise ConfigError(f"extra loss '{name}' reads '{tap}', and the network has {', '.join(taps)}.")
+                raise ConfigError(
+                    f"extra loss '{name}' reads '{tap}', and the network has {', '.join(taps)}. Change losses.{name}.* "
+                    "or model.*."
+                )
         losses[name] = loss.to(components.device)
     return losses

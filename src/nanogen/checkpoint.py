@@ -382,6 +382,14 @@ def read_header(path: Path) -> dict[str, str]:
         return dict(file.metadata() or {})
 
 
+def no_weights(tensors: Mapping[str, Tensor]) -> list[str]:
+    """Return which tensors cannot be weights, each with the reason."""
+    kinds = {name: str(tensor.dtype).removeprefix("torch.") for name, tensor in tensors.items()}
+    return [f"{name} holds {kinds[name]}" for name, tensor in tensors.items() if not tensor.is_floating_point()] or [
+        f"{name} holds values that are not finite" for name, tensor in tensors.items() if not tensor.isfinite().all()
+    ]
+
+
 def load_weights(model: nn.Module, tensors: Mapping[str, Tensor], origin: str) -> None:
     """Copy tensors into a network of the same architecture.
 
@@ -398,11 +406,6 @@ def load_weights(model: nn.Module, tensors: Mapping[str, Tensor], origin: str) -
     ]
     if problems:
         raise CheckpointError(f"{origin} is of another architecture: {few(problems, '; ')}.")
-    kinds = {name: str(tensors[name].dtype).removeprefix("torch.") for name in shared}
-    problems = [f"{name} holds {kinds[name]}" for name in shared if not tensors[name].is_floating_point()]
-    problems = problems or [
-        f"{name} holds values that are not finite" for name in shared if not tensors[name].isfinite().all()
-    ]
-    if problems:
+    if problems := no_weights(tensors):
         raise CheckpointError(f"{origin} holds no weights: {few(problems, '; ')}. Use a file that nanogen wrote.")
     model.load_state_dict(dict(tensors))

@@ -523,15 +523,21 @@ def _check_needs(name: str, config: Config, merged: Mapping[str, Leaf]) -> None:
 
 def _check_objective(config: Config, merged: Mapping[str, Leaf]) -> None:
     """Refuse samplers, steps and guidance for which the objective is not defined."""
-    name, internal = config.objective["name"], config.guidance.internal.scales != (1, 1)
+    name, guidance = config.objective["name"], config.guidance
     spec, sampler, num_steps = OBJECTIVES[name], config.sampler.name, config.sampler.num_steps
+    drop_prob, scaled = config.condition.drop_prob, guidance.scale != 1
+    internal = zip(("guidance.internal.scale", "guidance.internal.null_scale"), guidance.internal.scales, strict=True)
+    guided = [key for key, scale in (("guidance.scale", guidance.scale), *internal) if scale != 1]
     key, problem = "", ""
-    if spec.unguided and (config.guidance.scale != 1 or internal):
-        key = "guidance.scale" if config.guidance.scale != 1 else "guidance.internal.scale"
+    if spec.unguided and guided:
+        key = guided[0]
         problem = f"guidance in sampling is not defined for objective '{name}': {spec.unguided}. Set {key}=1."
-    elif internal and config.objective.get("early_depth") is None:
-        key = "guidance.internal.scale"
+    elif guided not in ([], ["guidance.scale"]) and config.objective.get("early_depth") is None:
+        key = next(key for key in guided if key != "guidance.scale")
         problem = "it needs a network that was trained with an early output (objective.early_depth). Set it to 1."
+    elif not 0 < drop_prob < 1 and (scaled or spec.guided(spec.options.model_validate(config.objective))):
+        key, remedy = ("guidance.scale", 1) if scaled else ("condition.drop_prob", 0.1)
+        problem = f"guidance needs a condition.drop_prob between 0 and 1, found {drop_prob:g}. Set {key}={remedy}."
     elif spec.num_times == 2 and not SAMPLERS[sampler].for_means:
         means = few([known for known in SAMPLERS if SAMPLERS[known].for_means])
         key, problem = "sampler.name", f"objective '{name}' gives mean velocities, '{sampler}' takes none. Set {means}."

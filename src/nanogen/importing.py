@@ -12,7 +12,9 @@ from torch import Tensor
 
 from diffusionbench.bounds import DURATION
 from diffusionbench.errors import CheckpointError
+from diffusionbench.shown import few
 from diffusionbench.writing import check_place, make_folder, write_atomic, write_errors
+from nanogen.checkpoint import no_weights
 from nanogen.conditions import CONDITIONS
 from nanogen.config import Config
 from nanogen.latents import LATENTS
@@ -32,7 +34,7 @@ def import_network(file: Path, config: Config, out: Path) -> int:
         The step of a training file; 0 where the file does not say.
 
     Raises:
-        CheckpointError: if the file is damaged or of another architecture; differing names are listed.
+        CheckpointError: if the file is damaged, of another architecture, or holds no weights; the names are listed.
     """
     check_place(out)
     if not file.is_file():
@@ -51,6 +53,8 @@ def import_network(file: Path, config: Config, out: Path) -> int:
         tensors = from_released(weights, resolve(config).shape)
     except CheckpointError as error:
         raise CheckpointError(f"{file}: {error}. Choose the task, method and scale it was trained with.") from None
+    if problems := no_weights(tensors):
+        raise CheckpointError(f"{file} holds no weights: {few(problems, '; ')}. Give a released checkpoint.")
     header = {
         "config": json.dumps(config.model_dump(mode="json")),
         "config_hash": config.hash,

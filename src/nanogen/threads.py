@@ -58,7 +58,7 @@ def settle(
 
 @contextmanager
 def as_trained(kept: int | None, device: str) -> Iterator[None]:
-    """While it is entered, compute with what a run keeps, where this machine has so many threads and nobody chose."""
+    """Compute with the threads that a run keeps, unless somebody chose others or this machine has fewer."""
     import torch
 
     most = torch.get_num_threads()

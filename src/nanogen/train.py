@@ -377,7 +377,7 @@ def check(composition: ComposedConfig, device: str, command: list[str]) -> Job:
 
 
 def trial_step(job: Job) -> Callable[[], None]:
-    """Return a function that computes the gradient of one update on random data, and forgets it."""
+    """Return a function that computes the gradient of a micro-batch of random data, and forgets it."""
     shape, config = job.components.derived.shape, job.config
     latent = SyntheticLatent(job.components.derived.latent, job.components.device)
     conditioner = SyntheticConditioner(shape, TRIAL_TOKENS, job.components.device)
@@ -399,8 +399,11 @@ def say_plan(config: Config, num_images: int, folder: Path, seconds: float | Non
     """Say in three lines what the training will cost, and what does not fit.
 
     Args:
-        seconds: of a step, where one was measured.
+        seconds: of a trial step, where one was measured.
     """
+    # Trial steps are of one kind; where steps with a derivative lie between others, they are not the mean.
+    if seconds is not None:
+        seconds = None if OBJECTIVES[config.objective["name"]].forward_mode else seconds * config.train.accumulation
     machine = Machine(devices=parallel.world_size(), step_seconds=seconds)
     try:
         lines = plan(config, machine, num_images=num_images, folder=folder).lines()

@@ -384,7 +384,7 @@ FIELDS = {
         "minilm-l6-shapes", parts(lambda made: made.conditioner._states.encoder.name), None, CAPTIONS
     ),
     "condition.max_tokens": Field("7", parts(lambda made: made.conditioner._states.encoder.max_tokens), 7, CAPTIONS),
-    "condition.drop_prob": Field("1.0", once(dropped), 1.0, ("condition.drop_prob=0",)),
+    "condition.drop_prob": Field("1.0", once(dropped), 1.0, ("condition.drop_prob=0", "guidance.scale=1")),
     "data.name": Field("shapes", refusal, "the data has no labels", ("data.image_size=24",)),
     "data.path": Field("{data}/white", opened(lambda data: data.classes), ("white",), FOLDER),
     "data.weights": Field("[3, 1]", opened(share_of_white), 0.25, (*BLACK_AND_WHITE, *CAPTIONS)),

@@ -67,6 +67,20 @@ WRONG = {
         {"t_embedder.W": torch.zeros(3)}
     ),
     "states the step -1": lambda tensors: tensors.update(ema=dict(tensors), step=-1),
+    r"unknown 3\.": lambda tensors: tensors.update({3: torch.zeros(1)}),
+    r"unknown 3\. Choose": lambda tensors: tensors.update(ema={**tensors, 3: torch.zeros(1)}),
+    r"holds no weights: time\.frequencies holds int32\. Give": lambda tensors: tensors.update(
+        {"t_embedder.W": tensors["t_embedder.W"].int()}
+    ),
+    r"holds no weights: time\.frequencies holds values that are not finite\. Give": lambda tensors: tensors.update(
+        {"t_embedder.W": torch.full((256,), torch.nan)}
+    ),
+    "holds sparse tensors or some without values": lambda tensors: tensors.update(
+        {"t_embedder.W": tensors["t_embedder.W"].to_sparse()}
+    ),
+    "holds sparse tensors or some without values. Get": lambda tensors: tensors.update(
+        ema={**tensors, "t_embedder.W": torch.empty(256, device="meta")}
+    ),
     "holds more than tensors": lambda tensors: tensors.update(ema=[1]),
 }
 
@@ -83,7 +97,8 @@ def test_files_of_other_networks_are_refused_with_the_names_that_differ(reason, 
 
 def test_a_file_that_holds_code_is_refused(tmp_path):
     torch.save({"ema": CONFIG}, tmp_path / "released.pt")
-    with pytest.raises(CheckpointError, match="cannot be read as plain tensors"):
+    # And it is not advised to execute it.
+    with pytest.raises(CheckpointError, match="cannot be read as plain tensors: it holds more than plain"):
         import_network(tmp_path / "released.pt", CONFIG, tmp_path / "ema.safetensors")
     with pytest.raises(CheckpointError, match=r"absent\.pt is not a file"):
         import_network(tmp_path / "absent.pt", CONFIG, tmp_path / "ema.safetensors")

@@ -231,12 +231,15 @@ GIVEN = ("objective.name=meanflow", "guidance.scale=1", "sampler.num_steps=2")
     [
         ("guidance.scale=2", r"guidance.scale: guidance in sampling is not defined for objective 'meanflow': its guid"),
         ("guidance.internal.scale=2", r"guidance.internal.scale: guidance in sampling is not defined"),
+        ("guidance.internal.null_scale=2", r"command line: guidance.internal.null_scale: .*Set guidance.internal.nu"),
         (
             "sampler.num_steps=3",
             r"objective 'meanflow' is sampled in at most 2 steps, found 3\. Set sampler.num_st",
         ),
         ("sampler.name=heun", r"objective 'meanflow' gives mean velocities, 'heun' takes none\. Set euler\."),
         ("objective.kappa=1", r"objective.kappa: input should be less than 1"),
+        ("objective.early_weight=0", r"objective.early_weight: input should be greater than 0"),
+        ("objective.omega=0", r"objective.omega: input should be greater than 0"),
         ("objective.interval=[1, 0]", r"objective.interval: must be two times 0 <= low <= high <= 1"),
     ],
 )
@@ -247,6 +250,23 @@ def test_what_is_not_defined_is_refused(override, message):
     if override.startswith(("guidance", "sampler")):
         with pytest.raises(ConfigError, match=message):
             changed(config, [override], ("sampler", "guidance"), "the run is trained")
+
+
+@pytest.mark.parametrize("drop", [0, 1])
+def test_guidance_is_refused_where_training_never_sees_one_of_its_branches(drop):
+    """What was never trained for gives anything."""
+    never, found = f"condition.drop_prob={drop}", rf"condition.drop_prob between 0 and 1, found {drop}\)"
+    for options in ("objective.kappa=0.5", "objective.omega=2"):
+        with pytest.raises(ConfigError, match=rf"condition.drop_prob: guidance needs .*{found}. Set condition"):
+            tiny(1, *GIVEN, never, options)
+    tiny(1, *GIVEN, never)
+    tiny(1, "objective.early_depth=1", "guidance.internal.scale=2", "guidance.scale=1", never)
+    plain = tiny(1, never, "guidance.scale=1").config
+    for given in (["guidance.scale=2"], ["objective.early_depth=1", "guidance.internal.scale=2", "guidance.scale=2"]):
+        with pytest.raises(ConfigError, match=rf"guidance.scale: guidance needs .*{found}. Set guidance.scale=1"):
+            tiny(1, never, *given)
+    with pytest.raises(ConfigError, match=r"guidance.scale: guidance needs"):
+        changed(plain, ["guidance.scale=2"], ("sampler", "guidance"), "the run is trained")
 
 
 def test_a_vector_and_two_times_are_refused_together(tmp_path):

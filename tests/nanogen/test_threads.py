@@ -89,11 +89,20 @@ def test_a_use_of_a_run_takes_its_threads_unless_somebody_chose(monkeypatch, kep
     assert torch.get_num_threads() == 2
 
 
-def test_the_plan_before_a_training_knows_the_step_that_was_measured(tmp_path, monkeypatch, capsys):
+@pytest.mark.parametrize("accumulation", [1, 2])
+def test_the_plan_before_a_training_knows_the_step_that_was_measured(tmp_path, monkeypatch, capsys, accumulation):
     monkeypatch.setattr(threads, "_measured", lambda most, step: (1, 0.5))
-    train(tiny(1), tmp_path / "run", "cpu", [])
-    batch = tiny(1).config.train.batch_size
-    assert f"\n{batch / 0.5:.4g} images/s, " in capsys.readouterr().err
+    composed = tiny(1, f"train.accumulation={accumulation}")
+    train(composed, tmp_path / "run", "cpu", [])
+    # What is tried is a micro-batch.
+    seconds = 0.5 * accumulation
+    assert f"\n{composed.config.train.batch_size / seconds:.4g} images/s, " in capsys.readouterr().err
+
+
+def test_the_plan_takes_a_step_of_one_kind_for_no_mean_of_two(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(threads, "_measured", lambda most, step: (1, 0.5))
+    train(tiny(1, "objective.name=meanflow", "guidance.scale=1", "sampler.num_steps=1"), tmp_path / "run", "cpu", [])
+    assert "by its first steps" not in capsys.readouterr().err
 
 
 def test_images_of_a_run_are_made_with_its_threads(tmp_path, monkeypatch):

@@ -84,7 +84,7 @@ class Difference:
         beyond: whether the difference exceeds its uncertainty (5 %, two-sided); None where there is no verdict.
         how: how the error was formed, in words.
         paired: number of images in common, where values were compared image by image.
-        flipped: images that only one of both got right; of shares only.
+        flipped: images of which the values, 0 or 1, differ; of shares only.
     """
 
     first: float

@@ -13,6 +13,7 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
+from torch.utils._pytree import tree_leaves
 
 from diffusionbench.errors import CheckpointError, RequestError
 from diffusionbench.schema import file_digest
@@ -123,7 +124,10 @@ def read_tensors(path: Path, owner: str) -> dict[str, Any]:
         ) from None
     if not isinstance(content, dict):
         raise CheckpointError(f"{owner}: {path} holds a {type(content).__name__}, expected tensors by name.")
-    return content
+    if any(isinstance(one, Tensor) and (one.is_meta or one.layout != torch.strided) for one in tree_leaves(content)):
+        raise CheckpointError(f"{owner}: {path} holds sparse tensors or some without values. Get dense ones.")
+    # A number as a name is a foreign one.
+    return {str(name): value for name, value in content.items()}
 
 
 def tensors_digest(tensors: Mapping[str, Tensor]) -> str:

@@ -94,6 +94,7 @@ def restack(
     Raises:
         CheckpointError: if tensors are missing, left over or of another shape; the first are listed, all are counted.
     """
+    released = {str(name): tensor for name, tensor in released.items()}
     wanted = {name: tuple(parameter.shape) for name, parameter in net.named_parameters()}
     known = {source for name in wanted for source in parts[name]}
     problems = [f"missing {name}" for name in sorted(known - set(released))]

@@ -18,6 +18,7 @@ from nanogen.latents import LATENTS
 from nanogen.settings import Interval, Time01
 
 Factor = Annotated[float, Field(ge=0, le=bounds.FACTOR)]
+Positive = Annotated[float, Field(gt=0, le=bounds.FACTOR)]
 
 
 class FlowOptions(Strict):
@@ -30,7 +31,7 @@ class FlowOptions(Strict):
     name: str
     predict: Literal["v", "x"]
     early_depth: int | None = Field(None, ge=1, le=bounds.DEPTH)
-    early_weight: Factor = 1.0
+    early_weight: Positive = 1.0
 
     def shape(self) -> dict[str, Any]:
         """Return what the options ask of a network, as fields of `nanogen.model.shape.Shape`."""
@@ -69,14 +70,18 @@ class MeanFlowOptions(FlowOptions):
 
     fm_ratio: Time01 = 0.75
     kappa: float = Field(0.0, ge=0, lt=1)
-    omega: Factor = 1.0
+    omega: Positive = 1.0
     interval: Interval = (0.0, 1.0)
     power: Factor = 1.0
-    eps: float = Field(0.01, gt=0, le=bounds.FACTOR)
+    eps: Positive = 0.01
+
+    def guided(self) -> bool:
+        """Return whether guidance is trained in."""
+        return self.kappa != 0 or self.omega != 1
 
     def passes(self) -> float:
         """Return the forward passes that a training step costs, the mean over both kinds of step."""
-        guided = self.kappa != 0 or self.omega != 1
+        guided = self.guided()
         # Forward mode is a second pass; guidance looks at the null branch, and at the other where it is not there yet.
         derived = 4 + guided * (1 + (self.kappa != 0))
         return self.fm_ratio * (3 + guided) + (1 - self.fm_ratio) * derived
@@ -97,6 +102,7 @@ class ObjectiveSpec:
         shape: what the options ask of a network, as fields of `nanogen.model.shape.Shape`.
         networks: latent spaces whose frozen encoders training reads, by its options.
         passes: forward passes that a training step costs, by its options; a backward pass counts as two.
+        guided: whether guidance is trained in, by its options, so that training looks at the null condition.
         max_steps: solver steps that it is meant for; None: any number.
         unguided: why guidance in sampling is not defined; "" where it is.
         excludes: objectives that cannot take its place in a method, each with the reason.
@@ -112,6 +118,7 @@ class ObjectiveSpec:
     shape: Callable[[Any], Mapping[str, Any]] = lambda options: {}
     networks: Callable[[Any], tuple[str, ...]] = lambda options: ()
     passes: Callable[[Any], float] = lambda options: 3.0
+    guided: Callable[[Any], bool] = lambda options: False
     max_steps: int | None = None
     unguided: str = ""
     excludes: Mapping[str, str] = field(default_factory=dict)
@@ -142,6 +149,7 @@ OBJECTIVES: Table[ObjectiveSpec] = Table(
             load="nanogen.objectives.meanflow:MeanFlow",
             shape=MeanFlowOptions.shape,
             passes=MeanFlowOptions.passes,
+            guided=MeanFlowOptions.guided,
             num_times=2,
             forward_mode=True,
             max_steps=2,

@@ -40,7 +40,9 @@ class ForwardRules(TorchFunctionMode):
         return make_dual(value, tangent)
 
 
-def _affine(func: Any, primals: Sequence[Any], tangents: Sequence[Any], **options: Any) -> Tensor:
+def _affine(
+    func: Any, primals: Sequence[Any], tangents: Sequence[Any], bias: Tensor | None = None, **options: Any
+) -> Tensor:
     """y = W x + b: dy = W dx."""
     weight, without_bias = primals[1], (None, *primals[3:])
     return func(tangents[0], weight, *without_bias, **options)
@@ -70,14 +72,16 @@ def _rms_norm(func: Any, primals: Sequence[Any], tangents: Sequence[Any], weight
 def _attention(func: Any, primals: Sequence[Any], tangents: Sequence[Any], attn_mask: Tensor | None = None) -> Tensor:
     """y = P v with P = softmax(q k^T / sqrt(D)): dy = dP v + P dv, and dP as its backward pass has it."""
     (q, k, v), (dq, dk, dv) = primals, tangents
+    # Stated: of both arguments of the derivative autocast on CUDA raises the weights alone, and their types must agree.
+    exact = torch.promote_types(v.dtype, torch.float32)
     scale = q.shape[-1] ** -0.5
     q, dq = q * scale, dq * scale
     scores = q @ k.mT
     if attn_mask is not None:
         scores = scores.masked_fill(~attn_mask, float("-inf"))
-    weights = scores.softmax(-1)
-    moved = torch.ops.aten._softmax_backward_data(dq @ k.mT + q @ dk.mT, weights, -1, weights.dtype)
-    return moved @ v + weights @ dv
+    weights = scores.softmax(-1, dtype=exact)
+    moved = torch.ops.aten._softmax_backward_data((dq @ k.mT + q @ dk.mT).to(exact), weights, -1, exact)
+    return moved.to(v.dtype) @ v + weights.to(v.dtype) @ dv
 
 
 RULES: Final[Mapping[Any, Rule]] = {

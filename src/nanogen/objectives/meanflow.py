@@ -81,7 +81,7 @@ class MeanFlow(Flow):
     ) -> Tensor:
         """Return the target g; v* outside the interval and for images whose condition was dropped."""
         kappa, omega, (low, high) = self.options.kappa, self.options.omega, self.options.interval
-        if kappa == 0 and omega == 1:
+        if not self.options.guided():
             return v
         t_ = t[:, None, None, None]
         with torch.no_grad():

@@ -36,7 +36,7 @@ from nanogen.text import EncoderSpec
 BATCH_SIZE = 64
 # Files that decide the states beside the weights.
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "spiece.model", "vocab.txt", "vocab.json", "merges.txt")
-# Weights in the format of transformers, what is read first first. Some repositories hold pickled ones alone.
+# Weights in the format of transformers, in the order of preference. Some repositories hold pickled ones alone.
 _WEIGHTS = ("*.safetensors", "pytorch_model*.bin")
 
 
