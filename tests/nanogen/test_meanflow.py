@@ -255,15 +255,15 @@ def test_what_is_not_defined_is_refused(override, message):
 @pytest.mark.parametrize("drop", [0, 1])
 def test_guidance_is_refused_where_training_never_sees_one_of_its_branches(drop):
     """What was never trained for gives anything."""
-    never, found = f"condition.drop_prob={drop}", rf"condition.drop_prob between 0 and 1, found {drop}\)"
+    never, found = f"condition.drop_prob={drop}", rf"guidance needs a condition.drop_prob between 0 and 1, found {drop}"
     for options in ("objective.kappa=0.5", "objective.omega=2"):
-        with pytest.raises(ConfigError, match=rf"condition.drop_prob: guidance needs .*{found}. Set condition"):
+        with pytest.raises(ConfigError, match=rf"condition.drop_prob: {found}. Set condition"):
             tiny(1, *GIVEN, never, options)
     tiny(1, *GIVEN, never)
     tiny(1, "objective.early_depth=1", "guidance.internal.scale=2", "guidance.scale=1", never)
     plain = tiny(1, never, "guidance.scale=1").config
     for given in (["guidance.scale=2"], ["objective.early_depth=1", "guidance.internal.scale=2", "guidance.scale=2"]):
-        with pytest.raises(ConfigError, match=rf"guidance.scale: guidance needs .*{found}. Set guidance.scale=1"):
+        with pytest.raises(ConfigError, match=rf"guidance.scale: {found}. Set guidance.scale=1"):
             tiny(1, never, *given)
     with pytest.raises(ConfigError, match=r"guidance.scale: guidance needs"):
         changed(plain, ["guidance.scale=2"], ("sampler", "guidance"), "the run is trained")
