@@ -573,8 +573,8 @@ def test_records_of_one_task_are_a_sentence_and_no_empty_panel(browser, tmp_path
     for guidance in ("none", "cfg"):
         page.goto(f"{(tmp_path / 'out' / 'index.html').as_uri()}#guidance={guidance}")
         assert page.locator(".panel:visible").count() == 0
-        # Without guided records the horizontal axis is the FID, which none holds.
-        missing = "GenEval" if task is digits and guidance == "none" else "FID"
+        # Without a distance of digits the horizontal axis is the FID, which none holds.
+        missing = "GenEval" if task is digits else "FID"
         told = page.inner_text("#undrawn")
         assert told.startswith(f"There is nothing to draw: no record of set 'measured' holds {missing}")
         assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
