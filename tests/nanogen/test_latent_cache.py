@@ -296,7 +296,7 @@ def test_statistics_of_a_space_that_has_none_are_those_of_its_latents(folder, tm
 
 def test_statistics_that_cannot_be_used_or_written_are_refused_before_an_image_is_read(folder, tmp_path, monkeypatch):
     monkeypatch.setattr(prepare, "in_order", lambda *given: pytest.fail("images were read"))
-    with pytest.raises(ConfigError, match="takes images of 32 pixels, data.image_size is 64"):
+    with pytest.raises(ConfigError, match=r"takes images of 32 pixels, data\.image_size is 64"):
         prepare_statistics(composition(folder, "latent=toy-rae", "data.image_size=64").config, tmp_path / "out")
     (tmp_path / "file").touch()
     with pytest.raises(RequestError, match="file is no folder"):
