@@ -15,8 +15,9 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from diffusionbench.errors import CheckpointError, RequestError
+from diffusionbench.judges.hub import UNREADABLE
 from diffusionbench.schema import file_digest
-from diffusionbench.shown import clipped, first_line
+from diffusionbench.shown import clipped, few, first_line
 from nanogen.hub import opened_hub
 from nanogen.latents import LatentSpec
 from nanogen.latents.files import SHARDED, WeightFiles, locate, remedy
@@ -95,12 +96,33 @@ def open_pretrained(library: Any, name: str, folder: Path, owner: str, **options
             found = getattr(library, name).from_pretrained(
                 folder, local_files_only=True, output_loading_info=True, **options
             )
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, RuntimeError, SafetensorError) as error:
-        reason = clipped(" ".join(str(error).split()), 400)
+    except pickle.UnpicklingError:
+        raise CheckpointError(
+            f"{owner}: {folder} holds pickled weights with more than plain tensors, which may be code. Get the files "
+            "again, as safetensors where there are some."
+        ) from None
+    except UNREADABLE as error:
+        reason = clipped(" ".join(str(error).split()), 400).rstrip(".")
         raise CheckpointError(
             f"{owner}: {library.__name__} cannot open {folder}: {reason}. Get the files again."
         ) from None
     return found
+
+
+def check_whole(loaded: Mapping[str, Any], folder: Path, owner: str, unused: str = "") -> None:
+    """Refuse a model of which the files hold too little: its library fills the rest with random numbers.
+
+    Args:
+        loaded: what `open_pretrained` says of its tensors.
+        unused: beginning of the names of tensors that nothing is computed with.
+
+    Raises:
+        CheckpointError: listing the missing ones.
+    """
+    problems = [f"missing {key}" for key in loaded["missing_keys"] if not (unused and key.startswith(unused))]
+    problems += [f"{key} has another shape" for key, *_ in loaded["mismatched_keys"]]
+    if problems:
+        raise CheckpointError(f"{owner}: {folder} holds another model: {few(sorted(problems), '; ')}.")
 
 
 def read_tensors(path: Path, owner: str) -> dict[str, Any]:
