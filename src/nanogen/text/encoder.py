@@ -61,7 +61,7 @@ def lacking_files(folder: Path) -> str | None:
     """Return what a folder of an encoder lacks, in words; None where all is there."""
     if not (folder / "config.json").is_file() or not weight_files(folder):
         return (
-            "config.json with model.safetensors or pytorch_model.bin, or not all files that the index of several lists"
+            "config.json with model.safetensors or pytorch_model.bin, or not all files that an index of several lists"
         )
     # Without them transformers makes a tokenizer that knows no word.
     if not any((folder / name).is_file() for name in TOKENIZER_FILES):
