@@ -35,6 +35,13 @@ UNREADABLE: Final = (
 )
 
 
+def unreadable(error: Exception) -> str:
+    """Return why weights cannot be read, in a few words; torch itself advises to run the code that is in them."""
+    if isinstance(error, pickle.UnpicklingError) or "weights_only" in str(error):
+        return "they are pickled, and hold more than plain tensors or are damaged"
+    return first_line(error).rstrip(".")
+
+
 def place(repository: str) -> str:
     """Return the folder of a local copy of a repository, else its hub id."""
     copy = model_folder(repository)
@@ -82,7 +89,7 @@ def found(name: str, source: str) -> Iterator[None]:
         if lacking(error) is not None:
             raise
         raise RequestError(
-            f"the weights of {name} at '{where}' cannot be opened ({first_line(error)}): a file is damaged or of "
+            f"the weights of {name} at '{where}' cannot be opened ({unreadable(error)}): a file is damaged or of "
             "another kind. Get the files again."
         ) from None
 
