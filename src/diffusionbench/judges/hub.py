@@ -19,7 +19,7 @@ from diffusionbench.fetching import reachable
 from diffusionbench.judges import JudgeSpec
 from diffusionbench.judges.judge import Needs
 from diffusionbench.registry import require
-from diffusionbench.shown import few, first_line
+from diffusionbench.shown import clipped, few, first_line
 from diffusionbench.writing import model_folder
 
 EXTRA: Final = "eval-t2i"
@@ -39,7 +39,8 @@ def unreadable(error: Exception) -> str:
     """Return why weights cannot be read, in a few words; torch itself advises to run the code that is in them."""
     if isinstance(error, pickle.UnpicklingError) or "weights_only" in str(error):
         return "they are pickled, and hold more than plain tensors or are damaged"
-    return first_line(error).rstrip(".")
+    # Lines after the first name the tensors.
+    return clipped(" ".join(str(error).split()), 400).rstrip(".") or type(error).__name__
 
 
 def place(repository: str) -> str:

@@ -15,7 +15,7 @@ from torch import Tensor
 from diffusionbench.errors import CheckpointError, RequestError
 from diffusionbench.judges.hub import UNREADABLE, unreadable
 from diffusionbench.schema import file_digest
-from diffusionbench.shown import clipped, few
+from diffusionbench.shown import few
 from nanogen.hub import opened_hub
 from nanogen.latents import LatentSpec
 from nanogen.latents.files import SHARDED, WeightFiles, locate, remedy
@@ -102,7 +102,7 @@ def open_pretrained(library: Any, name: str, folder: Path, owner: str, **options
             )
     except UNREADABLE as error:
         raise CheckpointError(
-            f"{owner}: {library.__name__} cannot open {folder}: {clipped(unreadable(error), 400)}. Get the files again."
+            f"{owner}: {library.__name__} cannot open {folder}: {unreadable(error)}. Get the files again."
         ) from None
     return found
 
