@@ -45,7 +45,8 @@ def opened_hub(lacks: str, remedy: str, extra: str) -> Iterator[Callable[..., st
     Raises:
         RequestError: if the hub must not be asked, or cannot give the files.
     """
-    if os.environ.get("HF_HUB_OFFLINE", "0") not in ("", "0"):
+    # As its package reads it: "0", "false" and "no" ask for nothing.
+    if os.environ.get("HF_HUB_OFFLINE", "").upper() in ("1", "ON", "YES", "TRUE"):
         raise RequestError(f"{lacks}, and HF_HUB_OFFLINE is set. {remedy}")
     if not reachable():
         raise RequestError(f"{lacks}, and the hub does not answer from here. {remedy}")

@@ -16,7 +16,7 @@ from safetensors.torch import save
 
 from diffusionbench.errors import ConfigError
 from diffusionbench.views.terminal import progress_line
-from diffusionbench.writing import make_folder, remove, temporary_name, write_atomic, write_errors
+from diffusionbench.writing import check_place, remove, temporary_name, write_atomic, write_errors
 from nanogen import evaluate, parallel, shards
 from nanogen.config import Config
 from nanogen.data.cached import CachedBatches, ImageCacheManifest, StoredPictures
@@ -315,9 +315,13 @@ def prepare_statistics(config: Config, out: Path) -> Path | None:
         The file, in the main process.
 
     Raises:
+        ConfigError: if the latent space takes no images of this size.
         DataError: if an image cannot be read or a value of the latent never varies.
         RequestError: if the file cannot be written.
     """
+    path = out / "statistics" / "stats.safetensors"
+    check_place(path)
+    LATENTS[config.latent.name].shape(config.data.image_size)
     with parallel.processes() as device:
         if not parallel.is_main():
             return None
@@ -332,8 +336,7 @@ def prepare_statistics(config: Config, out: Path) -> Path | None:
             done += len(batch.image)
             if show is not None:
                 show("encoded", done, len(data))
-        path = out / "statistics" / "stats.safetensors"
+        content = save(statistics.finish(), {"latent": name, "data": data.digest, "images": str(done)})
         with write_errors(path):
-            make_folder(path.parent)
-            write_atomic(path, save(statistics.finish(), {"latent": name, "data": data.digest, "images": str(done)}))
+            write_atomic(path, content)
         return path

@@ -123,17 +123,19 @@ class ShardRecipe(ShardManifest):
         return [number for number in range(part[0] - 1, self.num_shards, part[1]) if not self.is_intact(folder, number)]
 
 
-def check_same(folder: Path, there: ShardRecipe, asked: ShardRecipe) -> None:
-    """Refuse shards of another recipe; DataError naming the fields that differ, with both values."""
+def check_same(folder: Path, there: ShardRecipe, asked: ShardRecipe, remedy: str = "") -> None:
+    """Refuse shards of another recipe; DataError naming the fields that differ, with both values.
+
+    Args:
+        remedy: of the message; by default that of a training.
+    """
     old, new = there.model_dump(), asked.model_dump()
     # What a recipe is of goes before how many there are.
     keys = [key for key in sorted(old, key=lambda key: key in ("count", "shard")) if old[key] != new[key]]
     found = [f"{key} is {str(old[key])[:16]} there and {str(new[key])[:16]} now" for key in keys]
     if found:
-        raise DataError(
-            f"{asked.title} {folder} is of another recipe: {'; '.join(found)}. Make it again with `{asked.command}` in "
-            f"another folder, or set {asked.setting}=null."
-        )
+        again = f"Make it again with `{asked.command}` in another folder, or set {asked.setting}=null."
+        raise DataError(f"{asked.title} {folder} is of another recipe: {'; '.join(found)}. {remedy or again}")
 
 
 def check_complete(folder: Path, recipe: ShardRecipe) -> None:
@@ -154,7 +156,7 @@ def start_folder(folder: Path, recipe: ShardRecipe) -> None:
         DataError: if the folder holds anything else, cannot be written, or has no room for what is missing.
     """
     if (folder / MANIFEST).exists():
-        check_same(folder, read_manifest(folder, type(recipe)), recipe)
+        check_same(folder, read_manifest(folder, type(recipe)), recipe, "Remove that folder, or give another --out.")
     else:
         if folder.is_dir():
             # What a killed process left of the manifest is no stranger.

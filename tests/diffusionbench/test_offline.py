@@ -1,15 +1,18 @@
 """Without a network: one sentence at once, and what is cached is used."""
 
+import pickle
 import socket
 import time
+from pathlib import Path
 
 import pytest
+from safetensors import SafetensorError
 
 from diffusionbench import fetching
 from diffusionbench.errors import RequestError
 from diffusionbench.fetching import fetch, reachable
 from diffusionbench.judges import JUDGES
-from diffusionbench.judges.hub import access, check
+from diffusionbench.judges.hub import access, check, found
 from nanogen.hub import opened_hub
 
 
@@ -78,3 +81,22 @@ def test_a_proxy_is_asked_in_place_of_the_host(silent, monkeypatch):
 def test_a_host_that_answers_is_reachable():
     with socket.create_server(("127.0.0.1", 0)) as server:
         assert reachable(f"http://127.0.0.1:{server.getsockname()[1]}/")
+
+
+@pytest.mark.parametrize(
+    "error",
+    [SafetensorError("invalid header"), pickle.UnpicklingError("code"), TypeError("null"), RuntimeError("size")],
+)
+def test_damaged_weights_of_a_judge_are_one_sentence(error, tmp_path):
+    with pytest.raises(RequestError, match=r"weights of judge 'x' at '.*' cannot be opened .*Get the files again"):
+        raise_within(error, tmp_path)
+
+
+def test_want_of_memory_is_not_called_damage(tmp_path):
+    with pytest.raises(RuntimeError, match="out of memory"):
+        raise_within(RuntimeError("CUDA out of memory"), tmp_path)
+
+
+def raise_within(error: Exception, folder: Path) -> None:
+    with found("judge 'x'", str(folder)):
+        raise error

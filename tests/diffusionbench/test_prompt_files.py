@@ -3,6 +3,7 @@
 import hashlib
 import io
 import json
+import re
 import tarfile
 from collections import Counter
 
@@ -18,7 +19,7 @@ from diffusionbench.errors import DataError, RequestError
 from diffusionbench.judges import JUDGES
 from diffusionbench.metrics import METRICS
 from diffusionbench.prompts import PROMPTS
-from diffusionbench.prompts.pinned import in_order, prepare_prompts
+from diffusionbench.prompts.pinned import in_order, prepare_prompts, read_jsonl
 from diffusionbench.specs import MetricSpec
 from diffusionbench.writing import prompt_folder
 
@@ -194,3 +195,33 @@ def images_of(images):
         return np.stack([images[known.setdefault(seed, len(known))] for seed in seeds])
 
     return draw
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        ("", "it holds no prompt"),
+        ("\n\n", "it holds no prompt"),
+        ("[1]", "line 1 is no JSON object"),
+        ('{"key": "a", "prompt": "x"}\n3', "line 2 is no JSON object"),
+        ('{"key": 3, "prompt": "x"}', "line 1: key is no text"),
+        ('{"key": "a", "prompt": ["x"]}', "line 1: prompt is no text"),
+        ('{"key": "a", "prompt": " "}', "line 1: prompt is no text"),
+        ('{"key": "a", "prompt": "\\ud800"}', "line 1: prompt is no text"),
+        ('{"key": "../../a", "prompt": "x"}', "key '../../a' leads out of the folder of images"),
+        ('{"key": "/a", "prompt": "x"}', "key '/a' leads out"),
+        ('{"key": "a", "prompt": "x", "tags": "abc"}', "tags are no list of texts"),
+        ('{"key": "a", "prompt": "x", "tags": [["a"]]}', "tags are no list of texts"),
+        ('{"key": "a", "prompt": "x", "detail": []}', "detail is no JSON object"),
+    ],
+)
+def test_lines_that_are_no_prompts_are_named(content, words):
+    with pytest.raises(ValueError, match=re.escape(words)):
+        list(read_jsonl({"mine.jsonl": content.encode()}))
+
+
+def test_marks_and_line_ends_of_other_systems_change_nothing():
+    lines = [b'{"key": "a", "prompt": "x", "tags": ["t"]}', b'{"key": "b/1", "prompt": "y"}']
+    plain = list(read_jsonl({"mine.jsonl": b"\n".join(lines)}))
+    assert [(item.key, item.text, item.tags) for item in plain] == [("a", "x", ("t",)), ("b/1", "y", ())]
+    assert list(read_jsonl({"mine.jsonl": b"\xef\xbb\xbf" + b"\r\n".join(lines) + b"\r\n"})) == plain

@@ -11,7 +11,7 @@ import pytest
 import torch
 from PIL import Image
 
-from diffusionbench.errors import ConfigError, DataError, UserError
+from diffusionbench.errors import ConfigError, DataError, RunError, UserError
 from nanogen.conditions import CONDITIONS
 from nanogen.conditions.classes import ClassConditioner
 from nanogen.data.detect import detect
@@ -461,6 +461,16 @@ def test_a_corrupt_image_ends_the_run_with_its_name(tmp_path, workers):
         f"cannot read image {root}/bee/1.png: it is no known image format. Replace or remove it."
     )
     assert type(error.value) is DataError
+
+
+def test_full_shared_memory_is_one_sentence_and_no_endless_wait(tmp_path, monkeypatch):
+    def fail(storage):
+        raise RuntimeError("unable to allocate shared memory(shm) for file </torch_1>: No space left on device (28)")
+
+    # Loader processes are forks, and move their tensors by this.
+    monkeypatch.setattr(torch.UntypedStorage, "_share_fd_cpu_", fail)
+    with pytest.raises(RunError, match=r"\(unable to allocate .*No space left on device.*--shm-size.*data.workers"):
+        next(batches(open_folder(make_folder(tmp_path), 4, "train"), seed=0, batch_size=4, workers=1))
 
 
 # Real data.

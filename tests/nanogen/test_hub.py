@@ -53,6 +53,17 @@ def client(tmp_path, monkeypatch):
     return made
 
 
+@pytest.mark.parametrize("value", ["", "0", "false", "no"])
+def test_only_what_the_hubs_package_takes_for_yes_keeps_it_from_being_asked(value, client, monkeypatch):
+    monkeypatch.setenv("HF_HUB_OFFLINE", value)
+    with hub.opened_hub("x needs y", "Get it.", "hub") as download:
+        assert callable(download)
+    for word in ("1", "true", "YES"):
+        monkeypatch.setenv("HF_HUB_OFFLINE", word)
+        with pytest.raises(RequestError, match="HF_HUB_OFFLINE is set"), hub.opened_hub("x needs y", "Get it.", "hub"):
+            pass
+
+
 def nanogen(*words) -> str:
     done = CliRunner().invoke(app, [str(word) for word in words])
     if done.exception and not isinstance(done.exception, SystemExit):

@@ -34,6 +34,13 @@ def test_a_judge_without_features_is_refused():
         Measured(["pixels"], "cpu")
 
 
+@pytest.mark.parametrize(("latent", "size"), [("toy-rae", 64), ("toy-vae", 2)])
+def test_images_of_a_size_that_the_space_does_not_take_are_refused(latent, size):
+    words = ("latents", "inspect", latent, "--judges", "", f"data.image_size={size}")
+    with pytest.raises(ConfigError, match=f"data.image_size is {size}"):
+        CliRunner().invoke(app, words, catch_exceptions=False)
+
+
 def run(*words):
     result = CliRunner().invoke(app, [*map(str, words)], catch_exceptions=False)
     assert result.exit_code == 0, result.output

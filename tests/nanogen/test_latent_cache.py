@@ -15,8 +15,8 @@ from safetensors.torch import load_file
 from standins import WRITERS
 from tiny import MODEL, QUIET, losses
 
-from diffusionbench.errors import ConfigError, DataError, RunError
-from nanogen import cli, shards
+from diffusionbench.errors import ConfigError, DataError, RequestError, RunError
+from nanogen import cli, prepare, shards
 from nanogen.build import build_components
 from nanogen.config import compose
 from nanogen.data.order import in_order
@@ -292,6 +292,23 @@ def test_statistics_of_a_space_that_has_none_are_those_of_its_latents(folder, tm
     z = torch.cat([latent.encode(batch.image.float() / 255) for batch in in_order(data, 7)])
     torch.testing.assert_close(found["mean"], z.mean(0), atol=1e-5, rtol=1e-5)
     torch.testing.assert_close(found["var"], z.var(0, correction=0), atol=1e-5, rtol=1e-4)
+
+
+def test_statistics_that_cannot_be_used_or_written_are_refused_before_an_image_is_read(folder, tmp_path, monkeypatch):
+    monkeypatch.setattr(prepare, "in_order", lambda *given: pytest.fail("images were read"))
+    with pytest.raises(ConfigError, match=r"takes images of 32 pixels, data\.image_size is 64"):
+        prepare_statistics(composition(folder, "latent=toy-rae", "data.image_size=64").config, tmp_path / "out")
+    (tmp_path / "file").touch()
+    with pytest.raises(RequestError, match="file is no folder"):
+        prepare_statistics(composition(folder).config, tmp_path / "file")
+    assert not (tmp_path / "out").exists()
+
+
+def test_statistics_that_do_not_vary_leave_no_folder(folder, tmp_path, monkeypatch):
+    monkeypatch.setattr(ToyAE, "encode", lambda self, images: torch.ones(len(images), 16, 4, 4))
+    with pytest.raises(DataError, match="never vary"):
+        prepare_statistics(composition(folder).config, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
 
 
 def test_the_verb_says_the_size_first_and_what_it_made(folder, tmp_path, monkeypatch, capsys):

@@ -89,7 +89,9 @@ def test_a_text_shard_that_is_there_is_not_encoded_again(captioned, tmp_path, mo
     prepare_text(config, tmp_path / "text", "float32")
     assert made == [1, 0, 2, 1]
     prepare_text(config, tmp_path / "other", "float32", Spread((1, 2)))
-    with pytest.raises(DataError, match="another recipe: dtype is float32 there"):
+    with pytest.raises(
+        DataError, match=r"another recipe: dtype is float32 there.*\. Remove that folder, or give another --out\."
+    ):
         prepare_text(config, tmp_path / "other", "float16", Spread((2, 2)))
 
 

@@ -16,7 +16,7 @@ from PIL import Image
 from standins import install
 from tiny import losses
 
-from diffusionbench.errors import CheckpointError
+from diffusionbench.errors import CheckpointError, RequestError
 from nanogen.config import compose
 from nanogen.latents import LATENTS, open_latent
 from nanogen.latents.taef2 import Block
@@ -146,6 +146,16 @@ def test_other_files_than_the_pinned_ones_are_refused(tmp_path, monkeypatch):
         open_latent("taef2", "cpu", str(tmp_path))
 
 
+def test_a_folder_of_the_user_that_does_not_hold_the_files_is_named(tmp_path, monkeypatch):
+    monkeypatch.setenv("DIFFUSIONBENCH_CACHE", str(tmp_path / "cache"))
+    with pytest.raises(RequestError, match=rf"its autoencoder, latent.weights {tmp_path} does not hold it\. Get "):
+        open_latent("taef2", "cpu", str(tmp_path))
+    with pytest.raises(RequestError, match=r"its autoencoder, latent.weights .*absent is no folder\. Get "):
+        open_latent("taef2", "cpu", str(tmp_path / "absent"))
+    with pytest.raises(RequestError, match=r"its autoencoder\. Get "):
+        open_latent("taef2", "cpu")
+
+
 def test_files_that_hold_code_or_other_layers_are_refused(tmp_path, monkeypatch):
     install("taef2", tmp_path, monkeypatch)
     file = tmp_path / "taef2_encoder.pth"
@@ -156,7 +166,7 @@ def test_files_that_hold_code_or_other_layers_are_refused(tmp_path, monkeypatch)
     with pytest.raises(CheckpointError, match=r"missing 14\.bias \[32\]; unknown 15\.bias \[2\]"):
         open_latent("taef2", "cpu", str(tmp_path))
     torch.save({"code": replace(LATENTS["taef2"])}, file)
-    with pytest.raises(CheckpointError, match=r"cannot be read as plain tensors.*holds code"):
+    with pytest.raises(CheckpointError, match=r"cannot be read as plain tensors: they are pickled, and hold more"):
         open_latent("taef2", "cpu", str(tmp_path))
     file.write_bytes(file.read_bytes()[:100])
     with pytest.raises(CheckpointError, match="cannot be read as plain tensors"):

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 from encoders import KINDS, save_encoder, write_cache
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from tiny import paper_shape
 
 from diffusionbench.commits import COMMITS
@@ -27,7 +27,7 @@ from nanogen.text import ENCODERS, EncoderSpec, open_spec
 from nanogen.text import cache as cache_module
 from nanogen.text import encoder as encoder_module
 from nanogen.text.cache import TextCache
-from nanogen.text.encoder import TextEncoder, open_whitening, whitening_files
+from nanogen.text.encoder import TOKENIZER_FILES, TextEncoder, open_whitening, whitening_files
 from nanogen.text.states import TextStates
 
 pytest.importorskip("transformers", reason="text encoders need the extra t2i")
@@ -357,7 +357,7 @@ def test_bad_encoders_end_in_one_sentence(folders, tmp_path):
     (copy / "model.safetensors").unlink()
     refused(RequestError, "holds no config.json with model.safetensors", lambda: encoder(copy).digest)
     (copy / "model.safetensors").write_bytes(b"nonsense")
-    refused(RequestError, "transformers cannot open the model", lambda: encoder(copy)(["a"]))
+    refused(CheckpointError, "transformers cannot open", lambda: encoder(copy)(["a"]))
     spec = EncoderSpec(title="", source=f"folder:{folders['bert']}", width=24, max_tokens=9, sha256="0" * 64)
     refused(CheckpointError, "has SHA-256", lambda: TextEncoder("pinned", spec, "cpu", 9).digest)
     spec = EncoderSpec(title="", source="package:no_such_package/model", width=24, max_tokens=9)
@@ -424,8 +424,93 @@ def test_pickled_weights_give_the_same_states_and_run_no_code(kind, folders, pic
         torch.testing.assert_close(found, wanted, rtol=0, atol=0)
     assert encoder(folder).digest != encoder(folders[kind]).digest
     torch.save({"weight": shutil.copy}, folder / "pytorch_model.bin")
-    with pytest.raises(RequestError, match="transformers cannot open the model"):
+    with pytest.raises(CheckpointError, match="they are pickled, and hold more than plain tensors"):
         encoder(folder)(["a cat"])
+
+
+def drop(folder: Path, *names: str) -> None:
+    for name in names:
+        (folder / name).unlink()
+
+
+def save(folder: Path, change, metadata=None) -> None:
+    """Write the weights of a folder anew, changed."""
+    path = folder / "model.safetensors"
+    save_file(change(load_file(path)), path, metadata or {"format": "pt"})
+
+
+def rename(folder: Path) -> None:
+    save(folder, lambda tensors: {f"other.{name}": tensor for name, tensor in tensors.items()})
+
+
+def widen(folder: Path) -> None:
+    save(folder, lambda tensors: {name: torch.cat([tensor, tensor]) for name, tensor in tensors.items()})
+
+
+def without_tokenizer(folder: Path) -> None:
+    drop(folder, *(name for name in TOKENIZER_FILES if (folder / name).exists()))
+
+
+def dangling(folder: Path) -> None:
+    drop(folder, "model.safetensors")
+    (folder / "model.safetensors").symlink_to("nowhere")
+
+
+def stray(folder: Path) -> None:
+    (folder / "model.safetensors").rename(folder / "adapter.safetensors")
+
+
+def index(content: str):
+    def write(folder: Path) -> None:
+        stray(folder)
+        (folder / "model.safetensors.index.json").write_text(content)
+
+    return write
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (rename, "holds another model: missing "),
+        (widen, "has another shape"),
+        (without_tokenizer, "holds no tokenizer"),
+        (dangling, "holds no config.json with model.safetensors"),
+        (stray, "holds no config.json with model.safetensors"),
+        (index('{"weight_map": {"a": "model-1.safetensors"}}'), "not all files that an index of several lists"),
+        (index("[]"), "transformers cannot open"),
+        (index('{"weight_map": {"a": 3}}'), "transformers cannot open"),
+        (index('{"weight_map": null}'), "transformers cannot open"),
+        (lambda folder: (folder / "tokenizer_config.json").write_text("[]"), "cannot open the tokenizer"),
+    ],
+)
+def test_folders_that_lack_a_part_are_refused_and_nothing_in_them_is_made_up(folders, tmp_path, change, words):
+    copy = damaged(folders["bert"], tmp_path)
+    change(copy)
+    with pytest.raises(UserError, match=words):
+        encoder(copy)(["a cat"])
+
+
+def test_a_tokenizer_of_another_model_is_refused(folders, tmp_path):
+    copy = damaged(folders["bert"], tmp_path)
+    config = json.loads((copy / "config.json").read_text())
+    (copy / "config.json").write_text(json.dumps(config | {"vocab_size": 3}))
+    known = "embeddings.word_embeddings.weight"
+    save(copy, lambda tensors: tensors | {known: tensors[known][:3].clone()})
+    with pytest.raises(RequestError, match=r"its tokenizer gives token \d+ and its model knows 3"):
+        encoder(copy)(["a cat"])
+
+
+def test_the_pooler_of_a_model_may_be_missing(folders, tmp_path):
+    copy = damaged(folders["bert"], tmp_path)
+    save(copy, lambda tensors: {name: tensor for name, tensor in tensors.items() if not name.startswith("pooler.")})
+    assert torch.equal(encoder(copy)(["a cat"])[0], encoder(folders["bert"])(["a cat"])[0])
+
+
+def test_the_digest_is_of_the_weights_that_are_read(folders, pickled):
+    folder = pickled("t5")
+    before = encoder(folder).digest
+    save_file({"a": torch.zeros(1)}, folder / "adapter.safetensors")
+    assert encoder(folder).digest == before
 
 
 def test_a_repository_without_safetensors_is_asked_for_pickled_weights(folders, pickled, hub_cache, monkeypatch):

@@ -3,21 +3,23 @@
 from __future__ import annotations
 
 import hashlib
+import pickle
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Final
 
 import torch
+from safetensors import SafetensorError
 
 from diffusionbench.available import is_fetched
 from diffusionbench.commits import at_commit, pinned
-from diffusionbench.errors import DataError, RequestError
+from diffusionbench.errors import DataError, RequestError, lacking
 from diffusionbench.fetching import reachable
 from diffusionbench.judges import JudgeSpec
 from diffusionbench.judges.judge import Needs
 from diffusionbench.registry import require
-from diffusionbench.shown import few, first_line
+from diffusionbench.shown import clipped, few, first_line
 from diffusionbench.writing import model_folder
 
 EXTRA: Final = "eval-t2i"
@@ -25,6 +27,20 @@ EXTRA: Final = "eval-t2i"
 _SMALLEST: Final = 100_000_000
 # Class of transformers -> names of tensors in its older files, as patterns, and what the library calls them now.
 RENAMED: Final = {"ConvNextV2Model": {r"\.grn\.gamma$": ".grn.weight", r"\.grn\.beta$": ".grn.bias"}}
+
+# What transformers and diffusers raise over damaged files, or files of other content than they expect.
+UNREADABLE: Final = (
+    *(OSError, ValueError, LookupError, TypeError, AttributeError, RuntimeError),
+    *(SafetensorError, pickle.UnpicklingError),
+)
+
+
+def unreadable(error: Exception) -> str:
+    """Return why weights cannot be read, in a few words; torch itself advises to run the code that is in them."""
+    if isinstance(error, pickle.UnpicklingError) or "weights_only" in str(error):
+        return "they are pickled, and hold more than plain tensors or are damaged"
+    # Lines after the first name the tensors.
+    return clipped(" ".join(str(error).split()), 400).rstrip(".") or type(error).__name__
 
 
 def place(repository: str) -> str:
@@ -70,6 +86,13 @@ def found(name: str, source: str) -> Iterator[None]:
         yield
     except (OSError, ValueError) as error:
         raise RequestError(f"{lacks} ({first_line(error)}). {remedy}") from None
+    except UNREADABLE as error:
+        if lacking(error) is not None:
+            raise
+        raise RequestError(
+            f"the weights of {name} at '{where}' cannot be opened ({unreadable(error)}): a file is damaged or of "
+            "another kind. Get the files again."
+        ) from None
 
 
 def check(row: JudgeSpec, memory_mb: int = 0) -> Needs:

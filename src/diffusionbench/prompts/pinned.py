@@ -80,15 +80,30 @@ def read_jsonl(files: Mapping[str, bytes]) -> Iterable[Item]:
     It is the form in which `diffusionbench prompts` writes sets. Of `detail.questions` parents are put first.
 
     Raises:
-        ValueError: if a question's parent is unknown, or questions are each other's parents in a circle.
+        ValueError: if there is no line, one is no such item, or its questions are in no order (`in_order`).
     """
     (lines,) = files.values()
-    for line in lines.splitlines():
+    if not lines.strip():
+        raise ValueError("it holds no prompt")
+    for number, line in enumerate(lines.splitlines(), 1):
         row = parse_json(line)
-        detail = row.get("detail", {})
+        if not isinstance(row, dict):
+            raise ValueError(f"line {number} is no JSON object")
+        key, text, tags, detail = row["key"], row["prompt"], row.get("tags", []), row.get("detail", {})
+        for name, value in (("key", key), ("prompt", text)):
+            # Half a character cannot be written.
+            if not isinstance(value, str) or not value.strip() or re.search(r"[\ud800-\udfff]", value):
+                raise ValueError(f"line {number}: {name} is no text")
+        # The images of an item lie under its key.
+        if key.startswith("/") or ".." in key.split("/"):
+            raise ValueError(f"line {number}: key '{clipped(key, 40)}' leads out of the folder of images")
+        if not isinstance(tags, list) or not all(isinstance(tag, str) for tag in tags):
+            raise ValueError(f"line {number}: tags are no list of texts")
+        if not isinstance(detail, dict):
+            raise ValueError(f"line {number}: detail is no JSON object")
         if "questions" in detail:
-            detail = {**detail, "questions": in_order(detail["questions"], row["key"])}
-        yield Item(row["key"], text=row["prompt"], tags=tuple(row.get("tags", ())), detail=detail)
+            detail = {**detail, "questions": in_order(detail["questions"], key)}
+        yield Item(key, text=text, tags=tuple(tags), detail=detail)
 
 
 def in_order(questions: Sequence[Mapping[str, Any]], owner: str) -> list[Mapping[str, Any]]:

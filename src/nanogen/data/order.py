@@ -8,6 +8,7 @@ sees the same images at the same positions. Nothing here draws from a shared ran
 from __future__ import annotations
 
 import itertools
+import multiprocessing.queues
 import os
 import signal
 import sys
@@ -22,7 +23,8 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from diffusionbench.errors import ConfigError, DataError
+from diffusionbench.errors import ConfigError, DataError, RunError
+from diffusionbench.shown import first_line
 from nanogen.data import Batch, Component, Dataset
 from nanogen.data.epochs import epoch_slice, mixed
 from nanogen.data.memory import SupportsBatches
@@ -209,7 +211,23 @@ class _Worker:
             return DataError(str(error))
 
 
-def _end_with_parent(worker: int) -> None:
+def _start_worker(worker: int) -> None:
+    """Set up a loader process."""
+    # By default a batch that cannot be sent is a traceback in the worker, and a training that waits for ever.
+    multiprocessing.queues.Queue._on_queue_feeder_error = _send_reason  # type: ignore[attr-defined]
+    _end_with_parent()
+
+
+def _send_reason(queue: Any, error: Exception, item: tuple[int, object]) -> None:
+    """Send why a batch cannot be sent, in its place."""
+    reason = RunError(
+        f"a loader process cannot hand its batch over ({first_line(error)}). Shared memory (/dev/shm) is full or too "
+        "small: enlarge it (docker run --shm-size=8g), or use fewer loader processes (data.workers=0 needs none)."
+    )
+    queue.put((item[0], reason))
+
+
+def _end_with_parent() -> None:
     """Let a loader process end by its parent only.
 
     A scheduler signals all processes of a job at once: the training then finishes its step, which needs batches.
@@ -236,7 +254,7 @@ def _prefetch(worker: _Worker, plan: Iterable[MicroBatch], workers: int) -> Iter
         sampler=plan,
         num_workers=workers,
         pin_memory=torch.cuda.is_available(),
-        worker_init_fn=_end_with_parent,
+        worker_init_fn=_start_worker,
         # Its own generator: otherwise starting the workers would advance torch's global stream.
         generator=torch.Generator(),
     )
@@ -249,6 +267,6 @@ def _prefetch(worker: _Worker, plan: Iterable[MicroBatch], workers: int) -> Iter
             raise RuntimeError(f"DataLoader worker ended: {error}") from None
         if batch is None:
             return
-        if isinstance(batch, DataError):
+        if isinstance(batch, DataError | RunError):
             raise batch
         yield batch

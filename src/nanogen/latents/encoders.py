@@ -17,10 +17,9 @@ from torch import Tensor, nn
 from diffusionbench.errors import CheckpointError
 from diffusionbench.judges.hub import RENAMED
 from diffusionbench.registry import require
-from diffusionbench.shown import few
 from nanogen.latents import LatentSpec
 from nanogen.latents.perception import from_released
-from nanogen.latents.weights import obtain, open_pretrained, read_tensors, tensors_digest
+from nanogen.latents.weights import check_whole, obtain, open_pretrained, read_tensors, tensors_digest
 
 Combination = Literal["mean", "sum", "mean and token"]
 
@@ -228,11 +227,9 @@ def open_model(folder: Path, name: str, owner: str) -> Any:
     """
     transformers = require("transformers", "encoders", owner[0].upper() + owner[1:])
     # A pickled file is read by the restricted loader.
-    safely = {"dtype": torch.float32, "use_safetensors": None, "weights_only": True, "key_mapping": RENAMED.get(name)}
-    model, loaded = open_pretrained(transformers, name, folder, owner, **safely)
+    safely = {"use_safetensors": None, "weights_only": True, "ignore_mismatched_sizes": True}
+    options = {"dtype": torch.float32, "key_mapping": RENAMED.get(name), **safely}
+    model, loaded = open_pretrained(transformers, name, folder, owner, **options)
     # A file may hold a text tower too.
-    problems = [f"missing {key}" for key in loaded["missing_keys"]]
-    problems += [f"{key} has another shape" for key, *_ in loaded["mismatched_keys"]]
-    if problems:
-        raise CheckpointError(f"{owner}: {folder} holds another model: {few(sorted(problems), '; ')}.")
+    check_whole(loaded, folder, owner)
     return model

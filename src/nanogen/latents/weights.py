@@ -3,21 +3,20 @@
 from __future__ import annotations
 
 import hashlib
-import pickle
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 from torch.utils._pytree import tree_leaves
 
 from diffusionbench.errors import CheckpointError, RequestError
+from diffusionbench.judges.hub import UNREADABLE, unreadable
 from diffusionbench.schema import file_digest
-from diffusionbench.shown import clipped, first_line
+from diffusionbench.shown import few
 from nanogen.hub import opened_hub
 from nanogen.latents import LatentSpec
 from nanogen.latents.files import SHARDED, WeightFiles, locate, remedy
@@ -37,7 +36,7 @@ def obtain(spec: LatentSpec, part: str) -> list[Path]:
         fetch(spec, weights)
         found = locate(spec.name, weights, spec.folder)
     if found is None:
-        raise RequestError(f"latent space '{spec.name}' needs its {part}. {remedy(spec.name, weights)}")
+        raise RequestError(f"{_lacks(spec, part)}. {remedy(spec.name, weights)}")
     if spec.folder is not None and spec.folder not in found[0].parents:
         say(f"latent.weights {spec.folder} does not hold the {part} of '{spec.name}'; using {found[0].parent}")
     for path in found:
@@ -51,17 +50,23 @@ def obtain(spec: LatentSpec, part: str) -> list[Path]:
     return found
 
 
+def _lacks(spec: LatentSpec, part: str) -> str:
+    lacks = f"latent space '{spec.name}' needs its {part}"
+    if spec.folder is None:
+        return lacks
+    return f"{lacks}, latent.weights {spec.folder} {'does not hold it' if spec.folder.is_dir() else 'is no folder'}"
+
+
 def fetch(spec: LatentSpec, weights: WeightFiles) -> None:
     """Fetch files from the hub into its cache; says first under which licence.
 
     Raises:
         RequestError: if they cannot be fetched; says how to get them.
     """
-    lacks = f"latent space '{spec.name}' needs its {weights.part}"
     inside = f"{weights.subfolder}/" if weights.subfolder else ""
     names = [*weights.names, *(["model-*.safetensors", f"{SHARDED}.index.json"] if SHARDED in weights.names else [])]
     patterns = [f"{inside}{name}" for name in names]
-    with opened_hub(lacks, remedy(spec.name, weights), "hub") as download:
+    with opened_hub(_lacks(spec, weights.part), remedy(spec.name, weights), "hub") as download:
         say(f"fetching the {weights.part} of '{spec.name}' from {weights.origin} ({weights.terms})")
         download(weights.hub, revision=weights.revision or None, allow_patterns=patterns)
 
@@ -96,12 +101,27 @@ def open_pretrained(library: Any, name: str, folder: Path, owner: str, **options
             found = getattr(library, name).from_pretrained(
                 folder, local_files_only=True, output_loading_info=True, **options
             )
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, RuntimeError, SafetensorError) as error:
-        reason = clipped(" ".join(str(error).split()), 400)
+    except UNREADABLE as error:
         raise CheckpointError(
-            f"{owner}: {library.__name__} cannot open {folder}: {reason}. Get the files again."
+            f"{owner}: {library.__name__} cannot open {folder}: {unreadable(error)}. Get the files again."
         ) from None
     return found
+
+
+def check_whole(loaded: Mapping[str, Any], folder: Path, owner: str, unused: str = "") -> None:
+    """Refuse a model of which the files hold too little: its library fills the rest with random numbers.
+
+    Args:
+        loaded: what `open_pretrained` says of its tensors.
+        unused: beginning of the names of tensors that nothing is computed with.
+
+    Raises:
+        CheckpointError: listing the missing ones.
+    """
+    problems = [f"missing {key}" for key in loaded["missing_keys"] if not (unused and key.startswith(unused))]
+    problems += [f"{key} has another shape" for key, *_ in loaded["mismatched_keys"]]
+    if problems:
+        raise CheckpointError(f"{owner}: {folder} holds another model: {few(sorted(problems), '; ')}.")
 
 
 def read_tensors(path: Path, owner: str) -> dict[str, Any]:
@@ -117,10 +137,9 @@ def read_tensors(path: Path, owner: str) -> dict[str, Any]:
         if path.suffix == ".safetensors":
             return dict(load_file(path))
         content = torch.load(path, map_location="cpu", weights_only=True)
-    except (OSError, RuntimeError, ValueError, EOFError, KeyError, pickle.UnpicklingError, SafetensorError) as error:
+    except (*UNREADABLE, EOFError) as error:
         raise CheckpointError(
-            f"{owner}: {path} cannot be read as plain tensors: {first_line(error)}. The file is damaged or holds code; "
-            "get it again."
+            f"{owner}: {path} cannot be read as plain tensors: {unreadable(error)}. Get it again."
         ) from None
     if not isinstance(content, dict):
         raise CheckpointError(f"{owner}: {path} holds a {type(content).__name__}, expected tensors by name.")

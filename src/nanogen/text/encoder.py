@@ -1,6 +1,6 @@
 """A frozen text encoder through transformers: captions to states, one per token, without padding.
 
-The weights are verified by hash, read from safetensors only, and never trained.
+The weights are verified by hash, read without running code, and never trained.
 """
 
 from __future__ import annotations
@@ -8,7 +8,6 @@ from __future__ import annotations
 import hashlib
 import importlib.util
 import json
-import pickle
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -17,17 +16,18 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
 from diffusionbench.commits import pinned
 from diffusionbench.errors import CheckpointError, RequestError
+from diffusionbench.judges.hub import UNREADABLE
 from diffusionbench.registry import install_command, require
 from diffusionbench.schema import file_digest, verify_bundled_weights
 from diffusionbench.shown import first_line
 from nanogen.hub import opened_hub
-from nanogen.latents.weights import quietly
+from nanogen.latents.files import listed
+from nanogen.latents.weights import check_whole, open_pretrained
 from nanogen.log import say
 from nanogen.moving import moved
 from nanogen.text import EncoderSpec
@@ -35,14 +35,38 @@ from nanogen.text import EncoderSpec
 # Captions in one forward pass; sorted by length, so that little is padded.
 BATCH_SIZE = 64
 # Files that decide the states beside the weights.
-TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "spiece.model", "vocab.txt", "vocab.json", "merges.txt")
-# Weights in the format of transformers, in the order of preference. Some repositories hold pickled ones alone.
-_WEIGHTS = ("*.safetensors", "pytorch_model*.bin")
+TOKENIZER_FILES = (
+    *("tokenizer.json", "tokenizer.model", "spiece.model", "sentencepiece.bpe.model"),
+    *("vocab.txt", "vocab.json", "merges.txt"),
+)
+# Weights in the format of transformers, in the order in which it looks for them; several files have an index.
+_WEIGHTS = ("model.safetensors", "model.safetensors.index.json", "pytorch_model.bin", "pytorch_model.bin.index.json")
+# Patterns of what is fetched: some repositories hold pickled ones alone.
+_FETCHED = ("*.safetensors", "pytorch_model*.bin")
 
 
 def weight_files(folder: Path) -> list[Path]:
-    """Return the weight files of a model in the format of transformers, in order of names."""
-    return next((found for pattern in _WEIGHTS if (found := sorted(folder.glob(pattern)))), [])
+    """Return the weight files of a model in the order of names, those alone that transformers reads; none if one lacks.
+
+    Of an index that lists none, the index itself is returned: its reader says what is wrong.
+    """
+    first = next((folder / name for name in _WEIGHTS if (folder / name).is_file()), None)
+    if first is None:
+        return []
+    files = [folder / name for name in sorted(listed(first))] if first.suffix == ".json" else [first]
+    return files or [first] if all(file.is_file() for file in files) else []
+
+
+def lacking_files(folder: Path) -> str | None:
+    """Return what a folder of an encoder lacks, in words; None where all is there."""
+    if not (folder / "config.json").is_file() or not weight_files(folder):
+        return (
+            "config.json with model.safetensors or pytorch_model.bin, or not all files that an index of several lists"
+        )
+    # Without them transformers makes a tokenizer that knows no word.
+    if not any((folder / name).is_file() for name in TOKENIZER_FILES):
+        return f"tokenizer, which is one of {', '.join(TOKENIZER_FILES)}"
+    return None
 
 
 @dataclass(frozen=True)
@@ -119,10 +143,10 @@ class TextEncoder:
             folder = Path(module.origin).parent / inside
         else:
             folder = self._fetch(place) if kind == "hub" else Path(place)
-        if not (folder / "config.json").is_file() or not weight_files(folder):
+        if (lacks := lacking_files(folder)) is not None:
             raise RequestError(
-                f"text encoder '{self.name}': {folder} holds no config.json with model.safetensors or "
-                "pytorch_model.bin. Save the model there with save_pretrained, or install or fetch it again."
+                f"text encoder '{self.name}': {folder} holds no {lacks}. Save the model and its tokenizer there with "
+                "save_pretrained, or install or fetch it again."
             )
         weights, expected = folder / "model.safetensors", self.spec.sha256
         if expected is not None and (found := file_digest(weights)) != expected:
@@ -138,12 +162,12 @@ class TextEncoder:
         # An unreachable hub takes long to fail, so the local cache is tried first. Others may have put a part there.
         with suppress(Exception):
             folder = Path(hub.snapshot_download(repository, revision=commit, local_files_only=True))
-            if weight_files(folder):
+            if lacking_files(folder) is None:
                 return folder
         remedy = "Check the connection, or give condition.encoder a folder that holds the files."
         with opened_hub(f"text encoder '{self.name}' needs the files of {self.spec.origin}", remedy, "t2i") as download:
             say(f"fetching text encoder '{self.name}' from {self.spec.origin}")
-            for weights in _WEIGHTS:
+            for weights in _FETCHED:
                 patterns = ["*.json", "*.txt", "*.model", weights]
                 folder = Path(download(repository, revision=commit, allow_patterns=patterns))
                 if weight_files(folder):
@@ -171,29 +195,25 @@ class TextEncoder:
         try:
             # Right padding: a causal encoder must not see padding before the text.
             return transformers.AutoTokenizer.from_pretrained(self.folder, padding_side="right")
-        except (OSError, ValueError, KeyError) as error:
-            raise self._unusable("tokenizer", error) from None
+        except UNREADABLE as error:
+            raise RequestError(
+                f"text encoder '{self.name}': transformers cannot open the tokenizer in {self.folder}: "
+                f"{first_line(error).rstrip('.')}. Fetch or save it again."
+            ) from None
 
     @cached_property
     def _model(self) -> Any:
         transformers = require("transformers", "t2i", "Encoding captions")
-        model_class = getattr(transformers, self.spec.model_class)
         # On a CPU float32 is faster than emulated half precision; elsewhere the type of the file.
         dtype = torch.float32 if self.device.startswith("cpu") else "auto"
         fewer = {} if self.spec.layers is None else {"num_hidden_layers": self.spec.layers}
-        try:
-            with quietly(transformers):
-                # Safetensors where there are some; a pickled file is read by the restricted loader.
-                model = model_class.from_pretrained(self.folder, dtype=dtype, weights_only=True, **fewer)
-        except (OSError, ValueError, KeyError, RuntimeError, SafetensorError, pickle.UnpicklingError) as error:
-            raise self._unusable("model", error) from None
+        # Safetensors where there are some; a pickled file is read by the restricted loader.
+        options: dict[str, Any] = {"dtype": dtype, "weights_only": True, "ignore_mismatched_sizes": True, **fewer}
+        owner = f"text encoder '{self.name}'"
+        model, loaded = open_pretrained(transformers, self.spec.model_class, self.folder, owner, **options)
+        # Pooled states are not used, and some files have no weights for them.
+        check_whole(loaded, self.folder, owner, unused="pooler.")
         return model.to(self.device).eval().requires_grad_(False)
-
-    def _unusable(self, part: str, error: Exception) -> RequestError:
-        return RequestError(
-            f"text encoder '{self.name}': transformers cannot open the {part} in {self.folder}: {first_line(error)}. "
-            "Fetch or save it again."
-        )
 
     @cached_property
     def _whitening(self) -> Whitening | None:
@@ -206,7 +226,8 @@ class TextEncoder:
         A caption's states depend on the others of its batch by float rounding only.
 
         Raises:
-            RequestError: if the encoder cannot be opened.
+            RequestError: if the encoder cannot be opened, or knows fewer tokens than its tokenizer gives.
+            CheckpointError: if its weights are damaged or another model's.
         """
         states: list[Tensor] = [torch.empty(0, self.spec.width, device=self.device)] * len(captions)
         places = [place for place, caption in enumerate(captions) if caption.strip()]
@@ -226,6 +247,12 @@ class TextEncoder:
             )
             # Counted before they are moved: nothing waits for the device.
             lengths = tokens["attention_mask"].sum(1).tolist()
+            known, highest = self._model.get_input_embeddings().num_embeddings, int(tokens["input_ids"].max())
+            if highest >= known:
+                raise RequestError(
+                    f"text encoder '{self.name}': its tokenizer gives token {highest} and its model knows {known}, so "
+                    f"they do not belong together. Save both anew in {self.folder}."
+                )
             tokens = {name: moved(tokens[name], self.device) for name in ("input_ids", "attention_mask")}
             mask = tokens["attention_mask"]
             last = self._model(input_ids=tokens["input_ids"], attention_mask=mask).last_hidden_state

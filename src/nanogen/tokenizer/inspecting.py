@@ -18,7 +18,7 @@ from nanogen.data.opening import open_dataset
 from nanogen.data.order import in_order
 from nanogen.datasets import DATASETS
 from nanogen.evaluate import records_of
-from nanogen.latents import Latent, open_latent
+from nanogen.latents import LATENTS, Latent, open_latent
 from nanogen.tokenizer.data import Span
 from nanogen.tokenizer.measure import Measured
 
@@ -46,6 +46,7 @@ def inspect(
     config = composition.config
     if num < 2:
         raise ConfigError(f"--num is {num}; a spectrum and a distance need 2 images or more.")
+    LATENTS[config.latent.name].shape(config.data.image_size)
     with parallel.processes() as device:
         latent = open_latent(config.latent.name, device, config.latent.weights)
         data = examples(config, num)
