@@ -7,7 +7,6 @@ converted by torch-fidelity.
 
 from __future__ import annotations
 
-import pickle
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -21,12 +20,12 @@ from torch import Tensor, nn
 from diffusionbench.errors import RequestError
 from diffusionbench.judges import INCEPTION, INCEPTION_FILE, INCEPTION_SPATIAL
 from diffusionbench.judges.float32 import PRECISION
+from diffusionbench.judges.hub import UNREADABLE, unreadable
 from diffusionbench.judges.judge import Needs
 from diffusionbench.judges.network import ArrayJudge
 from diffusionbench.registry import install_command
 from diffusionbench.sample import Item
 from diffusionbench.schema import file_digest
-from diffusionbench.shown import first_line
 from diffusionbench.writing import cache_folder
 
 WEIGHTS_FILE: Final = INCEPTION_FILE
@@ -265,9 +264,9 @@ def load_net(path: Path) -> tuple[InceptionNet, str]:
     net = InceptionNet()
     try:
         net.load_state_dict(torch.load(path, map_location="cpu", weights_only=True))
-    except (RuntimeError, TypeError, AttributeError, EOFError, pickle.UnpicklingError) as error:
+    except (*UNREADABLE, EOFError) as error:
         raise RequestError(
-            f"weights {path}: not those of the 2015 Inception network ({first_line(error)}). Fetch {WEIGHTS_URL}."
+            f"weights {path}: not those of the 2015 Inception network ({unreadable(error)}). Fetch {WEIGHTS_URL}."
         ) from None
     return net, found
 

@@ -9,7 +9,6 @@ Sources: Zhang et al. 2018 (arXiv 1801.03924); Simonyan and Zisserman 2014 (arXi
 from __future__ import annotations
 
 import hashlib
-import pickle
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Final
@@ -18,8 +17,9 @@ import torch
 from torch import Tensor, nn
 
 from diffusionbench.errors import RequestError
+from diffusionbench.judges.hub import UNREADABLE, unreadable
 from diffusionbench.schema import file_digest
-from diffusionbench.shown import few, first_line
+from diffusionbench.shown import few
 from diffusionbench.writing import cache_folder
 
 # The digits in the name are the first of the file's SHA-256.
@@ -116,8 +116,8 @@ def open_lpips(device: str) -> LPIPS:
 def _tensors(path: Path) -> Mapping[str, Tensor]:
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
-    except (OSError, RuntimeError, EOFError, ValueError, KeyError, pickle.UnpicklingError) as error:
-        raise RequestError(f"LPIPS: {path} cannot be read: {first_line(error)}. Fetch it again.") from None
+    except (*UNREADABLE, EOFError) as error:
+        raise RequestError(f"LPIPS: {path} cannot be read: {unreadable(error)}. Fetch it again.") from None
     if not isinstance(content, dict) or not all(isinstance(tensor, Tensor) for tensor in content.values()):
         raise RequestError(f"LPIPS: {path} holds no tensors by name. Fetch it again.")
     return content
