@@ -98,6 +98,12 @@ _LACKS = {
     "getpwuid": "this user has no name. Set USER and HOME",
 }
 _STORAGE = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO, errno.ESTALE, errno.EMFILE, errno.ENFILE}
+# Met wherever a path is first asked for: names that no file can have, and files and caches of other users.
+_ANYWHERE = {
+    errno.ENAMETOOLONG: "Give another path",
+    errno.ELOOP: "Give another path",
+    errno.EACCES: "Give another path, or have its permissions and those of its folders changed",
+}
 
 
 def lacking(error: BaseException) -> str | None:
@@ -180,9 +186,8 @@ def _exit_code(program: Callable[[], object], interrupted: str) -> int | str | N
     except BrokenPipeError:
         return 1
     except Exception as error:
-        if isinstance(error, OSError) and error.errno in (errno.ENAMETOOLONG, errno.ELOOP):
-            # A name that no file can have is met wherever a path is first asked for.
-            _tell(message(f"UserError: {error.filename}: {error.strerror}. Give another path."))
+        if isinstance(error, OSError) and error.filename is not None and error.errno in _ANYWHERE:
+            _tell(message(f"UserError: {error.filename}: {error.strerror}. {_ANYWHERE[error.errno]}."))
             return UserError.exit_code
         found = lacking(error)
         if found is None:

@@ -54,6 +54,8 @@ def raising(error: BaseException):
         (KeyError("getpwuid(): uid not found: 12345"), 1, "Set USER and HOME"),
         (OSError(errno.ENOSPC, "No space left on device", "a.json"), 1, "a.json cannot be written"),
         (OSError(errno.EROFS, "Read-only file system"), 1, "the output cannot be written"),
+        (OSError(errno.ENAMETOOLONG, "File name too long", "c"), 2, "UserError: c: File name too long. Give another"),
+        (PermissionError(errno.EACCES, "Permission denied", "d.pth"), 2, "UserError: d.pth: Permission denied. Give"),
         (OSError(errno.EMFILE, "Too many open files", "b.png"), 1, "b.png cannot be written or read"),
     ],
 )
