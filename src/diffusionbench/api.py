@@ -273,6 +273,10 @@ def left_out(evaluation: Evaluation, images: ImageSource) -> list[str]:
             f"{images.description}: the first {count:,} of {len(labels):,} images are scored, which are of {kept:,} of "
             f"{classes:,} classes"
         )
+    if (originals := evaluation.originals) is not None:
+        made = {sample.item.key for sample in evaluation.samples(images)}
+        if alone := [key for key in originals.keys if key not in made]:
+            notes.append(f"{len(alone):,} of {len(originals.keys):,} originals have no reconstruction: {few(alone)}")
     return notes
 
 

@@ -165,6 +165,15 @@ def test_the_command_line(folders, monkeypatch, capsys):
     assert json.loads(capsys.readouterr().out)["values"]["psnr"]["status"] == "ok"
 
 
+def test_originals_without_a_reconstruction_are_counted_and_named(bench, folders):
+    made, real = folders
+    (made / "a" / "x.png").unlink()
+    code, out, err = bench("run", made, "--reference", real, "--metrics", "psnr", "--json")
+    record, note = json.loads(out), "1 of 3 originals have no reconstruction: a/x"
+    assert (code, record["protocol"]["count"], record["extra"]["left_out"]) == (0, 2, [note])
+    assert note in err
+
+
 def test_an_axis_is_inferred_where_all_metrics_belong_to_it(bench, folders):
     made, real = folders
     for metrics in ("rfd_efflite0", "psnr,rfd_efflite0"):

@@ -80,6 +80,11 @@ class Reference(ABC):
         """Return the classes to ask a generator for: the first `count` of the evaluation order."""
         return [None] * count
 
+    @property
+    def keys(self) -> list[str]:
+        """What tells its images apart, in order; nothing where it holds none."""
+        return []
+
     def partnered(self, samples: Sequence[Sample]) -> list[Sample]:
         """Return samples whose items have the images of the same names as partners.
 
