@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -301,6 +302,16 @@ def test_a_missing_reference_is_refused_before_torch_is_loaded(reference, hint, 
     assert f"command line: eval.reference: unknown reference '{reference}'" in done.stderr
     assert hint in one_sentence(done.stderr)
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("verb", ["sample", "eval", "sweep"])
+def test_a_name_on_a_hub_that_is_not_there_is_refused_before_torch_is_loaded(verb, tmp_path):
+    code = "import sys\nsys.modules['torch'] = None\nfrom nanogen.cli import main\nmain()"
+    offline = {**os.environ, "HF_HUB_OFFLINE": "1", "HF_HUB_CACHE": str(tmp_path / "cache")}
+    command = [sys.executable, "-c", code, verb, "hf:no/thing"]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, env=offline)
+    assert done.returncode == 2
+    assert "hf:no/thing is not on this machine" in one_sentence(done.stderr)
 
 
 def test_a_run_is_scored_against_references_by_judge(nanogen, trained, tmp_path):

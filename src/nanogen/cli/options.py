@@ -108,13 +108,17 @@ def with_options(overrides: list[str] | None, options: dict[str, Any]) -> list[s
     return [*(overrides or []), *(f"{key}={value}" for key, value in given.items())]
 
 
-def check_use_of_run(run: Path, overrides: list[str]) -> None:
-    """Refuse at once what can be refused without the seconds that torch takes to load."""
+def check_use_of_run(run: Path, overrides: list[str]) -> Path:
+    """Return where a run lies, `hf:OWNER/NAME` fetched; refuse what can be refused without the seconds torch takes."""
+    from nanogen import hub
     from nanogen.config import check_overrides
 
     check_overrides(overrides)
-    if not run.exists() and not str(run).startswith("hf:"):
+    if hub.is_hub(run):
+        return hub.weights_of(str(run))
+    if not run.exists():
         raise CheckpointError(
             f"{run} is not a run folder: it does not exist. Give the folder that `nanogen train` wrote, such as "
             "outputs/demo."
         )
+    return run

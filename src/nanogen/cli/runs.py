@@ -56,7 +56,7 @@ def sample(
 
     changes = with_options(overrides, {"guidance.scale": guidance})
     parse_labels(labels)
-    check_use_of_run(run, changes)
+    run = check_use_of_run(run, changes)
     from nanogen.sample import SampleRequest, read_prompts, sample_run
 
     wanted = [*(prompt or []), *([] if prompts is None else read_prompts(prompts))]
@@ -93,7 +93,7 @@ def evaluate(
         "eval.seed": seed,
     }
     changes = with_options(overrides, given)
-    check_use_of_run(run, changes)
+    run = check_use_of_run(run, changes)
     from nanogen.evaluate import evaluate_run
 
     record = evaluate_run(run, changes, tuned, out, step)
@@ -142,7 +142,7 @@ def sweep(
       nanogen sweep outputs/demo --grid 1,1.25,1.5,2,3 --metric fd_digits
       nanogen sweep outputs/demo --num 1000 --evaluations 6 --json
     """
-    check_use_of_run(run, [])
+    run = check_use_of_run(run, [])
     asked = {"high": high, "evaluations": evaluations}
     search: dict[str, Any] = {name: value for name, value in asked.items() if value is not None}
     if grid and search:
